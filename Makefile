@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+#
+# The front door. `make help` lists what there is.
+#
+#   make          build the programs          make run        install what is missing, build, run
+#   make test     the fast cut of every suite make test-full  the sizes that the issues name
+#   make bench    figures against rivals      make vmtest     other kernels under QEMU
+#   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
+#
+# Variables: BUILD=dir, CC=gcc|clang, SAN=asan|tsan, WERROR=0 (packagers), V=1.
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CLANG   ?= clang
+BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
+VERSION := $(shell cat VERSION)
+WERROR  ?= 1
+Q       := $(if $(V),,@)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := all
+
+# ---- flags ------------------------------------------------------------------
+
+PKGS := libuv libcjson yaml-0.1 libwebsockets libpcre2-8 libxxhash libbpf libxdp libelf \
+        openssl libsystemd libcap libmnl
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread -lm
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
+        $(if $(filter 1,$(WERROR)),-Werror)
+HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+OPT  ?= -O2
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
+SANFLAGS := $(SAN_$(SAN))
+
+CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -I$(BUILD)/gen $(PKG_CFLAGS)
+CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) $(HARDEN) $(SANFLAGS)
+LDFLAGS  += -pie -Wl,-z,relro,-z,now $(SANFLAGS)
+
+# ---- layers: each is one archive and may use only those before it -----------
+
+LAYERS := base loop model session proto transform offload config api
+DEPS_base      := base
+DEPS_loop      := base loop
+DEPS_model     := base model
+DEPS_session   := base loop model session
+DEPS_proto     := base loop model session proto
+DEPS_transform := base loop model session transform
+DEPS_offload   := base loop model session offload
+DEPS_config    := base model config
+DEPS_api       := $(LAYERS)
+DEPS_daemon    := $(LAYERS) daemon
+DEPS_ctl       := base model config
+
+srcs = $(sort $(wildcard userspace/$(1)/*.c))
+objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(call srcs,$(1)))
+# The programs' main functions stay out of the archives, so that tests can link the rest.
+MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/config/docgen.c
+archive_objs = $(filter-out $(patsubst %.c,$(BUILD)/obj/%.o,$(MAINS)),$(call objs,$(1)))
+libs = -Wl,--start-group $(foreach l,$(1),$(BUILD)/lib/$(l).a) -Wl,--end-group
+
+PROGRAMS := $(BUILD)/l7mp-proxy $(BUILD)/l7mpctl
+
+.PHONY: all
+all: $(PROGRAMS)
+
+define layer_rule
+$(BUILD)/lib/$(1).a: $$(call archive_objs,$(1))
+	@mkdir -p $$(@D)
+	$(Q)rm -f $$@ && ar rcs $$@ $$^
+endef
+$(foreach l,$(LAYERS) daemon ctl,$(eval $(call layer_rule,$(l))))
+
+$(BUILD)/obj/%.o: %.c | $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  CC      $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/l7mp-proxy: $(BUILD)/obj/userspace/daemon/main.o $(foreach l,$(DEPS_daemon),$(BUILD)/lib/$(l).a)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_daemon)) $(PKG_LIBS)
+$(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,$(BUILD)/lib/$(l).a)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS)
+
+# Rebuild everything when the compiler or its flags change.
+FLAGS_TEXT = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
+.PHONY: force
+$(BUILD)/flags: force
+	@mkdir -p $(@D)
+	@echo '$(subst ','"'"',$(FLAGS_TEXT))' | cmp -s - $@ || echo '$(subst ','"'"',$(FLAGS_TEXT))' > $@
+
+# ---- BPF: objects, BTF and skeletons ----------------------------------------
+
+BPF_SRCS  := $(sort $(wildcard bpf/*.bpf.c))
+BPF_OBJS  := $(patsubst bpf/%.bpf.c,$(BUILD)/bpf/%.bpf.o,$(BPF_SRCS))
+BPF_SKELS := $(patsubst bpf/%.bpf.c,$(BUILD)/gen/%.skel.h,$(BPF_SRCS))
+BPF_CFLAGS := -O2 -g -Wall -Werror -target bpf -mcpu=v3 -Iinclude -Iheaders \
+              -I/usr/include/$(shell uname -m)-linux-gnu
+
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard headers/*.h) include/l7mp/abi.h
+	@mkdir -p $(@D)
+	@echo "  BPF     $<"
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c -o $@ $<
+$(BUILD)/gen/%.skel.h: $(BUILD)/bpf/%.bpf.o
+	@mkdir -p $(@D)
+	$(Q)$(BPFTOOL) gen skeleton $< name $(subst -,_,$*) > $@
+$(call objs,offload): | $(BPF_SKELS)
+
+.PHONY: bpf
+bpf: $(BPF_SKELS)
+
+# ---- tests -------------------------------------------------------------------
+
+# selftests/unit/test_<layer>_<what>.c links with that layer and those below it,
+# and with selftests/lib/*.c (fakes).
+UNIT_SRCS := $(sort $(wildcard selftests/unit/test_*.c))
+UNIT_BINS := $(patsubst selftests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
+unit_layer = $(word 2,$(subst _, ,$(notdir $(1))))
+TESTLIB := $(BUILD)/lib/testlib.a
+$(TESTLIB): $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard selftests/lib/*.c)))
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/obj/selftests/%.o: CPPFLAGS += -Iselftests/lib
+.SECONDEXPANSION:
+$(BUILD)/unit/test_%: $(BUILD)/obj/selftests/unit/test_%.o $(TESTLIB) $$(foreach l,$$(DEPS_$$(call unit_layer,$$@)),$(BUILD)/lib/$$(l).a)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
+
+.PHONY: unit-bins
+unit-bins: $(UNIT_BINS)
+# One unit test by hand, under ASan: make unit T=base_buf
+.PHONY: unit
+unit:
+	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=asan OPT=-O1 $(BUILD)/asan/unit/test_$(T)
+	$(BUILD)/asan/unit/test_$(T)
+
+.PHONY: setup run test test-full bench vmtest lint install uninstall clean distclean help docs
+setup:
+	$(Q)scripts/setup.sh
+run:
+	$(Q)scripts/setup.sh
+	$(Q)$(MAKE) --no-print-directory all
+	$(BUILD)/l7mp-proxy -c config/l7mp-minimal.yaml -l warn -s
+test:
+	$(Q)scripts/setup.sh
+	$(Q)scripts/test.sh fast
+test-full:
+	$(Q)scripts/setup.sh full
+	$(Q)scripts/test.sh full
+bench:
+	$(Q)scripts/setup.sh bench
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)selftests/bench/run $(BENCH_ARGS)
+vmtest:
+	$(Q)scripts/setup.sh vm
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)scripts/vmtest.sh $(KERNEL)
+lint:
+	$(Q)scripts/lint.sh
+clean:
+	rm -rf $(BUILD)
+help:
+	$(Q)sed -n '3,11s/^# \{0,1\}//p' Makefile
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the model has to know of a protocol: names, roles, kind and schema
+ * tables. Pure data; the operations behind it are in proto.h.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "l7mp/schema.h"
+
+enum l7mp_kind {
+	L7MP_KIND_DATAGRAM, /* message boundaries are kept */
+	L7MP_KIND_STREAM,   /* they are not */
+};
+
+enum l7mp_role {
+	L7MP_ROLE_LISTENER = 1 << 0,
+	L7MP_ROLE_CLUSTER = 1 << 1,
+	L7MP_ROLE_ENDPOINT = 1 << 2, /* only as `min` of an L7MP_T_PROTOCOL_SPEC */
+};
+
+enum l7mp_proto_flags {
+	L7MP_PROTO_VIRTUAL = 1 << 0,	/* a cluster without endpoints: shown with one, named after it */
+	L7MP_PROTO_KEEPS_KIND = 1 << 1, /* a transformer: the kind of what it receives */
+	L7MP_PROTO_PASS = 1 << 2,	/* may stand in an ingress or egress chain */
+};
+
+struct l7mp_protodesc {
+	const char *name;	    /* the canonical spelling: "UnixDomainSocket" */
+	const char *const *aliases; /* ends with NULL; may be NULL */
+	const char *doc;
+	unsigned roles;
+	unsigned flags;
+	enum l7mp_kind kind;
+	/* Keys beside `protocol`; NULL: none. */
+	const struct l7mp_schema *listener_spec;
+	const struct l7mp_schema *cluster_spec;
+	const struct l7mp_schema *endpoint_spec; /* keys of endpoints[].spec, `address` among them */
+	/* Idle time-out of listener sessions when the config names none, in s; 0: never. */
+	unsigned idle_timeout;
+};
+
+/* The set of protocols of this program; composed by daemon/, passed down. */
+struct l7mp_registry {
+	const struct l7mp_protodesc *const *descs; /* ends with NULL */
+};
+/* By any spelling, case-insensitive; NULL when unknown. */
+const struct l7mp_protodesc *l7mp_registry_find(const struct l7mp_registry *r, const char *name);

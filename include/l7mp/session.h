@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sessions: a source stream, the stages of its route, the pipes between them.
+ *
+ *   ingress   source -> ingress[0] -> ... -> destination
+ *   egress    destination -> egress[0] -> ... -> source
+ *
+ * A session never asks what protocol it holds. Thread: loop only.
+ */
+#pragma once
+
+#include "l7mp/flow.h"
+#include "l7mp/model.h"
+#include "l7mp/proto.h"
+
+enum l7mp_session_state {
+	L7MP_SESSION_INIT,
+	L7MP_SESSION_CONNECTED,
+	L7MP_SESSION_DISCONNECTED, /* a stage is being reconnected */
+	L7MP_SESSION_FINALIZING,
+	L7MP_SESSION_DESTROYED, /* ended; still listed while tracked */
+	L7MP_SESSION_STATES,
+};
+const char *l7mp_session_state_name(enum l7mp_session_state state);
+
+enum l7mp_stage_state {
+	L7MP_STAGE_INIT,
+	L7MP_STAGE_CONNECTED, /* connected, others are not yet */
+	L7MP_STAGE_READY,     /* data flows */
+	L7MP_STAGE_DISCONNECTED,
+	L7MP_STAGE_RETRYING,
+	L7MP_STAGE_END,
+};
+const char *l7mp_stage_state_name(enum l7mp_stage_state state);
+
+struct l7mp_session;
+struct l7mp_sessions;
+
+struct l7mp_sessions_params {
+	struct l7mp_env *env;
+	const struct l7mp_offload *offload; /* NULL: none (reason "disabled") */
+	/* Optional: a session ended; for the access log. The tree is borrowed. */
+	void (*ended)(void *arg, const struct l7mp_session *s);
+	void *arg;
+};
+
+int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_sessions **out);
+/* All sessions must have ended (l7mp_sessions_shutdown). */
+void l7mp_sessions_free(struct l7mp_sessions **m);
+/* Refuses new sessions (503), ends all gracefully, aborts what is left after grace_ms, then calls done. */
+void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg), void *arg);
+
+/* Per-listener state (set-up rate, counters), made and freed by the runtime. */
+struct l7mp_source;
+int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener, struct l7mp_source **out);
+void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *listener); /* PUT: new sessions follow the new one */
+void l7mp_source_free(struct l7mp_source **src); /* its sessions go on */
+/* The callbacks to listen with; their arg is a struct l7mp_source *. */
+extern const struct l7mp_listen_events l7mp_source_events;
+
+/* ---- looking ---- */
+size_t l7mp_sessions_count(const struct l7mp_sessions *m, enum l7mp_session_state state);
+struct l7mp_session *l7mp_sessions_find(const struct l7mp_sessions *m, const char *name);
+/* In order of creation; tracked ones included. */
+struct l7mp_session *l7mp_sessions_first(const struct l7mp_sessions *m);
+struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s);
+const char *l7mp_session_name(const struct l7mp_session *s);
+const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
+cJSON *l7mp_session_to_json(const struct l7mp_session *s);
+/* One record of the access log (SPEC section 1). */
+cJSON *l7mp_session_access_record(const struct l7mp_session *s);
+
+/*
+ * Is this connection one that one of our own clusters made on behalf of a client
+ * that is not on this host? `peer` is what the accepting side sees as its peer.
+ * Connections that ended less than a minute ago still count.
+ */
+bool l7mp_sessions_made_for_remote(struct l7mp_sessions *m, const struct l7mp_addr *peer);
+
+/* Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls back for each name. */
+void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
+				void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
+					   const char *protocol, uint64_t count),
+				void *arg);
+
+/* ---- acting ---- */
+/* Ends it; `reason` goes to its events and the access log. */
+void l7mp_session_end(struct l7mp_session *s, const char *reason);
+/* Ends the sessions that use the object (listener, rule list, rule, route, cluster); an endpoint: disconnects its stages, which retry elsewhere. */
+void l7mp_sessions_end_using(struct l7mp_sessions *m, const struct l7mp_object *object);

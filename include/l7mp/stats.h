@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The process's counters, and the closed lists of reasons behind them. A
+ * reason's text is what metrics, the API and the docs show. Every datagram that
+ * is not delivered increments exactly one drop reason.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include <stdint.h>
+
+/* X(identifier, text, what it means) */
+#define L7MP_DROPS(X)                                                                              \
+	X(PEER, "peer", "a datagram from a peer that the listener does not accept")                \
+	X(QUEUE, "queue", "the bounded queue before a stage was full")                             \
+	X(NOT_CONNECTED, "not-connected", "a stage was not connected and could not be queued for") \
+	X(TOO_LARGE, "too-large", "larger than the next hop can carry")                            \
+	X(TOO_SHORT, "too-short", "shorter than the next hop's smallest message")                  \
+	X(SEND, "send", "the kernel refused to send")                                              \
+	X(REFUSED, "refused", "the upstream host answered port unreachable")                       \
+	X(NO_RECEIVER, "no-receiver", "nobody to send to: an unnamed peer, an empty group")        \
+	X(MALFORMED, "malformed", "not what the transformer or protocol expects")                  \
+	X(NO_MATCH, "no-match", "no rule matched the session that the datagram would start")      \
+	X(LIMIT, "limit", "a configured limit refused the session it would start")                 \
+	X(MEMORY, "memory", "out of memory")                                                       \
+	X(CLOSED, "closed", "the session ended before it was delivered")                           \
+	X(DISCARD, "discard", "written to a Discard cluster")
+
+#define L7MP_REFUSALS(X)                                                                           \
+	X(MAX_SESSIONS, "max_sessions", "sessions in all")                                         \
+	X(MAX_SESSIONS_PER_SOURCE, "max_sessions_per_source", "sessions of one source address")    \
+	X(NEW_SESSIONS_PER_SECOND, "new_sessions_per_second", "session rate of one listener")      \
+	X(MAX_FLOWS, "max_flows", "kernel flows")                                                  \
+	X(MAX_BODY, "max_body", "REST body")                                                       \
+	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                        \
+	X(DESCRIPTORS, "descriptors", "file descriptors of the process")
+
+#define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,
+enum l7mp_drop { L7MP_DROPS(L7MP_STAT_ENUM) L7MP_DROP_COUNT };
+#undef L7MP_STAT_ENUM
+#define L7MP_STAT_ENUM(id, text, doc) L7MP_REFUSE_##id,
+enum l7mp_refuse { L7MP_REFUSALS(L7MP_STAT_ENUM) L7MP_REFUSE_COUNT };
+#undef L7MP_STAT_ENUM
+
+struct l7mp_stats {
+	uint64_t drops[L7MP_DROP_COUNT]; /* datagrams */
+	uint64_t drop_bytes[L7MP_DROP_COUNT];
+	uint64_t refusals[L7MP_REFUSE_COUNT];
+	uint64_t sessions_started;
+	uint64_t sessions_ended;
+	uint64_t retries;
+	uint64_t slow_packets[2]; /* relayed in user space; 0: ingress, 1: egress */
+	uint64_t slow_bytes[2];
+};
+
+const char *l7mp_drop_name(enum l7mp_drop reason);
+const char *l7mp_refuse_name(enum l7mp_refuse reason);
+static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, uint64_t packets,
+				   uint64_t bytes)
+{
+	s->drops[reason] += packets;
+	s->drop_bytes[reason] += bytes;
+}
+/* The drop reason for a negative errno that a write returned. */
+enum l7mp_drop l7mp_drop_from_errno(int err);

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A stream: what every protocol and every transformer looks like to a session.
+ *
+ *   listener ---accept--> stream   (already open)
+ *   cluster  --connect--> stream   (opens later, or fails)
+ *
+ * Bytes that come from the peer arrive as `data` events; bytes for the peer go in
+ * by l7mp_stream_write. A transformer is a stream whose `data` is what it made of
+ * what was written to it.
+ *
+ * The contract:
+ *  - Thread: loop only.
+ *  - A stream emits nothing before l7mp_stream_attach, and nothing from inside
+ *    attach, write, pause, shutdown or close.  Exception: a transformer may emit
+ *    `data` (and `end`) from inside write (and shutdown).
+ *  - It starts paused. While paused a byte stream reads nothing more (at most what
+ *    one read brought may still come). A datagram stream may go on emitting: the
+ *    owner queues within its bound or drops and counts.
+ *  - `open` comes once for a connected stream; never for an accepted one.
+ *  - `end` (peer finished writing) comes at most once; the other direction goes on.
+ *  - `closed` comes exactly once, last, never from inside a call of the owner, and
+ *    also after close. The stream frees itself after it returned.
+ *  - write always consumes its buffer.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/buf.h"
+#include "l7mp/error.h"
+#include "l7mp/flow.h"
+#include "l7mp/protodesc.h"
+
+struct l7mp_stream;
+
+struct l7mp_stream_events {
+	void (*open)(void *owner);
+	void (*data)(void *owner, struct l7mp_buf *buf); /* takes buf */
+	void (*drain)(void *owner);			 /* after a write returned L7MP_STREAM_FULL */
+	/* The peer finished writing. `code`: a WebSocket close code to pass on; 0: none. */
+	void (*end)(void *owner, int code);
+	/* `written` datagrams that did not leave after all: negative errno. */
+	void (*lost)(void *owner, int err, uint64_t packets, uint64_t bytes);
+	/* Something worth an event of the session (TLS details, a refused datagram ...). */
+	void (*notice)(void *owner, const char *event, const char *message);
+	/* err->code L7MP_OK: an orderly end. The pointer dies when this returns. */
+	void (*closed)(void *owner, const struct l7mp_error *err);
+};
+
+#define L7MP_STREAM_FULL 1
+
+struct l7mp_stream_ops {
+	/* 0; L7MP_STREAM_FULL: accepted, but stop until `drain`; negative errno: dropped (-EMSGSIZE, -ENOBUFS, -EPIPE, -ENOTCONN ...). */
+	int (*write)(struct l7mp_stream *s, struct l7mp_buf *buf);
+	void (*pause)(struct l7mp_stream *s, bool on);
+	/* End of writing, after what was written; `code` as in `end`. Idempotent. */
+	void (*shutdown)(struct l7mp_stream *s, int code);
+	/* Idempotent, asynchronous. abort: throw away what is queued, tell the peer of the failure (RST, aborted body). */
+	void (*close)(struct l7mp_stream *s, bool abort);
+	/*
+	 * Optional; source streams that answer their peer about the set-up (HTTP,
+	 * JSONSocket). `status` is an HTTP status: 200 when the route is connected, once;
+	 * or the error that ends the session, before close.
+	 */
+	void (*result)(struct l7mp_stream *s, int status, const char *message);
+	/* Optional; missing: L7MP_REASON_PROTOCOL. */
+	void (*flow)(struct l7mp_stream *s, struct l7mp_flow_end *out);
+	/* Optional: this end's socket address. -ENOTSUP. */
+	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
+};
+
+/* Protocols embed this as their first member. */
+struct l7mp_stream {
+	const struct l7mp_stream_ops *ops;
+	const struct l7mp_stream_events *events; /* NULL before attach */
+	void *owner;
+	enum l7mp_kind kind;
+	bool is_transformer; /* its input comes back, changed or not */
+};
+
+static inline void l7mp_stream_attach(struct l7mp_stream *s, const struct l7mp_stream_events *events,
+				      void *owner)
+{
+	s->events = events;
+	s->owner = owner;
+}
+static inline int l7mp_stream_write(struct l7mp_stream *s, struct l7mp_buf *buf)
+{
+	return s->ops->write(s, buf);
+}
+static inline void l7mp_stream_pause(struct l7mp_stream *s, bool on)
+{
+	s->ops->pause(s, on);
+}
+static inline void l7mp_stream_shutdown(struct l7mp_stream *s, int code)
+{
+	s->ops->shutdown(s, code);
+}
+static inline void l7mp_stream_close(struct l7mp_stream *s, bool abort)
+{
+	s->ops->close(s, abort);
+}
+/* Fills out with NONE/PROTOCOL when the stream has no flow operation. */
+void l7mp_stream_flow(struct l7mp_stream *s, struct l7mp_flow_end *out);

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* Small things that everything uses. */
+#pragma once
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define L7MP_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define l7mp_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+/* A growing string. After an allocation failed `oom` is set and appends do nothing. */
+struct l7mp_str {
+	char *s; /* always terminated once something was appended; may be NULL before */
+	size_t len;
+	size_t cap;
+	int oom;
+};
+void l7mp_str_free(struct l7mp_str *str);
+void l7mp_str_add(struct l7mp_str *str, const char *text);
+void l7mp_str_addn(struct l7mp_str *str, const void *bytes, size_t n);
+void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Gives the heap string away (never NULL unless oom) and empties str. */
+char *l7mp_str_take(struct l7mp_str *str);
+
+/* Heap string by printf format; NULL when out of memory. */
+char *l7mp_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Wall-clock time in ms since the epoch, and its ISO-8601 UTC text "2026-11-23T05:49:21.123Z". */
+uint64_t l7mp_wallclock_ms(void);
+#define L7MP_ISO8601_LEN 25
+const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN]);
+
+/* Reads a whole file of at most max bytes; *out is terminated and malloc'd. 0, -EFBIG or another negative errno. */
+int l7mp_read_file(const char *path, size_t max, char **out, size_t *len);
