@@ -1,0 +1,85 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Checks the include graph: dependencies point down only (docs/architecture.md).
+
+Each public header belongs to one layer; a file of layer L may include headers of
+L and of the layers before it. Third-party headers stay behind their doors.
+"""
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ORDER = ["base", "loop", "model", "session", "proto", "transform", "offload", "config", "api", "daemon"]
+ALLOWED = {layer: set(ORDER[: i + 1]) for i, layer in enumerate(ORDER)}
+ALLOWED["model"] -= {"loop"}  # pure data
+ALLOWED["config"] = {"base", "model", "config"}
+ALLOWED["transform"] -= {"proto"}
+ALLOWED["offload"] -= {"proto", "transform"}
+ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
+HEADERS = {
+    "base": "log error buf addr hash json stats util",
+    "loop": "loop mailbox dgram sio resolve process",
+    "model": "model change schema protodesc predicate",
+    "session": "stream proto flow session runtime",
+    "proto": "protos tls",
+    "transform": "transforms",
+    "offload": "offload abi",
+    "config": "config openapi restdesc registry_all oneliner",
+    "api": "api",
+    "daemon": "app",
+}
+LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.split()}
+# header -> the only places that may include it
+DOORS = {
+    "bpf/": r"^userspace/offload/",
+    "xdp/": r"^userspace/offload/",
+    "libwebsockets.h": r"^userspace/proto/ws",
+    "civetweb.h": r"^userspace/proto/http_engine\.c$",
+    "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
+    "pcre2.h": r"^userspace/model/predicate",
+    "uthash.h": r"^include/l7mp/hash\.h$",
+    "utlist.h": r"^include/l7mp/hash\.h$",
+    "curl/": r"^userspace/ctl/",
+    "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|proto|transform|offload|api|daemon)/)",
+}
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def check(path, layer, errors):
+    rel = path.relative_to(ROOT).as_posix()
+    for quote, name in INCLUDE.findall(path.read_text()):
+        if name.startswith("l7mp/"):
+            owner = LAYER_OF.get(name)
+            if owner is None:
+                errors.append(f"{rel}: {name} belongs to no layer; add it to scripts/check-includes.py")
+            elif owner not in ALLOWED[layer]:
+                errors.append(f"{rel}: {layer}/ may not include {name} of {owner}/")
+        elif quote == '"' and not name.endswith(".skel.h") and "/" in name:
+            errors.append(f"{rel}: include private headers by their name alone, not {name}")
+        for door, where in DOORS.items():
+            if (name == door or (door.endswith("/") and name.startswith(door))) and not re.search(where, rel):
+                errors.append(f"{rel}: <{name}> may be included only in {where}")
+
+
+def main():
+    errors = []
+    for header in sorted((ROOT / "include/l7mp").glob("*.h")):
+        name = f"l7mp/{header.name}"
+        if name not in LAYER_OF:
+            errors.append(f"include/{name} belongs to no layer; add it to scripts/check-includes.py")
+            continue
+        check(header, LAYER_OF[name], errors)
+    for folder in sorted((ROOT / "userspace").iterdir()):
+        if folder.name not in ALLOWED:
+            errors.append(f"userspace/{folder.name}: unknown layer")
+            continue
+        for path in sorted(folder.glob("*.[ch]")):
+            check(path, folder.name, errors)
+    for e in errors:
+        print(e)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Every linter; all of them run, and the status says whether any had a finding.
+set -u
+cd "$(dirname "$0")/.."
+scripts/setup.sh lint || exit 1
+status=0
+step() { # step NAME COMMAND...: silent when clean
+	name=$1
+	shift
+	if out=$("$@" 2>&1); then
+		echo "ok   lint: $name"
+	else
+		echo "$out" | tail -n 60
+		echo "FAIL lint: $name"
+		status=1
+	fi
+}
+sources() { git ls-files '*.c' '*.h' | grep -v '^selftests/fuzz/corpus'; }
+# shellcheck disable=SC2046 # file names without spaces
+step clang-format clang-format --dry-run --Werror $(sources)
+step include-graph scripts/check-includes.py
+# shellcheck disable=SC2046
+step shellcheck shellcheck $(git ls-files '*.sh' .ci/run | xargs)
+# shellcheck disable=SC2046
+step python /usr/bin/python3 -c 'import ast, sys
+for f in sys.argv[1:]: ast.parse(open(f).read(), f)' $(git ls-files '*.py')
+make -s bpf >/dev/null
+step cppcheck cppcheck -q -j"$(nproc)" --enable=warning,portability --inline-suppr --error-exitcode=1 \
+	--suppress=missingInclude --suppress=unknownMacro --std=c11 -DL7MP_VERSION='""' -Iinclude userspace
+tidy() {
+	cflags="-std=gnu11 -D_GNU_SOURCE -DL7MP_VERSION=\"\" -Iinclude -Ibuild/gen $(pkg-config --cflags libuv libcjson libwebsockets libbpf)"
+	# shellcheck disable=SC2086
+	git ls-files 'userspace/*.c' | xargs -P "$(nproc)" -n 4 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$@" -- '"$cflags"' 2>/dev/null' tidy
+}
+step clang-tidy tidy
+exit $status
