@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The app: owns everything, the only object that main sees. It composes the
+ * layers, applies the config file, answers signals and shuts down in order.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "l7mp/error.h"
+#include "l7mp/json.h"
+
+/* What the command line said. Texts are borrowed from argv; NULL: not given. */
+struct l7mp_options {
+	const char *config;
+	const char *log_level;
+	bool strict;
+	const char *offload;	 /* init, no_init, disable */
+	const char *offload_ifs; /* comma list, or all */
+	bool check_only;
+};
+
+enum l7mp_options_result {
+	L7MP_OPTIONS_RUN,
+	L7MP_OPTIONS_DONE,  /* -h or -V was answered: exit 0 */
+	L7MP_OPTIONS_ERROR, /* a message was printed: exit 1 */
+};
+enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_options *out);
+/* Puts the command line's values over `config`'s admin object, making it when missing. 0 or -ENOMEM. */
+int l7mp_options_override(const struct l7mp_options *o, cJSON *config);
+
+struct l7mp_app;
+
+/*
+ * Reads and checks the config. Everything wrong with it has then been printed on
+ * stderr, one line a finding: "file:line: path: message". 0 or negative errno.
+ */
+int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out);
+/* Binds, starts and runs until a signal ended it. 0, or negative errno when it could not start (printed). */
+int l7mp_app_run(struct l7mp_app *app);
+void l7mp_app_free(struct l7mp_app **app);

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/* Composition: makes the layers, wires them, runs them, takes them apart. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include "app_int.h"
+#include "l7mp/log.h"
+
+static void session_ended(void *arg, const struct l7mp_session *session)
+{
+	struct l7mp_app *app = arg;
+
+	l7mp_access_log_write(&app->access_log, session);
+}
+
+/* A relay needs descriptors: take what the hard limit gives. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static int make_layers(struct l7mp_app *app)
+{
+	struct l7mp_sessions_params sessions = {
+		.env = &app->env, .offload = NULL, .ended = session_ended, .arg = app};
+	struct l7mp_api_params api;
+	int rc = l7mp_loop_new(&app->loop);
+
+	if (rc)
+		return rc;
+	app->env.loop = app->loop;
+	app->env.stats = &app->stats;
+	app->env.limits = &l7mp_model_admin(app->model)->limits;
+	app->env.protos = l7mp_all_protos;
+	app->env.model = app->model;
+	app->env.states = calloc(l7mp_all_protos_count(), sizeof(*app->env.states));
+	if (!app->env.states)
+		return -ENOMEM;
+	rc = l7mp_sessions_new(&sessions, &app->sessions);
+	if (!rc)
+		rc = l7mp_runtime_new(&app->env, app->sessions, &app->runtime);
+	if (rc)
+		return rc;
+	memset(&api, 0, sizeof(api));
+	api.env = &app->env;
+	api.model = app->model;
+	api.runtime = app->runtime;
+	api.sessions = app->sessions;
+	api.registry = &l7mp_all_registry;
+	rc = l7mp_api_new(&api, &app->api);
+	if (!rc)
+		app->env.app = app->api;
+	return rc;
+}
+
+int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
+{
+	struct l7mp_app *app = calloc(1, sizeof(*app));
+	int rc;
+
+	if (!app)
+		return -ENOMEM;
+	*out = app;
+	app->options = *options;
+	app->access_log.fd = -1;
+	app->config_path = realpath(options->config, NULL);
+	rc = l7mp_model_new(&l7mp_all_registry, &app->model);
+	if (!rc)
+		rc = l7mp_app_read_config(app, true, &app->initial);
+	if (rc)
+		return rc;
+	if (options->check_only) {
+		printf("%s: the configuration is valid\n", options->config);
+		return 0;
+	}
+	raise_descriptor_limit();
+	rc = make_layers(app);
+	if (rc)
+		fprintf(stderr, "l7mp-proxy: can't start: %s\n", strerror(-rc));
+	return rc;
+}
+
+static void on_admin(void *arg, const struct l7mp_admin *admin)
+{
+	struct l7mp_app *app = arg;
+	struct l7mp_error err = {0};
+
+	if (l7mp_app_use_admin(app, admin, &err))
+		l7mp_log_error("daemon", "%s", err.message);
+}
+
+static int start(struct l7mp_app *app)
+{
+	const struct l7mp_admin *admin = l7mp_change_new_admin(app->initial);
+	struct l7mp_error err = {0};
+	char text[800];
+	int rc;
+
+	if (!admin)
+		admin = l7mp_model_admin(app->model);
+	rc = l7mp_app_use_admin(app, admin, &err);
+	if (!rc)
+		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
+	l7mp_change_free(&app->initial);
+	if (rc) {
+		fprintf(stderr, "l7mp-proxy: %s: %s\n", app->options.config,
+			l7mp_error_text(&err, text, sizeof(text)));
+		return rc;
+	}
+	l7mp_runtime_on_admin(app->runtime, on_admin, app);
+	rc = l7mp_app_watch_signals(app);
+	if (rc)
+		fprintf(stderr, "l7mp-proxy: can't watch signals: %s\n", uv_strerror(rc));
+	return rc;
+}
+
+int l7mp_app_run(struct l7mp_app *app)
+{
+	int rc = start(app);
+
+	if (rc) {
+		/* Whatever was made already is taken down the same way as at the end. */
+		l7mp_app_stop(app);
+		l7mp_loop_run(app->loop);
+		return rc;
+	}
+	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
+	sd_notify(0, "READY=1");
+	l7mp_loop_run(app->loop);
+	l7mp_log_notice("daemon", "stopped");
+	return 0;
+}
+
+void l7mp_app_free(struct l7mp_app **pp)
+{
+	struct l7mp_app *app = *pp;
+
+	if (!app)
+		return;
+	*pp = NULL;
+	l7mp_change_free(&app->initial);
+	if (app->api)
+		l7mp_api_free(&app->api);
+	if (app->runtime)
+		l7mp_runtime_free(&app->runtime);
+	if (app->sessions)
+		l7mp_sessions_free(&app->sessions);
+	l7mp_model_free(&app->model);
+	if (app->loop && l7mp_loop_free(&app->loop))
+		l7mp_log_error("daemon", "a module left a handle open at the end");
+	free(app->env.states);
+	free(app->config_path);
+	l7mp_access_log_close(&app->access_log);
+	l7mp_log_close();
+	free(app);
+}

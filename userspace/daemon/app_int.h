@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of daemon/ share. */
+#pragma once
+
+#include <uv.h>
+
+#include "access_log.h"
+#include "l7mp/api.h"
+#include "l7mp/app.h"
+#include "l7mp/loop.h"
+#include "l7mp/model.h"
+#include "l7mp/proto.h"
+#include "l7mp/runtime.h"
+#include "l7mp/session.h"
+#include "l7mp/stats.h"
+
+enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUNT };
+
+struct l7mp_app {
+	struct l7mp_options options;
+	char *config_path; /* absolute, so that a reload finds it */
+	struct l7mp_loop *loop;
+	struct l7mp_model *model;
+	struct l7mp_stats stats;
+	struct l7mp_env env;
+	struct l7mp_sessions *sessions;
+	struct l7mp_runtime *runtime;
+	struct l7mp_api *api;
+	struct l7mp_change *initial; /* built by new, applied by run */
+	struct l7mp_access_log access_log;
+	uv_signal_t signals[L7MP_SIG_COUNT];
+	int n_signals;
+	bool stopping;
+};
+
+/* registry.c: the protocols of this program. */
+extern const struct l7mp_proto *const l7mp_all_protos[];
+extern const struct l7mp_registry l7mp_all_registry;
+size_t l7mp_all_protos_count(void);
+
+/*
+ * configure.c: reads the file and builds the change that makes the model equal to
+ * it. Findings are reported (stderr at start, the log at a reload). 0 or negative errno.
+ */
+int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out);
+/* Puts the admin object's settings into force: log, access log, token. 0, or negative errno with err. */
+int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, struct l7mp_error *err);
+/* SIGHUP: the file again, as POST /config would do it; logs what vanishes. */
+void l7mp_app_reload(struct l7mp_app *app);
+
+/* shutdown.c */
+int l7mp_app_watch_signals(struct l7mp_app *app);
+void l7mp_app_stop(struct l7mp_app *app);

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* The config file: reading, reporting what is wrong with it, reloading. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app_int.h"
+#include "l7mp/change.h"
+#include "l7mp/config.h"
+#include "l7mp/log.h"
+
+/* At start findings go to stderr, where whoever started us looks; at a reload to the log. */
+static void report(bool at_start, bool warning, const char *text)
+{
+	if (at_start)
+		fprintf(stderr, "l7mp-proxy: %s%s\n", warning ? "warning: " : "", text);
+	else
+		l7mp_log(warning ? L7MP_LOG_WARN : L7MP_LOG_ERROR, "config", "%s", text);
+}
+
+static void report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err)
+{
+	char text[1400];
+	char where[600];
+
+	l7mp_error_text(err, where, sizeof(where));
+	if (strstr(err->message, app->options.config)) /* the document loader names the file */
+		snprintf(text, sizeof(text), "%s", where);
+	else if (err->line)
+		snprintf(text, sizeof(text), "%s:%d: %s", app->options.config, err->line, where);
+	else
+		snprintf(text, sizeof(text), "%s: %s", app->options.config, where);
+	report(at_start, false, text);
+}
+
+static void report_issues(const struct l7mp_app *app, bool at_start,
+			  const struct l7mp_document *doc, const struct l7mp_issues *issues)
+{
+	char text[1400];
+
+	for (size_t i = 0; i < issues->n; i++) {
+		const struct l7mp_issue *is = &issues->v[i];
+		int line = is->node ? l7mp_document_line(doc, is->node) : 0;
+		const char *colon = is->path && *is->path ? ": " : "";
+
+		if (line)
+			snprintf(text, sizeof(text), "%s:%d: %s%s%s", app->options.config, line,
+				 is->path ? is->path : "", colon, is->reason);
+		else
+			snprintf(text, sizeof(text), "%s: %s%s%s", app->options.config,
+				 is->path ? is->path : "", colon, is->reason);
+		report(at_start, is->warning, text);
+	}
+}
+
+/* A file that has everything below `config`, as POST /config may, is read as that. */
+static cJSON *unwrap(cJSON *root)
+{
+	cJSON *inner = l7mp_json_member(root, "config");
+
+	return cJSON_IsObject(inner) && cJSON_GetArraySize(root) == 1 ? inner : root;
+}
+
+static bool is_strict(const cJSON *config)
+{
+	return l7mp_json_bool(l7mp_json_member(config, "admin"), "strict", false);
+}
+
+int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out)
+{
+	const char *path = app->config_path ? app->config_path : app->options.config;
+	struct l7mp_document *doc = NULL;
+	struct l7mp_change *change = NULL;
+	struct l7mp_error err = {0};
+	cJSON *config;
+	int rc = l7mp_document_load(path, &doc, &err);
+
+	if (rc) {
+		report_error(app, at_start, &err);
+		return rc;
+	}
+	config = unwrap(l7mp_document_root(doc));
+	if (!cJSON_IsObject(config)) {
+		l7mp_error_set(&err, 0, L7MP_ERR_SCHEMA, "expected an object, got %s",
+			       l7mp_json_type(config));
+		report_error(app, at_start, &err);
+		l7mp_document_free(&doc);
+		return -EINVAL;
+	}
+	rc = l7mp_options_override(&app->options, config);
+	if (!rc)
+		rc = l7mp_change_new(app->model, is_strict(config), &change);
+	if (!rc) {
+		rc = l7mp_change_config(change, config, &err);
+		report_issues(app, at_start, doc, l7mp_change_issues(change));
+		/* The issues say more than the one error that sums them up. */
+		if (rc && !l7mp_change_issues(change)->errors)
+			report_error(app, at_start, &err);
+	} else {
+		report(at_start, false, strerror(-rc));
+	}
+	l7mp_document_free(&doc);
+	if (rc)
+		l7mp_change_free(&change);
+	*out = change;
+	return rc;
+}
+
+int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, struct l7mp_error *err)
+{
+	int rc;
+
+	l7mp_log_set_level(admin->log_level);
+	rc = l7mp_log_open(admin->log_file, admin->log_json);
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
+				      "admin.log_file: can't open '%s': %s", admin->log_file,
+				      strerror(-rc));
+	rc = l7mp_access_log_open(&app->access_log, admin->access_log_path);
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
+				      "admin.access_log_path: can't open '%s': %s",
+				      admin->access_log_path, strerror(-rc));
+	return l7mp_api_set_token_file(app->api, admin->api_token_file, err);
+}
+
+static void log_vanishing(const struct l7mp_change *change)
+{
+	for (size_t i = 0; i < l7mp_change_count(change); i++) {
+		const struct l7mp_change_item *item = l7mp_change_item(change, i);
+
+		if (item->old_object && !item->new_object)
+			l7mp_log_notice("config", "reload removes %s '%s'",
+					l7mp_obj_kind_name(item->kind), item->old_object->name);
+	}
+}
+
+void l7mp_app_reload(struct l7mp_app *app)
+{
+	struct l7mp_change *change = NULL;
+	struct l7mp_error err = {0};
+	int rc;
+
+	l7mp_log_reopen();
+	if (l7mp_access_log_reopen(&app->access_log))
+		l7mp_log_warn("daemon", "the access log can't be opened again; the old one stays");
+	l7mp_log_notice("daemon", "reloading %s", app->config_path);
+	if (l7mp_app_read_config(app, false, &change)) {
+		l7mp_log_error("daemon", "reload refused: nothing was changed");
+		return;
+	}
+	log_vanishing(change);
+	rc = l7mp_runtime_apply(app->runtime, change, &err);
+	if (rc) {
+		report_error(app, false, &err);
+		l7mp_log_error("daemon", "reload failed: nothing was changed");
+	} else {
+		l7mp_log_notice("daemon", "reloaded: %zu objects changed",
+				l7mp_change_count(change));
+	}
+	l7mp_change_free(&change);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#include <signal.h>
+#include <stdlib.h>
+
+#include "l7mp/app.h"
+
+int main(int argc, char **argv)
+{
+	struct l7mp_options options;
+	struct l7mp_app *app = NULL;
+	int rc;
+
+	/* A peer that went away must end a write with EPIPE, not the process. */
+	signal(SIGPIPE, SIG_IGN);
+
+	switch (l7mp_options_parse(argc, argv, &options)) {
+	case L7MP_OPTIONS_DONE:
+		return EXIT_SUCCESS;
+	case L7MP_OPTIONS_ERROR:
+		return EXIT_FAILURE;
+	case L7MP_OPTIONS_RUN:
+		break;
+	}
+	rc = l7mp_app_new(&options, &app);
+	if (!rc && !options.check_only)
+		rc = l7mp_app_run(app);
+	l7mp_app_free(&app);
+	return rc ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Signals and the one way down: refuse what is new, stop listeners, end sessions
+ * with a grace time, give back what protocols hold, let the loop run dry.
+ */
+#include <signal.h>
+#include <systemd/sd-daemon.h>
+
+#include "app_int.h"
+#include "l7mp/log.h"
+
+#define GRACE_MS 2000
+
+static void sessions_ended(void *arg)
+{
+	struct l7mp_app *app = arg;
+
+	for (size_t i = 0; app->env.protos[i]; i++) {
+		const struct l7mp_proto *p = app->env.protos[i];
+
+		if (app->env.states[i] && p->stop)
+			p->stop(&app->env, app->env.states[i]);
+		app->env.states[i] = NULL;
+	}
+	for (int i = 0; i < app->n_signals; i++)
+		uv_close((uv_handle_t *)&app->signals[i], NULL);
+	app->n_signals = 0;
+}
+
+void l7mp_app_stop(struct l7mp_app *app)
+{
+	if (app->stopping)
+		return;
+	app->stopping = true;
+	sd_notify(0, "STOPPING=1");
+	l7mp_runtime_stop(app->runtime);
+	l7mp_sessions_shutdown(app->sessions, GRACE_MS, sessions_ended, app);
+}
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+	struct l7mp_app *app = handle->data;
+
+	if (signum == SIGHUP) {
+		if (app->stopping)
+			return;
+		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
+		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
+			   (unsigned long long)(uv_hrtime() / 1000));
+		l7mp_app_reload(app);
+		sd_notify(0, "READY=1");
+		return;
+	}
+	l7mp_log_notice("daemon", "%s: stopping", signum == SIGINT ? "SIGINT" : "SIGTERM");
+	/* A second signal ends the process at once, whatever the loop is doing. */
+	for (int i = 0; i < app->n_signals; i++)
+		if (app->signals[i].signum != SIGHUP)
+			uv_signal_stop(&app->signals[i]);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	l7mp_app_stop(app);
+}
+
+int l7mp_app_watch_signals(struct l7mp_app *app)
+{
+	static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP};
+
+	for (int i = 0; i < L7MP_SIG_COUNT; i++) {
+		int rc = uv_signal_init(l7mp_loop_uv(app->loop), &app->signals[i]);
+
+		if (rc)
+			return rc;
+		app->n_signals = i + 1;
+		app->signals[i].data = app;
+		rc = uv_signal_start(&app->signals[i], on_signal, numbers[i]);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
