@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+/* The protocols of this program; daemon/ lists them in its registry. */
+#pragma once
+
+#include "l7mp/proto.h"
+
+extern const struct l7mp_proto l7mp_proto_udp, l7mp_proto_tcp, l7mp_proto_unix, l7mp_proto_http,
+        l7mp_proto_ws;

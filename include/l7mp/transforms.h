@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+/* The transformers of this program and the clusters that need no peer; daemon/ lists them in its registry. */
+#pragma once
+
+#include "l7mp/proto.h"
+
+extern const struct l7mp_proto l7mp_transform_echo, l7mp_transform_discard, l7mp_transform_logger,
+        l7mp_transform_stdio;
