@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -89,6 +90,18 @@ cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
 		return NULL;
 	}
 	return root;
+}
+
+bool l7mp_accept_emit(const struct l7mp_plistener *l, struct l7mp_accept *a)
+{
+	if (a->name && a->metadata) {
+		l->events->accept(l->arg, a);
+		return true;
+	}
+	free(a->name);
+	cJSON_Delete(a->metadata);
+	l7mp_stream_close(a->stream, true);
+	return false;
 }
 
 int l7mp_fd_local(int fd, struct l7mp_addr *out)

@@ -60,6 +60,12 @@ char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const stru
 cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
                           const struct l7mp_addr *local);
 
+/*
+ * Hands an accepted stream up. Takes all of *a; without memory for name or metadata
+ * (NULL) it aborts the stream instead. False: it did not reach the owner.
+ */
+bool l7mp_accept_emit(const struct l7mp_plistener *l, struct l7mp_accept *a);
+
 /* ---- TCP listeners: TCP, WebSocket ---- */
 
 struct l7mp_tcp_listener;
@@ -98,3 +104,19 @@ void l7mp_tcp_listener_close(struct l7mp_tcp_listener *l);
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /* TCP_NODELAY and keepalive (first probe after a minute, given up 50 s later), as every TCP stream has. */
 void l7mp_tcp_tune(int fd);
+
+/* ---- byte streams over sockets: TCP, UNIX ---- */
+
+enum l7mp_sstream_type { L7MP_SSTREAM_TCP, L7MP_SSTREAM_UNIX };
+/* An accepted connection as a stream; takes fd, also on failure. `peer` may have len 0. */
+int l7mp_sstream_accept(struct l7mp_env *env, enum l7mp_sstream_type type, int fd,
+                        const struct l7mp_addr *peer, struct l7mp_stream **out);
+/*
+ * Connects to host:port: all addresses of a name in turn, the next one when one
+ * fails or (unless it is the last) does not answer in half a second. `bind`: the cluster's
+ * object, borrowed for the call, may be NULL.
+ */
+int l7mp_sstream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
+                             const cJSON *bind, struct l7mp_stream **out, struct l7mp_error *err);
+int l7mp_sstream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
+                              struct l7mp_stream **out, struct l7mp_error *err);

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+/* TCP: listener and cluster. */
+#include "proto_int.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "l7mp/log.h"
+#include "l7mp/protos.h"
+
+static void accepted(struct l7mp_tcp_listener *l, int fd, const struct l7mp_addr *peer)
+{
+	struct l7mp_accept a = {.peer = *peer};
+	struct l7mp_addr local;
+	int rc = l7mp_fd_local(fd, &local);
+
+	if (rc)
+		local = l->where.addr;
+	rc = l7mp_sstream_accept(l->env, L7MP_SSTREAM_TCP, fd, peer, &a.stream);
+	if (rc) {
+		l7mp_log_warn("tcp", "%s: a connection is refused: %s", l->name,
+		              l7mp_errno_text(rc));
+		return;
+	}
+	a.name = l7mp_inet_name("TCP", peer, &local, 0);
+	a.metadata = l7mp_inet_metadata("TCP", peer, &local);
+	(void)l7mp_accept_emit(&l->base, &a);
+}
+
+static int tcp_listen(const struct l7mp_listen *params, struct l7mp_plistener **out,
+                      struct l7mp_error *err)
+{
+	struct l7mp_tcp_listener *l = calloc(1, sizeof(*l));
+	int rc;
+
+	if (!l)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	rc = l7mp_tcp_listener_open(l, &l7mp_proto_tcp, params, accepted, err);
+	if (rc) {
+		free(l);
+		return rc;
+	}
+	*out = &l->base;
+	return 0;
+}
+
+static void tcp_unlisten(struct l7mp_plistener *base)
+{
+	struct l7mp_tcp_listener *l = (struct l7mp_tcp_listener *)base;
+
+	l7mp_tcp_listener_close(l);
+	free(l);
+}
+
+static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
+                       struct l7mp_error *err)
+{
+	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 0);
+
+	if (!p->address)
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
+		                      "TCP: the endpoint has no address");
+	return l7mp_sstream_connect_tcp(p->env, p->address, port,
+	                                l7mp_json_member(p->cluster_spec, "bind"), out, err);
+}
+
+static const struct l7mp_field listener_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 0,
+         .max = 65535,
+         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        {0},
+};
+static const struct l7mp_schema listener_spec = {
+        .name = "tcp-listener",
+        .doc = "Accepts TCP connections, each of them a session",
+        .fields = listener_fields,
+};
+
+static const struct l7mp_field bind_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "local IP address to connect from"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 65535,
+         .def = "0",
+         .doc = "local port to connect from; 0 takes a free one"},
+        {0},
+};
+static const struct l7mp_schema bind_schema = {
+        .name = "tcp-bind",
+        .doc = "Where connections are made from",
+        .fields = bind_fields,
+};
+
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 1,
+         .max = 65535,
+         .doc = "port of the endpoints"},
+        {.key = "bind",
+         .type = L7MP_T_OBJECT,
+         .sub = &bind_schema,
+         .doc = "local address and port to connect from"},
+        {0},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "tcp-cluster",
+        .doc = "Connects to a TCP server",
+        .fields = cluster_fields,
+};
+
+static const struct l7mp_field endpoint_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_HOST,
+         .doc = "IP address or host name; a name is resolved again at each connect"},
+        {0},
+};
+static const struct l7mp_schema endpoint_spec = {
+        .name = "tcp-endpoint",
+        .doc = "A TCP server",
+        .fields = endpoint_fields,
+};
+
+const struct l7mp_proto l7mp_proto_tcp = {
+        .desc =
+                {
+                        .name = "TCP",
+                        .doc = "TCP connections over IPv4 and IPv6; half-close passes through",
+                        .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .kind = L7MP_KIND_STREAM,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &cluster_spec,
+                        .endpoint_spec = &endpoint_spec,
+                },
+        .listen = tcp_listen,
+        .activate = l7mp_tcp_listener_activate,
+        .unlisten = tcp_unlisten,
+        .bound = l7mp_tcp_listener_bound,
+        .connect = tcp_connect,
+};
