@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "api_int.h"
+
+int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
+{
+	struct l7mp_api *api = calloc(1, sizeof(*api));
+
+	if (!api)
+		return -ENOMEM;
+	api->params = *params;
+	if (!api->params.version)
+		api->params.version = L7MP_VERSION;
+	if (gethostname(api->host, sizeof(api->host) - 1))
+		api->host[0] = '\0';
+	*out = api;
+	return 0;
+}
+
+void l7mp_api_free(struct l7mp_api **api)
+{
+	if (!*api)
+		return;
+	free((*api)->token_file);
+	free((*api)->counts);
+	free(*api);
+	*api = NULL;
+}
+
+void l7mp_api_set_stopping(struct l7mp_api *api)
+{
+	api->stopping = true;
+}
+
+void l7mp_api_each_request_count(const struct l7mp_api *api,
+                                 void (*cb)(void *arg, const char *method, const char *path,
+                                            int status, uint64_t count),
+                                 void *arg)
+{
+	for (size_t i = 0; i < api->n_counts; i++) {
+		const struct api_count *c = &api->counts[i];
+
+		cb(arg, c->route ? c->route->method : "other", c->route ? c->route->path : "other",
+		   c->status, c->n);
+	}
+}

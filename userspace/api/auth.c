@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who is answered. Without a token: only clients on this host, that is a source
+ * address of this host, a connection that none of our own clusters made for
+ * somebody else, and a request that names this host (a web page whose name was
+ * rebound to 127.0.0.1 has a foreign Host; one that posts to us has a foreign
+ * Origin). With a token: whoever has it.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "api_int.h"
+#include "l7mp/addr.h"
+#include "l7mp/log.h"
+
+#define TOKEN_MAX 4096
+
+static char *trim(char *s)
+{
+	size_t n;
+
+	while (isspace((unsigned char)*s))
+		s++;
+	n = strcspn(s, "\r\n");
+	while (n && isspace((unsigned char)s[n - 1]))
+		n--;
+	s[n] = '\0';
+	return s;
+}
+
+/* *out is heap; *token points into it. */
+static int read_token(const char *path, char **out, char **token)
+{
+	size_t len;
+	int rc = l7mp_read_file(path, TOKEN_MAX, out, &len);
+
+	if (rc)
+		return rc;
+	*token = trim(*out);
+	if (**token)
+		return 0;
+	free(*out);
+	return -ENODATA;
+}
+
+int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_error *err)
+{
+	char *copy = NULL;
+
+	if (path) {
+		char *text, *token;
+		int rc = read_token(path, &text, &token);
+
+		if (rc)
+			return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
+			                      "admin.api_token_file: '%s': %s", path,
+			                      rc == -ENODATA ? "expected a token, the file is empty"
+			                                     : strerror(-rc));
+		OPENSSL_cleanse(text, strlen(text));
+		free(text);
+		copy = strdup(path);
+		if (!copy)
+			return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
+	free(api->token_file);
+	api->token_file = copy;
+	return 0;
+}
+
+/* Of hashes, so that neither bytes nor length show in the time that it takes. */
+static bool equal_secret(const char *a, const char *b)
+{
+	unsigned char ha[EVP_MAX_MD_SIZE], hb[EVP_MAX_MD_SIZE];
+	unsigned na = 0, nb = 0;
+
+	if (!EVP_Digest(a, strlen(a), ha, &na, EVP_sha256(), NULL) ||
+	    !EVP_Digest(b, strlen(b), hb, &nb, EVP_sha256(), NULL))
+		return false;
+	return na == nb && CRYPTO_memcmp(ha, hb, na) == 0;
+}
+
+static int check_token(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs)
+{
+	const char *given = api_header(metadata, "authorization");
+	char *text, *token;
+	bool same = false;
+	int rc = read_token(api->token_file, &text, &token);
+
+	if (rc) {
+		uint32_t left_out;
+
+		if (l7mp_log_allowed(&api->token_log, l7mp_loop_now(api->params.env->loop), 60000,
+		                     1, &left_out))
+			l7mp_log_error("api", "'%s' can't be used, every request is refused: %s",
+			               api->token_file, strerror(-rc));
+	} else {
+		if (given && !strncasecmp(given, "Bearer ", 7))
+			same = equal_secret(given + 7 + strspn(given + 7, " "), token);
+		OPENSSL_cleanse(text, strlen(text));
+		free(text);
+	}
+	if (same)
+		return 0;
+	api_fail(rs, 401,
+	         "expected the header 'Authorization: Bearer TOKEN' with the token of "
+	         "this proxy (admin.api_token_file)");
+	rs->challenge = true;
+	return 401;
+}
+
+/* The host of "host", "host:port", "[v6]:port" into buf; false when it doesn't fit or is none of them. */
+static bool host_part(const char *text, char *buf, size_t size)
+{
+	const char *start = text;
+	size_t len;
+
+	if (*text == '[') {
+		const char *close = strchr(text, ']');
+
+		if (!close || (close[1] && close[1] != ':'))
+			return false;
+		start = text + 1;
+		len = (size_t)(close - start);
+	} else {
+		const char *colon = strchr(text, ':');
+
+		/* A second colon: an IPv6 address without brackets. */
+		len = colon && !strchr(colon + 1, ':') ? (size_t)(colon - text) : strlen(text);
+	}
+	if (!len || len >= size)
+		return false;
+	memcpy(buf, start, len);
+	buf[len] = '\0';
+	return true;
+}
+
+bool api_host_is_local(const struct l7mp_api *api, const char *host)
+{
+	char name[256];
+	struct l7mp_addr addr;
+	size_t len, label;
+
+	if (!host_part(host, name, sizeof(name)))
+		return false;
+	if (!l7mp_addr_parse(&addr, name, 0))
+		return l7mp_addr_is_local(&addr);
+	len = strlen(name);
+	if (len > 1 && name[len - 1] == '.')
+		name[--len] = '\0';
+	if (!strcasecmp(name, "localhost"))
+		return true;
+	if (!*api->host)
+		return false;
+	label = strcspn(api->host, ".");
+	return !strcasecmp(name, api->host) ||
+	       (len == label && !strncasecmp(name, api->host, label));
+}
+
+/* "http://localhost:8080"; "null" is what browsers send for opaque origins. */
+static bool origin_is_local(const struct l7mp_api *api, const char *origin)
+{
+	const char *host = strstr(origin, "://");
+
+	return host && api_host_is_local(api, host + 3);
+}
+
+/* Where the session comes from. NULL when that is this host, else why not. */
+static const char *foreign_source(struct l7mp_api *api, const cJSON *metadata)
+{
+	const char *src = l7mp_json_str(l7mp_json_member(metadata, "IP"), "src_addr", NULL);
+	double port = l7mp_json_num(l7mp_json_member(metadata, "TCP"), "src_port", 0);
+	struct l7mp_addr addr;
+
+	if (!src) {
+		const cJSON *un = l7mp_json_member(metadata, "UNIX");
+
+		if (!un)
+			return "where the request comes from is not known";
+		/* One of our own clusters connected here; for whom can't be told. */
+		if (l7mp_json_num(un, "pid", 0) == (double)getpid())
+			return "the request comes through this proxy itself";
+		return NULL;
+	}
+	if (port < 0 || port > 65535)
+		port = 0;
+	if (l7mp_addr_parse(&addr, src, (uint16_t)port) || !l7mp_addr_is_local(&addr))
+		return "the request does not come from this host";
+	if (l7mp_sessions_made_for_remote(api->params.sessions, &addr))
+		return "the request comes through this proxy from another host";
+	return NULL;
+}
+
+int api_authorize(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs)
+{
+	const char *why, *host, *origin;
+
+	if (api->token_file)
+		return check_token(api, metadata, rs);
+	why = foreign_source(api, metadata);
+	host = api_header(metadata, "host");
+	origin = api_header(metadata, "origin");
+	if (!why && host && !api_host_is_local(api, host))
+		why = "the Host header does not name this host";
+	if (!why && origin && !origin_is_local(api, origin))
+		why = "the Origin header does not name this host";
+	if (!why)
+		return 0;
+	api_fail(rs, 403, "%s; set admin.api_token_file to allow others", why);
+	return 403;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* Handlers of what runs: sessions and the kernel fast path. */
+#include "api_int.h"
+
+cJSON *api_sessions_json(struct l7mp_api *api)
+{
+	cJSON *list = cJSON_CreateArray();
+	const struct l7mp_session *s;
+
+	for (s = l7mp_sessions_first(api->params.sessions); s && list; s = l7mp_sessions_next(s)) {
+		cJSON *json = l7mp_session_to_json(s);
+
+		if (!json || !cJSON_AddItemToArray(list, json)) {
+			cJSON_Delete(json);
+			cJSON_Delete(list);
+			list = NULL;
+		}
+	}
+	return list;
+}
+
+void api_sessions_list(struct api_request *rq, struct api_response *rs)
+{
+	api_json(rs, api_sessions_json(rq->api));
+}
+
+static struct l7mp_session *find(struct api_request *rq, struct api_response *rs)
+{
+	struct l7mp_session *s = l7mp_sessions_find(rq->api->params.sessions, rq->args[0]);
+
+	if (!s)
+		api_fail(rs, 404, "no session is named '%s'", rq->args[0]);
+	return s;
+}
+
+void api_session_get(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_session *s = find(rq, rs);
+
+	if (s)
+		api_json(rs, l7mp_session_to_json(s));
+}
+
+void api_session_delete(struct api_request *rq, struct api_response *rs)
+{
+	struct l7mp_session *s = find(rq, rs);
+
+	if (!s)
+		return;
+	l7mp_session_end(s, "deleted over the REST API");
+	api_ok(rs);
+}
+
+void api_offload(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_api_params *p = &rq->api->params;
+	cJSON *json;
+
+	if (p->offload) {
+		api_json(rs, p->offload(p->arg));
+		return;
+	}
+	json = cJSON_CreateObject();
+	l7mp_json_add_str(json, "state", "disabled");
+	l7mp_json_add_str(json, "reason",
+	                  "this program was built or started without the kernel fast path");
+	l7mp_json_add(json, "interfaces", cJSON_CreateArray());
+	l7mp_json_add(json, "maps", cJSON_CreateArray());
+	api_json(rs, json);
+}
+
+void api_offload_flows(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_api_params *p = &rq->api->params;
+
+	api_json(rs, p->offload_flows ? p->offload_flows(p->arg) : cJSON_CreateArray());
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT */
+/* From a request to its handler: authorise, split the path, match, count. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api_int.h"
+
+/* Matches "/a/{x}/b" against decoded segments; args point into the segments. */
+static bool match(const char *pattern, char *const *segments, size_t n, const char **args)
+{
+	size_t i = 0;
+	size_t n_args = 0;
+
+	while (*pattern == '/') {
+		size_t len = strcspn(++pattern, "/");
+
+		if (i == n)
+			return false;
+		if (*pattern == '{') {
+			if (!*segments[i])
+				return false;
+			if (n_args < API_MAX_ARGS)
+				args[n_args++] = segments[i];
+		} else if (strlen(segments[i]) != len || memcmp(segments[i], pattern, len)) {
+			return false;
+		}
+		pattern += len;
+		i++;
+	}
+	return i == n;
+}
+
+static void add_method(char *allow, size_t size, const char *method)
+{
+	size_t used = strlen(allow);
+
+	snprintf(allow + used, size - used, "%s%s", used ? ", " : "", method);
+}
+
+/* rq->route and args; else 404 or 405. */
+static void find_route(struct api_request *rq, char *const *segments, size_t n,
+                       struct api_response *rs)
+{
+	char allow[sizeof(rs->allow)] = "";
+	const char *args[API_MAX_ARGS];
+
+	for (const struct api_route *r = api_routes; r->method; r++) {
+		if (!match(r->path, segments, n, args))
+			continue;
+		if (!strcmp(r->method, rq->method)) {
+			rq->route = r;
+			memcpy(rq->args, args, sizeof(args));
+			return;
+		}
+		add_method(allow, sizeof(allow), r->method);
+		if (!strcmp(r->method, "GET"))
+			add_method(allow, sizeof(allow), "HEAD");
+	}
+	if (!*allow) {
+		api_fail(rs, 404, "no such path: '%s'", api_request_path(rq->metadata));
+		return;
+	}
+	api_fail(rs, 405, "method %s is not possible here, expected one of %s", rq->method, allow);
+	memcpy(rs->allow, allow, sizeof(allow));
+}
+
+static void split_path(struct api_request *rq, struct api_response *rs)
+{
+	const char *path = api_request_path(rq->metadata);
+	const size_t base = strlen(API_BASE);
+	int n;
+
+	if (!path) {
+		api_fail(rs, 400, "the session's metadata has no HTTP.url.path");
+		return;
+	}
+	if (strncmp(path, API_BASE, base) || (path[base] && path[base] != '/')) {
+		api_fail(rs, 404, "no such path; the API is below " API_BASE);
+		return;
+	}
+	rq->path = strdup(path[base] ? path + base : "/");
+	if (!rq->path) {
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	n = api_split_path(rq->path, rq->segments, API_MAX_SEGMENTS);
+	if (n == -EINVAL)
+		api_fail(rs, 400,
+		         "bad path: expected UTF-8 text with escapes like %%2F and no %%00");
+	else if (n < 0)
+		api_fail(rs, 404, "no such path: too many segments");
+	else
+		rq->n_segments = (size_t)n;
+}
+
+static void bad_query(struct api_response *rs, const char *key, const char *value,
+                      const char *expected)
+{
+	api_fail(rs, 400, "query parameter '%s': expected %s%s%.40s", key, expected,
+	         value ? ", got " : "", value ? value : "");
+}
+
+static void read_query(struct api_request *rq, struct api_response *rs)
+{
+	const char *query = api_request_query(rq->metadata);
+	char *value;
+
+	if (api_query_get(query, "recursive", &value)) {
+		bad_query(rs, "recursive", NULL, "true or false");
+		return;
+	}
+	if (value) {
+		rq->recursive = !*value || !strcasecmp(value, "true") || !strcmp(value, "1");
+		if (!rq->recursive && strcasecmp(value, "false") && strcmp(value, "0"))
+			bad_query(rs, "recursive", value, "true or false");
+		free(value);
+	}
+	if (rs->status)
+		return;
+	if (api_query_get(query, "format", &value)) {
+		bad_query(rs, "format", NULL, "plain, terse, space, lines or diffy");
+		return;
+	}
+	if (value && l7mp_json_format_parse(value, &rq->format)) {
+		rq->format = L7MP_JSON_PLAIN;
+		bad_query(rs, "format", value, "plain, terse, space, lines or diffy");
+	}
+	free(value);
+}
+
+static void count(struct l7mp_api *api, const struct api_route *route, int status)
+{
+	struct api_count *bigger;
+
+	for (size_t i = 0; i < api->n_counts; i++) {
+		if (api->counts[i].route == route && api->counts[i].status == status) {
+			api->counts[i].n++;
+			return;
+		}
+	}
+	/* Bounded: routes and statuses are closed lists. */
+	bigger = realloc(api->counts, (api->n_counts + 1) * sizeof(*bigger));
+	if (!bigger)
+		return;
+	api->counts = bigger;
+	bigger[api->n_counts++] = (struct api_count){.route = route, .status = status, .n = 1};
+}
+
+void api_dispatch(struct api_request *rq, struct api_response *rs)
+{
+	struct l7mp_api *api = rq->api;
+	const cJSON *http = l7mp_json_member(rq->metadata, "HTTP");
+
+	if (!rq->method)
+		rq->method = l7mp_json_str(http, "method", "GET");
+	if (!strcmp(rq->method, "HEAD"))
+		rq->method = "GET";
+	api_authorize(api, rq->metadata, rs);
+	if (!rs->status && rq->too_large)
+		api_fail(rs, 413, "the body is too large, expected at most %u bytes",
+		         api->params.env->limits->max_body);
+	if (!rs->status)
+		split_path(rq, rs);
+	if (!rs->status)
+		find_route(rq, rq->segments, rq->n_segments, rs);
+	if (!rs->status)
+		read_query(rq, rs);
+	if (!rs->status && api->stopping && strcmp(rq->method, "GET"))
+		api_fail(rs, 503, "the proxy is shutting down");
+	if (!rs->status)
+		rq->route->handler(rq, rs);
+	if (!rs->status)
+		api_fail(rs, 500, "out of memory");
+	count(api, rq->route, rs->status);
+}
+
+void api_request_clear(struct api_request *rq)
+{
+	free(rq->path);
+	rq->path = NULL;
+	l7mp_document_free(&rq->document);
+}
