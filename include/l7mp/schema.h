@@ -86,3 +86,23 @@ void l7mp_schema_check(const struct l7mp_schema *schema, const struct l7mp_regis
 const struct l7mp_field *l7mp_schema_field(const struct l7mp_schema *schema, const char *key);
 /* The default of a field as a new node; NULL when it has none. */
 cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key);
+
+/*
+ * An endpoint by itself (POST /clusters/{name}/endpoints): its spec is checked with the table of its
+ * cluster's protocol. Inside a cluster l7mp_schema_check finds the protocol in the cluster's spec.
+ */
+struct l7mp_protodesc;
+void l7mp_schema_check_endpoint(const struct l7mp_registry *registry,
+				const struct l7mp_protodesc *cluster_proto, const cJSON *node,
+				const char *path, struct l7mp_issues *issues);
+
+/* ---- for documents made from the tables ---- */
+
+/* "an integer in 1..65535": what a message says after "expected". */
+const char *l7mp_schema_describe(const struct l7mp_field *field, char *buf, size_t size);
+/* "a name without white space"; NULL for L7MP_P_NONE. */
+const char *l7mp_schema_pattern_text(enum l7mp_schema_pattern pattern);
+/* The same as a regular expression (ECMA 262), NULL where there is none that is exact enough. */
+const char *l7mp_schema_pattern_regex(enum l7mp_schema_pattern pattern);
+/* Does the text pass the named check? */
+bool l7mp_schema_pattern_ok(enum l7mp_schema_pattern pattern, const char *text);

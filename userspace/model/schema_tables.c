@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The tables of listeners, clusters and endpoints, and of the whole config. Rules
+ * and routes are in schema_tables_rules.c, admin in schema_tables_admin.c.
+ *
+ * Names are required where nothing could refer to the object otherwise; an inline
+ * object gets one.
+ */
+#include "schema_tables_int.h"
+
+const char *const l7mp_schema_offload_policies[] = {"auto", "never", NULL};
+
+static const struct l7mp_field rule_ref = {.type = L7MP_T_REF, .sub = &l7mp_schema_rule};
+
+/* ---- listener ---- */
+
+static const struct l7mp_field listener_option_fields[] = {
+        {
+                .key = "track",
+                .type = L7MP_T_NUMBER,
+                .min = 0,
+                .max = 2592000,
+                .def = "0",
+                .doc = "Seconds for which a session stays visible after its end",
+        },
+        {
+                .key = "idle_timeout",
+                .type = L7MP_T_NUMBER,
+                .min = 0,
+                .max = 2592000,
+                .doc = "Seconds without traffic after which a session ends; 0 means never. "
+                       "Default: 60 for "
+                       "listeners that emit a session per datagram peer, else never",
+        },
+        {
+                .key = "offload",
+                .type = L7MP_T_ENUM,
+                .values = l7mp_schema_offload_policies,
+                .def = "\"auto\"",
+                .doc = "Whether sessions of this listener may be moved into the kernel",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema listener_options = {
+        .name = "listener-options",
+        .doc = "What holds for the sessions of a listener",
+        .fields = listener_option_fields,
+};
+
+static const struct l7mp_field rules_name = {
+        .type = L7MP_T_STRING, .pattern = L7MP_P_NAME, .doc = "The name of a rule list"};
+static const struct l7mp_field rules_array = {
+        .type = L7MP_T_ARRAY, .item = &rule_ref, .doc = "Rules, or names of rules"};
+static const struct l7mp_field rules_object = {
+        .type = L7MP_T_OBJECT, .sub = &l7mp_schema_rulelist, .doc = "An inline rule list"};
+static const struct l7mp_field *const rules_alternatives[] = {&rules_name, &rules_array,
+                                                              &rules_object, NULL};
+
+static const struct l7mp_field listener_fields[] = {
+        {
+                .key = "name",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_REQUIRED,
+                .min = 1,
+                .max = L7MP_NAME_MAX,
+                .pattern = L7MP_P_NAME,
+                .doc = "The listener's name",
+        },
+        {
+                .key = "spec",
+                .type = L7MP_T_PROTOCOL_SPEC,
+                .flags = L7MP_F_REQUIRED,
+                .min = L7MP_ROLE_LISTENER,
+                .doc = "`protocol`, and what that protocol needs in order to listen",
+        },
+        {
+                .key = "rules",
+                .type = L7MP_T_ONEOF,
+                .flags = L7MP_F_REQUIRED,
+                .alternatives = rules_alternatives,
+                .doc = "The rule list that routes the sessions: its name, the rules themselves, or "
+                       "an inline "
+                       "rule list",
+        },
+        {
+                .key = "options",
+                .type = L7MP_T_OBJECT,
+                .sub = &listener_options,
+                .doc = "What holds for the sessions of this listener",
+        },
+        {.key = NULL},
+};
+const struct l7mp_schema l7mp_schema_listener = {
+        .name = "listener",
+        .doc = "Accepts connections or datagrams and makes sessions of them",
+        .fields = listener_fields,
+};
+
+/* ---- endpoint ---- */
+
+static const struct l7mp_field endpoint_fields[] = {
+        {
+                .key = "name",
+                .type = L7MP_T_STRING,
+                .min = 1,
+                .max = L7MP_NAME_MAX,
+                .pattern = L7MP_P_NAME,
+                .doc = "The endpoint's name; generated when absent",
+        },
+        {
+                .key = "spec",
+                .type = L7MP_T_PROTOCOL_SPEC,
+                .flags = L7MP_F_REQUIRED,
+                .min = L7MP_ROLE_ENDPOINT,
+                .doc = "Where the endpoint is: `address`, and what else the cluster's protocol "
+                       "knows",
+        },
+        {
+                .key = "weight",
+                .type = L7MP_T_NUMBER,
+                .min = 0.001,
+                .max = 1000000,
+                .def = "1",
+                .doc = "Share of the sessions relative to the other endpoints; `spec.weight` means "
+                       "the same",
+        },
+        {.key = NULL},
+};
+const struct l7mp_schema l7mp_schema_endpoint = {
+        .name = "endpoint",
+        .doc = "One address that a cluster connects to",
+        .fields = endpoint_fields,
+};
+
+/* ---- cluster ---- */
+
+static const char *const lb_policies[] = {"Trivial",    "HashRing", "ConsistentHash",
+                                          "RoundRobin", "Random",   NULL};
+static const struct l7mp_field lb_fields[] = {
+        {
+                .key = "policy",
+                .type = L7MP_T_ENUM,
+                .flags = L7MP_F_REQUIRED | L7MP_F_NOCASE,
+                .values = lb_policies,
+                .def = "\"Trivial\"",
+                .doc = "`Trivial`: the first endpoint; `HashRing` or `ConsistentHash`: weighted "
+                       "consistent hash "
+                       "over `key`; `RoundRobin` and `Random`: by weight",
+        },
+        {
+                .key = "key",
+                .type = L7MP_T_STRING,
+                .pattern = L7MP_P_POINTER,
+                .doc = "JSON pointer into the session's metadata whose value is hashed; without "
+                       "it, or for a "
+                       "session that lacks it, the endpoint is random",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema loadbalancer = {
+        .name = "loadbalancer",
+        .doc = "How a cluster picks an endpoint for a session",
+        .fields = lb_fields,
+};
+
+static const struct l7mp_field endpoint_item = {.type = L7MP_T_OBJECT,
+                                                .sub = &l7mp_schema_endpoint};
+static const struct l7mp_field any_value = {.type = L7MP_T_ANY};
+
+static const struct l7mp_field cluster_fields[] = {
+        {
+                .key = "name",
+                .type = L7MP_T_STRING,
+                .min = 1,
+                .max = L7MP_NAME_MAX,
+                .pattern = L7MP_P_NAME,
+                .doc = "The cluster's name; generated for an inline cluster",
+        },
+        {
+                .key = "spec",
+                .type = L7MP_T_PROTOCOL_SPEC,
+                .flags = L7MP_F_REQUIRED,
+                .min = L7MP_ROLE_CLUSTER,
+                .doc = "`protocol`, and what that protocol needs in order to connect",
+        },
+        {
+                .key = "endpoints",
+                .type = L7MP_T_ARRAY,
+                .item = &endpoint_item,
+                .doc = "The endpoints; transformers and other virtual clusters have none",
+        },
+        {
+                .key = "loadbalancer",
+                .type = L7MP_T_OBJECT,
+                .sub = &loadbalancer,
+                .doc = "How an endpoint is picked for a session",
+        },
+        {
+                .key = "options",
+                .type = L7MP_T_MAP,
+                .item = &any_value,
+                .doc = "Free for the user; kept and shown, not used",
+        },
+        {.key = NULL},
+};
+const struct l7mp_schema l7mp_schema_cluster = {
+        .name = "cluster",
+        .doc = "A destination or a transformer: a protocol and the endpoints to connect to",
+        .fields = cluster_fields,
+};
+
+/* ---- the whole config ---- */
+
+static const struct l7mp_field listener_item = {.type = L7MP_T_OBJECT,
+                                                .sub = &l7mp_schema_listener};
+static const struct l7mp_field cluster_item = {.type = L7MP_T_OBJECT, .sub = &l7mp_schema_cluster};
+static const struct l7mp_field rulelist_item = {.type = L7MP_T_OBJECT,
+                                                .sub = &l7mp_schema_rulelist};
+static const struct l7mp_field rule_item = {.type = L7MP_T_OBJECT, .sub = &l7mp_schema_rule};
+static const struct l7mp_field route_item = {.type = L7MP_T_OBJECT, .sub = &l7mp_schema_route};
+
+static const struct l7mp_field config_fields[] = {
+        {
+                .key = "admin",
+                .type = L7MP_T_OBJECT,
+                .sub = &l7mp_schema_admin,
+                .doc = "The process itself: logs, limits, offload",
+        },
+        {
+                .key = "listeners",
+                .type = L7MP_T_ARRAY,
+                .item = &listener_item,
+                .doc = "The listeners",
+        },
+        {
+                .key = "clusters",
+                .type = L7MP_T_ARRAY,
+                .item = &cluster_item,
+                .doc = "The clusters",
+        },
+        {
+                .key = "rulelists",
+                .type = L7MP_T_ARRAY,
+                .item = &rulelist_item,
+                .doc = "The rule lists",
+        },
+        {
+                .key = "rules",
+                .type = L7MP_T_ARRAY,
+                .item = &rule_item,
+                .doc = "The rules",
+        },
+        {
+                .key = "routes",
+                .type = L7MP_T_ARRAY,
+                .item = &route_item,
+                .doc = "The routes",
+        },
+        {
+                .key = "sessions",
+                .type = L7MP_T_ARRAY,
+                .flags = L7MP_F_READONLY,
+                .doc = "The live sessions",
+        },
+        {
+                .key = "endpoints",
+                .type = L7MP_T_ARRAY,
+                .flags = L7MP_F_READONLY,
+                .doc = "All endpoints of all clusters",
+        },
+        {
+                .key = "version",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "The program's version",
+        },
+        {.key = NULL},
+};
+const struct l7mp_schema l7mp_schema_config = {
+        .name = "config",
+        .doc = "The whole configuration: the file that the daemon reads and what `/api/v1/config` "
+               "shows",
+        .fields = config_fields,
+};
+
+const struct l7mp_schema *l7mp_schema_of_kind(enum l7mp_obj_kind kind)
+{
+	switch (kind) {
+	case L7MP_OBJ_LISTENER:
+		return &l7mp_schema_listener;
+	case L7MP_OBJ_CLUSTER:
+		return &l7mp_schema_cluster;
+	case L7MP_OBJ_ENDPOINT:
+		return &l7mp_schema_endpoint;
+	case L7MP_OBJ_RULELIST:
+		return &l7mp_schema_rulelist;
+	case L7MP_OBJ_RULE:
+		return &l7mp_schema_rule;
+	case L7MP_OBJ_ROUTE:
+		return &l7mp_schema_route;
+	case L7MP_OBJ_KINDS:
+		break;
+	}
+	return NULL;
+}

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* The table of the admin object. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "l7mp/util.h"
+#include "schema_tables_int.h"
+
+static const struct l7mp_field limit_fields[] = {
+        {
+                .key = "max_sessions",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 10000000,
+                .def = "100000",
+                .doc = "Sessions at once",
+        },
+        {
+                .key = "max_sessions_per_source",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 10000000,
+                .def = "20000",
+                .doc = "Sessions at once of one source address (IPv6: of one /64)",
+        },
+        {
+                .key = "new_sessions_per_second",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 10000000,
+                .def = "20000",
+                .doc = "New sessions in a second, for each listener",
+        },
+        {
+                .key = "max_flows",
+                .type = L7MP_T_INT,
+                .min = 2,
+                .max = 16777216,
+                .def = "262144",
+                .doc = "Entries in the kernel's flow table, two for each offloaded session",
+        },
+        {
+                .key = "max_body",
+                .type = L7MP_T_INT,
+                .min = 1024,
+                .max = 1073741824,
+                .def = "4194304",
+                .doc = "Bytes in the body of a REST request",
+        },
+        {
+                .key = "max_queue",
+                .type = L7MP_T_INT,
+                .min = 4096,
+                .max = 1073741824,
+                .def = "1048576",
+                .doc = "Bytes waiting in one pipe of a session",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema limits = {
+        .name = "limits",
+        .doc = "Bounds that hold whatever a peer does; each has a counter of refusals",
+        .fields = limit_fields,
+};
+
+static const char *const log_levels[] = {"silly", "verbose", "info",   "notice",
+                                         "warn",  "error",   "silent", NULL};
+static const char *const log_formats[] = {"text", "json", NULL};
+static const char *const offload_starts[] = {"init", "no_init", "disable", NULL};
+static const char *const offload_modes[] = {"auto", "native", "generic", "tc", NULL};
+
+static const struct l7mp_field ifs_string = {
+        .type = L7MP_T_STRING, .doc = "Interface names with commas between, or `all`"};
+static const struct l7mp_field ifs_item = {.type = L7MP_T_STRING, .pattern = L7MP_P_IFNAME};
+static const struct l7mp_field ifs_array = {
+        .type = L7MP_T_ARRAY, .item = &ifs_item, .doc = "Interface names, or `all`"};
+static const struct l7mp_field *const ifs_alternatives[] = {&ifs_string, &ifs_array, NULL};
+
+static const struct l7mp_field admin_fields[] = {
+        {
+                .key = "log_level",
+                .type = L7MP_T_ENUM,
+                .flags = L7MP_F_NOCASE,
+                .values = log_levels,
+                .def = "\"info\"",
+                .doc = "The least level that is logged",
+        },
+        {
+                .key = "log_file",
+                .type = L7MP_T_STRING,
+                .pattern = L7MP_P_PATH,
+                .def = "\"stderr\"",
+                .doc = "`stdout`, `stderr` or a path",
+        },
+        {
+                .key = "log_format",
+                .type = L7MP_T_ENUM,
+                .values = log_formats,
+                .def = "\"text\"",
+                .doc = "`json` writes one JSON object a line",
+        },
+        {
+                .key = "access_log_path",
+                .type = L7MP_T_STRING,
+                .pattern = L7MP_P_PATH,
+                .doc = "A file that gets one JSON line for each session that ended",
+        },
+        {
+                .key = "strict",
+                .type = L7MP_T_BOOL,
+                .def = "false",
+                .doc = "Unknown keys are errors instead of warnings",
+        },
+        {
+                .key = "offload",
+                .type = L7MP_T_ENUM,
+                .values = offload_starts,
+                .def = "\"init\"",
+                .doc = "`init`: load and attach the kernel fast path; `no_init`: use what is "
+                       "attached and pinned "
+                       "already; `disable`: none",
+        },
+        {
+                .key = "offload_ifs",
+                .type = L7MP_T_ONEOF,
+                .alternatives = ifs_alternatives,
+                .def = "[]",
+                .doc = "Interfaces that the fast path is attached to; `all`: every one that is up "
+                       "now or later, "
+                       "less loopback, which is taken only by its name",
+        },
+        {
+                .key = "offload_mode",
+                .type = L7MP_T_ENUM,
+                .values = offload_modes,
+                .def = "\"auto\"",
+                .doc = "Where it is attached: native or generic XDP, or tc; `auto` picks for each "
+                       "interface",
+        },
+        {
+                .key = "instance",
+                .type = L7MP_T_STRING,
+                .min = 1,
+                .max = 64,
+                .pattern = L7MP_P_NAME,
+                .def = "\"default\"",
+                .doc = "Name of the directory below /sys/fs/bpf/l7mp/ that the maps are pinned in; "
+                       "one daemon "
+                       "for each",
+        },
+        {
+                .key = "api_token_file",
+                .type = L7MP_T_STRING,
+                .pattern = L7MP_P_PATH,
+                .doc = "A file whose first line is the token that every REST request must carry; "
+                       "without it the "
+                       "API answers only clients on this host",
+        },
+        {
+                .key = "limits",
+                .type = L7MP_T_OBJECT,
+                .sub = &limits,
+                .doc = "Bounds on sessions, flows and memory",
+        },
+        {
+                .key = "version",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "The program's version",
+        },
+        {.key = NULL},
+};
+
+static void add_issue(struct l7mp_issues *issues, const cJSON *node, const char *path,
+                      const char *key, const char *want)
+{
+	char *sub = l7mp_asprintf("%s%s%s", path, *path ? "." : "", key);
+	char got[80];
+
+	l7mp_issues_add(issues, false, node, sub ? sub : path, "expected %s, got %s", want,
+	                l7mp_json_brief(node, got, sizeof(got)));
+	free(sub);
+}
+
+/* "eth0, lo": each part a name; an empty text is no interface at all. */
+static bool ifs_list_ok(const char *s)
+{
+	if (!s[strspn(s, " ")])
+		return true;
+	for (;;) {
+		char one[17];
+		size_t n;
+
+		s += strspn(s, " ");
+		n = strcspn(s, " ,");
+		if (!n || n >= sizeof(one))
+			return false;
+		memcpy(one, s, n);
+		one[n] = 0;
+		if (!l7mp_schema_pattern_ok(L7MP_P_IFNAME, one))
+			return false;
+		s += n;
+		s += strspn(s, " ");
+		if (!*s)
+			return true;
+		if (*s++ != ',')
+			return false;
+	}
+}
+
+static void check_admin(const cJSON *admin, const char *path, struct l7mp_issues *issues)
+{
+	const cJSON *ifs = l7mp_json_member(admin, "offload_ifs");
+	const cJSON *instance = l7mp_json_member(admin, "instance");
+
+	if (cJSON_IsString(ifs) && !ifs_list_ok(ifs->valuestring))
+		add_issue(issues, ifs, path, "offload_ifs",
+		          "interface names of 1..15 bytes with commas between, or all");
+	/* It becomes a directory. */
+	if (cJSON_IsString(instance) &&
+	    (strchr(instance->valuestring, '/') || instance->valuestring[0] == '.'))
+		add_issue(issues, instance, path, "instance",
+		          "a name without / that does not begin with a dot");
+}
+
+const struct l7mp_schema l7mp_schema_admin = {
+        .name = "admin",
+        .doc = "The process itself: logs, limits, offload",
+        .fields = admin_fields,
+        .check = check_admin,
+};
