@@ -33,7 +33,7 @@ struct l7mp_buf {
 	 * its first buffer, {"HTTP": {"status": 404, "headers": {...}}}.
 	 */
 	struct cJSON *meta;
-	struct l7mp_buf *next; /* for the owner's queue */
+	struct l7mp_buf *next; /* for the one queue it is in: to queue it twice, queue a slice */
 
 	/* private */
 	uint8_t *base;
@@ -67,6 +67,13 @@ size_t l7mp_buf_headroom(const struct l7mp_buf *buf);
 size_t l7mp_buf_tailroom(const struct l7mp_buf *buf);
 /* Takes `buf`; returns it, or a private copy with headroom and room for `capacity` bytes. NULL: no memory. */
 struct l7mp_buf *l7mp_buf_own(struct l7mp_buf *buf, size_t headroom, size_t capacity);
+
+/*
+ * Takes `buf`; returns it, or a copy in a much smaller allocation when it pins many
+ * times more memory than it has bytes (a slice of a 64 KiB receive). For what
+ * waits in a queue whose bound counts payload bytes. NULL: no memory.
+ */
+struct l7mp_buf *l7mp_buf_compact(struct l7mp_buf *buf);
 
 /* A first-in first-out queue linked through buf->next, with its size in bytes. */
 struct l7mp_bufq {

@@ -25,21 +25,34 @@ int l7mp_json_format_parse(const char *name, enum l7mp_json_format *out);
 /* Heap text with a final newline, NULL when out of memory; free() it. */
 char *l7mp_json_print(const cJSON *node, enum l7mp_json_format format);
 
+#define L7MP_JSON_DEPTH	 128	 /* containers inside each other */
+#define L7MP_JSON_VALUES 1000000 /* values in one text: each costs about 80 bytes as a node */
+
 /*
  * Parses exactly one JSON text (RFC 8259): nothing but white space may follow;
- * depth at most 128. On error NULL, with line (1-based) and a message.
+ * depth at most 128. Refuses besides: duplicate keys, \u0000 in strings (cJSON's strings
+ * end there), numbers out of double's range or over 63 characters, more than
+ * L7MP_JSON_VALUES values. A byte order mark is skipped. On error NULL, with line (1-based) and a message.
  */
 cJSON *l7mp_json_parse(const char *text, size_t len, int *line, char *message, size_t message_size);
+/*
+ * The line (1-based; of the key, for a member) where each node begins, in document
+ * order: a node, then its children. Fills at most n of lines (NULL when n is 0)
+ * and returns how many nodes the text has, 0 when it is not JSON.
+ */
+size_t l7mp_json_lines(const char *text, size_t len, uint32_t *lines, size_t n);
 
 /*
  * JSON pointers (RFC 6901), with or without the leading '/'; "" and "/" are the
  * root. get: NULL when there is none. set: *takes* value, finds or creates
  * objects on the way ("-" or the length appends to an array); -EINVAL when the
- * way leads through a scalar or a bad array index, -ENOMEM.
+ * way leads through a scalar or a bad array index or is deeper than
+ * L7MP_JSON_DEPTH, -ENOMEM; the tree is then as it was. Setting the root replaces
+ * what *root holds, root itself stays.
  */
 cJSON *l7mp_json_get(const cJSON *root, const char *pointer);
 int l7mp_json_set(cJSON *root, const char *pointer, cJSON *value);
-/* Is the pointer text well formed ('~' only as ~0 or ~1)? */
+/* Is the pointer text well formed ('~' only as ~0 or ~1) and not too deep? */
 bool l7mp_json_pointer_valid(const char *pointer);
 
 /* Member of an object by its exact key; NULL when absent or not an object. */
@@ -55,7 +68,10 @@ bool l7mp_json_equal(const cJSON *a, const cJSON *b);
 /* A short text of any value for messages ("got 99999"), truncated with "...". */
 const char *l7mp_json_brief(const cJSON *node, char *buf, size_t size);
 
-/* Adders that survive NULL: 0 or -ENOMEM. `add` *takes* item also on failure. */
+/*
+ * Adders that survive NULL: 0 or -ENOMEM. `add` *takes* item also on failure and does not
+ * look for the key. A NULL string becomes null.
+ */
 int l7mp_json_add(cJSON *object, const char *key, cJSON *item);
 int l7mp_json_add_str(cJSON *object, const char *key, const char *value);
 int l7mp_json_add_num(cJSON *object, const char *key, double value);

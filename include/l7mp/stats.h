@@ -62,5 +62,10 @@ static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, 
 	s->drops[reason] += packets;
 	s->drop_bytes[reason] += bytes;
 }
-/* The drop reason for a negative errno that a write returned. */
+/*
+ * The drop reason for a negative errno that a write returned: EMSGSIZE too-large,
+ * ERANGE too-short, EAGAIN ENOBUFS queue, ENOTCONN EPIPE not-connected, ECONNREFUSED
+ * refused, EDESTADDRREQ no-receiver, EBADMSG EPROTO malformed, ENOMEM memory,
+ * ECANCELED ECONNRESET closed; any other: send.
+ */
 enum l7mp_drop l7mp_drop_from_errno(int err);

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#define XXH_INLINE_ALL
+#include "l7mp/hash.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+#include "hash_private.h"
+
+/*
+ * XXH3's whole secret is random, which leaves an attacker more to guess than a
+ * 64-bit seed would. Written once before main, read-only afterwards.
+ */
+static uint8_t secret[XXH3_SECRET_SIZE_MIN + 56];
+
+__attribute__((constructor(101))) static void secret_init(void)
+{
+	const void *fallback = (const void *)getauxval(AT_RANDOM);
+	ssize_t n;
+
+	/* Up to 256 bytes come whole, or not at all (EINTR). */
+	do {
+		n = getrandom(secret, sizeof(secret), 0);
+	} while (n < 0 && errno == EINTR);
+	if (n == (ssize_t)sizeof(secret) || !fallback)
+		return;
+	/* A filter refused the call: stretch the 16 random bytes of execve(2). */
+	for (size_t i = 0; i < sizeof(secret) / 8; i++) {
+		uint64_t word = XXH3_64bits_withSeed(fallback, 16, i);
+
+		memcpy(secret + 8 * i, &word, 8);
+	}
+}
+
+uint64_t l7mp_hash(const void *data, size_t len)
+{
+	return XXH3_64bits_withSecret(data, len, secret, sizeof(secret));
+}
+
+void l7mp_hash128(const void *data, size_t len, uint8_t out[static 16])
+{
+	XXH128_hash_t h = XXH3_128bits_withSecret(data, len, secret, sizeof(secret));
+
+	memcpy(out, &h.low64, 8);
+	memcpy(out + 8, &h.high64, 8);
+}
+
+uint64_t l7mp_hash_stable(const void *data, size_t len, uint64_t seed)
+{
+	return XXH3_64bits_withSeed(data, len, seed);
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+#include "l7mp/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- growing string ---- */
+
+void l7mp_str_free(struct l7mp_str *str)
+{
+	free(str->s);
+	*str = (struct l7mp_str){0};
+}
+
+/* Room for n more bytes and the terminator. */
+static int str_reserve(struct l7mp_str *str, size_t n)
+{
+	size_t cap = str->cap ? str->cap : 64;
+	char *s;
+
+	if (str->oom)
+		return -ENOMEM;
+	if (n < str->cap && str->len < str->cap - n)
+		return 0;
+	if (n >= SIZE_MAX / 4 || str->len >= SIZE_MAX / 4)
+		goto fail;
+	while (cap <= str->len + n)
+		cap *= 2;
+	s = realloc(str->s, cap);
+	if (!s)
+		goto fail;
+	str->s = s;
+	str->cap = cap;
+	return 0;
+fail:
+	str->oom = 1;
+	return -ENOMEM;
+}
+
+void l7mp_str_addn(struct l7mp_str *str, const void *bytes, size_t n)
+{
+	if (str_reserve(str, n))
+		return;
+	if (n)
+		memcpy(str->s + str->len, bytes, n);
+	str->len += n;
+	str->s[str->len] = '\0';
+}
+
+void l7mp_str_add(struct l7mp_str *str, const char *text)
+{
+	l7mp_str_addn(str, text, strlen(text));
+}
+
+void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(NULL, 0, fmt, ap);
+	va_end(ap);
+	if (n < 0) {
+		str->oom = 1;
+		return;
+	}
+	if (str_reserve(str, (size_t)n))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(str->s + str->len, (size_t)n + 1, fmt, ap);
+	va_end(ap);
+	str->len += (size_t)n;
+}
+
+char *l7mp_str_take(struct l7mp_str *str)
+{
+	char *s;
+
+	l7mp_str_addn(str, "", 0);
+	if (str->oom) {
+		l7mp_str_free(str);
+		return NULL;
+	}
+	s = str->s;
+	*str = (struct l7mp_str){0};
+	return s;
+}
+
+char *l7mp_asprintf(const char *fmt, ...)
+{
+	va_list ap;
+	char *s;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&s, fmt, ap);
+	va_end(ap);
+	return n < 0 ? NULL : s;
+}
+
+/* ---- UTF-8 ---- */
+
+size_t l7mp_utf8_decode(const void *bytes, size_t n, uint32_t *out)
+{
+	static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+	const uint8_t *s = bytes;
+	uint32_t cp;
+	size_t len;
+
+	if (!n)
+		return 0;
+	if (s[0] < 0x80) {
+		*out = s[0];
+		return 1;
+	}
+	len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+	if (s[0] < 0xc2 || s[0] > 0xf4 || n < len)
+		return 0;
+	cp = s[0] & (0x7fu >> len);
+	for (size_t i = 1; i < len; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+		cp = cp << 6 | (s[i] & 0x3f);
+	}
+	if (cp < smallest[len] || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
+		return 0;
+	*out = cp;
+	return len;
+}
+
+bool l7mp_utf8_unprintable(uint32_t cp)
+{
+	return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || /* C0, DEL, C1 */
+	       (cp >= 0x2028 && cp <= 0x202e) ||         /* line breaks, bidi embedding */
+	       (cp >= 0x2066 && cp <= 0x2069) ||         /* bidi isolates */
+	       cp == 0xfeff || (cp & 0xfffe) == 0xfffe;  /* BOM, noncharacters */
+}
+
+/* ---- time ---- */
+
+uint64_t l7mp_wallclock_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN])
+{
+	const uint64_t year_10000_ms = 253402300800000ull;
+	char tmp[32];
+	struct tm tm;
+	time_t sec;
+
+	/* Five-digit years would not fit and mean a broken clock anyway. */
+	if (wallclock_ms >= year_10000_ms)
+		wallclock_ms = year_10000_ms - 1;
+	sec = (time_t)(wallclock_ms / 1000);
+	gmtime_r(&sec, &tm);
+	strftime(tmp, sizeof(tmp), "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(buf, L7MP_ISO8601_LEN, "%.19s.%03uZ", tmp, (unsigned)(wallclock_ms % 1000) % 1000);
+	return buf;
+}
+
+/* ---- files ---- */
+
+/* Reads until the end or one byte more than max. */
+static int read_all(int fd, size_t max, struct l7mp_str *str)
+{
+	for (;;) {
+		size_t room;
+		ssize_t n;
+
+		if (str_reserve(str, 4096))
+			return -ENOMEM;
+		room = str->cap - str->len - 1;
+		n = read(fd, str->s + str->len, room);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return 0;
+		str->len += (size_t)n;
+		if (str->len > max)
+			return -EFBIG;
+	}
+}
+
+int l7mp_read_file(const char *path, size_t max, char **out, size_t *len)
+{
+	struct l7mp_str str = {0};
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	rc = read_all(fd, max, &str);
+	close(fd);
+	if (rc) {
+		l7mp_str_free(&str);
+		return rc;
+	}
+	str.s[str.len] = '\0';
+	*len = str.len;
+	*out = str.s;
+	return 0;
+}
