@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside of loop/: the loop itself and the descriptor watchers that the engines
+ * share. Not for other layers.
+ */
+#pragma once
+
+#include <sys/epoll.h>
+
+#include "l7mp/loop.h"
+#include "l7mp/util.h"
+
+struct l7mp_dgram_shared;
+struct l7mp_io;
+
+/* The key lies beside the timer's pointer: sifting touches no timer but those it moves. */
+struct l7mp_heap_entry {
+	uint64_t due;
+	uint64_t seq; /* timers that are due together fire in the order they were armed */
+	struct l7mp_timer *timer;
+};
+
+struct l7mp_heap {
+	struct l7mp_heap_entry *v; /* v[0] is the first one due */
+	size_t n, cap;
+	uint64_t seq;
+};
+
+#define L7MP_IO_BATCH 256
+
+struct l7mp_loop {
+	bool manual;
+	uv_loop_t uv;
+	uint64_t manual_now;
+	struct l7mp_buf_pool *bufs;
+
+	struct l7mp_heap heap;
+	uv_timer_t timer; /* only limits how long a poll sleeps */
+	uint64_t timer_due;
+
+	struct l7mp_task tasks;   /* sentinel */
+	struct l7mp_flush flushs; /* sentinel */
+	uv_prepare_t prepare;
+	uv_check_t check;
+	uv_idle_t idle; /* active: there is work, so the poll must not sleep */
+
+	/*
+	 * Descriptors of the engines are in an epoll set of their own, which libuv
+	 * polls as one descriptor. Compared with a uv_poll_t each: no handle memory, a
+	 * close that is synchronous, and one epoll_ctl(2) instead of two per change.
+	 */
+	int epfd;
+	uv_poll_t epoll;
+	struct epoll_event *events; /* of the round that is being dispatched */
+	int event_at, event_n;
+	size_t holds;
+
+	struct l7mp_dgram_shared *dgram; /* made at first use */
+
+	uint64_t poll_stamp, poll_idle; /* ns, at the last prepare */
+	uint64_t second;
+	uint64_t lat_cur, lat_prev, lat_max; /* µs */
+};
+
+/* heap.c */
+void l7mp_heap_free(struct l7mp_heap *h);
+/* Fires what is due at `now`, but nothing that is armed meanwhile. */
+void l7mp_heap_fire(struct l7mp_heap *h, uint64_t now);
+
+/* task.c */
+void l7mp_tasks_init(struct l7mp_loop *loop);
+/* Tasks, then flush hooks; bounded rounds, so that tasks that post tasks can't keep I/O out. */
+void l7mp_tasks_run(struct l7mp_loop *loop);
+static inline bool l7mp_tasks_pending(const struct l7mp_loop *loop)
+{
+	return loop->tasks.next != &loop->tasks || loop->flushs.next != &loop->flushs;
+}
+/* Makes sure that the next poll does not sleep. */
+void l7mp_loop_wake(struct l7mp_loop *loop);
+/* The next poll sleeps at most until `due`. */
+void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due);
+
+/* An open object (socket, acceptor, process) keeps the loop running, also while it waits for nothing. */
+void l7mp_loop_hold(struct l7mp_loop *loop);
+void l7mp_loop_release(struct l7mp_loop *loop);
+
+/* ---- descriptor watchers (io.c): level-triggered, stopped synchronously ---- */
+
+struct l7mp_io_always;
+
+struct l7mp_io {
+	/* events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as the kernel reported them */
+	void (*cb)(struct l7mp_io *io, uint32_t events);
+	int fd;
+	uint32_t events; /* what is waited for; 0: not in the set, reports nothing */
+	struct l7mp_io_always
+	        *always; /* a descriptor that epoll refuses since it is always ready (a file) */
+};
+
+static inline void l7mp_io_init(struct l7mp_io *io, int fd, void (*cb)(struct l7mp_io *, uint32_t))
+{
+	*io = (struct l7mp_io){.cb = cb, .fd = fd};
+}
+/* 0 or negative errno (-ENOMEM, -ENOSPC); adding can fail, changing and stopping can't. */
+int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events);
+/* Before the descriptor is closed. Nothing is reported any more, not even by this round. */
+static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
+{
+	if (io->events)
+		(void)l7mp_io_set(loop, io, 0);
+}
+int l7mp_io_start(struct l7mp_loop *loop);
+void l7mp_io_dispatch(struct l7mp_loop *loop);
+
+/* dgram.c */
+void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
