@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/* Shared by predicate*.c only. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "l7mp/json.h"
+
+/* ---- predicate_regex.c: the one door to PCRE2 ---- */
+
+struct l7mp_regex;
+
+enum l7mp_regex_flags {
+	L7MP_RE_NOCASE = 1 << 0,
+	L7MP_RE_LITERAL = 1 << 1, /* the pattern is plain text */
+	L7MP_RE_BEGIN = 1 << 2,   /* must match at the begin of the text */
+	L7MP_RE_END = 1 << 3,     /* must match up to its end */
+};
+
+/* 0; -EINVAL with a message; -ENOMEM. */
+int l7mp_regex_compile(const char *pattern, unsigned flags, struct l7mp_regex **out, char *message,
+                       size_t size);
+/* False also when a limit was hit: a pattern can't hang the loop. */
+bool l7mp_regex_match(const struct l7mp_regex *re, const char *text);
+void l7mp_regex_free(struct l7mp_regex **re);
+/* Equal but for case, by Unicode's rules. */
+bool l7mp_caseless_equal(const char *a, const char *b);
+
+/* ---- predicate_types.c: the type names of the draft ---- */
+
+enum l7mp_ptype {
+	L7MP_PTYPE_NUMBER,
+	L7MP_PTYPE_STRING,
+	L7MP_PTYPE_BOOLEAN,
+	L7MP_PTYPE_OBJECT,
+	L7MP_PTYPE_ARRAY,
+	L7MP_PTYPE_NULL,
+	L7MP_PTYPE_UNDEFINED,
+	L7MP_PTYPE_DATE,
+	L7MP_PTYPE_TIME,
+	L7MP_PTYPE_DATE_TIME,
+	L7MP_PTYPE_LANG,
+	L7MP_PTYPE_LANG_RANGE,
+	L7MP_PTYPE_IRI,
+	L7MP_PTYPE_ABSOLUTE_IRI,
+	L7MP_PTYPES,
+};
+const char *l7mp_ptype_name(enum l7mp_ptype t);
+int l7mp_ptype_parse(const char *name, enum l7mp_ptype *out); /* 0 or -EINVAL */
+/* `node` NULL: undefined. */
+bool l7mp_ptype_is(enum l7mp_ptype t, const cJSON *node);
+
+/* ---- predicate_iri.c ---- */
+bool l7mp_is_iri_reference(const char *s);
+bool l7mp_is_iri(const char *s);
+
+/* ---- a compiled predicate ---- */
+
+enum l7mp_pop {
+	L7MP_OP_ALL, /* no condition */
+	L7MP_OP_AND,
+	L7MP_OP_OR,
+	L7MP_OP_NOT,
+	L7MP_OP_CONTAINS,
+	L7MP_OP_DEFINED,
+	L7MP_OP_ENDS,
+	L7MP_OP_IN,
+	L7MP_OP_LESS,
+	L7MP_OP_MATCHES,
+	L7MP_OP_MORE,
+	L7MP_OP_STARTS,
+	L7MP_OP_TEST,
+	L7MP_OP_TYPE,
+	L7MP_OP_UNDEFINED,
+};
+
+struct l7mp_predicate {
+	enum l7mp_pop op;
+	bool nocase;
+	enum l7mp_ptype type;
+	char *path;            /* NULL: the context itself */
+	cJSON *value;          /* own copy */
+	struct l7mp_regex *re; /* matches; contains/starts/ends without case */
+	struct l7mp_predicate *sub;
+	size_t n_sub;
+};
