@@ -16,7 +16,7 @@ struct l7mp_options {
 	const char *config;
 	const char *log_level;
 	bool strict;
-	const char *offload;	 /* init, no_init, disable */
+	const char *offload;     /* init, no_init, disable */
 	const char *offload_ifs; /* comma list, or all */
 	bool check_only;
 };

@@ -76,7 +76,7 @@ void l7mp_access_log_write(struct l7mp_access_log *log, const struct l7mp_sessio
 	/* One write a line: lines stay whole when several processes share the file. */
 	if (!line || write(log->fd, line, strlen(line)) < 0)
 		l7mp_log_warn("access-log", "%s: a record was lost: %s", log->path,
-			      line ? strerror(errno) : "out of memory");
+		              line ? strerror(errno) : "out of memory");
 	free(line);
 	cJSON_Delete(record);
 }

@@ -6,7 +6,7 @@
 
 struct l7mp_access_log {
 	char *path; /* NULL: none */
-	int fd;	    /* -1: not open */
+	int fd;     /* -1: not open */
 };
 
 /* Zeroed or {NULL, -1}: off. Opens path for appending (mode 0640); NULL closes. 0 or negative errno: the old one stays. */

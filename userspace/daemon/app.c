@@ -31,7 +31,7 @@ static void raise_descriptor_limit(void)
 static int make_layers(struct l7mp_app *app)
 {
 	struct l7mp_sessions_params sessions = {
-		.env = &app->env, .offload = NULL, .ended = session_ended, .arg = app};
+	        .env = &app->env, .offload = NULL, .ended = session_ended, .arg = app};
 	struct l7mp_api_params api;
 	int rc = l7mp_loop_new(&app->loop);
 
@@ -113,7 +113,7 @@ static int start(struct l7mp_app *app)
 	l7mp_change_free(&app->initial);
 	if (rc) {
 		fprintf(stderr, "l7mp-proxy: %s: %s\n", app->options.config,
-			l7mp_error_text(&err, text, sizeof(text)));
+		        l7mp_error_text(&err, text, sizeof(text)));
 		return rc;
 	}
 	l7mp_runtime_on_admin(app->runtime, on_admin, app);

@@ -44,7 +44,8 @@ size_t l7mp_all_protos_count(void);
  */
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out);
 /* Puts the admin object's settings into force: log, access log, token. 0, or negative errno with err. */
-int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, struct l7mp_error *err);
+int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
+                       struct l7mp_error *err);
 /* SIGHUP: the file again, as POST /config would do it; logs what vanishes. */
 void l7mp_app_reload(struct l7mp_app *app);
 

@@ -35,7 +35,7 @@ static void report_error(const struct l7mp_app *app, bool at_start, const struct
 }
 
 static void report_issues(const struct l7mp_app *app, bool at_start,
-			  const struct l7mp_document *doc, const struct l7mp_issues *issues)
+                          const struct l7mp_document *doc, const struct l7mp_issues *issues)
 {
 	char text[1400];
 
@@ -46,10 +46,10 @@ static void report_issues(const struct l7mp_app *app, bool at_start,
 
 		if (line)
 			snprintf(text, sizeof(text), "%s:%d: %s%s%s", app->options.config, line,
-				 is->path ? is->path : "", colon, is->reason);
+			         is->path ? is->path : "", colon, is->reason);
 		else
 			snprintf(text, sizeof(text), "%s: %s%s%s", app->options.config,
-				 is->path ? is->path : "", colon, is->reason);
+			         is->path ? is->path : "", colon, is->reason);
 		report(at_start, is->warning, text);
 	}
 }
@@ -83,7 +83,7 @@ int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change
 	config = unwrap(l7mp_document_root(doc));
 	if (!cJSON_IsObject(config)) {
 		l7mp_error_set(&err, 0, L7MP_ERR_SCHEMA, "expected an object, got %s",
-			       l7mp_json_type(config));
+		               l7mp_json_type(config));
 		report_error(app, at_start, &err);
 		l7mp_document_free(&doc);
 		return -EINVAL;
@@ -115,13 +115,13 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, str
 	rc = l7mp_log_open(admin->log_file, admin->log_json);
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
-				      "admin.log_file: can't open '%s': %s", admin->log_file,
-				      strerror(-rc));
+		                      "admin.log_file: can't open '%s': %s", admin->log_file,
+		                      strerror(-rc));
 	rc = l7mp_access_log_open(&app->access_log, admin->access_log_path);
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
-				      "admin.access_log_path: can't open '%s': %s",
-				      admin->access_log_path, strerror(-rc));
+		                      "admin.access_log_path: can't open '%s': %s",
+		                      admin->access_log_path, strerror(-rc));
 	return l7mp_api_set_token_file(app->api, admin->api_token_file, err);
 }
 
@@ -132,7 +132,7 @@ static void log_vanishing(const struct l7mp_change *change)
 
 		if (item->old_object && !item->new_object)
 			l7mp_log_notice("config", "reload removes %s '%s'",
-					l7mp_obj_kind_name(item->kind), item->old_object->name);
+			                l7mp_obj_kind_name(item->kind), item->old_object->name);
 	}
 }
 
@@ -157,7 +157,7 @@ void l7mp_app_reload(struct l7mp_app *app)
 		l7mp_log_error("daemon", "reload failed: nothing was changed");
 	} else {
 		l7mp_log_notice("daemon", "reloaded: %zu objects changed",
-				l7mp_change_count(change));
+		                l7mp_change_count(change));
 	}
 	l7mp_change_free(&change);
 }

@@ -8,18 +8,19 @@
 #include "l7mp/log.h"
 
 static const char usage[] =
-	"usage: l7mp-proxy -c FILE [options]\n"
-	"\n"
-	"  -c, --config FILE       configuration: YAML when FILE ends in .yaml or .yml, else JSON\n"
-	"  -l, --log-level LEVEL   silly verbose info notice warn error silent\n"
-	"  -s, --strict            unknown keys in the configuration are errors\n"
-	"  -o, --offload MODE      init (prepare and attach), no_init (use what is attached), disable\n"
-	"  -i, --offload-ifs IFS   interfaces of the kernel fast path: IF[,IF...] or all\n"
-	"  -t, --check             check the configuration and exit\n"
-	"  -V, --version           print the version and exit\n"
-	"  -h, --help              print this and exit\n"
-	"\n"
-	"The command line overrides the file. See l7mp-proxy(8).\n";
+        "usage: l7mp-proxy -c FILE [options]\n"
+        "\n"
+        "  -c, --config FILE       configuration: YAML when FILE ends in .yaml or .yml, else JSON\n"
+        "  -l, --log-level LEVEL   silly verbose info notice warn error silent\n"
+        "  -s, --strict            unknown keys in the configuration are errors\n"
+        "  -o, --offload MODE      init (prepare and attach), no_init (use what is attached), "
+        "disable\n"
+        "  -i, --offload-ifs IFS   interfaces of the kernel fast path: IF[,IF...] or all\n"
+        "  -t, --check             check the configuration and exit\n"
+        "  -V, --version           print the version and exit\n"
+        "  -h, --help              print this and exit\n"
+        "\n"
+        "The command line overrides the file. See l7mp-proxy(8).\n";
 
 static int known(const char *value, const char *const *values)
 {
@@ -36,15 +37,15 @@ static int check_values(const struct l7mp_options *o)
 
 	if (o->log_level && l7mp_log_level_parse(o->log_level, &level)) {
 		fprintf(stderr,
-			"l7mp-proxy: --log-level: expected one of silly verbose info notice warn "
-			"error silent, got '%s'\n",
-			o->log_level);
+		        "l7mp-proxy: --log-level: expected one of silly verbose info notice warn "
+		        "error silent, got '%s'\n",
+		        o->log_level);
 		return -EINVAL;
 	}
 	if (o->offload && !known(o->offload, offloads)) {
 		fprintf(stderr,
-			"l7mp-proxy: --offload: expected init, no_init or disable, got '%s'\n",
-			o->offload);
+		        "l7mp-proxy: --offload: expected init, no_init or disable, got '%s'\n",
+		        o->offload);
 		return -EINVAL;
 	}
 	if (!o->config) {
@@ -57,15 +58,15 @@ static int check_values(const struct l7mp_options *o)
 enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_options *out)
 {
 	static const struct option longs[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"log-level", required_argument, NULL, 'l'},
-		{"strict", no_argument, NULL, 's'},
-		{"offload", required_argument, NULL, 'o'},
-		{"offload-ifs", required_argument, NULL, 'i'},
-		{"check", no_argument, NULL, 't'},
-		{"version", no_argument, NULL, 'V'},
-		{"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+	        {"config", required_argument, NULL, 'c'},
+	        {"log-level", required_argument, NULL, 'l'},
+	        {"strict", no_argument, NULL, 's'},
+	        {"offload", required_argument, NULL, 'o'},
+	        {"offload-ifs", required_argument, NULL, 'i'},
+	        {"check", no_argument, NULL, 't'},
+	        {"version", no_argument, NULL, 'V'},
+	        {"help", no_argument, NULL, 'h'},
+	        {NULL, 0, NULL, 0},
 	};
 	int c;
 
@@ -115,12 +116,12 @@ int l7mp_options_override(const struct l7mp_options *o, cJSON *config)
 		cJSON *value;
 		bool given;
 	} over[] = {
-		{"/admin/log_level", o->log_level ? cJSON_CreateString(o->log_level) : NULL,
-		 o->log_level},
-		{"/admin/strict", o->strict ? cJSON_CreateTrue() : NULL, o->strict},
-		{"/admin/offload", o->offload ? cJSON_CreateString(o->offload) : NULL, o->offload},
-		{"/admin/offload_ifs", o->offload_ifs ? cJSON_CreateString(o->offload_ifs) : NULL,
-		 o->offload_ifs},
+	        {"/admin/log_level", o->log_level ? cJSON_CreateString(o->log_level) : NULL,
+	         o->log_level},
+	        {"/admin/strict", o->strict ? cJSON_CreateTrue() : NULL, o->strict},
+	        {"/admin/offload", o->offload ? cJSON_CreateString(o->offload) : NULL, o->offload},
+	        {"/admin/offload_ifs", o->offload_ifs ? cJSON_CreateString(o->offload_ifs) : NULL,
+	         o->offload_ifs},
 	};
 	int rc = 0;
 

@@ -6,16 +6,16 @@
 #include "l7mp/protos.h"
 #include "l7mp/transforms.h"
 
-#define L7MP_ALL_PROTOS(X)                                                                         \
-	X(l7mp_proto_udp)                                                                          \
-	X(l7mp_proto_tcp)                                                                          \
-	X(l7mp_proto_http)                                                                         \
-	X(l7mp_proto_ws)                                                                           \
-	X(l7mp_proto_unix)                                                                         \
-	X(l7mp_transform_stdio)                                                                    \
-	X(l7mp_transform_echo)                                                                     \
-	X(l7mp_transform_discard)                                                                  \
-	X(l7mp_transform_logger)                                                                   \
+#define L7MP_ALL_PROTOS(X)        \
+	X(l7mp_proto_udp)         \
+	X(l7mp_proto_tcp)         \
+	X(l7mp_proto_http)        \
+	X(l7mp_proto_ws)          \
+	X(l7mp_proto_unix)        \
+	X(l7mp_transform_stdio)   \
+	X(l7mp_transform_echo)    \
+	X(l7mp_transform_discard) \
+	X(l7mp_transform_logger)  \
 	X(l7mp_proto_controller)
 
 #define AS_PROTO(p) &p,

@@ -46,7 +46,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 			return;
 		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
 		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
-			   (unsigned long long)(uv_hrtime() / 1000));
+		           (unsigned long long)(uv_hrtime() / 1000));
 		l7mp_app_reload(app);
 		sd_notify(0, "READY=1");
 		return;

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* Flow look-up and its guard. Used by the programs and, for the tag, by user space. */
+#pragma once
+
+#include "l7mp/abi.h"
+
+/*
+ * A word made of the whole key, also kept in the action. A deleted map element
+ * may be reused while a program still reads it; a tag that does not fit says so, and the
+ * packet goes up instead of out with another flow's addresses.
+ */
+static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l7mp_flow_key *key)
+{
+	const __u32 *w = (const __u32 *)key;
+	__u32 tag = w[8] ^ w[9];
+
+	if (key->family == L7MP_FAMILY_V4)
+		return tag ^ w[0] ^ ((w[4] << 7) | (w[4] >> 25));
+	for (int i = 0; i < 4; i++)
+		tag ^= w[i] ^ ((w[4 + i] << (7 + i)) | (w[4 + i] >> (25 - i)));
+	return tag;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Finds the flow key in a packet. Reads only; every doubt is a verdict, and the
+ * caller passes the packet up as it is.
+ *
+ * The same code serves XDP (the frame as it is on the wire), tc (an outer VLAN
+ * tag may be in the skb instead) and, compiled for user space, the fuzzer.
+ */
+#pragma once
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/types.h>
+#include <linux/udp.h>
+
+#include "l7mp/abi.h"
+
+#ifdef __bpf__
+#include <bpf/bpf_endian.h>
+#else
+#include <arpa/inet.h>
+#define bpf_htons       htons
+#define bpf_ntohs       ntohs
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+#define L7MP_MAX_VLANS   2
+#define L7MP_IP_FRAGMENT 0x3fff /* more fragments, or an offset */
+
+struct l7mp_vlan {
+	__be16 tci;
+	__be16 proto; /* of what follows */
+};
+
+struct l7mp_packet {
+	__u32 l3;          /* offset of the IP header */
+	__u32 l4;          /* offset of the UDP header */
+	__u32 ip_len;      /* whole IP packet */
+	__u32 payload_len; /* transport payload */
+	__u8 n_vlans;      /* tags in the frame */
+	struct l7mp_flow_key key;
+};
+
+static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *end, __u32 l4_len,
+                                          struct l7mp_packet *p)
+{
+	if ((const void *)(udp + 1) > end)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	/* A datagram shorter than its IP packet is legal, and trimmed by the receiver: rare enough to leave to it. */
+	if (bpf_ntohs(udp->len) != l4_len)
+		return L7MP_VERDICT_PASS_MALFORMED;
+	if (p->key.family == L7MP_FAMILY_V6 && udp->check == 0)
+		return L7MP_VERDICT_PASS_CHECKSUM;
+	p->key.sport = udp->source;
+	p->key.dport = udp->dest;
+	p->payload_len = l4_len - sizeof(*udp);
+	return 0;
+}
+
+static __always_inline int l7mp_parse_v4(const void *data, const void *end, __u32 wire_len,
+                                         struct l7mp_packet *p)
+{
+	const struct iphdr *ip = data + p->l3;
+
+	if ((const void *)(ip + 1) > end)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	if (ip->version != 4)
+		return L7MP_VERDICT_PASS_MALFORMED;
+	if (ip->ihl != 5)
+		return ip->ihl < 5 ? L7MP_VERDICT_PASS_MALFORMED : L7MP_VERDICT_PASS_OPTIONS;
+	if (ip->protocol != IPPROTO_UDP)
+		return L7MP_VERDICT_PASS_NOT_UDP;
+	if (ip->frag_off & bpf_htons(L7MP_IP_FRAGMENT))
+		return L7MP_VERDICT_PASS_FRAGMENT;
+	if (ip->ttl <= 1)
+		return L7MP_VERDICT_PASS_TTL;
+	p->ip_len = bpf_ntohs(ip->tot_len);
+	if (p->ip_len < sizeof(*ip) + sizeof(struct udphdr))
+		return L7MP_VERDICT_PASS_MALFORMED;
+	if (p->l3 + p->ip_len > wire_len)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	p->l4 = p->l3 + sizeof(*ip);
+	p->key.family = L7MP_FAMILY_V4;
+	p->key.l4 = IPPROTO_UDP;
+	__builtin_memcpy(p->key.saddr.bytes, &ip->saddr, 4);
+	__builtin_memcpy(p->key.daddr.bytes, &ip->daddr, 4);
+	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), p);
+}
+
+static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u32 wire_len,
+                                         struct l7mp_packet *p)
+{
+	const struct ipv6hdr *ip = data + p->l3;
+
+	if ((const void *)(ip + 1) > end)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	if (ip->version != 6)
+		return L7MP_VERDICT_PASS_MALFORMED;
+	/* Extension headers, fragments among them, are not UDP here: they go up. */
+	if (ip->nexthdr != IPPROTO_UDP)
+		return L7MP_VERDICT_PASS_NOT_UDP;
+	if (ip->hop_limit <= 1)
+		return L7MP_VERDICT_PASS_TTL;
+	p->ip_len = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (p->ip_len < sizeof(*ip) + sizeof(struct udphdr)) /* payload_len 0: a jumbogram */
+		return L7MP_VERDICT_PASS_MALFORMED;
+	if (p->l3 + p->ip_len > wire_len)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	p->l4 = p->l3 + sizeof(*ip);
+	p->key.family = L7MP_FAMILY_V6;
+	p->key.l4 = IPPROTO_UDP;
+	__builtin_memcpy(p->key.saddr.bytes, &ip->saddr, 16);
+	__builtin_memcpy(p->key.daddr.bytes, &ip->daddr, 16);
+	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), p);
+}
+
+static __always_inline int l7mp_parse_ip(const void *data, const void *end, __u32 wire_len,
+                                         __be16 proto, struct l7mp_packet *p)
+{
+	if (proto == bpf_htons(ETH_P_IP))
+		return l7mp_parse_v4(data, end, wire_len, p);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return l7mp_parse_v6(data, end, wire_len, p);
+	return L7MP_VERDICT_PASS_NOT_IP;
+}
+
+static __always_inline int l7mp_is_vlan(__be16 proto)
+{
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * `wire_len` is the length of the whole frame, which may be longer than
+ * [data, end) when the rest is in fragments. p->key must be zeroed. 0, or a verdict.
+ */
+static __always_inline int l7mp_parse_frame(const void *data, const void *end, __u32 wire_len,
+                                            struct l7mp_packet *p)
+{
+	const struct ethhdr *eth = data;
+	const struct l7mp_vlan *vlan;
+	__be16 proto;
+
+	if ((const void *)(eth + 1) > end)
+		return L7MP_VERDICT_PASS_TRUNCATED;
+	if (eth->h_dest[0] & 1)
+		return L7MP_VERDICT_PASS_NOT_HOST;
+	proto = eth->h_proto;
+	vlan = (const void *)(eth + 1);
+	p->l3 = sizeof(*eth);
+	p->n_vlans = 0;
+#pragma unroll
+	for (int i = 0; i < L7MP_MAX_VLANS; i++) {
+		if (!l7mp_is_vlan(proto))
+			break;
+		if ((const void *)(vlan + 1) > end)
+			return L7MP_VERDICT_PASS_TRUNCATED;
+		proto = vlan->proto;
+		vlan++;
+		p->l3 += sizeof(*vlan);
+		p->n_vlans++;
+	}
+	return l7mp_parse_ip(data, end, wire_len, proto, p);
+}

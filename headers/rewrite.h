@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Writes a flow's action into a packet. Called only when every check has
+ * passed; the bounds tests here are for the verifier and can't fail then.
+ */
+#pragma once
+
+#include "csum.h"
+#include "maps.h"
+#include "parse.h"
+
+/* 0, or -1 when the verifier's bounds test failed. Ports, addresses, TTL; no UDP checksum. */
+static __always_inline int l7mp_rewrite_ip(void *data, void *end, const struct l7mp_packet *p,
+                                           const struct l7mp_flow_action *a)
+{
+	void *l3 = data + p->l3;
+	struct udphdr *udp;
+
+	if (p->key.family == L7MP_FAMILY_V4) {
+		struct iphdr *ip = l3;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end)
+			return -1;
+		ip->ttl--;
+		ip->check = l7mp_csum_apply(ip->check, a->csum_l3);
+		__builtin_memcpy(&ip->saddr, a->saddr.bytes, 4);
+		__builtin_memcpy(&ip->daddr, a->daddr.bytes, 4);
+	} else {
+		struct ipv6hdr *ip = l3;
+
+		udp = (void *)(ip + 1);
+		if ((void *)(udp + 1) > end)
+			return -1;
+		ip->hop_limit--;
+		__builtin_memcpy(&ip->saddr, a->saddr.bytes, 16);
+		__builtin_memcpy(&ip->daddr, a->daddr.bytes, 16);
+	}
+	udp->source = a->sport;
+	udp->dest = a->dport;
+	return 0;
+}
+
+static __always_inline void l7mp_rewrite_udp_csum(struct udphdr *udp,
+                                                  const struct l7mp_flow_action *a)
+{
+	__u32 delta = (__u32)l7mp_csum_fold(a->csum_addr) + l7mp_csum_fold(a->csum_port);
+
+	udp->check = l7mp_csum_apply_udp(udp->check, delta);
+}
+
+static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_flow_action *a)
+{
+	__builtin_memcpy(eth->h_dest, a->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, a->smac, ETH_ALEN);
+}
+
+static __always_inline void l7mp_count_flow(const struct l7mp_flow_key *key, __u64 packets,
+                                            __u64 bytes)
+{
+	struct l7mp_flow_counter *c = bpf_map_lookup_elem(&counters, key);
+
+	if (!c)
+		return;
+	c->packets += packets; /* per CPU: no other writer */
+	c->bytes += bytes;
+	c->last_seen = bpf_ktime_get_coarse_ns();
+}
