@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Load balancing.
+ *
+ * The hash ring: each endpoint stands on it many times, in proportion to its
+ * weight, at places that depend on nothing but its spec (not on its name, its
+ * order, the process or the other endpoints). So the same key goes to the same
+ * endpoint in every proxy with that cluster, and when one of N endpoints comes or
+ * goes only about 1/N of the keys move.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "l7mp/hash.h"
+#include "l7mp/model.h"
+
+#define POINTS_PER_WEIGHT 256 /* shares are right within about 1/sqrt(this) */
+#define POINTS_AVERAGE    64  /* at least, for weights far below 1 */
+#define POINTS_TOTAL      (1 << 18)
+#define KEY_SEED          0x6c376d70u
+
+struct point {
+	uint64_t at;
+	uint32_t endpoint;
+};
+
+struct l7mp_lb {
+	double *weight;  /* of each endpoint */
+	double *current; /* smooth round robin: credit of each endpoint */
+	double total;
+	struct point *ring; /* sorted; NULL: not that policy, or not enough endpoints */
+	size_t n_points;
+	uint64_t random;
+};
+
+static uint64_t next_random(struct l7mp_lb *lb)
+{
+	/* splitmix64 */
+	uint64_t z = (lb->random += 0x9e3779b97f4a7c15u);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+	return z ^ (z >> 31);
+}
+
+static double random_below(struct l7mp_lb *lb, double bound)
+{
+	return (double)(next_random(lb) >> 11) * 0x1p-53 * bound;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct point *p = a, *q = b;
+
+	if (p->at != q->at)
+		return p->at < q->at ? -1 : 1;
+	return p->endpoint < q->endpoint ? -1 : p->endpoint > q->endpoint;
+}
+
+/* What an endpoint is, as text: its spec less the weight, heap. */
+static char *identity(const struct l7mp_endpoint *e)
+{
+	cJSON *spec = e->spec ? cJSON_Duplicate(e->spec, true) : cJSON_CreateObject();
+	char *text = NULL;
+
+	if (spec) {
+		cJSON_DeleteItemFromObjectCaseSensitive(spec, "weight");
+		text = cJSON_PrintUnformatted(spec);
+	}
+	cJSON_Delete(spec);
+	return text;
+}
+
+/* Points per weight: changed in powers of two, and only at extremes, so that places stay. */
+static double density(const struct l7mp_lb *lb, size_t n)
+{
+	double d = POINTS_PER_WEIGHT;
+
+	while (d * lb->total > POINTS_TOTAL)
+		d /= 2;
+	while (d * lb->total < POINTS_AVERAGE * (double)n)
+		d *= 2;
+	return d;
+}
+
+static size_t share(double weight, double d)
+{
+	size_t n = (size_t)(weight * d + 0.5);
+
+	return n ? n : 1;
+}
+
+/* Two endpoints with the same spec would hide each other: the n-th of them gets places of its own. */
+static uint64_t twin(char *const *ids, size_t i)
+{
+	uint64_t n = 0;
+
+	for (size_t j = 0; j < i; j++)
+		n += strcmp(ids[i], ids[j]) == 0;
+	return n;
+}
+
+static void place(struct l7mp_lb *lb, char *const *ids, size_t i, size_t points)
+{
+	uint64_t salt = twin(ids, i) << 32;
+
+	for (size_t k = 0; k < points; k++)
+		lb->ring[lb->n_points++] = (struct point){
+		        .at = l7mp_hash_stable(ids[i], strlen(ids[i]), salt | k),
+		        .endpoint = (uint32_t)i,
+		};
+}
+
+static int build_ring(struct l7mp_lb *lb, const struct l7mp_cluster *c)
+{
+	double d = density(lb, c->n_endpoints);
+	char **ids = calloc(c->n_endpoints, sizeof(*ids));
+	size_t total = 0;
+	int rc = -ENOMEM;
+
+	for (size_t i = 0; i < c->n_endpoints; i++)
+		total += share(lb->weight[i], d);
+	lb->ring = calloc(total, sizeof(*lb->ring));
+	if (!ids || !lb->ring)
+		goto out;
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		ids[i] = identity(c->endpoints[i]);
+		if (!ids[i])
+			goto out;
+		place(lb, ids, i, share(lb->weight[i], d));
+	}
+	qsort(lb->ring, lb->n_points, sizeof(*lb->ring), by_place);
+	rc = 0;
+out:
+	for (size_t i = 0; ids && i < c->n_endpoints; i++)
+		free(ids[i]);
+	free(ids);
+	return rc;
+}
+
+int l7mp_lb_new(const struct l7mp_cluster *c, struct l7mp_lb **out)
+{
+	struct l7mp_lb *lb = calloc(1, sizeof(*lb));
+	size_t n = c->n_endpoints ? c->n_endpoints : 1;
+
+	*out = NULL;
+	if (!lb)
+		return -ENOMEM;
+	lb->weight = calloc(n, sizeof(*lb->weight));
+	lb->current = calloc(n, sizeof(*lb->current));
+	if (!lb->weight || !lb->current)
+		goto no_memory;
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		lb->weight[i] = c->endpoints[i]->weight > 0 ? c->endpoints[i]->weight : 1;
+		lb->total += lb->weight[i];
+	}
+	if (getrandom(&lb->random, sizeof(lb->random), GRND_NONBLOCK) < 0)
+		lb->random = l7mp_hash(&lb, sizeof(lb));
+	if (c->lb_policy == L7MP_LB_HASH && c->lb_key && c->n_endpoints > 1 && build_ring(lb, c))
+		goto no_memory;
+	*out = lb;
+	return 0;
+no_memory:
+	l7mp_lb_free(&lb);
+	return -ENOMEM;
+}
+
+void l7mp_lb_free(struct l7mp_lb **lb)
+{
+	if (!*lb)
+		return;
+	free((*lb)->weight);
+	free((*lb)->current);
+	free((*lb)->ring);
+	free(*lb);
+	*lb = NULL;
+}
+
+static bool avoided(const struct l7mp_cluster *c, size_t i, const char *avoid)
+{
+	return avoid && strcmp(c->endpoints[i]->obj.name, avoid) == 0;
+}
+
+/* Each of these returns an index; `avoid` names at most all but one of the endpoints. */
+
+static size_t pick_first(const struct l7mp_cluster *c, const char *avoid)
+{
+	return avoided(c, 0, avoid) ? 1 : 0;
+}
+
+static size_t pick_random(struct l7mp_cluster *c, const char *avoid)
+{
+	struct l7mp_lb *lb = c->lb;
+	double left = lb->total, r;
+	size_t last = 0;
+
+	for (size_t i = 0; avoid && i < c->n_endpoints; i++)
+		if (avoided(c, i, avoid))
+			left -= lb->weight[i];
+	r = random_below(lb, left);
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		if (avoided(c, i, avoid))
+			continue;
+		last = i;
+		if (r < lb->weight[i])
+			break;
+		r -= lb->weight[i];
+	}
+	return last;
+}
+
+/* Each endpoint earns its weight in every round, the richest is picked and pays for all. */
+static size_t pick_round_robin(struct l7mp_cluster *c, const char *avoid)
+{
+	struct l7mp_lb *lb = c->lb;
+	size_t best = SIZE_MAX;
+	double total = 0;
+
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		if (avoided(c, i, avoid))
+			continue;
+		lb->current[i] += lb->weight[i];
+		total += lb->weight[i];
+		if (best == SIZE_MAX || lb->current[i] > lb->current[best])
+			best = i;
+	}
+	lb->current[best] -= total;
+	return best;
+}
+
+/* First point of the ring at or after the place. */
+static size_t ring_find(const struct l7mp_lb *lb, uint64_t at)
+{
+	size_t lo = 0, hi = lb->n_points;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (lb->ring[mid].at < at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo == lb->n_points ? 0 : lo;
+}
+
+/* A string is hashed as it is, anything else as its JSON text: 1 and "1" are the same key. */
+static bool hash_key(const cJSON *value, uint64_t *out)
+{
+	char *text = cJSON_IsString(value) ? NULL : cJSON_PrintUnformatted(value);
+	const char *s = text ? text : cJSON_GetStringValue(value);
+
+	if (s)
+		*out = l7mp_hash_stable(s, strlen(s), KEY_SEED);
+	free(text);
+	return s != NULL;
+}
+
+static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
+                        const char **warning)
+{
+	const cJSON *value = c->lb_key ? l7mp_json_get(metadata, c->lb_key) : NULL;
+	const struct l7mp_lb *lb = c->lb;
+	uint64_t at;
+	size_t i;
+
+	if (!value || !lb->ring || !hash_key(value, &at)) {
+		if (c->lb_key && !value && warning)
+			*warning = "the session lacks the load balancer's hash key, the endpoint "
+			           "is random";
+		return pick_random(c, avoid);
+	}
+	/* Another one for a key whose endpoint failed: the next on the ring, the same for all with that key. */
+	for (i = ring_find(lb, at); avoided(c, lb->ring[i].endpoint, avoid);)
+		i = i + 1 == lb->n_points ? 0 : i + 1;
+	return lb->ring[i].endpoint;
+}
+
+struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
+                                   const char **warning)
+{
+	size_t i = 0;
+
+	if (warning)
+		*warning = NULL;
+	if (!c->n_endpoints)
+		return NULL;
+	if (c->n_endpoints > 1 && c->lb) {
+		switch (c->lb_policy) {
+		case L7MP_LB_TRIVIAL:
+			i = pick_first(c, avoid);
+			break;
+		case L7MP_LB_HASH:
+			i = pick_hash(c, metadata, avoid, warning);
+			break;
+		case L7MP_LB_ROUND_ROBIN:
+			i = pick_round_robin(c, avoid);
+			break;
+		case L7MP_LB_RANDOM:
+			i = pick_random(c, avoid);
+			break;
+		}
+	}
+	return c->endpoints[i];
+}
