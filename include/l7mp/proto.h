@@ -45,6 +45,7 @@ struct l7mp_accept {
 	 */
 	int (*reopen)(void *reopen_arg, struct l7mp_stream **out);
 	void *reopen_arg;
+	bool never_idle; /* the protocol's default idle time-out is not for this one: a UDP singleton */
 };
 
 struct l7mp_listen_events {

@@ -36,7 +36,7 @@ static int emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_
 {
 	struct l7mp_env *env = l->state->env;
 	struct udp_sock *sock = l->sock;
-	struct l7mp_accept a = {.peer = *peer};
+	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON};
 	struct udp_key key;
 	struct udp_peer *p;
 
