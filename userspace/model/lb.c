@@ -92,52 +92,73 @@ static size_t share(double weight, double d)
 	return n ? n : 1;
 }
 
-/* Two endpoints with the same spec would hide each other: the n-th of them gets places of its own. */
-static uint64_t twin(char *const *ids, size_t i)
-{
-	uint64_t n = 0;
+struct identity {
+	char *text;
+	size_t endpoint;
+	uint64_t twin; /* how many before it have the same text */
+};
 
-	for (size_t j = 0; j < i; j++)
-		n += strcmp(ids[i], ids[j]) == 0;
-	return n;
+static int by_text(const void *a, const void *b)
+{
+	const struct identity *p = a, *q = b;
+	int d = strcmp(p->text, q->text);
+
+	return d ? d : p->endpoint < q->endpoint ? -1 : p->endpoint > q->endpoint;
 }
 
-static void place(struct l7mp_lb *lb, char *const *ids, size_t i, size_t points)
+/* Sorted by text. Two endpoints with the same spec would hide each other: the n-th gets places of its own. */
+static struct identity *identities(const struct l7mp_cluster *c)
 {
-	uint64_t salt = twin(ids, i) << 32;
+	struct identity *ids = calloc(c->n_endpoints, sizeof(*ids));
+
+	for (size_t i = 0; ids && i < c->n_endpoints; i++) {
+		ids[i] = (struct identity){.text = identity(c->endpoints[i]), .endpoint = i};
+		if (ids[i].text)
+			continue;
+		while (i--)
+			free(ids[i].text);
+		free(ids);
+		return NULL;
+	}
+	if (!ids)
+		return NULL;
+	qsort(ids, c->n_endpoints, sizeof(*ids), by_text);
+	for (size_t i = 1; i < c->n_endpoints; i++)
+		if (strcmp(ids[i].text, ids[i - 1].text) == 0)
+			ids[i].twin = ids[i - 1].twin + 1;
+	return ids;
+}
+
+static void place(struct l7mp_lb *lb, const struct identity *id, size_t points)
+{
+	size_t len = strlen(id->text);
 
 	for (size_t k = 0; k < points; k++)
 		lb->ring[lb->n_points++] = (struct point){
-		        .at = l7mp_hash_stable(ids[i], strlen(ids[i]), salt | k),
-		        .endpoint = (uint32_t)i,
+		        .at = l7mp_hash_stable(id->text, len, id->twin << 32 | k),
+		        .endpoint = (uint32_t)id->endpoint,
 		};
 }
 
 static int build_ring(struct l7mp_lb *lb, const struct l7mp_cluster *c)
 {
 	double d = density(lb, c->n_endpoints);
-	char **ids = calloc(c->n_endpoints, sizeof(*ids));
+	struct identity *ids = identities(c);
 	size_t total = 0;
-	int rc = -ENOMEM;
 
 	for (size_t i = 0; i < c->n_endpoints; i++)
 		total += share(lb->weight[i], d);
 	lb->ring = calloc(total, sizeof(*lb->ring));
-	if (!ids || !lb->ring)
-		goto out;
-	for (size_t i = 0; i < c->n_endpoints; i++) {
-		ids[i] = identity(c->endpoints[i]);
-		if (!ids[i])
-			goto out;
-		place(lb, ids, i, share(lb->weight[i], d));
+	for (size_t i = 0; ids && i < c->n_endpoints; i++) {
+		if (lb->ring)
+			place(lb, &ids[i], share(lb->weight[ids[i].endpoint], d));
+		free(ids[i].text);
 	}
-	qsort(lb->ring, lb->n_points, sizeof(*lb->ring), by_place);
-	rc = 0;
-out:
-	for (size_t i = 0; ids && i < c->n_endpoints; i++)
-		free(ids[i]);
 	free(ids);
-	return rc;
+	if (!lb->n_points)
+		return -ENOMEM;
+	qsort(lb->ring, lb->n_points, sizeof(*lb->ring), by_place);
+	return 0;
 }
 
 int l7mp_lb_new(const struct l7mp_cluster *c, struct l7mp_lb **out)
