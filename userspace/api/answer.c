@@ -15,7 +15,8 @@
 #include "l7mp/stream.h"
 
 #define PIECE     (64 * 1024)
-#define LINGER_MS 10000 /* for the session to close after the answer's end */
+#define REST_MS   1000  /* after an early answer, for the rest of the request */
+#define LINGER_MS 10000 /* after the answer's end, for the session to close */
 
 struct answer {
 	struct l7mp_stream stream;
@@ -28,7 +29,7 @@ struct answer {
 	struct l7mp_timer linger;
 	struct l7mp_str body;
 	bool opened, paused, closing, failed;
-	bool complete; /* the request is: its body has ended, or there won't be one */
+	bool complete; /* the request is: its body has ended */
 	bool discard;  /* what still comes of the body is not wanted */
 	bool too_large;
 	bool answered; /* `text` and `meta` are made */
@@ -122,7 +123,7 @@ static void begin(struct answer *a)
 
 	a->opened = true;
 	if (!has_body(a->metadata)) {
-		a->complete = true;
+		/* Its end comes at once. */
 	} else if (a->ops->admit && a->ops->admit(a->api, a->metadata, &a->early)) {
 		a->discard = true;
 	} else if (length && strtoull(length, NULL, 10) > max) {
@@ -195,6 +196,22 @@ static void finish(struct answer *a)
 	free(a);
 }
 
+/*
+ * All of the answer is out. Its end waits for the request's: before that it would
+ * look like a lost upstream, which a route may want to have retried.
+ */
+static void emit_end(struct answer *a)
+{
+	if (a->ended || (!a->complete && l7mp_timer_armed(&a->linger)))
+		return;
+	if (l7mp_timer_start(a->loop, &a->linger, a->complete ? LINGER_MS : REST_MS))
+		a->failed = true;
+	if (!a->complete || a->failed)
+		return;
+	a->ended = true;
+	a->stream.events->end(a->stream.owner, 0);
+}
+
 static void run(struct l7mp_task *task, void *arg)
 {
 	struct answer *a = arg;
@@ -209,12 +226,8 @@ static void run(struct l7mp_task *task, void *arg)
 	while (!a->closing && !a->failed && !a->paused && a->answered &&
 	       (a->meta || a->off < a->len))
 		emit_piece(a);
-	if (!a->closing && !a->failed && a->answered && !a->meta && a->off == a->len && !a->ended) {
-		a->ended = true;
-		if (l7mp_timer_start(a->loop, &a->linger, LINGER_MS))
-			a->failed = true;
-		a->stream.events->end(a->stream.owner, 0);
-	}
+	if (!a->closing && !a->failed && a->answered && !a->meta && a->off == a->len)
+		emit_end(a);
 	if (a->closing || a->failed)
 		finish(a);
 }

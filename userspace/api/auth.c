@@ -114,28 +114,33 @@ static int check_token(struct l7mp_api *api, const cJSON *metadata, struct api_r
 	return 401;
 }
 
-/* The host of "host", "host:port", "[v6]:port" into buf; false when it doesn't fit or is none of them. */
+/* "", or ":" and digits. */
+static bool is_port(const char *s)
+{
+	return !*s || (*s == ':' && !s[1 + strspn(s + 1, "0123456789")]);
+}
+
+/*
+ * The host of "host", "host:port", "[v6]:port" into buf; false for anything else,
+ * such as a header that came twice ("localhost:1234, example.org").
+ */
 static bool host_part(const char *text, char *buf, size_t size)
 {
-	const char *start = text;
 	size_t len;
 
 	if (*text == '[') {
-		const char *close = strchr(text, ']');
-
-		if (!close || (close[1] && close[1] != ':'))
+		text++;
+		len = strcspn(text, "]");
+		if (text[len] != ']' || !is_port(text + len + 1))
 			return false;
-		start = text + 1;
-		len = (size_t)(close - start);
 	} else {
-		const char *colon = strchr(text, ':');
-
-		/* A second colon: an IPv6 address without brackets. */
-		len = colon && !strchr(colon + 1, ':') ? (size_t)(colon - text) : strlen(text);
+		len = strcspn(text, ":");
+		if (!is_port(text + len))
+			return false;
 	}
 	if (!len || len >= size)
 		return false;
-	memcpy(buf, start, len);
+	memcpy(buf, text, len);
 	buf[len] = '\0';
 	return true;
 }

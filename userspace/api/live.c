@@ -51,21 +51,40 @@ void api_session_delete(struct api_request *rq, struct api_response *rs)
 	api_ok(rs);
 }
 
+/* What the reasons in a session's `offload` mean, for people. */
+static cJSON *reasons(void)
+{
+#define REASON(id, text, doc) {text, doc},
+	static const struct {
+		const char *name, *doc;
+	} list[] = {L7MP_REASONS(REASON)};
+#undef REASON
+	cJSON *json = cJSON_CreateObject();
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(list); i++)
+		if (*list[i].name)
+			l7mp_json_add_str(json, list[i].name, list[i].doc);
+	return json;
+}
+
+static cJSON *no_offload(void)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	l7mp_json_add_str(json, "state", "disabled");
+	l7mp_json_add_str(json, "reason", "this program runs without the kernel fast path");
+	l7mp_json_add(json, "interfaces", cJSON_CreateArray());
+	l7mp_json_add(json, "maps", cJSON_CreateArray());
+	return json;
+}
+
 void api_offload(struct api_request *rq, struct api_response *rs)
 {
 	const struct l7mp_api_params *p = &rq->api->params;
-	cJSON *json;
+	cJSON *json = p->offload ? p->offload(p->arg) : no_offload();
 
-	if (p->offload) {
-		api_json(rs, p->offload(p->arg));
-		return;
-	}
-	json = cJSON_CreateObject();
-	l7mp_json_add_str(json, "state", "disabled");
-	l7mp_json_add_str(json, "reason",
-	                  "this program was built or started without the kernel fast path");
-	l7mp_json_add(json, "interfaces", cJSON_CreateArray());
-	l7mp_json_add(json, "maps", cJSON_CreateArray());
+	if (json && !l7mp_json_member(json, "reasons"))
+		l7mp_json_add(json, "reasons", reasons());
 	api_json(rs, json);
 }
 

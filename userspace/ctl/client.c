@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/* A small blocking client of the REST API: libcurl with one connection that is kept. */
+#include <curl/curl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ctl.h"
+
+struct ctl_client {
+	CURL *curl;
+	struct curl_slist *headers;
+	char error[CURL_ERROR_SIZE];
+	long local_port;
+};
+
+char *ctl_path(const char *first, ...)
+{
+	struct l7mp_str s = {0};
+	const char *segment;
+	va_list ap;
+
+	va_start(ap, first);
+	for (segment = first; segment; segment = va_arg(ap, const char *)) {
+		/* Unreserved characters stay (RFC 3986); all others are escaped. */
+		char *escaped = curl_easy_escape(NULL, segment, 0);
+
+		l7mp_str_add(&s, "/");
+		l7mp_str_add(&s, escaped ? escaped : "");
+		s.oom |= !escaped;
+		curl_free(escaped);
+	}
+	va_end(ap);
+	return l7mp_str_take(&s);
+}
+
+static size_t on_data(char *data, size_t size, size_t n, void *arg)
+{
+	struct l7mp_str *s = arg;
+
+	l7mp_str_addn(s, data, size * n);
+	return s->oom ? 0 : size * n;
+}
+
+static int add_token(struct ctl *c, struct ctl_client *cl)
+{
+	struct curl_slist *longer;
+	char *text, *line;
+	size_t len;
+	int rc = l7mp_read_file(c->token, 4096, &text, &len);
+
+	if (rc) {
+		ctl_error("%s: can't read the token: %s", c->token, strerror(-rc));
+		return CTL_FAILED;
+	}
+	text[strcspn(text, "\r\n")] = '\0';
+	line = l7mp_asprintf("Authorization: Bearer %s", text);
+	free(text);
+	longer = line ? curl_slist_append(cl->headers, line) : NULL;
+	free(line);
+	if (!longer)
+		return CTL_FAILED;
+	cl->headers = longer;
+	return CTL_OK;
+}
+
+static int client_new(struct ctl *c)
+{
+	struct ctl_client *cl = calloc(1, sizeof(*cl));
+
+	c->client = cl;
+	if (!cl || curl_global_init(CURL_GLOBAL_DEFAULT) || !(cl->curl = curl_easy_init())) {
+		ctl_error("out of memory");
+		return CTL_FAILED;
+	}
+	cl->headers = curl_slist_append(NULL, "Content-Type: application/json");
+	/* Without this libcurl waits a second for "100 Continue" before a large body. */
+	if (cl->headers)
+		curl_slist_append(cl->headers, "Expect:");
+	curl_easy_setopt(cl->curl, CURLOPT_ERRORBUFFER, cl->error);
+	curl_easy_setopt(cl->curl, CURLOPT_WRITEFUNCTION, on_data);
+	curl_easy_setopt(cl->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	curl_easy_setopt(cl->curl, CURLOPT_PROXY, "");
+	curl_easy_setopt(cl->curl, CURLOPT_PATH_AS_IS, 1L);
+	curl_easy_setopt(cl->curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(cl->curl, CURLOPT_CONNECTTIMEOUT, 5L);
+	curl_easy_setopt(cl->curl, CURLOPT_TIMEOUT, c->timeout);
+	curl_easy_setopt(cl->curl, CURLOPT_USERAGENT, "l7mpctl/" L7MP_VERSION);
+	return c->token ? add_token(c, cl) : CTL_OK;
+}
+
+void ctl_client_free(struct ctl *c)
+{
+	if (!c->client)
+		return;
+	curl_slist_free_all(c->client->headers);
+	curl_easy_cleanup(c->client->curl);
+	free(c->client);
+	c->client = NULL;
+	curl_global_cleanup();
+}
+
+long ctl_local_port(const struct ctl *c)
+{
+	return c->client ? c->client->local_port : 0;
+}
+
+static void print_refusal(long status, const cJSON *answer, const struct ctl_input *lines)
+{
+	const cJSON *e;
+
+	ctl_error("%ld: %s", status, l7mp_json_str(answer, "message", "refused"));
+	cJSON_ArrayForEach (e, l7mp_json_member(answer, "content")) {
+		const char *path = l7mp_json_str(e, "path", "");
+		int line = lines ? ctl_input_line(lines, path) : 0;
+
+		fputs("  ", stderr);
+		if (line) {
+			ctl_print_safe(stderr, lines->name);
+			fprintf(stderr, ":%d: ", line);
+		}
+		ctl_print_safe(stderr, path);
+		fputs(*path ? ": " : "", stderr);
+		ctl_print_safe(stderr, l7mp_json_str(e, "reason", ""));
+		fputc('\n', stderr);
+	}
+}
+
+static int finish(struct ctl *c, const char *url, const struct l7mp_str *text,
+                  const struct ctl_input *lines, cJSON **out)
+{
+	char message[128];
+	long status = 0;
+	int line = 0;
+	cJSON *answer =
+	        l7mp_json_parse(text->s ? text->s : "", text->len, &line, message, sizeof(message));
+
+	curl_easy_getinfo(c->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(c->client->curl, CURLINFO_LOCAL_PORT, &c->client->local_port);
+	if (answer && status >= 200 && status < 300) {
+		*out = answer;
+		return CTL_OK;
+	}
+	if (cJSON_IsObject(answer))
+		print_refusal(status, answer, lines);
+	else
+		ctl_error("%s answered %ld and no JSON: is this the REST API of l7mp-proxy?", url,
+		          status);
+	cJSON_Delete(answer);
+	return CTL_FAILED;
+}
+
+static void set_method(CURL *curl, const char *method, const char *body)
+{
+	curl_easy_setopt(curl, CURLOPT_HTTPGET, 1L);
+	if (body) {
+		curl_easy_setopt(curl, CURLOPT_POST, 1L);
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+	}
+	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
+}
+
+int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
+                const struct ctl_input *lines, cJSON **out)
+{
+	struct l7mp_str answer = {0};
+	char *url = NULL;
+	char *text = NULL;
+	size_t len = strlen(c->api);
+	int rc = c->client ? CTL_OK : client_new(c);
+
+	*out = NULL;
+	if (rc)
+		return rc;
+	while (len && c->api[len - 1] == '/')
+		len--;
+	url = path ? l7mp_asprintf("%.*s/api/v1%s", (int)len, c->api, path) : NULL;
+	text = body ? l7mp_json_print(body, L7MP_JSON_PLAIN) : NULL;
+	rc = CTL_FAILED;
+	if (!url || (body && !text)) {
+		ctl_error("out of memory");
+	} else {
+		CURL *curl = c->client->curl;
+
+		set_method(curl, method, text);
+		curl_easy_setopt(curl, CURLOPT_HTTPHEADER, c->client->headers);
+		curl_easy_setopt(curl, CURLOPT_URL, url);
+		curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
+		c->client->error[0] = '\0';
+		CURLcode code = curl_easy_perform(curl);
+		if (code)
+			ctl_error("%s: %s", url,
+			          *c->client->error ? c->client->error : curl_easy_strerror(code));
+		else
+			rc = finish(c, url, &answer, lines, out);
+	}
+	free(url);
+	free(text);
+	l7mp_str_free(&answer);
+	return rc;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/* l7mpctl: the operator's hand; talks to the REST API. */
+#include <getopt.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ctl.h"
+
+static const char help[] =
+        "Usage: l7mpctl [OPTION]... COMMAND [ARGUMENT]...\n"
+        "Looks at a running l7mp-proxy and changes it, over its REST API.\n"
+        "\n"
+        "Commands:\n"
+        "  listeners|clusters|rulelists|rules|routes\n"
+        "            list | get NAME | add [-f FILE] | replace NAME [-f FILE] | delete NAME [-r]\n"
+        "  endpoints list | get NAME | add CLUSTER [-f FILE] | replace NAME [-f FILE] | delete "
+        "NAME [-r]\n"
+        "  rulelists insert LIST POSITION [RULE | -f FILE] | remove LIST POSITION [-r]\n"
+        "  lookup RULELIST [-f FILE]         which rule metadata would match (a dry run)\n"
+        "  sessions  list | get NAME | delete NAME | watch [-i SECONDS]\n"
+        "  explain SESSION                   its way, and why it is or isn't in the kernel\n"
+        "  config    dump | load FILE | check FILE\n"
+        "  admin     get | set KEY=VALUE... | set -f FILE\n"
+        "  offload | flows                   the kernel fast path\n"
+        "  version\n"
+        "\n"
+        "Options:\n"
+        "  -a, --api URL          where the API is (default: $L7MP_API, else "
+        "http://127.0.0.1:1234)\n"
+        "  -t, --token FILE       bearer token (default: $L7MP_TOKEN_FILE, else none)\n"
+        "  -f, --file FILE        document to send, YAML when it ends in .yaml or .yml, else "
+        "JSON;\n"
+        "                         '-' or no -f: stdin\n"
+        "  -o, --output FORMAT    table, json or yaml\n"
+        "  -r, --recursive        whole objects; with delete: what was made for it too, and its "
+        "sessions end\n"
+        "  -i, --interval SECONDS between looks of 'sessions watch' (default 1)\n"
+        "      --timeout SECONDS  for one request (default 60)\n"
+        "  -V, --version          -h, --help\n"
+        "\n"
+        "Exit status: 0 done, 1 refused or not reachable, 2 wrong usage.\n";
+
+static const struct {
+	const char *name;
+	ctl_command run;
+} commands[] = {
+        {"endpoints", ctl_endpoints}, {"rulelists", ctl_rulelists}, {"sessions", ctl_sessions},
+        {"explain", ctl_explain},     {"config", ctl_config},       {"admin", ctl_admin},
+        {"lookup", ctl_lookup},       {"offload", ctl_offload},     {"flows", ctl_flows},
+        {"version", ctl_version},
+};
+
+enum { OPT_TIMEOUT = 256 };
+
+static const struct option options[] = {
+        {"api", required_argument, NULL, 'a'},
+        {"token", required_argument, NULL, 't'},
+        {"file", required_argument, NULL, 'f'},
+        {"output", required_argument, NULL, 'o'},
+        {"recursive", no_argument, NULL, 'r'},
+        {"interval", required_argument, NULL, 'i'},
+        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+};
+
+static int set_output(struct ctl *c, const char *text)
+{
+	static const char *const names[] = {"table", "json", "yaml"};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(names); i++) {
+		if (!strcmp(text, names[i])) {
+			c->output = (enum ctl_output)i;
+			c->output_given = true;
+			return CTL_OK;
+		}
+	}
+	return ctl_usage("--output: expected table, json or yaml, got '%s'", text);
+}
+
+static int set_seconds(const char *option, const char *text, double min, double max, double *out)
+{
+	char *end;
+	double v = strtod(text, &end);
+
+	if (!*text || *end || !(v >= min && v <= max))
+		return ctl_usage("%s: expected %g..%g seconds, got '%s'", option, min, max, text);
+	*out = v;
+	return CTL_OK;
+}
+
+/* CTL_OK to go on, -1 when all was said, or the exit status. */
+static int parse_options(struct ctl *c, int argc, char **argv)
+{
+	double seconds = (double)c->timeout;
+	int rc = CTL_OK;
+	int opt;
+
+	while (!rc && (opt = getopt_long(argc, argv, "a:t:f:o:ri:Vh", options, NULL)) != -1) {
+		switch (opt) {
+		case 'a':
+			c->api = optarg;
+			break;
+		case 't':
+			c->token = optarg;
+			break;
+		case 'f':
+			c->file = optarg;
+			break;
+		case 'o':
+			rc = set_output(c, optarg);
+			break;
+		case 'r':
+			c->recursive = true;
+			break;
+		case 'i':
+			rc = set_seconds("--interval", optarg, 0.05, 86400, &c->interval);
+			break;
+		case OPT_TIMEOUT:
+			rc = set_seconds("--timeout", optarg, 1, 86400, &seconds);
+			break;
+		case 'V':
+			puts("l7mpctl " L7MP_VERSION);
+			return -1;
+		case 'h':
+			fputs(help, stdout);
+			return -1;
+		default:
+			fputs("Try 'l7mpctl --help'.\n", stderr);
+			return CTL_USAGE;
+		}
+	}
+	c->timeout = (long)seconds;
+	return rc;
+}
+
+static int run(struct ctl *c, int argc, char **argv)
+{
+	if (!argc)
+		return ctl_usage("expected a command");
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(commands); i++)
+		if (!strcmp(argv[0], commands[i].name))
+			return commands[i].run(c, argc - 1, argv + 1);
+	for (const struct ctl_collection *k = ctl_collections; k->plural; k++)
+		if (!strcmp(argv[0], k->plural))
+			return ctl_objects(c, k, argc - 1, argv + 1);
+	return ctl_usage("no command is named '%s'", argv[0]);
+}
+
+int main(int argc, char **argv)
+{
+	const char *api = getenv("L7MP_API");
+	const char *token = getenv("L7MP_TOKEN_FILE");
+	struct ctl c = {.api = api && *api ? api : "http://127.0.0.1:1234",
+	                .token = token && *token ? token : NULL,
+	                .interval = 1,
+	                .timeout = 60};
+	int rc;
+
+	setlocale(LC_CTYPE, "");
+	rc = parse_options(&c, argc, argv);
+	if (!rc)
+		rc = run(&c, argc - optind, argv + optind);
+	ctl_client_free(&c);
+	if (fflush(stdout) || ferror(stdout)) {
+		ctl_error("can't write to stdout");
+		rc = CTL_FAILED;
+	}
+	return rc < 0 ? CTL_OK : rc;
+}

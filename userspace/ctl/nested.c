@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/* Endpoints (they are added to a cluster) and the rules of a rule list by position. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "ctl.h"
+
+static void endpoint_row(struct ctl_table *t, const cJSON *o)
+{
+	const cJSON *spec = l7mp_json_member(o, "spec");
+
+	ctl_cell_str(t, l7mp_json_str(o, "name", NULL));
+	ctl_cell_str(t, l7mp_json_str(o, "cluster", NULL));
+	ctl_cell_str(t, l7mp_json_str(spec, "address", NULL));
+	ctl_cell_num(t, l7mp_json_num(o, "weight", 1));
+}
+
+static const struct ctl_collection endpoints = {
+        "endpoints", "endpoint", endpoint_row, {"NAME", "CLUSTER", "ADDRESS", "WEIGHT"}};
+
+/* The endpoints of `clusters` in one list, each with its cluster's name. Virtual clusters have none of their own. */
+static cJSON *flatten(const cJSON *clusters)
+{
+	cJSON *all = cJSON_CreateArray();
+	const cJSON *cluster, *e;
+
+	cJSON_ArrayForEach (cluster, clusters) {
+		const char *name = l7mp_json_str(cluster, "name", "");
+
+		cJSON_ArrayForEach (e, l7mp_json_member(cluster, "endpoints")) {
+			cJSON *copy;
+
+			if (!strcmp(l7mp_json_str(e, "name", ""), name))
+				continue;
+			copy = cJSON_Duplicate(e, true);
+			if (!l7mp_json_member(copy, "cluster"))
+				l7mp_json_add_str(copy, "cluster", name);
+			if (!all || !copy || !cJSON_AddItemToArray(all, copy))
+				cJSON_Delete(copy);
+		}
+	}
+	return all;
+}
+
+static int list_endpoints(struct ctl *c)
+{
+	cJSON *clusters = NULL;
+	cJSON *all;
+	int rc = ctl_request(c, "GET", "/clusters?recursive=true", NULL, NULL, &clusters);
+
+	if (rc)
+		return rc;
+	all = flatten(clusters);
+	rc = all ? ctl_print_list(c, &endpoints, all) : CTL_FAILED;
+	cJSON_Delete(all);
+	cJSON_Delete(clusters);
+	return rc;
+}
+
+int ctl_endpoints(struct ctl *c, int argc, char **argv)
+{
+	const char *verb = argc ? argv[0] : "list";
+
+	if (!strcmp(verb, "list") && argc <= 1)
+		return list_endpoints(c);
+	if (!strcmp(verb, "get") && argc == 2)
+		return ctl_get_one(c, "endpoints", argv[1]);
+	if (!strcmp(verb, "add") && argc == 2)
+		return ctl_send_wrapped(c, "POST", ctl_path("clusters", argv[1], "endpoints", NULL),
+		                        "endpoint");
+	if (!strcmp(verb, "replace") && argc == 2)
+		return ctl_send_wrapped(c, "PUT", ctl_path("endpoints", argv[1], NULL), "endpoint");
+	if (!strcmp(verb, "delete") && argc == 2)
+		return ctl_delete_one(c, "endpoints", argv[1]);
+	return ctl_usage("endpoints: expected list | get NAME | add CLUSTER [-f FILE] | "
+	                 "replace NAME [-f FILE] | delete NAME [--recursive]");
+}
+
+static int insert_name(struct ctl *c, char *path, const char *rule)
+{
+	cJSON *body = cJSON_CreateObject();
+	cJSON *answer = NULL;
+	int rc = CTL_FAILED;
+
+	if (!l7mp_json_add_str(body, "rule", rule))
+		rc = ctl_request(c, "POST", path, body, NULL, &answer);
+	cJSON_Delete(answer);
+	cJSON_Delete(body);
+	free(path);
+	return rc;
+}
+
+static int remove_rule(struct ctl *c, const char *list, const char *position)
+{
+	char *path = ctl_path("rulelists", list, "rules", position, NULL);
+	char *full =
+	        path ? l7mp_asprintf("%s%s", path, c->recursive ? "?recursive=true" : "") : NULL;
+	cJSON *answer = NULL;
+	int rc = ctl_request(c, "DELETE", full, NULL, NULL, &answer);
+
+	cJSON_Delete(answer);
+	free(full);
+	free(path);
+	return rc;
+}
+
+int ctl_rulelists(struct ctl *c, int argc, char **argv)
+{
+	const struct ctl_collection *kind = ctl_collections;
+
+	if (argc == 3 && !strcmp(argv[0], "insert"))
+		return ctl_send_wrapped(
+		        c, "POST", ctl_path("rulelists", argv[1], "rules", argv[2], NULL), "rule");
+	if (argc == 4 && !strcmp(argv[0], "insert"))
+		return insert_name(c, ctl_path("rulelists", argv[1], "rules", argv[2], NULL),
+		                   argv[3]);
+	if (argc == 3 && !strcmp(argv[0], "remove"))
+		return remove_rule(c, argv[1], argv[2]);
+	while (strcmp(kind->plural, "rulelists") != 0)
+		kind++;
+	return ctl_objects(c, kind, argc, argv);
+}

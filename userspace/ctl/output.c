@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/* Tables, JSON, YAML, messages. Nothing that a peer named may steer the terminal. */
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ctl.h"
+#include "l7mp/config.h"
+
+/* One character of UTF-8 text; its length, 0 for what is not UTF-8. */
+static size_t decode(const unsigned char *s, uint32_t *out)
+{
+	size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0xc2 ? 2 : 0;
+	uint32_t c = n == 1 ? s[0] : s[0] & (0x7fU >> n);
+
+	if (n == 0 || s[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < n; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+		c = c << 6 | (s[i] & 0x3f);
+	}
+	*out = c;
+	return n;
+}
+
+/* Control characters (C0 but newline and tab, DEL, C1), line separators, overrides of the writing direction. */
+static bool steers(uint32_t c)
+{
+	return (c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7f && c <= 0x9f) ||
+	       (c >= 0x200e && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
+	       (c >= 0x2066 && c <= 0x2069) || c == 0xfeff || c == 0x061c;
+}
+
+static void add_safe(struct l7mp_str *out, const char *text)
+{
+	const unsigned char *s = (const unsigned char *)text;
+
+	while (*s) {
+		uint32_t c = 0;
+		size_t n = decode(s, &c);
+
+		if (!n)
+			l7mp_str_addf(out, "\\x%02x", *s);
+		else if (steers(c))
+			l7mp_str_addf(out, "\\u%04x", (unsigned)c);
+		else
+			l7mp_str_addn(out, s, n);
+		s += n ? n : 1;
+	}
+}
+
+void ctl_print_safe(FILE *to, const char *text)
+{
+	struct l7mp_str s = {0};
+
+	add_safe(&s, text);
+	if (s.s)
+		fputs(s.s, to);
+	l7mp_str_free(&s);
+}
+
+static void message(const char *fmt, va_list ap)
+{
+	char text[2048];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	fputs("l7mpctl: ", stderr);
+	ctl_print_safe(stderr, text);
+	fputc('\n', stderr);
+}
+
+void ctl_error(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	message(fmt, ap);
+	va_end(ap);
+}
+
+int ctl_usage(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	message(fmt, ap);
+	va_end(ap);
+	fputs("Try 'l7mpctl --help'.\n", stderr);
+	return CTL_USAGE;
+}
+
+int ctl_print_tree(const struct ctl *c, const cJSON *node)
+{
+	char *text = c->output == CTL_JSON ? l7mp_json_print(node, L7MP_JSON_LINES)
+	                                   : l7mp_yaml_print(node);
+
+	if (!text) {
+		ctl_error("out of memory");
+		return CTL_FAILED;
+	}
+	/* In JSON the \uXXXX that this writes is the same text. */
+	ctl_print_safe(stdout, text);
+	free(text);
+	return CTL_OK;
+}
+
+void ctl_cell(struct ctl_table *t, char *text)
+{
+	if (t->n_cells == t->cap) {
+		size_t cap = t->cap ? t->cap * 2 : 64;
+		char **more = realloc(t->cells, cap * sizeof(*more));
+
+		if (!more) {
+			t->oom = true;
+			free(text);
+			return;
+		}
+		t->cells = more;
+		t->cap = cap;
+	}
+	t->cells[t->n_cells++] = text;
+}
+
+void ctl_cell_str(struct ctl_table *t, const char *text)
+{
+	struct l7mp_str s = {0};
+
+	if (!text || !*text) {
+		ctl_cell(t, NULL);
+		return;
+	}
+	add_safe(&s, text);
+	for (char *p = s.s; p && *p; p++)
+		if (*p == '\n' || *p == '\t')
+			*p = ' ';
+	ctl_cell(t, l7mp_str_take(&s));
+}
+
+void ctl_cell_num(struct ctl_table *t, double value)
+{
+	ctl_cell(t, l7mp_asprintf("%.15g", value));
+}
+
+/* Characters, not bytes. */
+static size_t width(const char *s)
+{
+	size_t n = 0;
+
+	for (; *s; s++)
+		n += ((unsigned char)*s & 0xc0) != 0x80;
+	return n;
+}
+
+static void print_row(char *const *cells, const char *const *heads, const size_t *widths, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const char *text = heads ? heads[i] : cells[i] ? cells[i] : "-";
+		size_t pad = i + 1 < n ? widths[i] - width(text) + 2 : 0;
+
+		printf("%s%*s", text, (int)pad, "");
+	}
+	putchar('\n');
+}
+
+int ctl_table_print(struct ctl_table *t)
+{
+	size_t widths[CTL_COLUMNS] = {0};
+	size_t n = 0;
+
+	while (n < CTL_COLUMNS && t->heads[n]) {
+		widths[n] = width(t->heads[n]);
+		n++;
+	}
+	for (size_t i = 0; i < t->n_cells; i++) {
+		size_t w = width(t->cells[i] ? t->cells[i] : "-");
+
+		if (w > widths[i % n])
+			widths[i % n] = w;
+	}
+	print_row(NULL, t->heads, widths, n);
+	for (size_t i = 0; i + n <= t->n_cells; i += n)
+		print_row(t->cells + i, NULL, widths, n);
+	for (size_t i = 0; i < t->n_cells; i++)
+		free(t->cells[i]);
+	free(t->cells);
+	t->cells = NULL;
+	t->n_cells = t->cap = 0;
+	if (!t->oom)
+		return CTL_OK;
+	ctl_error("out of memory");
+	return CTL_FAILED;
+}
