@@ -84,7 +84,7 @@ $(BUILD)/l7mp-proxy: $(BUILD)/obj/userspace/daemon/main.o $(foreach l,$(DEPS_dae
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_daemon)) $(PKG_LIBS)
 $(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,$(BUILD)/lib/$(l).a)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS) $(shell pkg-config --libs libcurl)
 
 # Rebuild everything when the compiler or its flags change.
 FLAGS_TEXT = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
