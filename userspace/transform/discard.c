@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+/* Discard: swallows what it receives, and counts it. */
+#include <errno.h>
+#include <string.h>
+
+#include "l7mp/transforms.h"
+#include "transform_int.h"
+
+static int discard_write(struct l7mp_stream *s, struct l7mp_buf *buf)
+{
+	struct l7mp_transform *t = (struct l7mp_transform *)s;
+	int rc = l7mp_transform_check(t, buf);
+
+	if (rc)
+		return rc;
+	l7mp_stats_drop(t->env->stats, L7MP_DROP_DISCARD, 1, buf->len);
+	l7mp_buf_unref(buf);
+	return 0;
+}
+
+static void discard_flow(struct l7mp_stream *s, struct l7mp_flow_end *out)
+{
+	(void)s;
+	memset(out, 0, sizeof(*out));
+	out->kind = L7MP_FLOW_DROP;
+}
+
+static const struct l7mp_transform_ops ops = {
+        .stream = L7MP_TRANSFORM_STREAM_OPS(discard_write, discard_flow),
+};
+
+static int discard_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
+                           struct l7mp_error *err)
+{
+	struct l7mp_transform *t = l7mp_transform_new(sizeof(*t), params, &ops);
+
+	if (!t)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	*out = &t->base;
+	return 0;
+}
+
+static const char *const aliases[] = {"INLINE/Discard", NULL};
+
+const struct l7mp_proto l7mp_transform_discard = {
+        .desc =
+                {
+                        .name = "Discard",
+                        .aliases = aliases,
+                        .doc = "Swallows everything that it receives; at the end of its input it "
+                               "ends too",
+                        .roles = L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .kind = L7MP_KIND_DATAGRAM,
+                },
+        .connect = discard_connect,
+};
