@@ -61,10 +61,18 @@ static void on_error(void *arg, int err)
 	              l7mp_errno_text(err), suppressed);
 }
 
+static void on_dropped(void *arg, int err, uint32_t len)
+{
+	struct udp_sock *s = arg;
+
+	l7mp_stats_drop(s->state->env->stats, l7mp_drop_from_errno(err), 1, len);
+}
+
 static const struct l7mp_dgram_ops sock_ops = {
         .recv = on_recv,
         .lost = on_lost,
         .error = on_error,
+        .dropped = on_dropped,
 };
 
 static int set_buf(int fd, int force, int plain, int bytes)

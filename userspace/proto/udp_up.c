@@ -114,6 +114,13 @@ static void on_error(void *arg, int err)
 	u->base.events->notice(u->base.owner, "datagram-refused", message);
 }
 
+static void on_dropped(void *arg, int err, uint32_t len)
+{
+	struct udp_up *u = arg;
+
+	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
+}
+
 static const struct l7mp_dgram_ops up_ops = {
         .recv = on_recv,
         .lost = on_lost,
