@@ -125,6 +125,7 @@ static const struct l7mp_dgram_ops up_ops = {
         .recv = on_recv,
         .lost = on_lost,
         .error = on_error,
+        .dropped = on_dropped,
 };
 
 /* ---- operations ---- */
