@@ -69,6 +69,8 @@ struct l7mp_stream_ops {
 	void (*flow)(struct l7mp_stream *s, struct l7mp_flow_end *out);
 	/* Optional: this end's socket address. -ENOTSUP. */
 	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
+	/* Optional; for L7MP_FLOW_PASS: what passed it in the kernel since the last call. */
+	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };
 
 /* Protocols embed this as their first member. */
@@ -78,6 +80,8 @@ struct l7mp_stream {
 	void *owner;
 	enum l7mp_kind kind;
 	bool is_transformer; /* its input comes back, changed or not */
+	/* Largest datagram that write takes, for splitting byte streams; 0: 65,507. */
+	uint32_t max_write;
 };
 
 static inline void l7mp_stream_attach(struct l7mp_stream *s, const struct l7mp_stream_events *events,

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From an accepted stream to a session: limits, the rule that decides, the block of
+ * memory, the first attempts to connect. A stream that no rule wants never
+ * becomes a session.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+#include "l7mp/log.h"
+#include "l7mp/util.h"
+
+/* ---- sources ---- */
+
+int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
+                    struct l7mp_source **out)
+{
+	struct l7mp_source *src = calloc(1, sizeof(*src));
+
+	if (!src)
+		return -ENOMEM;
+	src->m = m;
+	src->listener = l7mp_object_ref(listener);
+	src->tokens = 1000ULL * m->env->limits->new_sessions_per_second;
+	src->tokens_ms = l7mp_loop_now(m->env->loop);
+	*out = src;
+	return 0;
+}
+
+void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *listener)
+{
+	struct l7mp_listener *old = src->listener;
+
+	src->listener = l7mp_object_ref(listener);
+	l7mp_object_unref(old);
+}
+
+void l7mp_source_free(struct l7mp_source **pp)
+{
+	struct l7mp_source *src = *pp;
+
+	if (!src)
+		return;
+	*pp = NULL;
+	/* Nobody can open a source again once its listener is gone. */
+	for (struct l7mp_session *s = src->m->by_name; s && src->reopeners; s = s->hh.next) {
+		if (s->source != src)
+			continue;
+		s->source = NULL;
+		s->reopen = NULL;
+		src->reopeners--;
+	}
+	l7mp_object_unref(src->listener);
+	free(src);
+}
+
+/* Token bucket: a second's worth of sessions at once, refilled evenly. */
+static bool rate_allows(struct l7mp_source *src)
+{
+	uint64_t rate = src->m->env->limits->new_sessions_per_second;
+	uint64_t now = l7mp_loop_now(src->m->env->loop);
+	uint64_t passed = now - src->tokens_ms;
+
+	src->tokens_ms = now;
+	if (passed > 1000)
+		passed = 1000;
+	src->tokens += passed * rate;
+	if (src->tokens > rate * 1000)
+		src->tokens = rate * 1000;
+	if (src->tokens < 1000)
+		return false;
+	src->tokens -= 1000;
+	return true;
+}
+
+static int refuse(struct l7mp_sessions *m, enum l7mp_refuse why)
+{
+	m->env->stats->refusals[why]++;
+	return -EBUSY;
+}
+
+static int on_admit(void *arg, const struct l7mp_addr *addr)
+{
+	struct l7mp_source *src = arg;
+	struct l7mp_sessions *m = src->m;
+	const struct l7mp_limits *limits = m->env->limits;
+	struct session_peer *peer;
+	bool over;
+
+	if (m->shutting)
+		return -EBUSY;
+	if (m->live >= limits->max_sessions)
+		return refuse(m, L7MP_REFUSE_MAX_SESSIONS);
+	/* Also finds out that there is memory for the count. */
+	if (addr && addr->len) {
+		if (l7mp_session_peer_get(m, addr, &peer))
+			return -EBUSY;
+		over = peer && peer->count > limits->max_sessions_per_source;
+		l7mp_session_peer_put(m, &peer);
+		if (over)
+			return refuse(m, L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE);
+	}
+	if (!rate_allows(src))
+		return refuse(m, L7MP_REFUSE_NEW_SESSIONS_PER_SECOND);
+	return 0;
+}
+
+static void on_exhausted(void *arg, int err)
+{
+	struct l7mp_source *src = arg;
+
+	src->m->env->stats->refusals[L7MP_REFUSE_DESCRIPTORS]++;
+	if (l7mp_sessions_may_log(src->m))
+		l7mp_log_warn(SESSION_MODULE, "listener %s: can't accept now: %s",
+		              src->listener->obj.name, strerror(-err));
+}
+
+/* ---- making ---- */
+
+static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, const char *why)
+{
+	if (l7mp_sessions_may_log(src->m))
+		l7mp_log_warn(SESSION_MODULE, "listener %s: %s is refused: %s",
+		              src->listener->obj.name, a->name ? a->name : "a session", why);
+	if (a->stream->ops->result)
+		a->stream->ops->result(a->stream, status, why);
+	l7mp_stream_close(a->stream, !a->stream->ops->result);
+	free(a->name);
+	cJSON_Delete(a->metadata);
+}
+
+/* Which rule decides. 0, or the status for the source with the reason in err. */
+static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
+                     struct l7mp_lookup *lookup, struct l7mp_error *err)
+{
+	int rc = l7mp_rules_lookup(src->m->env->model, src->listener->rules, a->metadata, lookup,
+	                           err);
+
+	switch (rc) {
+	case 0:
+		break;
+	case -ENOENT:
+		l7mp_error_set(err, rc, L7MP_ERR_NOT_FOUND, "no rule of '%s' matches",
+		               src->listener->rules);
+		return 404;
+	case -ESRCH:
+		return 502;
+	default:
+		return 500;
+	}
+	if (lookup->route)
+		return 0;
+	l7mp_error_set(err, -ENOENT, L7MP_ERR_NOT_FOUND, "rule '%s' has no route",
+	               lookup->rule ? lookup->rule->obj.name : "?");
+	l7mp_lookup_clear(lookup);
+	return 404;
+}
+
+static struct l7mp_session *session_alloc(struct l7mp_sessions *m, const struct l7mp_route *r)
+{
+	size_t n = 2 + r->n_ingress + r->n_egress, at = 1;
+	struct l7mp_session *s;
+
+	s = calloc(1, sizeof(*s) + n * (sizeof(s->stages[0]) + sizeof(s->pipes[0])));
+	if (!s)
+		return NULL;
+	s->m = m;
+	s->n = (uint16_t)n;
+	s->dest = (uint16_t)(1 + r->n_ingress);
+	s->pipes = (struct session_pipe *)&s->stages[n];
+	for (size_t i = 0; i < n; i++) {
+		s->stages[i].s = s;
+		s->stages[i].index = (uint16_t)i;
+		l7mp_timer_init(&s->stages[i].timer, l7mp_stage_timer, &s->stages[i]);
+	}
+	for (size_t i = 0; i < r->n_ingress; i++)
+		s->stages[at++].cluster = r->ingress[i];
+	s->stages[at++].cluster = r->destination;
+	for (size_t i = 0; i < r->n_egress; i++)
+		s->stages[at++].cluster = r->egress[i];
+	l7mp_timer_init(&s->timer, l7mp_session_timer, s);
+	l7mp_task_init(&s->task, l7mp_session_task, s);
+	return s;
+}
+
+/* The name may be in use: by an ended session that is only shown (it goes), or by one that still ends. */
+static int take_name(struct l7mp_session *s, char *name)
+{
+	struct l7mp_session *other = l7mp_sessions_find(s->m, name);
+
+	if (other && other->state == L7MP_SESSION_DESTROYED) {
+		l7mp_session_free(other);
+		other = NULL;
+	}
+	s->name = name;
+	for (unsigned n = 2; other; n++) {
+		char *longer = l7mp_asprintf("%s-%u", name, n);
+
+		if (s->name != name)
+			free(s->name);
+		if (!longer) {
+			s->name = name;
+			return -ENOMEM;
+		}
+		s->name = longer;
+		other = l7mp_sessions_find(s->m, longer);
+	}
+	if (s->name != name)
+		free(name);
+	HASH_ADD_KEYPTR(hh, s->m->by_name, s->name, strlen(s->name), s);
+	return s->hh.tbl ? 0 : -ENOMEM;
+}
+
+static int64_t idle_for(const struct l7mp_listener *l, const struct l7mp_accept *a)
+{
+	const char *mode = l7mp_json_str(l7mp_json_member(l->spec, "options"), "mode", "");
+
+	if (l->idle_timeout_ms >= 0)
+		return l->idle_timeout_ms;
+	if (a->never_idle || a->reopen || strcmp(mode, "singleton") == 0)
+		return 0;
+	return 1000LL * l->proto->idle_timeout;
+}
+
+static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_accept *a)
+{
+	s->listener = l7mp_object_ref(src->listener);
+	s->start_wall = l7mp_wallclock_ms();
+	s->start_ms = s->active_ms = l7mp_loop_now(s->m->env->loop);
+	s->idle_ms = idle_for(src->listener, a);
+	if (a->reopen) {
+		s->reopen = a->reopen;
+		s->reopen_arg = a->reopen_arg;
+		s->source = src;
+		src->reopeners++;
+	}
+	l7mp_origin_source(s, &a->peer);
+	l7mp_session_offload_init(s);
+	s->m->counts[L7MP_SESSION_INIT]++;
+	s->m->live++;
+	s->m->env->stats->sessions_started++;
+	s->stages[0].state = L7MP_STAGE_CONNECTED;
+	s->stages[0].attempt_ms = s->start_ms;
+	l7mp_stage_attach(&s->stages[0], a->stream);
+	l7mp_session_event(s, "INIT", -1, 0, NULL);
+}
+
+/* Takes a's name and metadata when 0. */
+static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
+                struct l7mp_session **out)
+{
+	struct l7mp_sessions *m = src->m;
+	struct l7mp_session *s;
+
+	if (2 + lookup->route->n_ingress + lookup->route->n_egress > INT16_MAX)
+		return -E2BIG;
+	s = session_alloc(m, lookup->route);
+	if (!s)
+		return -ENOMEM;
+	if (l7mp_session_peer_get(m, &a->peer, &s->peer))
+		goto fail;
+	if (take_name(s, a->name)) {
+		a->name = s->name;
+		goto fail;
+	}
+	a->name = NULL;
+	s->metadata = a->metadata;
+	s->lookup = *lookup;
+	*out = s;
+	return 0;
+fail:
+	l7mp_session_peer_put(m, &s->peer);
+	free(s);
+	return -ENOMEM;
+}
+
+static void on_accept(void *arg, struct l7mp_accept *a)
+{
+	struct l7mp_source *src = arg;
+	struct l7mp_lookup lookup = {0};
+	struct l7mp_error err = {.code = L7MP_OK};
+	struct l7mp_session *s;
+	int status;
+
+	if (!a->metadata)
+		a->metadata = cJSON_CreateObject();
+	if (!a->metadata || !a->name) {
+		reject(src, a, 500, "out of memory");
+		return;
+	}
+	if (src->m->shutting) {
+		reject(src, a, 503, "the proxy is stopping");
+		return;
+	}
+	status = route_for(src, a, &lookup, &err);
+	if (status) {
+		reject(src, a, status, err.message);
+		return;
+	}
+	if (make(src, a, &lookup, &s)) {
+		l7mp_lookup_clear(&lookup);
+		reject(src, a, 500, "out of memory");
+		return;
+	}
+	fill(s, src, a);
+	l7mp_sessions_counted(s->m, L7MP_OBJ_LISTENER, s->listener->obj.name,
+	                      s->listener->proto->name);
+	l7mp_log_verbose(SESSION_MODULE, "%s: begins (listener %s, cluster %s)", s->name,
+	                 s->listener->obj.name, s->lookup.route->destination);
+	l7mp_session_arm_idle(s);
+	for (unsigned i = 1; i < s->n && !s->ending; i++)
+		l7mp_stage_connect(&s->stages[i]);
+}
+
+const struct l7mp_listen_events l7mp_source_events = {
+        .admit = on_admit,
+        .accept = on_accept,
+        .exhausted = on_exhausted,
+};
+
+/* ---- unmaking ---- */
+
+/* Only for a session whose streams are all gone. */
+void l7mp_session_free(struct l7mp_session *s)
+{
+	struct l7mp_sessions *m = s->m;
+
+	if (s->prev)
+		DL_DELETE(m->tracked, s);
+	l7mp_timer_stop(m->env->loop, &s->timer);
+	l7mp_task_cancel(m->env->loop, &s->task);
+	for (unsigned i = 0; i < s->n; i++) {
+		l7mp_timer_stop(m->env->loop, &s->stages[i].timer);
+		l7mp_stage_release(&s->stages[i]);
+	}
+	m->counts[s->state]--;
+	HASH_DEL(m->by_name, s);
+	if (s->source)
+		s->source->reopeners--;
+	l7mp_session_events_clear(s);
+	l7mp_lookup_clear(&s->lookup);
+	l7mp_object_unref(s->listener);
+	cJSON_Delete(s->metadata);
+	free(s->reason);
+	free(s->name);
+	free(s);
+}

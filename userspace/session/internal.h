@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of session/ share.
+ *
+ * A session is one block of memory: the session, its stages, its pipes. The
+ * stages form a ring in the order in which data passes them,
+ *
+ *   [0] source, [1..] ingress chain, [dest] destination, [dest+1..] egress chain
+ *
+ * and pipe i leads from stage i to stage i+1 (the last one back to the source).
+ *
+ * Nothing frees a session on the stack of a callback: whoever ends one marks it,
+ * a task closes its streams, and the task that runs after the last `closed` frees it.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include "l7mp/session.h"
+
+#define SESSION_MODULE "session"
+
+struct session_event {
+	uint64_t time;      /* wall clock, ms */
+	const char *name;   /* static, or the beginning of text */
+	char *text;         /* owned; NULL: none */
+	const char *detail; /* in text, or static; NULL: none */
+	int16_t stage;      /* -1: the session's */
+	uint16_t attempt;   /* of a retry; else 0 */
+};
+#define SESSION_EVENTS_MAX 32
+
+/* One directed edge. The queue holds what the next stage can't take yet, in order. */
+struct session_pipe {
+	struct l7mp_buf *head;
+	struct l7mp_buf *tail;
+	uint32_t bytes;   /* charged for the queue */
+	uint16_t code;    /* of the end */
+	bool blocked : 1; /* the next stage said FULL */
+	bool busy : 1;    /* a write is on the stack */
+	bool end : 1;     /* the stage before finished writing */
+	bool shut : 1;    /* ... and the next one was told */
+};
+
+struct session_stage {
+	struct l7mp_session *s;
+	struct l7mp_stream *stream;     /* NULL: none, or given up (an orphan) */
+	const char *cluster;            /* name, borrowed from the route; NULL: the source */
+	struct l7mp_cluster *object;    /* as of the last attempt; reference held */
+	struct l7mp_endpoint *endpoint; /* of the last attempt; reference held */
+	struct l7mp_endpoint *avoid;    /* what failed; reference held */
+	struct l7mp_timer timer;        /* of the attempt, or until the next one */
+	uint64_t attempt_ms;            /* loop time when the last attempt began */
+	uint32_t retries;
+	struct session_origin *origin; /* see origin.c; NULL: none */
+	uint16_t index;
+	uint8_t state; /* enum l7mp_stage_state */
+	bool paused : 1;
+	bool was_up : 1; /* since set-up: its losses are disconnects */
+};
+
+enum session_off {
+	SESSION_OFF_SLOW,    /* not asked yet: the next packet does */
+	SESSION_OFF_QUEUED,  /* will be asked after this batch */
+	SESSION_OFF_FAST,    /* in the kernel */
+	SESSION_OFF_REFUSED, /* off_reason says why */
+};
+
+struct session_count {
+	uint64_t packets;
+	uint64_t bytes;
+};
+
+struct l7mp_session {
+	UT_hash_handle hh; /* by name; the order of creation */
+	struct l7mp_sessions *m;
+	struct l7mp_session *prev, *next; /* in verdicts while QUEUED, in tracked when DESTROYED */
+	char *name;
+	cJSON *metadata;
+	char *reason; /* why it ended */
+	struct l7mp_listener *listener;
+	struct l7mp_lookup lookup;
+	struct session_peer *peer;  /* count of its source address; NULL: none */
+	struct l7mp_source *source; /* only with reopen, and while the source lives */
+	int (*reopen)(void *arg, struct l7mp_stream **out);
+	void *reopen_arg;
+	struct l7mp_timer timer; /* idle, drain, track */
+	struct l7mp_task task;   /* closes; frees */
+
+	uint64_t start_wall, end_wall, start_ms, active_ms;
+	struct session_count slow[2], fast[2], fast_read[2]; /* fast: of flows that are gone */
+	uint64_t fast_seen[2];
+	uint64_t drops;
+
+	struct l7mp_flow *flow;
+	struct session_event *events;
+	int64_t idle_ms; /* 0: never */
+
+	uint16_t n, dest; /* stages in all; index of the destination */
+	uint16_t orphans; /* streams given up whose `closed` is awaited */
+	uint8_t n_events, first_event, cap_events;
+	uint8_t state;       /* enum l7mp_session_state */
+	uint8_t off_state;   /* enum session_off */
+	uint8_t off_reason;  /* enum l7mp_reason */
+	uint8_t peer_family; /* AF_INET, AF_INET6; 0: none */
+	uint8_t peer_ip[16]; /* for origin.c */
+	bool off_never : 1;
+	bool ending : 1;
+	bool abort : 1;
+	bool closing : 1;     /* the task has closed the streams */
+	bool answered : 1;    /* `result` was given */
+	bool source_gone : 1; /* in an orderly way; what it sent is still delivered */
+	bool linger : 1;      /* half-closed towards a stage that can't say its end */
+	bool draining : 1;    /* ends when its answer is through */
+	bool warned_kind : 1;
+	bool remote : 1, remote_known : 1; /* works for a client elsewhere */
+
+	struct session_pipe *pipes;
+	struct session_stage stages[];
+};
+
+/* ---- sessions.c ---- */
+
+struct session_peer {
+	UT_hash_handle hh;
+	size_t count;
+	uint8_t key[9]; /* family, then IPv4's 4 bytes or the first 8 of IPv6 */
+};
+
+struct session_counter {
+	UT_hash_handle hh;
+	uint64_t count;
+	const char *protocol; /* static: of the protocol's table */
+	char key[];           /* kind + '0', then the object's name */
+};
+
+struct session_origin;
+struct session_origins;
+
+struct l7mp_sessions {
+	struct l7mp_env *env;
+	const struct l7mp_offload *offload;
+	void (*ended)(void *arg, const struct l7mp_session *s);
+	void *ended_arg;
+	struct l7mp_session *by_name;
+	struct l7mp_session *tracked; /* ended, still shown; oldest first */
+	struct l7mp_session *verdicts;
+	struct l7mp_timer verdict_timer;
+	struct session_peer *peers;
+	struct session_counter *counters;
+	struct session_origins *origins;
+	size_t counts[L7MP_SESSION_STATES];
+	size_t live; /* all but DESTROYED */
+	struct l7mp_timer grace;
+	struct l7mp_task done_task;
+	void (*done)(void *arg);
+	void *done_arg;
+	bool shutting;
+	struct l7mp_log_limit log_limit;
+};
+
+struct l7mp_source {
+	struct l7mp_sessions *m;
+	struct l7mp_listener *listener; /* reference held */
+	uint64_t tokens;                /* thousandths of a session */
+	uint64_t tokens_ms;
+	size_t reopeners; /* sessions that hold our reopen_arg */
+};
+
+int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+                          struct session_peer **out);
+void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
+void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
+                           const char *protocol);
+/* The object is gone: its counter goes too. */
+void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name);
+/* May log now? (A peer can cause these records.) */
+bool l7mp_sessions_may_log(struct l7mp_sessions *m);
+void l7mp_session_free(struct l7mp_session *s);
+void l7mp_sessions_track(struct l7mp_session *s);
+
+/* ---- session.c ---- */
+
+static inline struct l7mp_loop *session_loop(const struct l7mp_session *s)
+{
+	return s->m->env->loop;
+}
+static inline struct session_pipe *stage_in(const struct session_stage *st)
+{
+	return &st->s->pipes[(st->index + st->s->n - 1) % st->s->n];
+}
+static inline struct session_pipe *stage_out(const struct session_stage *st)
+{
+	return &st->s->pipes[st->index];
+}
+static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
+{
+	return &s->stages[(i + 1) % s->n];
+}
+
+void l7mp_session_set_state(struct l7mp_session *s, enum l7mp_session_state state);
+/* A stage came up: are all? */
+void l7mp_session_check_ready(struct l7mp_session *s);
+/* A stage was lost. */
+void l7mp_session_not_ready(struct l7mp_session *s);
+/* Ends it. err NULL or code OK: orderly. Safe on any stack of callbacks. */
+void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
+                         const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* A stream's `closed` came while the session is ending. */
+void l7mp_session_closed_one(struct l7mp_session *s);
+void l7mp_session_arm_idle(struct l7mp_session *s);
+void l7mp_session_task(struct l7mp_task *task, void *arg);
+void l7mp_session_timer(struct l7mp_timer *timer, void *arg);
+/* Something ended: is all of it over? */
+void l7mp_session_check_end(struct l7mp_session *s);
+#define SESSION_LINGER_MS 10000
+#define SESSION_DRAIN_MS  5000
+
+/* ---- stage.c ---- */
+
+extern const struct l7mp_stream_events l7mp_stage_events;
+void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream);
+/* Gives the stream up: closes it; its `closed` is still awaited by the session. */
+void l7mp_stage_detach(struct session_stage *st, bool abort);
+/* One attempt to connect; failure goes to l7mp_stage_lost. */
+void l7mp_stage_connect(struct session_stage *st);
+void l7mp_stage_release(struct session_stage *st);
+const char *l7mp_stage_where(const struct session_stage *st, char *buf, size_t size);
+
+/* ---- retry.c ---- */
+
+/* Not there any more, or never was; err->code OK: an orderly end. Retries or ends the session. */
+void l7mp_stage_lost(struct session_stage *st, const struct l7mp_error *err);
+void l7mp_stage_source_lost(struct session_stage *st, const struct l7mp_error *err);
+/* The endpoint was deleted: connects elsewhere at once, when the route retries at all. */
+void l7mp_stage_move(struct session_stage *st);
+void l7mp_stage_timer(struct l7mp_timer *timer, void *arg);
+
+/* ---- pipe.c ---- */
+
+void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf); /* takes buf */
+void l7mp_pipe_flush(struct l7mp_session *s, unsigned i);
+void l7mp_pipe_drained(struct l7mp_session *s, unsigned i);
+void l7mp_pipe_end(struct l7mp_session *s, unsigned i, int code);
+void l7mp_pipe_clear(struct l7mp_session *s, unsigned i);
+/* Pauses and resumes the stages' streams as pipes and states demand. */
+void l7mp_pipe_flow_control(struct l7mp_session *s);
+void l7mp_session_drop(struct l7mp_session *s, enum l7mp_drop reason, uint64_t packets,
+                       uint64_t bytes);
+
+/* ---- events.c ---- */
+
+/* `name` static. text may be NULL. */
+void l7mp_session_event(struct l7mp_session *s, const char *name, int stage, unsigned attempt,
+                        const char *text);
+/* name copied too */
+void l7mp_session_notice(struct l7mp_session *s, int stage, const char *name, const char *text);
+void l7mp_session_events_clear(struct l7mp_session *s);
+cJSON *l7mp_session_events_json(const struct l7mp_session *s);
+
+/* ---- view.c ---- */
+
+/* "source", "ingress[0]", "destination", "egress[1]" */
+const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t size);
+
+/* ---- offload.c ---- */
+
+extern const struct l7mp_offload_events l7mp_session_offload_events;
+void l7mp_session_offload_init(struct l7mp_session *s);
+/* A packet passed: ask once this batch is through. */
+void l7mp_session_offload_ask(struct l7mp_session *s);
+/* Out of the kernel, before a stream of it closes. `again`: the next packet asks again. */
+void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
+/* Reads the flow's counters; moves active_ms. */
+void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
+/* Counts of the fast path, flows that are gone included. */
+void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
+                       uint64_t last_seen[2]);
+void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);
+cJSON *l7mp_session_offload_json(const struct l7mp_session *s);
+
+/* ---- origin.c ---- */
+
+int l7mp_origins_new(struct session_origins **out);
+void l7mp_origins_free(struct session_origins **o);
+/* The stage has a connection of its own now. */
+void l7mp_origin_opened(struct session_stage *st);
+/* ... and has it no more. */
+void l7mp_origin_closed(struct session_stage *st);
+/* Remembers whom the session works for. */
+void l7mp_origin_source(struct l7mp_session *s, const struct l7mp_addr *peer);
+
+/* ---- proto.c ---- */
+
+const struct l7mp_proto *l7mp_proto_of(const struct l7mp_env *env,
+                                       const struct l7mp_protodesc *desc);

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The verdict on a session's packets: slow, queued for the question, in the kernel,
+ * or refused with a reason that is remembered.
+ *
+ * The question is asked in the turn after a packet passed: by then the batch that it
+ * came in has left, so that the fast path can't overtake it. Both directions go into
+ * the kernel together, and out of it before a stream of theirs closes.
+ */
+#include <string.h>
+
+#include "internal.h"
+#include "l7mp/util.h"
+
+/* Questions per turn: a table of refused sessions must not hold the loop. */
+#define VERDICTS_PER_TURN 256
+
+static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
+{
+	s->off_state = (uint8_t)state;
+	s->off_reason = (uint8_t)reason;
+}
+
+void l7mp_session_offload_init(struct l7mp_session *s)
+{
+	s->off_never = !s->m->offload || s->listener->offload == L7MP_OFFLOAD_NEVER ||
+	               s->lookup.route->offload == L7MP_OFFLOAD_NEVER;
+	if (s->off_never)
+		set(s, SESSION_OFF_REFUSED, L7MP_REASON_DISABLED);
+	else
+		set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+}
+
+static void queue(struct l7mp_session *s)
+{
+	struct l7mp_sessions *m = s->m;
+
+	if (!l7mp_timer_armed(&m->verdict_timer) &&
+	    l7mp_timer_start(m->env->loop, &m->verdict_timer, 0))
+		return;
+	set(s, SESSION_OFF_QUEUED, L7MP_REASON_PENDING);
+	DL_APPEND(m->verdicts, s);
+}
+
+static void unqueue(struct l7mp_session *s)
+{
+	DL_DELETE(s->m->verdicts, s);
+	s->prev = s->next = NULL;
+	set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+}
+
+void l7mp_session_offload_ask(struct l7mp_session *s)
+{
+	if (s->off_state == SESSION_OFF_SLOW && s->state == L7MP_SESSION_CONNECTED)
+		queue(s);
+}
+
+/* ---- the ends ---- */
+
+/* The two ends of the flow. 0, or the reason why there is none. */
+static enum l7mp_reason ends(struct l7mp_session *s, struct l7mp_flow_end *a,
+                             struct l7mp_flow_end *b)
+{
+	for (unsigned i = 1; i < s->n; i++) {
+		if (i == s->dest)
+			continue;
+		l7mp_stream_flow(s->stages[i].stream, a);
+		if (a->kind != L7MP_FLOW_PASS)
+			return L7MP_REASON_TRANSFORMER;
+	}
+	l7mp_stream_flow(s->stages[0].stream, a);
+	l7mp_stream_flow(s->stages[s->dest].stream, b);
+	if (a->kind == L7MP_FLOW_NONE)
+		return a->reason ? a->reason : L7MP_REASON_PROTOCOL;
+	if (a->kind != L7MP_FLOW_SOCKET)
+		return L7MP_REASON_PROTOCOL;
+	if (b->kind == L7MP_FLOW_NONE)
+		return b->reason ? b->reason : L7MP_REASON_PROTOCOL;
+	/* What passes everything on sends it back when it stands at the end. */
+	if (b->kind == L7MP_FLOW_PASS)
+		b->kind = L7MP_FLOW_REFLECT;
+	return L7MP_REASON_NONE;
+}
+
+static bool quiet(const struct l7mp_session *s)
+{
+	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
+		return false;
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->pipes[i].head || s->pipes[i].blocked || s->pipes[i].end)
+			return false;
+	return true;
+}
+
+static void decide(struct l7mp_session *s)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_end a, b;
+	enum l7mp_reason reason;
+	int rc;
+
+	/* What waits in a queue would be overtaken: the next packet asks again. */
+	if (!quiet(s))
+		return;
+	reason = ends(s, &a, &b);
+	if (reason != L7MP_REASON_NONE) {
+		set(s, SESSION_OFF_REFUSED, reason);
+		return;
+	}
+	memset(s->fast_read, 0, sizeof(s->fast_read));
+	rc = o->add(o->ctx, &a, &b, (uint64_t)(uintptr_t)s, &s->flow);
+	if (rc == 0 && s->flow) {
+		set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
+		return;
+	}
+	s->flow = NULL;
+	set(s, SESSION_OFF_REFUSED,
+	    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
+}
+
+void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_sessions *m = arg;
+
+	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN; i++) {
+		struct l7mp_session *s = m->verdicts;
+
+		unqueue(s);
+		decide(s);
+	}
+	if (m->verdicts)
+		(void)l7mp_timer_start(m->env->loop, timer, 0);
+}
+
+/* ---- counters ---- */
+
+/* Transformers that only count get what passed them in the kernel. */
+static void tell_passed(struct l7mp_session *s, unsigned from, unsigned to, uint64_t packets,
+                        uint64_t bytes)
+{
+	for (unsigned i = from; i < to; i++) {
+		struct l7mp_stream *stream = s->stages[i].stream;
+
+		if (stream && stream->ops->passed)
+			stream->ops->passed(stream, packets, bytes);
+	}
+}
+
+static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counters now[2])
+{
+	for (int dir = 0; dir < 2; dir++) {
+		uint64_t packets = now[dir].packets - s->fast_read[dir].packets;
+		uint64_t bytes = now[dir].bytes - s->fast_read[dir].bytes;
+
+		s->fast_read[dir].packets = now[dir].packets;
+		s->fast_read[dir].bytes = now[dir].bytes;
+		if (now[dir].last_seen_ms > s->fast_seen[dir])
+			s->fast_seen[dir] = now[dir].last_seen_ms;
+		if (s->fast_seen[dir] > s->active_ms)
+			s->active_ms = s->fast_seen[dir];
+		if (!packets)
+			continue;
+		/* The destination is passed on the way in. */
+		if (dir == L7MP_INGRESS)
+			tell_passed(s, 1, s->dest + 1U, packets, bytes);
+		else
+			tell_passed(s, s->dest + 1U, s->n, packets, bytes);
+	}
+}
+
+/* The flow is no more: what it counted becomes the session's. */
+static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2])
+{
+	take_counters(s, final);
+	for (int dir = 0; dir < 2; dir++) {
+		s->fast[dir].packets += final[dir].packets;
+		s->fast[dir].bytes += final[dir].bytes;
+	}
+	memset(s->fast_read, 0, sizeof(s->fast_read));
+	s->flow = NULL;
+}
+
+void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_counters now[2] = {{0}};
+
+	if (!s->flow)
+		return;
+	o->read(o->ctx, s->flow, fresh, now);
+	take_counters(s, now);
+}
+
+void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_counters final[2] = {{0}};
+
+	if (s->off_state == SESSION_OFF_QUEUED)
+		unqueue(s);
+	if (s->flow) {
+		o->remove(o->ctx, &s->flow, final);
+		settle(s, final);
+	}
+	if (!s->off_never && (again || s->off_state == SESSION_OFF_FAST))
+		set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+}
+
+void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
+                       uint64_t last_seen[2])
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_counters now[2] = {{0}};
+
+	if (s->flow)
+		o->read(o->ctx, s->flow, false, now);
+	for (int dir = 0; dir < 2; dir++) {
+		out[dir].packets = s->fast[dir].packets + now[dir].packets;
+		out[dir].bytes = s->fast[dir].bytes + now[dir].bytes;
+		last_seen[dir] = now[dir].last_seen_ms > s->fast_seen[dir] ? now[dir].last_seen_ms
+		                                                           : s->fast_seen[dir];
+	}
+}
+
+/* ---- events of the engine ---- */
+
+static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
+                         const struct l7mp_flow_counters final[2])
+{
+	struct l7mp_session *s = (struct l7mp_session *)(uintptr_t)cookie;
+
+	(void)arg;
+	settle(s, final);
+	set(s, SESSION_OFF_REFUSED, reason);
+}
+
+static void on_retry(void *arg)
+{
+	struct l7mp_sessions *m = arg;
+
+	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
+		if (s->off_state == SESSION_OFF_REFUSED && !s->off_never &&
+		    s->state == L7MP_SESSION_CONNECTED)
+			queue(s);
+}
+
+const struct l7mp_offload_events l7mp_session_offload_events = {
+        .withdrawn = on_withdrawn,
+        .retry = on_retry,
+};
+
+/* ---- view ---- */
+
+static const char *const off_states[] = {"slow", "pending", "fast", "refused"};
+
+static cJSON *direction_json(const struct l7mp_session *s, int dir,
+                             const struct session_count *count, uint64_t last_seen)
+{
+	const struct session_stage *ends[2] = {&s->stages[0], &s->stages[s->dest]};
+	const struct l7mp_offload *o = s->m->offload;
+	const char *hook = NULL, *interface = NULL;
+	cJSON *json = cJSON_CreateObject();
+	uint64_t now = l7mp_loop_now(session_loop(s));
+	char place[32], time[L7MP_ISO8601_LEN];
+	int rc;
+
+	if (s->flow)
+		o->where(o->ctx, s->flow, (enum l7mp_direction)dir, &hook, &interface);
+	rc = l7mp_json_add_str(json, "from", l7mp_stage_place(ends[dir], place, sizeof(place)));
+	rc |= l7mp_json_add_str(json, "to", l7mp_stage_place(ends[!dir], place, sizeof(place)));
+	rc |= l7mp_json_add_str(json, "state", off_states[s->off_state]);
+	rc |= l7mp_json_add_str(json, "reason", l7mp_reason_name((enum l7mp_reason)s->off_reason));
+	rc |= l7mp_json_add_str(json, "hook", hook ? hook : "");
+	rc |= l7mp_json_add_str(json, "interface", interface ? interface : "");
+	rc |= l7mp_json_add_num(json, "packets", (double)count->packets);
+	rc |= l7mp_json_add_num(json, "bytes", (double)count->bytes);
+	if (last_seen && last_seen <= now)
+		rc |= l7mp_json_add_str(
+		        json, "last_seen",
+		        l7mp_iso8601(l7mp_wallclock_ms() - (now - last_seen), time));
+	else
+		rc |= l7mp_json_add(json, "last_seen", cJSON_CreateNull());
+	if (rc) {
+		cJSON_Delete(json);
+		return NULL;
+	}
+	return json;
+}
+
+cJSON *l7mp_session_offload_json(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject(), *pipes = cJSON_CreateObject();
+	cJSON *directions = cJSON_CreateArray();
+	bool fast = s->off_state == SESSION_OFF_FAST;
+	struct session_count count[2];
+	uint64_t seen[2];
+	int rc;
+
+	l7mp_session_fast(s, count, seen);
+	rc = l7mp_json_add_str(json, "state", fast ? "fast" : "slow");
+	rc |= l7mp_json_add_num(pipes, "total", s->n);
+	rc |= l7mp_json_add_num(pipes, "offloaded", fast ? s->n : 0);
+	rc |= l7mp_json_add(json, "pipes", pipes);
+	for (int dir = 0; directions && dir < 2; dir++) {
+		cJSON *d = direction_json(s, dir, &count[dir], seen[dir]);
+
+		if (!d || !cJSON_AddItemToArray(directions, d)) {
+			cJSON_Delete(d);
+			rc = -1;
+		}
+	}
+	rc |= l7mp_json_add(json, "directions", directions);
+	if (rc) {
+		cJSON_Delete(json);
+		return NULL;
+	}
+	return json;
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/* The life of a session: set-up is in accept.c; here are its states and its end. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+#include "l7mp/log.h"
+#include "l7mp/util.h"
+
+static const char *const session_states[L7MP_SESSION_STATES] = {"INIT", "CONNECTED", "DISCONNECTED",
+                                                                "FINALIZING", "DESTROYED"};
+static const char *const stage_states[] = {"INIT",         "CONNECTED", "READY",
+                                           "DISCONNECTED", "RETRYING",  "END"};
+
+const char *l7mp_session_state_name(enum l7mp_session_state state)
+{
+	return (unsigned)state < L7MP_SESSION_STATES ? session_states[state] : "unknown";
+}
+
+const char *l7mp_stage_state_name(enum l7mp_stage_state state)
+{
+	return (unsigned)state < L7MP_ARRAY_SIZE(stage_states) ? stage_states[state] : "unknown";
+}
+
+void l7mp_session_set_state(struct l7mp_session *s, enum l7mp_session_state state)
+{
+	s->m->counts[s->state]--;
+	s->state = (uint8_t)state;
+	s->m->counts[state]++;
+}
+
+/* ---- coming up ---- */
+
+static int http_status(enum l7mp_code code)
+{
+	switch (code) {
+	case L7MP_ERR_UPSTREAM:
+		return 502;
+	case L7MP_ERR_TIMEOUT:
+		return 504;
+	case L7MP_ERR_LIMIT:
+		return 503;
+	case L7MP_ERR_NOT_FOUND:
+		return 404;
+	default:
+		return 500;
+	}
+}
+
+/* Tells a source that waits for it how the set-up went; once. */
+static void answer(struct l7mp_session *s, int status, const char *message)
+{
+	struct l7mp_stream *source = s->stages[0].stream;
+
+	if (s->answered)
+		return;
+	s->answered = true;
+	if (source && source->ops->result)
+		source->ops->result(source, status, message);
+}
+
+static void warn_kinds(struct l7mp_session *s)
+{
+	for (unsigned i = 0; i < s->n && !s->warned_kind; i++) {
+		const struct session_stage *to = pipe_to(s, i);
+		const struct l7mp_stream *from = s->stages[i].stream;
+
+		if (!from || !to->stream || from->kind != L7MP_KIND_DATAGRAM ||
+		    to->stream->kind != L7MP_KIND_STREAM)
+			continue;
+		s->warned_kind = true;
+		l7mp_session_event(s, "WARNING", to->index, 0,
+		                   "datagrams go into a byte stream: message boundaries are lost");
+		if (l7mp_sessions_may_log(s->m))
+			l7mp_log_warn(SESSION_MODULE,
+			              "%s: datagrams go into a byte stream: message boundaries "
+			              "are lost",
+			              s->name);
+	}
+}
+
+void l7mp_session_check_ready(struct l7mp_session *s)
+{
+	for (unsigned i = 0; i < s->n; i++) {
+		const struct session_stage *st = &s->stages[i];
+
+		if (st->index == 0 && s->source_gone)
+			continue;
+		if (st->state != L7MP_STAGE_CONNECTED && st->state != L7MP_STAGE_READY)
+			return;
+	}
+	if (s->ending || s->state == L7MP_SESSION_CONNECTED)
+		return;
+	for (unsigned i = s->source_gone ? 1 : 0; i < s->n; i++)
+		s->stages[i].state = L7MP_STAGE_READY;
+	l7mp_session_set_state(s, L7MP_SESSION_CONNECTED);
+	l7mp_session_event(s, "CONNECT", -1, 0, NULL);
+	warn_kinds(s);
+	answer(s, 200, "OK");
+	for (unsigned i = 0; i < s->n && !s->ending && s->state == L7MP_SESSION_CONNECTED; i++)
+		l7mp_pipe_flush(s, i);
+	l7mp_pipe_flow_control(s);
+}
+
+void l7mp_session_not_ready(struct l7mp_session *s)
+{
+	if (s->state != L7MP_SESSION_CONNECTED)
+		return;
+	l7mp_session_set_state(s, L7MP_SESSION_DISCONNECTED);
+	l7mp_pipe_flow_control(s);
+}
+
+/* ---- time ---- */
+
+static int64_t idle_now(const struct l7mp_session *s)
+{
+	if ((s->linger || s->source_gone) && (!s->idle_ms || s->idle_ms > SESSION_LINGER_MS))
+		return SESSION_LINGER_MS;
+	return s->idle_ms;
+}
+
+/* Not armed per packet: when it fires it looks when the last one was, and waits on. */
+void l7mp_session_arm_idle(struct l7mp_session *s)
+{
+	int64_t idle = idle_now(s);
+	uint64_t now = l7mp_loop_now(session_loop(s)), due = s->active_ms + (uint64_t)idle;
+
+	if (!idle || s->ending || s->draining)
+		return;
+	/* Without memory for it the session merely lives longer. */
+	(void)l7mp_timer_start(session_loop(s), &s->timer, due > now ? due - now : 0);
+}
+
+static void idle_check(struct l7mp_session *s)
+{
+	uint64_t now = l7mp_loop_now(session_loop(s));
+	uint64_t idle = (uint64_t)idle_now(s);
+
+	/* The cheap figures first; the kernel is only asked before it would end. */
+	l7mp_session_offload_sync(s, false);
+	if (now >= s->active_ms + idle)
+		l7mp_session_offload_sync(s, true);
+	/* What a source left behind waits for a connection as long as there are retries. */
+	if (s->source_gone && s->state != L7MP_SESSION_CONNECTED)
+		s->active_ms = now;
+	if (now < s->active_ms + idle) {
+		l7mp_session_arm_idle(s);
+		return;
+	}
+	if (s->source_gone)
+		l7mp_session_finish(s, NULL, false, "source closed");
+	else if (s->linger)
+		l7mp_session_finish(s, NULL, false, "source finished, no more answers");
+	else
+		l7mp_session_finish(s, NULL, false, "idle for %llu s",
+		                    (unsigned long long)(idle / 1000));
+}
+
+void l7mp_session_timer(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_session *s = arg;
+
+	(void)timer;
+	if (s->state == L7MP_SESSION_DESTROYED)
+		l7mp_session_free(s);
+	else if (s->draining)
+		l7mp_session_finish(s, NULL, false, "%s", s->reason ? s->reason : "ended");
+	else if (!s->ending)
+		idle_check(s);
+}
+
+/* ---- the end ---- */
+
+static void set_reason(struct l7mp_session *s, char *reason)
+{
+	if (!reason)
+		return;
+	free(s->reason);
+	s->reason = reason;
+}
+
+void l7mp_session_check_end(struct l7mp_session *s)
+{
+	const struct session_pipe *back = &s->pipes[s->n - 1U];
+	const struct session_stage *source = &s->stages[0];
+	bool all = true;
+
+	if (s->ending)
+		return;
+	for (unsigned i = 0; i < s->n; i++)
+		all = all && s->pipes[i].shut;
+	if (all)
+		l7mp_session_finish(s, NULL, false, "%s",
+		                    s->draining && s->reason ? s->reason : "end of stream");
+	else if (s->source_gone && s->pipes[s->dest - 1U].shut)
+		l7mp_session_finish(s, NULL, false, "source closed");
+	else if (back->shut && source->stream && source->stream->kind == L7MP_KIND_DATAGRAM)
+		/* The source has no way to answer a half-close with one. */
+		l7mp_session_finish(s, NULL, false, "destination closed");
+}
+
+static void log_end(const struct l7mp_session *s, bool failed)
+{
+	if (!failed)
+		l7mp_log_verbose(SESSION_MODULE, "%s: ends: %s", s->name, s->reason);
+	else if (l7mp_sessions_may_log(s->m))
+		l7mp_log_warn(SESSION_MODULE, "%s: fails: %s", s->name, s->reason);
+}
+
+void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
+                         const char *fmt, ...)
+{
+	bool failed = err && err->code != L7MP_OK;
+	char text[800];
+	va_list ap;
+
+	if (s->ending)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	set_reason(s, strdup(text));
+	s->ending = true;
+	s->draining = false;
+	l7mp_session_offload_remove(s, false);
+	l7mp_timer_stop(session_loop(s), &s->timer);
+	for (unsigned i = 0; i < s->n; i++)
+		l7mp_timer_stop(session_loop(s), &s->stages[i].timer);
+	l7mp_session_event(s, failed ? "ERROR" : "END", -1, 0, text);
+	log_end(s, failed);
+	/* An answer about the set-up must still reach the source; so no abort then. */
+	s->abort =
+	        abort && (s->answered || !s->stages[0].stream || !s->stages[0].stream->ops->result);
+	answer(s, failed ? http_status(err->code) : 503, text);
+	l7mp_session_set_state(s, L7MP_SESSION_FINALIZING);
+	l7mp_task_post(session_loop(s), &s->task);
+}
+
+static void close_streams(struct l7mp_session *s)
+{
+	s->closing = true;
+	for (unsigned i = 0; i < s->n; i++)
+		l7mp_pipe_clear(s, i);
+	for (unsigned i = 0; i < s->n; i++) {
+		struct session_stage *st = &s->stages[i];
+		const struct session_pipe *before = stage_in(st);
+
+		if (!st->stream)
+			continue;
+		/* Pass a close code on that could not be passed on yet. */
+		if (before->end && !before->shut && !s->abort)
+			l7mp_stream_shutdown(st->stream, before->code);
+		l7mp_stream_close(st->stream, s->abort);
+	}
+}
+
+/* All streams are gone. */
+static void over(struct l7mp_session *s)
+{
+	struct l7mp_sessions *m = s->m;
+
+	s->end_wall = l7mp_wallclock_ms();
+	for (unsigned i = 0; i < s->n; i++)
+		s->stages[i].state = L7MP_STAGE_END;
+	l7mp_session_set_state(s, L7MP_SESSION_DESTROYED);
+	l7mp_session_peer_put(m, &s->peer);
+	m->env->stats->sessions_ended++;
+	if (m->ended)
+		m->ended(m->ended_arg, s);
+	l7mp_sessions_track(s);
+}
+
+static bool streams_left(const struct l7mp_session *s)
+{
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->stages[i].stream)
+			return true;
+	return s->orphans > 0;
+}
+
+void l7mp_session_task(struct l7mp_task *task, void *arg)
+{
+	struct l7mp_session *s = arg;
+
+	(void)task;
+	if (s->state != L7MP_SESSION_FINALIZING)
+		return;
+	if (!s->closing)
+		close_streams(s);
+	if (!streams_left(s))
+		over(s);
+}
+
+void l7mp_session_closed_one(struct l7mp_session *s)
+{
+	l7mp_task_post(session_loop(s), &s->task);
+}
+
+/* A request whose answer is under way: its end can wait a moment. */
+static bool answering(const struct l7mp_session *s)
+{
+	const struct l7mp_stream *source = s->stages[0].stream;
+
+	return source && source->ops->result && s->answered && s->pipes[0].end &&
+	       !s->pipes[s->n - 1U].shut && s->state == L7MP_SESSION_CONNECTED;
+}
+
+void l7mp_session_end(struct l7mp_session *s, const char *reason)
+{
+	if (s->ending || s->draining)
+		return;
+	if (answering(s) && !l7mp_timer_start(session_loop(s), &s->timer, SESSION_DRAIN_MS)) {
+		s->draining = true;
+		set_reason(s, strdup(reason));
+		return;
+	}
+	l7mp_session_finish(s, NULL, false, "%s", reason);
+}

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* The manager: tables of sessions, counts per source address and per object, the end of all. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+#include "l7mp/log.h"
+#include "l7mp/util.h"
+
+#define LOG_INTERVAL_MS 10000
+#define LOG_BURST       20
+
+static void grace_over(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_sessions *m = arg;
+
+	(void)timer;
+	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next) {
+		s->draining = false;
+		l7mp_session_finish(s, NULL, true, "shutdown");
+		s->abort = true;
+		for (unsigned i = 0; s->closing && i < s->n; i++)
+			if (s->stages[i].stream)
+				l7mp_stream_close(s->stages[i].stream, true);
+	}
+}
+
+static void all_done(struct l7mp_task *task, void *arg)
+{
+	struct l7mp_sessions *m = arg;
+	void (*done)(void *arg) = m->done;
+
+	(void)task;
+	m->done = NULL;
+	l7mp_timer_stop(m->env->loop, &m->grace);
+	if (done)
+		done(m->done_arg);
+}
+
+int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_sessions **out)
+{
+	struct l7mp_sessions *m = calloc(1, sizeof(*m));
+	int rc;
+
+	if (!m)
+		return -ENOMEM;
+	m->env = params->env;
+	m->offload = params->offload;
+	m->ended = params->ended;
+	m->ended_arg = params->arg;
+	l7mp_timer_init(&m->grace, grace_over, m);
+	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
+	l7mp_task_init(&m->done_task, all_done, m);
+	rc = l7mp_origins_new(&m->origins);
+	if (rc) {
+		free(m);
+		return rc;
+	}
+	if (m->offload && m->offload->subscribe)
+		m->offload->subscribe(m->offload->ctx, &l7mp_session_offload_events, m);
+	*out = m;
+	return 0;
+}
+
+void l7mp_sessions_free(struct l7mp_sessions **pp)
+{
+	struct l7mp_sessions *m = *pp;
+	struct session_counter *c, *next;
+
+	if (!m)
+		return;
+	*pp = NULL;
+	while (m->tracked)
+		l7mp_session_free(m->tracked);
+	l7mp_timer_stop(m->env->loop, &m->grace);
+	l7mp_timer_stop(m->env->loop, &m->verdict_timer);
+	l7mp_task_cancel(m->env->loop, &m->done_task);
+	HASH_ITER (hh, m->counters, c, next) {
+		HASH_DEL(m->counters, c);
+		free(c);
+	}
+	l7mp_origins_free(&m->origins);
+	free(m);
+}
+
+void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg),
+                            void *arg)
+{
+	m->shutting = true;
+	m->done = done;
+	m->done_arg = arg;
+	while (m->tracked)
+		l7mp_session_free(m->tracked);
+	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
+		l7mp_session_end(s, "shutdown");
+	if (!m->live)
+		l7mp_task_post(m->env->loop, &m->done_task);
+	else if (l7mp_timer_start(m->env->loop, &m->grace, grace_ms))
+		grace_over(&m->grace, m);
+}
+
+bool l7mp_sessions_may_log(struct l7mp_sessions *m)
+{
+	uint32_t left_out = 0;
+	bool may = l7mp_log_allowed(&m->log_limit, l7mp_loop_now(m->env->loop), LOG_INTERVAL_MS,
+	                            LOG_BURST, &left_out);
+
+	if (may && left_out)
+		l7mp_log_warn(SESSION_MODULE, "%u records about sessions were left out", left_out);
+	return may;
+}
+
+/* ---- per source address ---- */
+
+/* Sessions of one IPv4 address, or of one IPv6 /64, count together. */
+static bool peer_key(const struct l7mp_addr *addr, uint8_t key[static 9])
+{
+	memset(key, 0, 9);
+	key[0] = (uint8_t)l7mp_addr_family(addr);
+	switch (l7mp_addr_family(addr)) {
+	case AF_INET:
+		memcpy(key + 1, &addr->in.sin_addr, 4);
+		return true;
+	case AF_INET6:
+		memcpy(key + 1, &addr->in6.sin6_addr, 8);
+		return true;
+	default:
+		return false;
+	}
+}
+
+int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+                          struct session_peer **out)
+{
+	struct session_peer *p;
+	uint8_t key[9];
+
+	*out = NULL;
+	if (!peer_key(addr, key))
+		return 0;
+	HASH_FIND(hh, m->peers, key, sizeof(key), p);
+	if (!p) {
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return -ENOMEM;
+		memcpy(p->key, key, sizeof(key));
+		HASH_ADD(hh, m->peers, key, sizeof(p->key), p);
+		if (!p->hh.tbl) {
+			free(p);
+			return -ENOMEM;
+		}
+	}
+	p->count++;
+	*out = p;
+	return 0;
+}
+
+void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **pp)
+{
+	struct session_peer *p = *pp;
+
+	*pp = NULL;
+	if (!p || --p->count)
+		return;
+	HASH_DEL(m->peers, p);
+	free(p);
+}
+
+/* ---- counters per object ---- */
+
+static struct session_counter *counter_find(const struct l7mp_sessions *m, enum l7mp_obj_kind kind,
+                                            const char *name, char **key)
+{
+	struct session_counter *c = NULL;
+
+	*key = l7mp_asprintf("%c%s", '0' + (int)kind, name);
+	if (*key)
+		HASH_FIND(hh, m->counters, *key, strlen(*key), c);
+	return c;
+}
+
+void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
+                           const char *protocol)
+{
+	char *key;
+	struct session_counter *c = counter_find(m, kind, name, &key);
+	size_t len = key ? strlen(key) : 0;
+
+	if (!c && key && (c = calloc(1, sizeof(*c) + len + 1))) {
+		memcpy(c->key, key, len + 1);
+		HASH_ADD_KEYPTR(hh, m->counters, c->key, len, c);
+		if (!c->hh.tbl) {
+			free(c);
+			c = NULL;
+		}
+	}
+	free(key);
+	if (!c)
+		return;
+	c->protocol = protocol;
+	c->count++;
+}
+
+void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name)
+{
+	char *key;
+	struct session_counter *c = counter_find(m, kind, name, &key);
+
+	free(key);
+	if (!c)
+		return;
+	HASH_DEL(m->counters, c);
+	free(c);
+}
+
+void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
+                                void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
+                                           const char *protocol, uint64_t count),
+                                void *arg)
+{
+	for (const struct session_counter *c = m->counters; c; c = c->hh.next)
+		cb(arg, (enum l7mp_obj_kind)(c->key[0] - '0'), c->key + 1, c->protocol, c->count);
+}
+
+/* ---- looking ---- */
+
+size_t l7mp_sessions_count(const struct l7mp_sessions *m, enum l7mp_session_state state)
+{
+	return (unsigned)state < L7MP_SESSION_STATES ? m->counts[state] : 0;
+}
+
+struct l7mp_session *l7mp_sessions_find(const struct l7mp_sessions *m, const char *name)
+{
+	struct l7mp_session *s;
+
+	HASH_FIND_STR(m->by_name, name, s);
+	return s;
+}
+
+struct l7mp_session *l7mp_sessions_first(const struct l7mp_sessions *m)
+{
+	return m->by_name;
+}
+
+struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s)
+{
+	return s->hh.next;
+}
+
+const char *l7mp_session_name(const struct l7mp_session *s)
+{
+	return s->name;
+}
+
+const cJSON *l7mp_session_metadata(const struct l7mp_session *s)
+{
+	return s->metadata;
+}
+
+/* ---- ended sessions ---- */
+
+/* Keeps an ended session to be looked at, or frees it. */
+void l7mp_sessions_track(struct l7mp_session *s)
+{
+	struct l7mp_sessions *m = s->m;
+	uint32_t ms = s->listener->track_ms;
+
+	m->live--;
+	if (!m->live && m->shutting)
+		l7mp_task_post(m->env->loop, &m->done_task);
+	if (!ms || m->shutting || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
+		l7mp_session_free(s);
+		return;
+	}
+	DL_APPEND(m->tracked, s);
+	/* Those that are only shown are bounded like those that live: the oldest go first. */
+	while (m->counts[L7MP_SESSION_DESTROYED] > m->env->limits->max_sessions)
+		l7mp_session_free(m->tracked);
+}
+
+/* ---- ending by object ---- */
+
+static bool is(const void *object, const char *name)
+{
+	return object && strcmp(((const struct l7mp_object *)object)->name, name) == 0;
+}
+
+static bool uses(const struct l7mp_session *s, const struct l7mp_object *object)
+{
+	switch (object->kind) {
+	case L7MP_OBJ_LISTENER:
+		return is(s->listener, object->name);
+	case L7MP_OBJ_RULELIST:
+		return is(s->lookup.rulelist, object->name) ||
+		       (s->listener->rules && strcmp(s->listener->rules, object->name) == 0);
+	case L7MP_OBJ_RULE:
+		return is(s->lookup.rule, object->name);
+	case L7MP_OBJ_ROUTE:
+		return is(s->lookup.route, object->name);
+	case L7MP_OBJ_CLUSTER:
+		for (unsigned i = 1; i < s->n; i++)
+			if (strcmp(s->stages[i].cluster, object->name) == 0)
+				return true;
+		return false;
+	default:
+		return false;
+	}
+}
+
+void l7mp_sessions_end_using(struct l7mp_sessions *m, const struct l7mp_object *object)
+{
+	char reason[300];
+
+	snprintf(reason, sizeof(reason), "%s '%s' was deleted", l7mp_obj_kind_name(object->kind),
+	         object->name);
+	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next) {
+		if (s->ending)
+			continue;
+		if (object->kind != L7MP_OBJ_ENDPOINT) {
+			if (uses(s, object))
+				l7mp_session_end(s, reason);
+			continue;
+		}
+		for (unsigned i = 1; i < s->n && !s->ending; i++)
+			if (s->stages[i].stream && is(s->stages[i].endpoint, object->name))
+				l7mp_stage_move(&s->stages[i]);
+	}
+}

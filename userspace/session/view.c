@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* What the API and the access log show of a session. */
+#include <stdio.h>
+#include <string.h>
+
+#include "internal.h"
+#include "l7mp/util.h"
+
+const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t size)
+{
+	const struct l7mp_session *s = st->s;
+
+	if (st->index == 0)
+		snprintf(buf, size, "source");
+	else if (st->index < s->dest)
+		snprintf(buf, size, "ingress[%u]", st->index - 1U);
+	else if (st->index == s->dest)
+		snprintf(buf, size, "destination");
+	else
+		snprintf(buf, size, "egress[%u]", st->index - s->dest - 1U);
+	return buf;
+}
+
+/* The tree, or NULL (and the tree freed) when adding to it failed. */
+static cJSON *checked(cJSON *json, int rc)
+{
+	if (!rc)
+		return json;
+	cJSON_Delete(json);
+	return NULL;
+}
+
+static cJSON *endpoint_json(const struct l7mp_endpoint *e)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "name", e->obj.name);
+
+	rc |= l7mp_json_add(json, "spec", cJSON_Duplicate(e->spec, true));
+	return checked(json, rc);
+}
+
+static cJSON *stage_json(const struct session_stage *st)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "origin", st->cluster);
+
+	if (st->endpoint)
+		rc |= l7mp_json_add(json, "endpoint", endpoint_json(st->endpoint));
+	rc |= l7mp_json_add_str(json, "status",
+	                        l7mp_stage_state_name((enum l7mp_stage_state)st->state));
+	return checked(json, rc);
+}
+
+static cJSON *source_json(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "origin", s->listener->obj.name);
+
+	rc |= l7mp_json_add_str(json, "listener", s->listener->obj.name);
+	rc |= l7mp_json_add_str(json, "status",
+	                        l7mp_stage_state_name((enum l7mp_stage_state)s->stages[0].state));
+	return checked(json, rc);
+}
+
+static cJSON *chain_json(const struct l7mp_session *s, unsigned from, unsigned to)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (unsigned i = from; array && i < to; i++) {
+		cJSON *stage = stage_json(&s->stages[i]);
+
+		if (!stage || !cJSON_AddItemToArray(array, stage)) {
+			cJSON_Delete(stage);
+			cJSON_Delete(array);
+			return NULL;
+		}
+	}
+	return array;
+}
+
+static cJSON *count_json(const struct session_count *c)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_num(json, "packets", (double)c->packets);
+
+	rc |= l7mp_json_add_num(json, "bytes", (double)c->bytes);
+	return checked(json, rc);
+}
+
+static cJSON *direction_json(const struct session_count *slow, const struct session_count *fast)
+{
+	const struct session_count sum = {slow->packets + fast->packets, slow->bytes + fast->bytes};
+	cJSON *json = count_json(&sum);
+	int rc = l7mp_json_add(json, "slow", count_json(slow));
+
+	rc |= l7mp_json_add(json, "fast", count_json(fast));
+	return checked(json, rc);
+}
+
+static int add_directions(const struct l7mp_session *s, cJSON *json)
+{
+	struct session_count fast[2];
+	uint64_t seen[2];
+	int rc;
+
+	l7mp_session_fast(s, fast, seen);
+	rc = l7mp_json_add(json, "ingress", direction_json(&s->slow[0], &fast[0]));
+	rc |= l7mp_json_add(json, "egress", direction_json(&s->slow[1], &fast[1]));
+	return rc;
+}
+
+static cJSON *stats_json(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = add_directions(s, json);
+
+	rc |= l7mp_json_add_num(json, "drops", (double)s->drops);
+	return checked(json, rc);
+}
+
+cJSON *l7mp_session_to_json(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "name", s->name);
+
+	rc |= l7mp_json_add(json, "metadata", cJSON_Duplicate(s->metadata, true));
+	rc |= l7mp_json_add(json, "source", source_json(s));
+	rc |= l7mp_json_add(json, "destination", stage_json(&s->stages[s->dest]));
+	rc |= l7mp_json_add(json, "ingress", chain_json(s, 1, s->dest));
+	rc |= l7mp_json_add(json, "egress", chain_json(s, s->dest + 1U, s->n));
+	rc |= l7mp_json_add_str(json, "status",
+	                        l7mp_session_state_name((enum l7mp_session_state)s->state));
+	rc |= l7mp_json_add(json, "events", l7mp_session_events_json(s));
+	rc |= l7mp_json_add(json, "stats", stats_json(s));
+	rc |= l7mp_json_add(json, "offload", l7mp_session_offload_json(s));
+	return checked(json, rc);
+}
+
+/* ---- access log ---- */
+
+/* "127.0.0.1:15001" from the metadata; "" when the source has no address. */
+static const char *source_address(const struct l7mp_session *s, char *buf, size_t size)
+{
+	static const char *const transports[] = {"UDP", "TCP"};
+	const char *ip = l7mp_json_str(l7mp_json_member(s->metadata, "IP"), "src_addr", NULL);
+	double port = -1;
+
+	buf[0] = '\0';
+	if (!ip)
+		return buf;
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(transports) && port < 0; i++)
+		port = l7mp_json_num(l7mp_json_member(s->metadata, transports[i]), "src_port", -1);
+	if (port < 0)
+		snprintf(buf, size, "%s", ip);
+	else
+		snprintf(buf, size, strchr(ip, ':') ? "[%s]:%.0f" : "%s:%.0f", ip, port);
+	return buf;
+}
+
+static cJSON *source_record(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject();
+	char text[L7MP_ADDR_STRLEN];
+	int rc = l7mp_json_add_str(json, "listener", s->listener->obj.name);
+
+	rc |= l7mp_json_add_str(json, "address", source_address(s, text, sizeof(text)));
+	return checked(json, rc);
+}
+
+static cJSON *destination_record(const struct l7mp_session *s)
+{
+	const struct session_stage *st = &s->stages[s->dest];
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "cluster", st->cluster);
+
+	if (st->endpoint) {
+		rc |= l7mp_json_add_str(json, "endpoint", st->endpoint->obj.name);
+		if (st->endpoint->address)
+			rc |= l7mp_json_add_str(json, "address", st->endpoint->address);
+	}
+	return checked(json, rc);
+}
+
+cJSON *l7mp_session_access_record(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_CreateObject();
+	uint64_t end = s->end_wall ? s->end_wall : l7mp_wallclock_ms();
+	char time[L7MP_ISO8601_LEN];
+	int rc = l7mp_json_add_str(json, "name", s->name);
+
+	rc |= l7mp_json_add(json, "source", source_record(s));
+	rc |= l7mp_json_add(json, "destination", destination_record(s));
+	rc |= l7mp_json_add_str(json, "start", l7mp_iso8601(s->start_wall, time));
+	/* Seconds; the wall clock may have been set back meanwhile. */
+	rc |= l7mp_json_add_num(json, "duration",
+	                        end > s->start_wall ? (double)(end - s->start_wall) / 1000 : 0);
+	rc |= add_directions(s, json);
+	rc |= l7mp_json_add_num(json, "drops", (double)s->drops);
+	rc |= l7mp_json_add_str(json, "reason", s->reason ? s->reason : "");
+	return checked(json, rc);
+}
