@@ -52,12 +52,18 @@ int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, struct l7mp_erro
 /* Run-time changeable keys of admin (log level, limits, offload); others: L7MP_ERR_REALISE when they differ. */
 int l7mp_change_admin(struct l7mp_change *c, const cJSON *doc, const char *path, struct l7mp_error *err);
 
-/* What the change does, for whoever realises it. */
+/*
+ * What the change does, for whoever realises it. Additions and replacements come
+ * first, from endpoints up to listeners; then deletions, from listeners down to
+ * endpoints. A change of an endpoint is also a new version of its cluster: both
+ * are listed. What ends as it was is not listed.
+ */
 struct l7mp_change_item {
 	enum l7mp_obj_kind kind;
 	struct l7mp_object *old_object; /* NULL: added */
 	struct l7mp_object *new_object; /* NULL: deleted */
 	bool end_sessions;		/* recursive delete: sessions that use old_object end */
+	const char *path;		/* where the document has new_object; "" when nowhere */
 };
 size_t l7mp_change_count(const struct l7mp_change *c);
 const struct l7mp_change_item *l7mp_change_item(const struct l7mp_change *c, size_t i);
