@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libyaml's events into a tree. libyaml tokenises (YAML 1.1 syntax, which for
+ * configuration is 1.2's); what a scalar means is decided in yaml_scalar.c.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+#include "config_int.h"
+#include "l7mp/hash.h"
+
+struct anchor {
+	char *name;
+	const cJSON *node; /* NULL: still being read */
+	UT_hash_handle hh;
+};
+
+struct reader {
+	yaml_parser_t parser;
+	struct l7mp_document *doc;
+	struct l7mp_error *err;
+	struct anchor *anchors;
+	cJSON *graveyard; /* array: sources of merges; an anchor may still point there */
+	struct l7mp_copies copies;
+	int depth;
+};
+
+static int fail(struct reader *r, int line, const char *text)
+{
+	l7mp_error_set(r->err, 0, L7MP_ERR_PARSE, "%s", text);
+	if (r->err)
+		r->err->line = line;
+	return -EINVAL;
+}
+
+static int no_memory(struct reader *r)
+{
+	return l7mp_error_set(r->err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
+
+static int line_of(const yaml_event_t *ev)
+{
+	return (int)ev->start_mark.line + 1;
+}
+
+static int next_event(struct reader *r, yaml_event_t *ev)
+{
+	const yaml_parser_t *p = &r->parser;
+	size_t line;
+
+	if (yaml_parser_parse(&r->parser, ev))
+		return 0;
+	if (p->error == YAML_MEMORY_ERROR)
+		return no_memory(r);
+	line = p->problem_mark.line + 1;
+	if (p->error == YAML_READER_ERROR) {
+		/* It has only an offset: not UTF-8, or a control character. */
+		l7mp_error_set(r->err, 0, L7MP_ERR_PARSE, "%s at byte %zu", p->problem,
+		               p->problem_offset);
+		return -EINVAL;
+	}
+	l7mp_error_set(r->err, 0, L7MP_ERR_PARSE, "%s%s%s", p->context ? p->context : "",
+	               p->context ? ": " : "", p->problem ? p->problem : "not YAML");
+	if (r->err)
+		r->err->line = (int)line;
+	return -EINVAL;
+}
+
+/* ---- copies: aliases and merges ---- */
+
+static int note_all(struct reader *r, const cJSON *node, int line)
+{
+	const cJSON *child;
+	int rc = l7mp_document_note(r->doc, node, line);
+
+	cJSON_ArrayForEach (child, node)
+		if (!rc)
+			rc = note_all(r, child, line);
+	return rc;
+}
+
+static int copy(struct reader *r, const cJSON *node, int line, cJSON **out)
+{
+	if (!l7mp_may_copy(&r->copies, node, r->depth))
+		return fail(r, line,
+		            "aliases expand to too much, expected at most 100000 values, 16 MiB "
+		            "and 128 levels");
+	*out = cJSON_Duplicate(node, true);
+	if (!*out || note_all(r, *out, line))
+		return no_memory(r);
+	return 0;
+}
+
+static int read_alias(struct reader *r, const yaml_event_t *ev, cJSON **out)
+{
+	struct anchor *a;
+
+	HASH_FIND_STR(r->anchors, (const char *)ev->data.alias.anchor, a);
+	if (!a)
+		return fail(r, line_of(ev),
+		            "unknown alias, expected the name of an anchor before it");
+	if (!a->node)
+		return fail(r, line_of(ev), "an alias inside of what it stands for");
+	return copy(r, a->node, line_of(ev), out);
+}
+
+/* Enters the anchor, not yet usable. *out is NULL when there is none. */
+static int open_anchor(struct reader *r, const yaml_char_t *name, struct anchor **out)
+{
+	struct anchor *a = NULL;
+
+	*out = NULL;
+	if (!name)
+		return 0;
+	HASH_FIND_STR(r->anchors, (const char *)name, a);
+	if (!a) {
+		a = calloc(1, sizeof(*a));
+		if (a)
+			a->name = strdup((const char *)name);
+		if (!a || !a->name) {
+			free(a);
+			return no_memory(r);
+		}
+		HASH_ADD_KEYPTR(hh, r->anchors, a->name, strlen(a->name), a);
+		if (!a->hh.tbl) {
+			free(a->name);
+			free(a);
+			return no_memory(r);
+		}
+	}
+	a->node = NULL;
+	*out = a;
+	return 0;
+}
+
+/* ---- nodes ---- */
+
+static int read_node(struct reader *r, yaml_event_t *ev, cJSON **out);
+
+static int read_scalar(struct reader *r, const yaml_event_t *ev, cJSON **out)
+{
+	const char *text = (const char *)ev->data.scalar.value;
+	const char *tag = (const char *)ev->data.scalar.tag, *message = "";
+
+	if (strlen(text) != ev->data.scalar.length)
+		return fail(r, line_of(ev), "a NUL character in a string");
+	if (!tag && !ev->data.scalar.plain_implicit)
+		*out = cJSON_CreateString(text);
+	else
+		*out = l7mp_yaml_scalar(text, tag, &message);
+	if (*out)
+		return 0;
+	return *message ? fail(r, line_of(ev), message) : no_memory(r);
+}
+
+static int check_tag(struct reader *r, const yaml_event_t *ev, const yaml_char_t *tag,
+                     const char *want)
+{
+	if (!tag || strcmp((const char *)tag, want) == 0 || strcmp((const char *)tag, "!") == 0)
+		return 0;
+	return fail(r, line_of(ev), "unknown tag, expected none");
+}
+
+static int read_sequence(struct reader *r, const yaml_event_t *start, cJSON *array)
+{
+	yaml_event_t ev;
+	int rc = check_tag(r, start, start->data.sequence_start.tag, YAML_SEQ_TAG);
+
+	while (!rc) {
+		cJSON *item = NULL;
+
+		rc = next_event(r, &ev);
+		if (rc)
+			return rc;
+		if (ev.type == YAML_SEQUENCE_END_EVENT) {
+			yaml_event_delete(&ev);
+			return 0;
+		}
+		rc = read_node(r, &ev, &item);
+		yaml_event_delete(&ev);
+		if (item)
+			cJSON_AddItemToArray(array, item);
+	}
+	return rc;
+}
+
+/* Takes item, also on failure; its new name is the member's own. */
+static int add_member(struct reader *r, cJSON *object, struct l7mp_key **keys, const char *name,
+                      cJSON *item)
+{
+	if (!cJSON_AddItemToObject(object, name, item)) {
+		cJSON_Delete(item);
+		return no_memory(r);
+	}
+	return l7mp_keys_add(keys, item->string) ? no_memory(r) : 0;
+}
+
+/* Members of `from` that the object doesn't have. */
+static int merge_one(struct reader *r, cJSON *object, struct l7mp_key **keys, const cJSON *from,
+                     int line)
+{
+	const cJSON *child;
+	int rc = 0;
+
+	if (!cJSON_IsObject(from))
+		return fail(r, line, "a merge key (<<) takes a mapping or a sequence of mappings");
+	cJSON_ArrayForEach (child, from) {
+		cJSON *item = NULL;
+
+		if (l7mp_keys_has(*keys, child->string))
+			continue;
+		rc = copy(r, child, line, &item);
+		if (rc) {
+			cJSON_Delete(item);
+			return rc;
+		}
+		rc = add_member(r, object, keys, child->string, item);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int merge(struct reader *r, cJSON *object, struct l7mp_key **keys, const cJSON *from,
+                 int line)
+{
+	const cJSON *child;
+	int rc = 0;
+
+	if (!cJSON_IsArray(from))
+		return merge_one(r, object, keys, from, line);
+	cJSON_ArrayForEach (child, from)
+		if (!rc)
+			rc = merge_one(r, object, keys, child, line);
+	return rc;
+}
+
+static bool is_merge_key(const yaml_event_t *ev)
+{
+	return ev->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && !ev->data.scalar.tag &&
+	       strcmp((const char *)ev->data.scalar.value, "<<") == 0;
+}
+
+static int check_key(struct reader *r, const yaml_event_t *ev, struct l7mp_key *keys)
+{
+	const char *name = (const char *)ev->data.scalar.value;
+	char text[160];
+
+	if (ev->type != YAML_SCALAR_EVENT)
+		return fail(r, line_of(ev), "a key that is not a scalar, expected text");
+	if (strlen(name) != ev->data.scalar.length)
+		return fail(r, line_of(ev), "a NUL character in a key");
+	if (!l7mp_keys_has(keys, name))
+		return 0;
+	snprintf(text, sizeof(text), "duplicate key \"%.100s\"", name);
+	return fail(r, line_of(ev), text);
+}
+
+/* One key, one value. *merge_from is set instead when the key is <<. */
+static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object,
+                       struct l7mp_key **keys, cJSON **merge_from)
+{
+	yaml_event_t ev;
+	cJSON *item = NULL;
+	int rc = check_key(r, key, *keys);
+
+	if (!rc)
+		rc = next_event(r, &ev);
+	if (rc)
+		return rc;
+	rc = read_node(r, &ev, &item);
+	yaml_event_delete(&ev);
+	if (rc) {
+		cJSON_Delete(item);
+		return rc;
+	}
+	if (is_merge_key(key)) {
+		if (*merge_from) {
+			cJSON_Delete(item);
+			return fail(r, line_of(key),
+			            "duplicate key \"<<\", expected one with a sequence");
+		}
+		*merge_from = item;
+		return 0;
+	}
+	/* A member begins where its key does. */
+	if (l7mp_document_note(r->doc, item, line_of(key))) {
+		cJSON_Delete(item);
+		return no_memory(r);
+	}
+	return add_member(r, object, keys, (const char *)key->data.scalar.value, item);
+}
+
+static int read_mapping(struct reader *r, const yaml_event_t *start, cJSON *object)
+{
+	struct l7mp_key *keys = NULL;
+	cJSON *merge_from = NULL;
+	bool done = false;
+	int rc = check_tag(r, start, start->data.mapping_start.tag, YAML_MAP_TAG);
+
+	while (!rc && !done) {
+		yaml_event_t ev;
+
+		rc = next_event(r, &ev);
+		if (rc)
+			break;
+		done = ev.type == YAML_MAPPING_END_EVENT;
+		if (!done)
+			rc = read_member(r, &ev, object, &keys, &merge_from);
+		yaml_event_delete(&ev);
+	}
+	/* Last, since what the mapping says itself goes first. */
+	if (!rc && merge_from)
+		rc = merge(r, object, &keys, merge_from, line_of(start));
+	if (merge_from)
+		cJSON_AddItemToArray(r->graveyard, merge_from);
+	l7mp_keys_free(&keys);
+	return rc;
+}
+
+static int read_collection(struct reader *r, const yaml_event_t *ev, cJSON **out)
+{
+	bool map = ev->type == YAML_MAPPING_START_EVENT;
+	int rc;
+
+	if (r->depth >= L7MP_CONFIG_DEPTH)
+		return fail(r, line_of(ev), "nested too deep, expected at most 128 levels");
+	*out = map ? cJSON_CreateObject() : cJSON_CreateArray();
+	if (!*out)
+		return no_memory(r);
+	r->depth++;
+	rc = map ? read_mapping(r, ev, *out) : read_sequence(r, ev, *out);
+	r->depth--;
+	return rc;
+}
+
+/* *out may be set also on failure; the caller owns it. */
+static int read_node(struct reader *r, yaml_event_t *ev, cJSON **out)
+{
+	struct anchor *a = NULL;
+	int rc;
+
+	switch (ev->type) {
+	case YAML_ALIAS_EVENT:
+		return read_alias(r, ev, out);
+	case YAML_SCALAR_EVENT:
+		rc = open_anchor(r, ev->data.scalar.anchor, &a);
+		if (!rc)
+			rc = read_scalar(r, ev, out);
+		break;
+	case YAML_SEQUENCE_START_EVENT:
+		rc = open_anchor(r, ev->data.sequence_start.anchor, &a);
+		if (!rc)
+			rc = read_collection(r, ev, out);
+		break;
+	case YAML_MAPPING_START_EVENT:
+		rc = open_anchor(r, ev->data.mapping_start.anchor, &a);
+		if (!rc)
+			rc = read_collection(r, ev, out);
+		break;
+	default:
+		return fail(r, line_of(ev), "unexpected end of a value");
+	}
+	if (rc)
+		return rc;
+	if (a)
+		a->node = *out;
+	return l7mp_document_note(r->doc, *out, line_of(ev)) ? no_memory(r) : 0;
+}
+
+/* Stream start, at most one document, stream end. */
+static int read_stream(struct reader *r)
+{
+	bool seen = false, done = false;
+	int rc = 0;
+
+	while (!rc && !done) {
+		yaml_event_t ev;
+
+		rc = next_event(r, &ev);
+		if (rc)
+			break;
+		switch (ev.type) {
+		case YAML_STREAM_END_EVENT:
+			done = true;
+			break;
+		case YAML_STREAM_START_EVENT:
+		case YAML_DOCUMENT_END_EVENT:
+			break;
+		case YAML_DOCUMENT_START_EVENT:
+			if (seen)
+				rc = fail(r, line_of(&ev),
+				          "a second document (---), expected one only");
+			seen = true;
+			break;
+		default:
+			rc = read_node(r, &ev, &r->doc->root);
+		}
+		yaml_event_delete(&ev);
+	}
+	if (!rc && !r->doc->root) {
+		r->doc->root = cJSON_CreateNull();
+		if (!r->doc->root)
+			rc = no_memory(r);
+	}
+	return rc;
+}
+
+int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struct l7mp_error *err)
+{
+	struct reader r = {.doc = d, .err = err, .graveyard = cJSON_CreateArray()};
+	struct anchor *a, *next;
+	int rc;
+
+	if (!r.graveyard || !yaml_parser_initialize(&r.parser)) {
+		cJSON_Delete(r.graveyard);
+		return no_memory(&r);
+	}
+	yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, len);
+	rc = read_stream(&r);
+	yaml_parser_delete(&r.parser);
+	HASH_ITER (hh, r.anchors, a, next) {
+		HASH_DEL(r.anchors, a);
+		free(a->name);
+		free(a);
+	}
+	cJSON_Delete(r.graveyard);
+	return rc;
+}
