@@ -47,9 +47,15 @@ struct l7mp_dgram_ops {
 	void (*lost)(void *arg, int err, uint64_t tag, uint32_t len);
 	/* Optional. The socket reported an error (ECONNREFUSED from ICMP, ENETDOWN ...) or, with err 0, the peer's end of a seqpacket. Reading goes on unless closed. */
 	void (*error)(void *arg, int err);
+	/* Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than max_datagram), -ENOMEM. `len` is its real length. */
+	void (*dropped)(void *arg, int err, uint32_t len);
 };
 
-/* Takes fd (non-blocking, close-on-exec), also on failure. Reading starts with l7mp_dgram_read. */
+/*
+ * Takes fd (non-blocking, close-on-exec), also on failure. Reading starts with
+ * l7mp_dgram_read. A connected socket is connected before this call. max_datagram
+ * below 64 KiB does not limit UDP with GRO; above, a receive batch is smaller.
+ */
 int l7mp_dgram_new(struct l7mp_loop *loop, int fd, unsigned flags, size_t max_datagram,
 		   const struct l7mp_dgram_ops *ops, void *arg, struct l7mp_dgram **out);
 void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
