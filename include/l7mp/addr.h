@@ -43,7 +43,8 @@ int l7mp_addr_family(const struct l7mp_addr *a); /* AF_UNSPEC when len is 0 */
 uint16_t l7mp_addr_port(const struct l7mp_addr *a);
 void l7mp_addr_set_port(struct l7mp_addr *a, uint16_t port);
 bool l7mp_addr_equal(const struct l7mp_addr *a, const struct l7mp_addr *b);
-bool l7mp_addr_equal_ip(const struct l7mp_addr *a, const struct l7mp_addr *b); /* without the port */
+bool l7mp_addr_equal_ip(const struct l7mp_addr *a,
+                        const struct l7mp_addr *b); /* without the port */
 bool l7mp_addr_is_any(const struct l7mp_addr *a);
 bool l7mp_addr_is_loopback(const struct l7mp_addr *a); /* 127/8, ::1 */
 /* Loopback, or an address of one of this host's interfaces (asks the kernel each time); a UNIX address. */

@@ -84,5 +84,5 @@ struct l7mp_bufq {
 };
 void l7mp_bufq_init(struct l7mp_bufq *q);
 void l7mp_bufq_push(struct l7mp_bufq *q, struct l7mp_buf *buf); /* takes buf */
-struct l7mp_buf *l7mp_bufq_pop(struct l7mp_bufq *q);		/* NULL when empty */
+struct l7mp_buf *l7mp_bufq_pop(struct l7mp_bufq *q);            /* NULL when empty */
 void l7mp_bufq_clear(struct l7mp_bufq *q);

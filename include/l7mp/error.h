@@ -14,7 +14,7 @@ struct cJSON;
 
 enum l7mp_code {
 	L7MP_OK = 0,
-	L7MP_ERR_PARSE,	       /* text that is not JSON/YAML                  (400) */
+	L7MP_ERR_PARSE,        /* text that is not JSON/YAML                  (400) */
 	L7MP_ERR_REALISE,      /* valid, but can't be done: port in use ...   (400) */
 	L7MP_ERR_UNAUTHORIZED, /* token missing or wrong                      (401) */
 	L7MP_ERR_FORBIDDEN,    /* not from this client                        (403) */
@@ -26,14 +26,14 @@ enum l7mp_code {
 	L7MP_ERR_SCHEMA,       /* see the list of issues                      (422) */
 	L7MP_ERR_INTERNAL,     /* out of memory and the like                  (500) */
 	L7MP_ERR_UPSTREAM,     /* a stage could not be connected              (502) */
-	L7MP_ERR_LIMIT,	       /* a configured limit                          (503) */
+	L7MP_ERR_LIMIT,        /* a configured limit                          (503) */
 	L7MP_ERR_TIMEOUT,      /* a stage was not connected in time           (504) */
 };
 
 struct l7mp_error {
 	enum l7mp_code code;
-	int line;	   /* in the input text, 1-based; 0 when not known */
-	char path[256];	   /* JSON path, "listeners[0].spec.port"; "" when none */
+	int line;          /* in the input text, 1-based; 0 when not known */
+	char path[256];    /* JSON path, "listeners[0].spec.port"; "" when none */
 	char message[512]; /* "expected 1..65535, got 99999" */
 };
 
@@ -42,7 +42,7 @@ struct l7mp_error {
  * in `return l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE, "...")`.
  */
 int l7mp_error_set(struct l7mp_error *err, int rc, enum l7mp_code code, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
+        __attribute__((format(printf, 4, 5)));
 /* "path: message" or only the message, for a log line. Truncates. */
 const char *l7mp_error_text(const struct l7mp_error *err, char *buf, size_t size);
 
@@ -68,7 +68,7 @@ void l7mp_issues_init(struct l7mp_issues *is, bool strict);
 void l7mp_issues_clear(struct l7mp_issues *is);
 /* Path and reason are copied; at most 64 issues are kept (errors before warnings), the rest only counted in `errors`. */
 void l7mp_issues_add(struct l7mp_issues *is, bool warning, const struct cJSON *node,
-		     const char *path, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+                     const char *path, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* First error as an l7mp_error with code L7MP_ERR_SCHEMA. No-op without errors. */
 void l7mp_issues_first(const struct l7mp_issues *is, struct l7mp_error *err);
 /* Appends the issues of `from`, with `prefix` before each path ("a" + "b" is "a.b", "a" + "[0]" is "a[0]"). */

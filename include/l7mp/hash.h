@@ -9,8 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-uint64_t l7mp_hash(const void *data, size_t len);		     /* seeded: for tables */
-uint64_t l7mp_hash_stable(const void *data, size_t len, uint64_t seed); /* the same in every process: for consistent hashing */
+uint64_t l7mp_hash(const void *data, size_t len); /* seeded: for tables */
+uint64_t l7mp_hash_stable(const void *data, size_t len,
+                          uint64_t seed); /* the same in every process: for consistent hashing */
 
 #define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = (unsigned)l7mp_hash((keyptr), (keylen)))
 /* Report instead of exit(-1): the caller sees a failed insertion as hh.tbl == NULL. */

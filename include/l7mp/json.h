@@ -25,7 +25,7 @@ int l7mp_json_format_parse(const char *name, enum l7mp_json_format *out);
 /* Heap text with a final newline, NULL when out of memory; free() it. */
 char *l7mp_json_print(const cJSON *node, enum l7mp_json_format format);
 
-#define L7MP_JSON_DEPTH	 128	 /* containers inside each other */
+#define L7MP_JSON_DEPTH  128     /* containers inside each other */
 #define L7MP_JSON_VALUES 1000000 /* values in one text: each costs about 80 bytes as a node */
 
 /*

@@ -41,21 +41,21 @@ int l7mp_log_reopen(void);
 void l7mp_log_close(void);
 
 void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+        __attribute__((format(printf, 3, 4)));
 
 /* The arguments are not evaluated when the level is off. */
-#define l7mp_log(level, module, ...)                                                               \
-	do {                                                                                       \
-		if ((level) >= l7mp_log_get_level())                                               \
-			l7mp_log_write((level), (module), __VA_ARGS__);                            \
+#define l7mp_log(level, module, ...)                                    \
+	do {                                                            \
+		if ((level) >= l7mp_log_get_level())                    \
+			l7mp_log_write((level), (module), __VA_ARGS__); \
 	} while (0)
 
-#define l7mp_log_silly(module, ...) l7mp_log(L7MP_LOG_SILLY, module, __VA_ARGS__)
+#define l7mp_log_silly(module, ...)   l7mp_log(L7MP_LOG_SILLY, module, __VA_ARGS__)
 #define l7mp_log_verbose(module, ...) l7mp_log(L7MP_LOG_VERBOSE, module, __VA_ARGS__)
-#define l7mp_log_info(module, ...) l7mp_log(L7MP_LOG_INFO, module, __VA_ARGS__)
-#define l7mp_log_notice(module, ...) l7mp_log(L7MP_LOG_NOTICE, module, __VA_ARGS__)
-#define l7mp_log_warn(module, ...) l7mp_log(L7MP_LOG_WARN, module, __VA_ARGS__)
-#define l7mp_log_error(module, ...) l7mp_log(L7MP_LOG_ERROR, module, __VA_ARGS__)
+#define l7mp_log_info(module, ...)    l7mp_log(L7MP_LOG_INFO, module, __VA_ARGS__)
+#define l7mp_log_notice(module, ...)  l7mp_log(L7MP_LOG_NOTICE, module, __VA_ARGS__)
+#define l7mp_log_warn(module, ...)    l7mp_log(L7MP_LOG_WARN, module, __VA_ARGS__)
+#define l7mp_log_error(module, ...)   l7mp_log(L7MP_LOG_ERROR, module, __VA_ARGS__)
 
 /*
  * Limits how often a peer can make us log: at most `burst` records per
@@ -69,4 +69,4 @@ struct l7mp_log_limit {
 	uint32_t suppressed;
 };
 bool l7mp_log_allowed(struct l7mp_log_limit *limit, uint64_t now_ms, uint32_t interval_ms,
-		      uint32_t burst, uint32_t *suppressed);
+                      uint32_t burst, uint32_t *suppressed);

@@ -21,19 +21,19 @@
 	X(REFUSED, "refused", "the upstream host answered port unreachable")                       \
 	X(NO_RECEIVER, "no-receiver", "nobody to send to: an unnamed peer, an empty group")        \
 	X(MALFORMED, "malformed", "not what the transformer or protocol expects")                  \
-	X(NO_MATCH, "no-match", "no rule matched the session that the datagram would start")      \
+	X(NO_MATCH, "no-match", "no rule matched the session that the datagram would start")       \
 	X(LIMIT, "limit", "a configured limit refused the session it would start")                 \
 	X(MEMORY, "memory", "out of memory")                                                       \
 	X(CLOSED, "closed", "the session ended before it was delivered")                           \
 	X(DISCARD, "discard", "written to a Discard cluster")
 
-#define L7MP_REFUSALS(X)                                                                           \
-	X(MAX_SESSIONS, "max_sessions", "sessions in all")                                         \
-	X(MAX_SESSIONS_PER_SOURCE, "max_sessions_per_source", "sessions of one source address")    \
-	X(NEW_SESSIONS_PER_SECOND, "new_sessions_per_second", "session rate of one listener")      \
-	X(MAX_FLOWS, "max_flows", "kernel flows")                                                  \
-	X(MAX_BODY, "max_body", "REST body")                                                       \
-	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                        \
+#define L7MP_REFUSALS(X)                                                                        \
+	X(MAX_SESSIONS, "max_sessions", "sessions in all")                                      \
+	X(MAX_SESSIONS_PER_SOURCE, "max_sessions_per_source", "sessions of one source address") \
+	X(NEW_SESSIONS_PER_SECOND, "new_sessions_per_second", "session rate of one listener")   \
+	X(MAX_FLOWS, "max_flows", "kernel flows")                                               \
+	X(MAX_BODY, "max_body", "REST body")                                                    \
+	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                     \
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")
 
 #define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,
@@ -57,7 +57,7 @@ struct l7mp_stats {
 const char *l7mp_drop_name(enum l7mp_drop reason);
 const char *l7mp_refuse_name(enum l7mp_refuse reason);
 static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, uint64_t packets,
-				   uint64_t bytes)
+                                   uint64_t bytes)
 {
 	s->drops[reason] += packets;
 	s->drop_bytes[reason] += bytes;

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define L7MP_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define L7MP_ARRAY_SIZE(a)                   (sizeof(a) / sizeof((a)[0]))
 #define l7mp_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* A growing string. After an allocation failed `oom` is set and appends do nothing. */
@@ -20,7 +20,8 @@ struct l7mp_str {
 void l7mp_str_free(struct l7mp_str *str);
 void l7mp_str_add(struct l7mp_str *str, const char *text);
 void l7mp_str_addn(struct l7mp_str *str, const void *bytes, size_t n);
-void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...)
+        __attribute__((format(printf, 2, 3)));
 /* Gives the heap string away (never NULL unless oom) and empties str. */
 char *l7mp_str_take(struct l7mp_str *str);
 

@@ -13,7 +13,7 @@ static const cJSON **slot_of(const struct json_index *index, const char *key)
 {
 	size_t i = (size_t)l7mp_hash(key, strlen(key)) & index->mask;
 
-	while (index->slots[i] && strcmp(index->slots[i]->string, key))
+	while (index->slots[i] && strcmp(index->slots[i]->string, key) != 0)
 		i = (i + 1) & index->mask;
 	return &index->slots[i];
 }
@@ -29,7 +29,7 @@ int json_index_build(struct json_index *index, const cJSON *object)
 		return 0;
 	while (size < 2 * n)
 		size *= 2;
-	index->slots = calloc(size, sizeof(*index->slots));
+	index->slots = calloc(size, sizeof(void *));
 	if (!index->slots)
 		return -ENOMEM;
 	index->mask = size - 1;

@@ -92,7 +92,7 @@ cJSON *l7mp_json_parse(const char *text, size_t len, int *line, char *message, s
 	rc = find_duplicate(root, &at, &dup);
 	if (!rc)
 		return root;
-	if (rc == -EEXIST) {
+	if (dup) {
 		report(message, message_size, "duplicate key", dup->string);
 		if (line)
 			*line = line_of(text, len, at);

@@ -166,7 +166,7 @@ static int by_key(const void *a, const void *b)
 static void print_sorted(struct printer *p, const cJSON *node, unsigned depth)
 {
 	size_t n = (size_t)cJSON_GetArraySize(node), i = 0;
-	const cJSON **members = calloc(n, sizeof(*members));
+	const cJSON **members = calloc(n, sizeof(void *));
 
 	if (!members) {
 		p->out.oom = 1;
@@ -174,7 +174,7 @@ static void print_sorted(struct printer *p, const cJSON *node, unsigned depth)
 	}
 	for (const cJSON *m = node->child; m; m = m->next)
 		members[i++] = m;
-	qsort(members, n, sizeof(*members), by_key);
+	qsort(members, n, sizeof(void *), by_key);
 	for (i = 0; i < n; i++)
 		print_child(p, members[i], true, i == 0, depth);
 	free(members);
