@@ -113,6 +113,7 @@ static void pointer_set(void **state)
 	assert_set("[]", "/0/0", "2", 0, "[{\"0\":2}]\n");
 	assert_set("{}", "/-", "2", 0, "{\"-\":2}\n");
 	assert_set("{\"a\":[{}]}", "/a/0/b", "2", 0, "{\"a\":[{\"b\":2}]}\n");
+	assert_set("{\"a\":[1]}", "/a/2", "2", -EINVAL, "{\"a\":[1]}\n");
 	assert_set("{\"a\":[1]}", "/a/3", "2", -EINVAL, "{\"a\":[1]}\n");
 	assert_set("{\"a\":[1]}", "/a/01", "2", -EINVAL, "{\"a\":[1]}\n");
 	assert_set("{\"a\":[1]}", "/a/x/y", "2", -EINVAL, "{\"a\":[1]}\n");
