@@ -93,7 +93,7 @@ static int bind_error(const struct l7mp_where *w, int rc, struct l7mp_error *err
 	if (rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT || rc == -EINVAL || rc == -ENODEV) {
 		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "address %s: %s",
 		               l7mp_addr_ip(&w->addr, text), l7mp_errno_text(rc));
-		snprintf(err->path, sizeof(err->path), "spec.address");
+		snprintf(err->path, sizeof(err->path), "address");
 		return rc;
 	}
 	if (w->dual)
@@ -103,7 +103,7 @@ static int bind_error(const struct l7mp_where *w, int rc, struct l7mp_error *err
 		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "port %u: %s (address %s)",
 		               l7mp_addr_port(&w->addr), l7mp_errno_text(rc),
 		               l7mp_addr_ip(&w->addr, text));
-	snprintf(err->path, sizeof(err->path), "spec.port");
+	snprintf(err->path, sizeof(err->path), "port");
 	return rc;
 }
 

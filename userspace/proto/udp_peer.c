@@ -117,7 +117,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	struct udp_peer *p = (struct udp_peer *)base;
 	struct l7mp_addr to, from;
 
-	if (p->closing || buf->len > (p->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6)) {
+	if (p->closing || buf->len > p->base.max_write) {
 		l7mp_buf_unref(buf);
 		return p->closing ? -EPIPE : -EMSGSIZE;
 	}
@@ -198,6 +198,7 @@ struct udp_peer *udp_peer_new(struct udp_sock *sock, const struct udp_key *key)
 		return NULL;
 	p->base.ops = &peer_ops;
 	p->base.kind = L7MP_KIND_DATAGRAM;
+	p->base.max_write = key->family == AF_INET ? UDP_MAX4 : UDP_MAX6;
 	p->key = *key;
 	p->id = (uint32_t)++sock->state->last_id;
 	l7mp_task_init(&p->task, on_closed, p);

@@ -86,7 +86,7 @@ static int set_buf(int fd, int force, int plain, int bytes)
 int udp_prepare(int fd, void *arg)
 {
 	const struct udp_options *opt = arg;
-	int on = 1, tos = opt->dscp << 2, family, rc;
+	int on = 1, tos = opt->dscp * 4, family, rc;
 	socklen_t len = sizeof(family);
 
 	rc = set_buf(fd, SO_RCVBUFFORCE, SO_RCVBUF, opt->rcvbuf ? opt->rcvbuf : RCVBUF);

@@ -139,7 +139,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 		rc = -EPIPE;
 	else if (!u->open)
 		rc = -ENOTCONN;
-	else if (buf->len > (u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6))
+	else if (buf->len > u->base.max_write)
 		rc = -EMSGSIZE;
 	if (rc) {
 		l7mp_buf_unref(buf);
@@ -256,6 +256,7 @@ static int up_connect(struct udp_up *u, const struct l7mp_addr *remote)
 		return rc;
 	udp_key_set(&u->key, remote, &local);
 	u->local_port = l7mp_addr_port(&local);
+	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
 	cJSON_Delete(u->bind);
 	u->bind = NULL;
 	return 0;

@@ -36,7 +36,7 @@ static int path_error(struct l7mp_error *err, int rc, const char *filename, cons
 {
 	l7mp_error_set(err, rc, L7MP_ERR_REALISE, "filename %s: %s", filename, why);
 	if (err)
-		snprintf(err->path, sizeof(err->path), "spec.filename");
+		snprintf(err->path, sizeof(err->path), "filename");
 	return rc;
 }
 

@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: MIT */
+/* UDP on real sockets: which peers are taken, who answers from where, sockets that outlive listeners. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "l7mp/protos.h"
+#include "proto_fix.h"
+
+static const struct l7mp_proto *const protos[] = {&l7mp_proto_udp, NULL};
+#define UDP (&l7mp_proto_udp)
+
+static struct pfix fix;
+
+static int setup(void **state)
+{
+	pfix_new(&fix, protos);
+	*state = &fix;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	pfix_free(*state);
+	return 0;
+}
+
+static void forty_clients_get_their_own_answers(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l =
+	        pfix_listen(f, UDP, "l", "{'address':'127.0.0.1','port':0}", NULL);
+	unsigned port = pfix_port(l);
+	int fd[40];
+	char want[64], got[64];
+
+	f->echo = true;
+	for (int i = 0; i < 40; i++)
+		fd[i] = pfix_udp("127.0.0.1", 0);
+	for (int m = 0; m < 3; m++)
+		for (int i = 0; i < 40; i++) {
+			snprintf(want, sizeof(want), "client %d message %d", i, m);
+			assert_int_equal(pfix_sendto(fd[i], "127.0.0.1", port, want, strlen(want)),
+			                 0);
+		}
+	for (int i = 0; i < 40; i++) {
+		for (int m = 0; m < 3; m++) {
+			snprintf(want, sizeof(want), "client %d message %d", i, m);
+			assert_true(pfix_recv(f, fd[i], got, sizeof(got), NULL, 1000) > 0);
+			assert_string_equal(got, want);
+		}
+		assert_int_equal(pfix_recv(f, fd[i], got, sizeof(got), NULL, 0), -1);
+		close(fd[i]);
+	}
+	assert_int_equal(f->n_conns, 40);
+	for (int i = 0; i < 40; i++) {
+		assert_int_equal(f->conns[i]->messages, 3);
+		for (int k = 0; k < i; k++)
+			assert_string_not_equal(f->conns[i]->name, f->conns[k]->name);
+	}
+	pfix_unlisten(l);
+}
+
+static void session_says_who_it_is(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l =
+	        pfix_listen(f, UDP, "l", "{'address':'127.0.0.1','port':0}", NULL);
+	int fd = pfix_udp("127.0.0.1", 0);
+	struct l7mp_flow_end flow;
+	struct l7mp_addr local;
+	char want[128], text[L7MP_ADDR_STRLEN];
+	struct pconn *c;
+
+	pfix_sendto(fd, "127.0.0.1", pfix_port(l), "x", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	c = f->conns[0];
+	snprintf(want, sizeof(want), "UDP:127.0.0.1:%u-127.0.0.1:%u-1", pfix_fd_port(fd),
+	         pfix_port(l));
+	assert_string_equal(c->name, want);
+	assert_string_equal(l7mp_json_get(c->metadata, "/IP/src_addr")->valuestring, "127.0.0.1");
+	assert_string_equal(l7mp_json_get(c->metadata, "/IP/dst_addr")->valuestring, "127.0.0.1");
+	assert_int_equal(l7mp_json_get(c->metadata, "/UDP/src_port")->valueint, pfix_fd_port(fd));
+	assert_int_equal(l7mp_json_get(c->metadata, "/UDP/dst_port")->valueint, pfix_port(l));
+	assert_false(c->never_idle);
+	l7mp_stream_flow(c->stream, &flow);
+	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+	assert_int_equal(flow.l4, IPPROTO_UDP);
+	assert_int_equal(l7mp_addr_port(&flow.remote), pfix_fd_port(fd));
+	snprintf(want, sizeof(want), "127.0.0.1:%u", pfix_port(l));
+	assert_string_equal(l7mp_addr_str(&flow.local, text), want);
+	assert_int_equal(c->stream->ops->local(c->stream, &local), 0);
+	assert_true(l7mp_addr_equal(&local, &flow.local));
+	close(fd);
+	pfix_unlisten(l);
+}
+
+static void other_peers_are_dropped_and_counted(void **state)
+{
+	struct pfix *f = *state;
+	int good = pfix_udp("127.0.0.1", 0), bad = pfix_udp("127.0.0.1", 0);
+	char spec[256], got[16];
+	struct l7mp_plistener *l;
+
+	snprintf(spec, sizeof(spec), "{'port':0,'connect':{'port':%u}}", pfix_fd_port(good));
+	l = pfix_listen(f, UDP, "l", spec, NULL);
+	f->echo = true;
+	pfix_turn(f, 5);
+	assert_int_equal(f->n_conns, 0);
+	for (int i = 0; i < 5; i++)
+		pfix_sendto(bad, "127.0.0.1", pfix_port(l), "bad", 3);
+	pfix_sendto(good, "127.0.0.1", pfix_port(l), "good", 4);
+	assert_int_equal(pfix_recv(f, good, got, sizeof(got), NULL, 1000), 4);
+	assert_int_equal(pfix_recv(f, bad, got, sizeof(got), NULL, 20), -1);
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 5);
+	assert_int_equal(f->stats.drop_bytes[L7MP_DROP_PEER], 15);
+	assert_int_equal(f->n_conns, 1);
+	assert_int_equal(f->admits, 1);
+	close(good);
+	close(bad);
+	pfix_unlisten(l);
+}
+
+static void filter_by_address(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l =
+	        pfix_listen(f, UDP, "l", "{'port':0,'connect':{'address':'127.0.0.3'}}", NULL);
+	int good = pfix_udp("127.0.0.3", 0), bad = pfix_udp("127.0.0.1", 0);
+
+	pfix_sendto(bad, "127.0.0.1", pfix_port(l), "bad", 3);
+	pfix_sendto(good, "127.0.0.1", pfix_port(l), "good", 4);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	assert_string_equal(f->conns[0]->data, "good");
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 1);
+	close(good);
+	close(bad);
+	pfix_unlisten(l);
+}
+
+static void singleton_starts_by_itself(void **state)
+{
+	struct pfix *f = *state;
+	int peer = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.1", 0);
+	char spec[256], got[16], from[128], want[128];
+	struct l7mp_plistener *l;
+	struct pconn *c;
+
+	snprintf(spec, sizeof(spec), "{'port':0,'connect':{'address':'127.0.0.1','port':%u}}",
+	         pfix_fd_port(peer));
+	l = pfix_listen(f, UDP, "l", spec, NULL);
+	assert_int_equal(f->n_conns, 0);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	c = f->conns[0];
+	assert_true(c->never_idle);
+	snprintf(want, sizeof(want), "UDP:127.0.0.1:%u-127.0.0.1:%u-1", pfix_fd_port(peer),
+	         pfix_port(l));
+	assert_string_equal(c->name, want);
+	/* It speaks first. */
+	assert_int_equal(pfix_write(c, "hello", 5), 0);
+	assert_int_equal(pfix_recv(f, peer, got, sizeof(got), from, 1000), 5);
+	snprintf(want, sizeof(want), "127.0.0.1:%u", pfix_port(l));
+	assert_string_equal(from, want);
+	/* Nobody else is heard; the peer is, also at another address of ours, and answered from there. */
+	pfix_sendto(other, "127.0.0.1", pfix_port(l), "no", 2);
+	pfix_sendto(peer, "127.0.0.1", pfix_port(l), "a", 1);
+	pfix_sendto(peer, "127.0.0.9", pfix_port(l), "b", 1);
+	assert_true(pfix_until_n(f, &c->messages, 2, 1000));
+	assert_string_equal(c->data, "a|b");
+	assert_int_equal(f->n_conns, 1);
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 1);
+	pfix_write(c, "back", 4);
+	assert_int_equal(pfix_recv(f, peer, got, sizeof(got), from, 1000), 4);
+	snprintf(want, sizeof(want), "127.0.0.9:%u", pfix_port(l));
+	assert_string_equal(from, want);
+	/* When its session has ended, the peer's next datagram starts another. */
+	l7mp_stream_close(c->stream, false);
+	assert_true(pfix_until_n(f, &c->closed, 1, 1000));
+	pfix_sendto(peer, "127.0.0.1", pfix_port(l), "again", 5);
+	assert_true(pfix_until_size(f, &f->n_conns, 2, 1000));
+	assert_string_equal(f->conns[1]->data, "again");
+	close(peer);
+	close(other);
+	pfix_unlisten(l);
+}
+
+static void singleton_latches_the_first_port(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(
+	        f, UDP, "l",
+	        "{'port':0,'connect':{'address':'127.0.0.1'},'options':{'mode':'Singleton'}}",
+	        NULL);
+	int first = pfix_udp("127.0.0.1", 0), second = pfix_udp("127.0.0.1", 0);
+
+	pfix_turn(f, 5);
+	assert_int_equal(f->n_conns, 0);
+	pfix_sendto(first, "127.0.0.1", pfix_port(l), "1", 1);
+	pfix_sendto(second, "127.0.0.1", pfix_port(l), "2", 1);
+	pfix_sendto(first, "127.0.0.1", pfix_port(l), "3", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	assert_true(pfix_until_n(f, &f->conns[0]->messages, 2, 1000));
+	assert_string_equal(f->conns[0]->data, "1|3");
+	assert_int_equal(f->n_conns, 1);
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 1);
+	close(first);
+	close(second);
+	pfix_unlisten(l);
+}
+
+static void answers_come_from_where_the_peer_wrote_to(void **state)
+{
+	static const struct {
+		const char *client, *server, *shown;
+	} cases[] = {{"127.0.0.1", "127.0.0.1", "127.0.0.1"},
+	             {"127.0.0.1", "127.0.0.2", "127.0.0.2"},
+	             {"127.0.0.7", "127.0.0.8", "127.0.0.8"},
+	             {"::1", "::1", "[::1]"}};
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
+	int same = pfix_udp("127.0.0.1", 0);
+	char from[128], want[128], got[16];
+
+	f->echo = true;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int fd = pfix_udp(cases[i].client, 0);
+
+		pfix_sendto(fd, cases[i].server, pfix_port(l), "x", 1);
+		assert_int_equal(pfix_recv(f, fd, got, sizeof(got), from, 1000), 1);
+		snprintf(want, sizeof(want), "%s:%u", cases[i].shown, pfix_port(l));
+		assert_string_equal(from, want);
+		close(fd);
+	}
+	/* One client socket to two of our addresses: two sessions. */
+	pfix_sendto(same, "127.0.0.1", pfix_port(l), "x", 1);
+	pfix_sendto(same, "127.0.0.2", pfix_port(l), "x", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 6, 1000));
+	close(same);
+	pfix_unlisten(l);
+}
+
+static void only_ipv6_where_asked(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'address':'::','port':0}", NULL), *m;
+	char spec[64];
+
+	/* The port is still free for IPv4. */
+	snprintf(spec, sizeof(spec), "{'address':'0.0.0.0','port':%u}", pfix_port(l));
+	m = pfix_listen(f, UDP, "m", spec, NULL);
+	assert_non_null(m);
+	pfix_unlisten(l);
+	pfix_unlisten(m);
+}
+
+static void sessions_outlive_their_listener(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
+	int old = pfix_udp("127.0.0.1", 0), fresh = pfix_udp("127.0.0.1", 0);
+	unsigned port = pfix_port(l);
+	char spec[64], got[16];
+
+	f->echo = true;
+	pfix_sendto(old, "127.0.0.1", port, "1", 1);
+	assert_int_equal(pfix_recv(f, old, got, sizeof(got), NULL, 1000), 1);
+	/* Somebody has the port: refused, with a message that says so. */
+	snprintf(spec, sizeof(spec), "{'port':%u}", port);
+	assert_null(pfix_listen(f, UDP, "other", spec, NULL));
+	assert_non_null(strstr(f->err.message, "address already in use"));
+	assert_string_equal(f->err.path, "port");
+	pfix_unlisten(l);
+	/* The session goes on, new peers are turned away. */
+	pfix_sendto(old, "127.0.0.1", port, "2", 1);
+	assert_int_equal(pfix_recv(f, old, got, sizeof(got), NULL, 1000), 1);
+	pfix_sendto(fresh, "127.0.0.1", port, "3", 1);
+	assert_int_equal(pfix_recv(f, fresh, got, sizeof(got), NULL, 20), -1);
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 1);
+	/* A new listener takes the socket over; the old session keeps its peer. */
+	m = pfix_listen(f, UDP, "m", spec, NULL);
+	assert_non_null(m);
+	assert_int_equal(pfix_port(m), port);
+	pfix_sendto(old, "127.0.0.1", port, "4", 1);
+	assert_int_equal(pfix_recv(f, old, got, sizeof(got), NULL, 1000), 1);
+	assert_int_equal(f->n_conns, 1);
+	pfix_sendto(fresh, "127.0.0.1", port, "5", 1);
+	assert_int_equal(pfix_recv(f, fresh, got, sizeof(got), NULL, 1000), 1);
+	assert_int_equal(f->n_conns, 2);
+	pfix_unlisten(m);
+	/* Gone with its last session. */
+	for (int i = 0; i < 2; i++)
+		l7mp_stream_close(f->conns[i]->stream, false);
+	assert_true(pfix_until_n(f, &f->conns[0]->closed, 1, 1000));
+	assert_true(pfix_until_n(f, &f->conns[1]->closed, 1, 1000));
+	close(old);
+	old = pfix_udp("0.0.0.0", port);
+	close(old);
+	close(fresh);
+}
+
+static void replaced_without_a_gap(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
+	int a = pfix_udp("127.0.0.1", 0), b = pfix_udp("127.0.0.1", 0);
+	unsigned port = pfix_port(l);
+	char spec[128];
+
+	pfix_sendto(a, "127.0.0.1", port, "1", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	/* Sent before, received after: by the new one, which takes only a. */
+	pfix_sendto(a, "127.0.0.1", port, "2", 1);
+	pfix_sendto(b, "127.0.0.1", port, "3", 1);
+	snprintf(spec, sizeof(spec), "{'port':%u,'connect':{'port':%u}}", port, pfix_fd_port(a));
+	m = pfix_listen(f, UDP, "l", spec, l);
+	assert_non_null(m);
+	pfix_unlisten(l);
+	assert_true(pfix_until_n(f, &f->conns[0]->messages, 2, 1000));
+	pfix_turn(f, 10);
+	assert_int_equal(f->n_conns, 1);
+	assert_int_equal(f->stats.drops[L7MP_DROP_PEER], 1);
+	close(a);
+	close(b);
+	pfix_unlisten(m);
+}
+
+static void limits_and_refusals_are_counted(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
+	int fd = pfix_udp("127.0.0.1", 0);
+
+	f->admit_rc = -16;
+	for (int i = 0; i < 3; i++)
+		pfix_sendto(fd, "127.0.0.1", pfix_port(l), "x", 1);
+	pfix_turn(f, 20);
+	assert_int_equal(f->n_conns, 0);
+	assert_int_equal(f->stats.drops[L7MP_DROP_LIMIT], 3);
+	f->admit_rc = 0;
+	f->refuse = true;
+	pfix_sendto(fd, "127.0.0.1", pfix_port(l), "x", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	assert_true(pfix_until_n(f, &f->conns[0]->closed, 1, 1000));
+	assert_int_equal(f->conns[0]->messages, 0);
+	assert_int_equal(f->stats.drops[L7MP_DROP_NO_MATCH], 1);
+	close(fd);
+	pfix_unlisten(l);
+}
+
+static void datagrams_that_do_not_leave_are_told(void **state)
+{
+	struct pfix *f = *state;
+	/* A broadcast address, which the kernel refuses to send to. */
+	struct l7mp_plistener *l = pfix_listen(
+	        f, UDP, "l",
+	        "{'address':'127.0.0.1','port':0,'connect':{'address':'127.255.255.255','port':9}}",
+	        NULL);
+	static char large[65508];
+	struct pconn *c;
+
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
+	c = f->conns[0];
+	assert_int_equal(pfix_write(c, "x", 1), 0);
+	assert_int_equal(pfix_write(c, "xy", 2), 0);
+	assert_true(pfix_until_n(f, &c->lost, 2, 1000));
+	assert_int_equal(pfix_write(c, large, sizeof(large)), -EMSGSIZE);
+	/* The one that wrote has gone before it is known: counted, not told. */
+	pfix_write(c, "z", 1);
+	l7mp_stream_close(c->stream, false);
+	pfix_turn(f, 10);
+	assert_int_equal(c->lost, 2);
+	assert_int_equal(f->stats.drops[L7MP_DROP_SEND], 1);
+	pfix_unlisten(l);
+}
+
+static void bad_specs_say_why(void **state)
+{
+	struct pfix *f = *state;
+
+	assert_null(pfix_listen(f, UDP, "l", "{'address':'192.0.2.1','port':0}", NULL));
+	assert_string_equal(f->err.message, "address 192.0.2.1: not an address of this host");
+	assert_string_equal(f->err.path, "address");
+	assert_null(pfix_listen(
+	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'connect':{'address':'::1'}}", NULL));
+	assert_non_null(strstr(f->err.message, "family"));
+	assert_null(pfix_connect(f, UDP, "{'port':9,'bind':{'address':'::1'}}", "127.0.0.1"));
+	assert_null(pfix_connect(f, UDP, "{'port':9,'bind':{'address':'192.0.2.1'}}", "127.0.0.1"));
+	assert_non_null(strstr(f->err.message, "not an address of this host"));
+}
+
+/* ---- upstream ---- */
+
+static void upstream(struct pfix *f, const char *ip, const char *address)
+{
+	int server = pfix_udp(ip, 0), stranger = pfix_udp(ip, 0);
+	char spec[128], got[64], from[128], text[L7MP_ADDR_STRLEN];
+	struct l7mp_flow_end flow;
+	struct pconn *c;
+
+	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_fd_port(server));
+	c = pfix_connect(f, UDP, spec, address);
+	assert_non_null(c);
+	assert_int_equal(pfix_write(c, "early", 5), -ENOTCONN);
+	assert_true(pfix_until(f, &c->opened, 3000));
+	assert_int_equal(pfix_write(c, "one", 3), 0);
+	assert_int_equal(pfix_write(c, "", 0), 0);
+	assert_int_equal(pfix_write(c, "three", 5), 0);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 1000), 3);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 1000), 0);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 1000), 5);
+	l7mp_stream_flow(c->stream, &flow);
+	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+	assert_string_equal(l7mp_addr_str(&flow.local, text), from);
+	assert_int_equal(l7mp_addr_port(&flow.remote), pfix_fd_port(server));
+	/* Only the peer is heard. */
+	pfix_sendto(stranger, ip, l7mp_addr_port(&flow.local), "no", 2);
+	pfix_sendto(server, ip, l7mp_addr_port(&flow.local), "", 0);
+	pfix_sendto(server, ip, l7mp_addr_port(&flow.local), "yes", 3);
+	assert_true(pfix_until_n(f, &c->messages, 2, 1000));
+	assert_string_equal(c->data, "|yes");
+	close(server);
+	close(stranger);
+}
+
+static void upstream_ipv4(void **state)
+{
+	upstream(*state, "127.0.0.1", "127.0.0.1");
+}
+
+static void upstream_ipv6(void **state)
+{
+	upstream(*state, "::1", "::1");
+}
+
+static void upstream_by_name(void **state)
+{
+	struct pfix *f = *state;
+	int server = pfix_udp("127.0.0.1", 0);
+	char spec[128], got[16], from[128];
+	struct pconn *c;
+
+	/* The address family of the bind picks among the name's addresses. */
+	snprintf(spec, sizeof(spec), "{'port':%u,'bind':{'address':'127.0.0.5'}}",
+	         pfix_fd_port(server));
+	c = pfix_connect(f, UDP, spec, "localhost");
+	assert_non_null(c);
+	assert_true(pfix_until(f, &c->opened, 5000));
+	pfix_write(c, "x", 1);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 1000), 1);
+	assert_memory_equal(from, "127.0.0.5:", 10);
+	c = pfix_connect(f, UDP, spec, "no-such-name.invalid");
+	assert_non_null(c);
+	assert_true(pfix_until_n(f, &c->closed, 1, 10000));
+	assert_true(c->failed);
+	assert_false(c->opened);
+	assert_non_null(strstr(c->message, "no-such-name.invalid"));
+	/* Closed while it is being resolved. */
+	c = pfix_connect(f, UDP, spec, "localhost");
+	l7mp_stream_close(c->stream, false);
+	assert_int_equal(c->closed, 0);
+	assert_true(pfix_until_n(f, &c->closed, 1, 1000));
+	assert_false(c->failed);
+	close(server);
+}
+
+static void upstream_bound(void **state)
+{
+	struct pfix *f = *state;
+	int server = pfix_udp("127.0.0.1", 0), probe = pfix_udp("127.0.0.1", 0);
+	unsigned port = pfix_fd_port(probe);
+	char spec[128], got[16], from[128], want[64];
+	struct pconn *c;
+
+	close(probe);
+	snprintf(spec, sizeof(spec), "{'port':%u,'bind':{'port':%u}}", pfix_fd_port(server), port);
+	c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_true(pfix_until(f, &c->opened, 1000));
+	pfix_write(c, "x", 1);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 1000), 1);
+	snprintf(want, sizeof(want), "127.0.0.1:%u", port);
+	assert_string_equal(from, want);
+	assert_null(pfix_connect(f, UDP, spec, "127.0.0.1"));
+	assert_non_null(strstr(f->err.message, "address already in use"));
+	close(server);
+}
+
+static void refused_does_not_end_the_stream(void **state)
+{
+	struct pfix *f = *state;
+	int server = pfix_udp("127.0.0.1", 0);
+	unsigned port = pfix_fd_port(server);
+	char spec[64], got[16];
+	struct pconn *c;
+
+	close(server);
+	snprintf(spec, sizeof(spec), "{'port':%u}", port);
+	c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_true(pfix_until(f, &c->opened, 1000));
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(pfix_write(c, "x", 1), 0);
+		pfix_turn(f, 5);
+	}
+	assert_int_equal(c->notices, 1);
+	assert_non_null(strstr(c->message, "connection refused"));
+	assert_int_equal(f->stats.drops[L7MP_DROP_REFUSED], 5);
+	assert_int_equal(c->closed, 0);
+	/* It comes up after all. */
+	server = pfix_udp("127.0.0.1", port);
+	pfix_write(c, "now", 3);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), NULL, 1000), 3);
+	close(server);
+}
+
+int main(void)
+{
+#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	        T(forty_clients_get_their_own_answers),
+	        T(session_says_who_it_is),
+	        T(other_peers_are_dropped_and_counted),
+	        T(filter_by_address),
+	        T(singleton_starts_by_itself),
+	        T(singleton_latches_the_first_port),
+	        T(answers_come_from_where_the_peer_wrote_to),
+	        T(only_ipv6_where_asked),
+	        T(sessions_outlive_their_listener),
+	        T(replaced_without_a_gap),
+	        T(limits_and_refusals_are_counted),
+	        T(datagrams_that_do_not_leave_are_told),
+	        T(bad_specs_say_why),
+	        T(upstream_ipv4),
+	        T(upstream_ipv6),
+	        T(upstream_by_name),
+	        T(upstream_bound),
+	        T(refused_does_not_end_the_stream),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
