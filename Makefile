@@ -86,6 +86,14 @@ $(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS) $(shell pkg-config --libs libcurl)
 
+# ---- documents made from the tables: make docs ------------------------------
+
+$(BUILD)/l7mp-docgen: $(BUILD)/obj/userspace/config/docgen.o $(foreach l,$(DEPS_daemon),$(BUILD)/lib/$(l).a)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_daemon)) $(PKG_LIBS)
+docs: $(BUILD)/l7mp-docgen
+	$(Q)$< docs/configuration.md docs/api.md
+
 # Rebuild everything when the compiler or its flags change.
 FLAGS_TEXT = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
 .PHONY: force

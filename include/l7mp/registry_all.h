@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The protocols of this program. Defined by daemon/registry.c; only programs'
+ * main files (the daemon, docgen) and tests of the whole may include it.
+ */
+#pragma once
+
+#include "l7mp/protodesc.h"
+
+struct l7mp_proto; /* proto.h */
+
+extern const struct l7mp_protodesc *const l7mp_all_protodescs[]; /* ends with NULL */
+extern const struct l7mp_proto *const l7mp_all_protos[];	 /* the same, in the same order */
+extern const struct l7mp_registry l7mp_all_registry;
+size_t l7mp_all_protos_count(void);

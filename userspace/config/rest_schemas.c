@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* Bodies of the REST API that are not objects of the model: only described, never used to check input. */
+#include "l7mp/model.h"
+#include "l7mp/restdesc.h"
+
+#define END                 \
+	{                   \
+		.key = NULL \
+	}
+#define STR(k, text)                                         \
+	{                                                    \
+		.key = k, .type = L7MP_T_STRING, .doc = text \
+	}
+#define INT(k, text)                                      \
+	{                                                 \
+		.key = k, .type = L7MP_T_INT, .doc = text \
+	}
+#define OBJ(k, table, text)                                                \
+	{                                                                  \
+		.key = k, .type = L7MP_T_OBJECT, .sub = table, .doc = text \
+	}
+#define ARR(k, of, text)                                                \
+	{                                                               \
+		.key = k, .type = L7MP_T_ARRAY, .item = of, .doc = text \
+	}
+#define ANY(k, text)                                      \
+	{                                                 \
+		.key = k, .type = L7MP_T_ANY, .doc = text \
+	}
+
+static const struct l7mp_field any_item = {.type = L7MP_T_ANY};
+
+/* ---- answers ---- */
+
+static const struct l7mp_field status_fields[] = {
+        INT("status", "200"),
+        STR("message", "OK"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_status = {
+        .name = "status", .doc = "A change that was made", .fields = status_fields};
+
+static const struct l7mp_field issue_fields[] = {
+        STR("path", "Where in the body, `listeners[0].spec.port`"),
+        STR("reason", "What was expected and what was found"),
+        INT("line", "In the body, when the parser knows it"),
+        END,
+};
+static const struct l7mp_schema issue = {
+        .name = "issue", .doc = "One thing that is wrong with a body", .fields = issue_fields};
+static const struct l7mp_field issue_item = {.type = L7MP_T_OBJECT, .sub = &issue};
+static const struct l7mp_field error_fields[] = {
+        INT("status", "The HTTP status"),
+        STR("message", "What is wrong, as one sentence"),
+        ARR("content", &issue_item, "422: every issue that was found"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_error = {
+        .name = "error", .doc = "Every error has this body", .fields = error_fields};
+
+/* ---- sessions ---- */
+
+static const struct l7mp_field endpoint_ref_fields[] = {
+        STR("name", "The endpoint's name"),
+        OBJ("spec", NULL, "The endpoint's spec"),
+        END,
+};
+static const struct l7mp_schema endpoint_ref = {
+        .name = "stage-endpoint", .doc = "The endpoint of a stage", .fields = endpoint_ref_fields};
+
+static const struct l7mp_field source_fields[] = {
+        STR("origin", "The listener that emitted the session"),
+        STR("listener", "The same"),
+        STR("status", "State of the stage"),
+        END,
+};
+static const struct l7mp_schema source = {
+        .name = "source", .doc = "Where a session comes from", .fields = source_fields};
+
+static const char *const stage_states[] = {"INIT",     "CONNECTED", "READY", "DISCONNECTED",
+                                           "RETRYING", "END",       NULL};
+static const struct l7mp_field stage_fields[] = {
+        STR("origin", "The cluster of the stage"),
+        OBJ("endpoint", &endpoint_ref, "The endpoint that was picked"),
+        {.key = "status", .type = L7MP_T_ENUM, .values = stage_states, .doc = "State of the stage"},
+        END,
+};
+static const struct l7mp_schema stage = {
+        .name = "stage", .doc = "One stop of a session on its way", .fields = stage_fields};
+static const struct l7mp_field stage_item = {.type = L7MP_T_OBJECT, .sub = &stage};
+
+static const struct l7mp_field event_fields[] = {
+        STR("event", "INIT, CONNECT, DISCONNECT, ERROR, WARNING, END ..."),
+        STR("timestamp", "ISO 8601, UTC, with milliseconds"),
+        STR("message", "What happened"),
+        ANY("content", "More about it"),
+        END,
+};
+static const struct l7mp_schema event = {
+        .name = "event", .doc = "Something that happened to a session", .fields = event_fields};
+static const struct l7mp_field event_item = {.type = L7MP_T_OBJECT, .sub = &event};
+
+static const char *const session_states[] = {"INIT",       "CONNECTED", "DISCONNECTED",
+                                             "FINALIZING", "DESTROYED", NULL};
+static const struct l7mp_field session_fields[] = {
+        STR("name", "The session's name"),
+        OBJ("metadata", NULL, "What is known of it: addresses, ports, HTTP request ..."),
+        OBJ("source", &source, "Where it comes from"),
+        OBJ("destination", &stage, "Where it goes"),
+        ARR("ingress", &stage_item, "Transformers on the way there"),
+        ARR("egress", &stage_item, "Transformers on the way back"),
+        {.key = "status", .type = L7MP_T_ENUM, .values = session_states, .doc = "State"},
+        ARR("events", &event_item, "The last of what happened"),
+        OBJ("stats", NULL, "Bytes and packets of each direction, slow and fast path apart"),
+        OBJ("offload", NULL, "Whether the kernel carries it, and why not"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_session = {
+        .name = "session", .doc = "A live session", .fields = session_fields};
+
+/* ---- objects as GET shows them, where that differs ---- */
+
+static const struct l7mp_field endpoints_number = {.type = L7MP_T_INT, .doc = "How many there are"};
+static const struct l7mp_field endpoint_item = {.type = L7MP_T_OBJECT,
+                                                .sub = &l7mp_schema_endpoint};
+static const struct l7mp_field endpoints_array = {
+        .type = L7MP_T_ARRAY, .item = &endpoint_item, .doc = "With `?recursive=true`"};
+static const struct l7mp_field *const endpoints_alternatives[] = {&endpoints_number,
+                                                                  &endpoints_array, NULL};
+static const struct l7mp_field cluster_fields[] = {
+        STR("name", "The cluster's name"),
+        OBJ("spec", NULL, "As it was given"),
+        {.key = "endpoints",
+         .type = L7MP_T_ONEOF,
+         .alternatives = endpoints_alternatives,
+         .doc = "Their number, or the endpoints"},
+        OBJ("loadbalancer", NULL, "`policy` and `key`"),
+        OBJ("options", NULL, "As they were given"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_cluster = {
+        .name = "cluster-view", .doc = "A cluster as GET shows it", .fields = cluster_fields};
+
+static const struct l7mp_field endpoint_fields[] = {
+        STR("name", "The endpoint's name"),
+        OBJ("spec", NULL, "As it was given"),
+        {.key = "weight", .type = L7MP_T_NUMBER, .doc = "Its share"},
+        END,
+};
+const struct l7mp_schema l7mp_rest_endpoint = {
+        .name = "endpoint-view", .doc = "An endpoint as GET shows it", .fields = endpoint_fields};
+
+/* ---- rule look-up ---- */
+
+static const struct l7mp_field lookup_fields[] = {
+        {.key = "metadata",
+         .type = L7MP_T_OBJECT,
+         .flags = L7MP_F_REQUIRED,
+         .doc = "As a session would have it"},
+        END,
+};
+const struct l7mp_schema l7mp_rest_lookup = {
+        .name = "lookup-request", .doc = "Metadata to be matched", .fields = lookup_fields};
+
+static const struct l7mp_field found_fields[] = {
+        STR("rulelist", "The rule list that decided"),
+        STR("rule", "The rule that matched"),
+        OBJ("action", NULL, "Its action"),
+        OBJ("metadata", NULL, "The metadata after rewriting"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_found = {
+        .name = "lookup-answer", .doc = "What a session would get", .fields = found_fields};
+
+/* ---- offload ---- */
+
+static const struct l7mp_field offload_fields[] = {
+        STR("state", "Whether the fast path is there"),
+        STR("reason", "Why not"),
+        INT("abi", "Version of the maps"),
+        ARR("interfaces", &any_item, "Per interface: the hook in use, and why"),
+        ARR("maps", &any_item, "Per map: pin path, entries, capacity"),
+        ANY("verdicts", "Counters by reason"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_offload = {
+        .name = "offload", .doc = "The kernel fast path", .fields = offload_fields};
+const struct l7mp_schema l7mp_rest_flow = {
+        .name = "flow", .doc = "One entry of the kernel's flow table", .fields = NULL};
+
+/* ---- requests: the object under its kind's name ---- */
+
+#define REQUEST(kind, table, text)                                 \
+	static const struct l7mp_field kind##_request_fields[] = { \
+	        {.key = #kind,                                     \
+	         .type = L7MP_T_OBJECT,                            \
+	         .flags = L7MP_F_REQUIRED,                         \
+	         .sub = &(table),                                  \
+	         .doc = text},                                     \
+	        END,                                               \
+	};                                                         \
+	const struct l7mp_schema l7mp_rest_##kind##_request = {    \
+	        .name = #kind "-request", .doc = text, .fields = kind##_request_fields}
+
+REQUEST(admin, l7mp_schema_admin, "The keys to be changed");
+REQUEST(listener, l7mp_schema_listener, "The listener");
+REQUEST(cluster, l7mp_schema_cluster, "The cluster");
+REQUEST(endpoint, l7mp_schema_endpoint, "The endpoint");
+REQUEST(rulelist, l7mp_schema_rulelist, "The rule list");
+REQUEST(route, l7mp_schema_route, "The route");
+
+static const struct l7mp_field rule_request_fields[] = {
+        {.key = "rule",
+         .type = L7MP_T_REF,
+         .flags = L7MP_F_REQUIRED,
+         .sub = &l7mp_schema_rule,
+         .doc = "The rule; where it is inserted into a rule list also the name of a rule"},
+        END,
+};
+const struct l7mp_schema l7mp_rest_rule_request = {
+        .name = "rule-request", .doc = "The rule", .fields = rule_request_fields};
+
+static const struct l7mp_field config_fields[] = {
+        {.key = "config",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_schema_config,
+         .doc = "The whole config; it may also be given bare, without this wrapper"},
+        END,
+};
+const struct l7mp_schema l7mp_rest_config = {
+        .name = "config-request", .doc = "The whole config", .fields = config_fields};
