@@ -67,16 +67,10 @@ static cJSON *unwrap(cJSON *root, const char *wrapper)
 	return inner && cJSON_GetArraySize(root) == 1 ? inner : root;
 }
 
-/* Does this document ask for strict checks, or does the present setting when it is silent? */
-static bool strict_by(const struct api_request *rq, const cJSON *doc)
-{
-	return l7mp_json_bool(l7mp_json_member(doc, "admin"), "strict", api_strict(rq));
-}
-
 void api_config_post(struct api_request *rq, struct api_response *rs)
 {
-	struct l7mp_change *c = NULL;
 	struct l7mp_error err = {0};
+	struct l7mp_change *c;
 	cJSON *doc = api_body(rq, rs);
 
 	if (!doc)
@@ -87,11 +81,9 @@ void api_config_post(struct api_request *rq, struct api_response *rs)
 		api_add_content(rs, "config", "expected an object", 0);
 		return;
 	}
-	if (l7mp_change_new(rq->api->params.model, strict_by(rq, doc), &c)) {
-		api_fail(rs, 500, "out of memory");
-		return;
-	}
-	api_finish_change(rq, &c, l7mp_change_config(c, doc, &err), &err, rs);
+	c = api_begin_change(rq, rs);
+	if (c)
+		api_finish_change(rq, &c, l7mp_change_config(c, doc, &err), &err, rs);
 }
 
 void api_admin_get(struct api_request *rq, struct api_response *rs)
