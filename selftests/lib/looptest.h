@@ -16,23 +16,23 @@ static inline uint64_t looptest_ms(void)
 }
 
 /* Fails the test when `cond` is not true within `ms`. */
-#define LOOP_UNTIL(loop, cond, ms)                                                                 \
-	do {                                                                                       \
-		uint64_t until_ = looptest_ms() + (ms);                                            \
-		while (!(cond) && looptest_ms() < until_) {                                        \
-			l7mp_loop_turn(loop);                                                      \
-			if (!(cond))                                                               \
-				usleep(50);                                                        \
-		}                                                                                  \
-		assert_true(cond);                                                                 \
+#define LOOP_UNTIL(loop, cond, ms)                          \
+	do {                                                \
+		uint64_t until_ = looptest_ms() + (ms);     \
+		while (!(cond) && looptest_ms() < until_) { \
+			l7mp_loop_turn(loop);               \
+			if (!(cond))                        \
+				usleep(50);                 \
+		}                                           \
+		assert_true(cond);                          \
 	} while (0)
 
 /* Turns for a while, to see that nothing more happens. */
-#define LOOP_FOR(loop, ms)                                                                         \
-	do {                                                                                       \
-		uint64_t until_ = looptest_ms() + (ms);                                            \
-		while (looptest_ms() < until_) {                                                   \
-			l7mp_loop_turn(loop);                                                      \
-			usleep(50);                                                                \
-		}                                                                                  \
+#define LOOP_FOR(loop, ms)                              \
+	do {                                            \
+		uint64_t until_ = looptest_ms() + (ms); \
+		while (looptest_ms() < until_) {        \
+			l7mp_loop_turn(loop);           \
+			usleep(50);                     \
+		}                                       \
 	} while (0)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Timers, tasks, flush hooks, mailbox, name resolution, watchers of files. */
+#include <cmocka.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <setjmp.h>
-#include <cmocka.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -467,8 +467,8 @@ static void resolve_cancel(void **state)
 	for (int i = 0; i < 8; i++) {
 		const char *host = i % 2 ? "localhost" : "127.0.0.1";
 
-		assert_int_equal(
-			l7mp_resolve_start(loop, host, 1, AF_UNSPEC, answer_cb, &a, &r[i]), 0);
+		assert_int_equal(l7mp_resolve_start(loop, host, 1, AF_UNSPEC, answer_cb, &a, &r[i]),
+		                 0);
 	}
 	for (int i = 0; i < 8; i++) {
 		l7mp_resolve_cancel(&r[i]);
@@ -482,11 +482,11 @@ static void resolve_cancel(void **state)
 int main(void)
 {
 	const struct CMUnitTest all[] = {
-		cmocka_unit_test(manual_timers), cmocka_unit_test(heap_random),
-		cmocka_unit_test(tasks),	 cmocka_unit_test(task_forever),
-		cmocka_unit_test(real_timers),	 cmocka_unit_test(latency),
-		cmocka_unit_test(mailbox),	 cmocka_unit_test(resolve),
-		cmocka_unit_test(resolve_cancel),
+	        cmocka_unit_test(manual_timers),  cmocka_unit_test(heap_random),
+	        cmocka_unit_test(tasks),          cmocka_unit_test(task_forever),
+	        cmocka_unit_test(real_timers),    cmocka_unit_test(latency),
+	        cmocka_unit_test(mailbox),        cmocka_unit_test(resolve),
+	        cmocka_unit_test(resolve_cancel),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);
