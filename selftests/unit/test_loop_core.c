@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Timers, tasks, flush hooks, mailbox, name resolution, watchers of files. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
+#include <cmocka.h>
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The datagram engine over loopback: packet info, GRO and GSO, order, losses, UNIX sockets. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
+#include <cmocka.h>
 
 #include <errno.h>
 #include <stdlib.h>
