@@ -179,7 +179,7 @@ static const struct l7mp_protodesc *parse_protocol(struct l7mp_build *b, const s
 	const char *name = l7mp_json_str(spec, "protocol", NULL);
 	const struct l7mp_protodesc *proto = name ? l7mp_registry_find(b->registry, name) : NULL;
 
-	if (!proto)
+	if (!proto && !b->oom)
 		l7mp_issues_add(b->issues, false, spec, d->path, "unknown protocol \"%s\"",
 		                name ? name : "");
 	return proto;
@@ -218,7 +218,7 @@ static void check_virtual(struct l7mp_build *b, const struct l7mp_draft *d, cons
 	const char *shown = endpoints ? l7mp_json_str(endpoints->child, "name", "") : "";
 	char *path;
 
-	if (!endpoints || !endpoints->child)
+	if (!endpoints || !endpoints->child || b->oom)
 		return;
 	if (!endpoints->child->next && d->name && !strcmp(shown, d->name))
 		return;

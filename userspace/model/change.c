@@ -197,10 +197,10 @@ static int push(struct stack *st, struct l7mp_object *o)
 static int push_owned(struct l7mp_change *c, struct stack *st, const struct l7mp_object *o,
                       bool recursive)
 {
-	for (enum l7mp_slot s = l7mp_slot_first(o->kind); s < l7mp_slot_end(o->kind); s++) {
+	/* The last first, so that they leave the stack in order. */
+	for (enum l7mp_slot s = l7mp_slot_end(o->kind); s-- > l7mp_slot_first(o->kind);) {
 		if (s != L7MP_SLOT_ENDPOINTS && !recursive)
 			continue;
-		/* The last first, so that they leave the stack in order. */
 		for (size_t i = l7mp_object_ref_count(o, s); i-- > 0;) {
 			struct l7mp_object *t = l7mp_change_find(c, l7mp_slot(s)->target,
 			                                         l7mp_object_ref_name(o, s, i));
