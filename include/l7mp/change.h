@@ -32,6 +32,12 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
 /* Replaces `name` (must exist; doc.name absent or equal). Inline objects of the old one that the new one does not use any more are deleted. */
 int l7mp_change_replace(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
 			const cJSON *doc, const char *path, struct l7mp_error *err);
+/*
+ * References to a deleted object stay and are stale. Recursive: what was inline in it
+ * goes too, down to the last, and sessions that use any of it end; that another object also
+ * refers to such an inline object by name does not keep it. What it only names stays. A
+ * cluster's endpoints go with it in any case.
+ */
 int l7mp_change_delete(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
 		       bool recursive, struct l7mp_error *err);
 int l7mp_change_add_endpoint(struct l7mp_change *c, const char *cluster, const cJSON *doc,
@@ -45,8 +51,10 @@ int l7mp_change_remove_rule(struct l7mp_change *c, const char *rulelist, size_t 
 /*
  * The whole config becomes `doc`: the difference to the model is computed.
  * Unchanged objects stay as they are, unnamed inline objects are compared by
- * content and keep their names, missing objects are deleted recursively. A missing
- * `admin` leaves admin as it is. Read-only keys are ignored.
+ * content and keep their names (one that changed in its place is the same object in a new
+ * version), missing objects are deleted recursively. A missing `admin`, or key of it, leaves
+ * what is; after the first commit only what l7mp_change_admin takes may differ. Read-only keys
+ * are ignored.
  */
 int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, struct l7mp_error *err);
 /* Run-time changeable keys of admin (log level, limits, offload); others: L7MP_ERR_REALISE when they differ. */
