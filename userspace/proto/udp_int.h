@@ -25,10 +25,12 @@
 struct udp_sock;
 struct udp_listener;
 
+#define UDP_SOCK_BUCKETS 1024
+
 struct udp_state {
 	struct l7mp_env *env;
-	struct udp_sock *socks;
-	uint64_t last_id; /* of session names */
+	struct udp_sock *socks[UDP_SOCK_BUCKETS]; /* by port */
+	uint64_t last_id;                         /* of session names */
 };
 
 /* What tells the sessions of a socket apart; without padding, IPv4 as mapped. */

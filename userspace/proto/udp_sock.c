@@ -111,6 +111,11 @@ int udp_prepare(int fd, void *arg)
 	return 0;
 }
 
+static struct udp_sock **bucket(struct udp_state *st, const struct l7mp_where *w)
+{
+	return &st->socks[l7mp_addr_port(&w->addr) % UDP_SOCK_BUCKETS];
+}
+
 static bool is_retiring(const struct l7mp_listen *params, const struct udp_listener *l)
 {
 	for (size_t i = 0; i < params->n_retiring; i++)
@@ -125,7 +130,7 @@ static struct udp_sock *adopt(struct udp_state *st, const struct l7mp_where *wan
 {
 	struct udp_sock *s;
 
-	DL_FOREACH (st->socks, s) {
+	DL_FOREACH (*bucket(st, want), s) {
 		if (l7mp_where_same(want, &s->where) &&
 		    (!s->listener || is_retiring(params, s->listener)))
 			return s;
@@ -163,7 +168,7 @@ int udp_sock_get(struct udp_state *st, const struct l7mp_where *want,
 	}
 	s->state = st;
 	s->refs = 1;
-	DL_APPEND(st->socks, s);
+	DL_APPEND(*bucket(st, &s->where), s);
 	*out = s;
 	return 0;
 }
@@ -175,7 +180,7 @@ void udp_sock_unref(struct udp_sock **sp)
 	*sp = NULL;
 	if (!s || --s->refs)
 		return;
-	DL_DELETE(s->state->socks, s);
+	DL_DELETE(*bucket(s->state, &s->where), s);
 	l7mp_dgram_close(&s->dgram);
 	free(s);
 }
