@@ -172,6 +172,9 @@ void l7mp_http_conn_close_after(struct l7mp_http_conn *c);
  * gone. *fd caches what was found.
  */
 int l7mp_http_peer_state(int *fd, const struct l7mp_addr *peer, const struct l7mp_addr *local);
+/* Since the client last sent something. */
+unsigned l7mp_http_peer_idle_ms(int *fd, const struct l7mp_addr *peer,
+                                const struct l7mp_addr *local);
 /* The descriptor of this process that listens on 127.0.0.1:port, -1 when none. */
 int l7mp_http_find_listening(uint16_t port);
 

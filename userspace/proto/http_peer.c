@@ -60,6 +60,19 @@ int l7mp_http_peer_state(int *fd, const struct l7mp_addr *peer, const struct l7m
 	return info.tcpi_state == TCP_CLOSE_WAIT || info.tcpi_state == TCP_LAST_ACK;
 }
 
+unsigned l7mp_http_peer_idle_ms(int *fd, const struct l7mp_addr *peer,
+                                const struct l7mp_addr *local)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	if (*fd == -1)
+		*fd = find_connection(peer, local);
+	if (*fd < 0 || getsockopt(*fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+		return 0;
+	return info.tcpi_last_data_recv;
+}
+
 int l7mp_http_find_listening(uint16_t port)
 {
 	int max = descriptors_max();

@@ -206,10 +206,15 @@ static enum step next_step(struct worker *w)
 	return step;
 }
 
-/* A short or failed read: why? */
+static bool timed_out(uint64_t started)
+{
+	return now_ms() - started >= L7MP_HTTP_STALL_MS - 200;
+}
+
+/* A failed read: why? */
 static int read_error(struct worker *w, uint64_t started)
 {
-	if (now_ms() - started >= L7MP_HTTP_STALL_MS - 200)
+	if (timed_out(started))
 		return -ETIMEDOUT;
 	if (!w->c->chunked || l7mp_http_peer_state(&w->c->fd, &w->x->peer, &w->x->local) > 0)
 		return -ECONNRESET;
@@ -239,6 +244,13 @@ static int step_read(struct worker *w)
 	if (n < 0 || (n == 0 && !w->c->chunked)) {
 		free(chunk);
 		return read_error(w, started);
+	}
+	/* A short read says that time was up: did the client send anything in it? */
+	if (!w->c->chunked && n < want && timed_out(started) &&
+	    l7mp_http_peer_idle_ms(&w->c->fd, &w->x->peer, &w->x->local) >
+	            L7MP_HTTP_STALL_MS - 500) {
+		free(chunk);
+		return -ETIMEDOUT;
 	}
 	w->received += n;
 	/* A chunked body ends with a block that is not full; a broken one with an error. */
@@ -294,7 +306,7 @@ static int step_write(struct worker *w)
 	free(chunk);
 	if (ok)
 		return 0;
-	return now_ms() - started >= L7MP_HTTP_STALL_MS - 200 ? -ETIMEDOUT : -ECONNRESET;
+	return timed_out(started) ? -ETIMEDOUT : -ECONNRESET;
 }
 
 /*
@@ -393,6 +405,7 @@ int l7mp_http_worker_run(struct l7mp_http_conn *c, struct l7mp_http_xchg *x)
 	w.x = x;
 	w.waiting = x->expect;
 	w.in_done = !c->chunked && c->length == 0;
+	x->in_end = w.in_done; /* the loop does not know of x yet */
 	w.length = -1;
 	rc = l7mp_http_xchg_mail(x) ? run_steps(&w) : -ESHUTDOWN;
 	if (rc < 0)
