@@ -267,6 +267,7 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_look
 	}
 	a->name = NULL;
 	s->metadata = a->metadata;
+	a->metadata = NULL;
 	s->lookup = *lookup;
 	*out = s;
 	return 0;

@@ -182,17 +182,15 @@ static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const st
 /* Says which listener it was: "listeners[0].spec.port" or "listener 'name'.spec". */
 static void place_error(const struct l7mp_change_item *item, int rc, struct l7mp_error *err)
 {
-	char within[sizeof(err->path)];
+	char within[128];
 
-	if (!err)
-		return;
 	if (err->code == L7MP_OK)
 		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", strerror(-rc));
-	snprintf(within, sizeof(within), "%s%s", err->path[0] ? "." : "", err->path);
+	snprintf(within, sizeof(within), "%s%.120s", err->path[0] ? "." : "", err->path);
 	if (item->path && item->path[0])
-		snprintf(err->path, sizeof(err->path), "%.120s.spec%.120s", item->path, within);
+		snprintf(err->path, sizeof(err->path), "%.120s.spec%s", item->path, within);
 	else
-		snprintf(err->path, sizeof(err->path), "listener '%.120s'%.120s",
+		snprintf(err->path, sizeof(err->path), "listener '%.100s'%s",
 		         item->new_object->name, within);
 }
 

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* Retries: when, how often, where, and what the other stages see meanwhile. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "session_fixture.h"
+
+#define T(name) cmocka_unit_test_setup_teardown(name, sfix_new, sfix_free)
+
+#define CONNECT    ",'retry':{'retry_on':'connect-failure','num_retries':2,'timeout':1000}"
+#define DISCONNECT ",'retry':{'retry_on':'disconnect','num_retries':2,'timeout':1000}"
+#define ALWAYS     ",'retry':{'retry_on':'always','num_retries':2,'timeout':1000}"
+
+static void test_late_upstream(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", CONNECT);
+	f->world.refuse = 2;
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	fake_data(src, "first");
+	l7mp_loop_turn(f->loop);
+	assert_int_equal(f->world.connects, 1);
+	assert_string_equal(sfix_json(f, "s1", "/destination/status"), "DISCONNECTED");
+	assert_true(sfix_has_event(f, "s1", "RETRY"));
+	sfix_advance(f, 999);
+	assert_int_equal(f->world.connects, 1);
+	sfix_advance(f, 1);
+	assert_int_equal(f->world.connects, 2);
+	/* The other endpoint is tried after a failure. */
+	assert_string_equal(fake_connected(&f->world, "c", 0)->address, "one");
+	assert_string_equal(fake_connected(&f->world, "c", 1)->address, "two");
+	sfix_advance(f, 1000);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	assert_string_equal(fake_connected(&f->world, "c", 2)->written, "first|");
+	assert_int_equal(f->stats.retries, 2);
+}
+
+static void test_used_up(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src;
+
+	sfix_simple(f, "FakeStream", "FakeStream", CONNECT);
+	f->world.refuse = 100;
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	sfix_advance(f, 1999);
+	assert_non_null(sfix_session(f, "s1"));
+	sfix_advance(f, 2);
+	assert_null(sfix_session(f, "s1"));
+	assert_int_equal(f->world.connects, 3);
+	assert_true(src->aborted);
+	/* Which stage, and why. */
+	assert_non_null(strstr(f->last_reason, "destination 'c'"));
+	assert_non_null(strstr(f->last_reason, "connection refused"));
+	assert_non_null(strstr(f->last_reason, "2 retries"));
+}
+
+static void test_attempt_times_out(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *first;
+
+	sfix_simple(f, "FakeStream", "FakeStream", CONNECT);
+	f->world.hold_open = true;
+	fake_accept(&f->world, "l", "s1", NULL);
+	first = fake_connected(&f->world, "c", 0);
+	sfix_advance(f, 999);
+	assert_false(first->closing);
+	sfix_advance(f, 1);
+	/* Attempts begin a timeout apart: the next one at once. */
+	assert_true(first->gone && first->aborted);
+	assert_int_equal(f->world.connects, 2);
+	fake_open(fake_connected(&f->world, "c", 1));
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	sfix_advance(f, 10000);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+}
+
+/* An attempt given up whose `closed` comes late must not disturb the next one. */
+static void test_late_closed(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *first;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", CONNECT);
+	f->world.hold_open = true;
+	fake_accept(&f->world, "l", "s1", NULL);
+	first = fake_connected(&f->world, "c", 0);
+	l7mp_task_cancel(f->loop, &first->task);
+	sfix_advance(f, 1000);
+	fake_open(fake_connected(&f->world, "c", 1));
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	l7mp_loop_turn(f->loop);
+	assert_true(first->gone);
+	assert_null(sfix_session(f, "s1"));
+}
+
+static void test_never(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src, *up;
+
+	sfix_simple(f, "FakeDgram", "FakeStream", "");
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	up = fake_connected(&f->world, "c", 0);
+	fake_closed(up, -ECONNRESET);
+	l7mp_loop_turn(f->loop);
+	assert_null(sfix_session(f, "s1"));
+	assert_true(src->gone && src->aborted);
+	assert_int_equal(f->world.connects, 1);
+	/* A FIN of the upstream ends a source that knows no half-close, in order. */
+	src = fake_accept(&f->world, "l", "s2", NULL);
+	l7mp_loop_turn(f->loop);
+	fake_end(fake_connected(&f->world, "c", 1), 0);
+	l7mp_loop_turn(f->loop);
+	assert_null(sfix_session(f, "s2"));
+	assert_true(src->shut && src->gone && !src->aborted);
+}
+
+static void test_reconnect(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src, *up, *in;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", ",'ingress':['echo']" DISCONNECT);
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	sfix_advance(f, 5000);
+	up = fake_connected(&f->world, "c", 0);
+	in = fake_connected(&f->world, "echo", 0);
+	fake_data(src, "1");
+	f->world.hold_open = true;
+	fake_closed(up, 0);
+	/* Up for longer than the timeout: at once. The others stay as they are. */
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_DISCONNECTED);
+	sfix_advance(f, 0);
+	assert_string_equal(sfix_json(f, "s1", "/destination/status"), "RETRYING");
+	assert_string_equal(sfix_json(f, "s1", "/ingress/0/status"), "READY");
+	assert_false(in->closing || src->closing);
+	assert_true(src->paused);
+	fake_data(src, "2");
+	fake_data(src, "3");
+	up = fake_connected(&f->world, "c", 1);
+	assert_string_equal(up->address, "two");
+	fake_open(up);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	assert_string_equal(up->written, "2|3|");
+	assert_false(src->paused);
+	assert_true(sfix_has_event(f, "s1", "DISCONNECT"));
+	fake_data(up, "back");
+	assert_string_equal(src->written, "back|");
+}
+
+/* A stage that comes and goes costs one connection per timeout, and its count starts anew. */
+static void test_flapping(void **state)
+{
+	struct sfix *f = *state;
+
+	sfix_simple(f, "FakeStream", "FakeStream", DISCONNECT);
+	fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	for (unsigned i = 0; i < 10; i++) {
+		assert_int_equal(f->world.connects, i + 1);
+		fake_end(fake_connected(&f->world, "c", i), 0);
+		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_DISCONNECTED);
+		sfix_advance(f, 999);
+		assert_int_equal(f->world.connects, i + 1);
+		sfix_advance(f, 1);
+		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	}
+	f->world.refuse = 100;
+	fake_end(fake_connected(&f->world, "c", 10), 0);
+	sfix_advance(f, 5000);
+	assert_null(sfix_session(f, "s1"));
+	assert_int_equal(f->world.connects, 13);
+}
+
+/* disconnect does not cover the first connect, connect-failure not the loss. */
+static void test_policies(void **state)
+{
+	struct sfix *f = *state;
+
+	sfix_simple(f, "FakeStream", "FakeStream", DISCONNECT);
+	f->world.refuse = 1;
+	fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	assert_null(sfix_session(f, "s1"));
+	sfix_simple(f, "FakeStream", "FakeStream", CONNECT);
+	fake_accept(&f->world, "l", "s2", NULL);
+	l7mp_loop_turn(f->loop);
+	fake_closed(fake_connected(&f->world, "c", 1), -ECONNRESET);
+	l7mp_loop_turn(f->loop);
+	assert_null(sfix_session(f, "s2"));
+}
+
+static void test_missing_cluster(void **state)
+{
+	struct sfix *f = *state;
+
+	sfix_simple(f, "FakeStream", "FakeStream", CONNECT);
+	assert_int_equal(sfix_config(f,
+	                             "{'listeners':[{'name':'l','spec':{'protocol':'FakeStream'},"
+	                             "'rules':[{'action':{'route':{'destination':'later','retry':"
+	                             "{'retry_on':'connect-failure','timeout':1000}}}}]}]}",
+	                             NULL),
+	                 0);
+	fake_accept(&f->world, "l", "s1", NULL);
+	sfix_advance(f, 500);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_INIT);
+	assert_int_equal(sfix_config(f,
+	                             "{'listeners':[{'name':'l','spec':{'protocol':'FakeStream'},"
+	                             "'rules':[{'action':{'route':{'destination':'later'}}}]}],"
+	                             "'clusters':[{'name':'later','spec':{'protocol':'FakeStream'},"
+	                             "'endpoints':[{'spec':{'address':'x'}}]}]}",
+	                             NULL),
+	                 0);
+	if (sfix_session(f, "s1")) {
+		sfix_advance(f, 500);
+		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	}
+	fake_accept(&f->world, "l", "s2", NULL);
+	l7mp_loop_turn(f->loop);
+	assert_int_equal(sfix_state(f, "s2"), L7MP_SESSION_CONNECTED);
+}
+
+static void test_deleted_endpoint(void **state)
+{
+	struct sfix *f = *state;
+	struct l7mp_change *change;
+	struct l7mp_error err = {0};
+	struct fake_stream *src, *up;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", ALWAYS);
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	assert_string_equal(sfix_json(f, "s1", "/destination/endpoint/name"), "e1");
+	assert_int_equal(l7mp_change_new(f->model, true, &change), 0);
+	assert_int_equal(l7mp_change_delete(change, L7MP_OBJ_ENDPOINT, "e1", true, &err), 0);
+	assert_int_equal(l7mp_runtime_apply(f->runtime, change, &err), 0);
+	l7mp_change_free(&change);
+	fake_data(src, "kept");
+	/* The operator's doing: no time to wait for. */
+	sfix_advance(f, 1);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	up = fake_connected(&f->world, "c", 1);
+	assert_string_equal(up->address, "two");
+	assert_string_equal(up->written, "kept|");
+}
+
+static int reopen(void *arg, struct l7mp_stream **out)
+{
+	struct sfix *f = arg;
+	struct fake_stream *st;
+
+	f->world.reopens++;
+	if (f->world.reopen_rc)
+		return f->world.reopen_rc;
+	st = fake_make(&f->world, &fake_proto_dgram);
+	*out = &st->base;
+	return 0;
+}
+
+static void test_reopen(void **state)
+{
+	struct sfix *f = *state;
+	struct l7mp_accept a = {.name = strdup("s1"), .reopen = reopen, .reopen_arg = f};
+	struct fake_stream *src, *up;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", ALWAYS);
+	src = fake_accept_with(&f->world, "l", &a, false);
+	sfix_advance(f, 3000);
+	up = fake_connected(&f->world, "c", 0);
+	fake_closed(src, -ECONNREFUSED);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_DISCONNECTED);
+	fake_data(up, "waits");
+	sfix_advance(f, 0);
+	assert_int_equal(f->world.reopens, 1);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	src = f->world.last;
+	assert_string_equal(src->written, "waits|");
+	fake_data(src, "again");
+	assert_string_equal(up->written, "again|");
+	/* A singleton never idles. */
+	sfix_advance(f, 1000000);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	f->world.reopen_rc = -EADDRINUSE;
+	fake_closed(src, -ECONNREFUSED);
+	sfix_advance(f, 5000);
+	assert_int_equal(f->world.reopens, 3);
+	assert_null(sfix_session(f, "s1"));
+	/* Without its listener there is nobody to open it again. */
+	f->world.reopen_rc = 0;
+	a = (struct l7mp_accept){.name = strdup("s2"), .reopen = reopen, .reopen_arg = f};
+	src = fake_accept_with(&f->world, "l", &a, false);
+	l7mp_loop_turn(f->loop);
+	l7mp_runtime_stop(f->runtime);
+	fake_closed(src, -ECONNREFUSED);
+	l7mp_loop_turn(f->loop);
+	assert_int_equal(f->world.reopens, 3);
+	assert_null(sfix_session(f, "s2"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        T(test_late_upstream),
+	        T(test_used_up),
+	        T(test_attempt_times_out),
+	        T(test_late_closed),
+	        T(test_never),
+	        T(test_reconnect),
+	        T(test_flapping),
+	        T(test_policies),
+	        T(test_missing_cluster),
+	        T(test_reopen),
+	        T(test_deleted_endpoint),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
