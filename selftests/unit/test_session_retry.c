@@ -207,7 +207,11 @@ static void test_missing_cluster(void **state)
 {
 	struct sfix *f = *state;
 
-	sfix_simple(f, "FakeStream", "FakeStream", CONNECT);
+	struct l7mp_change *change;
+	struct l7mp_error err = {0};
+	cJSON *doc = cJSON_Parse("{\"name\":\"later\",\"spec\":{\"protocol\":\"FakeStream\"},"
+	                         "\"endpoints\":[{\"spec\":{\"address\":\"x\"}}]}");
+
 	assert_int_equal(sfix_config(f,
 	                             "{'listeners':[{'name':'l','spec':{'protocol':'FakeStream'},"
 	                             "'rules':[{'action':{'route':{'destination':'later','retry':"
@@ -217,20 +221,25 @@ static void test_missing_cluster(void **state)
 	fake_accept(&f->world, "l", "s1", NULL);
 	sfix_advance(f, 500);
 	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_INIT);
-	assert_int_equal(sfix_config(f,
-	                             "{'listeners':[{'name':'l','spec':{'protocol':'FakeStream'},"
-	                             "'rules':[{'action':{'route':{'destination':'later'}}}]}],"
-	                             "'clusters':[{'name':'later','spec':{'protocol':'FakeStream'},"
-	                             "'endpoints':[{'spec':{'address':'x'}}]}]}",
-	                             NULL),
-	                 0);
-	if (sfix_session(f, "s1")) {
-		sfix_advance(f, 500);
-		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
-	}
+	/* It is added while the session waits. */
+	assert_int_equal(l7mp_change_new(f->model, true, &change), 0);
+	assert_int_equal(l7mp_change_add(change, L7MP_OBJ_CLUSTER, doc, "", &err), 0);
+	assert_int_equal(l7mp_runtime_apply(f->runtime, change, &err), 0);
+	l7mp_change_free(&change);
+	cJSON_Delete(doc);
+	sfix_advance(f, 500);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	/* Deleted without its sessions: they go on. */
+	assert_int_equal(l7mp_change_new(f->model, true, &change), 0);
+	assert_int_equal(l7mp_change_delete(change, L7MP_OBJ_CLUSTER, "later", false, &err), 0);
+	assert_int_equal(l7mp_runtime_apply(f->runtime, change, &err), 0);
+	l7mp_change_free(&change);
+	sfix_advance(f, 10000);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
 	fake_accept(&f->world, "l", "s2", NULL);
-	l7mp_loop_turn(f->loop);
-	assert_int_equal(sfix_state(f, "s2"), L7MP_SESSION_CONNECTED);
+	sfix_advance(f, 2000);
+	assert_null(sfix_session(f, "s2"));
+	assert_non_null(strstr(f->last_reason, "there is no cluster 'later'"));
 }
 
 static void test_deleted_endpoint(void **state)

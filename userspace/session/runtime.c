@@ -270,7 +270,7 @@ static void end_sessions(struct l7mp_runtime *rt, const struct l7mp_change *chan
 int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, struct l7mp_error *err)
 {
 	size_t n = l7mp_change_count(change);
-	const struct l7mp_admin *admin = l7mp_change_new_admin(change);
+	bool admin = l7mp_change_new_admin(change) != NULL;
 	struct work w = {.fresh = calloc(n + 1, sizeof(*w.fresh)),
 	                 .retiring = calloc(n + 1, sizeof(struct l7mp_plistener *)),
 	                 .same = calloc(n + 1, sizeof(struct l7mp_plistener *))};
@@ -288,7 +288,7 @@ int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, stru
 		binding_free(&w.fresh[i]);
 	end_sessions(rt, change);
 	if (admin && rt->on_admin)
-		rt->on_admin(rt->on_admin_arg, admin);
+		rt->on_admin(rt->on_admin_arg, l7mp_model_admin(rt->env->model));
 out:
 	free(w.fresh);
 	free(w.retiring);

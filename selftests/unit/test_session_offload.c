@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/* Verdicts: when the fast path is asked, remembered, left, and what it counted. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "session_fixture.h"
+
+#define T(name) cmocka_unit_test_setup_teardown(name, sfix_new_offload, sfix_free)
+
+static const char *off(struct sfix *f, const char *key)
+{
+	char pointer[100];
+
+	snprintf(pointer, sizeof(pointer), "/offload/%s", key);
+	return sfix_json(f, "s1", pointer);
+}
+
+static struct fake_stream *start(struct sfix *f, const char *route)
+{
+	struct fake_stream *src;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", route);
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	sfix_advance(f, 3000);
+	return src;
+}
+
+static void test_fast(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct l7mp_flow *flow;
+
+	assert_string_equal(off(f, "state"), "slow");
+	assert_string_equal(off(f, "directions/0/reason"), "pending");
+	assert_int_equal(f->offload.adds, 0);
+	fake_data(src, "1");
+	fake_data(src, "2");
+	/* Not from inside the batch: what it sent must have left. */
+	assert_int_equal(f->offload.adds, 0);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+	flow = f->offload.flows;
+	assert_int_equal(flow->b.kind, L7MP_FLOW_SOCKET);
+	assert_string_equal(off(f, "state"), "fast");
+	assert_string_equal(off(f, "directions/0/hook"), "tc");
+	assert_string_equal(off(f, "directions/1/interface"), "eth1");
+	assert_string_equal(off(f, "directions/0/from"), "source");
+	assert_string_equal(off(f, "directions/0/to"), "destination");
+	assert_int_equal(sfix_num(f, "s1", "/offload/pipes/offloaded"), 2);
+	flow->now[0] = (struct l7mp_flow_counters){10, 1000, l7mp_loop_now(f->loop)};
+	flow->now[1] = (struct l7mp_flow_counters){7, 70, 0};
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 12);
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/fast/bytes"), 1000);
+	assert_int_equal(sfix_num(f, "s1", "/stats/egress/fast/packets"), 7);
+	/* Packets of the slow path beside it change nothing. */
+	fake_data(src, "3");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+}
+
+struct look {
+	struct fake_stream *src, *up;
+	bool closed;
+};
+static void look(void *arg)
+{
+	struct look *l = arg;
+
+	l->closed = l->src->closing || l->up->closing;
+}
+
+static void test_removed_first(void **state)
+{
+	struct sfix *f = *state;
+	struct look l = {.src = start(f, "")};
+
+	l.up = fake_connected(&f->world, "c", 0);
+	fake_data(l.src, "1");
+	sfix_advance(f, 1);
+	f->offload.flows->now[0].packets = 5;
+	f->offload.on_remove = look;
+	f->offload.on_remove_arg = &l;
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	assert_null(f->offload.flows);
+	assert_int_equal(f->offload.removes, 1);
+	assert_false(l.closed);
+	/* The last counters stay the session's. */
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 6);
+	f->offload.on_remove = NULL;
+	sfix_advance(f, 1);
+	assert_null(sfix_session(f, "s1"));
+}
+
+static void test_lost_stage(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src =
+	        start(f, ",'retry':{'retry_on':'always','num_retries':1,'timeout':1000}");
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	f->offload.flows->now[1].packets = 4;
+	fake_closed(fake_connected(&f->world, "c", 0), -ENETDOWN);
+	assert_null(f->offload.flows);
+	sfix_advance(f, 1);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	/* The new connection is a new question. */
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 2);
+	assert_string_equal(off(f, "state"), "fast");
+	f->offload.flows->now[1].packets = 2;
+	assert_int_equal(sfix_num(f, "s1", "/stats/egress/fast/packets"), 6);
+}
+
+static void test_refused(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+
+	f->offload.refuse = L7MP_REASON_TABLE_FULL;
+	for (unsigned i = 0; i < 5; i++) {
+		fake_data(src, "x");
+		sfix_advance(f, 1);
+	}
+	/* Asked once, remembered. */
+	assert_int_equal(f->offload.adds, 1);
+	assert_string_equal(off(f, "directions/1/state"), "refused");
+	assert_string_equal(off(f, "directions/1/reason"), "table-full");
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 2);
+	assert_string_equal(off(f, "directions/1/reason"), "table-full");
+	f->offload.refuse = L7MP_REASON_NONE;
+	fake_offload_retry(&f->offload);
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 3);
+	assert_string_equal(off(f, "state"), "fast");
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 3);
+}
+
+static void test_withdrawn(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	f->offload.flows->now[0].packets = 9;
+	fake_offload_withdraw(&f->offload, L7MP_REASON_NO_ROUTE);
+	assert_string_equal(off(f, "state"), "slow");
+	assert_string_equal(off(f, "directions/0/reason"), "no-route");
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 10);
+	fake_data(src, "2");
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 11);
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_string_equal(off(f, "state"), "fast");
+}
+
+static void test_chains(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, ",'ingress':['echo']"), *pass;
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 0);
+	assert_string_equal(off(f, "directions/0/reason"), "transformer-in-path");
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	sfix_advance(f, 1);
+
+	src = start(f, ",'ingress':['pass'],'egress':['pass']");
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	assert_string_equal(off(f, "state"), "fast");
+	assert_int_equal(sfix_num(f, "s1", "/offload/pipes/offloaded"), 4);
+	/* What only counts is told what passed it. */
+	pass = fake_connected(&f->world, "pass", 0);
+	f->offload.flows->now[0].packets = 3;
+	f->offload.flows->now[1].packets = 5;
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	assert_int_equal(pass->passed_packets, 3);
+	assert_int_equal(fake_connected(&f->world, "pass", 1)->passed_packets, 5);
+}
+
+static void test_kinds(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+
+	up->flow = (struct l7mp_flow_end){.kind = L7MP_FLOW_NONE,
+	                                  .reason = L7MP_REASON_NOT_ESTABLISHED};
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	assert_string_equal(off(f, "directions/0/reason"), "not-established");
+	up->flow = (struct l7mp_flow_end){.kind = L7MP_FLOW_PASS};
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.flows->b.kind, L7MP_FLOW_REFLECT);
+}
+
+static void test_never(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, ",'offload':'never'");
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	fake_offload_retry(&f->offload);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 0);
+	assert_string_equal(off(f, "directions/0/reason"), "disabled");
+}
+
+/* What still waits in a queue must not be overtaken. */
+static void test_not_past_a_queue(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+
+	up->write_rc = L7MP_STREAM_FULL;
+	fake_data(src, "1");
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 0);
+	fake_drain(up);
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+}
+
+static void test_end_while_queued(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+
+	fake_data(src, "1");
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        T(test_fast),
+	        T(test_removed_first),
+	        T(test_lost_stage),
+	        T(test_refused),
+	        T(test_withdrawn),
+	        T(test_chains),
+	        T(test_kinds),
+	        T(test_never),
+	        T(test_not_past_a_queue),
+	        T(test_end_while_queued),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
