@@ -78,7 +78,8 @@ static bool is_absent(const struct l7mp_field *f, const cJSON *child)
 {
 	if (!cJSON_IsNull(child) || (f->flags & L7MP_F_REQUIRED))
 		return false;
-	return f->type == L7MP_T_ARRAY || f->type == L7MP_T_OBJECT || f->type == L7MP_T_MAP;
+	return f->type == L7MP_T_ARRAY || f->type == L7MP_T_OBJECT || f->type == L7MP_T_MAP ||
+	       f->type == L7MP_T_ONEOF;
 }
 
 static void check_member(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *schema,
@@ -307,8 +308,8 @@ static void check_root(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *sc
 	if (cJSON_IsObject(node))
 		l7mp_schema_check_object(ctx, schema, NULL, node, path);
 	else
-		l7mp_issues_add(ctx->issues, false, node, path, "expected %s object, got %s",
-		                strchr("aeiou", schema->name[0]) ? "an" : "a",
+		l7mp_issues_add(ctx->issues, false, node, path, "expected %s %s object, got %s",
+		                strchr("aeiou", schema->name[0]) ? "an" : "a", schema->name,
 		                node ? l7mp_json_brief(node, got, sizeof(got)) : "nothing");
 }
 
