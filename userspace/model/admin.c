@@ -207,7 +207,7 @@ static bool same_ifs(const struct l7mp_admin *a, const struct l7mp_admin *b)
 	if (a->n_offload_ifs != b->n_offload_ifs)
 		return false;
 	for (size_t i = 0; i < a->n_offload_ifs; i++)
-		if (strcmp(a->offload_ifs[i], b->offload_ifs[i]))
+		if (strcmp(a->offload_ifs[i], b->offload_ifs[i]) != 0)
 			return false;
 	return true;
 }

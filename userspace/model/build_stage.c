@@ -136,7 +136,7 @@ static int put_endpoints(struct l7mp_builder *b, struct l7mp_draft *d, struct l7
 	struct l7mp_draft_refs *refs = l7mp_draft_slot(d, L7MP_SLOT_ENDPOINTS);
 	int rc = 0;
 
-	c->endpoints = calloc(refs->n ? refs->n : 1, sizeof(c->endpoints[0]));
+	c->endpoints = calloc(refs->n ? refs->n : 1, sizeof(struct l7mp_endpoint *));
 	if (!c->endpoints)
 		return l7mp_change_oom(err);
 	for (size_t i = 0; !rc && i < refs->n; i++) {

@@ -121,7 +121,7 @@ static struct l7mp_staged *staged_new(struct l7mp_change *c, enum l7mp_obj_kind 
 	if (c->n_items == c->cap_items) {
 		size_t cap = c->cap_items ? c->cap_items * 2 : 8;
 
-		items = realloc(items, cap * sizeof(*items));
+		items = realloc(items, cap * sizeof(struct l7mp_staged *));
 		if (!items)
 			return NULL;
 		c->items = items;
@@ -279,7 +279,7 @@ static void sort_items(struct l7mp_change *c)
 size_t l7mp_change_count(const struct l7mp_change *c)
 {
 	/* The order of the items is a cache, not a state that anybody sees. */
-	sort_items((struct l7mp_change *)(uintptr_t)c);
+	sort_items((struct l7mp_change *)c);
 	return c->n_real;
 }
 

@@ -68,7 +68,7 @@ static int drafts_add(struct drafts *ds, struct l7mp_draft *d)
 {
 	if (ds->n == ds->cap) {
 		size_t cap = ds->cap ? ds->cap * 2 : 64;
-		struct l7mp_draft **v = realloc(ds->v, cap * sizeof(*v));
+		struct l7mp_draft **v = realloc(ds->v, cap * sizeof(struct l7mp_draft *));
 
 		if (!v)
 			return -ENOMEM;

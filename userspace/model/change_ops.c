@@ -22,7 +22,10 @@ static int parse(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *do
 	if (*out)
 		return 0;
 	rc = l7mp_change_check(c, err);
-	return rc ? rc : l7mp_change_oom(err);
+	if (rc)
+		return rc;
+	l7mp_change_oom(err);
+	return -ENOMEM;
 }
 
 /* The draft, claimed and bound, into the change. Takes d. */

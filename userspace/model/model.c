@@ -36,29 +36,31 @@ static int table_init(struct l7mp_table *t)
 	struct l7mp_object *guard = &t->guard;
 
 	guard->name = ""; /* no object's name is empty */
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a first element does not expand */
 	HASH_ADD_KEYPTR(hh, t->head, guard->name, 0, guard);
 	return guard->hh.tbl ? 0 : -ENOMEM;
 }
 
 void l7mp_table_add(struct l7mp_table *t, struct l7mp_object *o)
 {
+	UT_hash_table *tbl = t->guard.hh.tbl;
 	size_t len = strlen(o->name);
 
 	l7mp_object_ref(o);
 	HASH_ADD_KEYPTR(hh, t->head, o->name, len, o);
 	if (!o->hh.tbl) {
-		unsigned noexpand = t->head->hh.tbl->noexpand;
+		unsigned noexpand = tbl->noexpand;
 
 		/* No memory for more buckets: longer chains then, until the next addition. */
-		t->head->hh.tbl->noexpand = 1;
+		tbl->noexpand = 1;
 		HASH_ADD_KEYPTR(hh, t->head, o->name, len, o);
-		t->head->hh.tbl->noexpand = noexpand;
+		tbl->noexpand = noexpand;
 	}
 }
 
 void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7mp_object *o)
 {
-	UT_hash_table *tbl = t->head->hh.tbl;
+	UT_hash_table *tbl = t->guard.hh.tbl;
 	struct l7mp_object *prev = old->hh.prev, *next = old->hh.next;
 
 	/* The new handle takes the old one's links: uthash itself would append. There is always a
@@ -82,6 +84,7 @@ void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7
 
 void l7mp_table_remove(struct l7mp_table *t, struct l7mp_object *o)
 {
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the guard keeps head and table */
 	HASH_DEL(t->head, o);
 	l7mp_object_unref(o);
 }

@@ -76,8 +76,8 @@ bool l7mp_object_same(const struct l7mp_object *a, const struct l7mp_object *b)
 static bool same_endpoints(const struct l7mp_cluster *a, const struct l7mp_cluster *b)
 {
 	return a->n_endpoints == b->n_endpoints &&
-	       (!a->n_endpoints ||
-	        !memcmp(a->endpoints, b->endpoints, a->n_endpoints * sizeof(a->endpoints[0])));
+	       (!a->n_endpoints || !memcmp(a->endpoints, b->endpoints,
+	                                   a->n_endpoints * sizeof(struct l7mp_endpoint *)));
 }
 
 bool l7mp_object_same_refs(const struct l7mp_object *a, const struct l7mp_object *b)
@@ -91,7 +91,8 @@ bool l7mp_object_same_refs(const struct l7mp_object *a, const struct l7mp_object
 		if (n != l7mp_object_ref_count(b, s))
 			return false;
 		for (size_t i = 0; i < n; i++)
-			if (strcmp(l7mp_object_ref_name(a, s, i), l7mp_object_ref_name(b, s, i)))
+			if (strcmp(l7mp_object_ref_name(a, s, i), l7mp_object_ref_name(b, s, i)) !=
+			    0)
 				return false;
 	}
 	return true;
