@@ -83,8 +83,14 @@ void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
 					   const char *protocol, uint64_t count),
 				void *arg);
 
+/* Tells transformers that count (Metric) what the fast path carried past them so far: before their counters are read. */
+void l7mp_sessions_sync(struct l7mp_sessions *m);
+
 /* ---- acting ---- */
-/* Ends it; `reason` goes to its events and the access log. */
+/*
+ * Ends it; `reason` goes to its events and the access log. A request whose answer is
+ * under way (HTTP) gets up to 5 s to finish.
+ */
 void l7mp_session_end(struct l7mp_session *s, const char *reason);
 /* Ends the sessions that use the object (listener, rule list, rule, route, cluster); an endpoint: disconnects its stages, which retry elsewhere. */
 void l7mp_sessions_end_using(struct l7mp_sessions *m, const struct l7mp_object *object);

@@ -191,6 +191,12 @@ void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh)
 	take_counters(s, now);
 }
 
+void l7mp_sessions_sync(struct l7mp_sessions *m)
+{
+	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
+		l7mp_session_offload_sync(s, false);
+}
+
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 {
 	const struct l7mp_offload *o = s->m->offload;

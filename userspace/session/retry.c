@@ -39,15 +39,16 @@ static void give_up(struct session_stage *st, const struct l7mp_error *err)
 	unsigned tried = st->retries;
 	/* Whoever got a complete answer must not lose it to a reset. */
 	bool orderly = err->code == L7MP_OK || stage_out(st)->shut;
+	const char *why = err->message[0] ? err->message : "closed";
 	char where[300];
 
 	st->state = L7MP_STAGE_END;
 	l7mp_stage_where(st, where, sizeof(where));
 	if (tried)
-		l7mp_session_finish(s, err, !orderly, "%s: %s (after %u %s)", where, err->message,
-		                    tried, tried == 1 ? "retry" : "retries");
+		l7mp_session_finish(s, err, !orderly, "%s: %s (after %u %s)", where, why, tried,
+		                    tried == 1 ? "retry" : "retries");
 	else
-		l7mp_session_finish(s, err, !orderly, "%s: %s", where, err->message);
+		l7mp_session_finish(s, err, !orderly, "%s: %s", where, why);
 }
 
 static void schedule(struct session_stage *st, const struct l7mp_error *err, uint64_t delay_ms)

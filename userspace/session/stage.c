@@ -73,10 +73,17 @@ static void on_closed(void *owner, const struct l7mp_error *err)
 {
 	struct session_stage *st = owner;
 	struct l7mp_session *s = st->s;
+	bool up = st->state == L7MP_STAGE_CONNECTED || st->state == L7MP_STAGE_READY;
+	struct l7mp_error early;
 
 	l7mp_session_offload_remove(s, true);
 	l7mp_origin_closed(st);
 	st->stream = NULL;
+	if (!up && err->code == L7MP_OK) {
+		l7mp_error_set(&early, -ECONNABORTED, L7MP_ERR_UPSTREAM,
+		               "closed before it was connected");
+		err = &early;
+	}
 	if (s->ending)
 		l7mp_session_closed_one(s);
 	else if (st->index == 0)
