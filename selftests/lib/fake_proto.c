@@ -156,7 +156,7 @@ static void task(struct l7mp_task *t, void *arg)
 		l7mp_error_set(&err, -ECONNREFUSED, L7MP_ERR_UPSTREAM, "connection refused");
 		say_closed(st, &err);
 	} else {
-		st->base.events->open(st->base.owner);
+		fake_open(st);
 	}
 }
 
@@ -180,6 +180,7 @@ struct fake_stream *fake_make(struct fake_world *w, const struct l7mp_proto *pro
 
 void fake_open(struct fake_stream *st)
 {
+	st->opened = true;
 	st->base.events->open(st->base.owner);
 }
 
@@ -232,6 +233,7 @@ static int fake_connect(const struct l7mp_proto *proto, const struct l7mp_connec
 	st = fake_make(w, proto);
 	snprintf(st->address, sizeof(st->address), "%s", p->address ? p->address : "");
 	snprintf(st->cluster, sizeof(st->cluster), "%s", p->cluster);
+	snprintf(st->session, sizeof(st->session), "%s", p->session);
 	st->in_kind = p->in_kind;
 	if (!w->hold_open || proto->desc.flags & L7MP_PROTO_VIRTUAL)
 		l7mp_task_post(w->loop, &st->task);

@@ -19,13 +19,14 @@ struct fake_stream {
 	struct l7mp_task task;
 	char address[64]; /* of the endpoint */
 	char cluster[64];
+	char session[64];
 	enum l7mp_kind in_kind;
 	struct l7mp_flow_end flow;
 	struct l7mp_addr local; /* len 0: none */
 	uint64_t passed_packets;
 
 	/* what the session did */
-	bool paused, shut, closing, aborted, gone;
+	bool paused, shut, closing, aborted, gone, opened;
 	int shut_code;
 	unsigned pauses;
 	int status; /* of result; 0: not given */
