@@ -40,7 +40,7 @@ struct rig {
 	int ended_badly; /* closed with an error */
 	char name[128];
 	cJSON *metadata; /* of the last one */
-	char last_error[256];
+	char last_error[512];
 };
 
 struct owner {
