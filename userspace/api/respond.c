@@ -114,12 +114,20 @@ void api_fail_error(struct api_response *rs, const struct l7mp_error *err)
 void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
                      const struct l7mp_issues *issues)
 {
+	struct l7mp_error first = {0};
+	char text[sizeof(first.path) + sizeof(first.message) + 4];
+
 	if (!issues->errors || err->code != L7MP_ERR_SCHEMA) {
 		api_fail_error(rs, err);
 		return;
 	}
-	api_fail(rs, 422, "the document is not valid: %zu error%s", issues->errors,
-	         issues->errors == 1 ? "" : "s");
+	/* The first of them in the message, for those who read no further. */
+	l7mp_issues_first(issues, &first);
+	l7mp_error_text(&first, text, sizeof(text));
+	if (issues->errors > 1)
+		api_fail(rs, 422, "%s (and %zu more)", text, issues->errors - 1);
+	else
+		api_fail(rs, 422, "%s", text);
 	for (size_t i = 0; i < issues->n; i++)
 		if (!issues->v[i].warning)
 			api_add_content(rs, issues->v[i].path, issues->v[i].reason, 0);

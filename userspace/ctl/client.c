@@ -106,15 +106,30 @@ long ctl_local_port(const struct ctl *c)
 	return c->client ? c->client->local_port : 0;
 }
 
+/* The message of an error with one finding says it all, but for the line. */
+static bool is_said(const char *message, const char *path, const char *reason)
+{
+	size_t n = strlen(path);
+
+	if (!n)
+		return strstr(message, reason) != NULL;
+	return !strncmp(message, path, n) && !strncmp(message + n, ": ", 2) &&
+	       !strcmp(message + n + 2, reason);
+}
+
 static void print_refusal(long status, const cJSON *answer, const struct ctl_input *lines)
 {
+	const char *message = l7mp_json_str(answer, "message", "refused");
 	const cJSON *e;
 
-	ctl_error("%ld: %s", status, l7mp_json_str(answer, "message", "refused"));
+	ctl_error("%ld: %s", status, message);
 	cJSON_ArrayForEach (e, l7mp_json_member(answer, "content")) {
 		const char *path = l7mp_json_str(e, "path", "");
+		const char *reason = l7mp_json_str(e, "reason", "");
 		int line = lines ? ctl_input_line(lines, path) : 0;
 
+		if (!line && is_said(message, path, reason))
+			continue;
 		fputs("  ", stderr);
 		if (line) {
 			ctl_print_safe(stderr, lines->name);
@@ -122,7 +137,7 @@ static void print_refusal(long status, const cJSON *answer, const struct ctl_inp
 		}
 		ctl_print_safe(stderr, path);
 		fputs(*path ? ": " : "", stderr);
-		ctl_print_safe(stderr, l7mp_json_str(e, "reason", ""));
+		ctl_print_safe(stderr, reason);
 		fputc('\n', stderr);
 	}
 }

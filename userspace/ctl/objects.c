@@ -86,7 +86,10 @@ static void cell_brief(struct ctl_table *t, const cJSON *node)
 {
 	char buf[64];
 
-	ctl_cell_str(t, node ? l7mp_json_brief(node, buf, sizeof(buf)) : NULL);
+	if (cJSON_IsString(node))
+		ctl_cell_str(t, node->valuestring);
+	else
+		ctl_cell_str(t, node ? l7mp_json_brief(node, buf, sizeof(buf)) : NULL);
 }
 
 static void rule_row(struct ctl_table *t, const cJSON *o)
