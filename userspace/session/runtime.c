@@ -66,11 +66,14 @@ int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
 
 void l7mp_runtime_stop(struct l7mp_runtime *rt)
 {
-	struct binding *b, *next;
+	struct binding *b = rt->bindings;
 
-	HASH_ITER (hh, rt->bindings, b, next) {
-		HASH_DEL(rt->bindings, b);
+	HASH_CLEAR(hh, rt->bindings);
+	while (b) {
+		struct binding *next = b->hh.next;
+
 		binding_free(&b);
+		b = next;
 	}
 }
 
@@ -271,11 +274,13 @@ int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, stru
 {
 	size_t n = l7mp_change_count(change);
 	bool admin = l7mp_change_new_admin(change) != NULL;
-	struct work w = {.fresh = calloc(n + 1, sizeof(*w.fresh)),
-	                 .retiring = calloc(n + 1, sizeof(struct l7mp_plistener *)),
-	                 .same = calloc(n + 1, sizeof(struct l7mp_plistener *))};
+	struct work w = {0};
 	int rc = -ENOMEM;
 
+	/* Arrays of pointers. */
+	w.fresh = calloc(n + 1, sizeof(void *));
+	w.retiring = calloc(n + 1, sizeof(void *));
+	w.same = calloc(n + 1, sizeof(void *));
 	if (!w.fresh || !w.retiring || !w.same)
 		l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
 	else

@@ -67,7 +67,7 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 void l7mp_sessions_free(struct l7mp_sessions **pp)
 {
 	struct l7mp_sessions *m = *pp;
-	struct session_counter *c, *next;
+	struct session_counter *c;
 
 	if (!m)
 		return;
@@ -77,9 +77,13 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 	l7mp_timer_stop(m->env->loop, &m->grace);
 	l7mp_timer_stop(m->env->loop, &m->verdict_timer);
 	l7mp_task_cancel(m->env->loop, &m->done_task);
-	HASH_ITER (hh, m->counters, c, next) {
-		HASH_DEL(m->counters, c);
+	c = m->counters;
+	HASH_CLEAR(hh, m->counters);
+	while (c) {
+		struct session_counter *next = c->hh.next;
+
 		free(c);
+		c = next;
 	}
 	l7mp_origins_free(&m->origins);
 	free(m);

@@ -217,9 +217,11 @@ static int pick(struct session_stage *st, struct l7mp_error *err)
 	l7mp_object_unref(st->endpoint);
 	st->endpoint = NULL;
 	st->object = c ? l7mp_object_ref(c) : NULL;
-	if (!c)
-		return l7mp_error_set(err, -ESRCH, L7MP_ERR_UPSTREAM, "there is no cluster '%s'",
-		                      st->cluster);
+	if (!c) {
+		l7mp_error_set(err, -ESRCH, L7MP_ERR_UPSTREAM, "there is no cluster '%s'",
+		               st->cluster);
+		return -ESRCH;
+	}
 	if (c->proto->flags & L7MP_PROTO_VIRTUAL)
 		return 0;
 	e = l7mp_lb_pick(c, s->metadata, st->avoid ? st->avoid->obj.name : NULL, &warning);
