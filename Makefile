@@ -117,6 +117,7 @@ $(BUILD)/gen/%.skel.h: $(BUILD)/bpf/%.bpf.o
 	@mkdir -p $(@D)
 	$(Q)$(BPFTOOL) gen skeleton $< name $(subst -,_,$*) > $@
 $(call objs,offload): | $(BPF_SKELS)
+$(call objs,offload): CPPFLAGS += -Iheaders
 
 .PHONY: bpf
 bpf: $(BPF_SKELS)
@@ -148,7 +149,7 @@ unit:
 	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=asan OPT=-O1 $(BUILD)/asan/unit/test_$(T)
 	$(BUILD)/asan/unit/test_$(T)
 
-.PHONY: setup run test test-full bench vmtest lint install uninstall clean distclean help docs
+.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs
 setup:
 	$(Q)scripts/setup.sh
 run:
@@ -173,6 +174,23 @@ lint:
 	$(Q)scripts/lint.sh
 clean:
 	rm -rf $(BUILD)
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8 \
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/doc/l7mp/examples \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	install -m 755 $(BUILD)/l7mp-proxy $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BUILD)/l7mpctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 README.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/l7mp/
+	install -m 644 config/* $(DESTDIR)$(PREFIX)/share/doc/l7mp/examples/
+	sed 's|@PREFIX@|$(PREFIX)|' scripts/l7mp-proxy.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service
+	echo 'u l7mp - "l7mp proxy"' > $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/l7mp-proxy $(DESTDIR)$(PREFIX)/bin/l7mpctl \
+		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp
 help:
 	$(Q)sed -n '3,11s/^# \{0,1\}//p' Makefile
 
