@@ -10,6 +10,6 @@
 struct l7mp_proto; /* proto.h */
 
 extern const struct l7mp_protodesc *const l7mp_all_protodescs[]; /* ends with NULL */
-extern const struct l7mp_proto *const l7mp_all_protos[];	 /* the same, in the same order */
+extern const struct l7mp_proto *const l7mp_all_protos[];         /* the same, in the same order */
 extern const struct l7mp_registry l7mp_all_registry;
 size_t l7mp_all_protos_count(void);

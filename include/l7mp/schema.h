@@ -24,8 +24,8 @@ enum l7mp_schema_type {
 	L7MP_T_MAP,    /* object with free keys, each value as `item` (any when NULL) */
 	L7MP_T_ARRAY,  /* each element as `item`; number of elements in [min, max] when max > 0 */
 	L7MP_T_ANY,
-	L7MP_T_ONEOF,  /* valid when one of `alternatives` (ends with NULL) accepts it; errors come from the alternative of the same JSON type */
-	L7MP_T_REF,    /* a name, or an inline object described by `sub` */
+	L7MP_T_ONEOF, /* valid when one of `alternatives` (ends with NULL) accepts it; errors come from the alternative of the same JSON type */
+	L7MP_T_REF,   /* a name, or an inline object described by `sub` */
 	L7MP_T_PROTOCOL_SPEC, /* {protocol, ...}: the rest by the protocol's own table (role in `min`: L7MP_ROLE_*) */
 };
 
@@ -33,21 +33,21 @@ enum l7mp_schema_flags {
 	L7MP_F_REQUIRED = 1 << 0,
 	L7MP_F_NOCASE = 1 << 1,
 	L7MP_F_READONLY = 1 << 2, /* shown by GET, ignored in input, also in strict mode */
-	L7MP_F_SECRET = 1 << 3,	  /* never logged */
+	L7MP_F_SECRET = 1 << 3,   /* never logged */
 };
 
 /* Named string checks; each has a sentence for messages ("a name without white space"). */
 enum l7mp_schema_pattern {
 	L7MP_P_NONE,
-	L7MP_P_NAME,	 /* ^\S+$ */
-	L7MP_P_ADDRESS,	 /* numeric IP address */
-	L7MP_P_HOST,	 /* IP address or host name */
-	L7MP_P_POINTER,	 /* JSON pointer, with or without the leading '/' */
+	L7MP_P_NAME,     /* ^\S+$ */
+	L7MP_P_ADDRESS,  /* numeric IP address */
+	L7MP_P_HOST,     /* IP address or host name */
+	L7MP_P_POINTER,  /* JSON pointer, with or without the leading '/' */
 	L7MP_P_FILENAME, /* a path, or @name for abstract UNIX sockets; fits sun_path */
-	L7MP_P_PATH,	 /* a file path, not empty */
-	L7MP_P_MAC,	 /* aa:bb:cc:dd:ee:ff */
-	L7MP_P_URLPATH,	 /* begins with '/' */
-	L7MP_P_IFNAME,	 /* 1..15 bytes, no '/' or white space */
+	L7MP_P_PATH,     /* a file path, not empty */
+	L7MP_P_MAC,      /* aa:bb:cc:dd:ee:ff */
+	L7MP_P_URLPATH,  /* begins with '/' */
+	L7MP_P_IFNAME,   /* 1..15 bytes, no '/' or white space */
 };
 
 struct l7mp_schema;
@@ -58,16 +58,16 @@ struct l7mp_field {
 	unsigned flags;
 	double min, max;
 	enum l7mp_schema_pattern pattern;
-	const char *const *values;		       /* enum: ends with NULL */
-	const struct l7mp_schema *sub;		       /* object, reference */
-	const struct l7mp_field *item;		       /* array, map */
+	const char *const *values;                    /* enum: ends with NULL */
+	const struct l7mp_schema *sub;                /* object, reference */
+	const struct l7mp_field *item;                /* array, map */
 	const struct l7mp_field *const *alternatives; /* oneof */
-	const char *def;			       /* default as JSON text, for docs and l7mp_schema_default; NULL: none */
-	const char *doc;			       /* one sentence, without a final period */
+	const char *def; /* default as JSON text, for docs and l7mp_schema_default; NULL: none */
+	const char *doc; /* one sentence, without a final period */
 };
 
 struct l7mp_schema {
-	const char *name;		 /* "listener": OpenAPI component and heading */
+	const char *name; /* "listener": OpenAPI component and heading */
 	const char *doc;
 	const struct l7mp_field *fields; /* ends with key == NULL */
 	/* Optional, after the fields: what a table can't say. Files issues itself. */
@@ -82,7 +82,7 @@ struct l7mp_registry;
  * L7MP_T_PROTOCOL_SPEC. Every issue is found, not only the first.
  */
 void l7mp_schema_check(const struct l7mp_schema *schema, const struct l7mp_registry *registry,
-		       const cJSON *node, const char *path, struct l7mp_issues *issues);
+                       const cJSON *node, const char *path, struct l7mp_issues *issues);
 const struct l7mp_field *l7mp_schema_field(const struct l7mp_schema *schema, const char *key);
 /* The default of a field as a new node; NULL when it has none. */
 cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key);
@@ -93,8 +93,8 @@ cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key);
  */
 struct l7mp_protodesc;
 void l7mp_schema_check_endpoint(const struct l7mp_registry *registry,
-				const struct l7mp_protodesc *cluster_proto, const cJSON *node,
-				const char *path, struct l7mp_issues *issues);
+                                const struct l7mp_protodesc *cluster_proto, const cJSON *node,
+                                const char *path, struct l7mp_issues *issues);
 
 /* ---- for documents made from the tables ---- */
 

@@ -170,7 +170,7 @@ static void add_operation(struct l7mp_oas *g, cJSON *paths, const struct l7mp_re
 		item = l7mp_oas_object(g);
 		l7mp_oas_add(g, paths, d->path, item);
 	}
-	for (; d->method[n] && n < sizeof(method) - 1; n++)
+	for (; n < sizeof(method) - 1 && d->method[n]; n++)
 		method[n] = (char)(d->method[n] | 0x20);
 	method[n] = 0;
 	l7mp_oas_str(g, op, "operationId", d->id);

@@ -421,8 +421,10 @@ int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struc
 	yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, len);
 	rc = read_stream(&r);
 	yaml_parser_delete(&r.parser);
-	HASH_ITER (hh, r.anchors, a, next) {
-		HASH_DEL(r.anchors, a);
+	a = r.anchors;
+	HASH_CLEAR(hh, r.anchors); /* the table; its elements stay linked */
+	for (; a; a = next) {
+		next = a->hh.next;
 		free(a->name);
 		free(a);
 	}

@@ -48,10 +48,11 @@ bool l7mp_keys_has(struct l7mp_key *keys, const char *name)
 
 void l7mp_keys_free(struct l7mp_key **keys)
 {
-	struct l7mp_key *k, *next;
+	struct l7mp_key *k = *keys, *next;
 
-	HASH_ITER (hh, *keys, k, next) {
-		HASH_DEL(*keys, k);
+	HASH_CLEAR(hh, *keys); /* the table; its elements stay linked */
+	for (; k; k = next) {
+		next = k->hh.next;
 		free(k);
 	}
 }

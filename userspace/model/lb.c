@@ -155,7 +155,7 @@ static int build_ring(struct l7mp_lb *lb, const struct l7mp_cluster *c)
 		free(ids[i].text);
 	}
 	free(ids);
-	if (!lb->n_points)
+	if (!lb->ring || !lb->n_points)
 		return -ENOMEM;
 	qsort(lb->ring, lb->n_points, sizeof(*lb->ring), by_place);
 	return 0;
@@ -178,7 +178,7 @@ int l7mp_lb_new(const struct l7mp_cluster *c, struct l7mp_lb **out)
 		lb->total += lb->weight[i];
 	}
 	if (getrandom(&lb->random, sizeof(lb->random), GRND_NONBLOCK) < 0)
-		lb->random = l7mp_hash(&lb, sizeof(lb));
+		lb->random = l7mp_hash(&c->obj.generation, sizeof(c->obj.generation));
 	if (c->lb_policy == L7MP_LB_HASH && c->lb_key && c->n_endpoints > 1 && build_ring(lb, c))
 		goto no_memory;
 	*out = lb;

@@ -152,9 +152,9 @@ static bool eval(const struct l7mp_predicate *p, const cJSON *context)
 	case L7MP_OP_TEST:
 		return node && equal(p, node, p->value);
 	case L7MP_OP_LESS:
-		return cJSON_IsNumber(node) && node->valuedouble < p->value->valuedouble;
+		return node && cJSON_IsNumber(node) && node->valuedouble < p->value->valuedouble;
 	case L7MP_OP_MORE:
-		return cJSON_IsNumber(node) && node->valuedouble > p->value->valuedouble;
+		return node && cJSON_IsNumber(node) && node->valuedouble > p->value->valuedouble;
 	}
 	return false;
 }
