@@ -16,7 +16,8 @@
 	X(l7mp_transform_echo)    \
 	X(l7mp_transform_discard) \
 	X(l7mp_transform_logger)  \
-	X(l7mp_proto_controller)
+	X(l7mp_proto_controller)                                                                   \
+	X(l7mp_proto_prometheus)
 
 #define AS_PROTO(p) &p,
 const struct l7mp_proto *const l7mp_all_protos[] = {L7MP_ALL_PROTOS(AS_PROTO) NULL};
