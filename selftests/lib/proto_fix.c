@@ -194,7 +194,8 @@ struct l7mp_plistener *pfix_listen(struct pfix *f, const struct l7mp_proto *p, c
 		assert_string_not_equal(f->err.message, "");
 		return NULL;
 	}
-	p->activate(l);
+	if (!f->inactive)
+		p->activate(l);
 	return l;
 }
 

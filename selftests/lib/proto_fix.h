@@ -43,8 +43,9 @@ struct pfix {
 	struct l7mp_env env;
 	int admit_rc;
 	unsigned admits;
-	bool refuse; /* close streams in accept, as a session without a rule does */
-	bool echo;   /* for streams accepted from now on */
+	bool inactive; /* listen without activate */
+	bool refuse;   /* close streams in accept, as a session without a rule does */
+	bool echo;     /* for streams accepted from now on */
 	struct pconn *conns[PFIX_CONNS];
 	size_t n_conns;
 	struct l7mp_error err; /* of the last listen or connect */

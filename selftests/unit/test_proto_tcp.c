@@ -322,6 +322,26 @@ static void refused_connections_are_closed(void **state)
 	pfix_unlisten(l);
 }
 
+/* Two of one change want the same address: the second is refused before the first is active. */
+static void one_change_one_address(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL), *m, *n;
+	char spec[64];
+
+	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_port(l));
+	f->inactive = true;
+	m = pfix_listen(f, TCP, "m", spec, l);
+	assert_non_null(m);
+	assert_null(pfix_listen(f, TCP, "n", spec, l));
+	pfix_unlisten(m);
+	n = pfix_listen(f, TCP, "n", spec, l);
+	assert_non_null(n);
+	pfix_unlisten(l);
+	TCP->activate(n);
+	pfix_unlisten(n);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -339,6 +359,7 @@ int main(void)
 	        T(ports_in_use_are_refused),
 	        T(replaced_without_a_gap),
 	        T(refused_connections_are_closed),
+	        T(one_change_one_address),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -331,6 +331,32 @@ static void replaced_without_a_gap(void **state)
 	pfix_unlisten(m);
 }
 
+/* Two of one change want the same port: the second is refused before the first is active. */
+static void one_change_one_port(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m, *n;
+	char spec[64];
+
+	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_port(l));
+	f->inactive = true;
+	m = pfix_listen(f, UDP, "m", spec, l);
+	assert_non_null(m);
+	assert_null(pfix_listen(f, UDP, "n", spec, l));
+	assert_non_null(strstr(f->err.message, "address already in use"));
+	pfix_unlisten(m);
+	/* That change was given up: the next one may. */
+	n = pfix_listen(f, UDP, "n", spec, l);
+	assert_non_null(n);
+	pfix_unlisten(l);
+	UDP->activate(n);
+	pfix_unlisten(n);
+	m = pfix_listen(f, UDP, "m", spec, NULL);
+	assert_non_null(m);
+	assert_null(pfix_listen(f, UDP, "n", spec, NULL));
+	pfix_unlisten(m);
+}
+
 static void limits_and_refusals_are_counted(void **state)
 {
 	struct pfix *f = *state;
@@ -532,6 +558,7 @@ int main(void)
 	        T(only_ipv6_where_asked),
 	        T(sessions_outlive_their_listener),
 	        T(replaced_without_a_gap),
+	        T(one_change_one_port),
 	        T(limits_and_refusals_are_counted),
 	        T(datagrams_that_do_not_leave_are_told),
 	        T(bad_specs_say_why),

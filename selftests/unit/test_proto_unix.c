@@ -218,6 +218,24 @@ static void nobody_there(void **state)
 	assert_non_null(strstr(f->err.message, "no such name or file"));
 }
 
+/* Two of one change want the same address: the second is refused before the first is active. */
+static void one_change_one_address(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(f, UNIX, "l", spec, NULL), *m, *n;
+
+	f->inactive = true;
+	m = pfix_listen(f, UNIX, "m", spec, l);
+	assert_non_null(m);
+	assert_null(pfix_listen(f, UNIX, "n", spec, l));
+	pfix_unlisten(m);
+	n = pfix_listen(f, UNIX, "n", spec, l);
+	assert_non_null(n);
+	pfix_unlisten(l);
+	UNIX->activate(n);
+	pfix_unlisten(n);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -230,6 +248,7 @@ int main(void)
 	        T(somebody_elses_socket_stays),
 	        T(replaced_without_a_gap),
 	        T(nobody_there),
+	        T(one_change_one_address),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,21 +35,32 @@ static const struct l7mp_acceptor_ops acceptor_ops = {
         .exhausted = on_exhausted,
 };
 
+static void forget(struct l7mp_tcp_listener *l)
+{
+	if (l->from)
+		l->from->heir = NULL;
+	if (l->heir)
+		l->heir->from = NULL;
+	l->from = l->heir = NULL;
+}
+
 /* The same queue of connections under a second descriptor: none is lost when the first one closes. */
-static int share_retiring(const struct l7mp_where *want, const struct l7mp_listen *params,
-                          struct l7mp_where *bound)
+static int share_retiring(struct l7mp_tcp_listener *l, const struct l7mp_where *want,
+                          const struct l7mp_listen *params, struct l7mp_where *bound)
 {
 	for (size_t i = 0; i < params->n_retiring; i++) {
-		const struct l7mp_tcp_listener *old =
-		        (const struct l7mp_tcp_listener *)params->retiring[i];
+		struct l7mp_tcp_listener *old = (struct l7mp_tcp_listener *)params->retiring[i];
 		int fd;
 
-		if (!old->acceptor || !l7mp_where_same(want, &old->where))
+		/* With an heir already, binding fails as it should. */
+		if (!old->acceptor || old->heir || !l7mp_where_same(want, &old->where))
 			continue;
 		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
 			return -errno;
 		*bound = old->where;
+		old->heir = l;
+		l->from = old;
 		return fd;
 	}
 	return -ENOENT;
@@ -71,7 +82,7 @@ int l7mp_tcp_listener_open(struct l7mp_tcp_listener *l, const struct l7mp_proto 
 	l->name = strdup(params->name ? params->name : "");
 	if (!l->name)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	fd = share_retiring(&want, params, &l->where);
+	fd = share_retiring(l, &want, params, &l->where);
 	if (fd == -ENOENT)
 		fd = l7mp_where_bind(&want, SOCK_STREAM, NULL, NULL, &l->where, err);
 	else if (fd < 0)
@@ -97,7 +108,10 @@ fail:
 
 void l7mp_tcp_listener_activate(struct l7mp_plistener *base)
 {
-	((struct l7mp_tcp_listener *)base)->active = true;
+	struct l7mp_tcp_listener *l = (struct l7mp_tcp_listener *)base;
+
+	l->active = true;
+	forget(l);
 }
 
 void l7mp_tcp_listener_bound(const struct l7mp_plistener *base, cJSON *spec)
@@ -110,6 +124,7 @@ void l7mp_tcp_listener_bound(const struct l7mp_plistener *base, cJSON *spec)
 void l7mp_tcp_listener_close(struct l7mp_tcp_listener *l)
 {
 	l->active = false;
+	forget(l);
 	if (l->acceptor)
 		l7mp_acceptor_close(&l->acceptor);
 	free(l->name);

@@ -84,6 +84,8 @@ struct l7mp_tcp_listener {
 	struct l7mp_where where;
 	struct l7mp_acceptor *acceptor;
 	l7mp_tcp_accepted_fn accepted;
+	/* Until the change is committed: who shares our socket, and whose we share. */
+	struct l7mp_tcp_listener *heir, *from;
 	bool active;
 };
 /*

@@ -61,6 +61,7 @@ struct udp_sock {
 	struct l7mp_dgram *dgram;
 	struct l7mp_where where;
 	struct udp_listener *listener; /* active; NULL: new peers are turned away */
+	struct udp_listener *heir;     /* will be, when its change is committed: nobody else may */
 	struct udp_peer *peers;
 	struct udp_peer *last; /* who sent the datagram before this one */
 	struct l7mp_log_limit log_limit;

@@ -198,6 +198,7 @@ int udp_listen(const struct l7mp_listen *params, struct l7mp_plistener **out,
 		free(l);
 		return rc;
 	}
+	l->sock->heir = l;
 	*out = &l->base;
 	return 0;
 }
@@ -228,6 +229,7 @@ void udp_activate(struct l7mp_plistener *base)
 
 	l->active = true;
 	l->sock->listener = l;
+	l->sock->heir = NULL;
 	/* For a socket that was taken over; a new one has them already. */
 	(void)udp_prepare(l7mp_dgram_fd(l->sock->dgram), &l->options);
 	take_over(l);
@@ -245,6 +247,8 @@ void udp_unlisten(struct l7mp_plistener *base)
 	l7mp_timer_stop(l->state->env->loop, &l->timer);
 	if (l->one)
 		l->one->one = NULL;
+	if (l->sock->heir == l)
+		l->sock->heir = NULL;
 	if (l->sock->listener == l)
 		l->sock->listener = NULL;
 	udp_sock_unref(&l->sock);

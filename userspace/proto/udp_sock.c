@@ -131,7 +131,7 @@ static struct udp_sock *adopt(struct udp_state *st, const struct l7mp_where *wan
 	struct udp_sock *s;
 
 	DL_FOREACH (*bucket(st, want), s) {
-		if (l7mp_where_same(want, &s->where) &&
+		if (l7mp_where_same(want, &s->where) && !s->heir &&
 		    (!s->listener || is_retiring(params, s->listener)))
 			return s;
 	}

@@ -106,7 +106,9 @@ static int open_socket(struct unix_listener *l, const struct l7mp_listen *params
 		struct unix_listener *old = (struct unix_listener *)params->retiring[i];
 		int fd;
 
-		if (strcmp(l7mp_unix_path_name(old->path), filename))
+		/* Shared with another new one already: binding fails as it should. */
+		if (strcmp(l7mp_unix_path_name(old->path), filename) ||
+		    l7mp_unix_path_shared(old->path))
 			continue;
 		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
