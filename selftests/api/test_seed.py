@@ -62,6 +62,7 @@ class WebSocketReceiver(threading.Thread):
         self.port, self.received, self.peers = port, [], []
         self.loop = asyncio.new_event_loop()
         self.up = threading.Event()
+        self.done = asyncio.Event()
         self.start()
         self.up.wait(5)
 
@@ -79,10 +80,14 @@ class WebSocketReceiver(threading.Thread):
                 pass
         async with websockets.serve(handler, "127.0.0.1", self.port):
             self.up.set()
-            await asyncio.Future()
+            await self.done.wait()
 
     def send(self, message):
         asyncio.run_coroutine_threadsafe(self.peers[-1].send(message), self.loop).result(5)
+
+    def stop(self):
+        self.loop.call_soon_threadsafe(self.done.set)
+        self.join(5)
 
     def text(self):
         return b"".join(m if isinstance(m, bytes) else m.encode() for m in self.received).decode()
@@ -150,6 +155,7 @@ class Seed(unittest.TestCase):
         self.assertEqual(self.proxy.api.get("/listeners/udp-listener")[0], 404)
         self.assertEqual(self.proxy.api.get("/clusters/ws-cluster")[0], 404)
         self.end(sender)
+        receiver.stop()
 
     def test_embedded_logger(self):
         """seed: UDP to WebSocket with an embedded Logger, late receiver, clean-up"""
