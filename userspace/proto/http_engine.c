@@ -215,13 +215,6 @@ static int log_message(const struct mg_connection *mg, const char *text)
 	return 1;
 }
 
-static int log_access(const struct mg_connection *mg, const char *text)
-{
-	(void)mg;
-	(void)text;
-	return 1;
-}
-
 /* ---- the engine, on the loop ---- */
 
 void l7mp_http_library(bool on)
@@ -239,8 +232,8 @@ static struct mg_context *start_civetweb(struct l7mp_http_engine *e)
 	        .http_error = http_error,
 	        .init_connection = init_connection,
 	        .connection_close = connection_close,
+	        /* No log_access: civetweb would call localtime() then, which is not thread-safe. */
 	        .log_message = log_message,
-	        .log_access = log_access,
 	};
 	char threads[16], stall[16];
 	const char *options[] = {
