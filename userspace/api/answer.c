@@ -32,9 +32,9 @@ struct answer {
 	bool complete; /* the request is: its body has ended */
 	bool discard;  /* what still comes of the body is not wanted */
 	bool too_large;
+	bool refused;  /* will be, whatever the body is */
 	bool answered; /* `text` and `meta` are made */
 	bool ended;
-	struct api_response early; /* a refusal that needs no body */
 	char *text;
 	size_t len, off;
 	cJSON *meta; /* until the first piece took it */
@@ -116,6 +116,16 @@ static bool has_body(const cJSON *metadata)
 	return length && strtoull(length, NULL, 10) > 0;
 }
 
+/* Is it clear before the body that the answer is no? */
+static bool is_refused(struct answer *a)
+{
+	struct api_response rs = {0};
+	bool refused = a->ops->admit && a->ops->admit(a->api, a->metadata, &rs);
+
+	api_response_clear(&rs);
+	return refused;
+}
+
 static void begin(struct answer *a)
 {
 	const char *length = api_header(a->metadata, "content-length");
@@ -124,7 +134,8 @@ static void begin(struct answer *a)
 	a->opened = true;
 	if (!has_body(a->metadata)) {
 		/* Its end comes at once. */
-	} else if (a->ops->admit && a->ops->admit(a->api, a->metadata, &a->early)) {
+	} else if (is_refused(a)) {
+		a->refused = true;
 		a->discard = true;
 	} else if (length && strtoull(length, NULL, 10) > max) {
 		a->too_large = true;
@@ -137,7 +148,7 @@ static void begin(struct answer *a)
 static void make_answer(struct answer *a)
 {
 	const char *method = l7mp_json_str(l7mp_json_member(a->metadata, "HTTP"), "method", "GET");
-	struct api_response rs = a->early;
+	struct api_response rs = {0};
 	struct api_request rq = {
 	        .api = a->api,
 	        .metadata = a->metadata,
@@ -148,7 +159,6 @@ static void make_answer(struct answer *a)
 	        .method = method,
 	};
 
-	memset(&a->early, 0, sizeof(a->early));
 	a->answered = true;
 	a->discard = true;
 	if (!rs.status && a->body.oom)
@@ -189,7 +199,6 @@ static void finish(struct answer *a)
 	l7mp_timer_stop(a->loop, &a->linger);
 	l7mp_task_cancel(a->loop, &a->task);
 	a->stream.events->closed(a->stream.owner, &err);
-	api_response_clear(&a->early);
 	l7mp_str_free(&a->body);
 	cJSON_Delete(a->meta);
 	free(a->text);
@@ -221,7 +230,7 @@ static void run(struct l7mp_task *task, void *arg)
 		begin(a);
 	/* Only once data flows: the session is then connected, and so it lists itself. */
 	if (!a->closing && !a->paused && !a->answered &&
-	    (a->complete || a->too_large || a->early.status))
+	    (a->complete || a->too_large || a->refused))
 		make_answer(a);
 	while (!a->closing && !a->failed && !a->paused && a->answered &&
 	       (a->meta || a->off < a->len))

@@ -177,7 +177,7 @@ cJSON *api_sessions_json(struct l7mp_api *api);
 
 struct api_answer_ops {
 	const char *proto; /* for messages */
-	/* Optional, before a body is collected: 0, or rs->status with rs filled to refuse at once. */
+	/* Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway. */
 	int (*admit)(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs);
 	/* Makes the answer to a complete request. */
 	void (*answer)(struct api_request *rq, struct api_response *rs);

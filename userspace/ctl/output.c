@@ -62,6 +62,7 @@ void ctl_print_safe(FILE *to, const char *text)
 	l7mp_str_free(&s);
 }
 
+static void message(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
 static void message(const char *fmt, va_list ap)
 {
 	char text[2048];
