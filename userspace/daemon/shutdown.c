@@ -33,6 +33,7 @@ void l7mp_app_stop(struct l7mp_app *app)
 		return;
 	app->stopping = true;
 	sd_notify(0, "STOPPING=1");
+	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
 	l7mp_sessions_shutdown(app->sessions, GRACE_MS, sessions_ended, app);
 }
