@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+#include "packet.h"
+
+#include <netinet/in.h>
+#include <string.h>
+
+static void put16(uint8_t *at, unsigned v)
+{
+	at[0] = (uint8_t)(v >> 8);
+	at[1] = (uint8_t)v;
+}
+
+uint16_t packet_sum(const uint8_t *data, size_t n, uint32_t start)
+{
+	uint64_t sum = start;
+
+	for (size_t i = 0; i < n; i++)
+		sum += i % 2 ? data[i] : (uint64_t)data[i] << 8;
+	while (sum > 0xffff)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+size_t packet_l3(const struct packet *p)
+{
+	return 14 + 4 * (size_t)p->n_vlans;
+}
+
+static size_t header_len(const struct packet *p)
+{
+	return p->family == 4 ? 20 + (size_t)p->options : 40 + (p->ext >= 0 ? 8 : 0);
+}
+
+size_t packet_ip_len(const struct packet *p)
+{
+	return header_len(p) + 8 + p->payload;
+}
+
+static void put_link(const struct packet *p, uint8_t *out)
+{
+	unsigned type = p->ether_type ? p->ether_type : (p->family == 4 ? 0x0800 : 0x86dd);
+	uint8_t *at = out + 12;
+
+	memcpy(out, p->dmac, 6);
+	memcpy(out + 6, p->smac, 6);
+	for (int i = 0; i < p->n_vlans; i++, at += 4) {
+		put16(at, p->vlan_proto[i]);
+		put16(at + 2, p->vlan_tci[i]);
+	}
+	put16(at, type);
+}
+
+static void put_v4(const struct packet *p, uint8_t *ip)
+{
+	size_t len = header_len(p);
+
+	memset(ip, 1, len); /* options: NOP */
+	ip[0] = (uint8_t)((p->version ? p->version : 4) << 4 |
+	                  (p->ihl ? p->ihl : (int)len / 4));
+	ip[1] = p->tos;
+	put16(ip + 2, (unsigned)((int)packet_ip_len(p) + p->ip_len_add));
+	put16(ip + 4, p->id);
+	put16(ip + 6, p->frag);
+	ip[8] = p->ttl;
+	ip[9] = p->protocol;
+	put16(ip + 10, 0);
+	memcpy(ip + 12, p->saddr, 4);
+	memcpy(ip + 16, p->daddr, 4);
+	put16(ip + 10, (uint16_t)~packet_sum(ip, len, p->ip_err));
+}
+
+static void put_v6(const struct packet *p, uint8_t *ip)
+{
+	ip[0] = (uint8_t)((p->version ? p->version : 6) << 4 | p->tos >> 4);
+	ip[1] = (uint8_t)((p->tos & 15) << 4 | (p->flow_label >> 16 & 15));
+	put16(ip + 2, p->flow_label & 0xffff);
+	put16(ip + 4, (unsigned)((int)packet_ip_len(p) - 40 + p->ip_len_add));
+	ip[6] = p->ext >= 0 ? (uint8_t)p->ext : p->protocol;
+	ip[7] = p->ttl;
+	memcpy(ip + 8, p->saddr, 16);
+	memcpy(ip + 24, p->daddr, 16);
+	if (p->ext >= 0) {
+		memset(ip + 40, 0, 8);
+		ip[40] = p->protocol;
+		if (p->ext == IPPROTO_HOPOPTS || p->ext == IPPROTO_DSTOPTS)
+			put16(ip + 42, 0x0104); /* PadN */
+	}
+}
+
+static void put_udp(const struct packet *p, uint8_t *udp)
+{
+	size_t n = p->family == 4 ? 4 : 16, len = 8 + p->payload;
+	uint32_t x = p->fill * 2654435761U + 12345, pseudo;
+	uint16_t sum;
+
+	put16(udp, p->sport);
+	put16(udp + 2, p->dport);
+	put16(udp + 4, (unsigned)((int)len + p->udp_len_add));
+	put16(udp + 6, 0);
+	for (size_t i = 0; i < p->payload; i++) {
+		x = x * 1664525 + 1013904223;
+		udp[8 + i] = (uint8_t)(x >> 24);
+	}
+	if (p->no_csum)
+		return;
+	pseudo = (uint32_t)packet_sum(p->saddr, n, 0) + packet_sum(p->daddr, n, 0) + p->protocol +
+	         (uint32_t)((int)len + p->udp_len_add);
+	if (p->zero_sum && p->payload >= 2) {
+		put16(udp + 8, 0);
+		put16(udp + 8, (uint16_t)~packet_sum(udp, len, pseudo));
+	}
+	sum = (uint16_t)~packet_sum(udp, len, pseudo + p->csum_err);
+	put16(udp + 6, sum ? sum : 0xffff);
+}
+
+size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
+{
+	uint8_t *ip = out + packet_l3(p);
+	size_t len = packet_l3(p) + packet_ip_len(p);
+
+	put_link(p, out);
+	if (p->family == 4)
+		put_v4(p, ip);
+	else
+		put_v6(p, ip);
+	put_udp(p, ip + header_len(p));
+	for (size_t i = 0; i < p->trailer; i++)
+		out[len + i] = (uint8_t)(0xa0 + i);
+	return len + p->trailer;
+}

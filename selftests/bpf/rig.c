@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+#include "rig.h"
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/pkt_cls.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "flow.h"
+
+#define MAX_CPUS 256
+
+const char *rig_object(const char *name, char *buf, size_t size)
+{
+	const char *dir = getenv("L7MP_BPF_DIR");
+
+	snprintf(buf, size, "%s/%s.bpf.o", dir ? dir : "build/bpf", name);
+	return buf;
+}
+
+static void learn_mac(const char *name, uint8_t mac[static 6])
+{
+	struct ifreq ifr = {0};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	if (fd < 0 || ioctl(fd, SIOCGIFHWADDR, &ifr))
+		tap_bail("%s: no MAC address: %s", name, strerror(errno));
+	memcpy(mac, ifr.ifr_hwaddr.sa_data, 6);
+	close(fd);
+}
+
+static void make_devices(struct rig *r)
+{
+	if (unshare(CLONE_NEWNET))
+		tap_bail("a network namespace needs root: %s", strerror(errno));
+	if (system("ip link set lo up && ip link add l7in type veth peer name l7out && "
+	           "ip link set l7in up && ip link set l7out up"))
+		tap_bail("can't make veth devices");
+	r->in = if_nametoindex("l7in");
+	r->out = if_nametoindex("l7out");
+	learn_mac("l7in", r->in_mac);
+	learn_mac("l7out", r->out_mac);
+}
+
+static struct bpf_object *open_object(const char *name)
+{
+	char path[256];
+	struct bpf_object *o = bpf_object__open(rig_object(name, path, sizeof(path)));
+
+	if (!o)
+		tap_bail("%s: %s (make bpf)", path, strerror(errno));
+	return o;
+}
+
+static int map_fd(struct bpf_object *o, const char *name)
+{
+	int fd = bpf_object__find_map_fd_by_name(o, name);
+
+	if (fd < 0)
+		tap_bail("the object has no map %s", name);
+	return fd;
+}
+
+static int prog_fd(struct bpf_object *o, const char *name)
+{
+	struct bpf_program *p = bpf_object__find_program_by_name(o, name);
+
+	if (!p)
+		tap_bail("the object has no program %s", name);
+	return bpf_program__fd(p);
+}
+
+static void set_size(struct bpf_object *o, const char *name, uint32_t max)
+{
+	struct bpf_map *m = bpf_object__find_map_by_name(o, name);
+
+	if (!m || bpf_map__set_max_entries(m, max))
+		tap_bail("can't size map %s", name);
+}
+
+static void share(struct bpf_object *o, const char *name, int fd)
+{
+	struct bpf_map *m = bpf_object__find_map_by_name(o, name);
+
+	if (!m || bpf_map__reuse_fd(m, fd))
+		tap_bail("can't share map %s", name);
+}
+
+void rig_init(struct rig *r, uint32_t max_flows)
+{
+	struct bpf_object *x, *t;
+
+	memset(r, 0, sizeof(*r));
+	make_devices(r);
+	r->cpus = libbpf_num_possible_cpus();
+	if (r->cpus < 1 || r->cpus > MAX_CPUS)
+		tap_bail("%d CPUs", r->cpus);
+	x = open_object("l7mp_xdp");
+	set_size(x, L7MP_MAP_FLOWS, max_flows);
+	set_size(x, L7MP_MAP_COUNTERS, max_flows);
+	if (bpf_object__load(x))
+		tap_bail("the kernel refuses l7mp_xdp: %s", strerror(errno));
+	r->flows = map_fd(x, L7MP_MAP_FLOWS);
+	r->counters = map_fd(x, L7MP_MAP_COUNTERS);
+	r->verdicts = map_fd(x, L7MP_MAP_VERDICTS);
+	r->devices = map_fd(x, L7MP_MAP_DEVICES);
+	r->prog_xdp = prog_fd(x, L7MP_PROG_XDP);
+	t = open_object("l7mp_tc");
+	share(t, L7MP_MAP_FLOWS, r->flows);
+	share(t, L7MP_MAP_COUNTERS, r->counters);
+	share(t, L7MP_MAP_VERDICTS, r->verdicts);
+	if (bpf_object__load(t))
+		tap_bail("the kernel refuses l7mp_tc: %s", strerror(errno));
+	r->prog_tc = prog_fd(t, L7MP_PROG_TC);
+	r->prog_tc_l3 = prog_fd(t, L7MP_PROG_TC_L3);
+	if (bpf_map_update_elem(r->devices, &r->out, &r->out, BPF_ANY))
+		tap_bail("devices: %s", strerror(errno));
+	/* The objects live as long as the process: their descriptors are in use. */
+}
+
+void rig_key(const struct packet *p, struct l7mp_flow_key *key)
+{
+	size_t n = p->family == 4 ? 4 : 16;
+
+	memset(key, 0, sizeof(*key));
+	memcpy(key->saddr.bytes, p->saddr, n);
+	memcpy(key->daddr.bytes, p->daddr, n);
+	key->sport = htons(p->sport);
+	key->dport = htons(p->dport);
+	key->l4 = IPPROTO_UDP;
+	key->family = (uint8_t)p->family;
+}
+
+/* Sum of the new words and the complements of the old ones, in the packet's byte order. */
+static uint32_t difference(const uint8_t *old, const uint8_t *new, size_t n)
+{
+	uint8_t inverted[16];
+
+	for (size_t i = 0; i < n; i++)
+		inverted[i] = (uint8_t)~old[i];
+	return htons(packet_sum(inverted, n, packet_sum(new, n, 0)));
+}
+
+void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
+                struct l7mp_flow_action *a)
+{
+	size_t n = from->family == 4 ? 4 : 16;
+	struct l7mp_flow_key key;
+	uint16_t old[2] = {htons(from->sport), htons(from->dport)};
+	uint16_t new[2] = {htons(to->sport), htons(to->dport)};
+
+	rig_key(from, &key);
+	memset(a, 0, sizeof(*a));
+	memcpy(a->saddr.bytes, to->saddr, n);
+	memcpy(a->daddr.bytes, to->daddr, n);
+	a->sport = new[0];
+	a->dport = new[1];
+	a->sport_host = to->sport;
+	a->dport_host = to->dport;
+	a->verb = L7MP_VERB_FORWARD;
+	a->ifindex = r->out;
+	a->mtu = 1500;
+	memcpy(a->dmac, to->dmac, 6);
+	memcpy(a->smac, to->smac, 6);
+	a->n_vlans = (uint8_t)to->n_vlans;
+	for (int i = 0; i < to->n_vlans && i < 2; i++) {
+		a->vlan_proto[i] = htons(to->vlan_proto[i]);
+		a->vlan_tci[i] = htons(to->vlan_tci[i]);
+	}
+	a->csum_addr = difference(from->saddr, to->saddr, n) + difference(from->daddr, to->daddr, n);
+	a->csum_port = difference((uint8_t *)old, (uint8_t *)new, 4);
+	if (from->family == 4)
+		a->csum_l3 = a->csum_addr + htons(0xfeff);
+	a->match_tag = l7mp_match_tag(&key);
+}
+
+void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct l7mp_flow_action *a)
+{
+	struct l7mp_flow_counter none[MAX_CPUS] = {0};
+
+	if (bpf_map_update_elem(r->counters, key, none, BPF_ANY) ||
+	    bpf_map_update_elem(r->flows, key, a, BPF_ANY))
+		tap_bail("can't add a flow: %s", strerror(errno));
+}
+
+void rig_del(const struct rig *r, const struct l7mp_flow_key *key)
+{
+	bpf_map_delete_elem(r->flows, key);
+	bpf_map_delete_elem(r->counters, key);
+}
+
+struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow_key *key)
+{
+	struct l7mp_flow_counter c[MAX_CPUS], sum = {0};
+
+	if (bpf_map_lookup_elem(r->counters, key, c))
+		tap_bail("no counter: %s", strerror(errno));
+	for (int i = 0; i < r->cpus; i++) {
+		sum.packets += c[i].packets;
+		sum.bytes += c[i].bytes;
+		if (c[i].last_seen > sum.last_seen)
+			sum.last_seen = c[i].last_seen;
+	}
+	return sum;
+}
+
+static uint64_t verdict(const struct rig *r, uint32_t i)
+{
+	uint64_t n[MAX_CPUS], sum = 0;
+
+	if (bpf_map_lookup_elem(r->verdicts, &i, n))
+		tap_bail("verdicts: %s", strerror(errno));
+	for (int c = 0; c < r->cpus; c++)
+		sum += n[c];
+	return sum;
+}
+
+void rig_verdicts_start(struct rig *r)
+{
+	for (uint32_t i = 0; i < L7MP_VERDICT_COUNT; i++)
+		r->verdict_base[i] = verdict(r, i);
+}
+
+void rig_verdicts(const struct rig *r, uint64_t out[L7MP_VERDICT_COUNT])
+{
+	for (uint32_t i = 0; i < L7MP_VERDICT_COUNT; i++)
+		out[i] = verdict(r, i) - r->verdict_base[i];
+}
+
+int rig_test_run(struct rig_run *run)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = run->in, .data_size_in = (__u32)run->in_len,
+	            .data_out = run->out, .data_size_out = sizeof(run->out), .ctx_in = run->ctx,
+	            .ctx_size_in = (__u32)run->ctx_len, .ctx_out = run->ctx,
+	            .ctx_size_out = (__u32)run->ctx_len, .repeat = 1);
+
+	if (bpf_prog_test_run_opts(run->prog, &o))
+		return -errno;
+	run->out_len = o.data_size_out;
+	run->action = (int)o.retval;
+	return 0;
+}
+
+int rig_send(const struct rig *r, enum rig_hook hook, struct rig_run *run)
+{
+	struct __sk_buff skb = {.ifindex = r->in, .ingress_ifindex = r->in};
+
+	if (hook == RIG_XDP) {
+		run->prog = r->prog_xdp;
+	} else {
+		if (!run->prog || run->prog == r->prog_xdp)
+			run->prog = r->prog_tc;
+		if (!run->ctx) {
+			int rc;
+
+			run->ctx = &skb;
+			run->ctx_len = sizeof(skb);
+			rc = rig_test_run(run);
+			run->ctx = NULL;
+			run->ctx_len = 0;
+			return rc;
+		}
+	}
+	return rig_test_run(run);
+}

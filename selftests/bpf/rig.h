@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the BPF tests share: the objects, loaded with one set of maps as the daemon
+ * does it; flows; test runs; TAP. Works in a network namespace of its own with a pair of
+ * veth devices. Errors that leave nothing to test end the process with "Bail out!".
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "l7mp/abi.h"
+#include "packet.h"
+#include "tap.h"
+
+enum rig_hook { RIG_XDP, RIG_TC, RIG_HOOKS };
+
+struct rig {
+	int flows, counters, verdicts, devices;
+	int prog_xdp, prog_tc, prog_tc_l3;
+	int cpus;
+	uint32_t in, out;  /* ifindexes of the two devices */
+	uint8_t in_mac[6]; /* of the first: whose packets are this host's own */
+	uint8_t out_mac[6];
+	uint64_t verdict_base[L7MP_VERDICT_COUNT];
+};
+
+/* Makes the namespace and the devices, loads everything. */
+void rig_init(struct rig *r, uint32_t max_flows);
+/* The path of a built BPF object: $L7MP_BPF_DIR or build/bpf. */
+const char *rig_object(const char *name, char *buf, size_t size);
+
+/* The key that a packet has, and the action that makes `to` out of `from`: addresses, ports, MACs, tags. */
+void rig_key(const struct packet *p, struct l7mp_flow_key *key);
+void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
+                struct l7mp_flow_action *a);
+/* flows and counters; replaces. */
+void rig_put(const struct rig *r, const struct l7mp_flow_key *key,
+             const struct l7mp_flow_action *a);
+void rig_del(const struct rig *r, const struct l7mp_flow_key *key);
+/* Sum over the CPUs. */
+struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow_key *key);
+/* How often each verdict was given since the last rig_verdicts_start. */
+void rig_verdicts_start(struct rig *r);
+void rig_verdicts(const struct rig *r, uint64_t out[L7MP_VERDICT_COUNT]);
+
+struct rig_run {
+	int prog;
+	const uint8_t *in;
+	size_t in_len;
+	uint8_t out[PACKET_MAX + 64];
+	size_t out_len;
+	int action; /* XDP_..., TC_ACT_... */
+	void *ctx;  /* optional, in and out */
+	size_t ctx_len;
+};
+/* 0 or negative errno. */
+int rig_test_run(struct rig_run *run);
+/* Through one hook, as if it had come in at the first device. */
+int rig_send(const struct rig *r, enum rig_hook hook, struct rig_run *run);
