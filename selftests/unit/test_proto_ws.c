@@ -551,6 +551,7 @@ static void half_closes_with_code(void **state)
 	assert_int_equal(l7mp_stream_write(e->s, text_buf(r, "late", 0)), -EPIPE);
 	assert_true(run_until(r, both_closed, e));
 	assert_int_equal(r->server->messages, 50);
+	assert_int_equal(e->messages, 50);
 	assert_int_equal(r->server->end_code, 4001);
 	assert_int_equal(e->error.code, L7MP_OK);
 }

@@ -273,23 +273,37 @@ static struct mg_context *start_civetweb(struct l7mp_http_engine *e)
 	return mg_start(&callbacks, e, options);
 }
 
-/* Puts `fd` in the place of civetweb's listening descriptor. */
+/*
+ * Puts `fd` in the place of civetweb's listening descriptor. poll(2) looks the
+ * descriptor up again each time something wakes it, but waits on what stood there
+ * when it was called: whoever replaces that has to wake it, and what is put there
+ * has to be ready, or the acceptor sleeps on for its full two seconds.
+ */
 static void put_in_slot(struct l7mp_http_engine *e, int fd)
 {
 	/* Not dup3(): ThreadSanitizer would take it for a race with the poll that it is meant to change. */
 	syscall(SYS_dup3, fd, e->slot_fd, O_CLOEXEC);
 }
 
-static void wake_acceptor(struct l7mp_http_engine *e)
+/* Wakes a poll on a listening socket, and closes its port. Takes fd. */
+static void hang_up(int fd)
 {
-	uint64_t one = 1;
-
-	if (write(e->park_fd, &one, sizeof(one)) < 0)
-		l7mp_log_warn("http", "can't wake the acceptor: %s", strerror(errno));
+	syscall(SYS_shutdown, fd, SHUT_RDWR);
+	close(fd);
 }
 
-/* Takes civetweb's throw-away port away from it. */
-static int take_slot(struct l7mp_http_engine *e)
+static void park_ready(struct l7mp_http_engine *e, bool ready)
+{
+	uint64_t count = 1;
+	ssize_t n = ready ? write(e->park_fd, &count, sizeof(count))
+	                  : read(e->park_fd, &count, sizeof(count));
+
+	if (n < 0 && errno != EAGAIN)
+		l7mp_log_warn("http", "eventfd: %s", strerror(errno));
+}
+
+/* Finds the descriptor that civetweb listens with. */
+static int find_slot(struct l7mp_http_engine *e)
 {
 	struct mg_server_port port;
 
@@ -298,9 +312,14 @@ static int take_slot(struct l7mp_http_engine *e)
 	e->slot_fd = l7mp_http_find_listening((uint16_t)port.port);
 	if (e->slot_fd < 0)
 		return -EBADF;
-	syscall(SYS_shutdown, e->slot_fd, SHUT_RDWR);
-	put_in_slot(e, e->park_fd);
-	return 0;
+	e->first_fd = fcntl(e->slot_fd, F_DUPFD_CLOEXEC, 0);
+	return e->first_fd < 0 ? -errno : 0;
+}
+
+static void unspin(struct l7mp_timer *t, void *arg)
+{
+	(void)t;
+	park_ready(arg, false);
 }
 
 int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mailbox, int listen_fd,
@@ -319,6 +338,8 @@ int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mai
 	e->listen_fd = listen_fd;
 	e->threads = threads;
 	e->slot_fd = -1;
+	e->first_fd = -1;
+	l7mp_timer_init(&e->unspin, unspin, e);
 	e->park_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (e->park_fd < 0) {
 		rc = -errno;
@@ -332,7 +353,7 @@ int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mai
 		                    e->message[0] ? e->message : "out of resources");
 		goto fail;
 	}
-	rc = take_slot(e);
+	rc = find_slot(e);
 	if (rc < 0) {
 		l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "can't take over civetweb's port");
 		mg_stop(e->mg); /* no request was ever accepted, so no worker waits for the loop */
@@ -346,25 +367,46 @@ fail:
 	return rc;
 }
 
+/* A connection of our own makes the listening socket ready; it says nothing and is closed. */
+static void knock(struct l7mp_http_engine *e)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	struct l7mp_addr to = e->where.addr;
+
+	if (fd < 0)
+		return;
+	if (l7mp_addr_is_any(&to))
+		to.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (connect(fd, &to.sa, to.len) < 0 && errno != EINPROGRESS)
+		l7mp_log_verbose("http", "the first accept may take 2 s: %s", strerror(errno));
+	close(fd);
+}
+
 void l7mp_http_engine_serve(struct l7mp_http_engine *e)
 {
+	knock(e);
 	put_in_slot(e, e->listen_fd);
-	wake_acceptor(e);
+	hang_up(e->first_fd);
+	e->first_fd = -1;
 }
 
 void l7mp_http_engine_park(struct l7mp_http_engine *e)
 {
-	uint64_t count;
-
 	if (e->listen_fd < 0)
 		return;
-	if (read(e->park_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		l7mp_log_warn("http", "eventfd: %s", strerror(errno));
-	/* The acceptor's poll holds the socket: this ends it at once and closes the port. */
-	syscall(SYS_shutdown, e->listen_fd, SHUT_RDWR);
-	put_in_slot(e, e->park_fd);
+	park_ready(e, true);
+	if (e->first_fd < 0) {
+		syscall(SYS_shutdown, e->listen_fd, SHUT_RDWR);
+		put_in_slot(e, e->park_fd);
+	} else { /* it never served */
+		put_in_slot(e, e->park_fd);
+		hang_up(e->first_fd);
+		e->first_fd = -1;
+	}
 	close(e->listen_fd);
 	e->listen_fd = -1;
+	/* When requests go on, the acceptor must not turn round and round until they end. */
+	l7mp_timer_start(l7mp_http_env(e->state)->loop, &e->unspin, 20);
 }
 
 static void stopped(struct l7mp_mail *mail, void *arg)
@@ -382,7 +424,7 @@ static void *stopper(void *arg)
 {
 	struct l7mp_http_engine *e = arg;
 
-	wake_acceptor(e);
+	park_ready(e, true);
 	mg_stop(e->mg);
 	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
 	return NULL;
@@ -394,12 +436,13 @@ void l7mp_http_engine_stop(struct l7mp_http_engine *e)
 		return;
 	e->stopping = true;
 	l7mp_http_engine_park(e);
+	l7mp_timer_stop(l7mp_http_env(e->state)->loop, &e->unspin);
 	e->stopped_mail.cb = stopped;
 	if (pthread_create(&e->stopper, NULL, stopper, e) == 0)
 		return;
 	/* No request runs any more, so its workers don't wait for this thread. */
 	l7mp_log_warn("http", "no thread to stop HTTP workers with: the loop does it itself");
-	wake_acceptor(e);
+	park_ready(e, true);
 	mg_stop(e->mg);
 	l7mp_http_engine_gone(e);
 }
@@ -408,6 +451,8 @@ void l7mp_http_engine_free(struct l7mp_http_engine *e)
 {
 	if (e->listen_fd >= 0)
 		close(e->listen_fd);
+	if (e->first_fd >= 0)
+		close(e->first_fd);
 	if (e->park_fd >= 0)
 		close(e->park_fd);
 	l7mp_mailbox_unref(e->mailbox);

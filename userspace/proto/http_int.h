@@ -199,7 +199,9 @@ struct l7mp_http_engine {
 	void *mg;
 	int listen_fd; /* ours; civetweb accepts from it */
 	int slot_fd;   /* civetweb's listening descriptor: what stands behind it is ours */
-	int park_fd;   /* an eventfd, in the slot while nothing is to be accepted */
+	int first_fd;  /* what stood there first; -1 once that is closed */
+	struct l7mp_timer unspin;
+	int park_fd; /* an eventfd, in the slot while nothing is to be accepted */
 	atomic_int busy;
 	pthread_t owner; /* the loop's thread */
 	pthread_t stopper;

@@ -352,5 +352,13 @@ bool l7mp_ws_conn_peer_close(struct ws_conn *c, int code)
 		if (!c->closing)
 			c->base.events->end(c->base.owner, code);
 	}
+	/*
+	 * The library answers the Close frame when this returns, and nothing may follow
+	 * that: what is queued goes now (it is bounded; the library keeps what the
+	 * socket does not take).
+	 */
+	while (!c->close_sent && c->up && c->out.count)
+		if (l7mp_ws_send(c, l7mp_bufq_pop(&c->out)) < 0)
+			return false;
 	return !c->close_sent;
 }
