@@ -100,6 +100,8 @@ static __always_inline int forward(struct __sk_buff *skb, struct l7mp_packet *p,
 {
 	if (wire_ip_len(skb, p) > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
+	if (a->n_vlans) /* meant for XDP on the real device; here the tags would be missing */
+		return L7MP_VERDICT_PASS_VLAN;
 	/* A packet without a link header can only go where the kernel adds one. */
 	if (!has_link && !(a->flags & (L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS)))
 		return L7MP_VERDICT_PASS_TO_TC;

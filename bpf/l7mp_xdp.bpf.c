@@ -14,6 +14,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "state.h"
 #include "verdict.h"
 
 struct {

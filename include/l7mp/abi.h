@@ -26,6 +26,7 @@
 #define L7MP_MAP_DEVICES  "devices"
 #define L7MP_MAP_SESSIONS "sessions"
 #define L7MP_MAP_ABI      "abi"
+#define L7MP_MAP_ATTACHED "attached"
 
 #define L7MP_PROG_XDP   "l7mp_xdp"
 #define L7MP_PROG_TC    "l7mp_tc"
@@ -160,6 +161,20 @@ struct l7mp_abi_info {
 	__u32 max_flows;
 };
 
+/* attached: by interface index, what a daemon put there and what its successor takes away. */
+enum l7mp_attached_flags {
+	L7MP_ATTACHED_CLSACT = 1 << 0,  /* we made the clsact qdisc */
+	L7MP_ATTACHED_SYSCTLS = 1 << 1, /* lo: old_* were changed */
+};
+
+struct l7mp_abi_attached {
+	__u32 flags;
+	__s32 old_route_localnet; /* -1: not touched */
+	__s32 old_accept_local;
+	char name[16]; /* of the interface then */
+	__u32 pad;
+};
+
 #define L7MP_ABI_ASSERT(cond) _Static_assert(cond, #cond)
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
@@ -169,3 +184,4 @@ L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 76);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 96);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 136);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 24);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

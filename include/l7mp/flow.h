@@ -21,6 +21,7 @@
 	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                             \
 	X(TRANSFORMER, "transformer-in-path", "a transformer looks at or changes the bytes")      \
 	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                  \
+	X(ADDRESS_SCOPE, "address-scope", "a link-local or multicast address, which means nothing without its interface") \
 	X(INTERFACE, "interface-not-enabled", "the packets come in or leave by an interface that is not in offload_ifs") \
 	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                             \
 	X(NO_NEIGHBOUR, "no-neighbour", "the next hop's link address is not known (yet)")         \

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* Maps that only user space reads and writes; here, so that they carry BTF for bpftool. */
+#pragma once
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "l7mp/abi.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct l7mp_abi_info);
+} abi SEC(".maps");
+
+/* By interface index: what to take away again after a crash. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct l7mp_abi_attached);
+} attached SEC(".maps");

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* What the fast path would find here, and what to change. Changes nothing. */
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/rtnetlink.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/capability.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "offload_int.h"
+
+#define BPFFS_MAGIC 0xcafe4a11
+
+struct report {
+	cJSON *checks;
+	bool ok, oom;
+};
+
+/* `needed`: without it there is no fast path. */
+static void check(struct report *r, const char *what, bool ok, bool needed, const char *found,
+                  const char *advice)
+{
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "check", what);
+
+	rc |= l7mp_json_add_bool(o, "ok", ok);
+	rc |= l7mp_json_add_bool(o, "needed", needed);
+	rc |= l7mp_json_add_str(o, "found", found);
+	rc |= l7mp_json_add_str(o, "advice", ok ? "" : advice);
+	if (rc || !cJSON_AddItemToArray(r->checks, o)) {
+		cJSON_Delete(o);
+		r->oom = true;
+	}
+	if (needed && !ok)
+		r->ok = false;
+}
+
+static void check_kernel(struct report *r)
+{
+	struct utsname u;
+	int major = 0, minor = 0;
+
+	if (uname(&u))
+		return;
+	(void)sscanf(u.release, "%d.%d", &major, &minor);
+	check(r, "kernel", major > 5 || (major == 5 && minor >= 15), true, u.release,
+	      "Linux 5.15 or later is needed; 6.1 and later are tested");
+	check(r, "btf", !access("/sys/kernel/btf/vmlinux", R_OK), false,
+	      access("/sys/kernel/btf/vmlinux", R_OK) ? "no /sys/kernel/btf/vmlinux"
+	                                              : "/sys/kernel/btf/vmlinux",
+	      "a kernel with CONFIG_DEBUG_INFO_BTF=y lets bpftool show the maps' types and "
+	      "several XDP programs share an interface");
+}
+
+static void check_files(struct report *r)
+{
+	char *jit = NULL;
+	struct statfs fs;
+	size_t len;
+	bool bpffs = !statfs(OFF_BPFFS, &fs) && (unsigned)fs.f_type == BPFFS_MAGIC;
+	bool fast;
+
+	check(r, "bpffs", bpffs, true, bpffs ? OFF_BPFFS " is a bpffs" : OFF_BPFFS " is no bpffs",
+	      "mount -t bpf bpf " OFF_BPFFS " (ip netns exec hides it; nsenter --net does not)");
+	fast = l7mp_read_file("/proc/sys/net/core/bpf_jit_enable", 64, &jit, &len) || atoi(jit) > 0;
+	check(r, "jit", fast, false, jit ? (fast ? "on" : "off") : "not known",
+	      "sysctl net.core.bpf_jit_enable=1: interpreted programs are several times slower");
+	free(jit);
+}
+
+static void check_caps(struct report *r)
+{
+	static const struct {
+		cap_value_t cap;
+		const char *name, *advice;
+		bool needed;
+	} caps[] = {
+	        {CAP_BPF, "CAP_BPF", "needed to load programs and make maps", true},
+	        {CAP_NET_ADMIN, "CAP_NET_ADMIN", "needed to attach programs", true},
+	        {CAP_PERFMON, "CAP_PERFMON",
+	         "not needed by these programs; some kernels' verifiers are stricter without",
+	         false},
+	        {CAP_SYS_ADMIN, "CAP_SYS_ADMIN",
+	         "not needed; without it libxdp can't share an interface with other XDP programs",
+	         false},
+	};
+	cap_t mine = cap_get_proc();
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(caps); i++) {
+		cap_flag_value_t has = CAP_CLEAR;
+		bool ok = mine && !cap_get_flag(mine, caps[i].cap, CAP_EFFECTIVE, &has) &&
+		          has == CAP_SET;
+
+		check(r, caps[i].name, ok, caps[i].needed, ok ? "yes" : "no", caps[i].advice);
+	}
+	if (mine)
+		cap_free(mine);
+}
+
+static void check_load(struct report *r)
+{
+	struct off_maps m;
+	char why[200] = "the programs load and pass the verifier";
+	int rc;
+
+	rc = off_maps_load(&m, 1024, why, sizeof(why));
+	check(r, "programs", !rc, true, why, "see the lines above, then the log at level verbose");
+	off_maps_close(&m);
+}
+
+/* ---- interfaces ---- */
+
+struct walk {
+	const struct off_settings *set;
+	enum l7mp_offload_mode mode;
+	cJSON *array;
+	bool oom;
+};
+
+static int add_link(struct walk *w, struct off_link *l)
+{
+	bool wanted = w->set && off_attach_wanted(w->set, l);
+	struct off_choice c;
+	cJSON *o = cJSON_CreateObject();
+	int rc;
+
+	off_choose(l, w->mode, &c);
+	off_link_driver(l->name, l->driver);
+	rc = l7mp_json_add_str(o, "name", l->name);
+	rc |= l7mp_json_add_bool(o, "enabled", wanted);
+	rc |= l7mp_json_add_bool(o, "up", l->flags & IFF_UP);
+	rc |= l7mp_json_add_str(o, "kind", l->kind[0] ? l->kind : "device");
+	rc |= l7mp_json_add_str(o, "driver", l->driver);
+	rc |= l7mp_json_add_str(o, "hook", off_hook_name(c.hook));
+	rc |= l7mp_json_add_str(o, "reason", c.why);
+	rc |= l7mp_json_add_str(
+	        o, "advice",
+	        wanted ? (c.fall_back ? "tc is used when the driver refuses" : "")
+	               : "add it to admin.offload_ifs to have its packets in the fast path");
+	if (!rc && cJSON_AddItemToArray(w->array, o))
+		return 0;
+	cJSON_Delete(o);
+	return -1;
+}
+
+static int on_link(const struct nlmsghdr *nlh, void *arg)
+{
+	struct walk *w = arg;
+	struct off_link l;
+
+	if (!off_link_parse(nlh, &l) && add_link(w, &l))
+		w->oom = true;
+	return MNL_CB_OK;
+}
+
+static void list_links(struct walk *w)
+{
+	char buf[128] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
+	struct off_nl nl = {.socket = NULL};
+	struct ifinfomsg *ifi;
+
+	nlh->nlmsg_type = RTM_GETLINK;
+	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
+	ifi->ifi_family = AF_UNSPEC;
+	if (!off_nl_open(&nl, NETLINK_ROUTE))
+		(void)off_nl_ask(&nl, nlh, on_link, w);
+	off_nl_close(&nl);
+}
+
+cJSON *l7mp_offload_doctor(const struct l7mp_admin *admin)
+{
+	struct report r = {.checks = cJSON_CreateArray(), .ok = true};
+	struct walk w = {.array = cJSON_CreateArray()};
+	struct off_settings set = {0};
+	cJSON *o = cJSON_CreateObject();
+	int rc;
+
+	off_hear_libraries();
+	if (admin && !off_settings_copy(&set, admin)) {
+		w.set = &set;
+		w.mode = set.mode;
+	}
+	if (r.checks && w.array) {
+		check_kernel(&r);
+		check_files(&r);
+		check_caps(&r);
+		check_load(&r);
+		list_links(&w);
+	}
+	off_settings_clear(&set);
+	rc = l7mp_json_add_bool(o, "ok", r.ok);
+	rc |= l7mp_json_add(o, "checks", r.checks);
+	rc |= l7mp_json_add(o, "interfaces", w.array);
+	if (!rc && !r.oom && !w.oom)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine: from settings to a served set of interfaces, and back. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xdp/libxdp.h>
+
+#include "l7mp/log.h"
+#include "offload_int.h"
+
+/* ---- what the libraries say ---- */
+
+static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
+        __attribute__((format(printf, 3, 0)));
+static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
+{
+	char text[512];
+	size_t n;
+
+	if (level < l7mp_log_get_level())
+		return;
+	vsnprintf(text, sizeof(text), fmt, args);
+	for (n = strlen(text); n && text[n - 1] == '\n'; n--)
+		text[n - 1] = 0;
+	l7mp_log(level, OFF_MODULE, "%s: %s", who, text);
+}
+
+/* Their warnings are about what we try on purpose, too: our own records say what matters. */
+static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
+{
+	say(level == LIBBPF_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libbpf", fmt, args);
+	return 0;
+}
+
+static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list args)
+{
+	say(level == LIBXDP_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libxdp", fmt, args);
+	return 0;
+}
+
+void off_hear_libraries(void)
+{
+	libbpf_set_print(libbpf_says);
+	libxdp_set_print(libxdp_says);
+}
+
+/* ---- life ---- */
+
+static void on_retry(struct l7mp_timer *t, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+
+	(void)t;
+	if (e->state == OFF_ACTIVE && e->events && e->events->retry)
+		e->events->retry(e->events_arg);
+}
+
+int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offload_engine **out)
+{
+	struct l7mp_offload_engine *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return -ENOMEM;
+	e->loop = params->loop;
+	e->stats = params->stats;
+	e->ops = off_ops;
+	e->ops.ctx = e;
+	e->pins.lock = -1;
+	e->dispatcher = -1;
+	off_maps_init(&e->maps);
+	off_sysctls_init(&e->sysctls);
+	l7mp_timer_init(&e->work, off_hops_work, e);
+	l7mp_timer_init(&e->retry, on_retry, e);
+	snprintf(e->why, sizeof(e->why), "not configured yet");
+	*out = e;
+	return 0;
+}
+
+const struct l7mp_offload *l7mp_offload_ops(struct l7mp_offload_engine *e)
+{
+	return &e->ops;
+}
+
+/* Everything that begin made, in reverse. The flows are gone already. */
+static void release(struct l7mp_offload_engine *e)
+{
+	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
+
+	off_sweep_stop(e);
+	l7mp_timer_stop(e->loop, &e->work);
+	l7mp_timer_stop(e->loop, &e->retry);
+	off_monitor_stop(e);
+	off_hops_clear(e);
+	off_links_clear(e);
+	off_maps_close(&e->maps);
+	if (remove && e->pins.lock >= 0)
+		off_pins_clear(e->pins.dir);
+	off_pins_unlock(&e->pins, remove);
+	off_nl_close(&e->nl);
+	off_nl_close(&e->genl);
+	e->genl_family = 0;
+	e->n_devices = 0;
+	e->was_full = false;
+	e->dispatcher = -1;
+}
+
+void l7mp_offload_stop(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	if (e->state != OFF_ACTIVE)
+		return;
+	/* While the programs still run: what they count until a flow is removed is not lost. */
+	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
+	HASH_ITER (hh, e->links, l, next)
+		off_detach(e, l);
+	e->state = OFF_DISABLED;
+	snprintf(e->why, sizeof(e->why), "stopped");
+	release(e);
+}
+
+void l7mp_offload_free(struct l7mp_offload_engine **pp)
+{
+	struct l7mp_offload_engine *e = *pp;
+
+	if (!e)
+		return;
+	*pp = NULL;
+	e->events = NULL;
+	l7mp_offload_stop(e);
+	off_settings_clear(&e->set);
+	free(e);
+}
+
+/* ---- beginning ---- */
+
+static void clear_flows(struct l7mp_offload_engine *e);
+
+static int take_over(struct l7mp_offload_engine *e)
+{
+	int rc = off_maps_open(&e->maps, e->pins.dir, e->why, sizeof(e->why));
+
+	if (!rc)
+		clear_flows(e);
+	return rc;
+}
+
+static int make_new(struct l7mp_offload_engine *e)
+{
+	struct off_maps old;
+	int rc;
+
+	off_maps_open_old(&old, e->pins.dir);
+	off_attach_clean(e, &old);
+	off_maps_close(&old);
+	off_pins_clear(e->pins.dir);
+	rc = off_maps_load(&e->maps, e->set.max_flows, e->why, sizeof(e->why));
+	return rc ? rc : off_maps_pin(&e->maps, e->pins.dir, e->why, sizeof(e->why));
+}
+
+static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
+{
+	if (rc)
+		snprintf(e->why, sizeof(e->why), "%s: %s", what, strerror(-rc));
+	return rc;
+}
+
+static int begin(struct l7mp_offload_engine *e)
+{
+	int rc = explain(e, off_nl_open(&e->nl, NETLINK_ROUTE), "can't open a netlink socket");
+
+	if (!rc)
+		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
+	/* Subscribed before the first look, so that nothing happens in between. */
+	if (!rc)
+		rc = explain(e, off_monitor_start(e), "can't watch rtnetlink");
+	if (!rc)
+		rc = explain(e, off_links_dump(e), "can't list the interfaces");
+	if (!rc)
+		rc = e->set.start == L7MP_OFFLOAD_NO_INIT ? take_over(e) : make_new(e);
+	if (rc)
+		return rc;
+	e->n_cpus = libbpf_num_possible_cpus();
+	if (e->n_cpus < 1)
+		return explain(e, -EIO, "can't count the CPUs");
+	rc = explain(e, off_sweep_start(e), "can't start the sweep of the counters");
+	if (rc)
+		return rc;
+	e->state = OFF_ACTIVE;
+	e->why[0] = 0;
+	off_attach_update_all(e);
+	off_retry_soon(e);
+	return 0;
+}
+
+/* Flows without a session: nothing would ever end them. */
+static void clear_flows(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow_key key;
+	unsigned n = 0;
+
+	while (!bpf_map_get_next_key(e->maps.flows, NULL, &key)) {
+		if (bpf_map_delete_elem(e->maps.flows, &key))
+			break;
+		n++;
+	}
+	while (!bpf_map_get_next_key(e->maps.counters, NULL, &key))
+		if (bpf_map_delete_elem(e->maps.counters, &key))
+			break;
+	if (n)
+		l7mp_log_notice(OFF_MODULE, "removed %u flows that no session owns", n);
+}
+
+static void missing_interfaces(const struct l7mp_offload_engine *e)
+{
+	for (size_t i = 0; i < e->set.n_ifs; i++) {
+		const struct off_link *l, *next;
+		bool found = !strcmp(e->set.ifs[i], "all");
+
+		HASH_ITER (hh, e->links, l, next)
+			found = found || !strcmp(e->set.ifs[i], l->name);
+		if (!found)
+			l7mp_log_warn(OFF_MODULE,
+			              "offload_ifs: there is no interface %s; it will be served "
+			              "when it appears",
+			              e->set.ifs[i]);
+	}
+}
+
+static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
+{
+	int rc;
+
+	e->state = OFF_DISABLED;
+	if (e->set.start == L7MP_OFFLOAD_DISABLE) {
+		snprintf(e->why, sizeof(e->why), "switched off by admin.offload");
+		return 0;
+	}
+	if (!e->set.n_ifs) {
+		snprintf(e->why, sizeof(e->why), "no interface is named in admin.offload_ifs");
+		return 0;
+	}
+	off_hear_libraries();
+	rc = begin(e);
+	if (!rc) {
+		missing_interfaces(e);
+		return 0;
+	}
+	e->state = OFF_UNAVAILABLE;
+	/* Another daemon's pins are not ours to clear: release looks at the lock. */
+	release(e);
+	if (rc == -EBUSY ||
+	    (e->set.start == L7MP_OFFLOAD_NO_INIT && (rc == -EPROTO || rc == -ENOENT)))
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "offload: %s", e->why);
+	l7mp_log_warn(OFF_MODULE, "the kernel fast path is not available: %s", e->why);
+	return 0;
+}
+
+static bool same_ground(const struct off_settings *a, const struct off_settings *b)
+{
+	return a->start == b->start && a->mode == b->mode && a->max_flows == b->max_flows &&
+	       a->instance && b->instance && !strcmp(a->instance, b->instance) &&
+	       !a->n_ifs == !b->n_ifs;
+}
+
+int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_admin *admin,
+                             struct l7mp_error *err)
+{
+	struct off_settings news;
+	int rc = off_settings_copy(&news, admin);
+
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news)) {
+		off_settings_clear(&e->set);
+		e->set = news;
+		off_attach_update_all(e);
+		return 0;
+	}
+	l7mp_offload_stop(e);
+	off_settings_clear(&e->set);
+	e->set = news;
+	return start(e, err);
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+/* Flows: pairs of entries in the maps, added and removed all or nothing. */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l7mp/log.h"
+#include "offload_int.h"
+
+#define FULL_RETRY_MS 200
+
+/* ---- the maps ---- */
+
+static int reason_of(struct l7mp_offload_engine *e, int err)
+{
+	uint32_t left_out;
+
+	if (err == -E2BIG) {
+		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
+		e->was_full = true;
+		return L7MP_REASON_TABLE_FULL;
+	}
+	if (l7mp_log_allowed(&e->log_limit, l7mp_loop_now(e->loop), 10000, 3, &left_out))
+		l7mp_log_error(OFF_MODULE, "the kernel refused a flow: %s (%u more before this)",
+		               strerror(-err), left_out);
+	return L7MP_REASON_KERNEL;
+}
+
+static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
+{
+	for (int i = 0; i < flow->n_sides; i++)
+		(void)bpf_map_delete_elem(e->maps.flows, &flow->side[i].key);
+	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *side = &flow->side[i];
+
+		if (count)
+			(void)off_counter_read(e, &side->key, &side->now);
+		(void)bpf_map_delete_elem(e->maps.counters, &side->key);
+	}
+}
+
+/* Counters, then the reverse flow, then the forward flow; undone on any failure. */
+static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	int rc = 0;
+
+	for (int i = 0; !rc && i < flow->n_sides; i++)
+		if (bpf_map_update_elem(e->maps.counters, &flow->side[i].key, e->zeros, BPF_ANY))
+			rc = -errno;
+	for (int i = flow->n_sides - 1; !rc && i >= 0; i--)
+		if (bpf_map_update_elem(e->maps.flows, &flow->side[i].key, &flow->side[i].action,
+		                        BPF_ANY))
+			rc = -errno;
+	if (!rc)
+		return 0;
+	uninstall(e, flow, false);
+	return reason_of(e, rc);
+}
+
+/* ---- planning ---- */
+
+/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
+static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                             struct off_exit exits[2])
+{
+	struct off_link *in[2] = {NULL, NULL};
+	enum l7mp_reason reason;
+
+	for (int i = 0; i < flow->n_sides; i++) {
+		reason = off_ingress_find(e, flow->hop[i], &in[i]);
+		if (reason)
+			return reason;
+	}
+	memset(exits, 0, 2 * sizeof(*exits));
+	if (flow->verb == L7MP_VERB_COUNT)
+		return L7MP_REASON_NONE;
+	for (int i = 0; i < flow->n_sides; i++) {
+		const struct off_hop *to =
+		        flow->verb == L7MP_VERB_REFLECT ? flow->hop[0] : flow->hop[!i];
+
+		reason = off_exit_find(e, in[i], to, &exits[i]);
+		if (reason)
+			return reason;
+	}
+	return L7MP_REASON_NONE;
+}
+
+static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
+                      const struct l7mp_flow_end *b)
+{
+	struct off_side *s = flow->side;
+
+	off_key_set(&s[0].key, a->l4, &a->remote, &a->local);
+	flow->n_sides = 1;
+	if (b->kind == L7MP_FLOW_DROP) {
+		flow->verb = L7MP_VERB_COUNT;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_COUNT, NULL, NULL);
+	} else if (b->kind == L7MP_FLOW_REFLECT) {
+		flow->verb = L7MP_VERB_REFLECT;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_REFLECT, &a->local, &a->remote);
+	} else {
+		flow->verb = L7MP_VERB_FORWARD;
+		flow->n_sides = 2;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
+		off_key_set(&s[1].key, b->l4, &b->remote, &b->local);
+		off_action_set(&s[1].action, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
+	}
+	for (int i = 0; i < flow->n_sides; i++) {
+		s[i].flow = flow;
+		s[i].action.cookie = flow->cookie;
+	}
+}
+
+static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	const struct l7mp_flow_end *ends[2] = {a, b};
+
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_hop *hop = off_hop_get(e, &ends[i]->local, &ends[i]->remote);
+
+		if (!hop)
+			return L7MP_REASON_KERNEL;
+		flow->hop[i] = hop;
+		flow->use[i].flow = flow;
+		off_hop_use(hop, &flow->use[i]);
+	}
+	return L7MP_REASON_NONE;
+}
+
+/* ---- the table of our own ---- */
+
+static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++) {
+		const struct off_side *s = &flow->side[i];
+		struct off_side *found = NULL;
+
+		HASH_FIND(hh, e->sides, &s->key, sizeof(s->key), found);
+		if (found)
+			return true;
+	}
+	return flow->n_sides == 2 &&
+	       !memcmp(&flow->side[0].key, &flow->side[1].key, sizeof(flow->side[0].key));
+}
+
+static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++)
+		if (flow->side[i].hh.tbl)
+			HASH_DELETE(hh, e->sides, &flow->side[i]);
+}
+
+static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+
+		HASH_ADD(hh, e->sides, key, sizeof(s->key), s);
+		if (!s->hh.tbl) {
+			table_delete(e, flow);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < 2; i++)
+		if (flow->hop[i])
+			off_hop_unuse(e, flow->hop[i], &flow->use[i]);
+	free(flow);
+}
+
+static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                              const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	struct off_exit exits[2];
+	enum l7mp_reason reason;
+
+	set_sides(flow, a, b);
+	if (in_table(e, flow))
+		return L7MP_REASON_CONFLICT;
+	reason = find_hops(e, flow, a, b);
+	if (!reason)
+		reason = plan(e, flow, exits);
+	if (reason)
+		return reason;
+	for (int i = 0; i < flow->n_sides; i++)
+		off_action_exit(&flow->side[i].action, &exits[i]);
+	if (table_add(e, flow))
+		return L7MP_REASON_KERNEL;
+	reason = (enum l7mp_reason)install(e, flow);
+	if (reason)
+		table_delete(e, flow);
+	return reason;
+}
+
+/* ---- operations ---- */
+
+static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
+                  uint64_t cookie, struct l7mp_flow **out)
+{
+	struct l7mp_offload_engine *e = ctx;
+	enum l7mp_reason reason;
+	struct l7mp_flow *flow;
+
+	*out = NULL;
+	if (e->state == OFF_UNAVAILABLE)
+		return L7MP_REASON_KERNEL;
+	if (e->state == OFF_DISABLED)
+		return e->set.start == L7MP_OFFLOAD_DISABLE ? L7MP_REASON_DISABLED
+		                                            : L7MP_REASON_INTERFACE;
+	reason = off_pair_check(a, b);
+	if (reason)
+		return (int)reason;
+	flow = calloc(1, sizeof(*flow));
+	if (!flow)
+		return L7MP_REASON_KERNEL;
+	flow->cookie = cookie;
+	reason = build(e, flow, a, b);
+	if (reason) {
+		flow_free(e, flow);
+		return (int)reason;
+	}
+	DL_APPEND(e->flows, flow);
+	e->n_flows++;
+	e->n_added++;
+	*out = flow;
+	return 0;
+}
+
+static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
+{
+	memset(out, 0, 2 * sizeof(*out));
+	out[L7MP_INGRESS] = flow->side[0].now;
+	/* What came in has gone back. */
+	if (flow->verb == L7MP_VERB_REFLECT)
+		out[L7MP_EGRESS] = flow->side[0].now;
+	else if (flow->n_sides == 2)
+		out[L7MP_EGRESS] = flow->side[1].now;
+}
+
+static void take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                     struct l7mp_flow_counters final[2])
+{
+	uninstall(e, flow, true);
+	counters_of(flow, final);
+	table_delete(e, flow);
+	DL_DELETE(e->flows, flow);
+	e->n_flows--;
+	flow_free(e, flow);
+	/* There is room again for those that were refused. */
+	if (e->was_full && e->state == OFF_ACTIVE) {
+		e->was_full = false;
+		if (!l7mp_timer_armed(&e->retry))
+			(void)l7mp_timer_start(e->loop, &e->retry, FULL_RETRY_MS);
+	}
+}
+
+static void op_remove(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2])
+{
+	struct l7mp_offload_engine *e = ctx;
+	struct l7mp_flow *f = *flow;
+
+	if (!f)
+		return;
+	*flow = NULL;
+	e->n_removed++;
+	take_out(e, f, final);
+}
+
+static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_flow_counters now[2])
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	for (int i = 0; fresh && i < flow->n_sides; i++)
+		(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
+	counters_of(flow, now);
+}
+
+static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
+                     const char **hook, const char **interface)
+{
+	struct l7mp_offload_engine *e = ctx;
+	const struct off_hop *hop = flow->hop[flow->n_sides == 2 && dir == L7MP_EGRESS];
+	struct off_link *in;
+
+	if (off_ingress_find(e, hop, &in))
+		return;
+	*hook = off_hook_name(in->hook);
+	*interface = in->name;
+}
+
+static void op_subscribe(void *ctx, const struct l7mp_offload_events *events, void *arg)
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	e->events = events;
+	e->events_arg = arg;
+}
+
+const struct l7mp_offload off_ops = {
+        .subscribe = op_subscribe,
+        .add = op_add,
+        .remove = op_remove,
+        .read = op_read,
+        .where = op_where,
+};
+
+/* ---- changes ---- */
+
+void off_flow_withdraw(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       enum l7mp_reason reason)
+{
+	struct l7mp_flow_counters final[2];
+	uint64_t cookie = flow->cookie;
+
+	e->n_withdrawn++;
+	take_out(e, flow, final);
+	if (e->events && e->events->withdrawn)
+		e->events->withdrawn(e->events_arg, cookie, reason, final);
+}
+
+void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
+{
+	while (e->flows)
+		off_flow_withdraw(e, e->flows, reason);
+}
+
+void off_flow_refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_exit exits[2];
+	enum l7mp_reason reason = plan(e, flow, exits);
+
+	for (int i = 0; !reason && i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+		struct l7mp_flow_action news = s->action;
+
+		off_action_exit(&news, &exits[i]);
+		if (!memcmp(&news, &s->action, sizeof(news)))
+			continue;
+		s->action = news;
+		if (bpf_map_update_elem(e->maps.flows, &s->key, &s->action, BPF_EXIST))
+			reason = L7MP_REASON_KERNEL;
+	}
+	if (reason)
+		off_flow_withdraw(e, flow, reason);
+}

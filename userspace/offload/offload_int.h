@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of offload/ share.
+ *
+ *   engine    settings, state, life cycle        maps      objects, maps, pins, the lock
+ *   links     the interfaces of this namespace   attach*   programs at interfaces
+ *   routes    next hops and neighbours           flows     pairs of entries in the maps
+ *   monitor   rtnetlink events                   sweep     reading counters
+ *
+ * A flow uses two hops, the way to each of its peers; a hop may use a neighbour.
+ * An event marks hops dirty; a timer works them off in slices and updates or withdraws
+ * the flows that use them. Nothing is freed on the stack of an rtnetlink callback.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include <libmnl/libmnl.h>
+#include <net/if.h>
+
+#include "l7mp/abi.h"
+#include "l7mp/hash.h"
+#include "l7mp/log.h"
+#include "l7mp/offload.h"
+#include "l7mp/util.h"
+
+#define OFF_MODULE "offload"
+#define OFF_BPFFS  "/sys/fs/bpf"
+#define OFF_PINS   OFF_BPFFS "/l7mp"
+
+/* <linux/if_arp.h> and <net/if_arp.h> clash in some places; the types that matter here. */
+#define OFF_ARP_ETHER    1
+#define OFF_ARP_LOOPBACK 772
+
+enum off_state {
+	OFF_DISABLED,    /* not wanted: admin.offload, or no interface named */
+	OFF_ACTIVE,      /* maps are there, interfaces are served */
+	OFF_UNAVAILABLE, /* wanted, but the kernel can't or won't */
+};
+
+enum off_hook { OFF_HOOK_NONE, OFF_HOOK_NATIVE, OFF_HOOK_GENERIC, OFF_HOOK_TC };
+const char *off_hook_name(enum off_hook hook);
+
+/* ---- settings: the engine's copy of what it needs of admin ---- */
+
+struct off_settings {
+	enum l7mp_offload_start start;
+	enum l7mp_offload_mode mode;
+	char **ifs;
+	size_t n_ifs;
+	bool all;
+	char *instance;
+	uint32_t max_flows;
+};
+int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);
+void off_settings_clear(struct off_settings *s);
+bool off_settings_names(const struct off_settings *s, const char *ifname);
+
+/* ---- maps.c, pins.c, load.c ---- */
+
+/* Everything that holds a descriptor in the kernel. -1: not there. */
+struct off_maps {
+	int flows, counters, verdicts, devices, abi, attached;
+	int prog_xdp, prog_tc, prog_tc_l3;
+	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
+	uint32_t max_flows;               /* capacity of flows and counters */
+};
+
+struct off_pins {
+	char dir[256];
+	int lock; /* descriptor of dir with the lock on it; -1: none */
+};
+
+void off_maps_init(struct off_maps *m);
+void off_maps_close(struct off_maps *m);
+/* Loads the programs and makes the maps. 0, or negative errno and a text for people. */
+int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size);
+int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size);
+/* Opens whatever a predecessor left, of any ABI; what is not there stays -1. */
+void off_maps_open_old(struct off_maps *m, const char *dir);
+/* Opens what is pinned. -ENOENT: nothing there; -EPROTO: another ABI. */
+int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
+/* Removes every pin in dir; the directory stays. */
+void off_pins_clear(const char *dir);
+uint32_t off_prog_id(int fd); /* 0: not known */
+/* An XDP skeleton that is open, not loaded, with our maps in it. NULL and errno. */
+struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
+
+/* Makes the instance's directory and locks it. -EBUSY: another process has it. */
+int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size);
+/* Gives the lock back and removes the directories if they are empty. */
+void off_pins_unlock(struct off_pins *p, bool remove);
+
+/* ---- netlink.c ---- */
+
+struct off_nl {
+	struct mnl_socket *socket;
+	uint32_t seq, port;
+};
+int off_nl_open(struct off_nl *nl, int bus);
+void off_nl_close(struct off_nl *nl);
+/*
+ * Sends a request and hands every answer to cb (which may be NULL) until the end of
+ * the dump, the acknowledgement or cb's MNL_CB_STOP. Rtnetlink answers inside
+ * sendmsg(2) and recvmsg(2), so this never waits. 0 or the kernel's negative errno.
+ */
+int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+
+/* ---- links.c ---- */
+
+struct off_link {
+	UT_hash_handle hh; /* by ifindex */
+	uint32_t ifindex;
+	char name[IFNAMSIZ];
+	char kind[20]; /* IFLA_INFO_KIND; "" for hardware */
+	uint32_t flags;
+	uint32_t mtu;
+	uint16_t type; /* ARPHRD_* */
+	uint8_t mac[6];
+	uint32_t parent; /* of a VLAN device; else 0 */
+	uint16_t vlan_id;
+	uint16_t vlan_proto; /* network order */
+
+	/* what serves it */
+	enum off_hook hook;
+	bool tc;                   /* the tc program is there: alone, or behind XDP */
+	bool ours;                 /* we attached it; else it was found (no_init) */
+	bool made_clsact;          /* we made the qdisc */
+	bool tried;                /* and refused: not again before something changes */
+	bool in_devmap;            /* XDP may send out here */
+	uint32_t handle, priority; /* of the tc filter */
+	struct xdp_program *xdp;   /* behind libxdp's dispatcher; NULL: attached alone */
+	struct l7mp_xdp *xdp_object;
+	int can_send;     /* of off_xdp_can_send */
+	uint64_t send_ms; /* when it was asked; 0: never */
+	char driver[32];
+	char why[200];
+};
+
+static inline bool off_link_l3(const struct off_link *l)
+{
+	return l->type != OFF_ARP_ETHER && l->type != OFF_ARP_LOOPBACK;
+}
+
+struct off_link *off_link_find(const struct l7mp_offload_engine *e, uint32_t ifindex);
+int off_links_dump(struct l7mp_offload_engine *e);
+/* An RTM_NEWLINK or RTM_DELLINK; marks hops dirty and attaches as needed. */
+void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
+void off_links_clear(struct l7mp_offload_engine *e);
+/* Fills the fields of *out from RTM_NEWLINK. 0 or -EINVAL. */
+int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out);
+/* The interface whose program sees what comes in by `link`: itself, or for a VLAN what is below. NULL: none. */
+struct off_link *off_link_served(const struct l7mp_offload_engine *e, struct off_link *link);
+/* ethtool's driver name; "" when there is none. */
+void off_link_driver(const char *ifname, char out[static 32]);
+
+/* ---- attach*.c ---- */
+
+struct off_choice {
+	enum off_hook hook; /* to try first */
+	bool fall_back;     /* to tc when that is refused */
+	char why[160];
+};
+/* Which hook an interface should get, and why. Pure. */
+void off_choose(const struct off_link *l, enum l7mp_offload_mode mode, struct off_choice *out);
+/* Attaches what is wanted and detaches what is not any more. */
+void off_attach_update(struct l7mp_offload_engine *e, struct off_link *l);
+void off_attach_update_all(struct l7mp_offload_engine *e);
+void off_detach(struct l7mp_offload_engine *e, struct off_link *l);
+bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
+/* no_init: sees whether our pinned programs serve the interface. */
+void off_attach_find(struct l7mp_offload_engine *e, struct off_link *l);
+/* init: takes away what a predecessor of the same instance left. `old` has its programs and maps. */
+void off_attach_clean(struct l7mp_offload_engine *e, const struct off_maps *old);
+
+int off_xdp_attach(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook, char *why,
+                   size_t size);
+void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l);
+/* Is m's program attached, alone or in a dispatcher? remove: takes it away if so. */
+enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
+bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m);
+/* features.c: can XDP send frames out here? 1, 0, or -errno when the kernel doesn't say (before 6.3). */
+int off_xdp_can_send(struct l7mp_offload_engine *e, struct off_link *l);
+/* Makes it a target of XDP's redirects. False when the table is full. */
+bool off_devmap_add(struct l7mp_offload_engine *e, struct off_link *l);
+
+int off_tc_attach(struct l7mp_offload_engine *e, struct off_link *l, char *why, size_t size);
+void off_tc_detach(struct l7mp_offload_engine *e, struct off_link *l);
+/* Removes the ingress filters that run one of the programs; returns how many there were. */
+unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3);
+bool off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3);
+/* Removes the clsact qdisc unless it still has filters. */
+void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex);
+
+/* ---- sysctl.c ---- */
+
+#define OFF_SYSCTL_DIR "/proc/sys/net/ipv4/conf/lo"
+enum { OFF_ROUTE_LOCALNET, OFF_ACCEPT_LOCAL, OFF_SYSCTLS };
+extern const char *const off_sysctl_names[OFF_SYSCTLS];
+struct off_sysctls {
+	int old[OFF_SYSCTLS]; /* -1: not touched */
+	bool ready;           /* all are 1 now */
+	int error;            /* negative errno when they can't be set */
+};
+void off_sysctls_init(struct off_sysctls *s);
+/* Sets all to 1, remembering what they were. 0 or negative errno (what was set is then restored). */
+int off_sysctls_set(struct off_sysctls *s, const char *dir);
+/* Puts back what was changed, unless somebody else has changed it since. */
+void off_sysctls_restore(struct off_sysctls *s, const char *dir);
+
+/* ---- routes.c, neigh.c ---- */
+
+struct off_neigh_key {
+	uint8_t addr[16];
+	uint32_t ifindex;
+	uint8_t family; /* enum l7mp_abi_family */
+	uint8_t pad[3];
+};
+
+struct off_hop;
+struct off_neigh {
+	UT_hash_handle hh;
+	struct off_neigh_key key;
+	uint8_t mac[6];
+	bool valid;
+	uint64_t asked_ms; /* when the kernel was last asked to resolve it */
+	struct off_hop *hops;
+};
+
+struct off_hop_key {
+	uint8_t dst[16];
+	uint8_t src[16];
+	uint32_t scope;
+	uint8_t family; /* enum l7mp_abi_family */
+	uint8_t pad[3];
+};
+
+/* One flow's use of a hop. */
+struct off_use {
+	struct l7mp_flow *flow;
+	struct off_use *prev, *next;
+};
+
+/* The way to a peer from one of our addresses. */
+struct off_hop {
+	UT_hash_handle hh;
+	struct off_hop_key key;
+	enum l7mp_reason reason; /* NONE: it can be used */
+	bool local;              /* the peer is on this host */
+	bool dirty;
+	uint32_t ifindex;
+	uint32_t mtu; /* the route's; 0: the interface's */
+	uint8_t gateway[16];
+	uint8_t gateway_family; /* 0: the peer itself is the next hop */
+	struct off_neigh *neigh;
+	struct off_hop *nprev, *nnext; /* in neigh->hops */
+	struct off_hop *dprev, *dnext; /* in the engine's list of dirty ones */
+	struct off_use *uses;
+	unsigned n_uses;
+	uint64_t failed_ms; /* since when nobody uses it and why it is kept */
+};
+
+/* Finds or looks up. NULL when out of memory. The result lives while it has uses, or is kept for its failure. */
+struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
+                            const struct l7mp_addr *remote);
+void off_hop_use(struct off_hop *hop, struct off_use *use);
+void off_hop_unuse(struct l7mp_offload_engine *e, struct off_hop *hop, struct off_use *use);
+void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_hops_dirty_all(struct l7mp_offload_engine *e);
+void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex);
+/* Those whose destination is inside prefix/len. */
+void off_hops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
+                           unsigned len);
+void off_hops_work(struct l7mp_timer *t, void *arg);
+void off_hops_expire(struct l7mp_offload_engine *e);
+void off_hops_clear(struct l7mp_offload_engine *e);
+/* Asks the kernel for the route and fills the hop. */
+void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
+
+void off_neigh_bind(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
+/* Is one of the flows that use it in need of it? Then the kernel confirms it. */
+void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n);
+
+/* ---- monitor.c ---- */
+
+int off_monitor_start(struct l7mp_offload_engine *e);
+void off_monitor_stop(struct l7mp_offload_engine *e);
+/* Something changed for the better: ask sessions again, soon and once. */
+void off_retry_soon(struct l7mp_offload_engine *e);
+
+/* ---- translate.c: pure ---- */
+
+/* Where and how a packet of a flow leaves. */
+struct off_exit {
+	uint32_t ifindex;
+	uint32_t mtu;
+	uint16_t flags; /* enum l7mp_flow_flags */
+	uint8_t dmac[6], smac[6];
+	uint8_t n_vlans;
+	uint16_t vlan_proto[2]; /* network order, outer first */
+	uint16_t vlan_tci[2];
+};
+/* The key of packets from -> to. Both of one family, with ports. */
+void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
+                 const struct l7mp_addr *to);
+/* The action that makes them packets of src -> dst: everything but the exit. */
+void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+                    enum l7mp_flow_verb verb, const struct l7mp_addr *src,
+                    const struct l7mp_addr *dst);
+void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x);
+uint8_t off_abi_family(const struct l7mp_addr *a); /* 0: neither IPv4 nor IPv6 */
+void off_abi_addr(const struct l7mp_addr *a, uint8_t out[static 16]);
+/* May this pair be offloaded as far as its ends tell? NONE or the reason. */
+enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+
+/* ---- flows.c, exit.c ---- */
+
+struct off_side {
+	UT_hash_handle hh; /* by key */
+	struct l7mp_flow_key key;
+	struct l7mp_flow_action action;
+	struct l7mp_flow_counters now;
+	struct l7mp_flow *flow;
+};
+
+struct l7mp_flow {
+	struct l7mp_flow *prev, *next;
+	uint64_t cookie;
+	struct off_side side[2]; /* what a's peer sends, what b's peer sends */
+	uint8_t n_sides;
+	uint8_t verb;
+	struct off_hop *hop[2]; /* to a's peer, to b's peer; the second only with two sides */
+	struct off_use use[2];
+};
+
+extern const struct l7mp_offload off_ops;
+/* Its hops have changed: new actions, or out with it. */
+void off_flow_refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+void off_flow_withdraw(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       enum l7mp_reason reason);
+void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
+/* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
+enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_link *in,
+                               const struct off_hop *hop, struct off_exit *out);
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
+                                  struct off_link **out);
+
+/* ---- sweep.c ---- */
+
+struct off_sweep {
+	struct l7mp_timer timer;
+	struct l7mp_flow_key *keys;
+	struct l7mp_flow_counter *values;
+	uint32_t slice; /* entries a batch */
+	uint32_t token; /* the kernel's place in the table */
+	bool running;
+	uint64_t begun_ms;
+	uint64_t spent_ns; /* of this sweep */
+	uint64_t last_spent_ns, last_entries, entries;
+	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
+};
+int off_sweep_start(struct l7mp_offload_engine *e);
+void off_sweep_stop(struct l7mp_offload_engine *e);
+/* One flow's counter, summed over the CPUs, from the kernel. False when it is not there. */
+bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out);
+void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop);
+
+void off_hear_libraries(void);
+
+/* ---- the engine ---- */
+
+struct l7mp_offload_engine {
+	struct l7mp_loop *loop;
+	struct l7mp_stats *stats;
+	struct l7mp_offload ops;
+	const struct l7mp_offload_events *events;
+	void *events_arg;
+
+	struct off_settings set;
+	enum off_state state;
+	char why[300]; /* of the state */
+	struct off_maps maps;
+	struct off_pins pins;
+	struct off_nl nl; /* for questions */
+	struct off_nl watch;
+	uv_poll_t *poll;
+	struct off_nl genl;
+	uint16_t genl_family; /* of "netdev"; 0: not asked; 0xffff: not there */
+
+	struct off_link *links;
+	struct off_neigh *neighs;
+	struct off_hop *hops;
+	struct off_hop *dirty;
+	unsigned n_failed_hops;
+	struct l7mp_timer work;
+	struct l7mp_timer retry;
+	struct off_sysctls sysctls;
+
+	struct l7mp_flow *flows;
+	struct off_side *sides; /* table by key */
+	uint64_t n_flows, n_added, n_removed, n_withdrawn;
+	bool was_full;  /* a flow was refused with table-full since the last removal */
+	int dispatcher; /* libxdp's: -1 not known, 0 no, 1 yes */
+	unsigned n_devices;
+	int n_cpus;                            /* possible ones */
+	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
+	struct l7mp_log_limit log_limit;
+	struct off_sweep sweep;
+};

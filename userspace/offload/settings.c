@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine's copy of what it needs of admin. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "offload_int.h"
+
+void off_settings_clear(struct off_settings *s)
+{
+	for (size_t i = 0; i < s->n_ifs; i++)
+		free(s->ifs[i]);
+	free(s->ifs);
+	free(s->instance);
+	memset(s, 0, sizeof(*s));
+}
+
+int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin)
+{
+	memset(out, 0, sizeof(*out));
+	out->start = admin->offload;
+	out->mode = admin->offload_mode;
+	out->max_flows = admin->limits.max_flows ? admin->limits.max_flows : L7MP_FLOWS_DEFAULT;
+	out->instance = strdup(admin->instance ? admin->instance : "default");
+	out->ifs = calloc(admin->n_offload_ifs + 1, sizeof(*out->ifs));
+	if (!out->instance || !out->ifs)
+		goto nomem;
+	for (size_t i = 0; i < admin->n_offload_ifs; i++) {
+		if (!strcmp(admin->offload_ifs[i], "all"))
+			out->all = true;
+		out->ifs[i] = strdup(admin->offload_ifs[i]);
+		if (!out->ifs[i])
+			goto nomem;
+		out->n_ifs++;
+	}
+	return 0;
+nomem:
+	off_settings_clear(out);
+	return -ENOMEM;
+}
+
+bool off_settings_names(const struct off_settings *s, const char *ifname)
+{
+	for (size_t i = 0; i < s->n_ifs; i++)
+		if (!strcmp(s->ifs[i], ifname))
+			return true;
+	return false;
+}

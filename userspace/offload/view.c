@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT */
+/* What people see: GET /offload, GET /offload/flows, metrics. */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "offload_int.h"
+
+static const char *state_name(enum off_state state)
+{
+	static const char *const names[] = {"disabled", "active", "unavailable"};
+
+	return names[state];
+}
+
+/* ---- interfaces ---- */
+
+static cJSON *link_json(const struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "name", l->name);
+
+	rc |= l7mp_json_add_num(o, "ifindex", l->ifindex);
+	rc |= l7mp_json_add_str(o, "hook", off_hook_name(l->hook));
+	rc |= l7mp_json_add_str(o, "reason", l->why);
+	rc |= l7mp_json_add_str(o, "kind", l->kind[0] ? l->kind : "device");
+	rc |= l7mp_json_add_str(o, "driver", l->driver);
+	rc |= l7mp_json_add_bool(o, "up", l->flags & IFF_UP);
+	rc |= l7mp_json_add_num(o, "mtu", l->mtu);
+	rc |= l7mp_json_add_bool(o, "dispatcher", l->xdp != NULL);
+	rc |= l7mp_json_add_bool(o, "tc_behind", l->tc && l->hook != OFF_HOOK_TC);
+	rc |= l7mp_json_add_bool(o, "made_clsact", l->made_clsact);
+	rc |= l7mp_json_add_bool(o, "xdp_target", l->in_devmap);
+	if (l->type == OFF_ARP_LOOPBACK) {
+		cJSON *s = cJSON_CreateObject();
+
+		for (int i = 0; i < OFF_SYSCTLS; i++)
+			rc |= e->sysctls.old[i] < 0
+			              ? l7mp_json_add(s, off_sysctl_names[i], cJSON_CreateNull())
+			              : l7mp_json_add_num(s, off_sysctl_names[i],
+			                                  e->sysctls.old[i]);
+		rc |= l7mp_json_add_bool(s, "ready", e->sysctls.ready);
+		rc |= l7mp_json_add(o, "sysctls_before", s);
+	}
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+/* An array element or nothing. */
+static int append(cJSON *array, cJSON *item)
+{
+	if (array && item && cJSON_AddItemToArray(array, item))
+		return 0;
+	cJSON_Delete(item);
+	return -1;
+}
+
+static cJSON *links_json(const struct l7mp_offload_engine *e)
+{
+	cJSON *array = cJSON_CreateArray();
+	const struct off_link *l, *next;
+	int rc = array ? 0 : -1;
+
+	HASH_ITER (hh, e->links, l, next)
+		if (l->hook != OFF_HOOK_NONE || off_attach_wanted(&e->set, l))
+			rc |= append(array, link_json(e, l));
+	if (!rc)
+		return array;
+	cJSON_Delete(array);
+	return NULL;
+}
+
+/* ---- maps and verdicts ---- */
+
+static cJSON *map_json(const struct l7mp_offload_engine *e, const char *name, uint64_t entries,
+                       uint64_t capacity)
+{
+	cJSON *o = cJSON_CreateObject();
+	char path[320];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/%s", e->pins.dir, name);
+	rc = l7mp_json_add_str(o, "name", name);
+	rc |= l7mp_json_add_str(o, "path", path);
+	rc |= l7mp_json_add_num(o, "entries", (double)entries);
+	rc |= l7mp_json_add_num(o, "capacity", (double)capacity);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+static cJSON *maps_json(const struct l7mp_offload_engine *e)
+{
+	cJSON *array = cJSON_CreateArray();
+	uint64_t sides = HASH_COUNT(e->sides);
+	int rc;
+
+	if (e->state != OFF_ACTIVE)
+		return array;
+	rc = append(array, map_json(e, L7MP_MAP_FLOWS, sides, e->maps.max_flows));
+	rc |= append(array, map_json(e, L7MP_MAP_COUNTERS, sides, e->maps.max_flows));
+	rc |= append(array, map_json(e, L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT));
+	rc |= append(array, map_json(e, L7MP_MAP_DEVICES, e->n_devices, 1024));
+	if (!rc)
+		return array;
+	cJSON_Delete(array);
+	return NULL;
+}
+
+#define NAME(id, text, doc) text,
+static const char *const verdict_names[] = {L7MP_VERDICTS(NAME)};
+#undef NAME
+
+static bool read_verdicts(const struct l7mp_offload_engine *e, uint64_t out[L7MP_VERDICT_COUNT])
+{
+	uint64_t *per_cpu;
+
+	memset(out, 0, L7MP_VERDICT_COUNT * sizeof(*out));
+	if (e->state != OFF_ACTIVE)
+		return true;
+	per_cpu = calloc((size_t)e->n_cpus, sizeof(*per_cpu));
+	if (!per_cpu)
+		return false;
+	for (uint32_t i = 0; i < L7MP_VERDICT_COUNT; i++) {
+		if (bpf_map_lookup_elem(e->maps.verdicts, &i, per_cpu))
+			continue;
+		for (int cpu = 0; cpu < e->n_cpus; cpu++)
+			out[i] += per_cpu[cpu];
+	}
+	free(per_cpu);
+	return true;
+}
+
+static cJSON *verdicts_json(const struct l7mp_offload_engine *e)
+{
+	uint64_t n[L7MP_VERDICT_COUNT];
+	cJSON *o = cJSON_CreateObject();
+	int rc = read_verdicts(e, n) ? 0 : -1;
+
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++)
+		rc |= l7mp_json_add_num(o, verdict_names[i], (double)n[i]);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
+{
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_num(o, "now", (double)e->n_flows);
+
+	rc |= l7mp_json_add_num(o, "added", (double)e->n_added);
+	rc |= l7mp_json_add_num(o, "removed", (double)e->n_removed);
+	rc |= l7mp_json_add_num(o, "withdrawn", (double)e->n_withdrawn);
+	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->hops));
+	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
+	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->sweep.last_entries);
+	rc |= l7mp_json_add_num(o, "sweep_us", (double)(e->sweep.last_spent_ns / 1000));
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+static const char *start_name(enum l7mp_offload_start start)
+{
+	static const char *const names[] = {"init", "no_init", "disable"};
+
+	return names[start];
+}
+
+static const char *mode_name(enum l7mp_offload_mode mode)
+{
+	static const char *const names[] = {"auto", "native", "generic", "tc"};
+
+	return names[mode];
+}
+
+cJSON *l7mp_offload_to_json(struct l7mp_offload_engine *e)
+{
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "state", state_name(e->state));
+
+	rc |= l7mp_json_add_str(o, "reason", e->why);
+	rc |= l7mp_json_add_num(o, "abi", L7MP_ABI_VERSION);
+	rc |= l7mp_json_add_str(o, "instance", e->set.instance ? e->set.instance : "");
+	rc |= l7mp_json_add_str(o, "offload", start_name(e->set.start));
+	rc |= l7mp_json_add_str(o, "mode", mode_name(e->set.mode));
+	rc |= l7mp_json_add(o, "interfaces", links_json(e));
+	rc |= l7mp_json_add(o, "maps", maps_json(e));
+	rc |= l7mp_json_add(o, "flows", flow_stats_json(e));
+	rc |= l7mp_json_add(o, "verdicts", verdicts_json(e));
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+/* ---- flows ---- */
+
+static const char *ip_text(uint8_t family, const struct l7mp_abi_addr *a, char *buf, socklen_t size)
+{
+	return inet_ntop(family == L7MP_FAMILY_V4 ? AF_INET : AF_INET6, a->bytes, buf, size);
+}
+
+static void end_text(uint8_t family, const struct l7mp_abi_addr *a, uint16_t port, char *buf,
+                     size_t size)
+{
+	char ip[INET6_ADDRSTRLEN] = "";
+
+	ip_text(family, a, ip, sizeof(ip));
+	snprintf(buf, size, family == L7MP_FAMILY_V4 ? "%s:%u" : "[%s]:%u", ip, port);
+}
+
+static int add_pair(cJSON *o, const char *key, uint8_t family, const struct l7mp_abi_addr *src,
+                    uint16_t sport, const struct l7mp_abi_addr *dst, uint16_t dport)
+{
+	char from[64], to[64], text[140];
+
+	end_text(family, src, sport, from, sizeof(from));
+	end_text(family, dst, dport, to, sizeof(to));
+	snprintf(text, sizeof(text), "%s -> %s", from, to);
+	return l7mp_json_add_str(o, key, text);
+}
+
+static cJSON *tuple_json(uint8_t family, const struct l7mp_abi_addr *src, uint16_t sport,
+                         const struct l7mp_abi_addr *dst, uint16_t dport)
+{
+	cJSON *o = cJSON_CreateObject();
+	char ip[INET6_ADDRSTRLEN] = "";
+	int rc = l7mp_json_add_str(o, "saddr", ip_text(family, src, ip, sizeof(ip)));
+
+	rc |= l7mp_json_add_num(o, "sport", sport);
+	rc |= l7mp_json_add_str(o, "daddr", ip_text(family, dst, ip, sizeof(ip)));
+	rc |= l7mp_json_add_num(o, "dport", dport);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+static int add_mac(cJSON *o, const char *key, const uint8_t mac[6])
+{
+	char text[18];
+
+	snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+	         mac[3], mac[4], mac[5]);
+	return l7mp_json_add_str(o, key, text);
+}
+
+static int add_last_seen(cJSON *o, const struct l7mp_offload_engine *e,
+                         const struct l7mp_flow_counters *c)
+{
+	uint64_t now = l7mp_loop_now(e->loop);
+	char time[L7MP_ISO8601_LEN];
+
+	if (!c->last_seen_ms || c->last_seen_ms > now)
+		return l7mp_json_add(o, "last_seen", cJSON_CreateNull());
+	return l7mp_json_add_str(o, "last_seen",
+	                         l7mp_iso8601(l7mp_wallclock_ms() - (now - c->last_seen_ms), time));
+}
+
+static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct off_side *s)
+{
+	static const char *const verbs[] = {"none", "forward", "reflect", "count"};
+	const struct l7mp_flow_action *a = &s->action;
+	const struct off_link *out = off_link_find(e, a->ifindex);
+	cJSON *detail = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "action", verbs[a->verb & 3]);
+
+	rc |= l7mp_json_add_str(o, "out", out ? out->name : "");
+	rc |= l7mp_json_add_num(detail, "ifindex", a->ifindex);
+	rc |= l7mp_json_add_num(detail, "mtu", a->mtu);
+	rc |= add_mac(detail, "dmac", a->dmac);
+	rc |= add_mac(detail, "smac", a->smac);
+	rc |= l7mp_json_add_num(detail, "vlans", a->n_vlans);
+	rc |= l7mp_json_add_bool(detail, "to_ingress", a->flags & L7MP_FLOW_TO_INGRESS);
+	rc |= l7mp_json_add_bool(detail, "neigh", a->flags & L7MP_FLOW_NEIGH);
+	rc |= l7mp_json_add_bool(detail, "tc_only", a->flags & L7MP_FLOW_TC_ONLY);
+	return rc | l7mp_json_add(o, "exit", detail);
+}
+
+static cJSON *side_json(struct l7mp_offload_engine *e, struct off_side *s)
+{
+	const struct l7mp_flow_key *k = &s->key;
+	const struct l7mp_flow_action *a = &s->action;
+	const char *hook = "", *in = "";
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "protocol", k->l4 == IPPROTO_UDP ? "UDP" : "?");
+
+	off_ops.where(e, s->flow, s == &s->flow->side[0] ? L7MP_INGRESS : L7MP_EGRESS, &hook, &in);
+	rc |= add_pair(o, "match", k->family, &k->saddr, ntohs(k->sport), &k->daddr,
+	               ntohs(k->dport));
+	if (a->verb == L7MP_VERB_COUNT)
+		rc |= l7mp_json_add_str(o, "rewrite", "");
+	else
+		rc |= add_pair(o, "rewrite", k->family, &a->saddr, a->sport_host, &a->daddr,
+		               a->dport_host);
+	rc |= l7mp_json_add_str(o, "hook", hook);
+	rc |= l7mp_json_add_str(o, "in", in);
+	rc |= add_exit(o, e, s);
+	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
+	rc |= l7mp_json_add_num(o, "bytes", (double)s->now.bytes);
+	rc |= add_last_seen(o, e, &s->now);
+	rc |= l7mp_json_add(
+	        o, "key",
+	        tuple_json(k->family, &k->saddr, ntohs(k->sport), &k->daddr, ntohs(k->dport)));
+	rc |= l7mp_json_add(
+	        o, "to", tuple_json(k->family, &a->saddr, a->sport_host, &a->daddr, a->dport_host));
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+cJSON *l7mp_offload_flows_to_json(struct l7mp_offload_engine *e)
+{
+	cJSON *array = cJSON_CreateArray();
+	struct l7mp_flow *flow;
+	int rc = array ? 0 : -1;
+
+	DL_FOREACH (e->flows, flow) {
+		for (int i = 0; i < flow->n_sides; i++) {
+			(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
+			rc |= append(array, side_json(e, &flow->side[i]));
+		}
+	}
+	if (!rc)
+		return array;
+	cJSON_Delete(array);
+	return NULL;
+}
+
+/* ---- metrics ---- */
+
+static void metric(struct l7mp_str *out, const char *name, const char *type, const char *help,
+                   uint64_t value)
+{
+	l7mp_str_addf(out, "# HELP %s %s\n# TYPE %s %s\n%s %" PRIu64 "\n", name, help, name, type,
+	              name, value);
+}
+
+void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
+{
+	uint64_t n[L7MP_VERDICT_COUNT];
+
+	metric(out, "l7mp_offload_active", "gauge", "1 when the kernel fast path serves interfaces",
+	       e->state == OFF_ACTIVE);
+	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use",
+	       HASH_COUNT(e->sides));
+	metric(out, "l7mp_flows_max", "gauge", "Capacity of the kernel's flow table",
+	       e->state == OFF_ACTIVE ? e->maps.max_flows : 0);
+	metric(out, "l7mp_flows_added_total", "counter", "Sessions put into the kernel",
+	       e->n_added);
+	metric(out, "l7mp_flows_removed_total", "counter", "Sessions taken out by their end",
+	       e->n_removed);
+	metric(out, "l7mp_flows_withdrawn_total", "counter",
+	       "Sessions taken out because a route, neighbour or link changed", e->n_withdrawn);
+	l7mp_str_add(out, "# HELP l7mp_offload_verdicts_total Packets seen by the XDP and tc "
+	                  "programs, by verdict\n# TYPE l7mp_offload_verdicts_total counter\n");
+	if (!read_verdicts(e, n))
+		return;
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++)
+		l7mp_str_addf(out, "l7mp_offload_verdicts_total{verdict=\"%s\"} %" PRIu64 "\n",
+		              verdict_names[i], n[i]);
+}
