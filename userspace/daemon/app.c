@@ -45,6 +45,10 @@ static int make_layers(struct l7mp_app *app)
 	app->env.states = calloc(l7mp_all_protos_count(), sizeof(*app->env.states));
 	if (!app->env.states)
 		return -ENOMEM;
+	rc = l7mp_app_make_offload(app);
+	if (rc)
+		return rc;
+	sessions.offload = l7mp_offload_ops(app->offload);
 	rc = l7mp_sessions_new(&sessions, &app->sessions);
 	if (!rc)
 		rc = l7mp_runtime_new(&app->env, app->sessions, &app->runtime);
@@ -56,6 +60,7 @@ static int make_layers(struct l7mp_app *app)
 	api.runtime = app->runtime;
 	api.sessions = app->sessions;
 	api.registry = &l7mp_all_registry;
+	l7mp_app_offload_views(app, &api);
 	rc = l7mp_api_new(&api, &app->api);
 	if (!rc)
 		app->env.app = app->api;
@@ -96,6 +101,8 @@ static void on_admin(void *arg, const struct l7mp_admin *admin)
 
 	if (l7mp_app_use_admin(app, admin, &err))
 		l7mp_log_error("daemon", "%s", err.message);
+	if (l7mp_app_use_offload(app, admin, &err))
+		l7mp_log_error("daemon", "%s", err.message);
 }
 
 static int start(struct l7mp_app *app)
@@ -108,6 +115,8 @@ static int start(struct l7mp_app *app)
 	if (!admin)
 		admin = l7mp_model_admin(app->model);
 	rc = l7mp_app_use_admin(app, admin, &err);
+	if (!rc)
+		rc = l7mp_app_use_offload(app, admin, &err);
 	if (!rc)
 		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
 	l7mp_change_free(&app->initial);
@@ -125,8 +134,10 @@ static int start(struct l7mp_app *app)
 
 int l7mp_app_run(struct l7mp_app *app)
 {
-	int rc = start(app);
+	int rc;
 
+	l7mp_app_hold_signals();
+	rc = start(app);
 	if (rc) {
 		/* Whatever was made already is taken down the same way as at the end. */
 		l7mp_app_stop(app);
@@ -154,6 +165,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 		l7mp_runtime_free(&app->runtime);
 	if (app->sessions)
 		l7mp_sessions_free(&app->sessions);
+	l7mp_offload_free(&app->offload);
 	l7mp_model_free(&app->model);
 	if (app->loop && l7mp_loop_free(&app->loop))
 		l7mp_log_error("daemon", "a module left a handle open at the end");

@@ -9,6 +9,7 @@
 #include "l7mp/app.h"
 #include "l7mp/loop.h"
 #include "l7mp/model.h"
+#include "l7mp/offload.h"
 #include "l7mp/proto.h"
 #include "l7mp/runtime.h"
 #include "l7mp/session.h"
@@ -23,6 +24,7 @@ struct l7mp_app {
 	struct l7mp_model *model;
 	struct l7mp_stats stats;
 	struct l7mp_env env;
+	struct l7mp_offload_engine *offload; /* always there; idle until admin names interfaces */
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
@@ -49,6 +51,19 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
 /* SIGHUP: the file again, as POST /config would do it; logs what vanishes. */
 void l7mp_app_reload(struct l7mp_app *app);
 
+/* offload.c */
+int l7mp_app_make_offload(struct l7mp_app *app);
+void l7mp_app_offload_views(struct l7mp_app *app, struct l7mp_api_params *api);
+/* What admin asks of the kernel fast path. 0; an error only when another process has the instance. */
+int l7mp_app_use_offload(struct l7mp_app *app, const struct l7mp_admin *admin,
+                         struct l7mp_error *err);
+
 /* shutdown.c */
+/*
+ * SIGTERM, SIGINT and SIGHUP wait from here until they are watched, so that one that comes during the
+ * start is answered in order. Threads that start meanwhile leave them to the loop's thread for good.
+ */
+void l7mp_app_hold_signals(void);
+/* Also lets signals through that were held. */
 int l7mp_app_watch_signals(struct l7mp_app *app);
 void l7mp_app_stop(struct l7mp_app *app);

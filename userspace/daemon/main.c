@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "l7mp/app.h"
+
+static void quit(int signum)
+{
+	(void)signum;
+	_exit(EXIT_SUCCESS);
+}
 
 int main(int argc, char **argv)
 {
@@ -20,6 +27,12 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	case L7MP_OPTIONS_RUN:
 		break;
+	}
+	if (!options.check_only) {
+		/* Until the start: nothing is made yet that would have to be taken down. */
+		signal(SIGTERM, quit);
+		signal(SIGINT, quit);
+		signal(SIGHUP, SIG_IGN);
 	}
 	rc = l7mp_app_new(&options, &app);
 	if (!rc && !options.check_only)

@@ -15,6 +15,8 @@ static void sessions_ended(void *arg)
 {
 	struct l7mp_app *app = arg;
 
+	/* The sessions took their flows out: now the programs can go. */
+	l7mp_offload_stop(app->offload);
 	for (size_t i = 0; app->env.protos[i]; i++) {
 		const struct l7mp_proto *p = app->env.protos[i];
 
@@ -62,10 +64,25 @@ static void on_signal(uv_signal_t *handle, int signum)
 	l7mp_app_stop(app);
 }
 
+static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP};
+
+static void mask_signals(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (int i = 0; i < L7MP_SIG_COUNT; i++)
+		sigaddset(&set, numbers[i]);
+	pthread_sigmask(how, &set, NULL);
+}
+
+void l7mp_app_hold_signals(void)
+{
+	mask_signals(SIG_BLOCK);
+}
+
 int l7mp_app_watch_signals(struct l7mp_app *app)
 {
-	static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP};
-
 	for (int i = 0; i < L7MP_SIG_COUNT; i++) {
 		int rc = uv_signal_init(l7mp_loop_uv(app->loop), &app->signals[i]);
 
@@ -77,5 +94,6 @@ int l7mp_app_watch_signals(struct l7mp_app *app)
 		if (rc)
 			return rc;
 	}
+	mask_signals(SIG_UNBLOCK);
 	return 0;
 }
