@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Every linter; all of them run, and the status says whether any had a finding.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 scripts/setup.sh lint || exit 1
 status=0
 step() { # step NAME COMMAND...: silent when clean
@@ -28,6 +28,7 @@ for f in sys.argv[1:]: ast.parse(open(f).read(), f)' $(git ls-files '*.py')
 make -s bpf >/dev/null
 step cppcheck cppcheck -q -j"$(nproc)" --enable=warning,portability --inline-suppr --error-exitcode=1 \
 	--suppress=missingInclude --suppress=unknownMacro --std=c11 -DL7MP_VERSION='""' -Iinclude userspace
+# shellcheck disable=SC2317 # called through step
 tidy() {
 	cflags="-std=gnu11 -D_GNU_SOURCE -DL7MP_VERSION=\"\" -Iinclude -Ibuild/gen $(pkg-config --cflags libuv libcjson libwebsockets libbpf)"
 	# shellcheck disable=SC2086
