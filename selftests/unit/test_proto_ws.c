@@ -393,6 +393,9 @@ static void *run_raw(void *arg)
 				send(fd, w->then, w->then_len, MSG_NOSIGNAL);
 				sent = true;
 			}
+			if (sent && memchr(strstr(w->got, "\r\n\r\n"), 0x88,
+			                   w->n - (size_t)(strstr(w->got, "\r\n\r\n") - w->got)))
+				break; /* a Close frame */
 		}
 	}
 	close(fd);

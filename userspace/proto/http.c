@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "http_int.h"
@@ -16,12 +17,17 @@
 
 #define DEFAULT_THREADS 32
 #define MAX_THREADS     1024
+/* How often to look whether descriptors have run out, and whether there are some again, in ms. */
+#define PROBE_MS       1000
+#define PROBE_AGAIN_MS 100
 
 struct l7mp_http_state {
 	struct l7mp_env *env;
 	struct l7mp_mailbox *mailbox;
 	struct l7mp_http_engine *engines;
 	uint64_t next_id;
+	struct l7mp_timer probe;
+	bool exhausted;
 	bool stopping;
 };
 
@@ -45,10 +51,52 @@ struct l7mp_plistener *l7mp_http_current(struct l7mp_http_engine *e)
 	return e->current ? &e->current->base : NULL;
 }
 
+/* ---- descriptors ---- */
+
+static void each_serving(struct l7mp_http_state *state, bool suspend)
+{
+	for (struct l7mp_http_engine *e = state->engines; e; e = e->next) {
+		struct l7mp_plistener *l = l7mp_http_current(e);
+
+		if (!l || !e->serving || e->stopping)
+			continue;
+		if (!suspend) {
+			l7mp_http_engine_resume(e);
+			continue;
+		}
+		l7mp_http_engine_suspend(e);
+		if (l->events->exhausted)
+			l->events->exhausted(l->arg, -EMFILE);
+	}
+}
+
+/*
+ * civetweb's acceptor does not back off when descriptors run out: it would turn
+ * round and round. So we look, and let it rest until there are some again.
+ */
+static void probe(struct l7mp_timer *t, void *arg)
+{
+	struct l7mp_http_state *state = arg;
+	int fd = eventfd(0, EFD_CLOEXEC);
+	bool none = fd < 0;
+
+	if (fd >= 0)
+		close(fd);
+	if (none != state->exhausted) {
+		state->exhausted = none;
+		l7mp_log_warn("http", none ? "no file descriptors left: accepting rests"
+		                           : "file descriptors again: accepting goes on");
+		each_serving(state, none);
+	}
+	if (state->engines)
+		l7mp_timer_start(state->env->loop, t, none ? PROBE_AGAIN_MS : PROBE_MS);
+}
+
 /* ---- the life of engines ---- */
 
 static void state_free(struct l7mp_http_state *state)
 {
+	l7mp_timer_stop(state->env->loop, &state->probe);
 	l7mp_mailbox_close(&state->mailbox);
 	l7mp_http_library(false);
 	free(state);
@@ -76,6 +124,8 @@ void l7mp_http_engine_gone(struct l7mp_http_engine *e)
 	if (*p)
 		*p = e->next;
 	l7mp_http_engine_free(e);
+	if (!state->engines)
+		l7mp_timer_stop(state->env->loop, &state->probe);
 	if (state->stopping && !state->engines)
 		state_free(state);
 }
@@ -186,11 +236,14 @@ static int http_listen(const struct l7mp_listen *params, struct l7mp_plistener *
 static void http_activate(struct l7mp_plistener *base)
 {
 	struct l7mp_http_listener *l = (struct l7mp_http_listener *)base;
+	struct l7mp_http_state *state = l->engine->state;
 
 	l->engine->current = l;
 	if (!l->engine->serving) {
 		l->engine->serving = true;
 		l7mp_http_engine_serve(l->engine);
+		if (!l7mp_timer_armed(&state->probe))
+			l7mp_timer_start(state->env->loop, &state->probe, PROBE_MS);
 	}
 }
 
@@ -221,6 +274,7 @@ static int http_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 	if (!state)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	state->env = env;
+	l7mp_timer_init(&state->probe, probe, state);
 	if (l7mp_mailbox_new(env->loop, state, &state->mailbox) < 0) {
 		free(state);
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "no mailbox");

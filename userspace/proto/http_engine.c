@@ -19,7 +19,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "l7mp/log.h"
@@ -273,35 +272,6 @@ static struct mg_context *start_civetweb(struct l7mp_http_engine *e)
 	return mg_start(&callbacks, e, options);
 }
 
-/*
- * Puts `fd` in the place of civetweb's listening descriptor. poll(2) looks the
- * descriptor up again each time something wakes it, but waits on what stood there
- * when it was called: whoever replaces that has to wake it, and what is put there
- * has to be ready, or the acceptor sleeps on for its full two seconds.
- */
-static void put_in_slot(struct l7mp_http_engine *e, int fd)
-{
-	/* Not dup3(): ThreadSanitizer would take it for a race with the poll that it is meant to change. */
-	syscall(SYS_dup3, fd, e->slot_fd, O_CLOEXEC);
-}
-
-/* Wakes a poll on a listening socket, and closes its port. Takes fd. */
-static void hang_up(int fd)
-{
-	syscall(SYS_shutdown, fd, SHUT_RDWR);
-	close(fd);
-}
-
-static void park_ready(struct l7mp_http_engine *e, bool ready)
-{
-	uint64_t count = 1;
-	ssize_t n = ready ? write(e->park_fd, &count, sizeof(count))
-	                  : read(e->park_fd, &count, sizeof(count));
-
-	if (n < 0 && errno != EAGAIN)
-		l7mp_log_warn("http", "eventfd: %s", strerror(errno));
-}
-
 /* Finds the descriptor that civetweb listens with. */
 static int find_slot(struct l7mp_http_engine *e)
 {
@@ -314,12 +284,6 @@ static int find_slot(struct l7mp_http_engine *e)
 		return -EBADF;
 	e->first_fd = fcntl(e->slot_fd, F_DUPFD_CLOEXEC, 0);
 	return e->first_fd < 0 ? -errno : 0;
-}
-
-static void unspin(struct l7mp_timer *t, void *arg)
-{
-	(void)t;
-	park_ready(arg, false);
 }
 
 int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mailbox, int listen_fd,
@@ -339,7 +303,7 @@ int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mai
 	e->threads = threads;
 	e->slot_fd = -1;
 	e->first_fd = -1;
-	l7mp_timer_init(&e->unspin, unspin, e);
+	l7mp_timer_init(&e->unspin, l7mp_http_slot_unspin, e);
 	e->park_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (e->park_fd < 0) {
 		rc = -errno;
@@ -367,48 +331,6 @@ fail:
 	return rc;
 }
 
-/* A connection of our own makes the listening socket ready; it says nothing and is closed. */
-static void knock(struct l7mp_http_engine *e)
-{
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	struct l7mp_addr to = e->where.addr;
-
-	if (fd < 0)
-		return;
-	if (l7mp_addr_is_any(&to))
-		to.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	if (connect(fd, &to.sa, to.len) < 0 && errno != EINPROGRESS)
-		l7mp_log_verbose("http", "the first accept may take 2 s: %s", strerror(errno));
-	close(fd);
-}
-
-void l7mp_http_engine_serve(struct l7mp_http_engine *e)
-{
-	knock(e);
-	put_in_slot(e, e->listen_fd);
-	hang_up(e->first_fd);
-	e->first_fd = -1;
-}
-
-void l7mp_http_engine_park(struct l7mp_http_engine *e)
-{
-	if (e->listen_fd < 0)
-		return;
-	park_ready(e, true);
-	if (e->first_fd < 0) {
-		syscall(SYS_shutdown, e->listen_fd, SHUT_RDWR);
-		put_in_slot(e, e->park_fd);
-	} else { /* it never served */
-		put_in_slot(e, e->park_fd);
-		hang_up(e->first_fd);
-		e->first_fd = -1;
-	}
-	close(e->listen_fd);
-	e->listen_fd = -1;
-	/* When requests go on, the acceptor must not turn round and round until they end. */
-	l7mp_timer_start(l7mp_http_env(e->state)->loop, &e->unspin, 20);
-}
-
 static void stopped(struct l7mp_mail *mail, void *arg)
 {
 	struct l7mp_http_engine *e =
@@ -424,7 +346,7 @@ static void *stopper(void *arg)
 {
 	struct l7mp_http_engine *e = arg;
 
-	park_ready(e, true);
+	l7mp_http_slot_ready(e, true);
 	mg_stop(e->mg);
 	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
 	return NULL;
@@ -442,7 +364,7 @@ void l7mp_http_engine_stop(struct l7mp_http_engine *e)
 		return;
 	/* No request runs any more, so its workers don't wait for this thread. */
 	l7mp_log_warn("http", "no thread to stop HTTP workers with: the loop does it itself");
-	park_ready(e, true);
+	l7mp_http_slot_ready(e, true);
 	mg_stop(e->mg);
 	l7mp_http_engine_gone(e);
 }

@@ -211,9 +211,17 @@ struct l7mp_http_engine {
 /* Takes listen_fd, also on failure. civetweb runs, but accepts nothing before serve. */
 int l7mp_http_engine_new(struct l7mp_http_state *state, struct l7mp_mailbox *mailbox, int listen_fd,
                          int threads, struct l7mp_http_engine **out, struct l7mp_error *err);
+/* ---- http_slot.c ---- */
 void l7mp_http_engine_serve(struct l7mp_http_engine *e);
+/* Accepts nothing for a while; connections queue in the kernel. */
+void l7mp_http_engine_suspend(struct l7mp_http_engine *e);
+void l7mp_http_engine_resume(struct l7mp_http_engine *e);
 /* Closes the port; requests that run go on. */
 void l7mp_http_engine_park(struct l7mp_http_engine *e);
+/* The eventfd: makes an acceptor that polls it go round, or lets it sleep. */
+void l7mp_http_slot_ready(struct l7mp_http_engine *e, bool ready);
+void l7mp_http_slot_unspin(struct l7mp_timer *t, void *engine);
+/* ---- http_engine.c again ---- */
 /* On a thread of its own, so that workers may still talk to the loop; then l7mp_http_engine_gone, on the loop. */
 void l7mp_http_engine_stop(struct l7mp_http_engine *e);
 void l7mp_http_engine_free(struct l7mp_http_engine *e);

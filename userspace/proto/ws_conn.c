@@ -88,13 +88,12 @@ static void finish(struct ws_conn *c)
 
 void l7mp_ws_conn_drop_handshakes(struct ws_listener *l)
 {
-	while (l->conns) {
-		struct ws_conn *c = l->conns;
-
+	for (struct ws_conn *c = l->conns, *next; c; c = next) {
+		next = c->next;
 		l7mp_ws_forget(c);
-		leave_listener(c);
 		l7mp_ws_conn_free(c);
 	}
+	l->conns = NULL;
 }
 
 static void on_task(struct l7mp_task *task, void *arg)

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libwebsockets' context on our uv loop, and its callbacks.
+ * libwebsockets' context on our uv loop.
  *
  * Its end takes two calls with turns of the loop between them: the first closes
  * all connections, then the handles that the library put on the loop have to be gone
  * before the second frees their memory.
  */
-#include "ws_int.h"
+#include "ws_glue.h"
 
 #include <errno.h>
-#include <libwebsockets.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,325 +19,6 @@
 
 /* More descriptors than this make the library's tables large; it then searches instead of indexing. */
 #define FD_TABLE_MAX 65536
-
-/*
- * The library's own way to close stops reading at once, and what the peer still
- * sends before its Close frame would be lost. Its write protocol for Close frames is
- * left out of the public enumeration, which keeps the number free for it.
- */
-#define WRITE_CLOSE ((enum lws_write_protocol)4)
-
-/* ---- tickets ---- */
-
-static struct ws_ticket *ticket_new(struct ws_conn *c)
-{
-	struct ws_ticket *t = calloc(1, sizeof(*t));
-	struct ws_state *st = c->state;
-
-	if (!t)
-		return NULL;
-	t->conn = c;
-	t->next = st->tickets;
-	if (t->next)
-		t->next->prev = t;
-	st->tickets = t;
-	c->ticket = t;
-	return t;
-}
-
-static void ticket_free(struct ws_state *st, struct ws_ticket *t)
-{
-	if (t->conn) {
-		t->conn->ticket = NULL;
-		t->conn->wsi = NULL;
-	}
-	if (t->prev)
-		t->prev->next = t->next;
-	else
-		st->tickets = t->next;
-	if (t->next)
-		t->next->prev = t->prev;
-	free(t);
-}
-
-/* The connection stops knowing the library; the ticket goes when the wsi does. */
-static void let_go(struct ws_conn *c)
-{
-	if (c->ticket)
-		c->ticket->conn = NULL;
-	c->ticket = NULL;
-	c->wsi = NULL;
-}
-
-/* ---- callbacks ---- */
-
-static int on_receive(struct ws_conn *c, struct lws *wsi, const void *in, size_t len)
-{
-	int code = l7mp_ws_conn_receive(
-	        c, in, len, lws_remaining_packet_payload(wsi), lws_is_first_fragment(wsi),
-	        lws_is_final_fragment(wsi) && !lws_remaining_packet_payload(wsi),
-	        !lws_frame_is_binary(wsi));
-
-	if (!code)
-		return 0;
-	lws_close_reason(wsi, (enum lws_close_status)code, NULL, 0);
-	return -1;
-}
-
-static int on_peer_close(struct ws_conn *c, const uint8_t *in, size_t len)
-{
-	int code = len >= 2 ? in[0] << 8 | in[1] : 0;
-
-	return l7mp_ws_conn_peer_close(c, code) ? 0 : -1;
-}
-
-static int append_headers(struct ws_conn *c, uint8_t **p, size_t len)
-{
-	size_t n = c->headers ? strlen(c->headers) : 0;
-
-	if (n >= len) {
-		l7mp_error_set(&c->error, -E2BIG, L7MP_ERR_UPSTREAM,
-		               "WebSocket: %zu bytes of headers are too many", n);
-		return -1;
-	}
-	if (n)
-		memcpy(*p, c->headers, n);
-	*p += n;
-	return 0;
-}
-
-static void on_gone(struct ws_conn *c, const char *text, size_t len)
-{
-	char buf[160];
-
-	if (text)
-		snprintf(buf, sizeof(buf), "%.*s", (int)(len < 150 ? len : 150), text);
-	let_go(c);
-	if (!c->up && !c->listener && c->next_addr < c->n_addrs && !c->closing && !c->aborting) {
-		l7mp_ws_next_address(c);
-		return;
-	}
-	l7mp_ws_conn_gone(c, text ? buf : NULL);
-}
-
-static void on_connect_error(struct ws_conn *c, struct lws *wsi, const char *text, size_t len)
-{
-	unsigned status = lws_http_client_http_response(wsi);
-	char where[L7MP_ADDR_STRLEN], buf[320];
-	const struct l7mp_addr *a = &c->addrs[c->next_addr ? c->next_addr - 1 : 0];
-
-	if (status && status != 101)
-		snprintf(buf, sizeof(buf), "%s answered %u %s instead of a WebSocket handshake",
-		         l7mp_addr_str(a, where), status, l7mp_http_phrase((int)status));
-	else
-		snprintf(buf, sizeof(buf), "can't connect to %s: %.*s", l7mp_addr_str(a, where),
-		         (int)(text ? (len < 120 ? len : 120) : 7), text ? text : "refused");
-	on_gone(c, buf, strlen(buf));
-}
-
-static int on_conn(struct ws_conn *c, struct lws *wsi, enum lws_callback_reasons reason, void *in,
-                   size_t len)
-{
-	switch (reason) {
-	case LWS_CALLBACK_ESTABLISHED:
-	case LWS_CALLBACK_CLIENT_ESTABLISHED:
-		if (!c->listener)
-			l7mp_fd_local(lws_get_socket_fd(wsi), &c->local);
-		return l7mp_ws_conn_up(c) ? 0 : -1;
-	case LWS_CALLBACK_RECEIVE:
-	case LWS_CALLBACK_CLIENT_RECEIVE:
-		return on_receive(c, wsi, in, len);
-	case LWS_CALLBACK_SERVER_WRITEABLE:
-	case LWS_CALLBACK_CLIENT_WRITEABLE:
-		return l7mp_ws_conn_writable(c) ? 0 : -1;
-	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
-		return on_peer_close(c, in, len);
-	case LWS_CALLBACK_CLIENT_APPEND_HANDSHAKE_HEADER:
-		return append_headers(c, in, len);
-	case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
-		on_connect_error(c, wsi, in, len);
-		return 0;
-	case LWS_CALLBACK_CLOSED:
-	case LWS_CALLBACK_CLIENT_CLOSED:
-		on_gone(c, NULL, 0);
-		return 0;
-	case LWS_CALLBACK_CLOSED_HTTP:
-	case LWS_CALLBACK_CLOSED_CLIENT_HTTP:
-	case LWS_CALLBACK_WSI_DESTROY:
-		on_gone(c, "the handshake failed", 20);
-		return 0;
-	default:
-		return 0;
-	}
-}
-
-static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
-                    size_t len)
-{
-	struct ws_state *st =
-	        wsi && lws_get_context(wsi) ? lws_context_user(lws_get_context(wsi)) : NULL;
-	struct ws_ticket *t = wsi ? lws_get_opaque_user_data(wsi) : NULL;
-	int rc = 0;
-
-	(void)user;
-	if (!st)
-		return 0;
-	if (!t && st->adopting && reason != LWS_CALLBACK_WSI_DESTROY) {
-		t = st->adopting;
-		lws_set_opaque_user_data(wsi, t);
-	}
-	if (!t)
-		return 0;
-	if (t->conn && !t->conn->wsi)
-		t->conn->wsi = wsi;
-	switch (reason) {
-	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
-		/* Nothing but websocket: the library would offer HTTP/2 as well. */
-		if (!t->conn || !in || strcasecmp(in, "websocket") != 0)
-			return -1;
-		l7mp_ws_offer(t->conn);
-		return 0;
-	case LWS_CALLBACK_HTTP:
-		return -1; /* the head was checked before: a second request on the connection */
-	case LWS_CALLBACK_ESTABLISHED:
-	case LWS_CALLBACK_CLIENT_ESTABLISHED:
-		if (!t->conn)
-			return -1;
-		break;
-	default:
-		break;
-	}
-	if (t->conn)
-		rc = on_conn(t->conn, wsi, reason, in, len);
-	if (reason == LWS_CALLBACK_WSI_DESTROY) {
-		lws_set_opaque_user_data(wsi, NULL);
-		if (st->adopting == t)
-			st->adopting = NULL;
-		ticket_free(st, t);
-	}
-	return rc;
-}
-
-/* ---- what the connection asks for ---- */
-
-void l7mp_ws_want_write(struct ws_conn *c)
-{
-	if (c->wsi)
-		lws_callback_on_writable(c->wsi);
-}
-
-void l7mp_ws_flow(struct ws_conn *c, bool on)
-{
-	if (!c->wsi)
-		return;
-	lws_rx_flow_control(c->wsi, on);
-	if (on) /* what the library has read already is only looked at in a callback */
-		lws_callback_on_writable(c->wsi);
-}
-
-bool l7mp_ws_choked(struct ws_conn *c)
-{
-	return !c->wsi || lws_send_pipe_choked(c->wsi);
-}
-
-int l7mp_ws_send(struct ws_conn *c, struct l7mp_buf *buf)
-{
-	bool text = buf->flags & L7MP_BUF_TEXT;
-	int n, len = (int)buf->len;
-
-	/* The library writes the frame's head in front and masks in place. */
-	if (!l7mp_buf_writable(buf) || l7mp_buf_headroom(buf) < LWS_PRE)
-		buf = l7mp_buf_own(buf, LWS_PRE, (size_t)len);
-	if (!buf)
-		return -ENOMEM;
-	n = lws_write(c->wsi, buf->data, (size_t)len, text ? LWS_WRITE_TEXT : LWS_WRITE_BINARY);
-	l7mp_buf_unref(buf);
-	return n < len ? -EIO : 0;
-}
-
-int l7mp_ws_send_close(struct ws_conn *c, int code)
-{
-	uint8_t frame[LWS_PRE + 2] = {0};
-	bool legal =
-	        (code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006) ||
-	        (code >= 3000 && code <= 4999);
-
-	if (!legal)
-		code = 1000;
-	frame[LWS_PRE] = (uint8_t)(code >> 8);
-	frame[LWS_PRE + 1] = (uint8_t)code;
-	return lws_write(c->wsi, frame + LWS_PRE, 2, WRITE_CLOSE) < 2 ? -EIO : 0;
-}
-
-/*
- * Not from a callback of this wsi. The library waits for the peer's FIN before it
- * closes; with the socket shut down it sees one.
- */
-void l7mp_ws_forget(struct ws_conn *c)
-{
-	struct lws *wsi = c->wsi;
-
-	if (!c->ticket || !wsi)
-		return;
-	let_go(c);
-	shutdown(lws_get_socket_fd(wsi), SHUT_RDWR);
-	lws_set_timeout(wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_SYNC);
-}
-
-int l7mp_ws_adopt(struct ws_conn *c, int fd)
-{
-	struct ws_state *st = c->state;
-	struct lws *wsi;
-
-	if (!ticket_new(c)) {
-		close(fd);
-		return -ENOMEM;
-	}
-	st->adopting = c->ticket;
-	wsi = lws_adopt_socket_vhost(st->plain, fd);
-	st->adopting = NULL;
-	if (!wsi) {
-		if (c->ticket)
-			ticket_free(st, c->ticket);
-		return -EIO;
-	}
-	lws_set_opaque_user_data(wsi, c->ticket);
-	c->wsi = wsi;
-	lws_cancel_service(st->context); /* its timers run only after a callback */
-	return 0;
-}
-
-int l7mp_ws_dial(struct ws_conn *c, const struct l7mp_addr *to, const char *from)
-{
-	char ip[L7MP_ADDR_STRLEN];
-	struct lws_client_connect_info info = {
-	        .context = c->state->context,
-	        .vhost = c->state->plain,
-	        .address = l7mp_addr_ip(to, ip),
-	        .port = l7mp_addr_port(to),
-	        .path = c->path,
-	        .host = c->host,
-	        .protocol = c->subprotocol,
-	        .local_protocol_name = "l7mp",
-	        .iface = from,
-	        .ietf_version_or_minus_one = -1,
-	};
-	struct ws_ticket *t = ticket_new(c);
-	struct lws *wsi = NULL;
-
-	if (!t)
-		return -ENOMEM;
-	info.opaque_user_data = t;
-	info.pwsi = &wsi;
-	if (lws_client_connect_via_info(&info)) {
-		c->wsi = wsi;
-		lws_cancel_service(c->state->context);
-		return 0;
-	}
-	/* It may still be closing: the ticket then goes with the wsi, else with the context. */
-	let_go(c);
-	return -ECONNREFUSED;
-}
 
 /* ---- start and end ---- */
 
@@ -393,11 +73,11 @@ static struct lws_vhost *make_vhost(struct ws_state *st)
 {
 	struct lws_protocols protocols[] = {
 	        {.name = "l7mp",
-	         .callback = callback,
+	         .callback = l7mp_ws_callback,
 	         .rx_buffer_size = 4096,
 	         .tx_packet_size = 65536},
 	        {.name = st->subprotocol,
-	         .callback = callback,
+	         .callback = l7mp_ws_callback,
 	         .rx_buffer_size = 4096,
 	         .tx_packet_size = 65536},
 	        {.name = NULL},
@@ -471,8 +151,10 @@ static void second_end(struct l7mp_timer *t, void *arg)
 		return;
 	}
 	lws_context_destroy(st->context);
-	while (st->tickets)
-		ticket_free(st, st->tickets);
+	for (struct ws_ticket *t2 = st->tickets, *next; t2; t2 = next) {
+		next = t2->next;
+		free(t2); /* the wsi never said goodbye */
+	}
 	lws_set_log_level(0, NULL);
 	free(st->protocols);
 	free(st);

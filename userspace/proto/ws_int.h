@@ -5,7 +5,8 @@
  * sees the socket; clusters resolve first (ws_client.c).
  *
  *   ws.c          tables, listeners
- *   ws_context.c  the library's context on our loop, and what it calls
+ *   ws_context.c  the library's context on our loop
+ *   ws_glue.c     what it calls, and what connections ask of it
  *   ws_conn.c     one connection as a stream
  *
  * Thread: loop only.
@@ -120,6 +121,7 @@ struct ws_listener {
 int l7mp_ws_context_start(struct ws_state *st, struct l7mp_error *err);
 /* Ends the library's context over some turns of the loop; then frees st. */
 void l7mp_ws_context_stop(struct ws_state *st);
+/* ---- ws_glue.c ---- */
 /* Hands a connection's socket (taken, also on failure) to the library; 0 or negative errno. */
 int l7mp_ws_adopt(struct ws_conn *c, int fd);
 /* Starts connecting to one numeric address. */
