@@ -145,7 +145,7 @@ static __always_inline int handle(struct __sk_buff *skb, const int has_link)
 	struct l7mp_packet p = {};
 	const struct l7mp_flow_action *a;
 	int verdict = parse(skb, &p, has_link);
-	long action = TC_ACT_OK;
+	long action = TC_ACT_UNSPEC; /* pass: on to the next filter, which may be somebody else's */
 
 	if (verdict)
 		goto out;
