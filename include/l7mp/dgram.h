@@ -28,6 +28,8 @@ enum l7mp_dgram_flags {
 	L7MP_DGRAM_GRO = 1 << 1,       /* ask for UDP GRO */
 	L7MP_DGRAM_GSO = 1 << 2,       /* use UDP GSO when possible */
 	L7MP_DGRAM_SEQPACKET = 1 << 3, /* a receive of 0 bytes is the peer's end (UNIX seqpacket) */
+	L7MP_DGRAM_CRED = 1 << 4,      /* learn who sent it (UNIX, SCM_CREDENTIALS): l7mp_dgram_cred */
+	L7MP_DGRAM_VNET = 1 << 5,      /* AF_PACKET: ask for PACKET_VNET_HDR; buffers begin with a struct virtio_net_hdr, both ways */
 };
 
 struct l7mp_dgram_ops {
@@ -49,6 +51,8 @@ struct l7mp_dgram_ops {
 	void (*error)(void *arg, int err);
 	/* Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than max_datagram), -ENOMEM. `len` is its real length. */
 	void (*dropped)(void *arg, int err, uint32_t len);
+	/* Optional. What waited for the kernel (l7mp_dgram_waiting) has left or was lost, but for less than 64 KiB. */
+	void (*drain)(void *arg);
 };
 
 /*
@@ -70,5 +74,10 @@ int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7m
 /* Sends what is queued now (before a close, or when a caller can't wait for the end of the turn). */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
 int l7mp_dgram_fd(const struct l7mp_dgram *d);
+/* Bytes in the send queue that the kernel did not take when they were offered; 0: it takes all. `drain` follows. */
+size_t l7mp_dgram_waiting(const struct l7mp_dgram *d);
+/* Inside recv, with L7MP_DGRAM_CRED: who sent this datagram. False when not known. */
+struct ucred;
+bool l7mp_dgram_cred(const struct l7mp_dgram *d, struct ucred *out);
 /* Flushes, closes the descriptor at once, calls nothing any more, frees itself later. Nulls the pointer. Safe inside recv. */
 void l7mp_dgram_close(struct l7mp_dgram **d);

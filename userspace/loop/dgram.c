@@ -120,6 +120,14 @@ static int set_options(struct l7mp_dgram *d)
 	/* VLAN tags that the card took off come beside the frame. */
 	if (d->family == AF_PACKET)
 		(void)setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on));
+	if (d->family != AF_PACKET)
+		d->flags &= ~(unsigned)L7MP_DGRAM_VNET;
+	if ((d->flags & L7MP_DGRAM_VNET) &&
+	    setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)))
+		return -errno;
+	if ((d->flags & L7MP_DGRAM_CRED) &&
+	    setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
+		return -errno;
 	if ((d->flags & L7MP_DGRAM_PKTINFO) && d->family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on)))
 		return -errno;
@@ -177,6 +185,17 @@ void l7mp_dgram_read(struct l7mp_dgram *d, bool on)
 int l7mp_dgram_fd(const struct l7mp_dgram *d)
 {
 	return d->io.fd;
+}
+
+size_t l7mp_dgram_waiting(const struct l7mp_dgram *d)
+{
+	return d->blocked ? d->queued_bytes : 0;
+}
+
+bool l7mp_dgram_cred(const struct l7mp_dgram *d, struct ucred *out)
+{
+	*out = d->cred;
+	return d->has_cred;
 }
 
 static void drop_all(struct l7mp_dgram *d, struct dg_queue *q)

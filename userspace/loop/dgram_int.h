@@ -21,6 +21,7 @@
 #define DG_STALL_MS  1000       /* a UNIX receiver that reads nothing for that long loses */
 #define DG_GSO_SEGS  64         /* UDP_MAX_SEGMENTS of older kernels */
 #define DG_GSO_BYTES 65000u     /* below 64 KiB less any header */
+#define DG_LOW       (64u << 10) /* waiting bytes below which `drain` is told */
 #define DG_GSO_SURE  1200u      /* a segment that fits every path's MTU, practically */
 
 /* One queued datagram. The destination lies in front of the allocation's end: UNIX ones are longer. */
@@ -64,6 +65,9 @@ struct l7mp_dgram {
 	bool connected, udp;
 	bool reading, ended, closed;
 	bool blocked;     /* waits until the kernel takes more */
+	bool draining;    /* was blocked: `drain` is to be told */
+	bool has_cred;    /* of the datagram that recv is told of */
+	struct ucred cred;
 	uint8_t busy;     /* inside callbacks: free later */
 	uint16_t gso_max; /* largest segment; 0: the kernel can't */
 	struct dg_queue queue, lost;
@@ -144,6 +148,8 @@ void l7mp_dgram_stall_cb(struct l7mp_timer *t, void *arg);
 /* dgram_cmsg.c */
 struct dg_info {
 	int gso_size; /* 0: one datagram */
+	bool cred;
+	struct ucred ucred;
 	bool vlan;
 	uint16_t vlan_tci, vlan_tpid;
 };

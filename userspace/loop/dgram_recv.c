@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Receiving: batches into slots that the loop owns, GRO receives split into their datagrams. */
 #include <errno.h>
+#include <linux/virtio_net.h>
 #include <string.h>
 
 #include "dgram_int.h"
@@ -34,8 +35,8 @@ static int slot_fill(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t 
 static size_t setup(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh)
 {
 	bool has_name = !d->connected;
-	bool has_control =
-	        (d->flags & (L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO)) || d->family == AF_PACKET;
+	bool has_control = (d->flags & (L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_CRED)) ||
+	                   d->family == AF_PACKET;
 	size_t n = batch_size(d);
 
 	if (sh->has_name != has_name || sh->has_control != has_control || sh->size != d->max) {
@@ -89,17 +90,33 @@ static void dropped(struct l7mp_dgram *d, int err, uint32_t len)
 		d->ops->dropped(d->arg, err, len);
 }
 
+/* Offsets in the virtio_net_hdr count from the frame's first byte: behind the tag they are further away. */
+static void shift_vnet(struct virtio_net_hdr *h, uint16_t by)
+{
+	if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
+		h->csum_start = (uint16_t)(h->csum_start + by);
+	if (h->gso_type != VIRTIO_NET_HDR_GSO_NONE)
+		h->hdr_len = (uint16_t)(h->hdr_len + by);
+}
+
 /* The tag that the card took off goes back behind the MAC addresses, into the headroom. */
-static void put_vlan(struct l7mp_buf *buf, const struct dg_info *info)
+static void put_vlan(const struct l7mp_dgram *d, struct l7mp_buf *buf, const struct dg_info *info)
 {
 	uint16_t tag[2] = {htons(info->vlan_tpid), htons(info->vlan_tci)};
+	struct virtio_net_hdr h;
+	size_t before = 12 + (d->flags & L7MP_DGRAM_VNET ? sizeof(h) : 0);
 
-	if (buf->len < 12 || l7mp_buf_headroom(buf) < sizeof(tag))
+	if (buf->len < before || l7mp_buf_headroom(buf) < sizeof(tag))
 		return;
-	memmove(buf->data - sizeof(tag), buf->data, 12);
+	memmove(buf->data - sizeof(tag), buf->data, before);
 	buf->data -= sizeof(tag);
 	buf->len += sizeof(tag);
-	memcpy(buf->data + 12, tag, sizeof(tag));
+	memcpy(buf->data + before, tag, sizeof(tag));
+	if (before == 12)
+		return;
+	memcpy(&h, buf->data, sizeof(h));
+	shift_vnet(&h, sizeof(tag));
+	memcpy(buf->data, &h, sizeof(h));
 }
 
 /* A buffer for bytes of the slot: a copy when small, else a share of the slot itself. */
@@ -130,7 +147,7 @@ static void deliver(struct l7mp_dgram *d, struct l7mp_buf *whole, const struct d
 			continue;
 		}
 		if (info->vlan)
-			put_vlan(buf, info);
+			put_vlan(d, buf, info);
 		d->ops->recv(d->arg, buf, from, to);
 	} while (off < total && !d->closed);
 }
@@ -164,6 +181,8 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 	if (len > DG_COPYBREAK)
 		sh->slot[i] = NULL;
 	whole->len = len;
+	d->has_cred = info.cred;
+	d->cred = info.ucred;
 	deliver(d, whole, &info, sh->has_name ? &sh->rname[i] : &none, &to);
 	if (len > DG_COPYBREAK)
 		l7mp_buf_unref(whole);

@@ -346,8 +346,10 @@ void l7mp_dgram_send_queue(struct l7mp_dgram *d)
 		d->blocked = true;
 		(void)l7mp_timer_start(d->loop, &d->timer, 1);
 	}
-	if (d->blocked)
+	if (d->blocked) {
+		d->draining = true;
 		l7mp_dgram_watch(d);
+	}
 	if (d->lost.head || d->pending_err)
 		l7mp_flush_request(d->loop, &d->flush);
 }
@@ -369,6 +371,11 @@ void l7mp_dgram_report(struct l7mp_dgram *d)
 		d->ops->error(d->arg, err);
 	if (!d->closed && !d->blocked)
 		l7mp_dgram_watch(d);
+	if (!d->closed && d->draining && (!d->blocked || d->queued_bytes < DG_LOW)) {
+		d->draining = d->blocked;
+		if (d->ops->drain)
+			d->ops->drain(d->arg);
+	}
 }
 
 void l7mp_dgram_flush_cb(struct l7mp_flush *f, void *arg)
