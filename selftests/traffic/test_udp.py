@@ -10,7 +10,7 @@ import time
 
 import l7test
 from l7test import udp_socket
-from peers import Case, UdpEcho, cluster, inline, listener, retry, silent
+from traffic import Case, UdpEcho, cluster, inline, listener, retry, silent
 
 ADDRESS4, ADDRESS6 = "192.0.2.7", "2001:db8::7"
 
