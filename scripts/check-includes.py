@@ -18,7 +18,7 @@ ALLOWED["transform"] -= {"proto"}
 ALLOWED["offload"] -= {"proto", "transform"}
 ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
 HEADERS = {
-    "base": "log error buf addr hash json stats util",
+    "base": "log error buf addr hash json jsonframe metrics stats util",
     "loop": "loop mailbox dgram sio resolve process",
     "model": "model change schema protodesc predicate",
     "session": "stream proto flow session runtime",

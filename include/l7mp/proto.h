@@ -17,6 +17,7 @@
 
 struct l7mp_proto;
 struct l7mp_sessions;
+struct l7mp_str;
 
 /* What a protocol may use; lives as long as the program. */
 struct l7mp_env {
@@ -90,6 +91,7 @@ struct l7mp_connect {
 	const cJSON *metadata;	    /* the session's; stays valid until `closed` */
 	const char *session;	    /* the session's name; stays valid until `closed` */
 	enum l7mp_kind in_kind;	    /* kind of what will be written: L7MP_PROTO_KEEPS_KIND takes it on */
+	enum l7mp_kind out_kind;    /* kind of what comes behind, as far as it is known by now */
 };
 
 struct l7mp_proto {
@@ -115,4 +117,7 @@ struct l7mp_proto {
 	 */
 	int (*connect)(const struct l7mp_connect *params, struct l7mp_stream **out,
 		       struct l7mp_error *err);
+
+	/* Optional: appends metrics of the protocol's own (metrics.h). `state` NULL: not used so far. */
+	void (*metrics)(struct l7mp_env *env, void *state, struct l7mp_str *out);
 };

@@ -22,6 +22,8 @@ void l7mp_str_add(struct l7mp_str *str, const char *text);
 void l7mp_str_addn(struct l7mp_str *str, const void *bytes, size_t n);
 void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...)
         __attribute__((format(printf, 2, 3)));
+/* Text of strangers: each byte that is not UTF-8 becomes U+FFFD. */
+void l7mp_str_add_utf8(struct l7mp_str *str, const void *bytes, size_t n);
 /* Gives the heap string away (never NULL unless oom) and empties str. */
 char *l7mp_str_take(struct l7mp_str *str);
 

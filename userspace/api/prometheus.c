@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The Prometheus cluster: the proxy's counters in Prometheus' text format 0.0.4
- * for whatever an HTTP listener routes here. Lines of one metric stay together, as
- * the format demands.
+ * for whatever an HTTP listener routes here.
  */
-#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "api_int.h"
+#include "l7mp/metrics.h"
 
 struct counters {
 	struct l7mp_str *out;
@@ -15,36 +15,10 @@ struct counters {
 	const char *metric, *label;
 };
 
-static void head(struct l7mp_str *out, const char *name, const char *type, const char *help)
-{
-	l7mp_str_addf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* key="value" with what the format wants escaped. */
-static void label(struct l7mp_str *out, const char *key, const char *value)
-{
-	l7mp_str_addf(out, "%s=\"", key);
-	for (; *value; value++) {
-		if (*value == '\\' || *value == '"')
-			l7mp_str_add(out, "\\");
-		l7mp_str_addn(out, *value == '\n' ? "\\n" : value, *value == '\n' ? 2 : 1);
-	}
-	l7mp_str_add(out, "\"");
-}
-
 static void one(struct l7mp_str *out, const char *name, const char *key, const char *value,
                 uint64_t n)
 {
-	l7mp_str_addf(out, "%s{", name);
-	label(out, key, value);
-	l7mp_str_addf(out, "} %" PRIu64 "\n", n);
-}
-
-static void plain(struct l7mp_str *out, const char *name, const char *type, const char *help,
-                  uint64_t n)
-{
-	head(out, name, type, help);
-	l7mp_str_addf(out, "%s %" PRIu64 "\n", name, n);
+	l7mp_metrics_sample(out, name, (struct l7mp_label[]){{key, value}, {NULL, NULL}}, n);
 }
 
 static void on_counter(void *arg, enum l7mp_obj_kind kind, const char *name, const char *protocol,
@@ -54,23 +28,22 @@ static void on_counter(void *arg, enum l7mp_obj_kind kind, const char *name, con
 
 	if (kind != c->kind)
 		return;
-	l7mp_str_addf(c->out, "%s{", c->metric);
-	label(c->out, c->label, name);
-	l7mp_str_add(c->out, ",");
-	label(c->out, "protocol", protocol);
-	l7mp_str_addf(c->out, "} %" PRIu64 "\n", count);
+	l7mp_metrics_sample(
+	        c->out, c->metric,
+	        (struct l7mp_label[]){{c->label, name}, {"protocol", protocol}, {NULL, NULL}},
+	        count);
 }
 
 static void objects(const struct l7mp_api *api, struct l7mp_str *out)
 {
 	struct counters c = {out, L7MP_OBJ_LISTENER, "listener_requests_total", "listenerName"};
 
-	head(out, c.metric, "counter", "Sessions that a listener emitted");
+	l7mp_metrics_head(out, c.metric, "counter", "Sessions that a listener emitted");
 	l7mp_sessions_each_counter(api->params.sessions, on_counter, &c);
 	c = (struct counters){out, L7MP_OBJ_CLUSTER, "cluster_requests_total", "clusterName"};
-	head(out, c.metric, "counter", "Connects that a cluster got");
+	l7mp_metrics_head(out, c.metric, "counter", "Connects that a cluster got");
 	l7mp_sessions_each_counter(api->params.sessions, on_counter, &c);
-	head(out, "l7mp_objects", "gauge", "Objects of the configuration");
+	l7mp_metrics_head(out, "l7mp_objects", "gauge", "Objects of the configuration");
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		one(out, "l7mp_objects", "kind", l7mp_obj_kind_name((enum l7mp_obj_kind)k),
 		    l7mp_model_count(api->params.model, (enum l7mp_obj_kind)k));
@@ -80,30 +53,32 @@ static void sessions(const struct l7mp_api *api, struct l7mp_str *out)
 {
 	const struct l7mp_stats *s = api->params.env->stats;
 
-	head(out, "l7mp_sessions", "gauge", "Sessions by state; ended ones while they are tracked");
+	l7mp_metrics_head(out, "l7mp_sessions", "gauge",
+	                  "Sessions by state; ended ones while they are tracked");
 	for (int i = 0; i < L7MP_SESSION_STATES; i++)
 		one(out, "l7mp_sessions", "state",
 		    l7mp_session_state_name((enum l7mp_session_state)i),
 		    l7mp_sessions_count(api->params.sessions, (enum l7mp_session_state)i));
-	plain(out, "l7mp_sessions_started_total", "counter", "Sessions that began",
-	      s->sessions_started);
-	plain(out, "l7mp_sessions_ended_total", "counter", "Sessions that ended",
-	      s->sessions_ended);
-	plain(out, "l7mp_retries_total", "counter", "Attempts to connect a stage again",
-	      s->retries);
+	l7mp_metrics_plain(out, "l7mp_sessions_started_total", "counter", "Sessions that began",
+	                   s->sessions_started);
+	l7mp_metrics_plain(out, "l7mp_sessions_ended_total", "counter", "Sessions that ended",
+	                   s->sessions_ended);
+	l7mp_metrics_plain(out, "l7mp_retries_total", "counter",
+	                   "Attempts to connect a stage again", s->retries);
 }
 
 static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 {
-	head(out, "l7mp_drops_total", "counter", "Datagrams that were not delivered, by reason");
+	l7mp_metrics_head(out, "l7mp_drops_total", "counter",
+	                  "Datagrams that were not delivered, by reason");
 	for (int i = 0; i < L7MP_DROP_COUNT; i++)
 		one(out, "l7mp_drops_total", "reason", l7mp_drop_name((enum l7mp_drop)i),
 		    s->drops[i]);
-	head(out, "l7mp_drop_bytes_total", "counter", "Their payload bytes");
+	l7mp_metrics_head(out, "l7mp_drop_bytes_total", "counter", "Their payload bytes");
 	for (int i = 0; i < L7MP_DROP_COUNT; i++)
 		one(out, "l7mp_drop_bytes_total", "reason", l7mp_drop_name((enum l7mp_drop)i),
 		    s->drop_bytes[i]);
-	head(out, "l7mp_refusals_total", "counter", "What a limit refused, by limit");
+	l7mp_metrics_head(out, "l7mp_refusals_total", "counter", "What a limit refused, by limit");
 	for (int i = 0; i < L7MP_REFUSE_COUNT; i++)
 		one(out, "l7mp_refusals_total", "limit", l7mp_refuse_name((enum l7mp_refuse)i),
 		    s->refusals[i]);
@@ -113,11 +88,13 @@ static void slow_path(const struct l7mp_stats *s, struct l7mp_str *out)
 {
 	static const char *const directions[] = {"ingress", "egress"};
 
-	head(out, "l7mp_slow_path_packets_total", "counter", "Packets relayed in user space");
+	l7mp_metrics_head(out, "l7mp_slow_path_packets_total", "counter",
+	                  "Packets relayed in user space");
 	for (int i = 0; i < 2; i++)
 		one(out, "l7mp_slow_path_packets_total", "direction", directions[i],
 		    s->slow_packets[i]);
-	head(out, "l7mp_slow_path_bytes_total", "counter", "Payload bytes relayed in user space");
+	l7mp_metrics_head(out, "l7mp_slow_path_bytes_total", "counter",
+	                  "Payload bytes relayed in user space");
 	for (int i = 0; i < 2; i++)
 		one(out, "l7mp_slow_path_bytes_total", "direction", directions[i],
 		    s->slow_bytes[i]);
@@ -125,30 +102,45 @@ static void slow_path(const struct l7mp_stats *s, struct l7mp_str *out)
 
 static void on_request(void *arg, const char *method, const char *path, int status, uint64_t count)
 {
-	struct l7mp_str *out = arg;
+	char code[16];
 
-	l7mp_str_add(out, "l7mp_rest_requests_total{");
-	label(out, "method", method);
-	l7mp_str_add(out, ",");
-	label(out, "path", path);
-	l7mp_str_addf(out, ",code=\"%d\"} %" PRIu64 "\n", status, count);
+	snprintf(code, sizeof(code), "%d", status);
+	l7mp_metrics_sample(
+	        arg, "l7mp_rest_requests_total",
+	        (struct l7mp_label[]){
+	                {"method", method}, {"path", path}, {"code", code}, {NULL, NULL}},
+	        count);
 }
 
 static void process(const struct l7mp_api *api, struct l7mp_str *out)
 {
 	const struct l7mp_loop *loop = api->params.env->loop;
 
-	head(out, "l7mp_build_info", "gauge", "Always 1; the version is in the label");
+	l7mp_metrics_head(out, "l7mp_build_info", "gauge", "Always 1; the version is in the label");
 	one(out, "l7mp_build_info", "version", api->params.version, 1);
-	head(out, "l7mp_rest_requests_total", "counter", "REST requests by path and status");
+	l7mp_metrics_head(out, "l7mp_rest_requests_total", "counter",
+	                  "REST requests by path and status");
 	l7mp_api_each_request_count(api, on_request, out);
-	head(out, "l7mp_loop_latency_seconds", "gauge",
-	     "Longest time between two polls of the event loop in the last second");
+	l7mp_metrics_head(out, "l7mp_loop_latency_seconds", "gauge",
+	                  "Longest time between two polls of the event loop in the last second");
 	l7mp_str_addf(out, "l7mp_loop_latency_seconds %.6f\n",
 	              (double)l7mp_loop_latency_us(loop, false) / 1e6);
-	head(out, "l7mp_loop_latency_max_seconds", "gauge", "The same since the start");
+	l7mp_metrics_head(out, "l7mp_loop_latency_max_seconds", "gauge",
+	                  "The same since the start");
 	l7mp_str_addf(out, "l7mp_loop_latency_max_seconds %.6f\n",
 	              (double)l7mp_loop_latency_us(loop, true) / 1e6);
+}
+
+/* What the protocols themselves count, each metric by one protocol. */
+static void protocols(const struct l7mp_api *api, struct l7mp_str *out)
+{
+	struct l7mp_env *env = api->params.env;
+
+	/* Some count what passes them in the kernel, too. */
+	l7mp_sessions_sync(api->params.sessions);
+	for (size_t i = 0; env->protos[i]; i++)
+		if (env->protos[i]->metrics)
+			env->protos[i]->metrics(env, env->states[i], out);
 }
 
 static void prometheus_answer(struct api_request *rq, struct api_response *rs)
@@ -166,6 +158,7 @@ static void prometheus_answer(struct api_request *rq, struct api_response *rs)
 	sessions(api, &out);
 	drops(api->params.env->stats, &out);
 	slow_path(api->params.env->stats, &out);
+	protocols(api, &out);
 	if (api->params.metrics)
 		api->params.metrics(api->params.arg, &out);
 	rs->text = l7mp_str_take(&out);

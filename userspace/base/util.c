@@ -77,6 +77,26 @@ void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...)
 	str->len += (size_t)n;
 }
 
+void l7mp_str_add_utf8(struct l7mp_str *str, const void *bytes, size_t n)
+{
+	const uint8_t *p = bytes;
+	size_t done = 0, i = 0;
+	uint32_t cp;
+
+	while (i < n) {
+		size_t len = p[i] < 0x80 ? 1 : l7mp_utf8_decode(p + i, n - i, &cp);
+
+		if (len) {
+			i += len;
+			continue;
+		}
+		l7mp_str_addn(str, p + done, i - done);
+		l7mp_str_add(str, "\xef\xbf\xbd");
+		done = ++i;
+	}
+	l7mp_str_addn(str, p + done, n - done);
+}
+
 char *l7mp_str_take(struct l7mp_str *str)
 {
 	char *s;

@@ -103,6 +103,11 @@ static void decide(struct l7mp_session *s)
 	if (!quiet(s))
 		return;
 	reason = ends(s, &a, &b);
+	/* That changes without anybody telling us: the next packet asks again. */
+	if (reason == L7MP_REASON_NOT_ESTABLISHED) {
+		set(s, SESSION_OFF_SLOW, reason);
+		return;
+	}
 	if (reason != L7MP_REASON_NONE) {
 		set(s, SESSION_OFF_REFUSED, reason);
 		return;

@@ -196,6 +196,24 @@ static enum l7mp_kind kind_before(const struct session_stage *st)
 	return L7MP_KIND_DATAGRAM;
 }
 
+/* Kind of what comes behind the stage, through transformers that keep theirs. */
+static enum l7mp_kind kind_behind(const struct session_stage *st)
+{
+	const struct l7mp_session *s = st->s;
+
+	for (unsigned i = (st->index + 1U) % s->n; i; i = (i + 1) % s->n) {
+		const struct l7mp_cluster *c =
+		        l7mp_model_find(s->m->env->model, L7MP_OBJ_CLUSTER, s->stages[i].cluster);
+
+		if (c && (c->proto->flags & L7MP_PROTO_KEEPS_KIND))
+			continue;
+		if (s->stages[i].stream)
+			return s->stages[i].stream->kind;
+		return c ? c->proto->kind : L7MP_KIND_DATAGRAM;
+	}
+	return s->stages[0].stream ? s->stages[0].stream->kind : L7MP_KIND_DATAGRAM;
+}
+
 void l7mp_stage_release(struct session_stage *st)
 {
 	l7mp_object_unref(st->object);
@@ -243,6 +261,7 @@ static int start(struct session_stage *st, struct l7mp_error *err)
 	        .metadata = s->metadata,
 	        .session = s->name,
 	        .in_kind = kind_before(st),
+	        .out_kind = kind_behind(st),
 	};
 	const struct l7mp_proto *proto;
 	struct l7mp_stream *stream = NULL;
