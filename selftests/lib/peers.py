@@ -1,341 +1,556 @@
 # SPDX-License-Identifier: MIT
-"""Configs and peers of the traffic suites."""
+"""Independent peers for the matrix: clients that speak to a listener, servers that a cluster
+connects to. All have the same face:
+
+    datagram   message boundaries are kept at this end
+    largest    the largest message that this end carries
+    send(b)    sends one message (datagram) or these bytes (stream)
+    recv(n)    the next message, or exactly n bytes of a stream; None at the end
+    finish()   says that no more will be sent, where the protocol can; else does nothing
+    close()
+
+None of this is the proxy's own code: sockets of the standard library, Python's websockets.
+"""
 import asyncio
 import json
-import re
+import os
+import queue
+import select
 import socket
-import sys
+import struct
 import threading
 import time
-import unittest
 
-import l7test
+import websockets
 
-
-PEERS = []  # of the running test; closed when it ends
-
-
-def inline(protocol, **keys):
-    """A virtual cluster: inline("Echo")."""
-    return {"spec": dict(protocol=protocol, **keys)}
+TIMEOUT = 10.0
+ETHERTYPE = 0x88B5  # local experimental, IEEE 802
 
 
-def cluster(protocol, port=None, address="127.0.0.1", name=None, **keys):
-    """A cluster with one endpoint (or one for each of a list of addresses)."""
-    spec = dict(protocol=protocol, **keys)
-    if port is not None:
-        spec["port"] = port
-    addresses = [address] if isinstance(address, str) else address
-    c = {"spec": spec, "endpoints": [{"spec": {"address": a}} for a in addresses]}
-    if name:
-        c["name"] = name
-    return c
+class Loop(threading.Thread):
+    """One asyncio loop for all WebSocket peers."""
 
-
-def listener(name, protocol, port, destination, options=None, retry=None, ingress=None, egress=None, match=None,
-             rewrite=None, **keys):
-    spec = dict(protocol=protocol, **keys)
-    if port is not None:
-        spec["port"] = port
-    route = {"destination": destination}
-    if retry:
-        route["retry"] = retry
-    if ingress:
-        route["ingress"] = ingress
-    if egress:
-        route["egress"] = egress
-    action = {"route": route}
-    if rewrite:
-        action["rewrite"] = rewrite
-    rule = {"action": action}
-    if match:
-        rule["match"] = match
-    item = {"name": name, "spec": spec, "rules": [rule]}
-    if options:
-        item["options"] = options
-    return item
-
-
-def retry(on="always", n=3, timeout=500):
-    return {"retry_on": on, "num_retries": n, "timeout": timeout}
-
-
-class Case(unittest.TestCase):
-    """start() runs a proxy; the test ends with its clean stop."""
-    proxy = None
-
-    def start(self, *listeners, clusters=(), admin=None, build=None, wrapper=(), port=1234):
-        config = {"admin": dict({"offload": "disable"}, **(admin or {})),
-                  "clusters": list(clusters), "listeners": [l7test.controller(port), *listeners]}
-        self.proxy = l7test.Proxy(config, "-l", "info", "-s", build=build, wrapper=wrapper, port=port)
-        self.api = self.proxy.api
-        # Listeners bind one after the other: an answer means that all of them have.
-        self.later(lambda: self.api.get("/admin")[0] == 200)
-        return self.proxy
-
-    def tearDown(self):
-        try:
-            self.stop()
-        finally:
-            while PEERS:
-                PEERS.pop().close()
-
-    def stop(self):
-        if self.proxy:
-            proxy, self.proxy = self.proxy, None
-            text = proxy.stderr()
-            try:
-                proxy.stop()
-            except AssertionError:
-                sys.stdout.write("".join(f"# {row}\n" for row in text.splitlines()[-40:]))
-                raise
-
-    def later(self, what, seconds=10.0, message=None):
-        """Waits until `what` returns something true, and returns it."""
-        value = l7test.wait_for(what, seconds)
-        self.assertTrue(value, message or "it did not happen in time")
-        return value
-
-    def sessions(self, prefix=""):
-        """The sessions whose name begins so, less the controller's."""
-        status, found = self.api.get("/sessions")
-        self.assertEqual(status, 200, found)
-        return [s for s in found if s["name"].startswith(prefix)
-                and s["source"]["listener"] != "controller-listener"]
-
-    def session(self, prefix=""):
-        found = self.sessions(prefix)
-        self.assertEqual(len(found), 1, json.dumps(found)[:3000])
-        return found[0]
-
-    def ended(self, prefix="", seconds=10):
-        """The one tracked session, once it has ended."""
-        def look():
-            return [s for s in self.sessions(prefix) if s["status"] == "DESTROYED"]
-        return self.later(look, seconds, f"no session ended: {self.sessions(prefix)}")[0]
-
-    def texts(self, session, event):
-        return [e.get("message") or "" for e in session["events"] if e["event"] == event]
-
-    def drops(self, reason):
-        """The metric l7mp_drops_total{reason}."""
-        return self.metric("l7mp_drops_total", f'reason="{reason}"')
-
-    def metric(self, name, *labels):
-        if not getattr(self, "metrics_up", None):
-            status, answer = self.api.post("/listeners", {"listener": listener(
-                "metrics", "HTTP", 9099, inline("Prometheus"), address="127.0.0.1")})
-            assert status == 200, answer
-            self.metrics_up = self.proxy
-        _, text = l7test.Api(9099).call("GET", "/api/metrics")
-        total = 0.0
-        for row in text.splitlines():
-            m = re.match(r"([a-zA-Z_0-9]+)(\{[^}]*\})? (\S+)", row)
-            if m and m.group(1) == name and all(label in (m.group(2) or "") for label in labels):
-                total += float(m.group(3))
-        return total
-
-    def metrics_text(self):
-        self.metric("")
-        return l7test.Api(9099).call("GET", "/api/metrics")[1]
-
-
-class UdpEcho(l7test.UdpEcho):
-    def __init__(self, port, host="127.0.0.1"):
-        super().__init__(port, host)
-        PEERS.append(self)
-
-    def run(self):
-        try:
-            super().run()
-        except TypeError:  # no sender: closed
-            pass
-
-    def close(self):
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)  # wakes recvfrom, which keeps the port otherwise
-        except OSError:
-            pass
-        self.join(2)
-        self.sock.close()
-
-
-class TcpServer(threading.Thread):
-    """Calls serve(conn, index) in a thread for each connection."""
-
-    def __init__(self, port, serve, host="127.0.0.1", rcvbuf=None):
+    def __init__(self):
         super().__init__(daemon=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.sock = socket.socket(family, socket.SOCK_STREAM)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if rcvbuf:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        self.sock.bind((host, port))
-        self.sock.listen(256)
-        self.serve, self.conns, self.peers, self.count = serve, [], [], 0
-        PEERS.append(self)
-        self.start()
-
-    def run(self):
-        while True:
-            try:
-                conn, peer = self.sock.accept()
-            except OSError:
-                return
-            self.conns.append(conn)
-            self.peers.append(peer)
-            threading.Thread(target=self.guard, args=(conn, self.count), daemon=True).start()
-            self.count += 1
-
-    def guard(self, conn, index):
-        try:
-            self.serve(conn, index)
-        except OSError:
-            pass
-
-    def close(self):
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)  # wakes accept, which keeps the port open otherwise
-        except OSError:
-            pass
-        self.sock.close()
-        for c in self.conns:
-            try:
-                c.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            c.close()
-
-
-def echo(conn, _index=0):
-    while data := conn.recv(65536):
-        conn.sendall(data)
-    conn.shutdown(socket.SHUT_WR)
-
-
-def recv_all(sock):
-    """All up to the end of the stream."""
-    parts = []
-    while data := sock.recv(65536):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def recv_exact(sock, n):
-    parts, have = [], 0
-    while have < n:
-        data = sock.recv(min(65536, n - have))
-        if not data:
-            break
-        parts.append(data)
-        have += len(data)
-    return b"".join(parts)
-
-
-def connect(port, host="127.0.0.1", timeout=10.0):
-    s = socket.create_connection((host, port), timeout)
-    s.settimeout(timeout)
-    return s
-
-
-def reset(sock):
-    """Closes with RST."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    sock.close()
-
-
-def silent(sock, seconds=0.3):
-    """Nothing arrives for so long."""
-    sock.settimeout(seconds)
-    try:
-        return not sock.recv(65536)
-    except (TimeoutError, ConnectionRefusedError):
-        return True
-    finally:
-        sock.settimeout(5)
-
-
-class Peak(threading.Thread):
-    """Samples the resident memory of a proxy; `grown` is the peak above the start in KiB."""
-
-    def __init__(self, proxy):
-        super().__init__(daemon=True)
-        self.proxy, self.on = proxy, True
-        self.begin = self.top = proxy.rss_kb()
-        self.start()
-
-    def run(self):
-        while self.on:
-            try:
-                self.top = max(self.top, self.proxy.rss_kb())
-            except (OSError, AttributeError):
-                return
-            time.sleep(0.02)
-
-    def grown(self):
-        self.on = False
-        self.join()
-        return self.top - self.begin
-
-
-class WsServer(threading.Thread):
-    """Python's independent WebSocket server. handler(ws, server) per connection; default: echo."""
-
-    def __init__(self, port, handler=None, host="127.0.0.1", **options):
-        super().__init__(daemon=True)
-        self.port, self.host, self.handler, self.options = port, host, handler or self.echo, options
-        self.received, self.peers, self.closes = [], [], []
         self.loop = asyncio.new_event_loop()
-        self.up = threading.Event()
-        self.error = None
         self.start()
-        self.up.wait(5)
-        if self.error:
-            raise self.error
-        PEERS.append(self)
-
-    @staticmethod
-    async def echo(ws, server):
-        async for message in ws:
-            server.received.append(message)
-            await ws.send(message)
 
     def run(self):
         asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(self.serve())
+        self.loop.run_forever()
 
-    async def serve(self):
-        import websockets
-        self.done = asyncio.Event()
-
-        async def one(ws, *_):
-            self.peers.append(ws)
-            try:
-                await self.handler(ws, self)
-            except websockets.ConnectionClosed:
-                pass
-            await ws.wait_closed()
-            self.closes.append((ws.close_code, ws.close_reason))
-        try:
-            async with websockets.serve(one, self.host, self.port, **self.options):
-                self.up.set()
-                await self.done.wait()
-        except OSError as e:
-            self.error = e
-            self.up.set()
-
-    def call(self, coroutine, timeout=5):
+    def call(self, coroutine, timeout=TIMEOUT):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
-    def abort(self):
-        """Drops all connections without a closing handshake."""
-        def go():
-            for ws in self.peers:
-                if ws.transport:
-                    ws.transport.abort()
-        self.loop.call_soon_threadsafe(go)
+
+_loop = None
+
+
+def loop():
+    global _loop
+    if _loop is None:
+        _loop = Loop()
+    return _loop
+
+
+class Socket:
+    """Messages or bytes over a connected socket."""
+
+    def __init__(self, sock, datagram, largest):
+        self.sock, self.datagram, self.largest = sock, datagram, largest
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+
+    def send(self, data):
+        if self.datagram:
+            self.sock.send(data)
+        else:
+            self.sock.sendall(data)
+
+    def recv(self, n):
+        if self.datagram:
+            data = self.sock.recv(1 << 17)
+            return data or None
+        parts, have = [], 0
+        while have < n:
+            part = self.sock.recv(n - have)
+            if not part:
+                return None
+            parts.append(part)
+            have += len(part)
+        return b"".join(parts)
+
+    def ended(self):
+        """True when the other side's end is seen in time."""
+        try:
+            while True:
+                if not self.sock.recv(1 << 17):
+                    return True
+        except ConnectionError:
+            return True
+        except OSError:
+            return False
+
+    def finish(self):
+        if not self.datagram:
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self):
-        if self.is_alive():
-            self.loop.call_soon_threadsafe(self.done.set)
-            self.join(15)
+        self.sock.close()
+
+
+def udp_client(port, host="127.0.0.1"):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect((host, port))
+    return Socket(s, True, 65507)
+
+
+def tcp_client(port, host="127.0.0.1"):
+    s = socket.create_connection((host, port), TIMEOUT)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Socket(s, False, 1 << 20)
+
+
+def unix_client(path, kind=socket.SOCK_STREAM):
+    s = socket.socket(socket.AF_UNIX, kind)
+    s.connect("\0" + path[1:] if path.startswith("@") else path)
+    return Socket(s, kind != socket.SOCK_STREAM, 65507 if kind != socket.SOCK_STREAM else 1 << 20)
+
+
+def unix_dgram_client(path, own):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(own)
+    s.connect(path)
+    peer = Socket(s, True, 65507)
+    plain = peer.close
+
+    def close():
+        plain()
+        os.unlink(own)
+    peer.close = close
+    return peer
+
+
+class PacketPeer:
+    """Whole Ethernet frames on an interface."""
+    datagram, largest = True, 1514
+
+    def __init__(self, interface, ethertype=ETHERTYPE):
+        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ethertype))
+        self.sock.bind((interface, ethertype))
+        self.sock.settimeout(TIMEOUT)
+
+    def send(self, data):
+        self.sock.send(data)
+
+    def recv(self, _n):
+        while True:
+            data, where = self.sock.recvfrom(1 << 16)
+            if where[2] != socket.PACKET_OUTGOING:
+                return data
+
+    def ended(self):
+        return True
+
+    def finish(self):
+        pass
+
+    def close(self):
+        self.sock.close()
+
+
+def frame(payload_size, fill):
+    """A whole frame of payload_size bytes (14 at least)."""
+    head = bytes.fromhex("020000000001020000000002") + struct.pack("!H", ETHERTYPE)
+    return head + fill[: max(0, payload_size - 14)]
+
+
+class PipePeer:
+    """Two FIFOs: `write` is what the other side reads."""
+    datagram, largest = False, 1 << 20
+
+    def __init__(self, read, write):
+        self.rfd = os.open(read, os.O_RDONLY | os.O_NONBLOCK)
+        self.wfd = None
+        end = time.monotonic() + TIMEOUT
+        while self.wfd is None:
+            try:
+                self.wfd = os.open(write, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        os.set_blocking(self.wfd, True)
+
+    def send(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.wfd, view):]
+
+    def recv(self, n):
+        parts, have, end = [], 0, time.monotonic() + TIMEOUT
+        while have < n:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            select.select([self.rfd], [], [], left)
+            try:
+                part = os.read(self.rfd, n - have)
+            except BlockingIOError:
+                continue
+            if not part:  # no writer (yet, or any more)
+                if have == 0 and getattr(self, "seen", False):
+                    return None
+                time.sleep(0.005)
+                continue
+            self.seen = True
+            parts.append(part)
+            have += len(part)
+        return b"".join(parts)
+
+    def ended(self):
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end:
+            try:
+                if os.read(self.rfd, 65536) == b"":
+                    return True
+            except BlockingIOError:
+                time.sleep(0.01)
+        return False
+
+    def finish(self):
+        if self.wfd is not None:
+            os.close(self.wfd)
+            self.wfd = None
+
+    def close(self):
+        self.finish()
+        os.close(self.rfd)
+
+
+class WsPeer:
+    """A WebSocket connection of either side."""
+    datagram, largest = True, 1 << 20
+
+    def __init__(self, ws, incoming=None):
+        self.ws, self.incoming = ws, incoming
+
+    def send(self, data):
+        loop().call(self.ws.send(data))
+
+    def recv(self, _n):
+        try:
+            if self.incoming is not None:
+                m = self.incoming.get(timeout=TIMEOUT)
+            else:
+                m = loop().call(asyncio.wait_for(self.ws.recv(), TIMEOUT))
+        except websockets.ConnectionClosed:
+            return None
+        except (queue.Empty, asyncio.TimeoutError):
+            raise TimeoutError from None
+        return m.encode() if isinstance(m, str) else m
+
+    def ended(self):
+        try:
+            loop().call(asyncio.wait_for(self.ws.wait_closed(), TIMEOUT))
+            return True
+        except (asyncio.TimeoutError, TimeoutError):
+            return False
+
+    def finish(self):
+        pass
+
+    def close(self):
+        try:
+            loop().call(self.ws.close())
+        except Exception:  # already gone
+            pass
+
+
+def ws_client(port, path="/", **kw):
+    async def connect():
+        return await websockets.connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None,
+                                        ping_interval=None, **kw)
+    return WsPeer(loop().call(connect()))
+
+
+class HttpPeer:
+    """One request: the body is what we send, the answer's body what we receive."""
+    datagram, largest = False, 1 << 20
+
+    def __init__(self, port):
+        self.sock = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        self.sock.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\n"
+                          b"Transfer-Encoding: chunked\r\n\r\n")
+        self.raw, self.body, self.head, self.done = b"", b"", None, False
+
+    def send(self, data):
+        self.sock.sendall(b"%x\r\n" % len(data) + data + b"\r\n")
+
+    def finish(self):
+        self.sock.sendall(b"0\r\n\r\n")
+
+    def _more(self):
+        part = self.sock.recv(1 << 17)
+        self.raw += part
+        return part
+
+    def _read_head(self):
+        while b"\r\n\r\n" not in self.raw:
+            if not self._more():
+                raise ConnectionError(f"no head of an answer: {self.raw!r}")
+        head, self.raw = self.raw.split(b"\r\n\r\n", 1)
+        lines = head.decode().split("\r\n")
+        self.status = int(lines[0].split()[1])
+        self.head = {k.lower(): v.strip() for k, v in (line.split(":", 1) for line in lines[1:])}
+        self.left = int(self.head["content-length"]) if "content-length" in self.head else None
+
+    def _decode(self):
+        """Moves what is complete of the body from raw to body. True when something happened."""
+        if self.done:
+            return False
+        if self.left is not None:
+            take = self.raw[: self.left]
+            self.raw, self.left, self.body = self.raw[len(take):], self.left - len(take), self.body + take
+            self.done = self.left == 0
+            return bool(take) or self.done
+        if self.head.get("transfer-encoding") == "chunked":
+            if b"\r\n" not in self.raw:
+                return False
+            size, rest = self.raw.split(b"\r\n", 1)
+            n = int(size.split(b";")[0], 16)
+            if len(rest) < n + 2:
+                return False
+            self.body, self.raw, self.done = self.body + rest[:n], rest[n + 2:], n == 0
+            return True
+        take, self.raw, self.body = self.raw, b"", self.body + self.raw
+        return bool(take)
+
+    def recv(self, n):
+        if self.head is None:
+            self._read_head()
+        while len(self.body) < n:
+            if self._decode():
+                continue
+            if self.done or not self._more():
+                return None
+        out, self.body = self.body[:n], self.body[n:]
+        return out
+
+    def ended(self):
+        if self.head is None:
+            self._read_head()
+        while not self.done:
+            if not self._decode() and not self._more():
+                return True
+        return True
+
+    def close(self):
+        self.sock.close()
+
+
+class JsonSocketClient:
+    """JSONSocket over a peer: the handshake, then payload."""
+
+    def __init__(self, inner, header=None):
+        self.inner = inner
+        self.datagram, self.largest = inner.datagram, inner.largest
+        # Padded: before the route has answered, a server sends no more than it received.
+        head = dict(header or {}, JSONSocketVersion=1, pad="." * 200)
+        line = json.dumps(head).encode()
+        inner.send(line if inner.datagram else line + b"\n")
+        if inner.datagram:
+            answer = inner.recv(0)
+        else:
+            answer = b""
+            while not answer.endswith(b"\n"):
+                byte = inner.recv(1)
+                if byte is None:
+                    break
+                answer += byte
+        self.answer = json.loads(answer)
+        if self.answer["JSONSocketStatus"] != 200:
+            raise ConnectionError(str(self.answer))
+
+    def send(self, data):
+        self.inner.send(data)
+
+    def recv(self, n):
+        return self.inner.recv(n)
+
+    def ended(self):
+        return self.inner.ended()
+
+    def finish(self):
+        self.inner.finish()
+
+    def close(self):
+        self.inner.close()
+
+
+# ---- servers: accept() gives the peer that the cluster's stage connected ----
+
+
+class StreamServer:
+    def __init__(self, sock, datagram=False, largest=1 << 20, unlink=None):
+        self.sock, self.datagram, self.largest, self.unlink = sock, datagram, largest, unlink
+        sock.settimeout(TIMEOUT)
+
+    def accept(self):
+        conn, _ = self.sock.accept()
+        return Socket(conn, self.datagram, self.largest)
+
+    def close(self):
+        self.sock.close()
+        if self.unlink:
+            os.unlink(self.unlink)
+
+
+def tcp_server(port):
+    return StreamServer(socket.create_server(("127.0.0.1", port), backlog=256))
+
+
+def unix_server(path, kind=socket.SOCK_STREAM):
+    s = socket.socket(socket.AF_UNIX, kind)
+    s.bind(path)
+    s.listen(128)
+    return StreamServer(s, kind != socket.SOCK_STREAM, 65507 if kind != socket.SOCK_STREAM else 1 << 20, path)
+
+
+class DatagramServer:
+    """One socket; accept() waits for the first datagram and then speaks with its sender only."""
+
+    def __init__(self, sock, unlink=None):
+        self.sock, self.unlink = sock, unlink
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+
+    def accept(self):
+        return DatagramServed(self)
+
+    def close(self):
+        self.sock.close()
+        if self.unlink:
+            os.unlink(self.unlink)
+
+
+class DatagramServed:
+    datagram, largest = True, 65507
+
+    def __init__(self, server):
+        self.server, self.peer = server, None
+
+    def recv(self, _n):
+        data, self.peer = self.server.sock.recvfrom(1 << 17)
+        return data
+
+    def send(self, data):
+        self.server.sock.sendto(data, self.peer)
+
+    def ended(self):
+        return True  # datagrams have no end
+
+    def finish(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def udp_server(port):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("127.0.0.1", port))
+    return DatagramServer(s)
+
+
+def unix_dgram_server(path):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(path)
+    return DatagramServer(s, path)
+
+
+class WsServer:
+    datagram, largest = True, 1 << 20
+
+    def __init__(self, port):
+        self.accepted = queue.Queue()
+        self.server = loop().call(self._serve(port))
+
+    async def _serve(self, port):
+        async def handler(ws, *_):
+            messages = queue.Queue()
+            self.accepted.put(WsPeer(ws, messages))
+            try:
+                async for m in ws:
+                    messages.put(m)
+            except websockets.ConnectionClosed:
+                pass
+        return await websockets.serve(handler, "127.0.0.1", port, max_size=None, compression=None, ping_interval=None)
+
+    def accept(self):
+        return self.accepted.get(timeout=TIMEOUT)
+
+    def close(self):
+        async def stop():
+            self.server.close()
+            await self.server.wait_closed()
+        loop().call(stop())
+
+
+class PipeServer:
+    """FIFOs that exist before the cluster connects."""
+
+    def __init__(self, to_us, from_us):
+        self.paths = (to_us, from_us)
+        for p in self.paths:
+            if not os.path.exists(p):
+                os.mkfifo(p)
+        # A reader must be there before the cluster's writer can open.
+        self.rfd = os.open(to_us, os.O_RDONLY | os.O_NONBLOCK)
+
+    def accept(self):
+        peer = PipePeer(*self.paths)
+        return peer
+
+    def close(self):
+        os.close(self.rfd)
+        for p in self.paths:
+            if os.path.exists(p):
+                os.unlink(p)
+
+
+class PacketServer:
+    def __init__(self, interface):
+        self.peer = PacketPeer(interface)
+
+    def accept(self):
+        return self.peer
+
+    def close(self):
+        self.peer.close()
+
+
+class JsonSocketServer:
+    """The server side of JSONSocket over another server."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def accept(self):
+        peer = self.inner.accept()
+        if peer.datagram:
+            header = json.loads(peer.recv(0))
+        else:
+            line = b""
+            while not line.endswith(b"\n"):
+                line += peer.recv(1)
+            header = json.loads(line)
+        assert header["JSONSocketVersion"] == 1, header
+        answer = json.dumps({"JSONSocketVersion": 1, "JSONSocketStatus": 200, "JSONSocketMessage": "OK"}).encode()
+        peer.send(answer if peer.datagram else answer + b"\n")
+        return peer
+
+    def close(self):
+        self.inner.close()
