@@ -13,7 +13,7 @@
  *  - Thread: loop only.
  *  - A stream emits nothing before l7mp_stream_attach, and nothing from inside
  *    attach, write, pause, shutdown or close.  Exception: a transformer may emit
- *    `data` (and `end`) from inside write (and shutdown).
+ *    `data` and `lost` (and `end`) from inside write (and shutdown).
  *  - It starts paused. While paused a byte stream reads nothing more (at most what
  *    one read brought may still come). A datagram stream may go on emitting: the
  *    owner queues within its bound or drops and counts.

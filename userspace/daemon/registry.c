@@ -16,6 +16,10 @@
 	X(l7mp_transform_echo)    \
 	X(l7mp_transform_discard) \
 	X(l7mp_transform_logger)  \
+	X(l7mp_transform_jsonencap) \
+	X(l7mp_transform_jsondecap) \
+	X(l7mp_transform_metric) \
+	X(l7mp_transform_sync) \
 	X(l7mp_proto_controller)                                                                   \
 	X(l7mp_proto_prometheus)
 

@@ -224,7 +224,7 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 	struct l7mp_flow_counters now[2] = {{0}};
 
 	if (s->flow)
-		o->read(o->ctx, s->flow, false, now);
+		o->read(o->ctx, s->flow, true, now); /* what is shown is what the map holds now */
 	for (int dir = 0; dir < 2; dir++) {
 		out[dir].packets = s->fast[dir].packets + now[dir].packets;
 		out[dir].bytes = s->fast[dir].bytes + now[dir].bytes;
@@ -251,8 +251,9 @@ static void on_retry(void *arg)
 	struct l7mp_sessions *m = arg;
 
 	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
-		if (s->off_state == SESSION_OFF_REFUSED && !s->off_never &&
-		    s->state == L7MP_SESSION_CONNECTED)
+		if ((s->off_state == SESSION_OFF_REFUSED ||
+		     s->off_reason == L7MP_REASON_NOT_ESTABLISHED) &&
+		    !s->off_never && s->state == L7MP_SESSION_CONNECTED)
 			queue(s);
 }
 

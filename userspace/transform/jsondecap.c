@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT
+/*
+ * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, the
+ * metadata too, are ignored.
+ *
+ * A datagram is one object. A byte stream is one object after the other, with any white space
+ * between them. After text that can't be an object, all up to the next newline is
+ * skipped; an object that is JSON but has no valid payload is left out alone.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base64.h"
+#include "l7mp/jsonframe.h"
+#include "l7mp/log.h"
+#include "l7mp/transforms.h"
+#include "l7mp/util.h"
+#include "transform_int.h"
+
+/* Text of one object in a byte stream; in datagrams the sender's protocol is the limit. */
+#define STREAM_OBJECT_MAX (1U << 20)
+/* The largest WebSocket message, wrapped. */
+#define DATAGRAM_MAX    (32U << 20)
+#define LOG_INTERVAL_MS 10000
+#define LOG_BURST       5
+
+struct decap_state {
+	struct l7mp_log_limit
+	        log_limit; /* of all sessions together: senders can cause these records */
+};
+
+struct decap {
+	struct l7mp_transform t;
+	struct decap_state *state;
+	const char *session;
+	struct l7mp_jsonframe frame;
+	struct l7mp_str held; /* the beginning of an object whose end is to come */
+	bool skipping;        /* to the next newline */
+};
+
+static void complain(struct decap *d, const char *what)
+{
+	uint32_t left_out = 0;
+
+	if (!l7mp_log_allowed(&d->state->log_limit, l7mp_loop_now(d->t.env->loop), LOG_INTERVAL_MS,
+	                      LOG_BURST, &left_out))
+		return;
+	l7mp_log_warn("jsondecap", "%s: dropped: %s", d->session, what);
+	if (left_out)
+		l7mp_log_warn("jsondecap", "%u records were left out", left_out);
+}
+
+/* The payload of one object; NULL with a reason in `why`: no memory or (*bad_json or not) malformed. */
+static struct l7mp_buf *unwrap(struct decap *d, const char *text, size_t len, bool *bad_json,
+                               char *why, size_t size)
+{
+	const cJSON *payload;
+	struct l7mp_buf *out = NULL;
+	cJSON *root;
+	size_t n;
+	int rc;
+
+	root = l7mp_json_parse(text, len, NULL, why, size);
+	*bad_json = !root;
+	if (!root)
+		return NULL;
+	payload = l7mp_json_member(root, "payload");
+	snprintf(why, size, "expected an object with a base64 string \"payload\"");
+	if (cJSON_IsString(payload)) {
+		n = strlen(payload->valuestring);
+		out = l7mp_buf_new(l7mp_loop_bufs(d->t.env->loop), n / 4 * 3 + 1);
+		if (!out)
+			snprintf(why, size, "out of memory");
+		rc = out ? base64_decode(payload->valuestring, n, out->data) : -ENOMEM;
+		if (rc >= 0) {
+			out->len = (uint32_t)rc;
+		} else if (out) {
+			l7mp_buf_unref(out);
+			out = NULL;
+		}
+	}
+	cJSON_Delete(root);
+	return out;
+}
+
+/* ---- datagrams ---- */
+
+static int datagram(struct decap *d, struct l7mp_buf *buf)
+{
+	struct l7mp_buf *out = NULL;
+	char why[160] = "longer than 32 MiB";
+	bool bad_json;
+
+	if (buf->len <= DATAGRAM_MAX)
+		out = unwrap(d, (const char *)buf->data, buf->len, &bad_json, why, sizeof(why));
+	l7mp_buf_unref(buf);
+	if (!out) {
+		complain(d, why);
+		return -EBADMSG; /* counted by who wrote it */
+	}
+	l7mp_transform_emit(&d->t, out);
+	return 0;
+}
+
+/* ---- byte streams ---- */
+
+static void malformed(struct decap *d, size_t bytes, const char *why)
+{
+	complain(d, why);
+	l7mp_str_free(&d->held);
+	if (d->t.base.events->lost)
+		d->t.base.events->lost(d->t.base.owner, -EBADMSG, 1, bytes);
+}
+
+/* Not an object: nothing is certain before the next line begins. */
+static void skip(struct decap *d, size_t bytes, const char *why)
+{
+	memset(&d->frame, 0, sizeof(d->frame));
+	d->skipping = true;
+	malformed(d, bytes, why);
+}
+
+/* The text from `p` on ended an object. */
+static void object(struct decap *d, const char *p, size_t n)
+{
+	size_t len = d->held.len + n;
+	char why[160] = "out of memory";
+	bool bad_json = false;
+	struct l7mp_buf *out = NULL;
+
+	if (d->held.len) {
+		l7mp_str_addn(&d->held, p, n);
+		p = d->held.s;
+	}
+	if (len > STREAM_OBJECT_MAX)
+		snprintf(why, sizeof(why), "an object of more than %u bytes", STREAM_OBJECT_MAX);
+	else if (!d->held.oom)
+		out = unwrap(d, p, len, &bad_json, why, sizeof(why));
+	if (!out) {
+		if (bad_json)
+			skip(d, len, why);
+		else
+			malformed(d, len, why);
+		return;
+	}
+	l7mp_str_free(&d->held);
+	if (out->len)
+		l7mp_transform_emit(&d->t, out);
+	else
+		l7mp_buf_unref(out);
+}
+
+/* Up to one object, or one piece of one. Returns the bytes taken. */
+static size_t take(struct decap *d, const char *p, size_t n)
+{
+	size_t start = 0, used;
+	const char *nl;
+
+	if (d->skipping) {
+		nl = memchr(p, '\n', n);
+		d->skipping = !nl;
+		return nl ? (size_t)(nl - p) + 1 : n;
+	}
+	switch (l7mp_jsonframe_take(&d->frame, p, n, &start, &used)) {
+	case L7MP_JSONFRAME_DONE:
+		object(d, p + start, used - start);
+		break;
+	case L7MP_JSONFRAME_MORE:
+		l7mp_str_addn(&d->held, p + start, used - start);
+		if (d->held.oom)
+			skip(d, used, "out of memory");
+		else if (d->held.len > STREAM_OBJECT_MAX)
+			skip(d, d->held.len, "an object without an end");
+		break;
+	case L7MP_JSONFRAME_BAD:
+		skip(d, d->held.len + used, "not a JSON object");
+		return used - 1; /* it may be the newline itself */
+	case L7MP_JSONFRAME_SPACE:
+		break;
+	}
+	return used;
+}
+
+static int decap_write(struct l7mp_stream *s, struct l7mp_buf *buf)
+{
+	struct decap *d = (struct decap *)s;
+	int rc = l7mp_transform_check(&d->t, buf);
+	const char *p;
+
+	if (rc)
+		return rc;
+	if (d->t.base.kind == L7MP_KIND_DATAGRAM)
+		return datagram(d, buf);
+	p = (const char *)buf->data;
+	for (size_t off = 0; off < buf->len && !d->t.closing;)
+		off += take(d, p + off, buf->len - off);
+	l7mp_buf_unref(buf);
+	return 0;
+}
+
+static void decap_flush(struct l7mp_transform *t)
+{
+	struct decap *d = (struct decap *)t;
+
+	if (d->held.len)
+		malformed(d, d->held.len, "the stream ended inside of an object");
+}
+
+static void decap_release(struct l7mp_transform *t)
+{
+	l7mp_str_free(&((struct decap *)t)->held);
+}
+
+static const struct l7mp_transform_ops ops = {
+        .stream = L7MP_TRANSFORM_STREAM_OPS(decap_write, l7mp_transform_flow_none),
+        .flush = decap_flush,
+        .release = decap_release,
+};
+
+static int decap_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
+                         struct l7mp_error *err)
+{
+	struct decap_state *state = l7mp_proto_state(params->env, &l7mp_transform_jsondecap, err);
+	struct decap *d;
+
+	if (!state)
+		return -ENOMEM;
+	d = l7mp_transform_new(sizeof(*d), params, &ops);
+	if (!d)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	d->state = state;
+	d->session = params->session ? params->session : "?";
+	*out = &d->t.base;
+	return 0;
+}
+
+static int decap_start(struct l7mp_env *env, void **state, struct l7mp_error *err)
+{
+	(void)env;
+	*state = calloc(1, sizeof(struct decap_state));
+	if (!*state)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	return 0;
+}
+
+static void decap_stop(struct l7mp_env *env, void *state)
+{
+	(void)env;
+	free(state);
+}
+
+static const char *const aliases[] = {"INLINE/JSONDecap", NULL};
+
+const struct l7mp_proto l7mp_transform_jsondecap = {
+        .desc =
+                {
+                        .name = "JSONDecap",
+                        .aliases = aliases,
+                        .doc = "Unwraps what JSONEncap wrapped: `payload` (base64) goes on, all "
+                               "else in the object is ignored; what is not such an object is "
+                               "dropped, counted (`malformed`) and logged. From a byte stream it "
+                               "reads consecutive objects of up to 1 MiB; after text that is not "
+                               "JSON it goes on behind the next newline",
+                        .roles = L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .kind = L7MP_KIND_DATAGRAM,
+                },
+        .start = decap_start,
+        .stop = decap_stop,
+        .connect = decap_connect,
+};
