@@ -46,6 +46,8 @@ struct l7mp_accept {
 	 */
 	int (*reopen)(void *reopen_arg, struct l7mp_stream **out);
 	void *reopen_arg;
+	/* Optional, with reopen: the session is over, reopen will not be called any more. Not called when no session came of it. */
+	void (*ended)(void *reopen_arg);
 	bool never_idle; /* the protocol's default idle time-out is not for this one: a UDP singleton */
 };
 
@@ -101,6 +103,11 @@ struct l7mp_proto {
 	int (*start)(struct l7mp_env *env, void **state, struct l7mp_error *err);
 	/* Optional: gives it back after all streams and listeners are closed; may finish later, keeping the loop alive until then. */
 	void (*stop)(struct l7mp_env *env, void *state);
+	/*
+	 * Optional, SIGHUP: reads files that specs name (certificates) again, for what is accepted
+	 * and connected from now on. What can't be read is logged, and what was read before stays.
+	 */
+	void (*reload)(struct l7mp_env *env, void *state);
 
 	/* Binds, so that all that can fail has failed; accepts nothing before `activate`. */
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_plistener **out,

@@ -233,6 +233,7 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 	if (a->reopen) {
 		s->reopen = a->reopen;
 		s->reopen_arg = a->reopen_arg;
+		s->reopen_ended = a->ended;
 		s->source = src;
 		src->reopeners++;
 	}

@@ -84,6 +84,7 @@ struct l7mp_session {
 	struct l7mp_source *source; /* only with reopen, and while the source lives */
 	int (*reopen)(void *arg, struct l7mp_stream **out);
 	void *reopen_arg;
+	void (*reopen_ended)(void *arg);
 	struct l7mp_timer timer; /* idle, drain, track */
 	struct l7mp_task task;   /* closes; frees */
 

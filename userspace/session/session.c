@@ -256,6 +256,18 @@ static void close_streams(struct l7mp_session *s)
 	}
 }
 
+/* Who could have opened the source again is free to make another session. */
+static void let_source_go(struct l7mp_session *s)
+{
+	if (!s->source)
+		return;
+	s->source->reopeners--;
+	s->source = NULL;
+	s->reopen = NULL;
+	if (s->reopen_ended)
+		s->reopen_ended(s->reopen_arg);
+}
+
 /* All streams are gone. */
 static void over(struct l7mp_session *s)
 {
@@ -269,6 +281,7 @@ static void over(struct l7mp_session *s)
 	m->env->stats->sessions_ended++;
 	if (m->ended)
 		m->ended(m->ended_arg, s);
+	let_source_go(s);
 	l7mp_sessions_track(s);
 }
 

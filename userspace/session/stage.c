@@ -46,10 +46,13 @@ static void on_end(void *owner, int code)
 	if (s->ending)
 		return;
 	/* An upstream that hangs up while the other side goes on is a drop, if drops are to be retried. */
-	if (st->index && !stage_in(st)->end &&
+	if ((st->index || s->reopen) && !stage_in(st)->end &&
 	    (s->lookup.route->retry_on & L7MP_RETRY_DISCONNECT)) {
 		l7mp_error_set(&err, 0, L7MP_OK, "the peer closed the connection");
-		l7mp_stage_lost(st, &err);
+		if (st->index)
+			l7mp_stage_lost(st, &err);
+		else
+			l7mp_stage_source_lost(st, &err);
 		return;
 	}
 	l7mp_pipe_end(s, st->index, code);
