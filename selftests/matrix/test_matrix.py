@@ -36,6 +36,12 @@ VARIANTS = {
     "one": (["logger"], ["metric"]),
     "three": (["jsonencap", "logger", "jsondecap"], ["jsonencap", "logger", "jsondecap"]),
 }
+TRANSFORMERS = {
+    "logger": {"protocol": "Logger", "log_file": "/dev/null"},
+    "metric": {"protocol": "Metric"},
+    "jsonencap": {"protocol": "JSONEncap"},
+    "jsondecap": {"protocol": "JSONDecap"},
+}
 # The closed list of reasons for a cell that is not run (docs/protocols.md).
 SKIP = {
     "single": "a listener with a single session has no second member",
@@ -143,10 +149,8 @@ def columns():
 def document(cells, port):
     """The configuration of a daemon that has all these cells."""
     listeners = [l7test.controller(port)]
-    clusters = [{"name": "logger", "spec": {"protocol": "Logger", "log_file": "/dev/null"}},
-                {"name": "metric", "spec": {"protocol": "Metric"}},
-                {"name": "jsonencap", "spec": {"protocol": "JSONEncap"}},
-                {"name": "jsondecap", "spec": {"protocol": "JSONDecap"}}]
+    used = {name for c in cells for chain in VARIANTS[c.variant] for name in chain}
+    clusters = [{"name": name, "spec": spec} for name, spec in TRANSFORMERS.items() if name in used]
     for c in cells:
         ingress, egress = VARIANTS[c.variant]
         listeners.append({"name": c.id, "spec": c.row.spec(c), "rules": [{"action": {
@@ -224,19 +228,7 @@ def relay(cell, api):
         acceptor = threading.Thread(target=lambda: box.append(server.accept()), daemon=True)
         acceptor.start()
         if http:
-            whole = b"".join(messages)
-            sender = threading.Thread(target=lambda: (client.send(whole), client.finish()), daemon=True)
-            sender.start()
-            acceptor.join(peers.TIMEOUT)
-            upstream = box[0]
-            collect(upstream, whole, len(messages) == 1)
-            sender.join(peers.TIMEOUT)
-            for m in messages:
-                upstream.send(m)
-                if upstream.datagram:
-                    time.sleep(0.0005)
-            upstream.close()
-            collect(client, whole, False)
+            upstream = request(cell, client, messages, acceptor, box)
         else:
             client.send(messages[0])
             acceptor.join(peers.TIMEOUT)
@@ -268,6 +260,47 @@ def relay(cell, api):
             wait_gone(api, cell, False)
     finally:
         server.close()
+
+
+def request(cell, client, messages, acceptor, box):
+    """HTTP: the body is all that is sent, the answer all that comes back."""
+    whole = b"".join(messages)
+    answered = threading.Event()
+    # WebSocket has no half-close: the body's end becomes a Close frame, which a server answers with its own. So there
+    # the answer is given while the body is still coming.
+    early = cell.column.name == "WebSocket"
+
+    def send():
+        client.send(whole)
+        if early:
+            answered.wait(peers.TIMEOUT)
+        client.finish()
+
+    def answer(upstream):
+        for m in messages:
+            upstream.send(m)
+            if upstream.datagram:
+                time.sleep(0.0005)
+        answered.set()
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    acceptor.join(peers.TIMEOUT)
+    assert box, "the cluster did not connect"
+    upstream = box[0]
+    if early:
+        first = upstream.recv(0)
+        answer(upstream)
+        assert whole.startswith(first)
+        collect(upstream, whole[len(first):], False)
+    else:
+        collect(upstream, whole, len(messages) == 1)
+        answer(upstream)
+    sender.join(peers.TIMEOUT)
+    if not early:
+        upstream.close()
+    collect(client, whole, False)
+    upstream.close()
+    return upstream
 
 
 def server_closes(cell, server):
