@@ -71,6 +71,8 @@ static void timer_cb(struct l7mp_timer *t, void *arg)
 		l7mp_sio_teardown(s, s->q.count > 0);
 	else if (s->connecting)
 		l7mp_sio_dial_again(s);
+	else if (!s->reading)
+		l7mp_sio_fail(s, -ECONNRESET);
 }
 
 int l7mp_sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
@@ -210,6 +212,9 @@ void l7mp_sio_read(struct l7mp_sio *s, bool on)
 	if (s->closing || s->reading == on)
 		return;
 	s->reading = on;
+	s->started = true;
+	if (on && !s->connecting)
+		l7mp_timer_stop(s->loop, &s->timer);
 	/* Stopping waits for the next event: a short pause costs no system call. */
 	if (on)
 		l7mp_sio_watch(s);

@@ -12,6 +12,7 @@
 #define SIO_IOV       32
 #define SIO_CLOSE_MS  5000 /* how long a close waits for what is queued */
 #define SIO_LINGER_MS 1000 /* how long it reads on, so that no RST overtakes what was written */
+#define SIO_STALL_MS  5000 /* how long a socket that was reset is kept while reading is stopped */
 #define SIO_DIAL_MS   5    /* between attempts when a UNIX listener's backlog is full */
 
 enum sio_kind { SIO_TCP, SIO_UNIX, SIO_PIPE };
@@ -31,6 +32,7 @@ struct l7mp_sio {
 	int werr;                 /* writing failed, reading goes on to the end */
 	uint8_t kind;
 	bool reading, read_armed, eof;
+	bool started; /* was read from once: before that the descriptor is not watched */
 	bool connecting, full, shut, shut_done;
 	bool closing, lingering, gone;
 	bool tell_connected, tell_error, tell_drain;

@@ -23,6 +23,12 @@ void l7mp_sio_watch(struct l7mp_sio *s)
 		out = EPOLLOUT;
 	if (wio == &s->in)
 		in |= out;
+	/*
+	 * Of a paused socket only an error is wanted, once: EPOLLERR can't be masked, and
+	 * edge-triggered it does not come again and again.
+	 */
+	if (!in && sio_is_socket(s) && !s->eof && !s->closing && s->started)
+		in = EPOLLET;
 	rc = s->in.fd >= 0 ? l7mp_io_set(s->loop, &s->in, in) : 0;
 	if (!rc && wio == &s->out && s->out.fd >= 0)
 		rc = l7mp_io_set(s->loop, &s->out, out);
@@ -232,6 +238,21 @@ void l7mp_sio_linger(struct l7mp_sio *s)
 
 /* ---- events ---- */
 
+/*
+ * A reset of a socket that nobody reads: what it has received may still be wanted, but
+ * when reading stays stopped nobody would ever hear of it.
+ */
+static void paused(struct l7mp_sio *s, uint32_t events)
+{
+	if ((events & EPOLLERR) && sio_is_socket(s) &&
+	    l7mp_timer_start(s->loop, &s->timer, SIO_STALL_MS)) {
+		l7mp_sio_fail(s, -ECONNRESET);
+		return;
+	}
+	s->read_armed = false;
+	l7mp_sio_watch(s);
+}
+
 void l7mp_sio_in_cb(struct l7mp_io *io, uint32_t events)
 {
 	struct l7mp_sio *s = l7mp_container_of(io, struct l7mp_sio, in);
@@ -252,8 +273,7 @@ void l7mp_sio_in_cb(struct l7mp_io *io, uint32_t events)
 	} else if (s->reading) {
 		on_readable(s, events);
 	} else {
-		s->read_armed = false;
-		l7mp_sio_watch(s);
+		paused(s, events);
 	}
 }
 
