@@ -65,6 +65,12 @@ static void schedule(struct session_stage *st, const struct l7mp_error *err, uin
 		give_up(st, &oom);
 }
 
+/* What was up until now and has said its end, or was told of ours, was not dropped: it is over. */
+static bool is_over(const struct session_stage *st, bool lost)
+{
+	return lost && (stage_out(st)->shut || stage_in(st)->end);
+}
+
 /* May it be tried again? `lost`: it was up until now. */
 static bool may_retry(const struct session_stage *st, bool lost)
 {
@@ -72,8 +78,7 @@ static bool may_retry(const struct session_stage *st, bool lost)
 
 	if (!(route(st)->retry_on & need) || st->retries >= route(st)->num_retries)
 		return false;
-	/* What has said its end, or was told of ours, was not dropped: it is over. */
-	return !lost || (!stage_out(st)->shut && !stage_in(st)->end);
+	return !is_over(st, lost);
 }
 
 /* Forgets the connection, keeps what waits for the next one. */
@@ -125,12 +130,12 @@ void l7mp_stage_move(struct session_stage *st)
 		return;
 	l7mp_error_set(&err, 0, L7MP_OK, "the endpoint was deleted");
 	lost = disconnect(st, false);
-	if (!may_retry(st, lost)) {
+	if (is_over(st, lost)) {
 		give_up(st, &err);
 		return;
 	}
 	fresh_pipes(st);
-	/* Not the stage's failure: nothing to wait for. */
+	/* The operator's wish, not a failure: whatever retry_on says, and nothing to wait for. */
 	schedule(st, &err, 0);
 }
 
