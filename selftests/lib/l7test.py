@@ -142,22 +142,37 @@ class Proxy:
         self.out_path = os.path.join(self.dir.name, "stdout")
         self.err_path = os.path.join(self.dir.name, "stderr")
         exe = str(ROOT / build / "l7mp-proxy") if build else program("l7mp-proxy")
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(os.path.join(self.dir.name, "notify"))
+        env = dict(os.environ, NOTIFY_SOCKET=self.notify.getsockname(), **(env or {}))
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             self.process = subprocess.Popen([*wrapper, exe, "-c", self.path, *args], stdout=out, stderr=err,
-                                            stdin=subprocess.DEVNULL, env=dict(os.environ, **(env or {})))
+                                            stdin=subprocess.DEVNULL, env=env)
         self.pid = self.process.pid
         self.api = Api(port)
         if wait:
             self.wait_ready()
 
+    def notified(self, seconds=10):
+        """What the daemon told its supervisor next, as a dict; {} when nothing came in time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.notify.settimeout(0.05)
+            try:
+                return dict(line.split("=", 1) for line in self.notify.recv(4096).decode().splitlines())
+            except TimeoutError:
+                if self.process.poll() is not None:
+                    break
+        return {}
+
     def wait_ready(self, seconds=20):
-        def ready():
-            if self.process.poll() is not None:
-                raise AssertionError(f"the proxy ended at start: {self.stderr()}")
-            with socket.create_connection(("127.0.0.1", self.api.port), 1):
-                return True
-        if not wait_for(ready, seconds):
-            raise AssertionError(f"the proxy did not become ready: {self.stderr()}")
+        """Until all listeners are up (a port that accepts is not enough)."""
+        while message := self.notified(seconds):
+            if message.get("READY") == "1":
+                return
+        if self.process.poll() is not None:
+            raise AssertionError(f"the proxy ended at start: {self.stderr()}")
+        raise AssertionError(f"the proxy did not become ready: {self.stderr()}")
 
     def stdout(self):
         return pathlib.Path(self.out_path).read_text(errors="replace")
@@ -189,6 +204,7 @@ class Proxy:
             self.process.wait()
             raise AssertionError(f"the proxy did not stop: {self.stderr()[-3000:]}") from None
         err = self.stderr()
+        self.notify.close()
         self.dir.cleanup()
         if check:
             assert not SANITIZER.search(err), f"sanitizer: {err[-6000:]}"
