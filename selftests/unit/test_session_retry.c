@@ -242,14 +242,13 @@ static void test_missing_cluster(void **state)
 	assert_non_null(strstr(f->last_reason, "there is no cluster 'later'"));
 }
 
-static void test_deleted_endpoint(void **state)
+static void deleted_endpoint(struct sfix *f, const char *retry)
 {
-	struct sfix *f = *state;
 	struct l7mp_change *change;
 	struct l7mp_error err = {0};
 	struct fake_stream *src, *up;
 
-	sfix_simple(f, "FakeDgram", "FakeDgram", ALWAYS);
+	sfix_simple(f, "FakeDgram", "FakeDgram", retry);
 	src = fake_accept(&f->world, "l", "s1", NULL);
 	l7mp_loop_turn(f->loop);
 	assert_string_equal(sfix_json(f, "s1", "/destination/endpoint/name"), "e1");
@@ -264,6 +263,16 @@ static void test_deleted_endpoint(void **state)
 	up = fake_connected(&f->world, "c", 1);
 	assert_string_equal(up->address, "two");
 	assert_string_equal(up->written, "kept|");
+}
+
+static void test_deleted_endpoint(void **state)
+{
+	deleted_endpoint(*state, ALWAYS);
+}
+
+static void test_deleted_endpoint_never(void **state)
+{
+	deleted_endpoint(*state, ",'retry':{'retry_on':'never'}");
 }
 
 static int reopen(void *arg, struct l7mp_stream **out)
@@ -333,6 +342,7 @@ int main(void)
 	        T(test_missing_cluster),
 	        T(test_reopen),
 	        T(test_deleted_endpoint),
+	        T(test_deleted_endpoint_never),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
