@@ -244,6 +244,15 @@ void off_attach_update_all(struct l7mp_offload_engine *e)
 		off_attach_update(e, l);
 }
 
+void off_attach_retry_all(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next)
+		l->tried = false;
+	off_attach_update_all(e);
+}
+
 /* ---- after a crash ---- */
 
 static void clean_record(struct l7mp_offload_engine *e, const struct off_maps *old,

@@ -277,7 +277,7 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news)) {
 		off_settings_clear(&e->set);
 		e->set = news;
-		off_attach_update_all(e);
+		off_attach_retry_all(e);
 		return 0;
 	}
 	l7mp_offload_stop(e);

@@ -161,6 +161,7 @@ void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	} else if (link_change(l, &news)) {
 		/* IPv4 routes of a link that goes down vanish without a message of their own. */
 		off_hops_dirty_all(e);
+		off_retry_soon(e);
 	}
 	off_attach_update(e, l);
 }

@@ -26,6 +26,7 @@ static void resync(struct l7mp_offload_engine *e)
 	}
 	off_hops_dirty_all(e);
 	off_attach_update_all(e);
+	off_retry_soon(e);
 }
 
 static int on_event(const struct nlmsghdr *nlh, void *arg)

@@ -166,6 +166,8 @@ void off_choose(const struct off_link *l, enum l7mp_offload_mode mode, struct of
 /* Attaches what is wanted and detaches what is not any more. */
 void off_attach_update(struct l7mp_offload_engine *e, struct off_link *l);
 void off_attach_update_all(struct l7mp_offload_engine *e);
+/* The same, also for interfaces that were refused before. */
+void off_attach_retry_all(struct l7mp_offload_engine *e);
 void off_detach(struct l7mp_offload_engine *e, struct off_link *l);
 bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
 /* no_init: sees whether our pinned programs serve the interface. */

@@ -153,6 +153,8 @@ static void hop_free(struct l7mp_offload_engine *e, struct off_hop *hop)
 /* Nobody uses it: only a failed one is kept, to see when it gets better. */
 static void hop_idle(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
+	if (hop->dirty) /* about to be looked up: it may be failed by now, and worth keeping */
+		return;
 	if (hop->reason == L7MP_REASON_NONE || e->n_failed_hops >= FAILED_MAX) {
 		hop_free(e, hop);
 		return;

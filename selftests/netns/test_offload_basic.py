@@ -1,0 +1,383 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=180
+"""The kernel fast path on a gateway with two legs: flows carry UDP, doubtful packets go up,
+nothing is lost at the hand-over, nothing is left behind at the end."""
+import json
+import os
+import pathlib
+import socket
+import struct
+import sys
+import threading
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+import l7net  # noqa: E402
+import l7test  # noqa: E402
+
+PACKETS = 1_000_000 if l7test.FULL else 50_000
+PINS = pathlib.Path("/sys/fs/bpf/l7mp")
+
+
+def cluster(address, port=9001, name="upstream"):
+    return {"name": name, "spec": {"protocol": "UDP", "port": port},
+            "endpoints": [{"spec": {"address": address}}]}
+
+
+def config(instance, ifs, destination, address="10.9.1.1", admin=None, listener=None):
+    return {
+        "admin": {"offload": "init", "offload_ifs": ifs, "instance": instance, "log_level": "info",
+                  **(admin or {})},
+        "listeners": [
+            {"name": "udp", "spec": {"protocol": "UDP", "address": address, "port": 9000},
+             "rules": [{"action": {"route": {"destination": destination}}}], **(listener or {})},
+            l7test.controller(),
+        ],
+    }
+
+
+class Base(unittest.TestCase):
+    count = 0
+
+    def setUp(self):
+        if not l7test.ISOLATED:
+            self.skipTest("needs root")
+        if not os.path.ismount("/sys/fs/bpf"):
+            self.skipTest("needs a bpffs at /sys/fs/bpf")
+        Base.count += 1
+        self.instance = f"t{os.getpid()}-{Base.count}"
+        self.pins = PINS / self.instance
+        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
+        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
+        self.addCleanup(self.a.close)
+        self.addCleanup(self.b.close)
+
+    def proxy(self, **kw):
+        kw.setdefault("ifs", "legA,legB")
+        kw.setdefault("destination", cluster("10.9.2.2"))
+        p = l7test.Proxy(config(self.instance, **kw))
+        self.assertEqual(p.api.get("/offload")[0], 200)
+        return p
+
+    @staticmethod
+    def session(p, name="UDP:"):
+        for s in p.api.get("/sessions")[1]:
+            n = s if isinstance(s, str) else s["name"]
+            if n.startswith(name):
+                return p.api.get("/sessions/" + n)[1]
+        return None
+
+    def wait_fast(self, p, name="UDP:"):
+        def fast():
+            s = self.session(p, name)
+            return s if s and s["offload"]["state"] == "fast" else None
+        s = l7test.wait_for(fast, 5)
+        self.assertIsNotNone(s, f"not offloaded: {json.dumps(self.session(p, name))} {p.stderr()}")
+        return s
+
+    def ping(self, client, server, to=("10.9.1.1", 9000), payload=b"ping", expect=None):
+        """There and back once; what the server saw as its peer."""
+        client.sendto(payload, to)
+        data, peer = server.recvfrom(65536)
+        self.assertEqual(data, payload)
+        server.sendto(payload[::-1], peer)
+        self.assertEqual(client.recv(65536), payload[::-1])
+        return peer
+
+    def verdicts(self, p):
+        return p.api.get("/offload")[1]["verdicts"]
+
+    def nothing_left(self, devices=("legA", "legB")):
+        for dev in devices:
+            self.assertEqual(l7net.filters(dev), [])
+            self.assertNotIn("clsact", l7net.qdiscs(dev))
+            self.assertIsNone(l7net.xdp(dev))
+        self.assertFalse(self.pins.exists(), f"{self.pins} is still there")
+
+
+class Gateway(Base):
+    def test_flow_and_doubtful_packets(self):
+        """packets go through the flow, doubtful ones through user space, each counted once"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.ping(client, server)
+            s = self.wait_fast(p)
+            self.assertEqual([d["hook"] for d in s["offload"]["directions"]], ["tc", "tc"])
+            self.assertEqual([d["interface"] for d in s["offload"]["directions"]], ["legA", "legB"])
+            before = s["stats"]
+            for i in range(500):
+                self.ping(client, server, payload=b"%d" % i)
+            after = self.session(p)["stats"]
+            for way in ("ingress", "egress"):
+                self.assertEqual(after[way]["slow"], before[way]["slow"])
+                self.assertEqual(after[way]["fast"]["packets"] - before[way]["fast"]["packets"], 500)
+            flows = p.api.get("/offload/flows")[1]
+            self.assertEqual(len(flows), 2)
+            self.assertEqual(flows[0]["packets"], after["ingress"]["fast"]["packets"])
+            self.doubtful(p, client, server)
+        self.nothing_left()
+
+    def doubtful(self, p, client, server):
+        before, seen = self.session(p)["stats"], self.verdicts(p)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x01\x01\x01\x01")
+        client.sendto(b"option", ("10.9.1.1", 9000))
+        self.assertEqual(server.recv(65536), b"option")
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"")
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        client.sendto(b"ttl", ("10.9.1.1", 9000))
+        self.assertEqual(server.recv(65536), b"ttl")
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 64)
+        client.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER: fragments
+        client.sendto(b"f" * 3000, ("10.9.1.1", 9000))
+        self.assertEqual(server.recv(65536), b"f" * 3000)
+        after, now = self.session(p)["stats"], self.verdicts(p)
+        self.assertEqual(after["ingress"]["slow"]["packets"] - before["ingress"]["slow"]["packets"], 3)
+        self.assertEqual(after["ingress"]["slow"]["bytes"] - before["ingress"]["slow"]["bytes"], 3009)
+        self.assertEqual(after["ingress"]["fast"], before["ingress"]["fast"])
+        for reason in ("ip-options", "ttl", "fragment"):
+            self.assertGreater(now[reason], seen[reason], reason)
+
+    def test_ipv6(self):
+        """the same over IPv6"""
+        client, server = self.a.udp(5000, "fd09:1::2"), self.b.udp(9001, "fd09:2::2")
+        with self.proxy(address="fd09:1::1", destination=cluster("fd09:2::2")) as p:
+            self.ping(client, server, ("fd09:1::1", 9000))
+            before = self.wait_fast(p)["stats"]
+            for i in range(200):
+                self.ping(client, server, ("fd09:1::1", 9000), b"%d" % i)
+            after = self.session(p)["stats"]
+            self.assertEqual(after["ingress"]["slow"], before["ingress"]["slow"])
+            self.assertEqual(after["egress"]["slow"], before["egress"]["slow"])
+            self.assertEqual(after["ingress"]["fast"]["packets"] - before["ingress"]["fast"]["packets"], 200)
+
+    def test_exact_across_the_hand_over(self):
+        """what is sent arrives, each once, and slow and fast counters add up to it"""
+        client, server = self.a.udp(5000), self.b.udp(9001, rcvbuf=256 << 20)
+        got, done = [], threading.Event()
+
+        def receive():
+            server.settimeout(0.5)
+            while not done.is_set() or len(got) < PACKETS:
+                try:
+                    got.append(struct.unpack("!I", server.recv(100)[:4])[0])
+                except TimeoutError:
+                    if done.is_set():
+                        return
+
+        with self.proxy() as p:
+            thread = threading.Thread(target=receive)
+            thread.start()
+            payload = bytes(96)
+            for i in range(PACKETS):
+                client.sendto(struct.pack("!I", i) + payload, ("10.9.1.1", 9000))
+                if i % 1000 == 999:  # at most so many are on their way
+                    l7test.wait_for(lambda n=i: len(got) > n - 3000, 5, 0.0005)
+            done.set()
+            thread.join()
+            self.assertEqual(len(got), PACKETS)
+            self.assertEqual(len(set(got)), PACKETS)
+            late = sum(1 for x, y in zip(got, got[1:]) if y < x)
+            stats = self.session(p)["stats"]["ingress"]
+            print(f"# slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, out of order {late}")
+            self.assertGreater(stats["fast"]["packets"], PACKETS * 0.9)
+            self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], PACKETS)
+            self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], PACKETS * 100)
+
+    def test_echo_and_discard(self):
+        """Echo is reflected and Discard swallowed by the kernel"""
+        client = self.a.udp(5000)
+        with self.proxy(destination={"name": "echo", "spec": {"protocol": "Echo"}}) as p:
+            client.sendto(b"one", ("10.9.1.1", 9000))
+            self.assertEqual(client.recv(100), b"one")
+            before = self.wait_fast(p)["stats"]
+            for i in range(100):
+                client.sendto(b"%d" % i, ("10.9.1.1", 9000))
+                self.assertEqual(client.recv(100), b"%d" % i)
+            after = self.session(p)["stats"]
+            for way in ("ingress", "egress"):
+                self.assertEqual(after[way]["slow"], before[way]["slow"])
+                self.assertEqual(after[way]["fast"]["packets"] - before[way]["fast"]["packets"], 100)
+        with self.proxy(destination={"name": "drop", "spec": {"protocol": "Discard"}}) as p:
+            client.sendto(b"one", ("10.9.1.1", 9000))
+            before = self.wait_fast(p)["stats"]
+            for i in range(100):
+                client.sendto(b"%d" % i, ("10.9.1.1", 9000))
+            after = self.session(p)["stats"]
+            self.assertEqual(after["ingress"]["fast"]["packets"] - before["ingress"]["fast"]["packets"], 100)
+            self.assertEqual(after["ingress"]["slow"], before["ingress"]["slow"])
+            self.assertEqual(self.verdicts(p)["counted"], after["ingress"]["fast"]["packets"])
+
+    def test_reasons(self):
+        """a session that can't be fast says why"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy(ifs="legA") as p:
+            self.ping(client, server)
+            s = l7test.wait_for(lambda: (lambda s: s if s and s["offload"]["directions"][0]["reason"] !=
+                                         "pending" else None)(self.session(p)))
+            self.assertEqual(s["offload"]["directions"][0]["reason"], "interface-not-enabled")
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legA,legB"}})[0], 200)
+            self.wait_fast(p)  # asked again when the interface is there
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload": "disable"}})[0], 200)
+            s = self.session(p)
+            self.assertEqual(s["offload"]["directions"][0]["reason"], "disabled")
+            self.nothing_left()
+            self.ping(client, server)
+
+    def test_no_interface(self):
+        """without an interface nothing is loaded or attached"""
+        with self.proxy(ifs=[]) as p:
+            o = p.api.get("/offload")[1]
+            self.assertEqual((o["state"], o["interfaces"], o["maps"]), ("disabled", [], []))
+            self.nothing_left()
+
+
+class Changes(Base):
+    def test_route_and_neighbour(self):
+        """a changed neighbour, route or link is followed at once"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.ping(client, server)
+            self.wait_fast(p)
+            self.b.run("ip link set dev eth0 address 02:00:00:00:99:01")
+            l7net.ip("neigh replace 10.9.2.2 lladdr 02:00:00:00:99:01 dev legB")
+            time.sleep(0.1)
+            flow = p.api.get("/offload/flows")[1][0]
+            self.assertEqual(flow["exit"]["dmac"], "02:00:00:00:99:01")
+            self.ping(client, server)
+            l7net.ip("link set legB down")
+            time.sleep(0.1)
+            self.assertEqual(p.api.get("/offload/flows")[1], [])
+            self.assertEqual(self.session(p)["offload"]["directions"][0]["reason"], "no-route")
+            l7net.ip("link set legB up")
+            l7test.wait_for(lambda: "UP" in l7net.ip("link show legB"), 5)
+
+            def again():
+                client.sendto(b"again", ("10.9.1.1", 9000))
+                server.settimeout(0.2)
+                return server.recv(100)
+            self.assertTrue(l7test.wait_for(again, 5))
+            self.wait_fast(p)
+            try:
+                while server.recv(100):  # what was sent while the neighbour was being found
+                    pass
+            except TimeoutError:
+                pass
+            server.settimeout(5)
+            self.wait_fast(p)
+            before = self.session(p)["stats"]["ingress"]
+            self.ping(client, server)
+            after = self.session(p)["stats"]["ingress"]
+            self.assertEqual(after["slow"], before["slow"])
+
+    def test_interfaces_come_and_go(self):
+        """`all` serves what comes up later; what vanishes or is renamed is let go"""
+        with self.proxy(ifs="all") as p:
+            def names():
+                return sorted(i["name"] for i in p.api.get("/offload")[1]["interfaces"] if i["hook"] != "none")
+            self.assertEqual(names(), ["legA", "legB"])
+            l7net.ip("link add late0 type veth peer name late1")
+            l7net.ip("link set late0 up")
+            self.assertTrue(l7test.wait_for(lambda: "late0" in names(), 2))
+            self.assertEqual(l7net.filters("late1"), [])
+            l7net.ip("link del late0")
+            self.assertTrue(l7test.wait_for(lambda: "late0" not in names(), 2))
+        self.nothing_left()
+        with self.proxy(ifs="legA,later") as p:
+            l7net.ip("link set legB name later")
+            self.assertTrue(l7test.wait_for(lambda: "later" in [
+                i["name"] for i in p.api.get("/offload")[1]["interfaces"] if i["hook"] == "tc"], 2))
+            l7net.ip("link set later name legB")
+            self.assertTrue(l7test.wait_for(lambda: l7net.filters("legB") == [], 2))
+            self.assertNotIn("clsact", l7net.qdiscs("legB"))
+
+
+class Endings(Base):
+    def test_kill(self):
+        """after SIGKILL flows forward on; the next start cleans up"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        p = self.proxy()
+        peer = self.ping(client, server)
+        self.wait_fast(p)
+        p.process.kill()
+        p.process.wait()
+        for i in range(50):
+            client.sendto(b"%d" % i, ("10.9.1.1", 9000))
+            self.assertEqual(server.recv(100), b"%d" % i)
+            server.sendto(b"back", peer)
+            self.assertEqual(client.recv(100), b"back")
+        self.assertTrue((self.pins / "flows").exists())
+        p.dir.cleanup()
+        with self.proxy() as q:
+            self.assertEqual(q.api.get("/offload/flows")[1], [])
+            self.assertEqual(len(l7net.filters("legA")), 1)
+            self.ping(client, server)
+            self.wait_fast(q)
+        self.nothing_left()
+
+    def test_no_init(self):
+        """no_init uses what is attached and pinned, leaves it, and refuses when there is nothing"""
+        status, _, err = l7test.run_proxy("-c", self.write(config(
+            self.instance, "legA,legB", cluster("10.9.2.2"), admin={"offload": "no_init"})))
+        self.assertEqual(status, 1)
+        self.assertIn("can't open", err)
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        p = self.proxy()
+        self.ping(client, server)
+        self.wait_fast(p)
+        p.process.kill()
+        p.process.wait()
+        p.dir.cleanup()
+        ids = [f["options"]["prog"]["id"] for f in l7net.filters("legA")]
+        with self.proxy(admin={"offload": "no_init"}) as q:
+            self.ping(client, server)
+            self.wait_fast(q)
+        self.assertEqual([f["options"]["prog"]["id"] for f in l7net.filters("legA")], ids)
+        self.assertTrue((self.pins / "flows").exists())
+        with self.proxy():
+            pass
+        self.nothing_left()
+
+    def write(self, conf):
+        path = pathlib.Path(f"/tmp/l7mp-{self.instance}.json")
+        path.write_text(json.dumps(conf))
+        self.addCleanup(path.unlink)
+        return str(path)
+
+    def test_two_daemons(self):
+        """a second daemon on the instance is refused, one with another instance is not"""
+        with self.proxy() as p:
+            second = config(self.instance, "legA", cluster("10.9.2.2"))
+            status, _, err = l7test.run_proxy("-c", self.write(second))
+            self.assertEqual(status, 1)
+            self.assertIn(f"instance '{self.instance}' is in use", err)
+            self.assertEqual(p.api.get("/offload")[1]["state"], "active")
+            other = config(self.instance + "x", "legA", cluster("10.9.2.2"))
+            other["listeners"] = [l7test.controller(1235)]
+            with l7test.Proxy(other, port=1235) as q:
+                self.assertEqual(q.api.get("/offload")[1]["state"], "active")
+                self.assertEqual(len(l7net.filters("legA")), 2)
+            self.assertEqual(len(l7net.filters("legA")), 1)
+        self.nothing_left()
+
+    def test_foreign_clsact(self):
+        """a clsact and a filter that were there before stay, and still see what we pass"""
+        l7net.sh("tc", "qdisc", "add", "dev", "legA", "clsact")
+        l7net.sh("tc", "filter", "add", "dev", "legA", "ingress", "pref", "5", "handle", "7", "bpf", "da",
+                 "object-file", str(l7test.ROOT / os.environ.get("L7MP_BUILD", "build/asan") / "bpf/l7mp_tc.bpf.o"),
+                 "section", "tc", check=False)
+        theirs = len(l7net.filters("legA"))
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.assertEqual(len(l7net.filters("legA")), theirs + 1)
+            self.ping(client, server)
+            self.wait_fast(p)
+        self.assertEqual(len(l7net.filters("legA")), theirs)
+        self.assertIn("clsact", l7net.qdiscs("legA"))
+        self.assertNotIn("clsact", l7net.qdiscs("legB"))
+        self.assertTrue(theirs, "tc could not attach the foreign filter")
+
+
+if __name__ == "__main__":
+    l7test.main()
