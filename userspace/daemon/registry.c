@@ -12,6 +12,8 @@
 	X(l7mp_proto_http)        \
 	X(l7mp_proto_ws)          \
 	X(l7mp_proto_unix)        \
+	X(l7mp_proto_unix_dgram) \
+	X(l7mp_proto_unix_seqpacket) \
 	X(l7mp_transform_stdio)   \
 	X(l7mp_transform_echo)    \
 	X(l7mp_transform_discard) \
