@@ -14,6 +14,7 @@
 	X(l7mp_proto_unix)        \
 	X(l7mp_proto_unix_dgram) \
 	X(l7mp_proto_unix_seqpacket) \
+	X(l7mp_proto_jsonsocket) \
 	X(l7mp_transform_stdio)   \
 	X(l7mp_transform_echo)    \
 	X(l7mp_transform_discard) \
