@@ -41,6 +41,7 @@ DOORS = {
     "uthash.h": r"^include/l7mp/hash\.h$",
     "utlist.h": r"^include/l7mp/hash\.h$",
     "curl/": r"^userspace/ctl/",
+    "openssl/ssl.h": r"^userspace/proto/tls",
     "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|proto|transform|offload|api|daemon)/)",
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)

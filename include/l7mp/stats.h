@@ -12,6 +12,8 @@
 
 /* X(identifier, text, what it means) */
 #define L7MP_DROPS(X)                                                                              \
+	X(RECEIVE_BUFFER, "receive-buffer",                                                        \
+	  "dropped by the kernel before they were read: a socket's receive buffer was full")       \
 	X(PEER, "peer", "a datagram from a peer that the listener does not accept")                \
 	X(QUEUE, "queue", "the bounded queue before a stage was full")                             \
 	X(NOT_CONNECTED, "not-connected", "a stage was not connected and could not be queued for") \
@@ -34,7 +36,8 @@
 	X(MAX_FLOWS, "max_flows", "kernel flows")                                               \
 	X(MAX_BODY, "max_body", "REST body")                                                    \
 	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                     \
-	X(DESCRIPTORS, "descriptors", "file descriptors of the process")
+	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
+	X(TLS, "tls", "TLS handshakes of clients that failed")
 
 #define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,
 enum l7mp_drop { L7MP_DROPS(L7MP_STAT_ENUM) L7MP_DROP_COUNT };

@@ -136,6 +136,14 @@ static void log_vanishing(const struct l7mp_change *change)
 	}
 }
 
+/* Certificates may be new although the config that names them is not. */
+static void reload_protocols(struct l7mp_app *app)
+{
+	for (size_t i = 0; app->env.protos[i]; i++)
+		if (app->env.states[i] && app->env.protos[i]->reload)
+			app->env.protos[i]->reload(&app->env, app->env.states[i]);
+}
+
 void l7mp_app_reload(struct l7mp_app *app)
 {
 	struct l7mp_change *change = NULL;
@@ -158,6 +166,7 @@ void l7mp_app_reload(struct l7mp_app *app)
 	} else {
 		l7mp_log_notice("daemon", "reloaded: %zu objects changed",
 		                l7mp_change_count(change));
+		reload_protocols(app);
 	}
 	l7mp_change_free(&change);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * A byte stream over a TCP or UNIX socket.
+ * A byte stream over a TCP or UNIX socket, or TLS over TCP.
  *
  * An error or close always ends in sio's `closed`, where the stream either tries
  * the next address (still connecting) or says `closed` and frees itself. Without an
@@ -16,7 +16,8 @@
 
 #include "l7mp/resolve.h"
 
-#define NEXT_ADDRESS_MS 500
+#define NEXT_ADDRESS_MS     500
+#define NEXT_ADDRESS_TLS_MS 2500 /* with the handshake */
 
 /* What only a connecting stream needs; given back when it is open. */
 struct dial {
@@ -25,20 +26,53 @@ struct dial {
 	size_t n, next;
 	cJSON *bind;
 	struct l7mp_timer timer; /* gives up on one address */
-	char *host;              /* as given; for messages */
+	char *host;              /* as given; for messages and certificates */
+	struct l7mp_tls_ctx *ctx;
 };
 
 struct sstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
-	struct l7mp_sio *sio;
+	struct l7mp_sio *sio; /* one of the two */
+	struct l7mp_tls *tls;
 	struct dial *dial;
 	struct l7mp_addr remote;
 	struct l7mp_task task; /* closed, when there is no sio to wait for */
 	int err;               /* negative errno that ended it */
+	char *why;             /* in words, when TLS failed */
 	enum l7mp_sstream_type type;
 	bool open, reading, closing;
 };
+
+/* ---- what is below ---- */
+
+static bool below_is_there(const struct sstream *s)
+{
+	return s->sio || s->tls;
+}
+
+static void below_close(struct sstream *s, bool abort)
+{
+	if (s->tls)
+		l7mp_tls_close(s->tls, abort);
+	else if (s->sio)
+		l7mp_sio_close(s->sio, abort);
+}
+
+static void below_read(struct sstream *s, bool on)
+{
+	if (s->tls)
+		l7mp_tls_read(s->tls, on);
+	else
+		l7mp_sio_read(s->sio, on);
+}
+
+static int below_local(const struct sstream *s, struct l7mp_addr *out)
+{
+	if (s->tls)
+		return l7mp_tls_local(s->tls, out);
+	return s->sio ? l7mp_sio_local(s->sio, out) : -ENOTCONN;
+}
 
 static void dial_free(struct sstream *s)
 {
@@ -50,6 +84,7 @@ static void dial_free(struct sstream *s)
 		l7mp_resolve_cancel(&d->resolve);
 	l7mp_timer_stop(s->env->loop, &d->timer);
 	cJSON_Delete(d->bind);
+	l7mp_tls_ctx_unref(&d->ctx);
 	free(d->addrs);
 	free(d->host);
 	free(d);
@@ -60,14 +95,18 @@ static void sstream_free(struct sstream *s)
 {
 	l7mp_task_cancel(s->env->loop, &s->task);
 	dial_free(s);
+	free(s->why);
 	free(s);
 }
+
+static const char *const type_names[] = {
+        [L7MP_SSTREAM_TCP] = "TCP", [L7MP_SSTREAM_UNIX] = "UNIX", [L7MP_SSTREAM_TLS] = "TLS"};
 
 static void describe(const struct sstream *s, struct l7mp_error *err)
 {
 	char text[L7MP_ADDR_STRLEN];
-	const char *why = l7mp_errno_text(s->err),
-	           *proto = s->type == L7MP_SSTREAM_TCP ? "TCP" : "UNIX";
+	const char *why = s->why ? s->why : l7mp_errno_text(s->err);
+	const char *proto = type_names[s->type];
 
 	if (s->open)
 		l7mp_error_set(err, s->err, L7MP_ERR_UPSTREAM, "%s %s: %s", proto,
@@ -102,13 +141,17 @@ static void finish_task(struct l7mp_task *t, void *arg)
 static void on_connected(void *arg)
 {
 	struct sstream *s = arg;
+	char text[128];
 
 	s->open = true;
 	s->err = 0;
 	dial_free(s);
-	if (s->type == L7MP_SSTREAM_TCP)
-		l7mp_tcp_tune(l7mp_sio_fd(s->sio));
-	l7mp_sio_read(s->sio, s->reading);
+	if (s->type != L7MP_SSTREAM_UNIX)
+		l7mp_tcp_tune(s->tls ? l7mp_tls_fd(s->tls) : l7mp_sio_fd(s->sio));
+	below_read(s, s->reading);
+	if (s->tls && s->base.events->notice)
+		s->base.events->notice(s->base.owner, "tls",
+		                       l7mp_tls_summary(s->tls, text, sizeof(text)));
 	s->base.events->open(s->base.owner);
 }
 
@@ -130,6 +173,12 @@ static void on_end(void *arg)
 {
 	struct sstream *s = arg;
 
+	if (s->tls && l7mp_tls_truncated(s->tls) && s->base.events->notice)
+		s->base.events->notice(s->base.owner, "tls-truncated",
+		                       "the peer ended without close_notify: what it sent may be "
+		                       "cut short");
+	if (s->closing)
+		return;
 	s->base.events->end(s->base.owner, 0);
 }
 
@@ -138,9 +187,13 @@ static void on_error(void *arg, int err)
 	struct sstream *s = arg;
 
 	s->err = err < 0 ? err : -EIO;
+	free(s->why);
+	s->why = NULL;
+	if (s->tls && *l7mp_tls_why(s->tls))
+		s->why = strdup(l7mp_tls_why(s->tls));
 	if (s->dial)
 		l7mp_timer_stop(s->env->loop, &s->dial->timer);
-	l7mp_sio_close(s->sio, true);
+	below_close(s, true);
 }
 
 static int dial_next(struct sstream *s);
@@ -150,6 +203,7 @@ static void on_closed(void *arg)
 	struct sstream *s = arg;
 
 	s->sio = NULL;
+	s->tls = NULL;
 	if (s->open || s->closing || !s->dial || dial_next(s))
 		finish(s);
 }
@@ -171,8 +225,7 @@ static void on_address_timer(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	s->err = -ETIMEDOUT;
-	if (s->sio)
-		l7mp_sio_close(s->sio, true);
+	below_close(s, true);
 }
 
 static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
@@ -186,6 +239,9 @@ static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
 	rc = l7mp_bind_for_family(s->dial->bind, l7mp_addr_family(remote), &local);
 	if (rc)
 		return rc;
+	if (s->type == L7MP_SSTREAM_TLS)
+		return l7mp_tls_connect(s->env->loop, s->dial->ctx, s->dial->host, remote, &local,
+		                        &sio_ops, s, &s->tls);
 	return l7mp_sio_connect_tcp(s->env->loop, remote, &local, &sio_ops, s, &s->sio);
 }
 
@@ -193,6 +249,7 @@ static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
 static int dial_next(struct sstream *s)
 {
 	struct dial *d = s->dial;
+	uint64_t patience = s->type == L7MP_SSTREAM_TLS ? NEXT_ADDRESS_TLS_MS : NEXT_ADDRESS_MS;
 
 	l7mp_timer_stop(s->env->loop, &d->timer);
 	while (d->next < d->n) {
@@ -200,10 +257,11 @@ static int dial_next(struct sstream *s)
 
 		if (!rc) {
 			if (d->next < d->n)
-				(void)l7mp_timer_start(s->env->loop, &d->timer, NEXT_ADDRESS_MS);
+				(void)l7mp_timer_start(s->env->loop, &d->timer, patience);
 			return 0;
 		}
 		s->sio = NULL;
+		s->tls = NULL;
 		s->err = rc;
 	}
 	return s->err ? s->err : -EHOSTUNREACH;
@@ -244,7 +302,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 		l7mp_buf_unref(buf);
 		return rc;
 	}
-	rc = l7mp_sio_write(s->sio, buf);
+	rc = s->tls ? l7mp_tls_write(s->tls, buf) : l7mp_sio_write(s->sio, buf);
 	return rc == L7MP_SIO_FULL ? L7MP_STREAM_FULL : rc;
 }
 
@@ -254,7 +312,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 
 	s->reading = !on;
 	if (s->open && !s->closing && !s->err)
-		l7mp_sio_read(s->sio, !on);
+		below_read(s, !on);
 }
 
 static void op_shutdown(struct l7mp_stream *base, int code)
@@ -262,7 +320,11 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 	struct sstream *s = (struct sstream *)base;
 
 	(void)code;
-	if (s->open && !s->closing && !s->err)
+	if (!s->open || s->closing || s->err)
+		return;
+	if (s->tls)
+		l7mp_tls_shutdown(s->tls);
+	else
 		l7mp_sio_shutdown(s->sio);
 }
 
@@ -270,10 +332,10 @@ static void op_close(struct l7mp_stream *base, bool abort)
 {
 	struct sstream *s = (struct sstream *)base;
 
-	if (s->sio) {
+	if (below_is_there(s)) {
 		/* A second close may still turn a patient one into an abort. */
 		if (!s->closing || abort)
-			l7mp_sio_close(s->sio, abort);
+			below_close(s, abort);
 	} else if (!s->closing) {
 		if (s->dial && s->dial->resolve)
 			l7mp_resolve_cancel(&s->dial->resolve);
@@ -306,7 +368,7 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 {
 	struct sstream *s = (struct sstream *)base;
 
-	return s->sio ? l7mp_sio_local(s->sio, out) : -ENOTCONN;
+	return below_local(s, out);
 }
 
 static const struct l7mp_stream_ops stream_ops = {
@@ -383,15 +445,34 @@ static int dial_numeric(struct sstream *s, const struct l7mp_addr *remote)
 	return dial_next(s);
 }
 
-int l7mp_sstream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
-                             const cJSON *bind, struct l7mp_stream **out, struct l7mp_error *err)
+int l7mp_sstream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
+                            const struct l7mp_addr *peer, struct l7mp_stream **out)
 {
-	struct sstream *s = dial_new(env, L7MP_SSTREAM_TCP);
+	struct sstream *s = sstream_new(env, L7MP_SSTREAM_TLS);
+
+	if (!s) {
+		l7mp_tls_drop(&tls);
+		return -ENOMEM;
+	}
+	s->remote = *peer;
+	s->open = true;
+	s->tls = tls;
+	l7mp_tls_set_owner(tls, &sio_ops, s);
+	*out = &s->base;
+	return 0;
+}
+
+static int connect_ip(struct l7mp_env *env, enum l7mp_sstream_type type, const char *host,
+                      uint16_t port, const cJSON *bind, struct l7mp_tls_ctx *ctx,
+                      struct l7mp_stream **out, struct l7mp_error *err)
+{
+	struct sstream *s = dial_new(env, type);
 	struct l7mp_addr remote;
 	int rc = -ENOMEM;
 
 	if (!s)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	s->dial->ctx = ctx ? l7mp_tls_ctx_ref(ctx) : NULL;
 	s->dial->host = strdup(host);
 	s->dial->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
 	if (!s->dial->host || (bind && !s->dial->bind))
@@ -410,6 +491,19 @@ fail:
 	describe(s, err);
 	sstream_free(s);
 	return rc;
+}
+
+int l7mp_sstream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
+                             const cJSON *bind, struct l7mp_stream **out, struct l7mp_error *err)
+{
+	return connect_ip(env, L7MP_SSTREAM_TCP, host, port, bind, NULL, out, err);
+}
+
+int l7mp_sstream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
+                             const cJSON *bind, struct l7mp_tls_ctx *ctx, struct l7mp_stream **out,
+                             struct l7mp_error *err)
+{
+	return connect_ip(env, L7MP_SSTREAM_TLS, host, port, bind, ctx, out, err);
 }
 
 int l7mp_sstream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,

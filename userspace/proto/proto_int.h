@@ -14,6 +14,7 @@
 #include "l7mp/loop.h"
 #include "l7mp/proto.h"
 #include "l7mp/sio.h"
+#include "l7mp/tls.h"
 
 /* ---- addresses from specs ---- */
 
@@ -107,10 +108,10 @@ int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /* TCP_NODELAY and keepalive (first probe after a minute, given up 50 s later), as every TCP stream has. */
 void l7mp_tcp_tune(int fd);
 
-/* ---- byte streams over sockets: TCP, UNIX ---- */
+/* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
 
-enum l7mp_sstream_type { L7MP_SSTREAM_TCP, L7MP_SSTREAM_UNIX };
-/* An accepted connection as a stream; takes fd, also on failure. `peer` may have len 0. */
+enum l7mp_sstream_type { L7MP_SSTREAM_TCP, L7MP_SSTREAM_UNIX, L7MP_SSTREAM_TLS };
+/* An accepted connection as a stream (not TLS); takes fd, also on failure. `peer` may have len 0. */
 int l7mp_sstream_accept(struct l7mp_env *env, enum l7mp_sstream_type type, int fd,
                         const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
@@ -120,5 +121,12 @@ int l7mp_sstream_accept(struct l7mp_env *env, enum l7mp_sstream_type type, int f
  */
 int l7mp_sstream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
                              const cJSON *bind, struct l7mp_stream **out, struct l7mp_error *err);
+/* The same over TLS, open after the handshake. `name` is whom the certificate must be for; ctx is borrowed. */
+int l7mp_sstream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
+                             const cJSON *bind, struct l7mp_tls_ctx *ctx, struct l7mp_stream **out,
+                             struct l7mp_error *err);
+/* An accepted TLS connection (taken, also on failure) as a stream. */
+int l7mp_sstream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
+                            const struct l7mp_addr *peer, struct l7mp_stream **out);
 int l7mp_sstream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
                               struct l7mp_stream **out, struct l7mp_error *err);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "l7mp/log.h"
 #include "l7mp/protos.h"
@@ -13,11 +14,23 @@
 
 static void accepted(struct l7mp_tcp_listener *base, int fd, const struct l7mp_addr *peer)
 {
-	l7mp_ws_head_read((struct ws_listener *)base, fd, peer);
+	struct ws_listener *l = (struct ws_listener *)base;
+	struct ws_from from = {.peer = *peer};
+
+	if (l->gate) {
+		l7mp_tls_gate_accept(l->gate, fd, peer);
+		return;
+	}
+	if (l7mp_fd_local(fd, &from.local))
+		close(fd);
+	else
+		l7mp_ws_head_read(l, fd, &from);
 }
 
 static void listener_free(struct ws_listener *l)
 {
+	l7mp_tls_gate_free(&l->gate);
+	l7mp_ws_tls_cancel_heads(l);
 	free(l->path);
 	free(l);
 }
@@ -27,14 +40,12 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_plistener **o
 {
 	struct ws_state *st = l7mp_proto_state(params->env, &l7mp_proto_ws, err);
 	const char *path = l7mp_json_str(params->spec, "path", NULL);
+	const cJSON *tls = l7mp_json_member(params->spec, "tls");
 	struct ws_listener *l;
-	int rc;
+	int rc = 0;
 
 	if (!st)
 		return -EIO;
-	if (l7mp_json_member(params->spec, "tls"))
-		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_REALISE,
-		                      "WebSocket: TLS is not supported yet");
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
@@ -46,7 +57,11 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_plistener **o
 			return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 		}
 	}
-	rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_ws, params, accepted, err);
+	if (tls)
+		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", l7mp_ws_tls_ready, l, &l->gate,
+		                        err);
+	if (!rc)
+		rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_ws, params, accepted, err);
 	if (rc < 0) {
 		listener_free(l);
 		return rc;
@@ -75,8 +90,14 @@ static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 	if (!st)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	st->env = env;
+	rc = l7mp_tls_set_new(&st->tls);
+	if (rc) {
+		free(st);
+		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	}
 	rc = l7mp_ws_context_start(st, err);
 	if (rc < 0) {
+		l7mp_tls_set_free(&st->tls);
 		if (st->context)
 			l7mp_ws_context_stop(st);
 		else
@@ -89,18 +110,22 @@ static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 
 static void ws_stop(struct l7mp_env *env, void *state)
 {
+	struct ws_state *st = state;
+
 	(void)env;
-	l7mp_ws_context_stop(state);
+	l7mp_tls_set_free(&st->tls);
+	l7mp_ws_context_stop(st);
+}
+
+static void ws_reload(struct l7mp_env *env, void *state)
+{
+	struct ws_state *st = state;
+
+	(void)env;
+	l7mp_tls_set_reload(st->tls);
 }
 
 /* ---- tables ---- */
-
-/* A key that would be ignored in silence: plain text where TLS was asked for. */
-static void check_tls(const cJSON *spec, const char *path, struct l7mp_issues *issues)
-{
-	if (l7mp_json_member(spec, "tls"))
-		l7mp_issues_add(issues, false, spec, path, "tls: TLS is not supported yet");
-}
 
 static const struct l7mp_field listener_fields[] = {
         {.key = "address",
@@ -117,6 +142,10 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_URLPATH,
          .doc = "the only path that is served, others are answered 404; without it any path"},
+        {.key = "tls",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_tls_listener_schema,
+         .doc = "take only TLS connections (wss)"},
         {.key = NULL},
 };
 static const struct l7mp_schema listener_spec = {
@@ -125,7 +154,6 @@ static const struct l7mp_schema listener_spec = {
                "a "
                "client offers is agreed to",
         .fields = listener_fields,
-        .check = check_tls,
 };
 
 static const struct l7mp_field bind_fields[] = {
@@ -162,6 +190,10 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_OBJECT,
          .sub = &bind_schema,
          .doc = "local address to connect from"},
+        {.key = "tls",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_tls_cluster_schema,
+         .doc = "connect with TLS (wss); {} checks the certificate against the system's CAs"},
         {.key = NULL},
 };
 static const struct l7mp_schema cluster_spec = {
@@ -169,7 +201,6 @@ static const struct l7mp_schema cluster_spec = {
         .doc = "Connects to a WebSocket server; path, query, Host and headers are those of the "
                "session's HTTP metadata when there is any, less those of one hop",
         .fields = cluster_fields,
-        .check = check_tls,
 };
 
 static const struct l7mp_field endpoint_fields[] = {
@@ -203,6 +234,7 @@ const struct l7mp_proto l7mp_proto_ws = {
                 },
         .start = ws_start,
         .stop = ws_stop,
+        .reload = ws_reload,
         .listen = ws_listen,
         .activate = l7mp_tcp_listener_activate,
         .unlisten = ws_unlisten,

@@ -135,7 +135,9 @@ void l7mp_ws_next_address(struct ws_conn *c)
 		const struct l7mp_addr *to = &c->addrs[c->next_addr++];
 
 		rc = l7mp_bind_for_family(c->bind, l7mp_addr_family(to), &from);
-		if (rc == 0)
+		if (rc == 0 && c->tls_ctx)
+			rc = l7mp_ws_tls_dial(c, to, &from);
+		else if (rc == 0)
 			rc = l7mp_ws_dial(c, to, from.len ? l7mp_addr_ip(&from, ip) : NULL);
 		if (rc == 0)
 			return;
@@ -172,6 +174,8 @@ int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, stru
 	const cJSON *http = l7mp_json_member(p->metadata, "HTTP");
 	const char *subprotocol = l7mp_json_str(p->cluster_spec, "subprotocol", NULL);
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
+	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
+	struct l7mp_tls_ctx *ctx = NULL;
 	struct ws_conn *c;
 	int rc;
 
@@ -180,20 +184,26 @@ int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, stru
 	if (!p->address)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
 		                      "WebSocket: the endpoint has no address");
-	if (l7mp_json_member(p->cluster_spec, "tls"))
-		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
-		                      "WebSocket: TLS is not supported yet");
+	if (tls) {
+		rc = l7mp_tls_set_client(st->tls, tls, &ctx, err);
+		if (rc)
+			return rc;
+	}
 	c = l7mp_ws_conn_new(st);
-	if (!c)
+	if (!c) {
+		l7mp_tls_ctx_unref(&ctx);
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
+	c->tls_ctx = ctx;
+	c->address = strdup(p->address);
 	c->port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 80);
 	c->path = path_of(http, p->cluster_spec);
 	c->headers = headers_of(http);
 	c->host = host_of(http, p->address, c->port);
 	c->subprotocol = subprotocol ? strdup(subprotocol) : NULL;
 	c->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
-	rc = !c->path || !c->headers || !c->host || (subprotocol && !c->subprotocol) ||
-	                     (bind && !c->bind)
+	rc = !c->address || !c->path || !c->headers || !c->host ||
+	                     (subprotocol && !c->subprotocol) || (bind && !c->bind)
 	             ? -ENOMEM
 	             : 0;
 	if (rc == 0)

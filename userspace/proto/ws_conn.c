@@ -24,9 +24,11 @@ void l7mp_ws_conn_free(struct ws_conn *c)
 	l7mp_task_cancel(loop, &c->task);
 	l7mp_timer_stop(loop, &c->timer);
 	l7mp_resolve_cancel(&c->resolve);
+	l7mp_ws_tls_end(c);
 	l7mp_bufq_clear(&c->out);
 	l7mp_buf_unref(c->message);
 	cJSON_Delete(c->http);
+	cJSON_Delete(c->tls_details);
 	cJSON_Delete(c->bind);
 	free(c->addrs);
 	free(c->offered);
@@ -34,6 +36,8 @@ void l7mp_ws_conn_free(struct ws_conn *c)
 	free(c->path);
 	free(c->headers);
 	free(c->subprotocol);
+	free(c->address);
+	l7mp_tls_ctx_unref(&c->tls_ctx);
 	free(c);
 }
 
@@ -245,6 +249,11 @@ static bool emit_accept(struct ws_conn *c)
 		a.metadata = NULL;
 	}
 	c->http = NULL;
+	if (c->tls_details && a.metadata && l7mp_json_add(a.metadata, "TLS", c->tls_details) < 0) {
+		cJSON_Delete(a.metadata);
+		a.metadata = NULL;
+	}
+	c->tls_details = NULL;
 	(void)l7mp_accept_emit(&l->tcp.base, &a);
 	return true;
 }
@@ -258,6 +267,9 @@ bool l7mp_ws_conn_up(struct ws_conn *c)
 		l7mp_ws_flow(c, false);
 	if (c->listener)
 		return emit_accept(c);
+	if (c->tls_details && c->base.events->notice)
+		c->base.events->notice(c->base.owner, "tls",
+		                       l7mp_json_str(c->tls_details, "version", ""));
 	c->base.events->open(c->base.owner);
 	if (c->shut || c->out.count)
 		l7mp_ws_want_write(c);

@@ -101,11 +101,18 @@ static void on_gone(struct ws_conn *c, const char *text, size_t len)
 	if (text)
 		snprintf(buf, sizeof(buf), "%.*s", (int)(len < 150 ? len : 150), text);
 	let_go(c);
+	l7mp_ws_lost(c, text ? buf : NULL);
+}
+
+void l7mp_ws_lost(struct ws_conn *c, const char *text)
+{
 	if (!c->up && !c->listener && c->next_addr < c->n_addrs && !c->closing && !c->aborting) {
+		l7mp_ws_tls_end(c);
+		c->error.code = L7MP_OK;
 		l7mp_ws_next_address(c);
 		return;
 	}
-	l7mp_ws_conn_gone(c, text ? buf : NULL);
+	l7mp_ws_conn_gone(c, text);
 }
 
 static void on_connect_error(struct ws_conn *c, struct lws *wsi, const char *text, size_t len)
@@ -130,13 +137,23 @@ static void on_connect_error(struct ws_conn *c, struct lws *wsi, const char *tex
 	on_gone(c, buf, strlen(buf));
 }
 
+/* The library refuses a subprotocol that was not offered, but takes none at all for an answer. */
+static bool agreed(struct ws_conn *c, struct lws *wsi)
+{
+	if (!c->subprotocol || lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) > 0)
+		return true;
+	l7mp_error_set(&c->error, -EPROTO, L7MP_ERR_UPSTREAM,
+	               "WebSocket: the server does not speak the subprotocol '%s'", c->subprotocol);
+	return false;
+}
+
 static int on_conn(struct ws_conn *c, struct lws *wsi, enum lws_callback_reasons reason, void *in,
                    size_t len)
 {
 	switch (reason) {
 	case LWS_CALLBACK_ESTABLISHED:
 	case LWS_CALLBACK_CLIENT_ESTABLISHED:
-		if (!c->listener)
+		if (!c->listener && !c->tls_ctx)
 			l7mp_fd_local(lws_get_socket_fd(wsi), &c->local);
 		return l7mp_ws_conn_up(c) ? 0 : -1;
 	case LWS_CALLBACK_RECEIVE:
@@ -147,6 +164,8 @@ static int on_conn(struct ws_conn *c, struct lws *wsi, enum lws_callback_reasons
 		return l7mp_ws_conn_writable(c) ? 0 : -1;
 	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
 		return on_peer_close(c, in, len);
+	case LWS_CALLBACK_CLIENT_FILTER_PRE_ESTABLISH:
+		return agreed(c, wsi) ? 0 : -1;
 	case LWS_CALLBACK_CLIENT_APPEND_HANDSHAKE_HEADER:
 		return append_headers(c, in, len);
 	case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
@@ -305,11 +324,17 @@ int l7mp_ws_adopt(struct ws_conn *c, int fd)
 int l7mp_ws_dial(struct ws_conn *c, const struct l7mp_addr *to, const char *from)
 {
 	char ip[L7MP_ADDR_STRLEN];
+
+	return l7mp_ws_dial_text(c, l7mp_addr_ip(to, ip), l7mp_addr_port(to), from);
+}
+
+int l7mp_ws_dial_text(struct ws_conn *c, const char *to, uint16_t port, const char *from)
+{
 	struct lws_client_connect_info info = {
 	        .context = c->state->context,
 	        .vhost = c->state->plain,
-	        .address = l7mp_addr_ip(to, ip),
-	        .port = l7mp_addr_port(to),
+	        .address = to,
+	        .port = port,
 	        .path = c->path,
 	        .host = c->host,
 	        .protocol = c->subprotocol,

@@ -22,7 +22,7 @@ struct ws_head {
 	struct ws_head *prev, *next;
 	uv_poll_t poll;
 	struct l7mp_timer timer;
-	struct l7mp_addr peer;
+	struct ws_from from;
 	int fd;
 	size_t seen;
 };
@@ -168,7 +168,10 @@ int l7mp_ws_request_parse(char *text, struct ws_request *out, const char **why)
 
 static void on_closed(uv_handle_t *handle)
 {
-	free(handle->data);
+	struct ws_head *h = handle->data;
+
+	cJSON_Delete(h->from.tls);
+	free(h);
 }
 
 /* Ends the reading; the socket is the caller's. */
@@ -232,19 +235,20 @@ static void pick_subprotocol(struct ws_state *st, const char *offered)
 	}
 }
 
-static void adopt(struct ws_listener *l, int fd, const struct l7mp_addr *peer,
-                  const struct ws_request *r)
+/* Takes from->tls. */
+static void adopt(struct ws_listener *l, int fd, struct ws_from *from, const struct ws_request *r)
 {
 	struct ws_conn *c = l7mp_ws_conn_new(l->state);
 	int one = 1;
 
-	if (!c || l7mp_fd_local(fd, &c->local) < 0) {
+	if (!c) {
 		close(fd);
-		if (c)
-			l7mp_ws_conn_free(c);
 		return;
 	}
-	c->peer = *peer;
+	c->peer = from->peer;
+	c->local = from->local;
+	c->tls_details = from->tls;
+	from->tls = NULL;
 	c->http = l7mp_http_metadata(&r->head, &c->local);
 	if (!c->http) {
 		close(fd);
@@ -268,20 +272,21 @@ static void adopt(struct ws_listener *l, int fd, const struct l7mp_addr *peer,
 static void complete(struct ws_head *h, char *text)
 {
 	struct ws_listener *l = h->listener;
-	struct l7mp_addr peer = h->peer;
 	struct ws_request r;
 	const char *why;
 	int status = l7mp_ws_request_parse(text, &r, &why);
-	int fd = detach(h);
+	int fd = detach(h); /* h is there until the loop's turn is over */
 
 	if (status == 0 && l->path && strcmp(l->path, r.head.path) != 0) {
 		status = 404;
 		why = "no WebSocket is served at this path";
 	}
+	if (h->from.tls)
+		r.head.scheme = "wss";
 	if (status)
 		refuse(fd, status, why);
 	else
-		adopt(l, fd, &peer, &r);
+		adopt(l, fd, &h->from, &r);
 }
 
 static void look(struct ws_head *h)
@@ -332,19 +337,20 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	refuse(detach(arg), 408, "the request did not come within 5 s");
 }
 
-void l7mp_ws_head_read(struct ws_listener *l, int fd, const struct l7mp_addr *peer)
+void l7mp_ws_head_read(struct ws_listener *l, int fd, const struct ws_from *from)
 {
 	struct ws_head *h = calloc(1, sizeof(*h));
 	uv_loop_t *uv = l7mp_loop_uv(l->tcp.env->loop);
 
 	if (!h || uv_poll_init(uv, &h->poll, fd) < 0) {
+		cJSON_Delete(from->tls);
 		free(h);
 		close(fd);
 		return;
 	}
 	h->poll.data = h;
 	h->fd = fd;
-	h->peer = *peer;
+	h->from = *from;
 	h->listener = l;
 	h->next = l->heads;
 	if (h->next)

@@ -8,6 +8,7 @@
  *   ws_context.c  the library's context on our loop
  *   ws_glue.c     what it calls, and what connections ask of it
  *   ws_conn.c     one connection as a stream
+ *   ws_tls.c      TLS: the library gets a connection's plain text on a socket pair
  *
  * Thread: loop only.
  */
@@ -24,6 +25,7 @@
 #include "l7mp/protos.h"
 #include "l7mp/resolve.h"
 #include "proto_int.h"
+#include "tls_int.h"
 
 struct lws;
 struct lws_context;
@@ -47,6 +49,7 @@ struct ws_state {
 	struct l7mp_env *env;
 	struct lws_context *context;
 	struct lws_vhost *plain; /* connections without TLS */
+	struct l7mp_tls_set *tls;
 	uint64_t next_id;
 	char subprotocol[128];      /* what the upgrade under way agrees to */
 	struct ws_ticket *adopting; /* of the socket that is being handed over */
@@ -93,7 +96,7 @@ struct ws_conn {
 	/* accepted ones, until they are handed up */
 	struct ws_listener *listener;
 	struct ws_conn *prev, *next; /* in the listener's list */
-	cJSON *http;                 /* metadata */
+	cJSON *http, *tls_details;   /* metadata */
 	char *offered;               /* subprotocols */
 	struct l7mp_addr peer, local;
 
@@ -107,14 +110,22 @@ struct ws_conn {
 	char *headers;     /* "Name: value\r\n" each */
 	char *subprotocol; /* NULL: none */
 	cJSON *bind;
+
+	/* with TLS */
+	char *address;                  /* whom the certificate must be for; connected ones */
+	struct l7mp_tls_ctx *tls_ctx;   /* NULL: without */
+	struct l7mp_tls *tls;           /* until its handshake is done */
+	struct l7mp_tls_bridge *bridge; /* then; NULL when it is gone */
 };
 
 struct ws_listener {
 	struct l7mp_tcp_listener tcp; /* first */
 	struct ws_state *state;
-	char *path;            /* NULL: any */
-	struct ws_head *heads; /* connections whose head is being read */
-	struct ws_conn *conns; /* connections whose handshake is under way */
+	char *path;                 /* NULL: any */
+	struct ws_head *heads;      /* connections whose head is being read */
+	struct ws_conn *conns;      /* connections whose handshake is under way */
+	struct l7mp_tls_gate *gate; /* NULL: no TLS */
+	struct ws_tls_head *tls_heads;
 };
 
 /* ---- ws_context.c ---- */
@@ -126,6 +137,10 @@ void l7mp_ws_context_stop(struct ws_state *st);
 int l7mp_ws_adopt(struct ws_conn *c, int fd);
 /* Starts connecting to one numeric address. */
 int l7mp_ws_dial(struct ws_conn *c, const struct l7mp_addr *to, const char *from);
+/* The same to an address text as the library takes it ("+@name": a UNIX socket). */
+int l7mp_ws_dial_text(struct ws_conn *c, const char *to, uint16_t port, const char *from);
+/* The connection has ended: another address, or the end of c. text NULL: as l7mp_ws_conn_gone. */
+void l7mp_ws_lost(struct ws_conn *c, const char *text);
 /* The library is to forget the connection: nothing is called any more. */
 void l7mp_ws_forget(struct ws_conn *c);
 void l7mp_ws_want_write(struct ws_conn *c);
@@ -153,6 +168,11 @@ bool l7mp_ws_conn_peer_close(struct ws_conn *c, int code);
 void l7mp_ws_conn_gone(struct ws_conn *c, const char *text);
 
 /* ---- ws_head.c ---- */
+/* Where a connection came from. */
+struct ws_from {
+	struct l7mp_addr peer, local;
+	cJSON *tls; /* metadata, owned; NULL: no TLS */
+};
 struct ws_request {
 	struct l7mp_http_head head; /* points into text */
 	struct l7mp_http_header headers[64];
@@ -161,9 +181,9 @@ struct ws_request {
 /*
  * Reads the request's head without taking it from the socket (the library reads it
  * again), refuses what is no WebSocket handshake for this path, and else adopts the
- * socket. Takes fd.
+ * socket. Takes fd and from->tls.
  */
-void l7mp_ws_head_read(struct ws_listener *l, int fd, const struct l7mp_addr *peer);
+void l7mp_ws_head_read(struct ws_listener *l, int fd, const struct ws_from *from);
 void l7mp_ws_head_cancel_all(struct ws_listener *l);
 /* Sets the state's subprotocol to what this connection's client wants. */
 void l7mp_ws_offer(struct ws_conn *c);
@@ -178,3 +198,17 @@ int l7mp_ws_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
                     struct l7mp_error *err);
 /* The next address, or the end. */
 void l7mp_ws_next_address(struct ws_conn *c);
+
+static inline struct l7mp_loop *l7mp_ws_loop(const struct ws_conn *c)
+{
+	return c->state->env->loop;
+}
+
+/* ---- ws_tls.c ---- */
+/* The operation `ready` of a listener's gate; arg is a struct ws_listener. */
+void l7mp_ws_tls_ready(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer);
+void l7mp_ws_tls_cancel_heads(struct ws_listener *l);
+/* Starts connecting with TLS to one numeric address. */
+int l7mp_ws_tls_dial(struct ws_conn *c, const struct l7mp_addr *to, const struct l7mp_addr *from);
+/* Lets go of what TLS has under way for c. */
+void l7mp_ws_tls_end(struct ws_conn *c);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * TLS inside proto/.
+ *
+ *   tls_spec.c    schema tables
+ *   tls_ctx.c     settings from files, kept for reloading
+ *   tls.c         one connection
+ *   tls_text.c    what went wrong, in words; what was agreed on
+ *   tls_gate.c    a listener's handshakes
+ *   tls_bridge.c  a connection's plain text on a socket pair, for libwebsockets
+ */
+#pragma once
+
+#include <openssl/ssl.h>
+
+#include "l7mp/log.h"
+#include "l7mp/proto.h"
+#include "l7mp/tls.h"
+
+/* ---- tls_ctx.c ---- */
+SSL_CTX *l7mp_tls_ctx_ssl(const struct l7mp_tls_ctx *ctx); /* borrowed; until the next reload */
+/* Whom to expect in the place of the endpoint's address; NULL: that. */
+const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
+
+/* ---- tls_text.c ---- */
+/* For SSL_CTX_set_verify: keeps the first certificate that is refused in the X509 * that the connection's app data points to. */
+int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
+/* Why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue, which it empties. `name`: whom a client expected. */
+void l7mp_tls_failure(SSL *ssl, int code, const char *name, char *buf, size_t size);
+/* The subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
+char *l7mp_tls_subject(SSL *ssl);
+/* OpenSSL's own words for the oldest error of its queue, which it empties. */
+const char *l7mp_tls_reason(char *buf, size_t size);
+
+/* ---- tls_gate.c ---- */
+
+/* A listener's connections until their handshake is done: it has 10 s, and their number is bounded. */
+struct l7mp_tls_gate;
+struct l7mp_tls_gate_params {
+	struct l7mp_env *env;
+	struct l7mp_tls_ctx *ctx; /* taken, also on failure */
+	const char *module;       /* static; for the log */
+	const char *listener;     /* its name; copied */
+	/* The handshake is done; takes tls: sets its owner or drops it. Never from inside l7mp_tls_gate_accept. */
+	void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer);
+	void *arg;
+};
+int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out);
+/* For a listener whose spec has `tls`: reads the files. 0, or negative errno with err. */
+int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct l7mp_listen *listen,
+                       const char *module,
+                       void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer),
+                       void *arg, struct l7mp_tls_gate **out, struct l7mp_error *err);
+void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd,
+                          const struct l7mp_addr *peer); /* takes fd */
+/* Drops the handshakes under way. NULL inside is fine. */
+void l7mp_tls_gate_free(struct l7mp_tls_gate **g);
+
+/* ---- tls_bridge.c ---- */
+
+/*
+ * Carries an open connection's plain text to and from a socket. It lives until
+ * both are closed; nobody has to hold it.
+ */
+struct l7mp_tls_bridge;
+struct l7mp_tls_bridge_events {
+	void (*failed)(
+	        void *arg,
+	        const char *why); /* TLS failed while it was open; at most once, before gone */
+	void (*gone)(void *arg);  /* once, the last */
+};
+/*
+ * Takes tls and fd (a connected, non-blocking UNIX stream socket), and `first` (may be
+ * NULL): plain text that was read already. Also on failure. `events` may be NULL.
+ */
+int l7mp_tls_bridge_new(struct l7mp_loop *loop, struct l7mp_tls *tls, int fd,
+                        struct l7mp_buf *first, const struct l7mp_tls_bridge_events *events,
+                        void *arg, struct l7mp_tls_bridge **out);
+/* No events any more. Nulls the pointer. */
+void l7mp_tls_bridge_forget(struct l7mp_tls_bridge **b);
