@@ -314,7 +314,7 @@ class WsServer(threading.Thread):
                 await self.handler(ws, self)
             except websockets.ConnectionClosed:
                 pass
-            await ws.wait_closed()
+            await ws.close()
             self.closes.append((ws.close_code, ws.close_reason))
         try:
             async with websockets.serve(one, self.host, self.port, **self.options):

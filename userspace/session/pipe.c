@@ -256,10 +256,16 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 		return;
 	p->shut = true;
 	if (!gone) {
+		const struct l7mp_stream *source = s->stages[0].stream;
 		bool lingers = to->index != 0 && to->stream->kind == L7MP_KIND_DATAGRAM &&
 		               !to->stream->is_transformer;
 
-		l7mp_stream_shutdown(to->stream, p->code);
+		/*
+		 * Who asks (HTTP) wants the answer: a WebSocket has no half-close, its peer
+		 * would not answer any more.
+		 */
+		if (!lingers || p->code || !source || !source->ops->result)
+			l7mp_stream_shutdown(to->stream, p->code);
 		if (s->ending)
 			return;
 		if (lingers && !s->linger) {
