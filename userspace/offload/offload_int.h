@@ -323,8 +323,8 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 struct off_side {
 	UT_hash_handle hh; /* by key */
 	struct l7mp_flow_key key;
+	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
 	struct l7mp_flow_action action;
-	struct l7mp_flow_counters now;
 	struct l7mp_flow *flow;
 };
 
