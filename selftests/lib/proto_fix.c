@@ -220,11 +220,13 @@ struct pconn *pfix_connect_kind(struct pfix *f, const struct l7mp_proto *p,
 {
 	cJSON *spec = parse(cluster_spec);
 	struct l7mp_connect params = {.env = &f->env,
-	                              .cluster = "test",
+	                              .cluster = f->cluster ? f->cluster : "test",
 	                              .cluster_spec = spec,
 	                              .address = address,
-	                              .session = "session",
-	                              .in_kind = kind};
+	                              .metadata = f->metadata,
+	                              .session = f->session ? f->session : "session",
+	                              .in_kind = kind,
+	                              .out_kind = f->out_kind};
 	struct l7mp_stream *s = NULL;
 	struct pconn *c;
 	int rc;

@@ -49,6 +49,10 @@ struct pfix {
 	struct pconn *conns[PFIX_CONNS];
 	size_t n_conns;
 	struct l7mp_error err; /* of the last listen or connect */
+	/* What connect is given from now on; NULL: none, "test", "session". */
+	const cJSON *metadata;
+	const char *cluster, *session;
+	enum l7mp_kind out_kind;
 };
 
 /* `protos` ends with NULL. For cmocka: *state becomes a struct pfix *. */
