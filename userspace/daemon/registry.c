@@ -14,6 +14,8 @@
 	X(l7mp_proto_unix)        \
 	X(l7mp_proto_unix_dgram) \
 	X(l7mp_proto_unix_seqpacket) \
+	X(l7mp_proto_pipe) \
+	X(l7mp_proto_fork) \
 	X(l7mp_proto_jsonsocket) \
 	X(l7mp_transform_stdio)   \
 	X(l7mp_transform_echo)    \
