@@ -51,6 +51,12 @@ struct l7mp_dgram_ops {
 	void (*error)(void *arg, int err);
 	/* Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than max_datagram), -ENOMEM. `len` is its real length. */
 	void (*dropped)(void *arg, int err, uint32_t len);
+	/*
+	 * Optional (UDP). The kernel dropped `packets` datagrams since the last call, mostly
+	 * because the receive buffer was full (SO_RXQ_OVFL, socket(7)). Known with the next
+	 * datagram that is received.
+	 */
+	void (*overflow)(void *arg, uint32_t packets);
 	/* Optional. What waited for the kernel (l7mp_dgram_waiting) has left or was lost, but for less than 64 KiB. */
 	void (*drain)(void *arg);
 };

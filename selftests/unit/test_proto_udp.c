@@ -544,6 +544,82 @@ static void refused_does_not_end_the_stream(void **state)
 	close(server);
 }
 
+/* What the kernel drops while nobody reads is counted, once. */
+static void receive_buffer_overflow_is_counted(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(
+	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'rcvbuf':4096}}", NULL);
+	int fd = pfix_udp("127.0.0.1", 0);
+	char block[1000] = {0};
+	uint64_t sent = 0, dropped;
+
+	assert_non_null(l);
+	for (; sent < 200; sent++)
+		assert_int_equal(pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block)),
+		                 0);
+	pfix_turn(f, 50);
+	pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block)); /* brings the news */
+	pfix_turn(f, 50);
+	assert_int_equal(f->n_conns, 1);
+	dropped = f->stats.drops[L7MP_DROP_RECEIVE_BUFFER];
+	assert_true(dropped > 0);
+	assert_int_equal(f->conns[0]->messages + dropped, sent + 1);
+	pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block));
+	pfix_turn(f, 50);
+	assert_int_equal(f->stats.drops[L7MP_DROP_RECEIVE_BUFFER], dropped);
+	close(fd);
+	pfix_unlisten(l);
+}
+
+static int received_tos(struct pfix *f, int fd)
+{
+	char data[64], control[64];
+	struct iovec iov = {data, sizeof(data)};
+	struct msghdr msg = {.msg_iov = &iov,
+	                     .msg_iovlen = 1,
+	                     .msg_control = control,
+	                     .msg_controllen = sizeof(control)};
+	struct cmsghdr *c;
+
+	for (int i = 0; i < 300 && recvmsg(fd, &msg, MSG_DONTWAIT) < 0; i++)
+		pfix_turn(f, 10);
+	c = CMSG_FIRSTHDR(&msg);
+	return c ? *(unsigned char *)CMSG_DATA(c) : -1;
+}
+
+/* Both ends mark what they send, and say that such packets must not pass by in the kernel. */
+static void dscp_is_sent(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_plistener *l = pfix_listen(
+	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'dscp':46}}", NULL);
+	int client = pfix_udp("127.0.0.1", 0), server = pfix_udp("127.0.0.1", 0), on = 1;
+	struct l7mp_flow_end end;
+	struct pconn *up;
+	char spec[80];
+
+	assert_int_equal(setsockopt(client, IPPROTO_IP, IP_RECVTOS, &on, sizeof(on)), 0);
+	assert_int_equal(setsockopt(server, IPPROTO_IP, IP_RECVTOS, &on, sizeof(on)), 0);
+	pfix_sendto(client, "127.0.0.1", pfix_port(l), "x", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 3000));
+	assert_int_equal(pfix_write(f->conns[0], "marked", 6), 0);
+	assert_int_equal(received_tos(f, client), 46 * 4);
+	l7mp_stream_flow(f->conns[0]->stream, &end);
+	assert_int_equal(end.reason, L7MP_REASON_DSCP);
+
+	snprintf(spec, sizeof(spec), "{'port':%u,'options':{'dscp':10}}", pfix_fd_port(server));
+	up = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_true(pfix_until(f, &up->opened, 3000));
+	assert_int_equal(pfix_write(up, "marked", 6), 0);
+	assert_int_equal(received_tos(f, server), 10 * 4);
+	l7mp_stream_flow(up->stream, &end);
+	assert_int_equal(end.reason, L7MP_REASON_DSCP);
+	close(client);
+	close(server);
+	pfix_unlisten(l);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -554,6 +630,8 @@ int main(void)
 	        T(filter_by_address),
 	        T(singleton_starts_by_itself),
 	        T(singleton_latches_the_first_port),
+	        T(receive_buffer_overflow_is_counted),
+	        T(dscp_is_sent),
 	        T(answers_come_from_where_the_peer_wrote_to),
 	        T(only_ipv6_where_asked),
 	        T(sessions_outlive_their_listener),

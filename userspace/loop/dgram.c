@@ -135,6 +135,8 @@ static int set_options(struct l7mp_dgram *d)
 	    setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)))
 		return -errno;
 	/* A kernel without these still relays. */
+	if (d->udp && d->ops->overflow)
+		d->counts_overflow = !setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof(on));
 	if ((d->flags & L7MP_DGRAM_GRO) && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on)))
 		d->flags &= ~(unsigned)L7MP_DGRAM_GRO;
 	if (d->flags & L7MP_DGRAM_GSO)

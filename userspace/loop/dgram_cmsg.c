@@ -88,7 +88,10 @@ void l7mp_dgram_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_i
 			parse_in(d, c, to);
 		else if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
 			memcpy(&info->gso_size, CMSG_DATA(c), sizeof(int));
-		else if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA)
+		else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_RXQ_OVFL) {
+			memcpy(&info->overflow, CMSG_DATA(c), sizeof(info->overflow));
+			info->has_overflow = true;
+		} else if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA)
 			parse_aux(c, info);
 		else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS) {
 			memcpy(&info->ucred, CMSG_DATA(c), sizeof(info->ucred));

@@ -73,6 +73,8 @@ struct l7mp_dgram {
 	struct dg_queue queue, lost;
 	size_t queued_bytes, queued;
 	int pending_err; /* for the error callback */
+	bool counts_overflow;
+	uint32_t overflow; /* what was told of the kernel's own drops */
 	struct l7mp_flush flush;
 	struct l7mp_timer timer; /* UNIX receivers that are full */
 };
@@ -81,7 +83,7 @@ struct l7mp_dgram {
 union dg_control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-	           CMSG_SPACE(sizeof(int))];
+	           CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
 };
 
 /* Belongs to the loop: an idle socket costs no batch. */
@@ -148,6 +150,8 @@ void l7mp_dgram_stall_cb(struct l7mp_timer *t, void *arg);
 /* dgram_cmsg.c */
 struct dg_info {
 	int gso_size; /* 0: one datagram */
+	bool has_overflow;
+	uint32_t overflow; /* datagrams that the kernel dropped since the socket was made */
 	bool cred;
 	struct ucred ucred;
 	bool vlan;

@@ -181,6 +181,12 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 	if (len > DG_COPYBREAK)
 		sh->slot[i] = NULL;
 	whole->len = len;
+	if (info.has_overflow && info.overflow != d->overflow) {
+		uint32_t n = info.overflow - d->overflow; /* the kernel's counter wraps round */
+
+		d->overflow = info.overflow;
+		d->ops->overflow(d->arg, n);
+	}
 	d->has_cred = info.cred;
 	d->cred = info.ucred;
 	deliver(d, whole, &info, sh->has_name ? &sh->rname[i] : &none, &to);

@@ -52,12 +52,17 @@ static const struct l7mp_field option_fields[] = {
          .doc = "server: a session per peer; singleton: one session, which starts at once when "
                 "connect has address and port, else with the first peer's datagram. Default: "
                 "singleton when connect has both"},
-        {.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .doc = "DSCP of what is sent"},
+        {.key = "dscp",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 63,
+         .doc = "DSCP of what is sent to the peers; such sessions are not offloaded"},
         {.key = "rcvbuf",
          .type = L7MP_T_INT,
          .min = 4096,
          .max = 1 << 30,
-         .doc = "the socket's receive buffer in bytes; 4 MiB where the kernel allows it"},
+         .doc = "the socket's receive buffer in bytes; 4 MiB where the kernel allows it; what "
+                "the kernel drops for want of room is counted (receive-buffer)"},
         {.key = "sndbuf",
          .type = L7MP_T_INT,
          .min = 4096,
@@ -137,6 +142,26 @@ static const struct l7mp_schema bind_schema = {
         .fields = bind_fields,
 };
 
+static const struct l7mp_field up_option_fields[] = {
+        {.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .doc = "DSCP of what is sent"},
+        {.key = "rcvbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "a session's receive buffer in bytes; 1 MiB where the kernel allows it"},
+        {.key = "sndbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "a session's send buffer in bytes"},
+        {0},
+};
+static const struct l7mp_schema up_options_schema = {
+        .name = "udp-cluster-options",
+        .doc = "Options of a UDP cluster's sockets",
+        .fields = up_option_fields,
+};
+
 static const struct l7mp_field cluster_fields[] = {
         {.key = "port",
          .type = L7MP_T_INT,
@@ -148,6 +173,10 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_OBJECT,
          .sub = &bind_schema,
          .doc = "local address and port to send from"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &up_options_schema,
+         .doc = "socket options"},
         {0},
 };
 static const struct l7mp_schema cluster_spec = {

@@ -65,6 +65,7 @@ struct udp_sock {
 	struct udp_peer *peers;
 	struct udp_peer *last; /* who sent the datagram before this one */
 	struct l7mp_log_limit log_limit;
+	bool marks; /* DSCP is set, so packets must not pass by in the kernel */
 };
 
 enum udp_mode { UDP_SERVER, UDP_SINGLETON };
@@ -97,6 +98,8 @@ int udp_sock_get(struct udp_state *st, const struct l7mp_where *want,
 void udp_sock_unref(struct udp_sock **sock);
 /* Prepares a socket before bind(2); arg is a struct udp_options *. */
 int udp_prepare(int fd, void *arg);
+/* dscp, rcvbuf, sndbuf and reuseport of an `options` object, which may be NULL. */
+void udp_options_read(const cJSON *options, struct udp_options *out);
 
 /* ---- udp_peer.c ---- */
 void udp_key_set(struct udp_key *key, const struct l7mp_addr *peer, const struct l7mp_addr *local);

@@ -161,10 +161,7 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 		l->mode = strcasecmp(mode, "singleton") ? UDP_SERVER : UDP_SINGLETON;
 	else
 		l->mode = both ? UDP_SINGLETON : UDP_SERVER;
-	l->options.rcvbuf = (int)l7mp_json_num(o, "rcvbuf", 0);
-	l->options.sndbuf = (int)l7mp_json_num(o, "sndbuf", 0);
-	l->options.dscp = (int)l7mp_json_num(o, "dscp", -1);
-	l->options.reuseport = l7mp_json_bool(o, "reuseport", false);
+	udp_options_read(o, &l->options);
 }
 
 int udp_listen(const struct l7mp_listen *params, struct l7mp_plistener **out,
@@ -231,7 +228,10 @@ void udp_activate(struct l7mp_plistener *base)
 	l->sock->listener = l;
 	l->sock->heir = NULL;
 	/* For a socket that was taken over; a new one has them already. */
+	if (l->sock->marks && l->options.dscp < 0)
+		l->options.dscp = 0; /* the socket of the one before it must unlearn it */
 	(void)udp_prepare(l7mp_dgram_fd(l->sock->dgram), &l->options);
+	l->sock->marks = l->options.dscp >= 0;
 	take_over(l);
 	l7mp_dgram_read(l->sock->dgram, true);
 	/* Not from inside activate: the change that brings this listener is not done yet. */

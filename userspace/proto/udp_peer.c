@@ -177,6 +177,11 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 		return;
 	}
+	if (p->sock->marks) {
+		out->kind = L7MP_FLOW_NONE;
+		out->reason = L7MP_REASON_DSCP;
+		return;
+	}
 	out->kind = L7MP_FLOW_SOCKET;
 	out->l4 = IPPROTO_UDP;
 }

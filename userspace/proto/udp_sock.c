@@ -68,11 +68,19 @@ static void on_dropped(void *arg, int err, uint32_t len)
 	l7mp_stats_drop(s->state->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
+static void on_overflow(void *arg, uint32_t packets)
+{
+	struct udp_sock *s = arg;
+
+	l7mp_stats_drop(s->state->env->stats, L7MP_DROP_RECEIVE_BUFFER, packets, 0);
+}
+
 static const struct l7mp_dgram_ops sock_ops = {
         .recv = on_recv,
         .lost = on_lost,
         .error = on_error,
         .dropped = on_dropped,
+        .overflow = on_overflow,
 };
 
 static int set_buf(int fd, int force, int plain, int bytes)
@@ -81,6 +89,14 @@ static int set_buf(int fd, int force, int plain, int bytes)
 	if (!setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)))
 		return 0;
 	return setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof(bytes)) ? -errno : 0;
+}
+
+void udp_options_read(const cJSON *options, struct udp_options *out)
+{
+	out->rcvbuf = (int)l7mp_json_num(options, "rcvbuf", 0);
+	out->sndbuf = (int)l7mp_json_num(options, "sndbuf", 0);
+	out->dscp = (int)l7mp_json_num(options, "dscp", -1);
+	out->reuseport = l7mp_json_bool(options, "reuseport", false);
 }
 
 int udp_prepare(int fd, void *arg)
@@ -168,6 +184,7 @@ int udp_sock_get(struct udp_state *st, const struct l7mp_where *want,
 	}
 	s->state = st;
 	s->refs = 1;
+	s->marks = opt->dscp >= 0;
 	DL_APPEND(*bucket(st, &s->where), s);
 	*out = s;
 	return 0;

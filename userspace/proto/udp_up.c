@@ -24,6 +24,7 @@ struct udp_up {
 	int err;
 	char *host;  /* until resolved; for messages */
 	cJSON *bind; /* until connected */
+	struct udp_options options;
 	struct l7mp_log_limit notice_limit;
 	struct l7mp_task task; /* open, or closed */
 };
@@ -121,11 +122,19 @@ static void on_dropped(void *arg, int err, uint32_t len)
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
+static void on_overflow(void *arg, uint32_t packets)
+{
+	struct udp_up *u = arg;
+
+	l7mp_stats_drop(u->env->stats, L7MP_DROP_RECEIVE_BUFFER, packets, 0);
+}
+
 static const struct l7mp_dgram_ops up_ops = {
         .recv = on_recv,
         .lost = on_lost,
         .error = on_error,
         .dropped = on_dropped,
+        .overflow = on_overflow,
 };
 
 /* ---- operations ---- */
@@ -198,6 +207,11 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 		return;
 	}
+	if (u->options.dscp >= 0) {
+		out->kind = L7MP_FLOW_NONE;
+		out->reason = L7MP_REASON_DSCP;
+		return;
+	}
 	out->kind = L7MP_FLOW_SOCKET;
 	out->l4 = IPPROTO_UDP;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
@@ -214,15 +228,15 @@ static const struct l7mp_stream_ops up_stream_ops = {
 
 /* ---- connecting ---- */
 
-static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local)
+static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local,
+                   struct udp_options *opt)
 {
-	struct udp_options opt = {.rcvbuf = RCVBUF, .dscp = -1};
 	int rc, family = l7mp_addr_family(remote);
 	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	rc = udp_prepare(fd, &opt);
+	rc = udp_prepare(fd, opt);
 	if (!rc && local->len && bind(fd, &local->sa, local->len))
 		rc = -errno;
 	/* From now on the kernel takes in only what this peer sends. */
@@ -242,7 +256,7 @@ static int up_connect(struct udp_up *u, const struct l7mp_addr *remote)
 
 	if (rc)
 		return rc;
-	fd = open_fd(remote, &local);
+	fd = open_fd(remote, &local, &u->options);
 	if (fd < 0)
 		return fd;
 	rc = l7mp_fd_local(fd, &local);
@@ -289,6 +303,10 @@ static int up_start(struct udp_up *u, const struct l7mp_connect *p)
 	struct l7mp_addr remote;
 	int rc;
 
+	udp_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
+	u->options.reuseport = false;
+	if (!u->options.rcvbuf)
+		u->options.rcvbuf = RCVBUF;
 	u->host = strdup(p->address);
 	u->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
 	if (!u->host || (bind && !u->bind))
