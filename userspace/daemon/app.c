@@ -109,7 +109,6 @@ static int start(struct l7mp_app *app)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(app->initial);
 	struct l7mp_error err = {0};
-	char text[800];
 	int rc;
 
 	if (!admin)
@@ -120,11 +119,11 @@ static int start(struct l7mp_app *app)
 	if (!rc)
 		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
 	l7mp_change_free(&app->initial);
-	if (rc) {
-		fprintf(stderr, "l7mp-proxy: %s: %s\n", app->options.config,
-		        l7mp_error_text(&err, text, sizeof(text)));
+	if (rc)
+		l7mp_app_report_error(app, true, &err);
+	l7mp_document_free(&app->document);
+	if (rc)
 		return rc;
-	}
 	l7mp_runtime_on_admin(app->runtime, on_admin, app);
 	rc = l7mp_app_watch_signals(app);
 	if (rc)
@@ -159,6 +158,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 		return;
 	*pp = NULL;
 	l7mp_change_free(&app->initial);
+	l7mp_document_free(&app->document);
 	if (app->api)
 		l7mp_api_free(&app->api);
 	if (app->runtime)

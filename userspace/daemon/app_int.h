@@ -7,6 +7,7 @@
 #include "access_log.h"
 #include "l7mp/api.h"
 #include "l7mp/app.h"
+#include "l7mp/config.h"
 #include "l7mp/loop.h"
 #include "l7mp/model.h"
 #include "l7mp/offload.h"
@@ -28,6 +29,7 @@ struct l7mp_app {
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
+	struct l7mp_document *document; /* the file that was read last, until its change is applied */
 	struct l7mp_change *initial; /* built by new, applied by run */
 	struct l7mp_access_log access_log;
 	uv_signal_t signals[L7MP_SIG_COUNT];
@@ -45,6 +47,8 @@ size_t l7mp_all_protos_count(void);
  * it. Findings are reported (stderr at start, the log at a reload). 0 or negative errno.
  */
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out);
+/* One line that says where in the file it is, as far as that is known. */
+void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err);
 /* Puts the admin object's settings into force: log, access log, token. 0, or negative errno with err. */
 int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
                        struct l7mp_error *err);

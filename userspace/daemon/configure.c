@@ -19,29 +19,69 @@ static void report(bool at_start, bool warning, const char *text)
 		l7mp_log(warning ? L7MP_LOG_WARN : L7MP_LOG_ERROR, "config", "%s", text);
 }
 
-static void report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err)
+/* A file that has everything below `config`, as POST /config may, is read as that. */
+static cJSON *unwrap(cJSON *root)
+{
+	cJSON *inner = l7mp_json_member(root, "config");
+
+	return cJSON_IsObject(inner) && cJSON_GetArraySize(root) == 1 ? inner : root;
+}
+
+/*
+ * The line of "listeners[0].spec.port" in the file that was read last; as far as the path
+ * leads: what is missing is missing in the last that is there. 0 when not known.
+ */
+static int line_of(const struct l7mp_app *app, const char *path)
+{
+	const cJSON *node = app->document ? unwrap(l7mp_document_root(app->document)) : NULL;
+	int line = 0;
+
+	while (node && *path) {
+		bool index = *path == '[';
+		size_t len;
+		char key[256];
+		int at;
+
+		path += index || *path == '.';
+		len = strcspn(path, index ? "]" : ".[");
+		if (!len || len >= sizeof(key))
+			break;
+		memcpy(key, path, len);
+		key[len] = '\0';
+		path += len + (index && path[len] == ']');
+		node = index ? cJSON_GetArrayItem(node, atoi(key)) : l7mp_json_member(node, key);
+		at = node ? l7mp_document_line(app->document, node) : 0;
+		if (at)
+			line = at;
+	}
+	return line;
+}
+
+void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err)
 {
 	char text[1400];
 	char where[600];
+	int line = err->line ? err->line : line_of(app, err->path);
 
 	l7mp_error_text(err, where, sizeof(where));
 	if (strstr(err->message, app->options.config)) /* the document loader names the file */
 		snprintf(text, sizeof(text), "%s", where);
-	else if (err->line)
-		snprintf(text, sizeof(text), "%s:%d: %s", app->options.config, err->line, where);
+	else if (line)
+		snprintf(text, sizeof(text), "%s:%d: %s", app->options.config, line, where);
 	else
 		snprintf(text, sizeof(text), "%s: %s", app->options.config, where);
 	report(at_start, false, text);
 }
 
 static void report_issues(const struct l7mp_app *app, bool at_start,
-                          const struct l7mp_document *doc, const struct l7mp_issues *issues)
+                          const struct l7mp_issues *issues)
 {
 	char text[1400];
 
 	for (size_t i = 0; i < issues->n; i++) {
 		const struct l7mp_issue *is = &issues->v[i];
-		int line = is->node ? l7mp_document_line(doc, is->node) : 0;
+		int line = is->node ? l7mp_document_line(app->document, is->node)
+		                    : line_of(app, is->path ? is->path : "");
 		const char *colon = is->path && *is->path ? ": " : "";
 
 		if (line)
@@ -54,14 +94,6 @@ static void report_issues(const struct l7mp_app *app, bool at_start,
 	}
 }
 
-/* A file that has everything below `config`, as POST /config may, is read as that. */
-static cJSON *unwrap(cJSON *root)
-{
-	cJSON *inner = l7mp_json_member(root, "config");
-
-	return cJSON_IsObject(inner) && cJSON_GetArraySize(root) == 1 ? inner : root;
-}
-
 static bool is_strict(const cJSON *config)
 {
 	return l7mp_json_bool(l7mp_json_member(config, "admin"), "strict", false);
@@ -70,22 +102,22 @@ static bool is_strict(const cJSON *config)
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out)
 {
 	const char *path = app->config_path ? app->config_path : app->options.config;
-	struct l7mp_document *doc = NULL;
 	struct l7mp_change *change = NULL;
 	struct l7mp_error err = {0};
 	cJSON *config;
-	int rc = l7mp_document_load(path, &doc, &err);
+	int rc;
 
+	l7mp_document_free(&app->document);
+	rc = l7mp_document_load(path, &app->document, &err);
 	if (rc) {
-		report_error(app, at_start, &err);
+		l7mp_app_report_error(app, at_start, &err);
 		return rc;
 	}
-	config = unwrap(l7mp_document_root(doc));
+	config = unwrap(l7mp_document_root(app->document));
 	if (!cJSON_IsObject(config)) {
 		l7mp_error_set(&err, 0, L7MP_ERR_SCHEMA, "expected an object, got %s",
 		               l7mp_json_type(config));
-		report_error(app, at_start, &err);
-		l7mp_document_free(&doc);
+		l7mp_app_report_error(app, at_start, &err);
 		return -EINVAL;
 	}
 	rc = l7mp_options_override(&app->options, config);
@@ -93,14 +125,13 @@ int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change
 		rc = l7mp_change_new(app->model, is_strict(config), &change);
 	if (!rc) {
 		rc = l7mp_change_config(change, config, &err);
-		report_issues(app, at_start, doc, l7mp_change_issues(change));
+		report_issues(app, at_start, l7mp_change_issues(change));
 		/* The issues say more than the one error that sums them up. */
 		if (rc && !l7mp_change_issues(change)->errors)
-			report_error(app, at_start, &err);
+			l7mp_app_report_error(app, at_start, &err);
 	} else {
 		report(at_start, false, strerror(-rc));
 	}
-	l7mp_document_free(&doc);
 	if (rc)
 		l7mp_change_free(&change);
 	*out = change;
@@ -158,15 +189,16 @@ void l7mp_app_reload(struct l7mp_app *app)
 		l7mp_log_error("daemon", "reload refused: nothing was changed");
 		return;
 	}
-	log_vanishing(change);
 	rc = l7mp_runtime_apply(app->runtime, change, &err);
 	if (rc) {
-		report_error(app, false, &err);
+		l7mp_app_report_error(app, false, &err);
 		l7mp_log_error("daemon", "reload failed: nothing was changed");
 	} else {
+		log_vanishing(change);
 		l7mp_log_notice("daemon", "reloaded: %zu objects changed",
 		                l7mp_change_count(change));
 		reload_protocols(app);
 	}
 	l7mp_change_free(&change);
+	l7mp_document_free(&app->document);
 }
