@@ -1,0 +1,136 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Who may use the REST API: clients on this host only, or whoever has the token."""
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import l7test  # noqa: E402
+
+
+def forward(name, spec, destination, endpoint):
+    return {"name": name, "spec": spec, "rules": [{"action": {"route": {"destination": {
+        "spec": destination, "endpoints": [{"spec": {"address": endpoint}}]}}}}]}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=5)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(5)
+        self.sock.connect(self.path)
+
+
+def status_of(conn, headers=None):
+    try:
+        conn.request("GET", "/api/v1/config", headers=headers or {})
+        r = conn.getresponse()
+        r.read()
+        return r.status
+    finally:
+        conn.close()
+
+
+class Auth(unittest.TestCase):
+    def tearDown(self):
+        self.proxy.stop()
+
+    def status(self, headers=None, port=1234, host="127.0.0.1"):
+        return status_of(http.client.HTTPConnection(host, port, timeout=5), headers)
+
+    def test_host_and_origin(self):
+        """a foreign Host or Origin is refused, one that names this host is not"""
+        self.proxy = l7test.Proxy()
+        mine = socket.gethostname()
+        for host in ("localhost", "LOCALHOST:1234", "localhost.", "127.0.0.1", "127.0.0.1:1234", "127.9.9.9", "[::1]:80", mine):
+            self.assertEqual(self.status({"Host": host}), 200, host)
+        for host in ("example.org", "evil.localhost.example.org", "localhost.example.org", "192.0.2.1", "[2001:db8::1]", "localhost@example.org",
+                     "localhost:1234, example.org", "localhost/x", "[::1", "127.0.0.1.example.org", "localhost:x", "0"):
+            self.assertEqual(self.status({"Host": host}), 403, host)
+        for origin in ("http://localhost", "http://127.0.0.1:8080", "https://[::1]"):
+            self.assertEqual(self.status({"Origin": origin}), 200, origin)
+        for origin in ("http://example.org", "null", "http://localhost.example.org", "file://", "", "localhost", "http://localhost@example.org"):
+            self.assertEqual(self.status({"Origin": origin}), 403, origin)
+        status, body = self.proxy.api.call("GET", "/config", headers={"Host": "example.org"})
+        self.assertEqual((status, body["status"], "Host" in body["message"]), (403, 403, True))
+
+    def test_unix_in_front(self):
+        """through a UNIX listener of this proxy a local client is allowed"""
+        path = "/tmp/l7mp-test-auth.sock"
+        self.proxy = l7test.Proxy({"listeners": [l7test.controller(), forward(
+            "unix", {"protocol": "UnixDomainSocket", "filename": path}, {"protocol": "TCP", "port": 1234}, "127.0.0.1")]})
+        self.assertEqual(status_of(UnixConnection(path)), 200)
+        self.assertEqual(status_of(UnixConnection(path), {"Host": "example.org"}), 403)
+
+    @unittest.skipUnless(l7test.ISOLATED, "needs root for namespaces")
+    def test_remote(self):
+        """a client in another namespace is refused, directly and through TCP listeners of this proxy"""
+        name = f"l7a{os.getpid()}"
+
+        def sh(text):
+            subprocess.run(["bash", "-ec", text], check=True, timeout=20)
+        peer = subprocess.Popen(["unshare", "-n", "sleep", "60"])
+        try:
+            l7test.wait_for(lambda: os.readlink(f"/proc/{peer.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+            sh(f"ip link add {name} type veth peer name {name}p; ip link set {name}p netns {peer.pid}; ip addr add 10.99.0.1/24 dev {name};"
+               f"ip link set {name} up; nsenter --net=/proc/{peer.pid}/ns/net bash -ec 'ip link set lo up; ip addr add 10.99.0.2/24 dev {name}p;"
+               f"ip link set {name}p up'")
+            hop = forward("hop1", {"protocol": "TCP", "port": 2001}, {"protocol": "TCP", "port": 1234}, "127.0.0.1")
+            hop2 = forward("hop2", {"protocol": "TCP", "port": 2002}, {"protocol": "TCP", "port": 2001}, "127.0.0.1")
+            via_unix = forward("hop3", {"protocol": "TCP", "port": 2003}, {"protocol": "UnixDomainSocket"}, "@l7mp-test-auth")
+            unix = forward("unix", {"protocol": "UnixDomainSocket", "filename": "@l7mp-test-auth"}, {"protocol": "TCP", "port": 1234}, "127.0.0.1")
+            self.proxy = l7test.Proxy({"listeners": [l7test.controller(address="0.0.0.0"), hop, hop2, via_unix, unix]})
+
+            def remote(port, headers=""):
+                r = subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c",
+                                    f"curl -s -m 5 -o /dev/null -w '%{{http_code}}' {headers} http://10.99.0.1:{port}/api/v1/config"],
+                                   capture_output=True, text=True, timeout=10)
+                return r.stdout
+            for port in (1234, 2001, 2002, 2003):
+                self.assertEqual(remote(port), "403", port)
+                self.assertEqual(remote(port, "-H 'Host: localhost'"), "403", port)
+            for port in (1234, 2001, 2002):  # from this host all of them are ours
+                self.assertEqual(self.status(port=port), 200, port)
+            self.assertEqual(self.status(host="10.99.0.1"), 200)
+        finally:
+            peer.kill()
+            peer.wait()
+
+    def test_token(self):
+        """with a token file every request needs the token, from everywhere; it is read anew"""
+        path = f"/tmp/l7mp-test-token-{os.getpid()}"
+        with open(path, "w") as f:
+            f.write("  s3cret \nsecond line\n")
+        try:
+            self.proxy = l7test.Proxy({"admin": {"api_token_file": path}, "listeners": [l7test.controller()]})
+            status, body = self.proxy.api.get("/config")
+            self.assertEqual((status, body["status"], self.proxy.api.last_headers["www-authenticate"].split()[0]), (401, 401, "Bearer"))
+            for wrong in ("Bearer wrong", "Bearer s3cret2", "Bearer s3cre", "Basic s3cret", "s3cret", "Bearer", "Bearer ", "Bearer second line"):
+                self.assertEqual(self.status({"Authorization": wrong}), 401, wrong)
+            for right in ("Bearer s3cret", "bearer s3cret", "Bearer   s3cret"):
+                self.assertEqual(self.status({"Authorization": right}), 200, right)
+            self.assertEqual(self.status({"Authorization": "Bearer s3cret", "Host": "example.org"}), 200)
+            self.assertEqual(self.proxy.api.call("DELETE", "/clusters/l7mp-controller")[0], 401)
+            self.assertEqual(self.proxy.api.call("GET", "/nothing")[0], 401)
+            self.assertNotIn("s3cret", self.proxy.stderr())
+            with open(path, "w") as f:
+                f.write("n3w")
+            self.assertEqual(self.status({"Authorization": "Bearer s3cret"}), 401)
+            self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 200)
+            os.unlink(path)
+            self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 401)
+            self.assertIn(path, self.proxy.stderr())
+        finally:
+            if os.path.exists(path):
+                os.unlink(path)
+
+
+if __name__ == "__main__":
+    l7test.main()
