@@ -29,6 +29,11 @@ def ip(text, check=True):
     return sh("ip", *text.split(), check=check)
 
 
+def ip_error(text):
+    """What ip says on stderr; "" when it worked."""
+    return subprocess.run(["ip", *text.split()], capture_output=True, text=True, check=False).stderr
+
+
 def setns(path):
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -10,6 +10,7 @@
 #include <linux/if_link.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <xdp/libxdp.h>
 
 #include "l7mp/log.h"
@@ -101,6 +102,8 @@ static bool may_dispatch(struct l7mp_offload_engine *e, struct off_link *l, enum
 		e->dispatcher = 1;
 		return true;
 	}
+	/* libxdp keeps its dispatchers' pins there; this one it made for nothing. */
+	(void)rmdir(OFF_BPFFS "/xdp");
 	/* Whatever libxdp's reason is, the plain way may still work and says it better. */
 	if (e->dispatcher < 0)
 		l7mp_log_info(OFF_MODULE,
@@ -134,6 +137,7 @@ void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
 		if (rc && rc != -ENOENT && rc != -ENODEV)
 			l7mp_log_warn(OFF_MODULE, "%s: libxdp can't detach: %s", l->name,
 			              strerror(-rc));
+		(void)rmdir(OFF_BPFFS "/xdp"); /* when nobody else's is in it */
 		xdp_program__close(l->xdp);
 		l7mp_xdp__destroy(l->xdp_object);
 		l->xdp = NULL;

@@ -17,15 +17,18 @@ static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_
         __attribute__((format(printf, 3, 0)));
 static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
 {
-	char text[512];
-	size_t n;
+	char *text = NULL, *line, *next;
 
-	if (level < l7mp_log_get_level())
+	if (level < l7mp_log_get_level() || vasprintf(&text, fmt, args) < 0)
 		return;
-	vsnprintf(text, sizeof(text), fmt, args);
-	for (n = strlen(text); n && text[n - 1] == '\n'; n--)
-		text[n - 1] = 0;
-	l7mp_log(level, OFF_MODULE, "%s: %s", who, text);
+	/* The verifier's log comes as one text of many lines. */
+	for (line = text; line && *line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = 0;
+		l7mp_log(level, OFF_MODULE, "%s: %s", who, line);
+	}
+	free(text);
 }
 
 /* Their warnings are about what we try on purpose, too: our own records say what matters. */
