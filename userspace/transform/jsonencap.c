@@ -31,9 +31,7 @@ static int print_head(struct encap *e)
 
 	if (e->head.s)
 		return 0;
-	text = l7mp_json_print(e->metadata, L7MP_JSON_PLAIN);
-	if (!e->metadata)
-		text = strdup("{}");
+	text = e->metadata ? l7mp_json_print(e->metadata, L7MP_JSON_PLAIN) : strdup("{}");
 	if (!text)
 		return -ENOMEM;
 	len = strlen(text);
