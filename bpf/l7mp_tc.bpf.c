@@ -98,6 +98,8 @@ static __always_inline long redirect(const struct l7mp_flow_action *a)
 static __always_inline int forward(struct __sk_buff *skb, struct l7mp_packet *p,
                                    const struct l7mp_flow_action *a, const int has_link)
 {
+	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
+		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
 	if (a->n_vlans) /* meant for XDP on the real device; here the tags would be missing */
@@ -137,56 +139,61 @@ static __always_inline int parse(struct __sk_buff *skb, struct l7mp_packet *p, c
 	if (has_link)
 		return l7mp_parse_frame(data, end, skb->len, p);
 	p->l3 = 0;
+	p->n_vlans = 0;
 	return l7mp_parse_ip(data, end, skb->len, (__be16)skb->protocol, p);
 }
 
-static __always_inline int handle(struct __sk_buff *skb, const int has_link)
+static __always_inline int handle(struct __sk_buff *skb, const int has_link,
+                                  const struct l7mp_flow_action **flow)
 {
-	struct l7mp_packet p = {};
+	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
+	struct l7mp_flow_counter *c;
 	int verdict = parse(skb, &p, has_link);
-	long action = TC_ACT_UNSPEC; /* pass: on to the next filter, which may be somebody else's */
+	__u64 n;
 
 	if (verdict)
-		goto out;
+		return verdict;
 	a = bpf_map_lookup_elem(&flows, &p.key);
-	if (!a) {
-		verdict = L7MP_VERDICT_PASS_NO_FLOW;
-		goto out;
-	}
-	if (a->match_tag != l7mp_match_tag(&p.key)) {
-		verdict = L7MP_VERDICT_PASS_STALE;
-		goto out;
-	}
-	if (a->verb == L7MP_VERB_COUNT) {
+	if (!a)
+		return L7MP_VERDICT_PASS_NO_FLOW;
+	/* Right behind the first look-up: the processor hashes for both at the same time. */
+	c = bpf_map_lookup_elem(&counters, &p.key);
+	if (a->match_tag != l7mp_match_tag(&p.key))
+		return L7MP_VERDICT_PASS_STALE;
+	n = segments(skb, &p);
+	if (a->verb == L7MP_VERB_COUNT)
 		verdict = L7MP_VERDICT_COUNTED;
-		action = TC_ACT_SHOT;
-	} else {
-		__u32 n = segments(skb, &p);
-
+	else
 		verdict = forward(skb, &p, a, has_link);
-		if (verdict < L7MP_VERDICT_COUNTED) {
-			action = redirect(a);
-			l7mp_count_flow(&p.key, n, p.payload_len);
-		}
-		goto out;
-	}
-	l7mp_count_flow(&p.key, segments(skb, &p), p.payload_len);
-out:
+	if (verdict <= L7MP_VERDICT_COUNTED)
+		l7mp_count_flow(c, n, p.payload_len);
+	*flow = a;
+	return verdict;
+}
+
+static __always_inline int finish(struct __sk_buff *skb, const int has_link)
+{
+	const struct l7mp_flow_action *a = NULL;
+	int verdict = handle(skb, has_link, &a);
+
 	l7mp_count_verdict(verdict);
-	return action;
+	if (verdict == L7MP_VERDICT_COUNTED)
+		return TC_ACT_SHOT;
+	/* Pass: on to the next filter, which may be somebody else's. */
+	return verdict < L7MP_VERDICT_COUNTED && a ? redirect(a) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
 int l7mp_tc(struct __sk_buff *skb)
 {
-	return handle(skb, 1);
+	return finish(skb, 1);
 }
 
 SEC("tc")
 int l7mp_tc_l3(struct __sk_buff *skb)
 {
-	return handle(skb, 0);
+	return finish(skb, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

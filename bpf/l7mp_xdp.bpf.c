@@ -82,7 +82,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct l7mp_packet *p,
 {
 	__s32 grow;
 
-	if (a->flags & L7MP_FLOW_TC_ONLY)
+	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
+		return L7MP_VERDICT_PASS_KERNEL;
+	if (a->flags & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
 		return L7MP_VERDICT_PASS_TO_TC;
 	if (p->ip_len > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
@@ -103,8 +105,9 @@ static __always_inline int handle(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct l7mp_packet p = {};
+	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
+	struct l7mp_flow_counter *c;
 	int verdict = l7mp_parse_frame(data, end, end - data, &p);
 
 	if (verdict)
@@ -112,6 +115,8 @@ static __always_inline int handle(struct xdp_md *ctx)
 	a = bpf_map_lookup_elem(&flows, &p.key);
 	if (!a)
 		return L7MP_VERDICT_PASS_NO_FLOW;
+	/* Right behind the first look-up: the processor hashes for both at the same time. */
+	c = bpf_map_lookup_elem(&counters, &p.key);
 	if (a->match_tag != l7mp_match_tag(&p.key))
 		return L7MP_VERDICT_PASS_STALE;
 	if (a->verb == L7MP_VERB_COUNT)
@@ -119,7 +124,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 	else
 		verdict = forward(ctx, &p, a);
 	if (verdict <= L7MP_VERDICT_COUNTED)
-		l7mp_count_flow(&p.key, 1, p.payload_len);
+		l7mp_count_flow(c, 1, p.payload_len);
 	return verdict;
 }
 

@@ -15,10 +15,10 @@ static __always_inline __u16 l7mp_csum_fold(__u32 sum)
 	return (__u16)sum;
 }
 
-/* Adds a delta (itself at most 17 bits) to a checksum field. */
+/* Adds a delta (a sum of a few folded ones: below 2^31) to a checksum field. */
 static __always_inline __u16 l7mp_csum_apply(__u16 check, __u32 delta)
 {
-	return (__u16)~l7mp_csum_fold((__u16)~check + (delta & 0xffff) + (delta >> 16));
+	return (__u16)~l7mp_csum_fold((__u16)~check + delta);
 }
 
 /*

@@ -39,22 +39,55 @@ struct l7mp_packet {
 	__u32 l4;          /* offset of the UDP header */
 	__u32 ip_len;      /* whole IP packet */
 	__u32 payload_len; /* transport payload */
-	__u8 n_vlans;      /* tags in the frame */
-	struct l7mp_flow_key key;
+	__u32 n_vlans;     /* tags in the frame */
+	union {
+		struct l7mp_flow_key key;
+		__u64 key_words[5];
+	};
 };
+_Static_assert(sizeof(struct l7mp_flow_key) == 40, "key_words covers the key");
+
+/*
+ * The key is written in 64-bit words, because that is how the map compares it: a load
+ * that spans two smaller stores has to wait for both. Each word is complete, so
+ * nothing has to be zeroed before.
+ */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define L7MP_WORD64(first, second) ((__u64)(first) | (__u64)(second) << 32)
+#define L7MP_KEY_TAIL(l4, family)  ((__u32)(l4) | (__u32)(family) << 8)
+#else
+#define L7MP_WORD64(first, second) ((__u64)(first) << 32 | (__u64)(second))
+#define L7MP_KEY_TAIL(l4, family)  ((__u32)(l4) << 24 | (__u32)(family) << 16)
+#endif
+
+static __always_inline __u32 l7mp_load32(const void *at)
+{
+#ifdef __bpf__
+	return *(const __u32 *)at;
+#else
+	__u32 word;
+
+	__builtin_memcpy(&word, at, sizeof(word));
+	return word;
+#endif
+}
+
+static __always_inline __u64 l7mp_load64(const void *at)
+{
+	return L7MP_WORD64(l7mp_load32(at), l7mp_load32(at + 4));
+}
 
 static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *end, __u32 l4_len,
-                                          struct l7mp_packet *p)
+                                          const __u8 family, struct l7mp_packet *p)
 {
 	if ((const void *)(udp + 1) > end)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	/* A datagram shorter than its IP packet is legal, and trimmed by the receiver: rare enough to leave to it. */
 	if (bpf_ntohs(udp->len) != l4_len)
 		return L7MP_VERDICT_PASS_MALFORMED;
-	if (p->key.family == L7MP_FAMILY_V6 && udp->check == 0)
+	if (family == L7MP_FAMILY_V6 && udp->check == 0)
 		return L7MP_VERDICT_PASS_CHECKSUM;
-	p->key.sport = udp->source;
-	p->key.dport = udp->dest;
+	p->key_words[4] = L7MP_WORD64(l7mp_load32(udp), L7MP_KEY_TAIL(IPPROTO_UDP, family));
 	p->payload_len = l4_len - sizeof(*udp);
 	return 0;
 }
@@ -82,11 +115,12 @@ static __always_inline int l7mp_parse_v4(const void *data, const void *end, __u3
 	if (p->l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	p->l4 = p->l3 + sizeof(*ip);
-	p->key.family = L7MP_FAMILY_V4;
-	p->key.l4 = IPPROTO_UDP;
-	__builtin_memcpy(p->key.saddr.bytes, &ip->saddr, 4);
-	__builtin_memcpy(p->key.daddr.bytes, &ip->daddr, 4);
-	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), p);
+	p->key_words[0] = L7MP_WORD64(l7mp_load32(&ip->saddr), 0);
+	p->key_words[1] = 0;
+	p->key_words[2] = L7MP_WORD64(l7mp_load32(&ip->daddr), 0);
+	p->key_words[3] = 0;
+	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), L7MP_FAMILY_V4,
+	                      p);
 }
 
 static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u32 wire_len,
@@ -109,11 +143,12 @@ static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u3
 	if (p->l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	p->l4 = p->l3 + sizeof(*ip);
-	p->key.family = L7MP_FAMILY_V6;
-	p->key.l4 = IPPROTO_UDP;
-	__builtin_memcpy(p->key.saddr.bytes, &ip->saddr, 16);
-	__builtin_memcpy(p->key.daddr.bytes, &ip->daddr, 16);
-	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), p);
+	p->key_words[0] = l7mp_load64(&ip->saddr);
+	p->key_words[1] = l7mp_load64((const __u8 *)&ip->saddr + 8);
+	p->key_words[2] = l7mp_load64(&ip->daddr);
+	p->key_words[3] = l7mp_load64((const __u8 *)&ip->daddr + 8);
+	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), L7MP_FAMILY_V6,
+	                      p);
 }
 
 static __always_inline int l7mp_parse_ip(const void *data, const void *end, __u32 wire_len,
@@ -133,7 +168,7 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 
 /*
  * `wire_len` is the length of the whole frame, which may be longer than
- * [data, end) when the rest is in fragments. p->key must be zeroed. 0, or a verdict.
+ * [data, end) when the rest is in fragments. Fills all of *p on success. 0, or a verdict.
  */
 static __always_inline int l7mp_parse_frame(const void *data, const void *end, __u32 wire_len,
                                             struct l7mp_packet *p)

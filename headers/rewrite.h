@@ -44,9 +44,7 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const struct l
 static __always_inline void l7mp_rewrite_udp_csum(struct udphdr *udp,
                                                   const struct l7mp_flow_action *a)
 {
-	__u32 delta = (__u32)l7mp_csum_fold(a->csum_addr) + l7mp_csum_fold(a->csum_port);
-
-	udp->check = l7mp_csum_apply_udp(udp->check, delta);
+	udp->check = l7mp_csum_apply_udp(udp->check, a->csum_addr + a->csum_port);
 }
 
 static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_flow_action *a)
@@ -55,11 +53,9 @@ static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l
 	__builtin_memcpy(eth->h_source, a->smac, ETH_ALEN);
 }
 
-static __always_inline void l7mp_count_flow(const struct l7mp_flow_key *key, __u64 packets,
-                                            __u64 bytes)
+/* `c` may be NULL: then the flow is being removed. */
+static __always_inline void l7mp_count_flow(struct l7mp_flow_counter *c, __u64 packets, __u64 bytes)
 {
-	struct l7mp_flow_counter *c = bpf_map_lookup_elem(&counters, key);
-
 	if (!c)
 		return;
 	c->packets += packets; /* per CPU: no other writer */

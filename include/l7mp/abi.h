@@ -68,7 +68,7 @@ enum l7mp_flow_flags {
  * What is done to a packet of the flow. The checksum deltas are constant per
  * flow, because the key fixes every old value (RFC 1624: HC' = ~(~HC + ~m + m')):
  * each is the one's-complement sum of ~old and new words, in the byte order of the
- * packet, folded to at most 32 bits.
+ * packet, folded to 16 bits.
  */
 struct l7mp_flow_action {
 	struct l7mp_abi_addr saddr; /* new addresses */
@@ -137,7 +137,7 @@ struct l7mp_flow_counter {
 	X(PASS_VLAN, "vlan", "the tags can't be changed as the flow needs")             \
 	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")               \
 	X(PASS_STALE, "stale", "the flow was replaced while it was read")               \
-	X(PASS_KERNEL, "kernel", "a helper function refused")
+	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
 enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };
