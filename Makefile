@@ -149,6 +149,19 @@ unit:
 	$(Q)$(MAKE) --no-print-directory BUILD=$(BUILD)/asan SAN=asan OPT=-O1 $(BUILD)/asan/unit/test_$(T)
 	$(BUILD)/asan/unit/test_$(T)
 
+# selftests/bpf/test_<what>.c: programs that print TAP; the other files there are what they share.
+BPFTEST_SRCS := $(sort $(wildcard selftests/bpf/test_*.c))
+BPFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BPFTEST_SRCS),$(sort $(wildcard selftests/bpf/*.c))))
+BPFTEST_BINS := $(patsubst selftests/bpf/%.c,$(BUILD)/bpf-tests/%,$(BPFTEST_SRCS))
+$(BUILD)/obj/selftests/bpf/%.o: CPPFLAGS += -Iheaders
+$(BUILD)/bpf-tests/%: $(BUILD)/obj/selftests/bpf/%.o $(BPFTEST_OBJS)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+
+.PHONY: bpf-tests
+bpf-tests: bpf $(BPFTEST_BINS)
+
 .PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs
 setup:
 	$(Q)scripts/setup.sh

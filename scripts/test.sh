@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 mode=${1:-fast}
 [ $# -eq 0 ] || shift
 jobs=$(nproc)
-make -s -j"$jobs" all bpf
+make -s -j"$jobs" all bpf bpf-tests
 make -s -j"$jobs" BUILD=build/asan SAN=asan OPT=-O1 all unit-bins
 if [ "$mode" = full ]; then
 	make -s -j"$jobs" BUILD=build/tsan SAN=tsan OPT=-O1 all

@@ -4,8 +4,8 @@
 
 A test file is a program that prints TAP (https://testanything.org): one line
 "ok N - what" or "not ok N - what" a test, "ok N - what # SKIP reason" for one
-that could not run. Unit tests are cmocka binaries, all others are executable
-scripts. A file that ends with another status than 0 without a "not ok", prints
+that could not run. Unit tests are cmocka binaries, BPF tests C programs (both built from
+test_*.c), all others are executable scripts. A file that ends with another status than 0 without a "not ok", prints
 no test at all or takes too long counts as one failure.
 
 Suites run beside each other on the machine's cores, except files whose first lines
@@ -58,6 +58,10 @@ def discover(mode, suites, pattern):
             for src in sorted(folder.glob("test_*.c")):
                 yield suite, src.stem, [str(ROOT / "build/asan/unit" / src.stem)], directives(src)
             continue
+        for src in sorted(folder.glob("test_*.c")) if suite == "bpf" else ():
+            say = directives(src)
+            if "full" not in say or mode == "full":
+                yield suite, src.stem, [str(ROOT / "build/bpf-tests" / src.stem)], say
         for script in sorted(p for p in folder.glob("test_*") if os.access(p, os.X_OK) and p.is_file()):
             say = directives(script)
             if "full" in say and mode != "full":

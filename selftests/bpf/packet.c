@@ -55,8 +55,7 @@ static void put_v4(const struct packet *p, uint8_t *ip)
 	size_t len = header_len(p);
 
 	memset(ip, 1, len); /* options: NOP */
-	ip[0] = (uint8_t)((p->version ? p->version : 4) << 4 |
-	                  (p->ihl ? p->ihl : (int)len / 4));
+	ip[0] = (uint8_t)((p->version ? p->version : 4) << 4 | (p->ihl ? p->ihl : (int)len / 4));
 	ip[1] = p->tos;
 	put16(ip + 2, (unsigned)((int)packet_ip_len(p) + p->ip_len_add));
 	put16(ip + 4, p->id);
@@ -87,30 +86,39 @@ static void put_v6(const struct packet *p, uint8_t *ip)
 	}
 }
 
-static void put_udp(const struct packet *p, uint8_t *udp)
+static void put_udp_csum(const struct packet *p, uint8_t *udp)
 {
 	size_t n = p->family == 4 ? 4 : 16, len = 8 + p->payload;
-	uint32_t x = p->fill * 2654435761U + 12345, pseudo;
+	uint32_t pseudo = (uint32_t)packet_sum(p->saddr, n, 0) + packet_sum(p->daddr, n, 0) +
+	                  p->protocol + (uint32_t)((int)len + p->udp_len_add);
 	uint16_t sum;
+
+	put16(udp + 6, 0);
+	if (p->no_csum)
+		return;
+	sum = (uint16_t)~packet_sum(udp, len, pseudo + p->csum_err);
+	put16(udp + 6, sum ? sum : 0xffff);
+}
+
+static void put_udp(const struct packet *p, uint8_t *udp)
+{
+	uint32_t x = p->fill * 2654435761U + 12345;
 
 	put16(udp, p->sport);
 	put16(udp + 2, p->dport);
-	put16(udp + 4, (unsigned)((int)len + p->udp_len_add));
-	put16(udp + 6, 0);
+	put16(udp + 4, (unsigned)(8 + (int)p->payload + p->udp_len_add));
 	for (size_t i = 0; i < p->payload; i++) {
 		x = x * 1664525 + 1013904223;
 		udp[8 + i] = (uint8_t)(x >> 24);
 	}
-	if (p->no_csum)
-		return;
-	pseudo = (uint32_t)packet_sum(p->saddr, n, 0) + packet_sum(p->daddr, n, 0) + p->protocol +
-	         (uint32_t)((int)len + p->udp_len_add);
+	put_udp_csum(p, udp);
 	if (p->zero_sum && p->payload >= 2) {
-		put16(udp + 8, 0);
-		put16(udp + 8, (uint16_t)~packet_sum(udp, len, pseudo));
+		/* What the checksum lacks of all ones goes into the first word of the payload. */
+		unsigned first = (unsigned)udp[8] << 8 | udp[9], sum = udp[6] << 8 | udp[7];
+
+		put16(udp + 8, packet_sum(NULL, 0, first + sum));
+		put_udp_csum(p, udp);
 	}
-	sum = (uint16_t)~packet_sum(udp, len, pseudo + p->csum_err);
-	put16(udp + 6, sum ? sum : 0xffff);
 }
 
 size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
@@ -127,4 +135,12 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
 	for (size_t i = 0; i < p->trailer; i++)
 		out[len + i] = (uint8_t)(0xa0 + i);
 	return len + p->trailer;
+}
+
+void packet_set_payload(const struct packet *p, uint8_t *frame, const uint8_t *payload)
+{
+	uint8_t *udp = frame + packet_l3(p) + header_len(p);
+
+	memcpy(udp + 8, payload, p->payload);
+	put_udp_csum(p, udp);
 }

@@ -45,3 +45,5 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX]);
 size_t packet_l3(const struct packet *p);
 /* Bytes of the IP packet, its header included. */
 size_t packet_ip_len(const struct packet *p);
+/* Puts p->payload other bytes into a built frame and makes the UDP checksum anew. */
+void packet_set_payload(const struct packet *p, uint8_t *frame, const uint8_t *payload);

@@ -151,6 +151,11 @@ static uint32_t difference(const uint8_t *old, const uint8_t *new, size_t n)
 	return htons(packet_sum(inverted, n, packet_sum(new, n, 0)));
 }
 
+static uint32_t fold(uint32_t sum)
+{
+	return sum > 0xffff ? (sum & 0xffff) + (sum >> 16) : sum;
+}
+
 void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
                 struct l7mp_flow_action *a)
 {
@@ -177,10 +182,11 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 		a->vlan_proto[i] = htons(to->vlan_proto[i]);
 		a->vlan_tci[i] = htons(to->vlan_tci[i]);
 	}
-	a->csum_addr = difference(from->saddr, to->saddr, n) + difference(from->daddr, to->daddr, n);
+	a->csum_addr =
+	        fold(difference(from->saddr, to->saddr, n) + difference(from->daddr, to->daddr, n));
 	a->csum_port = difference((uint8_t *)old, (uint8_t *)new, 4);
 	if (from->family == 4)
-		a->csum_l3 = a->csum_addr + htons(0xfeff);
+		a->csum_l3 = fold(a->csum_addr + htons(0xfeff)); /* TTL is a high byte */
 	a->match_tag = l7mp_match_tag(&key);
 }
 

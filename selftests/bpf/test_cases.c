@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every case of cases.c through BPF_PROG_TEST_RUN, XDP and tc: verdict, action, counters,
+ * and the packet byte by byte - rebuilt from scratch when it was forwarded, untouched
+ * when it was passed up. Then truncation at every length, and: was each verdict seen?
+ */
+#include <errno.h>
+#include <linux/pkt_cls.h>
+#include <string.h>
+
+#include "cases.h"
+
+static const char *const hook_names[] = {"xdp", "tc"};
+static bool seen[RIG_HOOKS][L7MP_VERDICT_COUNT];
+
+#define VERDICT_NAME(id, text, doc) text,
+static const char *const names[] = {L7MP_VERDICTS(VERDICT_NAME)};
+
+static void base_packet(const struct rig *r, int family, struct packet *p, struct packet *to)
+{
+	static const uint8_t a4[] = {10, 1, 2, 3}, b4[] = {10, 9, 8, 7}, c4[] = {192, 168, 255, 1},
+	                     d4[] = {172, 16, 0, 254};
+
+	memset(p, 0, sizeof(*p));
+	p->family = family;
+	p->ext = -1;
+	p->protocol = 17;
+	p->ttl = 64;
+	p->id = 0x1234;
+	p->payload = 100;
+	p->fill = 7;
+	p->sport = 40000;
+	p->dport = 5060;
+	memcpy(p->dmac, r->in_mac, 6);
+	memcpy(p->smac, "\x02\x11\x22\x33\x44\x55", 6);
+	*to = *p;
+	to->sport = 16000;
+	to->dport = 7;
+	memcpy(to->dmac, "\x02\xaa\xbb\xcc\xdd\xee", 6);
+	memcpy(to->smac, r->out_mac, 6);
+	if (family == 4) {
+		memcpy(p->saddr, a4, 4);
+		memcpy(p->daddr, b4, 4);
+		memcpy(to->saddr, c4, 4);
+		memcpy(to->daddr, d4, 4);
+		return;
+	}
+	for (int i = 0; i < 16; i++) {
+		p->saddr[i] = (uint8_t)(0x20 + i * 13);
+		p->daddr[i] = (uint8_t)(0x2a + i * 7);
+		to->saddr[i] = (uint8_t)(0xfd - i * 3);
+		to->daddr[i] = (uint8_t)(0xfc ^ i * 37);
+	}
+}
+
+/* The frame that must leave: the one that came in, but for what the flow changes. */
+static size_t expected(const struct tcase *t, uint8_t out[static PACKET_MAX])
+{
+	struct packet p = t->in;
+	size_t len;
+
+	memcpy(p.saddr, t->to.saddr, 16);
+	memcpy(p.daddr, t->to.daddr, 16);
+	memcpy(p.dmac, t->to.dmac, 6);
+	memcpy(p.smac, t->to.smac, 6);
+	p.sport = t->to.sport;
+	p.dport = t->to.dport;
+	p.ttl--;
+	p.n_vlans = t->to.n_vlans;
+	memcpy(p.vlan_proto, t->to.vlan_proto, sizeof(p.vlan_proto));
+	memcpy(p.vlan_tci, t->to.vlan_tci, sizeof(p.vlan_tci));
+	len = packet_build(&p, out);
+	if (p.zero_sum) { /* the payload is what came in, not one that sums up to zero again */
+		uint8_t in[PACKET_MAX];
+
+		packet_build(&t->in, in);
+		packet_set_payload(&p, out, in + packet_l3(&t->in) + packet_ip_len(&p) - p.payload);
+	}
+	return len;
+}
+
+static int wanted_action(enum rig_hook hook, int verdict)
+{
+	if (verdict < L7MP_VERDICT_COUNTED)
+		return hook == RIG_XDP ? XDP_REDIRECT : TC_ACT_REDIRECT;
+	if (verdict == L7MP_VERDICT_COUNTED)
+		return hook == RIG_XDP ? XDP_DROP : TC_ACT_SHOT;
+	/* tc: the filters behind ours see what is passed up. */
+	return hook == RIG_XDP ? XDP_PASS : TC_ACT_UNSPEC;
+}
+
+static bool check_verdict(const struct rig *r, int want)
+{
+	uint64_t got[L7MP_VERDICT_COUNT];
+	bool ok = true;
+
+	rig_verdicts(r, got);
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++) {
+		if (got[i] == (i == want))
+			continue;
+		tap_note("verdict %s: %llu times", names[i], (unsigned long long)got[i]);
+		ok = false;
+	}
+	return ok;
+}
+
+static bool check_counter(const struct tcase *t, int want)
+{
+	struct l7mp_flow_counter c = {0};
+	struct l7mp_flow_key key;
+	uint64_t packets = want > L7MP_VERDICT_COUNTED ? 0 : 1, bytes = packets * t->in.payload;
+
+	if (t->no_flow)
+		return true;
+	if (packets && t->gso_size)
+		packets = (t->in.payload + t->gso_size - 1) / t->gso_size;
+	rig_key(&t->key_of, &key);
+	c = rig_counter(t->rig, &key);
+	if (c.packets == packets && c.bytes == bytes && !c.last_seen == !packets)
+		return true;
+	tap_note("counter: %llu packets, %llu bytes, last seen %llu", (unsigned long long)c.packets,
+	         (unsigned long long)c.bytes, (unsigned long long)c.last_seen);
+	return false;
+}
+
+static bool check_frame(const struct tcase *t, const struct rig_run *run, int want)
+{
+	uint8_t right[PACKET_MAX];
+	size_t len = run->in_len;
+
+	if (want < L7MP_VERDICT_COUNTED)
+		len = expected(t, right);
+	else
+		memcpy(right, run->in, len);
+	if (run->out_len == len && !memcmp(run->out, right, len))
+		return true;
+	tap_dump("expected", right, len);
+	tap_dump("got", run->out, run->out_len);
+	return false;
+}
+
+/* 1: right, 0: wrong */
+#define NO_META (-1) /* older kernels take only 32 bytes of metadata */
+static int run_case(const struct tcase *t, const uint8_t *frame, size_t len, int want)
+{
+	struct rig_run run = {.in = frame, .in_len = len};
+	struct __sk_buff skb = {.ifindex = t->rig->in,
+	                        .ingress_ifindex = t->rig->in,
+	                        .gso_size = t->gso_size,
+	                        .gso_segs = t->gso_segs};
+	struct xdp_md md = {.data = (uint32_t)t->meta, .data_end = (uint32_t)(len + t->meta)};
+	uint8_t with_meta[PACKET_MAX + 256] = {0};
+	bool ok = true;
+	int rc;
+
+	if (t->hook == RIG_TC) {
+		run.ctx = &skb;
+		run.ctx_len = sizeof(skb);
+	} else if (t->meta) {
+		memcpy(with_meta + t->meta, frame, len);
+		run.in = with_meta;
+		run.in_len = len + t->meta;
+		run.ctx = &md;
+		run.ctx_len = sizeof(md);
+	}
+	rc = rig_send(t->rig, t->hook, &run);
+	if (rc == -EINVAL && t->meta)
+		return NO_META;
+	if (rc) {
+		tap_note("test run: %s", strerror(-rc));
+		return false;
+	}
+	if (run.action != wanted_action(t->hook, want)) {
+		tap_note("action %d", run.action);
+		ok = false;
+	}
+	ok &= check_verdict(t->rig, want);
+	ok &= check_counter(t, want);
+	ok &= check_frame(t, &run, want);
+	return ok;
+}
+
+static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, int family)
+{
+	struct tcase t = {.rig = r, .hook = hook};
+	int want = hook == RIG_XDP ? def->xdp : def->tc;
+	struct l7mp_flow_key key;
+	uint8_t frame[PACKET_MAX];
+	size_t len;
+	int ok;
+
+	base_packet(r, family, &t.in, &t.to);
+	t.key_of = t.in;
+	if (def->make)
+		def->make(&t);
+	rig_action(r, &t.key_of, &t.to, &t.action);
+	if (def->flow)
+		def->flow(&t);
+	rig_key(&t.key_of, &key);
+	if (!t.no_flow)
+		rig_put(r, &key, &t.action);
+	rig_verdicts_start(r);
+	len = packet_build(&t.in, frame) - t.cut;
+	ok = run_case(&t, frame, len, want);
+	seen[hook][want] |= ok == 1;
+	if (ok == NO_META)
+		tap_skip("this kernel refuses as much metadata", "%s, IPv%d: %s", hook_names[hook],
+		         family, def->name);
+	else
+		tap_result(ok, "%s, IPv%d: %s: %s", hook_names[hook], family, def->name,
+		           names[want]);
+	rig_del(r, &key);
+}
+
+/* Every length shorter than the packet goes up as it came. */
+static void truncation(struct rig *r, enum rig_hook hook, int family, int n_vlans)
+{
+	struct tcase t = {.rig = r, .hook = hook};
+	struct l7mp_flow_key key;
+	uint8_t frame[PACKET_MAX];
+	size_t len, bad = 0, refused = 0;
+
+	base_packet(r, family, &t.in, &t.to);
+	t.key_of = t.in;
+	t.in.n_vlans = n_vlans;
+	t.in.vlan_proto[0] = t.in.vlan_proto[1] = 0x8100;
+	rig_action(r, &t.in, &t.to, &t.action);
+	rig_key(&t.in, &key);
+	rig_put(r, &key, &t.action);
+	len = packet_build(&t.in, frame);
+	for (size_t n = 0; n < len; n++) {
+		struct rig_run run = {.in = frame, .in_len = n};
+		int ok;
+
+		rig_verdicts_start(r);
+		/* A test run itself refuses less than a link header, or less than tc's IP header. */
+		if (n < (family == 4 ? 34 : 54) && rig_send(r, hook, &run) == -EINVAL) {
+			refused++;
+			continue;
+		}
+		rig_verdicts_start(r);
+		ok = run_case(&t, frame, n, L7MP_VERDICT_PASS_TRUNCATED);
+		if (!ok)
+			tap_note("at length %zu", n);
+		bad += !ok;
+	}
+	tap_result(!bad, "%s, IPv%d, %d tags: truncated at each of %zu lengths", hook_names[hook],
+	           family, n_vlans, len - refused);
+	rig_del(r, &key);
+}
+
+static void all_verdicts_seen(void)
+{
+	for (int v = 0; v < L7MP_VERDICT_COUNT; v++)
+		tap_result(seen[RIG_XDP][v] || seen[RIG_TC][v], "verdict %s was triggered (%s%s)",
+		           names[v], seen[RIG_XDP][v] ? "xdp " : "", seen[RIG_TC][v] ? "tc" : "");
+}
+
+int main(void)
+{
+	struct rig r;
+
+	rig_init(&r, 1024);
+	for (size_t i = 0; i < tcases_n; i++)
+		for (int hook = 0; hook < RIG_HOOKS; hook++)
+			for (int family = 4; family <= 6; family += 2)
+				if ((!tcases[i].family || tcases[i].family == family) &&
+				    (hook == RIG_XDP ? tcases[i].xdp : tcases[i].tc) != NOT_RUN)
+					one(&r, &tcases[i], hook, family);
+	for (int hook = 0; hook < RIG_HOOKS; hook++)
+		for (int family = 4; family <= 6; family += 2)
+			for (int n = 0; n <= 2; n++)
+				truncation(&r, hook, family, n);
+	all_verdicts_seen();
+	return tap_done();
+}
