@@ -15,6 +15,8 @@ static void session_ended(void *arg, const struct l7mp_session *session)
 	struct l7mp_app *app = arg;
 
 	l7mp_access_log_write(&app->access_log, session);
+	if (!app->stopping)
+		l7mp_trim_soon(&app->trim);
 }
 
 /* A relay needs descriptors: take what the hard limit gives. */
@@ -37,6 +39,7 @@ static int make_layers(struct l7mp_app *app)
 
 	if (rc)
 		return rc;
+	l7mp_trim_init(&app->trim, app->loop);
 	app->env.loop = app->loop;
 	app->env.stats = &app->stats;
 	app->env.limits = &l7mp_model_admin(app->model)->limits;

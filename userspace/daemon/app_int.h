@@ -15,6 +15,7 @@
 #include "l7mp/runtime.h"
 #include "l7mp/session.h"
 #include "l7mp/stats.h"
+#include "trim.h"
 
 enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUNT };
 
@@ -29,9 +30,11 @@ struct l7mp_app {
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
-	struct l7mp_document *document; /* the file that was read last, until its change is applied */
+	struct l7mp_document
+	        *document;           /* the file that was read last, until its change is applied */
 	struct l7mp_change *initial; /* built by new, applied by run */
 	struct l7mp_access_log access_log;
+	struct l7mp_trim trim;
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool stopping;

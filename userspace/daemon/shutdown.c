@@ -34,6 +34,7 @@ void l7mp_app_stop(struct l7mp_app *app)
 	if (app->stopping)
 		return;
 	app->stopping = true;
+	l7mp_trim_stop(&app->trim);
 	sd_notify(0, "STOPPING=1");
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
