@@ -26,6 +26,7 @@ struct up {
 	uint64_t open_ms;
 	unsigned sent, answered; /* headers and answers */
 	bool open;
+	bool reading; /* the owner wants to */
 	bool payload; /* something else than an answer has come */
 	bool closing; /* by the owner, or because the handshake failed */
 };
@@ -68,7 +69,7 @@ static void opened(struct up *u, struct l7mp_buf *rest)
 	u->answered = 1;
 	u->open_ms = l7mp_loop_now(u->env->loop);
 	u->base.max_write = u->inner->max_write;
-	l7mp_stream_pause(u->inner, true);
+	l7mp_stream_pause(u->inner, !u->reading);
 	if (!u->transport->lossy)
 		l7mp_str_free(&u->first.text);
 	u->base.events->open(u->base.owner);
@@ -249,6 +250,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 {
 	struct up *u = (struct up *)base;
 
+	u->reading = !on;
 	if (u->open && !u->closing)
 		l7mp_stream_pause(u->inner, on);
 }
