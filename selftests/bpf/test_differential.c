@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * l7mp-test: timeout=120 timeout_full=600
+ *
+ * The same random packets through the programs and through a model of the slow
+ * path. For each packet: either it was passed up and is byte for byte what it was, or it was
+ * redirected, and then the next hop's socket gets what the relay would have sent: the same
+ * payload from the flow's addresses; nothing, when the kernel here would have dropped
+ * it. A plain packet of a flow must be redirected. Counters are compared after every
+ * round, so that nothing is lost or counted twice.
+ *
+ * L7MP_SEED repeats a run; a failure names the seed and dumps the packet.
+ */
+#include <errno.h>
+#include <linux/pkt_cls.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "model.h"
+#include "rig.h"
+
+#define FLOWS 64
+#define ROUND 5000
+#define MTU   1500
+
+struct flow {
+	struct packet from, to;
+	struct l7mp_flow_key key;
+	struct l7mp_flow_action action;
+	uint64_t packets, bytes; /* what the counter must say */
+};
+
+struct run {
+	struct rig rig;
+	enum rig_hook hook;
+	struct flow flows[FLOWS];
+	uint64_t random;
+	uint64_t sent, redirected, swallowed, refused_by_kernel;
+	uint64_t fates[4], must;
+	unsigned failures;
+};
+
+static uint32_t rnd(struct run *r, uint32_t below)
+{
+	r->random ^= r->random << 13;
+	r->random ^= r->random >> 7;
+	r->random ^= r->random << 17;
+	return (uint32_t)((r->random >> 16) % below);
+}
+
+static bool chance(struct run *r, unsigned percent)
+{
+	return rnd(r, 100) < percent;
+}
+
+static void rnd_bytes(struct run *r, uint8_t *at, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		at[i] = (uint8_t)rnd(r, 256);
+}
+
+static void rnd_tags(struct run *r, struct packet *p, int n)
+{
+	p->n_vlans = n;
+	for (int i = 0; i < 3; i++) {
+		p->vlan_proto[i] = chance(r, 50) ? 0x8100 : 0x88a8;
+		p->vlan_tci[i] = (uint16_t)rnd(r, 65536);
+	}
+}
+
+/* tc: with tags to send the program passes up, so half of the flows have none. */
+static void make_flow(struct run *r, struct flow *f, int i)
+{
+	memset(f, 0, sizeof(*f));
+	f->from.family = i % 2 ? 6 : 4;
+	f->from.ext = -1;
+	f->from.protocol = 17;
+	rnd_bytes(r, f->from.saddr, 16);
+	rnd_bytes(r, f->from.daddr, 16);
+	f->from.sport = (uint16_t)(1 + rnd(r, 65535));
+	f->from.dport = (uint16_t)(1 + rnd(r, 65535));
+	memcpy(f->from.dmac, r->rig.in_mac, 6);
+	rnd_bytes(r, f->from.smac, 6);
+	f->to = f->from;
+	rnd_bytes(r, f->to.saddr, 16);
+	rnd_bytes(r, f->to.daddr, 16);
+	rnd_bytes(r, f->to.dmac, 6);
+	rnd_bytes(r, f->to.smac, 6);
+	f->to.dmac[0] &= 0xfe;
+	f->to.sport = (uint16_t)rnd(r, 65536);
+	f->to.dport = (uint16_t)rnd(r, 65536);
+	rnd_tags(r, &f->to, i % 4 < 2 ? 0 : (int)rnd(r, 3));
+	if (i % 16 == 5) /* only ports change */
+		memcpy(f->to.saddr, f->from.saddr, 16), memcpy(f->to.daddr, f->from.daddr, 16);
+	rig_key(&f->from, &f->key);
+	rig_action(&r->rig, &f->from, &f->to, &f->action);
+	f->action.mtu = MTU;
+	if (i % 16 == 14)
+		f->action.verb = L7MP_VERB_COUNT;
+	rig_put(&r->rig, &f->key, &f->action);
+}
+
+static size_t rnd_size(struct run *r)
+{
+	switch (rnd(r, 4)) {
+	case 0:
+		return rnd(r, 40);
+	case 1:
+		return rnd(r, 300);
+	case 2:
+		return 1440 + rnd(r, 48);
+	default:
+		return rnd(r, 1600);
+	}
+}
+
+static void rnd_oddities(struct run *r, struct packet *p)
+{
+	if (p->family == 4 && chance(r, 4))
+		p->options = (int)(4 * (1 + rnd(r, 10)));
+	if (p->family == 4 && chance(r, 6))
+		p->frag = (uint16_t)rnd(r, 65536);
+	if (p->family == 6 && chance(r, 6))
+		p->ext = (const int[]){0, 43, 44, 60}[rnd(r, 4)];
+	if (chance(r, 4))
+		p->ttl = (uint8_t)rnd(r, 4);
+	if (chance(r, 3))
+		p->protocol = (uint8_t)rnd(r, 256);
+	if (chance(r, 3))
+		p->udp_len_add = (int)rnd(r, 5) - 2;
+	if (chance(r, 3))
+		p->ip_len_add = (int)rnd(r, 5) - 2;
+	if (chance(r, 5))
+		p->sport++;
+	if (chance(r, 5))
+		p->ip_err = (uint16_t)(1 + rnd(r, 65534));
+}
+
+/* Damages a frame on the wire. */
+static size_t mutate(struct run *r, uint8_t *frame, size_t len)
+{
+	size_t span = len < 90 ? len : 90;
+
+	if (chance(r, 20))
+		return 14 + rnd(r, (uint32_t)(len - 13)); /* cut */
+	for (uint32_t n = 1 + rnd(r, 3); n; n--)
+		frame[rnd(r, (uint32_t)span)] ^= (uint8_t)(1 << rnd(r, 8));
+	return len;
+}
+
+static size_t make_packet(struct run *r, const struct flow *f, uint8_t out[static PACKET_MAX])
+{
+	struct packet p = f->from;
+	size_t len;
+
+	rnd_tags(r, &p, chance(r, 60) ? 0 : (int)rnd(r, 4));
+	p.ttl = (uint8_t)(2 + rnd(r, 254));
+	p.tos = (uint8_t)rnd(r, 256);
+	p.id = (uint16_t)rnd(r, 65536);
+	p.frag = chance(r, 50) ? 0x4000 : 0;
+	p.flow_label = rnd(r, 1 << 20);
+	p.fill = rnd(r, 1 << 30);
+	p.payload = rnd_size(r);
+	p.trailer = chance(r, 20) ? rnd(r, 20) : 0;
+	switch (rnd(r, 10)) {
+	case 0:
+		p.no_csum = true;
+		break;
+	case 1:
+		p.zero_sum = true;
+		break;
+	case 2:
+	case 3:
+		p.csum_err = (uint16_t)(1 + rnd(r, 65534));
+		break;
+	default:
+		break;
+	}
+	if (chance(r, 25))
+		rnd_oddities(r, &p);
+	len = packet_build(&p, out);
+	return chance(r, 20) ? mutate(r, out, len) : len;
+}
+
+static struct flow *find(struct run *r, const struct model *m)
+{
+	for (int i = 0; i < FLOWS; i++) {
+		const struct packet *p = &r->flows[i].from;
+
+		if (p->family == m->family && p->sport == m->sport && p->dport == m->dport &&
+		    !memcmp(p->saddr, m->saddr, m->family == 4 ? 4 : 16) &&
+		    !memcmp(p->daddr, m->daddr, m->family == 4 ? 4 : 16))
+			return &r->flows[i];
+	}
+	return NULL;
+}
+
+/* Every byte of the IP packet that is neither address, port, TTL nor checksum. */
+static bool rest_equal(const uint8_t *in, const uint8_t *out, size_t len, int family)
+{
+	size_t ttl = family == 4 ? 8 : 7, sum = family == 4 ? 10 : 7, from = family == 4 ? 12 : 8;
+	size_t to = family == 4 ? 24 : 44, check = family == 4 ? 26 : 46;
+
+	for (size_t i = 0; i < len; i++) {
+		if (i == ttl || (family == 4 && (i == sum || i == sum + 1)) ||
+		    (i >= from && i < to) || i == check || i == check + 1)
+			continue;
+		if (in[i] != out[i])
+			return false;
+	}
+	return (uint8_t)(in[ttl] - 1) == out[ttl];
+}
+
+static const char *check_redirect(const struct flow *f, const struct rig_run *run,
+                                  const struct model *in)
+{
+	struct model out;
+	size_t link = 14 + 4 * (size_t)f->to.n_vlans;
+	uint8_t header[PACKET_MAX];
+	struct packet to = f->to;
+
+	if (!f)
+		return "redirected without a flow";
+	if (in->fate != MODEL_DELIVER && in->fate != MODEL_DROP)
+		return "redirected, though it was nothing that a relay would have seen whole";
+	if (!in->plain || in->ttl < 2 || in->ip_len > MTU || in->n_vlans > 2)
+		return "redirected, though there was a doubt";
+	if (run->out_len != run->in_len - in->l3 + link)
+		return "another length";
+	packet_build(&to, header); /* for its link header only */
+	if (memcmp(header, run->out, link))
+		return "wrong link header";
+	if (!rest_equal(run->in + in->l3, run->out + link, run->in_len - in->l3, in->family))
+		return "bytes changed that must not";
+	model_receive(run->out, run->out_len, &out);
+	if (out.fate != in->fate)
+		return in->fate == MODEL_DROP ? "a wrong checksum became right"
+		                              : "a right checksum became wrong";
+	if (out.payload != in->payload || out.sport != to.sport || out.dport != to.dport ||
+	    memcmp(out.saddr, to.saddr, in->family == 4 ? 4 : 16) ||
+	    memcmp(out.daddr, to.daddr, in->family == 4 ? 4 : 16))
+		return "other addresses, ports or size than the flow's";
+	return NULL;
+}
+
+/* Is there nothing about the packet that allows to pass it up? */
+static bool must_be_fast(const struct run *r, const struct flow *f, const struct model *in,
+                         const uint8_t *frame)
+{
+	if (!f || in->fate != MODEL_DELIVER || !in->plain || in->ttl < 2 || in->n_vlans > 2)
+		return false;
+	if (r->hook == RIG_TC && memcmp(frame, r->rig.in_mac, 6))
+		return false;
+	if (f->action.verb == L7MP_VERB_COUNT)
+		return true;
+	return in->ip_len <= MTU && !(r->hook == RIG_TC && f->to.n_vlans);
+}
+
+static const char *check(struct run *r, const struct rig_run *run, const struct model *in)
+{
+	struct flow *f = in->fate == MODEL_OTHER ? NULL : find(r, in);
+	bool must = must_be_fast(r, f, in, run->in);
+	bool xdp = r->hook == RIG_XDP;
+	const char *wrong;
+
+	r->must += must;
+	if (run->action == (xdp ? XDP_REDIRECT : TC_ACT_REDIRECT)) {
+		wrong = f ? check_redirect(f, run, in) : "redirected without a flow";
+		r->redirected++;
+		if (f) {
+			f->packets++;
+			f->bytes += in->payload;
+		}
+		return wrong;
+	}
+	if (run->action == (xdp ? XDP_DROP : TC_ACT_SHOT)) {
+		if (!f || f->action.verb != L7MP_VERB_COUNT)
+			return "swallowed, though no Discard flow is there";
+		f->packets++;
+		f->bytes += in->payload;
+		r->swallowed++;
+	} else if (run->action != (xdp ? XDP_PASS : TC_ACT_UNSPEC)) {
+		return "strange action";
+	} else if (must) {
+		return "passed up, though it is a plain packet of a flow";
+	}
+	if (run->out_len != run->in_len || memcmp(run->out, run->in, run->in_len))
+		return "not redirected, but changed";
+	return NULL;
+}
+
+static void one(struct run *r)
+{
+	static struct rig_run run;
+	uint8_t frame[PACKET_MAX];
+	uint64_t seed = r->random;
+	struct model in;
+	const char *wrong;
+	int rc;
+
+	run.in = frame;
+	run.in_len = make_packet(r, &r->flows[rnd(r, FLOWS)], frame);
+	rc = rig_send(&r->rig, r->hook, &run);
+	if (rc == -EINVAL && run.in_len < 54) {
+		r->refused_by_kernel++; /* a test run takes no frame that short */
+		return;
+	}
+	model_receive(frame, run.in_len, &in);
+	r->sent++;
+	r->fates[in.fate]++;
+	wrong = rc ? strerror(-rc) : check(r, &run, &in);
+	if (!wrong)
+		return;
+	if (++r->failures > 5)
+		return;
+	tap_note("seed %llu: %s (the model: %s)", (unsigned long long)seed, wrong,
+	         model_fate_name(in.fate));
+	tap_dump("in", frame, run.in_len);
+	tap_dump("out", run.out, run.out_len);
+}
+
+static bool counters_right(struct run *r)
+{
+	uint64_t verdicts[L7MP_VERDICT_COUNT], sum = 0;
+	bool ok = true;
+
+	rig_verdicts(&r->rig, verdicts);
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++)
+		sum += verdicts[i];
+	if (sum != r->sent || verdicts[L7MP_VERDICT_FORWARDED] != r->redirected ||
+	    verdicts[L7MP_VERDICT_COUNTED] != r->swallowed) {
+		tap_note("verdicts: %llu in sum, %llu sent; forwarded %llu, %llu redirected",
+		         (unsigned long long)sum, (unsigned long long)r->sent,
+		         (unsigned long long)verdicts[L7MP_VERDICT_FORWARDED],
+		         (unsigned long long)r->redirected);
+		ok = false;
+	}
+	for (int i = 0; i < FLOWS; i++) {
+		struct l7mp_flow_counter c = rig_counter(&r->rig, &r->flows[i].key);
+
+		if (c.packets == r->flows[i].packets && c.bytes == r->flows[i].bytes)
+			continue;
+		tap_note("flow %d: %llu packets, %llu bytes instead of %llu, %llu", i,
+		         (unsigned long long)c.packets, (unsigned long long)c.bytes,
+		         (unsigned long long)r->flows[i].packets,
+		         (unsigned long long)r->flows[i].bytes);
+		ok = false;
+	}
+	return ok;
+}
+
+static void through(struct run *r, enum rig_hook hook, uint64_t packets)
+{
+	const char *name = hook == RIG_XDP ? "xdp" : "tc";
+	bool counted = true;
+
+	r->hook = hook;
+	r->sent = r->redirected = r->swallowed = r->refused_by_kernel = r->must = 0;
+	r->failures = 0;
+	memset(r->fates, 0, sizeof(r->fates));
+	for (int i = 0; i < FLOWS; i++)
+		make_flow(r, &r->flows[i], i);
+	rig_verdicts_start(&r->rig);
+	while (r->sent < packets && !r->failures && counted) {
+		for (int i = 0; i < ROUND; i++)
+			one(r);
+		counted = counters_right(r);
+	}
+	tap_note("%s: %llu packets: %llu redirected (%llu had to be), %llu swallowed; the model: "
+	         "%llu delivered, %llu dropped, %llu fragments, %llu other; %llu too short to send",
+	         name, (unsigned long long)r->sent, (unsigned long long)r->redirected,
+	         (unsigned long long)r->must, (unsigned long long)r->swallowed,
+	         (unsigned long long)r->fates[0], (unsigned long long)r->fates[1],
+	         (unsigned long long)r->fates[2], (unsigned long long)r->fates[3],
+	         (unsigned long long)r->refused_by_kernel);
+	tap_result(!r->failures,
+	           "%s: %llu packets: a socket gets the same, or they went up unchanged", name,
+	           (unsigned long long)r->sent);
+	tap_result(counted, "%s: none lost, none counted twice", name);
+	tap_result(r->redirected > r->sent / 4 && r->fates[MODEL_DROP] > r->sent / 20 &&
+	                   r->fates[MODEL_PIECE] > 0,
+	           "%s: the packets were of all kinds", name);
+	for (int i = 0; i < FLOWS; i++)
+		rig_del(&r->rig, &r->flows[i].key);
+}
+
+int main(void)
+{
+	static struct run r;
+	const char *seed = getenv("L7MP_SEED");
+	uint64_t packets = test_mode_full() ? 1000000 : 50000;
+
+	rig_init(&r.rig, 1024);
+	r.random = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL) * 2654435761U + 1;
+	r.random = r.random ? r.random : 1;
+	tap_note("L7MP_SEED=%llu", (unsigned long long)r.random);
+	through(&r, RIG_XDP, packets);
+	through(&r, RIG_TC, packets);
+	return tap_done();
+}
