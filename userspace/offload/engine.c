@@ -33,11 +33,15 @@ static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_
 
 /* Their warnings are about what we try on purpose, too: our own records say what matters. */
 static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
+        __attribute__((format(printf, 2, 0)));
+static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
 {
 	say(level == LIBBPF_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libbpf", fmt, args);
 	return 0;
 }
 
+static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list args)
+        __attribute__((format(printf, 2, 0)));
 static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list args)
 {
 	say(level == LIBXDP_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libxdp", fmt, args);

@@ -161,7 +161,7 @@ static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->hops));
 	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
 	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->sweep.last_entries);
-	rc |= l7mp_json_add_num(o, "sweep_us", (double)(e->sweep.last_spent_ns / 1000));
+	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->sweep.last_spent_ns / 1e3);
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
