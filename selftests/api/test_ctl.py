@@ -1,0 +1,170 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""l7mpctl: every command against a running proxy."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import l7test  # noqa: E402
+import yaml  # noqa: E402
+
+ECHO = [{"action": {"route": {"destination": {"spec": {"protocol": "Echo"}}}}}]
+DOCS = {
+    "clusters": ({"name": "c", "spec": {"protocol": "TCP", "port": 9}}, {"spec": {"protocol": "UDP", "port": 10}}),
+    "listeners": ({"name": "l", "spec": {"protocol": "UDP", "port": 0}, "rules": ECHO}, {"spec": {"protocol": "TCP", "port": 0}, "rules": "x"}),
+    "rules": ({"name": "r", "match": {"op": "defined", "path": "/a"}, "action": {"route": "ro"}}, {"action": {"route": "other"}}),
+    "rulelists": ({"name": "rl", "rules": ["r"]}, {"rules": ["r", "s"]}),
+    "routes": ({"name": "ro", "destination": "c"}, {"destination": "d"}),
+}
+
+
+def ctl(*args, text="", status=0, env=None):
+    r = subprocess.run([l7test.program("l7mpctl"), *args], input=text, capture_output=True, text=True, timeout=30,
+                       env=dict(os.environ, **(env or {})))
+    assert r.returncode == status, (args, r.returncode, r.stdout, r.stderr)
+    assert not l7test.SANITIZER.search(r.stderr), r.stderr
+    return r.stdout if status == 0 else r.stderr
+
+
+class Ctl(unittest.TestCase):
+    def setUp(self):
+        self.proxy = l7test.Proxy({"listeners": [l7test.controller(), {
+            "name": "tcp", "spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 15000}, "rules": ECHO}]}, "-l", "warn")
+        self.tmp = tempfile.TemporaryDirectory(prefix="l7mp-test-")
+        self.addCleanup(self.tmp.cleanup)
+
+    def tearDown(self):
+        self.proxy.stop()
+
+    def file(self, name, doc):
+        path = os.path.join(self.tmp.name, name)
+        with open(path, "w") as f:
+            f.write(doc if isinstance(doc, str) else json.dumps(doc, indent=1))
+        return path
+
+    def test_objects(self):
+        """list, get, add, replace, delete of every kind, as table, JSON and YAML, from file and stdin"""
+        for plural, (doc, other) in DOCS.items():
+            wrapper, name = plural[:-1], doc["name"]
+            ctl(plural, "add", text=json.dumps(doc))
+            ctl(plural, "delete", name)
+            ctl(plural, "add", text=yaml.safe_dump({wrapper: doc}))
+            self.assertIn("409", ctl(plural, "add", text=json.dumps(doc), status=1))
+            ctl(plural, "delete", name, "-r")
+            ctl(plural, "add", "-f", self.file("x.yaml", yaml.safe_dump(doc)))
+            table = ctl(plural, "list")
+            self.assertTrue(table.startswith("NAME"))
+            self.assertIn(name, table)
+            self.assertEqual(ctl(plural), table)
+            self.assertIn(name, [o["name"] for o in json.loads(ctl(plural, "list", "-o", "json"))])
+            self.assertIn(name, [o["name"] for o in yaml.safe_load(ctl(plural, "list", "-o", "yaml"))])
+            self.assertEqual(json.loads(ctl(plural, "get", name, "-o", "json")), yaml.safe_load(ctl(plural, "get", name, "-o", "yaml")))
+            self.assertIn(name, ctl(plural, "get", name, "--recursive"))
+            ctl(plural, "replace", name, "-f", self.file("y.json", other))
+            for key, value in other.items():
+                if key != "rules" and key != "spec":
+                    self.assertEqual(json.loads(ctl(plural, "get", name, "-o", "json"))[key], value)
+            ctl(plural, "delete", name)
+            self.assertIn("404", ctl(plural, "get", name, status=1))
+
+    def test_nested(self):
+        """endpoints, rules of a list by position, lookup"""
+        ctl("clusters", "add", text="name: c\nspec: { protocol: TCP, port: 9 }\n")
+        ctl("endpoints", "add", "c", text="name: e\nspec: { address: 127.0.0.1 }\n")
+        self.assertRegex(ctl("endpoints", "list"), r"e +c +127\.0\.0\.1 +1")
+        self.assertEqual(json.loads(ctl("endpoints", "get", "e", "-o", "json"))["spec"], {"address": "127.0.0.1"})
+        ctl("endpoints", "replace", "e", text="spec: { address: 127.0.0.2 }\nweight: 3\n")
+        self.assertRegex(ctl("endpoints"), r"127\.0\.0\.2 +3")
+        ctl("endpoints", "delete", "e")
+        self.assertNotIn("127.0.0.2", ctl("endpoints"))
+        ctl("routes", "add", text="name: ro\ndestination: c\n")
+        ctl("rulelists", "add", text="name: rl\nrules: []\n")
+        ctl("rulelists", "insert", "rl", "0", text="name: r\nmatch: { op: defined, path: /a }\naction: { route: ro, rewrite: [ { path: /b, value: 1 } ] }\n")
+        ctl("rulelists", "insert", "rl", "0", "later")
+        self.assertEqual(json.loads(ctl("rulelists", "get", "rl", "-o", "json"))["rules"], ["later", "r"])
+        found = json.loads(ctl("lookup", "rl", "-f", self.file("m.json", {"a": 1}), "-o", "json"))
+        self.assertEqual((found["rule"], found["metadata"]), ("r", {"a": 1, "b": 1}))
+        self.assertEqual(json.loads(ctl("lookup", "rl", "-f", self.file("m.yaml", "metadata: { a: 1 }\n"), "-o", "json"))["rule"], "r")
+        self.assertIn("404", ctl("lookup", "rl", status=1))
+        ctl("rulelists", "remove", "rl", "later")
+        ctl("rulelists", "remove", "rl", "0", "-r")
+        self.assertEqual(json.loads(ctl("rulelists", "get", "rl", "-o", "json"))["rules"], [])
+
+    def test_sessions(self):
+        """sessions list, get, delete, watch; explain"""
+        watch = subprocess.Popen([l7test.program("l7mpctl"), "sessions", "watch", "-i", "0.05"], stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        with socket.create_connection(("127.0.0.1", 15000), 5) as s:
+            s.settimeout(5)
+            s.sendall(b"12345")
+            s.recv(10)
+            name = f"TCP:127.0.0.1:{s.getsockname()[1]}-127.0.0.1:15000"
+            self.assertRegex(ctl("sessions"), rf"{name} +CONNECTED +tcp .* 5 +5 ")
+            self.assertEqual(json.loads(ctl("sessions", "get", name, "-o", "json"))["name"], name)
+            text = ctl("explain", name)
+            for word in ("ingress:", "egress:", "kernel:", "events:", "CONNECTED"):
+                self.assertIn(word, text)
+            time.sleep(0.3)
+            ctl("sessions", "delete", name)
+            self.assertEqual(s.recv(10), b"")
+        self.assertIn("404", ctl("sessions", "get", name, status=1))
+        time.sleep(0.4)
+        watch.send_signal(signal.SIGINT)
+        out = watch.communicate(timeout=5)[0]
+        self.assertRegex(out, rf"\+ {name}")
+        self.assertRegex(out, rf"- {name}")
+        self.assertNotIn("HTTP:", out)
+
+    def test_config(self):
+        """config dump, load and check; admin; offload; flows; version"""
+        dump = ctl("config", "dump")
+        path = self.file("dump.yaml", ctl("config", "dump", "-o", "yaml"))
+        ctl("config", "load", path)
+        self.assertEqual(ctl("config", "dump"), dump)
+        ctl("config", "check", path)
+        bad = self.file("bad.yaml", "listeners:\n  - name: l\n    rules: x\n    spec: { protocol: UDP, port: 99999 }\n")
+        self.assertIn("bad.yaml:4", ctl("config", "check", bad, status=1))
+        err = ctl("config", "load", bad, status=1)
+        self.assertIn("422", err)
+        self.assertIn("bad.yaml:4", err)
+        ctl("admin", "set", "log_level=error", "limits.max_sessions=77")
+        admin = json.loads(ctl("admin", "-o", "json"))
+        self.assertEqual((admin["log_level"], admin["limits"]["max_sessions"]), ("error", 77))
+        ctl("admin", "set", "-f", self.file("a.json", {"log_level": "warn"}))
+        self.assertIn("422", ctl("admin", "set", "log_level=loud", status=1))
+        self.assertIn("state", ctl("offload"))
+        self.assertIn("no flows", ctl("flows"))
+        version = (l7test.ROOT / "VERSION").read_text().strip()
+        self.assertEqual(ctl("version").count(version), 2)
+        self.assertIn(version, ctl("--version"))
+
+    def test_usage(self):
+        """wrong usage is status 2 with a hint, an unreachable API status 1"""
+        for args in ((), ("nothing",), ("clusters", "grow"), ("clusters", "get"), ("-o", "xml", "clusters"), ("-x",), ("lookup",),
+                     ("explain",), ("config",), ("admin", "set", "novalue"), ("-i", "x", "sessions")):
+            self.assertTrue(ctl(*args, status=2), args)
+        self.assertIn("Usage", ctl("--help"))
+        self.assertIn("127.0.0.1:9", ctl("-a", "http://127.0.0.1:9", "clusters", status=1))
+        self.assertIn("/nonexistent", ctl("clusters", "add", "-f", "/nonexistent", status=1))
+        self.assertIn("stdin:1", ctl("clusters", "add", text="{", status=1))
+        self.assertTrue(ctl("-a", "http://127.0.0.1:15000", "--timeout", "1", "clusters", status=1))
+
+    def test_token(self):
+        """--token, $L7MP_TOKEN_FILE and $L7MP_API"""
+        token = self.file("token", "s3cret\n")
+        with l7test.Proxy({"admin": {"api_token_file": token}, "listeners": [l7test.controller(1235)]}, port=1235):
+            self.assertIn("401", ctl("-a", "http://127.0.0.1:1235", "clusters", status=1))
+            self.assertIn("l7mp-controller", ctl("-a", "http://127.0.0.1:1235/", "-t", token, "clusters"))
+            self.assertIn("l7mp-controller", ctl("clusters", env={"L7MP_API": "http://localhost:1235", "L7MP_TOKEN_FILE": token}))
+            self.assertIn("/nonexistent", ctl("-t", "/nonexistent", "clusters", status=1))
+
+
+if __name__ == "__main__":
+    l7test.main()
