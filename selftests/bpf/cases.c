@@ -52,6 +52,7 @@ static void tos(struct tcase *t)    { t->in.tos = 0xb9; t->in.flow_label = 0xabc
 
 static void no_csum(struct tcase *t)   { t->in.no_csum = true; }
 static void zero_sum(struct tcase *t)  { t->in.zero_sum = true; }
+static void zero_out(struct tcase *t)  { t->zero_out = true; }
 static void wrong1(struct tcase *t)    { t->in.csum_err = 1; }
 static void wrong(struct tcase *t)     { t->in.csum_err = 0xbeef; }
 static void wrong_ip(struct tcase *t)  { t->in.ip_err = 0x0101; }
@@ -193,6 +194,7 @@ const struct tcase_def tcases[] = {
         {"UDP checksum 0 stays", 4, FWD, no_csum, NULL},
         {"UDP checksum 0", 6, BOTH(PASS_CHECKSUM), no_csum, NULL},
         {"UDP checksum of all ones in", 0, FWD, zero_sum, NULL},
+        {"UDP checksum that becomes 0 leaves as all ones", 0, FWD, zero_out, NULL},
         {"wrong UDP checksum stays wrong", 0, FWD, wrong, NULL},
         {"UDP checksum wrong by one stays wrong", 0, FWD, wrong1, NULL},
         {"wrong IP checksum stays wrong", 4, FWD, wrong_ip, NULL},

@@ -16,7 +16,8 @@ struct tcase {
 	struct packet to;     /* what a forwarded packet is made into: addresses, MACs, tags */
 	struct l7mp_flow_action action; /* made of key_of and to, then changed by `flow` */
 	bool no_flow;
-	size_t cut; /* bytes cut off the end of the frame */
+	bool zero_out; /* a payload whose checksum is zero for the new addresses */
+	size_t cut;    /* bytes cut off the end of the frame */
 	uint32_t gso_size, gso_segs;
 	size_t meta; /* XDP: bytes of metadata in front of the packet */
 };

@@ -40,6 +40,7 @@ static enum model_fate udp(const uint8_t *p, size_t have, struct model *m)
 	m->sport = (uint16_t)be16(p);
 	m->dport = (uint16_t)be16(p + 2);
 	m->payload = have - 8;
+	m->summed = be16(p + 6) != 0;
 	if (len != have)
 		m->plain = false;
 	if (len == 0 && m->family == 6)

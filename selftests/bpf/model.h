@@ -25,6 +25,7 @@ struct model {
 	uint16_t sport, dport;
 	size_t payload_at, payload;
 	uint8_t ttl;
+	bool summed; /* UDP checksum is not 0 */
 	bool plain; /* no options, no extension headers, UDP fills its IP packet, checksum present in IPv6 */
 };
 

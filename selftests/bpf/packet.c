@@ -109,7 +109,7 @@ static void put_udp(const struct packet *p, uint8_t *udp)
 	put16(udp + 4, (unsigned)(8 + (int)p->payload + p->udp_len_add));
 	for (size_t i = 0; i < p->payload; i++) {
 		x = x * 1664525 + 1013904223;
-		udp[8 + i] = (uint8_t)(x >> 24);
+		udp[8 + i] = p->bytes ? p->bytes[i] : (uint8_t)(x >> 24);
 	}
 	put_udp_csum(p, udp);
 	if (p->zero_sum && p->payload >= 2) {
@@ -137,10 +137,7 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
 	return len + p->trailer;
 }
 
-void packet_set_payload(const struct packet *p, uint8_t *frame, const uint8_t *payload)
+size_t packet_payload_at(const struct packet *p)
 {
-	uint8_t *udp = frame + packet_l3(p) + header_len(p);
-
-	memcpy(udp + 8, payload, p->payload);
-	put_udp_csum(p, udp);
+	return packet_l3(p) + header_len(p) + 8;
 }

@@ -28,14 +28,15 @@ struct packet {
 	int ext;           /* IPv6: type of an extension header of 8 bytes, -1: none */
 	uint32_t flow_label;
 	size_t payload;
-	uint32_t fill;     /* seed of the payload's bytes */
-	size_t trailer;    /* bytes after the IP packet */
-	int ip_len_add;    /* added to the length in the IP header */
-	int udp_len_add;   /* and to that in the UDP header */
-	bool no_csum;      /* UDP checksum 0 */
-	uint16_t csum_err; /* added (one's complement) to what the right checksum is made of */
-	uint16_t ip_err;   /* the same for the IPv4 header */
-	bool zero_sum;     /* choose the last payload word so that the checksum computes to zero */
+	uint32_t fill;        /* seed of the payload's bytes */
+	const uint8_t *bytes; /* or the payload itself */
+	size_t trailer;       /* bytes after the IP packet */
+	int ip_len_add;       /* added to the length in the IP header */
+	int udp_len_add;      /* and to that in the UDP header */
+	bool no_csum;         /* UDP checksum 0 */
+	uint16_t csum_err;    /* added (one's complement) to what the right checksum is made of */
+	uint16_t ip_err;      /* the same for the IPv4 header */
+	bool zero_sum; /* choose the last payload word so that the checksum computes to zero */
 };
 
 /* Folded one's complement sum of n bytes, as 16 bits in host order. */
@@ -45,5 +46,5 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX]);
 size_t packet_l3(const struct packet *p);
 /* Bytes of the IP packet, its header included. */
 size_t packet_ip_len(const struct packet *p);
-/* Puts p->payload other bytes into a built frame and makes the UDP checksum anew. */
-void packet_set_payload(const struct packet *p, uint8_t *frame, const uint8_t *payload);
+/* Where the payload begins in the frame. */
+size_t packet_payload_at(const struct packet *p);

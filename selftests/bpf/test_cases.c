@@ -57,7 +57,11 @@ static void base_packet(const struct rig *r, int family, struct packet *p, struc
 static size_t expected(const struct tcase *t, uint8_t out[static PACKET_MAX])
 {
 	struct packet p = t->in;
-	size_t len;
+	uint8_t in[PACKET_MAX];
+
+	packet_build(&t->in, in);
+	p.bytes = in + packet_payload_at(&t->in); /* what came in, whatever it was made for */
+	p.zero_sum = false;
 
 	memcpy(p.saddr, t->to.saddr, 16);
 	memcpy(p.daddr, t->to.daddr, 16);
@@ -69,14 +73,7 @@ static size_t expected(const struct tcase *t, uint8_t out[static PACKET_MAX])
 	p.n_vlans = t->to.n_vlans;
 	memcpy(p.vlan_proto, t->to.vlan_proto, sizeof(p.vlan_proto));
 	memcpy(p.vlan_tci, t->to.vlan_tci, sizeof(p.vlan_tci));
-	len = packet_build(&p, out);
-	if (p.zero_sum) { /* the payload is what came in, not one that sums up to zero again */
-		uint8_t in[PACKET_MAX];
-
-		packet_build(&t->in, in);
-		packet_set_payload(&p, out, in + packet_l3(&t->in) + packet_ip_len(&p) - p.payload);
-	}
-	return len;
+	return packet_build(&p, out);
 }
 
 static int wanted_action(enum rig_hook hook, int verdict)
@@ -185,7 +182,7 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 	struct tcase t = {.rig = r, .hook = hook};
 	int want = hook == RIG_XDP ? def->xdp : def->tc;
 	struct l7mp_flow_key key;
-	uint8_t frame[PACKET_MAX];
+	uint8_t frame[PACKET_MAX], out[PACKET_MAX];
 	size_t len;
 	int ok;
 
@@ -193,6 +190,13 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 	t.key_of = t.in;
 	if (def->make)
 		def->make(&t);
+	if (t.zero_out) {
+		struct packet p = t.to;
+
+		p.zero_sum = true;
+		packet_build(&p, out);
+		t.in.bytes = out + packet_payload_at(&p);
+	}
 	rig_action(r, &t.key_of, &t.to, &t.action);
 	if (def->flow)
 		def->flow(&t);

@@ -153,6 +153,7 @@ static size_t mutate(struct run *r, uint8_t *frame, size_t len)
 static size_t make_packet(struct run *r, const struct flow *f, uint8_t out[static PACKET_MAX])
 {
 	struct packet p = f->from;
+	uint8_t becomes_zero[PACKET_MAX];
 	size_t len;
 
 	rnd_tags(r, &p, chance(r, 60) ? 0 : (int)rnd(r, 4));
@@ -175,6 +176,15 @@ static size_t make_packet(struct run *r, const struct flow *f, uint8_t out[stati
 	case 3:
 		p.csum_err = (uint16_t)(1 + rnd(r, 65534));
 		break;
+	case 4: { /* zero for the new addresses */
+		struct packet to = f->to;
+
+		to.payload = p.payload;
+		to.zero_sum = true;
+		packet_build(&to, becomes_zero);
+		p.bytes = becomes_zero + packet_payload_at(&to);
+		break;
+	}
 	default:
 		break;
 	}
@@ -238,6 +248,8 @@ static const char *check_redirect(const struct flow *f, const struct rig_run *ru
 	if (out.fate != in->fate)
 		return in->fate == MODEL_DROP ? "a wrong checksum became right"
 		                              : "a right checksum became wrong";
+	if (out.summed != in->summed)
+		return "the checksum came or went";
 	if (out.payload != in->payload || out.sport != to.sport || out.dport != to.dport ||
 	    memcmp(out.saddr, to.saddr, in->family == 4 ? 4 : 16) ||
 	    memcmp(out.daddr, to.daddr, in->family == 4 ? 4 : 16))
