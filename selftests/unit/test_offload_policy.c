@@ -240,6 +240,38 @@ static void test_idle_engine(void **state)
 	l7mp_loop_free(&loop);
 }
 
+static void test_doctor(void **state)
+{
+	char eth[] = "lo", instance[] = "unit";
+	char *ifs[] = {eth};
+	struct l7mp_admin admin = {.instance = instance, .offload_ifs = ifs, .n_offload_ifs = 1};
+	cJSON *json = l7mp_offload_doctor(&admin), *c, *lo = NULL;
+	unsigned n = 0;
+	bool ok = true;
+
+	(void)state;
+	assert_non_null(json);
+	cJSON_ArrayForEach (c, l7mp_json_member(json, "checks")) {
+		bool fine = l7mp_json_bool(c, "ok", false);
+
+		assert_true(*l7mp_json_str(c, "check", ""));
+		assert_true(*l7mp_json_str(c, "found", ""));
+		/* what is not right comes with what to do */
+		assert_int_equal(!*l7mp_json_str(c, "advice", ""), fine);
+		ok = ok && (fine || !l7mp_json_bool(c, "needed", true));
+		n++;
+	}
+	assert_true(n >= 8);
+	assert_int_equal(l7mp_json_bool(json, "ok", !ok), ok);
+	cJSON_ArrayForEach (c, l7mp_json_member(json, "interfaces"))
+		if (!strcmp(l7mp_json_str(c, "name", ""), "lo"))
+			lo = c;
+	assert_non_null(lo);
+	assert_true(l7mp_json_bool(lo, "enabled", false));
+	assert_string_equal(l7mp_json_str(lo, "hook", ""), "tc");
+	cJSON_Delete(json);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -250,6 +282,7 @@ int main(void)
 	        cmocka_unit_test(test_choice),
 	        cmocka_unit_test(test_wanted),
 	        cmocka_unit_test(test_idle_engine),
+	        cmocka_unit_test(test_doctor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,127 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=120
+"""The kernel fast path without root: with three capabilities it works, without them the proxy
+says why and relays in user space."""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import l7net  # noqa: E402
+import l7test  # noqa: E402
+import test_offload_basic as basic  # noqa: E402
+
+NOBODY = 65534
+NEEDED = ("bpf", "net_admin", "perfmon")
+
+
+class Privileges(basic.Base):
+    def setUp(self):
+        super().setUp()
+        self.dir = tempfile.mkdtemp(prefix="l7mp-priv-")
+        self.addCleanup(shutil.rmtree, self.dir)
+        os.chmod(self.dir, 0o755)
+
+    def start(self, caps, ifs="legA,legB", own=True, mode="auto"):
+        """The daemon as nobody, with these capabilities only."""
+        if own:
+            self.pins.mkdir(parents=True, exist_ok=True)
+            os.chmod(basic.PINS, 0o755)
+            os.chown(self.pins, NOBODY, NOBODY)
+            self.addCleanup(self.remove_pins)
+        exe, conf = f"{self.dir}/l7mp-proxy", f"{self.dir}/config.json"
+        shutil.copy(l7test.program("l7mp-proxy"), exe)
+        with open(conf, "w") as f:
+            json.dump(basic.config(self.instance, ifs, basic.cluster("10.9.2.2"),
+                                   admin={"offload_mode": mode}), f)
+        some = "".join(f",+{c}" for c in caps)
+        wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+                   f"--inh-caps=-all{some}", f"--bounding-set=-all{some}"]
+        if some:
+            wrapper.append(f"--ambient-caps={some[1:]}")
+        p = subprocess.Popen([*wrapper, exe, "-c", conf], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(self.end, p)
+        p.api = l7test.Api(1234)
+        self.assertTrue(l7test.wait_for(lambda: p.api.get("/offload")[0] == 200, 20))
+        return p
+
+    def remove_pins(self):
+        for path in (self.pins, basic.PINS):
+            try:
+                path.rmdir()
+            except OSError:
+                pass
+
+    @staticmethod
+    def end(p):
+        if p.poll() is None:
+            p.kill()
+        p.communicate()
+
+    def stop(self, p):
+        p.terminate()
+        out, err = p.communicate(timeout=15)
+        self.assertEqual(p.returncode, 0, err)
+        self.assertNotRegex(err, l7test.SANITIZER)
+        return out + err
+
+    def use(self, p, fast):
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        self.ping(client, server)
+        if fast:
+            s = l7test.wait_for(lambda: (lambda s: s if s and s["offload"]["state"] == "fast" else None)(
+                self.session(p)), 5)
+            self.assertIsNotNone(s, self.session(p))
+        for _ in range(20):
+            self.ping(client, server)
+        s = self.session(p)
+        client.close()
+        server.close()
+        return s
+
+    def test_capabilities_are_enough(self):
+        """CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: attached, used, taken away; also after SIGKILL"""
+        for mode in ("auto", "native"):
+            with self.subTest(mode=mode):
+                for peer in (self.a, self.b):
+                    peer.run("ethtool -K eth0 tx off")
+                p = self.start(NEEDED, "legA,legB,lo", mode=mode)
+                self.assertEqual(p.api.get("/offload")[1]["state"], "active", p.api.get("/offload"))
+                self.use(p, True)
+                p.kill()
+                p.communicate()
+                self.assertTrue(l7net.filters("legA"))
+                p = self.start(NEEDED, "legA,legB,lo", mode=mode)
+                self.use(p, True)
+                self.stop(p)
+                self.assertEqual(list(self.pins.iterdir()), [])
+                self.remove_pins()
+                self.nothing_left(["legA", "legB", "lo"])
+
+    def test_without(self):
+        """no capability, or no directory to pin in: the slow path, and one line that says why"""
+        for caps, own, word in ((), True, "CAP_BPF"), (NEEDED, False, str(self.pins)):
+            with self.subTest(caps=caps):
+                if not own:
+                    basic.PINS.mkdir(exist_ok=True)
+                    os.chmod(basic.PINS, 0o755)
+                p = self.start(caps, own=own)
+                o = p.api.get("/offload")[1]
+                self.assertEqual((o["state"], o["interfaces"][0]["hook"] if o["interfaces"] else "none"),
+                                 ("unavailable", "none"))
+                self.assertIn(word, o["reason"])
+                s = self.use(p, False)
+                self.assertEqual(s["offload"]["directions"][0]["reason"], "kernel")
+                said = self.stop(p)
+                self.assertEqual(said.count("fast path is not available"), 1, said)
+                self.remove_pins()
+
+
+if __name__ == "__main__":
+    l7test.main()
