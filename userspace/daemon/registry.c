@@ -15,6 +15,7 @@
 	X(l7mp_proto_unix_dgram) \
 	X(l7mp_proto_unix_seqpacket) \
 	X(l7mp_proto_pipe) \
+	X(l7mp_proto_packet) \
 	X(l7mp_proto_fork) \
 	X(l7mp_proto_jsonsocket) \
 	X(l7mp_transform_stdio)   \
