@@ -2,6 +2,7 @@
 """Configs and peers of the traffic suites."""
 import asyncio
 import json
+import os
 import re
 import socket
 import sys
@@ -64,10 +65,13 @@ class Case(unittest.TestCase):
     """start() runs a proxy; the test ends with its clean stop."""
     proxy = None
 
-    def start(self, *listeners, clusters=(), admin=None, build=None, wrapper=(), port=1234):
+    def start(self, *listeners, clusters=(), admin=None, build=None, wrapper=(), port=1234, measured=False):
+        """measured: what freed memory AddressSanitizer keeps is bounded, so that the resident size tells something."""
+        env = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=4:thread_local_quarantine_size_kb=64"}
         config = {"admin": dict({"offload": "disable"}, **(admin or {})),
                   "clusters": list(clusters), "listeners": [l7test.controller(port), *listeners]}
-        self.proxy = l7test.Proxy(config, "-l", "info", "-s", build=build, wrapper=wrapper, port=port)
+        self.proxy = l7test.Proxy(config, "-l", "info", "-s", build=build, wrapper=wrapper, port=port,
+                                  env=env if measured else None)
         self.api = self.proxy.api
         # Listeners bind one after the other: an answer means that all of them have.
         self.later(lambda: self.api.get("/admin")[0] == 200)

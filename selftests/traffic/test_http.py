@@ -115,7 +115,7 @@ class Http(Case):
     def test_large_bodies(self):
         """http: 64 MB (8 in fast mode) stream through Echo both ways at once, bounded"""
         size = (64 if l7test.FULL else 8) * MB
-        proxy = self.start(listener("l", "HTTP", 9000, inline("Echo")))
+        proxy = self.start(listener("l", "HTTP", 9000, inline("Echo")), measured=True)
         data = os.urandom(size)
         path = os.path.join(proxy.dir.name, "data")
         with open(path, "wb") as f:
@@ -269,7 +269,7 @@ class Http(Case):
                 conn.sendall(bytes(65536))
                 sent.append(i)
         TcpServer(9001, serve)
-        proxy = self.start(listener("l", "HTTP", 9000, cluster("TCP", 9001)))
+        proxy = self.start(listener("l", "HTTP", 9000, cluster("TCP", 9001)), measured=True)
         peak = Peak(proxy)
         with connect(9000) as s:
             s.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -78,7 +78,7 @@ class Limits(Case):
         """limits: max_queue bounds what waits for an upstream that is not there; the rest is dropped and counted"""
         proxy = self.start(listener("u", "UDP", 9000, cluster("TCP", 9001),
                                     retry={"retry_on": "always", "num_retries": 100, "timeout": 200}),
-                           admin={"limits": {"max_queue": 8192}})
+                           admin={"limits": {"max_queue": 8192}}, measured=True)
         peak = Peak(proxy)
         with udp_socket() as s:
             for n in range(500):

@@ -70,7 +70,7 @@ class Tcp(Case):
             result.append((n, digest.hexdigest()))
             conn.close()
         TcpServer(9001, serve, rcvbuf=65536)
-        proxy = self.start(listener("l", "TCP", 9000, cluster("TCP", 9001)))
+        proxy = self.start(listener("l", "TCP", 9000, cluster("TCP", 9001)), measured=True)
         data = os.urandom(size)
         peak = Peak(proxy)
         with connect(9000, timeout=60) as s:
@@ -225,7 +225,7 @@ class Tcp(Case):
 
     def test_echo_of_who_never_reads(self):
         """tcp: a client of Echo that sends and never reads is stopped; memory stays bounded"""
-        proxy = self.start(listener("l", "TCP", 9000, inline("Echo")))
+        proxy = self.start(listener("l", "TCP", 9000, inline("Echo")), measured=True)
         peak = Peak(proxy)
         with connect(9000) as s:
             s.setblocking(False)
@@ -326,7 +326,7 @@ class Conversion(Case):
     def test_slow_tcp_behind_udp(self):
         """udp to tcp: a receiver that reads nothing: bounded queue, the rest is dropped and counted"""
         TcpServer(9001, lambda conn, _: time.sleep(30), rcvbuf=4096)
-        proxy = self.start(listener("l", "UDP", 9000, cluster("TCP", 9001)), admin={"limits": {"max_queue": 65536}})
+        proxy = self.start(listener("l", "UDP", 9000, cluster("TCP", 9001)), admin={"limits": {"max_queue": 65536}}, measured=True)
         peak = Peak(proxy)
         sent = 12_000
         with udp_socket() as s:

@@ -325,7 +325,7 @@ class WebSocket(Case):
         async def lazy(ws, _server):
             await asyncio.sleep(30)
         WsServer(9001, lazy, max_queue=1, read_limit=4096)
-        proxy = self.start(listener("l", "TCP", 9000, cluster("WebSocket", 9001)))
+        proxy = self.start(listener("l", "TCP", 9000, cluster("WebSocket", 9001)), measured=True)
         peak = Peak(proxy)
         with connect(9000) as s:
             s.setblocking(False)
