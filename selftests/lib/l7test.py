@@ -273,6 +273,11 @@ class TcpEcho(threading.Thread):
             pass
 
     def close(self):
+        try:
+            self.server.shutdown(socket.SHUT_RDWR)  # wakes the thread, which would keep the port
+        except OSError:
+            pass
+        self.join(2)
         self.server.close()
         for c in self.connections:
             c.close()
@@ -295,6 +300,11 @@ class UdpEcho(threading.Thread):
                 return
 
     def close(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread, which would keep the port
+        except OSError:
+            pass
+        self.join(2)
         self.sock.close()
 
 
