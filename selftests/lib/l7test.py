@@ -294,6 +294,8 @@ class UdpEcho(threading.Thread):
         while True:
             try:
                 data, peer = self.sock.recvfrom(65536)
+                if peer is None:  # shut down
+                    return
                 self.seen.append((peer, data))
                 self.sock.sendto(data, peer)
             except OSError:
