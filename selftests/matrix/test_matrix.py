@@ -215,7 +215,11 @@ def lossy(cell):
 def relay(cell, api):
     server = cell.column.server(cell)
     try:
-        http = isinstance(cell.row, Row) and cell.row.name == "HTTP"
+        http = cell.row.name == "HTTP"
+        box = []
+        # Before the client: a JSONSocket client is up only when the route is.
+        acceptor = threading.Thread(target=lambda: box.append(server.accept()), daemon=True)
+        acceptor.start()
         client = cell.row.client(cell)
         largest = min(client.largest, {True: 65507, False: 1 << 17}[bool(cell.column.datagram)])
         if cell.variant == "three":
@@ -224,9 +228,6 @@ def relay(cell, api):
         both = cell.row.datagram and cell.column.datagram
         if http and cell.column.name == "AF_PACKET":
             messages = messages[-1:]  # a body is one stream: only one whole frame can be told from the next
-        box = []
-        acceptor = threading.Thread(target=lambda: box.append(server.accept()), daemon=True)
-        acceptor.start()
         if http:
             upstream = request(cell, client, messages, acceptor, box)
         else:
