@@ -10,10 +10,16 @@
 
 #include "l7mp/error.h"
 #include "l7mp/json.h"
+#include "l7mp/oneliner.h"
+
+#define L7MP_OPTIONS_CHAIN 32 /* transformers of a one-liner in one direction */
 
 /* What the command line said. Texts are borrowed from argv; NULL: not given. */
 struct l7mp_options {
-	const char *config;
+	const char *config; /* NULL: the two addresses of `oneliner` */
+	struct l7mp_oneliner oneliner;
+	const char *via[L7MP_OPTIONS_CHAIN],
+	        *back[L7MP_OPTIONS_CHAIN]; /* oneliner points there: don't copy */
 	const char *log_level;
 	bool strict;
 	const char *offload;     /* init, no_init, disable */
@@ -36,7 +42,8 @@ struct l7mp_app;
  * Reads and checks the config. Everything wrong with it has then been printed on
  * stderr, one line a finding: "file:line: path: message". 0 or negative errno.
  */
-int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out);
+int l7mp_app_new(const struct l7mp_options *options,
+                 struct l7mp_app **out); /* options: borrowed until free */
 /* Binds, starts and runs until a signal ended it. 0, or negative errno when it could not start (printed). */
 int l7mp_app_run(struct l7mp_app *app);
 void l7mp_app_free(struct l7mp_app **app);

@@ -80,14 +80,15 @@ int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
 	*out = app;
 	app->options = *options;
 	app->access_log.fd = -1;
-	app->config_path = realpath(options->config, NULL);
+	app->config_path = options->config ? realpath(options->config, NULL) : NULL;
 	rc = l7mp_model_new(&l7mp_all_registry, &app->model);
 	if (!rc)
 		rc = l7mp_app_read_config(app, true, &app->initial);
 	if (rc)
 		return rc;
 	if (options->check_only) {
-		printf("%s: the configuration is valid\n", options->config);
+		printf("%s: the configuration is valid\n",
+		       options->config ? options->config : "command line");
 		return 0;
 	}
 	raise_descriptor_limit();

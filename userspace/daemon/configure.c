@@ -57,39 +57,55 @@ static int line_of(const struct l7mp_app *app, const char *path)
 	return line;
 }
 
+/* What a finding begins with: "file:12: listeners[0].spec.port: ", "argument 1 ('UDP-LISTEN:x'): spec.port: ". */
+static const char *place(const struct l7mp_app *app, const char *path, int line, char *buf,
+                         size_t size)
+{
+	const char *colon = *path ? ": " : "";
+	char where[200];
+
+	if (!app->options.config)
+		snprintf(buf, size, "%s: %s%s",
+		         l7mp_oneliner_where(&app->options.oneliner, path, where, sizeof(where))
+		                 ? where
+		                 : "command line",
+		         path, colon);
+	else if (line)
+		snprintf(buf, size, "%s:%d: %s%s", app->options.config, line, path, colon);
+	else
+		snprintf(buf, size, "%s: %s%s", app->options.config, path, colon);
+	return buf;
+}
+
 void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err)
 {
+	const char *file = app->options.config;
 	char text[1400];
-	char where[600];
+	char where[800];
 	int line = err->line ? err->line : line_of(app, err->path);
 
-	l7mp_error_text(err, where, sizeof(where));
-	if (strstr(err->message, app->options.config)) /* the document loader names the file */
-		snprintf(text, sizeof(text), "%s", where);
-	else if (line)
-		snprintf(text, sizeof(text), "%s:%d: %s", app->options.config, line, where);
+	/* The document loader names the file, and the reader of addresses the argument. */
+	if (file ? strstr(err->message, file) != NULL : !app->document)
+		snprintf(text, sizeof(text), "%s", err->message);
 	else
-		snprintf(text, sizeof(text), "%s: %s", app->options.config, where);
+		snprintf(text, sizeof(text), "%s%s",
+		         place(app, err->path, line, where, sizeof(where)), err->message);
 	report(at_start, false, text);
 }
 
 static void report_issues(const struct l7mp_app *app, bool at_start,
                           const struct l7mp_issues *issues)
 {
-	char text[1400];
+	char text[1400], where[800];
 
 	for (size_t i = 0; i < issues->n; i++) {
 		const struct l7mp_issue *is = &issues->v[i];
 		int line = is->node ? l7mp_document_line(app->document, is->node)
 		                    : line_of(app, is->path ? is->path : "");
-		const char *colon = is->path && *is->path ? ": " : "";
 
-		if (line)
-			snprintf(text, sizeof(text), "%s:%d: %s%s%s", app->options.config, line,
-			         is->path ? is->path : "", colon, is->reason);
-		else
-			snprintf(text, sizeof(text), "%s: %s%s%s", app->options.config,
-			         is->path ? is->path : "", colon, is->reason);
+		snprintf(text, sizeof(text), "%s%s",
+		         place(app, is->path ? is->path : "", line, where, sizeof(where)),
+		         is->reason);
 		report(at_start, is->warning, text);
 	}
 }
@@ -99,16 +115,37 @@ static bool is_strict(const cJSON *config)
 	return l7mp_json_bool(l7mp_json_member(config, "admin"), "strict", false);
 }
 
-int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out)
+/* The file, or what two addresses say. */
+static int load(struct l7mp_app *app, struct l7mp_error *err)
 {
 	const char *path = app->config_path ? app->config_path : app->options.config;
+	cJSON *config;
+	char *text;
+	int rc;
+
+	if (path)
+		return l7mp_document_load(path, &app->document, err);
+	config = l7mp_oneliner_config(&l7mp_all_registry, &app->options.oneliner, err);
+	if (!config)
+		return -EINVAL;
+	text = l7mp_json_print(config, L7MP_JSON_PLAIN);
+	cJSON_Delete(config);
+	if (!text)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	rc = l7mp_document_parse(L7MP_SYNTAX_JSON, text, strlen(text), &app->document, err);
+	free(text);
+	return rc;
+}
+
+int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out)
+{
 	struct l7mp_change *change = NULL;
 	struct l7mp_error err = {0};
 	cJSON *config;
 	int rc;
 
 	l7mp_document_free(&app->document);
-	rc = l7mp_document_load(path, &app->document, &err);
+	rc = load(app, &err);
 	if (rc) {
 		l7mp_app_report_error(app, at_start, &err);
 		return rc;
@@ -184,7 +221,8 @@ void l7mp_app_reload(struct l7mp_app *app)
 	l7mp_log_reopen();
 	if (l7mp_access_log_reopen(&app->access_log))
 		l7mp_log_warn("daemon", "the access log can't be opened again; the old one stays");
-	l7mp_log_notice("daemon", "reloading %s", app->config_path);
+	l7mp_log_notice("daemon", "reloading %s",
+	                app->config_path ? app->config_path : "certificates");
 	if (l7mp_app_read_config(app, false, &change)) {
 		l7mp_log_error("daemon", "reload refused: nothing was changed");
 		return;

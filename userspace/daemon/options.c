@@ -9,6 +9,7 @@
 
 static const char usage[] =
         "usage: l7mp-proxy -c FILE [options]\n"
+        "       l7mp-proxy [options] ADDRESS ADDRESS\n"
         "\n"
         "  -c, --config FILE       configuration: YAML when FILE ends in .yaml or .yml, else JSON\n"
         "  -l, --log-level LEVEL   silly verbose info notice warn error silent\n"
@@ -19,6 +20,12 @@ static const char usage[] =
         "  -t, --check             check the configuration and exit\n"
         "  -V, --version           print the version and exit\n"
         "  -h, --help              print this and exit\n"
+        "\n"
+        "Two addresses, as socat has them, in the place of a file:\n"
+        "      --via ADDRESS       a transformer from the first to the second; may be repeated\n"
+        "      --back ADDRESS      a transformer from the second to the first; may be repeated\n"
+        "      --api [ADDR:]PORT   serve the REST API there; without it there is none\n"
+        "  l7mp-proxy UDP-LISTEN:15000 WS:127.0.0.1:16000/path --via Logger\n"
         "\n"
         "The command line overrides the file. See l7mp-proxy(8).\n";
 
@@ -48,10 +55,53 @@ static int check_values(const struct l7mp_options *o)
 		        o->offload);
 		return -EINVAL;
 	}
-	if (!o->config) {
-		fprintf(stderr, "l7mp-proxy: no configuration: give one with -c FILE (see -h)\n");
+	return 0;
+}
+
+enum { OPT_VIA = 256, OPT_BACK, OPT_API };
+
+static int add_to_chain(const char **chain, size_t *n, const char *value)
+{
+	if (*n == L7MP_OPTIONS_CHAIN) {
+		fprintf(stderr, "l7mp-proxy: at most %d transformers in one direction\n",
+		        L7MP_OPTIONS_CHAIN);
+		return -E2BIG;
+	}
+	chain[(*n)++] = value;
+	return 0;
+}
+
+/* A file or two addresses, not both. */
+static int check_arguments(struct l7mp_options *o, int n, char **args)
+{
+	bool chain = o->oneliner.n_via || o->oneliner.n_back || o->oneliner.api;
+
+	if (o->config && n) {
+		fprintf(stderr, "l7mp-proxy: unexpected argument '%s': a file is given with -c\n",
+		        args[0]);
 		return -EINVAL;
 	}
+	if (o->config && chain) {
+		fprintf(stderr, "l7mp-proxy: --via, --back and --api belong to two addresses, a "
+		                "file is given with -c\n");
+		return -EINVAL;
+	}
+	if (o->config)
+		return 0;
+	if (!n && !chain) {
+		fprintf(stderr, "l7mp-proxy: no configuration: give one with -c FILE, or two "
+		                "addresses (see -h)\n");
+		return -EINVAL;
+	}
+	if (n != 2) {
+		fprintf(stderr, "l7mp-proxy: expected two addresses, got %d%s%s%s\n", n,
+		        n > 2 ? "; the third is '" : "", n > 2 ? args[2] : "", n > 2 ? "'" : "");
+		return -EINVAL;
+	}
+	o->oneliner.first = args[0];
+	o->oneliner.second = args[1];
+	o->oneliner.via = o->via;
+	o->oneliner.back = o->back;
 	return 0;
 }
 
@@ -66,6 +116,9 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 	        {"check", no_argument, NULL, 't'},
 	        {"version", no_argument, NULL, 'V'},
 	        {"help", no_argument, NULL, 'h'},
+	        {"via", required_argument, NULL, OPT_VIA},
+	        {"back", required_argument, NULL, OPT_BACK},
+	        {"api", required_argument, NULL, OPT_API},
 	        {NULL, 0, NULL, 0},
 	};
 	int c;
@@ -91,6 +144,17 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 		case 't':
 			out->check_only = true;
 			break;
+		case OPT_VIA:
+			if (add_to_chain(out->via, &out->oneliner.n_via, optarg))
+				return L7MP_OPTIONS_ERROR;
+			break;
+		case OPT_BACK:
+			if (add_to_chain(out->back, &out->oneliner.n_back, optarg))
+				return L7MP_OPTIONS_ERROR;
+			break;
+		case OPT_API:
+			out->oneliner.api = optarg;
+			break;
 		case 'V':
 			puts("l7mp-proxy " L7MP_VERSION);
 			return L7MP_OPTIONS_DONE;
@@ -102,10 +166,8 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 			return L7MP_OPTIONS_ERROR;
 		}
 	}
-	if (optind < argc) {
-		fprintf(stderr, "l7mp-proxy: unexpected argument '%s' (see -h)\n", argv[optind]);
+	if (check_arguments(out, argc - optind, argv + optind))
 		return L7MP_OPTIONS_ERROR;
-	}
 	return check_values(out) ? L7MP_OPTIONS_ERROR : L7MP_OPTIONS_RUN;
 }
 

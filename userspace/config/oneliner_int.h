@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/* One-liners: what an address becomes. Private to config/. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "l7mp/oneliner.h"
+#include "l7mp/protodesc.h"
+
+#define ONELINER_LEN   4096
+#define ONELINER_PARTS 64
+
+/* ---- oneliner_text.c: KEYWORD[:text][,name[=value]]... ---- */
+
+struct oneliner_part {
+	char *name;
+	char *value; /* NULL: without '=' */
+	size_t at;   /* position of the name in the argument, from 0 */
+	size_t value_at;
+	bool used;
+};
+struct oneliner_text {
+	const char *label; /* "argument 1", "--via" */
+	const char *arg;
+	char keyword[40]; /* upper case */
+	char *text;       /* after the colon, still quoted; NULL: none */
+	size_t text_at;
+	struct oneliner_part options[ONELINER_PARTS];
+	size_t n;
+	char store[ONELINER_LEN + 1];
+};
+/* `at` from 0. Returns -EINVAL. */
+int oneliner_wrong(const struct oneliner_text *t, struct l7mp_error *err, size_t at,
+                   const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int oneliner_split(const char *label, const char *arg, struct oneliner_text *out,
+                   struct l7mp_error *err);
+/* The option, marked as used; NULL: not given. */
+const struct oneliner_part *oneliner_option(struct oneliner_text *t, const char *name);
+/* Takes quotes and backslashes out, in place. */
+void oneliner_unquote(char *text);
+/* An array of the words of a command line, quotes respected; NULL with err. */
+cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err);
+/* "host:port", "[::1]:port", "port" when `host` may be missing: *host stays NULL then. In place. */
+int oneliner_host_port(const struct oneliner_text *t, char *text, size_t at, bool host_optional,
+                       const char **host, int *port, struct l7mp_error *err);
+
+/* ---- oneliner_words.c: keywords ---- */
+
+enum oneliner_form {
+	FORM_NONE,    /* no text */
+	FORM_PORT,    /* [ADDRESS:]PORT */
+	FORM_HOST,    /* HOST:PORT */
+	FORM_URL,     /* HOST[:PORT][/PATH] */
+	FORM_URLPORT, /* [ADDRESS:]PORT[/PATH] */
+	FORM_PATH,    /* a file's path */
+	FORM_NAME,    /* an abstract UNIX name */
+	FORM_COMMAND,
+	FORM_IFACE,
+	FORM_POINTER, /* JSON pointer */
+	FORM_NESTED,  /* another address */
+};
+struct oneliner_word {
+	const char *keyword;
+	unsigned role; /* L7MP_ROLE_LISTENER, _CLUSTER or both */
+	const char *protocol;
+	enum oneliner_form form;
+	int family; /* 4, 6; 0: any */
+	bool tls;
+};
+const struct oneliner_word *oneliner_word(const char *keyword);
+
+/* ---- oneliner_spec.c ---- */
+
+/* What one address becomes. Trees are owned. */
+struct oneliner_end {
+	const struct oneliner_word *word;
+	unsigned role; /* one of the two */
+	cJSON *spec;
+	cJSON *address; /* of a cluster's endpoint; NULL: none */
+	cJSON *options; /* of a listener; NULL: none */
+	cJSON *retry;   /* NULL: none */
+};
+/* Makes *out a listener or a cluster. 0 or negative errno with err; *out has to be cleared in either case. */
+int oneliner_end(const struct l7mp_registry *registry, struct oneliner_text *t,
+                 const struct oneliner_word *w, unsigned role, struct oneliner_end *out,
+                 struct l7mp_error *err);
+/* Into a tree; *take* value. 0, or -ENOMEM with err. */
+int oneliner_put(cJSON *tree, const char *pointer, cJSON *value, struct l7mp_error *err);
+int oneliner_put_str(cJSON *tree, const char *pointer, const char *value, struct l7mp_error *err);
+int oneliner_put_num(cJSON *tree, const char *pointer, double value, struct l7mp_error *err);
+int oneliner_no_memory(struct l7mp_error *err);
+void oneliner_end_clear(struct oneliner_end *e);
+
+/* ---- oneliner_options.c ---- */
+/* What stands behind the commas, into e. */
+int oneliner_options(const struct l7mp_registry *registry, struct oneliner_text *t,
+                     struct oneliner_end *e, struct l7mp_error *err);
