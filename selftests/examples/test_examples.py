@@ -126,16 +126,11 @@ class Uses:
         e.close()
 
 
-# What a file uses is told by its text, so that a renamed file keeps its test.
-def use_of(path):
-    text = path.read_text()
-    for mark, use in (("access_log_path", Uses.access_log), ("ConsistentHash", Uses.hash_ring), ("rulelists:", Uses.rules),
-                      ("UnixDomainSocket, filename", Uses.unix), ("protocol: WebSocket, port: 15000", Uses.ws_to_udp),
-                      ("connect: { address: 127.0.0.1, port: 15001", Uses.udp_singleton), ("RoundRobin", Uses.tcp_balance),
-                      ("A UDP relay", Uses.udp_relay), ("protocol: HTTP, port: 15000", Uses.http_echo)):
-        if mark in text:
-            return use
-    return None
+USES = {
+    "access-log": Uses.access_log, "consistent-hash": Uses.hash_ring, "http-echo": Uses.http_echo, "rules": Uses.rules,
+    "tcp-proxy": Uses.tcp_balance, "udp-relay": Uses.udp_relay, "udp-singleton": Uses.udp_singleton, "unix-to-tcp": Uses.unix,
+    "websocket-gateway": Uses.ws_to_udp,
+}
 
 
 class Examples(unittest.TestCase):
@@ -178,7 +173,7 @@ def start_and_use(path):
         p = l7test.Proxy(path, "-s")
         try:
             self.assertEqual(p.api.get("/config")[0], 200)
-            use = use_of(path)
+            use = USES.get(path.stem)
             if use:
                 use(self, p)
             else:
