@@ -80,6 +80,7 @@ struct l7mp_stream {
 	void *owner;
 	enum l7mp_kind kind;
 	bool is_transformer; /* its input comes back, changed or not */
+	bool asks; /* a request (HTTP): its end is not the end of the talk, its answer is still to come */
 	/* Largest datagram that write takes, for splitting byte streams; 0: 65,507. */
 	uint32_t max_write;
 };

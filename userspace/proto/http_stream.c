@@ -331,6 +331,7 @@ static struct http_stream *stream_new(struct l7mp_http_xchg *x, struct l7mp_loop
 		return NULL;
 	s->base.ops = &http_ops;
 	s->base.kind = L7MP_KIND_STREAM;
+	s->base.asks = true;
 	s->x = x;
 	s->loop = loop;
 	s->paused = true;

@@ -264,7 +264,7 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 		 * Who asks (HTTP) wants the answer: a WebSocket has no half-close, its peer
 		 * would not answer any more.
 		 */
-		if (!lingers || p->code || !source || !source->ops->result)
+		if (!lingers || p->code || !source || !source->asks)
 			l7mp_stream_shutdown(to->stream, p->code);
 		if (s->ending)
 			return;
