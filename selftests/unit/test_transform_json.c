@@ -257,6 +257,33 @@ static void decap_streams_are_bounded(void **state)
 	free(spaces);
 }
 
+static void decap_survives_anything(void **state)
+{
+	struct pfix *f = *state;
+	struct pconn *stream = open_one(f, &l7mp_transform_jsondecap, L7MP_KIND_STREAM);
+	struct pconn *dgram = open_one(f, &l7mp_transform_jsondecap, L7MP_KIND_DATAGRAM);
+	unsigned seed = 77;
+
+	for (int i = 0; i < 20000; i++) {
+		char text[] = A B "\n" A "{\"payload\":[{\"\\u0041\":-1.5e3}]}\n";
+		size_t len = sizeof(text) - 1, n;
+
+		for (int k = rand_r(&seed) % 4; k > 0; k--)
+			text[(size_t)rand_r(&seed) % len] =
+			        (char)(k & 1 ? rand_r(&seed) : "{}[]\"\\\n,:="[rand_r(&seed) % 10]);
+		n = 1 + (size_t)rand_r(&seed) % len;
+		pfix_write(stream, text + len - n, n);
+		pfix_write(dgram, text, n);
+		forget(stream);
+		forget(dgram);
+	}
+	/* It finds its way back. */
+	feed(stream, "\"\n}\n" A "\n", 3);
+	forget(stream);
+	feed(stream, "\n" A "\n", 3);
+	assert_string_equal(stream->data, "a");
+}
+
 /* ---- there and back ---- */
 
 static void round_trip(void **state)
@@ -302,6 +329,7 @@ int main(void)
 	        T(decap_streams_with_a_lost_quote),
 	        T(decap_streams_cut_short),
 	        T(decap_streams_are_bounded),
+	        T(decap_survives_anything),
 	        T(round_trip),
 	};
 

@@ -21,7 +21,7 @@
 
 #define JSOCK_HEAD_MAX     65536 /* bytes of a header or an answer */
 #define JSOCK_VALUES_MAX   1000  /* values in it: they become metadata */
-#define JSOCK_PENDING_MAX  512   /* handshakes under way of one listener */
+#define JSOCK_PENDING_MAX  512   /* handshakes under way of one listener, refused ones included */
 #define JSOCK_HANDSHAKE_MS 10000
 #define JSOCK_REPEAT_MS    500
 #define JSOCK_PAD          256 /* what our headers are padded to where an answer may not be longer */
@@ -103,7 +103,7 @@ struct jsock_source {
 	struct l7mp_env *env;
 	struct l7mp_stream *inner;
 	const struct jsock_transport *transport;
-	struct jsock_listener *listener; /* while its handshake is under way; else NULL */
+	struct jsock_listener *listener; /* in whose list it is, until handed up; else NULL */
 	struct jsock_source *prev, *next;
 	struct l7mp_accept accept; /* the transport's; metadata is ours until handed up */
 	struct jsock_first first;

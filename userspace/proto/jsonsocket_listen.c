@@ -22,7 +22,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 
 	/* Who has waited longest makes room, so that silent clients can't lock others out. */
 	if (l->n_pending >= JSOCK_PENDING_MAX)
-		jsock_source_refuse(l->pending, 503, "too many handshakes are under way", false);
+		jsock_source_refuse(l->pending, 503, "", true);
 	jsock_source_new(l, a);
 }
 

@@ -3,8 +3,8 @@
  * An accepted JSONSocket stream: first its handshake, for nobody above; then a session's
  * source, which passes everything through to the transport's stream.
  *
- *   pending (in the listener's list) --header--> handed up --result 200--> up
- *          \--bad header, time-out--> answered, closing
+ *   in the listener's list --header--> handed up --result 200--> up
+ *          \--bad header, time-out--> answered, closing, still in the list
  *
  * Every path ends in the transport's `closed`, where the memory is given back.
  */
@@ -48,10 +48,13 @@ static void leave_listener(struct jsock_source *s)
 
 void jsock_source_refuse(struct jsock_source *s, int status, const char *why, bool abort)
 {
-	leave_listener(s);
-	if (!abort)
+	l7mp_timer_stop(s->env->loop, &s->timer);
+	if (!abort && !s->closing)
 		answer(s, status, why);
 	s->closing = true;
+	/* While the answer leaves it still counts, so that refused clients are bounded too. */
+	if (abort)
+		leave_listener(s);
 	l7mp_stream_close(s->inner, abort);
 }
 
@@ -169,7 +172,7 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 {
 	struct jsock_source *s = owner;
 
-	if (s->listener) {
+	if (s->listener && !s->closing) {
 		handshake(s, buf);
 		return;
 	}
@@ -195,9 +198,11 @@ static void on_end(void *owner, int code)
 {
 	struct jsock_source *s = owner;
 
+	if (s->closing)
+		return;
 	if (s->listener)
 		jsock_source_refuse(s, 400, "the request header is not complete", false);
-	else if (s->base.events && !s->closing)
+	else if (s->base.events)
 		s->base.events->end(s->base.owner, code);
 }
 
