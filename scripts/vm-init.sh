@@ -15,13 +15,20 @@ off() {
 }
 for dir in /tmp /run /var/tmp /mnt; do mount -t tmpfs tmpfs $dir; done
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null
-mkdir -p /run/netns /run/lock /mnt/out /mnt/modules
-mount --bind "$vm/root/lib/modules" /lib/modules
+mkdir -p /run/netns /run/lock /mnt/out
+# The shared root may have no /lib/modules and can get none: modules come from the unpacked package,
+# also when the kernel asks for them itself.
+cat >/run/modprobe <<EOF
+#!/bin/sh
+exec /sbin/modprobe -d "$vm/root" "\$@"
+EOF
+chmod 755 /run/modprobe
+echo /run/modprobe >/proc/sys/kernel/modprobe
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out /mnt/out || off
 : >/mnt/out/booted
 if [ -e /mnt/out/probe ]; then off; fi
 uname -r
-for m in veth 8021q bridge tun dummy sch_ingress cls_bpf af_packet; do modprobe "$m" 2>/dev/null; done
+for m in veth 8021q bridge tun dummy sch_ingress cls_bpf af_packet; do /run/modprobe "$m"; done
 ip link set lo up
 cd "$top" || off
 {

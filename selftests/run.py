@@ -98,6 +98,8 @@ def run_one(suite, name, command, say, mode):
     limit = float(say.get("timeout", 120 if mode == "fast" else 600))
     if mode == "full" and "timeout_full" in say:
         limit = float(say["timeout_full"])
+    if os.environ.get("L7MP_VM"):  # scripts/vmtest.sh: emulated processors
+        limit *= 6
     start = time.monotonic()
     timed_out = False
     try:

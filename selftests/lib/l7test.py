@@ -23,6 +23,8 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FULL = os.environ.get("L7MP_TEST_MODE") == "full"
+# What waiting is multiplied with: scripts/vmtest.sh emulates processors.
+SLOW = 6 if os.environ.get("L7MP_VM") else 1
 CLONE_NEWNET = 0x40000000
 SANITIZER = re.compile(r"(AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:|Assertion .* failed)")
 
@@ -47,7 +49,7 @@ ISOLATED = isolate()
 
 def wait_for(what, seconds=10.0, step=0.01):
     """Calls `what` until it returns something true; returns that, or the last value."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while True:
         try:
             value = what()
@@ -82,7 +84,7 @@ class Api:
         h.update(headers or {})
         if not path.startswith("/api"):
             path = "/api/v1" + path
-        conn = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        conn = http.client.HTTPConnection(self.host, self.port, timeout=timeout * SLOW)
         try:
             conn.request(method, path, body, h)
             r = conn.getresponse()
@@ -155,7 +157,7 @@ class Proxy:
 
     def notified(self, seconds=10):
         """What the daemon told its supervisor next, as a dict; {} when nothing came in time."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOW
         while time.monotonic() < end:
             self.notify.settimeout(0.05)
             try:
@@ -198,7 +200,7 @@ class Proxy:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            status = self.process.wait(seconds)
+            status = self.process.wait(seconds * SLOW)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)
             self.process.wait()
@@ -233,7 +235,7 @@ class Proxy:
 def run_proxy(*args, build=None, timeout=20):
     """Runs the daemon to its end: (status, stdout, stderr)."""
     exe = str(ROOT / build / "l7mp-proxy") if build else program("l7mp-proxy")
-    r = subprocess.run([exe, *args], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout)
+    r = subprocess.run([exe, *args], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout * SLOW)
     return r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
 
 
