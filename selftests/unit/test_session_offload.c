@@ -163,6 +163,8 @@ static void test_withdrawn(void **state)
 	assert_string_equal(off(f, "state"), "slow");
 	assert_string_equal(off(f, "directions/0/reason"), "no-route");
 	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 10);
+	assert_int_equal(f->stats.fast_packets[L7MP_INGRESS], 9);
+	assert_int_equal(f->stats.fast_packets[L7MP_EGRESS], 0);
 	fake_data(src, "2");
 	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 11);
 	fake_offload_retry(&f->offload);
@@ -211,6 +213,29 @@ static void test_kinds(void **state)
 	fake_offload_retry(&f->offload);
 	sfix_advance(f, 1);
 	assert_int_equal(f->offload.flows->b.kind, L7MP_FLOW_REFLECT);
+}
+
+/* An end whose handshake is not done says so for itself, and nobody tells when it is. */
+static void test_not_established(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+	struct l7mp_flow_end flow = up->flow;
+
+	up->flow = (struct l7mp_flow_end){.kind = L7MP_FLOW_NONE,
+	                                  .reason = L7MP_REASON_NOT_ESTABLISHED};
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	assert_string_equal(off(f, "state"), "slow");
+	assert_string_equal(off(f, "directions/0/reason"), "not-established");
+	up->flow = flow;
+	sfix_advance(f, 1000);
+	assert_int_equal(f->offload.adds, 0);
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+	assert_string_equal(off(f, "state"), "fast");
 }
 
 static void test_never(void **state)
@@ -264,6 +289,7 @@ int main(void)
 	        T(test_withdrawn),
 	        T(test_chains),
 	        T(test_kinds),
+	        T(test_not_established),
 	        T(test_never),
 	        T(test_not_past_a_queue),
 	        T(test_end_while_queued),

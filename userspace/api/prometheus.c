@@ -84,20 +84,24 @@ static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 		    s->refusals[i]);
 }
 
-static void slow_path(const struct l7mp_stats *s, struct l7mp_str *out)
+static void by_direction(struct l7mp_str *out, const char *name, const char *help,
+                         const uint64_t n[2])
 {
-	static const char *const directions[] = {"ingress", "egress"};
+	l7mp_metrics_head(out, name, "counter", help);
+	one(out, name, "direction", "ingress", n[L7MP_INGRESS]);
+	one(out, name, "direction", "egress", n[L7MP_EGRESS]);
+}
 
-	l7mp_metrics_head(out, "l7mp_slow_path_packets_total", "counter",
-	                  "Packets relayed in user space");
-	for (int i = 0; i < 2; i++)
-		one(out, "l7mp_slow_path_packets_total", "direction", directions[i],
-		    s->slow_packets[i]);
-	l7mp_metrics_head(out, "l7mp_slow_path_bytes_total", "counter",
-	                  "Payload bytes relayed in user space");
-	for (int i = 0; i < 2; i++)
-		one(out, "l7mp_slow_path_bytes_total", "direction", directions[i],
-		    s->slow_bytes[i]);
+static void paths(const struct l7mp_stats *s, struct l7mp_str *out)
+{
+	by_direction(out, "l7mp_slow_path_packets_total", "Packets relayed in user space",
+	             s->slow_packets);
+	by_direction(out, "l7mp_slow_path_bytes_total", "Payload bytes relayed in user space",
+	             s->slow_bytes);
+	by_direction(out, "l7mp_fast_path_packets_total", "Packets relayed in the kernel",
+	             s->fast_packets);
+	by_direction(out, "l7mp_fast_path_bytes_total", "Payload bytes relayed in the kernel",
+	             s->fast_bytes);
 }
 
 static void on_request(void *arg, const char *method, const char *path, int status, uint64_t count)
@@ -136,8 +140,6 @@ static void protocols(const struct l7mp_api *api, struct l7mp_str *out)
 {
 	struct l7mp_env *env = api->params.env;
 
-	/* Some count what passes them in the kernel, too. */
-	l7mp_sessions_sync(api->params.sessions);
 	for (size_t i = 0; env->protos[i]; i++)
 		if (env->protos[i]->metrics)
 			env->protos[i]->metrics(env, env->states[i], out);
@@ -153,11 +155,13 @@ static void prometheus_answer(struct api_request *rq, struct api_response *rs)
 		strcpy(rs->allow, "GET, HEAD");
 		return;
 	}
+	/* What the kernel has counted so far. */
+	l7mp_sessions_sync(api->params.sessions);
 	process(api, &out);
 	objects(api, &out);
 	sessions(api, &out);
 	drops(api->params.env->stats, &out);
-	slow_path(api->params.env->stats, &out);
+	paths(api->params.env->stats, &out);
 	protocols(api, &out);
 	if (api->params.metrics)
 		api->params.metrics(api->params.arg, &out);

@@ -165,6 +165,8 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 			s->active_ms = s->fast_seen[dir];
 		if (!packets)
 			continue;
+		s->m->env->stats->fast_packets[dir] += packets;
+		s->m->env->stats->fast_bytes[dir] += bytes;
 		/* The destination is passed on the way in. */
 		if (dir == L7MP_INGRESS)
 			tell_passed(s, 1, s->dest + 1U, packets, bytes);
