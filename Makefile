@@ -152,6 +152,7 @@ unit:
 # selftests/bpf/test_<what>.c: programs that print TAP; the other files there are what they share.
 BPFTEST_SRCS := $(sort $(wildcard selftests/bpf/test_*.c))
 BPFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BPFTEST_SRCS),$(sort $(wildcard selftests/bpf/*.c))))
+BPFTEST_LIB  := $(patsubst %,$(BUILD)/obj/selftests/bpf/%.o,rig packet tap)
 BPFTEST_BINS := $(patsubst selftests/bpf/%.c,$(BUILD)/bpf-tests/%,$(BPFTEST_SRCS))
 $(BUILD)/obj/selftests/bpf/%.o: CPPFLAGS += -Iheaders
 $(BUILD)/bpf-tests/%: $(BUILD)/obj/selftests/bpf/%.o $(BPFTEST_OBJS)
@@ -161,6 +162,19 @@ $(BUILD)/bpf-tests/%: $(BUILD)/obj/selftests/bpf/%.o $(BPFTEST_OBJS)
 
 .PHONY: bpf-tests
 bpf-tests: bpf $(BPFTEST_BINS)
+
+# The cost of the programs against reference programs: selftests/bench/run fastpath-cost
+$(BUILD)/bench/%.bpf.o: selftests/bench/%.bpf.c
+	@mkdir -p $(@D)
+	@echo "  BPF     $<"
+	$(Q)$(CLANG) $(BPF_CFLAGS) -c -o $@ $<
+$(BUILD)/obj/selftests/bench/bpf_cost.o: CPPFLAGS += -Iheaders -Iselftests/bpf
+$(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+.PHONY: bench-bpf
+bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o
 
 .PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs
 setup:
