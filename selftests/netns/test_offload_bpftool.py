@@ -1,0 +1,160 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=120
+"""What bpftool prints of the pinned maps is what the API says of the flows."""
+import ipaddress
+import json
+import pathlib
+import shutil
+import socket
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import l7net  # noqa: E402
+import l7test  # noqa: E402
+from test_offload_basic import Base, cluster  # noqa: E402
+
+BPFTOOL = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin")
+SESSIONS = 500 if l7test.FULL else 50
+VERBS = {1: "forward", 2: "reflect", 3: "count"}
+
+
+def port(number):
+    """A __be16 as bpftool prints it, read as the port it is."""
+    return socket.ntohs(number)
+
+
+def address(field, family):
+    """The address of a struct l7mp_abi_addr: bytes in the order in which they are written."""
+    raw = bytes(field["bytes"])
+    if family == 4:
+        assert not any(raw[4:]), raw
+        return str(ipaddress.IPv4Address(raw[:4]))
+    return str(ipaddress.IPv6Address(raw))
+
+
+def mac(numbers):
+    return ":".join(f"{n:02x}" for n in numbers)
+
+
+def key_of(key):
+    return (key["family"], key["l4"], address(key["saddr"], key["family"]), port(key["sport"]),
+            address(key["daddr"], key["family"]), port(key["dport"]))
+
+
+class Bpftool(Base):
+    def setUp(self):
+        super().setUp()
+        if not BPFTOOL:
+            self.skipTest("needs bpftool")
+
+    def dump(self, name):
+        """The pinned map, as a list of (key, value or values) with the types of its BTF."""
+        out = json.loads(l7net.sh(BPFTOOL, "-j", "map", "dump", "pinned", str(self.pins / name)))
+        self.assertNotIsInstance(out, dict, out)
+        for entry in out:
+            self.assertIn("formatted", entry, "the map has no BTF")
+        return [(e["formatted"]["key"], e["formatted"].get("value", e["formatted"].get("values"))) for e in out]
+
+    def traffic(self, address, to, own, far):
+        """Sessions of different use; the sockets of the clients."""
+        server = self.b.udp(9001, far)
+        clients = []
+        for i in range(SESSIONS):
+            clients.append(self.a.udp(0, own))
+            for n in range(1 + i % 3):
+                self.ping(clients[-1], server, to, b"x" * (1 + (i * 7 + n) % 1000))
+        return server, clients
+
+    def use(self, p, server, clients, to):
+        """Until all are in the kernel, then more, in different measure."""
+        l7test.wait_for(lambda: p.api.get("/offload")[1]["flows"]["now"] == SESSIONS, 10)
+        self.assertEqual(p.api.get("/offload")[1]["flows"]["now"], SESSIONS)
+        for i, c in enumerate(clients):
+            for n in range(i % 5):
+                self.ping(c, server, to, b"y" * (i + n))
+
+    def compare(self, p, family):
+        flows = {}
+        for f in p.api.get("/offload/flows")[1]:
+            k = f["key"]
+            flows[(family, 17, k["saddr"], k["sport"], k["daddr"], k["dport"])] = f
+        self.assertEqual(len(flows), 2 * SESSIONS)
+        self.compare_flows(flows, {key_of(k): (k, v) for k, v in self.dump("flows")}, family)
+        self.compare_counters(flows, {key_of(k): v for k, v in self.dump("counters")})
+
+    def compare_flows(self, flows, table, family):
+        self.assertEqual(set(table), set(flows))
+        links = {v["ifindex"]: v["ifname"] for v in json.loads(l7net.ip("-j link"))}
+        for k, f in flows.items():
+            value = table[k][1]
+            with self.subTest(flow=f["match"]):
+                to = f["to"]
+                self.assertEqual(
+                    {**{n: to[n] for n in ("saddr", "sport", "daddr", "dport")}, "action": f["action"],
+                     "out": f["out"], "ifindex": f["exit"]["ifindex"], "mtu": f["exit"]["mtu"],
+                     "dmac": f["exit"]["dmac"], "smac": f["exit"]["smac"], "vlans": f["exit"]["vlans"]},
+                    {"saddr": address(value["saddr"], family), "sport": value["sport_host"],
+                     "daddr": address(value["daddr"], family), "dport": value["dport_host"],
+                     "action": VERBS[value["verb"]], "out": links[value["ifindex"]], "ifindex": value["ifindex"],
+                     "mtu": value["mtu"], "dmac": mac(value["dmac"]), "smac": mac(value["smac"]),
+                     "vlans": value["n_vlans"]})
+                # What people read is what the programs use.
+                self.assertEqual((value["match_sport_host"], value["match_dport_host"]), (k[3], k[5]))
+                self.assertEqual((value["sport_host"], value["dport_host"]),
+                                 (port(value["sport"]), port(value["dport"])))
+
+    def compare_counters(self, flows, table):
+        self.assertEqual(set(table), set(flows))
+        used = 0
+        for k, f in flows.items():
+            with self.subTest(flow=f["match"]):
+                for field in ("packets", "bytes"):
+                    self.assertEqual(sum(cpu["value"][field] for cpu in table[k]), f[field])
+                used += f["packets"] > 0
+                self.assertEqual(any(cpu["value"]["last_seen"] for cpu in table[k]), f["packets"] > 0)
+        self.assertGreater(used, SESSIONS)
+
+    def run_family(self, family, address, to, own, far):
+        with self.proxy(address=address, destination=cluster(far)) as p:
+            server, clients = self.traffic(address, to, own, far)
+            self.use(p, server, clients, to)
+            start = time.monotonic()
+            self.compare(p, family)
+            print(f"# {2 * SESSIONS} flows compared in {time.monotonic() - start:.2f} s")
+            for c in clients[: SESSIONS // 2]:
+                self.ping(c, server, to)
+            self.compare(p, family)
+            for s in (server, *clients):
+                s.close()
+        self.nothing_left()
+
+    def test_ipv4(self):
+        """bpftool and the API agree on match, action and counters of every flow: IPv4"""
+        self.run_family(4, "10.9.1.1", ("10.9.1.1", 9000), "10.9.1.2", "10.9.2.2")
+
+    def test_ipv6(self):
+        """bpftool and the API agree on match, action and counters of every flow: IPv6"""
+        self.run_family(6, "fd09:1::1", ("fd09:1::1", 9000), "fd09:1::2", "fd09:2::2")
+
+    def test_readable(self):
+        """without -j: addresses as bytes, ports in host order, names of all fields"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.ping(client, server)
+            self.wait_fast(p)
+            text = l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows"))
+            entries = json.loads(text)
+            self.assertEqual(len(entries), 2)
+            there = next(e for e in entries if e["value"]["match_sport_host"] == 5000)
+            self.assertEqual(there["key"]["saddr"]["bytes"][:4], [10, 9, 1, 2])
+            self.assertEqual(there["value"]["daddr"]["bytes"][:4], [10, 9, 2, 2])
+            self.assertEqual((there["value"]["match_dport_host"], there["value"]["dport_host"]), (9000, 9001))
+            for field in ("saddr", "daddr", "sport_host", "dport_host", "verb", "ifindex", "mtu", "dmac", "session"):
+                self.assertIn(f'"{field}"', text)
+
+
+if __name__ == "__main__":
+    l7test.main()
