@@ -71,9 +71,9 @@ INIT
 boot() { # boot DIR KERNEL ACCEL SECONDS
 	cpu=max
 	[ "$3" = kvm ] && cpu=host
-	accel=$3
-	[ "$3" = tcg ] && accel=tcg,thread=multi
-	timeout "$4" qemu-system-x86_64 -accel "$accel" -cpu "$cpu" -smp 2 -m "$memory" -display none \
+	how=$3 # no local variables in sh: `accel` is the caller's
+	[ "$3" = tcg ] && how=tcg,thread=multi
+	timeout "$4" qemu-system-x86_64 -accel "$how" -cpu "$cpu" -smp 2 -m "$memory" -display none \
 		-no-reboot -nic none -monitor none -serial "file:$1/console.log" \
 		-kernel "$2" -initrd "$1/initrd.gz" \
 		-append "console=ttyS0 panic=-1 quiet l7mp_init=$top/scripts/vm-init.sh l7mp_top=$top l7mp_vm=$1 l7mp_suites=$(echo "$suites" | tr ' ' ',')" \
