@@ -419,4 +419,7 @@ void pipe_stream_abandon(struct pipe_stream *s)
 {
 	s->listener = NULL;
 	op_close(&s->base, true);
+	/* It may be freed after the protocol has stopped. */
+	fifo_unref(&s->in);
+	fifo_unref(&s->out);
 }

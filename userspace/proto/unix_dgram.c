@@ -19,6 +19,11 @@
 #include "unix_int.h"
 
 #define UN_OFF offsetof(struct sockaddr_un, sun_path)
+/*
+ * What a peer has not read yet is charged to the sender's buffer (unix(7)), and the sender is
+ * one for all peers: those that do not read must not fill it.
+ */
+#define SNDBUF (16 << 20)
 /* Of senders without a name: no path or abstract name is one NUL long. */
 static const uint8_t unnamed_key[1] = {0};
 
@@ -179,7 +184,7 @@ static int sock_get(struct udg_state *st, const char *filename, const struct l7m
                     struct udg_sock **out, struct l7mp_error *err)
 {
 	struct udg_sock *s;
-	int fd, rc;
+	int fd, rc, size = SNDBUF;
 
 	DL_FOREACH (st->socks, s) {
 		if (strcmp(l7mp_unix_path_name(s->path), filename) || s->heir ||
@@ -197,6 +202,9 @@ static int sock_get(struct udg_state *st, const char *filename, const struct l7m
 		free(s);
 		return fd;
 	}
+	/* With CAP_NET_ADMIN beyond net.core.wmem_max, else what that allows. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	s->max_write = l7mp_unix_max_write(fd);
 	rc = l7mp_dgram_new(params->env->loop, fd, L7MP_DGRAM_CRED, L7MP_UNIX_MSG_MAX, &sock_ops, s,
 	                    &s->hub.dgram);
