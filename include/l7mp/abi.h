@@ -114,6 +114,7 @@ struct l7mp_flow_counter {
 	__u64 packets;   /* wire datagrams: a GSO packet counts its segments */
 	__u64 bytes;     /* transport payload */
 	__u64 last_seen; /* CLOCK_MONOTONIC ns, coarse; 0: never */
+	__u64 tick;      /* jiffies when last_seen was set; the programs' own */
 };
 
 /* verdicts: per-CPU array. X(identifier, text, what it means) */
@@ -183,5 +184,5 @@ L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 48);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 76);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 96);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 136);
-L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 24);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

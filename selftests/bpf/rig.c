@@ -193,9 +193,18 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct l7mp_flow_action *a)
 {
 	struct l7mp_flow_counter none[MAX_CPUS] = {0};
+	int rc = -1;
 
-	if (bpf_map_update_elem(r->counters, key, none, BPF_ANY) ||
-	    bpf_map_update_elem(r->flows, key, a, BPF_ANY))
+	/* The kernel refills its caches of map elements in the background: ENOMEM may pass. */
+	for (int i = 0; rc && i < 100; i++) {
+		rc = bpf_map_update_elem(r->counters, key, none, BPF_ANY);
+		rc = rc ? rc : bpf_map_update_elem(r->flows, key, a, BPF_ANY);
+		if (rc && errno != ENOMEM)
+			break;
+		if (rc)
+			usleep(10000);
+	}
+	if (rc)
 		tap_bail("can't add a flow: %s", strerror(errno));
 }
 
