@@ -44,13 +44,15 @@ class Loop(threading.Thread):
 
 
 _loop = None
+_lock = threading.Lock()
 
 
 def loop():
     global _loop
-    if _loop is None:
-        _loop = Loop()
-    return _loop
+    with _lock:  # cells run side by side
+        if _loop is None:
+            _loop = Loop()
+        return _loop
 
 
 class Socket:
@@ -226,7 +228,9 @@ class PipePeer:
 
     def close(self):
         self.finish()
-        os.close(self.rfd)
+        if self.rfd is not None:
+            os.close(self.rfd)
+            self.rfd = None
 
 
 class WsPeer:
