@@ -188,8 +188,10 @@ static cJSON *compose(const struct l7mp_registry *registry, const struct l7mp_on
 	rc |= l7mp_json_add(route, "egress", back);
 	rc |= l7mp_json_add(l, "rules", cJSON_CreateArray());
 	rc |= l7mp_json_set(l, "rules/0/action/route", route);
-	if (!rc && !cJSON_AddItemToArray(listeners, l))
+	if (rc || !cJSON_AddItemToArray(listeners, l)) {
+		cJSON_Delete(l);
 		rc = -ENOMEM;
+	}
 	if (!rc && !bad && o->api)
 		bad = add_api(listeners, o->api, err);
 	if (rc && !bad)

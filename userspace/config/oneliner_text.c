@@ -133,6 +133,19 @@ const struct oneliner_part *oneliner_option(struct oneliner_text *t, const char 
 	return NULL;
 }
 
+/* Is all of it one quoted text? */
+static bool in_quotes(const char *s)
+{
+	char quote = *s++;
+
+	if (quote != '"' && quote != '\'')
+		return false;
+	for (; *s && *s != quote; s++)
+		if (*s == '\\' && s[1] && quote == '"')
+			s++;
+	return *s && !s[1];
+}
+
 cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err)
 {
 	cJSON *words = cJSON_CreateArray();
@@ -140,8 +153,7 @@ cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err)
 
 	snprintf(copy, sizeof(copy), "%s", t->text ? t->text : "");
 	/* socat's way to keep a comma or a blank from it: quotes around the whole command */
-	if ((*s == '"' || *s == '\'') && s[1] &&
-	    scan(s + 1, (char[]){*s, '\0'}) == s + strlen(s) - 1)
+	if (in_quotes(s))
 		oneliner_unquote(s);
 	while (words) {
 		char *end;

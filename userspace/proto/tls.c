@@ -377,7 +377,8 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 
 	if (!t->open || t->shut || t->failed || t->closing) {
 		l7mp_buf_unref(buf);
-		return t->open ? -EPIPE : -ENOTCONN;
+		/* A failure is about to be told, and says more than a failed write. */
+		return t->failed && t->open && !t->closing ? 0 : t->open ? -EPIPE : -ENOTCONN;
 	}
 	ERR_clear_error();
 	if (buf->len && SSL_write_ex(t->ssl, buf->data, buf->len, &done) != 1) {
@@ -389,7 +390,8 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 		rc = flush(t);
 	if (rc == L7MP_SIO_FULL)
 		t->full = true;
-	return rc;
+	/* The peer has gone; its alert, which says why, may still be there to be read. */
+	return rc == -EPIPE || rc == -ECONNRESET ? 0 : rc;
 }
 
 void l7mp_tls_shutdown(struct l7mp_tls *t)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Certificates for tests, made by openssl(1)."""
+import os
+import shutil
+import subprocess
+
+
+class Certs:
+    """A CA and certificates in a folder: NAME.pem, NAME.key."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+        os.makedirs(self.folder, exist_ok=True)
+        self.ca("ca")
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def run(self, *args):
+        subprocess.run(["openssl", *args], cwd=self.folder, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=30)
+
+    def ca(self, name):
+        self.run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
+                 f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", "-days", "30")
+
+    def cert(self, name, san="DNS:localhost,IP:127.0.0.1,IP:::1", ca="ca", days=10):
+        """`days` below zero: expired."""
+        self.run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
+                 f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        with open(self.path(f"{name}.ext"), "w") as f:
+            f.write(f"subjectAltName={san}\n")
+        self.run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
+                 "-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+        return self.pair(name)
+
+    def pair(self, name):
+        return {"cert": self.path(f"{name}.pem"), "key": self.path(f"{name}.key")}
+
+    def copy(self, old, new):
+        for end in ("pem", "key"):
+            shutil.copy(self.path(f"{old}.{end}"), self.path(f"{new}.{end}"))
