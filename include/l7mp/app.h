@@ -25,6 +25,7 @@ struct l7mp_options {
 	const char *offload;     /* init, no_init, disable */
 	const char *offload_ifs; /* comma list, or all */
 	bool check_only;
+	bool doctor; /* offload_ifs apply; no config */
 };
 
 enum l7mp_options_result {
@@ -35,6 +36,9 @@ enum l7mp_options_result {
 enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_options *out);
 /* Puts the command line's values over `config`'s admin object, making it when missing. 0 or -ENOMEM. */
 int l7mp_options_override(const struct l7mp_options *o, cJSON *config);
+
+/* Prints what the kernel fast path finds on this machine, as JSON, on stdout. 0; -ENOTSUP: it can't work; else negative errno. */
+int l7mp_app_doctor(const struct l7mp_options *options);
 
 struct l7mp_app;
 

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* config dump | load | check, admin get | set. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "ctl.h"
 
@@ -39,28 +37,12 @@ static int load(struct ctl *c)
 	return rc;
 }
 
-/* l7mp-proxy beside this program, else the one in PATH: the one that would run the config knows best. */
+/* The program that would run the config knows best. */
 static int check(const char *file)
 {
-	char self[4096];
-	char *beside = NULL;
-	char *slash;
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *const args[] = {"l7mp-proxy", "-t", "-c", (char *)file, NULL};
 
-	if (n > 0) {
-		self[n] = '\0';
-		slash = strrchr(self, '/');
-		if (slash)
-			beside = l7mp_asprintf("%.*s/l7mp-proxy", (int)(slash - self), self);
-	}
-	fflush(stdout);
-	if (beside && !access(beside, X_OK))
-		execv(beside, args);
-	execvp(args[0], args);
-	ctl_error("config check: can't run l7mp-proxy: %s", strerror(errno));
-	free(beside);
-	return CTL_FAILED;
+	return ctl_exec_proxy("config check", args);
 }
 
 /* FILE may stand as a word or behind -f. */

@@ -59,6 +59,13 @@ void ctl_input_free(struct ctl_input *in);
 /* Line of the node that a path of the API ("listener.spec.port", "rules[0].match") names; 0 when not known. */
 int ctl_input_line(const struct ctl_input *in, const char *path);
 
+/* ---- proxy.c ---- */
+
+/* Becomes l7mp-proxy: the one beside this program, else the one in PATH. Returns (CTL_FAILED, printed) only when that failed. */
+int ctl_exec_proxy(const char *command, char *const args[]);
+/* Runs it and reads the JSON that it prints, whatever its exit status. The caller's tree; NULL after a message. */
+cJSON *ctl_ask_proxy(const char *command, char *const args[]);
+
 /* ---- output.c ---- */
 
 /* Prints without what could steer a terminal: control and direction characters, bytes that are not UTF-8. */
@@ -103,6 +110,7 @@ int ctl_admin(struct ctl *c, int argc, char **argv);
 int ctl_lookup(struct ctl *c, int argc, char **argv);
 int ctl_offload(struct ctl *c, int argc, char **argv);
 int ctl_flows(struct ctl *c, int argc, char **argv);
+int ctl_doctor(struct ctl *c, int argc, char **argv);
 int ctl_version(struct ctl *c, int argc, char **argv);
 
 /* What several commands do. */

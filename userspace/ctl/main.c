@@ -25,6 +25,8 @@ static const char help[] =
         "  config    dump | load FILE | check FILE\n"
         "  admin     get | set KEY=VALUE... | set -f FILE\n"
         "  offload | flows                   the kernel fast path\n"
+        "  doctor    [IF[,IF...]|all]        can this machine do that, and what to change; no "
+        "proxy is asked\n"
         "  version\n"
         "\n"
         "Options:\n"
@@ -50,7 +52,7 @@ static const struct {
         {"endpoints", ctl_endpoints}, {"rulelists", ctl_rulelists}, {"sessions", ctl_sessions},
         {"explain", ctl_explain},     {"config", ctl_config},       {"admin", ctl_admin},
         {"lookup", ctl_lookup},       {"offload", ctl_offload},     {"flows", ctl_flows},
-        {"version", ctl_version},
+        {"doctor", ctl_doctor},       {"version", ctl_version},
 };
 
 enum { OPT_TIMEOUT = 256 };

@@ -28,6 +28,8 @@ int main(int argc, char **argv)
 	case L7MP_OPTIONS_RUN:
 		break;
 	}
+	if (options.doctor)
+		return l7mp_app_doctor(&options) ? EXIT_FAILURE : EXIT_SUCCESS;
 	if (!options.check_only) {
 		/* Until the start: nothing is made yet that would have to be taken down. */
 		signal(SIGTERM, quit);

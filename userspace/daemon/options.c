@@ -10,6 +10,7 @@
 static const char usage[] =
         "usage: l7mp-proxy -c FILE [options]\n"
         "       l7mp-proxy [options] ADDRESS ADDRESS\n"
+        "       l7mp-proxy --doctor [-i IFS]\n"
         "\n"
         "  -c, --config FILE       configuration: YAML when FILE ends in .yaml or .yml, else JSON\n"
         "  -l, --log-level LEVEL   silly verbose info notice warn error silent\n"
@@ -18,6 +19,8 @@ static const char usage[] =
         "disable\n"
         "  -i, --offload-ifs IFS   interfaces of the kernel fast path: IF[,IF...] or all\n"
         "  -t, --check             check the configuration and exit\n"
+        "      --doctor            print what the kernel fast path finds on this machine (JSON) "
+        "and exit\n"
         "  -V, --version           print the version and exit\n"
         "  -h, --help              print this and exit\n"
         "\n"
@@ -58,7 +61,7 @@ static int check_values(const struct l7mp_options *o)
 	return 0;
 }
 
-enum { OPT_VIA = 256, OPT_BACK, OPT_API };
+enum { OPT_VIA = 256, OPT_BACK, OPT_API, OPT_DOCTOR };
 
 static int add_to_chain(const char **chain, size_t *n, const char *value)
 {
@@ -76,6 +79,12 @@ static int check_arguments(struct l7mp_options *o, int n, char **args)
 {
 	bool chain = o->oneliner.n_via || o->oneliner.n_back || o->oneliner.api;
 
+	if (o->doctor && (o->config || n || chain)) {
+		fprintf(stderr, "l7mp-proxy: --doctor takes no configuration, only -i\n");
+		return -EINVAL;
+	}
+	if (o->doctor)
+		return 0;
 	if (o->config && n) {
 		fprintf(stderr, "l7mp-proxy: unexpected argument '%s': a file is given with -c\n",
 		        args[0]);
@@ -119,6 +128,7 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 	        {"via", required_argument, NULL, OPT_VIA},
 	        {"back", required_argument, NULL, OPT_BACK},
 	        {"api", required_argument, NULL, OPT_API},
+	        {"doctor", no_argument, NULL, OPT_DOCTOR},
 	        {NULL, 0, NULL, 0},
 	};
 	int c;
@@ -154,6 +164,9 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 			break;
 		case OPT_API:
 			out->oneliner.api = optarg;
+			break;
+		case OPT_DOCTOR:
+			out->doctor = true;
 			break;
 		case 'V':
 			puts("l7mp-proxy " L7MP_VERSION);

@@ -121,6 +121,54 @@ struct walk {
 	bool oom;
 };
 
+/* Before Linux 6.3 only attaching tells: then the answer of off_choose stays. */
+static void ask_driver(const struct off_link *l, struct off_choice *c)
+{
+	if (c->hook != OFF_HOOK_NATIVE || off_xdp_in_driver(l->ifindex) != 0)
+		return;
+	c->hook = OFF_HOOK_TC;
+	c->fall_back = false;
+	snprintf(c->why, sizeof(c->why), "the driver does not support XDP");
+}
+
+/* What was asked for and isn't there. */
+static int add_missing(struct walk *w, const char *name)
+{
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "name", name);
+
+	rc |= l7mp_json_add_bool(o, "enabled", true);
+	rc |= l7mp_json_add_bool(o, "up", false);
+	rc |= l7mp_json_add_str(o, "kind", "");
+	rc |= l7mp_json_add_str(o, "driver", "");
+	rc |= l7mp_json_add_str(o, "hook", off_hook_name(OFF_HOOK_NONE));
+	rc |= l7mp_json_add_str(o, "reason", "no interface has this name");
+	rc |= l7mp_json_add_str(o, "advice",
+	                        "it is taken as soon as it appears; correct the name otherwise");
+	if (!rc && cJSON_AddItemToArray(w->array, o))
+		return 0;
+	cJSON_Delete(o);
+	return -1;
+}
+
+static bool listed(const struct walk *w, const char *name)
+{
+	const cJSON *o;
+
+	cJSON_ArrayForEach (o, w->array)
+		if (!strcmp(l7mp_json_str(o, "name", ""), name))
+			return true;
+	return false;
+}
+
+static void list_missing(struct walk *w)
+{
+	for (size_t i = 0; w->set && i < w->set->n_ifs; i++)
+		if (strcmp(w->set->ifs[i], "all") != 0 && !listed(w, w->set->ifs[i]) &&
+		    add_missing(w, w->set->ifs[i]))
+			w->oom = true;
+}
+
 static int add_link(struct walk *w, struct off_link *l)
 {
 	bool wanted = w->set && off_attach_wanted(w->set, l);
@@ -129,6 +177,7 @@ static int add_link(struct walk *w, struct off_link *l)
 	int rc;
 
 	off_choose(l, w->mode, &c);
+	ask_driver(l, &c);
 	off_link_driver(l->name, l->driver);
 	rc = l7mp_json_add_str(o, "name", l->name);
 	rc |= l7mp_json_add_bool(o, "enabled", wanted);
@@ -139,8 +188,10 @@ static int add_link(struct walk *w, struct off_link *l)
 	rc |= l7mp_json_add_str(o, "reason", c.why);
 	rc |= l7mp_json_add_str(
 	        o, "advice",
-	        wanted ? (c.fall_back ? "tc is used when the driver refuses" : "")
-	               : "add it to admin.offload_ifs to have its packets in the fast path");
+	        !wanted ? "add it to admin.offload_ifs to have its packets in the fast path"
+	        : !(l->flags & IFF_UP) ? "bring it up: ip link set DEV up"
+	        : c.fall_back          ? "tc is used when the driver refuses"
+	                               : "");
 	if (!rc && cJSON_AddItemToArray(w->array, o))
 		return 0;
 	cJSON_Delete(o);
@@ -192,6 +243,7 @@ cJSON *l7mp_offload_doctor(const struct l7mp_admin *admin)
 		check_caps(&r);
 		check_load(&r);
 		list_links(&w);
+		list_missing(&w);
 	}
 	off_settings_clear(&set);
 	rc = l7mp_json_add_bool(o, "ok", r.ok);

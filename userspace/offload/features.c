@@ -10,6 +10,7 @@
 #define NETDEV_CMD_DEV_GET        1
 #define NETDEV_A_DEV_IFINDEX      1
 #define NETDEV_A_DEV_XDP_FEATURES 3
+#define NETDEV_XDP_ACT_BASIC      1
 #define NETDEV_XDP_ACT_NDO_XMIT   4
 
 #define ABSENT   0xffff
@@ -38,15 +39,14 @@ static struct nlmsghdr *message(char *buf, uint16_t type, uint8_t command)
 	return nlh;
 }
 
-static void find_family(struct l7mp_offload_engine *e)
+static void find_family(struct off_nl *nl, uint16_t *family)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = message(buf, GENL_ID_CTRL, CTRL_CMD_GETFAMILY);
 
 	mnl_attr_put_strz(nlh, CTRL_ATTR_FAMILY_NAME, "netdev");
-	if (off_nl_open(&e->genl, NETLINK_GENERIC) ||
-	    off_nl_ask(&e->genl, nlh, on_family, &e->genl_family) || !e->genl_family)
-		e->genl_family = ABSENT;
+	if (off_nl_open(nl, NETLINK_GENERIC) || off_nl_ask(nl, nlh, on_family, family) || !*family)
+		*family = ABSENT;
 }
 
 static int on_device(const struct nlmsghdr *nlh, void *arg)
@@ -59,21 +59,31 @@ static int on_device(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_STOP;
 }
 
-static int ask(struct l7mp_offload_engine *e, uint32_t ifindex)
+static int ask(struct off_nl *nl, uint16_t *family, uint32_t ifindex, uint64_t bit)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh;
 	uint64_t features = 0;
 	int rc;
 
-	if (!e->genl_family)
-		find_family(e);
-	if (e->genl_family == ABSENT)
+	if (!*family)
+		find_family(nl, family);
+	if (*family == ABSENT)
 		return -EOPNOTSUPP;
-	nlh = message(buf, e->genl_family, NETDEV_CMD_DEV_GET);
+	nlh = message(buf, *family, NETDEV_CMD_DEV_GET);
 	mnl_attr_put_u32(nlh, NETDEV_A_DEV_IFINDEX, ifindex);
-	rc = off_nl_ask(&e->genl, nlh, on_device, &features);
-	return rc ? rc : !!(features & NETDEV_XDP_ACT_NDO_XMIT);
+	rc = off_nl_ask(nl, nlh, on_device, &features);
+	return rc ? rc : !!(features & bit);
+}
+
+int off_xdp_in_driver(uint32_t ifindex)
+{
+	struct off_nl nl = {.socket = NULL};
+	uint16_t family = 0;
+	int rc = ask(&nl, &family, ifindex, NETDEV_XDP_ACT_BASIC);
+
+	off_nl_close(&nl);
+	return rc;
 }
 
 int off_xdp_can_send(struct l7mp_offload_engine *e, struct off_link *l)
@@ -81,7 +91,7 @@ int off_xdp_can_send(struct l7mp_offload_engine *e, struct off_link *l)
 	uint64_t now = l7mp_loop_now(e->loop);
 
 	if (!l->send_ms || now - l->send_ms > FRESH_MS) {
-		l->can_send = ask(e, l->ifindex);
+		l->can_send = ask(&e->genl, &e->genl_family, l->ifindex, NETDEV_XDP_ACT_NDO_XMIT);
 		l->send_ms = now | 1;
 	}
 	return l->can_send;

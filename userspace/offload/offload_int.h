@@ -183,6 +183,8 @@ enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
 bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m);
 /* features.c: can XDP send frames out here? 1, 0, or -errno when the kernel doesn't say (before 6.3). */
 int off_xdp_can_send(struct l7mp_offload_engine *e, struct off_link *l);
+/* Does the driver run XDP programs? The same answers. Needs no engine. */
+int off_xdp_in_driver(uint32_t ifindex);
 /* Makes it a target of XDP's redirects. False when the table is full. */
 bool off_devmap_add(struct l7mp_offload_engine *e, struct off_link *l);
 
