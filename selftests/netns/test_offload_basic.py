@@ -285,10 +285,14 @@ class Changes(Base):
             self.assertTrue(l7test.wait_for(lambda: "late0" not in names(), 2))
         self.nothing_left()
         with self.proxy(ifs="legA,later") as p:
+            l7net.ip("link set legB down")  # before 6.2 what is up keeps its name
             l7net.ip("link set legB name later")
+            l7net.ip("link set later up")
             self.assertTrue(l7test.wait_for(lambda: "later" in [
                 i["name"] for i in p.api.get("/offload")[1]["interfaces"] if i["hook"] == "tc"], 2))
+            l7net.ip("link set later down")
             l7net.ip("link set later name legB")
+            l7net.ip("link set legB up")
             self.assertTrue(l7test.wait_for(lambda: l7net.filters("legB") == [], 2))
             self.assertNotIn("clsact", l7net.qdiscs("legB"))
 

@@ -41,10 +41,14 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 	/* Generic XDP sends like the stack does. */
 	if (in->hook == OFF_HOOK_GENERIC)
 		return true;
-	/* A frame redirected to a device that can't take it is lost: only when it is known to. */
+	/*
+	 * A frame redirected to a device that can't take it is lost: only when it is known to.
+	 * Where the kernel does not say: drivers can send once they run a program. A veth can
+	 * when its peer runs one (or has GRO on), which is out of our sight.
+	 */
 	rc = off_xdp_can_send(e, real);
 	if (rc < 0)
-		return real->hook == OFF_HOOK_NATIVE;
+		return real->hook == OFF_HOOK_NATIVE && strcmp(real->kind, "veth") != 0;
 	return rc;
 }
 
