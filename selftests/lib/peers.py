@@ -139,7 +139,8 @@ class PacketPeer:
     datagram, largest = True, 1514
 
     def __init__(self, interface, ethertype=ETHERTYPE):
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ethertype))
+        # Protocol 0: until it is bound it takes nothing in, from no interface.
+        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.sock.bind((interface, ethertype))
         self.sock.settimeout(TIMEOUT)
 
