@@ -445,7 +445,7 @@ static void junk(void **state)
 	f->refuse = true;
 	for (unsigned n = 0; n < 250; n++) {
 		bool tagged = n % 5 == 2 || n % 5 == 3; /* cut tags don't get past the kernel */
-		size_t len = (tagged ? 18 : 14) + (size_t)rand() % 60;
+		size_t len = (tagged ? 20 : 14) + (size_t)rand() % 58;
 
 		frame(x, types[n % 5], "");
 		for (size_t i = 14; i < len; i++)

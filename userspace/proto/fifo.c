@@ -47,7 +47,7 @@ int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7m
 	if (!f)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	strcpy(f->path, path);
-	f->standby = -1;
+	f->standby = f->wstandby = -1;
 	rc = make(f);
 	if (rc) {
 		free(f);
@@ -68,6 +68,7 @@ static void fifo_free(struct fifo *f)
 	struct stat st;
 
 	fifo_stand_down(f);
+	fifo_stand_down_writer(f);
 	DL_DELETE(*f->list, f);
 	/* Somebody may have put another one there meanwhile: that one is not ours. */
 	if (f->made && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
@@ -113,10 +114,11 @@ static int open_checked(const char *path, int flags)
 
 int fifo_open(struct fifo *f, int flags)
 {
-	int rc, fd = f->standby;
+	int *standby = flags == O_RDONLY ? &f->standby : &f->wstandby;
+	int rc, fd = *standby;
 
-	if (flags == O_RDONLY && fd >= 0) {
-		f->standby = -1;
+	if (fd >= 0) {
+		*standby = -1;
 		return fd;
 	}
 	fd = open_checked(f->path, flags);
@@ -139,4 +141,19 @@ void fifo_stand_down(struct fifo *f)
 	if (f->standby >= 0)
 		close(f->standby);
 	f->standby = -1;
+}
+
+void fifo_stand_by_writer(struct fifo *f)
+{
+	if (f->wstandby < 0)
+		f->wstandby = open_checked(f->path, O_WRONLY);
+	if (f->wstandby < 0)
+		f->wstandby = -1;
+}
+
+void fifo_stand_down_writer(struct fifo *f)
+{
+	if (f->wstandby >= 0)
+		close(f->wstandby);
+	f->wstandby = -1;
 }

@@ -92,6 +92,8 @@ static void ended(void *arg)
 	struct pipe_listener *l = arg;
 
 	l->busy = false;
+	if (l->out)
+		fifo_stand_down_writer(l->out);
 	arm_later(l, l7mp_loop_now(l->env->loop) - l->since < SHORT_MS ? SHORT_MS : 0);
 }
 
@@ -203,6 +205,8 @@ static void pipe_unlisten(struct l7mp_plistener *base)
 		s->listener = NULL;
 	else if (s)
 		pipe_stream_abandon(s);
+	if (l->out)
+		fifo_stand_down_writer(l->out);
 	fifo_unref(&l->in);
 	fifo_unref(&l->out);
 	free(l->name);

@@ -34,7 +34,7 @@ struct pipe_stream {
 	bool in_end; /* the writer has gone */
 	bool told;   /* ... and the owner knows */
 	bool full;   /* the owner was told to stop */
-	bool shut, mute;
+	bool shut, mute, flushing;
 	bool closing, over;
 };
 

@@ -55,8 +55,11 @@ static void finish(struct pipe_stream *s, int err)
 	stop_reading(s);
 	if (s->listener)
 		pipe_listener_left(s->listener, s);
-	if (s->osio)
+	if (s->osio) {
+		s->flushing = !err && l7mp_sio_queued(s->osio);
+		s->out->flushing += s->flushing;
 		l7mp_sio_close(s->osio, err != 0);
+	}
 	l7mp_task_post(s->env->loop, &s->task);
 }
 
@@ -169,6 +172,9 @@ static void out_closed(void *arg)
 	struct pipe_stream *s = arg;
 
 	s->osio = NULL;
+	if (s->out)
+		s->out->flushing -= s->flushing;
+	s->flushing = false;
 	if (s->over)
 		l7mp_task_post(s->env->loop, &s->task);
 }
@@ -179,10 +185,10 @@ static const struct l7mp_sio_ops out_ops = {
         .closed = out_closed,
 };
 
-/* -ENXIO: nobody reads it. */
+/* -ENXIO: nobody reads it, or the stream before this one has still something to say to it. */
 static int open_out(struct pipe_stream *s)
 {
-	int fd = fifo_open(s->out, O_WRONLY);
+	int fd = s->out->flushing ? -ENXIO : fifo_open(s->out, O_WRONLY);
 
 	if (fd < 0)
 		return fd;
@@ -328,6 +334,9 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	if (first) {
 		s->since = l7mp_loop_now(s->env->loop);
 		stop_reading(s);
+		/* The next writer's stream goes on with the same reader, if the route wants it so. */
+		if (s->listener && s->told && s->osio && !s->shut && !abort)
+			fifo_stand_by_writer(s->out);
 		if (s->listener)
 			pipe_listener_left(s->listener, s);
 	}
