@@ -34,6 +34,7 @@ HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 OPT  ?= -O2
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS := $(SAN_$(SAN))
 
 CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -I$(BUILD)/gen $(PKG_CFLAGS)
@@ -175,6 +176,20 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 .PHONY: bench-bpf
 bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o
+
+# libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
+FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))
+$(BUILD)/obj/selftests/fuzz/%.o: CPPFLAGS += -Iheaders
+# Packets are not aligned for their headers; the programs' target does not mind.
+$(BUILD)/obj/selftests/fuzz/fuzz_parse.o: CFLAGS += -fno-sanitize=alignment
+$(BUILD)/bin/fuzz_%: $(BUILD)/obj/selftests/fuzz/fuzz_%.o $(BUILD)/obj/selftests/bpf/model.o $(TESTLIB) $(foreach l,$(LAYERS),$(BUILD)/lib/$(l).a)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/obj/selftests/bpf/model.o -Wl,--start-group $(TESTLIB) $(foreach l,$(LAYERS),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
+.PHONY: fuzz fuzz-bins
+fuzz-bins: $(patsubst selftests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRCS))
+fuzz:
+	$(Q)$(MAKE) --no-print-directory BUILD=build/fuzz CC=$(CLANG) SAN=fuzz OPT=-O1 fuzz-bins
 
 .PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs
 setup:

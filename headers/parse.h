@@ -9,7 +9,6 @@
 #pragma once
 
 #include <linux/if_ether.h>
-#include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/types.h>
@@ -18,11 +17,14 @@
 #include "l7mp/abi.h"
 
 #ifdef __bpf__
+#include <linux/in.h>
+
 #include <bpf/bpf_endian.h>
 #else
 #include <arpa/inet.h>
 #define bpf_htons       htons
 #define bpf_ntohs       ntohs
+#undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
