@@ -188,8 +188,8 @@ class TcpServer(threading.Thread):
                 return
             self.conns.append(conn)
             self.peers.append(peer)
-            threading.Thread(target=self.guard, args=(conn, self.count), daemon=True).start()
             self.count += 1
+            threading.Thread(target=self.guard, args=(conn, self.count - 1), daemon=True).start()
 
     def guard(self, conn, index):
         try:
@@ -240,6 +240,15 @@ def connect(port, host="127.0.0.1", timeout=10.0):
     s = socket.create_connection((host, port), timeout)
     s.settimeout(timeout)
     return s
+
+
+def refused(port):
+    """The proxy takes the connection and closes it at once, in order or by a reset."""
+    try:
+        with connect(port) as s:
+            return s.recv(10) == b""
+    except ConnectionResetError:
+        return True
 
 
 def reset(sock):

@@ -8,12 +8,11 @@ L7MP_PLAIN_BUILD names its folder; without it the suite takes build/.
 import hashlib
 import os
 import socket
-import threading
 import time
 import unittest
 
 import l7test
-from traffic import Case, Peak, TcpServer, cluster, connect, inline, listener, recv_all, retry
+from traffic import Case, Peak, TcpServer, cluster, connect, inline, listener, recv_all
 
 MB = 1 << 20
 PLAIN = os.environ.get("L7MP_PLAIN_BUILD", "build")

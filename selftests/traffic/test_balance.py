@@ -7,7 +7,7 @@ import time
 
 import l7test
 from l7test import udp_socket
-from traffic import Case, TcpServer, UdpEcho, cluster, connect, inline, listener, recv_exact, retry
+from traffic import Case, TcpServer, UdpEcho, cluster, connect, listener, recv_exact, retry
 
 
 def hello(conn, _):

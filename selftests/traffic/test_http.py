@@ -86,6 +86,7 @@ class Http(Case):
         """http: 504 when a connect does not finish in time"""
         # A listener whose backlog is full leaves a SYN unanswered.
         full = socket.socket()
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         full.bind(("127.0.0.1", 9001))
         full.listen(0)
         waiting = []
@@ -103,11 +104,12 @@ class Http(Case):
 
     def test_limit_is_503(self):
         """http: a limit answers 503"""
-        TcpServer(9001, lambda conn, _: recv_all(conn) and time.sleep(5))
+        server = TcpServer(9001, lambda conn, _: (recv_all(conn), conn.close()))
         self.start(listener("l", "HTTP", 9000, cluster("TCP", 9001)), admin={"limits": {"max_sessions": 1}})
+        time.sleep(0.3)  # the session that told that the proxy is up has to be over
         s = connect(9000)
         s.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
-        time.sleep(0.3)
+        self.later(lambda: server.count == 1)
         status, body, _ = request(9000, "POST", "/", b"x")
         self.assertEqual(status, 503, body)
         s.close()

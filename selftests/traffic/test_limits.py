@@ -1,12 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Limits: each refuses, counts, and lets the rest go on."""
-import socket
 import time
 
 import l7test
 from l7test import udp_socket
-from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, inline, listener, recv_all, recv_exact, silent
+from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, inline, listener, recv_exact, silent
 
 
 class Limits(Case):

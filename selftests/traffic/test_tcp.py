@@ -11,7 +11,7 @@ import time
 import l7test
 from l7test import udp_socket
 from traffic import (Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, inline, listener, recv_all, recv_exact,
-                   reset, retry, silent)
+                     refused, reset, retry, silent)
 
 MB = 1 << 20
 
@@ -155,11 +155,7 @@ class Tcp(Case):
     def test_refused_upstream(self):
         """tcp: a refused connect closes the client; the error names stage, address and why"""
         self.start(listener("l", "TCP", 9000, cluster("TCP", 9001, name="nobody"), options={"track": 30}))
-        with connect(9000) as s:
-            try:
-                self.assertEqual(s.recv(10), b"")
-            except ConnectionResetError:
-                pass
+        self.assertTrue(refused(9000))
         text = " ".join(self.texts(self.ended("TCP:"), "ERROR"))
         for word in ("destination", "'nobody'", "127.0.0.1", "refused"):
             self.assertIn(word, text)
@@ -339,8 +335,20 @@ class Conversion(Case):
         self.assertGreater(one["stats"]["drops"], 1000)
         self.assertGreater(self.drops("queue"), 1000)
         self.assertLess(peak.grown(), 20 * 1024)
-        waiting = sent - one["stats"]["ingress"]["packets"] - one["stats"]["drops"]
-        self.assertLessEqual(waiting, 65)  # every datagram is taken, waiting or counted
+        waiting = sent - one["stats"]["ingress"]["packets"] - one["stats"]["drops"] - self.kernel_drops(9000)
+        self.assertTrue(0 <= waiting <= 65, waiting)  # every datagram is taken, waiting or counted
+
+    @staticmethod
+    def kernel_drops(port):
+        """What a full receive buffer cost."""
+        total = 0
+        for table in ("/proc/self/net/udp", "/proc/self/net/udp6"):
+            with open(table) as f:
+                for row in f.readlines()[1:]:
+                    words = row.split()
+                    if words[1].endswith(f":{port:04X}"):
+                        total += int(words[-1])
+        return total
 
 
 if __name__ == "__main__":
