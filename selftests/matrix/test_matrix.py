@@ -546,6 +546,7 @@ def run_row(row_number, row, cols, folder, only):
     outcome = {}
     try:
         with l7test.Proxy(document(shared, 1234)) as proxy:
+            time.sleep(0.3)  # what listeners open after their start
             before = proxy.fds()
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 for cell, result in zip(shared, pool.map(lambda c: run_cell(c, proxy.api), shared)):
