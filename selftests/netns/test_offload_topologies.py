@@ -133,9 +133,11 @@ class Topologies(Base):
                 server = self.b.udp(9001, address)
                 with self.proxy(destination=cluster(address), admin={"offload_mode": "generic"}) as p:
                     self.through_flow(p, client, server, hook=["generic", "generic"])
-                    flow = p.api.get("/offload/flows")[1][0]
+                    flow, back = p.api.get("/offload/flows")[1]
                     self.assertEqual(flow["exit"]["vlans"], 1 if address == "10.9.7.2" else 2)
                     self.assertFalse(flow["exit"]["tc_only"])
+                    # A tag that the device took off is out of XDP's sight: tc removes it.
+                    self.assertTrue(back["exit"]["tc_only"])
                 server.close()
 
     def no_offloads(self):

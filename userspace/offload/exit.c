@@ -52,6 +52,22 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 	return rc;
 }
 
+/*
+ * May XDP forward what comes in here? Generic XDP does not see a tag that the device took off
+ * the frame, and a redirected packet would leave with it: tc takes it away.
+ */
+static bool may_xdp(const struct l7mp_offload_engine *e, const struct off_link *in)
+{
+	const struct off_link *l, *next;
+
+	if (in->hook != OFF_HOOK_GENERIC)
+		return in->hook == OFF_HOOK_NATIVE;
+	HASH_ITER (hh, e->links, l, next)
+		if (l->parent == in->ifindex)
+			return false;
+	return true;
+}
+
 /* XDP sends on the real device, with the tags of the VLAN devices above it. */
 static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
                      struct off_link *link, struct off_exit *out)
@@ -105,8 +121,7 @@ enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_l
 		return L7MP_REASON_NONE;
 	memcpy(out->smac, link->mac, sizeof(out->smac));
 	memcpy(out->dmac, hop->neigh ? hop->neigh->mac : link->mac, sizeof(out->dmac));
-	if ((in->hook == OFF_HOOK_NATIVE || in->hook == OFF_HOOK_GENERIC) &&
-	    exit_xdp(e, in, link, out))
+	if (may_xdp(e, in) && exit_xdp(e, in, link, out))
 		out->flags = 0;
 	return L7MP_REASON_NONE;
 }
