@@ -86,17 +86,27 @@ class Auth(unittest.TestCase):
             hop2 = forward("hop2", {"protocol": "TCP", "port": 2002}, {"protocol": "TCP", "port": 2001}, "127.0.0.1")
             via_unix = forward("hop3", {"protocol": "TCP", "port": 2003}, {"protocol": "UnixDomainSocket"}, "@l7mp-test-auth")
             unix = forward("unix", {"protocol": "UnixDomainSocket", "filename": "@l7mp-test-auth"}, {"protocol": "TCP", "port": 1234}, "127.0.0.1")
-            self.proxy = l7test.Proxy({"listeners": [l7test.controller(address="0.0.0.0"), hop, hop2, via_unix, unix]})
+            api = {"protocol": "TCP", "port": 1234}
+            # the accepting side hears of these before our own cluster is connected: names, and handshakes on top of TCP
+            early = [
+                forward("name", {"protocol": "TCP", "port": 2004}, {"protocol": "TCP", "port": 2005}, "localhost"),
+                forward("name2", {"protocol": "TCP", "port": 2005}, api, "127.0.0.1"),
+                forward("ws", {"protocol": "TCP", "port": 2006}, {"protocol": "WebSocket", "port": 2007}, "127.0.0.1"),
+                forward("ws2", {"protocol": "WebSocket", "port": 2007}, api, "127.0.0.1"),
+                forward("js", {"protocol": "TCP", "port": 2008}, {"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": 2009}}, "localhost"),
+                forward("js2", {"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": 2009}}, api, "127.0.0.1"),
+            ]
+            self.proxy = l7test.Proxy({"listeners": [l7test.controller(address="0.0.0.0"), hop, hop2, via_unix, unix, *early]})
 
             def remote(port, headers=""):
                 r = subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c",
                                     f"curl -s -m 5 -o /dev/null -w '%{{http_code}}' {headers} http://10.99.0.1:{port}/api/v1/config"],
                                    capture_output=True, text=True, timeout=10)
                 return r.stdout
-            for port in (1234, 2001, 2002, 2003):
+            for port in (1234, 2001, 2002, 2003, 2004, 2006, 2008):
                 self.assertEqual(remote(port), "403", port)
                 self.assertEqual(remote(port, "-H 'Host: localhost'"), "403", port)
-            for port in (1234, 2001, 2002):  # from this host all of them are ours
+            for port in (1234, 2001, 2002, 2004, 2006, 2008):  # from this host all of them are ours
                 self.assertEqual(self.status(port=port), 200, port)
             self.assertEqual(self.status(host="10.99.0.1"), 200)
         finally:

@@ -204,7 +204,7 @@ static int ws_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	struct ws_conn *c = (struct ws_conn *)base;
 
 	if (!c->local.len)
-		return -ENOTSUP;
+		return l7mp_ws_local(c, out);
 	*out = c->local;
 	return 0;
 }

@@ -249,6 +249,14 @@ void l7mp_ws_flow(struct ws_conn *c, bool on)
 		lws_callback_on_writable(c->wsi);
 }
 
+int l7mp_ws_local(struct ws_conn *c, struct l7mp_addr *out)
+{
+	/* With TLS it is a bridge's. */
+	if (!c->wsi || c->tls_ctx)
+		return -ENOTCONN;
+	return l7mp_fd_local(lws_get_socket_fd(c->wsi), out);
+}
+
 bool l7mp_ws_choked(struct ws_conn *c)
 {
 	return !c->wsi || lws_send_pipe_choked(c->wsi);

@@ -148,6 +148,8 @@ void l7mp_ws_flow(struct ws_conn *c, bool on);
 /* Takes buf. 0, or negative errno: the connection is broken. */
 int l7mp_ws_send(struct ws_conn *c, struct l7mp_buf *buf);
 bool l7mp_ws_choked(struct ws_conn *c);
+/* The local address, as soon as there is a socket. 0 or negative errno. */
+int l7mp_ws_local(struct ws_conn *c, struct l7mp_addr *out);
 int l7mp_ws_send_close(struct ws_conn *c, int code);
 
 /* ---- ws_conn.c: what the library's callbacks become ---- */

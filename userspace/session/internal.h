@@ -284,7 +284,7 @@ cJSON *l7mp_session_offload_json(const struct l7mp_session *s);
 
 int l7mp_origins_new(struct session_origins **out);
 void l7mp_origins_free(struct session_origins **o);
-/* The stage has a connection of its own now. */
+/* The stage is making a connection (its state is not CONNECTED yet), or has one now. */
 void l7mp_origin_opened(struct session_stage *st);
 /* ... and has it no more. */
 void l7mp_origin_closed(struct session_stage *st);

@@ -6,8 +6,13 @@
  * remembered by their local address, with whom the session works for, and until a
  * minute after their end.
  *
+ * The accepting side may be served first: it hears of a connection before our cluster
+ * does, or has to answer before the cluster's stream counts as open. So a connection is
+ * looked for from its first attempt on, among those that are being made, too.
+ *
  * A connection made for a client that is itself such a connection is remote too, and
- * so is one for a UNIX peer that is this process.
+ * so is one for a source that has neither an IP address nor a process that is not this
+ * one: what comes by a FIFO or a UNIX datagram may be what we wrote there ourselves.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,9 +28,11 @@
 
 struct session_origin {
 	UT_hash_handle hh;
-	struct session_origin *prev, *next; /* among the ended, oldest first */
+	struct session_origin *prev, *next; /* in one of the lists below */
 	struct session_stage *st;           /* while it lives */
 	uint64_t gone_ms;
+	bool dialling; /* in that list: its address may be unknown yet, or change */
+	bool keyed;    /* in the table, under its local address */
 	uint8_t key[24];
 };
 
@@ -37,7 +44,8 @@ struct local_cache {
 
 struct session_origins {
 	struct session_origin *table;
-	struct session_origin *ended;
+	struct session_origin *dialling;
+	struct session_origin *ended; /* oldest first */
 	size_t n_ended;
 	struct local_cache cache[CACHE_SLOTS];
 };
@@ -48,16 +56,32 @@ int l7mp_origins_new(struct session_origins **out)
 	return *out ? 0 : -ENOMEM;
 }
 
+static void unkey(struct session_origins *o, struct session_origin *e)
+{
+	if (e->keyed) {
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is in the table */
+		HASH_DEL(o->table, e);
+	}
+	e->keyed = false;
+}
+
+static void settled(struct session_origins *o, struct session_origin *e)
+{
+	if (e->dialling)
+		DL_DELETE(o->dialling, e);
+	e->dialling = false;
+}
+
 static void forget(struct session_origins *o, struct session_origin *e)
 {
+	settled(o, e);
 	if (e->st) {
 		e->st->origin = NULL;
 	} else {
 		DL_DELETE(o->ended, e);
 		o->n_ended--;
 	}
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): what is in the list is in the table */
-	HASH_DEL(o->table, e);
+	unkey(o, e);
 	free(e);
 }
 
@@ -123,7 +147,7 @@ static bool ip(const struct l7mp_addr *a)
 
 void l7mp_origin_source(struct l7mp_session *s, const struct l7mp_addr *peer)
 {
-	const cJSON *pid;
+	const cJSON *pid = l7mp_json_get(s->metadata, "UNIX/pid");
 
 	if (ip(peer)) {
 		s->peer_family = (uint8_t)l7mp_addr_family(peer);
@@ -135,10 +159,7 @@ void l7mp_origin_source(struct l7mp_session *s, const struct l7mp_addr *peer)
 		s->remote = s->remote_known = l7mp_sessions_made_for_remote(s->m, peer);
 		return;
 	}
-	pid = l7mp_json_get(s->metadata, "UNIX/pid");
-	s->remote = l7mp_addr_family(peer) == AF_PACKET ||
-	            l7mp_json_member(s->metadata, "Ethernet") ||
-	            (cJSON_IsNumber(pid) && pid->valuedouble == (double)getpid());
+	s->remote = !cJSON_IsNumber(pid) || pid->valuedouble == (double)getpid();
 	s->remote_known = true;
 }
 
@@ -161,53 +182,104 @@ static bool works_for_remote(struct l7mp_session *s)
 
 /* ---- connections ---- */
 
-/* Can this connection lead to this host? A name that is not resolved here may. */
-static bool to_this_host(const struct session_stage *st, const struct l7mp_addr *local)
+/* Can it lead to this host? A name that is not resolved here may. */
+static bool to_this_host(const struct session_stage *st)
 {
 	struct l7mp_addr remote;
 
-	if (!st->endpoint || !st->endpoint->address || l7mp_addr_is_loopback(local))
-		return true;
-	if (l7mp_addr_parse(&remote, st->endpoint->address, 0))
+	if (!st->endpoint || !st->endpoint->address ||
+	    l7mp_addr_parse(&remote, st->endpoint->address, 0))
 		return true;
 	return l7mp_addr_is_any(&remote) || is_local(st->s->m, &remote);
 }
 
-static void remember(struct session_stage *st, const uint8_t *key, size_t len)
+/* Who had the address before us is gone for good. Live ones may share it, for different peers. */
+static void take_over(struct session_origins *o, const struct l7mp_addr *local)
 {
-	struct session_origins *o = st->s->m->origins;
-	struct session_origin *e = calloc(1, sizeof(*e));
+	struct session_origin *old;
+	uint8_t key[24];
+	size_t len = l7mp_addr_key(local, key);
 
-	if (!e)
+	HASH_FIND(hh, o->table, key, len, old);
+	if (old && !old->st)
+		forget(o, old);
+}
+
+static void key_as(struct session_origins *o, struct session_origin *e,
+                   const struct l7mp_addr *local)
+{
+	uint8_t key[24];
+	size_t len = l7mp_addr_key(local, key);
+
+	if (e->keyed && e->hh.keylen == len && !memcmp(e->key, key, len))
 		return;
+	unkey(o, e);
+	take_over(o, local);
 	memcpy(e->key, key, len);
 	HASH_ADD(hh, o->table, key, len, e);
-	if (!e->hh.tbl) {
-		free(e);
-		return;
+	e->keyed = e->hh.tbl != NULL;
+}
+
+/* 0 and an address that others may see as their peer; -EAGAIN: not known yet. */
+static int local_of(const struct session_stage *st, struct l7mp_addr *local)
+{
+	if (!st->stream || !st->stream->ops->local)
+		return -ENOTSUP;
+	if (st->stream->ops->local(st->stream, local))
+		return -EAGAIN;
+	if (!ip(local))
+		return -ENOTSUP;
+	return l7mp_addr_port(local) ? 0 : -EAGAIN;
+}
+
+static void settle(struct l7mp_sessions *m)
+{
+	struct session_origin *e, *next;
+	struct l7mp_addr local = {0};
+
+	DL_FOREACH_SAFE (m->origins->dialling, e, next) {
+		int rc = local_of(e->st, &local);
+
+		if (!rc)
+			key_as(m->origins, e, &local);
+		else if (rc != -EAGAIN)
+			forget(m->origins, e);
 	}
-	e->st = st;
-	st->origin = e;
 }
 
 void l7mp_origin_opened(struct session_stage *st)
 {
 	struct session_origins *o = st->s->m->origins;
 	struct l7mp_addr local = {0};
-	struct session_origin *e;
-	uint8_t key[24];
-	size_t len;
+	struct session_origin *e = st->origin;
+	bool open = st->state == L7MP_STAGE_CONNECTED;
+	int rc = local_of(st, &local);
 
-	if (st->origin || !st->stream || !st->stream->ops->local ||
-	    st->stream->ops->local(st->stream, &local) || !ip(&local) || !l7mp_addr_port(&local))
-		return;
 	purge(st->s->m);
-	len = l7mp_addr_key(&local, key);
-	HASH_FIND(hh, o->table, key, len, e);
-	if (e)
-		forget(o, e);
-	if (to_this_host(st, &local) && works_for_remote(st->s))
-		remember(st, key, len);
+	if (rc && (open || rc != -EAGAIN)) {
+		if (e)
+			forget(o, e);
+		return;
+	}
+	if (!rc && !(e && e->keyed))
+		take_over(o, &local);
+	if (!e) {
+		if (!(rc == 0 && l7mp_addr_is_loopback(&local)) && !to_this_host(st))
+			return;
+		if (!works_for_remote(st->s))
+			return;
+		e = calloc(1, sizeof(*e));
+		if (!e)
+			return;
+		e->st = st;
+		st->origin = e;
+		e->dialling = true;
+		DL_APPEND(o->dialling, e);
+	}
+	if (!rc)
+		key_as(o, e, &local);
+	if (open)
+		settled(o, e);
 }
 
 void l7mp_origin_closed(struct session_stage *st)
@@ -217,6 +289,11 @@ void l7mp_origin_closed(struct session_stage *st)
 
 	if (!e)
 		return;
+	settled(o, e);
+	if (!e->keyed) {
+		forget(o, e);
+		return;
+	}
 	st->origin = NULL;
 	e->st = NULL;
 	e->gone_ms = l7mp_loop_now(session_loop(st->s));
@@ -234,6 +311,8 @@ bool l7mp_sessions_made_for_remote(struct l7mp_sessions *m, const struct l7mp_ad
 	if (!ip(peer))
 		return false;
 	purge(m);
+	if (m->origins->dialling && is_local(m, peer))
+		settle(m);
 	len = l7mp_addr_key(peer, key);
 	HASH_FIND(hh, m->origins->table, key, len, e);
 	return e != NULL;
