@@ -72,17 +72,31 @@ static __always_inline int untag(struct __sk_buff *skb, struct l7mp_packet *p)
 	return 0;
 }
 
+/*
+ * Redirecting drops what has no link header, even where the kernel writes the
+ * header: a packet of a tun device gets one first. Changes nothing when it fails.
+ */
+static __always_inline int add_link(struct __sk_buff *skb, struct l7mp_packet *p)
+{
+	if (bpf_skb_change_head(skb, sizeof(struct ethhdr), 0))
+		return -1;
+	p->l3 += sizeof(struct ethhdr);
+	p->l4 += sizeof(struct ethhdr);
+	return 0;
+}
+
 static __always_inline int write_packet(struct __sk_buff *skb, struct l7mp_packet *p,
                                         const struct l7mp_flow_action *a, const int has_link)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	p->l3 = has_link ? sizeof(struct ethhdr) : 0;
+	p->l3 = sizeof(struct ethhdr);
 	if (l7mp_rewrite_ip(data, end, p, a))
 		return -1;
-	if (has_link)
-		l7mp_rewrite_macs(data, a);
+	l7mp_rewrite_macs(data, a);
+	if (!has_link)
+		((struct ethhdr *)data)->h_proto = (__be16)skb->protocol;
 	return 0;
 }
 
@@ -104,11 +118,10 @@ static __always_inline int forward(struct __sk_buff *skb, struct l7mp_packet *p,
 		return L7MP_VERDICT_PASS_MTU;
 	if (a->n_vlans) /* meant for XDP on the real device; here the tags would be missing */
 		return L7MP_VERDICT_PASS_VLAN;
-	/* A packet without a link header can only go where the kernel adds one. */
-	if (!has_link && !(a->flags & (L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS)))
-		return L7MP_VERDICT_PASS_TO_TC;
 	if (has_link && p->n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
+	if (!has_link && add_link(skb, p))
+		return L7MP_VERDICT_PASS_KERNEL;
 	if (replace_csum(skb, p, a))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (has_link && untag(skb, p))
