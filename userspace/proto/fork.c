@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fork_int.h"
 #include "l7mp/log.h"
 #include "l7mp/process.h"
 #include "l7mp/protos.h"
@@ -386,54 +387,13 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- starting ---- */
 
-/* The argument vector: pointers into the spec. NULL: no memory. */
-static const char **make_argv(const cJSON *command)
-{
-	size_t n = cJSON_IsArray(command) ? (size_t)cJSON_GetArraySize(command) : 1, i = 0;
-	const char **argv = calloc(n + 1, sizeof(*argv));
-	const cJSON *word;
-
-	if (argv && cJSON_IsString(command))
-		argv[0] = command->valuestring;
-	else if (argv)
-		cJSON_ArrayForEach (word, command)
-			argv[i++] = cJSON_IsString(word) ? word->valuestring : "";
-	return argv;
-}
-
-static void free_env(char **env)
-{
-	for (size_t i = 0; env && env[i]; i++)
-		free(env[i]);
-	free(env);
-}
-
-static char **make_env(const cJSON *map, const char *session)
-{
-	char **env = calloc((size_t)cJSON_GetArraySize(map) + 2, sizeof(*env));
-	const cJSON *var;
-	size_t n = 0;
-
-	if (!env)
-		return NULL;
-	env[n] = l7mp_asprintf("L7MP_SESSION=%s", session ? session : "");
-	cJSON_ArrayForEach (var, map)
-		if (env[n])
-			env[++n] = l7mp_asprintf("%s=%s", var->string,
-			                         cJSON_IsString(var) ? var->valuestring : "");
-	if (env[n])
-		return env;
-	free_env(env);
-	return NULL;
-}
-
 static int spawn(struct fork_stream *s, const struct l7mp_connect *p, int fds[static 3],
                  struct l7mp_error *err)
 {
 	const cJSON *spec = p->cluster_spec;
 	bool log = strcmp(l7mp_json_str(spec, "stderr", "log"), "discard") != 0;
-	const char **argv = make_argv(l7mp_json_member(spec, "command"));
-	char **env = make_env(l7mp_json_member(spec, "env"), p->session);
+	const char **argv = fork_argv(l7mp_json_member(spec, "command"));
+	char **env = fork_env(l7mp_json_member(spec, "env"), p->session);
 	struct l7mp_process_options o = {
 	        .argv = argv,
 	        .env = (const char *const *)env,
@@ -451,7 +411,7 @@ static int spawn(struct fork_stream *s, const struct l7mp_connect *p, int fds[st
 		               s->program ? s->program : "the command", o.cwd ? " in " : "",
 		               o.cwd ? o.cwd : "", l7mp_errno_text(rc));
 	free(argv);
-	free_env(env);
+	fork_env_free(env);
 	return rc;
 }
 
@@ -502,66 +462,6 @@ static int fork_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 	return 0;
 }
 
-/* ---- tables ---- */
-
-static const struct l7mp_field word = {.type = L7MP_T_STRING};
-static const struct l7mp_field command_array = {
-        .type = L7MP_T_ARRAY, .item = &word, .min = 1, .max = 4096};
-static const struct l7mp_field command_string = {
-        .type = L7MP_T_STRING, .min = 1, .max = 4096, .pattern = L7MP_P_PATH};
-static const struct l7mp_field *const commands[] = {&command_array, &command_string, NULL};
-static const char *const stderr_values[] = {"log", "discard", NULL};
-static const struct l7mp_field cluster_fields[] = {
-        {.key = "command",
-         .type = L7MP_T_ONEOF,
-         .flags = L7MP_F_REQUIRED,
-         .alternatives = commands,
-         .doc = "the program and its arguments, run without a shell; a string is a program without "
-                "arguments; without a / it is looked up in PATH"},
-        {.key = "env",
-         .type = L7MP_T_MAP,
-         .item = &word,
-         .doc = "environment variables, beside the proxy's own and L7MP_SESSION (the session's "
-                "name)"},
-        {.key = "cwd", .type = L7MP_T_STRING, .pattern = L7MP_P_PATH, .doc = "where it runs"},
-        {.key = "stderr",
-         .type = L7MP_T_ENUM,
-         .values = stderr_values,
-         .def = "\"log\"",
-         .doc = "log: its lines go to the proxy's log, at most 20 a second for each session; "
-                "discard: nowhere"},
-        {0},
-};
-
-static void check_cluster(const cJSON *spec, const char *path, struct l7mp_issues *issues)
-{
-	const cJSON *command = l7mp_json_member(spec, "command"), *var;
-	const cJSON *program = cJSON_IsArray(command) ? command->child : NULL;
-	char where[256];
-
-	if (cJSON_IsString(program) && !program->valuestring[0]) {
-		snprintf(where, sizeof(where), "%.200s.command[0]", path);
-		l7mp_issues_add(issues, false, program, where, "expected a program, got \"\"");
-	}
-	cJSON_ArrayForEach (var, l7mp_json_member(spec, "env")) {
-		if (var->string && var->string[0] && !strchr(var->string, '='))
-			continue;
-		snprintf(where, sizeof(where), "%.200s.env", path);
-		l7mp_issues_add(issues, false, var, where,
-		                "expected names of variables (not empty, without =), got \"%s\"",
-		                var->string ? var->string : "");
-	}
-}
-
-static const struct l7mp_schema cluster_spec = {
-        .name = "fork-cluster",
-        .doc = "Starts a process for each session; the session writes to its standard input and "
-               "reads its standard output. Its exit ends the stage, and it is ended with the "
-               "session",
-        .fields = cluster_fields,
-        .check = check_cluster,
-};
-
 static const char *const aliases[] = {"Fork", "Exec", NULL};
 
 const struct l7mp_proto l7mp_proto_fork = {
@@ -573,7 +473,7 @@ const struct l7mp_proto l7mp_proto_fork = {
                         .roles = L7MP_ROLE_CLUSTER,
                         .flags = L7MP_PROTO_VIRTUAL,
                         .kind = L7MP_KIND_STREAM,
-                        .cluster_spec = &cluster_spec,
+                        .cluster_spec = &fork_cluster_spec,
                 },
         .connect = fork_connect,
 };

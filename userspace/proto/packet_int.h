@@ -100,3 +100,6 @@ void packet_listener_first(struct packet_listener *l, struct l7mp_buf *buf,
 void packet_listener_left(struct packet_listener *l, struct l7mp_hub_peer *p);
 /* The interface works again. */
 void packet_listener_up(struct packet_listener *l);
+
+/* ---- packet_spec.c ---- */
+extern const struct l7mp_schema packet_listener_spec, packet_cluster_spec, packet_endpoint_spec;

@@ -74,3 +74,6 @@ void pipe_listener_nothing(struct pipe_listener *l, struct pipe_stream *s);
 void pipe_listener_left(struct pipe_listener *l, struct pipe_stream *s);
 /* Nobody reads this FIFO any more: its listener may. */
 void pipe_listener_free_to_read(struct pipe_listener *l);
+
+/* ---- pipe_spec.c ---- */
+extern const struct l7mp_schema pipe_listener_spec, pipe_cluster_spec, pipe_endpoint_spec;
