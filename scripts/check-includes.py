@@ -34,7 +34,6 @@ LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.sp
 DOORS = {
     "bpf/": r"^userspace/offload/",
     "xdp/": r"^userspace/offload/",
-    "libwebsockets.h": r"^userspace/proto/ws",
     "civetweb.h": r"^userspace/proto/http_engine\.c$",
     "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
     "pcre2.h": r"^userspace/model/predicate",

@@ -33,7 +33,7 @@ step cppcheck cppcheck -q -j"$(nproc)" --enable=warning,portability --inline-sup
 mkdir -p build/lint
 {
 	printf '%s\n' -std=gnu11 -D_GNU_SOURCE '-DL7MP_VERSION="0"' "-I$PWD/include" "-I$PWD/headers" "-I$PWD/build/gen"
-	pkg-config --cflags libuv libcjson libwebsockets libbpf | tr ' ' '\n' | sed '/^$/d'
+	pkg-config --cflags libuv libcjson libbpf | tr ' ' '\n' | sed '/^$/d'
 } >build/lint/compile_flags.txt
 # shellcheck disable=SC2317 # called through step
 tidy() {

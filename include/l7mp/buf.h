@@ -3,7 +3,7 @@
  * Buffers: one message of a datagram stream or one piece of a byte stream.
  *
  * Reference-counted and pooled; the payload has headroom in front, so that a
- * protocol can prepend its framing (libwebsockets wants LWS_PRE bytes) without
+ * protocol can prepend its framing (a WebSocket frame has up to 14 bytes) without
  * a copy. A slice shares its parent's bytes: one GRO receive becomes many
  * datagrams without a copy.
  *

@@ -504,7 +504,7 @@ static void relays_messages(void **state)
 {
 	struct rig *r = *state;
 	struct end *e = dial(r, "{}", NULL, false);
-	size_t big = 900 * 1000;
+	size_t big = 15 * 1000 * 1000; /* more than the kernel takes at once */
 	char *block = malloc(big);
 	struct l7mp_buf *b, *shared;
 

@@ -7,7 +7,6 @@
  *   tls.c         one connection
  *   tls_text.c    what went wrong, in words; what was agreed on
  *   tls_gate.c    a listener's handshakes
- *   tls_bridge.c  a connection's plain text on a socket pair, for libwebsockets
  */
 #pragma once
 
@@ -55,26 +54,3 @@ void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd,
                           const struct l7mp_addr *peer); /* takes fd */
 /* Drops the handshakes under way. NULL inside is fine. */
 void l7mp_tls_gate_free(struct l7mp_tls_gate **g);
-
-/* ---- tls_bridge.c ---- */
-
-/*
- * Carries an open connection's plain text to and from a socket. It lives until
- * both are closed; nobody has to hold it.
- */
-struct l7mp_tls_bridge;
-struct l7mp_tls_bridge_events {
-	void (*failed)(
-	        void *arg,
-	        const char *why); /* TLS failed while it was open; at most once, before gone */
-	void (*gone)(void *arg);  /* once, the last */
-};
-/*
- * Takes tls and fd (a connected, non-blocking UNIX stream socket), and `first` (may be
- * NULL): plain text that was read already. Also on failure. `events` may be NULL.
- */
-int l7mp_tls_bridge_new(struct l7mp_loop *loop, struct l7mp_tls *tls, int fd,
-                        struct l7mp_buf *first, const struct l7mp_tls_bridge_events *events,
-                        void *arg, struct l7mp_tls_bridge **out);
-/* No events any more. Nulls the pointer. */
-void l7mp_tls_bridge_forget(struct l7mp_tls_bridge **b);

@@ -15,22 +15,36 @@
 static void accepted(struct l7mp_tcp_listener *base, int fd, const struct l7mp_addr *peer)
 {
 	struct ws_listener *l = (struct ws_listener *)base;
-	struct ws_from from = {.peer = *peer};
+	struct l7mp_stream *io;
 
 	if (l->gate) {
 		l7mp_tls_gate_accept(l->gate, fd, peer);
 		return;
 	}
-	if (l7mp_fd_local(fd, &from.local))
-		close(fd);
+	l7mp_tcp_tune(fd);
+	if (!l7mp_sstream_accept(l->tcp.env, L7MP_SSTREAM_TCP, fd, peer, &io))
+		l7mp_ws_head_read(l, io, peer, NULL);
+}
+
+/* The gate's: a handshake of TLS is done. */
+static void tls_ready(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer)
+{
+	struct ws_listener *l = arg;
+	cJSON *details = l7mp_tls_metadata(tls);
+	struct l7mp_stream *io;
+
+	l7mp_tcp_tune(l7mp_tls_fd(tls));
+	if (!details)
+		l7mp_tls_drop(&tls);
+	else if (l7mp_sstream_accept_tls(l->tcp.env, tls, peer, &io))
+		cJSON_Delete(details);
 	else
-		l7mp_ws_head_read(l, fd, &from);
+		l7mp_ws_head_read(l, io, peer, details);
 }
 
 static void listener_free(struct ws_listener *l)
 {
 	l7mp_tls_gate_free(&l->gate);
-	l7mp_ws_tls_cancel_heads(l);
 	free(l->path);
 	free(l);
 }
@@ -58,8 +72,7 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_plistener **o
 		}
 	}
 	if (tls)
-		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", l7mp_ws_tls_ready, l, &l->gate,
-		                        err);
+		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", tls_ready, l, &l->gate, err);
 	if (!rc)
 		rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_ws, params, accepted, err);
 	if (rc < 0) {
@@ -76,7 +89,6 @@ static void ws_unlisten(struct l7mp_plistener *base)
 
 	l7mp_tcp_listener_close(&l->tcp);
 	l7mp_ws_head_cancel_all(l);
-	l7mp_ws_conn_drop_handshakes(l);
 	listener_free(l);
 }
 
@@ -95,15 +107,6 @@ static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 		free(st);
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
 	}
-	rc = l7mp_ws_context_start(st, err);
-	if (rc < 0) {
-		l7mp_tls_set_free(&st->tls);
-		if (st->context)
-			l7mp_ws_context_stop(st);
-		else
-			free(st);
-		return rc;
-	}
 	*out = st;
 	return 0;
 }
@@ -114,7 +117,7 @@ static void ws_stop(struct l7mp_env *env, void *state)
 
 	(void)env;
 	l7mp_tls_set_free(&st->tls);
-	l7mp_ws_context_stop(st);
+	free(st);
 }
 
 static void ws_reload(struct l7mp_env *env, void *state)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * WebSocket clusters: the name is resolved first (the library would block), then
- * the addresses are tried one after the other. Path, query and headers come from
- * the session's HTTP metadata when there is any.
+ * WebSocket clusters: a byte stream is connected, TCP or TLS, and the handshake of
+ * RFC 6455 made on it. Path, query and headers come from the session's HTTP metadata when
+ * there is any.
  */
 #include "ws_int.h"
 
@@ -123,97 +123,184 @@ static char *host_of(const cJSON *http, const char *address, uint16_t port)
 	return l7mp_str_take(&out);
 }
 
-/* ---- connecting ---- */
-
-void l7mp_ws_next_address(struct ws_conn *c)
+/* The whole head of the request. NULL: no memory. */
+static char *request_of(const cJSON *http, const cJSON *spec, const char *address, uint16_t port,
+                        const struct ws_dial *d)
 {
-	char ip[L7MP_ADDR_STRLEN], where[L7MP_ADDR_STRLEN];
-	struct l7mp_addr from;
-	int rc = -EADDRNOTAVAIL;
+	char *path = path_of(http, spec), *host = host_of(http, address, port);
+	char *headers = headers_of(http), *text = NULL;
 
-	while (c->next_addr < c->n_addrs) {
-		const struct l7mp_addr *to = &c->addrs[c->next_addr++];
-
-		rc = l7mp_bind_for_family(c->bind, l7mp_addr_family(to), &from);
-		if (rc == 0 && c->tls_ctx)
-			rc = l7mp_ws_tls_dial(c, to, &from);
-		else if (rc == 0)
-			rc = l7mp_ws_dial(c, to, from.len ? l7mp_addr_ip(&from, ip) : NULL);
-		if (rc == 0)
-			return;
-		l7mp_log_verbose("ws", "can't connect to %s: %s", l7mp_addr_str(to, where),
-		                 l7mp_errno_text(rc));
-	}
-	l7mp_error_set(&c->error, rc, l7mp_connect_code(rc), "WebSocket: can't connect to %s: %s",
-	               c->host, l7mp_errno_text(rc));
-	l7mp_ws_conn_gone(c, c->error.message);
+	if (path && host && headers)
+		text = l7mp_asprintf("GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\n"
+		                     "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\n"
+		                     "Sec-WebSocket-Version: 13\r\n%s%s%s%s\r\n",
+		                     path, host, d->key,
+		                     d->subprotocol ? "Sec-WebSocket-Protocol: " : "",
+		                     d->subprotocol ? d->subprotocol : "",
+		                     d->subprotocol ? "\r\n" : "", headers);
+	free(path);
+	free(host);
+	free(headers);
+	return text;
 }
 
-static void resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
-{
-	struct ws_conn *c = arg;
+/* ---- the answer ---- */
 
-	c->resolve = NULL;
-	if (n == 0) {
-		l7mp_error_set(&c->error, err, L7MP_ERR_UPSTREAM, "WebSocket: can't resolve %s: %s",
-		               c->host, l7mp_errno_text(err));
-		l7mp_ws_conn_gone(c, c->error.message);
+/* What is wrong with it, in words; NULL: nothing. */
+static const char *objection(const struct ws_dial *d, const struct ws_lines *l, char *buf,
+                             size_t size)
+{
+	const char *accept = l7mp_ws_lines_get(l, "Sec-WebSocket-Accept");
+	const char *chosen = l7mp_ws_lines_get(l, "Sec-WebSocket-Protocol");
+	char expected[29];
+	int status = 0;
+
+	if (strncmp(l->first, "HTTP/1.1 ", 9) != 0 || sscanf(l->first + 9, "%3d", &status) != 1)
+		return "does not answer in HTTP/1.1";
+	if (status != 101) {
+		snprintf(buf, size, "answered %d %s instead of a WebSocket handshake", status,
+		         l7mp_http_phrase(status));
+		return buf;
+	}
+	if (!l7mp_ws_has_token(l7mp_ws_lines_get(l, "Upgrade"), "websocket") ||
+	    !l7mp_ws_has_token(l7mp_ws_lines_get(l, "Connection"), "upgrade"))
+		return "answered without Upgrade: websocket";
+	l7mp_ws_key_answer(d->key, expected);
+	if (!accept || strcmp(accept, expected) != 0)
+		return "answered with a wrong Sec-WebSocket-Accept";
+	if (l7mp_ws_lines_get(l, "Sec-WebSocket-Extensions"))
+		return "wants an extension that was not offered";
+	if (d->subprotocol && (!chosen || strcmp(chosen, d->subprotocol) != 0)) {
+		snprintf(buf, size, "does not speak the subprotocol '%s'", d->subprotocol);
+		return buf;
+	}
+	if (!d->subprotocol && chosen)
+		return "wants a subprotocol that was not offered";
+	return NULL;
+}
+
+static void answered(struct ws_conn *c, size_t n)
+{
+	struct ws_dial *d = c->dial;
+	struct l7mp_buf *rest = NULL;
+	char text[L7MP_WS_HEAD_MAX + 1], buf[200];
+	const char *why;
+	struct ws_lines lines;
+
+	memcpy(text, d->head->data, n);
+	text[n] = '\0';
+	if (memchr(text, '\0', n) || l7mp_ws_lines_split(text, &lines, &why))
+		why = "does not answer in HTTP/1.1";
+	else
+		why = objection(d, &lines, buf, sizeof(buf));
+	if (why) {
+		l7mp_ws_conn_fail(c, L7MP_ERR_UPSTREAM, "%s %s", d->where, why);
 		return;
 	}
-	c->addrs = calloc(n, sizeof(*addrs));
-	if (c->addrs) {
-		memcpy(c->addrs, addrs, n * sizeof(*addrs));
-		c->n_addrs = n;
+	if (n < d->head->len) {
+		rest = l7mp_buf_copy(l7mp_loop_bufs(l7mp_ws_loop(c)), d->head->data + n,
+		                     d->head->len - n);
+		if (!rest) {
+			l7mp_ws_conn_fail(c, L7MP_ERR_INTERNAL, "out of memory");
+			return;
+		}
 	}
-	l7mp_ws_next_address(c);
+	l7mp_ws_conn_up(c, rest);
+	c->base.events->open(c->base.owner);
+}
+
+void l7mp_ws_dial_data(struct ws_conn *c, struct l7mp_buf *buf)
+{
+	int n = l7mp_ws_head_add(l7mp_ws_loop(c), &c->dial->head, buf);
+
+	if (n == -E2BIG)
+		l7mp_ws_conn_fail(c, L7MP_ERR_UPSTREAM,
+		                  "%s answered with a head of more than %d bytes", c->dial->where,
+		                  L7MP_WS_HEAD_MAX);
+	else if (n < 0)
+		l7mp_ws_conn_fail(c, L7MP_ERR_INTERNAL, "out of memory");
+	else if (n > 0)
+		answered(c, (size_t)n);
+}
+
+/* ---- connecting ---- */
+
+void l7mp_ws_dial_free(struct ws_dial *d)
+{
+	if (!d)
+		return;
+	l7mp_buf_unref(d->head);
+	free(d->request);
+	free(d->subprotocol);
+	free(d->where);
+	free(d);
+}
+
+void l7mp_ws_dial_open(struct ws_conn *c)
+{
+	struct l7mp_buf *buf = l7mp_buf_copy(l7mp_loop_bufs(l7mp_ws_loop(c)), c->dial->request,
+	                                     strlen(c->dial->request));
+
+	if (!buf || l7mp_stream_write(c->io, buf) < 0)
+		l7mp_ws_conn_fail(c, L7MP_ERR_INTERNAL, "the request can't be sent to %s",
+		                  c->dial->where);
+}
+
+static struct ws_dial *dial_new(const struct l7mp_connect *p, uint16_t port)
+{
+	const cJSON *http = l7mp_json_member(p->metadata, "HTTP");
+	const char *subprotocol = l7mp_json_str(p->cluster_spec, "subprotocol", NULL);
+	struct ws_dial *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return NULL;
+	d->subprotocol = subprotocol ? strdup(subprotocol) : NULL;
+	d->where = l7mp_asprintf(strchr(p->address, ':') ? "[%s]:%u" : "%s:%u", p->address, port);
+	if (!l7mp_ws_key_new(d->key))
+		d->request = request_of(http, p->cluster_spec, p->address, port, d);
+	if (!d->request || !d->where || (subprotocol && !d->subprotocol)) {
+		l7mp_ws_dial_free(d);
+		return NULL;
+	}
+	return d;
 }
 
 int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err)
 {
 	struct ws_state *st = l7mp_proto_state(p->env, &l7mp_proto_ws, err);
-	const cJSON *http = l7mp_json_member(p->metadata, "HTTP");
-	const char *subprotocol = l7mp_json_str(p->cluster_spec, "subprotocol", NULL);
+	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 80);
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
 	struct l7mp_tls_ctx *ctx = NULL;
+	struct l7mp_stream *io = NULL;
 	struct ws_conn *c;
-	int rc;
+	struct ws_dial *d;
+	int rc = 0;
 
 	if (!st)
 		return -EIO;
 	if (!p->address)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
 		                      "WebSocket: the endpoint has no address");
-	if (tls) {
+	if (tls)
 		rc = l7mp_tls_set_client(st->tls, tls, &ctx, err);
-		if (rc)
-			return rc;
+	if (rc)
+		return rc;
+	d = dial_new(p, port);
+	if (!d)
+		rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	else if (ctx)
+		rc = l7mp_sstream_connect_tls(p->env, p->address, port, bind, ctx, &io, err);
+	else
+		rc = l7mp_sstream_connect_tcp(p->env, p->address, port, bind, &io, err);
+	l7mp_tls_ctx_unref(&ctx);
+	if (rc) {
+		l7mp_ws_dial_free(d);
+		return rc;
 	}
-	c = l7mp_ws_conn_new(st);
-	if (!c) {
-		l7mp_tls_ctx_unref(&ctx);
+	c = l7mp_ws_conn_new(st, io, d);
+	if (!c)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	}
-	c->tls_ctx = ctx;
-	c->address = strdup(p->address);
-	c->port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 80);
-	c->path = path_of(http, p->cluster_spec);
-	c->headers = headers_of(http);
-	c->host = host_of(http, p->address, c->port);
-	c->subprotocol = subprotocol ? strdup(subprotocol) : NULL;
-	c->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
-	rc = !c->address || !c->path || !c->headers || !c->host ||
-	                     (subprotocol && !c->subprotocol) || (bind && !c->bind)
-	             ? -ENOMEM
-	             : 0;
-	if (rc == 0)
-		rc = l7mp_resolve_start(p->env->loop, p->address, c->port, AF_UNSPEC, resolved, c,
-		                        &c->resolve);
-	if (rc < 0) {
-		l7mp_ws_conn_free(c);
-		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "WebSocket: %s: %s", p->address,
-		                      l7mp_errno_text(rc));
-	}
 	*out = &c->base;
 	return 0;
 }

@@ -1,204 +1,54 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The head of a WebSocket request, read before libwebsockets sees the socket: it
- * keeps only the headers that it knows, while rules may ask for any. The bytes are
- * looked at (MSG_PEEK), not taken; SO_RCVLOWAT keeps a partial head from waking the
- * loop again before more of it is there.
+ * An accepted connection until its handshake is done: reads the request's head, refuses
+ * what is no WebSocket handshake for this listener's path, and hands up what is. Nothing
+ * of it outlives its 5 s but a refusal that waits for the client to hang up.
  */
 #include "ws_int.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
+#include "l7mp/hash.h"
 #include "l7mp/log.h"
 #include "l7mp/util.h"
 
 struct ws_head {
-	struct ws_listener *listener; /* NULL: being closed */
 	struct ws_head *prev, *next;
-	uv_poll_t poll;
+	struct ws_listener *listener; /* NULL: it only waits for the end */
+	struct l7mp_loop *loop;
+	struct l7mp_stream *io;
 	struct l7mp_timer timer;
-	struct ws_from from;
-	int fd;
-	size_t seen;
+	struct l7mp_addr peer;
+	cJSON *tls; /* metadata; NULL: no TLS */
+	struct l7mp_buf *text;
 };
 
-/* ---- text ---- */
-
-/* Ends the line at s and returns the next one; NULL when there is no line end. */
-static char *cut_line(char *s)
+static void leave(struct ws_head *h)
 {
-	char *end = strstr(s, "\r\n");
-
-	if (!end)
-		return NULL;
-	*end = '\0';
-	return end + 2;
+	if (!h->listener)
+		return;
+	DL_DELETE(h->listener->heads, h);
+	h->listener = NULL;
 }
 
-static bool parse_header(char *line, struct l7mp_http_header *out)
+static void head_free(struct ws_head *h)
 {
-	char *colon = strchr(line, ':');
-	char *end;
-
-	if (!colon || colon == line || strpbrk(line, " \t") == line)
-		return false;
-	*colon++ = '\0';
-	if (strpbrk(line, " \t"))
-		return false;
-	colon += strspn(colon, " \t");
-	end = colon + strlen(colon);
-	while (end > colon && (end[-1] == ' ' || end[-1] == '\t'))
-		*--end = '\0';
-	out->name = line;
-	out->value = colon;
-	return true;
-}
-
-static const char *header(const struct ws_request *r, const char *name)
-{
-	for (size_t i = 0; i < r->head.n_headers; i++)
-		if (strcasecmp(r->headers[i].name, name) == 0)
-			return r->headers[i].value;
-	return NULL;
-}
-
-/* Is the token one of a comma-separated list? */
-static bool has_token(const char *list, const char *token)
-{
-	size_t n = strlen(token);
-
-	while (list && *list) {
-		list += strspn(list, ", \t");
-		if (strncasecmp(list, token, n) == 0 && (!list[n] || strchr(", \t;", list[n])))
-			return true;
-		list += strcspn(list, ",");
-	}
-	return false;
-}
-
-static int parse_request_line(char *line, struct ws_request *out)
-{
-	char *target = strchr(line, ' ');
-	char *version, *query;
-
-	if (!target)
-		return 400;
-	*target++ = '\0';
-	version = strchr(target, ' ');
-	if (!version)
-		return 400;
-	*version++ = '\0';
-	if (strcmp(version, "HTTP/1.1") != 0)
-		return 505;
-	if (strcmp(line, "GET") != 0)
-		return 405;
-	if (target[0] != '/') { /* absolute form */
-		char *path = strstr(target, "://");
-
-		path = path ? strchr(path + 3, '/') : NULL;
-		if (!path)
-			return 400;
-		target = path;
-	}
-	query = strchr(target, '?');
-	if (query)
-		*query++ = '\0';
-	out->head.scheme = "ws";
-	out->head.version = "1.1";
-	out->head.method = "GET";
-	out->head.path = target;
-	out->head.query = query;
-	return 0;
-}
-
-static int check_upgrade(const struct ws_request *r, const char **why)
-{
-	const char *version = header(r, "Sec-WebSocket-Version");
-
-	*why = "expected a WebSocket handshake";
-	if (!has_token(header(r, "Upgrade"), "websocket") ||
-	    !has_token(header(r, "Connection"), "upgrade"))
-		return 426;
-	if (!version || strcmp(version, "13") != 0) {
-		*why = "expected Sec-WebSocket-Version: 13";
-		return 426;
-	}
-	if (!header(r, "Sec-WebSocket-Key") || !header(r, "Host")) {
-		*why = "expected the headers Host and Sec-WebSocket-Key";
-		return 400;
-	}
-	return 0;
-}
-
-int l7mp_ws_request_parse(char *text, struct ws_request *out, const char **why)
-{
-	char *next = cut_line(text);
-	int status;
-
-	memset(out, 0, sizeof(*out));
-	*why = "the request can't be read";
-	if (!next)
-		return 400;
-	status = parse_request_line(text, out);
-	if (status)
-		return status;
-	out->head.headers = out->headers;
-	while (*next && strncmp(next, "\r\n", 2) != 0) {
-		char *line = next;
-
-		next = cut_line(line);
-		if (!next)
-			return 400;
-		if (out->head.n_headers == L7MP_ARRAY_SIZE(out->headers)) {
-			*why = "too many headers";
-			return 431;
-		}
-		if (!parse_header(line, &out->headers[out->head.n_headers++]))
-			return 400;
-	}
-	return check_upgrade(out, why);
-}
-
-/* ---- reading ---- */
-
-static void on_closed(uv_handle_t *handle)
-{
-	struct ws_head *h = handle->data;
-
-	cJSON_Delete(h->from.tls);
+	leave(h);
+	l7mp_timer_stop(h->loop, &h->timer);
+	cJSON_Delete(h->tls);
+	l7mp_buf_unref(h->text);
 	free(h);
 }
 
-/* Ends the reading; the socket is the caller's. */
-static int detach(struct ws_head *h)
-{
-	struct ws_listener *l = h->listener;
-	int fd = h->fd;
+/* ---- refusing ---- */
 
-	if (h->prev)
-		h->prev->next = h->next;
-	else
-		l->heads = h->next;
-	if (h->next)
-		h->next->prev = h->prev;
-	l7mp_timer_stop(l->tcp.env->loop, &h->timer);
-	h->listener = NULL;
-	h->fd = -1;
-	uv_close((uv_handle_t *)&h->poll, on_closed);
-	return fd;
-}
-
-/* One answer that fits the socket's buffer, and the end. Takes fd. */
-static void refuse(int fd, int status, const char *why)
+static struct l7mp_buf *refusal(struct l7mp_loop *loop, int status, const char *why)
 {
 	char *body = l7mp_http_error_body(status, why);
+	struct l7mp_buf *buf = NULL;
 	char *text = NULL;
-	char scrap[L7MP_WS_HEAD_MAX];
 
 	if (body)
 		text = l7mp_asprintf("HTTP/1.1 %d %s\r\n%s%sContent-Type: application/json\r\n"
@@ -208,167 +58,226 @@ static void refuse(int fd, int status, const char *why)
 		                                     "Sec-WebSocket-Version: 13\r\n"
 		                                   : "",
 		                     status == 405 ? "Allow: GET\r\n" : "", strlen(body), body);
-	if (text && send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		l7mp_log_verbose("ws", "a refusal could not be sent: %s", strerror(errno));
+	if (text)
+		buf = l7mp_buf_copy(l7mp_loop_bufs(loop), text, strlen(text));
 	free(text);
 	free(body);
-	shutdown(fd, SHUT_WR);
-	/* Unread bytes would turn the close into a reset that overtakes the answer. */
-	while (recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT) > 0)
-		;
-	close(fd);
+	return buf;
 }
+
+/* Answers, and waits for the client to hang up: to close at once could overtake the answer. */
+static void refuse(struct ws_head *h, int status, const char *why)
+{
+	struct l7mp_buf *buf = refusal(h->loop, status, why);
+
+	leave(h);
+	l7mp_log_verbose("ws", "a request is refused with %d: %s", status, why);
+	if (!buf || l7mp_stream_write(h->io, buf) < 0 ||
+	    l7mp_timer_start(h->loop, &h->timer, L7MP_WS_FAULT_MS)) {
+		l7mp_stream_close(h->io, true);
+		return;
+	}
+	l7mp_stream_shutdown(h->io, 0);
+}
+
+/* ---- agreeing ---- */
 
 /* The first offered subprotocol is agreed to. */
-static void pick_subprotocol(struct ws_state *st, const char *offered)
+static char *agreement(const struct ws_lines *l)
 {
-	size_t n;
+	const char *offered = l7mp_ws_lines_get(l, "Sec-WebSocket-Protocol");
+	char answer[29];
+	size_t n = 0;
 
-	st->subprotocol[0] = '\0';
-	if (!offered)
-		return;
-	offered += strspn(offered, ", \t");
-	n = strcspn(offered, ", \t");
-	if (n < sizeof(st->subprotocol)) {
-		memcpy(st->subprotocol, offered, n);
-		st->subprotocol[n] = '\0';
+	if (offered) {
+		offered += strspn(offered, ", \t");
+		n = strcspn(offered, ", \t");
 	}
+	l7mp_ws_key_answer(l7mp_ws_lines_get(l, "Sec-WebSocket-Key"), answer);
+	return l7mp_asprintf("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+	                     "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n%s%.*s%s\r\n",
+	                     answer, n ? "Sec-WebSocket-Protocol: " : "", (int)n, n ? offered : "",
+	                     n ? "\r\n" : "");
 }
 
-/* Takes from->tls. */
-static void adopt(struct ws_listener *l, int fd, struct ws_from *from, const struct ws_request *r)
+static int send_text(struct ws_head *h, char *text)
 {
-	struct ws_conn *c = l7mp_ws_conn_new(l->state);
-	int one = 1;
+	struct l7mp_buf *buf =
+	        text ? l7mp_buf_copy(l7mp_loop_bufs(h->loop), text, strlen(text)) : NULL;
 
-	if (!c) {
-		close(fd);
-		return;
-	}
-	c->peer = from->peer;
-	c->local = from->local;
-	c->tls_details = from->tls;
-	from->tls = NULL;
-	c->http = l7mp_http_metadata(&r->head, &c->local);
-	if (!c->http) {
-		close(fd);
-		l7mp_ws_conn_free(c);
-		return;
-	}
-	setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
-	l7mp_tcp_tune(fd);
-	c->listener = l;
-	c->next = l->conns;
-	if (c->next)
-		c->next->prev = c;
-	l->conns = c;
-	c->offered = strdup(
-	        header(r, "Sec-WebSocket-Protocol") ? header(r, "Sec-WebSocket-Protocol") : "");
-	if (!c->offered || l7mp_ws_adopt(c, fd) < 0)
-		l7mp_ws_conn_gone(c, "the socket can't be adopted");
+	free(text);
+	return buf ? l7mp_stream_write(h->io, buf) : -ENOMEM;
 }
 
-/* The whole head is there: h ends, the socket goes on or is refused. */
-static void complete(struct ws_head *h, char *text)
+/* Metadata of the session. NULL: no memory. */
+static cJSON *metadata(struct ws_head *h, const struct l7mp_http_head *head,
+                       const struct l7mp_addr *local)
+{
+	cJSON *all = l7mp_inet_metadata("TCP", &h->peer, local);
+	cJSON *http = l7mp_http_metadata(head, local);
+	int rc = all && http ? l7mp_json_add(all, "HTTP", http) : -ENOMEM;
+
+	if (!all)
+		cJSON_Delete(http);
+	if (!rc && h->tls) {
+		rc = l7mp_json_add(all, "TLS", h->tls);
+		h->tls = NULL;
+	}
+	if (rc < 0) {
+		cJSON_Delete(all);
+		return NULL;
+	}
+	return all;
+}
+
+/* h ends; its stream goes on as a session's source. */
+static void hand_up(struct ws_head *h, const struct ws_lines *lines,
+                    const struct l7mp_http_head *head, struct l7mp_buf *rest)
 {
 	struct ws_listener *l = h->listener;
-	struct ws_request r;
-	const char *why;
-	int status = l7mp_ws_request_parse(text, &r, &why);
-	int fd = detach(h); /* h is there until the loop's turn is over */
+	struct l7mp_accept a = {.peer = h->peer};
+	struct l7mp_addr local;
+	struct ws_conn *c;
 
-	if (status == 0 && l->path && strcmp(l->path, r.head.path) != 0) {
+	if (h->io->ops->local(h->io, &local) || send_text(h, agreement(lines)) < 0) {
+		l7mp_buf_unref(rest);
+		l7mp_stream_close(h->io, true);
+		return;
+	}
+	a.metadata = metadata(h, head, &local);
+	c = l7mp_ws_conn_new(l->state, h->io, NULL);
+	head_free(h);
+	if (!c) {
+		cJSON_Delete(a.metadata);
+		l7mp_buf_unref(rest);
+		return;
+	}
+	l7mp_ws_conn_up(c, rest);
+	a.stream = &c->base;
+	a.name = l7mp_inet_name("WS", &a.peer, &local, ++l->state->next_id);
+	(void)l7mp_accept_emit(&l->tcp.base, &a);
+}
+
+/* ---- reading ---- */
+
+/* The first n bytes are the head. */
+static void complete(struct ws_head *h, size_t n)
+{
+	struct ws_listener *l = h->listener;
+	struct l7mp_buf *rest = NULL;
+	struct ws_lines lines;
+	struct l7mp_http_head head;
+	char text[L7MP_WS_HEAD_MAX + 1];
+	const char *why = "the request can't be read";
+	int status;
+
+	memcpy(text, h->text->data, n);
+	text[n] = '\0';
+	status = memchr(text, '\0', n) ? 400 : l7mp_ws_lines_split(text, &lines, &why);
+	if (!status)
+		status = l7mp_ws_request_check(&lines, &head, &why);
+	if (!status && l->path && strcmp(l->path, head.path) != 0) {
 		status = 404;
 		why = "no WebSocket is served at this path";
 	}
-	if (h->from.tls)
-		r.head.scheme = "wss";
-	if (status)
-		refuse(fd, status, why);
-	else
-		adopt(l, fd, &h->from, &r);
+	if (status) {
+		refuse(h, status, why);
+		return;
+	}
+	if (h->tls)
+		head.scheme = "wss";
+	if (n < h->text->len) {
+		rest = l7mp_buf_copy(l7mp_loop_bufs(h->loop), h->text->data + n, h->text->len - n);
+		if (!rest) {
+			l7mp_stream_close(h->io, true);
+			return;
+		}
+	}
+	hand_up(h, &lines, &head, rest);
 }
 
-static void look(struct ws_head *h)
+static void io_data(void *arg, struct l7mp_buf *buf)
 {
-	char text[L7MP_WS_HEAD_MAX + 1];
-	ssize_t n = recv(h->fd, text, L7MP_WS_HEAD_MAX, MSG_PEEK | MSG_DONTWAIT);
-	char *end;
-	int want;
+	struct ws_head *h = arg;
+	int n;
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0 || (size_t)n <= h->seen) { /* nothing new: the peer has finished */
-		close(detach(h));
+	if (!h->listener) { /* refused */
+		l7mp_buf_unref(buf);
 		return;
 	}
-	text[n] = '\0';
-	h->seen = (size_t)n;
-	if (memchr(text, '\0', (size_t)n)) {
-		refuse(detach(h), 400, "the request can't be read");
-		return;
-	}
-	end = strstr(text, "\r\n\r\n");
-	if (end) {
-		end[4] = '\0';
-		complete(h, text);
-	} else if (n == L7MP_WS_HEAD_MAX) {
-		refuse(detach(h), 431, "the request's head is larger than 16 KiB");
-	} else {
-		want = (int)n + 1;
-		setsockopt(h->fd, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
-	}
+	n = l7mp_ws_head_add(h->loop, &h->text, buf);
+	if (n == -E2BIG)
+		refuse(h, 431, "the request's head is larger than 16 KiB");
+	else if (n < 0)
+		l7mp_stream_close(h->io, true);
+	else if (n > 0)
+		complete(h, (size_t)n);
 }
 
-static void on_poll(uv_poll_t *poll, int status, int evs)
+static void io_end(void *arg, int code)
 {
-	struct ws_head *h = poll->data;
+	struct ws_head *h = arg;
 
-	(void)evs;
-	if (status < 0)
-		close(detach(h));
-	else
-		look(h);
+	(void)code;
+	l7mp_stream_close(h->io, false);
 }
+
+static void io_drain(void *arg)
+{
+	(void)arg;
+}
+
+static void io_closed(void *arg, const struct l7mp_error *err)
+{
+	(void)err;
+	head_free(arg);
+}
+
+static const struct l7mp_stream_events io_events = {
+        .data = io_data, .drain = io_drain, .end = io_end, .closed = io_closed};
 
 static void on_timer(struct l7mp_timer *t, void *arg)
 {
+	struct ws_head *h = arg;
+
 	(void)t;
-	refuse(detach(arg), 408, "the request did not come within 5 s");
+	if (h->listener)
+		refuse(h, 408, "the request did not come within 5 s");
+	else
+		l7mp_stream_close(h->io, true);
 }
 
-void l7mp_ws_head_read(struct ws_listener *l, int fd, const struct ws_from *from)
+void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const struct l7mp_addr *peer,
+                       cJSON *tls)
 {
 	struct ws_head *h = calloc(1, sizeof(*h));
-	uv_loop_t *uv = l7mp_loop_uv(l->tcp.env->loop);
 
-	if (!h || uv_poll_init(uv, &h->poll, fd) < 0) {
-		cJSON_Delete(from->tls);
-		free(h);
-		close(fd);
+	if (!h) {
+		cJSON_Delete(tls);
+		l7mp_ws_orphan(io);
 		return;
 	}
-	h->poll.data = h;
-	h->fd = fd;
-	h->from = *from;
 	h->listener = l;
-	h->next = l->heads;
-	if (h->next)
-		h->next->prev = h;
-	l->heads = h;
+	h->loop = l->tcp.env->loop;
+	h->io = io;
+	h->peer = *peer;
+	h->tls = tls;
+	DL_APPEND(l->heads, h);
 	l7mp_timer_init(&h->timer, on_timer, h);
-	if (uv_poll_start(&h->poll, UV_READABLE, on_poll) < 0 ||
-	    l7mp_timer_start(l->tcp.env->loop, &h->timer, L7MP_WS_HEAD_MS) < 0)
-		close(detach(h));
+	l7mp_stream_attach(io, &io_events, h);
+	if (l7mp_timer_start(h->loop, &h->timer, L7MP_WS_HEAD_MS))
+		l7mp_stream_close(io, true);
+	else
+		l7mp_stream_pause(io, false);
 }
 
 void l7mp_ws_head_cancel_all(struct ws_listener *l)
 {
-	while (l->heads)
-		close(detach(l->heads));
-}
+	while (l->heads) {
+		struct ws_head *h = l->heads;
 
-void l7mp_ws_offer(struct ws_conn *c)
-{
-	pick_subprotocol(c->state, c->offered);
+		leave(h);
+		l7mp_timer_stop(h->loop, &h->timer);
+		l7mp_stream_close(h->io, true);
+	}
 }
