@@ -22,8 +22,8 @@
 #include <bpf/bpf_endian.h>
 #else
 #include <arpa/inet.h>
-#define bpf_htons       htons
-#define bpf_ntohs       ntohs
+#define bpf_htons htons
+#define bpf_ntohs ntohs
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
