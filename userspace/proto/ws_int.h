@@ -8,6 +8,7 @@
  *   ws_head.c    accepted connections until their handshake is done
  *   ws_client.c  connecting, and the client's handshake
  *   ws_conn.c    an open connection as a stream of messages
+ *   ws_message.c what its peer sends
  *
  * Thread: loop only.
  */
@@ -101,8 +102,25 @@ void l7mp_ws_conn_up(struct ws_conn *c, struct l7mp_buf *rest);
 void l7mp_ws_conn_fail(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 
+/* Takes buf, which becomes a frame. As a stream's write. */
+int l7mp_ws_send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp_buf *buf);
+int l7mp_ws_send_control(struct ws_conn *c, enum l7mp_ws_opcode opcode, const void *data,
+                         size_t len);
+/* Once; code 0: an empty one. */
+void l7mp_ws_send_close(struct ws_conn *c, int code);
+/* Both have said goodbye, or one has been shown the door: throws away what comes until the peer hangs up, for so long. */
+void l7mp_ws_hang_up(struct ws_conn *c, uint64_t ms);
+/* Aborts when the connection has not ended by then; what waits to be written gets more time. */
+void l7mp_ws_patience(struct ws_conn *c, uint64_t ms);
+/* After what it depends on has changed: reads bytes, or not. */
+void l7mp_ws_set_reading(struct ws_conn *c);
 /* Aborts a stream that nobody is attached to. */
 void l7mp_ws_orphan(struct l7mp_stream *io);
+
+/* ---- ws_message.c ---- */
+#define L7MP_WS_DROPPED "the peer dropped the connection without a Close frame"
+/* Hands up what is in c->in, as far as the owner wants it. */
+void l7mp_ws_read_all(struct ws_conn *c);
 
 /* ---- ws_head.c ---- */
 /* Reads the request's head on an accepted stream (taken), and refuses it or hands a connection up. Takes tls (metadata, may be NULL). */
