@@ -5,9 +5,12 @@ import json
 import os
 import re
 import socket
+import ssl
+import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import l7test  # noqa: E402
@@ -125,11 +128,42 @@ class Uses:
         s.close()
         e.close()
 
+    @staticmethod
+    def tls(t, p):
+        e = l7test.TcpEcho(16000)
+        context = ssl.create_default_context(cafile=CERT)
+        t.assertEqual(ask(context.wrap_socket(tcp(), server_hostname="localhost"), b"hello"), b"hello")
+        e.close()
+
+    @staticmethod
+    def wss(t, p):
+        with l7test.udp_socket() as u:
+            u.sendto(b"hello", ("127.0.0.1", 15000))
+            t.assertEqual(u.recv(100), b"hello")
+
+    @staticmethod
+    def https(t, p):
+        with urllib.request.urlopen("https://localhost:15443/api/v1/config", timeout=10,
+                                    context=ssl.create_default_context(cafile=CERT)) as r:
+            t.assertIn("api-https", r.read().decode())
+
+
+CERT = "/tmp/l7mp-example.pem"
+
+
+def prepare(path):
+    """Runs the command for a certificate that an example's first lines give."""
+    text = path.read_text()
+    if CERT not in text:
+        return
+    command = re.search(r"(openssl req(?:.*\\\n)*.*)", re.sub(r"^#\s*", "", text, flags=re.M)).group(1)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=30)
+
 
 USES = {
     "access-log": Uses.access_log, "consistent-hash": Uses.hash_ring, "http-echo": Uses.http_echo, "rules": Uses.rules,
     "tcp-proxy": Uses.tcp_balance, "udp-relay": Uses.udp_relay, "udp-singleton": Uses.udp_singleton, "unix-to-tcp": Uses.unix,
-    "websocket-gateway": Uses.ws_to_udp,
+    "websocket-gateway": Uses.ws_to_udp, "tls-tcp": Uses.tls, "wss": Uses.wss, "api-https": Uses.https,
 }
 
 
@@ -167,9 +201,10 @@ class Examples(unittest.TestCase):
 
 def start_and_use(path):
     def test(self):
-        for left in ("/tmp/l7mp-example-access.log", "/tmp/l7mp-example.sock"):
+        for left in ("/tmp/l7mp-example-access.log", "/tmp/l7mp-example.sock", CERT):
             if os.path.exists(left):
                 os.unlink(left)
+        prepare(path)
         p = l7test.Proxy(path, "-s")
         try:
             self.assertEqual(p.api.get("/config")[0], 200)
