@@ -17,7 +17,8 @@
 #include "l7mp/util.h"
 #include "tls_int.h"
 
-#define RECORD 16384 /* plain text of one record */
+#define RECORD      16384   /* plain text of one record */
+#define ANSWERS_MAX 65536 /* bytes of answers to key updates that a peer leaves unread */
 
 struct l7mp_tls {
 	struct l7mp_loop *loop;
@@ -30,6 +31,7 @@ struct l7mp_tls {
 	char *name;            /* whom a client expects */
 	struct l7mp_task task; /* what must not happen inside a call of the owner */
 	int err;               /* negative errno to report by the task */
+	size_t answers;        /* bytes that the peer made us say and did not take */
 	char why[320];
 	bool open, reading;
 	bool eof; /* the byte stream's end */
@@ -117,6 +119,23 @@ static void end(struct l7mp_tls *t, bool truncated)
 	t->ops->end(t->arg);
 }
 
+/*
+ * Answers to what is not data: key updates, alerts. Who asks for them again and again without
+ * reading them would fill our memory.
+ */
+static bool flush_answers(struct l7mp_tls *t)
+{
+	t->answers += BIO_ctrl_pending(t->out);
+	(void)flush(t);
+	if (!l7mp_sio_queued(t->sio))
+		t->answers = 0;
+	if (t->answers <= ANSWERS_MAX)
+		return true;
+	snprintf(t->why, sizeof(t->why), "the peer asks for key updates that it does not read");
+	fail(t, -EPROTO);
+	return false;
+}
+
 /* One piece of plain text. False: no more now. */
 static bool take(struct l7mp_tls *t)
 {
@@ -137,7 +156,8 @@ static bool take(struct l7mp_tls *t)
 	}
 	l7mp_buf_unref(buf);
 	code = SSL_get_error(t->ssl, rc);
-	(void)flush(t); /* answers to what is not data: key updates, alerts */
+	if (!flush_answers(t))
+		return false;
 	if (code == SSL_ERROR_ZERO_RETURN)
 		end(t, false);
 	else if (code != SSL_ERROR_WANT_READ)
