@@ -346,19 +346,22 @@ static int split(struct l7mp_loop *loop, const struct l7mp_buf *whole,
                  void *arg)
 {
 	unsigned type = h->gso_type & ~(unsigned)VIRTIO_NET_HDR_GSO_ECN, n = 0;
-	size_t head, size = h->gso_size;
+	size_t head, least = 8, size = h->gso_size;
 	struct pkt_info i;
 
 	if (!size || !pkt_parse(whole->data, whole->len, &i) || !i.l4)
 		return -EMSGSIZE;
 	if ((type == VIRTIO_NET_HDR_GSO_TCPV4 || type == VIRTIO_NET_HDR_GSO_TCPV6) &&
-	    i.key.proto == IPPROTO_TCP)
+	    i.key.proto == IPPROTO_TCP) {
 		head = i.l4 + (whole->data[i.l4 + 12] >> 4) * 4u;
-	else if (type == VIRTIO_NET_HDR_GSO_UDP_L4 && i.key.proto == IPPROTO_UDP)
+		least = 20;
+	} else if (type == VIRTIO_NET_HDR_GSO_UDP_L4 && i.key.proto == IPPROTO_UDP) {
 		head = i.l4 + 8u;
-	else
+	} else {
 		return -EMSGSIZE;
-	if (head < i.l4 + 8u || head >= i.end)
+	}
+	/* A data offset that cuts the TCP header would have its fields written behind the segment. */
+	if (head < i.l4 + least || head >= i.end)
 		return -EBADMSG;
 	for (size_t off = 0; off < i.end - head; off += size, n++) {
 		size_t left = i.end - head - off, take = left < size ? left : size;
