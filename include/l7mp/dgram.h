@@ -79,6 +79,11 @@ int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7m
 		    const struct l7mp_addr *from, uint64_t tag);
 /* Sends what is queued now (before a close, or when a caller can't wait for the end of the turn). */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
+/*
+ * Receives what waits in the socket now, at most one turn's share, and sends what is queued: for somebody
+ * who can't wait for the loop. Not from inside a callback of a socket's receive. How many datagrams came.
+ */
+size_t l7mp_dgram_drain(struct l7mp_dgram *d);
 int l7mp_dgram_fd(const struct l7mp_dgram *d);
 /* Bytes in the send queue that the kernel did not take when they were offered; 0: it takes all. `drain` follows. */
 size_t l7mp_dgram_waiting(const struct l7mp_dgram *d);

@@ -71,6 +71,11 @@ struct l7mp_offload_events {
 			  const struct l7mp_flow_counters final[2]);
 	/* Something changed that may make refused pipes possible: ask again. */
 	void (*retry)(void *arg);
+	/*
+	 * Optional; from inside add: all is prepared, the flow goes in next. The place to relay what
+	 * still waits in sockets. May remove other flows, but add none.
+	 */
+	void (*ready)(void *arg, uint64_t cookie);
 };
 
 struct l7mp_offload {

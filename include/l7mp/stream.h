@@ -69,6 +69,12 @@ struct l7mp_stream_ops {
 	void (*flow)(struct l7mp_stream *s, struct l7mp_flow_end *out);
 	/* Optional: this end's socket address. -ENOTSUP. */
 	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
+	/*
+	 * Optional; streams on a datagram socket: emits what waits in the socket and sends what is
+	 * queued, at once. The only call of the owner that emits; never from inside an event. How many
+	 * datagrams came, of all users of the socket.
+	 */
+	size_t (*drain_now)(struct l7mp_stream *s);
 	/* Optional; for L7MP_FLOW_PASS: what passed it in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };

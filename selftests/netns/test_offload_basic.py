@@ -180,7 +180,9 @@ class Gateway(Base):
             self.assertEqual(len(set(got)), PACKETS)
             late = sum(1 for x, y in zip(got, got[1:]) if y < x)
             stats = self.session(p)["stats"]["ingress"]
-            print(f"# slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, out of order {late}")
+            waited = p.api.get("/offload")[1]["flows"]["handover_late"]
+            print(f"# slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, out of order {late}, "
+                  f"waited at the hand-over {waited}")
             self.assertGreater(stats["fast"]["packets"], PACKETS * 0.9)
             self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], PACKETS)
             self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], PACKETS * 100)

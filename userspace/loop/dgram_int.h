@@ -139,7 +139,7 @@ struct dg_msg *l7mp_dgram_msg_new(struct l7mp_dgram *d);
 void l7mp_dgram_msg_free(struct l7mp_dgram *d, struct dg_msg *m);
 
 /* dgram_recv.c */
-void l7mp_dgram_receive(struct l7mp_dgram *d);
+size_t l7mp_dgram_receive(struct l7mp_dgram *d);
 
 /* dgram_send.c */
 void l7mp_dgram_send_queue(struct l7mp_dgram *d); /* calls no callback */

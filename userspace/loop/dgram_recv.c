@@ -194,35 +194,53 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 		l7mp_buf_unref(whole);
 }
 
-static bool round_once(struct l7mp_dgram *d)
+/* Messages received; *more: there may be more. */
+static size_t round_once(struct l7mp_dgram *d, bool *more)
 {
 	struct l7mp_dgram_shared *sh = d->loop->dgram;
 	size_t n = setup(d, sh);
 	int r, err;
 
+	*more = false;
 	if (!n)
-		return false; /* no memory: tried again in the next turn */
+		return 0; /* no memory: tried again in the next turn */
 	/* MSG_TRUNC: the real length of what did not fit */
 	r = recvmmsg(d->io.fd, sh->rmsg, (unsigned)n, MSG_DONTWAIT | MSG_TRUNC, NULL);
 	if (r < 0) {
 		err = errno;
 		if (err != EAGAIN && err != EINTR && d->ops->error)
 			d->ops->error(d->arg, -err);
-		return false;
+		return 0;
 	}
 	sh->dirty = (size_t)r;
 	for (int i = 0; i < r && !d->closed && !d->ended; i++)
 		message(d, sh, (size_t)i);
 	if (r && !d->closed && d->ops->batch_end)
 		d->ops->batch_end(d->arg);
-	return (size_t)r == n;
+	*more = (size_t)r == n;
+	return (size_t)r;
 }
 
-void l7mp_dgram_receive(struct l7mp_dgram *d)
+size_t l7mp_dgram_receive(struct l7mp_dgram *d)
 {
-	for (int i = 0; i < DG_ROUNDS && d->reading && !d->closed && !d->ended; i++)
-		if (!round_once(d))
-			break;
+	bool more = true;
+	size_t n = 0;
+
+	for (int i = 0; i < DG_ROUNDS && more && d->reading && !d->closed && !d->ended; i++)
+		n += round_once(d, &more);
 	if (d->ended)
 		l7mp_dgram_watch(d);
+	return n;
+}
+
+size_t l7mp_dgram_drain(struct l7mp_dgram *d)
+{
+	size_t n;
+
+	l7mp_dgram_enter(d);
+	n = l7mp_dgram_receive(d);
+	if (!d->closed)
+		l7mp_dgram_flush(d);
+	l7mp_dgram_leave(d);
+	return n;
 }

@@ -193,6 +193,8 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		off_action_exit(&flow->side[i].action, &exits[i]);
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
+	if (e->events && e->events->ready)
+		e->events->ready(e->events_arg, flow->cookie);
 	reason = (enum l7mp_reason)install(e, flow);
 	if (reason)
 		table_delete(e, flow);

@@ -186,6 +186,11 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->l4 = IPPROTO_UDP;
 }
 
+static size_t op_drain_now(struct l7mp_stream *s)
+{
+	return l7mp_dgram_drain(((struct udp_peer *)s)->sock->dgram);
+}
+
 static const struct l7mp_stream_ops peer_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -193,6 +198,7 @@ static const struct l7mp_stream_ops peer_ops = {
         .close = op_close,
         .flow = op_flow,
         .local = op_local,
+        .drain_now = op_drain_now,
 };
 
 struct udp_peer *udp_peer_new(struct udp_sock *sock, const struct udp_key *key)

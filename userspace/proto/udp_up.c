@@ -217,6 +217,13 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
 }
 
+static size_t op_drain_now(struct l7mp_stream *s)
+{
+	struct udp_up *u = (struct udp_up *)s;
+
+	return u->dgram ? l7mp_dgram_drain(u->dgram) : 0;
+}
+
 static const struct l7mp_stream_ops up_stream_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -224,6 +231,7 @@ static const struct l7mp_stream_ops up_stream_ops = {
         .close = op_close,
         .flow = op_flow,
         .local = op_local,
+        .drain_now = op_drain_now,
 };
 
 /* ---- connecting ---- */

@@ -6,6 +6,10 @@
  * The question is asked in the turn after a packet passed: by then the batch that it
  * came in has left, so that the fast path can't overtake it. Both directions go into
  * the kernel together, and out of it before a stream of theirs closes.
+ *
+ * Packets that come in between the look into the sockets and the flow's start are overtaken by
+ * packets that take the flow: nothing but holding the first of these could prevent it. So the
+ * sockets are emptied right before and right after, and what comes out after is counted.
  */
 #include <string.h>
 
@@ -14,6 +18,8 @@
 
 /* Questions per turn: a table of refused sessions must not hold the loop. */
 #define VERDICTS_PER_TURN 256
+/* ... and datagrams that they may take out of sockets in that turn. */
+#define DRAINED_PER_TURN 4096
 
 static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
 {
@@ -55,6 +61,8 @@ void l7mp_session_offload_ask(struct l7mp_session *s)
 		queue(s);
 }
 
+static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2]);
+
 /* ---- the ends ---- */
 
 /* The two ends of the flow. 0, or the reason why there is none. */
@@ -92,12 +100,82 @@ static bool quiet(const struct l7mp_session *s)
 	return true;
 }
 
-static void decide(struct l7mp_session *s)
+static void drain_one(struct l7mp_session *s, unsigned i)
+{
+	size_t n = 1;
+
+	/* Until it is empty; a sender that is faster than we are doesn't get more than its share. */
+	for (size_t total = 0; n && total < DRAINED_PER_TURN; total += n) {
+		struct l7mp_stream *stream = s->stages[i].stream; /* what came may end it */
+
+		if (!stream || !stream->ops->drain_now)
+			return;
+		n = stream->ops->drain_now(stream);
+		s->m->drained += n;
+	}
+}
+
+/* The source last, too: what the destination answered leaves by its socket. */
+static void drain(struct l7mp_session *s)
+{
+	drain_one(s, 0);
+	if (!s->dest || !s->stages[s->dest].stream || !s->stages[s->dest].stream->ops->drain_now)
+		return;
+	drain_one(s, s->dest);
+	drain_one(s, 0);
+}
+
+static void on_ready(void *arg, uint64_t cookie)
+{
+	(void)arg;
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, which is asking */
+	drain((struct l7mp_session *)(uintptr_t)cookie);
+}
+
+/* Packets went through meanwhile: they may have queued it again, or ended it. */
+static bool still_slow(struct l7mp_session *s)
+{
+	if (s->off_state == SESSION_OFF_QUEUED)
+		unqueue(s);
+	return s->off_state == SESSION_OFF_SLOW && quiet(s);
+}
+
+static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
+                       const struct l7mp_flow_end *b)
 {
 	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_counters final[2] = {{0}};
+	uint64_t before;
+	bool slow;
+	int rc;
+
+	memset(s->fast_read, 0, sizeof(s->fast_read));
+	rc = o->add(o->ctx, a, b, (uint64_t)(uintptr_t)s, &s->flow);
+	slow = still_slow(s);
+	if (rc || !s->flow) {
+		s->flow = NULL;
+		if (slow)
+			set(s, SESSION_OFF_REFUSED,
+			    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc
+			                                     : L7MP_REASON_KERNEL);
+		return;
+	}
+	if (!slow) {
+		o->remove(o->ctx, &s->flow, final);
+		settle(s, final);
+		return;
+	}
+	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
+	before = s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets;
+	drain(s);
+	s->m->env->stats->handover_late +=
+	        s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets - before;
+}
+
+static void decide(struct l7mp_session *s)
+{
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
-	int rc;
 
 	/* What waits in a queue would be overtaken: the next packet asks again. */
 	if (!quiet(s))
@@ -112,22 +190,16 @@ static void decide(struct l7mp_session *s)
 		set(s, SESSION_OFF_REFUSED, reason);
 		return;
 	}
-	memset(s->fast_read, 0, sizeof(s->fast_read));
-	rc = o->add(o->ctx, &a, &b, (uint64_t)(uintptr_t)s, &s->flow);
-	if (rc == 0 && s->flow) {
-		set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
-		return;
-	}
-	s->flow = NULL;
-	set(s, SESSION_OFF_REFUSED,
-	    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
+	start_flow(s, &a, &b);
 }
 
 void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
 {
 	struct l7mp_sessions *m = arg;
 
-	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN; i++) {
+	m->drained = 0;
+	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN && m->drained < DRAINED_PER_TURN;
+	     i++) {
 		struct l7mp_session *s = m->verdicts;
 
 		unqueue(s);
@@ -262,6 +334,7 @@ static void on_retry(void *arg)
 const struct l7mp_offload_events l7mp_session_offload_events = {
         .withdrawn = on_withdrawn,
         .retry = on_retry,
+        .ready = on_ready,
 };
 
 /* ---- view ---- */
