@@ -157,12 +157,13 @@ class Ctl(unittest.TestCase):
 
     def test_token(self):
         """--token, $L7MP_TOKEN_FILE and $L7MP_API"""
-        token = self.file("token", "s3cret\n")
+        token = self.file("token", "\n  s3cret \n")
         with l7test.Proxy({"admin": {"api_token_file": token}, "listeners": [l7test.controller(1235)]}, port=1235):
             self.assertIn("401", ctl("-a", "http://127.0.0.1:1235", "clusters", status=1))
             self.assertIn("l7mp-controller", ctl("-a", "http://127.0.0.1:1235/", "-t", token, "clusters"))
             self.assertIn("l7mp-controller", ctl("clusters", env={"L7MP_API": "http://localhost:1235", "L7MP_TOKEN_FILE": token}))
             self.assertIn("/nonexistent", ctl("-t", "/nonexistent", "clusters", status=1))
+            self.assertIn("empty", ctl("-t", self.file("blank", " \n"), "clusters", status=1))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A small blocking client of the REST API: libcurl with one connection that is kept. */
+#include <ctype.h>
 #include <curl/curl.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -46,7 +47,7 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
 static int add_token(struct ctl *c, struct ctl_client *cl)
 {
 	struct curl_slist *longer;
-	char *text, *line;
+	char *text, *token, *line;
 	size_t len;
 	int rc = l7mp_read_file(c->token, 4096, &text, &len);
 
@@ -54,8 +55,18 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 		ctl_error("%s: can't read the token: %s", c->token, strerror(-rc));
 		return CTL_FAILED;
 	}
-	text[strcspn(text, "\r\n")] = '\0';
-	line = l7mp_asprintf("Authorization: Bearer %s", text);
+	/* White space around it is no part of it, as in the proxy: both may read the same file. */
+	token = text + strspn(text, " \t\r\n\v\f");
+	len = strcspn(token, "\r\n");
+	while (len && isspace((unsigned char)token[len - 1]))
+		len--;
+	if (!len) {
+		ctl_error("%s: expected a token, the file is empty", c->token);
+		free(text);
+		return CTL_FAILED;
+	}
+	token[len] = '\0';
+	line = l7mp_asprintf("Authorization: Bearer %s", token);
 	free(text);
 	longer = line ? curl_slist_append(cl->headers, line) : NULL;
 	free(line);
