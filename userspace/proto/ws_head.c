@@ -14,6 +14,9 @@
 #include "l7mp/log.h"
 #include "l7mp/util.h"
 
+/* Requests of one listener that are not read yet. One more, and the oldest goes. */
+#define HEADS_MAX 1024
+
 struct ws_head {
 	struct ws_head *prev, *next;
 	struct ws_listener *listener; /* NULL: it only waits for the end */
@@ -247,6 +250,20 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		l7mp_stream_close(h->io, true);
 }
 
+/* Who connects and says nothing must not keep others out. */
+static void make_way(struct ws_listener *l)
+{
+	struct ws_head *h;
+	size_t n;
+
+	DL_COUNT(l->heads, h, n);
+	if (n < HEADS_MAX)
+		return;
+	h = l->heads;
+	leave(h);
+	l7mp_stream_close(h->io, true);
+}
+
 void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const struct l7mp_addr *peer,
                        cJSON *tls)
 {
@@ -262,6 +279,7 @@ void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const stru
 	h->io = io;
 	h->peer = *peer;
 	h->tls = tls;
+	make_way(l);
 	DL_APPEND(l->heads, h);
 	l7mp_timer_init(&h->timer, on_timer, h);
 	l7mp_stream_attach(io, &io_events, h);
