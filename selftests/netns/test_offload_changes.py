@@ -1,0 +1,151 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=180 timeout_full=900
+"""Changes under the fast path: how soon flows follow routes, neighbours and links, and that nothing is lost when a
+session goes into the kernel and out of it under traffic."""
+import collections
+import json
+import pathlib
+import struct
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import l7net  # noqa: E402
+import l7test  # noqa: E402
+from test_offload_basic import Base, cluster  # noqa: E402
+
+PACKETS = 1_000_000 if l7test.FULL else 60_000
+BOUND = 0.1 * l7test.SLOW
+ROUNDS = 20 if l7test.FULL else 5
+
+
+class Times(Base):
+    def took(self, p, change, done):
+        """Seconds from before the change until the API shows its effect; includes both commands."""
+        start = time.monotonic()
+        change()
+        while not done(p.api.get("/offload/flows")[1]):
+            self.assertLess(time.monotonic() - start, 5 * l7test.SLOW, p.api.get("/offload/flows")[1])
+        return time.monotonic() - start
+
+    def bounded(self, what, seconds):
+        print(f"# {what}: {', '.join(f'{s * 1e3:.1f}' for s in sorted(seconds))} ms")
+        # One round may have met a busy machine.
+        self.assertLess(sorted(seconds)[-2], BOUND, what)
+
+    def test_neighbour(self):
+        """a changed link address is in the flow within 100 ms"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.ping(client, server)
+            self.wait_fast(p)
+            times = []
+            for i in range(ROUNDS):
+                mac = f"02:00:00:00:98:{i:02x}"
+                times.append(self.took(
+                    p, lambda m=mac: l7net.ip(f"neigh replace 10.9.2.2 lladdr {m} dev legB nud permanent"),
+                    lambda flows, m=mac: flows and flows[0]["exit"]["dmac"] == m))
+            self.bounded("neighbour", times)
+
+    def test_route(self):
+        """a route that moves to another interface is in the flow within 100 ms, one that goes withdraws it"""
+        for peer in (self.a, self.b):
+            peer.run("ip addr add 10.77.0.1/32 dev lo")
+        l7net.ip("route add 10.77.0.0/24 via 10.9.2.2 src 10.9.2.1")
+        client, server = self.a.udp(5000), self.b.udp(9001, "10.77.0.1")
+        with self.proxy(destination=cluster("10.77.0.1")) as p:
+            self.ping(client, server)
+            self.wait_fast(p)
+            moved, gone = [], []
+            for _ in range(ROUNDS):
+                for via, dev in (("10.9.1.2", "legA"), ("10.9.2.2", "legB")):
+                    moved.append(self.took(
+                        p, lambda v=via: l7net.ip(f"route replace 10.77.0.0/24 via {v} src 10.9.2.1"),
+                        lambda flows, d=dev: flows and flows[0]["out"] == d))
+            for _ in range(ROUNDS):
+                gone.append(self.took(p, lambda: l7net.ip("route del 10.77.0.0/24"), lambda flows: flows == []))
+                l7net.ip("route add 10.77.0.0/24 via 10.9.2.2 src 10.9.2.1")
+                self.wait_fast(p)
+            self.bounded("route moved", moved)
+            self.bounded("route gone", gone)
+
+    def test_link(self):
+        """a link that goes down withdraws its flows within 100 ms"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            times = []
+            for _ in range(ROUNDS):
+                server.settimeout(0.3)
+
+                def sent():
+                    client.sendto(b"again", ("10.9.1.1", 9000))
+                    return server.recv(100)
+                self.assertTrue(l7test.wait_for(sent, 5))
+                self.wait_fast(p)
+                times.append(self.took(p, lambda: l7net.ip("link set legB down"), lambda flows: flows == []))
+                l7net.ip("link set legB up")
+            self.bounded("link down", times)
+
+
+class Traffic(Base):
+    def test_in_and_out_of_the_kernel(self):
+        """in and out of the kernel again and again under traffic: each packet once, counters add up exactly"""
+        client, server = self.a.udp(5000), self.b.udp(9001, rcvbuf=256 << 20)
+        seen, sent = collections.Counter(), 0
+        got, order, done = [0], [0], threading.Event()
+
+        def receive():
+            server.settimeout(0.5 * l7test.SLOW)
+            last = -1
+            while True:
+                try:
+                    n = struct.unpack("!I", server.recv(200)[:4])[0]
+                except TimeoutError:
+                    if done.is_set():
+                        return
+                    continue
+                seen[n] += 1
+                got[0] += 1
+                order[0] += n < last
+                last = n
+
+        with self.proxy() as p:
+            thread = threading.Thread(target=receive)
+            thread.start()
+            stop, turns = threading.Event(), [0]
+
+            def switch():
+                while not stop.wait(0.4):
+                    for mode in ("disable", "init"):
+                        self.assertEqual(p.api.post("/admin", {"admin": {"offload": mode}})[0], 200)
+                        stop.wait(0.15)
+                    turns[0] += 1
+            switcher = threading.Thread(target=switch)
+            switcher.start()
+            payload = bytes(96)
+            for i in range(PACKETS):
+                client.sendto(struct.pack("!I", i) + payload, ("10.9.1.1", 9000))
+                sent += 1
+                if i % 500 == 499:
+                    l7test.wait_for(lambda n=i: got[0] > n - 1500, 5, 0.0005)
+            stop.set()
+            switcher.join()
+            done.set()
+            thread.join()
+            stats = self.session(p)["stats"]["ingress"]
+            flows = p.api.get("/offload")[1]["flows"]
+            print(f"# sent {sent}, slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, "
+                  f"{turns[0]} times out and in, out of order {order[0]}, late {flows['handover_late']}")
+            self.assertEqual((got[0], len(seen)), (sent, sent), json.dumps(stats))
+            self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], sent)
+            self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], sent * 100)
+            self.assertGreater(turns[0], 0)
+            self.assertGreater(stats["fast"]["packets"], 0)
+            self.assertGreater(stats["slow"]["packets"], 0)
+
+
+if __name__ == "__main__":
+    l7test.main()
