@@ -152,8 +152,13 @@ CERT = "/tmp/l7mp-example.pem"
 
 
 def prepare(path):
-    """Runs the command for a certificate that an example's first lines give."""
+    """Makes what an example takes for granted: its network interface; a certificate, by the command in its first lines."""
     text = path.read_text()
+    for name in re.findall(r"interface: (eth\d+)", text):
+        if not l7test.ISOLATED:
+            raise unittest.SkipTest("needs root for namespaces")
+        if name not in (n for _, n in socket.if_nameindex()):
+            subprocess.run(["ip", "link", "add", name, "up", "type", "veth"], check=True, timeout=30)
     if CERT not in text:
         return
     command = re.search(r"(openssl req(?:.*\\\n)*.*)", re.sub(r"^#\s*", "", text, flags=re.M)).group(1)
