@@ -90,8 +90,9 @@ static size_t receive(const struct port *p, uint8_t out_frame[static PACKET_MAX]
 	while (poll(&pfd, 1, 300) > 0) {
 		ssize_t n = read(p->fd, buf, sizeof(buf));
 
-		/* On the TUN device the kernel itself looks for routers. */
-		if (n <= VNET + 6 || (p == &tun && buf[VNET] >> 4 == 6 && buf[VNET + 6] != 17))
+		/* The kernel itself looks for routers and tells of groups. */
+		if (n <= VNET + 6 || (p == &tun && buf[VNET] >> 4 == 6 && buf[VNET + 6] != 17) ||
+		    (p != &tun && buf[VNET] == 0x33 && buf[VNET + 1] == 0x33))
 			continue;
 		memcpy(out_frame, buf + VNET, (size_t)n - VNET);
 		return (size_t)n - VNET;
