@@ -161,6 +161,12 @@ class Signals(unittest.TestCase):
         s.close()
         p.stop(check=False)
 
+    @staticmethod
+    def catches(pid, sig):
+        with open(f"/proc/{pid}/status") as f:
+            mask = next(int(row.split()[1], 16) for row in f if row.startswith("SigCgt:"))
+        return bool(mask >> (sig - 1) & 1)
+
     def test_fresh_starts(self):
         """a signal during the start is answered; a fresh proxy answers its first request"""
         for i in range(200 if l7test.FULL else 25):
@@ -168,7 +174,9 @@ class Signals(unittest.TestCase):
             if i % 2:
                 self.assertEqual(l7test.Api(1234, "localhost" if i % 4 == 1 else "127.0.0.1").get("/config", timeout=5)[0], 200)
             else:
-                time.sleep(0.15 + i * 0.002)
+                # not before main() has begun, which nobody can answer for
+                l7test.wait_for(lambda: self.catches(p.pid, signal.SIGTERM))  # noqa: B023
+                time.sleep(i * 0.002)
             p.stop()
 
     def test_notify(self):

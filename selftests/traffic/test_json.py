@@ -4,6 +4,7 @@
 """JSONEncap, JSONDecap, JSONSocket, Sync, Metric and Prometheus with independent peers."""
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -101,6 +102,8 @@ class Json(traffic.Case):
         """TCP -> JSONDecap -> UDP: objects in odd pieces become datagrams; garbage costs one line"""
         echo = traffic.UdpEcho(16000)
         traffic.PEERS.append(echo)
+        with contextlib.suppress(PermissionError):  # what it has not read yet must not overflow
+            echo.sock.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
         self.start(listener("l", "TCP", 15000, cluster("UDP", 16000), ingress=[inline("JSONDecap")]))
         s = tcp(15000)
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
