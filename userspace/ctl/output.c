@@ -158,7 +158,7 @@ static size_t width(const char *s)
 static void print_row(char *const *cells, const char *const *heads, const size_t *widths, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
-		const char *text = heads ? heads[i] : cells[i] ? cells[i] : "-";
+		const char *text = heads ? heads[i] : cells && cells[i] ? cells[i] : "-";
 		size_t pad = i + 1 < n ? widths[i] - width(text) + 2 : 0;
 
 		printf("%s%*s", text, (int)pad, "");
