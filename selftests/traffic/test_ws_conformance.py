@@ -7,6 +7,7 @@ test suite asks in its basic chapters, of our listener and of our cluster.
 A relay of ours stands between a raw client and a raw server on ports 9001 and 9101, so that what comes out
 behind it can be seen; an Echo on 9000. docs/protocols.md says what each fault leads to.
 """
+import os
 import random
 import socket
 import time
@@ -61,7 +62,8 @@ class Conformance(unittest.TestCase):
             listener("path", "WebSocket", 9002, inline("Echo"), path="/only"),
             listener("bytes", "TCP", 9003, cluster("WebSocket", 9101)),
         ]}
-        cls.proxy = l7test.Proxy(config, "-l", "info", "-s")
+        lean = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"  # for the test of memory
+        cls.proxy = l7test.Proxy(config, "-l", "info", "-s", env={"ASAN_OPTIONS": lean})
         cls.api = cls.proxy.api
 
     @classmethod
