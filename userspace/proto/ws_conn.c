@@ -271,7 +271,8 @@ static void ws_shutdown(struct l7mp_stream *base, int code)
 	if (c->shut)
 		return;
 	c->shut = true;
-	c->code = code > 0 && l7mp_ws_code_valid((unsigned)code) ? code : 1000;
+	if (!c->ended)
+		c->code = code > 0 && l7mp_ws_code_valid((unsigned)code) ? code : 1000;
 	if (!c->up || c->close_sent || !c->io)
 		return;
 	l7mp_ws_send_close(c, c->code);

@@ -31,6 +31,7 @@ static void peer_close(struct ws_conn *c, int code)
 {
 	if (!c->ended) {
 		c->ended = true;
+		c->code = code; /* to be answered with, whatever the owner says */
 		if (!c->closing)
 			c->base.events->end(c->base.owner, code);
 	}
