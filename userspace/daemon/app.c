@@ -80,7 +80,7 @@ int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
 	*out = app;
 	app->options = *options;
 	app->access_log.fd = -1;
-	app->config_path = options->config ? realpath(options->config, NULL) : NULL;
+	app->config_path = options->config ? strdup(options->config) : NULL;
 	rc = l7mp_model_new(&l7mp_all_registry, &app->model);
 	if (!rc)
 		rc = l7mp_app_read_config(app, true, &app->initial);

@@ -21,7 +21,7 @@ enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUN
 
 struct l7mp_app {
 	struct l7mp_options options;
-	char *config_path; /* absolute, so that a reload finds it */
+	char *config_path; /* as given: a reload follows the links that stand there then (Kubernetes swaps them) */
 	struct l7mp_loop *loop;
 	struct l7mp_model *model;
 	struct l7mp_stats stats;
