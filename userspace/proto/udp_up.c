@@ -110,8 +110,12 @@ static void on_error(void *arg, int err)
 	    !l7mp_log_allowed(&u->notice_limit, l7mp_loop_now(u->env->loop), 10000, 1, &suppressed))
 		return;
 	udp_key_addrs(&u->key, u->local_port, &peer, &local);
-	snprintf(message, sizeof(message), "%s: %s; %u more since the last notice",
-	         l7mp_addr_str(&peer, text), l7mp_errno_text(err), suppressed);
+	l7mp_addr_str(&peer, text);
+	if (suppressed)
+		snprintf(message, sizeof(message), "%s: %s; %u more since the last notice", text,
+		         l7mp_errno_text(err), suppressed);
+	else
+		snprintf(message, sizeof(message), "%s: %s", text, l7mp_errno_text(err));
 	u->base.events->notice(u->base.owner, "datagram-refused", message);
 }
 
