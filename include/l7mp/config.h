@@ -18,7 +18,7 @@ struct l7mp_document; /* a tree and the lines of its nodes */
 enum l7mp_syntax { L7MP_SYNTAX_JSON, L7MP_SYNTAX_YAML };
 
 int l7mp_document_parse(enum l7mp_syntax syntax, const char *text, size_t len,
-			struct l7mp_document **out, struct l7mp_error *err);
+                        struct l7mp_document **out, struct l7mp_error *err);
 /* .yaml and .yml are YAML, else JSON. At most 64 MiB. err->message names the file. */
 int l7mp_document_load(const char *path, struct l7mp_document **out, struct l7mp_error *err);
 cJSON *l7mp_document_root(struct l7mp_document *d);

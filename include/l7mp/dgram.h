@@ -28,8 +28,10 @@ enum l7mp_dgram_flags {
 	L7MP_DGRAM_GRO = 1 << 1,       /* ask for UDP GRO */
 	L7MP_DGRAM_GSO = 1 << 2,       /* use UDP GSO when possible */
 	L7MP_DGRAM_SEQPACKET = 1 << 3, /* a receive of 0 bytes is the peer's end (UNIX seqpacket) */
-	L7MP_DGRAM_CRED = 1 << 4,      /* learn who sent it (UNIX, SCM_CREDENTIALS): l7mp_dgram_cred */
-	L7MP_DGRAM_VNET = 1 << 5,      /* AF_PACKET: ask for PACKET_VNET_HDR; buffers begin with a struct virtio_net_hdr, both ways */
+	L7MP_DGRAM_CRED = 1 << 4, /* learn who sent it (UNIX, SCM_CREDENTIALS): l7mp_dgram_cred */
+	L7MP_DGRAM_VNET =
+	        1
+	        << 5, /* AF_PACKET: ask for PACKET_VNET_HDR; buffers begin with a struct virtio_net_hdr, both ways */
 };
 
 struct l7mp_dgram_ops {
@@ -39,7 +41,7 @@ struct l7mp_dgram_ops {
 	 * 0. May close the socket.
 	 */
 	void (*recv)(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
-		     const struct l7mp_addr *to);
+	             const struct l7mp_addr *to);
 	/* Optional. After the last recv of one batch: the place to act on verdicts. */
 	void (*batch_end)(void *arg);
 	/*
@@ -67,7 +69,7 @@ struct l7mp_dgram_ops {
  * below 64 KiB does not limit UDP with GRO; above, a receive batch is smaller.
  */
 int l7mp_dgram_new(struct l7mp_loop *loop, int fd, unsigned flags, size_t max_datagram,
-		   const struct l7mp_dgram_ops *ops, void *arg, struct l7mp_dgram **out);
+                   const struct l7mp_dgram_ops *ops, void *arg, struct l7mp_dgram **out);
 void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
 /*
  * Queues one datagram; takes buf. `to` NULL: the connected peer. `from` NULL or
@@ -76,7 +78,7 @@ void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
  * buffer is freed and the caller counts.
  */
 int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7mp_addr *to,
-		    const struct l7mp_addr *from, uint64_t tag);
+                    const struct l7mp_addr *from, uint64_t tag);
 /* Sends what is queued now (before a close, or when a caller can't wait for the end of the turn). */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
 /*

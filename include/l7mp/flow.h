@@ -14,22 +14,25 @@
 #include "l7mp/json.h"
 
 /* Why a pipe is not in the kernel. X(identifier, text, what it means) */
-#define L7MP_REASONS(X)                                                                            \
-	X(NONE, "", "it is in the kernel")                                                         \
-	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")               \
-	X(DISABLED, "disabled", "offload is off, by admin.offload or for this listener or route")  \
-	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                             \
+#define L7MP_REASONS(X)                                                                           \
+	X(NONE, "", "it is in the kernel")                                                        \
+	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")              \
+	X(DISABLED, "disabled", "offload is off, by admin.offload or for this listener or route") \
+	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                            \
 	X(TRANSFORMER, "transformer-in-path", "a transformer looks at or changes the bytes")      \
-	X(DSCP, "dscp", "an end marks what it sends (options.dscp)")                               \
-	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                  \
-	X(ADDRESS_SCOPE, "address-scope", "a link-local or multicast address, which means nothing without its interface") \
-	X(INTERFACE, "interface-not-enabled", "the packets come in or leave by an interface that is not in offload_ifs") \
-	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                             \
+	X(DSCP, "dscp", "an end marks what it sends (options.dscp)")                              \
+	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                 \
+	X(ADDRESS_SCOPE, "address-scope",                                                         \
+	  "a link-local or multicast address, which means nothing without its interface")         \
+	X(INTERFACE, "interface-not-enabled",                                                     \
+	  "the packets come in or leave by an interface that is not in offload_ifs")              \
+	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                            \
 	X(NO_NEIGHBOUR, "no-neighbour", "the next hop's link address is not known (yet)")         \
-	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")         \
-	X(NOT_ESTABLISHED, "not-established", "an end is not connected, or its handshake is not done") \
-	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")    \
-	X(TCP, "tcp-options", "the two TCP connections can't be spliced")                          \
+	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \
+	X(NOT_ESTABLISHED, "not-established",                                                     \
+	  "an end is not connected, or its handshake is not done")                                \
+	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")   \
+	X(TCP, "tcp-options", "the two TCP connections can't be spliced")                         \
 	X(KERNEL, "kernel", "the kernel refused; the log and /offload say why")
 
 #define L7MP_REASON_ENUM(id, text, doc) L7MP_REASON_##id,
@@ -38,18 +41,18 @@ enum l7mp_reason { L7MP_REASONS(L7MP_REASON_ENUM) L7MP_REASON_COUNT };
 const char *l7mp_reason_name(enum l7mp_reason reason);
 
 enum l7mp_flow_kind {
-	L7MP_FLOW_NONE,	   /* not on the wire as it is: `reason` says why */
+	L7MP_FLOW_NONE,    /* not on the wire as it is: `reason` says why */
 	L7MP_FLOW_SOCKET,  /* a kernel socket whose payload bytes are the stream's bytes */
 	L7MP_FLOW_REFLECT, /* sends everything back (Echo) */
-	L7MP_FLOW_DROP,	   /* swallows everything (Discard) */
-	L7MP_FLOW_PASS,	   /* passes everything on, only counts (Metric) */
+	L7MP_FLOW_DROP,    /* swallows everything (Discard) */
+	L7MP_FLOW_PASS,    /* passes everything on, only counts (Metric) */
 };
 
 struct l7mp_flow_end {
 	enum l7mp_flow_kind kind;
 	enum l7mp_reason reason; /* for NONE */
-	uint8_t l4;		 /* IPPROTO_UDP, IPPROTO_TCP; 0: AF_PACKET */
-	struct l7mp_addr local;	 /* both with ports; local is what the peer sends to */
+	uint8_t l4;              /* IPPROTO_UDP, IPPROTO_TCP; 0: AF_PACKET */
+	struct l7mp_addr local;  /* both with ports; local is what the peer sends to */
 	struct l7mp_addr remote;
 	uint32_t ifindex; /* AF_PACKET: the interface; else 0, found by route */
 };
@@ -68,7 +71,7 @@ struct l7mp_flow; /* engine's handle for both directions of a session */
 struct l7mp_offload_events {
 	/* The engine had to take the flow out (route, neighbour, link, table). It is already removed; `final` is what it counted. The handle is dead. */
 	void (*withdrawn)(void *arg, uint64_t cookie, enum l7mp_reason reason,
-			  const struct l7mp_flow_counters final[2]);
+	                  const struct l7mp_flow_counters final[2]);
 	/* Something changed that may make refused pipes possible: ask again. */
 	void (*retry)(void *arg);
 	/*
@@ -87,12 +90,13 @@ struct l7mp_offload {
 	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal.
 	 */
 	int (*add)(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
-		   uint64_t cookie, struct l7mp_flow **out);
+	           uint64_t cookie, struct l7mp_flow **out);
 	/* Takes both directions out and returns what they counted. Idempotent through nulling. */
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
 	/* As of the last sweep (at most a second old); `fresh` asks the kernel now. */
-	void (*read)(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_flow_counters now[2]);
+	void (*read)(void *ctx, struct l7mp_flow *flow, bool fresh,
+	             struct l7mp_flow_counters now[2]);
 	/* Hook and interface of a direction: "tc", "eth0". Borrowed texts. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
-		      const char **hook, const char **interface);
+	              const char **hook, const char **interface);
 };

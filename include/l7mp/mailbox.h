@@ -8,8 +8,9 @@
 #include "l7mp/loop.h"
 
 struct l7mp_mail {
-	void (*cb)(struct l7mp_mail *mail, void *arg); /* on the loop's thread; owns mail from then on */
-	struct l7mp_mail *next;			       /* private */
+	void (*cb)(struct l7mp_mail *mail,
+	           void *arg);  /* on the loop's thread; owns mail from then on */
+	struct l7mp_mail *next; /* private */
 };
 
 struct l7mp_mailbox;

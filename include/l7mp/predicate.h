@@ -18,6 +18,6 @@ struct l7mp_predicate;
  * "matches all". -EINVAL when issues have errors, -ENOMEM. Nesting at most 64.
  */
 int l7mp_predicate_compile(const cJSON *match, const char *path, struct l7mp_issues *issues,
-			   struct l7mp_predicate **out);
+                           struct l7mp_predicate **out);
 bool l7mp_predicate_eval(const struct l7mp_predicate *p, const cJSON *metadata);
 void l7mp_predicate_free(struct l7mp_predicate **p);

@@ -23,9 +23,10 @@ enum l7mp_process_pipes {
 
 struct l7mp_process_options {
 	const char *const *argv; /* ends with NULL; argv[0] without a slash is looked up in PATH */
-	const char *const *env;	 /* "NAME=value", ends with NULL; added to this process's own; NULL: none */
-	const char *cwd;	 /* NULL: this process's */
-	unsigned pipes;		 /* what is not asked for is /dev/null */
+	const char *const
+	        *env;    /* "NAME=value", ends with NULL; added to this process's own; NULL: none */
+	const char *cwd; /* NULL: this process's */
+	unsigned pipes;  /* what is not asked for is /dev/null */
 };
 
 /*
@@ -41,8 +42,8 @@ typedef void (*l7mp_process_exit_cb)(void *arg, int status, int signal);
  * cwd, -E2BIG, -EMFILE, -EAGAIN ...
  */
 int l7mp_process_spawn(struct l7mp_loop *loop, const struct l7mp_process_options *options,
-		       int fds[static 3], l7mp_process_exit_cb cb, void *arg,
-		       struct l7mp_process **out);
+                       int fds[static 3], l7mp_process_exit_cb cb, void *arg,
+                       struct l7mp_process **out);
 pid_t l7mp_process_pid(const struct l7mp_process *p);
 /* SIGTERM to its group now, SIGKILL when it is still there after grace_ms. Idempotent; the exit comes as always. */
 void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms);

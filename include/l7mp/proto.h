@@ -25,21 +25,22 @@ struct l7mp_env {
 	struct l7mp_stats *stats;
 	const struct l7mp_limits *limits;
 	const struct l7mp_proto *const *protos; /* ends with NULL */
-	void **states;				/* one per entry of protos; see l7mp_proto_state */
-	struct l7mp_model *model;		/* for api/ clusters only */
-	void *app;				/* for api/ clusters only */
+	void **states;                          /* one per entry of protos; see l7mp_proto_state */
+	struct l7mp_model *model;               /* for api/ clusters only */
+	void *app;                              /* for api/ clusters only */
 };
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
 /* The protocol's state, made by its `start` at first use. NULL and err on failure. */
-void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto, struct l7mp_error *err);
+void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
+                       struct l7mp_error *err);
 
 /* ---- listening ---- */
 
 struct l7mp_accept {
 	struct l7mp_stream *stream; /* open, paused; taken */
-	char *name;		    /* session name, heap; taken */
-	cJSON *metadata;	    /* taken */
-	struct l7mp_addr peer;	    /* for the limit per source; len 0: none */
+	char *name;                 /* session name, heap; taken */
+	cJSON *metadata;            /* taken */
+	struct l7mp_addr peer;      /* for the limit per source; len 0: none */
 	/*
 	 * Optional: makes the source again after it failed (a UDP singleton). 0 and an
 	 * open, paused stream, or negative errno.
@@ -86,14 +87,15 @@ struct l7mp_listen {
 
 struct l7mp_connect {
 	struct l7mp_env *env;
-	const char *cluster;	    /* name; borrowed for the call */
+	const char *cluster;        /* name; borrowed for the call */
 	const cJSON *cluster_spec;  /* validated; borrowed for the call */
 	const cJSON *endpoint_spec; /* NULL for virtual clusters; for the call */
-	const char *address;	    /* the endpoint's; for the call */
-	const cJSON *metadata;	    /* the session's; stays valid until `closed` */
-	const char *session;	    /* the session's name; stays valid until `closed` */
-	enum l7mp_kind in_kind;	    /* kind of what will be written: L7MP_PROTO_KEEPS_KIND takes it on */
-	enum l7mp_kind out_kind;    /* kind of what comes behind, as far as it is known by now */
+	const char *address;        /* the endpoint's; for the call */
+	const cJSON *metadata;      /* the session's; stays valid until `closed` */
+	const char *session;        /* the session's name; stays valid until `closed` */
+	enum l7mp_kind
+	        in_kind; /* kind of what will be written: L7MP_PROTO_KEEPS_KIND takes it on */
+	enum l7mp_kind out_kind; /* kind of what comes behind, as far as it is known by now */
 };
 
 struct l7mp_proto {
@@ -111,7 +113,7 @@ struct l7mp_proto {
 
 	/* Binds, so that all that can fail has failed; accepts nothing before `activate`. */
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_plistener **out,
-		      struct l7mp_error *err);
+	              struct l7mp_error *err);
 	void (*activate)(struct l7mp_plistener *l); /* cannot fail */
 	/* Calls nothing any more; frees itself. Streams that it accepted go on. */
 	void (*unlisten)(struct l7mp_plistener *l);
@@ -123,7 +125,7 @@ struct l7mp_proto {
 	 * negative errno with err when it can't even start. The session owns the time-out.
 	 */
 	int (*connect)(const struct l7mp_connect *params, struct l7mp_stream **out,
-		       struct l7mp_error *err);
+	               struct l7mp_error *err);
 
 	/* Optional: appends metrics of the protocol's own (metrics.h). `state` NULL: not used so far. */
 	void (*metrics)(struct l7mp_env *env, void *state, struct l7mp_str *out);

@@ -22,13 +22,14 @@ enum l7mp_role {
 };
 
 enum l7mp_proto_flags {
-	L7MP_PROTO_VIRTUAL = 1 << 0,	/* a cluster without endpoints: shown with one, named after it */
+	L7MP_PROTO_VIRTUAL =
+	        1 << 0, /* a cluster without endpoints: shown with one, named after it */
 	L7MP_PROTO_KEEPS_KIND = 1 << 1, /* a transformer: the kind of what it receives */
-	L7MP_PROTO_PASS = 1 << 2,	/* may stand in an ingress or egress chain */
+	L7MP_PROTO_PASS = 1 << 2,       /* may stand in an ingress or egress chain */
 };
 
 struct l7mp_protodesc {
-	const char *name;	    /* the canonical spelling: "UnixDomainSocket" */
+	const char *name;           /* the canonical spelling: "UnixDomainSocket" */
 	const char *const *aliases; /* ends with NULL; may be NULL */
 	const char *doc;
 	unsigned roles;
@@ -37,7 +38,8 @@ struct l7mp_protodesc {
 	/* Keys beside `protocol`; NULL: none. */
 	const struct l7mp_schema *listener_spec;
 	const struct l7mp_schema *cluster_spec;
-	const struct l7mp_schema *endpoint_spec; /* keys of endpoints[].spec, `address` among them */
+	const struct l7mp_schema
+	        *endpoint_spec; /* keys of endpoints[].spec, `address` among them */
 	/* Idle time-out of listener sessions when the config names none, in s; 0: never. */
 	unsigned idle_timeout;
 };

@@ -13,5 +13,5 @@ typedef void (*l7mp_resolve_cb)(void *arg, int err, const struct l7mp_addr *addr
  * this call, also for numeric hosts, and never after l7mp_resolve_cancel.
  */
 int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, int family,
-		       l7mp_resolve_cb cb, void *arg, struct l7mp_resolve **out);
+                       l7mp_resolve_cb cb, void *arg, struct l7mp_resolve **out);
 void l7mp_resolve_cancel(struct l7mp_resolve **r);

@@ -12,7 +12,8 @@
 
 struct l7mp_runtime;
 
-int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions, struct l7mp_runtime **out);
+int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
+                     struct l7mp_runtime **out);
 /* Listeners must have been stopped. */
 void l7mp_runtime_free(struct l7mp_runtime **rt);
 /*
@@ -26,4 +27,5 @@ void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listene
 /* Stops accepting everywhere; sessions go on. For shutdown. */
 void l7mp_runtime_stop(struct l7mp_runtime *rt);
 /* Called after each successful apply with the new admin (when it changed). */
-void l7mp_runtime_on_admin(struct l7mp_runtime *rt, void (*cb)(void *arg, const struct l7mp_admin *admin), void *arg);
+void l7mp_runtime_on_admin(struct l7mp_runtime *rt,
+                           void (*cb)(void *arg, const struct l7mp_admin *admin), void *arg);

@@ -48,12 +48,16 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 /* All sessions must have ended (l7mp_sessions_shutdown). */
 void l7mp_sessions_free(struct l7mp_sessions **m);
 /* Refuses new sessions (503), ends all gracefully, aborts what is left after grace_ms, then calls done. */
-void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg), void *arg);
+void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg),
+                            void *arg);
 
 /* Per-listener state (set-up rate, counters), made and freed by the runtime. */
 struct l7mp_source;
-int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener, struct l7mp_source **out);
-void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *listener); /* PUT: new sessions follow the new one */
+int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
+                    struct l7mp_source **out);
+void l7mp_source_set_listener(
+        struct l7mp_source *src,
+        struct l7mp_listener *listener);         /* PUT: new sessions follow the new one */
 void l7mp_source_free(struct l7mp_source **src); /* its sessions go on */
 /* The callbacks to listen with; their arg is a struct l7mp_source *. */
 extern const struct l7mp_listen_events l7mp_source_events;
@@ -79,9 +83,9 @@ bool l7mp_sessions_made_for_remote(struct l7mp_sessions *m, const struct l7mp_ad
 
 /* Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls back for each name. */
 void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
-				void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
-					   const char *protocol, uint64_t count),
-				void *arg);
+                                void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
+                                           const char *protocol, uint64_t count),
+                                void *arg);
 
 /* Tells transformers that count (Metric) what the fast path carried past them so far: before their counters are read. */
 void l7mp_sessions_sync(struct l7mp_sessions *m);

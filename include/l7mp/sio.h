@@ -20,22 +20,28 @@
 struct l7mp_sio;
 
 struct l7mp_sio_ops {
-	void (*connected)(void *arg);			  /* after l7mp_sio_connect_* only; once */
-	void (*data)(void *arg, struct l7mp_buf *buf);	  /* takes buf */
-	void (*drain)(void *arg);			  /* the queue fell below the low mark after a FULL write */
-	void (*end)(void *arg);				  /* the peer finished writing */
-	void (*error)(void *arg, int err);		  /* negative errno; nothing but close makes sense then */
-	void (*closed)(void *arg);			  /* after l7mp_sio_close; exactly once; the sio is gone */
+	void (*connected)(void *arg);                  /* after l7mp_sio_connect_* only; once */
+	void (*data)(void *arg, struct l7mp_buf *buf); /* takes buf */
+	void (*drain)(void *arg); /* the queue fell below the low mark after a FULL write */
+	void (*end)(void *arg);   /* the peer finished writing */
+	void (*error)(void *arg, int err); /* negative errno; nothing but close makes sense then */
+	void (*closed)(void *arg);         /* after l7mp_sio_close; exactly once; the sio is gone */
 };
 
 /* Accepted or ready-made descriptors; takes fd also on failure. */
-int l7mp_sio_open_tcp(struct l7mp_loop *loop, int fd, const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
-int l7mp_sio_open_unix(struct l7mp_loop *loop, int fd, const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
+int l7mp_sio_open_tcp(struct l7mp_loop *loop, int fd, const struct l7mp_sio_ops *ops, void *arg,
+                      struct l7mp_sio **out);
+int l7mp_sio_open_unix(struct l7mp_loop *loop, int fd, const struct l7mp_sio_ops *ops, void *arg,
+                       struct l7mp_sio **out);
 /* One descriptor a direction, either may be -1 (FIFOs, child pipes). */
-int l7mp_sio_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd, const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
+int l7mp_sio_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
+                       const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
 /* `local` NULL or len 0: any. The local address is known right after the call. Failure also comes as `error`. */
-int l7mp_sio_connect_tcp(struct l7mp_loop *loop, const struct l7mp_addr *remote, const struct l7mp_addr *local, const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
-int l7mp_sio_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *remote, const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
+int l7mp_sio_connect_tcp(struct l7mp_loop *loop, const struct l7mp_addr *remote,
+                         const struct l7mp_addr *local, const struct l7mp_sio_ops *ops, void *arg,
+                         struct l7mp_sio **out);
+int l7mp_sio_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *remote,
+                          const struct l7mp_sio_ops *ops, void *arg, struct l7mp_sio **out);
 
 void l7mp_sio_read(struct l7mp_sio *s, bool on);
 #define L7MP_SIO_FULL 1
@@ -63,7 +69,8 @@ struct l7mp_acceptor_ops {
 	void (*exhausted)(void *arg, int err);
 };
 /* Takes a listening fd, also on failure. Accepting starts at once. */
-int l7mp_acceptor_new(struct l7mp_loop *loop, int fd, const struct l7mp_acceptor_ops *ops, void *arg, struct l7mp_acceptor **out);
+int l7mp_acceptor_new(struct l7mp_loop *loop, int fd, const struct l7mp_acceptor_ops *ops,
+                      void *arg, struct l7mp_acceptor **out);
 int l7mp_acceptor_fd(const struct l7mp_acceptor *a);
 /* Closes the descriptor at once; nothing is called any more. */
 void l7mp_acceptor_close(struct l7mp_acceptor **a);

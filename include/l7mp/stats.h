@@ -55,9 +55,11 @@ struct l7mp_stats {
 	uint64_t retries;
 	uint64_t slow_packets[2]; /* relayed in user space; 0: ingress, 1: egress */
 	uint64_t slow_bytes[2];
-	uint64_t fast_packets[2]; /* carried by flows, as far as sessions have read their counters */
+	uint64_t
+	        fast_packets[2]; /* carried by flows, as far as sessions have read their counters */
 	uint64_t fast_bytes[2];
-	uint64_t handover_late; /* datagrams read right after their flow was added: may be overtaken */
+	uint64_t
+	        handover_late; /* datagrams read right after their flow was added: may be overtaken */
 };
 
 const char *l7mp_drop_name(enum l7mp_drop reason);

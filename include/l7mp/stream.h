@@ -38,7 +38,7 @@ struct l7mp_stream;
 struct l7mp_stream_events {
 	void (*open)(void *owner);
 	void (*data)(void *owner, struct l7mp_buf *buf); /* takes buf */
-	void (*drain)(void *owner);			 /* after a write returned L7MP_STREAM_FULL */
+	void (*drain)(void *owner); /* after a write returned L7MP_STREAM_FULL */
 	/* The peer finished writing. `code`: a WebSocket close code to pass on; 0: none. */
 	void (*end)(void *owner, int code);
 	/* `written` datagrams that did not leave after all: negative errno. */
@@ -91,8 +91,8 @@ struct l7mp_stream {
 	uint32_t max_write;
 };
 
-static inline void l7mp_stream_attach(struct l7mp_stream *s, const struct l7mp_stream_events *events,
-				      void *owner)
+static inline void l7mp_stream_attach(struct l7mp_stream *s,
+                                      const struct l7mp_stream_events *events, void *owner)
 {
 	s->events = events;
 	s->owner = owner;

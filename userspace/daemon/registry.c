@@ -6,27 +6,27 @@
 #include "l7mp/protos.h"
 #include "l7mp/transforms.h"
 
-#define L7MP_ALL_PROTOS(X)        \
-	X(l7mp_proto_udp)         \
-	X(l7mp_proto_tcp)         \
-	X(l7mp_proto_http)        \
-	X(l7mp_proto_ws)          \
-	X(l7mp_proto_unix)        \
-	X(l7mp_proto_unix_dgram) \
+#define L7MP_ALL_PROTOS(X)           \
+	X(l7mp_proto_udp)            \
+	X(l7mp_proto_tcp)            \
+	X(l7mp_proto_http)           \
+	X(l7mp_proto_ws)             \
+	X(l7mp_proto_unix)           \
+	X(l7mp_proto_unix_dgram)     \
 	X(l7mp_proto_unix_seqpacket) \
-	X(l7mp_proto_pipe) \
-	X(l7mp_proto_packet) \
-	X(l7mp_proto_fork) \
-	X(l7mp_proto_jsonsocket) \
-	X(l7mp_transform_stdio)   \
-	X(l7mp_transform_echo)    \
-	X(l7mp_transform_discard) \
-	X(l7mp_transform_logger)  \
-	X(l7mp_transform_jsonencap) \
-	X(l7mp_transform_jsondecap) \
-	X(l7mp_transform_metric) \
-	X(l7mp_transform_sync) \
-	X(l7mp_proto_controller)                                                                   \
+	X(l7mp_proto_pipe)           \
+	X(l7mp_proto_packet)         \
+	X(l7mp_proto_fork)           \
+	X(l7mp_proto_jsonsocket)     \
+	X(l7mp_transform_stdio)      \
+	X(l7mp_transform_echo)       \
+	X(l7mp_transform_discard)    \
+	X(l7mp_transform_logger)     \
+	X(l7mp_transform_jsonencap)  \
+	X(l7mp_transform_jsondecap)  \
+	X(l7mp_transform_metric)     \
+	X(l7mp_transform_sync)       \
+	X(l7mp_proto_controller)     \
 	X(l7mp_proto_prometheus)
 
 #define AS_PROTO(p) &p,

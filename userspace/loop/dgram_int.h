@@ -9,20 +9,20 @@
 #include "l7mp/dgram.h"
 #include "loop_int.h"
 
-#define DG_BATCH     64         /* messages of one recvmmsg or sendmmsg */
-#define DG_ROUNDS    4          /* recvmmsg calls of one socket in a turn, for fairness */
-#define DG_SLOT      65536u     /* bytes of a receive slot, unless a socket asks for more */
-#define DG_COPYBREAK 4096u      /* up to here a datagram is copied and its slot stays */
-#define DG_IOV       1024       /* datagrams of one sendmmsg, GSO segments counted */
-#define DG_QUEUE_MAX (1u << 20) /* bytes queued for sending per socket, with DG_COST each */
-#define DG_COST      128u       /* what an entry costs beside its payload */
-#define DG_EARLY     256        /* queued messages that don't wait for the end of the turn */
-#define DG_FREE_MAX  4096       /* queue entries that are kept for the next turn */
-#define DG_STALL_MS  1000       /* a UNIX receiver that reads nothing for that long loses */
-#define DG_GSO_SEGS  64         /* UDP_MAX_SEGMENTS of older kernels */
-#define DG_GSO_BYTES 65000u     /* below 64 KiB less any header */
+#define DG_BATCH     64          /* messages of one recvmmsg or sendmmsg */
+#define DG_ROUNDS    4           /* recvmmsg calls of one socket in a turn, for fairness */
+#define DG_SLOT      65536u      /* bytes of a receive slot, unless a socket asks for more */
+#define DG_COPYBREAK 4096u       /* up to here a datagram is copied and its slot stays */
+#define DG_IOV       1024        /* datagrams of one sendmmsg, GSO segments counted */
+#define DG_QUEUE_MAX (1u << 20)  /* bytes queued for sending per socket, with DG_COST each */
+#define DG_COST      128u        /* what an entry costs beside its payload */
+#define DG_EARLY     256         /* queued messages that don't wait for the end of the turn */
+#define DG_FREE_MAX  4096        /* queue entries that are kept for the next turn */
+#define DG_STALL_MS  1000        /* a UNIX receiver that reads nothing for that long loses */
+#define DG_GSO_SEGS  64          /* UDP_MAX_SEGMENTS of older kernels */
+#define DG_GSO_BYTES 65000u      /* below 64 KiB less any header */
 #define DG_LOW       (64u << 10) /* waiting bytes below which `drain` is told */
-#define DG_GSO_SURE  1200u      /* a segment that fits every path's MTU, practically */
+#define DG_GSO_SURE  1200u       /* a segment that fits every path's MTU, practically */
 
 /* One queued datagram. The destination lies in front of the allocation's end: UNIX ones are longer. */
 struct dg_msg {
@@ -64,9 +64,9 @@ struct l7mp_dgram {
 	in_port_t port; /* local, network order; 0: not known yet */
 	bool connected, udp;
 	bool reading, ended, closed;
-	bool blocked;     /* waits until the kernel takes more */
-	bool draining;    /* was blocked: `drain` is to be told */
-	bool has_cred;    /* of the datagram that recv is told of */
+	bool blocked;  /* waits until the kernel takes more */
+	bool draining; /* was blocked: `drain` is to be told */
+	bool has_cred; /* of the datagram that recv is told of */
 	struct ucred cred;
 	uint8_t busy;     /* inside callbacks: free later */
 	uint16_t gso_max; /* largest segment; 0: the kernel can't */

@@ -17,7 +17,7 @@
 #include "l7mp/util.h"
 #include "tls_int.h"
 
-#define RECORD      16384   /* plain text of one record */
+#define RECORD      16384 /* plain text of one record */
 #define ANSWERS_MAX 65536 /* bytes of answers to key updates that a peer leaves unread */
 
 struct l7mp_tls {
