@@ -144,6 +144,8 @@ def main():
     ap.add_argument("-j", type=int, default=max(2, os.cpu_count() or 2))
     ap.add_argument("suites", nargs="*", default=[])
     args = ap.parse_args()
+    # A shell's background jobs ignore SIGINT, and what they start inherits that: tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     jobs = [j for j in discover(args.mode, args.suites or SUITES, args.k) if args.k in f"{j[0]}/{j[1]}"]
     beside = [j for j in jobs if "alone" not in j[3]]
     alone = [j for j in jobs if "alone" in j[3]]
