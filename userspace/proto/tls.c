@@ -486,7 +486,7 @@ static int add_sni(cJSON *object, const char *sni)
 	char plain[256];
 	size_t n = 0;
 
-	for (; sni[n] && n < sizeof(plain) - 1; n++)
+	for (; n < sizeof(plain) - 1 && sni[n]; n++)
 		plain[n] = sni[n] > 0x20 && sni[n] < 0x7f ? sni[n] : '?';
 	plain[n] = '\0';
 	return l7mp_json_add_str(object, "sni", plain);
