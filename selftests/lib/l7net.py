@@ -34,6 +34,16 @@ def ip_error(text):
     return subprocess.run(["ip", *text.split()], capture_output=True, text=True, check=False).stderr
 
 
+def need_bpffs(test):
+    """The pins' file system: mounted when this machine has none (a minimal one hasn't), as the proxy itself does it."""
+    if os.path.ismount("/sys/fs/bpf"):
+        return
+    r = subprocess.run(["mount", "-t", "bpf", "-o", "mode=0755", "bpf", "/sys/fs/bpf"], capture_output=True, text=True,
+                       check=False)
+    if not os.path.ismount("/sys/fs/bpf"):
+        test.skipTest(f"there is no bpffs at /sys/fs/bpf and none can be mounted: {r.stderr.strip()}")
+
+
 def setns(path):
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

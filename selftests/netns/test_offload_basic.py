@@ -44,8 +44,7 @@ class Base(unittest.TestCase):
     def setUp(self):
         if not l7test.ISOLATED:
             self.skipTest("needs root")
-        if not os.path.ismount("/sys/fs/bpf"):
-            self.skipTest("needs a bpffs at /sys/fs/bpf")
+        l7net.need_bpffs(self)
         Base.count += 1
         self.instance = f"t{os.getpid()}-{Base.count}"
         self.pins = PINS / self.instance

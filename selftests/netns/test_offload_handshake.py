@@ -22,8 +22,7 @@ class Handshake(unittest.TestCase):
     def setUp(self):
         if not l7test.ISOLATED:
             self.skipTest("needs root")
-        if not os.path.ismount("/sys/fs/bpf"):
-            self.skipTest("needs a bpffs at /sys/fs/bpf")
+        l7net.need_bpffs(self)
         self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2")
         self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2")
         self.addCleanup(self.a.close)

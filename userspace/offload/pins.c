@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -23,11 +24,33 @@ static int make_dir(const char *path, mode_t mode, char *why, size_t size)
 	return -errno;
 }
 
-static int check_bpffs(char *why, size_t size)
+static bool is_bpffs(void)
 {
 	struct statfs fs;
 
-	if (!statfs(OFF_BPFFS, &fs) && (unsigned)fs.f_type == BPFFS_MAGIC)
+	return !statfs(OFF_BPFFS, &fs) && (unsigned)fs.f_type == BPFFS_MAGIC;
+}
+
+/*
+ * Minimal systems have none. Only in the mount namespace of this machine (or container): in one
+ * of `ip netns exec` the pins would vanish with us, and nobody could clean up after a crash.
+ */
+static bool mount_bpffs(void)
+{
+	struct stat mine, first;
+
+	if (stat("/proc/self/ns/mnt", &mine) || stat("/proc/1/ns/mnt", &first) ||
+	    mine.st_ino != first.st_ino)
+		return false;
+	if (mount("bpf", OFF_BPFFS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755"))
+		return false;
+	l7mp_log_notice(OFF_MODULE, "mounted a bpffs at " OFF_BPFFS);
+	return true;
+}
+
+static int check_bpffs(char *why, size_t size)
+{
+	if (is_bpffs() || (mount_bpffs() && is_bpffs()))
 		return 0;
 	snprintf(why, size,
 	         "no bpffs at " OFF_BPFFS ": mount -t bpf bpf " OFF_BPFFS
