@@ -30,8 +30,8 @@ struct pconn {
 	unsigned notices, lost;
 	unsigned messages; /* data events */
 	char *data;        /* all bytes, messages separated by '|' when datagram */
-	size_t len;
-	bool echo; /* write back what comes in */
+	size_t len, size;  /* used, allocated */
+	bool echo;         /* write back what comes in */
 };
 
 struct pfix {
