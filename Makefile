@@ -175,7 +175,8 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o
+bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o
+$(BUILD)/bench/cost/%.bpf.o: bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))

@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "flow.h"
+#include "handover.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -35,17 +36,17 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 {
 	if (!skb->gso_size)
 		return p->ip_len;
-	return p->l4 - p->l3 + sizeof(struct udphdr) + skb->gso_size;
+	return p->ip_len - p->payload_len + skb->gso_size;
 }
 
 /*
  * The UDP checksum, which may be partial: the helper knows. Only the addresses
  * are in the pseudo header. 0, or negative.
  */
-static __always_inline long replace_csum(struct __sk_buff *skb, const struct l7mp_packet *p,
+static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4,
                                          const struct l7mp_flow_action *a)
 {
-	__u32 at = p->l4 + __builtin_offsetof(struct udphdr, check);
+	const __u32 at = l4 + __builtin_offsetof(struct udphdr, check);
 	long rc = 0;
 
 	if (a->csum_addr)
@@ -56,43 +57,23 @@ static __always_inline long replace_csum(struct __sk_buff *skb, const struct l7m
 	return rc;
 }
 
-static __always_inline int untag(struct __sk_buff *skb, struct l7mp_packet *p)
+/* Takes all tags away, those in the frame (n_vlans) and the one beside it. */
+static __always_inline int untag(struct __sk_buff *skb, const __u32 n_vlans)
 {
-	__u32 n = p->n_vlans + (skb->vlan_present ? 1 : 0);
+	const __u32 n = n_vlans + (skb->vlan_present ? 1 : 0);
 
-	if (n > L7MP_MAX_VLANS)
-		return -1;
 	if (n > 0 && bpf_skb_vlan_pop(skb))
 		return -1;
-	if (n > 1 && bpf_skb_vlan_pop(skb))
-		return -1;
-	p->l4 -= p->n_vlans * sizeof(struct l7mp_vlan);
-	p->l3 -= p->n_vlans * sizeof(struct l7mp_vlan);
-	p->n_vlans = 0;
-	return 0;
+	return n > 1 && bpf_skb_vlan_pop(skb) ? -1 : 0;
 }
 
-/*
- * Redirecting drops what has no link header, even where the kernel writes the
- * header: a packet of a tun device gets one first. Changes nothing when it fails.
- */
-static __always_inline int add_link(struct __sk_buff *skb, struct l7mp_packet *p)
-{
-	if (bpf_skb_change_head(skb, sizeof(struct ethhdr), 0))
-		return -1;
-	p->l3 += sizeof(struct ethhdr);
-	p->l4 += sizeof(struct ethhdr);
-	return 0;
-}
-
-static __always_inline int write_packet(struct __sk_buff *skb, struct l7mp_packet *p,
-                                        const struct l7mp_flow_action *a, const int has_link)
+static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_flow_action *a,
+                                        const __u8 family, const int has_link)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	p->l3 = sizeof(struct ethhdr);
-	if (l7mp_rewrite_ip(data, end, p, a))
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN, family, 0, a))
 		return -1;
 	l7mp_rewrite_macs(data, a);
 	if (!has_link)
@@ -109,60 +90,47 @@ static __always_inline long redirect(const struct l7mp_flow_action *a)
 	return bpf_redirect(a->ifindex, 0);
 }
 
-static __always_inline int forward(struct __sk_buff *skb, struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, const int has_link)
+static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
+                                   const struct l7mp_flow_action *a, const int kind,
+                                   const int has_link)
 {
+	const __u8 family = L7MP_KIND_FAMILY(kind);
+	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
+	__u32 l4 = ETH_HLEN + n_vlans * sizeof(struct l7mp_vlan) +
+	           (family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+
 	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
 	if (a->n_vlans) /* meant for XDP on the real device; here the tags would be missing */
 		return L7MP_VERDICT_PASS_VLAN;
-	if (has_link && p->n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
+	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
-	if (!has_link && add_link(skb, p))
+	/*
+	 * Redirecting drops what has no link header, even where the kernel writes the
+	 * header: a packet of a tun device gets one first.
+	 */
+	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (replace_csum(skb, p, a))
+	if (replace_csum(skb, l4, a))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (has_link && untag(skb, p))
+	if (has_link && untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (write_packet(skb, p, a, has_link))
+	if (write_packet(skb, a, family, has_link))
 		return L7MP_VERDICT_PASS_KERNEL;
 	return a->verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
-/* The headers must be in the linear part; 128 bytes hold all that are parsed. */
-static __always_inline void pull_headers(struct __sk_buff *skb)
-{
-	__u32 want = skb->len < 128 ? skb->len : 128;
-
-	if (skb->data_end - skb->data < want)
-		bpf_skb_pull_data(skb, want);
-}
-
-static __always_inline int parse(struct __sk_buff *skb, struct l7mp_packet *p, const int has_link)
-{
-	void *data, *end;
-
-	if (skb->pkt_type != PACKET_HOST)
-		return L7MP_VERDICT_PASS_NOT_HOST;
-	pull_headers(skb);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (has_link)
-		return l7mp_parse_frame(data, end, skb->len, p);
-	p->l3 = 0;
-	p->n_vlans = 0;
-	return l7mp_parse_ip(data, end, skb->len, (__be16)skb->protocol, p);
-}
-
-static __always_inline int handle(struct __sk_buff *skb, const int has_link,
+static __always_inline int handle(struct __sk_buff *skb, const int kind, const int has_link,
                                   const struct l7mp_flow_action **flow)
 {
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
-	int verdict = parse(skb, &p, has_link);
+	int verdict = l7mp_parse_ip((void *)(long)skb->data, (void *)(long)skb->data_end,
+	                            has_link ? L7MP_KIND_L3(kind) : 0, L7MP_KIND_FAMILY(kind),
+	                            skb->len, &p);
 	__u64 n;
 
 	if (verdict)
@@ -172,41 +140,105 @@ static __always_inline int handle(struct __sk_buff *skb, const int has_link,
 		return L7MP_VERDICT_PASS_NO_FLOW;
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
-	if (a->match_tag != l7mp_match_tag(&p.key))
+	if (a->match_tag != l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind)))
 		return L7MP_VERDICT_PASS_STALE;
+	if (l7mp_handover_waits(a))
+		return L7MP_VERDICT_PASS_HANDOVER;
 	n = segments(skb, &p);
 	if (a->verb == L7MP_VERB_COUNT)
 		verdict = L7MP_VERDICT_COUNTED;
 	else
-		verdict = forward(skb, &p, a, has_link);
+		verdict = forward(skb, &p, a, kind, has_link);
 	if (verdict <= L7MP_VERDICT_COUNTED)
 		l7mp_count_flow(c, n, p.payload_len);
 	*flow = a;
 	return verdict;
 }
 
-static __always_inline int finish(struct __sk_buff *skb, const int has_link)
+/* The action of the packet, or TC_ACT_UNSPEC: on to the next filter, which may be somebody else's. */
+static __always_inline int finish(int verdict, const struct l7mp_flow_action *a)
 {
-	const struct l7mp_flow_action *a = NULL;
-	int verdict = handle(skb, has_link, &a);
-
 	l7mp_count_verdict(verdict);
 	if (verdict == L7MP_VERDICT_COUNTED)
 		return TC_ACT_SHOT;
-	/* Pass: on to the next filter, which may be somebody else's. */
 	return verdict < L7MP_VERDICT_COUNTED && a ? redirect(a) : TC_ACT_UNSPEC;
+}
+
+static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
+{
+	const struct l7mp_flow_action *a = NULL;
+	int verdict = handle(skb, kind, has_link, &a);
+
+	return finish(verdict, a);
+}
+
+/* Kept apart, so that the compiler does not join them into one with variable offsets. */
+#define DEFINE_KIND(n, family)                                             \
+	static __noinline int handle_##n##_##family(struct __sk_buff *skb) \
+	{                                                                  \
+		return handle_kind(skb, L7MP_KIND(n, family), 1);          \
+	}
+L7MP_KINDS(DEFINE_KIND)
+
+static __noinline int handle_l3_v4(struct __sk_buff *skb)
+{
+	return handle_kind(skb, L7MP_KIND(0, L7MP_FAMILY_V4), 0);
+}
+
+static __noinline int handle_l3_v6(struct __sk_buff *skb)
+{
+	return handle_kind(skb, L7MP_KIND(0, L7MP_FAMILY_V6), 0);
+}
+
+/*
+ * The headers must be in the linear part, where most drivers put them. `enough` bytes suffice for what the
+ * packet is; 128 hold all that is parsed.
+ */
+static __always_inline void pull_headers(struct __sk_buff *skb, const __u32 enough)
+{
+	if ((void *)(long)skb->data + enough > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
+}
+
+static __always_inline int l7mp_tc_main(struct __sk_buff *skb)
+{
+	const __u32 least = ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr);
+	int kind;
+
+	if (skb->pkt_type != PACKET_HOST)
+		return finish(L7MP_VERDICT_PASS_NOT_HOST, NULL);
+	pull_headers(skb, least);
+	kind = l7mp_frame_kind((void *)(long)skb->data, (void *)(long)skb->data_end);
+	if (kind > 0 && kind != L7MP_KIND(0, L7MP_FAMILY_V4))
+		pull_headers(skb, least + 2 * sizeof(struct l7mp_vlan) + sizeof(struct ipv6hdr) -
+		                          sizeof(struct iphdr));
+	switch (kind) {
+#define CASE_KIND(n, family)       \
+	case L7MP_KIND(n, family): \
+		return handle_##n##_##family(skb);
+		L7MP_KINDS(CASE_KIND)
+	default:
+		return finish(-kind, NULL);
+	}
 }
 
 SEC("tc")
 int l7mp_tc(struct __sk_buff *skb)
 {
-	return finish(skb, 1);
+	return l7mp_tc_main(skb);
 }
 
 SEC("tc")
 int l7mp_tc_l3(struct __sk_buff *skb)
 {
-	return finish(skb, 0);
+	if (skb->pkt_type != PACKET_HOST)
+		return finish(L7MP_VERDICT_PASS_NOT_HOST, NULL);
+	pull_headers(skb, sizeof(struct ipv6hdr) + sizeof(struct udphdr));
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return handle_l3_v4(skb);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return handle_l3_v6(skb);
+	return finish(L7MP_VERDICT_PASS_NOT_IP, NULL);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

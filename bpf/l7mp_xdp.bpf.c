@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "flow.h"
+#include "handover.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -24,63 +25,70 @@ struct {
 	__type(value, __u32);
 } devices SEC(".maps");
 
-/* Link header for the way out: MACs and as many tags as the flow leaves with. */
-static __always_inline int write_link(void *data, void *end, const struct l7mp_packet *p,
-                                      const struct l7mp_flow_action *a)
-{
-	struct ethhdr *eth = data;
-	struct l7mp_vlan *vlan = (void *)(eth + 1);
-	__be16 ip_proto =
-	        p->key.family == L7MP_FAMILY_V4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-
-	if ((void *)(vlan + 2) > end) /* an IP header follows: always there */
-		return -1;
-	l7mp_rewrite_macs(eth, a);
-	if (a->n_vlans == 0) {
-		eth->h_proto = ip_proto;
-		return 0;
-	}
-	eth->h_proto = a->vlan_proto[0];
-	vlan[0].tci = a->vlan_tci[0];
-	if (a->n_vlans == 1) {
-		vlan[0].proto = ip_proto;
-		return 0;
-	}
-	vlan[0].proto = a->vlan_proto[1];
-	vlan[1].tci = a->vlan_tci[1];
-	vlan[1].proto = ip_proto;
-	return 0;
-}
-
-static __always_inline int write_packet(struct xdp_md *ctx, struct l7mp_packet *p,
-                                        const struct l7mp_flow_action *a)
+/* The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are constants. */
+static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_flow_action *a,
+                                        const __u32 n_vlans, const __u8 family)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct udphdr *udp;
-	__u32 l3 = sizeof(struct ethhdr) + (a->n_vlans & 3) * sizeof(struct l7mp_vlan);
+	struct ethhdr *eth = data;
+	struct l7mp_vlan *vlan = (void *)(eth + 1);
+	__be16 ip_proto = family == L7MP_FAMILY_V4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 
-	/* Constants by case: the verifier wants to know the offset. */
-	if (l3 == 14)
-		p->l3 = 14;
-	else if (l3 == 18)
-		p->l3 = 18;
-	else
-		p->l3 = 22;
-	if (l7mp_rewrite_ip(data, end, p, a))
-		return -1;
-	udp = data + p->l3 +
-	      (p->key.family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	if ((void *)(udp + 1) > end)
-		return -1;
-	l7mp_rewrite_udp_csum(udp, a);
-	return write_link(data, end, p, a);
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, a))
+		return L7MP_VERDICT_PASS_KERNEL;
+	l7mp_rewrite_macs(eth, a);
+	eth->h_proto = n_vlans ? a->vlan_proto[0] : ip_proto;
+	if (n_vlans > 0) {
+		vlan[0].tci = a->vlan_tci[0];
+		vlan[0].proto = n_vlans > 1 ? a->vlan_proto[1] : ip_proto;
+	}
+	if (n_vlans > 1) {
+		vlan[1].tci = a->vlan_tci[1];
+		vlan[1].proto = ip_proto;
+	}
+	return 0;
 }
 
-static __always_inline int forward(struct xdp_md *ctx, struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a)
+/* With another number of tags than it came in with. 0, or a verdict, and then nothing was changed. */
+static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_flow_action *a,
+                                       __u32 n_vlans, const __u8 family)
 {
-	__s32 grow;
+	__s32 grow = ((__s32)n_vlans - (__s32)a->n_vlans) * (__s32)sizeof(struct l7mp_vlan);
+
+	if (a->n_vlans > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
+		return L7MP_VERDICT_PASS_VLAN;
+	if (a->n_vlans == 0)
+		return write_packet(ctx, a, 0, family);
+	if (a->n_vlans == 1)
+		return write_packet(ctx, a, 1, family);
+	return write_packet(ctx, a, 2, family);
+}
+
+static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_flow_action *a, __u32 n_vlans)
+{
+	return move_packet(ctx, a, n_vlans, L7MP_FAMILY_V4);
+}
+
+static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_flow_action *a, __u32 n_vlans)
+{
+	return move_packet(ctx, a, n_vlans, L7MP_FAMILY_V6);
+}
+
+/* Is the frame addressed to us? Only the flow knows our link address there. */
+static __always_inline int to_us(const struct ethhdr *eth, const struct l7mp_flow_action *a)
+{
+	const __u16 *mac = (const __u16 *)eth->h_dest, *own = (const __u16 *)a->in_mac;
+
+	return mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2];
+}
+
+static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet *p,
+                                   const struct l7mp_flow_action *a, const int kind)
+{
+	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
+	const __u8 family = L7MP_KIND_FAMILY(kind);
+	int rc;
 
 	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
@@ -88,27 +96,30 @@ static __always_inline int forward(struct xdp_md *ctx, struct l7mp_packet *p,
 		return L7MP_VERDICT_PASS_TO_TC;
 	if (p->ip_len > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
-	if (a->n_vlans > L7MP_MAX_VLANS)
-		return L7MP_VERDICT_PASS_VLAN;
 	/* Notes the target, changes nothing yet; fails when the device has gone. */
 	if (bpf_redirect_map(&devices, a->ifindex, 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
-	grow = ((__s32)p->n_vlans - (__s32)a->n_vlans) * (__s32)sizeof(struct l7mp_vlan);
-	if (grow && bpf_xdp_adjust_head(ctx, grow))
-		return L7MP_VERDICT_PASS_VLAN;
-	if (write_packet(ctx, p, a))
-		return L7MP_VERDICT_PASS_KERNEL;
+	if (a->n_vlans == n_vlans)
+		rc = write_packet(ctx, a, n_vlans, family);
+	else if (family == L7MP_FAMILY_V4)
+		rc = move_v4(ctx, a, n_vlans);
+	else
+		rc = move_v6(ctx, a, n_vlans);
+	if (rc)
+		return rc;
 	return a->verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
-static __always_inline int handle(struct xdp_md *ctx)
+static __always_inline int handle(struct xdp_md *ctx, const int kind)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
-	int verdict = l7mp_parse_frame(data, end, end - data, &p);
+	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
+	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), L7MP_KIND_FAMILY(kind),
+	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
 
 	if (verdict)
 		return verdict;
@@ -117,26 +128,57 @@ static __always_inline int handle(struct xdp_md *ctx)
 		return L7MP_VERDICT_PASS_NO_FLOW;
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
-	if (a->match_tag != l7mp_match_tag(&p.key))
+	if (a->match_tag != l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind)))
 		return L7MP_VERDICT_PASS_STALE;
+	if (!to_us(data, a))
+		return L7MP_VERDICT_PASS_NOT_HOST;
+	if (l7mp_handover_waits(a))
+		return L7MP_VERDICT_PASS_HANDOVER;
 	if (a->verb == L7MP_VERB_COUNT)
 		verdict = L7MP_VERDICT_COUNTED;
 	else
-		verdict = forward(ctx, &p, a);
+		verdict = forward(ctx, &p, a, kind);
 	if (verdict <= L7MP_VERDICT_COUNTED)
 		l7mp_count_flow(c, 1, p.payload_len);
 	return verdict;
 }
 
-SEC("xdp")
-int l7mp_xdp(struct xdp_md *ctx)
+/* Kept apart, so that the compiler does not join them into one with variable offsets. */
+#define DEFINE_KIND(n, family)                                          \
+	static __noinline int handle_##n##_##family(struct xdp_md *ctx) \
+	{                                                               \
+		return handle(ctx, L7MP_KIND(n, family));               \
+	}
+L7MP_KINDS(DEFINE_KIND)
+
+static __always_inline int run(struct xdp_md *ctx)
 {
-	int verdict = handle(ctx);
+	int kind = l7mp_frame_kind((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+
+	switch (kind) {
+#define CASE_KIND(n, family)       \
+	case L7MP_KIND(n, family): \
+		return handle_##n##_##family(ctx);
+		L7MP_KINDS(CASE_KIND)
+	default:
+		return -kind;
+	}
+}
+
+static __always_inline int l7mp_xdp_main(struct xdp_md *ctx)
+{
+	int verdict = run(ctx);
 
 	l7mp_count_verdict(verdict);
 	if (verdict == L7MP_VERDICT_COUNTED)
 		return XDP_DROP;
 	return verdict < L7MP_VERDICT_COUNTED ? XDP_REDIRECT : XDP_PASS;
+}
+
+SEC("xdp")
+int l7mp_xdp(struct xdp_md *ctx)
+{
+	return l7mp_xdp_main(ctx);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -9,14 +9,17 @@
  * may be reused while a program still reads it; a tag that does not fit says so, and the
  * packet goes up instead of out with another flow's addresses.
  */
-static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l7mp_flow_key *key)
+static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l7mp_flow_key *key,
+                                                                  const __u8 family)
 {
 	const __u32 *w = (const __u32 *)key;
 	__u32 tag = w[8] ^ w[9];
 
-	if (key->family == L7MP_FAMILY_V4)
+	if (family == L7MP_FAMILY_V4)
 		return tag ^ w[0] ^ ((w[4] << 7) | (w[4] >> 25));
-	for (int i = 0; i < 4; i++)
-		tag ^= w[i] ^ ((w[4 + i] << (7 + i)) | (w[4 + i] >> (25 - i)));
+		/* Not a loop: the verifier takes constant offsets only, whatever the compiler thinks of unrolling. */
+#define L7MP_MIX(i) (w[i] ^ ((w[4 + (i)] << (7 + (i))) | (w[4 + (i)] >> (25 - (i)))))
+	tag ^= L7MP_MIX(0) ^ L7MP_MIX(1) ^ L7MP_MIX(2) ^ L7MP_MIX(3);
+#undef L7MP_MIX
 	return tag;
 }

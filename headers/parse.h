@@ -37,11 +37,8 @@ struct l7mp_vlan {
 };
 
 struct l7mp_packet {
-	__u32 l3;          /* offset of the IP header */
-	__u32 l4;          /* offset of the UDP header */
 	__u32 ip_len;      /* whole IP packet */
 	__u32 payload_len; /* transport payload */
-	__u32 n_vlans;     /* tags in the frame */
 	union {
 		struct l7mp_flow_key key;
 		__u64 key_words[5];
@@ -94,11 +91,10 @@ static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *
 	return 0;
 }
 
-static __always_inline int l7mp_parse_v4(const void *data, const void *end, __u32 wire_len,
-                                         struct l7mp_packet *p)
+/* `l3` bytes of link header before it; the whole frame has wire_len. The same for IPv6 below. */
+static __always_inline int l7mp_parse_v4(const struct iphdr *ip, const void *end, const __u32 l3,
+                                         __u32 wire_len, struct l7mp_packet *p)
 {
-	const struct iphdr *ip = data + p->l3;
-
 	if ((const void *)(ip + 1) > end)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	if (ip->version != 4)
@@ -114,9 +110,8 @@ static __always_inline int l7mp_parse_v4(const void *data, const void *end, __u3
 	p->ip_len = bpf_ntohs(ip->tot_len);
 	if (p->ip_len < sizeof(*ip) + sizeof(struct udphdr))
 		return L7MP_VERDICT_PASS_MALFORMED;
-	if (p->l3 + p->ip_len > wire_len)
+	if (l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
-	p->l4 = p->l3 + sizeof(*ip);
 	p->key_words[0] = L7MP_WORD64(l7mp_load32(&ip->saddr), 0);
 	p->key_words[1] = 0;
 	p->key_words[2] = L7MP_WORD64(l7mp_load32(&ip->daddr), 0);
@@ -125,11 +120,9 @@ static __always_inline int l7mp_parse_v4(const void *data, const void *end, __u3
 	                      p);
 }
 
-static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u32 wire_len,
-                                         struct l7mp_packet *p)
+static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *end, const __u32 l3,
+                                         __u32 wire_len, struct l7mp_packet *p)
 {
-	const struct ipv6hdr *ip = data + p->l3;
-
 	if ((const void *)(ip + 1) > end)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	if (ip->version != 6)
@@ -142,9 +135,8 @@ static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u3
 	p->ip_len = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (p->ip_len < sizeof(*ip) + sizeof(struct udphdr)) /* payload_len 0: a jumbogram */
 		return L7MP_VERDICT_PASS_MALFORMED;
-	if (p->l3 + p->ip_len > wire_len)
+	if (l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
-	p->l4 = p->l3 + sizeof(*ip);
 	p->key_words[0] = l7mp_load64(&ip->saddr);
 	p->key_words[1] = l7mp_load64((const __u8 *)&ip->saddr + 8);
 	p->key_words[2] = l7mp_load64(&ip->daddr);
@@ -153,14 +145,15 @@ static __always_inline int l7mp_parse_v6(const void *data, const void *end, __u3
 	                      p);
 }
 
-static __always_inline int l7mp_parse_ip(const void *data, const void *end, __u32 wire_len,
-                                         __be16 proto, struct l7mp_packet *p)
+/*
+ * `data` may be shorter than the whole frame of wire_len when the rest is in
+ * fragments. Fills all of *p on success. 0, or a verdict. l3 and family are constants.
+ */
+static __always_inline int l7mp_parse_ip(const void *data, const void *end, const __u32 l3,
+                                         const __u8 family, __u32 wire_len, struct l7mp_packet *p)
 {
-	if (proto == bpf_htons(ETH_P_IP))
-		return l7mp_parse_v4(data, end, wire_len, p);
-	if (proto == bpf_htons(ETH_P_IPV6))
-		return l7mp_parse_v6(data, end, wire_len, p);
-	return L7MP_VERDICT_PASS_NOT_IP;
+	return family == L7MP_FAMILY_V4 ? l7mp_parse_v4(data + l3, end, l3, wire_len, p)
+	                                : l7mp_parse_v6(data + l3, end, l3, wire_len, p);
 }
 
 static __always_inline int l7mp_is_vlan(__be16 proto)
@@ -169,34 +162,46 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 }
 
 /*
- * `wire_len` is the length of the whole frame, which may be longer than
- * [data, end) when the rest is in fragments. Fills all of *p on success. 0, or a verdict.
+ * What a frame carries, and behind how many tags. Each kind has code of its own with constant
+ * offsets: it is shorter, and without CAP_PERFMON the verifier takes no others.
  */
-static __always_inline int l7mp_parse_frame(const void *data, const void *end, __u32 wire_len,
-                                            struct l7mp_packet *p)
+#define L7MP_KIND(n_vlans, family) ((n_vlans) << 4 | (family))
+#define L7MP_KIND_VLANS(kind)      ((kind) >> 4)
+#define L7MP_KIND_FAMILY(kind)     ((kind)&15)
+#define L7MP_KIND_L3(kind)         (ETH_HLEN + L7MP_KIND_VLANS(kind) * (__u32)sizeof(struct l7mp_vlan))
+#define L7MP_KINDS(X)                                                                       \
+	X(0, L7MP_FAMILY_V4)                                                                \
+	X(0, L7MP_FAMILY_V6) X(1, L7MP_FAMILY_V4) X(1, L7MP_FAMILY_V6) X(2, L7MP_FAMILY_V4) \
+	        X(2, L7MP_FAMILY_V6)
+
+/* The kind, or a negative verdict. */
+static __always_inline int l7mp_frame_kind(const void *data, const void *end)
 {
 	const struct ethhdr *eth = data;
-	const struct l7mp_vlan *vlan;
+	const struct l7mp_vlan *vlan = (const void *)(eth + 1);
 	__be16 proto;
+	int n = 0;
 
 	if ((const void *)(eth + 1) > end)
-		return L7MP_VERDICT_PASS_TRUNCATED;
+		return -L7MP_VERDICT_PASS_TRUNCATED;
 	if (eth->h_dest[0] & 1)
-		return L7MP_VERDICT_PASS_NOT_HOST;
+		return -L7MP_VERDICT_PASS_NOT_HOST;
 	proto = eth->h_proto;
-	vlan = (const void *)(eth + 1);
-	p->l3 = sizeof(*eth);
-	p->n_vlans = 0;
-#pragma unroll
-	for (int i = 0; i < L7MP_MAX_VLANS; i++) {
-		if (!l7mp_is_vlan(proto))
-			break;
+	if (l7mp_is_vlan(proto)) {
 		if ((const void *)(vlan + 1) > end)
-			return L7MP_VERDICT_PASS_TRUNCATED;
-		proto = vlan->proto;
-		vlan++;
-		p->l3 += sizeof(*vlan);
-		p->n_vlans++;
+			return -L7MP_VERDICT_PASS_TRUNCATED;
+		proto = vlan[0].proto;
+		n = 1;
+		if (l7mp_is_vlan(proto)) {
+			if ((const void *)(vlan + 2) > end)
+				return -L7MP_VERDICT_PASS_TRUNCATED;
+			proto = vlan[1].proto;
+			n = 2;
+		}
 	}
-	return l7mp_parse_ip(data, end, wire_len, proto, p);
+	if (proto == bpf_htons(ETH_P_IP))
+		return L7MP_KIND(n, L7MP_FAMILY_V4);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return L7MP_KIND(n, L7MP_FAMILY_V6);
+	return -L7MP_VERDICT_PASS_NOT_IP;
 }

@@ -9,15 +9,17 @@
 #include "maps.h"
 #include "parse.h"
 
-/* 0, or -1 when the verifier's bounds test failed. Ports, addresses, TTL; no UDP checksum. */
-static __always_inline int l7mp_rewrite_ip(void *data, void *end, const struct l7mp_packet *p,
-                                           const struct l7mp_flow_action *a)
+/*
+ * Ports, addresses, TTL of the IP packet l3 bytes into the frame; with `csum` the UDP checksum too. 0, or -1
+ * when the verifier's bounds test failed. l3, family and csum are constants.
+ */
+static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
+                                           const int csum, const struct l7mp_flow_action *a)
 {
-	void *l3 = data + p->l3;
 	struct udphdr *udp;
 
-	if (p->key.family == L7MP_FAMILY_V4) {
-		struct iphdr *ip = l3;
+	if (family == L7MP_FAMILY_V4) {
+		struct iphdr *ip = data + l3;
 
 		udp = (void *)(ip + 1);
 		if ((void *)(udp + 1) > end)
@@ -27,7 +29,7 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const struct l
 		__builtin_memcpy(&ip->saddr, a->saddr.bytes, 4);
 		__builtin_memcpy(&ip->daddr, a->daddr.bytes, 4);
 	} else {
-		struct ipv6hdr *ip = l3;
+		struct ipv6hdr *ip = data + l3;
 
 		udp = (void *)(ip + 1);
 		if ((void *)(udp + 1) > end)
@@ -38,13 +40,9 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const struct l
 	}
 	udp->source = a->sport;
 	udp->dest = a->dport;
+	if (csum)
+		udp->check = l7mp_csum_apply_udp(udp->check, a->csum_addr + a->csum_port);
 	return 0;
-}
-
-static __always_inline void l7mp_rewrite_udp_csum(struct udphdr *udp,
-                                                  const struct l7mp_flow_action *a)
-{
-	udp->check = l7mp_csum_apply_udp(udp->check, a->csum_addr + a->csum_port);
 }
 
 static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_flow_action *a)

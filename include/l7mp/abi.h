@@ -17,7 +17,7 @@
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 1
+#define L7MP_ABI_VERSION 2
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
 #define L7MP_MAP_FLOWS    "flows"
@@ -27,6 +27,7 @@
 #define L7MP_MAP_SESSIONS "sessions"
 #define L7MP_MAP_ABI      "abi"
 #define L7MP_MAP_ATTACHED "attached"
+#define L7MP_MAP_HANDOVER "handover"
 
 #define L7MP_PROG_XDP   "l7mp_xdp"
 #define L7MP_PROG_TC    "l7mp_tc"
@@ -62,6 +63,7 @@ enum l7mp_flow_flags {
 	L7MP_FLOW_TO_INGRESS = 1 << 0, /* into the receive path of ifindex (lo): tc only */
 	L7MP_FLOW_NEIGH = 1 << 1,      /* let the kernel find the link addresses: tc only */
 	L7MP_FLOW_TC_ONLY = 1 << 2,    /* XDP can't send it out: the tc program behind it can */
+	L7MP_FLOW_HANDOVER = 1 << 3,   /* begins when user space has caught up: see l7mp_handover */
 };
 
 /*
@@ -71,15 +73,11 @@ enum l7mp_flow_flags {
  * packet, folded to 16 bits.
  */
 struct l7mp_flow_action {
+	/* What the programs read for every packet, together. */
 	struct l7mp_abi_addr saddr; /* new addresses */
 	struct l7mp_abi_addr daddr;
 	__be16 sport; /* new ports, network order */
 	__be16 dport;
-	__u16 sport_host; /* the same for people */
-	__u16 dport_host;
-	__u16 match_sport_host; /* the key's ports for people */
-	__u16 match_dport_host;
-
 	__u8 verb;    /* enum l7mp_flow_verb */
 	__u8 n_vlans; /* tags to send with: 0, 1 or 2, outer first */
 	__u16 flags;
@@ -87,16 +85,22 @@ struct l7mp_flow_action {
 	__u32 mtu;     /* largest IP packet that may leave there */
 	__u8 dmac[6];
 	__u8 smac[6];
+	__u8 in_mac
+	        [6]; /* link address that the packets are sent to; XDP has no other way to know */
 	__be16 vlan_proto[2]; /* ETH_P_8021Q, ETH_P_8021AD in network order */
 	__be16 vlan_tci[2];
-
+	__u8 pad0[2];
 	__u32 csum_l3;   /* IPv4 header: the addresses, and TTL less one */
 	__u32 csum_addr; /* pseudo header: the addresses */
 	__u32 csum_port; /* the ports */
 	__u32 match_tag; /* l7mp_match_tag() of the key: see headers/flow.h */
-	__u32 pad0;
+	__u32 handover;  /* with L7MP_FLOW_HANDOVER: its place in the map of that name */
 
-	__u64 session; /* id of the session, for adoption after a restart */
+	__u16 sport_host; /* the new ports, for people */
+	__u16 dport_host;
+	__u16 match_sport_host; /* the key's, for people */
+	__u16 match_dport_host;
+	__u64 session; /* id of the session: key of `sessions` */
 	__u64 cookie;  /* of the pipe's owner in user space */
 
 	/* Reserved for TCP splicing: added to sequence, acknowledgement, timestamps; window shift. */
@@ -109,6 +113,20 @@ struct l7mp_flow_action {
 	__u8 pad[6];
 };
 
+/*
+ * handover: an array of these, written by both sides (BPF_F_MMAPABLE), so that a flow begins
+ * without overtaking what is still on its way through user space. While the two numbers differ, the
+ * programs pass the flow's packets up and count them in `passed`. User space notes `passed`, relays
+ * all that its sockets hold, and stores what it noted in `relayed`. If the next packet finds
+ * both equal, nothing is left in front of it: from then on the flow is fast, because nobody changes
+ * the numbers any more. `passed` begins with 1 and `relayed` with 0, for what came before the flow was there.
+ */
+struct l7mp_handover {
+	__u64 passed;  /* the programs', atomically */
+	__u64 relayed; /* user space's */
+};
+#define L7MP_HANDOVER_SLOTS 4096
+
 /* counters: per CPU. A flow's counter is the sum over the CPUs. */
 struct l7mp_flow_counter {
 	__u64 packets;   /* wire datagrams: a GSO packet counts its segments */
@@ -118,26 +136,27 @@ struct l7mp_flow_counter {
 };
 
 /* verdicts: per-CPU array. X(identifier, text, what it means) */
-#define L7MP_VERDICTS(X)                                                                \
-	X(FORWARDED, "forwarded", "rewritten and redirected")                           \
-	X(REFLECTED, "reflected", "sent back by an Echo flow")                          \
-	X(COUNTED, "counted", "swallowed by a Discard flow")                            \
-	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                   \
-	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")        \
-	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header") \
-	X(PASS_NOT_HOST, "not-host",                                                    \
-	  "link address is not this host's own: multicast, broadcast, other")           \
-	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                  \
-	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")      \
-	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                   \
-	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                   \
-	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                \
-	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                \
-	X(PASS_MTU, "mtu", "larger than the way out takes")                             \
-	X(PASS_DEVICE, "device", "the way out is not there any more")                   \
-	X(PASS_VLAN, "vlan", "the tags can't be changed as the flow needs")             \
-	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")               \
-	X(PASS_STALE, "stale", "the flow was replaced while it was read")               \
+#define L7MP_VERDICTS(X)                                                                           \
+	X(FORWARDED, "forwarded", "rewritten and redirected")                                      \
+	X(REFLECTED, "reflected", "sent back by an Echo flow")                                     \
+	X(COUNTED, "counted", "swallowed by a Discard flow")                                       \
+	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                              \
+	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")                   \
+	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header")            \
+	X(PASS_NOT_HOST, "not-host",                                                               \
+	  "link address is not this host's own: multicast, broadcast, other")                      \
+	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                             \
+	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")                 \
+	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                              \
+	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                              \
+	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                           \
+	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                           \
+	X(PASS_MTU, "mtu", "larger than the way out takes")                                        \
+	X(PASS_DEVICE, "device", "the way out is not there any more")                              \
+	X(PASS_VLAN, "vlan", "the tags can't be changed as the flow needs")                        \
+	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                          \
+	X(PASS_STALE, "stale", "the flow was replaced while it was read")                          \
+	X(PASS_HANDOVER, "handover", "what came before it is still on its way through user space") \
 	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
@@ -179,10 +198,12 @@ struct l7mp_abi_attached {
 #define L7MP_ABI_ASSERT(cond) _Static_assert(cond, #cond)
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, verb) == 44);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 48);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, verb) == 36);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 76);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 96);
-L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 136);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 96);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 104);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 144);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

@@ -3,11 +3,9 @@
  * ns per packet of the programs and their references, by BPF_PROG_TEST_RUN: `bpf_cost
  * ROUNDS` prints {"name": [ns per round, ...], ...}.
  *
- * A test run repeats on the same bytes, so every flow rewrites its packet into one
- * of the next flow of a random cycle: a run over N flows walks from one to the other. As
- * each step takes one from the TTL, a run has fewer than 255 repeats, and a value is the mean
- * of the faster half of many runs. Live runs (real redirects out of a veth) restore the TTL
- * where the frames end.
+ * A test run repeats on the same bytes; the programs are measured in a wrapper that makes them another
+ * packet each time (cost/next.h), so that a run over N flows goes through all of them. A value is the median
+ * of a few long runs. Live runs redirect really, out of a veth, and are dropped behind it.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -21,11 +19,9 @@
 
 #include "rig.h"
 
-#define REPEAT     250
-#define RUNS       120
-#define RUNS_XDP   30 /* each waits for a grace period: the kernel patches its dispatcher */
+#define REPEAT     500000
+#define RUNS       5
 #define LIVE       20000
-#define FLOWS_MAX  100000
 #define MAX_ROUNDS 100
 #define MAX_ROWS   64
 
@@ -37,17 +33,21 @@ struct row {
 struct bench {
 	struct rig rig;
 	struct bpf_object *ref;
-	uint32_t *next; /* the cycle */
+	int walks[RIG_HOOKS]; /* of the programs in cost/ */
+	int next[RIG_HOOKS];  /* what the wrapper alone costs */
 	struct row rows[MAX_ROWS];
 	int n_rows, round;
-	uint32_t random;
 };
 
-static uint32_t rnd(struct bench *b, uint32_t below)
-{
-	b->random = b->random * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)b->random * below) >> 32);
-}
+struct walk { /* as in cost/next.h */
+	uint32_t at, mask;
+	uint8_t set, pad[3];
+};
+
+static const struct {
+	uint32_t n;
+	const char *name;
+} sizes[] = {{1, "1"}, {1024, "1000"}, {131072, "100000"}}; /* at least that many */
 
 static void record(struct bench *b, const char *name, double ns)
 {
@@ -64,7 +64,7 @@ static void record(struct bench *b, const char *name, double ns)
 	b->rows[i].ns[b->round] = ns;
 }
 
-/* Flow i of a set; the sets of 1, 1,000 and 100,000 flows differ in their second byte. */
+/* Flow i of a set; the sets differ in their second byte. What all flows are rewritten to is one of set 9. */
 static void flow_packet(const struct bench *b, int family, uint32_t set, uint32_t i,
                         struct packet *p)
 {
@@ -72,7 +72,7 @@ static void flow_packet(const struct bench *b, int family, uint32_t set, uint32_
 	p->family = family;
 	p->ext = -1;
 	p->protocol = 17;
-	p->ttl = 255;
+	p->ttl = 64;
 	p->payload = 160; /* a voice packet */
 	memcpy(p->dmac, b->rig.in_mac, 6);
 	memcpy(p->smac, b->rig.out_mac, 6);
@@ -83,26 +83,18 @@ static void flow_packet(const struct bench *b, int family, uint32_t set, uint32_
 	p->daddr[3] = 1;
 	p->daddr[15] = p->saddr[15] = 9;
 	p->sport = (uint16_t)(1024 + (i & 0xff));
-	p->dport = (uint16_t)(10000 + i % 20000);
+	p->dport = 10000;
 }
 
-static void make_flows(struct bench *b, int family, uint32_t set, uint32_t n)
+static void make_flows(const struct bench *b, int family, uint32_t set, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++)
-		b->next[i] = i;
-	for (uint32_t i = n - 1; n > 1 && i; i--) { /* Sattolo: one cycle through all */
-		uint32_t j = rnd(b, i), t = b->next[i];
-
-		b->next[i] = b->next[j];
-		b->next[j] = t;
-	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct packet from, to;
 		struct l7mp_flow_key key;
 		struct l7mp_flow_action a;
 
 		flow_packet(b, family, set, i, &from);
-		flow_packet(b, family, set, b->next[i], &to);
+		flow_packet(b, family, 9, 0, &to);
 		rig_key(&from, &key);
 		rig_action(&b->rig, &from, &to, &a);
 		rig_put(&b->rig, &key, &a);
@@ -114,6 +106,17 @@ static int by_value(const void *x, const void *y)
 	return *(const __u32 *)x < *(const __u32 *)y ? -1 : *(const __u32 *)x > *(const __u32 *)y;
 }
 
+/* The next run goes through the flows of this set. */
+static void walk(const struct bench *b, uint32_t set, uint32_t n)
+{
+	struct walk w = {.mask = n - 1, .set = (uint8_t)set};
+	uint32_t zero = 0;
+
+	for (int hook = 0; hook < RIG_HOOKS; hook++)
+		if (bpf_map_update_elem(b->walks[hook], &zero, &w, BPF_ANY))
+			tap_bail("walk: %s", strerror(errno));
+}
+
 /* One row: a program, over n flows of a set. */
 static void measure(struct bench *b, const char *name, int prog, bool xdp, int want, int family,
                     uint32_t set, uint32_t n)
@@ -121,13 +124,12 @@ static void measure(struct bench *b, const char *name, int prog, bool xdp, int w
 	struct __sk_buff skb = {.ifindex = b->rig.in, .ingress_ifindex = b->rig.in};
 	static uint8_t in[PACKET_MAX], out[PACKET_MAX];
 	__u32 ns[RUNS];
-	double sum = 0;
-	int runs = xdp ? RUNS_XDP : RUNS;
 
-	for (int i = 0; i < runs; i++) {
+	walk(b, set, n);
+	for (int i = 0; i < RUNS; i++) {
 		struct packet p;
 
-		flow_packet(b, family, set, rnd(b, n), &p);
+		flow_packet(b, family, set, 0, &p);
 		LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in,
 		            .data_size_in = (__u32)packet_build(&p, in), .data_out = out,
 		            .data_size_out = sizeof(out), .repeat = REPEAT,
@@ -138,10 +140,8 @@ static void measure(struct bench *b, const char *name, int prog, bool xdp, int w
 			tap_bail("%s: returned %d instead of %d", name, (int)o.retval, want);
 		ns[i] = o.duration;
 	}
-	qsort(ns, (size_t)runs, sizeof(ns[0]), by_value);
-	for (int i = 0; i < runs / 2; i++)
-		sum += ns[i];
-	record(b, name, sum / (runs / 2));
+	qsort(ns, RUNS, sizeof(ns[0]), by_value);
+	record(b, name, ns[RUNS / 2]);
 }
 
 static int ref_prog(const struct bench *b, const char *name)
@@ -159,8 +159,9 @@ static void live(struct bench *b, const char *name, int prog, int family, uint32
 	struct packet p;
 	__u32 ns[9];
 
+	walk(b, set, n);
 	for (int i = 0; i < 9; i++) {
-		flow_packet(b, family, set, rnd(b, n), &p);
+		flow_packet(b, family, set, 0, &p);
 		LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in,
 		            .data_size_in = (__u32)packet_build(&p, in), .repeat = LIVE,
 		            .flags = BPF_F_TEST_XDP_LIVE_FRAMES, .batch_size = 64);
@@ -181,6 +182,8 @@ static void references(struct bench *b)
 	} all[] = {
 	        {"xdp_floor", true, XDP_PASS},          {"xdp_redirect", true, XDP_REDIRECT},
 	        {"xdp_rewrite", true, XDP_REDIRECT},    {"xdp_rewrite_fib", true, XDP_REDIRECT},
+	        {"xdp_table", true, XDP_REDIRECT},      {"xdp_table_count", true, XDP_REDIRECT},
+	        {"tc_table", false, TC_ACT_REDIRECT},   {"tc_table_count", false, TC_ACT_REDIRECT},
 	        {"tc_floor", false, TC_ACT_OK},         {"tc_redirect", false, TC_ACT_REDIRECT},
 	        {"tc_rewrite", false, TC_ACT_REDIRECT}, {"tc_rewrite_fib", false, TC_ACT_REDIRECT}};
 
@@ -190,27 +193,27 @@ static void references(struct bench *b)
 
 static void round_of_rows(struct bench *b)
 {
-	static const uint32_t sizes[] = {1, 1000, FLOWS_MAX};
 	char name[48];
 
 	references(b);
-	for (int family = 4; family <= 6; family += 2) {
-		/* One flow only: after the grace period a walk would measure cold caches. */
-		snprintf(name, sizeof(name), "xdp_v%d_1", family);
-		measure(b, name, b->rig.prog_xdp, true, XDP_REDIRECT, family, 1, 1);
+	measure(b, "xdp_next", b->next[RIG_XDP], true, XDP_PASS, 4, 1, 1);
+	measure(b, "tc_next", b->next[RIG_TC], false, TC_ACT_OK, 4, 1, 1);
+	for (int family = 4; family <= 6; family += 2)
 		for (uint32_t s = 0; s < 3; s++) {
-			snprintf(name, sizeof(name), "tc_v%d_%u", family, sizes[s]);
+			snprintf(name, sizeof(name), "xdp_v%d_%s", family, sizes[s].name);
+			measure(b, name, b->rig.prog_xdp, true, XDP_REDIRECT, family, s + 1,
+			        sizes[s].n);
+			snprintf(name, sizeof(name), "tc_v%d_%s", family, sizes[s].name);
 			measure(b, name, b->rig.prog_tc, false, TC_ACT_REDIRECT, family, s + 1,
-			        sizes[s]);
+			        sizes[s].n);
 		}
-	}
 	live(b, "live_redirect", ref_prog(b, "xdp_redirect"), 4, 1, 1);
 	live(b, "live_rewrite", ref_prog(b, "xdp_rewrite"), 4, 1, 1);
 	live(b, "live_rewrite_fib", ref_prog(b, "xdp_rewrite_fib"), 4, 1, 1);
 	for (int family = 4; family <= 6; family += 2)
 		for (uint32_t s = 0; s < 3; s++) {
-			snprintf(name, sizeof(name), "live_v%d_%u", family, sizes[s]);
-			live(b, name, b->rig.prog_xdp, family, s + 1, sizes[s]);
+			snprintf(name, sizeof(name), "live_v%d_%s", family, sizes[s].name);
+			live(b, name, b->rig.prog_xdp, family, s + 1, sizes[s].n);
 		}
 }
 
@@ -220,6 +223,23 @@ struct reference_rewrite { /* as in reference.bpf.c */
 	uint8_t dmac[6], smac[6];
 	uint32_t csum_l3, csum_l4;
 };
+
+/* The flow of the programs that have a table. */
+static void put_reference(const struct bench *b, const struct packet *p,
+                          const struct reference_rewrite *r)
+{
+	uint64_t key[5] = {0}, zero[2 * 256] = {0};
+	uint16_t ports[2] = {htons(p->sport), htons(p->dport)};
+
+	memcpy(&key[0], p->saddr, 4);
+	memcpy(&key[2], p->daddr, 4);
+	memcpy(&key[4], ports, 4);
+	if (bpf_map_update_elem(bpf_object__find_map_fd_by_name(b->ref, "table"), key, r,
+	                        BPF_ANY) ||
+	    bpf_map_update_elem(bpf_object__find_map_fd_by_name(b->ref, "counts"), key, zero,
+	                        BPF_ANY))
+		tap_bail("table: %s", strerror(errno));
+}
 
 static void load_references(struct bench *b, const char *path)
 {
@@ -244,6 +264,7 @@ static void load_references(struct bench *b, const char *path)
 	fd = bpf_object__find_map_fd_by_name(b->ref, "rewrites");
 	if (bpf_map_update_elem(fd, &zero, &r, BPF_ANY))
 		tap_bail("rewrites: %s", strerror(errno));
+	put_reference(b, &p, &r);
 	fd = bpf_object__find_map_fd_by_name(b->ref, "devices");
 	if (bpf_map_update_elem(fd, &b->rig.out, &b->rig.out, BPF_ANY))
 		tap_bail("devices: %s", strerror(errno));
@@ -258,22 +279,22 @@ static void load_references(struct bench *b, const char *path)
 
 int main(int argc, char **argv)
 {
-	static struct bench b = {.random = 1};
+	static struct bench b;
 	int rounds = argc > 1 ? atoi(argv[1]) : 5;
 
 	if (argc != 3 || rounds < 1 || rounds > MAX_ROUNDS) {
 		fprintf(stderr, "usage: bpf_cost ROUNDS reference.bpf.o\n");
 		return 2;
 	}
-	b.next = calloc(FLOWS_MAX, sizeof(*b.next));
-	if (!b.next)
-		return 1;
-	rig_init(&b.rig, L7MP_FLOWS_DEFAULT);
+	rig_init(&b.rig, 4 * sizes[2].n);
+	for (int hook = 0; hook < RIG_HOOKS; hook++) {
+		b.walks[hook] = rig_map(&b.rig, hook, "walks");
+		b.next[hook] = rig_prog(&b.rig, hook, hook == RIG_XDP ? "xdp_next" : "tc_next");
+	}
 	load_references(&b, argv[2]);
 	for (int family = 4; family <= 6; family += 2) {
-		make_flows(&b, family, 1, 1);
-		make_flows(&b, family, 2, 1000);
-		make_flows(&b, family, 3, FLOWS_MAX);
+		for (uint32_t i = 0; i < 3; i++)
+			make_flows(&b, family, i + 1, sizes[i].n);
 	}
 	for (b.round = 0; b.round < rounds; b.round++)
 		round_of_rows(&b);

@@ -127,6 +127,10 @@ static void reflect(struct tcase *t)
 static void reflect_v(struct tcase *t) { t->action.verb = L7MP_VERB_REFLECT; }
 static void count_v(struct tcase *t)   { t->action.verb = L7MP_VERB_COUNT; t->action.ifindex = 0; t->action.mtu = 0; }
 static void verb_bad(struct tcase *t)  { t->action.verb = 9; }
+static void waits(struct tcase *t)     { t->action.flags = L7MP_FLOW_HANDOVER; t->action.handover = 7; t->passed = 3; t->relayed = 2; }
+static void begins(struct tcase *t)    { waits(t); t->relayed = 3; }
+static void no_slot(struct tcase *t)   { waits(t); t->action.handover = L7MP_HANDOVER_SLOTS; }
+static void waits_tc(struct tcase *t)  { waits(t); t->action.flags |= L7MP_FLOW_TC_ONLY; }
 static void same(struct tcase *t)
 {
 	memcpy(t->to.saddr, t->in.saddr, 16);
@@ -230,7 +234,7 @@ const struct tcase_def tcases[] = {
         /* link */
         {"multicast MAC", 0, BOTH(PASS_NOT_HOST), multicast, NULL},
         {"broadcast MAC", 0, BOTH(PASS_NOT_HOST), broadcast, NULL},
-        {"MAC of another host", 0, NOT_RUN, V(PASS_NOT_HOST), otherhost, NULL},
+        {"MAC of another host", 0, BOTH(PASS_NOT_HOST), otherhost, NULL},
         /* look-up */
         {"no flow at all", 0, BOTH(PASS_NO_FLOW), no_flow, NULL},
         {"another source port", 0, BOTH(PASS_NO_FLOW), other_port, NULL},
@@ -250,6 +254,11 @@ const struct tcase_def tcases[] = {
         {"Discard", 0, BOTH(COUNTED), NULL, count_v},
         {"Discard takes any size", 0, BOTH(COUNTED), jumbo, count_v},
         {"unknown verb", 0, BOTH(PASS_KERNEL), NULL, verb_bad},
+        /* hand-over */
+        {"a packet before it is still in user space", 0, BOTH(PASS_HANDOVER), NULL, waits},
+        {"the same, for the tc program behind", 0, BOTH(PASS_HANDOVER), NULL, waits_tc},
+        {"user space has relayed all before it", 0, FWD, NULL, begins},
+        {"hand-over without a place", 0, FWD, NULL, no_slot},
         /* segments */
         {"GSO packet counts its segments", 0, NOT_RUN, V(FORWARDED), gso, NULL},
         {"GSO packet without a count", 0, NOT_RUN, V(FORWARDED), gso_no_segs, NULL},

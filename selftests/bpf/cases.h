@@ -19,7 +19,8 @@ struct tcase {
 	bool zero_out; /* a payload whose checksum is zero for the new addresses */
 	size_t cut;    /* bytes cut off the end of the frame */
 	uint32_t gso_size, gso_segs;
-	size_t meta; /* XDP: bytes of metadata in front of the packet */
+	uint64_t passed, relayed; /* of the hand-over, when the flow has one */
+	size_t meta;              /* XDP: bytes of metadata in front of the packet */
 };
 
 struct tcase_def {

@@ -108,17 +108,22 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	x = open_object("l7mp_xdp");
 	set_size(x, L7MP_MAP_FLOWS, max_flows);
 	set_size(x, L7MP_MAP_COUNTERS, max_flows);
+	/* As the daemon makes it: see size_counters() in userspace/offload/maps.c. */
+	if (bpf_map__set_map_flags(bpf_object__find_map_by_name(x, L7MP_MAP_COUNTERS), 0))
+		tap_bail("can't preallocate the counters");
 	if (bpf_object__load(x))
 		tap_bail("the kernel refuses l7mp_xdp: %s", strerror(errno));
 	r->flows = map_fd(x, L7MP_MAP_FLOWS);
 	r->counters = map_fd(x, L7MP_MAP_COUNTERS);
 	r->verdicts = map_fd(x, L7MP_MAP_VERDICTS);
 	r->devices = map_fd(x, L7MP_MAP_DEVICES);
+	r->handover = map_fd(x, L7MP_MAP_HANDOVER);
 	r->prog_xdp = prog_fd(x, L7MP_PROG_XDP);
 	t = open_object("l7mp_tc");
 	share(t, L7MP_MAP_FLOWS, r->flows);
 	share(t, L7MP_MAP_COUNTERS, r->counters);
 	share(t, L7MP_MAP_VERDICTS, r->verdicts);
+	share(t, L7MP_MAP_HANDOVER, r->handover);
 	if (bpf_object__load(t))
 		tap_bail("the kernel refuses l7mp_tc: %s", strerror(errno));
 	r->prog_tc = prog_fd(t, L7MP_PROG_TC);
@@ -126,6 +131,18 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	if (bpf_map_update_elem(r->devices, &r->out, &r->out, BPF_ANY))
 		tap_bail("devices: %s", strerror(errno));
 	/* The objects live as long as the process: their descriptors are in use. */
+	r->objects[RIG_XDP] = x;
+	r->objects[RIG_TC] = t;
+}
+
+int rig_map(const struct rig *r, enum rig_hook hook, const char *name)
+{
+	return map_fd(r->objects[hook], name);
+}
+
+int rig_prog(const struct rig *r, enum rig_hook hook, const char *name)
+{
+	return prog_fd(r->objects[hook], name);
 }
 
 void rig_key(const struct packet *p, struct l7mp_flow_key *key)
@@ -187,7 +204,8 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 	a->csum_port = difference((uint8_t *)old, (uint8_t *)new, 4);
 	if (from->family == 4)
 		a->csum_l3 = fold(a->csum_addr + htons(0xfeff)); /* TTL is a high byte */
-	a->match_tag = l7mp_match_tag(&key);
+	memcpy(a->in_mac, r->in_mac, 6);
+	a->match_tag = l7mp_match_tag(&key, key.family);
 }
 
 void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct l7mp_flow_action *a)

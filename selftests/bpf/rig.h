@@ -18,8 +18,9 @@
 enum rig_hook { RIG_XDP, RIG_TC, RIG_HOOKS };
 
 struct rig {
-	int flows, counters, verdicts, devices;
+	int flows, counters, verdicts, devices, handover;
 	int prog_xdp, prog_tc, prog_tc_l3;
+	struct bpf_object *objects[RIG_HOOKS];
 	int cpus;
 	uint32_t in, out;  /* ifindexes of the two devices */
 	uint8_t in_mac[6]; /* of the first: whose packets are this host's own */
@@ -31,6 +32,10 @@ struct rig {
 void rig_init(struct rig *r, uint32_t max_flows);
 /* The path of a built BPF object: $L7MP_BPF_DIR or build/bpf. */
 const char *rig_object(const char *name, char *buf, size_t size);
+
+/* Descriptors of what else an object has. */
+int rig_map(const struct rig *r, enum rig_hook hook, const char *name);
+int rig_prog(const struct rig *r, enum rig_hook hook, const char *name);
 
 /* The key that a packet has, and the action that makes `to` out of `from`: addresses, ports, MACs, tags. */
 void rig_key(const struct packet *p, struct l7mp_flow_key *key);

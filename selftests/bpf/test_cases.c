@@ -4,6 +4,7 @@
  * and the packet byte by byte - rebuilt from scratch when it was forwarded, untouched
  * when it was passed up. Then truncation at every length, and: was each verdict seen?
  */
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <linux/pkt_cls.h>
 #include <string.h>
@@ -120,6 +121,23 @@ static bool check_counter(const struct tcase *t, int want)
 	return false;
 }
 
+/* What is passed up because of a hand-over is counted in it, and nothing else. */
+static bool check_handover(const struct tcase *t, int want)
+{
+	struct l7mp_handover h;
+	uint32_t slot = t->action.handover;
+	uint64_t passed = t->passed + (want == L7MP_VERDICT_PASS_HANDOVER);
+
+	if (!(t->action.flags & L7MP_FLOW_HANDOVER) ||
+	    bpf_map_lookup_elem(t->rig->handover, &slot, &h))
+		return true;
+	if (h.passed == passed && h.relayed == t->relayed)
+		return true;
+	tap_note("hand-over: %llu passed, %llu relayed", (unsigned long long)h.passed,
+	         (unsigned long long)h.relayed);
+	return false;
+}
+
 static bool check_frame(const struct tcase *t, const struct rig_run *run, int want)
 {
 	uint8_t right[PACKET_MAX];
@@ -173,6 +191,7 @@ static int run_case(const struct tcase *t, const uint8_t *frame, size_t len, int
 	}
 	ok &= check_verdict(t->rig, want);
 	ok &= check_counter(t, want);
+	ok &= check_handover(t, want);
 	ok &= check_frame(t, &run, want);
 	return ok;
 }
@@ -203,6 +222,9 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 	rig_key(&t.key_of, &key);
 	if (!t.no_flow)
 		rig_put(r, &key, &t.action);
+	if (t.action.flags & L7MP_FLOW_HANDOVER)
+		(void)bpf_map_update_elem(r->handover, &t.action.handover,
+		                          &(struct l7mp_handover){t.passed, t.relayed}, BPF_ANY);
 	rig_verdicts_start(r);
 	len = packet_build(&t.in, frame) - t.cut;
 	ok = run_case(&t, frame, len, want);

@@ -137,6 +137,7 @@ static void add_flow(const struct packet *p, const struct packet *to, uint32_t i
 	rig_action(&rig, p, to, &a);
 	a.ifindex = ifindex;
 	a.flags = flags;
+	memcpy(a.in_mac, in.mac, sizeof(a.in_mac));
 	a.verb = L7MP_VERB_FORWARD;
 	rig_key(p, key);
 	rig_put(&rig, key, &a);

@@ -263,7 +263,7 @@ static bool must_be_fast(const struct run *r, const struct flow *f, const struct
 {
 	if (!f || in->fate != MODEL_DELIVER || !in->plain || in->ttl < 2 || in->n_vlans > 2)
 		return false;
-	if (r->hook == RIG_TC && memcmp(frame, r->rig.in_mac, 6))
+	if (memcmp(frame, r->rig.in_mac, 6))
 		return false;
 	if (f->action.verb == L7MP_VERB_COUNT)
 		return true;

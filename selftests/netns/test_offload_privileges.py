@@ -18,7 +18,7 @@ import l7test  # noqa: E402
 import test_offload_basic as basic  # noqa: E402
 
 NOBODY = 65534
-NEEDED = ("bpf", "net_admin", "perfmon")
+NEEDED = ("bpf", "net_admin")
 
 
 class Privileges(basic.Base):
@@ -86,7 +86,7 @@ class Privileges(basic.Base):
         return s
 
     def test_capabilities_are_enough(self):
-        """CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: attached, used, taken away; also after SIGKILL"""
+        """CAP_BPF and CAP_NET_ADMIN: attached, used, taken away; also after SIGKILL"""
         for mode in ("auto", "native"):
             with self.subTest(mode=mode):
                 for peer in (self.a, self.b):

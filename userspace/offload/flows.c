@@ -74,15 +74,18 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 			return reason;
 	}
 	memset(exits, 0, 2 * sizeof(*exits));
-	if (flow->verb == L7MP_VERB_COUNT)
-		return L7MP_REASON_NONE;
 	for (int i = 0; i < flow->n_sides; i++) {
 		const struct off_hop *to =
 		        flow->verb == L7MP_VERB_REFLECT ? flow->hop[0] : flow->hop[!i];
+		const struct off_link *from = off_link_find(e, flow->hop[i]->ifindex);
 
-		reason = off_exit_find(e, in[i], to, &exits[i]);
+		reason = flow->verb == L7MP_VERB_COUNT ? L7MP_REASON_NONE
+		                                       : off_exit_find(e, in[i], to, &exits[i]);
 		if (reason)
 			return reason;
+		/* `from` may be a VLAN device with an address of its own; `in` is what is below it. */
+		if (from)
+			memcpy(exits[i].in_mac, from->mac, sizeof(exits[i].in_mac));
 	}
 	return L7MP_REASON_NONE;
 }

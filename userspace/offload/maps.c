@@ -22,17 +22,21 @@ struct named {
 	const char *name;
 	int *fd;
 };
-#define MAPS   6
-#define PINNED 9
+#define PINNED 10
 
-/* Maps first, in the order in which they are opened. */
+/* In the order in which they are opened: the ABI is looked at first. */
 static void names(struct off_maps *m, struct named out[PINNED])
 {
 	const struct named all[PINNED] = {
-	        {L7MP_MAP_ABI, &m->abi},           {L7MP_MAP_FLOWS, &m->flows},
-	        {L7MP_MAP_COUNTERS, &m->counters}, {L7MP_MAP_VERDICTS, &m->verdicts},
-	        {L7MP_MAP_DEVICES, &m->devices},   {L7MP_MAP_ATTACHED, &m->attached},
-	        {PIN_XDP, &m->prog_xdp},           {PIN_TC, &m->prog_tc},
+	        {L7MP_MAP_ABI, &m->abi},
+	        {L7MP_MAP_FLOWS, &m->flows},
+	        {L7MP_MAP_COUNTERS, &m->counters},
+	        {L7MP_MAP_VERDICTS, &m->verdicts},
+	        {L7MP_MAP_DEVICES, &m->devices},
+	        {L7MP_MAP_ATTACHED, &m->attached},
+	        {L7MP_MAP_HANDOVER, &m->handover},
+	        {PIN_XDP, &m->prog_xdp},
+	        {PIN_TC, &m->prog_tc},
 	        {PIN_TC_L3, &m->prog_tc_l3},
 	};
 
@@ -99,6 +103,7 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 	rc = rc ? rc : reuse(x->maps.devices, m->devices);
 	rc = rc ? rc : reuse(x->maps.abi, m->abi);
 	rc = rc ? rc : reuse(x->maps.attached, m->attached);
+	rc = rc ? rc : reuse(x->maps.handover, m->handover);
 	if (rc) {
 		l7mp_xdp__destroy(x);
 		errno = -rc;
@@ -140,6 +145,7 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.devices), &m->devices);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.abi), &m->abi);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.attached), &m->attached);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.handover), &m->handover);
 	rc = rc ? rc : keep(bpf_program__fd(x->progs.l7mp_xdp), &m->prog_xdp);
 	l7mp_xdp__destroy(x);
 	return rc;
@@ -155,6 +161,7 @@ static int load_tc(struct off_maps *m)
 	rc = reuse(t->maps.flows, m->flows);
 	rc = rc ? rc : reuse(t->maps.counters, m->counters);
 	rc = rc ? rc : reuse(t->maps.verdicts, m->verdicts);
+	rc = rc ? rc : reuse(t->maps.handover, m->handover);
 	rc = rc ? rc : l7mp_tc__load(t);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc), &m->prog_tc);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc_l3), &m->prog_tc_l3);

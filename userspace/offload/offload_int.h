@@ -60,7 +60,7 @@ bool off_settings_names(const struct off_settings *s, const char *ifname);
 
 /* Everything that holds a descriptor in the kernel. -1: not there. */
 struct off_maps {
-	int flows, counters, verdicts, devices, abi, attached;
+	int flows, counters, verdicts, devices, abi, attached, handover;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* capacity of flows and counters */
@@ -303,6 +303,7 @@ struct off_exit {
 	uint32_t mtu;
 	uint16_t flags; /* enum l7mp_flow_flags */
 	uint8_t dmac[6], smac[6];
+	uint8_t in_mac[6]; /* of the device that the packets come in by */
 	uint8_t n_vlans;
 	uint16_t vlan_proto[2]; /* network order, outer first */
 	uint16_t vlan_tci[2];

@@ -147,7 +147,7 @@ void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
 	a->verb = (uint8_t)verb;
 	a->match_sport_host = ntohs(key->sport);
 	a->match_dport_host = ntohs(key->dport);
-	a->match_tag = l7mp_match_tag(key);
+	a->match_tag = l7mp_match_tag(key, key->family);
 	if (verb == L7MP_VERB_COUNT)
 		return;
 	off_abi_addr(src, a->saddr.bytes);
@@ -166,6 +166,7 @@ void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x)
 	a->flags = x->flags;
 	memcpy(a->dmac, x->dmac, sizeof(a->dmac));
 	memcpy(a->smac, x->smac, sizeof(a->smac));
+	memcpy(a->in_mac, x->in_mac, sizeof(a->in_mac));
 	a->n_vlans = x->n_vlans;
 	for (int i = 0; i < 2; i++) {
 		a->vlan_proto[i] = x->vlan_proto[i];
