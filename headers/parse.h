@@ -169,10 +169,10 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 #define L7MP_KIND_VLANS(kind)      ((kind) >> 4)
 #define L7MP_KIND_FAMILY(kind)     ((kind)&15)
 #define L7MP_KIND_L3(kind)         (ETH_HLEN + L7MP_KIND_VLANS(kind) * (__u32)sizeof(struct l7mp_vlan))
-#define L7MP_KINDS(X)                                                                       \
-	X(0, L7MP_FAMILY_V4)                                                                \
-	X(0, L7MP_FAMILY_V6) X(1, L7MP_FAMILY_V4) X(1, L7MP_FAMILY_V6) X(2, L7MP_FAMILY_V4) \
-	        X(2, L7MP_FAMILY_V6)
+#define L7MP_KINDS(X)        \
+	X(0, L7MP_FAMILY_V4) \
+	X(0, L7MP_FAMILY_V6) \
+	X(1, L7MP_FAMILY_V4) X(1, L7MP_FAMILY_V6) X(2, L7MP_FAMILY_V4) X(2, L7MP_FAMILY_V6)
 
 /* The kind, or a negative verdict. */
 static __always_inline int l7mp_frame_kind(const void *data, const void *end)

@@ -15,6 +15,15 @@ struct {
 	__type(value, struct l7mp_abi_info);
 } abi SEC(".maps");
 
+/* By the session id in the flows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, L7MP_FLOWS_DEFAULT);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct l7mp_abi_session);
+} sessions SEC(".maps");
+
 /* By interface index: what to take away again after a crash. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

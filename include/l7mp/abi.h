@@ -165,12 +165,13 @@ enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };
 
 /*
  * sessions: what a restarted daemon needs to take a session over, keyed by the
- * session id of its flows. Reserved: written, not yet read.
+ * session id of its flows (XXH3 of the name). Reserved: written, not yet read.
  */
 struct l7mp_abi_session {
 	__u64 started_ms; /* wall clock */
-	char name[128];
+	char name[128];   /* all of them names, ending with a zero; "": none, or too long */
 	char listener[128];
+	char route[128];
 	char cluster[128];
 	char endpoint[128];
 };

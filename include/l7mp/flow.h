@@ -66,6 +66,14 @@ struct l7mp_flow_counters {
 
 enum l7mp_direction { L7MP_INGRESS, L7MP_EGRESS };
 
+/* Whose flow it is. The texts are borrowed for the call; NULL: none. */
+struct l7mp_flow_owner {
+	uint64_t cookie; /* handed back with every event */
+	/* Names, for the record that a restarted daemon finds beside the flow. */
+	const char *session, *listener, *route, *cluster, *endpoint;
+	uint64_t started_ms; /* wall clock */
+};
+
 struct l7mp_flow; /* engine's handle for both directions of a session */
 
 struct l7mp_offload_events {
@@ -75,10 +83,15 @@ struct l7mp_offload_events {
 	/* Something changed that may make refused pipes possible: ask again. */
 	void (*retry)(void *arg);
 	/*
-	 * Optional; from inside add: all is prepared, the flow goes in next. The place to relay what
-	 * still waits in sockets. May remove other flows, but add none.
+	 * The flow is about to begin. Relays what still waits in the owner's sockets; false: some of it still
+	 * waits, or the flow must not begin now. May remove flows, this one too, but add none.
 	 */
-	void (*ready)(void *arg, uint64_t cookie);
+	bool (*ready)(void *arg, uint64_t cookie);
+	/*
+	 * From now on the kernel carries it. Once for each flow that was added, unless it is removed before;
+	 * never from inside add. `late`: what is still in the sockets may be overtaken.
+	 */
+	void (*begun)(void *arg, uint64_t cookie, bool late);
 };
 
 struct l7mp_offload {
@@ -87,10 +100,11 @@ struct l7mp_offload {
 	/*
 	 * Carries both directions, all or nothing: packets that `a`'s peer sends to
 	 * a->local leave from b->local to b->remote, and back. b may be REFLECT or DROP.
-	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal.
+	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal. Packets may still come up
+	 * until the event `begun`.
 	 */
 	int (*add)(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
-	           uint64_t cookie, struct l7mp_flow **out);
+	           const struct l7mp_flow_owner *owner, struct l7mp_flow **out);
 	/* Takes both directions out and returns what they counted. Idempotent through nulling. */
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
 	/* As of the last sweep (at most a second old); `fresh` asks the kernel now. */

@@ -111,7 +111,7 @@ int main(int argc, char **argv)
 		int rc;
 
 		ends(i, &a, &b);
-		rc = o->add(o->ctx, &a, &b, i, &flows[i]);
+		rc = o->add(o->ctx, &a, &b, &(struct l7mp_flow_owner){.cookie = i}, &flows[i]);
 		if (rc) {
 			fprintf(stderr, "offload_flows: session %u: %s\n", i,
 			        l7mp_reason_name((enum l7mp_reason)rc));

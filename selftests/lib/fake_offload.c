@@ -13,7 +13,7 @@ static void subscribe(void *ctx, const struct l7mp_offload_events *events, void 
 }
 
 static int add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
-               uint64_t cookie, struct l7mp_flow **out)
+               const struct l7mp_flow_owner *owner, struct l7mp_flow **out)
 {
 	struct fake_offload *o = ctx;
 	struct l7mp_flow *f;
@@ -24,7 +24,7 @@ static int add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_
 	f = calloc(1, sizeof(*f));
 	f->a = *a;
 	f->b = *b;
-	f->cookie = cookie;
+	f->cookie = owner->cookie;
 	f->next = o->flows;
 	o->flows = f;
 	*out = f;
@@ -80,6 +80,21 @@ void fake_offload_init(struct fake_offload *o)
 	                               .remove = remove_flow,
 	                               .read = read_flow,
 	                               .where = where};
+}
+
+void fake_offload_begin(struct fake_offload *o, bool late)
+{
+	for (struct l7mp_flow *f = o->flows; f; f = f->next) {
+		if (f->begun)
+			continue;
+		f->begun = true;
+		o->events->begun(o->arg, f->cookie, late);
+	}
+}
+
+bool fake_offload_ready(struct fake_offload *o)
+{
+	return o->events->ready(o->arg, o->flows->cookie);
 }
 
 void fake_offload_withdraw(struct fake_offload *o, enum l7mp_reason reason)

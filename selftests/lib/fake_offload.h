@@ -9,6 +9,7 @@ struct l7mp_flow {
 	struct l7mp_flow_end a, b;
 	struct l7mp_flow_counters now[2];
 	struct l7mp_flow *next;
+	bool begun;
 };
 
 struct fake_offload {
@@ -24,5 +25,9 @@ struct fake_offload {
 };
 
 void fake_offload_init(struct fake_offload *o);
+/* Those that have not yet. */
+void fake_offload_begin(struct fake_offload *o, bool late);
+/* Asks the newest flow's owner. */
+bool fake_offload_ready(struct fake_offload *o);
 void fake_offload_withdraw(struct fake_offload *o, enum l7mp_reason reason);
 void fake_offload_retry(struct fake_offload *o);

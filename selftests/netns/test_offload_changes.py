@@ -143,7 +143,10 @@ class Traffic(Base):
             stats = self.session(p)["stats"]["ingress"]
             flows = p.api.get("/offload")[1]["flows"]
             print(f"# sent {sent}, slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, "
-                  f"{turns[0]} times out and in, out of order {order[0]}, late {flows['handover_late']}")
+                  f"{turns[0]} times out and in, out of order {order[0]}, forced {flows['handover_forced']}, "
+                  f"late {flows['handover_late']}")
+            # Without a forced one no packet overtakes another.
+            self.assertLessEqual(order[0], flows["handover_late"])
             self.assertEqual((got[0], len(seen)), (sent, sent), json.dumps(stats))
             self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], sent)
             self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], sent * 100)

@@ -214,6 +214,7 @@ static void test_idle_engine(void **state)
 	struct l7mp_flow_end end = {.kind = L7MP_FLOW_SOCKET, .l4 = IPPROTO_UDP};
 	const struct l7mp_offload *ops;
 	struct l7mp_error err;
+	const struct l7mp_flow_owner owner = {.cookie = 1};
 	struct l7mp_flow *flow;
 	cJSON *json;
 
@@ -224,7 +225,7 @@ static void test_idle_engine(void **state)
 	        0);
 	assert_int_equal(l7mp_offload_reconfigure(e, &admin, &err), 0);
 	ops = l7mp_offload_ops(e);
-	assert_int_equal(ops->add(ops->ctx, &end, &end, 1, &flow), L7MP_REASON_INTERFACE);
+	assert_int_equal(ops->add(ops->ctx, &end, &end, &owner, &flow), L7MP_REASON_INTERFACE);
 	json = l7mp_offload_to_json(e);
 	assert_string_equal(l7mp_json_str(json, "state", ""), "disabled");
 	cJSON_Delete(json);
@@ -233,7 +234,7 @@ static void test_idle_engine(void **state)
 	cJSON_Delete(json);
 	admin.offload = L7MP_OFFLOAD_DISABLE;
 	assert_int_equal(l7mp_offload_reconfigure(e, &admin, &err), 0);
-	assert_int_equal(ops->add(ops->ctx, &end, &end, 1, &flow), L7MP_REASON_DISABLED);
+	assert_int_equal(ops->add(ops->ctx, &end, &end, &owner, &flow), L7MP_REASON_DISABLED);
 	l7mp_offload_stop(e);
 	l7mp_offload_free(&e);
 	assert_null(e);

@@ -50,6 +50,7 @@ static void test_fast(void **state)
 	assert_int_equal(f->offload.adds, 1);
 	flow = f->offload.flows;
 	assert_int_equal(flow->b.kind, L7MP_FLOW_SOCKET);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 	assert_string_equal(off(f, "directions/0/hook"), "tc");
 	assert_string_equal(off(f, "directions/1/interface"), "eth1");
@@ -117,6 +118,7 @@ static void test_lost_stage(void **state)
 	fake_data(src, "2");
 	sfix_advance(f, 1);
 	assert_int_equal(f->offload.adds, 2);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 	f->offload.flows->now[1].packets = 2;
 	assert_int_equal(sfix_num(f, "s1", "/stats/egress/fast/packets"), 6);
@@ -145,6 +147,7 @@ static void test_refused(void **state)
 	fake_offload_retry(&f->offload);
 	sfix_advance(f, 1);
 	assert_int_equal(f->offload.adds, 3);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 	fake_offload_retry(&f->offload);
 	sfix_advance(f, 1);
@@ -169,6 +172,7 @@ static void test_withdrawn(void **state)
 	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 11);
 	fake_offload_retry(&f->offload);
 	sfix_advance(f, 1);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 }
 
@@ -187,6 +191,7 @@ static void test_chains(void **state)
 	src = start(f, ",'ingress':['pass'],'egress':['pass']");
 	fake_data(src, "1");
 	sfix_advance(f, 1);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 	assert_int_equal(sfix_num(f, "s1", "/offload/pipes/offloaded"), 4);
 	/* What only counts is told what passed it. */
@@ -235,6 +240,7 @@ static void test_not_established(void **state)
 	fake_data(src, "2");
 	sfix_advance(f, 1);
 	assert_int_equal(f->offload.adds, 1);
+	fake_offload_begin(&f->offload, false);
 	assert_string_equal(off(f, "state"), "fast");
 }
 
@@ -249,6 +255,58 @@ static void test_never(void **state)
 	sfix_advance(f, 1);
 	assert_int_equal(f->offload.adds, 0);
 	assert_string_equal(off(f, "directions/0/reason"), "disabled");
+}
+
+/* In the map, and not begun: packets come up, and nothing is asked again. */
+static void test_begins(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+	assert_string_equal(off(f, "state"), "slow");
+	assert_string_equal(off(f, "directions/0/state"), "pending");
+	assert_string_equal(off(f, "directions/0/reason"), "pending");
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 1);
+	/* Not while something waits. */
+	up->write_rc = L7MP_STREAM_FULL;
+	fake_data(src, "3");
+	fake_data(src, "4");
+	assert_false(fake_offload_ready(&f->offload));
+	up->write_rc = 0;
+	fake_drain(up);
+	assert_true(fake_offload_ready(&f->offload));
+	fake_offload_begin(&f->offload, false);
+	assert_string_equal(off(f, "state"), "fast");
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/slow/packets"), 4);
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	assert_null(f->offload.flows);
+}
+
+/* Its end while it begins takes the flow out as well. */
+static void test_end_while_it_begins(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src =
+	        start(f, ",'retry':{'retry_on':'always','num_retries':1,'timeout':1000}");
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	fake_closed(fake_connected(&f->world, "c", 0), -ENETDOWN);
+	assert_null(f->offload.flows);
+	sfix_advance(f, 1);
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 2);
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	assert_null(f->offload.flows);
+	sfix_advance(f, 1);
+	assert_null(sfix_session(f, "s1"));
 }
 
 /* What still waits in a queue must not be overtaken. */
@@ -291,6 +349,8 @@ int main(void)
 	        T(test_kinds),
 	        T(test_not_established),
 	        T(test_never),
+	        T(test_begins),
+	        T(test_end_while_it_begins),
 	        T(test_not_past_a_queue),
 	        T(test_end_while_queued),
 	};

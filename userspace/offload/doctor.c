@@ -82,8 +82,10 @@ static void check_caps(struct report *r)
 	        {CAP_BPF, "CAP_BPF", "needed to load programs and make maps", true},
 	        {CAP_NET_ADMIN, "CAP_NET_ADMIN", "needed to attach programs", true},
 	        {CAP_PERFMON, "CAP_PERFMON",
-	         "needed: without it the verifier refuses packet offsets that are not constants",
-	         true},
+	         "not needed; without it the kernel puts barriers into the programs that cost time "
+	         "for "
+	         "each packet",
+	         false},
 	        {CAP_SYS_ADMIN, "CAP_SYS_ADMIN",
 	         "not needed; without it libxdp can't share an interface with other XDP programs",
 	         false},

@@ -61,6 +61,7 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 	struct l7mp_offload_engine *e = arg;
 
 	(void)t;
+	e->was_short = false;
 	if (e->state == OFF_ACTIVE && e->events && e->events->retry)
 		e->events->retry(e->events_arg);
 }
@@ -97,6 +98,7 @@ static void release(struct l7mp_offload_engine *e)
 	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
 
 	off_sweep_stop(e);
+	off_handover_stop(e);
 	l7mp_timer_stop(e->loop, &e->work);
 	l7mp_timer_stop(e->loop, &e->retry);
 	off_monitor_stop(e);
@@ -194,6 +196,9 @@ static int begin(struct l7mp_offload_engine *e)
 	if (e->n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
 	rc = explain(e, off_sweep_start(e), "can't start the sweep of the counters");
+	if (rc)
+		return rc;
+	rc = explain(e, off_handover_start(e), "can't map the hand-over's memory");
 	if (rc)
 		return rc;
 	e->state = OFF_ACTIVE;

@@ -16,6 +16,12 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 {
 	uint32_t left_out;
 
+	if (err == -ENOMEM && !e->was_short) {
+		/* The kernel fills its stock of elements in the background. */
+		e->was_short = true;
+		if (!l7mp_timer_armed(&e->retry))
+			(void)l7mp_timer_start(e->loop, &e->retry, FULL_RETRY_MS);
+	}
 	if (err == -E2BIG) {
 		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
 		e->was_full = true;
@@ -41,18 +47,27 @@ static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, boo
 	}
 }
 
+static int put(int map, const void *key, const void *value)
+{
+	/* ENOMEM: the stock of this processor is empty and being filled while we ask again. */
+	for (int i = 0; i < 3; i++) {
+		if (!bpf_map_update_elem(map, key, value, BPF_ANY))
+			return 0;
+		if (errno != ENOMEM)
+			break;
+	}
+	return -errno;
+}
+
 /* Counters, then the reverse flow, then the forward flow; undone on any failure. */
 static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	int rc = 0;
 
 	for (int i = 0; !rc && i < flow->n_sides; i++)
-		if (bpf_map_update_elem(e->maps.counters, &flow->side[i].key, e->zeros, BPF_ANY))
-			rc = -errno;
+		rc = put(e->maps.counters, &flow->side[i].key, e->zeros);
 	for (int i = flow->n_sides - 1; !rc && i >= 0; i--)
-		if (bpf_map_update_elem(e->maps.flows, &flow->side[i].key, &flow->side[i].action,
-		                        BPF_ANY))
-			rc = -errno;
+		rc = put(e->maps.flows, &flow->side[i].key, &flow->side[i].action);
 	if (!rc)
 		return 0;
 	uninstall(e, flow, false);
@@ -113,6 +128,7 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	for (int i = 0; i < flow->n_sides; i++) {
 		s[i].flow = flow;
 		s[i].action.cookie = flow->cookie;
+		s[i].action.session = flow->session;
 	}
 }
 
@@ -196,18 +212,21 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		off_action_exit(&flow->side[i].action, &exits[i]);
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
-	if (e->events && e->events->ready)
-		e->events->ready(e->events_arg, flow->cookie);
+	off_handover_prepare(e, flow);
 	reason = (enum l7mp_reason)install(e, flow);
-	if (reason)
+	if (reason) {
+		off_handover_release(e, flow);
 		table_delete(e, flow);
-	return reason;
+		return reason;
+	}
+	off_handover_add(e, flow);
+	return L7MP_REASON_NONE;
 }
 
 /* ---- operations ---- */
 
 static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
-                  uint64_t cookie, struct l7mp_flow **out)
+                  const struct l7mp_flow_owner *owner, struct l7mp_flow **out)
 {
 	struct l7mp_offload_engine *e = ctx;
 	enum l7mp_reason reason;
@@ -225,12 +244,14 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	flow = calloc(1, sizeof(*flow));
 	if (!flow)
 		return L7MP_REASON_KERNEL;
-	flow->cookie = cookie;
+	flow->cookie = owner->cookie;
+	flow->session = off_record_id(owner);
 	reason = build(e, flow, a, b);
 	if (reason) {
 		flow_free(e, flow);
 		return (int)reason;
 	}
+	off_record_put(e, flow, owner);
 	DL_APPEND(e->flows, flow);
 	e->n_flows++;
 	e->n_added++;
@@ -254,6 +275,8 @@ static void take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 {
 	uninstall(e, flow, true);
 	counters_of(flow, final);
+	off_handover_release(e, flow);
+	off_record_delete(e, flow);
 	table_delete(e, flow);
 	DL_DELETE(e->flows, flow);
 	e->n_flows--;

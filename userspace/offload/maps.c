@@ -22,21 +22,17 @@ struct named {
 	const char *name;
 	int *fd;
 };
-#define PINNED 10
+#define PINNED 11
 
 /* In the order in which they are opened: the ABI is looked at first. */
 static void names(struct off_maps *m, struct named out[PINNED])
 {
 	const struct named all[PINNED] = {
-	        {L7MP_MAP_ABI, &m->abi},
-	        {L7MP_MAP_FLOWS, &m->flows},
-	        {L7MP_MAP_COUNTERS, &m->counters},
-	        {L7MP_MAP_VERDICTS, &m->verdicts},
-	        {L7MP_MAP_DEVICES, &m->devices},
-	        {L7MP_MAP_ATTACHED, &m->attached},
-	        {L7MP_MAP_HANDOVER, &m->handover},
-	        {PIN_XDP, &m->prog_xdp},
-	        {PIN_TC, &m->prog_tc},
+	        {L7MP_MAP_ABI, &m->abi},           {L7MP_MAP_FLOWS, &m->flows},
+	        {L7MP_MAP_COUNTERS, &m->counters}, {L7MP_MAP_VERDICTS, &m->verdicts},
+	        {L7MP_MAP_DEVICES, &m->devices},   {L7MP_MAP_ATTACHED, &m->attached},
+	        {L7MP_MAP_HANDOVER, &m->handover}, {L7MP_MAP_SESSIONS, &m->sessions},
+	        {PIN_XDP, &m->prog_xdp},           {PIN_TC, &m->prog_tc},
 	        {PIN_TC_L3, &m->prog_tc_l3},
 	};
 
@@ -104,6 +100,7 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 	rc = rc ? rc : reuse(x->maps.abi, m->abi);
 	rc = rc ? rc : reuse(x->maps.attached, m->attached);
 	rc = rc ? rc : reuse(x->maps.handover, m->handover);
+	rc = rc ? rc : reuse(x->maps.sessions, m->sessions);
 	if (rc) {
 		l7mp_xdp__destroy(x);
 		errno = -rc;
@@ -137,6 +134,7 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 	if (!x)
 		return -errno;
 	rc = bpf_map__set_max_entries(x->maps.flows, max_flows);
+	rc = rc ? rc : bpf_map__set_max_entries(x->maps.sessions, max_flows);
 	rc = rc ? rc : size_counters(x->maps.counters, max_flows);
 	rc = rc ? rc : l7mp_xdp__load(x);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows), &m->flows);
@@ -146,6 +144,7 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.abi), &m->abi);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.attached), &m->attached);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.handover), &m->handover);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.sessions), &m->sessions);
 	rc = rc ? rc : keep(bpf_program__fd(x->progs.l7mp_xdp), &m->prog_xdp);
 	l7mp_xdp__destroy(x);
 	return rc;

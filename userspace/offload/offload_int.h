@@ -6,6 +6,7 @@
  *   links     the interfaces of this namespace   attach*   programs at interfaces
  *   routes    next hops and neighbours           flows     pairs of entries in the maps
  *   monitor   rtnetlink events                   sweep     reading counters
+ *   handover  how a flow begins                  record    sessions, for a successor
  *
  * A flow uses two hops, the way to each of its peers; a hop may use a neighbour.
  * An event marks hops dirty; a timer works them off in slices and updates or withdraws
@@ -60,7 +61,7 @@ bool off_settings_names(const struct off_settings *s, const char *ifname);
 
 /* Everything that holds a descriptor in the kernel. -1: not there. */
 struct off_maps {
-	int flows, counters, verdicts, devices, abi, attached, handover;
+	int flows, counters, verdicts, devices, abi, attached, handover, sessions;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* capacity of flows and counters */
@@ -329,14 +330,20 @@ struct off_side {
 	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
 	struct l7mp_flow_action action;
 	struct l7mp_flow *flow;
+	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
 };
 
 struct l7mp_flow {
 	struct l7mp_flow *prev, *next;
 	uint64_t cookie;
 	struct off_side side[2]; /* what a's peer sends, what b's peer sends */
+	uint64_t session;        /* key of its record; 0: none */
 	uint8_t n_sides;
 	uint8_t verb;
+	bool beginning;                  /* in the engine's list of hand-overs */
+	struct l7mp_flow *hprev, *hnext; /* there */
+	uint64_t added_us,
+	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */
 	struct off_hop *hop[2]; /* to a's peer, to b's peer; the second only with two sides */
 	struct off_use use[2];
 };
@@ -352,6 +359,36 @@ enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_l
                                const struct off_hop *hop, struct off_exit *out);
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
                                   struct off_link **out);
+
+/* ---- handover.c ---- */
+
+struct off_handover {
+	volatile struct l7mp_handover *slots; /* the map's memory; NULL: none */
+	struct l7mp_timer timer;
+	struct l7mp_flow *flows; /* that have not begun */
+	struct l7mp_flow *at;    /* that is looked at; NULL when it was removed meanwhile */
+	unsigned n_flows;
+	unsigned first, n_free; /* in free, a ring */
+	uint16_t free[L7MP_HANDOVER_SLOTS];
+	uint64_t forced; /* that began though their stream did not pause */
+};
+int off_handover_start(struct l7mp_offload_engine *e);
+void off_handover_stop(struct l7mp_offload_engine *e);
+/* Before it goes into the map: marks its actions. Without a free place they stay as they are, and it begins at once. */
+void off_handover_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* It is in the map now; the event `begun` follows, unless it is removed before. */
+void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* Not any more among those that begin. */
+void off_handover_drop(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* It is out of the map: the same, and its places are free again. */
+void off_handover_release(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+
+/* ---- record.c ---- */
+
+uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no session */
+void off_record_put(struct l7mp_offload_engine *e, const struct l7mp_flow *flow,
+                    const struct l7mp_flow_owner *owner);
+void off_record_delete(struct l7mp_offload_engine *e, const struct l7mp_flow *flow);
 
 /* ---- sweep.c ---- */
 
@@ -409,10 +446,12 @@ struct l7mp_offload_engine {
 	struct off_side *sides; /* table by key */
 	uint64_t n_flows, n_added, n_removed, n_withdrawn;
 	bool was_full;  /* a flow was refused with table-full since the last removal */
+	bool was_short; /* the kernel was short of memory; asked again soon */
 	int dispatcher; /* libxdp's: -1 not known, 0 no, 1 yes */
 	unsigned n_devices;
 	int n_cpus;                            /* possible ones */
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
 	struct l7mp_log_limit log_limit;
 	struct off_sweep sweep;
+	struct off_handover handover;
 };

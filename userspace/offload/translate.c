@@ -163,7 +163,7 @@ void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x)
 {
 	a->ifindex = x->ifindex;
 	a->mtu = x->mtu;
-	a->flags = x->flags;
+	a->flags = x->flags | (a->flags & L7MP_FLOW_HANDOVER);
 	memcpy(a->dmac, x->dmac, sizeof(a->dmac));
 	memcpy(a->smac, x->smac, sizeof(a->smac));
 	memcpy(a->in_mac, x->in_mac, sizeof(a->in_mac));

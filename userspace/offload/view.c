@@ -158,6 +158,8 @@ static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add_num(o, "added", (double)e->n_added);
 	rc |= l7mp_json_add_num(o, "removed", (double)e->n_removed);
 	rc |= l7mp_json_add_num(o, "withdrawn", (double)e->n_withdrawn);
+	rc |= l7mp_json_add_num(o, "beginning", e->handover.n_flows);
+	rc |= l7mp_json_add_num(o, "handover_forced", (double)e->handover.forced);
 	rc |= l7mp_json_add_num(o, "handover_late", (double)e->stats->handover_late);
 	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->hops));
 	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
@@ -363,8 +365,10 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 	       e->n_removed);
 	metric(out, "l7mp_flows_withdrawn_total", "counter",
 	       "Sessions taken out because a route, neighbour or link changed", e->n_withdrawn);
+	metric(out, "l7mp_offload_handover_forced_total", "counter",
+	       "Flows that began though their stream did not pause", e->handover.forced);
 	metric(out, "l7mp_offload_handover_late_total", "counter",
-	       "Datagrams that waited in a socket when their flow went in: packets of the flow may "
+	       "Datagrams that waited in a socket when such a flow began: packets of the flow may "
 	       "have overtaken them",
 	       e->stats->handover_late);
 	l7mp_str_add(out, "# HELP l7mp_offload_verdicts_total Packets seen by the XDP and tc "

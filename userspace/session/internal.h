@@ -62,6 +62,7 @@ struct session_stage {
 enum session_off {
 	SESSION_OFF_SLOW,    /* not asked yet: the next packet does */
 	SESSION_OFF_QUEUED,  /* will be asked after this batch */
+	SESSION_OFF_BEGINS,  /* has a flow that has not begun: packets still come up */
 	SESSION_OFF_FAST,    /* in the kernel */
 	SESSION_OFF_REFUSED, /* off_reason says why */
 };

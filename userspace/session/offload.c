@@ -3,13 +3,10 @@
  * The verdict on a session's packets: slow, queued for the question, in the kernel,
  * or refused with a reason that is remembered.
  *
- * The question is asked in the turn after a packet passed: by then the batch that it
- * came in has left, so that the fast path can't overtake it. Both directions go into
- * the kernel together, and out of it before a stream of theirs closes.
- *
- * Packets that come in between the look into the sockets and the flow's start are overtaken by
- * packets that take the flow: nothing but holding the first of these could prevent it. So the
- * sockets are emptied right before and right after, and what comes out after is counted.
+ * The question is asked in the turn after a packet passed. Both directions go into
+ * the kernel together, and out of it before a stream of theirs closes. A flow that went in begins
+ * when the engine says so: before, it asks us to empty the sockets, so that nothing that waits
+ * there is overtaken.
  */
 #include <string.h>
 
@@ -100,7 +97,8 @@ static bool quiet(const struct l7mp_session *s)
 	return true;
 }
 
-static void drain_one(struct l7mp_session *s, unsigned i)
+/* False: there may be more. */
+static bool drain_one(struct l7mp_session *s, unsigned i)
 {
 	size_t n = 1;
 
@@ -109,67 +107,77 @@ static void drain_one(struct l7mp_session *s, unsigned i)
 		struct l7mp_stream *stream = s->stages[i].stream; /* what came may end it */
 
 		if (!stream || !stream->ops->drain_now)
-			return;
+			return true;
 		n = stream->ops->drain_now(stream);
 		s->m->drained += n;
 	}
+	return !n;
 }
 
 /* The source last, too: what the destination answered leaves by its socket. */
-static void drain(struct l7mp_session *s)
+static bool drain(struct l7mp_session *s)
 {
-	drain_one(s, 0);
+	bool empty = drain_one(s, 0);
+
 	if (!s->dest || !s->stages[s->dest].stream || !s->stages[s->dest].stream->ops->drain_now)
-		return;
-	drain_one(s, s->dest);
-	drain_one(s, 0);
+		return empty;
+	empty = drain_one(s, s->dest) && empty;
+	return drain_one(s, 0) && empty;
 }
 
-static void on_ready(void *arg, uint64_t cookie)
+static struct l7mp_session *of_cookie(uint64_t cookie)
 {
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, of a flow that is still there */
+	return (struct l7mp_session *)(uintptr_t)cookie;
+}
+
+static bool on_ready(void *arg, uint64_t cookie)
+{
+	struct l7mp_session *s = of_cookie(cookie);
+
 	(void)arg;
-	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, which is asking */
-	drain((struct l7mp_session *)(uintptr_t)cookie);
+	return drain(s) && quiet(s);
 }
 
-/* Packets went through meanwhile: they may have queued it again, or ended it. */
-static bool still_slow(struct l7mp_session *s)
+static void on_begun(void *arg, uint64_t cookie, bool late)
 {
-	if (s->off_state == SESSION_OFF_QUEUED)
-		unqueue(s);
-	return s->off_state == SESSION_OFF_SLOW && quiet(s);
+	struct l7mp_session *s = of_cookie(cookie);
+	uint64_t before = s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets;
+
+	(void)arg;
+	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
+	if (!late)
+		return;
+	(void)drain(s);
+	s->m->env->stats->handover_late +=
+	        s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets - before;
 }
 
 static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
                        const struct l7mp_flow_end *b)
 {
 	const struct l7mp_offload *o = s->m->offload;
-	struct l7mp_flow_counters final[2] = {{0}};
-	uint64_t before;
-	bool slow;
+	const struct session_stage *dest = &s->stages[s->dest];
+	const struct l7mp_flow_owner owner = {
+	        .cookie = (uint64_t)(uintptr_t)s,
+	        .session = s->name,
+	        .listener = s->listener->obj.name,
+	        .route = s->lookup.route->obj.name,
+	        .cluster = dest->cluster,
+	        .endpoint = dest->endpoint ? dest->endpoint->obj.name : NULL,
+	        .started_ms = s->start_wall,
+	};
 	int rc;
 
 	memset(s->fast_read, 0, sizeof(s->fast_read));
-	rc = o->add(o->ctx, a, b, (uint64_t)(uintptr_t)s, &s->flow);
-	slow = still_slow(s);
-	if (rc || !s->flow) {
-		s->flow = NULL;
-		if (slow)
-			set(s, SESSION_OFF_REFUSED,
-			    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc
-			                                     : L7MP_REASON_KERNEL);
+	rc = o->add(o->ctx, a, b, &owner, &s->flow);
+	if (!rc && s->flow) {
+		set(s, SESSION_OFF_BEGINS, L7MP_REASON_PENDING);
 		return;
 	}
-	if (!slow) {
-		o->remove(o->ctx, &s->flow, final);
-		settle(s, final);
-		return;
-	}
-	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
-	before = s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets;
-	drain(s);
-	s->m->env->stats->handover_late +=
-	        s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets - before;
+	s->flow = NULL;
+	set(s, SESSION_OFF_REFUSED,
+	    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
 }
 
 static void decide(struct l7mp_session *s)
@@ -287,7 +295,8 @@ void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 		o->remove(o->ctx, &s->flow, final);
 		settle(s, final);
 	}
-	if (!s->off_never && (again || s->off_state == SESSION_OFF_FAST))
+	if (!s->off_never &&
+	    (again || s->off_state == SESSION_OFF_FAST || s->off_state == SESSION_OFF_BEGINS))
 		set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
 }
 
@@ -312,8 +321,7 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
                          const struct l7mp_flow_counters final[2])
 {
-	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, of a flow that is still there */
-	struct l7mp_session *s = (struct l7mp_session *)(uintptr_t)cookie;
+	struct l7mp_session *s = of_cookie(cookie);
 
 	(void)arg;
 	settle(s, final);
@@ -335,11 +343,12 @@ const struct l7mp_offload_events l7mp_session_offload_events = {
         .withdrawn = on_withdrawn,
         .retry = on_retry,
         .ready = on_ready,
+        .begun = on_begun,
 };
 
 /* ---- view ---- */
 
-static const char *const off_states[] = {"slow", "pending", "fast", "refused"};
+static const char *const off_states[] = {"slow", "pending", "pending", "fast", "refused"};
 
 static cJSON *direction_json(const struct l7mp_session *s, int dir,
                              const struct session_count *count, uint64_t last_seen)
