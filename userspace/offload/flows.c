@@ -137,14 +137,9 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++) {
-		const struct off_side *s = &flow->side[i];
-		struct off_side *found = NULL;
-
-		HASH_FIND(hh, e->sides, &s->key, sizeof(s->key), found);
-		if (found)
+	for (int i = 0; i < flow->n_sides; i++)
+		if (off_sides_find(&e->sides, &flow->side[i].key))
 			return true;
-	}
 	return flow->n_sides == 2 &&
 	       !memcmp(&flow->side[0].key, &flow->side[1].key, sizeof(flow->side[0].key));
 }
@@ -152,8 +147,7 @@ static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow
 static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_sides; i++)
-		if (flow->side[i].hh.tbl)
-			HASH_DELETE(hh, e->sides, &flow->side[i]);
+		off_sides_delete(&e->sides, &flow->side[i]);
 }
 
 static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -161,8 +155,8 @@ static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	for (int i = 0; i < flow->n_sides; i++) {
 		struct off_side *s = &flow->side[i];
 
-		HASH_ADD(hh, e->sides, key, sizeof(s->key), s);
-		if (!s->hh.tbl) {
+		s->born = e->sweep.serial;
+		if (off_sides_add(&e->sides, s)) {
 			table_delete(e, flow);
 			return -ENOMEM;
 		}

@@ -6,6 +6,7 @@
  *   links     the interfaces of this namespace   attach*   programs at interfaces
  *   routes    next hops and neighbours           flows     pairs of entries in the maps
  *   monitor   rtnetlink events                   sweep     reading counters
+ *   sides     from keys to flows
  *
  * A flow uses two hops, the way to each of its peers; a hop may use a neighbour.
  * An event marks hops dirty; a timer works them off in slices and updates or withdraws
@@ -324,11 +325,11 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 /* ---- flows.c, exit.c ---- */
 
 struct off_side {
-	UT_hash_handle hh; /* by key */
 	struct l7mp_flow_key key;
 	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
 	struct l7mp_flow_action action;
 	struct l7mp_flow *flow;
+	uint64_t born; /* the sweep's serial number then */
 };
 
 struct l7mp_flow {
@@ -353,18 +354,40 @@ enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_l
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
                                   struct off_link **out);
 
+/* ---- sides.c ---- */
+
+struct off_slot {
+	uint64_t hash;
+	struct off_side *side; /* NULL: free */
+};
+
+/* From keys to sides, which it borrows. All zero: empty. */
+struct off_sides {
+	struct off_slot *slots;
+	uint32_t n, mask;
+};
+struct off_side *off_sides_find(const struct off_sides *t, const struct l7mp_flow_key *key);
+struct off_side *off_sides_find_hashed(const struct off_sides *t, const struct l7mp_flow_key *key,
+                                       uint64_t hash);         /* l7mp_hash of the key */
+int off_sides_add(struct off_sides *t, struct off_side *side); /* 0, -EEXIST, -ENOMEM */
+/* No-op when it is not there. The last one frees the table's memory. */
+void off_sides_delete(struct off_sides *t, const struct off_side *side);
+
 /* ---- sweep.c ---- */
+
+struct off_read; /* a slice, on its way through a worker thread */
 
 struct off_sweep {
 	struct l7mp_timer timer;
-	struct l7mp_flow_key *keys;
-	struct l7mp_flow_counter *values;
-	uint32_t slice; /* entries a batch */
-	uint32_t token; /* the kernel's place in the table */
+	struct off_read *read;
+	uint32_t token;  /* the kernel's place in the table */
+	uint64_t serial; /* of the slice that is read or was read last */
 	bool running;
+	unsigned failed; /* slices in a row */
 	uint64_t begun_ms;
-	uint64_t spent_ns; /* of this sweep */
-	uint64_t last_spent_ns, last_entries, entries;
+	/* of this sweep and of the last one: the loop's time, the worker's time, entries */
+	uint64_t spent_ns, read_ns, entries;
+	uint64_t last_spent_ns, last_read_ns, last_entries;
 	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
 };
 int off_sweep_start(struct l7mp_offload_engine *e);
@@ -406,7 +429,7 @@ struct l7mp_offload_engine {
 	struct off_sysctls sysctls;
 
 	struct l7mp_flow *flows;
-	struct off_side *sides; /* table by key */
+	struct off_sides sides; /* by key */
 	uint64_t n_flows, n_added, n_removed, n_withdrawn;
 	bool was_full;  /* a flow was refused with table-full since the last removal */
 	int dispatcher; /* libxdp's: -1 not known, 0 no, 1 yes */
