@@ -175,13 +175,13 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 # Drives offload/ without sockets: set-ups, sweeps, link changes.
-$(BUILD)/obj/selftests/bench/offload_flows.o: CPPFLAGS += -Iheaders
-$(BUILD)/bench/offload_flows: $(BUILD)/obj/selftests/bench/offload_flows.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
+OFFLOAD_TOOLS := $(addprefix $(BUILD)/bench/,offload_flows offload_change)
+$(BUILD)/bench/offload_%: $(BUILD)/obj/selftests/bench/offload_%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o $(BUILD)/bench/offload_flows
+bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o $(OFFLOAD_TOOLS)
 $(BUILD)/bench/cost/%.bpf.o: bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
