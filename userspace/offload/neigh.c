@@ -11,7 +11,8 @@
 
 #include "offload_int.h"
 
-#define ASK_AGAIN_MS 1000
+#define ASK_AGAIN_MS  1000
+#define LOOK_AGAIN_MS 50 /* what comes in between comes as an event */
 
 #define VALID (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY)
 
@@ -106,6 +107,7 @@ static void look(struct l7mp_offload_engine *e, struct off_neigh *n)
 	struct state s = {.seen = false};
 	struct nlmsghdr *nlh;
 
+	n->looked_ms = l7mp_loop_now(e->loop);
 	(void)message(buf, &n->key, RTM_GETNEIGH, 0, &nlh);
 	if (off_nl_ask(&e->nl, nlh, on_answer, &s))
 		s.seen = false;
@@ -127,8 +129,8 @@ static struct off_neigh *get(struct l7mp_offload_engine *e, const struct off_nei
 	struct off_neigh *n = find(e, key);
 
 	if (n) {
-		/* Not known yet, and whoever needed it may have waited long. */
-		if (!n->valid)
+		/* Not known yet, and whoever needed it may have waited long; thousands may need it now. */
+		if (!n->valid && l7mp_loop_now(e->loop) - n->looked_ms >= LOOK_AGAIN_MS)
 			look(e, n);
 		return n;
 	}
@@ -210,7 +212,7 @@ void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
 		return;
 	DL_FOREACH2(n->hops, hop, nnext)
-	off_hop_dirty(e, hop);
+	off_hop_neigh_changed(e, hop);
 }
 
 void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n)

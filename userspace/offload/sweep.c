@@ -90,17 +90,33 @@ static void put(const struct l7mp_offload_engine *e, uint64_t now, const struct 
 		out->last_seen_ms = (uint64_t)ms < now ? (uint64_t)ms : now;
 }
 
-bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
-                      struct l7mp_flow_counters *out)
+static void put_one(struct l7mp_offload_engine *e, struct l7mp_flow_counters *out)
 {
 	struct sum sum;
 
 	off_sweep_clock(&e->sweep, e->loop);
-	if (bpf_map_lookup_elem(e->maps.counters, key, e->one))
-		return false;
 	add_up(e->one, e->n_cpus, &sum);
 	put(e, l7mp_loop_now(e->loop), &sum, out);
+}
+
+bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out)
+{
+	if (bpf_map_lookup_elem(e->maps.counters, key, e->one))
+		return false;
+	put_one(e, out);
 	return true;
+}
+
+void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out)
+{
+	if (!bpf_map_lookup_and_delete_elem(e->maps.counters, key, e->one)) {
+		put_one(e, out);
+	} else if (errno != ENOENT) {
+		(void)off_counter_read(e, key, out);
+		(void)bpf_map_delete_elem(e->maps.counters, key);
+	}
 }
 
 /* ---- the worker's part ---- */

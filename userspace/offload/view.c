@@ -328,7 +328,7 @@ cJSON *l7mp_offload_flows_to_json(struct l7mp_offload_engine *e)
 	int rc = array ? 0 : -1;
 
 	DL_FOREACH (e->flows, flow) {
-		for (int i = 0; i < flow->n_sides; i++) {
+		for (int i = 0; i < flow->n_sides && !flow->out; i++) {
 			(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
 			rc |= append(array, side_json(e, &flow->side[i]));
 		}
