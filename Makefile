@@ -175,7 +175,7 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 # Drives offload/ without sockets: set-ups, sweeps, link changes.
-OFFLOAD_TOOLS := $(addprefix $(BUILD)/bench/,offload_flows offload_change)
+OFFLOAD_TOOLS := $(addprefix $(BUILD)/bench/,offload_flows offload_change offload_check)
 $(BUILD)/bench/offload_%: $(BUILD)/obj/selftests/bench/offload_%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"

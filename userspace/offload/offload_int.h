@@ -422,6 +422,7 @@ struct off_read; /* a slice, on its way through a worker thread */
 struct off_sweep {
 	struct l7mp_timer timer;
 	struct off_read *read;
+	uint32_t room;   /* entries a slice; more when a bucket needs it */
 	uint32_t token;  /* the kernel's place in the table */
 	uint64_t serial; /* of the slice that is read or was read last */
 	bool running;

@@ -126,7 +126,6 @@ static int make_room(struct off_read *r, uint32_t room)
 	free(r->keys);
 	free(r->values);
 	free(r->sums);
-	/* Whole pages of zeros: they are touched here, not under the kernel's lock of a bucket. */
 	r->keys = calloc(room, sizeof(*r->keys));
 	r->values = calloc((size_t)room * (size_t)r->n_cpus, sizeof(*r->values));
 	r->sums = calloc(room, sizeof(*r->sums));
@@ -288,7 +287,7 @@ static void slice(struct l7mp_timer *t, void *arg)
 		s->running = true;
 		r->first = true;
 	}
-	if (!e->n_flows || (!r->room && make_room(r, SLICE))) {
+	if (!e->n_flows || (!r->room && make_room(r, s->room))) {
 		done(e);
 		return;
 	}
@@ -313,7 +312,7 @@ static struct off_read *read_new(struct l7mp_offload_engine *e)
 	r->e = e;
 	r->n_cpus = e->n_cpus;
 	r->fd = fcntl(e->maps.counters, F_DUPFD_CLOEXEC, 3);
-	if (r->fd < 0 || make_room(r, SLICE)) {
+	if (r->fd < 0) {
 		read_free(r);
 		return NULL;
 	}
@@ -327,6 +326,7 @@ int off_sweep_start(struct l7mp_offload_engine *e)
 
 	memset(s, 0, sizeof(*s));
 	l7mp_timer_init(&s->timer, slice, e);
+	s->room = SLICE;
 	e->zeros = calloc(cpus, sizeof(*e->zeros));
 	e->one = calloc(cpus, sizeof(*e->one));
 	s->read = read_new(e);
