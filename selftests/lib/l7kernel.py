@@ -39,6 +39,11 @@ class Rtnetlink:
                 data = data[(length + 3) & ~3:]
         raise AssertionError(f"the kernel sent no message {kind}")
 
+    def drain(self):
+        """What came before does not count."""
+        while select.select([self.socket], [], [], 0)[0]:
+            self.socket.recv(65536)
+
     def close(self):
         self.socket.close()
 

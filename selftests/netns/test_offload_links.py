@@ -39,6 +39,7 @@ class Bounds(Base):
 
     def follows(self, command, kind, match, followed, peer=None):
         """Runs `command` and returns the seconds from the kernel's message of it to its effect, seen here."""
+        self.kernel.drain()
         enter = ["nsenter", f"--net={peer.path}"] if peer else []
         with subprocess.Popen([*enter, *command.split()]) as run:
             told = self.kernel.wait(kind, match)
@@ -116,7 +117,7 @@ class Bounds(Base):
 
     def test_neighbour(self):
         """the neighbour's link address changes, and it goes"""
-        mac = self.b.mac()
+        mac, ip = self.b.mac(), bytes([10, 9, 2, 2])
         self.p, flows = self.start()
 
         def is_in_flow(raw):
@@ -125,12 +126,14 @@ class Bounds(Base):
         with self.p:
             for i in range(ROUNDS):
                 other = f"02:00:00:00:98:{i:02x}"
+                raw = bytes.fromhex(other.replace(":", ""))
                 changed.append(self.follows(f"ip neigh replace 10.9.2.2 lladdr {other} dev legB nud permanent",
-                                            k.RTM_NEWNEIGH, lambda _: True,
-                                            lambda o=other: is_in_flow(bytes.fromhex(o.replace(":", "")))))
+                                            k.RTM_NEWNEIGH, lambda payload, r=raw: r in payload,
+                                            lambda r=raw: is_in_flow(r)))
             for _ in range(ROUNDS):
                 self.b.run("ip link set eth0 arp off")  # the proxy asks for it at once
-                gone.append(self.follows("ip neigh del 10.9.2.2 dev legB", k.RTM_DELNEIGH, lambda _: True, flows.empty))
+                gone.append(self.follows("ip neigh del 10.9.2.2 dev legB", k.RTM_DELNEIGH, lambda payload: ip in payload,
+                                         flows.empty))
                 self.b.run("ip link set eth0 arp on")
                 l7net.ip(f"neigh replace 10.9.2.2 lladdr {mac} dev legB nud permanent")
                 self.wait_fast(self.p)

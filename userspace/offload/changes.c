@@ -182,18 +182,18 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 
 /* ---- flows that get a new action ---- */
 
+/* In batches without BPF_EXIST, which the kernel refuses there: what is not out is in the map. */
 static void flush_updates(struct l7mp_offload_engine *e)
 {
-	LIBBPF_OPTS(bpf_map_batch_opts, opts, .elem_flags = BPF_EXIST);
 	struct off_batch *b = &e->batch;
 	uint32_t done = 0;
 
 	while (done < b->n_news) {
 		__u32 n = b->n_news - done;
 
-		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->news[done], &n, &opts))
+		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->news[done], &n, NULL))
 			break;
-		if ((errno != ENOENT && errno != ENOMEM) || n >= b->n_news - done)
+		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_news - done)
 			n = 0;
 		done += n;
 		/* The one that it stopped at, or one that can't be had in batches. */
