@@ -103,6 +103,8 @@ static void step(struct l7mp_timer *t, void *arg)
 				enter(c, i);
 		} else if (what < 70) {
 			pass(c, i, what & 1);
+			if (what < 35) /* it shows more at once than a slice that is under way */
+				look(c, i, true);
 		} else {
 			look(c, i, what < 80);
 		}
