@@ -142,6 +142,41 @@ class Bounds(Base):
             self.assertLess(max(times), BOUND, what)
 
 
+    def test_many(self):
+        """a thousand sessions and more of the daemon's own: all out of the map in time, and all back by themselves"""
+        n = 4000 if l7test.FULL else 1000
+        self.server = self.b.udp(9001)
+        clients = [self.a.udp() for _ in range(n)]
+        flows_of = []
+
+        def send():
+            for c in clients[len(flows_of) // 2:]:
+                c.sendto(b"x", ("10.9.1.1", 9000))
+                time.sleep(0.0005)
+
+        def count():
+            flows_of[:] = flows.keys()
+            return len(flows_of)
+        with self.proxy() as p:
+            flows = k.HashMap(self.pins / "flows", KEY, ACTION)
+            self.addCleanup(flows.close)
+            send()
+            self.assertTrue(l7test.wait_for(lambda: count() == 2 * n or send(), 30, 0.5), count())
+            down, up = [], []
+            for _ in range(3):
+                down.append(self.follows("ip link set legB down", k.RTM_NEWLINK, k.link_is("legB", up=False),
+                                         flows.empty))
+                l7net.ip("link set legB up")
+                start = time.monotonic()
+                self.assertTrue(l7test.wait_for(lambda: count() == 2 * n, 30, 0.05), (count(), p.stderr()[-2000:]))
+                up.append(time.monotonic() - start)
+            print(f"# {n} sessions out in {', '.join(f'{t * 1e3:.1f}' for t in sorted(down))} ms, "
+                  f"back in {', '.join(f'{t * 1e3:.0f}' for t in sorted(up))} ms")
+            self.assertLess(max(down), BOUND)
+        for c in clients:
+            c.close()
+
+
 class Interfaces(Base):
     def served(self, p):
         return {i["name"]: i["hook"] for i in p.api.get("/offload")[1]["interfaces"] if i["hook"] != "none"}
