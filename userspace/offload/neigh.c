@@ -85,8 +85,12 @@ static void use(struct l7mp_offload_engine *e, struct off_neigh *n)
 	struct nlmsghdr *nlh;
 	struct ndmsg *ndm;
 	uint64_t now = l7mp_loop_now(e->loop);
+	const struct off_link *l = off_link_find(e, n->key.ifindex);
 
 	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS)
+		return;
+	/* In vain, and when it comes up again it would have to wait. */
+	if (!l || !off_link_carries(l))
 		return;
 	n->asked_ms = now | 1;
 	ndm = message(buf, &n->key, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &nlh);
