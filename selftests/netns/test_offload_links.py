@@ -17,8 +17,8 @@ from test_offload_basic import Base  # noqa: E402
 
 BOUND = 0.1 * l7test.SLOW
 ROUNDS = 20 if l7test.FULL else 5
-KEY, ACTION = 40, 136  # include/l7mp/abi.h
-DMAC = slice(56, 62)
+KEY, ACTION = 40, 144  # include/l7mp/abi.h
+DMAC = slice(48, 54)
 
 
 class Bounds(Base):
