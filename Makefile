@@ -131,6 +131,7 @@ UNIT_SRCS := $(sort $(wildcard selftests/unit/test_*.c))
 UNIT_BINS := $(patsubst selftests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 unit_layer = $(word 2,$(subst _, ,$(notdir $(1))))
 TESTLIB := $(BUILD)/lib/testlib.a
+OFFLOAD_TOOLS := $(addprefix $(BUILD)/bench/,offload_flows offload_change offload_check)
 $(TESTLIB): $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard selftests/lib/*.c)))
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -143,7 +144,7 @@ $(BUILD)/unit/test_%: $(BUILD)/obj/selftests/unit/test_%.o $(TESTLIB) $$(foreach
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
 
 .PHONY: unit-bins
-unit-bins: $(UNIT_BINS)
+unit-bins: $(UNIT_BINS) $(OFFLOAD_TOOLS)
 # One unit test by hand, under ASan: make unit T=base_buf
 .PHONY: unit
 unit:
@@ -162,7 +163,7 @@ $(BUILD)/bpf-tests/%: $(BUILD)/obj/selftests/bpf/%.o $(BPFTEST_OBJS)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 
 .PHONY: bpf-tests
-bpf-tests: bpf $(BPFTEST_BINS)
+bpf-tests: bpf $(BPFTEST_BINS) $(OFFLOAD_TOOLS)
 
 # The cost of the programs against reference programs: selftests/bench/run fastpath-cost
 $(BUILD)/bench/%.bpf.o: selftests/bench/%.bpf.c
@@ -174,8 +175,13 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+# Drives offload/ without sockets: set-ups, sweeps, link changes.
+$(BUILD)/bench/offload_%: $(BUILD)/obj/selftests/bench/offload_%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o
+bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o $(OFFLOAD_TOOLS)
 $(BUILD)/bench/cost/%.bpf.o: bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.

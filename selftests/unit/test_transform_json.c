@@ -52,6 +52,7 @@ static void forget(struct pconn *c)
 {
 	free(c->data);
 	c->data = NULL;
+	c->size = 0;
 	c->len = 0;
 	c->messages = 0;
 }

@@ -80,7 +80,7 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
 	e->dispatcher = -1;
 	off_maps_init(&e->maps);
 	off_sysctls_init(&e->sysctls);
-	l7mp_timer_init(&e->work, off_hops_work, e);
+	l7mp_timer_init(&e->work, off_changes_work, e);
 	l7mp_timer_init(&e->retry, on_retry, e);
 	snprintf(e->why, sizeof(e->why), "not configured yet");
 	*out = e;

@@ -107,7 +107,7 @@ enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_l
 	if (hop->local)
 		return exit_local(e, hop, out);
 	link = off_link_find(e, hop->ifindex);
-	if (!link || !(link->flags & IFF_UP))
+	if (!link || !off_link_carries(link))
 		return L7MP_REASON_NO_ROUTE;
 	out->ifindex = link->ifindex;
 	out->mtu = hop->mtu && hop->mtu < link->mtu ? hop->mtu : link->mtu;

@@ -35,15 +35,16 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
-	for (int i = 0; i < flow->n_sides; i++)
+	for (int i = 0; i < flow->n_sides && !flow->out; i++)
 		(void)bpf_map_delete_elem(e->maps.flows, &flow->side[i].key);
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
 	for (int i = 0; i < flow->n_sides; i++) {
 		struct off_side *side = &flow->side[i];
 
 		if (count)
-			(void)off_counter_read(e, &side->key, &side->now);
-		(void)bpf_map_delete_elem(e->maps.counters, &side->key);
+			off_counter_take(e, &side->key, &side->now);
+		else
+			(void)bpf_map_delete_elem(e->maps.counters, &side->key);
 	}
 }
 
@@ -77,8 +78,8 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 /* ---- planning ---- */
 
 /* Who serves each direction, and how it leaves. NONE, or why it can't be. */
-static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                             struct off_exit exits[2])
+enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                               struct off_exit exits[2])
 {
 	struct off_link *in[2] = {NULL, NULL};
 	enum l7mp_reason reason;
@@ -153,14 +154,9 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++) {
-		const struct off_side *s = &flow->side[i];
-		struct off_side *found = NULL;
-
-		HASH_FIND(hh, e->sides, &s->key, sizeof(s->key), found);
-		if (found)
+	for (int i = 0; i < flow->n_sides; i++)
+		if (off_sides_find(&e->sides, &flow->side[i].key))
 			return true;
-	}
 	return flow->n_sides == 2 &&
 	       !memcmp(&flow->side[0].key, &flow->side[1].key, sizeof(flow->side[0].key));
 }
@@ -168,8 +164,7 @@ static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow
 static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_sides; i++)
-		if (flow->side[i].hh.tbl)
-			HASH_DELETE(hh, e->sides, &flow->side[i]);
+		off_sides_delete(&e->sides, &flow->side[i]);
 }
 
 static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -177,8 +172,8 @@ static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	for (int i = 0; i < flow->n_sides; i++) {
 		struct off_side *s = &flow->side[i];
 
-		HASH_ADD(hh, e->sides, key, sizeof(s->key), s);
-		if (!s->hh.tbl) {
+		s->born = e->sweep.serial;
+		if (off_sides_add(&e->sides, s)) {
 			table_delete(e, flow);
 			return -ENOMEM;
 		}
@@ -205,7 +200,7 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		return L7MP_REASON_CONFLICT;
 	reason = find_hops(e, flow, a, b);
 	if (!reason)
-		reason = plan(e, flow, exits);
+		reason = off_flow_plan(e, flow, exits);
 	if (reason)
 		return reason;
 	for (int i = 0; i < flow->n_sides; i++)
@@ -270,10 +265,11 @@ static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters 
 		out[L7MP_EGRESS] = flow->side[1].now;
 }
 
-static void take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                     struct l7mp_flow_counters final[2])
+void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       struct l7mp_flow_counters final[2])
 {
 	uninstall(e, flow, true);
+	off_flow_left(e, flow);
 	counters_of(flow, final);
 	off_handover_release(e, flow);
 	off_record_delete(e, flow);
@@ -298,7 +294,7 @@ static void op_remove(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_count
 		return;
 	*flow = NULL;
 	e->n_removed++;
-	take_out(e, f, final);
+	off_flow_take_out(e, f, final);
 }
 
 static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_flow_counters now[2])
@@ -338,43 +334,3 @@ const struct l7mp_offload off_ops = {
         .read = op_read,
         .where = op_where,
 };
-
-/* ---- changes ---- */
-
-void off_flow_withdraw(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                       enum l7mp_reason reason)
-{
-	struct l7mp_flow_counters final[2];
-	uint64_t cookie = flow->cookie;
-
-	e->n_withdrawn++;
-	take_out(e, flow, final);
-	if (e->events && e->events->withdrawn)
-		e->events->withdrawn(e->events_arg, cookie, reason, final);
-}
-
-void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
-{
-	while (e->flows)
-		off_flow_withdraw(e, e->flows, reason);
-}
-
-void off_flow_refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
-{
-	struct off_exit exits[2];
-	enum l7mp_reason reason = plan(e, flow, exits);
-
-	for (int i = 0; !reason && i < flow->n_sides; i++) {
-		struct off_side *s = &flow->side[i];
-		struct l7mp_flow_action news = s->action;
-
-		off_action_exit(&news, &exits[i]);
-		if (!memcmp(&news, &s->action, sizeof(news)))
-			continue;
-		s->action = news;
-		if (bpf_map_update_elem(e->maps.flows, &s->key, &s->action, BPF_EXIST))
-			reason = L7MP_REASON_KERNEL;
-	}
-	if (reason)
-		off_flow_withdraw(e, flow, reason);
-}

@@ -109,7 +109,7 @@ static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off
 static bool link_change(struct off_link *l, const struct off_link *news)
 {
 	bool changed = l->mtu != news->mtu || memcmp(l->mac, news->mac, sizeof(l->mac)) ||
-	               (l->flags ^ news->flags) & (IFF_UP | IFF_RUNNING | IFF_NOARP) ||
+	               (l->flags ^ news->flags) & (OFF_LINK_CARRIES | IFF_RUNNING | IFF_NOARP) ||
 	               l->parent != news->parent || l->vlan_id != news->vlan_id;
 
 	if (strcmp(l->name, news->name)) {
@@ -139,12 +139,13 @@ static void link_gone(struct l7mp_offload_engine *e, uint32_t ifindex)
 	off_detach(e, l);
 	HASH_DELETE(hh, e->links, l);
 	free(l);
-	off_hops_dirty_link(e, ifindex);
+	off_hops_link_down(e, ifindex);
 }
 
 void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 {
 	struct off_link news, *l;
+	bool carried;
 
 	if (off_link_parse(nlh, &news))
 		return;
@@ -153,6 +154,7 @@ void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 		return;
 	}
 	l = off_link_find(e, news.ifindex);
+	carried = l && off_link_carries(l);
 	if (!l) {
 		l = link_add(e, &news);
 		if (!l)
@@ -162,6 +164,8 @@ void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 		/* IPv4 routes of a link that goes down vanish without a message of their own. */
 		off_hops_dirty_all(e);
 		off_retry_soon(e);
+		if (carried && !off_link_carries(l))
+			off_hops_link_down(e, l->ifindex);
 	}
 	off_attach_update(e, l);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Rtnetlink events: routes, neighbours, links, addresses, rules. */
 #include <errno.h>
+#include <linux/if_addr.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +22,34 @@ static void resync(struct l7mp_offload_engine *e)
 	/* Known addresses are asked for again when their hops are looked up. */
 	HASH_ITER (hh, e->neighs, n, next) {
 		n->valid = false;
+		n->looked_ms = 0;
 		DL_FOREACH2(n->hops, hop, nnext)
 		off_hop_dirty(e, hop);
 	}
 	off_hops_dirty_all(e);
 	off_attach_update_all(e);
 	off_retry_soon(e);
+}
+
+static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+{
+	const struct ifaddrmsg *ifa = mnl_nlmsg_get_payload(nlh);
+	uint8_t family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
+	const struct nlattr *a, *addr = NULL;
+
+	off_hops_dirty_all(e);
+	if (nlh->nlmsg_type != RTM_DELADDR)
+		return;
+	mnl_attr_for_each(a, nlh, sizeof(*ifa))
+	{
+		/* With a peer's address IFA_LOCAL is ours; IPv6 has it only then. */
+		if (mnl_attr_get_type(a) == IFA_LOCAL ||
+		    (mnl_attr_get_type(a) == IFA_ADDRESS && !addr))
+			addr = a;
+	}
+	if (addr && mnl_attr_get_payload_len(addr) == (family == L7MP_FAMILY_V4 ? 4 : 16))
+		off_hops_address_gone(e, family, mnl_attr_get_payload(addr),
+		                      mnl_attr_get_payload_len(addr));
 }
 
 static int on_event(const struct nlmsghdr *nlh, void *arg)
@@ -46,7 +69,11 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 	case RTM_DELROUTE:
 		off_routes_event(e, nlh);
 		break;
-	default: /* addresses, rules, next hops: rare, and may mean anything */
+	case RTM_NEWADDR:
+	case RTM_DELADDR:
+		address_event(e, nlh);
+		break;
+	default: /* rules, next hops: rare, and may mean anything */
 		off_hops_dirty_all(e);
 		break;
 	}

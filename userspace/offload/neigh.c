@@ -11,7 +11,8 @@
 
 #include "offload_int.h"
 
-#define ASK_AGAIN_MS 1000
+#define ASK_AGAIN_MS  1000
+#define LOOK_AGAIN_MS 50 /* what comes in between comes as an event */
 
 #define VALID (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY)
 
@@ -84,8 +85,12 @@ static void use(struct l7mp_offload_engine *e, struct off_neigh *n)
 	struct nlmsghdr *nlh;
 	struct ndmsg *ndm;
 	uint64_t now = l7mp_loop_now(e->loop);
+	const struct off_link *l = off_link_find(e, n->key.ifindex);
 
 	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS)
+		return;
+	/* In vain, and when it comes up again it would have to wait. */
+	if (!l || !off_link_carries(l))
 		return;
 	n->asked_ms = now | 1;
 	ndm = message(buf, &n->key, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &nlh);
@@ -106,6 +111,7 @@ static void look(struct l7mp_offload_engine *e, struct off_neigh *n)
 	struct state s = {.seen = false};
 	struct nlmsghdr *nlh;
 
+	n->looked_ms = l7mp_loop_now(e->loop);
 	(void)message(buf, &n->key, RTM_GETNEIGH, 0, &nlh);
 	if (off_nl_ask(&e->nl, nlh, on_answer, &s))
 		s.seen = false;
@@ -127,8 +133,8 @@ static struct off_neigh *get(struct l7mp_offload_engine *e, const struct off_nei
 	struct off_neigh *n = find(e, key);
 
 	if (n) {
-		/* Not known yet, and whoever needed it may have waited long. */
-		if (!n->valid)
+		/* Not known yet, and whoever needed it may have waited long; thousands may need it now. */
+		if (!n->valid && l7mp_loop_now(e->loop) - n->looked_ms >= LOOK_AGAIN_MS)
 			look(e, n);
 		return n;
 	}
@@ -210,7 +216,7 @@ void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
 		return;
 	DL_FOREACH2(n->hops, hop, nnext)
-	off_hop_dirty(e, hop);
+	off_hop_neigh_changed(e, hop);
 }
 
 void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n)

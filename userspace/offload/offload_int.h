@@ -7,6 +7,7 @@
  *   routes    next hops and neighbours           flows     pairs of entries in the maps
  *   monitor   rtnetlink events                   sweep     reading counters
  *   handover  how a flow begins                  record    sessions, for a successor
+ *   sides     from keys to flows                 changes   what follows from events
  *
  * A flow uses two hops, the way to each of its peers; a hop may use a neighbour.
  * An event marks hops dirty; a timer works them off in slices and updates or withdraws
@@ -138,6 +139,13 @@ struct off_link {
 	char why[200];
 };
 
+/* IFF_LOWER_UP of <linux/if.h>, which clashes with <net/if.h>: there is a carrier. */
+#define OFF_LINK_CARRIES (IFF_UP | 1U << 16)
+static inline bool off_link_carries(const struct off_link *l)
+{
+	return (l->flags & OFF_LINK_CARRIES) == OFF_LINK_CARRIES;
+}
+
 static inline bool off_link_l3(const struct off_link *l)
 {
 	return l->type != OFF_ARP_ETHER && l->type != OFF_ARP_LOOPBACK;
@@ -228,7 +236,8 @@ struct off_neigh {
 	struct off_neigh_key key;
 	uint8_t mac[6];
 	bool valid;
-	uint64_t asked_ms; /* when the kernel was last asked to resolve it */
+	uint64_t looked_ms; /* when the kernel was last asked for it */
+	uint64_t asked_ms;  /* ... and to resolve it */
 	struct off_hop *hops;
 };
 
@@ -243,6 +252,7 @@ struct off_hop_key {
 /* One flow's use of a hop. */
 struct off_use {
 	struct l7mp_flow *flow;
+	uint32_t generation; /* of the hop when the flow last looked at it */
 	struct off_use *prev, *next;
 };
 
@@ -252,15 +262,20 @@ struct off_hop {
 	struct off_hop_key key;
 	enum l7mp_reason reason; /* NONE: it can be used */
 	bool local;              /* the peer is on this host */
-	bool dirty;
+	bool dirty;              /* in the engine's list of those that may have changed */
+	bool looked;             /* ... and was looked at: its flows follow */
+	bool again;              /* ... and changed once more meanwhile */
+	bool ask_route;          /* ... and the kernel has to be asked */
+	bool down;               /* ... its link is down: flows leave before the kernel is asked */
+	uint32_t generation;
 	uint32_t ifindex;
 	uint32_t mtu; /* the route's; 0: the interface's */
 	uint8_t gateway[16];
 	uint8_t gateway_family; /* 0: the peer itself is the next hop */
 	struct off_neigh *neigh;
 	struct off_hop *nprev, *nnext; /* in neigh->hops */
-	struct off_hop *dprev, *dnext; /* in the engine's list of dirty ones */
-	struct off_use *uses;
+	struct off_hop *dprev, *dnext; /* in the list of dirty ones */
+	struct off_use *uses;          /* those of an older generation first */
 	unsigned n_uses;
 	uint64_t failed_ms; /* since when nobody uses it and why it is kept */
 };
@@ -270,13 +285,9 @@ struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_add
                             const struct l7mp_addr *remote);
 void off_hop_use(struct off_hop *hop, struct off_use *use);
 void off_hop_unuse(struct l7mp_offload_engine *e, struct off_hop *hop, struct off_use *use);
-void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop);
-void off_hops_dirty_all(struct l7mp_offload_engine *e);
-void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex);
 /* Those whose destination is inside prefix/len. */
 void off_hops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
                            unsigned len);
-void off_hops_work(struct l7mp_timer *t, void *arg);
 void off_hops_expire(struct l7mp_offload_engine *e);
 void off_hops_clear(struct l7mp_offload_engine *e);
 /* Asks the kernel for the route and fills the hop. */
@@ -288,6 +299,34 @@ void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop);
 void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
 /* Is one of the flows that use it in need of it? Then the kernel confirms it. */
 void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n);
+
+/* ---- changes.c ---- */
+
+/* Its way may have changed: the kernel is asked again. */
+void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop);
+/* Its neighbour has changed: nobody needs to be asked. */
+void off_hop_neigh_changed(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_hops_dirty_all(struct l7mp_offload_engine *e);
+void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex);
+/* Nothing leaves there any more: its hops come first. */
+void off_hops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex);
+/* It is not ours any more: the same. */
+void off_hops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
+                           size_t len);
+void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
+/* It is taken out while it was on its way out, or not. */
+void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+void off_changes_work(struct l7mp_timer *t, void *arg);
+
+/* Changes of the map of flows that wait to be made together; never longer than one turn. */
+#define OFF_BATCH 256
+struct off_batch {
+	uint32_t n_gone, n_news;
+	struct l7mp_flow_key gone[OFF_BATCH];
+	struct l7mp_flow_key keys[OFF_BATCH];
+	struct l7mp_flow_action news[OFF_BATCH];
+	struct l7mp_flow *owner[OFF_BATCH];
+};
 
 /* ---- monitor.c ---- */
 
@@ -325,16 +364,17 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 /* ---- flows.c, exit.c ---- */
 
 struct off_side {
-	UT_hash_handle hh; /* by key */
 	struct l7mp_flow_key key;
 	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
 	struct l7mp_flow_action action;
 	struct l7mp_flow *flow;
 	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
+	uint64_t born;  /* the sweep's serial number then */
 };
 
 struct l7mp_flow {
 	struct l7mp_flow *prev, *next;
+	struct l7mp_flow *lprev, *lnext; /* among those that leave */
 	uint64_t cookie;
 	struct off_side side[2]; /* what a's peer sends, what b's peer sends */
 	uint64_t session;        /* key of its record; 0: none */
@@ -344,16 +384,19 @@ struct l7mp_flow {
 	struct l7mp_flow *hprev, *hnext; /* there */
 	uint64_t added_us,
 	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */
+	bool out;           /* taken out of the map already, by changes.c */
+	uint8_t out_reason; /* enum l7mp_reason */
 	struct off_hop *hop[2]; /* to a's peer, to b's peer; the second only with two sides */
 	struct off_use use[2];
 };
 
 extern const struct l7mp_offload off_ops;
-/* Its hops have changed: new actions, or out with it. */
-void off_flow_refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
-void off_flow_withdraw(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                       enum l7mp_reason reason);
-void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
+/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
+enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                               struct off_exit exits[2]);
+/* Out of everything, and freed. */
+void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       struct l7mp_flow_counters final[2]);
 /* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
 enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_link *in,
                                const struct off_hop *hop, struct off_exit *out);
@@ -389,25 +432,50 @@ uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no ses
 void off_record_put(struct l7mp_offload_engine *e, const struct l7mp_flow *flow,
                     const struct l7mp_flow_owner *owner);
 void off_record_delete(struct l7mp_offload_engine *e, const struct l7mp_flow *flow);
+/* ---- sides.c ---- */
+
+struct off_slot {
+	uint64_t hash;
+	struct off_side *side; /* NULL: free */
+};
+
+/* From keys to sides, which it borrows. All zero: empty. */
+struct off_sides {
+	struct off_slot *slots;
+	uint32_t n, mask;
+};
+struct off_side *off_sides_find(const struct off_sides *t, const struct l7mp_flow_key *key);
+struct off_side *off_sides_find_hashed(const struct off_sides *t, const struct l7mp_flow_key *key,
+                                       uint64_t hash);         /* l7mp_hash of the key */
+int off_sides_add(struct off_sides *t, struct off_side *side); /* 0, -EEXIST, -ENOMEM */
+/* No-op when it is not there. The last one frees the table's memory. */
+void off_sides_delete(struct off_sides *t, const struct off_side *side);
 
 /* ---- sweep.c ---- */
 
+struct off_read; /* a slice, on its way through a worker thread */
+
 struct off_sweep {
 	struct l7mp_timer timer;
-	struct l7mp_flow_key *keys;
-	struct l7mp_flow_counter *values;
-	uint32_t slice; /* entries a batch */
-	uint32_t token; /* the kernel's place in the table */
+	struct off_read *read;
+	uint32_t room;   /* entries a slice; more when a bucket needs it */
+	uint32_t token;  /* the kernel's place in the table */
+	uint64_t serial; /* of the slice that is read or was read last */
 	bool running;
+	unsigned failed; /* slices in a row */
 	uint64_t begun_ms;
-	uint64_t spent_ns; /* of this sweep */
-	uint64_t last_spent_ns, last_entries, entries;
+	/* of this sweep and of the last one: the loop's time, the worker's time, entries */
+	uint64_t spent_ns, read_ns, entries;
+	uint64_t last_spent_ns, last_read_ns, last_entries;
 	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
 };
 int off_sweep_start(struct l7mp_offload_engine *e);
 void off_sweep_stop(struct l7mp_offload_engine *e);
 /* One flow's counter, summed over the CPUs, from the kernel. False when it is not there. */
 bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out);
+/* The same for the last time: it is deleted. Without one *out stays as it is. */
+void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out);
 void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop);
 
@@ -437,13 +505,15 @@ struct l7mp_offload_engine {
 	struct off_neigh *neighs;
 	struct off_hop *hops;
 	struct off_hop *dirty;
+	struct l7mp_flow *leaving;
+	struct off_batch batch;
 	unsigned n_failed_hops;
 	struct l7mp_timer work;
 	struct l7mp_timer retry;
 	struct off_sysctls sysctls;
 
 	struct l7mp_flow *flows;
-	struct off_side *sides; /* table by key */
+	struct off_sides sides; /* by key */
 	uint64_t n_flows, n_added, n_removed, n_withdrawn;
 	bool was_full;  /* a flow was refused with table-full since the last removal */
 	bool was_short; /* the kernel was short of memory; asked again soon */

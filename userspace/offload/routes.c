@@ -11,7 +11,6 @@
 #include "l7mp/log.h"
 #include "offload_int.h"
 
-#define SLICE          2000  /* hops a turn */
 #define FAILED_KEEP_MS 60000 /* how long a failed hop is watched for a session to come back */
 #define FAILED_MAX     4096
 
@@ -200,7 +199,8 @@ struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_add
 
 void off_hop_use(struct off_hop *hop, struct off_use *use)
 {
-	DL_PREPEND(hop->uses, use);
+	use->generation = hop->generation;
+	DL_APPEND(hop->uses, use); /* after those that have not seen a change yet */
 	hop->n_uses++;
 }
 
@@ -214,34 +214,7 @@ void off_hop_unuse(struct l7mp_offload_engine *e, struct off_hop *hop, struct of
 		hop_idle(e, hop);
 }
 
-/* ---- changes ---- */
-
-void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop)
-{
-	if (hop->dirty)
-		return;
-	hop->dirty = true;
-	DL_APPEND2(e->dirty, hop, dprev, dnext);
-	if (!l7mp_timer_armed(&e->work))
-		(void)l7mp_timer_start(e->loop, &e->work, 0);
-}
-
-void off_hops_dirty_all(struct l7mp_offload_engine *e)
-{
-	struct off_hop *hop, *next;
-
-	HASH_ITER (hh, e->hops, hop, next)
-		off_hop_dirty(e, hop);
-}
-
-void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex)
-{
-	struct off_hop *hop, *next;
-
-	HASH_ITER (hh, e->hops, hop, next)
-		if (hop->ifindex == ifindex || hop->reason != L7MP_REASON_NONE)
-			off_hop_dirty(e, hop);
-}
+/* ---- events ---- */
 
 static bool inside(const uint8_t *addr, const uint8_t *prefix, unsigned len)
 {
@@ -262,41 +235,6 @@ void off_hops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const 
 	HASH_ITER (hh, e->hops, hop, next)
 		if (hop->key.family == family && inside(hop->key.dst, prefix, len))
 			off_hop_dirty(e, hop);
-}
-
-static void refresh_users(struct l7mp_offload_engine *e, struct off_hop *hop)
-{
-	struct off_use *use, *next;
-
-	/* Withdrawing one flow tells its session, which adds and removes nothing on this stack. */
-	hop->n_uses++; /* keeps the hop */
-	DL_FOREACH_SAFE (hop->uses, use, next)
-		off_flow_refresh(e, use->flow);
-	hop->n_uses--;
-}
-
-void off_hops_work(struct l7mp_timer *t, void *arg)
-{
-	struct l7mp_offload_engine *e = arg;
-
-	for (unsigned i = 0; e->dirty && i < SLICE; i++) {
-		struct off_hop *hop = e->dirty;
-		bool was_bad = hop->reason != L7MP_REASON_NONE;
-
-		DL_DELETE2(e->dirty, hop, dprev, dnext);
-		hop->dirty = false;
-		off_route_lookup(e, hop);
-		if (hop->reason == L7MP_REASON_NONE && was_bad)
-			off_retry_soon(e);
-		if (hop->n_uses) {
-			i += hop->n_uses < SLICE ? hop->n_uses : SLICE;
-			refresh_users(e, hop);
-		}
-		if (!hop->n_uses && (!hop->failed_ms || hop->reason == L7MP_REASON_NONE))
-			hop_idle(e, hop);
-	}
-	if (e->dirty)
-		(void)l7mp_timer_start(e->loop, t, 0);
 }
 
 void off_hops_expire(struct l7mp_offload_engine *e)

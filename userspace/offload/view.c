@@ -97,7 +97,7 @@ static cJSON *map_json(const struct l7mp_offload_engine *e, const char *name, ui
 static cJSON *maps_json(const struct l7mp_offload_engine *e)
 {
 	cJSON *array = cJSON_CreateArray();
-	uint64_t sides = HASH_COUNT(e->sides);
+	uint64_t sides = e->sides.n;
 	int rc;
 
 	if (e->state != OFF_ACTIVE)
@@ -165,6 +165,7 @@ static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
 	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->sweep.last_entries);
 	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->sweep.last_spent_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "sweep_worker_us", (double)e->sweep.last_read_ns / 1e3);
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
@@ -329,7 +330,7 @@ cJSON *l7mp_offload_flows_to_json(struct l7mp_offload_engine *e)
 	int rc = array ? 0 : -1;
 
 	DL_FOREACH (e->flows, flow) {
-		for (int i = 0; i < flow->n_sides; i++) {
+		for (int i = 0; i < flow->n_sides && !flow->out; i++) {
 			(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
 			rc |= append(array, side_json(e, &flow->side[i]));
 		}
@@ -355,8 +356,7 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 
 	metric(out, "l7mp_offload_active", "gauge", "1 when the kernel fast path serves interfaces",
 	       e->state == OFF_ACTIVE);
-	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use",
-	       HASH_COUNT(e->sides));
+	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use", e->sides.n);
 	metric(out, "l7mp_flows_max", "gauge", "Capacity of the kernel's flow table",
 	       e->state == OFF_ACTIVE ? e->maps.max_flows : 0);
 	metric(out, "l7mp_flows_added_total", "counter", "Sessions put into the kernel",

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/* The table from keys to sides, against an array that is searched. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../userspace/offload/offload_int.h"
+
+#define N 3000
+
+static void check(const struct off_sides *t, struct off_side *sides, const bool *in)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < N; i++) {
+		assert_ptr_equal(off_sides_find(t, &sides[i].key), in[i] ? &sides[i] : NULL);
+		n += in[i];
+	}
+	assert_int_equal(t->n, n);
+}
+
+static void test_random(void **state)
+{
+	struct off_side *sides = calloc(N, sizeof(*sides)), twin;
+	bool in[N] = {false};
+	struct off_sides t = {0};
+
+	(void)state;
+	assert_non_null(sides);
+	srand(1);
+	for (uint32_t i = 0; i < N; i++)
+		memcpy(sides[i].key.saddr.bytes, &i, sizeof(i));
+	for (int round = 0; round < 200; round++) {
+		/* It grows, and is emptied again and again. */
+		for (int k = 0; k < 300; k++) {
+			uint32_t i = (uint32_t)rand() % N;
+
+			if (round / 20 % 2 || (k & 3) == 3) {
+				off_sides_delete(&t, &sides[i]);
+				in[i] = false;
+			} else {
+				assert_int_equal(off_sides_add(&t, &sides[i]), in[i] ? -EEXIST : 0);
+				in[i] = true;
+			}
+		}
+		check(&t, sides, in);
+	}
+	/* Another one of the same key is neither added nor deleted in its place. */
+	off_sides_delete(&t, &sides[0]);
+	assert_int_equal(off_sides_add(&t, &sides[0]), 0);
+	twin = sides[0];
+	assert_int_equal(off_sides_add(&t, &twin), -EEXIST);
+	off_sides_delete(&t, &twin);
+	assert_ptr_equal(off_sides_find(&t, &twin.key), &sides[0]);
+	for (uint32_t i = 0; i < N; i++)
+		off_sides_delete(&t, &sides[i]);
+	assert_null(t.slots);
+	assert_null(off_sides_find(&t, &sides[0].key));
+	free(sides);
+}
+
+/* Chains that wrap around the table's end are closed, too, when one of their middle goes. */
+static void test_collisions(void **state)
+{
+	struct off_side *sides = calloc(400, sizeof(*sides));
+	struct off_sides t = {0};
+	uint32_t n = 0;
+
+	(void)state;
+	assert_non_null(sides);
+	for (uint32_t i = 0; n < 400; i++) {
+		struct off_side *s = &sides[n];
+
+		memcpy(s->key.saddr.bytes, &i, sizeof(i));
+		/* all at home in the last sixteen slots of 1024 */
+		if ((l7mp_hash(&s->key, sizeof(s->key)) & 1023) < 1008)
+			continue;
+		assert_int_equal(off_sides_add(&t, s), 0);
+		n++;
+	}
+	assert_int_equal(t.mask, 1023);
+	for (uint32_t gone = 0; gone < n; gone++) {
+		off_sides_delete(&t, &sides[(gone * 7) % n]);
+		for (uint32_t k = 0; k < n; k++) {
+			uint32_t i = (k * 7) % n;
+
+			assert_ptr_equal(off_sides_find(&t, &sides[i].key),
+			                 k > gone ? &sides[i] : NULL);
+		}
+	}
+	free(sides);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_random),
+	        cmocka_unit_test(test_collisions),
+	};
+
+	return cmocka_run_group_tests_name("offload_sides", tests, NULL, NULL);
+}

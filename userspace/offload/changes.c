@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What follows from a change of the network: hops are looked at again, then the flows that use
+ * them get new actions or leave. Thousands may be concerned, so all of it is done in slices of
+ * some ms with I/O in between, and the maps are changed in batches. What leaves is first only taken
+ * out of the map, all of it: what it counted, and telling its owner, comes after.
+ */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "offload_int.h"
+
+#define SLICE_NS (2 * 1000000U)
+#define USES     32  /* flows of a hop at a time */
+#define FINALS   8   /* flows that have left at a time */
+#define FEW      256 /* hops of a link that went down: looked up before their flows leave */
+
+static uint64_t mono_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
+}
+
+static void wake(struct l7mp_offload_engine *e)
+{
+	if (!l7mp_timer_armed(&e->work))
+		(void)l7mp_timer_start(e->loop, &e->work, 0);
+}
+
+/* ---- hops that may have changed ---- */
+
+static void dirty(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
+{
+	hop->ask_route |= route;
+	if (hop->dirty && !first) {
+		hop->again =
+		        hop->looked; /* under way: it has its turn once more, after the others */
+		return;
+	}
+	if (hop->dirty)
+		DL_DELETE2(e->dirty, hop, dprev, dnext);
+	hop->dirty = true;
+	hop->looked = hop->again = false;
+	if (first)
+		DL_PREPEND2(e->dirty, hop, dprev, dnext);
+	else
+		DL_APPEND2(e->dirty, hop, dprev, dnext);
+	wake(e);
+}
+
+void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	dirty(e, hop, true, false);
+}
+
+void off_hop_neigh_changed(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	dirty(e, hop, false, false);
+}
+
+void off_hops_dirty_all(struct l7mp_offload_engine *e)
+{
+	struct off_hop *hop, *next;
+
+	HASH_ITER (hh, e->hops, hop, next)
+		off_hop_dirty(e, hop);
+}
+
+void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex)
+{
+	struct off_hop *hop, *next;
+
+	HASH_ITER (hh, e->hops, hop, next)
+		if (hop->ifindex == ifindex || hop->reason != L7MP_REASON_NONE)
+			off_hop_dirty(e, hop);
+}
+
+/* Another way may be there already; but asking for many takes longer than their flows may stay. */
+static void go_first(struct l7mp_offload_engine *e, struct off_hop *hop, unsigned n)
+{
+	hop->down = n > FEW;
+	dirty(e, hop, true, true);
+}
+
+void off_hops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex)
+{
+	struct off_hop *hop, *next;
+	unsigned n = 0;
+
+	HASH_ITER (hh, e->hops, hop, next)
+		n += hop->ifindex == ifindex;
+	HASH_ITER (hh, e->hops, hop, next)
+		if (hop->ifindex == ifindex)
+			go_first(e, hop, n);
+}
+
+void off_hops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
+                           size_t len)
+{
+	struct off_hop *hop, *next;
+	unsigned n = 0;
+
+	HASH_ITER (hh, e->hops, hop, next)
+		n += hop->key.family == family && !memcmp(hop->key.src, addr, len);
+	HASH_ITER (hh, e->hops, hop, next)
+		if (hop->key.family == family && !memcmp(hop->key.src, addr, len))
+			go_first(e, hop, n);
+}
+
+/* ---- flows that have to leave ---- */
+
+/* Takes the entries out of the map that are waiting for it. */
+static void flush_deletes(struct l7mp_offload_engine *e)
+{
+	struct off_batch *b = &e->batch;
+	uint32_t done = 0;
+
+	while (done < b->n_gone) {
+		__u32 n = b->n_gone - done;
+
+		if (!bpf_map_delete_batch(e->maps.flows, &b->gone[done], &n, NULL))
+			break;
+		/* Without the operation n stays as it is; else it is where it stopped. */
+		if (errno != ENOENT || n >= b->n_gone - done)
+			n = 0;
+		done += n;
+		(void)bpf_map_delete_elem(e->maps.flows, &b->gone[done++]);
+	}
+	b->n_gone = 0;
+}
+
+static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7mp_reason reason)
+{
+	struct off_batch *b = &e->batch;
+
+	if (flow->out)
+		return;
+	off_handover_drop(e, flow);
+	flow->out = true;
+	flow->out_reason = (uint8_t)reason;
+	DL_APPEND2(e->leaving, flow, lprev, lnext);
+	for (int i = 0; i < flow->n_sides; i++)
+		b->gone[b->n_gone++] = flow->side[i].key;
+	if (b->n_gone + 2 > OFF_BATCH)
+		flush_deletes(e);
+}
+
+void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	if (flow->out)
+		DL_DELETE2(e->leaving, flow, lprev, lnext);
+	flow->out = false;
+}
+
+/* It is out of the map: its last counters, and its owner is told. */
+static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	enum l7mp_reason reason = (enum l7mp_reason)flow->out_reason;
+	struct l7mp_flow_counters final[2];
+	uint64_t cookie = flow->cookie;
+
+	e->n_withdrawn++;
+	off_flow_take_out(e, flow, final);
+	if (e->events && e->events->withdrawn)
+		e->events->withdrawn(e->events_arg, cookie, reason, final);
+}
+
+void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
+{
+	struct l7mp_flow *flow;
+
+	DL_FOREACH (e->flows, flow)
+		leave(e, flow, reason);
+	flush_deletes(e);
+	while (e->leaving)
+		finish(e, e->leaving);
+}
+
+/* ---- flows that get a new action ---- */
+
+/* In batches without BPF_EXIST, which the kernel refuses there: what is not out is in the map. */
+static void flush_updates(struct l7mp_offload_engine *e)
+{
+	struct off_batch *b = &e->batch;
+	uint32_t done = 0;
+
+	while (done < b->n_news) {
+		__u32 n = b->n_news - done;
+
+		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->news[done], &n, NULL))
+			break;
+		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_news - done)
+			n = 0;
+		done += n;
+		/* The one that it stopped at, or one that can't be had in batches. */
+		if (bpf_map_update_elem(e->maps.flows, &b->keys[done], &b->news[done], BPF_EXIST))
+			leave(e, b->owner[done], L7MP_REASON_KERNEL);
+		done++;
+	}
+	b->n_news = 0;
+}
+
+static void update(struct l7mp_offload_engine *e, struct off_side *s,
+                   const struct l7mp_flow_action *news)
+{
+	struct off_batch *b = &e->batch;
+
+	s->action = *news;
+	b->keys[b->n_news] = s->key;
+	b->news[b->n_news] = *news;
+	b->owner[b->n_news++] = s->flow;
+	if (b->n_news == OFF_BATCH)
+		flush_updates(e);
+}
+
+static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_exit exits[2];
+	enum l7mp_reason reason;
+
+	if (flow->out)
+		return;
+	reason = off_flow_plan(e, flow, exits);
+	if (reason) {
+		leave(e, flow, reason);
+		return;
+	}
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+		struct l7mp_flow_action news = s->action;
+
+		off_action_exit(&news, &exits[i]);
+		if (memcmp(&news, &s->action, sizeof(news)) != 0)
+			update(e, s, &news);
+	}
+}
+
+/* ---- the work ---- */
+
+static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	bool was_bad = hop->reason != L7MP_REASON_NONE;
+
+	if (hop->down)
+		hop->reason = L7MP_REASON_NO_ROUTE;
+	else if (hop->ask_route)
+		off_route_lookup(e, hop);
+	else if (hop->neigh && (!was_bad || hop->reason == L7MP_REASON_NO_NEIGHBOUR))
+		hop->reason = hop->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
+	if (!hop->down)
+		hop->ask_route = false;
+	if (hop->reason == L7MP_REASON_NONE && was_bad)
+		off_retry_soon(e);
+	hop->generation++;
+	hop->looked = true;
+}
+
+/* Some of the flows that have not seen it yet: they come first in the list. False: there is none. */
+static bool refresh_some(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	for (int i = 0; i < USES; i++) {
+		struct off_use *use = hop->uses;
+
+		if (!use || use->generation == hop->generation)
+			return false;
+		DL_DELETE(hop->uses, use);
+		DL_APPEND(hop->uses, use);
+		use->generation = hop->generation;
+		refresh(e, use->flow);
+	}
+	return true;
+}
+
+static void work_hop(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	bool again;
+
+	if (!hop->looked)
+		look(e, hop);
+	if (refresh_some(e, hop))
+		return;
+	again = hop->again || hop->down;
+	hop->down = false;
+	DL_DELETE2(e->dirty, hop, dprev, dnext);
+	hop->dirty = false;
+	if (again)
+		dirty(e, hop, false, false);
+	else if (!hop->failed_ms || hop->reason == L7MP_REASON_NONE)
+		off_hop_unuse(e, hop, NULL);
+}
+
+void off_changes_work(struct l7mp_timer *t, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+	uint64_t start = mono_ns();
+
+	(void)t;
+	do {
+		if (e->dirty) {
+			work_hop(e, e->dirty);
+			continue;
+		}
+		flush_updates(e); /* what fails leaves, too */
+		flush_deletes(e);
+		for (int i = 0; i < FINALS && e->leaving; i++)
+			finish(e, e->leaving);
+	} while ((e->dirty || e->leaving) && mono_ns() - start < SLICE_NS);
+	flush_updates(e);
+	flush_deletes(e);
+	if (e->dirty || e->leaving)
+		wake(e);
+}
