@@ -140,6 +140,8 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 
 	if (flow->out)
 		return;
+	if (!e->leaving)
+		e->leaving_retries = e->n_retries;
 	off_handover_drop(e, flow);
 	flow->out = true;
 	flow->out_reason = (uint8_t)reason;
@@ -298,6 +300,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
 	uint64_t start = mono_ns();
+	bool had = false;
 
 	(void)t;
 	do {
@@ -307,6 +310,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 		}
 		flush_updates(e); /* what fails leaves, too */
 		flush_deletes(e);
+		had = had || e->leaving;
 		for (int i = 0; i < FINALS && e->leaving; i++)
 			finish(e, e->leaving);
 	} while ((e->dirty || e->leaving) && mono_ns() - start < SLICE_NS);
@@ -314,4 +318,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 	flush_deletes(e);
 	if (e->dirty || e->leaving)
 		wake(e);
+	/* Whose owner was told only after the others had been asked again was not asked. */
+	if (had && !e->leaving && e->leaving_retries != e->n_retries)
+		off_retry_soon(e);
 }

@@ -62,6 +62,7 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	e->was_short = false;
+	e->n_retries++;
 	if (e->state == OFF_ACTIVE && e->events && e->events->retry)
 		e->events->retry(e->events_arg);
 }

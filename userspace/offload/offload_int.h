@@ -515,9 +515,11 @@ struct l7mp_offload_engine {
 	struct l7mp_flow *flows;
 	struct off_sides sides; /* by key */
 	uint64_t n_flows, n_added, n_removed, n_withdrawn;
-	bool was_full;  /* a flow was refused with table-full since the last removal */
-	bool was_short; /* the kernel was short of memory; asked again soon */
-	int dispatcher; /* libxdp's: -1 not known, 0 no, 1 yes */
+	unsigned n_retries,
+	        leaving_retries; /* how often sessions were asked again; when flows began to leave */
+	bool was_full;           /* a flow was refused with table-full since the last removal */
+	bool was_short;          /* the kernel was short of memory; asked again soon */
+	int dispatcher;          /* libxdp's: -1 not known, 0 no, 1 yes */
 	unsigned n_devices;
 	int n_cpus;                            /* possible ones */
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
