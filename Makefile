@@ -174,8 +174,25 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+# The kernel fast path's other suites: fastpath-live (live frames), setup (the engine without sockets).
+$(BUILD)/bench/live.bpf.o: selftests/bench/live.h
+$(BUILD)/bench/live_gen: $(BUILD)/obj/selftests/bench/live_gen.o
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+$(BUILD)/bench/setup_load: $(BUILD)/obj/selftests/bench/setup_load.o
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+$(BUILD)/obj/selftests/bench/offload_flows.o: CPPFLAGS += -Iheaders
+$(BUILD)/obj/selftests/bench/offload_flows.o: | $(BPF_SKELS)
+$(BUILD)/bench/offload_flows: $(BUILD)/obj/selftests/bench/offload_flows.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o
+bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/live.bpf.o \
+           $(BUILD)/bench/bare_redirect.bpf.o $(BUILD)/bench/live_gen $(BUILD)/bench/offload_flows
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))
