@@ -339,7 +339,8 @@ def set_up(net):
     net.hold("l7mp tc 100k", "tc", 4, HELD_BIG)
     # At its best: what it sends is counted at tc, without the copy that XDP needs for a local sender's packets.
     net.proxy("l7mp slow, GRO", "", "tc")
-    net.proxy("l7mp slow", "", "tc", "xdp_floor")  # frames passed on by an XDP program are not gathered
+    # Without GRO: frames come in because of an XDP program that passes them on.
+    net.proxy("l7mp slow", "", "tc", "xdp_floor").sh("ethtool -K in0 gro off")
 
 
 def rounds(net, a):
