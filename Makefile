@@ -192,7 +192,7 @@ $(BUILD)/bench/offload_flows: $(BUILD)/obj/selftests/bench/offload_flows.o $(for
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
 bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/live.bpf.o \
-           $(BUILD)/bench/bare_redirect.bpf.o $(BUILD)/bench/live_gen $(BUILD)/bench/offload_flows
+           $(BUILD)/bench/bare_redirect.bpf.o $(BUILD)/bench/live_gen $(BUILD)/bench/setup_load $(BUILD)/bench/offload_flows
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))

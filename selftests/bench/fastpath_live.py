@@ -161,10 +161,9 @@ class LiveNet:
 
     # ---- relays ----
 
-    def proxy(self, name, mode, sink="xdp", program=None):
-        """A daemon with FLOWS sessions of each family. mode "" is the slow path, on the generator's core."""
-        lane = self.lane(name, sink, program)
-        lane.instance = f"{lane.ns}"
+    def start(self, lane, mode, core, command=()):
+        """A daemon in a lane. mode "" is the slow path."""
+        lane.instance = lane.ns
         listeners = [{"name": f"v{f}", "spec": {"protocol": "UDP", "address": gw, "port": BARE_PORT},
                       "options": {"idle_timeout": 0},
                       "rules": [{"action": {"route": {"destination": {
@@ -174,11 +173,16 @@ class LiveNet:
         admin = {"log_level": "warn", "instance": lane.instance,
                  "limits": {"new_sessions_per_second": 1000000, "max_sessions_per_source": 100000}}
         admin.update({"offload_ifs": ["in0", "out0"], "offload_mode": mode} if mode else {"offload": "disable"})
-        # A waiting relay must come before the generator, or packets wait while more are made.
-        command = ([] if mode else ["chrt", "-f", "1"]) + [str(bench.BUILD / "l7mp-proxy"), "-c", "@DIR@/c.json"]
-        relay = bench.Relay(name, command, {"c.json": json.dumps({"admin": admin, "listeners": listeners})}, settle=1.0)
-        relay.enter, relay.cores = lane.enter(), OTHERS if mode else CORE
+        relay = bench.Relay(lane.name, [*command, str(bench.BUILD / "l7mp-proxy"), "-c", "@DIR@/c.json"],
+                            {"c.json": json.dumps({"admin": admin, "listeners": listeners})}, settle=1.0)
+        relay.enter, relay.cores = lane.enter(), core
         lane.relay = relay.__enter__()
+
+    def proxy(self, name, mode, sink="xdp", program=None):
+        """A lane with a daemon and FLOWS sessions of each family. The slow path is on the generator's core."""
+        lane = self.lane(name, sink, program)
+        # A waiting relay must come before the generator, or packets wait while more are made.
+        self.start(lane, mode, OTHERS if mode else CORE, () if mode else ("chrt", "-f", "1"))
         for f in (4, 6):
             self.run(lane, f, FLOWS, 200, FLOWS, SINK_PORT, 16, 16)
         if mode:
@@ -362,7 +366,7 @@ def rounds(net, a):
 
 
 def run_suite(a):
-    bench.sh(f"make -s -C {bench.ROOT} bench-bpf")
+    bench.make_bpf()
     with LiveNet() as net:
         set_up(net)
         ns, lost = rounds(net, a)
