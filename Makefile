@@ -176,23 +176,20 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 # The kernel fast path's other suites: fastpath-live (live frames), setup (the engine without sockets).
 $(BUILD)/bench/live.bpf.o: selftests/bench/live.h
-$(BUILD)/bench/live_gen: $(BUILD)/obj/selftests/bench/live_gen.o
+$(BUILD)/bench/live_gen $(BUILD)/bench/setup_load: $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
-$(BUILD)/bench/setup_load: $(BUILD)/obj/selftests/bench/setup_load.o
-	@mkdir -p $(@D)
-	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
-$(BUILD)/obj/selftests/bench/offload_flows.o: CPPFLAGS += -Iheaders
-$(BUILD)/obj/selftests/bench/offload_flows.o: | $(BPF_SKELS)
-$(BUILD)/bench/offload_flows: $(BUILD)/obj/selftests/bench/offload_flows.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
+BENCH_ENGINE := offload_flows live_flows
+$(BENCH_ENGINE:%=$(BUILD)/obj/selftests/bench/%.o): CPPFLAGS += -Iheaders
+$(BENCH_ENGINE:%=$(BUILD)/obj/selftests/bench/%.o): | $(BPF_SKELS)
+$(BENCH_ENGINE:%=$(BUILD)/bench/%): $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/live.bpf.o \
-           $(BUILD)/bench/bare_redirect.bpf.o $(BUILD)/bench/live_gen $(BUILD)/bench/setup_load $(BUILD)/bench/offload_flows
+bench-bpf: bpf $(patsubst %,$(BUILD)/bench/%.bpf.o,reference live bare_redirect) \
+           $(patsubst %,$(BUILD)/bench/%,bpf_cost live_gen setup_load $(BENCH_ENGINE))
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))

@@ -205,11 +205,11 @@ class LiveNet:
         """Flows set up through the engine alone: as many sessions would need more descriptors than there are."""
         lane = self.lane(name)
         lane.instance = f"{lane.ns}"
-        h = subprocess.Popen([*lane.enter(), "taskset", "-c", OTHERS, str(bench.TOOLS / "offload_flows"), str(sessions),
+        h = subprocess.Popen([*lane.enter(), "taskset", "-c", OTHERS, str(bench.TOOLS / "live_flows"), str(sessions),
                               lane.instance, mode, str(family)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.holders.append(h)
         if not h.stdout.readline():
-            raise RuntimeError(f"{name}: offload_flows ended")
+            raise RuntimeError(f"{name}: live_flows ended")
         self.wait_fast(lane, mode, 2 * sessions)
         return lane
 

@@ -7,10 +7,12 @@
 #define LIVE_LANES       32
 #define LIVE_HEADERS_MAX 64
 #define LIVE_SAMPLE_MAX  2048
-#define LIVE_PER_CLIENT  50   /* flows of one source address, as offload_flows.c makes them */
+#define LIVE_PER_CLIENT  50   /* flows of one source address, as live_flows.c makes them */
 #define LIVE_PORT_BASE   1024 /* the first one's source port */
 
-/* The sink's ports: above 60,000 sessions offload_flows.c takes the next one. */
+/* The sink's ports: above 60,000 sessions live_flows.c takes the next one. */
+#define LIVE_GW_PORT   9000
+#define LIVE_SINK_PORT 16000
 #define LIVE_SINK_MASK 0xfff0
 
 /* User space writes it before a run. */

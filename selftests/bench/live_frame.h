@@ -13,7 +13,6 @@
 
 #include "live.h"
 
-#define GW_PORT   9000
 #define FRAME_MAX 2048
 
 /* ---- checksums ---- */
@@ -77,7 +76,7 @@ static inline size_t frame_build(const uint8_t mac[ETH_ALEN], bool v6, size_t si
 {
 	size_t headers = v6 ? 62 : 42, udp_len = 8 + size;
 	struct ethhdr *eth = (void *)frame;
-	struct udphdr udp = {.dest = htons(GW_PORT), .len = htons((uint16_t)udp_len)};
+	struct udphdr udp = {.dest = htons(LIVE_GW_PORT), .len = htons((uint16_t)udp_len)};
 
 	memset(frame, 0, FRAME_MAX);
 	memcpy(eth->h_dest, mac, ETH_ALEN);
@@ -130,9 +129,9 @@ static inline void frame_rewrite(struct reference_rewrite *r)
 	inet_pton(AF_INET, "172.16.0.1", &new.saddr);
 	inet_pton(AF_INET, "172.16.0.2", &new.daddr);
 	old.ports[0] = htons(LIVE_PORT_BASE);
-	old.ports[1] = htons(GW_PORT);
+	old.ports[1] = htons(LIVE_GW_PORT);
 	new.ports[0] = htons(20000);
-	new.ports[1] = htons(16000);
+	new.ports[1] = htons(LIVE_SINK_PORT);
 	for (int i = 0; i < 4; i++)
 		addr += (uint16_t) ~((uint16_t *)&old)[i] + ((uint16_t *)&new)[i];
 	for (int i = 0; i < 2; i++)

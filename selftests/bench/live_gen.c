@@ -4,7 +4,7 @@
  *
  * A lane is a gateway namespace with two veth pairs: frames are made here, redirected into the end
  * that is in SRC_NS, come out at the gateway's in0 (native XDP, or as skbs), leave by its out0 and
- * are counted and dropped at the end in DST_NS. Addresses are those of offload_flows.c.
+ * are counted and dropped at the end in DST_NS. Addresses are those of live_flows.c.
  * The caller pins this process to one core; all of a run is done on it.
  *
  * One command a line on the standard input, one line of JSON for each on the standard output:

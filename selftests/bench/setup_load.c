@@ -2,7 +2,7 @@
 /*
  * Session set-ups, seen from outside: setup_load DEV GATEWAY_MAC FLOWS_PIN SESSIONS WINDOW BASE
  *
- * Sends the first datagram of each of SESSIONS flows out of DEV, as offload_flows.c numbers them
+ * Sends the first datagram of each of SESSIONS flows out of DEV, as live_flows.c numbers them
  * (11.0.0.1 and up, 50 source ports each, to 10.0.0.1:9000, from number BASE on), and looks
  * in the pinned flow table for the flow of each. At most WINDOW of them are on the way. What is not
  * there after 200 ms is sent again, and said. One thread does it, on a core of its own: it asks
@@ -72,7 +72,7 @@ static void send_first(struct load *l, uint32_t i)
 static bool is_fast(const struct load *l, uint32_t i)
 {
 	struct l7mp_flow_key key = {
-	        .dport = htons(GW_PORT), .l4 = IPPROTO_UDP, .family = L7MP_FAMILY_V4};
+	        .dport = htons(LIVE_GW_PORT), .l4 = IPPROTO_UDP, .family = L7MP_FAMILY_V4};
 	struct l7mp_flow_action action;
 	uint32_t addr;
 
