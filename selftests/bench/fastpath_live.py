@@ -24,6 +24,8 @@ WINDOW, BATCH = 192, 64
 BARE_PORT, SINK_PORT, FLOWS = 9000, 16000, 1000
 CPUS = sorted(os.sched_getaffinity(0))
 CORE, OTHERS = str(CPUS[-1]), ",".join(map(str, CPUS[:-1] or CPUS))
+# Real-time, so that other work on the machine is not measured with them.
+FIRST, BEFORE = ("chrt", "-f", "1"), ("chrt", "-f", "2")
 BPFFS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 REFERENCES = {"drop": None, "bare XDP": "xdp_redirect", "XDP rewrite": "xdp_rewrite", "XDP rewrite + FIB": "xdp_rewrite_fib",
@@ -107,7 +109,7 @@ class LiveNet:
                 # Nobody speaks there but the generator.
                 bench.sh(f"ip netns exec {n} sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
             self.tool = subprocess.Popen(
-                ["taskset", "-c", CORE, str(bench.TOOLS / "live_gen"), self.src, self.dst, str(bench.TOOLS / "live.bpf.o")],
+                [*FIRST, "taskset", "-c", CORE, str(bench.TOOLS / "live_gen"), self.src, self.dst, str(bench.TOOLS / "live.bpf.o")],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         except BaseException:
             self.__exit__()
@@ -182,7 +184,7 @@ class LiveNet:
         """A lane with a daemon and FLOWS sessions of each family. The slow path is on the generator's core."""
         lane = self.lane(name, sink, program)
         # A waiting relay must come before the generator, or packets wait while more are made.
-        self.start(lane, mode, OTHERS if mode else CORE, () if mode else ("chrt", "-f", "1"))
+        self.start(lane, mode, OTHERS if mode else CORE, () if mode else BEFORE)
         for f in (4, 6):
             self.run(lane, f, FLOWS, 200, FLOWS, SINK_PORT, 16, 16)
         if mode:

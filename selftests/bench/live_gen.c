@@ -301,7 +301,7 @@ static void generate(const struct run *r, const uint8_t *frame, size_t len)
 		if (left && bpf_prog_test_run_opts(prog, &o))
 			DIE("live frames");
 		if (!left)
-			sched_yield();
+			usleep(20); /* for what the kernel has left to a thread of its own */
 		if (state->sunk != seen) {
 			seen = state->sunk;
 			since = now_ns();

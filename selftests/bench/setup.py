@@ -5,7 +5,7 @@ The engine is driven by offload_flows.c, without sockets: set-ups and removals p
 over the table costs the loop. Whole sessions are made by first datagrams from outside
 (setup_load.c), which then looks for each flow in the pinned table: with one session under way at a
 time for the time that a session needs, with many for the rate. The daemon has one core, the
-load the other.
+load the other, both with real-time priority: what else the machine does is not measured.
 """
 import json
 import subprocess
@@ -18,7 +18,7 @@ SESSIONS, ALONE, WINDOW = 10000, 1000, 32
 
 
 def engine():
-    r = subprocess.run(["taskset", "-c", live.CORE, str(bench.TOOLS / "offload_flows"), "50000"], capture_output=True,
+    r = subprocess.run([*live.FIRST, "taskset", "-c", live.CORE, str(bench.TOOLS / "offload_flows"), "50000"], capture_output=True,
                        text=True, timeout=60)
     if r.returncode:
         raise RuntimeError(f"offload_flows: {r.stderr.strip()}")
@@ -26,7 +26,7 @@ def engine():
 
 
 def load(net, lane, mac, sessions, window, base):
-    r = subprocess.run(["nsenter", f"--net=/run/netns/{net.src}", "taskset", "-c", live.OTHERS, str(bench.TOOLS / "setup_load"),
+    r = subprocess.run(["nsenter", f"--net=/run/netns/{net.src}", *live.FIRST, "taskset", "-c", live.OTHERS, str(bench.TOOLS / "setup_load"),
                         lane.s, mac, str(live.BPFFS / lane.instance / "flows"), *map(str, (sessions, window, base))],
                        capture_output=True, text=True, timeout=120)
     if r.returncode:
@@ -39,7 +39,7 @@ def sessions(a, mode):
     with live.LiveNet() as net:
         lane = net.lane("sessions")
         mac = json.loads(bench.sh(f"ip -j -n {lane.ns} link show in0").stdout)[0]["address"]
-        net.start(lane, mode, core=live.CORE)
+        net.start(lane, mode, live.CORE, live.FIRST)
         one = load(net, lane, mac, ALONE, 1, 0)
         return one, load(net, lane, mac, SESSIONS - ALONE, WINDOW, ALONE)
 
