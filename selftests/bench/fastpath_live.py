@@ -29,15 +29,15 @@ FIRST, BEFORE = ("chrt", "-f", "1"), ("chrt", "-f", "2")
 BPFFS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 REFERENCES = {"drop": None, "bare XDP": "xdp_redirect", "XDP rewrite": "xdp_rewrite", "XDP rewrite + FIB": "xdp_rewrite_fib",
-              "bare tc": "tc_redirect", "tc rewrite": "tc_rewrite"}
-UNCHANGED = ("drop", "bare XDP", "bare tc", "bare tc, GRO")  # the sink sees the packets as they were made
+              "bare tc": "tc_redirect", "tc rewrite": "tc_rewrite", "bare tc, local": "tc_redirect"}
+UNCHANGED = ("drop", "bare XDP", "bare tc", "bare tc, GRO", "bare tc, local")  # the sink sees the packets as they were made
 
 
 class Lane:
     """A gateway namespace between the two shared ends."""
 
-    def __init__(self, net, number, name, sink="xdp"):
-        self.name, self.number, self.sink = name, number, sink
+    def __init__(self, net, number, name):
+        self.name, self.number = name, number
         self.ns, self.s, self.d = f"{net.prefix}g{number}", f"s{number}", f"d{number}"
         self.relay, self.pins, self.instance = None, False, None
         self.make(net)
@@ -65,6 +65,13 @@ class Lane:
             bench.sh(f"ip -n {self.ns} neigh add {addr} lladdr 02:00:00:00:00:0{mac} dev {dev} nud permanent")
         bench.sh(f"ip -n {self.ns} route add 11.0.0.0/8 via 10.255.255.254")
         bench.sh(f"ip -n {self.ns} -6 route add fd00:11::/64 via fd00:10::ffff")
+
+    def let_in_sockets(self, net):
+        """For local senders: an address for them, and veth as it is when nobody has changed it."""
+        mac = json.loads(bench.sh(f"ip -j -n {self.ns} link show in0").stdout)[0]["address"]
+        bench.sh(f"ip -n {net.src} addr add 10.255.255.254/8 dev {self.s}")
+        bench.sh(f"ip -n {net.src} neigh add 10.0.0.1 lladdr {mac} dev {self.s} nud permanent")
+        self.sh("ethtool -K in0 gro off")
 
     def snmp(self):
         """What user space got and the stack forwarded, IPv4 and IPv6."""
@@ -153,13 +160,19 @@ class LiveNet:
 
     def lane(self, name, sink="xdp", program=None):
         number = len(self.lanes)
-        lane = self.lanes[name] = Lane(self, number, name, sink)
+        lane = self.lanes[name] = Lane(self, number, name)
+        if "local" in name:
+            lane.let_in_sockets(self)
+            sink = "tc"  # a local sender's packets would have to be copied for XDP
         extra = f" {bench.TOOLS / 'reference.bpf.o'} {program}" if program else ""
         self.ask(f"lane {lane.ns} {lane.s} {lane.d} {sink}{extra}")
         return lane
 
     def run(self, lane, family, flows, size, packets, port, window=WINDOW, batch=BATCH):
         return self.ask(f"run {lane.number} {family} {flows} {size} {window} {batch} {packets} {port}")
+
+    def local(self, lane, flows, size, packets, port, window=WINDOW):
+        return self.ask(f"local {lane.number} {flows} {size} {window} {packets} {port}")
 
     # ---- relays ----
 
@@ -189,7 +202,14 @@ class LiveNet:
             self.run(lane, f, FLOWS, 200, FLOWS, SINK_PORT, 16, 16)
         if mode:
             self.wait_fast(lane, mode, 4 * FLOWS)
-        return lane
+
+    def local_proxy(self, name, mode):
+        """The same for local senders, IPv4. A relay that came first would have to take their packets one by one."""
+        lane = self.lane(name)
+        self.start(lane, mode, OTHERS if mode else CORE, () if mode else FIRST)
+        self.local(lane, FLOWS, 200, FLOWS, SINK_PORT, 16)
+        if mode:
+            self.wait_fast(lane, mode, 2 * FLOWS)
 
     def wait_fast(self, lane, mode, entries):
         if lane.xdp() != (1 if mode == "native" else None):
@@ -255,6 +275,7 @@ HELD_BIG = 100000
 LIMITS = ["drop", "bare XDP", "XDP rewrite", "XDP rewrite + FIB", "l7mp XDP", "bare tc", "tc rewrite", "l7mp tc",
           "bare tc, GRO", "l7mp tc, GRO", "kernel NAT", "l7mp slow, GRO", "l7mp slow"]
 WAYS = ["bare XDP", "l7mp XDP", "bare tc", "l7mp tc", "kernel NAT", "l7mp slow, GRO", "l7mp slow"]
+LOCAL = ["bare tc, local", "l7mp tc, local", "kernel NAT, local", "l7mp slow, local"]
 
 # (title, the row that ratios are taken to, {name: row})
 TABLES = [
@@ -269,6 +290,8 @@ TABLES = [
                                                                          "l7mp slow, GRO", "l7mp slow")}),
     ("1 flow, 64 B, IPv4", "bare XDP", {n: row(n, size=64) for n in WAYS}),
     ("1 flow, 1,400 B, IPv4", "bare XDP", {n: row(n, size=1400) for n in WAYS}),
+    ("from local sockets, 1 flow, 200 B", "bare tc, local", {n: row(n) for n in LOCAL}),
+    ("from local sockets, 1,000 flows, 200 B", "bare tc, local", {n: row(n, FLOWS) for n in LOCAL}),
     ("1 flow, 200 B, IPv6", "bare XDP", {n: row({"l7mp tc": "l7mp tc v6"}.get(n, n), family=6) for n in WAYS}),
 ]
 
@@ -285,6 +308,8 @@ AIMS = [
     ("our slow path, 1,000 flows, GRO, to XDP", row("l7mp slow, GRO", FLOWS), row("l7mp XDP", FLOWS), ">=", 10),
     ("our slow path, 1 flow, to XDP", row("l7mp slow"), row("l7mp XDP"), ">=", 10),
     ("our slow path, 1 flow, GRO, to XDP", row("l7mp slow, GRO"), row("l7mp XDP"), ">=", 10),
+    ("our slow path, local, 1 flow, to tc", row("l7mp slow, local"), row("l7mp tc, local"), ">=", 2.5),
+    ("our slow path, local, 1,000 flows, to tc", row("l7mp slow, local", FLOWS), row("l7mp tc, local", FLOWS), ">=", 2.5),
     ("XDP, 1,000 flows to one", row("l7mp XDP", FLOWS), row("l7mp XDP"), "<=", 1.3),
     ("tc, 1,000 flows to one", row("l7mp tc", FLOWS), row("l7mp tc"), "<=", 1.3),
     ("XDP, 100,000 flows to one", row("l7mp XDP 100k", HELD_BIG), row("l7mp XDP"), "<=", 1.5),
@@ -324,10 +349,15 @@ def check(r, got, n, udp_in, forwarded):
 def measure_row(net, r, seconds):
     lane, flows, size, family = net.lanes[r[0]], *r[1:]
     port = BARE_PORT if r[0] in UNCHANGED else SINK_PORT
-    warm = net.run(lane, family, flows, size, max(2 * flows, 5000), port)
+
+    def run(packets):
+        if "local" in lane.name:
+            return net.local(lane, flows, size, packets, port)
+        return net.run(lane, family, flows, size, packets, port)
+    warm = run(max(2 * flows, 5000))
     n = min(1000000, max(3 * flows, 20000, int(seconds * 1e9 / max(20, warm["ns"]))))
     udp, forwarded = lane.snmp()
-    got = net.run(lane, family, flows, size, n, port)
+    got = run(n)
     udp_after, forwarded_after = lane.snmp()
     check(r, got, n, udp_after - udp, forwarded_after - forwarded)
     return got
@@ -336,6 +366,9 @@ def measure_row(net, r, seconds):
 def set_up(net):
     net.references()
     net.nat("kernel NAT")
+    net.nat("kernel NAT, local")
+    net.local_proxy("l7mp tc, local", "tc")
+    net.local_proxy("l7mp slow, local", "")
     net.proxy("l7mp XDP", "native")
     net.proxy("l7mp tc, GRO", "tc")
     net.hold("l7mp tc", "tc", 4, FLOWS)
@@ -346,7 +379,8 @@ def set_up(net):
     # At its best: what it sends is counted at tc, without the copy that XDP needs for a local sender's packets.
     net.proxy("l7mp slow, GRO", "", "tc")
     # Without GRO: frames come in because of an XDP program that passes them on.
-    net.proxy("l7mp slow", "", "tc", "xdp_floor").sh("ethtool -K in0 gro off")
+    net.proxy("l7mp slow", "", "tc", "xdp_floor")
+    net.lanes["l7mp slow"].sh("ethtool -K in0 gro off")
 
 
 def rounds(net, a):

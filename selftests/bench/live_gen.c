@@ -13,6 +13,7 @@
  *                             in0), a program of reference.bpf.o to attach at in0. {"lane": N}
  *   pins N DIR                where the instance has pinned its maps
  *   entries N                 of the flow table
+ *   local N FLOWS SIZE WINDOW PACKETS SINK_PORT            as run, by sockets of SRC_NS (live_local.c)
  *   run N 4|6 FLOWS SIZE WINDOW BATCH PACKETS SINK_PORT    SIZE: UDP payload
  */
 #include "bench.h"
@@ -26,12 +27,13 @@
 
 #include "l7mp/abi.h"
 #include "live_frame.h"
+#include "live_gen.h"
 
 #define STALL_NS 50000000ull
 #define STALLS   10
 
 struct lane {
-	char gw[64];
+	char gw[64], source_name[IFNAMSIZ];
 	int source, sink, in, out; /* interface indexes, each in its namespace */
 	uint8_t in_mac[ETH_ALEN];
 	int verdicts, flows, counters; /* pinned maps; -1: none */
@@ -152,6 +154,7 @@ static void cmd_lane(const char *args)
 	if (*prog)
 		attach_reference(l, path, prog);
 	l->source = ifindex(src_ns, s);
+	memcpy(l->source_name, s, sizeof(s));
 	if (bpf_map_update_elem(map_fd(obj, "lanes"), &n_lanes, &l->source, BPF_ANY))
 		DIE("devmap");
 	printf("{\"lane\": %d}\n", n_lanes++);
@@ -313,39 +316,75 @@ static void generate(const struct run *r, const uint8_t *frame, size_t len)
 	}
 }
 
-static void cmd_run(const char *args)
+static void report(const struct totals *before, const struct totals *after)
+{
+	uint64_t passed = 0, end = state->end_ns;
+
+	for (int i = L7MP_VERDICT_PASS_NO_FLOW; i < L7MP_VERDICT_COUNT; i++)
+		passed += after->verdicts[i] - before->verdicts[i];
+	if (end < state->start_ns) /* the last ones did not come */
+		end = now_ns();
+	printf("{\"ns\": %.2f, \"sent\": %llu, \"sunk\": %llu, \"lost\": %llu, \"odd\": %llu, "
+	       "\"forwarded\": %lu, \"passed\": %lu, \"flow_packets\": %lu, "
+	       "\"flow_bytes\": %lu, \"checksum\": \"%s\"}\n",
+	       (double)(end - state->start_ns) / (double)(state->sunk ? state->sunk : 1),
+	       state->sent, state->sunk, state->lost, state->odd,
+	       after->verdicts[L7MP_VERDICT_FORWARDED] - before->verdicts[L7MP_VERDICT_FORWARDED],
+	       passed, after->packets - before->packets, after->bytes - before->bytes,
+	       state->sample_len ? frame_state((const uint8_t *)state->sample, state->sample_len)
+	                         : "none");
+}
+
+static void measure(const struct run *r, bool local)
 {
 	static uint8_t frame[FRAME_MAX];
 	static struct totals before, after;
+	size_t len = frame_build(r->lane->in_mac, r->family == 6, r->size, frame);
+	struct local_load l = {.device = r->lane->source_name,
+	                       .flows = r->flows,
+	                       .size = r->size,
+	                       .window = r->window,
+	                       .packets = r->packets,
+	                       .state = state};
+
+	errno = EINVAL;
+	if (r->size > 1472)
+		DIE("%u bytes", r->size);
+	prepare(r, frame);
+	read_totals(r->lane, &before);
+	enter_netns(src_ns);
+	if (local)
+		local_send(&l);
+	else
+		generate(r, frame, len);
+	read_totals(r->lane, &after);
+	report(&before, &after);
+}
+
+static void cmd_run(const char *args)
+{
 	struct run r;
-	uint64_t passed = 0, end;
-	size_t len;
 	int lane;
 
 	errno = EINVAL;
 	if (sscanf(args, "%d %d %u %u %u %u %lu %d", &lane, &r.family, &r.flows, &r.size, &r.window,
-	           &r.batch, &r.packets, &r.sink_port) != 8 ||
-	    r.size > 1472)
+	           &r.batch, &r.packets, &r.sink_port) != 8)
 		DIE("run %s", args);
 	r.lane = lane_of(lane);
-	len = frame_build(r.lane->in_mac, r.family == 6, r.size, frame);
-	prepare(&r, frame);
-	read_totals(r.lane, &before);
-	generate(&r, frame, len);
-	/* Nothing came in the end: what was written off is no time. */
-	end = state->end_ns ? state->end_ns : now_ns();
-	read_totals(r.lane, &after);
-	for (int i = L7MP_VERDICT_PASS_NO_FLOW; i < L7MP_VERDICT_COUNT; i++)
-		passed += after.verdicts[i] - before.verdicts[i];
-	printf("{\"ns\": %.2f, \"sent\": %llu, \"sunk\": %llu, \"lost\": %llu, \"odd\": %llu, "
-	       "\"forwarded\": %lu, \"passed\": %lu, \"flow_packets\": %lu, \"flow_bytes\": %lu, "
-	       "\"checksum\": \"%s\"}\n",
-	       (double)(end - state->start_ns) / (double)(state->sunk ? state->sunk : 1),
-	       state->sent, state->sunk, state->lost, state->odd,
-	       after.verdicts[L7MP_VERDICT_FORWARDED] - before.verdicts[L7MP_VERDICT_FORWARDED],
-	       passed, after.packets - before.packets, after.bytes - before.bytes,
-	       state->sample_len ? frame_state((const uint8_t *)state->sample, state->sample_len)
-	                         : "none");
+	measure(&r, false);
+}
+
+static void cmd_local(const char *args)
+{
+	struct run r = {.family = 4};
+	int lane;
+
+	errno = EINVAL;
+	if (sscanf(args, "%d %u %u %u %lu %d", &lane, &r.flows, &r.size, &r.window, &r.packets,
+	           &r.sink_port) != 6)
+		DIE("local %s", args);
+	r.lane = lane_of(lane);
+	measure(&r, true);
 }
 
 static void *map_memory(const char *name, size_t size)
@@ -365,7 +404,8 @@ int main(int argc, char **argv)
 	} commands[] = {{"lane ", cmd_lane},
 	                {"pins ", cmd_pins},
 	                {"entries ", cmd_entries},
-	                {"run ", cmd_run}};
+	                {"run ", cmd_run},
+	                {"local ", cmd_local}};
 	char line[1024];
 	size_t i;
 
