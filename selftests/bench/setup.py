@@ -34,7 +34,7 @@ def load(net, lane, mac, sessions, window, base):
     return json.loads(r.stdout)
 
 
-def sessions(a, mode):
+def sessions(mode):
     """A daemon for each round: (alone, all at once)."""
     with live.LiveNet() as net:
         lane = net.lane("sessions")
@@ -48,14 +48,14 @@ def guarded(what, *args):
     try:
         return what(*args)
     except (RuntimeError, subprocess.SubprocessError) as e:
-        print(f"  {e}")
+        bench.problem(f"setup: {e}")
         return None
 
 
 def run_suite(a):
     bench.make_bpf()
     engines = [guarded(engine) for _ in range(a.rounds)]
-    made = [guarded(sessions, a, "tc") for _ in range(a.rounds)]
+    made = [guarded(sessions, "tc") for _ in range(a.rounds)]
 
     def column(rows, key, scale=1.0):
         return [r[key] * scale if r else None for r in rows]
