@@ -33,6 +33,14 @@ REFERENCES = {"drop": None, "bare XDP": "xdp_redirect", "XDP rewrite": "xdp_rewr
 UNCHANGED = ("drop", "bare XDP", "bare tc", "bare tc, GRO", "bare tc, local")  # the sink sees the packets as they were made
 
 
+def unpin(instance):
+    """What a process of ours that was killed has left."""
+    for pin in (BPFFS / instance).glob("*"):
+        pin.unlink()
+    if (BPFFS / instance).is_dir():
+        (BPFFS / instance).rmdir()
+
+
 class Lane:
     """A gateway namespace between the two shared ends."""
 
@@ -142,11 +150,8 @@ class LiveNet:
         for n in self.namespaces:
             bench.sh(f"ip netns del {n}", check=False)
         for lane in self.lanes.values():
-            if lane.instance:  # only what a relay that was killed has left
-                for pin in (BPFFS / lane.instance).glob("*"):
-                    pin.unlink()
-                if (BPFFS / lane.instance).is_dir():
-                    (BPFFS / lane.instance).rmdir()
+            if lane.instance:
+                unpin(lane.instance)
 
     def ask(self, command):
         try:

@@ -18,11 +18,17 @@ SESSIONS, ALONE, WINDOW = 10000, 1000, 32
 
 
 def engine():
-    r = subprocess.run([*live.FIRST, "taskset", "-c", live.CORE, str(bench.TOOLS / "offload_flows"), "50000"], capture_output=True,
-                       text=True, timeout=60)
-    if r.returncode:
-        raise RuntimeError(f"offload_flows: {r.stderr.strip()}")
-    return json.loads(r.stdout)
+    p = subprocess.Popen([*live.FIRST, "taskset", "-c", live.CORE, str(bench.TOOLS / "offload_flows"), "50000"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = p.communicate(timeout=60)
+    finally:
+        p.kill()
+        p.wait()
+        live.unpin(f"bench{p.pid}")  # the instance's name; both commands before it become it
+    if p.returncode:
+        raise RuntimeError(f"offload_flows: {err.strip()}")
+    return json.loads(out)
 
 
 def load(net, lane, mac, sessions, window, base):
