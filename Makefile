@@ -175,13 +175,23 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
-# Drives offload/ without sockets: set-ups, sweeps, link changes.
-$(BUILD)/bench/offload_%: $(BUILD)/obj/selftests/bench/offload_%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
+# The kernel fast path's other suites: fastpath-live (live frames), setup and the rest (the engine without sockets).
+$(BUILD)/bench/live.bpf.o: selftests/bench/live.h
+$(BUILD)/bench/live_gen: $(BUILD)/obj/selftests/bench/live_local.o
+$(BUILD)/bench/live_gen $(BUILD)/bench/setup_load: $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
+ENGINE_TOOLS := $(OFFLOAD_TOOLS) $(BUILD)/bench/live_flows
+$(patsubst $(BUILD)/bench/%,$(BUILD)/obj/selftests/bench/%.o,$(ENGINE_TOOLS)): CPPFLAGS += -Iheaders
+$(patsubst $(BUILD)/bench/%,$(BUILD)/obj/selftests/bench/%.o,$(ENGINE_TOOLS)): | $(BPF_SKELS)
+$(ENGINE_TOOLS): $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o $(foreach l,$(DEPS_offload),$(BUILD)/lib/$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_offload)) $(PKG_LIBS)
 .PHONY: bench-bpf
-bench-bpf: bpf $(BUILD)/bench/bpf_cost $(BUILD)/bench/reference.bpf.o $(BUILD)/bench/cost/l7mp_xdp.bpf.o $(BUILD)/bench/cost/l7mp_tc.bpf.o $(OFFLOAD_TOOLS)
+bench-bpf: bpf $(patsubst %,$(BUILD)/bench/%.bpf.o,reference live bare_redirect cost/l7mp_xdp cost/l7mp_tc) \
+           $(patsubst %,$(BUILD)/bench/%,bpf_cost live_gen setup_load) $(ENGINE_TOOLS)
 $(BUILD)/bench/cost/%.bpf.o: bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
