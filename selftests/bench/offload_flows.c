@@ -25,6 +25,9 @@ int main(int argc, char **argv)
 	run(r.loop, 1100);
 	(void)l7mp_loop_latency_us(r.loop, true); /* the turns that set up are not meant */
 	run(r.loop, 2400);
+	for (int i = 0; i < 10 && !r.e->sweep.last_entries; i++)
+		run(r.loop, 1000);
+	must(r.e->sweep.last_entries > 0, "the sweep");
 	printf("{\"sessions\": %u, \"setups_per_s\": %.0f, \"sweep_entries\": %llu, "
 	       "\"sweep_ms_per_100k\": %.1f, \"worker_ms_per_100k\": %.1f, "
 	       "\"longest_turn_ms\": %.1f",

@@ -23,6 +23,7 @@
 #define BRIEF_US    30    /* longer than a packet needs; waited for actively */
 #define BRIEF_TRIES 4     /* a tick */
 #define BRIEF_FLOWS 8     /* a tick, at most: the loop has other things to do */
+#define TICK_FLOWS  256   /* a tick: some ms at most */
 #define FORCE_US    50000 /* then it begins in any case */
 #define MAP_BYTES   (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
 
@@ -191,7 +192,7 @@ static void tick(struct l7mp_timer *timer, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
 	struct off_handover *h = &e->handover;
-	unsigned brief = 0, n = h->n_flows;
+	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
 
 	/* Each once; the list may change under us, so always from its head, and what stays goes to its end. */
 	while (n-- && h->flows) {
