@@ -265,7 +265,9 @@ static int measure(struct rig *r, const struct change *c)
 	fflush(stdout);
 	watch_close(&w);
 	must(!system(c->undo), c->undo);
-	run(r->loop, 500);
+	do {
+		run(r->loop, 500);
+	} while (r->e->dirty || r->e->leaving);
 	return w.followed - w.told < 20 ? 0 : 1;
 }
 
