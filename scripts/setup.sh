@@ -25,7 +25,7 @@ for set_name in "$@"; do
 	case $set_name in
 	build) wanted="$wanted $build" ;;
 	test) wanted="$wanted $build $test" ;;
-	full) wanted="$wanted $build $test $full" ;;
+	full) wanted="$wanted $build $test $full $vm" ;;
 	bench) wanted="$wanted $build $bench" ;;
 	vm) wanted="$wanted $build $test $vm" ;;
 	lint) wanted="$wanted $build $lint" ;;

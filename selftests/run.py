@@ -23,7 +23,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz"]
+SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "vm"]
 LINE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)(?:\s*#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 
 
@@ -99,7 +99,7 @@ def run_one(suite, name, command, say, mode):
     if mode == "full" and "timeout_full" in say:
         limit = float(say["timeout_full"])
     if os.environ.get("L7MP_VM"):  # scripts/vmtest.sh: emulated processors
-        limit *= 6
+        limit *= 4
     start = time.monotonic()
     timed_out = False
     try:
@@ -161,7 +161,7 @@ def main():
     # What failed beside others on a busy machine is run once more by itself, and said so: a file
     # that passes only then depends on time, and belongs mended.
     again = []
-    by_name = {f"{j[0]}/{j[1]}": j for j in beside}
+    by_name = {f"{j[0]}/{j[1]}": j for j in beside} if args.j > 1 else {}
     for i, r in enumerate(results):
         if r.failed and r.name in by_name:
             second = run_one(*by_name[r.name], args.mode)
