@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=180 timeout_full=900
+# l7mp-test: alone timeout=180 timeout_full=900
 """Changes under the fast path: how soon flows follow routes, neighbours and links, and that nothing is lost when a
 session goes into the kernel and out of it under traffic."""
 import collections
