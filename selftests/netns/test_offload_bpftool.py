@@ -155,6 +155,25 @@ class Bpftool(Base):
             for field in ("saddr", "daddr", "sport_host", "dport_host", "verb", "ifindex", "mtu", "dmac", "session"):
                 self.assertIn(f'"{field}"', text)
 
+    def test_record(self):
+        """each session in the kernel has a record with its names, under the id that its flows carry"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy() as p:
+            self.ping(client, server)
+            session = self.wait_fast(p)
+            entries = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "sessions")))
+            self.assertEqual(len(entries), 1)
+            record = entries[0]["value"]
+            self.assertEqual((record["name"], record["listener"], record["cluster"], record["endpoint"]),
+                             (session["name"], "udp", session["destination"]["origin"],
+                              session["destination"]["endpoint"]["name"]))
+            self.assertAlmostEqual(record["started_ms"] / 1000, time.time(), delta=60)
+            flows = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows")))
+            self.assertEqual([f["value"]["session"] for f in flows], [entries[0]["key"]] * 2)
+            p.api.delete("/sessions/" + session["name"])
+            self.assertTrue(l7test.wait_for(lambda: json.loads(l7net.sh(
+                BPFTOOL, "map", "dump", "pinned", str(self.pins / "sessions"))) == [], 5))
+
 
 if __name__ == "__main__":
     l7test.main()

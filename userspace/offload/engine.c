@@ -213,6 +213,7 @@ static int begin(struct l7mp_offload_engine *e)
 static void clear_flows(struct l7mp_offload_engine *e)
 {
 	struct l7mp_flow_key key;
+	uint64_t session;
 	unsigned n = 0;
 
 	while (!bpf_map_get_next_key(e->maps.flows, NULL, &key)) {
@@ -222,6 +223,9 @@ static void clear_flows(struct l7mp_offload_engine *e)
 	}
 	while (!bpf_map_get_next_key(e->maps.counters, NULL, &key))
 		if (bpf_map_delete_elem(e->maps.counters, &key))
+			break;
+	while (!bpf_map_get_next_key(e->maps.sessions, NULL, &session))
+		if (bpf_map_delete_elem(e->maps.sessions, &session))
 			break;
 	if (n)
 		l7mp_log_notice(OFF_MODULE, "removed %u flows that no session owns", n);
