@@ -73,7 +73,7 @@ def run_suite(a):
     bench.show("The loop's time for a sweep over the table, and its longest turn then", "ms", sweep, None, "less")
     times = {f"{name}, {key}": column(rows, f"{key}_us") for name, rows in (("alone", alone), (f"{WINDOW} at once", many))
              for key in ("p50", "p99", "max")}
-    bench.show("From a session's first datagram to its flow in the table", "µs", times, None, "less")
+    bench.show("From a session's first datagram until its flow in the table carries packets", "µs", times, None, "less")
     resent = [r["resent"] for r in alone + many if r]
     looks = [r["look_ns"] for r in alone + many if r]
     print(f"  by looking from outside, which takes {max(looks, default=0) / 1000:.1f} µs a look at most; "

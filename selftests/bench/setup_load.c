@@ -79,8 +79,9 @@ static bool is_fast(const struct load *l, uint32_t i)
 	flow_of(i, &addr, &key.sport);
 	memcpy(key.saddr.bytes, &addr, 4);
 	inet_pton(AF_INET, "10.0.0.1", key.daddr.bytes);
+	/* One that has not begun passes its packets up. */
 	if (!bpf_map_lookup_elem(l->table, &key, &action))
-		return true;
+		return !(action.flags & L7MP_FLOW_HANDOVER);
 	if (errno != ENOENT)
 		DIE("flows");
 	return false;

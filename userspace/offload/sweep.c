@@ -145,9 +145,11 @@ static void read_slice(uv_work_t *work)
 
 	/*
 	 * Threads of this kind don't push others off their processor when they are woken: else
-	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life.
+	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life. Not under a
+	 * real-time policy: there the loop, waiting for this thread, would never let it run.
 	 */
-	(void)sched_setscheduler(0, SCHED_BATCH, &prio);
+	if (sched_getscheduler(0) == SCHED_OTHER)
+		(void)sched_setscheduler(0, SCHED_BATCH, &prio);
 	do {
 		r->n = r->room;
 		r->rc = 0;
