@@ -3,7 +3,8 @@
  * The sweep of the counters under change: flows are added and removed, read at once or not, while slices
  * are under way, and their counters rise in the map as the programs would make them rise. No flow may ever show
  * more than was counted for it, or less than it showed before; what it showed last must be exact; and a
- * sweep or two after the last packet all are.
+ * sweep or two after the last packet all are. Then the network changes so that flows get new actions and leave in
+ * the same slice: nothing may be left in the map.
  *
  *   offload_check [sessions [seconds [room]]]   (root; makes a network namespace of its own)
  *
@@ -130,6 +131,38 @@ static void exact(struct check *c)
 	}
 }
 
+static uint64_t in_map(const struct check *c)
+{
+	struct l7mp_flow_key key, next;
+	const void *from = NULL;
+	uint64_t n = 0;
+
+	for (; !bpf_map_get_next_key(c->r.e->maps.flows, from, &next); from = &key, n++)
+		key = next;
+	return n;
+}
+
+/* New actions for the way to the clients wait to be written when the way to the server goes. */
+static void change_and_leave(struct check *c, uint32_t n)
+{
+	for (uint32_t i = 0; i < c->r.n; i++)
+		if (c->r.flows[i])
+			leave(c, i);
+	for (uint32_t i = 0; i < n && i < c->r.n; i++)
+		enter(c, i);
+	run(c->r.loop, 200); /* they have begun */
+	must(!system("ip neigh replace 10.255.255.254 lladdr 02:00:00:00:00:04 dev in0 nud "
+	             "permanent "
+	             "&& ip neigh del 172.16.0.2 dev out0"),
+	     "ip");
+	run(c->r.loop, 200);
+	if (c->r.e->n_flows || in_map(c)) {
+		fprintf(stderr, "%llu flows, %llu entries in the map when all had to leave\n",
+		        (unsigned long long)c->r.e->n_flows, (unsigned long long)in_map(c));
+		c->wrong++;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	unsigned seconds = argc > 2 ? (unsigned)atoi(argv[2]) : 5;
@@ -151,6 +184,7 @@ int main(int argc, char **argv)
 	run(c.r.loop, 3000);
 	must(c.r.e->sweep.last_entries == 2 * c.r.e->n_flows, "a sweep over all");
 	exact(&c);
+	change_and_leave(&c, 200);
 	printf("{\"added\": %llu, \"removed\": %llu, \"packets\": %llu, \"slices\": %llu, "
 	       "\"wrong\": %llu}\n",
 	       (unsigned long long)c.adds, (unsigned long long)c.removals,

@@ -33,7 +33,7 @@ def engine():
 
 def load(net, lane, mac, sessions, window, base):
     r = subprocess.run(["nsenter", f"--net=/run/netns/{net.src}", *live.FIRST, "taskset", "-c", live.OTHERS, str(bench.TOOLS / "setup_load"),
-                        lane.s, mac, str(live.BPFFS / lane.instance / "flows"), *map(str, (sessions, window, base))],
+                        lane.s, mac, str(live.BPFFS / lane.instance), *map(str, (sessions, window, base))],
                        capture_output=True, text=True, timeout=120)
     if r.returncode:
         raise RuntimeError(f"setup_load: {r.stderr.strip()}")

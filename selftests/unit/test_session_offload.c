@@ -288,6 +288,34 @@ static void test_begins(void **state)
 	assert_null(f->offload.flows);
 }
 
+/* The hand-over has places for so many: the others wait in the queue, and none is forgotten. */
+static void test_many_begin(void **state)
+{
+	static struct fake_stream *src[1100];
+	struct sfix *f = *state;
+	char name[24];
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", "");
+	for (size_t i = 0; i < sizeof(src) / sizeof(src[0]); i++) {
+		snprintf(name, sizeof(name), "s%zu", i + 1);
+		src[i] = fake_accept(&f->world, "l", name, NULL);
+	}
+	sfix_advance(f, 3000);
+	for (size_t i = 0; i < sizeof(src) / sizeof(src[0]); i++)
+		fake_data(src[i], "1");
+	sfix_advance(f, 100);
+	assert_int_equal(f->offload.adds, 1024);
+	/* One that leaves makes room like one that has begun. */
+	fake_offload_withdraw(&f->offload, L7MP_REASON_NO_ROUTE);
+	sfix_advance(f, 2);
+	assert_int_equal(f->offload.adds, 1025);
+	fake_offload_begin(&f->offload, false);
+	sfix_advance(f, 100);
+	assert_int_equal(f->offload.adds, 1100);
+	fake_offload_begin(&f->offload, false);
+	assert_string_equal(off(f, "state"), "fast");
+}
+
 /* Its end while it begins takes the flow out as well. */
 static void test_end_while_it_begins(void **state)
 {
@@ -350,6 +378,7 @@ int main(void)
 	        T(test_not_established),
 	        T(test_never),
 	        T(test_begins),
+	        T(test_many_begin),
 	        T(test_end_while_it_begins),
 	        T(test_not_past_a_queue),
 	        T(test_end_while_queued),

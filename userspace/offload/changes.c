@@ -134,10 +134,17 @@ static void flush_deletes(struct l7mp_offload_engine *e)
 	b->n_gone = 0;
 }
 
+static void flush_updates(struct l7mp_offload_engine *e);
+
 static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7mp_reason reason)
 {
 	struct off_batch *b = &e->batch;
 
+	/* A new action that still waits for one that leaves would put it back: so those first. */
+	if (b->n_gone + 2 > OFF_BATCH) {
+		flush_updates(e);
+		flush_deletes(e);
+	}
 	if (flow->out)
 		return;
 	if (!e->leaving)
@@ -148,8 +155,6 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	DL_APPEND2(e->leaving, flow, lprev, lnext);
 	for (int i = 0; i < flow->n_sides; i++)
 		b->gone[b->n_gone++] = flow->side[i].key;
-	if (b->n_gone + 2 > OFF_BATCH)
-		flush_deletes(e);
 }
 
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -189,7 +194,7 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 static void flush_updates(struct l7mp_offload_engine *e)
 {
 	struct off_batch *b = &e->batch;
-	uint32_t done = 0;
+	uint32_t done = 0, n_failed = 0;
 
 	while (done < b->n_news) {
 		__u32 n = b->n_news - done;
@@ -201,10 +206,13 @@ static void flush_updates(struct l7mp_offload_engine *e)
 		done += n;
 		/* The one that it stopped at, or one that can't be had in batches. */
 		if (bpf_map_update_elem(e->maps.flows, &b->keys[done], &b->news[done], BPF_EXIST))
-			leave(e, b->owner[done], L7MP_REASON_KERNEL);
+			b->owner[n_failed++] = b->owner[done];
 		done++;
 	}
 	b->n_news = 0;
+	/* Not before: their other entry may be among those that were still to be written. */
+	for (uint32_t i = 0; i < n_failed; i++)
+		leave(e, b->owner[i], L7MP_REASON_KERNEL);
 }
 
 static void update(struct l7mp_offload_engine *e, struct off_side *s,
@@ -232,7 +240,8 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		leave(e, flow, reason);
 		return;
 	}
-	for (int i = 0; i < flow->n_sides; i++) {
+	/* It leaves when the kernel refuses the first one. */
+	for (int i = 0; i < flow->n_sides && !flow->out; i++) {
 		struct off_side *s = &flow->side[i];
 		struct l7mp_flow_action news = s->action;
 

@@ -23,7 +23,8 @@
 #define BRIEF_US    30    /* longer than a packet needs; waited for actively */
 #define BRIEF_TRIES 4     /* a tick */
 #define BRIEF_FLOWS 8     /* a tick, at most: the loop has other things to do */
-#define TICK_FLOWS  256   /* a tick: some ms at most */
+#define TICK_FLOWS  256   /* a tick */
+#define TICK_US     4000  /* ... and no longer: their sockets may hold much */
 #define FORCE_US    50000 /* then it begins in any case */
 #define MAP_BYTES   (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
 
@@ -167,14 +168,32 @@ static bool brief_pause(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	return false;
 }
 
+/* All places were taken when it came. */
+static bool unordered(const struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides && flow->verb != L7MP_VERB_COUNT; i++)
+		if (!has_slot(&flow->side[i]))
+			return true;
+	return false;
+}
+
 /* May remove this flow, and others. */
 static void step(struct l7mp_offload_engine *e, struct l7mp_flow *flow, unsigned *brief)
 {
 	uint64_t now = now_us();
-	bool orderly = false;
+	bool same = settled(e, flow), orderly = false;
 
+	/*
+	 * A program that found the numbers different just before we made them equal may count its packet
+	 * just after. So they must still be equal a tick later; meanwhile the programs use the flow.
+	 */
+	if (flow->agreed && same) {
+		begin(e, flow, unordered(flow));
+		return;
+	}
+	flow->agreed = false;
 	e->handover.at = flow;
-	if (!settled(e, flow))
+	if (!same)
 		flow->settled_us = now;
 	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US)
 		orderly = hand_over(e, flow);
@@ -183,7 +202,7 @@ static void step(struct l7mp_offload_engine *e, struct l7mp_flow *flow, unsigned
 	if (!e->handover.at)
 		return;
 	if (orderly)
-		begin(e, flow, false);
+		flow->agreed = true;
 	else if (now - flow->added_us >= FORCE_US)
 		begin(e, flow, true);
 }
@@ -193,9 +212,10 @@ static void tick(struct l7mp_timer *timer, void *arg)
 	struct l7mp_offload_engine *e = arg;
 	struct off_handover *h = &e->handover;
 	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
+	uint64_t start = now_us();
 
 	/* Each once; the list may change under us, so always from its head, and what stays goes to its end. */
-	while (n-- && h->flows) {
+	while (n-- && h->flows && now_us() - start < TICK_US) {
 		struct l7mp_flow *flow = h->flows;
 
 		DL_DELETE2(h->flows, flow, hprev, hnext);
@@ -221,6 +241,7 @@ void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 	flow->added_us = flow->settled_us = now_us();
 	flow->beginning = true;
+	flow->agreed = false;
 	DL_APPEND2(h->flows, flow, hprev, hnext);
 	h->n_flows++;
 	if (!l7mp_timer_armed(&h->timer))

@@ -381,6 +381,7 @@ struct l7mp_flow {
 	uint8_t n_sides;
 	uint8_t verb;
 	bool beginning;                  /* in the engine's list of hand-overs */
+	bool agreed;                     /* its numbers were equal when it was looked at last */
 	struct l7mp_flow *hprev, *hnext; /* there */
 	uint64_t added_us,
 	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */

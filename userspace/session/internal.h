@@ -148,7 +148,8 @@ struct l7mp_sessions {
 	struct l7mp_session *tracked; /* ended, still shown; oldest first */
 	struct l7mp_session *verdicts;
 	struct l7mp_timer verdict_timer;
-	size_t drained; /* datagrams taken out of sockets for verdicts of this turn */
+	size_t drained;     /* datagrams taken out of sockets for verdicts of this turn */
+	unsigned beginning; /* sessions in SESSION_OFF_BEGINS */
 	struct session_peer *peers;
 	struct session_counter *counters;
 	struct session_origins *origins;

@@ -17,9 +17,13 @@
 #define VERDICTS_PER_TURN 256
 /* ... and datagrams that they may take out of sockets in that turn. */
 #define DRAINED_PER_TURN 4096
+/* Flows that may be beginning at a time: half of what the hand-over has places for, two a flow. */
+#define BEGINNING_MAX 1024
 
 static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
 {
+	s->m->beginning -= s->off_state == SESSION_OFF_BEGINS;
+	s->m->beginning += state == SESSION_OFF_BEGINS;
 	s->off_state = (uint8_t)state;
 	s->off_reason = (uint8_t)reason;
 }
@@ -206,7 +210,8 @@ void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
 	struct l7mp_sessions *m = arg;
 
 	m->drained = 0;
-	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN && m->drained < DRAINED_PER_TURN;
+	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN &&
+	                     m->drained < DRAINED_PER_TURN && m->beginning < BEGINNING_MAX;
 	     i++) {
 		struct l7mp_session *s = m->verdicts;
 
@@ -214,7 +219,7 @@ void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
 		decide(s);
 	}
 	if (m->verdicts)
-		(void)l7mp_timer_start(m->env->loop, timer, 0);
+		(void)l7mp_timer_start(m->env->loop, timer, m->beginning < BEGINNING_MAX ? 0 : 1);
 }
 
 /* ---- counters ---- */
