@@ -183,7 +183,8 @@ class Gateway(Base):
             print(f"# slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, out of order {late}, "
                   f"forced {flows['handover_forced']}, late {flows['handover_late']}")
             self.assertLessEqual(late, flows["handover_late"])
-            self.assertGreater(stats["fast"]["packets"], PACKETS * 0.9)
+            # A sender that does not pause is let in after 50 ms; on a busy machine that is a good part of the run.
+            self.assertGreater(stats["fast"]["packets"], PACKETS * 0.5)
             self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], PACKETS)
             self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], PACKETS * 100)
 
