@@ -346,6 +346,29 @@ class Endings(Base):
             pass
         self.nothing_left()
 
+    def test_from_init_to_no_init(self):
+        """a running proxy that is switched to no_init stays fast, and leaves all in place; back to init takes it away"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        for mode in ("auto", "native"):
+            with self.subTest(mode=mode):
+                with self.proxy(admin={"offload_mode": mode}) as p:
+                    self.ping(client, server)
+                    self.wait_fast(p)
+                    self.assertEqual(p.api.post("/admin", {"admin": {"offload": "no_init"}})[0], 200)
+                    self.assertEqual(p.api.get("/offload")[1]["state"], "active")
+                    before = self.session(p)["stats"]["ingress"]
+                    self.ping(client, server)
+                    after = self.session(p)["stats"]["ingress"]
+                    self.assertEqual((after["slow"], after["fast"]["packets"]),
+                                     (before["slow"], before["fast"]["packets"] + 1))
+                self.assertTrue((self.pins / "flows").exists())
+                self.assertTrue(l7net.filters("legA"))
+                with self.proxy(admin={"offload": "no_init"}) as p:
+                    self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
+                    self.ping(client, server)
+                    self.wait_fast(p)
+                self.nothing_left()
+
     def write(self, conf):
         path = pathlib.Path(f"/tmp/l7mp-{self.instance}.json")
         path.write_text(json.dumps(conf))

@@ -129,6 +129,16 @@ int off_xdp_attach(struct l7mp_offload_engine *e, struct off_link *l, enum off_h
 	return rc;
 }
 
+void off_xdp_forget(struct off_link *l)
+{
+	if (!l->xdp)
+		return;
+	xdp_program__close(l->xdp);
+	l7mp_xdp__destroy(l->xdp_object);
+	l->xdp = NULL;
+	l->xdp_object = NULL;
+}
+
 void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
 {
 	if (l->xdp) {
@@ -138,10 +148,7 @@ void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
 			l7mp_log_warn(OFF_MODULE, "%s: libxdp can't detach: %s", l->name,
 			              strerror(-rc));
 		(void)rmdir(OFF_BPFFS "/xdp"); /* when nobody else's is in it */
-		xdp_program__close(l->xdp);
-		l7mp_xdp__destroy(l->xdp_object);
-		l->xdp = NULL;
-		l->xdp_object = NULL;
+		off_xdp_forget(l);
 		return;
 	}
 	if (l->hook != OFF_HOOK_TC)

@@ -278,9 +278,18 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 
 static bool same_ground(const struct off_settings *a, const struct off_settings *b)
 {
-	return a->start == b->start && a->mode == b->mode && a->max_flows == b->max_flows &&
-	       a->instance && b->instance && !strcmp(a->instance, b->instance) &&
-	       !a->n_ifs == !b->n_ifs;
+	return a->mode == b->mode && a->max_flows == b->max_flows && a->instance && b->instance &&
+	       !strcmp(a->instance, b->instance) && !a->n_ifs == !b->n_ifs;
+}
+
+static void disown(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next) {
+		off_xdp_forget(l);
+		l->ours = false;
+	}
 }
 
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_admin *admin,
@@ -291,7 +300,11 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
-	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news)) {
+	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news) &&
+	    (e->set.start == news.start || news.start == L7MP_OFFLOAD_NO_INIT)) {
+		/* What is attached and pinned is our own; from now on it stays when we go. */
+		if (e->set.start != news.start)
+			disown(e);
 		off_settings_clear(&e->set);
 		e->set = news;
 		off_attach_retry_all(e);

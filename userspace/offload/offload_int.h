@@ -186,6 +186,8 @@ void off_attach_clean(struct l7mp_offload_engine *e, const struct off_maps *old)
 
 int off_xdp_attach(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook, char *why,
                    size_t size);
+/* Lets go of what libxdp holds, without detaching. */
+void off_xdp_forget(struct off_link *l);
 void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l);
 /* Is m's program attached, alone or in a dispatcher? remove: takes it away if so. */
 enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
