@@ -3,11 +3,12 @@
 #pragma once
 
 #include "maps.h"
+#include "words.h"
 
 /* 1: pass the packet up, it must not overtake; 0: the flow has begun. */
 static __always_inline int l7mp_handover_waits(const struct l7mp_flow_action *a)
 {
-	__u32 slot = a->handover;
+	__u64 slot = L7MP_WORD64(a->handover, 0);
 	volatile struct l7mp_handover *h;
 
 	if (!(a->flags & L7MP_FLOW_HANDOVER))

@@ -15,6 +15,7 @@
 #include <linux/udp.h>
 
 #include "l7mp/abi.h"
+#include "words.h"
 
 #ifdef __bpf__
 #include <linux/in.h>
@@ -37,27 +38,15 @@ struct l7mp_vlan {
 };
 
 struct l7mp_packet {
-	__u32 ip_len;      /* whole IP packet */
-	__u32 payload_len; /* transport payload */
+	/* 64 bits: before 6.2, without CAP_PERFMON, less can't be stored where a pointer was kept before. */
+	__u64 ip_len;      /* whole IP packet */
+	__u64 payload_len; /* transport payload */
 	union {
 		struct l7mp_flow_key key;
 		__u64 key_words[5];
 	};
 };
 _Static_assert(sizeof(struct l7mp_flow_key) == 40, "key_words covers the key");
-
-/*
- * The key is written in 64-bit words, because that is how the map compares it: a load
- * that spans two smaller stores has to wait for both. Each word is complete, so
- * nothing has to be zeroed before.
- */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define L7MP_WORD64(first, second) ((__u64)(first) | (__u64)(second) << 32)
-#define L7MP_KEY_TAIL(l4, family)  ((__u32)(l4) | (__u32)(family) << 8)
-#else
-#define L7MP_WORD64(first, second) ((__u64)(first) << 32 | (__u64)(second))
-#define L7MP_KEY_TAIL(l4, family)  ((__u32)(l4) << 24 | (__u32)(family) << 16)
-#endif
 
 static __always_inline __u32 l7mp_load32(const void *at)
 {
