@@ -122,8 +122,28 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	return a->verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
-static __always_inline int handle(struct __sk_buff *skb, const int kind, const int has_link,
-                                  const struct l7mp_flow_action **flow)
+/* On to the next filter, which may be somebody else's. */
+static __always_inline int pass_up(int verdict)
+{
+	l7mp_count_verdict(verdict);
+	return TC_ACT_UNSPEC;
+}
+
+/* The flow's verdict on the packet; nothing but forward() changes it. */
+static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet *p,
+                                 const struct l7mp_flow_action *a, const int kind,
+                                 const int has_link)
+{
+	if (a->match_tag != l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind)))
+		return L7MP_VERDICT_PASS_STALE;
+	if (l7mp_handover_waits(a))
+		return L7MP_VERDICT_PASS_HANDOVER;
+	if (a->verb == L7MP_VERB_COUNT)
+		return L7MP_VERDICT_COUNTED;
+	return forward(skb, p, a, kind, has_link);
+}
+
+static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
@@ -134,42 +154,19 @@ static __always_inline int handle(struct __sk_buff *skb, const int kind, const i
 	__u64 n;
 
 	if (verdict)
-		return verdict;
+		return pass_up(verdict);
 	a = bpf_map_lookup_elem(&flows, &p.key);
 	if (!a)
-		return L7MP_VERDICT_PASS_NO_FLOW;
+		return pass_up(L7MP_VERDICT_PASS_NO_FLOW);
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
-	if (a->match_tag != l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind)))
-		return L7MP_VERDICT_PASS_STALE;
-	if (l7mp_handover_waits(a))
-		return L7MP_VERDICT_PASS_HANDOVER;
 	n = segments(skb, &p);
-	if (a->verb == L7MP_VERB_COUNT)
-		verdict = L7MP_VERDICT_COUNTED;
-	else
-		verdict = forward(skb, &p, a, kind, has_link);
-	if (verdict <= L7MP_VERDICT_COUNTED)
-		l7mp_count_flow(c, n, p.payload_len);
-	*flow = a;
-	return verdict;
-}
-
-/* The action of the packet, or TC_ACT_UNSPEC: on to the next filter, which may be somebody else's. */
-static __always_inline int finish(int verdict, const struct l7mp_flow_action *a)
-{
+	verdict = judge(skb, &p, a, kind, has_link);
+	if (verdict > L7MP_VERDICT_COUNTED)
+		return pass_up(verdict);
+	l7mp_count_flow(c, n, p.payload_len);
 	l7mp_count_verdict(verdict);
-	if (verdict == L7MP_VERDICT_COUNTED)
-		return TC_ACT_SHOT;
-	return verdict < L7MP_VERDICT_COUNTED && a ? redirect(a) : TC_ACT_UNSPEC;
-}
-
-static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
-{
-	const struct l7mp_flow_action *a = NULL;
-	int verdict = handle(skb, kind, has_link, &a);
-
-	return finish(verdict, a);
+	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(a);
 }
 
 /* Kept apart, so that the compiler does not join them into one with variable offsets. */
@@ -206,7 +203,7 @@ static __always_inline int l7mp_tc_main(struct __sk_buff *skb)
 	int kind;
 
 	if (skb->pkt_type != PACKET_HOST)
-		return finish(L7MP_VERDICT_PASS_NOT_HOST, NULL);
+		return pass_up(L7MP_VERDICT_PASS_NOT_HOST);
 	pull_headers(skb, least);
 	kind = l7mp_frame_kind((void *)(long)skb->data, (void *)(long)skb->data_end);
 	if (kind > 0 && kind != L7MP_KIND(0, L7MP_FAMILY_V4))
@@ -218,7 +215,7 @@ static __always_inline int l7mp_tc_main(struct __sk_buff *skb)
 		return handle_##n##_##family(skb);
 		L7MP_KINDS(CASE_KIND)
 	default:
-		return finish(-kind, NULL);
+		return pass_up(-kind);
 	}
 }
 
@@ -232,13 +229,13 @@ SEC("tc")
 int l7mp_tc_l3(struct __sk_buff *skb)
 {
 	if (skb->pkt_type != PACKET_HOST)
-		return finish(L7MP_VERDICT_PASS_NOT_HOST, NULL);
+		return pass_up(L7MP_VERDICT_PASS_NOT_HOST);
 	pull_headers(skb, sizeof(struct ipv6hdr) + sizeof(struct udphdr));
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return handle_l3_v4(skb);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return handle_l3_v6(skb);
-	return finish(L7MP_VERDICT_PASS_NOT_IP, NULL);
+	return pass_up(L7MP_VERDICT_PASS_NOT_IP);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
