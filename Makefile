@@ -227,7 +227,7 @@ bench:
 	$(Q)selftests/bench/run $(BENCH_ARGS)
 vmtest:
 	$(Q)scripts/setup.sh vm
-	$(Q)$(MAKE) --no-print-directory all bpf-tests
+	$(Q)$(MAKE) -s -j$$(nproc) all bpf-tests
 	$(Q)scripts/vmtest.sh $(KERNEL)
 lint:
 	$(Q)scripts/lint.sh

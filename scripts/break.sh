@@ -16,7 +16,7 @@ dir=$2
 case $how in
 ttl) edit='s/\(->ttl\|->hop_limit\)--;/\1 -= 0;/' ;;
 checksum) edit='s/| BPF_F_MARK_MANGLED_0//; s/\bBPF_F_MARK_MANGLED_0\b/0/' ;;
-source) edit='s/__builtin_memcpy(&ip->saddr, a->saddr.bytes, 4);/;/' ;;
+source) edit='s/__builtin_memcpy([^;]*saddr[^;]*, 4);/;/' ;;
 *) echo "break.sh: ttl, checksum or source, not '$how'" >&2; exit 2 ;;
 esac
 rm -rf "$dir"

@@ -15,18 +15,25 @@
 # when all suites passed on all kernels.
 #
 #   VM_SUITES="bpf netns"  the suites            VM_ONLY=TEXT  only files whose suite/name contains it
-#   VM_JOBS=2              guests at a time      VM_TIMEOUT=1200, VM_MEMORY=2048  of one guest: seconds, MiB
+#   VM_JOBS=2              guests at a time      VM_TIMEOUT=1200, VM_MEMORY=1536  of one guest: seconds, MiB
 #   VM_ACCEL=kvm|tcg       without it KVM is used where a guest really boots with it, else emulation
 #   VM_COMMAND="COMMAND"   runs that in the guest, in the checkout, instead of suites (to look for a fault)
 #   VM_BREAK=ttl           tests the tests: runs a copy of the tree whose programs are broken on
 #                          purpose (scripts/break.sh lists how); must fail. Results: build/vm/NAME-BREAK/
 set -eu
+# Paths are the caller's: before the change of folder.
+n=$#
+while [ $n -gt 0 ]; do
+	if [ -f "$1" ]; then set -- "$@" "$(realpath "$1")"; else set -- "$@" "$1"; fi
+	shift
+	n=$((n - 1))
+done
 cd "$(dirname "$0")/.."
 top=$PWD
 tree=$top
 # The programs as shipped: sanitizers under emulation take hours.
 command=${VM_COMMAND:-"/usr/bin/python3 selftests/run.py --mode fast -j 1 -k '${VM_ONLY:-}' ${VM_SUITES:-bpf netns}"}
-memory=${VM_MEMORY:-2048}
+memory=${VM_MEMORY:-1536}
 limit=${VM_TIMEOUT:-1200}
 jobs=${VM_JOBS:-2}
 [ $# -gt 0 ] || set -- 6.1 6.12
@@ -122,8 +129,10 @@ share() { # share TAG PATH [OPTION]: commas are doubled for QEMU
 boot() { # boot DIR KERNEL MODULES ACCEL SECONDS: 124 when that was too short
 	cpu=max
 	[ "$4" != kvm ] || cpu=host
+	# One thread for both processors: with one each, QEMU lets a kernel that patches its code run
+	# into the breakpoint it has just taken away (int3 oops), and is slower, too.
 	how=$4
-	[ "$4" != tcg ] || how=tcg,thread=multi
+	[ "$4" != tcg ] || how=tcg,thread=single
 	# Emulation translates code anew where it is mapped anew: norandmaps halves the cost of exec.
 	# --foreground: a signal for our process group is for the guest too.
 	timeout --foreground -k 5 "$5" qemu-system-x86_64 -accel "$how" -cpu "$cpu" -smp 2 -m "$memory" \
@@ -205,6 +214,7 @@ one() { # one KERNEL: from its image to its result
 	run "$dir" "$image" "$base"
 }
 
+[ -x build/l7mp-proxy ] || { echo "vmtest: nothing is built: make vmtest" >&2; exit 2; }
 suffix=${VM_BREAK:+-$VM_BREAK}
 [ -z "$suffix" ] || tree=$top/build/vm/broken$suffix
 if [ "$1" = --one ]; then # for the call below

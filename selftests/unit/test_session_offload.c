@@ -154,6 +154,48 @@ static void test_refused(void **state)
 	assert_int_equal(f->offload.adds, 3);
 }
 
+/* The engine may have forgotten the way that failed: packets ask again, but not each of them. */
+static void test_way_again(void **state)
+{
+	static const enum l7mp_reason reasons[] = {L7MP_REASON_NO_NEIGHBOUR, L7MP_REASON_NO_ROUTE};
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+
+	f->offload.refuse = reasons[0];
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned adds = f->offload.adds;
+
+		for (unsigned n = 0; n < 9; n++) {
+			fake_data(src, "x");
+			sfix_advance(f, 100);
+		}
+		assert_int_equal(f->offload.adds, adds + (i == 0));
+		f->offload.refuse = reasons[1];
+		sfix_advance(f, 1000);
+		assert_int_equal(f->offload.adds, adds + (i == 0));
+		fake_data(src, "x");
+		fake_data(src, "x");
+		sfix_advance(f, 1);
+		assert_int_equal(f->offload.adds, adds + (i == 0) + 1);
+		assert_string_equal(off(f, "directions/0/reason"), "no-route");
+	}
+	f->offload.refuse = L7MP_REASON_NONE;
+	sfix_advance(f, 1000);
+	fake_data(src, "x");
+	sfix_advance(f, 1);
+	fake_offload_begin(&f->offload, false);
+	assert_string_equal(off(f, "state"), "fast");
+	fake_offload_withdraw(&f->offload, L7MP_REASON_NO_NEIGHBOUR);
+	fake_data(src, "x");
+	sfix_advance(f, 1);
+	assert_string_equal(off(f, "state"), "slow");
+	sfix_advance(f, 1000);
+	fake_data(src, "x");
+	sfix_advance(f, 1);
+	fake_offload_begin(&f->offload, false);
+	assert_string_equal(off(f, "state"), "fast");
+}
+
 static void test_withdrawn(void **state)
 {
 	struct sfix *f = *state;
@@ -372,6 +414,7 @@ int main(void)
 	        T(test_removed_first),
 	        T(test_lost_stage),
 	        T(test_refused),
+	        T(test_way_again),
 	        T(test_withdrawn),
 	        T(test_chains),
 	        T(test_kinds),

@@ -97,6 +97,7 @@ struct l7mp_session {
 	struct l7mp_flow *flow;
 	struct session_event *events;
 	int64_t idle_ms; /* 0: never */
+	uint64_t off_refused_ms; /* when */
 
 	uint16_t n, dest; /* stages in all; index of the destination */
 	uint16_t orphans; /* streams given up whose `closed` is awaited */
@@ -271,7 +272,7 @@ const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t s
 
 extern const struct l7mp_offload_events l7mp_session_offload_events;
 void l7mp_session_offload_init(struct l7mp_session *s);
-/* A packet passed: ask once this batch is through. */
+/* A packet passed: ask once this batch is through, unless the answer is known. */
 void l7mp_session_offload_ask(struct l7mp_session *s);
 /* Out of the kernel, before a stream of it closes. `again`: the next packet asks again. */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);

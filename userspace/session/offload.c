@@ -19,6 +19,8 @@
 #define DRAINED_PER_TURN 4096
 /* Flows that may be beginning at a time: half of what the hand-over has places for, two a flow. */
 #define BEGINNING_MAX 1024
+/* How often the packets of a session without a way ask for one. */
+#define WAY_AGAIN_MS 1000
 
 static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
 {
@@ -56,9 +58,29 @@ static void unqueue(struct l7mp_session *s)
 	set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
 }
 
+static void refuse(struct l7mp_session *s, enum l7mp_reason reason)
+{
+	set(s, SESSION_OFF_REFUSED, reason);
+	s->off_refused_ms = l7mp_loop_now(session_loop(s));
+}
+
+/*
+ * The engine tells when a way is there again, but watches only so many that failed, and each
+ * for a minute. Packets that go out are a sign of their own.
+ */
+static bool may_have_way(const struct l7mp_session *s)
+{
+	return (s->off_reason == L7MP_REASON_NO_ROUTE ||
+	        s->off_reason == L7MP_REASON_NO_NEIGHBOUR) &&
+	       l7mp_loop_now(session_loop(s)) - s->off_refused_ms >= WAY_AGAIN_MS;
+}
+
 void l7mp_session_offload_ask(struct l7mp_session *s)
 {
-	if (s->off_state == SESSION_OFF_SLOW && s->state == L7MP_SESSION_CONNECTED)
+	if (s->state != L7MP_SESSION_CONNECTED)
+		return;
+	if (s->off_state == SESSION_OFF_SLOW ||
+	    (s->off_state == SESSION_OFF_REFUSED && may_have_way(s)))
 		queue(s);
 }
 
@@ -180,8 +202,7 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 		return;
 	}
 	s->flow = NULL;
-	set(s, SESSION_OFF_REFUSED,
-	    rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
+	refuse(s, rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
 }
 
 static void decide(struct l7mp_session *s)
@@ -199,7 +220,7 @@ static void decide(struct l7mp_session *s)
 		return;
 	}
 	if (reason != L7MP_REASON_NONE) {
-		set(s, SESSION_OFF_REFUSED, reason);
+		refuse(s, reason);
 		return;
 	}
 	start_flow(s, &a, &b);
@@ -330,7 +351,7 @@ static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
 
 	(void)arg;
 	settle(s, final);
-	set(s, SESSION_OFF_REFUSED, reason);
+	refuse(s, reason);
 }
 
 static void on_retry(void *arg)

@@ -139,8 +139,7 @@ static void count(struct l7mp_session *s, unsigned i, uint32_t len)
 	s->slow[dir].bytes += len;
 	stats->slow_packets[dir]++;
 	stats->slow_bytes[dir] += len;
-	if (s->off_state == SESSION_OFF_SLOW)
-		l7mp_session_offload_ask(s);
+	l7mp_session_offload_ask(s);
 }
 
 static void refused(struct l7mp_session *s, unsigned i, int rc, uint32_t len)
