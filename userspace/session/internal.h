@@ -96,7 +96,7 @@ struct l7mp_session {
 
 	struct l7mp_flow *flow;
 	struct session_event *events;
-	int64_t idle_ms; /* 0: never */
+	int64_t idle_ms;         /* 0: never */
 	uint64_t off_refused_ms; /* when */
 
 	uint16_t n, dest; /* stages in all; index of the destination */
