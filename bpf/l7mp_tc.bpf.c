@@ -8,6 +8,7 @@
  * packet that is passed up is never changed.
  */
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_helpers.h>
@@ -40,18 +41,36 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 }
 
 /*
- * The UDP checksum, which may be partial: the helper knows. Only the addresses
- * are in the pseudo header. 0, or negative.
+ * Of addresses, which are in the pseudo header. IPv6 has no header checksum that makes up for them, so that the
+ * sum of a whole packet that the device made (CHECKSUM_COMPLETE) stays as it is: kernels from 6.16 on, and newer
+ * patches of older ones, can be told. The others take a sum for wrong then, and add it up themselves.
  */
-static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4,
+#define L7MP_CSUM_IPV6 (1ULL << 7) /* BPF_F_IPV6 of <linux/bpf.h>, not in Debian 12's */
+
+static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32 at, __u32 delta,
+                                              const __u8 family)
+{
+	const __u64 flags = BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0;
+	long rc = -EINVAL;
+
+	if (family == L7MP_FAMILY_V6)
+		rc = bpf_l4_csum_replace(skb, at, 0, delta, flags | L7MP_CSUM_IPV6);
+	return rc == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, delta, flags) : rc;
+}
+
+/*
+ * The UDP checksum, which may be partial: the helper knows. 0, or negative: then the packet is as it
+ * was. It can only be the first one that fails, for memory, and not even that: because this program writes
+ * into packets, the kernel makes them writable before it runs (and drops what it has no memory for).
+ */
+static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
                                          const struct l7mp_flow_action *a)
 {
 	const __u32 at = l4 + __builtin_offsetof(struct udphdr, check);
 	long rc = 0;
 
 	if (a->csum_addr)
-		rc = bpf_l4_csum_replace(skb, at, 0, a->csum_addr,
-		                         BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+		rc = replace_addr_csum(skb, at, a->csum_addr, family);
 	if (!rc && a->csum_port)
 		rc = bpf_l4_csum_replace(skb, at, 0, a->csum_port, BPF_F_MARK_MANGLED_0);
 	return rc;
@@ -113,7 +132,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	 */
 	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (replace_csum(skb, l4, a))
+	if (replace_csum(skb, l4, family, a))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (has_link && untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
