@@ -71,6 +71,7 @@ class Doctor(unittest.TestCase):
 
     def test_what_it_says_is_what_is_done(self):
         """the proxy takes the hooks that the doctor named, for the reasons that it gave"""
+        l7net.need_bpffs(self)
         if self.usable():
             self.skipTest("the kernel fast path can't be used here")
         l7net.ip("link add dr0 type veth peer name dr1")
