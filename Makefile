@@ -128,6 +128,8 @@ bpf: $(BPF_SKELS)
 # selftests/unit/test_<layer>_<what>.c links with that layer and those below it,
 # and with selftests/lib/*.c (fakes).
 UNIT_SRCS := $(sort $(wildcard selftests/unit/test_*.c))
+# Tests in which an allocation fails on purpose.
+LINK_test_loop_core := -Wl,--wrap=realloc
 UNIT_BINS := $(patsubst selftests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 unit_layer = $(word 2,$(subst _, ,$(notdir $(1))))
 TESTLIB := $(BUILD)/lib/testlib.a
@@ -141,7 +143,7 @@ $(BUILD)/obj/selftests/%.o: CPPFLAGS += -Iselftests/lib
 $(BUILD)/unit/test_%: $(BUILD)/obj/selftests/unit/test_%.o $(TESTLIB) $$(foreach l,$$(DEPS_$$(call unit_layer,$$@)),$(BUILD)/lib/$$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) $(LINK_$(notdir $@)) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
 
 .PHONY: unit-bins
 unit-bins: $(UNIT_BINS) $(OFFLOAD_TOOLS)

@@ -20,7 +20,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, L7MP_IFS_MAX);
 	__type(key, __u32);
 	__type(value, __u32);
 } devices SEC(".maps");

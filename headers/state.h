@@ -27,7 +27,7 @@ struct {
 /* By interface index: what to take away again after a crash. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, L7MP_IFS_MAX);
 	__type(key, __u32);
 	__type(value, struct l7mp_abi_attached);
 } attached SEC(".maps");

@@ -34,6 +34,7 @@
 #define L7MP_PROG_TC_L3 "l7mp_tc_l3" /* for devices without a link-layer header (tun) */
 
 #define L7MP_FLOWS_DEFAULT 262144
+#define L7MP_IFS_MAX       1024 /* interfaces: entries of `devices` and `attached` */
 
 enum l7mp_abi_family { L7MP_FAMILY_V4 = 4, L7MP_FAMILY_V6 = 6 };
 

@@ -50,11 +50,19 @@ struct l7mp_timer {
 	void *arg;
 	uint64_t due; /* loop time in ms; private */
 	size_t index; /* 1-based place in the loop's heap; 0: not armed */
+	bool reserved;
 };
 void l7mp_timer_init(struct l7mp_timer *t, void (*cb)(struct l7mp_timer *t, void *arg), void *arg);
 /* Arms, or moves, the timer. 0 or -ENOMEM. A delay of 0 fires in the next turn. */
 int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms);
 void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t); /* fine when not armed */
+/*
+ * Keeps a place for the timer until it is given back, so that starting it can't fail: for what nobody
+ * would do again (a sweep, a queue that is waited for). 0 or -ENOMEM; no-op when it has one.
+ */
+int l7mp_timer_reserve(struct l7mp_loop *loop, struct l7mp_timer *t);
+/* Stops the timer, too. No-op when it has no place. */
+void l7mp_timer_give_back(struct l7mp_loop *loop, struct l7mp_timer *t);
 static inline bool l7mp_timer_armed(const struct l7mp_timer *t)
 {
 	return t->index != 0;

@@ -147,6 +147,55 @@ static void heap_random(void **state)
 	free(t);
 }
 
+/* The linker's --wrap: the Makefile says so for this test. */
+static bool fail_realloc;
+void *__real_realloc(void *p, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_realloc(void *p, size_t size)
+{
+	return fail_realloc ? NULL : __real_realloc(p, size);
+}
+
+/* Reserved timers never need memory: while malloc fails, they can still be started, all others can't. */
+static void reserved(void **state)
+{
+	enum { N = 300 };
+	struct l7mp_timer *t = calloc(N, sizeof(*t));
+	struct l7mp_loop *loop;
+	int n = 0, refused;
+	(void)state;
+
+	assert_non_null(t);
+	assert_int_equal(l7mp_loop_new_manual(&loop), 0);
+	for (int i = 0; i < N; i++)
+		l7mp_timer_init(&t[i], ordered_cb, loop);
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(l7mp_timer_reserve(loop, &t[i]), 0);
+	assert_int_equal(l7mp_timer_reserve(loop, &t[0]), 0); /* once */
+	last_due = 0;
+	fired = 0;
+	fail_realloc = true;
+	for (int i = 50; i < N && !l7mp_timer_start(loop, &t[i], 5); i++)
+		n++;
+	refused = l7mp_timer_start(loop, &t[N - 1], 5);
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(l7mp_timer_start(loop, &t[i], 3), 0);
+	l7mp_loop_advance(loop, 4);
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(l7mp_timer_start(loop, &t[i], 3), 0);
+	assert_int_equal(l7mp_timer_reserve(loop, &t[N - 1]), -ENOMEM);
+	l7mp_timer_give_back(loop, &t[0]);
+	assert_false(l7mp_timer_armed(&t[0]));
+	assert_int_equal(l7mp_timer_start(loop, &t[N - 1], 3), 0); /* in its place */
+	fail_realloc = false;
+	assert_int_equal(refused, -ENOMEM);
+	assert_int_not_equal(n, N - 50);
+	l7mp_loop_advance(loop, 10);
+	assert_int_equal(fired, 50 + n + 50);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	free(t);
+}
+
 /* ---- tasks and flush hooks ---- */
 
 struct step {
@@ -484,6 +533,7 @@ int main(void)
 {
 	const struct CMUnitTest all[] = {
 	        cmocka_unit_test(manual_timers),  cmocka_unit_test(heap_random),
+	        cmocka_unit_test(reserved),
 	        cmocka_unit_test(tasks),          cmocka_unit_test(task_forever),
 	        cmocka_unit_test(real_timers),    cmocka_unit_test(latency),
 	        cmocka_unit_test(mailbox),        cmocka_unit_test(resolve),

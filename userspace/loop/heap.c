@@ -43,8 +43,25 @@ static void heap_remove(struct l7mp_heap *h, struct l7mp_timer *t)
 	struct l7mp_heap_entry last = h->v[--h->n];
 
 	t->index = 0;
+	h->kept += t->reserved;
 	if (i < h->n)
 		sift(h, i, last);
+}
+
+/* Room for one more that has no place yet. */
+static int heap_grow(struct l7mp_heap *h)
+{
+	size_t cap = h->cap ? 2 * h->cap : 64;
+	struct l7mp_heap_entry *v;
+
+	if (h->n + h->kept < h->cap)
+		return 0;
+	v = realloc(h->v, cap * sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	h->v = v;
+	h->cap = cap;
+	return 0;
 }
 
 void l7mp_heap_free(struct l7mp_heap *h)
@@ -79,18 +96,13 @@ int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t dela
 	uint64_t now = l7mp_loop_now(loop);
 	size_t i = t->index ? t->index - 1 : h->n;
 
-	if (!t->index && h->n == h->cap) {
-		size_t cap = h->cap ? 2 * h->cap : 64;
-		struct l7mp_heap_entry *v = realloc(h->v, cap * sizeof(*v));
-
-		if (!v)
-			return -ENOMEM;
-		h->v = v;
-		h->cap = cap;
-	}
+	if (!t->index && !t->reserved && heap_grow(h))
+		return -ENOMEM;
 	t->due = delay_ms > UINT64_MAX - now ? UINT64_MAX : now + delay_ms;
-	if (!t->index)
+	if (!t->index) {
 		h->n++;
+		h->kept -= t->reserved;
+	}
 	sift(h, i, (struct l7mp_heap_entry){.due = t->due, .seq = h->seq++, .timer = t});
 	/* The prepare hook sets the time; before the loop runs, the handle has to keep it alive. */
 	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->timer))
@@ -102,4 +114,26 @@ void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t)
 {
 	if (t->index)
 		heap_remove(&loop->heap, t);
+}
+
+int l7mp_timer_reserve(struct l7mp_loop *loop, struct l7mp_timer *t)
+{
+	struct l7mp_heap *h = &loop->heap;
+
+	if (t->reserved)
+		return 0;
+	if (!t->index) {
+		if (heap_grow(h))
+			return -ENOMEM;
+		h->kept++;
+	}
+	t->reserved = true;
+	return 0;
+}
+
+void l7mp_timer_give_back(struct l7mp_loop *loop, struct l7mp_timer *t)
+{
+	l7mp_timer_stop(loop, t);
+	loop->heap.kept -= t->reserved;
+	t->reserved = false;
 }

@@ -23,6 +23,7 @@ struct l7mp_heap_entry {
 struct l7mp_heap {
 	struct l7mp_heap_entry *v; /* v[0] is the first one due */
 	size_t n, cap;
+	size_t kept; /* places of reserved timers that are not armed */
 	uint64_t seq;
 };
 

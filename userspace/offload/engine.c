@@ -100,15 +100,15 @@ static void release(struct l7mp_offload_engine *e)
 
 	off_sweep_stop(e);
 	off_handover_stop(e);
-	l7mp_timer_stop(e->loop, &e->work);
-	l7mp_timer_stop(e->loop, &e->retry);
+	l7mp_timer_give_back(e->loop, &e->work);
+	l7mp_timer_give_back(e->loop, &e->retry);
 	off_monitor_stop(e);
 	off_hops_clear(e);
 	off_links_clear(e);
 	off_maps_close(&e->maps);
 	if (remove && e->pins.lock >= 0)
 		off_pins_clear(e->pins.dir);
-	off_pins_unlock(&e->pins, remove);
+	off_pins_unlock(&e->pins);
 	off_nl_close(&e->nl);
 	off_nl_close(&e->genl);
 	e->genl_family = 0;
@@ -184,6 +184,9 @@ static int begin(struct l7mp_offload_engine *e)
 
 	if (!rc)
 		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
+	if (!rc && (l7mp_timer_reserve(e->loop, &e->work) ||
+	            l7mp_timer_reserve(e->loop, &e->retry)))
+		rc = explain(e, -ENOMEM, "can't set timers");
 	/* Subscribed before the first look, so that nothing happens in between. */
 	if (!rc)
 		rc = explain(e, off_monitor_start(e), "can't watch rtnetlink");

@@ -19,8 +19,7 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 	if (err == -ENOMEM && !e->was_short) {
 		/* The kernel fills its stock of elements in the background. */
 		e->was_short = true;
-		if (!l7mp_timer_armed(&e->retry))
-			(void)l7mp_timer_start(e->loop, &e->retry, FULL_RETRY_MS);
+		off_retry_after(e, FULL_RETRY_MS);
 	}
 	if (err == -E2BIG) {
 		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
@@ -280,8 +279,7 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	/* There is room again for those that were refused. */
 	if (e->was_full && e->state == OFF_ACTIVE) {
 		e->was_full = false;
-		if (!l7mp_timer_armed(&e->retry))
-			(void)l7mp_timer_start(e->loop, &e->retry, FULL_RETRY_MS);
+		off_retry_after(e, FULL_RETRY_MS);
 	}
 }
 

@@ -276,6 +276,10 @@ int off_handover_start(struct l7mp_offload_engine *e)
 	if (at == MAP_FAILED)
 		return -errno;
 	l7mp_timer_init(&h->timer, tick, e);
+	if (l7mp_timer_reserve(e->loop, &h->timer)) {
+		(void)munmap(at, MAP_BYTES);
+		return -ENOMEM;
+	}
 	h->slots = at;
 	h->first = 0;
 	h->n_free = L7MP_HANDOVER_SLOTS;
@@ -290,7 +294,7 @@ void off_handover_stop(struct l7mp_offload_engine *e)
 
 	if (!h->slots)
 		return;
-	l7mp_timer_stop(e->loop, &h->timer);
+	l7mp_timer_give_back(e->loop, &h->timer);
 	(void)munmap((void *)h->slots, MAP_BYTES);
 	h->slots = NULL;
 	h->n_free = 0;

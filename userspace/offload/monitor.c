@@ -160,8 +160,13 @@ void off_monitor_stop(struct l7mp_offload_engine *e)
 	off_nl_close(&e->watch);
 }
 
-void off_retry_soon(struct l7mp_offload_engine *e)
+void off_retry_after(struct l7mp_offload_engine *e, unsigned ms)
 {
 	if (!l7mp_timer_armed(&e->retry))
-		(void)l7mp_timer_start(e->loop, &e->retry, RETRY_MS);
+		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* it has a place of its own */
+}
+
+void off_retry_soon(struct l7mp_offload_engine *e)
+{
+	off_retry_after(e, RETRY_MS);
 }

@@ -91,7 +91,7 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
 /* Makes the instance's directory and locks it. -EBUSY: another process has it. */
 int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size);
 /* Gives the lock back and removes the directories if they are empty. */
-void off_pins_unlock(struct off_pins *p, bool remove);
+void off_pins_unlock(struct off_pins *p);
 
 /* ---- netlink.c ---- */
 
@@ -336,6 +336,8 @@ int off_monitor_start(struct l7mp_offload_engine *e);
 void off_monitor_stop(struct l7mp_offload_engine *e);
 /* Something changed for the better: ask sessions again, soon and once. */
 void off_retry_soon(struct l7mp_offload_engine *e);
+/* After `ms`, unless that is coming already. */
+void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
 
 /* ---- translate.c: pure ---- */
 
@@ -380,6 +382,7 @@ struct l7mp_flow {
 	uint64_t cookie;
 	struct off_side side[2]; /* what a's peer sends, what b's peer sends */
 	uint64_t session;        /* key of its record; 0: none */
+	bool recorded;           /* it is there */
 	uint8_t n_sides;
 	uint8_t verb;
 	bool beginning;                  /* in the engine's list of hand-overs */
@@ -432,9 +435,9 @@ void off_handover_release(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 /* ---- record.c ---- */
 
 uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no session */
-void off_record_put(struct l7mp_offload_engine *e, const struct l7mp_flow *flow,
+void off_record_put(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                     const struct l7mp_flow_owner *owner);
-void off_record_delete(struct l7mp_offload_engine *e, const struct l7mp_flow *flow);
+void off_record_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* ---- sides.c ---- */
 
 struct off_slot {
@@ -524,6 +527,7 @@ struct l7mp_offload_engine {
 	bool was_short;          /* the kernel was short of memory; asked again soon */
 	int dispatcher;          /* libxdp's: -1 not known, 0 no, 1 yes */
 	unsigned n_devices;
+	uint64_t n_records; /* in the map `sessions` */
 	int n_cpus;                            /* possible ones */
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
 	struct l7mp_log_limit log_limit;

@@ -107,12 +107,12 @@ int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t si
 	return rc;
 }
 
-void off_pins_unlock(struct off_pins *p, bool remove)
+void off_pins_unlock(struct off_pins *p)
 {
 	if (p->lock < 0)
 		return;
-	/* Empty ones only; another instance, or the one who made them for us, may want to keep them. */
-	if (remove && !rmdir(p->dir))
+	/* Empty ones only: pins that stay, and other instances, keep them. */
+	if (!rmdir(p->dir))
 		(void)rmdir(OFF_PINS);
 	close(p->lock);
 	p->lock = -1;

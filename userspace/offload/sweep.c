@@ -332,7 +332,7 @@ int off_sweep_start(struct l7mp_offload_engine *e)
 	e->zeros = calloc(cpus, sizeof(*e->zeros));
 	e->one = calloc(cpus, sizeof(*e->one));
 	s->read = read_new(e);
-	if (!e->zeros || !e->one || !s->read) {
+	if (!e->zeros || !e->one || !s->read || l7mp_timer_reserve(e->loop, &s->timer)) {
 		off_sweep_stop(e);
 		return -ENOMEM;
 	}
@@ -343,7 +343,7 @@ void off_sweep_stop(struct l7mp_offload_engine *e)
 {
 	struct off_sweep *s = &e->sweep;
 
-	l7mp_timer_stop(e->loop, &s->timer);
+	l7mp_timer_give_back(e->loop, &s->timer);
 	if (s->read && s->read->away) {
 		s->read->e = NULL;
 		(void)uv_cancel((uv_req_t *)&s->read->work); /* or it ends by itself */

@@ -94,18 +94,38 @@ static cJSON *map_json(const struct l7mp_offload_engine *e, const char *name, ui
 	return NULL;
 }
 
+static unsigned served(const struct l7mp_offload_engine *e)
+{
+	const struct off_link *l, *next;
+	unsigned n = 0;
+
+	HASH_ITER (hh, e->links, l, next)
+		n += l->hook != OFF_HOOK_NONE;
+	return n;
+}
+
 static cJSON *maps_json(const struct l7mp_offload_engine *e)
 {
 	cJSON *array = cJSON_CreateArray();
-	uint64_t sides = e->sides.n;
-	int rc;
+	const struct {
+		const char *name;
+		uint64_t entries, capacity;
+	} maps[] = {
+	        {L7MP_MAP_FLOWS, e->sides.n, e->maps.max_flows},
+	        {L7MP_MAP_COUNTERS, e->sides.n, e->maps.max_flows},
+	        {L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT},
+	        {L7MP_MAP_DEVICES, e->n_devices, L7MP_IFS_MAX},
+	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->handover.n_free, L7MP_HANDOVER_SLOTS},
+	        {L7MP_MAP_SESSIONS, e->n_records, e->maps.max_flows},
+	        {L7MP_MAP_ATTACHED, served(e), L7MP_IFS_MAX},
+	        {L7MP_MAP_ABI, 1, 1},
+	};
+	int rc = 0;
 
 	if (e->state != OFF_ACTIVE)
 		return array;
-	rc = append(array, map_json(e, L7MP_MAP_FLOWS, sides, e->maps.max_flows));
-	rc |= append(array, map_json(e, L7MP_MAP_COUNTERS, sides, e->maps.max_flows));
-	rc |= append(array, map_json(e, L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT));
-	rc |= append(array, map_json(e, L7MP_MAP_DEVICES, e->n_devices, 1024));
+	for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
+		rc |= append(array, map_json(e, maps[i].name, maps[i].entries, maps[i].capacity));
 	if (!rc)
 		return array;
 	cJSON_Delete(array);

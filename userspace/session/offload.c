@@ -44,9 +44,8 @@ static void queue(struct l7mp_session *s)
 {
 	struct l7mp_sessions *m = s->m;
 
-	if (!l7mp_timer_armed(&m->verdict_timer) &&
-	    l7mp_timer_start(m->env->loop, &m->verdict_timer, 0))
-		return;
+	if (!l7mp_timer_armed(&m->verdict_timer))
+		(void)l7mp_timer_start(m->env->loop, &m->verdict_timer, 0); /* has a place */
 	set(s, SESSION_OFF_QUEUED, L7MP_REASON_PENDING);
 	DL_APPEND(m->verdicts, s);
 }

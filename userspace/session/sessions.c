@@ -53,8 +53,11 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	l7mp_timer_init(&m->grace, grace_over, m);
 	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
 	l7mp_task_init(&m->done_task, all_done, m);
-	rc = l7mp_origins_new(&m->origins);
+	rc = l7mp_timer_reserve(m->env->loop, &m->verdict_timer);
+	if (!rc)
+		rc = l7mp_origins_new(&m->origins);
 	if (rc) {
+		l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 		free(m);
 		return rc;
 	}
@@ -75,7 +78,7 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 	while (m->tracked)
 		l7mp_session_free(m->tracked);
 	l7mp_timer_stop(m->env->loop, &m->grace);
-	l7mp_timer_stop(m->env->loop, &m->verdict_timer);
+	l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 	l7mp_task_cancel(m->env->loop, &m->done_task);
 	c = m->counters;
 	HASH_CLEAR(hh, m->counters);
