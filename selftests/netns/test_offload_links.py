@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import l7kernel as k  # noqa: E402
 import l7net  # noqa: E402
 import l7test  # noqa: E402
-from test_offload_basic import Base  # noqa: E402
+from test_offload_basic import Base, cluster  # noqa: E402
 
 BOUND = 0.1 * l7test.SLOW
 ROUNDS = 20 if l7test.FULL else 5
@@ -114,6 +114,20 @@ class Bounds(Base):
                     lambda: self.follows("ip route del 10.9.2.0/24 dev legB", k.RTM_DELROUTE, lambda _: True,
                                          flows.empty),
                     lambda: l7net.ip("route add 10.9.2.0/24 dev legB src 10.9.2.1"), ["no-route"])
+
+    def test_reason_follows(self):
+        """slow for one reason, then for another: the session says what is so now, without a packet"""
+        def says(reason):
+            return l7test.wait_for(lambda: self.session(p)["offload"]["directions"][0]["reason"] == reason, 10)
+        client = self.a.udp(5000)
+        with self.proxy(destination=cluster("10.9.2.77")) as p:  # nobody
+            client.sendto(b"one", ("10.9.1.1", 9000))
+            self.assertTrue(l7test.wait_for(lambda: self.session(p), 5))
+            self.assertTrue(says("no-neighbour"), self.session(p)["offload"])
+            l7net.ip("route add unreachable 10.9.2.77")
+            self.assertTrue(says("no-route"), self.session(p)["offload"])
+            l7net.ip("route del unreachable 10.9.2.77")
+            self.assertTrue(says("no-neighbour"), self.session(p)["offload"])
 
     def test_neighbour(self):
         """the neighbour's link address changes, and it goes"""

@@ -255,7 +255,8 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
-	bool was_bad = hop->reason != L7MP_REASON_NONE;
+	enum l7mp_reason was = hop->reason;
+	bool was_bad = was != L7MP_REASON_NONE;
 
 	if (hop->down)
 		hop->reason = L7MP_REASON_NO_ROUTE;
@@ -265,7 +266,8 @@ static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
 		hop->reason = hop->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
 	if (!hop->down)
 		hop->ask_route = false;
-	if (hop->reason == L7MP_REASON_NONE && was_bad)
+	/* Better, or bad for another reason: whoever was refused shows what is so now. */
+	if (was_bad && hop->reason != was)
 		off_retry_soon(e);
 	hop->generation++;
 	hop->looked = true;
