@@ -76,6 +76,10 @@ class Base(unittest.TestCase):
         self.assertIsNotNone(s, f"not offloaded: {json.dumps(self.session(p, name))} {p.stderr()}")
         return s
 
+    def wait_active(self, p):
+        self.assertIsNotNone(l7test.wait_for(lambda: p.api.get("/offload")[1]["state"] == "active" or None, 10),
+                             p.api.get("/offload"))
+
     def ping(self, client, server, to=("10.9.1.1", 9000), payload=b"ping", expect=None):
         """There and back once; what the server saw as its peer."""
         client.sendto(payload, to)
@@ -227,6 +231,36 @@ class Gateway(Base):
             self.assertEqual(s["offload"]["directions"][0]["reason"], "disabled")
             self.nothing_left()
             self.ping(client, server)
+
+    def test_enabled_at_run_time(self):
+        """switched on while sessions run: loaded beside them, then they become fast; switched off again meanwhile, nothing is left"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        with self.proxy(admin={"offload": "disable"}) as p:
+            self.ping(client, server)
+            self.nothing_left()
+            for _ in range(5):
+                self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
+                o = p.api.get("/offload")[1]
+                self.assertIn(o["state"], ("starting", "active"))
+                self.ping(client, server)
+                # Others of its settings may change meanwhile.
+                self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legA"}})[0], 200)
+                self.assertEqual(p.api.post("/admin", {"admin": {"offload": "disable"}})[0], 200)
+                self.assertEqual(p.api.get("/offload")[1]["state"], "disabled")
+                self.nothing_left()
+                self.ping(client, server)
+                self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legA,legB"}})[0], 200)
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
+            self.wait_active(p)
+            self.wait_fast(p)
+            before = self.session(p)["stats"]["ingress"]
+            self.ping(client, server)
+            after = self.session(p)["stats"]["ingress"]
+            self.assertEqual((after["slow"], after["fast"]["packets"]), (before["slow"], before["fast"]["packets"] + 1))
+            # And away in the middle of it: what the end waits for is not left behind.
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload": "disable"}})[0], 200)
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
+        self.nothing_left()
 
     def test_no_interface(self):
         """without an interface nothing is loaded or attached"""

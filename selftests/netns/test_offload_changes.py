@@ -125,6 +125,8 @@ class Traffic(Base):
                 while not stop.wait(0.4):
                     for mode in ("disable", "init"):
                         self.assertEqual(p.api.post("/admin", {"admin": {"offload": mode}})[0], 200)
+                        if mode == "init":  # a worker thread loads it
+                            self.wait_active(p)
                         stop.wait(0.15)
                     turns[0] += 1
             switcher = threading.Thread(target=switch)

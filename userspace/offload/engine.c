@@ -98,6 +98,7 @@ static void release(struct l7mp_offload_engine *e)
 {
 	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
 
+	off_load_cancel(e);
 	off_sweep_stop(e);
 	off_handover_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
@@ -121,7 +122,7 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 {
 	struct off_link *l, *next;
 
-	if (e->state != OFF_ACTIVE)
+	if (e->state != OFF_ACTIVE && e->state != OFF_STARTING)
 		return;
 	/* While the programs still run: what they count until a flow is removed is not lost. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
@@ -158,17 +159,15 @@ static int take_over(struct l7mp_offload_engine *e)
 	return rc;
 }
 
-static int make_new(struct l7mp_offload_engine *e)
+/* What the same instance left behind. */
+static void clean_old(struct l7mp_offload_engine *e)
 {
 	struct off_maps old;
-	int rc;
 
 	off_maps_open_old(&old, e->pins.dir);
 	off_attach_clean(e, &old);
 	off_maps_close(&old);
 	off_pins_clear(e->pins.dir);
-	rc = off_maps_load(&e->maps, e->set.max_flows, e->why, sizeof(e->why));
-	return rc ? rc : off_maps_pin(&e->maps, e->pins.dir, e->why, sizeof(e->why));
 }
 
 static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
@@ -178,7 +177,8 @@ static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
 	return rc;
 }
 
-static int begin(struct l7mp_offload_engine *e)
+/* All but the maps. */
+static int prepare(struct l7mp_offload_engine *e)
 {
 	int rc = explain(e, off_nl_open(&e->nl, NETLINK_ROUTE), "can't open a netlink socket");
 
@@ -192,10 +192,30 @@ static int begin(struct l7mp_offload_engine *e)
 		rc = explain(e, off_monitor_start(e), "can't watch rtnetlink");
 	if (!rc)
 		rc = explain(e, off_links_dump(e), "can't list the interfaces");
-	if (!rc)
-		rc = e->set.start == L7MP_OFFLOAD_NO_INIT ? take_over(e) : make_new(e);
-	if (rc)
-		return rc;
+	return rc;
+}
+
+static void missing_interfaces(const struct l7mp_offload_engine *e)
+{
+	for (size_t i = 0; i < e->set.n_ifs; i++) {
+		const struct off_link *l, *next;
+		bool found = !strcmp(e->set.ifs[i], "all");
+
+		HASH_ITER (hh, e->links, l, next)
+			found = found || !strcmp(e->set.ifs[i], l->name);
+		if (!found)
+			l7mp_log_warn(OFF_MODULE,
+			              "offload_ifs: there is no interface %s; it will be served "
+			              "when it appears",
+			              e->set.ifs[i]);
+	}
+}
+
+/* With the maps that are there now. */
+static int serve(struct l7mp_offload_engine *e)
+{
+	int rc;
+
 	e->n_cpus = libbpf_num_possible_cpus();
 	if (e->n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
@@ -207,9 +227,63 @@ static int begin(struct l7mp_offload_engine *e)
 		return rc;
 	e->state = OFF_ACTIVE;
 	e->why[0] = 0;
+	missing_interfaces(e);
 	off_attach_update_all(e);
 	off_retry_soon(e);
 	return 0;
+}
+
+static int pin_and_serve(struct l7mp_offload_engine *e)
+{
+	int rc = off_maps_pin(&e->maps, e->pins.dir, e->why, sizeof(e->why));
+
+	return rc ? rc : serve(e);
+}
+
+static int begin(struct l7mp_offload_engine *e, bool wait)
+{
+	int rc = prepare(e);
+
+	if (rc)
+		return rc;
+	if (e->set.start == L7MP_OFFLOAD_NO_INIT) {
+		rc = take_over(e);
+		return rc ? rc : serve(e);
+	}
+	clean_old(e);
+	if (!wait && !off_load_start(e)) {
+		e->state = OFF_STARTING;
+		snprintf(e->why, sizeof(e->why), "the programs are being loaded");
+		return 0;
+	}
+	rc = off_maps_load(&e->maps, e->set.max_flows, e->why, sizeof(e->why));
+	return rc ? rc : pin_and_serve(e);
+}
+
+static void give_up(struct l7mp_offload_engine *e)
+{
+	e->state = OFF_UNAVAILABLE;
+	/* Another daemon's pins are not ours to clear: release looks at the lock. */
+	release(e);
+}
+
+static void warn_unavailable(const struct l7mp_offload_engine *e)
+{
+	l7mp_log_warn(OFF_MODULE, "the kernel fast path is not available: %s", e->why);
+}
+
+void off_loaded(struct l7mp_offload_engine *e, int rc)
+{
+	if (rc && !e->why[0])
+		(void)explain(e, rc, "can't load the BPF programs");
+	if (!rc)
+		rc = pin_and_serve(e);
+	if (!rc) {
+		l7mp_log_notice(OFF_MODULE, "the kernel fast path is ready");
+		return;
+	}
+	give_up(e);
+	warn_unavailable(e);
 }
 
 /* Flows without a session: nothing would ever end them. */
@@ -234,26 +308,12 @@ static void clear_flows(struct l7mp_offload_engine *e)
 		l7mp_log_notice(OFF_MODULE, "removed %u flows that no session owns", n);
 }
 
-static void missing_interfaces(const struct l7mp_offload_engine *e)
-{
-	for (size_t i = 0; i < e->set.n_ifs; i++) {
-		const struct off_link *l, *next;
-		bool found = !strcmp(e->set.ifs[i], "all");
-
-		HASH_ITER (hh, e->links, l, next)
-			found = found || !strcmp(e->set.ifs[i], l->name);
-		if (!found)
-			l7mp_log_warn(OFF_MODULE,
-			              "offload_ifs: there is no interface %s; it will be served "
-			              "when it appears",
-			              e->set.ifs[i]);
-	}
-}
-
 static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 {
+	bool wait = !e->configured; /* before the loop runs, and nobody stands still */
 	int rc;
 
+	e->configured = true;
 	e->state = OFF_DISABLED;
 	if (e->set.start == L7MP_OFFLOAD_DISABLE) {
 		snprintf(e->why, sizeof(e->why), "switched off by admin.offload");
@@ -264,18 +324,14 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 		return 0;
 	}
 	off_hear_libraries();
-	rc = begin(e);
-	if (!rc) {
-		missing_interfaces(e);
+	rc = begin(e, wait);
+	if (!rc)
 		return 0;
-	}
-	e->state = OFF_UNAVAILABLE;
-	/* Another daemon's pins are not ours to clear: release looks at the lock. */
-	release(e);
+	give_up(e);
 	if (rc == -EBUSY ||
 	    (e->set.start == L7MP_OFFLOAD_NO_INIT && (rc == -EPROTO || rc == -ENOENT)))
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "offload: %s", e->why);
-	l7mp_log_warn(OFF_MODULE, "the kernel fast path is not available: %s", e->why);
+	warn_unavailable(e);
 	return 0;
 }
 
@@ -303,6 +359,11 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	if (e->state == OFF_STARTING && same_ground(&e->set, &news) && e->set.start == news.start) {
+		off_settings_clear(&e->set);
+		e->set = news;
+		return 0;
+	}
 	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news) &&
 	    (e->set.start == news.start || news.start == L7MP_OFFLOAD_NO_INIT)) {
 		/* What is attached and pinned is our own; from now on it stays when we go. */

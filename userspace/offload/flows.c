@@ -229,6 +229,8 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	*out = NULL;
 	if (e->state == OFF_UNAVAILABLE)
 		return L7MP_REASON_KERNEL;
+	if (e->state == OFF_STARTING)
+		return L7MP_REASON_PENDING; /* all are asked again when it has started */
 	if (e->state == OFF_DISABLED)
 		return e->set.start == L7MP_OFFLOAD_DISABLE ? L7MP_REASON_DISABLED
 		                                            : L7MP_REASON_INTERFACE;

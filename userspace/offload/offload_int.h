@@ -38,6 +38,7 @@ enum off_state {
 	OFF_DISABLED,    /* not wanted: admin.offload, or no interface named */
 	OFF_ACTIVE,      /* maps are there, interfaces are served */
 	OFF_UNAVAILABLE, /* wanted, but the kernel can't or won't */
+	OFF_STARTING,    /* a worker thread loads the programs */
 };
 
 enum off_hook { OFF_HOOK_NONE, OFF_HOOK_NATIVE, OFF_HOOK_GENERIC, OFF_HOOK_TC };
@@ -487,6 +488,16 @@ void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop);
 
 void off_hear_libraries(void);
 
+/* ---- load.c ---- */
+
+struct off_load;
+
+/* Loads maps and programs in a worker thread; off_loaded says how that went. 0 or negative errno. */
+int off_load_start(struct l7mp_offload_engine *e);
+void off_load_cancel(struct l7mp_offload_engine *e);
+/* engine.c: with the maps in e->maps, or (rc) the reason in e->why, if there is more to say than rc. */
+void off_loaded(struct l7mp_offload_engine *e, int rc);
+
 /* ---- the engine ---- */
 
 struct l7mp_offload_engine {
@@ -499,6 +510,8 @@ struct l7mp_offload_engine {
 	struct off_settings set;
 	enum off_state state;
 	char why[300]; /* of the state */
+	bool configured; /* once, by what the program started with */
+	struct off_load *load; /* under way */
 	struct off_maps maps;
 	struct off_pins pins;
 	struct off_nl nl; /* for questions */

@@ -10,7 +10,7 @@
 
 static const char *state_name(enum off_state state)
 {
-	static const char *const names[] = {"disabled", "active", "unavailable"};
+	static const char *const names[] = {"disabled", "active", "unavailable", "starting"};
 
 	return names[state];
 }
