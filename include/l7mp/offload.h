@@ -35,7 +35,9 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
  * that have no place any more are withdrawn, the others stay.
  *
  * What the kernel can't do is no error: the engine is then `unavailable`, says why
- * and refuses flows. 0; -EBUSY when another process runs this instance, -EPROTO
+ * and refuses flows. The first call waits until all is loaded; later ones, when the loop runs, leave
+ * that to a worker thread: the engine is then `starting`, and asks its subscriber to try again when it is
+ * `active`. 0; -EBUSY when another process runs this instance, -EPROTO
  * when `no_init` finds maps of another ABI, -ENOENT when it finds none: err says which.
  */
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *engine, const struct l7mp_admin *admin,
