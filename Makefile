@@ -128,8 +128,9 @@ bpf: $(BPF_SKELS)
 # selftests/unit/test_<layer>_<what>.c links with that layer and those below it,
 # and with selftests/lib/*.c (fakes).
 UNIT_SRCS := $(sort $(wildcard selftests/unit/test_*.c))
-# Tests in which an allocation fails on purpose.
+# Tests in which an allocation fails on purpose, or that make their own time.
 LINK_test_loop_core := -Wl,--wrap=realloc
+LINK_test_offload_handover := -Wl,--wrap=clock_gettime
 UNIT_BINS := $(patsubst selftests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 unit_layer = $(word 2,$(subst _, ,$(notdir $(1))))
 TESTLIB := $(BUILD)/lib/testlib.a
