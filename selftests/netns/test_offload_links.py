@@ -3,6 +3,7 @@
 # l7mp-test: alone timeout=180 timeout_full=600
 """Changes of the network under flows, from the kernel's own message to the pinned map: each within 100 ms. And
 interfaces that vanish, come back as others, or are renamed under a session in the kernel."""
+import os
 import pathlib
 import subprocess
 import sys
@@ -128,6 +129,25 @@ class Bounds(Base):
             self.assertTrue(says("no-route"), self.session(p)["offload"])
             l7net.ip("route del unreachable 10.9.2.77")
             self.assertTrue(says("no-neighbour"), self.session(p)["offload"])
+
+    def test_told_before(self):
+        """a next hop goes whose routes the kernel takes out only after it has told, and without a word of their own"""
+        n = 2000 if os.environ.get("L7MP_VM") else 100_000  # the table is searched from its beginning: that takes a while
+        for text in ("nexthop add id 7 dev legB", "nexthop add id 8 dev legA", "route add 10.9.2.2 nhid 7 src 10.9.2.1",
+                     "route del 10.9.2.0/24 dev legB"):
+            l7net.ip(text)
+        batch = "".join(f"route add 10.{i >> 16}.{i >> 8 & 255}.{i & 255} nhid 8\n" for i in range(n))
+        subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
+        self.p, flows = self.start()
+        with self.p:
+            took = self.follows("ip nexthop del id 7", k.RTM_DELNEXTHOP, lambda _: True, flows.empty)
+            print(f"# next hop gone: {took * 1e3:.1f} ms")
+            self.assertLess(took, BOUND)
+            self.assertTrue(l7test.wait_for(lambda: self.session(self.p)["offload"]["directions"][0]["reason"] == "no-route"),
+                            self.session(self.p)["offload"])
+            l7net.ip("route add 10.9.2.0/24 dev legB src 10.9.2.1")
+            self.wait_fast(self.p)
+            self.ping(self.client, self.server)
 
     def test_neighbour(self):
         """the neighbour's link address changes, and it goes"""

@@ -34,7 +34,7 @@ static void wake(struct l7mp_offload_engine *e)
 
 /* ---- hops that may have changed ---- */
 
-static void dirty(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
+static void mark(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
 {
 	hop->ask_route |= route;
 	if (hop->dirty && !first) {
@@ -51,6 +51,21 @@ static void dirty(struct l7mp_offload_engine *e, struct off_hop *hop, bool route
 	else
 		DL_APPEND2(e->dirty, hop, dprev, dnext);
 	wake(e);
+}
+
+static void dirty(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
+{
+	hop->only_recheck = false;
+	if (route)
+		off_recheck_soon(e, hop);
+	mark(e, hop, route, first);
+}
+
+void off_hop_recheck(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	if (!hop->dirty)
+		hop->only_recheck = true;
+	mark(e, hop, true, false);
 }
 
 void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop)
@@ -258,6 +273,14 @@ static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
 	enum l7mp_reason was = hop->reason;
 	bool was_bad = was != L7MP_REASON_NONE;
 
+	hop->looked = true;
+	if (hop->only_recheck && !hop->down) {
+		hop->only_recheck = false;
+		if (!off_route_changed(e, hop)) {
+			hop->ask_route = false;
+			return;
+		}
+	}
 	if (hop->down)
 		hop->reason = L7MP_REASON_NO_ROUTE;
 	else if (hop->ask_route)
@@ -270,7 +293,6 @@ static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
 	if (was_bad && hop->reason != was)
 		off_retry_soon(e);
 	hop->generation++;
-	hop->looked = true;
 }
 
 /* Some of the flows that have not seen it yet: they come first in the list. False: there is none. */
@@ -302,7 +324,7 @@ static void work_hop(struct l7mp_offload_engine *e, struct off_hop *hop)
 	DL_DELETE2(e->dirty, hop, dprev, dnext);
 	hop->dirty = false;
 	if (again)
-		dirty(e, hop, false, false);
+		mark(e, hop, false, false);
 	else if (!hop->failed_ms || hop->reason == L7MP_REASON_NONE)
 		off_hop_unuse(e, hop, NULL);
 }

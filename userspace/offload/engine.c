@@ -105,6 +105,7 @@ static void release(struct l7mp_offload_engine *e)
 	l7mp_timer_give_back(e->loop, &e->retry);
 	off_monitor_stop(e);
 	off_hops_clear(e);
+	off_recheck_stop(e);
 	off_links_clear(e);
 	off_maps_close(&e->maps);
 	if (remove && e->pins.lock >= 0)
@@ -184,7 +185,7 @@ static int prepare(struct l7mp_offload_engine *e)
 
 	if (!rc)
 		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
-	if (!rc && (l7mp_timer_reserve(e->loop, &e->work) ||
+	if (!rc && (off_recheck_start(e) || l7mp_timer_reserve(e->loop, &e->work) ||
 	            l7mp_timer_reserve(e->loop, &e->retry)))
 		rc = explain(e, -ENOMEM, "can't set timers");
 	/* Subscribed before the first look, so that nothing happens in between. */

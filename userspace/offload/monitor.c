@@ -18,6 +18,7 @@ static void resync(struct l7mp_offload_engine *e)
 	struct off_hop *hop;
 
 	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
+	e->routes_changed_ms = l7mp_loop_now(e->loop);
 	(void)off_links_dump(e);
 	/* Known addresses are asked for again when their hops are looked up. */
 	HASH_ITER (hh, e->neighs, n, next) {
@@ -56,6 +57,8 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
 
+	if (nlh->nlmsg_type != RTM_NEWNEIGH && nlh->nlmsg_type != RTM_DELNEIGH)
+		e->routes_changed_ms = l7mp_loop_now(e->loop);
 	switch (nlh->nlmsg_type) {
 	case RTM_NEWLINK:
 	case RTM_DELLINK:

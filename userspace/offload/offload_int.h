@@ -269,6 +269,7 @@ struct off_hop {
 	bool looked;             /* ... and was looked at: its flows follow */
 	bool again;              /* ... and changed once more meanwhile */
 	bool ask_route;          /* ... and the kernel has to be asked */
+	bool only_recheck;       /* ... and that is all: its answer may be the same */
 	bool down;               /* ... its link is down: flows leave before the kernel is asked */
 	uint32_t generation;
 	uint32_t ifindex;
@@ -279,6 +280,9 @@ struct off_hop {
 	struct off_hop *nprev, *nnext; /* in neigh->hops */
 	struct off_hop *dprev, *dnext; /* in the list of dirty ones */
 	struct off_use *uses;          /* those of an older generation first */
+	struct off_hop *rprev, *rnext; /* in one of the engine's lists of rechecks */
+	uint8_t recheck;               /* which one, from 1; 0: none */
+	uint64_t recheck_ms;           /* when its turn is */
 	unsigned n_uses;
 	uint64_t failed_ms; /* since when nobody uses it and why it is kept */
 };
@@ -295,6 +299,8 @@ void off_hops_expire(struct l7mp_offload_engine *e);
 void off_hops_clear(struct l7mp_offload_engine *e);
 /* Asks the kernel for the route and fills the hop. */
 void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop);
+/* Does the kernel give another answer than the one that is in it? */
+bool off_route_changed(struct l7mp_offload_engine *e, const struct off_hop *hop);
 void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
 
 void off_neigh_bind(struct l7mp_offload_engine *e, struct off_hop *hop);
@@ -307,6 +313,8 @@ void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n);
 
 /* Its way may have changed: the kernel is asked again. */
 void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop);
+/* Nobody says that it has changed, but it may have. */
+void off_hop_recheck(struct l7mp_offload_engine *e, struct off_hop *hop);
 /* Its neighbour has changed: nobody needs to be asked. */
 void off_hop_neigh_changed(struct l7mp_offload_engine *e, struct off_hop *hop);
 void off_hops_dirty_all(struct l7mp_offload_engine *e);
@@ -320,6 +328,18 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 /* It is taken out while it was on its way out, or not. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 void off_changes_work(struct l7mp_timer *t, void *arg);
+
+/* ---- recheck.c ---- */
+
+#define OFF_RECHECKS 2
+
+/* Messages of a change may come before the change: its way is asked for again, some ms later, and later. */
+void off_recheck_soon(struct l7mp_offload_engine *e, struct off_hop *hop);
+/* It was looked up just now, perhaps between a message and its change. */
+void off_recheck_new(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_recheck_drop(struct l7mp_offload_engine *e, struct off_hop *hop);
+int off_recheck_start(struct l7mp_offload_engine *e);
+void off_recheck_stop(struct l7mp_offload_engine *e);
 
 /* Changes of the map of flows that wait to be made together; never longer than one turn. */
 #define OFF_BATCH 256
@@ -524,6 +544,9 @@ struct l7mp_offload_engine {
 	struct off_neigh *neighs;
 	struct off_hop *hops;
 	struct off_hop *dirty;
+	struct off_hop *recheck[OFF_RECHECKS];
+	struct l7mp_timer recheck_timer;
+	uint64_t routes_changed_ms; /* when something that concerns routes was heard last; 0: never */
 	struct l7mp_flow *leaving;
 	struct off_batch batch;
 	unsigned n_failed_hops;

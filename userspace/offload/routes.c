@@ -112,6 +112,25 @@ static int ask_route(struct l7mp_offload_engine *e, const struct off_hop_key *ke
 	return rc ? rc : out->seen ? 0 : -ENOENT;
 }
 
+static bool usable(const struct answer *r)
+{
+	return (r->type == RTN_UNICAST || r->type == RTN_LOCAL) && r->oif && !r->encap;
+}
+
+bool off_route_changed(struct l7mp_offload_engine *e, const struct off_hop *hop)
+{
+	struct answer r;
+
+	if (ask_route(e, &hop->key, &r) || !usable(&r))
+		return hop->reason != L7MP_REASON_NO_ROUTE;
+	if (hop->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != hop->local)
+		return true;
+	return !hop->local &&
+	       (r.oif != hop->ifindex || r.mtu != hop->mtu ||
+	        r.gateway_family != hop->gateway_family ||
+	        memcmp(r.gateway, hop->gateway, sizeof(r.gateway)) != 0);
+}
+
 void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
 	struct answer r;
@@ -123,7 +142,7 @@ void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop)
 	hop->mtu = r.mtu;
 	hop->gateway_family = r.gateway_family;
 	memcpy(hop->gateway, r.gateway, sizeof(hop->gateway));
-	if (rc || (r.type != RTN_UNICAST && r.type != RTN_LOCAL) || !r.oif || r.encap) {
+	if (rc || !usable(&r)) {
 		hop->reason = L7MP_REASON_NO_ROUTE;
 		return;
 	}
@@ -141,6 +160,7 @@ void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop)
 static void hop_free(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
 	off_neigh_unbind(e, hop);
+	off_recheck_drop(e, hop);
 	if (hop->dirty)
 		DL_DELETE2(e->dirty, hop, dprev, dnext);
 	if (hop->failed_ms)
@@ -194,6 +214,7 @@ struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_add
 		return NULL;
 	}
 	off_route_lookup(e, hop);
+	off_recheck_new(e, hop);
 	return hop;
 }
 

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Ways that are asked for again (userspace/offload/recheck.c), against a kernel that the test plays: one that tells of
+ * a change before it makes it, or not at all.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <linux/rtnetlink.h>
+#include <string.h>
+
+#include "../../userspace/offload/offload_int.h"
+
+/* ---- the kernel: the linker's --wrap, the Makefile says so for this test ---- */
+
+static uint32_t way; /* interface of the way to everybody; 0: there is none */
+static int asked;
+
+int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
+{
+	char buf[256] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
+	struct rtmsg *rtm;
+
+	(void)nl;
+	assert_int_equal(request->nlmsg_type, RTM_GETROUTE);
+	asked++;
+	if (!way)
+		return -ENETUNREACH;
+	nlh->nlmsg_type = RTM_NEWROUTE;
+	rtm = mnl_nlmsg_put_extra_header(nlh, sizeof(*rtm));
+	rtm->rtm_family = AF_INET;
+	rtm->rtm_type = RTN_UNICAST;
+	mnl_attr_put_u32(nlh, RTA_OIF, way);
+	(void)cb(nlh, arg);
+	return 0;
+}
+
+/* ---- an engine with ways only ---- */
+
+static struct l7mp_offload_engine e;
+static struct off_link links[2];
+static struct l7mp_addr here, there;
+static int retries;
+
+static void on_retry(void *arg)
+{
+	(void)arg;
+	retries++;
+}
+
+static const struct l7mp_offload_events events = {.retry = on_retry};
+
+static void retry_timer(struct l7mp_timer *t, void *arg)
+{
+	(void)t;
+	(void)arg;
+	on_retry(NULL);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	memset(&e, 0, sizeof(e));
+	assert_int_equal(l7mp_loop_new_manual(&e.loop), 0);
+	e.maps.flows = -1;
+	e.events = &events;
+	e.state = OFF_ACTIVE;
+	l7mp_timer_init(&e.work, off_changes_work, &e);
+	l7mp_timer_init(&e.retry, retry_timer, &e);
+	assert_int_equal(off_recheck_start(&e), 0);
+	for (int i = 0; i < 2; i++) { /* without ARP: they need no neighbour */
+		memset(&links[i], 0, sizeof(links[i]));
+		links[i].ifindex = (uint32_t)i + 7;
+		links[i].type = OFF_ARP_ETHER;
+		links[i].flags = IFF_UP | IFF_NOARP;
+		HASH_ADD(hh, e.links, ifindex, sizeof(links[i].ifindex), &links[i]);
+	}
+	assert_int_equal(l7mp_addr_parse(&here, "10.0.0.1", 1), 0);
+	assert_int_equal(l7mp_addr_parse(&there, "10.0.0.2", 2), 0);
+	way = 7;
+	asked = retries = 0;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	off_hops_clear(&e);
+	off_recheck_stop(&e);
+	HASH_CLEAR(hh, e.links);
+	return l7mp_loop_free(&e.loop);
+}
+
+/* In use by a flow that is on its way out, so that nothing but the way is looked at. */
+static struct l7mp_flow flow;
+static struct off_use use;
+
+static struct off_hop *hop_in_use(void)
+{
+	struct off_hop *hop = off_hop_get(&e, &here, &there);
+
+	assert_non_null(hop);
+	memset(&use, 0, sizeof(use));
+	flow.out = true;
+	use.flow = &flow;
+	off_hop_use(hop, &use);
+	return hop;
+}
+
+/* ---- the tests ---- */
+
+static void told_before(void **state)
+{
+	struct off_hop *hop = hop_in_use();
+	(void)state;
+
+	assert_int_equal(hop->reason, L7MP_REASON_NONE);
+	off_hop_dirty(&e, hop);
+	l7mp_loop_advance(e.loop, 1);
+	assert_int_equal(hop->reason, L7MP_REASON_NONE); /* that was asked too early */
+	way = 0;
+	l7mp_loop_advance(e.loop, 28);
+	assert_int_equal(hop->reason, L7MP_REASON_NONE);
+	l7mp_loop_advance(e.loop, 2);
+	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
+	assert_int_equal(use.generation, hop->generation); /* its flows have been looked at */
+	way = 8; /* and what comes back without a word is found later */
+	l7mp_loop_advance(e.loop, 1010);
+	assert_int_equal(hop->reason, L7MP_REASON_NONE);
+	assert_int_equal(hop->ifindex, 8);
+	assert_true(retries > 0);
+	off_hop_unuse(&e, hop, &use);
+}
+
+/* Nothing happened: two questions more, flows are left alone, and then it is over. */
+static void unchanged(void **state)
+{
+	struct off_hop *hop = hop_in_use();
+	uint32_t generation;
+	(void)state;
+
+	off_hop_dirty(&e, hop);
+	l7mp_loop_advance(e.loop, 1);
+	generation = hop->generation;
+	assert_int_equal(asked, 2);
+	l7mp_loop_advance(e.loop, 5000);
+	assert_int_equal(asked, 4);
+	assert_int_equal(hop->generation, generation);
+	assert_int_equal(retries, 0);
+	assert_false(l7mp_timer_armed(&e.recheck_timer));
+	off_hop_unuse(&e, hop, &use);
+}
+
+/* The second one counts from the last message. */
+static void again(void **state)
+{
+	struct off_hop *hop = hop_in_use();
+	(void)state;
+
+	for (int i = 0; i < 50; i++) {
+		off_hop_dirty(&e, hop);
+		l7mp_loop_advance(e.loop, 20);
+	}
+	assert_int_equal(asked, 51);
+	way = 0;
+	l7mp_loop_advance(e.loop, 15);
+	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
+	off_hop_unuse(&e, hop, &use);
+}
+
+/* One that is made between the message and the change. */
+static void made_between(void **state)
+{
+	struct off_hop *hop;
+	(void)state;
+
+	e.routes_changed_ms = l7mp_loop_now(e.loop);
+	l7mp_loop_advance(e.loop, 10);
+	hop = hop_in_use();
+	way = 0;
+	l7mp_loop_advance(e.loop, 40);
+	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
+	off_hop_unuse(&e, hop, &use);
+	off_hops_clear(&e);
+	/* Long after: nobody asks again. */
+	way = 7;
+	l7mp_loop_advance(e.loop, 2000);
+	asked = 0;
+	hop = hop_in_use();
+	l7mp_loop_advance(e.loop, 2000);
+	assert_int_equal(asked, 1);
+	off_hop_unuse(&e, hop, &use);
+}
+
+/* It goes while its turn is still to come. */
+static void freed(void **state)
+{
+	struct off_hop *hop = hop_in_use();
+	(void)state;
+
+	off_hop_dirty(&e, hop);
+	l7mp_loop_advance(e.loop, 1);
+	off_hop_unuse(&e, hop, &use);
+	assert_null(e.hops);
+	l7mp_loop_advance(e.loop, 5000);
+	assert_int_equal(asked, 2);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	        TEST(told_before), TEST(unchanged), TEST(again), TEST(made_between), TEST(freed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
