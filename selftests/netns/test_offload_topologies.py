@@ -187,6 +187,40 @@ class Topologies(Base):
             self.ping(client, server, payload=b"m" * 1200)
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"], after["slow"])
 
+    def test_path_mtu(self):
+        """a router behind takes less: once it has said so, what is too large is relayed in fragments"""
+        for text in ("ip link add far type veth peer name farther", "ip link set far mtu 1280 up", "ip link set farther up",
+                     "ip addr add 10.88.0.1/24 dev far", "ip neigh add 10.88.0.2 lladdr 02:00:00:00:00:77 dev far",
+                     "sysctl -qw net.ipv4.ip_forward=1"):
+            self.b.run(text)
+        l7net.ip("route add 10.88.0.0/24 via 10.9.2.2 src 10.9.2.1")
+        with self.b.inside():
+            wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+        self.addCleanup(wire.close)
+        wire.bind(("farther", 0x0800))
+        wire.settimeout(5 * l7test.SLOW)
+        client = self.a.udp(5000)
+        client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO: don't fragment
+
+        def arrives(size):
+            client.sendto(b"p" * size, ("10.9.1.1", 9000))
+            return len(wire.recv(2000))
+
+        def mtus():
+            return {f["exit"]["mtu"] for f in p.api.get("/offload/flows")[1] if f["out"] == "legB"}
+        with self.proxy(destination=cluster("10.88.0.2")) as p:
+            self.assertEqual(arrives(100), 128)
+            self.wait_fast(p)
+            before = self.session(p)["stats"]["ingress"]["slow"]
+            self.assertEqual(arrives(1200), 1228)
+            client.sendto(b"l" * 1400, ("10.9.1.1", 9000))  # lost, and the router says why
+            self.assertTrue(l7test.wait_for(lambda: mtus() == {1280}, 15), mtus())
+            self.assertEqual(self.session(p)["stats"]["ingress"]["slow"], before)
+            self.assertEqual(arrives(1400) + len(wire.recv(2000)), 1408 + 2 * 20)  # in two fragments
+            self.assertEqual(self.session(p)["stats"]["ingress"]["slow"]["packets"], before["packets"] + 1)
+            self.assertEqual(arrives(1200), 1228)
+            self.assertEqual(self.session(p)["stats"]["ingress"]["slow"]["packets"], before["packets"] + 1)
+
     def test_next_hop(self):
         """a route through a next hop, moved to another interface under the flow"""
         self.a.run("ip addr add 10.77.0.1/32 dev lo")

@@ -17,6 +17,7 @@
 
 /* ---- the kernel: the linker's --wrap, the Makefile says so for this test ---- */
 
+static uint32_t path_mtu; /* 0: not known */
 static uint32_t way; /* interface of the way to everybody; 0: there is none */
 static int asked;
 
@@ -37,6 +38,12 @@ int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, 
 	rtm->rtm_family = AF_INET;
 	rtm->rtm_type = RTN_UNICAST;
 	mnl_attr_put_u32(nlh, RTA_OIF, way);
+	if (path_mtu) {
+		struct nlattr *metrics = mnl_attr_nest_start(nlh, RTA_METRICS);
+
+		mnl_attr_put_u32(nlh, RTAX_MTU, path_mtu);
+		mnl_attr_nest_end(nlh, metrics);
+	}
 	(void)cb(nlh, arg);
 	return 0;
 }
@@ -84,6 +91,7 @@ static int setup(void **state)
 	assert_int_equal(l7mp_addr_parse(&here, "10.0.0.1", 1), 0);
 	assert_int_equal(l7mp_addr_parse(&there, "10.0.0.2", 2), 0);
 	way = 7;
+	path_mtu = 0;
 	asked = retries = 0;
 	return 0;
 }
@@ -138,7 +146,7 @@ static void told_before(void **state)
 	off_hop_unuse(&e, hop, &use);
 }
 
-/* Nothing happened: two questions more, flows are left alone, and then it is over. */
+/* Nothing happened: two questions more, then one each ten seconds, and flows are left alone. */
 static void unchanged(void **state)
 {
 	struct off_hop *hop = hop_in_use();
@@ -153,7 +161,33 @@ static void unchanged(void **state)
 	assert_int_equal(asked, 4);
 	assert_int_equal(hop->generation, generation);
 	assert_int_equal(retries, 0);
+	l7mp_loop_advance(e.loop, 10000);
+	assert_int_equal(asked, 5);
+	l7mp_loop_advance(e.loop, 20000);
+	assert_int_equal(asked, 7);
+	assert_int_equal(hop->generation, generation);
+	off_hop_unuse(&e, hop, &use);
+	assert_null(e.hops);
+	l7mp_loop_advance(e.loop, 20000);
+	assert_int_equal(asked, 7);
 	assert_false(l7mp_timer_armed(&e.recheck_timer));
+}
+
+/* The kernel learns of a smaller MTU on the path, and forgets it: it says so to nobody. */
+static void path(void **state)
+{
+	struct off_hop *hop = hop_in_use();
+	(void)state;
+
+	assert_int_equal(hop->mtu, 0);
+	path_mtu = 1280;
+	l7mp_loop_advance(e.loop, 10001);
+	assert_int_equal(hop->mtu, 1280);
+	assert_int_equal(use.generation, hop->generation);
+	path_mtu = 0;
+	l7mp_loop_advance(e.loop, 10001);
+	assert_int_equal(hop->mtu, 0);
+	assert_int_equal(retries, 0);
 	off_hop_unuse(&e, hop, &use);
 }
 
@@ -216,7 +250,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        TEST(told_before), TEST(unchanged), TEST(again), TEST(made_between), TEST(freed),
+	        TEST(told_before), TEST(unchanged), TEST(path),
+	        TEST(again),       TEST(made_between), TEST(freed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -331,7 +331,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg);
 
 /* ---- recheck.c ---- */
 
-#define OFF_RECHECKS 2
+#define OFF_RECHECKS 3
 
 /* Messages of a change may come before the change: its way is asked for again, some ms later, and later. */
 void off_recheck_soon(struct l7mp_offload_engine *e, struct off_hop *hop);

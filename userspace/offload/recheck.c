@@ -4,11 +4,15 @@
  * takes the route out (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and RTM_DELNEXTHOP before it takes out the routes
  * that go with them, and not all of those are told one by one: whoever asks at once, on another processor, may
  * get the old answer, and nobody tells him again.
+ *
+ * And as long as flows use a way it is asked for now and then: what the kernel learns of the path's MTU (RFC 1191, RFC 8201) it
+ * tells nobody, and packets that are too large have to leave the fast path, so that the stack fragments them.
  */
 #include "offload_int.h"
 
-/* After the message; the second one for a kernel thread that was held up in between. */
-static const unsigned delay_ms[OFF_RECHECKS] = {30, 1000};
+/* After the message; once more for a kernel thread that was held up in between; now and then. */
+enum { SOON, LATER, ALWAYS };
+static const unsigned delay_ms[OFF_RECHECKS] = {30, 1000, 10000};
 
 static void arm(struct l7mp_offload_engine *e)
 {
@@ -42,8 +46,8 @@ void off_recheck_drop(struct l7mp_offload_engine *e, struct off_hop *hop)
 void off_recheck_soon(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
 	off_recheck_drop(e, hop);
-	put(e, hop, 0);
-	if (!l7mp_timer_armed(&e->recheck_timer) || !e->recheck[0]->rnext)
+	put(e, hop, SOON);
+	if (!l7mp_timer_armed(&e->recheck_timer) || !e->recheck[SOON]->rnext)
 		arm(e);
 }
 
@@ -51,8 +55,13 @@ void off_recheck_new(struct l7mp_offload_engine *e, struct off_hop *hop)
 {
 	uint64_t at = e->routes_changed_ms;
 
-	if (at && l7mp_loop_now(e->loop) - at <= delay_ms[OFF_RECHECKS - 1])
+	if (at && l7mp_loop_now(e->loop) - at <= delay_ms[LATER]) {
 		off_recheck_soon(e, hop);
+		return;
+	}
+	put(e, hop, ALWAYS);
+	if (!l7mp_timer_armed(&e->recheck_timer))
+		arm(e);
 }
 
 static void on_timer(struct l7mp_timer *t, void *arg)
@@ -66,8 +75,9 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 			struct off_hop *hop = e->recheck[i];
 
 			off_recheck_drop(e, hop);
-			if (i + 1 < OFF_RECHECKS)
-				put(e, hop, i + 1);
+			if (i == ALWAYS && !hop->n_uses)
+				continue;
+			put(e, hop, i == ALWAYS ? ALWAYS : i + 1);
 			off_hop_recheck(e, hop);
 		}
 	}
