@@ -191,6 +191,24 @@ static void path(void **state)
 	off_hop_unuse(&e, hop, &use);
 }
 
+/* One that failed, was left alone, and comes back: it is looked at now and then like any other. */
+static void comes_back(void **state)
+{
+	struct off_hop *hop;
+	(void)state;
+
+	way = 0;
+	hop = hop_in_use();
+	off_hop_unuse(&e, hop, &use);
+	l7mp_loop_advance(e.loop, 20000);
+	assert_false(l7mp_timer_armed(&e.recheck_timer));
+	assert_ptr_equal(hop_in_use(), hop);
+	way = 7;
+	l7mp_loop_advance(e.loop, 10001);
+	assert_int_equal(hop->reason, L7MP_REASON_NONE);
+	off_hop_unuse(&e, hop, &use);
+}
+
 /* The second one counts from the last message. */
 static void again(void **state)
 {
@@ -251,7 +269,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	        TEST(told_before), TEST(unchanged), TEST(path),
-	        TEST(again),       TEST(made_between), TEST(freed),
+	        TEST(comes_back),  TEST(again),     TEST(made_between),
+	        TEST(freed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,8 +202,11 @@ struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_add
 
 	hop_key(&key, local, remote);
 	HASH_FIND(hh, e->hops, &key, sizeof(key), hop);
-	if (hop)
+	if (hop) {
+		if (!hop->recheck) /* nobody used it for a while */
+			off_recheck_new(e, hop);
 		return hop;
+	}
 	hop = calloc(1, sizeof(*hop));
 	if (!hop)
 		return NULL;
