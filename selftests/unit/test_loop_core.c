@@ -532,12 +532,11 @@ static void resolve_cancel(void **state)
 int main(void)
 {
 	const struct CMUnitTest all[] = {
-	        cmocka_unit_test(manual_timers),  cmocka_unit_test(heap_random),
-	        cmocka_unit_test(reserved),
-	        cmocka_unit_test(tasks),          cmocka_unit_test(task_forever),
-	        cmocka_unit_test(real_timers),    cmocka_unit_test(latency),
-	        cmocka_unit_test(mailbox),        cmocka_unit_test(resolve),
-	        cmocka_unit_test(resolve_cancel),
+	        cmocka_unit_test(manual_timers), cmocka_unit_test(heap_random),
+	        cmocka_unit_test(reserved),      cmocka_unit_test(tasks),
+	        cmocka_unit_test(task_forever),  cmocka_unit_test(real_timers),
+	        cmocka_unit_test(latency),       cmocka_unit_test(mailbox),
+	        cmocka_unit_test(resolve),       cmocka_unit_test(resolve_cancel),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

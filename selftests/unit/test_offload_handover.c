@@ -69,9 +69,8 @@ static int setup(void **state)
 	e.maps.flows = -1; /* what it can't be told, it does without */
 	e.maps.handover = memfd_create("handover", MFD_CLOEXEC);
 	assert_true(e.maps.handover >= 0);
-	assert_int_equal(ftruncate(e.maps.handover,
-	                           L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover)),
-	                 0);
+	assert_int_equal(
+	        ftruncate(e.maps.handover, L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover)), 0);
 	assert_int_equal(off_handover_start(&e), 0);
 	asked = begun = late = 0;
 	empty = true;
@@ -306,8 +305,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        TEST(quiet),   TEST(counts_late), TEST(sockets_full), TEST(hurry),
-	        TEST(forced),  TEST(discard),     TEST(removed),      TEST(no_place),
+	        TEST(quiet),  TEST(counts_late), TEST(sockets_full), TEST(hurry),
+	        TEST(forced), TEST(discard),     TEST(removed),      TEST(no_place),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

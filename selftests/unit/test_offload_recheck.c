@@ -18,7 +18,7 @@
 /* ---- the kernel: the linker's --wrap, the Makefile says so for this test ---- */
 
 static uint32_t path_mtu; /* 0: not known */
-static uint32_t way; /* interface of the way to everybody; 0: there is none */
+static uint32_t way;      /* interface of the way to everybody; 0: there is none */
 static int asked;
 
 int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
@@ -268,9 +268,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        TEST(told_before), TEST(unchanged), TEST(path),
-	        TEST(comes_back),  TEST(again),     TEST(made_between),
-	        TEST(freed),
+	        TEST(told_before), TEST(unchanged),    TEST(path),  TEST(comes_back),
+	        TEST(again),       TEST(made_between), TEST(freed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,7 +65,8 @@ static void check_files(struct report *r)
 	bool fast;
 
 	check(r, "bpffs", bpffs, true, bpffs ? OFF_BPFFS " is a bpffs" : OFF_BPFFS " is no bpffs",
-	      "mount -t bpf bpf " OFF_BPFFS " (ip netns exec hides it; nsenter --net does not; root's "
+	      "mount -t bpf bpf " OFF_BPFFS
+	      " (ip netns exec hides it; nsenter --net does not; root's "
 	      "proxy does it by itself, outside of mount namespaces)");
 	fast = l7mp_read_file("/proc/sys/net/core/bpf_jit_enable", 64, &jit, &len) || atoi(jit) > 0;
 	check(r, "jit", fast, false, jit ? (fast ? "on" : "off") : "not known",

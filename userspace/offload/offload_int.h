@@ -529,8 +529,8 @@ struct l7mp_offload_engine {
 
 	struct off_settings set;
 	enum off_state state;
-	char why[300]; /* of the state */
-	bool configured; /* once, by what the program started with */
+	char why[300];         /* of the state */
+	bool configured;       /* once, by what the program started with */
 	struct off_load *load; /* under way */
 	struct off_maps maps;
 	struct off_pins pins;
@@ -546,7 +546,8 @@ struct l7mp_offload_engine {
 	struct off_hop *dirty;
 	struct off_hop *recheck[OFF_RECHECKS];
 	struct l7mp_timer recheck_timer;
-	uint64_t routes_changed_ms; /* when something that concerns routes was heard last; 0: never */
+	uint64_t
+	        routes_changed_ms; /* when something that concerns routes was heard last; 0: never */
 	struct l7mp_flow *leaving;
 	struct off_batch batch;
 	unsigned n_failed_hops;
@@ -563,7 +564,7 @@ struct l7mp_offload_engine {
 	bool was_short;          /* the kernel was short of memory; asked again soon */
 	int dispatcher;          /* libxdp's: -1 not known, 0 no, 1 yes */
 	unsigned n_devices;
-	uint64_t n_records; /* in the map `sessions` */
+	uint64_t n_records;                    /* in the map `sessions` */
 	int n_cpus;                            /* possible ones */
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
 	struct l7mp_log_limit log_limit;

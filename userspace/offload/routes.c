@@ -125,10 +125,9 @@ bool off_route_changed(struct l7mp_offload_engine *e, const struct off_hop *hop)
 		return hop->reason != L7MP_REASON_NO_ROUTE;
 	if (hop->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != hop->local)
 		return true;
-	return !hop->local &&
-	       (r.oif != hop->ifindex || r.mtu != hop->mtu ||
-	        r.gateway_family != hop->gateway_family ||
-	        memcmp(r.gateway, hop->gateway, sizeof(r.gateway)) != 0);
+	return !hop->local && (r.oif != hop->ifindex || r.mtu != hop->mtu ||
+	                       r.gateway_family != hop->gateway_family ||
+	                       memcmp(r.gateway, hop->gateway, sizeof(r.gateway)) != 0);
 }
 
 void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop)
