@@ -59,7 +59,7 @@ struct l7mp_stats {
 	        fast_packets[2]; /* carried by flows, as far as sessions have read their counters */
 	uint64_t fast_bytes[2];
 	uint64_t
-	        handover_late; /* datagrams read after their flow was made to begin: may be overtaken */
+	        handover_late; /* datagrams read right after their flow had begun: may be overtaken */
 };
 
 const char *l7mp_drop_name(enum l7mp_drop reason);

@@ -388,7 +388,7 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 	metric(out, "l7mp_offload_handover_forced_total", "counter",
 	       "Flows that began though their stream did not pause", e->handover.forced);
 	metric(out, "l7mp_offload_handover_late_total", "counter",
-	       "Datagrams that waited in a socket when such a flow began: packets of the flow may "
+	       "Datagrams that came up right after their flow had begun: packets of the flow may "
 	       "have overtaken them",
 	       e->stats->handover_late);
 	l7mp_str_add(out, "# HELP l7mp_offload_verdicts_total Packets seen by the XDP and tc "

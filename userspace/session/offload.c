@@ -21,6 +21,11 @@
 #define BEGINNING_MAX 1024
 /* How often the packets of a session without a way ask for one. */
 #define WAY_AGAIN_MS 1000
+/*
+ * What comes up so soon after a flow has begun may have been overtaken: its processor was taken away (by other virtual
+ * machines, say) between the program and the socket. Or the program had a doubt about it.
+ */
+#define LATE_MS 200
 
 static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
 {
@@ -78,6 +83,11 @@ void l7mp_session_offload_ask(struct l7mp_session *s)
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
+	if (s->off_state == SESSION_OFF_FAST) {
+		if (l7mp_loop_now(session_loop(s)) - s->off_begun_ms <= LATE_MS)
+			s->m->env->stats->handover_late++;
+		return;
+	}
 	if (s->off_state == SESSION_OFF_SLOW ||
 	    (s->off_state == SESSION_OFF_REFUSED && may_have_way(s)))
 		queue(s);
@@ -167,15 +177,12 @@ static bool on_ready(void *arg, uint64_t cookie)
 static void on_begun(void *arg, uint64_t cookie, bool late)
 {
 	struct l7mp_session *s = of_cookie(cookie);
-	uint64_t before = s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets;
 
 	(void)arg;
 	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
-	if (!late)
-		return;
-	(void)drain(s);
-	s->m->env->stats->handover_late +=
-	        s->slow[L7MP_INGRESS].packets + s->slow[L7MP_EGRESS].packets - before;
+	s->off_begun_ms = l7mp_loop_now(session_loop(s));
+	if (late)
+		(void)drain(s);
 }
 
 static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
