@@ -84,7 +84,7 @@ struct l7mp_offload_events {
 	void (*retry)(void *arg);
 	/*
 	 * The flow is about to begin. Relays what still waits in the owner's sockets; false: some of it still
-	 * waits, or the flow must not begin now. May remove flows, this one too, but add none.
+	 * waits or has just been sent, or the flow must not begin now; it is asked again soon. May remove flows, this one too, but add none.
 	 */
 	bool (*ready)(void *arg, uint64_t cookie);
 	/*

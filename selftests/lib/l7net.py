@@ -120,6 +120,22 @@ class Peer:
         self.name = None
 
 
+def one_cpu(test):
+    """
+    This thread's packets take one queue from now on, as a flow's do that come from the wire. A sender that wanders between
+    processors leaves packets in the queues of several, and the kernel delivers those in any order.
+    """
+    all_of_them = os.sched_getaffinity(0)
+    test.addCleanup(os.sched_setaffinity, 0, all_of_them)
+    os.sched_setaffinity(0, {min(all_of_them)})
+
+
+def softnet_drops():
+    """What the kernel's queues between devices (net.core.netdev_max_backlog) had no room for, on all processors."""
+    with open("/proc/net/softnet_stat") as f:
+        return sum(int(line.split()[1], 16) for line in f)
+
+
 def filters(dev, direction="ingress"):
     """The tc filters of a device, as tc(8) prints them."""
     out = sh("tc", "-j", "filter", "show", "dev", dev, direction, check=False)

@@ -169,9 +169,11 @@ static struct l7mp_session *of_cookie(uint64_t cookie)
 static bool on_ready(void *arg, uint64_t cookie)
 {
 	struct l7mp_session *s = of_cookie(cookie);
+	size_t before = s->m->drained;
 
 	(void)arg;
-	return drain(s) && quiet(s);
+	/* What we have just sent may wait for another processor or queue than the flow's packets take. */
+	return drain(s) && s->m->drained == before && quiet(s);
 }
 
 static void on_begun(void *arg, uint64_t cookie, bool late)
