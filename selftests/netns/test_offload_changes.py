@@ -96,6 +96,13 @@ class Times(Base):
 class Traffic(Base):
     def test_in_and_out_of_the_kernel(self):
         """in and out of the kernel again and again under traffic: each packet once, counters add up exactly"""
+        self.under_traffic({"offload": "disable"}, {"offload": "init"})
+
+    def test_interface_served_or_not(self):
+        """the way out is not served any more, and served again, under traffic: the same"""
+        self.under_traffic({"offload_ifs": "legA"}, {"offload_ifs": "legA,legB"})
+
+    def under_traffic(self, away, back):
         client, server = self.a.udp(5000), self.b.udp(9001, rcvbuf=256 << 20)
         seen, sent = collections.Counter(), 0
         got, order, done = [0], [0], threading.Event()
@@ -122,9 +129,9 @@ class Traffic(Base):
 
             def switch():
                 while not stop.wait(0.4):
-                    for mode in ("disable", "init"):
-                        self.assertEqual(p.api.post("/admin", {"admin": {"offload": mode}})[0], 200)
-                        if mode == "init":  # a worker thread loads it
+                    for change in (away, back):
+                        self.assertEqual(p.api.post("/admin", {"admin": change})[0], 200)
+                        if change is back:  # a worker thread may have to load it
                             self.wait_active(p)
                         stop.wait(0.15)
                     turns[0] += 1

@@ -232,6 +232,7 @@ void off_attach_update(struct l7mp_offload_engine *e, struct off_link *l)
 	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {
 		serve(e, l);
 	} else if (!wanted && l->hook != OFF_HOOK_NONE) {
+		off_flows_leave_link(e, l);
 		off_detach(e, l);
 	}
 }

@@ -7,9 +7,12 @@
  */
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "offload_int.h"
 
@@ -192,15 +195,36 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		e->events->withdrawn(e->events_arg, cookie, reason, final);
 }
 
+/*
+ * After that, programs that had found a flow are through with their packets: they run under RCU, and this
+ * command of membarrier(2) is synchronize_rcu(). Some 10 ms.
+ */
+static void wait_for_programs(void)
+{
+	const struct timespec enough = {.tv_nsec = 20 * 1000000};
+
+	if (syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		(void)nanosleep(&enough, NULL);
+}
+
+/* All that leave, now. Detaching a hook stops its device for some ms: nothing may be on its way through it. */
+static void leave_now(struct l7mp_offload_engine *e)
+{
+	flush_updates(e);
+	flush_deletes(e);
+	if (e->leaving)
+		wait_for_programs();
+	while (e->leaving)
+		finish(e, e->leaving);
+}
+
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
 {
 	struct l7mp_flow *flow;
 
 	DL_FOREACH (e->flows, flow)
 		leave(e, flow, reason);
-	flush_deletes(e);
-	while (e->leaving)
-		finish(e, e->leaving);
+	leave_now(e);
 }
 
 /* ---- flows that get a new action ---- */
@@ -264,6 +288,18 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		if (memcmp(&news, &s->action, sizeof(news)) != 0)
 			update(e, s, &news);
 	}
+}
+
+void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	enum off_hook hook = l->hook;
+	struct l7mp_flow *flow;
+
+	l->hook = OFF_HOOK_NONE; /* for those that are planned anew */
+	DL_FOREACH (e->flows, flow)
+		refresh(e, flow);
+	leave_now(e);
+	l->hook = hook;
 }
 
 /* ---- the work ---- */

@@ -324,6 +324,8 @@ void off_hops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex);
 /* It is not ours any more: the same. */
 void off_hops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
                            size_t len);
+/* Those that come in or leave there, at once: its hook is about to be taken away. */
+void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
 /* It is taken out while it was on its way out, or not. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
