@@ -64,15 +64,15 @@ static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32
  * into packets, the kernel makes them writable before it runs (and drops what it has no memory for).
  */
 static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
-                                         const struct l7mp_flow_action *a)
+                                         const struct l7mp_news *news)
 {
 	const __u32 at = l4 + __builtin_offsetof(struct udphdr, check);
 	long rc = 0;
 
-	if (a->csum_addr)
-		rc = replace_addr_csum(skb, at, a->csum_addr, family);
-	if (!rc && a->csum_port)
-		rc = bpf_l4_csum_replace(skb, at, 0, a->csum_port, BPF_F_MARK_MANGLED_0);
+	if (news->csum_addr)
+		rc = replace_addr_csum(skb, at, news->csum_addr, family);
+	if (!rc && news->csum_port)
+		rc = bpf_l4_csum_replace(skb, at, 0, news->csum_port, BPF_F_MARK_MANGLED_0);
 	return rc;
 }
 
@@ -86,39 +86,46 @@ static __always_inline int untag(struct __sk_buff *skb, const __u32 n_vlans)
 	return n > 1 && bpf_skb_vlan_pop(skb) ? -1 : 0;
 }
 
-static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_flow_action *a,
+static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_news *news,
                                         const __u8 family, const int has_link)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if (l7mp_rewrite_ip(data, end, ETH_HLEN, family, 0, a))
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN, family, 0, news))
 		return -1;
-	l7mp_rewrite_macs(data, a);
+	l7mp_rewrite_macs(data, news);
 	if (!has_link)
 		((struct ethhdr *)data)->h_proto = (__be16)skb->protocol;
 	return 0;
 }
 
-static __always_inline long redirect(const struct l7mp_flow_action *a)
+/* The way out, taken out of the action like what is written. */
+struct way_out {
+	__u32 ifindex, flags;
+};
+
+static __always_inline long redirect(const struct way_out *out)
 {
-	if (a->flags & L7MP_FLOW_TO_INGRESS)
-		return bpf_redirect(a->ifindex, BPF_F_INGRESS);
-	if (a->flags & L7MP_FLOW_NEIGH)
-		return bpf_redirect_neigh(a->ifindex, NULL, 0, 0);
-	return bpf_redirect(a->ifindex, 0);
+	if (out->flags & L7MP_FLOW_TO_INGRESS)
+		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
+	if (out->flags & L7MP_FLOW_NEIGH)
+		return bpf_redirect_neigh(out->ifindex, NULL, 0, 0);
+	return bpf_redirect(out->ifindex, 0);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, const int kind,
-                                   const int has_link)
+                                   const struct l7mp_flow_action *a, __u32 tag, struct way_out *out,
+                                   const int kind, const int has_link)
 {
 	const __u8 family = L7MP_KIND_FAMILY(kind);
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	__u32 l4 = ETH_HLEN + n_vlans * sizeof(struct l7mp_vlan) +
 	           (family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	struct l7mp_news news;
+	__u32 verb = a->verb;
 
-	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
+	if (verb != L7MP_VERB_FORWARD && verb != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > a->mtu)
 		return L7MP_VERDICT_PASS_MTU;
@@ -126,19 +133,24 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 		return L7MP_VERDICT_PASS_VLAN;
 	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
+	l7mp_take(&news, a, family);
+	out->ifindex = a->ifindex;
+	out->flags = a->flags;
+	if (l7mp_replaced(a, tag))
+		return L7MP_VERDICT_PASS_STALE;
 	/*
 	 * Redirecting drops what has no link header, even where the kernel writes the
 	 * header: a packet of a tun device gets one first.
 	 */
 	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (replace_csum(skb, l4, family, a))
+	if (replace_csum(skb, l4, family, &news))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (has_link && untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (write_packet(skb, a, family, has_link))
+	if (write_packet(skb, &news, family, has_link))
 		return L7MP_VERDICT_PASS_KERNEL;
-	return a->verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
+	return verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
 /* On to the next filter, which may be somebody else's. */
@@ -150,20 +162,23 @@ static __always_inline int pass_up(int verdict)
 
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                 const struct l7mp_flow_action *a, const int kind,
-                                 const int has_link)
+                                 const struct l7mp_flow_action *a, struct way_out *out,
+                                 const int kind, const int has_link)
 {
-	if (a->match_tag != l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind)))
+	__u32 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
+
+	if (a->match_tag != tag)
 		return L7MP_VERDICT_PASS_STALE;
 	if (l7mp_handover_waits(a))
 		return L7MP_VERDICT_PASS_HANDOVER;
 	if (a->verb == L7MP_VERB_COUNT)
-		return L7MP_VERDICT_COUNTED;
-	return forward(skb, p, a, kind, has_link);
+		return l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
+	return forward(skb, p, a, tag, out, kind, has_link);
 }
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
+	struct way_out out;
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
@@ -180,12 +195,12 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
 	n = segments(skb, &p);
-	verdict = judge(skb, &p, a, kind, has_link);
+	verdict = judge(skb, &p, a, &out, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return pass_up(verdict);
 	l7mp_count_flow(c, n, p.payload_len);
 	l7mp_count_verdict(verdict);
-	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(a);
+	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&out);
 }
 
 /* Kept apart, so that the compiler does not join them into one with variable offsets. */

@@ -26,7 +26,7 @@ struct {
 } devices SEC(".maps");
 
 /* The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are constants. */
-static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_flow_action *a,
+static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_news *news,
                                         const __u32 n_vlans, const __u8 family)
 {
 	void *data = (void *)(long)ctx->data;
@@ -35,44 +35,46 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_fl
 	struct l7mp_vlan *vlan = (void *)(eth + 1);
 	__be16 ip_proto = family == L7MP_FAMILY_V4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 
-	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, a))
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, news))
 		return L7MP_VERDICT_PASS_KERNEL;
-	l7mp_rewrite_macs(eth, a);
-	eth->h_proto = n_vlans ? a->vlan_proto[0] : ip_proto;
+	l7mp_rewrite_macs(eth, news);
+	eth->h_proto = n_vlans ? news->vlan_proto[0] : ip_proto;
 	if (n_vlans > 0) {
-		vlan[0].tci = a->vlan_tci[0];
-		vlan[0].proto = n_vlans > 1 ? a->vlan_proto[1] : ip_proto;
+		vlan[0].tci = news->vlan_tci[0];
+		vlan[0].proto = n_vlans > 1 ? news->vlan_proto[1] : ip_proto;
 	}
 	if (n_vlans > 1) {
-		vlan[1].tci = a->vlan_tci[1];
+		vlan[1].tci = news->vlan_tci[1];
 		vlan[1].proto = ip_proto;
 	}
 	return 0;
 }
 
 /* With another number of tags than it came in with. 0, or a verdict, and then nothing was changed. */
-static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_flow_action *a,
-                                       __u32 n_vlans, const __u8 family)
+static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
+                                       __u32 to, const __u8 family)
 {
-	__s32 grow = ((__s32)n_vlans - (__s32)a->n_vlans) * (__s32)sizeof(struct l7mp_vlan);
+	__s32 grow = ((__s32)from - (__s32)to) * (__s32)sizeof(struct l7mp_vlan);
 
-	if (a->n_vlans > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
+	if (to > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
 		return L7MP_VERDICT_PASS_VLAN;
-	if (a->n_vlans == 0)
-		return write_packet(ctx, a, 0, family);
-	if (a->n_vlans == 1)
-		return write_packet(ctx, a, 1, family);
-	return write_packet(ctx, a, 2, family);
+	if (to == 0)
+		return write_packet(ctx, news, 0, family);
+	if (to == 1)
+		return write_packet(ctx, news, 1, family);
+	return write_packet(ctx, news, 2, family);
 }
 
-static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_flow_action *a, __u32 n_vlans)
+static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
+                              __u32 to)
 {
-	return move_packet(ctx, a, n_vlans, L7MP_FAMILY_V4);
+	return move_packet(ctx, news, from, to, L7MP_FAMILY_V4);
 }
 
-static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_flow_action *a, __u32 n_vlans)
+static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
+                              __u32 to)
 {
-	return move_packet(ctx, a, n_vlans, L7MP_FAMILY_V6);
+	return move_packet(ctx, news, from, to, L7MP_FAMILY_V6);
 }
 
 /* Is the frame addressed to us? Only the flow knows our link address there. */
@@ -84,13 +86,15 @@ static __always_inline int to_us(const struct ethhdr *eth, const struct l7mp_flo
 }
 
 static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, const int kind)
+                                   const struct l7mp_flow_action *a, __u32 tag, const int kind)
 {
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	const __u8 family = L7MP_KIND_FAMILY(kind);
+	__u32 verb = a->verb, to = a->n_vlans;
+	struct l7mp_news news;
 	int rc;
 
-	if (a->verb != L7MP_VERB_FORWARD && a->verb != L7MP_VERB_REFLECT)
+	if (verb != L7MP_VERB_FORWARD && verb != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (a->flags & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
 		return L7MP_VERDICT_PASS_TO_TC;
@@ -99,15 +103,20 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	/* Notes the target, changes nothing yet; fails when the device has gone. */
 	if (bpf_redirect_map(&devices, a->ifindex, 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
-	if (a->n_vlans == n_vlans)
-		rc = write_packet(ctx, a, n_vlans, family);
+	l7mp_take(&news, a, family);
+	if (n_vlans || to)
+		l7mp_take_vlans(&news, a);
+	if (l7mp_replaced(a, tag))
+		return L7MP_VERDICT_PASS_STALE;
+	if (to == n_vlans)
+		rc = write_packet(ctx, &news, n_vlans, family);
 	else if (family == L7MP_FAMILY_V4)
-		rc = move_v4(ctx, a, n_vlans);
+		rc = move_v4(ctx, &news, n_vlans, to);
 	else
-		rc = move_v6(ctx, a, n_vlans);
+		rc = move_v6(ctx, &news, n_vlans, to);
 	if (rc)
 		return rc;
-	return a->verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
+	return verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
 static __always_inline int handle(struct xdp_md *ctx, const int kind)
@@ -117,6 +126,7 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
+	__u32 tag;
 	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
 	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), L7MP_KIND_FAMILY(kind),
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
@@ -128,16 +138,17 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 		return L7MP_VERDICT_PASS_NO_FLOW;
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
-	if (a->match_tag != l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind)))
+	tag = l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind));
+	if (a->match_tag != tag)
 		return L7MP_VERDICT_PASS_STALE;
 	if (!to_us(data, a))
 		return L7MP_VERDICT_PASS_NOT_HOST;
 	if (l7mp_handover_waits(a))
 		return L7MP_VERDICT_PASS_HANDOVER;
 	if (a->verb == L7MP_VERB_COUNT)
-		verdict = L7MP_VERDICT_COUNTED;
+		verdict = l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
 	else
-		verdict = forward(ctx, &p, a, kind);
+		verdict = forward(ctx, &p, a, tag, kind);
 	if (verdict <= L7MP_VERDICT_COUNTED)
 		l7mp_count_flow(c, 1, p.payload_len);
 	return verdict;

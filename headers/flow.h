@@ -5,9 +5,10 @@
 #include "l7mp/abi.h"
 
 /*
- * A word made of the whole key, also kept in the action. A deleted map element
- * may be reused while a program still reads it; a tag that does not fit says so, and the
- * packet goes up instead of out with another flow's addresses.
+ * A word made of the whole key, also kept in the action. The kernel gives the memory of an element that was deleted, or
+ * replaced by an update, to the next one at once, while a program may still read it. So a program looks at the tag when
+ * it has found the flow, takes all that it needs, and looks again (l7mp_replaced) before it changes anything: the tag is what the
+ * kernel writes first, so if it still fits, nothing that was read is another flow's. Otherwise the packet goes up.
  */
 static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l7mp_flow_key *key,
                                                                   const __u8 family)
@@ -22,4 +23,12 @@ static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l
 	tag ^= L7MP_MIX(0) ^ L7MP_MIX(1) ^ L7MP_MIX(2) ^ L7MP_MIX(3);
 #undef L7MP_MIX
 	return tag;
+}
+
+static inline __attribute__((always_inline)) int l7mp_replaced(const struct l7mp_flow_action *a,
+                                                               __u32 tag)
+{
+	/* The compiler must not read anything of the action after this. */
+	__asm__ volatile("" ::: "memory");
+	return *(const volatile __u32 *)&a->match_tag != tag;
 }

@@ -17,7 +17,7 @@
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 2
+#define L7MP_ABI_VERSION 3
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
 #define L7MP_MAP_FLOWS    "flows"
@@ -74,6 +74,8 @@ enum l7mp_flow_flags {
  * packet, folded to 16 bits.
  */
 struct l7mp_flow_action {
+	/* First, because the kernel writes in this order: see headers/flow.h. */
+	__u32 match_tag; /* l7mp_match_tag() of the key */
 	/* What the programs read for every packet, together. */
 	struct l7mp_abi_addr saddr; /* new addresses */
 	struct l7mp_abi_addr daddr;
@@ -94,7 +96,6 @@ struct l7mp_flow_action {
 	__u32 csum_l3;   /* IPv4 header: the addresses, and TTL less one */
 	__u32 csum_addr; /* pseudo header: the addresses */
 	__u32 csum_port; /* the ports */
-	__u32 match_tag; /* l7mp_match_tag() of the key: see headers/flow.h */
 	__u32 handover;  /* with L7MP_FLOW_HANDOVER: its place in the map of that name */
 
 	__u16 sport_host; /* the new ports, for people */
@@ -200,9 +201,10 @@ struct l7mp_abi_attached {
 #define L7MP_ABI_ASSERT(cond) _Static_assert(cond, #cond)
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, verb) == 36);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 40);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 76);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, match_tag) == 0);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, verb) == 40);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 44);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 80);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 96);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 104);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 144);

@@ -19,7 +19,7 @@ from test_offload_basic import Base, cluster  # noqa: E402
 BOUND = 0.1 * l7test.SLOW
 ROUNDS = 20 if l7test.FULL else 5
 KEY, ACTION = 40, 144  # include/l7mp/abi.h
-DMAC = slice(48, 54)
+DMAC = slice(52, 58)
 
 
 class Bounds(Base):
