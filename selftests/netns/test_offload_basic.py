@@ -187,7 +187,8 @@ class Gateway(Base):
             flows = p.api.get("/offload")[1]["flows"]
             print(f"# slow {stats['slow']['packets']}, fast {stats['fast']['packets']}, out of order {late}, "
                   f"forced {flows['handover_forced']}, late {flows['handover_late']}")
-            self.assertLessEqual(late, flows["handover_late"])
+            # One more in an emulated guest: see test_offload_changes.py.
+            self.assertLessEqual(late, flows["handover_late"] + bool(os.environ.get("L7MP_VM")))
             # A sender that does not pause is let in after 50 ms; on a busy machine that is a good part of the run.
             self.assertGreater(stats["fast"]["packets"], PACKETS * 0.5)
             self.assertEqual(stats["slow"]["packets"] + stats["fast"]["packets"], PACKETS)

@@ -98,7 +98,7 @@ struct l7mp_session {
 	struct session_event *events;
 	int64_t idle_ms;         /* 0: never */
 	uint64_t off_refused_ms; /* when */
-	uint64_t off_begun_ms; /* loop time when the flow began */
+	uint64_t off_begun_ms;   /* loop time when the flow began */
 
 	uint16_t n, dest; /* stages in all; index of the destination */
 	uint16_t orphans; /* streams given up whose `closed` is awaited */
