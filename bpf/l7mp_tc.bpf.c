@@ -69,10 +69,10 @@ static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, 
 	const __u32 at = l4 + __builtin_offsetof(struct udphdr, check);
 	long rc = 0;
 
-	if (news->csum_addr)
-		rc = replace_addr_csum(skb, at, news->csum_addr, family);
-	if (!rc && news->csum_port)
-		rc = bpf_l4_csum_replace(skb, at, 0, news->csum_port, BPF_F_MARK_MANGLED_0);
+	if (l7mp_csum_addr(news))
+		rc = replace_addr_csum(skb, at, l7mp_csum_addr(news), family);
+	if (!rc && l7mp_csum_port(news))
+		rc = bpf_l4_csum_replace(skb, at, 0, l7mp_csum_port(news), BPF_F_MARK_MANGLED_0);
 	return rc;
 }
 
@@ -102,7 +102,7 @@ static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp
 
 /* The way out, taken out of the action like what is written. */
 struct way_out {
-	__u32 ifindex, flags;
+	__u64 ifindex, flags; /* see words.h */
 };
 
 static __always_inline long redirect(const struct way_out *out)
@@ -123,7 +123,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	__u32 l4 = ETH_HLEN + n_vlans * sizeof(struct l7mp_vlan) +
 	           (family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	struct l7mp_news news;
-	__u32 verb = a->verb;
+	__u64 verb = a->verb;
 
 	if (verb != L7MP_VERB_FORWARD && verb != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
@@ -165,7 +165,7 @@ static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet
                                  const struct l7mp_flow_action *a, struct way_out *out,
                                  const int kind, const int has_link)
 {
-	__u32 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
+	__u64 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
 
 	if (a->match_tag != tag)
 		return L7MP_VERDICT_PASS_STALE;

@@ -38,13 +38,13 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_ne
 	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, news))
 		return L7MP_VERDICT_PASS_KERNEL;
 	l7mp_rewrite_macs(eth, news);
-	eth->h_proto = n_vlans ? news->vlan_proto[0] : ip_proto;
+	eth->h_proto = n_vlans ? l7mp_word16(&news->vlans, 0) : ip_proto;
 	if (n_vlans > 0) {
-		vlan[0].tci = news->vlan_tci[0];
-		vlan[0].proto = n_vlans > 1 ? news->vlan_proto[1] : ip_proto;
+		vlan[0].tci = l7mp_word16(&news->vlans, 2);
+		vlan[0].proto = n_vlans > 1 ? l7mp_word16(&news->vlans, 1) : ip_proto;
 	}
 	if (n_vlans > 1) {
-		vlan[1].tci = news->vlan_tci[1];
+		vlan[1].tci = l7mp_word16(&news->vlans, 3);
 		vlan[1].proto = ip_proto;
 	}
 	return 0;
@@ -86,11 +86,11 @@ static __always_inline int to_us(const struct ethhdr *eth, const struct l7mp_flo
 }
 
 static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, __u32 tag, const int kind)
+                                   const struct l7mp_flow_action *a, __u64 tag, const int kind)
 {
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	const __u8 family = L7MP_KIND_FAMILY(kind);
-	__u32 verb = a->verb, to = a->n_vlans;
+	__u64 verb = a->verb, to = a->n_vlans;
 	struct l7mp_news news;
 	int rc;
 
@@ -111,9 +111,9 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	if (to == n_vlans)
 		rc = write_packet(ctx, &news, n_vlans, family);
 	else if (family == L7MP_FAMILY_V4)
-		rc = move_v4(ctx, &news, n_vlans, to);
+		rc = move_v4(ctx, &news, n_vlans, (__u32)to);
 	else
-		rc = move_v6(ctx, &news, n_vlans, to);
+		rc = move_v6(ctx, &news, n_vlans, (__u32)to);
 	if (rc)
 		return rc;
 	return verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
@@ -126,7 +126,7 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
-	__u32 tag;
+	__u64 tag;
 	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
 	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), L7MP_KIND_FAMILY(kind),
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);

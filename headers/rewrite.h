@@ -9,40 +9,60 @@
 #include "maps.h"
 #include "parse.h"
 
-/* What is written, taken out of the action before its tag is looked at for the last time. */
+/*
+ * What is written, taken out of the action before its tag is looked at for the last time. In the action's own
+ * groups of 8 bytes: see words.h.
+ */
 struct l7mp_news {
-	__u32 saddr[4], daddr[4];
-	__u32 ports;
-	__u32 csum_l3, csum_addr, csum_port;
-	__u16 dmac[3], smac[3];
-	__be16 vlan_proto[2], vlan_tci[2];
+	__u64 saddr[2], daddr[2];
+	__u64 ports;   /* and what follows them */
+	__u64 macs[2]; /* dmac, smac, csum_l3 */
+	__u64 csums;   /* csum_addr, csum_port */
+	__u64 vlans;   /* vlan_proto, vlan_tci */
 };
 
 static __always_inline void l7mp_take(struct l7mp_news *n, const struct l7mp_flow_action *a,
                                       const __u8 family)
 {
-	const __u32 *saddr = (const __u32 *)a->saddr.bytes, *daddr = (const __u32 *)a->daddr.bytes;
-	const __u16 *dmac = (const __u16 *)a->dmac, *smac = (const __u16 *)a->smac;
+	const __u64 *saddr = (const __u64 *)&a->saddr, *daddr = (const __u64 *)&a->daddr;
+	const __u64 *macs = (const __u64 *)a->dmac;
 
 	n->saddr[0] = saddr[0];
 	n->daddr[0] = daddr[0];
 	if (family == L7MP_FAMILY_V6) {
-		n->saddr[1] = saddr[1], n->saddr[2] = saddr[2], n->saddr[3] = saddr[3];
-		n->daddr[1] = daddr[1], n->daddr[2] = daddr[2], n->daddr[3] = daddr[3];
-	} else {
-		n->csum_l3 = a->csum_l3;
+		n->saddr[1] = saddr[1];
+		n->daddr[1] = daddr[1];
 	}
-	n->ports = *(const __u32 *)&a->sport;
-	n->csum_addr = a->csum_addr;
-	n->csum_port = a->csum_port;
-	n->dmac[0] = dmac[0], n->dmac[1] = dmac[1], n->dmac[2] = dmac[2];
-	n->smac[0] = smac[0], n->smac[1] = smac[1], n->smac[2] = smac[2];
+	n->ports = *(const __u64 *)&a->sport;
+	n->macs[0] = macs[0];
+	n->macs[1] = macs[1];
+	n->csums = *(const __u64 *)&a->csum_addr;
 }
 
 static __always_inline void l7mp_take_vlans(struct l7mp_news *n, const struct l7mp_flow_action *a)
 {
-	n->vlan_proto[0] = a->vlan_proto[0], n->vlan_proto[1] = a->vlan_proto[1];
-	n->vlan_tci[0] = a->vlan_tci[0], n->vlan_tci[1] = a->vlan_tci[1];
+	n->vlans = *(const __u64 *)a->vlan_proto;
+}
+
+/* Their parts, as they are in memory. */
+static __always_inline __u32 l7mp_word32(const __u64 *words, int i)
+{
+	return ((const __u32 *)words)[i];
+}
+
+static __always_inline __be16 l7mp_word16(const __u64 *words, int i)
+{
+	return ((const __be16 *)words)[i];
+}
+
+static __always_inline __u32 l7mp_csum_addr(const struct l7mp_news *n)
+{
+	return l7mp_word32(&n->csums, 0);
+}
+
+static __always_inline __u32 l7mp_csum_port(const struct l7mp_news *n)
+{
+	return l7mp_word32(&n->csums, 1);
 }
 
 /*
@@ -61,7 +81,7 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->ttl--;
-		ip->check = l7mp_csum_apply(ip->check, n->csum_l3);
+		ip->check = l7mp_csum_apply(ip->check, l7mp_word32(n->macs, 3));
 		__builtin_memcpy(&ip->saddr, n->saddr, 4);
 		__builtin_memcpy(&ip->daddr, n->daddr, 4);
 	} else {
@@ -74,16 +94,19 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		__builtin_memcpy(&ip->saddr, n->saddr, 16);
 		__builtin_memcpy(&ip->daddr, n->daddr, 16);
 	}
-	__builtin_memcpy(&udp->source, &n->ports, 4);
+	udp->source = l7mp_word16(&n->ports, 0);
+	udp->dest = l7mp_word16(&n->ports, 1);
 	if (csum)
-		udp->check = l7mp_csum_apply_udp(udp->check, n->csum_addr + n->csum_port);
+		udp->check = l7mp_csum_apply_udp(udp->check, l7mp_csum_addr(n) + l7mp_csum_port(n));
 	return 0;
 }
 
 static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_news *n)
 {
-	__builtin_memcpy(eth->h_dest, n->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, n->smac, ETH_ALEN);
+	__be16 *to = (__be16 *)eth; /* both addresses, 12 bytes */
+
+	for (int i = 0; i < 6; i++)
+		to[i] = l7mp_word16(n->macs, i);
 }
 
 /* `c` may be NULL: then the flow is being removed. */

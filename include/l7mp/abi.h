@@ -74,9 +74,9 @@ enum l7mp_flow_flags {
  * packet, folded to 16 bits.
  */
 struct l7mp_flow_action {
-	/* First, because the kernel writes in this order: see headers/flow.h. */
-	__u32 match_tag; /* l7mp_match_tag() of the key */
-	/* What the programs read for every packet, together. */
+	/* What the programs read for every packet, together, and in groups of 8 bytes. */
+	__u32 match_tag; /* l7mp_match_tag() of the key; first, as the kernel writes in this order: headers/flow.h */
+	__u32 handover;             /* with L7MP_FLOW_HANDOVER: its place in the map of that name */
 	struct l7mp_abi_addr saddr; /* new addresses */
 	struct l7mp_abi_addr daddr;
 	__be16 sport; /* new ports, network order */
@@ -88,15 +88,14 @@ struct l7mp_flow_action {
 	__u32 mtu;     /* largest IP packet that may leave there */
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u8 in_mac
-	        [6]; /* link address that the packets are sent to; XDP has no other way to know */
-	__be16 vlan_proto[2]; /* ETH_P_8021Q, ETH_P_8021AD in network order */
-	__be16 vlan_tci[2];
-	__u8 pad0[2];
 	__u32 csum_l3;   /* IPv4 header: the addresses, and TTL less one */
 	__u32 csum_addr; /* pseudo header: the addresses */
 	__u32 csum_port; /* the ports */
-	__u32 handover;  /* with L7MP_FLOW_HANDOVER: its place in the map of that name */
+	/* Link address that the packets are sent to; XDP has no other way to know. */
+	__u8 in_mac[6];
+	__u8 pad0[2];
+	__be16 vlan_proto[2]; /* ETH_P_8021Q, ETH_P_8021AD in network order */
+	__be16 vlan_tci[2];
 
 	__u16 sport_host; /* the new ports, for people */
 	__u16 dport_host;
@@ -202,9 +201,13 @@ struct l7mp_abi_attached {
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, match_tag) == 0);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, verb) == 40);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 44);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 80);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, saddr) == 8);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, daddr) == 24);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport) == 40);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, dmac) == 56);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 68);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 72);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 88);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 96);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 104);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 144);

@@ -19,7 +19,7 @@ from test_offload_basic import Base, cluster  # noqa: E402
 BOUND = 0.1 * l7test.SLOW
 ROUNDS = 20 if l7test.FULL else 5
 KEY, ACTION = 40, 144  # include/l7mp/abi.h
-DMAC = slice(52, 58)
+DMAC = slice(56, 62)
 
 
 class Bounds(Base):
