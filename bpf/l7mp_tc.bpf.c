@@ -178,7 +178,8 @@ static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
-	struct way_out out;
+	/* Set, because without CAP_PERFMON the verifier also walks ways that only speculation takes. */
+	struct way_out out = {0, 0};
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
