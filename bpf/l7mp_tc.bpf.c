@@ -100,42 +100,35 @@ static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp
 	return 0;
 }
 
-/* The way out, taken out of the action like what is written. */
-struct way_out {
-	__u64 ifindex, flags; /* see words.h */
-};
-
-static __always_inline long redirect(const struct way_out *out)
+static __always_inline long redirect(const struct l7mp_news *news)
 {
-	if (out->flags & L7MP_FLOW_TO_INGRESS)
-		return bpf_redirect(out->ifindex, BPF_F_INGRESS);
-	if (out->flags & L7MP_FLOW_NEIGH)
-		return bpf_redirect_neigh(out->ifindex, NULL, 0, 0);
-	return bpf_redirect(out->ifindex, 0);
+	if (l7mp_flags(news) & L7MP_FLOW_TO_INGRESS)
+		return bpf_redirect(l7mp_ifindex(news), BPF_F_INGRESS);
+	if (l7mp_flags(news) & L7MP_FLOW_NEIGH)
+		return bpf_redirect_neigh(l7mp_ifindex(news), NULL, 0, 0);
+	return bpf_redirect(l7mp_ifindex(news), 0);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, __u32 tag, struct way_out *out,
-                                   const int kind, const int has_link)
+                                   const struct l7mp_flow_action *a, __u32 tag,
+                                   struct l7mp_news *news, const int kind, const int has_link)
 {
 	const __u8 family = L7MP_KIND_FAMILY(kind);
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	__u32 l4 = ETH_HLEN + n_vlans * sizeof(struct l7mp_vlan) +
 	           (family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	struct l7mp_news news;
-	__u64 verb = a->verb;
 
-	if (verb != L7MP_VERB_FORWARD && verb != L7MP_VERB_REFLECT)
+	l7mp_take_checked(news, a);
+	if (l7mp_verb(news) != L7MP_VERB_FORWARD && l7mp_verb(news) != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (wire_ip_len(skb, p) > a->mtu)
+	if (wire_ip_len(skb, p) > l7mp_mtu(news))
 		return L7MP_VERDICT_PASS_MTU;
-	if (a->n_vlans) /* meant for XDP on the real device; here the tags would be missing */
+	if (l7mp_n_vlans(
+	            news)) /* meant for XDP on the real device; here the tags would be missing */
 		return L7MP_VERDICT_PASS_VLAN;
 	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
-	l7mp_take(&news, a, family);
-	out->ifindex = a->ifindex;
-	out->flags = a->flags;
+	l7mp_take(news, a, family);
 	if (l7mp_replaced(a, tag))
 		return L7MP_VERDICT_PASS_STALE;
 	/*
@@ -144,13 +137,14 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	 */
 	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (replace_csum(skb, l4, family, &news))
+	if (replace_csum(skb, l4, family, news))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (has_link && untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (write_packet(skb, &news, family, has_link))
+	if (write_packet(skb, news, family, has_link))
 		return L7MP_VERDICT_PASS_KERNEL;
-	return verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
+	return l7mp_verb(news) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
+	                                            : L7MP_VERDICT_FORWARDED;
 }
 
 /* On to the next filter, which may be somebody else's. */
@@ -162,7 +156,7 @@ static __always_inline int pass_up(int verdict)
 
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                 const struct l7mp_flow_action *a, struct way_out *out,
+                                 const struct l7mp_flow_action *a, struct l7mp_news *news,
                                  const int kind, const int has_link)
 {
 	__u64 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
@@ -173,13 +167,12 @@ static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet
 		return L7MP_VERDICT_PASS_HANDOVER;
 	if (a->verb == L7MP_VERB_COUNT)
 		return l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
-	return forward(skb, p, a, tag, out, kind, has_link);
+	return forward(skb, p, a, tag, news, kind, has_link);
 }
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
-	/* Set, because without CAP_PERFMON the verifier also walks ways that only speculation takes. */
-	struct way_out out = {0, 0};
+	struct l7mp_news news;
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
@@ -190,18 +183,20 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 
 	if (verdict)
 		return pass_up(verdict);
+	/* Because without CAP_PERFMON the verifier also walks ways that only speculation takes. */
+	news.ports = news.way = 0;
 	a = bpf_map_lookup_elem(&flows, &p.key);
 	if (!a)
 		return pass_up(L7MP_VERDICT_PASS_NO_FLOW);
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
 	n = segments(skb, &p);
-	verdict = judge(skb, &p, a, &out, kind, has_link);
+	verdict = judge(skb, &p, a, &news, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return pass_up(verdict);
 	l7mp_count_flow(c, n, p.payload_len);
 	l7mp_count_verdict(verdict);
-	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&out);
+	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&news);
 }
 
 /* Kept apart, so that the compiler does not join them into one with variable offsets. */

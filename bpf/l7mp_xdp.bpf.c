@@ -51,10 +51,11 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_ne
 }
 
 /* With another number of tags than it came in with. 0, or a verdict, and then nothing was changed. */
-static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
-                                       __u32 to, const __u8 family)
+static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_news *news,
+                                       __u32 n_vlans, const __u8 family)
 {
-	__s32 grow = ((__s32)from - (__s32)to) * (__s32)sizeof(struct l7mp_vlan);
+	__u32 to = l7mp_n_vlans(news);
+	__s32 grow = ((__s32)n_vlans - (__s32)to) * (__s32)sizeof(struct l7mp_vlan);
 
 	if (to > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
 		return L7MP_VERDICT_PASS_VLAN;
@@ -65,16 +66,14 @@ static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_new
 	return write_packet(ctx, news, 2, family);
 }
 
-static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
-                              __u32 to)
+static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_news *news, __u32 n_vlans)
 {
-	return move_packet(ctx, news, from, to, L7MP_FAMILY_V4);
+	return move_packet(ctx, news, n_vlans, L7MP_FAMILY_V4);
 }
 
-static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_news *news, __u32 from,
-                              __u32 to)
+static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_news *news, __u32 n_vlans)
 {
-	return move_packet(ctx, news, from, to, L7MP_FAMILY_V6);
+	return move_packet(ctx, news, n_vlans, L7MP_FAMILY_V6);
 }
 
 /* Is the frame addressed to us? Only the flow knows our link address there. */
@@ -90,33 +89,34 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 {
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	const __u8 family = L7MP_KIND_FAMILY(kind);
-	__u64 verb = a->verb, to = a->n_vlans;
 	struct l7mp_news news;
 	int rc;
 
-	if (verb != L7MP_VERB_FORWARD && verb != L7MP_VERB_REFLECT)
+	l7mp_take_checked(&news, a);
+	if (l7mp_verb(&news) != L7MP_VERB_FORWARD && l7mp_verb(&news) != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (a->flags & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
+	if (l7mp_flags(&news) & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
 		return L7MP_VERDICT_PASS_TO_TC;
-	if (p->ip_len > a->mtu)
+	if (p->ip_len > l7mp_mtu(&news))
 		return L7MP_VERDICT_PASS_MTU;
 	/* Notes the target, changes nothing yet; fails when the device has gone. */
-	if (bpf_redirect_map(&devices, a->ifindex, 0) != XDP_REDIRECT)
+	if (bpf_redirect_map(&devices, l7mp_ifindex(&news), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
 	l7mp_take(&news, a, family);
-	if (n_vlans || to)
+	if (n_vlans || l7mp_n_vlans(&news))
 		l7mp_take_vlans(&news, a);
 	if (l7mp_replaced(a, tag))
 		return L7MP_VERDICT_PASS_STALE;
-	if (to == n_vlans)
+	if (l7mp_n_vlans(&news) == n_vlans)
 		rc = write_packet(ctx, &news, n_vlans, family);
 	else if (family == L7MP_FAMILY_V4)
-		rc = move_v4(ctx, &news, n_vlans, (__u32)to);
+		rc = move_v4(ctx, &news, n_vlans);
 	else
-		rc = move_v6(ctx, &news, n_vlans, (__u32)to);
+		rc = move_v6(ctx, &news, n_vlans);
 	if (rc)
 		return rc;
-	return verb == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
+	return l7mp_verb(&news) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
+	                                             : L7MP_VERDICT_FORWARDED;
 }
 
 static __always_inline int handle(struct xdp_md *ctx, const int kind)

@@ -15,11 +15,19 @@
  */
 struct l7mp_news {
 	__u64 saddr[2], daddr[2];
-	__u64 ports;   /* and what follows them */
+	__u64 ports;   /* sport, dport, verb, n_vlans, flags */
+	__u64 way;     /* ifindex, mtu */
 	__u64 macs[2]; /* dmac, smac, csum_l3 */
 	__u64 csums;   /* csum_addr, csum_port */
 	__u64 vlans;   /* vlan_proto, vlan_tci */
 };
+
+/* What the checks look at. */
+static __always_inline void l7mp_take_checked(struct l7mp_news *n, const struct l7mp_flow_action *a)
+{
+	n->ports = *(const __u64 *)&a->sport;
+	n->way = *(const __u64 *)&a->ifindex;
+}
 
 static __always_inline void l7mp_take(struct l7mp_news *n, const struct l7mp_flow_action *a,
                                       const __u8 family)
@@ -33,7 +41,6 @@ static __always_inline void l7mp_take(struct l7mp_news *n, const struct l7mp_flo
 		n->saddr[1] = saddr[1];
 		n->daddr[1] = daddr[1];
 	}
-	n->ports = *(const __u64 *)&a->sport;
 	n->macs[0] = macs[0];
 	n->macs[1] = macs[1];
 	n->csums = *(const __u64 *)&a->csum_addr;
@@ -53,6 +60,31 @@ static __always_inline __u32 l7mp_word32(const __u64 *words, int i)
 static __always_inline __be16 l7mp_word16(const __u64 *words, int i)
 {
 	return ((const __be16 *)words)[i];
+}
+
+static __always_inline __u8 l7mp_verb(const struct l7mp_news *n)
+{
+	return ((const __u8 *)&n->ports)[4];
+}
+
+static __always_inline __u8 l7mp_n_vlans(const struct l7mp_news *n)
+{
+	return ((const __u8 *)&n->ports)[5];
+}
+
+static __always_inline __u16 l7mp_flags(const struct l7mp_news *n)
+{
+	return ((const __u16 *)&n->ports)[3];
+}
+
+static __always_inline __u32 l7mp_ifindex(const struct l7mp_news *n)
+{
+	return l7mp_word32(&n->way, 0);
+}
+
+static __always_inline __u32 l7mp_mtu(const struct l7mp_news *n)
+{
+	return l7mp_word32(&n->way, 1);
 }
 
 static __always_inline __u32 l7mp_csum_addr(const struct l7mp_news *n)
