@@ -107,10 +107,10 @@ $(BUILD)/flags: force
 BPF_SRCS  := $(sort $(wildcard bpf/*.bpf.c))
 BPF_OBJS  := $(patsubst bpf/%.bpf.c,$(BUILD)/bpf/%.bpf.o,$(BPF_SRCS))
 BPF_SKELS := $(patsubst bpf/%.bpf.c,$(BUILD)/gen/%.skel.h,$(BPF_SRCS))
-BPF_CFLAGS := -O2 -g -Wall -Werror -target bpf -mcpu=v3 -Iinclude -Iheaders \
+BPF_CFLAGS := -O2 -g -fno-strict-aliasing -Wall -Werror -target bpf -mcpu=v3 -Iinclude -Iheaders \
               -I/usr/include/$(shell uname -m)-linux-gnu
 
-$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard headers/*.h) include/l7mp/abi.h
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard headers/*.h) include/l7mp/abi.h Makefile
 	@mkdir -p $(@D)
 	@echo "  BPF     $<"
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c -o $@ $<

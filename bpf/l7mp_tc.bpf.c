@@ -123,8 +123,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > l7mp_mtu(news))
 		return L7MP_VERDICT_PASS_MTU;
-	if (l7mp_n_vlans(
-	            news)) /* meant for XDP on the real device; here the tags would be missing */
+	/* Meant for XDP on the real device; here the tags would be missing. */
+	if (l7mp_n_vlans(news))
 		return L7MP_VERDICT_PASS_VLAN;
 	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
