@@ -69,10 +69,8 @@ static void print_char(struct l7mp_str *out, const char *s, size_t len, uint32_t
 		l7mp_str_add(out, "\xef\xbf\xbd");
 	else if (hit && (hit - shorts) % 2 == 0)
 		l7mp_str_addf(out, "\\%c", hit[1]);
-	else if (!l7mp_utf8_unprintable(cp))
+	else if (!l7mp_utf8_unprintable(cp) || cp > 0xffff) /* YAML knows no pairs of \u */
 		l7mp_str_addn(out, s, len);
-	else if (cp > 0xffff)
-		l7mp_str_addf(out, "\\u%04x\\u%04x", 0xd7c0 + (cp >> 10), 0xdc00 + (cp & 0x3ff));
 	else
 		l7mp_str_addf(out, "\\u%04x", cp);
 }
