@@ -195,10 +195,14 @@ static void step(struct l7mp_offload_engine *e, struct l7mp_flow *flow, unsigned
 	e->handover.at = flow;
 	if (!same)
 		flow->settled_us = now;
-	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US)
+	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US) {
 		orderly = hand_over(e, flow);
-	else if (now - flow->added_us >= HURRY_US && (*brief)++ < BRIEF_FLOWS)
+		/* Something was sent just now: it has left after a short while. */
+		if (!orderly && e->handover.at && (*brief)++ < BRIEF_FLOWS)
+			orderly = brief_pause(e, flow);
+	} else if (now - flow->added_us >= HURRY_US && (*brief)++ < BRIEF_FLOWS) {
 		orderly = brief_pause(e, flow);
+	}
 	if (!e->handover.at)
 		return;
 	if (orderly)
