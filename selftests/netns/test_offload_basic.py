@@ -240,8 +240,12 @@ class Gateway(Base):
         with self.proxy(admin={"offload": "disable"}) as p:
             self.ping(client, server)
             self.nothing_left()
-            for _ in range(5):
+            def reasons():
+                names = [s["name"] for s in p.api.get("/sessions")[1] if s["name"].startswith("UDP:")]
+                return {p.api.get("/sessions/" + n)[1]["offload"]["directions"][0]["reason"] for n in names}
+            for i in range(5):
                 self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
+                self.ping(self.a.udp(6000 + i), server)  # a session that begins meanwhile
                 o = p.api.get("/offload")[1]
                 self.assertIn(o["state"], ("starting", "active"))
                 self.ping(client, server)
@@ -250,6 +254,7 @@ class Gateway(Base):
                 self.assertEqual(p.api.post("/admin", {"admin": {"offload": "disable"}})[0], 200)
                 self.assertEqual(p.api.get("/offload")[1]["state"], "disabled")
                 self.nothing_left()
+                self.assertTrue(l7test.wait_for(lambda: reasons() == {"disabled"}, 5), reasons())
                 self.ping(client, server)
                 self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legA,legB"}})[0], 200)
             self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)

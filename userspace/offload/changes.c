@@ -21,14 +21,6 @@
 #define FINALS   8   /* flows that have left at a time */
 #define FEW      256 /* hops of a link that went down: looked up before their flows leave */
 
-static uint64_t mono_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
-}
-
 static void wake(struct l7mp_offload_engine *e)
 {
 	if (!l7mp_timer_armed(&e->work))
@@ -368,7 +360,7 @@ static void work_hop(struct l7mp_offload_engine *e, struct off_hop *hop)
 void off_changes_work(struct l7mp_timer *t, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
-	uint64_t start = mono_ns();
+	uint64_t start = off_mono_ns();
 	bool had = false;
 
 	(void)t;
@@ -382,7 +374,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 		had = had || e->leaving;
 		for (int i = 0; i < FINALS && e->leaving; i++)
 			finish(e, e->leaving);
-	} while ((e->dirty || e->leaving) && mono_ns() - start < SLICE_NS);
+	} while ((e->dirty || e->leaving) && off_mono_ns() - start < SLICE_NS);
 	flush_updates(e);
 	flush_deletes(e);
 	if (e->dirty || e->leaving)

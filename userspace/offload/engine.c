@@ -56,6 +56,12 @@ void off_hear_libraries(void)
 
 /* ---- life ---- */
 
+static void ask_sessions(const struct l7mp_offload_engine *e)
+{
+	if (e->events && e->events->retry)
+		e->events->retry(e->events_arg);
+}
+
 static void on_retry(struct l7mp_timer *t, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
@@ -63,8 +69,8 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 	(void)t;
 	e->was_short = false;
 	e->n_retries++;
-	if (e->state == OFF_ACTIVE && e->events && e->events->retry)
-		e->events->retry(e->events_arg);
+	if (e->state == OFF_ACTIVE)
+		ask_sessions(e);
 }
 
 int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offload_engine **out)
@@ -121,9 +127,10 @@ static void release(struct l7mp_offload_engine *e)
 
 void l7mp_offload_stop(struct l7mp_offload_engine *e)
 {
+	bool starting = e->state == OFF_STARTING;
 	struct off_link *l, *next;
 
-	if (e->state != OFF_ACTIVE && e->state != OFF_STARTING)
+	if (e->state != OFF_ACTIVE && !starting)
 		return;
 	/* While the programs still run: what they count until a flow is removed is not lost. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
@@ -132,6 +139,8 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	e->state = OFF_DISABLED;
 	snprintf(e->why, sizeof(e->why), "stopped");
 	release(e);
+	if (starting) /* they were told to wait */
+		ask_sessions(e);
 }
 
 void l7mp_offload_free(struct l7mp_offload_engine **pp)
@@ -285,6 +294,7 @@ void off_loaded(struct l7mp_offload_engine *e, int rc)
 	}
 	give_up(e);
 	warn_unavailable(e);
+	ask_sessions(e); /* they were told to wait */
 }
 
 /* Flows without a session: nothing would ever end them. */

@@ -30,10 +30,7 @@
 
 static uint64_t now_us(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000U + (uint64_t)ts.tv_nsec / 1000;
+	return off_mono_ns() / 1000;
 }
 
 /* ---- places in the map ---- */

@@ -19,6 +19,7 @@
 
 #include <libmnl/libmnl.h>
 #include <net/if.h>
+#include <time.h>
 
 #include "l7mp/abi.h"
 #include "l7mp/hash.h"
@@ -108,6 +109,15 @@ void off_nl_close(struct off_nl *nl);
  * sendmsg(2) and recvmsg(2), so this never waits. 0 or the kernel's negative errno.
  */
 int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+
+/* For what is measured; what is planned goes by the loop's time. */
+static inline uint64_t off_mono_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
+}
 
 /* ---- links.c ---- */
 

@@ -52,17 +52,9 @@ struct off_read {
 	uint64_t took_ns;
 };
 
-static uint64_t mono_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000U + (uint64_t)ts.tv_nsec;
-}
-
 void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop)
 {
-	s->clock_ms = (int64_t)l7mp_loop_now(loop) - (int64_t)(mono_ns() / 1000000);
+	s->clock_ms = (int64_t)l7mp_loop_now(loop) - (int64_t)(off_mono_ns() / 1000000);
 }
 
 static void add_up(const struct l7mp_flow_counter *per_cpu, int n_cpus, struct sum *out)
@@ -141,7 +133,7 @@ static void read_slice(uv_work_t *work)
 {
 	struct off_read *r = work->data;
 	const struct sched_param prio = {0};
-	uint64_t start = mono_ns();
+	uint64_t start = off_mono_ns();
 
 	/*
 	 * Threads of this kind don't push others off their processor when they are woken: else
@@ -165,7 +157,7 @@ static void read_slice(uv_work_t *work)
 		r->sums[i].hash = l7mp_hash(&r->keys[i], sizeof(r->keys[i]));
 		add_up(&r->values[(size_t)i * (size_t)r->n_cpus], r->n_cpus, &r->sums[i]);
 	}
-	r->took_ns = mono_ns() - start;
+	r->took_ns = off_mono_ns() - start;
 }
 
 static void read_free(struct off_read *r)
@@ -254,7 +246,7 @@ static void on_read(uv_work_t *work, int status)
 	struct off_read *r = work->data;
 	struct l7mp_offload_engine *e = r->e;
 	struct off_sweep *s;
-	uint64_t start = mono_ns();
+	uint64_t start = off_mono_ns();
 
 	r->away = false;
 	if (!e) {
@@ -267,7 +259,7 @@ static void on_read(uv_work_t *work, int status)
 	take(e, r);
 	s->token = r->token;
 	s->read_ns += r->took_ns;
-	s->spent_ns += mono_ns() - start;
+	s->spent_ns += off_mono_ns() - start;
 	if (last(s, status ? status : r->rc))
 		done(e);
 	else
@@ -279,7 +271,7 @@ static void slice(struct l7mp_timer *t, void *arg)
 	struct l7mp_offload_engine *e = arg;
 	struct off_sweep *s = &e->sweep;
 	struct off_read *r = s->read;
-	uint64_t start = mono_ns();
+	uint64_t start = off_mono_ns();
 
 	(void)t;
 	if (!s->running) {
@@ -301,7 +293,7 @@ static void slice(struct l7mp_timer *t, void *arg)
 		on_read(&r->work, 0);
 		return;
 	}
-	s->spent_ns += mono_ns() - start;
+	s->spent_ns += off_mono_ns() - start;
 }
 
 static struct off_read *read_new(struct l7mp_offload_engine *e)
