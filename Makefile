@@ -37,29 +37,31 @@ SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS := $(SAN_$(SAN))
 
-CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -I$(BUILD)/gen $(PKG_CFLAGS)
+CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -Iuserspace -I$(BUILD)/gen $(PKG_CFLAGS)
 CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) $(HARDEN) $(SANFLAGS)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now $(SANFLAGS)
 
 # ---- layers: each is one archive and may use only those before it -----------
 
-LAYERS := base loop model session proto transform offload config api
+LAYERS := base loop model session net proto transform offload config api
 DEPS_base      := base
 DEPS_loop      := base loop
 DEPS_model     := base model
 DEPS_session   := base loop model session
-DEPS_proto     := base loop model session proto
-DEPS_transform := base loop model session transform
+DEPS_net       := base loop model session net
+DEPS_proto     := base loop model session net proto
+DEPS_transform := base loop model session net transform
 DEPS_offload   := base loop model session offload
 DEPS_config    := base model config
 DEPS_api       := $(LAYERS)
 DEPS_daemon    := $(LAYERS) daemon
 DEPS_ctl       := base model config
 
-srcs = $(sort $(wildcard userspace/$(1)/*.c))
+# A layer's files lie in its folder and one level of folders below it.
+srcs = $(sort $(wildcard userspace/$(1)/*.c userspace/$(1)/*/*.c))
 objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(call srcs,$(1)))
 # The programs' main functions stay out of the archives, so that tests can link the rest.
-MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/config/docgen.c
+MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/config/doc/docgen.c
 archive_objs = $(filter-out $(patsubst %.c,$(BUILD)/obj/%.o,$(MAINS)),$(call objs,$(1)))
 libs = -Wl,--start-group $(foreach l,$(1),$(BUILD)/lib/$(l).a) -Wl,--end-group
 
@@ -89,7 +91,7 @@ $(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,
 
 # ---- documents made from the tables: make docs ------------------------------
 
-$(BUILD)/l7mp-docgen: $(BUILD)/obj/userspace/config/docgen.o $(foreach l,$(DEPS_daemon),$(BUILD)/lib/$(l).a)
+$(BUILD)/l7mp-docgen: $(BUILD)/obj/userspace/config/doc/docgen.o $(foreach l,$(DEPS_daemon),$(BUILD)/lib/$(l).a)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_daemon)) $(PKG_LIBS)
 docs: $(BUILD)/l7mp-docgen

@@ -10,7 +10,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ORDER = ["base", "loop", "model", "session", "proto", "transform", "offload", "config", "api", "daemon"]
+ORDER = ["base", "loop", "model", "session", "net", "proto", "transform", "offload", "config", "api", "daemon"]
 ALLOWED = {layer: set(ORDER[: i + 1]) for i, layer in enumerate(ORDER)}
 ALLOWED["model"] -= {"loop"}  # pure data
 ALLOWED["config"] = {"base", "model", "config"}
@@ -19,10 +19,11 @@ ALLOWED["offload"] -= {"proto", "transform"}
 ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
 HEADERS = {
     "base": "log error buf addr hash json jsonframe metrics stats util",
-    "loop": "loop mailbox dgram sio resolve process",
+    "loop": "loop mailbox dgram stream_io resolve process",
     "model": "model change schema protodesc predicate",
     "session": "stream proto flow session runtime",
-    "proto": "protos tls",
+    "net": "tls",
+    "proto": "protos",
     "transform": "transforms",
     "offload": "offload abi",
     "config": "config openapi restdesc registry_all oneliner",
@@ -34,14 +35,14 @@ LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.sp
 DOORS = {
     "bpf/": r"^userspace/offload/",
     "xdp/": r"^userspace/offload/",
-    "civetweb.h": r"^userspace/proto/http_engine\.c$",
+    "civetweb.h": r"^userspace/proto/http/http_engine\.c$",
     "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
-    "pcre2.h": r"^userspace/model/predicate",
+    "pcre2.h": r"^userspace/model/match/",
     "uthash.h": r"^include/l7mp/hash\.h$",
     "utlist.h": r"^include/l7mp/hash\.h$",
     "curl/": r"^userspace/ctl/",
-    "openssl/ssl.h": r"^userspace/proto/tls",
-    "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|proto|transform|offload|api|daemon)/)",
+    "openssl/ssl.h": r"^userspace/net/tls/",
+    "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|net|proto|transform|offload|api|daemon)/)",
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
@@ -55,8 +56,11 @@ def check(path, layer, errors):
                 errors.append(f"{rel}: {name} belongs to no layer; add it to scripts/check-includes.py")
             elif owner not in ALLOWED[layer]:
                 errors.append(f"{rel}: {layer}/ may not include {name} of {owner}/")
-        elif quote == '"' and not name.endswith(".skel.h") and "/" in name:
-            errors.append(f"{rel}: include private headers by their name alone, not {name}")
+        elif quote == '"' and not name.endswith(".skel.h"):
+            # A private header: by its name from its own folder, else by its path below userspace/.
+            owner = name.split("/")[0] if "/" in name else layer
+            if owner not in ALLOWED[layer]:
+                errors.append(f"{rel}: {layer}/ may not include {name} of {owner}/")
         for door, where in DOORS.items():
             if (name == door or (door.endswith("/") and name.startswith(door))) and not re.search(where, rel):
                 errors.append(f"{rel}: <{name}> may be included only in {where}")
@@ -74,7 +78,7 @@ def main():
         if folder.name not in ALLOWED:
             errors.append(f"userspace/{folder.name}: unknown layer")
             continue
-        for path in sorted(folder.glob("*.[ch]")):
+        for path in sorted(folder.rglob("*.[ch]")):
             check(path, folder.name, errors)
     for e in errors:
         print(e)

@@ -9,15 +9,15 @@
 set -eu
 
 build="gcc make pkg-config clang llvm libc6-dev libbpf-dev libxdp-dev libelf-dev zlib1g-dev
-       libuv1-dev libcivetweb-dev libyaml-dev libcjson-dev
+       libuv1-dev libwebsockets-dev libwebsockets-evlib-uv libcivetweb-dev libyaml-dev libcjson-dev
        libpcre2-dev libxxhash-dev uthash-dev libssl-dev
        libsystemd-dev libcap-dev libmnl-dev libcurl4-openssl-dev bpftool"
 test="libcmocka-dev libclang-rt-14-dev python3 python3-websockets python3-yaml curl socat
-      iproute2 ethtool jq procps libcap2-bin util-linux openssl git"
-full="valgrind chromium nodejs iperf3 nftables tcpdump"
-bench="nginx-light libnginx-mod-stream haproxy iperf3 nftables socat python3 iproute2 ethtool"
+      iproute2 ethtool jq procps libcap2-bin util-linux openssl git haproxy nginx-light python3-h11"
+full="valgrind chromium nodejs iperf3 nftables tcpdump debootstrap wrk nghttp2-client"
+bench="nginx-light libnginx-mod-stream haproxy wrk iperf3 nftables socat python3 iproute2 ethtool"
 vm="qemu-system-x86 cpio kmod busybox-static"
-lint="clang-format clang-tidy cppcheck shellcheck python3"
+lint="codespell clang-format clang-tidy cppcheck shellcheck python3"
 
 [ $# -gt 0 ] || set -- build test
 wanted=""

@@ -62,7 +62,7 @@ struct l7mp_listen_events {
 };
 
 /* A protocol's listener; protocols embed it as first member. */
-struct l7mp_plistener {
+struct l7mp_proto_listener {
 	const struct l7mp_proto *proto;
 	const struct l7mp_listen_events *events;
 	void *arg;
@@ -79,7 +79,7 @@ struct l7mp_listen {
 	 * has the same address, its socket is shared (dup(2)), so that a listener can be
 	 * replaced without a moment in which its port is closed.
 	 */
-	struct l7mp_plistener *const *retiring;
+	struct l7mp_proto_listener *const *retiring;
 	size_t n_retiring;
 };
 
@@ -112,13 +112,13 @@ struct l7mp_proto {
 	void (*reload)(struct l7mp_env *env, void *state);
 
 	/* Binds, so that all that can fail has failed; accepts nothing before `activate`. */
-	int (*listen)(const struct l7mp_listen *params, struct l7mp_plistener **out,
+	int (*listen)(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
 	              struct l7mp_error *err);
-	void (*activate)(struct l7mp_plistener *l); /* cannot fail */
+	void (*activate)(struct l7mp_proto_listener *l); /* cannot fail */
 	/* Calls nothing any more; frees itself. Streams that it accepted go on. */
-	void (*unlisten)(struct l7mp_plistener *l);
+	void (*unlisten)(struct l7mp_proto_listener *l);
 	/* Optional: writes what was really bound into a copy of the spec (port 0 -> the port). */
-	void (*bound)(const struct l7mp_plistener *l, cJSON *spec);
+	void (*bound)(const struct l7mp_proto_listener *l, cJSON *spec);
 
 	/*
 	 * Starts connecting. 0 and a stream (not open yet; `open` or `closed` follows), or

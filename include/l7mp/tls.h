@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * TLS 1.2 and 1.3 over byte streams (RFC 5246, RFC 8446), by OpenSSL with memory
- * BIOs over sio.h. A connection has the operations of a struct l7mp_sio and calls
- * the same struct l7mp_sio_ops, `connected` after the handshake in both roles.
+ * BIOs over sio.h. A connection has the operations of a struct l7mp_stream_io and calls
+ * the same struct l7mp_stream_io_ops, `connected` after the handshake in both roles.
  *
  * Renegotiation is refused, close_notify is an end of stream in each direction.
  * Thread: loop only.
@@ -18,7 +18,7 @@
 #include "l7mp/json.h"
 #include "l7mp/loop.h"
 #include "l7mp/schema.h"
-#include "l7mp/sio.h"
+#include "l7mp/stream_io.h"
 
 /* ---- settings ---- */
 
@@ -57,21 +57,21 @@ struct l7mp_tls;
 
 /* An accepted descriptor; takes fd also on failure. The handshake starts at once. */
 int l7mp_tls_accept(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx, int fd,
-                    const struct l7mp_sio_ops *ops, void *arg, struct l7mp_tls **out);
+                    const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_tls **out);
 /*
  * `name`: whom the server's certificate must be for, a host name or an IP address,
  * unless the settings name another; a host name is also sent (SNI). `local` as in
- * l7mp_sio_connect_tcp.
+ * l7mp_stream_io_connect_tcp.
  */
 int l7mp_tls_connect(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx, const char *name,
                      const struct l7mp_addr *remote, const struct l7mp_addr *local,
-                     const struct l7mp_sio_ops *ops, void *arg, struct l7mp_tls **out);
+                     const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_tls **out);
 /* Another owner, from the next event on; not from inside a call of the connection but `connected`. */
-void l7mp_tls_set_owner(struct l7mp_tls *t, const struct l7mp_sio_ops *ops, void *arg);
+void l7mp_tls_set_owner(struct l7mp_tls *t, const struct l7mp_stream_io_ops *ops, void *arg);
 void l7mp_tls_read(struct l7mp_tls *t, bool on);
-int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf); /* as l7mp_sio_write */
+int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf); /* as l7mp_stream_io_write */
 void l7mp_tls_shutdown(struct l7mp_tls *t);                   /* close_notify */
-/* As l7mp_sio_close; after a failed handshake the peer still gets its alert. */
+/* As l7mp_stream_io_close; after a failed handshake the peer still gets its alert. */
 void l7mp_tls_close(struct l7mp_tls *t, bool abort);
 /* Aborts and calls nothing any more. Nulls the pointer. */
 void l7mp_tls_drop(struct l7mp_tls **t);

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../userspace/offload/offload_int.h"
 #include "live.h"
+#include "offload/offload_int.h"
 
 #define EGRESS_PORTS 60000
 

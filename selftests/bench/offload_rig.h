@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../userspace/offload/offload_int.h"
+#include "offload/offload_int.h"
 
 static double now(void)
 {

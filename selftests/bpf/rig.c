@@ -108,7 +108,7 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	x = open_object("l7mp_xdp");
 	set_size(x, L7MP_MAP_FLOWS, max_flows);
 	set_size(x, L7MP_MAP_COUNTERS, max_flows);
-	/* As the daemon makes it: see size_counters() in userspace/offload/maps.c. */
+	/* As the daemon makes it: see size_counters() in userspace/offload/table/maps.c. */
 	if (bpf_map__set_map_flags(bpf_object__find_map_by_name(x, L7MP_MAP_COUNTERS), 0))
 		tap_bail("can't preallocate the counters");
 	if (bpf_object__load(x))

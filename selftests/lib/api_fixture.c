@@ -8,7 +8,7 @@
 /* ---- the fake protocol ---- */
 
 struct fake_listener {
-	struct l7mp_plistener base;
+	struct l7mp_proto_listener base;
 	int port;
 	bool active;
 	struct fake_listener *next;
@@ -34,15 +34,15 @@ static const struct l7mp_field endpoint_fields[] = {
 static const struct l7mp_schema endpoint_schema = {.name = "Fake endpoint",
                                                    .fields = endpoint_fields};
 
-static int fake_listen(const struct l7mp_listen *params, struct l7mp_plistener **out,
+static int fake_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                        struct l7mp_error *err);
 
-static void fake_activate(struct l7mp_plistener *l)
+static void fake_activate(struct l7mp_proto_listener *l)
 {
 	((struct fake_listener *)l)->active = true;
 }
 
-static void fake_unlisten(struct l7mp_plistener *l)
+static void fake_unlisten(struct l7mp_proto_listener *l)
 {
 	struct fake_listener *f = (struct fake_listener *)l;
 
@@ -50,7 +50,7 @@ static void fake_unlisten(struct l7mp_plistener *l)
 	free(f);
 }
 
-static void fake_bound(const struct l7mp_plistener *l, cJSON *spec)
+static void fake_bound(const struct l7mp_proto_listener *l, cJSON *spec)
 {
 	cJSON_DeleteItemFromObjectCaseSensitive(spec, "port");
 	l7mp_json_add_num(spec, "port", ((const struct fake_listener *)l)->port);
@@ -78,7 +78,7 @@ static const struct l7mp_proto fake_proto = {
         .connect = fake_connect,
 };
 
-static int fake_listen(const struct l7mp_listen *params, struct l7mp_plistener **out,
+static int fake_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                        struct l7mp_error *err)
 {
 	int port = (int)l7mp_json_num(params->spec, "port", 0);

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "../../userspace/api/api_int.h"
+#include "api/api_int.h"
 
 struct fake_source {
 	struct l7mp_stream stream;

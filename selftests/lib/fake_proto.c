@@ -282,7 +282,7 @@ static int connect_pass(const struct l7mp_connect *p, struct l7mp_stream **out,
 }
 
 static int fake_listen(const struct l7mp_proto *proto, const struct l7mp_listen *p,
-                       struct l7mp_plistener **out, struct l7mp_error *err)
+                       struct l7mp_proto_listener **out, struct l7mp_error *err)
 {
 	struct fake_world *w = p->env->app;
 	struct fake_listener *l;
@@ -293,7 +293,7 @@ static int fake_listen(const struct l7mp_proto *proto, const struct l7mp_listen 
 		return -EADDRINUSE;
 	}
 	l = calloc(1, sizeof(*l));
-	l->base = (struct l7mp_plistener){.proto = proto, .events = p->events, .arg = p->arg};
+	l->base = (struct l7mp_proto_listener){.proto = proto, .events = p->events, .arg = p->arg};
 	l->w = w;
 	l->n_retiring = p->n_retiring;
 	snprintf(l->name, sizeof(l->name), "%s", p->name);
@@ -303,24 +303,24 @@ static int fake_listen(const struct l7mp_proto *proto, const struct l7mp_listen 
 	return 0;
 }
 
-static int listen_stream(const struct l7mp_listen *p, struct l7mp_plistener **out,
+static int listen_stream(const struct l7mp_listen *p, struct l7mp_proto_listener **out,
                          struct l7mp_error *err)
 {
 	return fake_listen(&fake_proto_stream, p, out, err);
 }
 
-static int listen_dgram(const struct l7mp_listen *p, struct l7mp_plistener **out,
+static int listen_dgram(const struct l7mp_listen *p, struct l7mp_proto_listener **out,
                         struct l7mp_error *err)
 {
 	return fake_listen(&fake_proto_dgram, p, out, err);
 }
 
-static void fake_activate(struct l7mp_plistener *base)
+static void fake_activate(struct l7mp_proto_listener *base)
 {
 	((struct fake_listener *)base)->active = true;
 }
 
-static void fake_unlisten(struct l7mp_plistener *base)
+static void fake_unlisten(struct l7mp_proto_listener *base)
 {
 	struct fake_listener *l = (struct fake_listener *)base, **at = &l->w->listeners;
 
@@ -331,7 +331,7 @@ static void fake_unlisten(struct l7mp_plistener *base)
 	free(l);
 }
 
-static void fake_bound(const struct l7mp_plistener *l, cJSON *spec)
+static void fake_bound(const struct l7mp_proto_listener *l, cJSON *spec)
 {
 	(void)l;
 	cJSON_DeleteItemFromObjectCaseSensitive(spec, "port");

@@ -42,7 +42,7 @@ struct fake_stream {
 };
 
 struct fake_listener {
-	struct l7mp_plistener base;
+	struct l7mp_proto_listener base;
 	struct fake_world *w;
 	struct fake_listener *next;
 	char name[64];

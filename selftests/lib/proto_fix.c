@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -175,8 +175,9 @@ static cJSON *parse(const char *text)
 	return node;
 }
 
-struct l7mp_plistener *pfix_listen(struct pfix *f, const struct l7mp_proto *p, const char *name,
-                                   const char *spec, struct l7mp_plistener *retiring)
+struct l7mp_proto_listener *pfix_listen(struct pfix *f, const struct l7mp_proto *p,
+                                        const char *name, const char *spec,
+                                        struct l7mp_proto_listener *retiring)
 {
 	cJSON *node = parse(spec);
 	struct l7mp_listen params = {.env = &f->env,
@@ -186,7 +187,7 @@ struct l7mp_plistener *pfix_listen(struct pfix *f, const struct l7mp_proto *p, c
 	                             .arg = f,
 	                             .retiring = &retiring,
 	                             .n_retiring = retiring ? 1 : 0};
-	struct l7mp_plistener *l = NULL;
+	struct l7mp_proto_listener *l = NULL;
 	int rc;
 
 	memset(&f->err, 0, sizeof(f->err));
@@ -202,12 +203,12 @@ struct l7mp_plistener *pfix_listen(struct pfix *f, const struct l7mp_proto *p, c
 	return l;
 }
 
-void pfix_unlisten(struct l7mp_plistener *l)
+void pfix_unlisten(struct l7mp_proto_listener *l)
 {
 	l->proto->unlisten(l);
 }
 
-unsigned pfix_port(const struct l7mp_plistener *l)
+unsigned pfix_port(const struct l7mp_proto_listener *l)
 {
 	cJSON *spec = cJSON_CreateObject();
 	unsigned port;

@@ -62,11 +62,12 @@ void pfix_free(struct pfix *f);
 
 extern const struct l7mp_listen_events pfix_listen_events;
 /* `spec` is JSON text, with ' for ". Activated. NULL when it failed: see f->err. */
-struct l7mp_plistener *pfix_listen(struct pfix *f, const struct l7mp_proto *p, const char *name,
-                                   const char *spec, struct l7mp_plistener *retiring);
-void pfix_unlisten(struct l7mp_plistener *l);
+struct l7mp_proto_listener *pfix_listen(struct pfix *f, const struct l7mp_proto *p,
+                                        const char *name, const char *spec,
+                                        struct l7mp_proto_listener *retiring);
+void pfix_unlisten(struct l7mp_proto_listener *l);
 /* The port that was bound. */
-unsigned pfix_port(const struct l7mp_plistener *l);
+unsigned pfix_port(const struct l7mp_proto_listener *l);
 /* NULL when it failed at once: see f->err. */
 struct pconn *pfix_connect(struct pfix *f, const struct l7mp_proto *p, const char *cluster_spec,
                            const char *address);

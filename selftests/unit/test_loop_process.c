@@ -14,13 +14,13 @@
 #include <sys/wait.h>
 
 #include "l7mp/process.h"
-#include "l7mp/sio.h"
+#include "l7mp/stream_io.h"
 #include "looptest.h"
 
 struct run {
 	struct l7mp_loop *loop;
 	struct l7mp_process *p;
-	struct l7mp_sio *io, *err;
+	struct l7mp_stream_io *io, *err;
 	int exits, status, signal, ended, closed;
 	char out[4096];
 	size_t len;
@@ -63,7 +63,7 @@ static void on_closed(void *arg)
 	((struct run *)arg)->closed++;
 }
 
-static const struct l7mp_sio_ops ops = {
+static const struct l7mp_stream_io_ops ops = {
         .data = on_data, .end = on_end, .error = on_error, .closed = on_closed};
 
 static int start(struct run *r, const char *const *argv, const char *const *env, const char *cwd,
@@ -82,12 +82,14 @@ static int start(struct run *r, const char *const *argv, const char *const *env,
 	}
 	assert_int_equal(r->exits, 0);
 	if (pipes & (L7MP_PROCESS_STDIN | L7MP_PROCESS_STDOUT)) {
-		assert_int_equal(l7mp_sio_open_pipe(r->loop, fds[1], fds[0], &ops, r, &r->io), 0);
-		l7mp_sio_read(r->io, true);
+		assert_int_equal(l7mp_stream_io_open_pipe(r->loop, fds[1], fds[0], &ops, r, &r->io),
+		                 0);
+		l7mp_stream_io_read(r->io, true);
 	}
 	if (fds[2] >= 0) {
-		assert_int_equal(l7mp_sio_open_pipe(r->loop, fds[2], -1, &ops, r, &r->err), 0);
-		l7mp_sio_read(r->err, true);
+		assert_int_equal(l7mp_stream_io_open_pipe(r->loop, fds[2], -1, &ops, r, &r->err),
+		                 0);
+		l7mp_stream_io_read(r->err, true);
 	}
 	return 0;
 }
@@ -97,9 +99,9 @@ static void done(struct run *r)
 	int streams = !!r->io + !!r->err;
 
 	if (r->io)
-		l7mp_sio_close(r->io, true);
+		l7mp_stream_io_close(r->io, true);
 	if (r->err)
-		l7mp_sio_close(r->err, true);
+		l7mp_stream_io_close(r->err, true);
 	LOOP_UNTIL(r->loop, r->closed == streams, 3000);
 	assert_int_equal(l7mp_loop_free(&r->loop), 0);
 	/* No child is left, running or not. */
@@ -116,8 +118,8 @@ static void filter(void **state)
 
 	assert_int_equal(start(&r, ARGV("cat"), NULL, NULL, 3), 0);
 	assert_true(l7mp_process_pid(r.p) > 0);
-	l7mp_sio_write(r.io, l7mp_buf_copy(l7mp_loop_bufs(r.loop), "hello", 5));
-	l7mp_sio_shutdown(r.io);
+	l7mp_stream_io_write(r.io, l7mp_buf_copy(l7mp_loop_bufs(r.loop), "hello", 5));
+	l7mp_stream_io_shutdown(r.io);
 	LOOP_UNTIL(r.loop, r.ended && r.exits, 5000);
 	assert_int_equal(r.status, 0);
 	assert_int_equal(r.signal, 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How flows begin (userspace/offload/handover.c): user space's side of the two numbers, against a program and a
+ * How flows begin (userspace/offload/table/handover.c): user space's side of the two numbers, against a program and a
  * clock that the test plays.
  */
 #include <setjmp.h>
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../userspace/offload/offload_int.h"
+#include "offload/offload_int.h"
 
 /* ---- the clock: the linker's --wrap, the Makefile says so for this test ---- */
 

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../../userspace/offload/offload_int.h"
+#include "offload/offload_int.h"
 
 /* ---- sysctls, in a directory of our own ---- */
 

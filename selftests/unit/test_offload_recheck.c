@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ways that are asked for again (userspace/offload/recheck.c), against a kernel that the test plays: one that tells of
+ * Ways that are asked for again (userspace/offload/path/recheck.c), against a kernel that the test plays: one that tells of
  * a change before it makes it, or not at all.
  */
 #include <setjmp.h>
@@ -13,7 +13,7 @@
 #include <linux/rtnetlink.h>
 #include <string.h>
 
-#include "../../userspace/offload/offload_int.h"
+#include "offload/offload_int.h"
 
 /* ---- the kernel: the linker's --wrap, the Makefile says so for this test ---- */
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../userspace/offload/offload_int.h"
+#include "offload/offload_int.h"
 
 #define N 3000
 

@@ -32,7 +32,7 @@ struct rig {
 	struct l7mp_limits limits;
 	struct l7mp_env env;
 	void *states[4];
-	struct l7mp_plistener *listener;
+	struct l7mp_proto_listener *listener;
 	uint16_t port;
 	int admit; /* what admit answers */
 	int open;  /* streams that are not closed */
@@ -226,8 +226,8 @@ static const struct l7mp_listen_events listen_events = {.admit = on_admit, .acce
 
 /* The parts of session/ that protocols need, without the rest. */
 
-static int listen_on(struct rig *r, const char *spec, struct l7mp_plistener *const *retiring,
-                     size_t n, struct l7mp_plistener **out, struct l7mp_error *err)
+static int listen_on(struct rig *r, const char *spec, struct l7mp_proto_listener *const *retiring,
+                     size_t n, struct l7mp_proto_listener **out, struct l7mp_error *err)
 {
 	cJSON *tree = cJSON_Parse(spec);
 	struct l7mp_listen p = {.env = &r->env,
@@ -245,7 +245,7 @@ static int listen_on(struct rig *r, const char *spec, struct l7mp_plistener *con
 	return rc;
 }
 
-static uint16_t port_of(const struct l7mp_plistener *l)
+static uint16_t port_of(const struct l7mp_proto_listener *l)
 {
 	cJSON *spec = cJSON_Parse("{\"port\":0}");
 	uint16_t port;
@@ -735,7 +735,7 @@ static void serves_many_at_once(void **state)
 static void goes_on_when_replaced(void **state)
 {
 	struct rig *r = *state;
-	struct l7mp_plistener *second, *old = r->listener;
+	struct l7mp_proto_listener *second, *old = r->listener;
 	struct l7mp_error err = {0};
 	char spec[128];
 	char *got;
@@ -790,7 +790,7 @@ static void answers_after_unlisten(void **state)
 static void refuses_what_it_cannot(void **state)
 {
 	struct rig *r = *state;
-	struct l7mp_plistener *l = NULL;
+	struct l7mp_proto_listener *l = NULL;
 	struct l7mp_error err = {0};
 	struct l7mp_issues issues;
 

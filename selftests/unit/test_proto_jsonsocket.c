@@ -27,7 +27,7 @@ static const struct l7mp_proto *const protos[] = {
 #define JS (&l7mp_proto_jsonsocket)
 
 static struct pfix fix;
-static struct l7mp_plistener *listener;
+static struct l7mp_proto_listener *listener;
 static char got[70000];
 
 static int setup(void **state)
@@ -791,7 +791,7 @@ static void listener_is_replaced(void **state)
 {
 	struct pfix *f = *state;
 	unsigned port = listen_on(f, "TCP");
-	struct l7mp_plistener *old = listener;
+	struct l7mp_proto_listener *old = listener;
 	char spec[200];
 	int fd;
 

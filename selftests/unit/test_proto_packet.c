@@ -115,7 +115,7 @@ static size_t udp_frame(uint8_t *f, uint32_t src, uint16_t sport, uint16_t fragm
 static void singleton(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
 	struct l7mp_flow_end flow;
 	struct pconn *c;
 	uint8_t out[64];
@@ -153,7 +153,7 @@ static void singleton(void **state)
 static void sizes(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
 	uint8_t out[9100];
 	char buf[9100];
 	struct pconn *c;
@@ -187,7 +187,7 @@ static void sizes(void **state)
 static void ethertype(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, PACKET, "l", "{'interface':'va','ethertype':'0x88b5'}", NULL);
 	uint8_t tagged[64];
 	struct pconn *c;
@@ -221,7 +221,7 @@ static void ethertype(void **state)
 static void server(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, PACKET, "l", "{'interface':'va','options':{'mode':'server'}}", NULL);
 	uint8_t u[64];
 	struct pconn *c;
@@ -298,7 +298,7 @@ static void cluster(void **state)
 static void the_interface_comes_and_goes(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, PACKET, "l", "{'interface':'va','options':{'mode':'server'}}", NULL);
 	int fd = raw("vb");
 
@@ -335,7 +335,7 @@ static void singleton_again(void **state)
 {
 	struct pfix *f = *state;
 	struct l7mp_listen_events events = pfix_listen_events;
-	struct l7mp_plistener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
 	struct l7mp_stream *s;
 	int fd = raw("vb");
 
@@ -378,7 +378,7 @@ static uint16_t sum(const uint8_t *p, size_t n, uint32_t s)
 static void merged_and_partial(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, PACKET, "l", "{'interface':'va'}", NULL);
 	struct {
 		struct virtio_net_hdr h;
 		uint8_t f[18 + 20 + 20 + 4000];
@@ -434,7 +434,7 @@ static void merged_and_partial(void **state)
 static void junk(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, PACKET, "l", "{'interface':'va','options':{'mode':'server'}}", NULL);
 	static const uint16_t types[] = {0x0800, 0x86dd, 0x8100, 0x88a8, 0x0806};
 	uint8_t x[80];

@@ -111,9 +111,10 @@ static int keep_admit(void *arg, const struct l7mp_addr *peer)
 }
 static struct l7mp_listen_events events = {.admit = keep_admit, .accept = keep_accept};
 
-static struct l7mp_plistener *listen_on(struct pfix *f, const char *s, struct l7mp_plistener *old)
+static struct l7mp_proto_listener *listen_on(struct pfix *f, const char *s,
+                                             struct l7mp_proto_listener *old)
 {
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 
 	plain_accept = pfix_listen_events.accept;
 	l = pfix_listen(f, PIPE, "l", s, old);
@@ -125,7 +126,7 @@ static struct l7mp_plistener *listen_on(struct pfix *f, const char *s, struct l7
 static void both_ways(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL);
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL);
 	struct pconn *c;
 	int w, r;
 
@@ -158,7 +159,7 @@ static void both_ways(void **state)
 static void one_after_the_other(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL);
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL);
 	struct pconn *c;
 	int w;
 
@@ -191,7 +192,7 @@ static void one_after_the_other(void **state)
 static void opened_again(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL);
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL);
 	struct l7mp_stream *s;
 	struct pconn *c;
 	int w;
@@ -227,7 +228,7 @@ static void opened_again(void **state)
 static void output_without_a_reader(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL);
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL);
 	struct pconn *c;
 	int w, r;
 
@@ -259,7 +260,7 @@ static void one_way(void **state)
 {
 	struct pfix *f = *state;
 	char s[160];
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 	int w;
 
 	snprintf(s, sizeof(s), "{'filename':'%s'}", in);
@@ -280,7 +281,7 @@ static void one_way(void **state)
 static void refused(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL);
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL);
 	int w;
 
 	f->admit_rc = -EBUSY;
@@ -306,7 +307,7 @@ static void refused(void **state)
 static void what_is_there_stays(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 	struct stat st;
 
 	assert_int_equal(mkfifo(in, 0600), 0);
@@ -330,7 +331,7 @@ static void what_is_there_stays(void **state)
 static void replaced(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_on(f, spec, NULL), *m;
+	struct l7mp_proto_listener *l = listen_on(f, spec, NULL), *m;
 	int w;
 
 	pfix_turn(f, 10);

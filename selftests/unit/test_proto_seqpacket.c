@@ -63,7 +63,7 @@ static struct pconn *accepted(struct pfix *f, size_t n)
 static void boundaries_are_kept(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	char buf[64];
 	int fd;
@@ -90,7 +90,7 @@ static void boundaries_are_kept(void **state)
 static void half_close(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *c = pfix_connect(f, SEQ, NULL, path), *s;
 
 	assert_non_null(c);
@@ -112,7 +112,7 @@ static void half_close(void **state)
 static void empty_messages_are_refused(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	char buf[8];
 	int fd = client();
@@ -129,7 +129,7 @@ static void empty_messages_are_refused(void **state)
 static void largest(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *c = pfix_connect(f, SEQ, NULL, path), *s;
 	uint32_t max;
 	char *big;
@@ -153,7 +153,7 @@ static void largest(void **state)
 static void back_pressure(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	char msg[16384] = {0}, buf[16385];
 	unsigned sent = 0, got = 0;
@@ -184,7 +184,7 @@ static void back_pressure(void **state)
 static void close_waits_for_the_queue(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	char msg[16384] = {0}, buf[16385];
 	unsigned sent = 0;
@@ -209,7 +209,7 @@ static void close_waits_for_the_queue(void **state)
 static void the_peer_vanishes(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	int fd = client();
 
@@ -226,7 +226,7 @@ static void the_peer_vanishes(void **state)
 static void paused_reads_nothing(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, SEQ, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, SEQ, "l", spec, NULL);
 	struct pconn *s;
 	int fd = client();
 

@@ -39,7 +39,7 @@ static int teardown(void **state)
 static void pair(struct pfix *f, const char *spec, const char *address, struct pconn **client,
                  struct pconn **server)
 {
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", spec, NULL);
 	size_t n = f->n_conns;
 	char cluster[64];
 
@@ -98,7 +98,7 @@ static void ipv6(void **state)
 static void local_address_is_known_at_once(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
 	char cluster[64];
 	struct l7mp_addr local;
 	struct pconn *c;
@@ -229,7 +229,7 @@ static void next_address_of_a_name(void **state)
 {
 	struct pfix *f = *state;
 	/* localhost is ::1 and 127.0.0.1 on most hosts; the server has only the latter. */
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, TCP, "l", "{'address':'127.0.0.1','port':0}", NULL);
 	char cluster[64];
 	struct pconn *c;
@@ -248,7 +248,7 @@ static void next_address_of_a_name(void **state)
 static void bound_source_address(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
 	char cluster[128];
 	struct pconn *c;
 
@@ -265,7 +265,7 @@ static void bound_source_address(void **state)
 static void ports_in_use_are_refused(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
 	char spec[64], want[64];
 
 	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_port(l));
@@ -281,7 +281,7 @@ static void ports_in_use_are_refused(void **state)
 static void replaced_without_a_gap(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL), *m;
 	char spec[64];
 	int fd = pfix_tcp("127.0.0.1", pfix_port(l));
 
@@ -304,7 +304,7 @@ static void replaced_without_a_gap(void **state)
 static void refused_connections_are_closed(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL);
 	char got[8];
 	int fd;
 
@@ -326,7 +326,7 @@ static void refused_connections_are_closed(void **state)
 static void one_change_one_address(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL), *m, *n;
+	struct l7mp_proto_listener *l = pfix_listen(f, TCP, "l", "{'port':0}", NULL), *m, *n;
 	char spec[64];
 
 	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_port(l));

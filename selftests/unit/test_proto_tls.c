@@ -120,8 +120,8 @@ static const char *expand(const char *text, char *buf, size_t size)
 
 #define SERVER_TLS "'cert':'@/server.pem','key':'@/server.key'"
 
-static struct l7mp_plistener *listen_tls(struct pfix *f, const struct l7mp_proto *p,
-                                         const char *tls)
+static struct l7mp_proto_listener *listen_tls(struct pfix *f, const struct l7mp_proto *p,
+                                              const char *tls)
 {
 	char raw[512], spec[600];
 
@@ -147,7 +147,7 @@ static bool is_closed(struct pfix *f, struct pconn *c)
 static void pair(struct pfix *f, const struct l7mp_proto *p, const char *server, const char *client,
                  struct pconn **c, struct pconn **s)
 {
-	struct l7mp_plistener *l = listen_tls(f, p, server);
+	struct l7mp_proto_listener *l = listen_tls(f, p, server);
 	size_t n = f->n_conns;
 
 	assert_non_null(l);
@@ -205,7 +205,7 @@ static void metadata_says_what_was_agreed(void **state)
 static void must_fail(struct pfix *f, const struct l7mp_proto *p, const char *server,
                       const char *client, const char *says)
 {
-	struct l7mp_plistener *l = listen_tls(f, p, server);
+	struct l7mp_proto_listener *l = listen_tls(f, p, server);
 	uint64_t refused = f->stats.refusals[L7MP_REFUSE_TLS];
 	struct pconn *c;
 
@@ -254,7 +254,7 @@ static void insecure_takes_any(void **state)
 static void client_certificates(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_tls(f, TCP, SERVER_TLS ",'client_ca':'@/ca.pem'");
+	struct l7mp_proto_listener *l = listen_tls(f, TCP, SERVER_TLS ",'client_ca':'@/ca.pem'");
 	struct pconn *c;
 	size_t n = f->n_conns;
 
@@ -314,7 +314,7 @@ static void noise_is_dropped(void **state)
 	uint64_t before = 0;
 
 	for (size_t p = 0; p < 2; p++) {
-		struct l7mp_plistener *l = listen_tls(f, both[p], SERVER_TLS);
+		struct l7mp_proto_listener *l = listen_tls(f, both[p], SERVER_TLS);
 
 		for (size_t i = 0; i < L7MP_ARRAY_SIZE(noises); i++) {
 			int fd = pfix_tcp("127.0.0.1", pfix_port(l));
@@ -342,7 +342,7 @@ static void noise_is_dropped(void **state)
 static void no_old_versions(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_tls(f, TCP, SERVER_TLS);
+	struct l7mp_proto_listener *l = listen_tls(f, TCP, SERVER_TLS);
 	char command[256];
 	FILE *p;
 
@@ -402,7 +402,7 @@ static void back_pressure(void **state)
 static void end_without_close_notify(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = listen_tls(f, TCP, SERVER_TLS);
+	struct l7mp_proto_listener *l = listen_tls(f, TCP, SERVER_TLS);
 	char command[256];
 	FILE *p;
 	struct pconn *s;
@@ -429,7 +429,7 @@ static void end_without_close_notify(void **state)
 static void reload_reads_files_again(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 	struct pconn *c, *old;
 	size_t n;
 
@@ -523,7 +523,7 @@ static void closing_early(void **state)
 	const struct l7mp_proto *const both[] = {TCP, WS};
 
 	for (size_t i = 0; i < 2; i++) {
-		struct l7mp_plistener *l = listen_tls(f, both[i], SERVER_TLS);
+		struct l7mp_proto_listener *l = listen_tls(f, both[i], SERVER_TLS);
 		struct pconn *c;
 
 		for (unsigned ms = 0; ms < 8; ms++) {

@@ -35,7 +35,7 @@ static int teardown(void **state)
 static void forty_clients_get_their_own_answers(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, UDP, "l", "{'address':'127.0.0.1','port':0}", NULL);
 	unsigned port = pfix_port(l);
 	int fd[40];
@@ -71,7 +71,7 @@ static void forty_clients_get_their_own_answers(void **state)
 static void session_says_who_it_is(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, UDP, "l", "{'address':'127.0.0.1','port':0}", NULL);
 	int fd = pfix_udp("127.0.0.1", 0);
 	struct l7mp_flow_end flow;
@@ -107,7 +107,7 @@ static void other_peers_are_dropped_and_counted(void **state)
 	struct pfix *f = *state;
 	int good = pfix_udp("127.0.0.1", 0), bad = pfix_udp("127.0.0.1", 0);
 	char spec[256], got[16];
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 
 	snprintf(spec, sizeof(spec), "{'port':0,'connect':{'port':%u}}", pfix_fd_port(good));
 	l = pfix_listen(f, UDP, "l", spec, NULL);
@@ -131,7 +131,7 @@ static void other_peers_are_dropped_and_counted(void **state)
 static void filter_by_address(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l =
+	struct l7mp_proto_listener *l =
 	        pfix_listen(f, UDP, "l", "{'port':0,'connect':{'address':'127.0.0.3'}}", NULL);
 	int good = pfix_udp("127.0.0.3", 0), bad = pfix_udp("127.0.0.1", 0);
 
@@ -150,7 +150,7 @@ static void singleton_starts_by_itself(void **state)
 	struct pfix *f = *state;
 	int peer = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.1", 0);
 	char spec[256], got[16], from[128], want[128];
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 	struct pconn *c;
 
 	snprintf(spec, sizeof(spec), "{'port':0,'connect':{'address':'127.0.0.1','port':%u}}",
@@ -194,7 +194,7 @@ static void singleton_starts_by_itself(void **state)
 static void singleton_latches_the_first_port(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(
+	struct l7mp_proto_listener *l = pfix_listen(
 	        f, UDP, "l",
 	        "{'port':0,'connect':{'address':'127.0.0.1'},'options':{'mode':'Singleton'}}",
 	        NULL);
@@ -224,7 +224,7 @@ static void answers_come_from_where_the_peer_wrote_to(void **state)
 	             {"127.0.0.7", "127.0.0.8", "127.0.0.8"},
 	             {"::1", "::1", "[::1]"}};
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
 	int same = pfix_udp("127.0.0.1", 0);
 	char from[128], want[128], got[16];
 
@@ -249,7 +249,8 @@ static void answers_come_from_where_the_peer_wrote_to(void **state)
 static void only_ipv6_where_asked(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'address':'::','port':0}", NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'address':'::','port':0}", NULL),
+	                           *m;
 	char spec[64];
 
 	/* The port is still free for IPv4. */
@@ -263,7 +264,7 @@ static void only_ipv6_where_asked(void **state)
 static void sessions_outlive_their_listener(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
 	int old = pfix_udp("127.0.0.1", 0), fresh = pfix_udp("127.0.0.1", 0);
 	unsigned port = pfix_port(l);
 	char spec[64], got[16];
@@ -308,7 +309,7 @@ static void sessions_outlive_their_listener(void **state)
 static void replaced_without_a_gap(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m;
 	int a = pfix_udp("127.0.0.1", 0), b = pfix_udp("127.0.0.1", 0);
 	unsigned port = pfix_port(l);
 	char spec[128];
@@ -335,7 +336,7 @@ static void replaced_without_a_gap(void **state)
 static void one_change_one_port(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m, *n;
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL), *m, *n;
 	char spec[64];
 
 	snprintf(spec, sizeof(spec), "{'port':%u}", pfix_port(l));
@@ -360,7 +361,7 @@ static void one_change_one_port(void **state)
 static void limits_and_refusals_are_counted(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDP, "l", "{'port':0}", NULL);
 	int fd = pfix_udp("127.0.0.1", 0);
 
 	f->admit_rc = -16;
@@ -384,7 +385,7 @@ static void datagrams_that_do_not_leave_are_told(void **state)
 {
 	struct pfix *f = *state;
 	/* A broadcast address, which the kernel refuses to send to. */
-	struct l7mp_plistener *l = pfix_listen(
+	struct l7mp_proto_listener *l = pfix_listen(
 	        f, UDP, "l",
 	        "{'address':'127.0.0.1','port':0,'connect':{'address':'127.255.255.255','port':9}}",
 	        NULL);
@@ -548,7 +549,7 @@ static void refused_does_not_end_the_stream(void **state)
 static void receive_buffer_overflow_is_counted(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(
+	struct l7mp_proto_listener *l = pfix_listen(
 	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'rcvbuf':4096}}", NULL);
 	int fd = pfix_udp("127.0.0.1", 0);
 	char block[1000] = {0};
@@ -592,7 +593,7 @@ static int received_tos(struct pfix *f, int fd)
 static void dscp_is_sent(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(
+	struct l7mp_proto_listener *l = pfix_listen(
 	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'dscp':46}}", NULL);
 	int client = pfix_udp("127.0.0.1", 0), server = pfix_udp("127.0.0.1", 0), on = 1;
 	struct l7mp_flow_end end;

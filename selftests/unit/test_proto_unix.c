@@ -90,7 +90,7 @@ static void talk(struct pfix *f, const char *address, const char *filename)
 static void by_path(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UNIX, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UNIX, "l", spec, NULL);
 	struct l7mp_flow_end flow;
 
 	assert_non_null(l);
@@ -109,7 +109,7 @@ static void abstract(void **state)
 {
 	struct pfix *f = *state;
 	char name[128], s[160];
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 
 	snprintf(name, sizeof(name), "@%s", dir);
 	snprintf(s, sizeof(s), "{'filename':'%s'}", name);
@@ -124,7 +124,7 @@ static void abstract(void **state)
 static void a_stale_socket_is_replaced(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l;
+	struct l7mp_proto_listener *l;
 
 	close(foreign(SOCK_STREAM, true));
 	assert_true(is_socket());
@@ -175,7 +175,7 @@ static void a_file_is_left_alone(void **state)
 static void somebody_elses_socket_stays(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UNIX, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UNIX, "l", spec, NULL);
 	int fd;
 
 	unlink(path);
@@ -188,7 +188,7 @@ static void somebody_elses_socket_stays(void **state)
 static void replaced_without_a_gap(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UNIX, "l", spec, NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, UNIX, "l", spec, NULL), *m;
 	struct pconn *c = pfix_connect(f, UNIX, NULL, path);
 
 	assert_non_null(c);
@@ -222,7 +222,7 @@ static void nobody_there(void **state)
 static void one_change_one_address(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UNIX, "l", spec, NULL), *m, *n;
+	struct l7mp_proto_listener *l = pfix_listen(f, UNIX, "l", spec, NULL), *m, *n;
 
 	f->inactive = true;
 	m = pfix_listen(f, UNIX, "m", spec, l);

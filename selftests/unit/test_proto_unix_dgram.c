@@ -93,7 +93,7 @@ static void say(int fd, const char *text)
 static void a_session_per_path(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	int a = sock("a"), b = sock("@l7mp-test-udg-b");
 	char buf[64], want[100];
 
@@ -125,7 +125,7 @@ static void a_session_per_path(void **state)
 static void unnamed_senders_are_one_way(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	int a = sock(NULL), b = sock(NULL);
 
 	say(a, "1");
@@ -145,7 +145,7 @@ static void unnamed_senders_are_one_way(void **state)
 static void a_peer_goes_and_comes_back(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	struct pconn *c;
 	char buf[16], file[100];
 	int a = sock("a");
@@ -175,7 +175,7 @@ static void a_peer_goes_and_comes_back(void **state)
 static void a_peer_that_does_not_read(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	int a = sock("a"), b = sock("b");
 	char big[60000] = {0}, buf[16];
 	struct pconn *ca, *cb;
@@ -202,7 +202,7 @@ static void a_peer_that_does_not_read(void **state)
 static void cluster_is_answered(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	char bind[160], name[100];
 	struct pconn *c, *d;
 	struct stat st;
@@ -256,7 +256,7 @@ static void the_server_goes(void **state)
 static void limits_and_refusals(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL);
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL);
 	int a = sock("a");
 
 	f->admit_rc = -EBUSY;
@@ -278,7 +278,7 @@ static void limits_and_refusals(void **state)
 static void replaced(void **state)
 {
 	struct pfix *f = *state;
-	struct l7mp_plistener *l = pfix_listen(f, UDG, "l", spec, NULL), *m;
+	struct l7mp_proto_listener *l = pfix_listen(f, UDG, "l", spec, NULL), *m;
 	int a = sock("a"), b = sock("b");
 	struct stat st;
 

@@ -46,7 +46,7 @@ struct rig {
 	struct l7mp_limits limits;
 	struct l7mp_env env;
 	void *states[2];
-	struct l7mp_plistener *listener;
+	struct l7mp_proto_listener *listener;
 	uint16_t port;
 	int admit, accepted;
 	bool hold;          /* accepted ends stay paused and don't echo */
@@ -214,12 +214,12 @@ static void run_ms(struct rig *r, unsigned ms)
 	run_until(r, later, &until);
 }
 
-static struct l7mp_plistener *listen_on(struct rig *r, const char *text)
+static struct l7mp_proto_listener *listen_on(struct rig *r, const char *text)
 {
 	cJSON *spec = cJSON_Parse(text);
 	struct l7mp_listen p = {
 	        .env = &r->env, .name = "test", .spec = spec, .events = &listen_events, .arg = r};
-	struct l7mp_plistener *l = NULL;
+	struct l7mp_proto_listener *l = NULL;
 	struct l7mp_error err = {0};
 
 	if (l7mp_proto_ws.listen(&p, &l, &err) < 0)

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../userspace/proto/ws_frame.h"
 #include "l7mp/util.h"
+#include "proto/websocket/ws_frame.h"
 
 static uint64_t seed = 88172645463325252u;
 

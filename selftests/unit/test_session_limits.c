@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "../../userspace/session/internal.h"
+#include "session/internal.h"
 #include "session_fixture.h"
 
 #define T(name) cmocka_unit_test_setup_teardown(name, sfix_new, sfix_free)

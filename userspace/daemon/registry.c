@@ -18,7 +18,7 @@
 	X(l7mp_proto_packet)         \
 	X(l7mp_proto_fork)           \
 	X(l7mp_proto_jsonsocket)     \
-	X(l7mp_transform_stdio)      \
+	X(l7mp_proto_stdio)          \
 	X(l7mp_transform_echo)       \
 	X(l7mp_transform_discard)    \
 	X(l7mp_transform_logger)     \

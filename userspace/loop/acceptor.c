@@ -4,7 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "l7mp/sio.h"
+#include "l7mp/stream_io.h"
 #include "loop_int.h"
 
 #define ACCEPTS    64  /* in one turn, for fairness */

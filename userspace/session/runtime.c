@@ -18,7 +18,7 @@ struct binding {
 	UT_hash_handle hh; /* by name */
 	char *name;
 	struct l7mp_source *source;
-	struct l7mp_plistener *plistener;
+	struct l7mp_proto_listener *plistener;
 };
 
 struct l7mp_runtime {
@@ -31,10 +31,10 @@ struct l7mp_runtime {
 
 /* The bindings of one change, one per item that is about a listener. */
 struct work {
-	struct binding **fresh;           /* [count of items]; NULL: none */
-	struct l7mp_plistener **retiring; /* all that will close */
+	struct binding **fresh;                /* [count of items]; NULL: none */
+	struct l7mp_proto_listener **retiring; /* all that will close */
 	size_t n_retiring;
-	struct l7mp_plistener **same; /* those of one protocol; scratch */
+	struct l7mp_proto_listener **same; /* those of one protocol; scratch */
 };
 
 static void binding_free(struct binding **pp)

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /* Discard: swallows what it receives, and counts it. */
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /* Echo: sends back what it receives. */
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, the
  * metadata too, are ignored.

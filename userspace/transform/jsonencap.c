@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * JSONEncap: each datagram (each piece, of a byte stream) becomes
  * {"metadata":<the session's>,"payload":"<base64>"}. An object ends with a newline where

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /* Logger: passes everything through and writes it to a file or the standard output. */
 #include <errno.h>
 #include <stdlib.h>

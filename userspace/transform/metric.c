@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * Metric: passes everything on and counts it, per session and cluster, for the
  * Prometheus cluster. What passes in the kernel is told by the session.

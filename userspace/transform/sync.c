@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
 /*
  * Sync: broadcast groups. What a member writes, every other member of its group emits
  * at once; who is slow is its own session's problem, where a bounded queue waits and

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What GET shows. Recursive views follow references, and `apply` may lead in
+ * circles or fan out: a rule list inside itself, one deeper than a look-up would
+ * go, and everything past the budget of a view are shown by name.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+#define VIEW_BUDGET 200000 /* referenced objects shown in full */
+
+struct frame {
+	const struct l7mp_object *list;
+	const struct frame *up;
+	int depth;
+};
+
+struct view {
+	const struct l7mp_model *model;
+	bool recursive;
+	bool config; /* endpoints in full, the rest by name */
+	bool oom;
+	size_t budget;
+	const struct frame *lists; /* rule lists being shown */
+};
+
+static cJSON *view_object(struct view *v, const struct l7mp_object *o);
+
+/* All adders take item, NULL included, and remember a failure for the end. */
+static void put(struct view *v, cJSON *object, const char *key, cJSON *item)
+{
+	if (l7mp_json_add(object, key, item))
+		v->oom = true;
+}
+
+static void put_str(struct view *v, cJSON *object, const char *key, const char *text)
+{
+	put(v, object, key, cJSON_CreateString(text));
+}
+
+static void put_num(struct view *v, cJSON *object, const char *key, double n)
+{
+	put(v, object, key, cJSON_CreateNumber(n));
+}
+
+static void push(struct view *v, cJSON *array, cJSON *item)
+{
+	if (!array || !item || !cJSON_AddItemToArray(array, item)) {
+		cJSON_Delete(item);
+		v->oom = true;
+	}
+}
+
+static void put_copy(struct view *v, cJSON *object, const char *key, const cJSON *tree)
+{
+	put(v, object, key, tree ? cJSON_Duplicate(tree, true) : cJSON_CreateObject());
+}
+
+static cJSON *stale(const char *name)
+{
+	char *text = l7mp_asprintf("%s:<STALE>", name);
+	cJSON *node = text ? cJSON_CreateString(text) : NULL;
+
+	free(text);
+	return node;
+}
+
+static bool may_enter(const struct view *v, const struct l7mp_object *list)
+{
+	const struct frame *f = v->lists;
+
+	if (!v->budget || (f && f->depth >= L7MP_APPLY_DEPTH))
+		return false;
+	for (; f; f = f->up)
+		if (f->list == list)
+			return false;
+	return true;
+}
+
+/* A reference: its name, or the object itself. */
+static cJSON *view_ref(struct view *v, enum l7mp_obj_kind kind, const char *name)
+{
+	const struct l7mp_object *o;
+
+	if (!v->recursive)
+		return cJSON_CreateString(name);
+	o = l7mp_model_find(v->model, kind, name);
+	if (!o)
+		return stale(name);
+	if (!v->budget || (kind == L7MP_OBJ_RULELIST && !may_enter(v, o)))
+		return cJSON_CreateString(name);
+	v->budget--;
+	return view_object(v, o);
+}
+
+static cJSON *view_refs(struct view *v, enum l7mp_obj_kind kind, char *const *names, size_t n)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (size_t i = 0; i < n && !v->oom; i++)
+		push(v, array, view_ref(v, kind, names[i]));
+	return array;
+}
+
+static cJSON *view_rules(struct view *v, const struct l7mp_rulelist *l)
+{
+	struct frame frame = {&l->obj, v->lists, v->lists ? v->lists->depth + 1 : 1};
+	cJSON *array;
+
+	v->lists = &frame;
+	array = view_refs(v, L7MP_OBJ_RULE, l->rules, l->n_rules);
+	v->lists = frame.up;
+	return array;
+}
+
+static void view_listener(struct view *v, cJSON *out, const struct l7mp_listener *l)
+{
+	const struct l7mp_rulelist *list;
+
+	put_copy(v, out, "spec", l->spec);
+	if (l->rules) {
+		list = v->recursive ? l7mp_model_find(v->model, L7MP_OBJ_RULELIST, l->rules) : NULL;
+		if (list)
+			put(v, out, "rules", view_rules(v, list));
+		else
+			put(v, out, "rules", view_ref(v, L7MP_OBJ_RULELIST, l->rules));
+	}
+	put_copy(v, out, "options", l->options);
+}
+
+static cJSON *virtual_endpoint(struct view *v, const struct l7mp_cluster *c)
+{
+	cJSON *node = cJSON_CreateObject();
+
+	put_str(v, node, "name", c->obj.name);
+	put(v, node, "spec", cJSON_CreateObject());
+	put_num(v, node, "weight", 1);
+	return node;
+}
+
+static void view_cluster(struct view *v, cJSON *out, const struct l7mp_cluster *c)
+{
+	bool is_virtual = c->proto->flags & L7MP_PROTO_VIRTUAL;
+	cJSON *array, *lb = cJSON_CreateObject();
+
+	put_copy(v, out, "spec", c->spec);
+	if (v->recursive || v->config) {
+		array = cJSON_CreateArray();
+		for (size_t i = 0; i < c->n_endpoints && !v->oom; i++)
+			push(v, array, view_object(v, &c->endpoints[i]->obj));
+		if (is_virtual && !v->config)
+			push(v, array, virtual_endpoint(v, c));
+		put(v, out, "endpoints", array);
+	} else {
+		put_num(v, out, "endpoints", is_virtual ? 1 : (double)c->n_endpoints);
+	}
+	put_str(v, lb, "policy", c->lb_policy_name);
+	if (c->lb_key)
+		put_str(v, lb, "key", c->lb_key);
+	put(v, out, "loadbalancer", lb);
+	put_copy(v, out, "options", c->options);
+}
+
+static void view_rule(struct view *v, cJSON *out, const struct l7mp_rule *r)
+{
+	cJSON *action = cJSON_CreateObject();
+
+	if (r->match)
+		put_copy(v, out, "match", r->match);
+	else
+		put_str(v, out, "match", "*");
+	if (r->n_rewrite) {
+		cJSON *array = cJSON_CreateArray();
+
+		for (size_t i = 0; i < r->n_rewrite; i++) {
+			cJSON *item = cJSON_CreateObject();
+
+			put_str(v, item, "path", r->rewrite[i].path);
+			put(v, item, "value", cJSON_Duplicate(r->rewrite[i].value, true));
+			push(v, array, item);
+		}
+		put(v, action, "rewrite", array);
+	}
+	if (r->route)
+		put(v, action, "route", view_ref(v, L7MP_OBJ_ROUTE, r->route));
+	if (r->apply)
+		put(v, action, "apply", view_ref(v, L7MP_OBJ_RULELIST, r->apply));
+	put(v, out, "action", action);
+}
+
+static const char *const retry_names[] = {
+        [L7MP_RETRY_NEVER] = "never",
+        [L7MP_RETRY_CONNECT_FAILURE] = "connect-failure",
+        [L7MP_RETRY_DISCONNECT] = "disconnect",
+        [L7MP_RETRY_ALWAYS] = "always",
+};
+
+static void view_route(struct view *v, cJSON *out, const struct l7mp_route *r)
+{
+	cJSON *retry = cJSON_CreateObject();
+
+	if (r->destination)
+		put(v, out, "destination", view_ref(v, L7MP_OBJ_CLUSTER, r->destination));
+	put(v, out, "ingress", view_refs(v, L7MP_OBJ_CLUSTER, r->ingress, r->n_ingress));
+	put(v, out, "egress", view_refs(v, L7MP_OBJ_CLUSTER, r->egress, r->n_egress));
+	put_str(v, retry, "retry_on", retry_names[r->retry_on]);
+	put_num(v, retry, "num_retries", r->num_retries);
+	put_num(v, retry, "timeout", r->timeout_ms);
+	put(v, out, "retry", retry);
+	if (r->offload == L7MP_OFFLOAD_NEVER)
+		put_str(v, out, "offload", "never");
+}
+
+static cJSON *view_object(struct view *v, const struct l7mp_object *o)
+{
+	cJSON *out = cJSON_CreateObject();
+
+	put_str(v, out, "name", o->name);
+	switch (o->kind) {
+	case L7MP_OBJ_LISTENER:
+		view_listener(v, out, (const struct l7mp_listener *)o);
+		break;
+	case L7MP_OBJ_CLUSTER:
+		view_cluster(v, out, (const struct l7mp_cluster *)o);
+		break;
+	case L7MP_OBJ_ENDPOINT:
+		put_copy(v, out, "spec", ((const struct l7mp_endpoint *)o)->spec);
+		put_num(v, out, "weight", ((const struct l7mp_endpoint *)o)->weight);
+		break;
+	case L7MP_OBJ_RULELIST:
+		put(v, out, "rules", view_rules(v, (const struct l7mp_rulelist *)o));
+		break;
+	case L7MP_OBJ_RULE:
+		view_rule(v, out, (const struct l7mp_rule *)o);
+		break;
+	case L7MP_OBJ_ROUTE:
+		view_route(v, out, (const struct l7mp_route *)o);
+		break;
+	case L7MP_OBJ_KINDS:
+		break;
+	}
+	return out;
+}
+
+static cJSON *finish(const struct view *v, cJSON *out)
+{
+	if (!v->oom)
+		return out;
+	cJSON_Delete(out);
+	return NULL;
+}
+
+static cJSON *view_list(struct view *v, enum l7mp_obj_kind kind)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (struct l7mp_object *o = l7mp_model_first(v->model, kind); o && !v->oom;
+	     o = l7mp_model_next(o))
+		push(v, array, view_object(v, o));
+	return array;
+}
+
+cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool recursive)
+{
+	struct view v = {.model = m, .recursive = recursive, .budget = VIEW_BUDGET};
+
+	return finish(&v, view_object(&v, object));
+}
+
+cJSON *l7mp_model_list_to_json(const struct l7mp_model *m, enum l7mp_obj_kind kind, bool recursive)
+{
+	struct view v = {.model = m, .recursive = recursive, .budget = VIEW_BUDGET};
+
+	return finish(&v, view_list(&v, kind));
+}
+
+cJSON *l7mp_model_to_config(const struct l7mp_model *m)
+{
+	static const enum l7mp_obj_kind order[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER,
+	                                           L7MP_OBJ_RULELIST, L7MP_OBJ_RULE,
+	                                           L7MP_OBJ_ROUTE};
+	struct view v = {.model = m, .config = true};
+	cJSON *out = cJSON_CreateObject();
+	cJSON *admin = l7mp_admin_to_json(&m->admin);
+
+	if (admin)
+		cJSON_DeleteItemFromObjectCaseSensitive(admin, "version");
+	put(&v, out, "admin", admin);
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(order); i++)
+		put(&v, out, l7mp_obj_kind_plural(order[i]), view_list(&v, order[i]));
+	return finish(&v, out);
+}

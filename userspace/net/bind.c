@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/* Sockets bound where a spec says. */
+#include "net.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err)
+{
+	const char *address = l7mp_json_str(spec, "address", NULL);
+	double port = l7mp_json_num(spec, "port", 0);
+
+	memset(out, 0, sizeof(*out));
+	if (port < 0 || port > UINT16_MAX)
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
+		                      "port: expected 0..65535, got %g", port);
+	if (!address || !*address) {
+		l7mp_addr_any(&out->addr, AF_INET6, (uint16_t)port);
+		out->dual = true;
+		return 0;
+	}
+	if (l7mp_addr_parse(&out->addr, address, (uint16_t)port))
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
+		                      "address: expected a numeric IP address, got \"%s\"",
+		                      address);
+	return 0;
+}
+
+bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound)
+{
+	if (!l7mp_addr_port(&want->addr))
+		return false;
+	/* A dual wildcard that had to fall back is 0.0.0.0 and still dual. */
+	if (want->dual && bound->dual)
+		return l7mp_addr_port(&want->addr) == l7mp_addr_port(&bound->addr);
+	return want->dual == bound->dual && l7mp_addr_equal(&want->addr, &bound->addr);
+}
+
+void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec)
+{
+	cJSON *port = l7mp_json_member(spec, "port");
+
+	if (cJSON_IsNumber(port))
+		(void)cJSON_SetNumberHelper(port, l7mp_addr_port(&bound->addr));
+	else if (!port)
+		(void)l7mp_json_add_num(spec, "port", l7mp_addr_port(&bound->addr));
+}
+
+static int try_bind(const struct l7mp_bind_addr *w, int type, int (*prepare)(int fd, void *arg),
+                    void *arg)
+{
+	int family = l7mp_addr_family(&w->addr), on = 1, v6only = !w->dual, rc;
+	int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	/*
+	 * On TCP it lets a port be taken again while old connections linger. On UDP
+	 * it would let two sockets steal each other's datagrams: never there.
+	 */
+	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
+		goto fail;
+	if (family == AF_INET6 &&
+	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)))
+		goto fail;
+	if (prepare) {
+		rc = prepare(fd, arg);
+		if (rc) {
+			close(fd);
+			return rc;
+		}
+	}
+	if (bind(fd, &w->addr.sa, w->addr.len))
+		goto fail;
+	if (type == SOCK_STREAM && listen(fd, SOMAXCONN))
+		goto fail;
+	return fd;
+fail:
+	rc = -errno;
+	close(fd);
+	return rc;
+}
+
+static int bind_error(const struct l7mp_bind_addr *w, int rc, struct l7mp_error *err)
+{
+	char text[L7MP_ADDR_STRLEN];
+
+	if (!err)
+		return rc;
+	if (rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT || rc == -EINVAL || rc == -ENODEV) {
+		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "address %s: %s",
+		               l7mp_addr_ip(&w->addr, text), l7mp_errno_text(rc));
+		snprintf(err->path, sizeof(err->path), "address");
+		return rc;
+	}
+	if (w->dual)
+		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "port %u: %s", l7mp_addr_port(&w->addr),
+		               l7mp_errno_text(rc));
+	else
+		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "port %u: %s (address %s)",
+		               l7mp_addr_port(&w->addr), l7mp_errno_text(rc),
+		               l7mp_addr_ip(&w->addr, text));
+	snprintf(err->path, sizeof(err->path), "port");
+	return rc;
+}
+
+int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
+                          int (*prepare)(int fd, void *arg), void *arg,
+                          struct l7mp_bind_addr *bound, struct l7mp_error *err)
+{
+	struct l7mp_bind_addr w = *want;
+	int rc, fd = try_bind(&w, type, prepare, arg);
+
+	if (w.dual && (fd == -EAFNOSUPPORT || fd == -EADDRNOTAVAIL || fd == -EPROTONOSUPPORT)) {
+		l7mp_addr_any(&w.addr, AF_INET, l7mp_addr_port(&want->addr));
+		fd = try_bind(&w, type, prepare, arg);
+	}
+	if (fd < 0)
+		return bind_error(&w, fd, err);
+	*bound = w;
+	if (!l7mp_addr_port(&w.addr)) {
+		rc = l7mp_fd_local(fd, &w.addr);
+		if (rc) {
+			close(fd);
+			return bind_error(want, rc, err);
+		}
+		l7mp_addr_set_port(&bound->addr, l7mp_addr_port(&w.addr));
+	}
+	return fd;
+}
+
+int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out)
+{
+	const char *address = l7mp_json_str(bind, "address", NULL);
+	uint16_t port = (uint16_t)l7mp_json_num(bind, "port", 0);
+
+	memset(out, 0, sizeof(*out));
+	if (!address) {
+		if (port)
+			l7mp_addr_any(out, family, port);
+		return 0;
+	}
+	if (l7mp_addr_parse(out, address, port))
+		return -EINVAL;
+	return l7mp_addr_family(out) == family ? 0 : -EAFNOSUPPORT;
+}

@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A byte stream over a TCP or UNIX socket, or TLS over TCP.
+ *
+ * An error or close always ends in sio's `closed`, where the stream either tries
+ * the next address (still connecting) or says `closed` and frees itself. Without an
+ * sio (name not resolved yet) a task takes that place.
+ */
+#include "net.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "l7mp/resolve.h"
+
+#define NEXT_ADDRESS_MS     500
+#define NEXT_ADDRESS_TLS_MS 2500 /* with the handshake */
+
+/* What only a connecting stream needs; given back when it is open. */
+struct dial {
+	struct l7mp_resolve *resolve;
+	struct l7mp_addr *addrs;
+	size_t n, next;
+	cJSON *bind;
+	struct l7mp_timer timer; /* gives up on one address */
+	char *host;              /* as given; for messages and certificates */
+	struct l7mp_tls_ctx *ctx;
+};
+
+struct sstream {
+	struct l7mp_stream base;
+	struct l7mp_env *env;
+	struct l7mp_stream_io *sio; /* one of the two */
+	struct l7mp_tls *tls;
+	struct dial *dial;
+	struct l7mp_addr remote;
+	struct l7mp_task task; /* closed, when there is no sio to wait for */
+	int err;               /* negative errno that ended it */
+	char *why;             /* in words, when TLS failed */
+	enum l7mp_byte_stream_type type;
+	bool open, reading, closing;
+};
+
+/* ---- what is below ---- */
+
+static bool below_is_there(const struct sstream *s)
+{
+	return s->sio || s->tls;
+}
+
+static void below_close(struct sstream *s, bool abort)
+{
+	if (s->tls)
+		l7mp_tls_close(s->tls, abort);
+	else if (s->sio)
+		l7mp_stream_io_close(s->sio, abort);
+}
+
+static void below_read(struct sstream *s, bool on)
+{
+	if (s->tls)
+		l7mp_tls_read(s->tls, on);
+	else
+		l7mp_stream_io_read(s->sio, on);
+}
+
+static int below_local(const struct sstream *s, struct l7mp_addr *out)
+{
+	if (s->tls)
+		return l7mp_tls_local(s->tls, out);
+	return s->sio ? l7mp_stream_io_local(s->sio, out) : -ENOTCONN;
+}
+
+static void dial_free(struct sstream *s)
+{
+	struct dial *d = s->dial;
+
+	if (!d)
+		return;
+	if (d->resolve)
+		l7mp_resolve_cancel(&d->resolve);
+	l7mp_timer_stop(s->env->loop, &d->timer);
+	cJSON_Delete(d->bind);
+	l7mp_tls_ctx_unref(&d->ctx);
+	free(d->addrs);
+	free(d->host);
+	free(d);
+	s->dial = NULL;
+}
+
+static void sstream_free(struct sstream *s)
+{
+	l7mp_task_cancel(s->env->loop, &s->task);
+	dial_free(s);
+	free(s->why);
+	free(s);
+}
+
+static const char *const type_names[] = {[L7MP_BYTE_STREAM_TCP] = "TCP",
+                                         [L7MP_BYTE_STREAM_UNIX] = "UNIX",
+                                         [L7MP_BYTE_STREAM_TLS] = "TLS"};
+
+static void describe(const struct sstream *s, struct l7mp_error *err)
+{
+	char text[L7MP_ADDR_STRLEN];
+	const char *why = s->why ? s->why : l7mp_errno_text(s->err);
+	const char *proto = type_names[s->type];
+
+	if (s->open)
+		l7mp_error_set(err, s->err, L7MP_ERR_UPSTREAM, "%s %s: %s", proto,
+		               l7mp_addr_str(&s->remote, text), why);
+	else if (s->dial && !s->dial->n)
+		l7mp_error_set(err, s->err, L7MP_ERR_UPSTREAM, "%s %s: name not resolved: %s",
+		               proto, s->dial->host, why);
+	else
+		l7mp_error_set(err, s->err, l7mp_connect_code(s->err), "%s connect to %s: %s",
+		               proto, l7mp_addr_str(&s->remote, text), why);
+}
+
+static void finish(struct sstream *s)
+{
+	struct l7mp_error err = {.code = L7MP_OK};
+
+	if (s->err)
+		describe(s, &err);
+	if (s->base.events)
+		s->base.events->closed(s->base.owner, &err);
+	sstream_free(s);
+}
+
+static void finish_task(struct l7mp_task *t, void *arg)
+{
+	(void)t;
+	finish(arg);
+}
+
+/* ---- sio callbacks ---- */
+
+static void on_connected(void *arg)
+{
+	struct sstream *s = arg;
+	char text[128];
+
+	s->open = true;
+	s->err = 0;
+	dial_free(s);
+	if (s->type != L7MP_BYTE_STREAM_UNIX)
+		l7mp_tcp_tune(s->tls ? l7mp_tls_fd(s->tls) : l7mp_stream_io_fd(s->sio));
+	below_read(s, s->reading);
+	if (s->tls && s->base.events->notice)
+		s->base.events->notice(s->base.owner, "tls",
+		                       l7mp_tls_summary(s->tls, text, sizeof(text)));
+	s->base.events->open(s->base.owner);
+}
+
+static void on_data(void *arg, struct l7mp_buf *buf)
+{
+	struct sstream *s = arg;
+
+	s->base.events->data(s->base.owner, buf);
+}
+
+static void on_drain(void *arg)
+{
+	struct sstream *s = arg;
+
+	s->base.events->drain(s->base.owner);
+}
+
+static void on_end(void *arg)
+{
+	struct sstream *s = arg;
+
+	if (s->tls && l7mp_tls_truncated(s->tls) && s->base.events->notice)
+		s->base.events->notice(s->base.owner, "tls-truncated",
+		                       "the peer ended without close_notify: what it sent may be "
+		                       "cut short");
+	if (s->closing)
+		return;
+	s->base.events->end(s->base.owner, 0);
+}
+
+static void on_error(void *arg, int err)
+{
+	struct sstream *s = arg;
+
+	s->err = err < 0 ? err : -EIO;
+	free(s->why);
+	s->why = NULL;
+	if (s->tls && *l7mp_tls_why(s->tls))
+		s->why = strdup(l7mp_tls_why(s->tls));
+	if (s->dial)
+		l7mp_timer_stop(s->env->loop, &s->dial->timer);
+	below_close(s, true);
+}
+
+static int dial_next(struct sstream *s);
+
+static void on_closed(void *arg)
+{
+	struct sstream *s = arg;
+
+	s->sio = NULL;
+	s->tls = NULL;
+	if (s->open || s->closing || !s->dial || dial_next(s))
+		finish(s);
+}
+
+static const struct l7mp_stream_io_ops sio_ops = {
+        .connected = on_connected,
+        .data = on_data,
+        .drain = on_drain,
+        .end = on_end,
+        .error = on_error,
+        .closed = on_closed,
+};
+
+/* ---- connecting ---- */
+
+static void on_address_timer(struct l7mp_timer *t, void *arg)
+{
+	struct sstream *s = arg;
+
+	(void)t;
+	s->err = -ETIMEDOUT;
+	below_close(s, true);
+}
+
+static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
+{
+	struct l7mp_addr local;
+	int rc;
+
+	s->remote = *remote;
+	if (s->type == L7MP_BYTE_STREAM_UNIX)
+		return l7mp_stream_io_connect_unix(s->env->loop, remote, &sio_ops, s, &s->sio);
+	rc = l7mp_bind_for_family(s->dial->bind, l7mp_addr_family(remote), &local);
+	if (rc)
+		return rc;
+	if (s->type == L7MP_BYTE_STREAM_TLS)
+		return l7mp_tls_connect(s->env->loop, s->dial->ctx, s->dial->host, remote, &local,
+		                        &sio_ops, s, &s->tls);
+	return l7mp_stream_io_connect_tcp(s->env->loop, remote, &local, &sio_ops, s, &s->sio);
+}
+
+/* Starts with the next address that can be started with. 0, or the error of the last one. */
+static int dial_next(struct sstream *s)
+{
+	struct dial *d = s->dial;
+	uint64_t patience = s->type == L7MP_BYTE_STREAM_TLS ? NEXT_ADDRESS_TLS_MS : NEXT_ADDRESS_MS;
+
+	l7mp_timer_stop(s->env->loop, &d->timer);
+	while (d->next < d->n) {
+		int rc = dial_one(s, &d->addrs[d->next++]);
+
+		if (!rc) {
+			if (d->next < d->n)
+				(void)l7mp_timer_start(s->env->loop, &d->timer, patience);
+			return 0;
+		}
+		s->sio = NULL;
+		s->tls = NULL;
+		s->err = rc;
+	}
+	return s->err ? s->err : -EHOSTUNREACH;
+}
+
+static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	struct sstream *s = arg;
+	struct dial *d = s->dial;
+
+	d->resolve = NULL;
+	if (!n) {
+		s->err = err ? err : -ENOENT;
+		finish(s);
+		return;
+	}
+	d->addrs = malloc(n * sizeof(*addrs));
+	if (!d->addrs) {
+		s->err = -ENOMEM;
+		finish(s);
+		return;
+	}
+	memcpy(d->addrs, addrs, n * sizeof(*addrs));
+	d->n = n;
+	if (dial_next(s))
+		finish(s);
+}
+
+/* ---- operations ---- */
+
+static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
+{
+	struct sstream *s = (struct sstream *)base;
+	int rc;
+
+	if (!s->open || s->closing || s->err) {
+		rc = s->open ? -EPIPE : -ENOTCONN;
+		l7mp_buf_unref(buf);
+		return rc;
+	}
+	rc = s->tls ? l7mp_tls_write(s->tls, buf) : l7mp_stream_io_write(s->sio, buf);
+	return rc == L7MP_STREAM_IO_FULL ? L7MP_STREAM_FULL : rc;
+}
+
+static void op_pause(struct l7mp_stream *base, bool on)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	s->reading = !on;
+	if (s->open && !s->closing && !s->err)
+		below_read(s, !on);
+}
+
+static void op_shutdown(struct l7mp_stream *base, int code)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	(void)code;
+	if (!s->open || s->closing || s->err)
+		return;
+	if (s->tls)
+		l7mp_tls_shutdown(s->tls);
+	else
+		l7mp_stream_io_shutdown(s->sio);
+}
+
+static void op_close(struct l7mp_stream *base, bool abort)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	if (below_is_there(s)) {
+		/* A second close may still turn a patient one into an abort. */
+		if (!s->closing || abort)
+			below_close(s, abort);
+	} else if (!s->closing) {
+		if (s->dial && s->dial->resolve)
+			l7mp_resolve_cancel(&s->dial->resolve);
+		l7mp_task_post(s->env->loop, &s->task);
+	}
+	/* An end that the owner asked for is orderly, unless it had failed before. */
+	if (!s->closing && !s->open)
+		s->err = 0;
+	s->closing = true;
+}
+
+static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	memset(out, 0, sizeof(*out));
+	out->kind = L7MP_FLOW_NONE;
+	if (s->type != L7MP_BYTE_STREAM_TCP) {
+		out->reason = L7MP_REASON_PROTOCOL;
+	} else if (!s->open || s->closing || s->err || l7mp_stream_io_local(s->sio, &out->local)) {
+		out->reason = L7MP_REASON_NOT_ESTABLISHED;
+	} else {
+		out->kind = L7MP_FLOW_SOCKET;
+		out->l4 = IPPROTO_TCP;
+		out->remote = s->remote;
+	}
+}
+
+static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	return below_local(s, out);
+}
+
+static const struct l7mp_stream_ops stream_ops = {
+        .write = op_write,
+        .pause = op_pause,
+        .shutdown = op_shutdown,
+        .close = op_close,
+        .flow = op_flow,
+        .local = op_local,
+};
+
+/* ---- making ---- */
+
+static struct sstream *sstream_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
+{
+	struct sstream *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->base.ops = &stream_ops;
+	s->base.kind = L7MP_KIND_STREAM;
+	s->env = env;
+	s->type = type;
+	l7mp_task_init(&s->task, finish_task, s);
+	return s;
+}
+
+int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type type, int fd,
+                            const struct l7mp_addr *peer, struct l7mp_stream **out)
+{
+	struct sstream *s = sstream_new(env, type);
+	int rc;
+
+	if (!s) {
+		close(fd);
+		return -ENOMEM;
+	}
+	s->remote = *peer;
+	s->open = true;
+	if (type == L7MP_BYTE_STREAM_TCP)
+		rc = l7mp_stream_io_open_tcp(env->loop, fd, &sio_ops, s, &s->sio);
+	else
+		rc = l7mp_stream_io_open_unix(env->loop, fd, &sio_ops, s, &s->sio);
+	if (rc) {
+		free(s);
+		return rc;
+	}
+	*out = &s->base;
+	return 0;
+}
+
+static struct sstream *dial_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
+{
+	struct sstream *s = sstream_new(env, type);
+
+	if (!s)
+		return NULL;
+	s->dial = calloc(1, sizeof(*s->dial));
+	if (!s->dial) {
+		free(s);
+		return NULL;
+	}
+	l7mp_timer_init(&s->dial->timer, on_address_timer, s);
+	return s;
+}
+
+static int dial_numeric(struct sstream *s, const struct l7mp_addr *remote)
+{
+	s->dial->addrs = malloc(sizeof(*remote));
+	if (!s->dial->addrs)
+		return -ENOMEM;
+	s->dial->addrs[0] = *remote;
+	s->dial->n = 1;
+	return dial_next(s);
+}
+
+int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
+                                const struct l7mp_addr *peer, struct l7mp_stream **out)
+{
+	struct sstream *s = sstream_new(env, L7MP_BYTE_STREAM_TLS);
+
+	if (!s) {
+		l7mp_tls_drop(&tls);
+		return -ENOMEM;
+	}
+	s->remote = *peer;
+	s->open = true;
+	s->tls = tls;
+	l7mp_tls_set_owner(tls, &sio_ops, s);
+	*out = &s->base;
+	return 0;
+}
+
+static int connect_ip(struct l7mp_env *env, enum l7mp_byte_stream_type type, const char *host,
+                      uint16_t port, const cJSON *bind, struct l7mp_tls_ctx *ctx,
+                      struct l7mp_stream **out, struct l7mp_error *err)
+{
+	struct sstream *s = dial_new(env, type);
+	struct l7mp_addr remote;
+	int rc = -ENOMEM;
+
+	if (!s)
+		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	s->dial->ctx = ctx ? l7mp_tls_ctx_ref(ctx) : NULL;
+	s->dial->host = strdup(host);
+	s->dial->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
+	if (!s->dial->host || (bind && !s->dial->bind))
+		goto fail;
+	if (!l7mp_addr_parse(&remote, host, port))
+		rc = dial_numeric(s, &remote);
+	else
+		rc = l7mp_resolve_start(env->loop, host, port, AF_UNSPEC, on_resolved, s,
+		                        &s->dial->resolve);
+	if (rc)
+		goto fail;
+	*out = &s->base;
+	return 0;
+fail:
+	s->err = rc;
+	describe(s, err);
+	sstream_free(s);
+	return rc;
+}
+
+int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
+                                 const cJSON *bind, struct l7mp_stream **out,
+                                 struct l7mp_error *err)
+{
+	return connect_ip(env, L7MP_BYTE_STREAM_TCP, host, port, bind, NULL, out, err);
+}
+
+int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
+                                 const cJSON *bind, struct l7mp_tls_ctx *ctx,
+                                 struct l7mp_stream **out, struct l7mp_error *err)
+{
+	return connect_ip(env, L7MP_BYTE_STREAM_TLS, host, port, bind, ctx, out, err);
+}
+
+int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
+                                  struct l7mp_stream **out, struct l7mp_error *err)
+{
+	struct sstream *s = dial_new(env, L7MP_BYTE_STREAM_UNIX);
+	int rc;
+
+	if (!s)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	rc = dial_numeric(s, remote);
+	if (rc) {
+		s->err = rc;
+		describe(s, err);
+		sstream_free(s);
+		return rc;
+	}
+	*out = &s->base;
+	return 0;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* Names, metadata and messages that the protocols over IP share. */
+#include "net.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "l7mp/util.h"
+
+const char *l7mp_errno_text(int err)
+{
+	if (err < 0)
+		err = -err;
+	switch (err) {
+	case EACCES:
+	case EPERM:
+		return "permission denied";
+	case EADDRINUSE:
+		return "address already in use";
+	case EADDRNOTAVAIL:
+		return "not an address of this host";
+	case EAFNOSUPPORT:
+		return "address family not supported here";
+	case ECONNREFUSED:
+		return "connection refused";
+	case ECONNRESET:
+		return "connection reset by the peer";
+	case EPIPE:
+		return "the peer has closed the connection";
+	case ETIMEDOUT:
+		return "timed out";
+	case EHOSTUNREACH:
+		return "no route to the host";
+	case ENETUNREACH:
+		return "network is unreachable";
+	case ENOENT:
+		return "no such name or file";
+	case EAGAIN:
+		return "temporarily not possible";
+	case EMSGSIZE:
+		return "message too long";
+	case EMFILE:
+	case ENFILE:
+		return "out of file descriptors";
+	case ENOMEM:
+	case ENOBUFS:
+		return "out of memory";
+	default:
+		return strerrordesc_np(err) ? strerrordesc_np(err) : "unknown error";
+	}
+}
+
+enum l7mp_code l7mp_connect_code(int err)
+{
+	return err == ETIMEDOUT || err == -ETIMEDOUT ? L7MP_ERR_TIMEOUT : L7MP_ERR_UPSTREAM;
+}
+
+char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const struct l7mp_addr *local,
+                     uint64_t id)
+{
+	char p[L7MP_ADDR_STRLEN], l[L7MP_ADDR_STRLEN];
+
+	l7mp_addr_str(peer, p);
+	l7mp_addr_str(local, l);
+	if (id)
+		return l7mp_asprintf("%s:%s-%s-%llu", proto, p, l, (unsigned long long)id);
+	return l7mp_asprintf("%s:%s-%s", proto, p, l);
+}
+
+cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
+                          const struct l7mp_addr *local)
+{
+	char text[L7MP_ADDR_STRLEN];
+	cJSON *root = cJSON_CreateObject();
+	cJSON *ip = cJSON_CreateObject();
+	cJSON *ports = cJSON_CreateObject();
+	int rc = 0;
+
+	rc |= l7mp_json_add_str(ip, "src_addr", l7mp_addr_ip(peer, text));
+	rc |= l7mp_json_add_str(ip, "dst_addr", l7mp_addr_ip(local, text));
+	rc |= l7mp_json_add_num(ports, "src_port", l7mp_addr_port(peer));
+	rc |= l7mp_json_add_num(ports, "dst_port", l7mp_addr_port(local));
+	rc |= l7mp_json_add(root, "IP", ip);
+	rc |= l7mp_json_add(root, l4, ports);
+	if (rc) {
+		cJSON_Delete(root);
+		return NULL;
+	}
+	return root;
+}
+
+bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a)
+{
+	if (a->name && a->metadata) {
+		l->events->accept(l->arg, a);
+		return true;
+	}
+	free(a->name);
+	cJSON_Delete(a->metadata);
+	l7mp_stream_close(a->stream, true);
+	return false;
+}
+
+int l7mp_fd_local(int fd, struct l7mp_addr *out)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &len))
+		return -errno;
+	return l7mp_addr_from_sockaddr(out, (struct sockaddr *)&ss, len);
+}
+
+void l7mp_tcp_tune(int fd)
+{
+	int on = 1, idle = 60, interval = 10, count = 5;
+
+	/* Best effort: the connection works without them. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the protocols over IP share: binding from a spec, TCP listeners, session
+ * names, metadata and messages. Private to proto/. Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/addr.h"
+#include "l7mp/error.h"
+#include "l7mp/json.h"
+#include "l7mp/loop.h"
+#include "l7mp/proto.h"
+#include "l7mp/stream_io.h"
+#include "l7mp/tls.h"
+
+/* ---- addresses from specs ---- */
+
+/*
+ * Where a spec wants to be bound: `address` (numeric; absent: all addresses of
+ * both families) and `port` (0: a free one).
+ */
+struct l7mp_bind_addr {
+	struct l7mp_addr addr;
+	bool dual; /* addr is :: and takes IPv4 too; 0.0.0.0 where the host has no IPv6 */
+};
+/* From an object with `address` and `port`, both optional; NULL is fine. -EINVAL with err for a bad address. */
+int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err);
+/* Does a socket that was bound to `bound` (dual or not) serve what `want` asks for? Never for port 0. */
+bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound);
+/* Puts the port that was bound in the place of `port`, for the operation `bound`. */
+void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec);
+/*
+ * A bound socket (non-blocking, close-on-exec), listening when type is
+ * SOCK_STREAM. Returns the descriptor and fills *bound with what was really
+ * bound, or negative errno with err "port 80: permission denied". An explicit
+ * `::` is IPv6 only. `prepare` (optional) sets socket options before bind(2).
+ */
+int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
+                          int (*prepare)(int fd, void *arg), void *arg,
+                          struct l7mp_bind_addr *bound, struct l7mp_error *err);
+/*
+ * The `bind` object of a cluster for an upstream of `family`: *out has len 0 when
+ * there is none. A bind port without an address is the wildcard of that family.
+ * -EAFNOSUPPORT when the address is of the other family.
+ */
+int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
+
+/* "permission denied", "address already in use", ...: negative or positive errno. Static text. */
+const char *l7mp_errno_text(int err);
+/* The code that a connect failure has at the edges: TIMEOUT for ETIMEDOUT, else UPSTREAM. */
+enum l7mp_code l7mp_connect_code(int err);
+
+/* ---- names and metadata ---- */
+
+/* "TCP:10.0.0.1:1234-10.0.0.2:80", with "-<id>" when id > 0; IPv6 in brackets. Heap; NULL: no memory. */
+char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const struct l7mp_addr *local,
+                     uint64_t id);
+/* {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}, l4 "TCP" or "UDP". NULL: no memory. */
+cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
+                          const struct l7mp_addr *local);
+
+/*
+ * Hands an accepted stream up. Takes all of *a; without memory for name or metadata
+ * (NULL) it aborts the stream instead. False: it did not reach the owner.
+ */
+bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a);
+
+/* ---- TCP listeners: TCP, WebSocket ---- */
+
+struct l7mp_tcp_listener;
+/*
+ * One admitted connection; takes fd. The peer is set, the local address can be
+ * had by l7mp_fd_local. Not called before activate.
+ */
+typedef void (*l7mp_tcp_accepted_fn)(struct l7mp_tcp_listener *l, int fd,
+                                     const struct l7mp_addr *peer);
+
+/* Embedded by such listeners as first member; `base` lets `retiring` be understood. */
+struct l7mp_tcp_listener {
+	struct l7mp_proto_listener base;
+	struct l7mp_env *env;
+	char *name; /* the listener's */
+	struct l7mp_bind_addr bind_addr;
+	struct l7mp_acceptor *acceptor;
+	l7mp_tcp_accepted_fn accepted;
+	/* Until the change is committed: who shares our socket, and whose we share. */
+	struct l7mp_tcp_listener *heir, *from;
+	bool active;
+};
+/*
+ * Binds and listens, or shares the socket of a retiring listener of the same
+ * address (all of params->retiring must embed this struct). `spec` has address
+ * and port. On failure nothing is left behind; the caller frees the memory of l.
+ */
+int l7mp_tcp_listener_open(struct l7mp_tcp_listener *l, const struct l7mp_proto *proto,
+                           const struct l7mp_listen *params, l7mp_tcp_accepted_fn accepted,
+                           struct l7mp_error *err);
+/* For the operations of the same name in struct l7mp_proto. */
+void l7mp_tcp_listener_activate(struct l7mp_proto_listener *l);
+void l7mp_tcp_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
+/* Closes; the memory of l stays the caller's and may be freed at once. Idempotent. */
+void l7mp_tcp_listener_close(struct l7mp_tcp_listener *l);
+
+/* getsockname(2), IPv4-mapped normalised. */
+int l7mp_fd_local(int fd, struct l7mp_addr *out);
+/* TCP_NODELAY and keepalive (first probe after a minute, given up 50 s later), as every TCP stream has. */
+void l7mp_tcp_tune(int fd);
+
+/* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
+
+enum l7mp_byte_stream_type { L7MP_BYTE_STREAM_TCP, L7MP_BYTE_STREAM_UNIX, L7MP_BYTE_STREAM_TLS };
+/* An accepted connection as a stream (not TLS); takes fd, also on failure. `peer` may have len 0. */
+int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type type, int fd,
+                            const struct l7mp_addr *peer, struct l7mp_stream **out);
+/*
+ * Connects to host:port: all addresses of a name in turn, the next one when one
+ * fails or (unless it is the last) does not answer in half a second. `bind`: the cluster's
+ * object, borrowed for the call, may be NULL.
+ */
+int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
+                                 const cJSON *bind, struct l7mp_stream **out,
+                                 struct l7mp_error *err);
+/* The same over TLS, open after the handshake. `name` is whom the certificate must be for; ctx is borrowed. */
+int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
+                                 const cJSON *bind, struct l7mp_tls_ctx *ctx,
+                                 struct l7mp_stream **out, struct l7mp_error *err);
+/* An accepted TLS connection (taken, also on failure) as a stream. */
+int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
+                                const struct l7mp_addr *peer, struct l7mp_stream **out);
+int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
+                                  struct l7mp_stream **out, struct l7mp_error *err);

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* Which interface is served by which hook, and why. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <bpf/bpf.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+const char *off_hook_name(enum off_hook hook)
+{
+	static const char *const names[] = {"none", "native", "generic", "tc"};
+
+	return names[hook];
+}
+
+/* ---- choosing ---- */
+
+/* Virtual devices whose packets may carry checksums or segments that XDP can't see. */
+static bool is_virtual(const struct off_link *l)
+{
+	return l->kind[0] && strcmp(l->kind, "bond");
+}
+
+void off_choose(const struct off_link *l, enum l7mp_offload_mode mode, struct off_choice *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->hook = OFF_HOOK_TC;
+	if (l->type == OFF_ARP_LOOPBACK) {
+		snprintf(out->why, sizeof(out->why),
+		         "loopback packets carry partial checksums, which XDP can't complete");
+	} else if (off_link_l3(l)) {
+		snprintf(out->why, sizeof(out->why),
+		         "the device has no link-layer header, which XDP flows need");
+	} else if (mode == L7MP_MODE_TC) {
+		snprintf(out->why, sizeof(out->why), "asked for by offload_mode");
+	} else if (mode == L7MP_MODE_NATIVE || mode == L7MP_MODE_GENERIC) {
+		out->hook = mode == L7MP_MODE_NATIVE ? OFF_HOOK_NATIVE : OFF_HOOK_GENERIC;
+		out->fall_back = true;
+		snprintf(out->why, sizeof(out->why), "asked for by offload_mode%s",
+		         is_virtual(l) ? "; local senders must complete their checksums "
+		                         "(ethtool -K tx off)"
+		                       : "");
+	} else if (is_virtual(l)) {
+		snprintf(out->why, sizeof(out->why),
+		         "packets of a %s device may carry partial checksums and many segments, "
+		         "which XDP can't see",
+		         l->kind);
+	} else {
+		out->hook = OFF_HOOK_NATIVE;
+		out->fall_back = true;
+		snprintf(out->why, sizeof(out->why), "the driver supports XDP");
+	}
+}
+
+bool off_attach_wanted(const struct off_settings *s, const struct off_link *l)
+{
+	if (off_settings_names(s, l->name))
+		return true;
+	return s->all && l->type != OFF_ARP_LOOPBACK &&
+	       ((l->flags & IFF_UP) || l->hook != OFF_HOOK_NONE);
+}
+
+/* ---- the record for a successor ---- */
+
+static void record(struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	struct l7mp_abi_attached rec = {.old_route_localnet = -1, .old_accept_local = -1};
+
+	if (l->made_clsact)
+		rec.flags |= L7MP_ATTACHED_CLSACT;
+	if (l->type == OFF_ARP_LOOPBACK) {
+		rec.old_route_localnet = e->sysctls.old[OFF_ROUTE_LOCALNET];
+		rec.old_accept_local = e->sysctls.old[OFF_ACCEPT_LOCAL];
+		rec.flags |= L7MP_ATTACHED_SYSCTLS;
+	}
+	memcpy(rec.name, l->name, sizeof(rec.name));
+	if (bpf_map_update_elem(e->maps.attached, &l->ifindex, &rec, BPF_ANY))
+		l7mp_log_warn(OFF_MODULE, "can't note that %s is served: %s", l->name,
+		              strerror(errno));
+}
+
+/* ---- attaching ---- */
+
+bool off_devmap_add(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	if (l->in_devmap)
+		return true;
+	if (bpf_map_update_elem(e->maps.devices, &l->ifindex, &l->ifindex, BPF_ANY))
+		return false;
+	l->in_devmap = true;
+	e->n_devices++;
+	return true;
+}
+
+static void devmap_remove(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	if (!l->in_devmap)
+		return;
+	(void)bpf_map_delete_elem(e->maps.devices, &l->ifindex);
+	l->in_devmap = false;
+	e->n_devices--;
+}
+
+static int attach_xdp_and_tc(struct l7mp_offload_engine *e, struct off_link *l,
+                             const struct off_choice *c, char *why, size_t size)
+{
+	int rc = off_xdp_attach(e, l, c->hook, why, size);
+
+	if (rc)
+		return rc;
+	/* Behind it, for the flows that XDP can't send out: into lo, or out of a device without XDP. */
+	rc = off_tc_attach(e, l, why, size);
+	if (rc)
+		off_xdp_detach(e, l);
+	else
+		l->hook = c->hook;
+	return rc;
+}
+
+static int attach(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	struct off_choice c;
+	char refusal[160] = "";
+	int rc;
+
+	off_choose(l, e->set.mode, &c);
+	snprintf(l->why, sizeof(l->why), "%s", c.why);
+	if (c.hook != OFF_HOOK_TC) {
+		rc = attach_xdp_and_tc(e, l, &c, refusal, sizeof(refusal));
+		if (!rc || !c.fall_back)
+			return rc;
+		snprintf(l->why, sizeof(l->why), "%s", refusal);
+		l7mp_log(rc == -EBUSY || e->set.mode != L7MP_MODE_AUTO ? L7MP_LOG_WARN
+		                                                       : L7MP_LOG_INFO,
+		         OFF_MODULE, "%s: %s; using tc", l->name, refusal);
+	}
+	rc = off_tc_attach(e, l, refusal, sizeof(refusal));
+	if (rc)
+		snprintf(l->why, sizeof(l->why), "%s", refusal);
+	else
+		l->hook = OFF_HOOK_TC;
+	return rc;
+}
+
+static void set_sysctls(struct l7mp_offload_engine *e)
+{
+	int rc = off_sysctls_set(&e->sysctls, OFF_SYSCTL_DIR);
+
+	if (rc)
+		l7mp_log_warn(OFF_MODULE,
+		              "can't set %s and %s of lo: %s; flows to IPv4 addresses of this host "
+		              "stay in user space",
+		              off_sysctl_names[0], off_sysctl_names[1], strerror(-rc));
+}
+
+static void serve(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	int rc = attach(e, l);
+
+	if (rc) {
+		l->tried = true;
+		l7mp_log_warn(OFF_MODULE, "%s is not served: %s", l->name, l->why);
+		return;
+	}
+	l->ours = true;
+	if (l->type == OFF_ARP_LOOPBACK)
+		set_sysctls(e);
+	if (!l->driver[0])
+		off_link_driver(l->name, l->driver);
+	record(e, l);
+	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(l->hook),
+	                l->why);
+	off_hops_dirty_all(e);
+	off_retry_soon(e);
+}
+
+/* The interface itself may be gone already: then there is nothing to take away from it. */
+void off_detach(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	devmap_remove(e, l);
+	if (l->hook == OFF_HOOK_NONE)
+		return;
+	if (l->ours) {
+		off_xdp_detach(e, l);
+		off_tc_detach(e, l);
+		if (l->type == OFF_ARP_LOOPBACK)
+			off_sysctls_restore(&e->sysctls, OFF_SYSCTL_DIR);
+		(void)bpf_map_delete_elem(e->maps.attached, &l->ifindex);
+		l7mp_log_info(OFF_MODULE, "%s is not served any more", l->name);
+	}
+	l->hook = OFF_HOOK_NONE;
+	l->ours = false;
+	l->tried = false;
+	l->why[0] = 0;
+	off_hops_dirty_all(e);
+}
+
+void off_attach_find(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	enum off_hook hook = off_xdp_find(l->ifindex, &e->maps);
+	struct l7mp_abi_attached rec;
+
+	l->tc = off_tc_find(&e->nl, l->ifindex, e->maps.id_tc, e->maps.id_tc_l3);
+	if (hook == OFF_HOOK_NONE && l->tc)
+		hook = OFF_HOOK_TC;
+	if (hook == OFF_HOOK_NONE)
+		return;
+	l->hook = hook;
+	snprintf(l->why, sizeof(l->why), "found attached (offload: no_init)");
+	off_link_driver(l->name, l->driver);
+	if (l->type == OFF_ARP_LOOPBACK)
+		e->sysctls.ready = !bpf_map_lookup_elem(e->maps.attached, &l->ifindex, &rec) &&
+		                   rec.flags & L7MP_ATTACHED_SYSCTLS;
+	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(hook), l->why);
+}
+
+void off_attach_update(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	bool wanted;
+
+	if (e->state != OFF_ACTIVE)
+		return;
+	wanted = off_attach_wanted(&e->set, l);
+	if (e->set.start == L7MP_OFFLOAD_NO_INIT) {
+		if (wanted && l->hook == OFF_HOOK_NONE)
+			off_attach_find(e, l);
+		else if (!wanted)
+			off_detach(e, l);
+	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {
+		serve(e, l);
+	} else if (!wanted && l->hook != OFF_HOOK_NONE) {
+		off_flows_leave_link(e, l);
+		off_detach(e, l);
+	}
+}
+
+void off_attach_update_all(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next)
+		off_attach_update(e, l);
+}
+
+void off_attach_retry_all(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next)
+		l->tried = false;
+	off_attach_update_all(e);
+}
+
+/* ---- after a crash ---- */
+
+static void clean_record(struct l7mp_offload_engine *e, const struct off_maps *old,
+                         uint32_t ifindex)
+{
+	struct l7mp_abi_attached rec;
+	const struct off_link *l = off_link_find(e, ifindex);
+
+	/* Indexes are per namespace and used again: the name must fit too. */
+	if (!l || bpf_map_lookup_elem(old->attached, &ifindex, &rec) || strcmp(rec.name, l->name))
+		return;
+	if (rec.flags & L7MP_ATTACHED_CLSACT)
+		off_tc_drop_clsact(&e->nl, ifindex);
+	if (rec.flags & L7MP_ATTACHED_SYSCTLS) {
+		struct off_sysctls s;
+
+		off_sysctls_init(&s);
+		s.old[OFF_ROUTE_LOCALNET] = rec.old_route_localnet;
+		s.old[OFF_ACCEPT_LOCAL] = rec.old_accept_local;
+		off_sysctls_restore(&s, OFF_SYSCTL_DIR);
+	}
+}
+
+void off_attach_clean(struct l7mp_offload_engine *e, const struct off_maps *old)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next) {
+		bool found = old->prog_xdp >= 0 && off_xdp_remove(l->ifindex, old);
+
+		if (off_tc_remove(&e->nl, l->ifindex, old->id_tc, old->id_tc_l3))
+			found = true;
+		if (found)
+			l7mp_log_notice(OFF_MODULE, "%s: took away what a predecessor left",
+			                l->name);
+		if (old->attached >= 0)
+			clean_record(e, old, l->ifindex);
+	}
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc may be
+ * somebody else's, and so may other filters: ours is told by its program.
+ */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+#define INGRESS TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+#define EGRESS  TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
+
+int off_tc_attach(struct l7mp_offload_engine *e, struct off_link *l, char *why, size_t size)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts);
+	int rc = bpf_tc_hook_create(&hook);
+
+	if (rc && rc != -EEXIST) {
+		snprintf(why, size, "tc: can't make a clsact qdisc: %s", strerror(-rc));
+		return rc;
+	}
+	l->made_clsact = !rc;
+	opts.prog_fd = off_link_l3(l) ? e->maps.prog_tc_l3 : e->maps.prog_tc;
+	rc = bpf_tc_attach(&hook, &opts);
+	if (rc) {
+		snprintf(why, size, "tc: can't attach: %s", strerror(-rc));
+		if (l->made_clsact)
+			off_tc_drop_clsact(&e->nl, l->ifindex);
+		l->made_clsact = false;
+		return rc;
+	}
+	l->tc = true;
+	l->handle = opts.handle;
+	l->priority = opts.priority;
+	return 0;
+}
+
+static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, uint32_t id,
+                          uint32_t id_l3)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = handle, .priority = priority);
+	int rc = bpf_tc_query(&hook, &opts);
+
+	/* Somebody may have put another filter in its place. */
+	if (rc || (opts.prog_id != id && opts.prog_id != id_l3))
+		return;
+	opts.prog_fd = 0;
+	opts.prog_id = 0;
+	opts.flags = 0;
+	rc = bpf_tc_detach(&hook, &opts);
+	if (rc)
+		l7mp_log_warn(OFF_MODULE, "tc: can't detach from interface %u: %s", ifindex,
+		              strerror(-rc));
+}
+
+void off_tc_detach(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	if (!l->tc)
+		return;
+	detach_filter(l->ifindex, l->handle, l->priority, e->maps.id_tc, e->maps.id_tc_l3);
+	if (l->made_clsact)
+		off_tc_drop_clsact(&e->nl, l->ifindex);
+	l->tc = false;
+	l->made_clsact = false;
+}
+
+/* ---- looking at filters ---- */
+
+struct filter {
+	uint32_t handle, priority, id;
+};
+
+struct filters {
+	struct filter v[64]; /* BPF filters; more than that on one interface is not expected */
+	unsigned n;
+	unsigned total; /* filters of any kind */
+};
+
+static int attr_u32(const struct nlattr *attr, int type, uint32_t *out)
+{
+	const struct nlattr *a;
+
+	mnl_attr_for_each_nested(a, attr)
+	{
+		if (mnl_attr_get_type(a) != type || mnl_attr_get_payload_len(a) < sizeof(*out))
+			continue;
+		*out = mnl_attr_get_u32(a);
+		return 0;
+	}
+	return -ENOENT;
+}
+
+static int on_filter(const struct nlmsghdr *nlh, void *arg)
+{
+	const struct tcmsg *tcm = mnl_nlmsg_get_payload(nlh);
+	const struct nlattr *a, *options = NULL;
+	struct filters *f = arg;
+	const char *kind = "";
+	uint32_t id;
+
+	if (nlh->nlmsg_type != RTM_NEWTFILTER)
+		return MNL_CB_OK;
+	mnl_attr_for_each(a, nlh, sizeof(*tcm))
+	{
+		if (mnl_attr_get_type(a) == TCA_KIND)
+			kind = mnl_attr_get_str(a);
+		else if (mnl_attr_get_type(a) == TCA_OPTIONS)
+			options = a;
+	}
+	/* A filter's head comes first, with handle 0 and no options. */
+	if (!tcm->tcm_handle)
+		return MNL_CB_OK;
+	f->total++;
+	if (strcmp(kind, "bpf") || !options || f->n == L7MP_ARRAY_SIZE(f->v) ||
+	    attr_u32(options, TCA_BPF_ID, &id))
+		return MNL_CB_OK;
+	f->v[f->n].handle = tcm->tcm_handle;
+	f->v[f->n].priority = tcm->tcm_info >> 16;
+	f->v[f->n++].id = id;
+	return MNL_CB_OK;
+}
+
+static int list_filters(struct off_nl *nl, uint32_t ifindex, uint32_t parent, struct filters *f)
+{
+	char buf[128] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
+	struct tcmsg *tcm;
+
+	nlh->nlmsg_type = RTM_GETTFILTER;
+	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	tcm = mnl_nlmsg_put_extra_header(nlh, sizeof(*tcm));
+	tcm->tcm_family = AF_UNSPEC;
+	tcm->tcm_ifindex = (int)ifindex;
+	tcm->tcm_parent = parent;
+	return off_nl_ask(nl, nlh, on_filter, f);
+}
+
+unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3)
+{
+	struct filters f = {.n = 0};
+	unsigned found = 0;
+
+	if (list_filters(nl, ifindex, INGRESS, &f))
+		return 0;
+	for (unsigned i = 0; i < f.n; i++) {
+		if (!f.v[i].id || (f.v[i].id != id && f.v[i].id != id_l3))
+			continue;
+		detach_filter(ifindex, f.v[i].handle, f.v[i].priority, id, id_l3);
+		found++;
+	}
+	return found;
+}
+
+bool off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3)
+{
+	struct filters f = {.n = 0};
+
+	if (list_filters(nl, ifindex, INGRESS, &f))
+		return false;
+	for (unsigned i = 0; i < f.n; i++)
+		if (f.v[i].id && (f.v[i].id == id || f.v[i].id == id_l3))
+			return true;
+	return false;
+}
+
+void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex,
+	            .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
+	struct filters f = {.n = 0};
+	int rc;
+
+	/* When in doubt it stays: an empty clsact does no harm. */
+	if (list_filters(nl, ifindex, INGRESS, &f) || list_filters(nl, ifindex, EGRESS, &f) ||
+	    f.total)
+		return;
+	rc = bpf_tc_hook_destroy(&hook);
+	if (rc && rc != -ENOENT && rc != -ENODEV)
+		l7mp_log_warn(OFF_MODULE, "tc: can't remove the clsact qdisc of interface %u: %s",
+		              ifindex, strerror(-rc));
+}

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * XDP: through libxdp's dispatcher, beside other programs, where the kernel lets it
+ * (freplace); else alone. Without CAP_SYS_ADMIN nothing can be looked up by id, so what
+ * is ours is reached by its descriptor or pin, and told from others by its id.
+ */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <linux/if_link.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <xdp/libxdp.h>
+
+#include "l7mp/log.h"
+#include "l7mp_xdp.skel.h"
+#include "offload/offload_int.h"
+
+static enum xdp_attach_mode libxdp_mode(enum off_hook hook)
+{
+	return hook == OFF_HOOK_GENERIC ? XDP_MODE_SKB : XDP_MODE_NATIVE;
+}
+
+static __u32 flags_of(enum off_hook hook)
+{
+	return hook == OFF_HOOK_GENERIC ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE;
+}
+
+static uint32_t attached_id(uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_xdp_query_opts, q);
+
+	if (bpf_xdp_query((int)ifindex, 0, &q))
+		return 0;
+	if (q.attach_mode == XDP_ATTACHED_MULTI)
+		return q.drv_prog_id ? q.drv_prog_id : q.skb_prog_id;
+	return q.prog_id;
+}
+
+static void explain(int rc, const struct off_link *l, enum off_hook hook, char *why, size_t size)
+{
+	if (rc == -EBUSY || rc == -EEXIST)
+		snprintf(why, size,
+		         "another XDP program (id %u) is attached, and this kernel has no "
+		         "dispatcher for two",
+		         attached_id(l->ifindex));
+	else if (rc == -EOPNOTSUPP)
+		snprintf(why, size, "the driver%s%s does not support %s XDP",
+		         l->driver[0] ? " " : "", l->driver, off_hook_name(hook));
+	else
+		snprintf(why, size, "%s XDP was refused: %s", off_hook_name(hook), strerror(-rc));
+}
+
+/* ---- libxdp ---- */
+
+/*
+ * A program of its own for this interface: libxdp loads it as an extension of the
+ * dispatcher. 0; -EOPNOTSUPP when it could only be attached alone (it then is not).
+ */
+static int attach_dispatched(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook)
+{
+	DECLARE_LIBXDP_OPTS(xdp_program_opts, opts);
+	struct l7mp_xdp *x = off_maps_xdp_object(&e->maps);
+	struct xdp_program *p;
+	int rc;
+
+	if (!x)
+		return -errno;
+	opts.obj = x->obj;
+	opts.prog_name = L7MP_PROG_XDP;
+	p = xdp_program__create(&opts);
+	rc = (int)libxdp_get_error(p);
+	if (rc) {
+		l7mp_xdp__destroy(x);
+		return rc;
+	}
+	rc = xdp_program__attach(p, (int)l->ifindex, libxdp_mode(hook), 0);
+	if (!rc && attached_id(l->ifindex) == xdp_program__id(p)) {
+		LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = xdp_program__fd(p));
+
+		(void)bpf_xdp_detach((int)l->ifindex, flags_of(hook), &old);
+		rc = -EOPNOTSUPP;
+	}
+	if (rc) {
+		xdp_program__close(p);
+		l7mp_xdp__destroy(x);
+		return rc;
+	}
+	l->xdp = p;
+	l->xdp_object = x; /* the program is a view of it */
+	return 0;
+}
+
+static bool may_dispatch(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook,
+                         int *rc)
+{
+	if (e->dispatcher == 0)
+		return false;
+	*rc = attach_dispatched(e, l, hook);
+	if (!*rc) {
+		e->dispatcher = 1;
+		return true;
+	}
+	/* libxdp keeps its dispatchers' pins there; this one it made for nothing. */
+	(void)rmdir(OFF_BPFFS "/xdp");
+	/* Whatever libxdp's reason is, the plain way may still work and says it better. */
+	if (e->dispatcher < 0)
+		l7mp_log_info(OFF_MODULE,
+		              "libxdp's dispatcher is not available (%s): XDP programs are "
+		              "attached alone",
+		              strerror(-*rc));
+	e->dispatcher = 0;
+	return false;
+}
+
+int off_xdp_attach(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook, char *why,
+                   size_t size)
+{
+	int rc = 0;
+
+	off_link_driver(l->name, l->driver);
+	if (may_dispatch(e, l, hook, &rc))
+		return 0;
+	rc = bpf_xdp_attach((int)l->ifindex, e->maps.prog_xdp,
+	                    flags_of(hook) | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
+	if (rc)
+		explain(rc, l, hook, why, size);
+	return rc;
+}
+
+void off_xdp_forget(struct off_link *l)
+{
+	if (!l->xdp)
+		return;
+	xdp_program__close(l->xdp);
+	l7mp_xdp__destroy(l->xdp_object);
+	l->xdp = NULL;
+	l->xdp_object = NULL;
+}
+
+void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
+{
+	if (l->xdp) {
+		int rc = xdp_program__detach(l->xdp, (int)l->ifindex, libxdp_mode(l->hook), 0);
+
+		if (rc && rc != -ENOENT && rc != -ENODEV)
+			l7mp_log_warn(OFF_MODULE, "%s: libxdp can't detach: %s", l->name,
+			              strerror(-rc));
+		(void)rmdir(OFF_BPFFS "/xdp"); /* when nobody else's is in it */
+		off_xdp_forget(l);
+		return;
+	}
+	if (l->hook != OFF_HOOK_TC)
+		(void)off_xdp_remove(l->ifindex, &e->maps);
+}
+
+static enum off_hook find_single(uint32_t ifindex, uint32_t id)
+{
+	LIBBPF_OPTS(bpf_xdp_query_opts, q);
+
+	if (!id || bpf_xdp_query((int)ifindex, 0, &q))
+		return OFF_HOOK_NONE;
+	if (q.drv_prog_id == id || (q.attach_mode == XDP_ATTACHED_DRV && q.prog_id == id))
+		return OFF_HOOK_NATIVE;
+	if (q.skb_prog_id == id || (q.attach_mode == XDP_ATTACHED_SKB && q.prog_id == id))
+		return OFF_HOOK_GENERIC;
+	return OFF_HOOK_NONE;
+}
+
+/* Does the program use our flow table? An extension in a dispatcher has an id of its own. */
+static bool uses_map(int prog_fd, int map_fd)
+{
+	struct bpf_prog_info prog = {0};
+	struct bpf_map_info map = {0};
+	__u32 ids[16], len = sizeof(map);
+
+	if (bpf_obj_get_info_by_fd(map_fd, &map, &len))
+		return false;
+	prog.nr_map_ids = L7MP_ARRAY_SIZE(ids);
+	prog.map_ids = (uintptr_t)ids;
+	len = sizeof(prog);
+	if (bpf_obj_get_info_by_fd(prog_fd, &prog, &len))
+		return false;
+	for (unsigned i = 0; i < prog.nr_map_ids && i < L7MP_ARRAY_SIZE(ids); i++)
+		if (ids[i] == map.id)
+			return true;
+	return false;
+}
+
+/* Finds our extension in the interface's dispatcher, and takes it out if asked to. */
+static enum off_hook find_dispatched(uint32_t ifindex, const struct off_maps *m, bool remove)
+{
+	struct xdp_multiprog *mp = xdp_multiprog__get_from_ifindex((int)ifindex);
+	enum off_hook found = OFF_HOOK_NONE;
+	struct xdp_program *p = NULL;
+	enum xdp_attach_mode mode;
+
+	if (!mp || libxdp_get_error(mp))
+		return found;
+	mode = xdp_multiprog__attach_mode(mp);
+	while (!xdp_multiprog__is_legacy(mp) && (p = xdp_multiprog__next_prog(p, mp))) {
+		if (!uses_map(xdp_program__fd(p), m->flows))
+			continue;
+		if (!remove || !xdp_program__detach(p, (int)ifindex, mode, 0))
+			found = mode == XDP_MODE_SKB ? OFF_HOOK_GENERIC : OFF_HOOK_NATIVE;
+		break;
+	}
+	xdp_multiprog__close(mp);
+	return found;
+}
+
+enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m)
+{
+	enum off_hook hook = find_single(ifindex, m->id_xdp);
+
+	if (hook == OFF_HOOK_NONE && attached_id(ifindex))
+		hook = find_dispatched(ifindex, m, false);
+	return hook;
+}
+
+bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m)
+{
+	enum off_hook hook = find_single(ifindex, m->id_xdp);
+	LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = m->prog_xdp);
+	int rc;
+
+	if (hook == OFF_HOOK_NONE)
+		return attached_id(ifindex) && find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
+	rc = bpf_xdp_detach((int)ifindex, flags_of(hook), &old);
+	if (rc)
+		l7mp_log_warn(OFF_MODULE, "XDP: can't detach from interface %u: %s", ifindex,
+		              strerror(-rc));
+	return !rc;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* By which interface a flow's packets come in, and how they leave. */
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "offload/offload_int.h"
+
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
+                                  struct off_link **out)
+{
+	/* Packets of the peer come in where packets to it leave. If they don't, they meet no flow and go up. */
+	if (!hop->ifindex || hop->reason == L7MP_REASON_NO_ROUTE)
+		return L7MP_REASON_NO_ROUTE;
+	*out = off_link_served(e, off_link_find(e, hop->ifindex));
+	return *out ? L7MP_REASON_NONE : L7MP_REASON_INTERFACE;
+}
+
+static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_hop *hop,
+                                   struct off_exit *out)
+{
+	const struct off_link *lo = off_link_find(e, hop->ifindex);
+
+	if (!lo)
+		return L7MP_REASON_NO_ROUTE;
+	if (hop->key.family == L7MP_FAMILY_V4 && !e->sysctls.ready)
+		return L7MP_REASON_KERNEL;
+	/* The link addresses stay zero: with lo's own the packet counts as addressed to this host. */
+	out->ifindex = lo->ifindex;
+	out->mtu = lo->mtu;
+	out->flags = L7MP_FLOW_TO_INGRESS | L7MP_FLOW_TC_ONLY;
+	return L7MP_REASON_NONE;
+}
+
+static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
+                     struct off_link *real)
+{
+	int rc;
+
+	if (off_link_l3(real) || real->type == OFF_ARP_LOOPBACK)
+		return false;
+	/* Generic XDP sends like the stack does. */
+	if (in->hook == OFF_HOOK_GENERIC)
+		return true;
+	/*
+	 * A frame redirected to a device that can't take it is lost: only when it is known to.
+	 * Where the kernel does not say: drivers can send once they run a program. A veth can
+	 * when its peer runs one (or has GRO on), which is out of our sight.
+	 */
+	rc = off_xdp_can_send(e, real);
+	if (rc < 0)
+		return real->hook == OFF_HOOK_NATIVE && strcmp(real->kind, "veth") != 0;
+	return rc;
+}
+
+/*
+ * May XDP forward what comes in here? Generic XDP does not see a tag that the device took off
+ * the frame, and a redirected packet would leave with it: tc takes it away.
+ */
+static bool may_xdp(const struct l7mp_offload_engine *e, const struct off_link *in)
+{
+	const struct off_link *l, *next;
+
+	if (in->hook != OFF_HOOK_GENERIC)
+		return in->hook == OFF_HOOK_NATIVE;
+	HASH_ITER (hh, e->links, l, next)
+		if (l->parent == in->ifindex)
+			return false;
+	return true;
+}
+
+/* XDP sends on the real device, with the tags of the VLAN devices above it. */
+static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
+                     struct off_link *link, struct off_exit *out)
+{
+	struct off_link *real = link;
+	uint16_t proto[2], tci[2];
+	uint8_t n = 0;
+
+	while (real->parent) {
+		if (n == 2)
+			return false;
+		proto[n] = real->vlan_proto;
+		tci[n++] = htons(real->vlan_id);
+		real = off_link_find(e, real->parent);
+		if (!real)
+			return false;
+	}
+	if (!can_send(e, in, real) || !off_devmap_add(e, real))
+		return false;
+	out->ifindex = real->ifindex;
+	out->n_vlans = n;
+	for (uint8_t i = 0; i < n; i++) { /* found from the inside out */
+		out->vlan_proto[i] = proto[n - 1 - i];
+		out->vlan_tci[i] = tci[n - 1 - i];
+	}
+	return true;
+}
+
+enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_link *in,
+                               const struct off_hop *hop, struct off_exit *out)
+{
+	struct off_link *link;
+
+	memset(out, 0, sizeof(*out));
+	if (hop->reason)
+		return hop->reason;
+	if (hop->local)
+		return exit_local(e, hop, out);
+	link = off_link_find(e, hop->ifindex);
+	if (!link || !off_link_carries(link))
+		return L7MP_REASON_NO_ROUTE;
+	out->ifindex = link->ifindex;
+	out->mtu = hop->mtu && hop->mtu < link->mtu ? hop->mtu : link->mtu;
+	out->flags = L7MP_FLOW_TC_ONLY;
+	if (off_link_l3(in)) {
+		/* No link header to write into: the kernel makes one. */
+		out->flags |= L7MP_FLOW_NEIGH;
+		return L7MP_REASON_NONE;
+	}
+	if (off_link_l3(link))
+		return L7MP_REASON_NONE;
+	memcpy(out->smac, link->mac, sizeof(out->smac));
+	memcpy(out->dmac, hop->neigh ? hop->neigh->mac : link->mac, sizeof(out->dmac));
+	if (may_xdp(e, in) && exit_xdp(e, in, link, out))
+		out->flags = 0;
+	return L7MP_REASON_NONE;
+}

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* The interfaces of this namespace, as rtnetlink tells them (rtnetlink(7)). */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/ethtool.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <linux/sockios.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+struct attrs {
+	const struct nlattr **v;
+	int max;
+};
+
+static int collect(const struct nlattr *attr, void *arg)
+{
+	struct attrs *a = arg;
+	int type = mnl_attr_get_type(attr);
+
+	if (type <= a->max)
+		a->v[type] = attr;
+	return MNL_CB_OK;
+}
+
+static void parse_vlan(const struct nlattr *data, struct off_link *out)
+{
+	const struct nlattr *v[IFLA_VLAN_MAX + 1] = {NULL};
+	struct attrs a = {v, IFLA_VLAN_MAX};
+
+	mnl_attr_parse_nested(data, collect, &a);
+	if (v[IFLA_VLAN_ID])
+		out->vlan_id = mnl_attr_get_u16(v[IFLA_VLAN_ID]);
+	out->vlan_proto =
+	        v[IFLA_VLAN_PROTOCOL] ? mnl_attr_get_u16(v[IFLA_VLAN_PROTOCOL]) : htons(0x8100);
+}
+
+static void parse_kind(const struct nlattr *info, const struct nlattr *parent, bool foreign,
+                       struct off_link *out)
+{
+	const struct nlattr *v[IFLA_INFO_MAX + 1] = {NULL};
+	struct attrs a = {v, IFLA_INFO_MAX};
+
+	mnl_attr_parse_nested(info, collect, &a);
+	if (v[IFLA_INFO_KIND])
+		snprintf(out->kind, sizeof(out->kind), "%s", mnl_attr_get_str(v[IFLA_INFO_KIND]));
+	/* A veth's IFLA_LINK is its peer; one in another namespace has a number there only. */
+	if (strcmp(out->kind, "vlan") || !parent || foreign)
+		return;
+	out->parent = mnl_attr_get_u32(parent);
+	if (v[IFLA_INFO_DATA])
+		parse_vlan(v[IFLA_INFO_DATA], out);
+}
+
+int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out)
+{
+	const struct ifinfomsg *ifi = mnl_nlmsg_get_payload(nlh);
+	const struct nlattr *v[IFLA_MAX + 1] = {NULL};
+	struct attrs a = {v, IFLA_MAX};
+
+	if (mnl_nlmsg_get_payload_len(nlh) < sizeof(*ifi) || ifi->ifi_family != AF_UNSPEC)
+		return -EINVAL;
+	if (mnl_attr_parse(nlh, sizeof(*ifi), collect, &a) < 0 || !v[IFLA_IFNAME])
+		return -EINVAL;
+	memset(out, 0, sizeof(*out));
+	out->ifindex = (uint32_t)ifi->ifi_index;
+	out->type = ifi->ifi_type;
+	out->flags = ifi->ifi_flags;
+	snprintf(out->name, sizeof(out->name), "%s", mnl_attr_get_str(v[IFLA_IFNAME]));
+	if (v[IFLA_MTU])
+		out->mtu = mnl_attr_get_u32(v[IFLA_MTU]);
+	if (v[IFLA_ADDRESS] && mnl_attr_get_payload_len(v[IFLA_ADDRESS]) == sizeof(out->mac))
+		memcpy(out->mac, mnl_attr_get_payload(v[IFLA_ADDRESS]), sizeof(out->mac));
+	if (v[IFLA_LINKINFO])
+		parse_kind(v[IFLA_LINKINFO], v[IFLA_LINK], v[IFLA_LINK_NETNSID] != NULL, out);
+	return 0;
+}
+
+struct off_link *off_link_find(const struct l7mp_offload_engine *e, uint32_t ifindex)
+{
+	struct off_link *l = NULL;
+
+	HASH_FIND(hh, e->links, &ifindex, sizeof(ifindex), l);
+	return l;
+}
+
+static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off_link *news)
+{
+	struct off_link *l = malloc(sizeof(*l));
+
+	if (!l)
+		return NULL;
+	*l = *news;
+	HASH_ADD(hh, e->links, ifindex, sizeof(l->ifindex), l);
+	if (!l->hh.tbl) {
+		free(l);
+		return NULL;
+	}
+	return l;
+}
+
+/* Takes over what can change. True when the way of packets may have. */
+static bool link_change(struct off_link *l, const struct off_link *news)
+{
+	bool changed = l->mtu != news->mtu || memcmp(l->mac, news->mac, sizeof(l->mac)) ||
+	               (l->flags ^ news->flags) & (OFF_LINK_CARRIES | IFF_RUNNING | IFF_NOARP) ||
+	               l->parent != news->parent || l->vlan_id != news->vlan_id;
+
+	if (strcmp(l->name, news->name)) {
+		l7mp_log_notice(OFF_MODULE, "interface %s is now named %s", l->name, news->name);
+		memcpy(l->name, news->name, sizeof(l->name));
+		changed = true;
+	}
+	l->flags = news->flags;
+	l->mtu = news->mtu;
+	l->parent = news->parent;
+	l->vlan_id = news->vlan_id;
+	l->vlan_proto = news->vlan_proto;
+	memcpy(l->mac, news->mac, sizeof(l->mac));
+	if (changed)
+		l->tried = false;
+	return changed;
+}
+
+static void link_gone(struct l7mp_offload_engine *e, uint32_t ifindex)
+{
+	struct off_link *l = off_link_find(e, ifindex);
+
+	if (!l)
+		return;
+	if (l->hook != OFF_HOOK_NONE)
+		l7mp_log_notice(OFF_MODULE, "interface %s is gone", l->name);
+	off_detach(e, l);
+	HASH_DELETE(hh, e->links, l);
+	free(l);
+	off_hops_link_down(e, ifindex);
+}
+
+void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+{
+	struct off_link news, *l;
+	bool carried;
+
+	if (off_link_parse(nlh, &news))
+		return;
+	if (nlh->nlmsg_type == RTM_DELLINK) {
+		link_gone(e, news.ifindex);
+		return;
+	}
+	l = off_link_find(e, news.ifindex);
+	carried = l && off_link_carries(l);
+	if (!l) {
+		l = link_add(e, &news);
+		if (!l)
+			return;
+		off_hops_dirty_link(e, l->ifindex);
+	} else if (link_change(l, &news)) {
+		/* IPv4 routes of a link that goes down vanish without a message of their own. */
+		off_hops_dirty_all(e);
+		off_retry_soon(e);
+		if (carried && !off_link_carries(l))
+			off_hops_link_down(e, l->ifindex);
+	}
+	off_attach_update(e, l);
+}
+
+static int on_link(const struct nlmsghdr *nlh, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+	struct off_link news, *l;
+
+	if (nlh->nlmsg_type != RTM_NEWLINK || off_link_parse(nlh, &news))
+		return MNL_CB_OK;
+	l = off_link_find(e, news.ifindex);
+	if (l)
+		(void)link_change(l, &news);
+	else
+		(void)link_add(e, &news);
+	return MNL_CB_OK;
+}
+
+int off_links_dump(struct l7mp_offload_engine *e)
+{
+	char buf[128] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
+	struct ifinfomsg *ifi;
+
+	nlh->nlmsg_type = RTM_GETLINK;
+	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
+	ifi->ifi_family = AF_UNSPEC;
+	return off_nl_ask(&e->nl, nlh, on_link, e);
+}
+
+void off_links_clear(struct l7mp_offload_engine *e)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, e->links, l, next) {
+		HASH_DELETE(hh, e->links, l);
+		free(l);
+	}
+}
+
+struct off_link *off_link_served(const struct l7mp_offload_engine *e, struct off_link *link)
+{
+	/* At most two tags are understood: two VLAN devices above a real one. */
+	for (int i = 0; link && i <= 2; i++) {
+		if (link->hook != OFF_HOOK_NONE)
+			return link;
+		link = link->parent ? off_link_find(e, link->parent) : NULL;
+	}
+	return NULL;
+}
+
+void off_link_driver(const char *ifname, char out[static 32])
+{
+	struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+	struct ifreq ifr = {0};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	*out = 0;
+	if (fd < 0)
+		return;
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", ifname);
+	ifr.ifr_data = (char *)&info;
+	if (!ioctl(fd, SIOCETHTOOL, &ifr))
+		snprintf(out, 32, "%.31s", info.driver);
+	close(fd);
+}

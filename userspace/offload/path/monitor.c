@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/* Rtnetlink events: routes, neighbours, links, addresses, rules. */
+#include <errno.h>
+#include <linux/if_addr.h>
+#include <linux/rtnetlink.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+#define BATCH    64
+#define RETRY_MS 2
+
+static void resync(struct l7mp_offload_engine *e)
+{
+	struct off_neigh *n, *next;
+	struct off_hop *hop;
+
+	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
+	e->routes_changed_ms = l7mp_loop_now(e->loop);
+	(void)off_links_dump(e);
+	/* Known addresses are asked for again when their hops are looked up. */
+	HASH_ITER (hh, e->neighs, n, next) {
+		n->valid = false;
+		n->looked_ms = 0;
+		DL_FOREACH2(n->hops, hop, nnext)
+		off_hop_dirty(e, hop);
+	}
+	off_hops_dirty_all(e);
+	off_attach_update_all(e);
+	off_retry_soon(e);
+}
+
+static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+{
+	const struct ifaddrmsg *ifa = mnl_nlmsg_get_payload(nlh);
+	uint8_t family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
+	const struct nlattr *a, *addr = NULL;
+
+	off_hops_dirty_all(e);
+	if (nlh->nlmsg_type != RTM_DELADDR)
+		return;
+	mnl_attr_for_each(a, nlh, sizeof(*ifa))
+	{
+		/* With a peer's address IFA_LOCAL is ours; IPv6 has it only then. */
+		if (mnl_attr_get_type(a) == IFA_LOCAL ||
+		    (mnl_attr_get_type(a) == IFA_ADDRESS && !addr))
+			addr = a;
+	}
+	if (addr && mnl_attr_get_payload_len(addr) == (family == L7MP_FAMILY_V4 ? 4 : 16))
+		off_hops_address_gone(e, family, mnl_attr_get_payload(addr),
+		                      mnl_attr_get_payload_len(addr));
+}
+
+static int on_event(const struct nlmsghdr *nlh, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+
+	if (nlh->nlmsg_type != RTM_NEWNEIGH && nlh->nlmsg_type != RTM_DELNEIGH)
+		e->routes_changed_ms = l7mp_loop_now(e->loop);
+	switch (nlh->nlmsg_type) {
+	case RTM_NEWLINK:
+	case RTM_DELLINK:
+		off_links_event(e, nlh);
+		break;
+	case RTM_NEWNEIGH:
+	case RTM_DELNEIGH:
+		off_neigh_event(e, nlh);
+		break;
+	case RTM_NEWROUTE:
+	case RTM_DELROUTE:
+		off_routes_event(e, nlh);
+		break;
+	case RTM_NEWADDR:
+	case RTM_DELADDR:
+		address_event(e, nlh);
+		break;
+	default: /* rules, next hops: rare, and may mean anything */
+		off_hops_dirty_all(e);
+		break;
+	}
+	return MNL_CB_OK;
+}
+
+static void on_readable(uv_poll_t *poll, int status, int events)
+{
+	struct l7mp_offload_engine *e = poll->data;
+	char buf[32 << 10] __attribute__((aligned(8)));
+
+	(void)events;
+	if (status < 0)
+		return;
+	for (int i = 0; i < BATCH; i++) {
+		ssize_t n = mnl_socket_recvfrom(e->watch.socket, buf, sizeof(buf));
+
+		if (n < 0 && errno == ENOBUFS) {
+			resync(e);
+			continue;
+		}
+		if (n <= 0)
+			return;
+		(void)mnl_cb_run(buf, (size_t)n, 0, 0, on_event, e);
+		if (!e->poll) /* the engine was stopped by what happened */
+			return;
+	}
+}
+
+static const int groups[] = {
+        RTNLGRP_LINK,       RTNLGRP_NEIGH,       RTNLGRP_IPV4_ROUTE,
+        RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
+        RTNLGRP_IPV4_RULE,  RTNLGRP_IPV6_RULE,   RTNLGRP_NEXTHOP,
+};
+
+static int subscribe(struct off_nl *nl)
+{
+	int size = 8 << 20, fd = mnl_socket_get_fd(nl->socket);
+
+	/* A storm of events overflows a small buffer; the privileged form ignores the limit. */
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(groups); i++)
+		if (mnl_socket_setsockopt(nl->socket, NETLINK_ADD_MEMBERSHIP, (void *)&groups[i],
+		                          sizeof(groups[i])) < 0 &&
+		    groups[i] != RTNLGRP_NEXTHOP)
+			return -errno;
+	return 0;
+}
+
+int off_monitor_start(struct l7mp_offload_engine *e)
+{
+	int rc = off_nl_open(&e->watch, NETLINK_ROUTE);
+
+	if (!rc)
+		rc = subscribe(&e->watch);
+	if (rc)
+		return rc;
+	e->poll = calloc(1, sizeof(*e->poll));
+	if (!e->poll)
+		return -ENOMEM;
+	rc = uv_poll_init(l7mp_loop_uv(e->loop), e->poll, mnl_socket_get_fd(e->watch.socket));
+	if (rc) {
+		free(e->poll);
+		e->poll = NULL;
+		return rc;
+	}
+	e->poll->data = e;
+	return uv_poll_start(e->poll, UV_READABLE, on_readable);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+	free(handle);
+}
+
+void off_monitor_stop(struct l7mp_offload_engine *e)
+{
+	if (e->poll) {
+		uv_poll_stop(e->poll);
+		uv_close((uv_handle_t *)e->poll, on_closed);
+	}
+	e->poll = NULL;
+	off_nl_close(&e->watch);
+}
+
+void off_retry_after(struct l7mp_offload_engine *e, unsigned ms)
+{
+	if (!l7mp_timer_armed(&e->retry))
+		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* it has a place of its own */
+}
+
+void off_retry_soon(struct l7mp_offload_engine *e)
+{
+	off_retry_after(e, RETRY_MS);
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Link addresses of next hops. Packets in the fast path don't touch the kernel's
+ * neighbour entries, so the kernel is asked to confirm those that flows use (NTF_USE),
+ * as it would for packets of its own.
+ */
+#include <linux/neighbour.h>
+#include <linux/rtnetlink.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "offload/offload_int.h"
+
+#define ASK_AGAIN_MS  1000
+#define LOOK_AGAIN_MS 50 /* what comes in between comes as an event */
+
+#define VALID (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY)
+
+static size_t addr_len(uint8_t family)
+{
+	return family == L7MP_FAMILY_V4 ? 4 : 16;
+}
+
+struct state {
+	bool seen;
+	struct off_neigh_key key;
+	uint16_t nud;
+	bool has_mac;
+	uint8_t mac[6];
+};
+
+static bool parse(const struct nlmsghdr *nlh, struct state *out)
+{
+	const struct ndmsg *ndm = mnl_nlmsg_get_payload(nlh);
+	const struct nlattr *a;
+
+	memset(out, 0, sizeof(*out));
+	if (ndm->ndm_family != AF_INET && ndm->ndm_family != AF_INET6)
+		return false;
+	out->key.family = ndm->ndm_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
+	out->key.ifindex = (uint32_t)ndm->ndm_ifindex;
+	out->nud = ndm->ndm_state;
+	mnl_attr_for_each(a, nlh, sizeof(*ndm))
+	{
+		size_t len = mnl_attr_get_payload_len(a);
+
+		if (mnl_attr_get_type(a) == NDA_DST && len == addr_len(out->key.family)) {
+			memcpy(out->key.addr, mnl_attr_get_payload(a), len);
+			out->seen = true;
+		} else if (mnl_attr_get_type(a) == NDA_LLADDR && len == sizeof(out->mac)) {
+			memcpy(out->mac, mnl_attr_get_payload(a), len);
+			out->has_mac = true;
+		}
+	}
+	return out->seen;
+}
+
+static int on_answer(const struct nlmsghdr *nlh, void *arg)
+{
+	if (nlh->nlmsg_type != RTM_NEWNEIGH)
+		return MNL_CB_OK;
+	(void)parse(nlh, arg);
+	return MNL_CB_STOP;
+}
+
+static struct ndmsg *message(char *buf, const struct off_neigh_key *key, uint16_t type,
+                             uint16_t flags, struct nlmsghdr **nlh)
+{
+	struct ndmsg *ndm;
+
+	*nlh = mnl_nlmsg_put_header(buf);
+	(*nlh)->nlmsg_type = type;
+	(*nlh)->nlmsg_flags = NLM_F_REQUEST | flags;
+	ndm = mnl_nlmsg_put_extra_header(*nlh, sizeof(*ndm));
+	ndm->ndm_family = key->family == L7MP_FAMILY_V4 ? AF_INET : AF_INET6;
+	ndm->ndm_ifindex = (int)key->ifindex;
+	mnl_attr_put(*nlh, NDA_DST, addr_len(key->family), key->addr);
+	return ndm;
+}
+
+/* Makes the kernel resolve or confirm the entry; its answer comes as an event. */
+static void use(struct l7mp_offload_engine *e, struct off_neigh *n)
+{
+	char buf[256] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh;
+	struct ndmsg *ndm;
+	uint64_t now = l7mp_loop_now(e->loop);
+	const struct off_link *l = off_link_find(e, n->key.ifindex);
+
+	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS)
+		return;
+	/* In vain, and when it comes up again it would have to wait. */
+	if (!l || !off_link_carries(l))
+		return;
+	n->asked_ms = now | 1;
+	ndm = message(buf, &n->key, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &nlh);
+	ndm->ndm_flags = NTF_USE;
+	(void)off_nl_ask(&e->nl, nlh, NULL, NULL);
+}
+
+static void take(struct off_neigh *n, const struct state *s)
+{
+	n->valid = s->seen && s->nud & VALID && s->has_mac;
+	if (n->valid)
+		memcpy(n->mac, s->mac, sizeof(n->mac));
+}
+
+static void look(struct l7mp_offload_engine *e, struct off_neigh *n)
+{
+	char buf[256] __attribute__((aligned(8)));
+	struct state s = {.seen = false};
+	struct nlmsghdr *nlh;
+
+	n->looked_ms = l7mp_loop_now(e->loop);
+	(void)message(buf, &n->key, RTM_GETNEIGH, 0, &nlh);
+	if (off_nl_ask(&e->nl, nlh, on_answer, &s))
+		s.seen = false;
+	take(n, &s);
+	if (!n->valid || s.nud & NUD_STALE)
+		use(e, n);
+}
+
+static struct off_neigh *find(struct l7mp_offload_engine *e, const struct off_neigh_key *key)
+{
+	struct off_neigh *n = NULL;
+
+	HASH_FIND(hh, e->neighs, key, sizeof(*key), n);
+	return n;
+}
+
+static struct off_neigh *get(struct l7mp_offload_engine *e, const struct off_neigh_key *key)
+{
+	struct off_neigh *n = find(e, key);
+
+	if (n) {
+		/* Not known yet, and whoever needed it may have waited long; thousands may need it now. */
+		if (!n->valid && l7mp_loop_now(e->loop) - n->looked_ms >= LOOK_AGAIN_MS)
+			look(e, n);
+		return n;
+	}
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return NULL;
+	n->key = *key;
+	HASH_ADD(hh, e->neighs, key, sizeof(n->key), n);
+	if (!n->hh.tbl) {
+		free(n);
+		return NULL;
+	}
+	look(e, n);
+	return n;
+}
+
+/* Point-to-point devices and those without ARP need no neighbour. */
+static bool needs_neighbour(const struct off_link *l)
+{
+	return !off_link_l3(l) && !(l->flags & (IFF_NOARP | IFF_LOOPBACK));
+}
+
+void off_neigh_bind(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	const struct off_link *l = off_link_find(e, hop->ifindex);
+	struct off_neigh_key key = {.ifindex = hop->ifindex};
+
+	if (!l) {
+		hop->reason = L7MP_REASON_NO_ROUTE;
+		return;
+	}
+	if (!needs_neighbour(l))
+		return;
+	key.family = hop->gateway_family ? hop->gateway_family : hop->key.family;
+	memcpy(key.addr, hop->gateway_family ? hop->gateway : hop->key.dst, addr_len(key.family));
+	hop->neigh = get(e, &key);
+	if (hop->neigh)
+		DL_APPEND2(hop->neigh->hops, hop, nprev, nnext);
+	if (!hop->neigh || !hop->neigh->valid)
+		hop->reason = L7MP_REASON_NO_NEIGHBOUR;
+}
+
+void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop)
+{
+	struct off_neigh *n = hop->neigh;
+
+	if (!n)
+		return;
+	hop->neigh = NULL;
+	DL_DELETE2(n->hops, hop, nprev, nnext);
+	if (n->hops)
+		return;
+	HASH_DELETE(hh, e->neighs, n);
+	free(n);
+}
+
+void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+{
+	struct off_neigh *n;
+	struct off_hop *hop;
+	struct state s;
+	uint8_t old[6];
+	bool was;
+
+	if (!parse(nlh, &s))
+		return;
+	n = find(e, &s.key);
+	if (!n)
+		return;
+	was = n->valid;
+	memcpy(old, n->mac, sizeof(old));
+	if (nlh->nlmsg_type == RTM_DELNEIGH)
+		n->valid = false;
+	else
+		take(n, &s);
+	/* Gone or unconfirmed, and flows need it: the kernel asks the wire again. */
+	if (!n->valid || s.nud & NUD_STALE)
+		off_neigh_confirm(e, n);
+	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
+		return;
+	DL_FOREACH2(n->hops, hop, nnext)
+	off_hop_neigh_changed(e, hop);
+}
+
+void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n)
+{
+	const struct off_hop *hop;
+
+	DL_FOREACH2(n->hops, hop, nnext)
+	{
+		if (hop->n_uses) {
+			use(e, n);
+			return;
+		}
+	}
+}

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading counters: all of them once a second, in batches of the kernel. The kernel's copying is
+ * most of the work (300 ns an entry, one lock a bucket), so a worker thread waits for it and adds
+ * up the CPUs; the loop only puts the sums where they belong, a slice a turn.
+ *
+ * A slice is a little old when the loop gets it. A flow may have come since (`born` tells) or been read
+ * since (counters only rise: what is lower is older).
+ */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+#define EVERY_MS   1000
+#define GAP_MS     5    /* between slices: I/O comes first */
+#define SLICE      4096 /* entries a slice: about 1.5 ms of the worker's, 0.2 ms of the loop's time */
+#define FAILED_MAX 20   /* slices in a row, then the sweep ends */
+#define BLOCK      32
+
+struct sum {
+	uint64_t hash; /* of the key */
+	uint64_t packets, bytes, last_seen_ns;
+};
+
+/* Owned by the engine while it is idle, by the worker while it is away, then by its callback. */
+struct off_read {
+	uv_work_t work;
+	struct l7mp_offload_engine *e; /* NULL: it was stopped meanwhile */
+	bool away;
+	int fd; /* our own: the engine's may be closed and another one by now */
+	int n_cpus;
+	uint32_t room; /* of the arrays */
+	struct l7mp_flow_key *keys;
+	struct l7mp_flow_counter *values;
+	struct sum *sums;
+
+	/* the question */
+	bool first;
+	uint32_t token;
+	uint64_t serial;
+	/* the answer; token, too */
+	uint32_t n;
+	int rc; /* 0: there is more; -ENOENT: that was the last slice */
+	uint64_t took_ns;
+};
+
+void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop)
+{
+	s->clock_ms = (int64_t)l7mp_loop_now(loop) - (int64_t)(off_mono_ns() / 1000000);
+}
+
+static void add_up(const struct l7mp_flow_counter *per_cpu, int n_cpus, struct sum *out)
+{
+	out->packets = out->bytes = out->last_seen_ns = 0;
+	for (int i = 0; i < n_cpus; i++) {
+		out->packets += per_cpu[i].packets;
+		out->bytes += per_cpu[i].bytes;
+		if (per_cpu[i].last_seen > out->last_seen_ns)
+			out->last_seen_ns = per_cpu[i].last_seen;
+	}
+}
+
+/* Into loop time. The coarse clock may be a little ahead of the loop's. */
+static void put(const struct l7mp_offload_engine *e, uint64_t now, const struct sum *sum,
+                struct l7mp_flow_counters *out)
+{
+	int64_t ms = (int64_t)(sum->last_seen_ns / 1000000) + e->sweep.clock_ms;
+
+	out->packets = sum->packets;
+	out->bytes = sum->bytes;
+	if (!sum->last_seen_ns || ms <= 0)
+		out->last_seen_ms = 0;
+	else
+		out->last_seen_ms = (uint64_t)ms < now ? (uint64_t)ms : now;
+}
+
+static void put_one(struct l7mp_offload_engine *e, struct l7mp_flow_counters *out)
+{
+	struct sum sum;
+
+	off_sweep_clock(&e->sweep, e->loop);
+	add_up(e->one, e->n_cpus, &sum);
+	put(e, l7mp_loop_now(e->loop), &sum, out);
+}
+
+bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out)
+{
+	if (bpf_map_lookup_elem(e->maps.counters, key, e->one))
+		return false;
+	put_one(e, out);
+	return true;
+}
+
+void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out)
+{
+	if (!bpf_map_lookup_and_delete_elem(e->maps.counters, key, e->one)) {
+		put_one(e, out);
+	} else if (errno != ENOENT) {
+		(void)off_counter_read(e, key, out);
+		(void)bpf_map_delete_elem(e->maps.counters, key);
+	}
+}
+
+/* ---- the worker's part ---- */
+
+static int make_room(struct off_read *r, uint32_t room)
+{
+	free(r->keys);
+	free(r->values);
+	free(r->sums);
+	r->keys = calloc(room, sizeof(*r->keys));
+	r->values = calloc((size_t)room * (size_t)r->n_cpus, sizeof(*r->values));
+	r->sums = calloc(room, sizeof(*r->sums));
+	r->room = r->keys && r->values && r->sums ? room : 0;
+	return r->room ? 0 : -ENOMEM;
+}
+
+/*
+ * One batch. However it ends, n entries are right and the token is the next bucket. A bucket is
+ * taken whole or not at all: -ENOSPC when not even the first one fits.
+ */
+static void read_slice(uv_work_t *work)
+{
+	struct off_read *r = work->data;
+	const struct sched_param prio = {0};
+	uint64_t start = off_mono_ns();
+
+	/*
+	 * Threads of this kind don't push others off their processor when they are woken: else
+	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life. Not under a
+	 * real-time policy: there the loop, waiting for this thread, would never let it run.
+	 */
+	if (sched_getscheduler(0) == SCHED_OTHER)
+		(void)sched_setscheduler(0, SCHED_BATCH, &prio);
+	do {
+		r->n = r->room;
+		r->rc = 0;
+		if (bpf_map_lookup_batch(r->fd, r->first ? NULL : &r->token, &r->token, r->keys,
+		                         r->values, &r->n, NULL))
+			r->rc = -errno;
+		if (r->rc == -EFAULT || r->rc == -EINVAL || r->rc == -EPERM)
+			r->n = 0; /* it never came to write it */
+		else if (r->rc != -ENOMEM)
+			r->first = false;
+	} while (r->rc == -ENOSPC && !make_room(r, 2 * r->room));
+	for (uint32_t i = 0; i < r->n; i++) {
+		r->sums[i].hash = l7mp_hash(&r->keys[i], sizeof(r->keys[i]));
+		add_up(&r->values[(size_t)i * (size_t)r->n_cpus], r->n_cpus, &r->sums[i]);
+	}
+	r->took_ns = off_mono_ns() - start;
+}
+
+static void read_free(struct off_read *r)
+{
+	if (!r)
+		return;
+	if (r->fd >= 0)
+		close(r->fd);
+	free(r->keys);
+	free(r->values);
+	free(r->sums);
+	free(r);
+}
+
+/* ---- the loop's part ---- */
+
+static void take_one(struct l7mp_offload_engine *e, uint64_t now, const struct off_read *r,
+                     uint32_t i)
+{
+	const struct sum *sum = &r->sums[i];
+	struct off_side *side = off_sides_find_hashed(&e->sides, &r->keys[i], sum->hash);
+
+	if (!side || (side->now.packets == sum->packets && side->now.bytes == sum->bytes))
+		return;
+	if (sum->packets < side->now.packets || sum->bytes < side->now.bytes ||
+	    side->born >= r->serial)
+		return;
+	put(e, now, sum, &side->now);
+}
+
+/*
+ * The table is larger than the caches: what a block of keys will need is asked for
+ * ahead, first the slots, then the sides.
+ */
+static void take(struct l7mp_offload_engine *e, const struct off_read *r)
+{
+	const struct off_sides *t = &e->sides;
+	uint64_t now = l7mp_loop_now(e->loop);
+
+	off_sweep_clock(&e->sweep, e->loop);
+	for (uint32_t i = 0; i < r->n + 2 * BLOCK && t->slots; i++) {
+		if (i < r->n)
+			__builtin_prefetch(&t->slots[r->sums[i].hash & t->mask]);
+		if (i >= BLOCK && i - BLOCK < r->n) {
+			const struct off_side *side =
+			        t->slots[r->sums[i - BLOCK].hash & t->mask].side;
+
+			if (side) { /* mostly the right one */
+				__builtin_prefetch(side);
+				__builtin_prefetch(&side->now);
+			}
+		}
+		if (i >= 2 * BLOCK)
+			take_one(e, now, r, i - 2 * BLOCK);
+	}
+	e->sweep.entries += r->n;
+}
+
+static void done(struct l7mp_offload_engine *e)
+{
+	struct off_sweep *s = &e->sweep;
+	uint64_t now = l7mp_loop_now(e->loop), next = s->begun_ms + EVERY_MS;
+
+	s->last_spent_ns = s->spent_ns;
+	s->last_read_ns = s->read_ns;
+	s->last_entries = s->entries;
+	s->running = false;
+	off_hops_expire(e);
+	(void)l7mp_timer_start(e->loop, &s->timer, next > now ? next - now : 1);
+}
+
+/* Is the sweep over? What the kernel could not do just now (a lock, memory) is tried again. */
+static bool last(struct off_sweep *s, int rc)
+{
+	if (rc == -ENOENT)
+		return true;
+	s->failed = rc ? s->failed + 1 : 0;
+	if (s->failed < FAILED_MAX)
+		return false;
+	l7mp_log_warn(OFF_MODULE, "can't read the counters of the flows: %s", strerror(-rc));
+	return true;
+}
+
+static void on_read(uv_work_t *work, int status)
+{
+	struct off_read *r = work->data;
+	struct l7mp_offload_engine *e = r->e;
+	struct off_sweep *s;
+	uint64_t start = off_mono_ns();
+
+	r->away = false;
+	if (!e) {
+		read_free(r);
+		return;
+	}
+	s = &e->sweep;
+	if (status)
+		r->n = 0;
+	take(e, r);
+	s->token = r->token;
+	s->read_ns += r->took_ns;
+	s->spent_ns += off_mono_ns() - start;
+	if (last(s, status ? status : r->rc))
+		done(e);
+	else
+		(void)l7mp_timer_start(e->loop, &s->timer, GAP_MS);
+}
+
+static void slice(struct l7mp_timer *t, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+	struct off_sweep *s = &e->sweep;
+	struct off_read *r = s->read;
+	uint64_t start = off_mono_ns();
+
+	(void)t;
+	if (!s->running) {
+		s->begun_ms = l7mp_loop_now(e->loop);
+		s->spent_ns = s->read_ns = s->entries = 0;
+		s->failed = 0;
+		s->running = true;
+		r->first = true;
+	}
+	if (!e->n_flows || (!r->room && make_room(r, s->room))) {
+		done(e);
+		return;
+	}
+	r->token = s->token;
+	r->serial = ++s->serial;
+	r->away = true;
+	if (uv_queue_work(l7mp_loop_uv(e->loop), &r->work, read_slice, on_read)) {
+		read_slice(&r->work);
+		on_read(&r->work, 0);
+		return;
+	}
+	s->spent_ns += off_mono_ns() - start;
+}
+
+static struct off_read *read_new(struct l7mp_offload_engine *e)
+{
+	struct off_read *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->work.data = r;
+	r->e = e;
+	r->n_cpus = e->n_cpus;
+	r->fd = fcntl(e->maps.counters, F_DUPFD_CLOEXEC, 3);
+	if (r->fd < 0) {
+		read_free(r);
+		return NULL;
+	}
+	return r;
+}
+
+int off_sweep_start(struct l7mp_offload_engine *e)
+{
+	struct off_sweep *s = &e->sweep;
+	size_t cpus = (size_t)e->n_cpus;
+
+	memset(s, 0, sizeof(*s));
+	l7mp_timer_init(&s->timer, slice, e);
+	s->room = SLICE;
+	e->zeros = calloc(cpus, sizeof(*e->zeros));
+	e->one = calloc(cpus, sizeof(*e->one));
+	s->read = read_new(e);
+	if (!e->zeros || !e->one || !s->read || l7mp_timer_reserve(e->loop, &s->timer)) {
+		off_sweep_stop(e);
+		return -ENOMEM;
+	}
+	return l7mp_timer_start(e->loop, &s->timer, EVERY_MS);
+}
+
+void off_sweep_stop(struct l7mp_offload_engine *e)
+{
+	struct off_sweep *s = &e->sweep;
+
+	l7mp_timer_give_back(e->loop, &s->timer);
+	if (s->read && s->read->away) {
+		s->read->e = NULL;
+		(void)uv_cancel((uv_req_t *)&s->read->work); /* or it ends by itself */
+	} else {
+		read_free(s->read);
+	}
+	s->read = NULL;
+	free(e->zeros);
+	free(e->one);
+	e->zeros = e->one = NULL;
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT */
+/* Flows: pairs of entries in the maps, added and removed all or nothing. */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l7mp/log.h"
+#include "offload/offload_int.h"
+
+#define FULL_RETRY_MS 200
+
+/* ---- the maps ---- */
+
+static int reason_of(struct l7mp_offload_engine *e, int err)
+{
+	uint32_t left_out;
+
+	if (err == -ENOMEM && !e->was_short) {
+		/* The kernel fills its stock of elements in the background. */
+		e->was_short = true;
+		off_retry_after(e, FULL_RETRY_MS);
+	}
+	if (err == -E2BIG) {
+		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
+		e->was_full = true;
+		return L7MP_REASON_TABLE_FULL;
+	}
+	if (l7mp_log_allowed(&e->log_limit, l7mp_loop_now(e->loop), 10000, 3, &left_out))
+		l7mp_log_error(OFF_MODULE, "the kernel refused a flow: %s (%u more before this)",
+		               strerror(-err), left_out);
+	return L7MP_REASON_KERNEL;
+}
+
+static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
+{
+	for (int i = 0; i < flow->n_sides && !flow->out; i++)
+		(void)bpf_map_delete_elem(e->maps.flows, &flow->side[i].key);
+	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *side = &flow->side[i];
+
+		if (count)
+			off_counter_take(e, &side->key, &side->now);
+		else
+			(void)bpf_map_delete_elem(e->maps.counters, &side->key);
+	}
+}
+
+static int put(int map, const void *key, const void *value)
+{
+	/* ENOMEM: the stock of this processor is empty and being filled while we ask again. */
+	for (int i = 0; i < 3; i++) {
+		if (!bpf_map_update_elem(map, key, value, BPF_ANY))
+			return 0;
+		if (errno != ENOMEM)
+			break;
+	}
+	return -errno;
+}
+
+/* Counters, then the reverse flow, then the forward flow; undone on any failure. */
+static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	int rc = 0;
+
+	for (int i = 0; !rc && i < flow->n_sides; i++)
+		rc = put(e->maps.counters, &flow->side[i].key, e->zeros);
+	for (int i = flow->n_sides - 1; !rc && i >= 0; i--)
+		rc = put(e->maps.flows, &flow->side[i].key, &flow->side[i].action);
+	if (!rc)
+		return 0;
+	uninstall(e, flow, false);
+	return reason_of(e, rc);
+}
+
+/* ---- planning ---- */
+
+/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
+enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                               struct off_exit exits[2])
+{
+	struct off_link *in[2] = {NULL, NULL};
+	enum l7mp_reason reason;
+
+	for (int i = 0; i < flow->n_sides; i++) {
+		reason = off_ingress_find(e, flow->hop[i], &in[i]);
+		if (reason)
+			return reason;
+	}
+	memset(exits, 0, 2 * sizeof(*exits));
+	for (int i = 0; i < flow->n_sides; i++) {
+		const struct off_hop *to =
+		        flow->verb == L7MP_VERB_REFLECT ? flow->hop[0] : flow->hop[!i];
+		const struct off_link *from = off_link_find(e, flow->hop[i]->ifindex);
+
+		reason = flow->verb == L7MP_VERB_COUNT ? L7MP_REASON_NONE
+		                                       : off_exit_find(e, in[i], to, &exits[i]);
+		if (reason)
+			return reason;
+		/* `from` may be a VLAN device with an address of its own; `in` is what is below it. */
+		if (from)
+			memcpy(exits[i].in_mac, from->mac, sizeof(exits[i].in_mac));
+	}
+	return L7MP_REASON_NONE;
+}
+
+static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
+                      const struct l7mp_flow_end *b)
+{
+	struct off_side *s = flow->side;
+
+	off_key_set(&s[0].key, a->l4, &a->remote, &a->local);
+	flow->n_sides = 1;
+	if (b->kind == L7MP_FLOW_DROP) {
+		flow->verb = L7MP_VERB_COUNT;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_COUNT, NULL, NULL);
+	} else if (b->kind == L7MP_FLOW_REFLECT) {
+		flow->verb = L7MP_VERB_REFLECT;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_REFLECT, &a->local, &a->remote);
+	} else {
+		flow->verb = L7MP_VERB_FORWARD;
+		flow->n_sides = 2;
+		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
+		off_key_set(&s[1].key, b->l4, &b->remote, &b->local);
+		off_action_set(&s[1].action, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
+	}
+	for (int i = 0; i < flow->n_sides; i++) {
+		s[i].flow = flow;
+		s[i].action.cookie = flow->cookie;
+		s[i].action.session = flow->session;
+	}
+}
+
+static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	const struct l7mp_flow_end *ends[2] = {a, b};
+
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_hop *hop = off_hop_get(e, &ends[i]->local, &ends[i]->remote);
+
+		if (!hop)
+			return L7MP_REASON_KERNEL;
+		flow->hop[i] = hop;
+		flow->use[i].flow = flow;
+		off_hop_use(hop, &flow->use[i]);
+	}
+	return L7MP_REASON_NONE;
+}
+
+/* ---- the table of our own ---- */
+
+static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++)
+		if (off_sides_find(&e->sides, &flow->side[i].key))
+			return true;
+	return flow->n_sides == 2 &&
+	       !memcmp(&flow->side[0].key, &flow->side[1].key, sizeof(flow->side[0].key));
+}
+
+static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++)
+		off_sides_delete(&e->sides, &flow->side[i]);
+}
+
+static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+
+		s->born = e->sweep.serial;
+		if (off_sides_add(&e->sides, s)) {
+			table_delete(e, flow);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < 2; i++)
+		if (flow->hop[i])
+			off_hop_unuse(e, flow->hop[i], &flow->use[i]);
+	free(flow);
+}
+
+static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                              const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	struct off_exit exits[2];
+	enum l7mp_reason reason;
+
+	set_sides(flow, a, b);
+	if (in_table(e, flow))
+		return L7MP_REASON_CONFLICT;
+	reason = find_hops(e, flow, a, b);
+	if (!reason)
+		reason = off_flow_plan(e, flow, exits);
+	if (reason)
+		return reason;
+	for (int i = 0; i < flow->n_sides; i++)
+		off_action_exit(&flow->side[i].action, &exits[i]);
+	if (table_add(e, flow))
+		return L7MP_REASON_KERNEL;
+	off_handover_prepare(e, flow);
+	reason = (enum l7mp_reason)install(e, flow);
+	if (reason) {
+		off_handover_release(e, flow);
+		table_delete(e, flow);
+		return reason;
+	}
+	off_handover_add(e, flow);
+	return L7MP_REASON_NONE;
+}
+
+/* ---- operations ---- */
+
+static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
+                  const struct l7mp_flow_owner *owner, struct l7mp_flow **out)
+{
+	struct l7mp_offload_engine *e = ctx;
+	enum l7mp_reason reason;
+	struct l7mp_flow *flow;
+
+	*out = NULL;
+	if (e->state == OFF_UNAVAILABLE)
+		return L7MP_REASON_KERNEL;
+	if (e->state == OFF_STARTING)
+		return L7MP_REASON_PENDING; /* all are asked again when it has started */
+	if (e->state == OFF_DISABLED)
+		return e->set.start == L7MP_OFFLOAD_DISABLE ? L7MP_REASON_DISABLED
+		                                            : L7MP_REASON_INTERFACE;
+	reason = off_pair_check(a, b);
+	if (reason)
+		return (int)reason;
+	flow = calloc(1, sizeof(*flow));
+	if (!flow)
+		return L7MP_REASON_KERNEL;
+	flow->cookie = owner->cookie;
+	flow->session = off_record_id(owner);
+	reason = build(e, flow, a, b);
+	if (reason) {
+		flow_free(e, flow);
+		return (int)reason;
+	}
+	off_record_put(e, flow, owner);
+	DL_APPEND(e->flows, flow);
+	e->n_flows++;
+	e->n_added++;
+	*out = flow;
+	return 0;
+}
+
+static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
+{
+	memset(out, 0, 2 * sizeof(*out));
+	out[L7MP_INGRESS] = flow->side[0].now;
+	/* What came in has gone back. */
+	if (flow->verb == L7MP_VERB_REFLECT)
+		out[L7MP_EGRESS] = flow->side[0].now;
+	else if (flow->n_sides == 2)
+		out[L7MP_EGRESS] = flow->side[1].now;
+}
+
+void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       struct l7mp_flow_counters final[2])
+{
+	uninstall(e, flow, true);
+	off_flow_left(e, flow);
+	counters_of(flow, final);
+	off_handover_release(e, flow);
+	off_record_delete(e, flow);
+	table_delete(e, flow);
+	DL_DELETE(e->flows, flow);
+	e->n_flows--;
+	flow_free(e, flow);
+	/* There is room again for those that were refused. */
+	if (e->was_full && e->state == OFF_ACTIVE) {
+		e->was_full = false;
+		off_retry_after(e, FULL_RETRY_MS);
+	}
+}
+
+static void op_remove(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2])
+{
+	struct l7mp_offload_engine *e = ctx;
+	struct l7mp_flow *f = *flow;
+
+	if (!f)
+		return;
+	*flow = NULL;
+	e->n_removed++;
+	off_flow_take_out(e, f, final);
+}
+
+static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_flow_counters now[2])
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	for (int i = 0; fresh && i < flow->n_sides; i++)
+		(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
+	counters_of(flow, now);
+}
+
+static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
+                     const char **hook, const char **interface)
+{
+	struct l7mp_offload_engine *e = ctx;
+	const struct off_hop *hop = flow->hop[flow->n_sides == 2 && dir == L7MP_EGRESS];
+	struct off_link *in;
+
+	if (off_ingress_find(e, hop, &in))
+		return;
+	*hook = off_hook_name(in->hook);
+	*interface = in->name;
+}
+
+static void op_subscribe(void *ctx, const struct l7mp_offload_events *events, void *arg)
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	e->events = events;
+	e->events_arg = arg;
+}
+
+const struct l7mp_offload off_ops = {
+        .subscribe = op_subscribe,
+        .add = op_add,
+        .remove = op_remove,
+        .read = op_read,
+        .where = op_where,
+};

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How a flow begins without overtaking what user space still holds of it (struct l7mp_handover in
+ * abi.h): while a direction's two numbers differ, the programs pass its packets up. Here they are
+ * made equal, at a moment when the owner's sockets are empty and no packet came since that was noted.
+ *
+ * A packet that a program has counted is not in the socket at once: it crosses the stack, perhaps on
+ * another processor, perhaps in a batch. So we wait until none came for a while. A stream that never pauses
+ * as long gets less time, and in the end none: then the flow begins all the same, and the owner
+ * counts what still came out of its sockets.
+ */
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "offload/offload_int.h"
+
+#define TICK_MS     1
+#define SETTLE_US   900   /* a batch of packets crosses the stack in less */
+#define HURRY_US    5000  /* after that long, a pause of BRIEF_US must do */
+#define BRIEF_US    30    /* longer than a packet needs; waited for actively */
+#define BRIEF_TRIES 4     /* a tick */
+#define BRIEF_FLOWS 8     /* a tick, at most: the loop has other things to do */
+#define TICK_FLOWS  256   /* a tick */
+#define TICK_US     4000  /* ... and no longer: their sockets may hold much */
+#define FORCE_US    50000 /* then it begins in any case */
+#define MAP_BYTES   (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
+
+static uint64_t now_us(void)
+{
+	return off_mono_ns() / 1000;
+}
+
+/* ---- places in the map ---- */
+
+static volatile struct l7mp_handover *slot_of(struct l7mp_offload_engine *e,
+                                              const struct off_side *side)
+{
+	return &e->handover.slots[side->action.handover];
+}
+
+static bool has_slot(const struct off_side *side)
+{
+	return side->action.flags & L7MP_FLOW_HANDOVER;
+}
+
+/*
+ * First in, first out: a program that still reads an action that has just been replaced finds its place
+ * unused for a while, with equal numbers.
+ */
+static void slot_take(struct off_handover *h, struct off_side *side)
+{
+	if (!h->slots || !h->n_free)
+		return;
+	side->action.handover = h->free[h->first];
+	side->action.flags |= L7MP_FLOW_HANDOVER;
+	h->first = (h->first + 1) % L7MP_HANDOVER_SLOTS;
+	h->n_free--;
+	h->slots[side->action.handover].passed = 1;
+	__atomic_store_n(&h->slots[side->action.handover].relayed, 0, __ATOMIC_RELEASE);
+	side->noted = 1;
+}
+
+static void slot_give(struct off_handover *h, struct off_side *side)
+{
+	uint32_t slot = side->action.handover;
+
+	if (!has_slot(side))
+		return;
+	__atomic_store_n(&h->slots[slot].relayed, h->slots[slot].passed, __ATOMIC_RELEASE);
+	h->free[(h->first + h->n_free) % L7MP_HANDOVER_SLOTS] = (uint16_t)slot;
+	h->n_free++;
+	side->action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
+	side->action.handover = 0;
+}
+
+/* ---- one flow ---- */
+
+static bool settled(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	bool same = true;
+
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+		uint64_t passed;
+
+		if (!has_slot(s))
+			continue;
+		passed = __atomic_load_n(&slot_of(e, s)->passed, __ATOMIC_ACQUIRE);
+		same = same && passed == s->noted;
+		s->noted = passed;
+	}
+	return same;
+}
+
+/* What was noted has settled. Relays what the sockets hold; then the programs may go on, unless more came. */
+static bool hand_over(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	bool all = true;
+
+	e->handover.at = flow;
+	if (e->events && e->events->ready && !e->events->ready(e->events_arg, flow->cookie))
+		return false;
+	if (!e->handover.at) /* it was removed in there */
+		return false;
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+
+		if (!has_slot(s))
+			continue;
+		__atomic_store_n(&slot_of(e, s)->relayed, s->noted, __ATOMIC_SEQ_CST);
+		all = all && __atomic_load_n(&slot_of(e, s)->passed, __ATOMIC_SEQ_CST) == s->noted;
+	}
+	return all;
+}
+
+/* The programs need not look any more. When the kernel can't be told now, they go on looking, to no effect. */
+static void forget_slots(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides; i++) {
+		struct off_side *s = &flow->side[i];
+		struct l7mp_flow_action plain = s->action;
+
+		if (!has_slot(s))
+			continue;
+		plain.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
+		plain.handover = 0;
+		/* However it began: from now on nothing waits. */
+		__atomic_store_n(&slot_of(e, s)->relayed, slot_of(e, s)->passed, __ATOMIC_SEQ_CST);
+		if (!bpf_map_update_elem(e->maps.flows, &s->key, &plain, BPF_EXIST))
+			slot_give(&e->handover, s);
+	}
+}
+
+static void begin(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool forced)
+{
+	e->handover.forced += forced;
+	forget_slots(e, flow);
+	off_handover_drop(e, flow);
+	if (e->events && e->events->begun)
+		e->events->begun(e->events_arg, flow->cookie, forced);
+}
+
+static void pause_us(uint64_t us)
+{
+	uint64_t end = now_us() + us;
+
+	while (now_us() < end)
+		;
+}
+
+static bool brief_pause(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < BRIEF_TRIES; i++) {
+		pause_us(BRIEF_US);
+		if (!settled(e, flow))
+			continue;
+		if (hand_over(e, flow))
+			return true;
+		if (!e->handover.at)
+			return false;
+	}
+	return false;
+}
+
+/* All places were taken when it came. */
+static bool unordered(const struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides && flow->verb != L7MP_VERB_COUNT; i++)
+		if (!has_slot(&flow->side[i]))
+			return true;
+	return false;
+}
+
+/* May remove this flow, and others. */
+static void step(struct l7mp_offload_engine *e, struct l7mp_flow *flow, unsigned *brief)
+{
+	uint64_t now = now_us();
+	bool same = settled(e, flow), orderly = false;
+
+	/*
+	 * A program that found the numbers different just before we made them equal may count its packet
+	 * just after. So they must still be equal a tick later; meanwhile the programs use the flow.
+	 */
+	if (flow->agreed && same) {
+		begin(e, flow, unordered(flow));
+		return;
+	}
+	flow->agreed = false;
+	e->handover.at = flow;
+	if (!same)
+		flow->settled_us = now;
+	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US) {
+		orderly = hand_over(e, flow);
+		/* Something was sent just now: it has left after a short while. */
+		if (!orderly && e->handover.at && (*brief)++ < BRIEF_FLOWS)
+			orderly = brief_pause(e, flow);
+	} else if (now - flow->added_us >= HURRY_US && (*brief)++ < BRIEF_FLOWS) {
+		orderly = brief_pause(e, flow);
+	}
+	if (!e->handover.at)
+		return;
+	if (orderly)
+		flow->agreed = true;
+	else if (now - flow->added_us >= FORCE_US)
+		begin(e, flow, true);
+}
+
+static void tick(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+	struct off_handover *h = &e->handover;
+	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
+	uint64_t start = now_us();
+
+	/* Each once; the list may change under us, so always from its head, and what stays goes to its end. */
+	while (n-- && h->flows && now_us() - start < TICK_US) {
+		struct l7mp_flow *flow = h->flows;
+
+		DL_DELETE2(h->flows, flow, hprev, hnext);
+		DL_APPEND2(h->flows, flow, hprev, hnext);
+		step(e, flow, &brief);
+	}
+	h->at = NULL;
+	if (h->flows && !l7mp_timer_armed(timer))
+		(void)l7mp_timer_start(e->loop, timer, TICK_MS);
+}
+
+/* ---- for the engine ---- */
+
+void off_handover_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_sides && flow->verb != L7MP_VERB_COUNT; i++)
+		slot_take(&e->handover, &flow->side[i]);
+}
+
+void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_handover *h = &e->handover;
+
+	flow->added_us = flow->settled_us = now_us();
+	flow->beginning = true;
+	flow->agreed = false;
+	DL_APPEND2(h->flows, flow, hprev, hnext);
+	h->n_flows++;
+	if (!l7mp_timer_armed(&h->timer))
+		(void)l7mp_timer_start(e->loop, &h->timer, TICK_MS);
+}
+
+void off_handover_drop(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_handover *h = &e->handover;
+
+	if (h->at == flow)
+		h->at = NULL;
+	if (!flow->beginning)
+		return;
+	flow->beginning = false;
+	DL_DELETE2(h->flows, flow, hprev, hnext);
+	h->n_flows--;
+}
+
+void off_handover_release(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	off_handover_drop(e, flow);
+	for (int i = 0; i < flow->n_sides; i++)
+		slot_give(&e->handover, &flow->side[i]);
+}
+
+int off_handover_start(struct l7mp_offload_engine *e)
+{
+	struct off_handover *h = &e->handover;
+	void *at = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, e->maps.handover, 0);
+
+	if (at == MAP_FAILED)
+		return -errno;
+	l7mp_timer_init(&h->timer, tick, e);
+	if (l7mp_timer_reserve(e->loop, &h->timer)) {
+		(void)munmap(at, MAP_BYTES);
+		return -ENOMEM;
+	}
+	h->slots = at;
+	h->first = 0;
+	h->n_free = L7MP_HANDOVER_SLOTS;
+	for (unsigned i = 0; i < L7MP_HANDOVER_SLOTS; i++)
+		h->free[i] = (uint16_t)i;
+	return 0;
+}
+
+void off_handover_stop(struct l7mp_offload_engine *e)
+{
+	struct off_handover *h = &e->handover;
+
+	if (!h->slots)
+		return;
+	l7mp_timer_give_back(e->loop, &h->timer);
+	(void)munmap((void *)h->slots, MAP_BYTES);
+	h->slots = NULL;
+	h->n_free = 0;
+}

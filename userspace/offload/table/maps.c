@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/* BPF objects: loading the programs, sharing the maps between them, pinning both. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "l7mp_tc.skel.h"
+#include "l7mp_xdp.skel.h"
+#include "offload/offload_int.h"
+
+#define PIN_XDP   "prog_xdp"
+#define PIN_TC    "prog_tc"
+#define PIN_TC_L3 "prog_tc_l3"
+
+struct named {
+	const char *name;
+	int *fd;
+};
+#define PINNED 11
+
+/* In the order in which they are opened: the ABI is looked at first. */
+static void names(struct off_maps *m, struct named out[PINNED])
+{
+	const struct named all[PINNED] = {
+	        {L7MP_MAP_ABI, &m->abi},           {L7MP_MAP_FLOWS, &m->flows},
+	        {L7MP_MAP_COUNTERS, &m->counters}, {L7MP_MAP_VERDICTS, &m->verdicts},
+	        {L7MP_MAP_DEVICES, &m->devices},   {L7MP_MAP_ATTACHED, &m->attached},
+	        {L7MP_MAP_HANDOVER, &m->handover}, {L7MP_MAP_SESSIONS, &m->sessions},
+	        {PIN_XDP, &m->prog_xdp},           {PIN_TC, &m->prog_tc},
+	        {PIN_TC_L3, &m->prog_tc_l3},
+	};
+
+	memcpy(out, all, sizeof(all));
+}
+
+void off_maps_init(struct off_maps *m)
+{
+	struct named n[PINNED];
+
+	memset(m, 0, sizeof(*m));
+	names(m, n);
+	for (int i = 0; i < PINNED; i++)
+		*n[i].fd = -1;
+}
+
+void off_maps_close(struct off_maps *m)
+{
+	struct named n[PINNED];
+
+	names(m, n);
+	for (int i = 0; i < PINNED; i++)
+		if (*n[i].fd >= 0)
+			close(*n[i].fd);
+	off_maps_init(m);
+}
+
+uint32_t off_prog_id(int fd)
+{
+	struct bpf_prog_info info = {0};
+	__u32 len = sizeof(info);
+
+	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.id : 0;
+}
+
+static void learn_ids(struct off_maps *m)
+{
+	m->id_xdp = off_prog_id(m->prog_xdp);
+	m->id_tc = off_prog_id(m->prog_tc);
+	m->id_tc_l3 = off_prog_id(m->prog_tc_l3);
+}
+
+static int keep(int fd, int *out)
+{
+	*out = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return *out < 0 ? -errno : 0;
+}
+
+static int reuse(struct bpf_map *map, int fd)
+{
+	return fd < 0 ? 0 : bpf_map__reuse_fd(map, fd);
+}
+
+struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
+{
+	struct l7mp_xdp *x = l7mp_xdp__open();
+	int rc;
+
+	if (!x)
+		return NULL;
+	rc = reuse(x->maps.flows, m->flows);
+	rc = rc ? rc : reuse(x->maps.counters, m->counters);
+	rc = rc ? rc : reuse(x->maps.verdicts, m->verdicts);
+	rc = rc ? rc : reuse(x->maps.devices, m->devices);
+	rc = rc ? rc : reuse(x->maps.abi, m->abi);
+	rc = rc ? rc : reuse(x->maps.attached, m->attached);
+	rc = rc ? rc : reuse(x->maps.handover, m->handover);
+	rc = rc ? rc : reuse(x->maps.sessions, m->sessions);
+	if (rc) {
+		l7mp_xdp__destroy(x);
+		errno = -rc;
+		return NULL;
+	}
+	return x;
+}
+
+/*
+ * Per-CPU entries that are allocated one by one cost 20 us each way (a session has two);
+ * preallocated ones 0.5 us. So they are preallocated, unless many CPUs make that too much memory.
+ */
+#define PREALLOC_MAX (512ULL << 20)
+
+static int size_counters(struct bpf_map *map, uint32_t max_flows)
+{
+	int cpus = libbpf_num_possible_cpus(), rc = bpf_map__set_max_entries(map, max_flows);
+	uint64_t bytes = (uint64_t)(cpus > 0 ? cpus : 1) * sizeof(struct l7mp_flow_counter);
+
+	if (!rc && bytes * max_flows <= PREALLOC_MAX)
+		rc = bpf_map__set_map_flags(map,
+		                            bpf_map__map_flags(map) & ~(__u32)BPF_F_NO_PREALLOC);
+	return rc;
+}
+
+static int load_xdp(struct off_maps *m, uint32_t max_flows)
+{
+	struct l7mp_xdp *x = l7mp_xdp__open();
+	int rc;
+
+	if (!x)
+		return -errno;
+	rc = bpf_map__set_max_entries(x->maps.flows, max_flows);
+	rc = rc ? rc : bpf_map__set_max_entries(x->maps.sessions, max_flows);
+	rc = rc ? rc : size_counters(x->maps.counters, max_flows);
+	rc = rc ? rc : l7mp_xdp__load(x);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows), &m->flows);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.counters), &m->counters);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.verdicts), &m->verdicts);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.devices), &m->devices);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.abi), &m->abi);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.attached), &m->attached);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.handover), &m->handover);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.sessions), &m->sessions);
+	rc = rc ? rc : keep(bpf_program__fd(x->progs.l7mp_xdp), &m->prog_xdp);
+	l7mp_xdp__destroy(x);
+	return rc;
+}
+
+static int load_tc(struct off_maps *m)
+{
+	struct l7mp_tc *t = l7mp_tc__open();
+	int rc;
+
+	if (!t)
+		return -errno;
+	rc = reuse(t->maps.flows, m->flows);
+	rc = rc ? rc : reuse(t->maps.counters, m->counters);
+	rc = rc ? rc : reuse(t->maps.verdicts, m->verdicts);
+	rc = rc ? rc : reuse(t->maps.handover, m->handover);
+	rc = rc ? rc : l7mp_tc__load(t);
+	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc), &m->prog_tc);
+	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc_l3), &m->prog_tc_l3);
+	l7mp_tc__destroy(t);
+	return rc;
+}
+
+static void explain(int rc, char *why, size_t size)
+{
+	if (rc == -EPERM || rc == -EACCES)
+		snprintf(
+		        why, size,
+		        "the kernel does not allow to load BPF programs: CAP_BPF and CAP_NET_ADMIN "
+		        "are needed (%s)",
+		        strerror(-rc));
+	else
+		snprintf(why, size,
+		         "the kernel can't load the BPF programs: %s (log level verbose shows its "
+		         "messages)",
+		         strerror(-rc));
+}
+
+int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size)
+{
+	struct l7mp_abi_info info = {.version = L7MP_ABI_VERSION, .max_flows = max_flows};
+	__u32 zero = 0;
+	int rc;
+
+	off_maps_init(m);
+	rc = load_xdp(m, max_flows);
+	if (!rc)
+		rc = load_tc(m);
+	if (!rc && bpf_map_update_elem(m->abi, &zero, &info, BPF_ANY))
+		rc = -errno;
+	if (rc) {
+		explain(rc, why, size);
+		off_maps_close(m);
+		return rc;
+	}
+	m->max_flows = max_flows;
+	learn_ids(m);
+	return 0;
+}
+
+int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size)
+{
+	struct named n[PINNED];
+	char path[320];
+
+	names(m, n);
+	for (int i = 0; i < PINNED; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, n[i].name);
+		if (bpf_obj_pin(*n[i].fd, path)) {
+			int rc = -errno;
+
+			snprintf(why, size, "can't pin %s: %s", path, strerror(-rc));
+			return rc;
+		}
+	}
+	return 0;
+}
+
+static int check_abi(struct off_maps *m, const char *dir, char *why, size_t size)
+{
+	struct bpf_map_info map = {0};
+	struct l7mp_abi_info info = {0};
+	__u32 len = sizeof(map), zero = 0;
+
+	if (!bpf_obj_get_info_by_fd(m->abi, &map, &len) && map.value_size == sizeof(info) &&
+	    !bpf_map_lookup_elem(m->abi, &zero, &info) && info.version == L7MP_ABI_VERSION) {
+		m->max_flows = info.max_flows;
+		return 0;
+	}
+	snprintf(why, size,
+	         "the maps in %s have ABI %u, this program has %d: start once with offload 'init'",
+	         dir, info.version, L7MP_ABI_VERSION);
+	return -EPROTO;
+}
+
+int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size)
+{
+	struct named n[PINNED];
+	char path[320];
+	int rc;
+
+	off_maps_init(m);
+	names(m, n);
+	for (int i = 0; i < PINNED; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, n[i].name);
+		*n[i].fd = bpf_obj_get(path);
+		if (*n[i].fd < 0) {
+			rc = -errno;
+			snprintf(why, size, "can't open %s: %s", path, strerror(-rc));
+			off_maps_close(m);
+			return rc;
+		}
+		(void)fcntl(*n[i].fd, F_SETFD, FD_CLOEXEC);
+		rc = i == 0 ? check_abi(m, dir, why, size) : 0;
+		if (rc) {
+			off_maps_close(m);
+			return rc;
+		}
+	}
+	learn_ids(m);
+	return 0;
+}
+
+void off_maps_open_old(struct off_maps *m, const char *dir)
+{
+	struct bpf_map_info info = {0};
+	struct named n[PINNED];
+	__u32 len = sizeof(info);
+	char path[320];
+
+	off_maps_init(m);
+	names(m, n);
+	for (int i = 0; i < PINNED; i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, n[i].name);
+		*n[i].fd = bpf_obj_get(path);
+	}
+	if (m->attached >= 0 && (bpf_obj_get_info_by_fd(m->attached, &info, &len) ||
+	                         info.value_size != sizeof(struct l7mp_abi_attached))) {
+		close(m->attached);
+		m->attached = -1;
+	}
+	learn_ids(m);
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* The instance's directory in bpffs: its lock, what is pinned in it, its end. */
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "offload/offload_int.h"
+
+#define BPFFS_MAGIC 0xcafe4a11
+
+static int make_dir(const char *path, mode_t mode, char *why, size_t size)
+{
+	if (!mkdir(path, mode) || errno == EEXIST)
+		return 0;
+	snprintf(why, size, "can't make %s: %s", path, strerror(errno));
+	return -errno;
+}
+
+static bool is_bpffs(void)
+{
+	struct statfs fs;
+
+	return !statfs(OFF_BPFFS, &fs) && (unsigned)fs.f_type == BPFFS_MAGIC;
+}
+
+/*
+ * Minimal systems have none. Only in the mount namespace of this machine (or container): in one
+ * of `ip netns exec` the pins would vanish with us, and nobody could clean up after a crash.
+ */
+static bool mount_bpffs(void)
+{
+	struct stat mine, first;
+
+	if (stat("/proc/self/ns/mnt", &mine) || stat("/proc/1/ns/mnt", &first) ||
+	    mine.st_ino != first.st_ino)
+		return false;
+	if (mount("bpf", OFF_BPFFS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755"))
+		return false;
+	l7mp_log_notice(OFF_MODULE, "mounted a bpffs at " OFF_BPFFS);
+	return true;
+}
+
+static int check_bpffs(char *why, size_t size)
+{
+	if (is_bpffs() || (mount_bpffs() && is_bpffs()))
+		return 0;
+	snprintf(why, size,
+	         "no bpffs at " OFF_BPFFS ": mount -t bpf bpf " OFF_BPFFS
+	         " (ip netns exec hides it; nsenter --net does not)");
+	return -ENODEV;
+}
+
+/* Opens and locks the directory that has the path now. -ESTALE when it was removed meanwhile. */
+static int lock_dir(struct off_pins *p)
+{
+	struct stat mine, now;
+	int fd = open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	if (flock(fd, LOCK_EX | LOCK_NB)) {
+		rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
+		close(fd);
+		return rc;
+	}
+	if (fstat(fd, &mine) || stat(p->dir, &now) || mine.st_ino != now.st_ino) {
+		close(fd);
+		return -ESTALE;
+	}
+	p->lock = fd;
+	return 0;
+}
+
+int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size)
+{
+	int rc = check_bpffs(why, size);
+
+	if (rc)
+		return rc;
+	snprintf(p->dir, sizeof(p->dir), OFF_PINS "/%s", instance);
+	for (int i = 0; i < 3; i++) {
+		rc = make_dir(OFF_PINS, 0755, why, size);
+		if (!rc)
+			rc = make_dir(p->dir, 0700, why, size);
+		if (rc)
+			return rc;
+		rc = lock_dir(p);
+		if (rc != -ESTALE && rc != -ENOENT)
+			break;
+	}
+	if (rc == -EBUSY)
+		snprintf(why, size,
+		         "instance '%s' is in use by another l7mp-proxy (it holds the lock on %s); "
+		         "give this one another admin.instance",
+		         instance, p->dir);
+	else if (rc)
+		snprintf(why, size, "can't lock %s: %s", p->dir, strerror(-rc));
+	return rc;
+}
+
+void off_pins_unlock(struct off_pins *p)
+{
+	if (p->lock < 0)
+		return;
+	/* Empty ones only: pins that stay, and other instances, keep them. */
+	if (!rmdir(p->dir))
+		(void)rmdir(OFF_PINS);
+	close(p->lock);
+	p->lock = -1;
+}
+
+void off_pins_clear(const char *dir)
+{
+	DIR *d = opendir(dir);
+	const struct dirent *de;
+
+	if (!d)
+		return;
+	while ((de = readdir(d)))
+		if (de->d_name[0] != '.')
+			(void)unlinkat(dirfd(d), de->d_name, 0);
+	closedir(d);
+}

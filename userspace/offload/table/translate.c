@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/* From two ends of a flow to keys and actions of the map. Pure: no kernel, no engine. */
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "flow.h"
+#include "offload/offload_int.h"
+
+uint8_t off_abi_family(const struct l7mp_addr *a)
+{
+	switch (l7mp_addr_family(a)) {
+	case AF_INET:
+		return L7MP_FAMILY_V4;
+	case AF_INET6:
+		return L7MP_FAMILY_V6;
+	default:
+		return 0;
+	}
+}
+
+void off_abi_addr(const struct l7mp_addr *a, uint8_t out[static 16])
+{
+	memset(out, 0, 16);
+	if (l7mp_addr_family(a) == AF_INET)
+		memcpy(out, &a->in.sin_addr, 4);
+	else if (l7mp_addr_family(a) == AF_INET6)
+		memcpy(out, &a->in6.sin6_addr, 16);
+}
+
+/* Only unicast addresses that mean the same on every interface. */
+static bool plain(const struct l7mp_addr *a)
+{
+	if (l7mp_addr_family(a) == AF_INET) {
+		uint32_t ip = ntohl(a->in.sin_addr.s_addr);
+
+		return ip >> 24 != 0 && ip >> 28 < 0xe;
+	}
+	return !IN6_IS_ADDR_MULTICAST(&a->in6.sin6_addr) &&
+	       !IN6_IS_ADDR_LINKLOCAL(&a->in6.sin6_addr) &&
+	       !IN6_IS_ADDR_UNSPECIFIED(&a->in6.sin6_addr);
+}
+
+static enum l7mp_reason check_socket(const struct l7mp_flow_end *end)
+{
+	if (end->l4 == IPPROTO_TCP)
+		return L7MP_REASON_TCP;
+	if (end->l4 != IPPROTO_UDP)
+		return L7MP_REASON_PROTOCOL;
+	if (!off_abi_family(&end->local) || !off_abi_family(&end->remote) ||
+	    !l7mp_addr_port(&end->local) || !l7mp_addr_port(&end->remote))
+		return L7MP_REASON_NOT_ESTABLISHED;
+	if (off_abi_family(&end->local) != off_abi_family(&end->remote))
+		return L7MP_REASON_ADDRESS_FAMILY;
+	if (!plain(&end->local) || !plain(&end->remote))
+		return L7MP_REASON_ADDRESS_SCOPE;
+	return L7MP_REASON_NONE;
+}
+
+enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	enum l7mp_reason reason;
+
+	if (a->kind != L7MP_FLOW_SOCKET)
+		return a->reason ? a->reason : L7MP_REASON_PROTOCOL;
+	reason = check_socket(a);
+	if (reason || b->kind == L7MP_FLOW_REFLECT || b->kind == L7MP_FLOW_DROP)
+		return reason;
+	if (b->kind != L7MP_FLOW_SOCKET)
+		return b->reason ? b->reason : L7MP_REASON_PROTOCOL;
+	reason = check_socket(b);
+	if (reason)
+		return reason;
+	if (a->l4 != b->l4)
+		return L7MP_REASON_PROTOCOL;
+	if (off_abi_family(&a->local) != off_abi_family(&b->local))
+		return L7MP_REASON_ADDRESS_FAMILY;
+	return L7MP_REASON_NONE;
+}
+
+void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
+                 const struct l7mp_addr *to)
+{
+	memset(key, 0, sizeof(*key));
+	off_abi_addr(from, key->saddr.bytes);
+	off_abi_addr(to, key->daddr.bytes);
+	key->sport = htons(l7mp_addr_port(from));
+	key->dport = htons(l7mp_addr_port(to));
+	key->l4 = l4;
+	key->family = off_abi_family(from);
+}
+
+/* ---- checksums (RFC 1624) ---- */
+
+static uint32_t fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint32_t)sum;
+}
+
+/* Sum of ~old and new over n bytes, in the byte order of the packet. */
+static uint64_t delta(const void *old, const void *new, size_t n)
+{
+	const uint8_t *o = old, *w = new;
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < n; i += 2) {
+		uint16_t a, b;
+
+		memcpy(&a, o + i, 2);
+		memcpy(&b, w + i, 2);
+		sum += (uint16_t)~a;
+		sum += b;
+	}
+	return sum;
+}
+
+/* Words that are the same add 0xffff each, which is zero: then the delta is really 0, and helpers are spared. */
+static uint32_t delta_or_zero(const void *old, const void *new, size_t n)
+{
+	return memcmp(old, new, n) ? fold(delta(old, new, n)) : 0;
+}
+
+static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *key)
+{
+	size_t n = key->family == L7MP_FAMILY_V4 ? 4 : 16;
+	const uint16_t old_ports[2] = {key->sport, key->dport};
+	const uint16_t new_ports[2] = {a->sport, a->dport};
+	uint8_t old[32], new[32];
+
+	memcpy(old, key->saddr.bytes, n);
+	memcpy(old + n, key->daddr.bytes, n);
+	memcpy(new, a->saddr.bytes, n);
+	memcpy(new + n, a->daddr.bytes, n);
+	a->csum_addr = delta_or_zero(old, new, 2 * n);
+	a->csum_port = delta_or_zero(old_ports, new_ports, sizeof(old_ports));
+	/* TTL is the high byte of its word: one less is 0x0100 less, whatever it was. */
+	if (key->family == L7MP_FAMILY_V4)
+		a->csum_l3 = fold((uint64_t)a->csum_addr + (uint16_t)~htons(0x0100));
+}
+
+void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+                    enum l7mp_flow_verb verb, const struct l7mp_addr *src,
+                    const struct l7mp_addr *dst)
+{
+	memset(a, 0, sizeof(*a));
+	a->verb = (uint8_t)verb;
+	a->match_sport_host = ntohs(key->sport);
+	a->match_dport_host = ntohs(key->dport);
+	a->match_tag = l7mp_match_tag(key, key->family);
+	if (verb == L7MP_VERB_COUNT)
+		return;
+	off_abi_addr(src, a->saddr.bytes);
+	off_abi_addr(dst, a->daddr.bytes);
+	a->sport_host = l7mp_addr_port(src);
+	a->dport_host = l7mp_addr_port(dst);
+	a->sport = htons(a->sport_host);
+	a->dport = htons(a->dport_host);
+	set_csums(a, key);
+}
+
+void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x)
+{
+	a->ifindex = x->ifindex;
+	a->mtu = x->mtu;
+	a->flags = x->flags | (a->flags & L7MP_FLOW_HANDOVER);
+	memcpy(a->dmac, x->dmac, sizeof(a->dmac));
+	memcpy(a->smac, x->smac, sizeof(a->smac));
+	memcpy(a->in_mac, x->in_mac, sizeof(a->in_mac));
+	a->n_vlans = x->n_vlans;
+	for (int i = 0; i < 2; i++) {
+		a->vlan_proto[i] = x->vlan_proto[i];
+		a->vlan_tci[i] = x->vlan_tci[i];
+	}
+}

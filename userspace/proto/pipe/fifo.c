@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "fifo.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "l7mp/hash.h"
+#include "net/net.h"
+
+/* Makes it when there is nothing. 0: there is a FIFO. */
+static int make(struct fifo *f)
+{
+	struct stat st;
+
+	if (!mkfifo(f->path, 0666)) {
+		if (lstat(f->path, &st))
+			return -errno;
+		f->made = true;
+		f->dev = st.st_dev;
+		f->ino = st.st_ino;
+		return 0;
+	}
+	if (errno != EEXIST)
+		return -errno;
+	if (stat(f->path, &st))
+		return -errno;
+	return S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
+}
+
+int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7mp_error *err)
+{
+	struct fifo *f;
+	int rc;
+
+	DL_FOREACH (*list, f) {
+		if (strcmp(f->path, path))
+			continue;
+		f->refs++;
+		*out = f;
+		return 0;
+	}
+	f = calloc(1, sizeof(*f) + strlen(path) + 1);
+	if (!f)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	strcpy(f->path, path);
+	f->standby = f->wstandby = -1;
+	rc = make(f);
+	if (rc) {
+		free(f);
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s: %s", path,
+		                      rc == -EEXIST ? "is there already and is not a FIFO; it is "
+		                                      "left alone"
+		                                    : l7mp_errno_text(rc));
+	}
+	f->list = list;
+	f->refs = 1;
+	DL_APPEND(*list, f);
+	*out = f;
+	return 0;
+}
+
+static void fifo_free(struct fifo *f)
+{
+	struct stat st;
+
+	fifo_stand_down(f);
+	fifo_stand_down_writer(f);
+	DL_DELETE(*f->list, f);
+	/* Somebody may have put another one there meanwhile: that one is not ours. */
+	if (f->made && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
+	    st.st_ino == f->ino)
+		(void)unlink(f->path);
+	free(f);
+}
+
+void fifo_unref(struct fifo **fp)
+{
+	struct fifo *f = *fp;
+
+	*fp = NULL;
+	if (!f || --f->refs)
+		return;
+	if (f->made && f->keep)
+		fifo_stand_down(f);
+	else
+		fifo_free(f);
+}
+
+void fifo_clear(struct fifo **list)
+{
+	struct fifo *f, *tmp;
+
+	DL_FOREACH_SAFE (*list, f, tmp)
+		fifo_free(f);
+}
+
+static int open_checked(const char *path, int flags)
+{
+	struct stat st;
+	int rc, fd = open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+
+	if (fd < 0)
+		return -errno;
+	rc = fstat(fd, &st) ? -errno : S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
+	if (!rc)
+		return fd;
+	close(fd);
+	return rc;
+}
+
+int fifo_open(struct fifo *f, int flags)
+{
+	int *standby = flags == O_RDONLY ? &f->standby : &f->wstandby;
+	int rc, fd = *standby;
+
+	if (fd >= 0) {
+		*standby = -1;
+		return fd;
+	}
+	fd = open_checked(f->path, flags);
+	if (fd != -ENOENT)
+		return fd;
+	rc = make(f);
+	return rc ? rc : open_checked(f->path, flags);
+}
+
+void fifo_stand_by(struct fifo *f)
+{
+	if (f->standby < 0)
+		f->standby = open_checked(f->path, O_RDONLY);
+	if (f->standby < 0)
+		f->standby = -1;
+}
+
+void fifo_stand_down(struct fifo *f)
+{
+	if (f->standby >= 0)
+		close(f->standby);
+	f->standby = -1;
+}
+
+void fifo_stand_by_writer(struct fifo *f)
+{
+	if (f->wstandby < 0)
+		f->wstandby = open_checked(f->path, O_WRONLY);
+	if (f->wstandby < 0)
+		f->wstandby = -1;
+}
+
+void fifo_stand_down_writer(struct fifo *f)
+{
+	if (f->wstandby >= 0)
+		close(f->wstandby);
+	f->wstandby = -1;
+}

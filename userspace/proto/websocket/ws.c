@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/* WebSocket: listener and cluster (RFC 6455). Thread: loop only. */
+#include "ws_int.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "l7mp/protos.h"
+
+/* ---- listener ---- */
+
+static void accepted(struct l7mp_tcp_listener *base, int fd, const struct l7mp_addr *peer)
+{
+	struct ws_listener *l = (struct ws_listener *)base;
+	struct l7mp_stream *io;
+
+	if (l->gate) {
+		l7mp_tls_gate_accept(l->gate, fd, peer);
+		return;
+	}
+	l7mp_tcp_tune(fd);
+	if (!l7mp_byte_stream_accept(l->tcp.env, L7MP_BYTE_STREAM_TCP, fd, peer, &io))
+		l7mp_ws_head_read(l, io, peer, NULL);
+}
+
+/* The gate's: a handshake of TLS is done. */
+static void tls_ready(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer)
+{
+	struct ws_listener *l = arg;
+	cJSON *details = l7mp_tls_metadata(tls);
+	struct l7mp_stream *io;
+
+	l7mp_tcp_tune(l7mp_tls_fd(tls));
+	if (!details)
+		l7mp_tls_drop(&tls);
+	else if (l7mp_byte_stream_accept_tls(l->tcp.env, tls, peer, &io))
+		cJSON_Delete(details);
+	else
+		l7mp_ws_head_read(l, io, peer, details);
+}
+
+static void listener_free(struct ws_listener *l)
+{
+	l7mp_tls_gate_free(&l->gate);
+	free(l->path);
+	free(l);
+}
+
+static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
+                     struct l7mp_error *err)
+{
+	struct ws_state *st = l7mp_proto_state(params->env, &l7mp_proto_ws, err);
+	const char *path = l7mp_json_str(params->spec, "path", NULL);
+	const cJSON *tls = l7mp_json_member(params->spec, "tls");
+	struct ws_listener *l;
+	int rc = 0;
+
+	if (!st)
+		return -EIO;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	l->state = st;
+	if (path) {
+		l->path = strdup(path);
+		if (!l->path) {
+			listener_free(l);
+			return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+		}
+	}
+	if (tls)
+		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", tls_ready, l, &l->gate, err);
+	if (!rc)
+		rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_ws, params, accepted, err);
+	if (rc < 0) {
+		listener_free(l);
+		return rc;
+	}
+	*out = &l->tcp.base;
+	return 0;
+}
+
+static void ws_unlisten(struct l7mp_proto_listener *base)
+{
+	struct ws_listener *l = (struct ws_listener *)base;
+
+	l7mp_tcp_listener_close(&l->tcp);
+	l7mp_ws_head_cancel_all(l);
+	listener_free(l);
+}
+
+/* ---- state ---- */
+
+static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
+{
+	struct ws_state *st = calloc(1, sizeof(*st));
+	int rc;
+
+	if (!st)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	st->env = env;
+	rc = l7mp_tls_set_new(&st->tls);
+	if (rc) {
+		free(st);
+		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	}
+	*out = st;
+	return 0;
+}
+
+static void ws_stop(struct l7mp_env *env, void *state)
+{
+	struct ws_state *st = state;
+
+	(void)env;
+	l7mp_tls_set_free(&st->tls);
+	free(st);
+}
+
+static void ws_reload(struct l7mp_env *env, void *state)
+{
+	struct ws_state *st = state;
+
+	(void)env;
+	l7mp_tls_set_reload(st->tls);
+}
+
+/* ---- tables ---- */
+
+static const struct l7mp_field listener_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 0,
+         .max = 65535,
+         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        {.key = "path",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_URLPATH,
+         .doc = "the only path that is served, others are answered 404; without it any path"},
+        {.key = "tls",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_tls_listener_schema,
+         .doc = "take only TLS connections (wss)"},
+        {.key = NULL},
+};
+static const struct l7mp_schema listener_spec = {
+        .name = "websocket-listener",
+        .doc = "Accepts WebSocket connections, each of them a session; the first subprotocol that "
+               "a "
+               "client offers is agreed to",
+        .fields = listener_fields,
+};
+
+static const struct l7mp_field bind_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "local IP address to connect from"},
+        {.key = NULL},
+};
+static const struct l7mp_schema bind_schema = {
+        .name = "websocket-bind",
+        .doc = "Where connections are made from",
+        .fields = bind_fields,
+};
+
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 1,
+         .max = 65535,
+         .doc = "port of the endpoints"},
+        {.key = "path",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_URLPATH,
+         .def = "\"/\"",
+         .doc = "path to ask for when the session has no HTTP.url.path in its metadata"},
+        {.key = "subprotocol",
+         .type = L7MP_T_STRING,
+         .min = 1,
+         .max = 100,
+         .doc = "subprotocol to offer; the server has to agree"},
+        {.key = "bind",
+         .type = L7MP_T_OBJECT,
+         .sub = &bind_schema,
+         .doc = "local address to connect from"},
+        {.key = "tls",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_tls_cluster_schema,
+         .doc = "connect with TLS (wss); {} checks the certificate against the system's CAs"},
+        {.key = NULL},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "websocket-cluster",
+        .doc = "Connects to a WebSocket server; path, query, Host and headers are those of the "
+               "session's HTTP metadata when there is any, less those of one hop",
+        .fields = cluster_fields,
+};
+
+static const struct l7mp_field endpoint_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_HOST,
+         .doc = "IP address or host name of the server"},
+        {.key = NULL},
+};
+static const struct l7mp_schema endpoint_spec = {
+        .name = "websocket-endpoint",
+        .doc = "A WebSocket server",
+        .fields = endpoint_fields,
+};
+
+static const char *const aliases[] = {"WS", NULL};
+
+const struct l7mp_proto l7mp_proto_ws = {
+        .desc =
+                {
+                        .name = "WebSocket",
+                        .aliases = aliases,
+                        .doc = "WebSocket connections (RFC 6455); a message is a datagram, text or "
+                               "binary",
+                        .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .kind = L7MP_KIND_DATAGRAM,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &cluster_spec,
+                        .endpoint_spec = &endpoint_spec,
+                },
+        .start = ws_start,
+        .stop = ws_stop,
+        .reload = ws_reload,
+        .listen = ws_listen,
+        .activate = l7mp_tcp_listener_activate,
+        .unlisten = ws_unlisten,
+        .bound = l7mp_tcp_listener_bound,
+        .connect = l7mp_ws_connect,
+};
