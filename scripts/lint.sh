@@ -29,11 +29,11 @@ make -s bpf >/dev/null
 # uninitvar, ctuuninitvar: utlist's loops confuse it; the compilers warn of the real ones. ctunullpointer: l7mp_error_set
 # looks at err first. varFuncNullUB: in POSIX NULL is a pointer.
 step cppcheck cppcheck -q -j"$(nproc)" --enable=warning,portability --inline-suppr --error-exitcode=1 \
-	--suppress=missingInclude --suppress=unknownMacro --suppress=uninitvar --suppress=ctuuninitvar --suppress=ctunullpointer --suppress=varFuncNullUB --std=c11 -DL7MP_VERSION='""' -Iinclude userspace
+	--suppress=missingInclude --suppress=unknownMacro --suppress=uninitvar --suppress=ctuuninitvar --suppress=ctunullpointer --suppress=varFuncNullUB --std=c11 -DL7MP_VERSION='""' -Iinclude -Iuserspace userspace
 # clang-tidy reads its flags, one a line, from compile_flags.txt of a folder.
 mkdir -p build/lint
 {
-	printf '%s\n' -std=gnu11 -D_GNU_SOURCE '-DL7MP_VERSION="0"' "-I$PWD/include" "-I$PWD/headers" "-I$PWD/build/gen"
+	printf '%s\n' -std=gnu11 -D_GNU_SOURCE '-DL7MP_VERSION="0"' "-I$PWD/include" "-I$PWD/userspace" "-I$PWD/headers" "-I$PWD/build/gen"
 	pkg-config --cflags libuv libcjson libbpf | tr ' ' '\n' | sed '/^$/d'
 } >build/lint/compile_flags.txt
 # shellcheck disable=SC2317 # called through step
