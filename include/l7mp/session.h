@@ -74,12 +74,42 @@ cJSON *l7mp_session_to_json(const struct l7mp_session *s);
 /* One record of the access log (SPEC section 1). */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 
+/* What a session's client came over, as far as it says who the client is. */
+enum l7mp_carrier {
+	L7MP_CARRIER_OTHER, /* datagrams, frames, FIFOs: a source that can be forged, or none */
+	L7MP_CARRIER_TCP,
+	L7MP_CARRIER_UNIX, /* a connected UNIX socket: the kernel knows the process */
+};
+struct l7mp_session_client {
+	enum l7mp_carrier carrier;
+	struct l7mp_addr peer, local; /* both ends of a TCP connection, as accept(2) had them */
+	pid_t pid; /* UNIX: who connected; 0: a process that this namespace does not see */
+};
 /*
- * Is this connection one that one of our own clusters made on behalf of a client
- * that is not on this host? `peer` is what the accepting side sees as its peer.
- * Connections that ended less than a minute ago still count.
+ * Who connected, as it was when the session was accepted: rules that rewrite metadata don't
+ * change it. `local` has len 0 when the source has none (any more).
  */
-bool l7mp_sessions_made_for_remote(struct l7mp_sessions *m, const struct l7mp_addr *peer);
+void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_client *out);
+
+/*
+ * Somebody who wants to know of every connection that clusters make. The watcher's own
+ * structures begin with a struct l7mp_watched.
+ */
+struct l7mp_watched {
+	struct l7mp_session *session;
+	struct l7mp_stream *stream;
+};
+struct l7mp_watch_ops {
+	/* `stream` was made for the session; it may not be connected yet. NULL: not interested. */
+	struct l7mp_watched *(*begin)(void *arg, struct l7mp_session *s,
+	                              struct l7mp_stream *stream);
+	/* It is connected: both its addresses are final. */
+	void (*open)(void *arg, struct l7mp_watched *watched);
+	/* Its `closed` came: the socket is gone and the stream about to be. Frees what begin gave. */
+	void (*end)(void *arg, struct l7mp_watched *watched);
+};
+/* One watcher, set before the first session; both arguments are borrowed. */
+void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);
 
 /* Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls back for each name. */
 void l7mp_sessions_each_counter(const struct l7mp_sessions *m,

@@ -70,6 +70,13 @@ struct l7mp_stream_ops {
 	/* Optional: this end's socket address. -ENOTSUP. */
 	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*
+	 * Optional; streams over one TCP connection (TCP, TLS, WebSocket ...): the address that the
+	 * connection goes to, from the moment that its socket exists. -EAGAIN while there is none yet
+	 * (a name is being resolved), -ENOTSUP when there is no TCP below. Who may use the REST API
+	 * is found out with it (api/origin.c): a TCP client that lacks it is not recognised as ours.
+	 */
+	int (*remote)(struct l7mp_stream *s, struct l7mp_addr *out);
+	/*
 	 * Optional; streams on a datagram socket: emits what waits in the socket and sends what is
 	 * queued, at once. The only call of the owner that emits; never from inside an event. How many
 	 * datagrams came, of all users of the socket.

@@ -96,20 +96,54 @@ class Auth(unittest.TestCase):
                 forward("js", {"protocol": "TCP", "port": 2008}, {"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": 2009}}, "localhost"),
                 forward("js2", {"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": 2009}}, api, "127.0.0.1"),
             ]
-            self.proxy = l7test.Proxy({"listeners": [l7test.controller(address="0.0.0.0"), hop, hop2, via_unix, unix, *early]})
+            six = [forward("six", {"protocol": "TCP", "port": 2010}, {"protocol": "TCP", "port": 2011}, "::1"),
+                   forward("six2", {"protocol": "TCP", "port": 2011, "address": "::1"}, api, "127.0.0.1")]
+            # rules may write what they like into the metadata: the decision does not come from there
+            liar = forward("liar", {"protocol": "TCP", "port": 2012}, api, "127.0.0.1")
+            liar["rules"][0]["action"]["rewrite"] = [{"path": "/IP/src_addr", "value": "127.0.0.1"}, {"path": "/UNIX/pid", "value": 1}]
+            self.proxy = l7test.Proxy({"listeners": [l7test.controller(address="0.0.0.0"), hop, hop2, via_unix, unix, *early, *six, liar]})
 
             def remote(port, headers=""):
                 r = subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c",
                                     f"curl -s -m 5 -o /dev/null -w '%{{http_code}}' {headers} http://10.99.0.1:{port}/api/v1/config"],
                                    capture_output=True, text=True, timeout=10)
                 return r.stdout
-            for port in (1234, 2001, 2002, 2003, 2004, 2006, 2008):
+            for port in (1234, 2001, 2002, 2003, 2004, 2006, 2008, 2010, 2012):
                 self.assertEqual(remote(port), "403", port)
                 self.assertEqual(remote(port, "-H 'Host: localhost'"), "403", port)
-            for port in (1234, 2001, 2002, 2004, 2006, 2008):  # from this host all of them are ours
+            for port in (1234, 2001, 2002, 2004, 2006, 2008, 2010, 2012):  # from this host all of them are ours
                 self.assertEqual(self.status(port=port), 200, port)
             self.assertEqual(self.status(host="10.99.0.1"), 200)
         finally:
+            peer.kill()
+            peer.wait()
+
+    @unittest.skipUnless(l7test.ISOLATED, "needs root for namespaces")
+    def test_udp_says_nothing_of_tcp(self):
+        """UDP sessions of remote clients, whose upstream is on this host, take no client's right away: not even from the same port"""
+        name = f"l7u{os.getpid()}"
+        peer = subprocess.Popen(["unshare", "-n", "sleep", "60"])
+        upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(30)
+        try:
+            l7test.wait_for(lambda: os.readlink(f"/proc/{peer.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+            subprocess.run(["bash", "-ec", f"ip link add {name} type veth peer name {name}p; ip link set {name}p netns {peer.pid}; ip addr add 10.99.1.1/24 dev {name};"
+                            f"ip link set {name} up; nsenter --net=/proc/{peer.pid}/ns/net bash -ec 'ip addr add 10.99.1.2/24 dev {name}p; ip link set {name}p up'"],
+                           check=True, timeout=20)
+            self.proxy = l7test.Proxy({"listeners": [l7test.controller(), forward(
+                "udp", {"protocol": "UDP", "port": 2001}, {"protocol": "UDP", "port": upstream.getsockname()[1]}, "127.0.0.1")]})
+            subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c", "for i in $(seq 50); do echo $i >/dev/udp/10.99.1.1/2001; done"],
+                           check=True, timeout=20)
+            ports = {upstream.recvfrom(100)[1][1] for _ in range(50)}
+            tried = 0
+            for port in ports:
+                conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=5, source_address=("127.0.0.1", port))
+                self.assertEqual(status_of(conn), 200, port)
+                tried += 1
+            self.assertGreater(tried, 10)
+        finally:
+            upstream.close()
             peer.kill()
             peer.wait()
 

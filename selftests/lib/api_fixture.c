@@ -117,6 +117,26 @@ static const struct l7mp_registry registry = {.descs = descs};
 
 /* ---- set-up ---- */
 
+/* The client by the metadata, not by what the kernel knows of its socket. */
+static struct l7mp_addr peer_of(const cJSON *metadata)
+{
+	struct l7mp_addr addr = {.len = 0};
+
+	(void)l7mp_addr_parse(&addr,
+	                      l7mp_json_str(l7mp_json_member(metadata, "IP"), "src_addr", NULL), 1);
+	return addr;
+}
+
+static const char *foreign(struct l7mp_api *api, const struct api_client *client)
+{
+	struct l7mp_addr peer = client->peer;
+
+	(void)api;
+	if (client->session)
+		peer = peer_of(l7mp_session_metadata(client->session));
+	return l7mp_addr_is_loopback(&peer) ? NULL : "the request does not come from this host";
+}
+
 struct api_fixture *fixture_new(void)
 {
 	struct api_fixture *fx = calloc(1, sizeof(*fx));
@@ -140,6 +160,7 @@ struct api_fixture *fixture_new(void)
 	if (l7mp_api_new(&ap, &fx->api))
 		abort();
 	fx->env.app = fx->api;
+	fx->api->foreign = foreign;
 	strcpy(fx->api->host, "myhost.example.org");
 	return fx;
 }
@@ -210,7 +231,7 @@ int fixture_dispatch(struct api_fixture *fx, cJSON *metadata, const char *body)
 	const char *method = l7mp_json_str(l7mp_json_member(metadata, "HTTP"), "method", "GET");
 	struct api_request rq = {.api = fx->api,
 	                         .metadata = metadata,
-	                         .session = "test",
+	                         .client = {.peer = peer_of(metadata)},
 	                         .body = body,
 	                         .body_len = body ? strlen(body) : 0};
 	struct api_response rs = {0};

@@ -86,6 +86,12 @@ static int op_local(struct l7mp_stream *s, struct l7mp_addr *out)
 	return out->len ? 0 : -ENOTSUP;
 }
 
+static int op_remote(struct l7mp_stream *s, struct l7mp_addr *out)
+{
+	*out = fake(s)->remote;
+	return fake(s)->not_tcp ? -ENOTSUP : out->len ? 0 : -EAGAIN;
+}
+
 static void op_passed(struct l7mp_stream *s, uint64_t packets, uint64_t bytes)
 {
 	(void)bytes;
@@ -94,7 +100,7 @@ static void op_passed(struct l7mp_stream *s, uint64_t packets, uint64_t bytes)
 
 #define OPS                                                                               \
 	.write = op_write, .pause = op_pause, .shutdown = op_shutdown, .close = op_close, \
-	.flow = op_flow, .local = op_local, .passed = op_passed
+	.flow = op_flow, .local = op_local, .remote = op_remote, .passed = op_passed
 static const struct l7mp_stream_ops ops = {OPS};
 static const struct l7mp_stream_ops result_ops = {OPS, .result = op_result};
 

@@ -22,7 +22,9 @@ struct fake_stream {
 	char session[64];
 	enum l7mp_kind in_kind;
 	struct l7mp_flow_end flow;
-	struct l7mp_addr local; /* len 0: none */
+	struct l7mp_addr local;  /* len 0: none */
+	struct l7mp_addr remote; /* of a TCP connection; len 0: not known yet */
+	bool not_tcp;            /* it has no remote address at all */
 	uint64_t passed_packets;
 
 	/* what the session did */

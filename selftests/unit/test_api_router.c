@@ -285,7 +285,6 @@ static cJSON *request_with(const char *src, const char *host, const char *origin
 static void test_only_local_clients(void **state)
 {
 	struct api_fixture *fx = *state;
-	cJSON *m;
 
 	assert_int_equal(fixture_dispatch(fx, request_with("127.0.0.1", NULL, NULL), NULL), 200);
 	assert_int_equal(fixture_dispatch(fx, request_with("::1", "localhost", NULL), NULL), 200);
@@ -308,15 +307,6 @@ static void test_only_local_clients(void **state)
 	                 403);
 	assert_int_equal(fixture_dispatch(fx, request_with("127.0.0.1", "localhost", "null"), NULL),
 	                 403);
-
-	/* UNIX sockets have no address; those that lead through the proxy itself are refused. */
-	m = fixture_metadata("GET", "/api/v1/admin", NULL, NULL);
-	cJSON_DeleteItemFromObject(m, "IP");
-	assert_int_equal(fixture_dispatch(fx, cJSON_Duplicate(m, true), NULL), 403);
-	l7mp_json_add_num(cJSON_AddObjectToObject(m, "UNIX"), "pid", 1);
-	assert_int_equal(fixture_dispatch(fx, cJSON_Duplicate(m, true), NULL), 200);
-	cJSON_SetNumberValue(l7mp_json_get(m, "/UNIX/pid"), getpid());
-	assert_int_equal(fixture_dispatch(fx, m, NULL), 403);
 }
 
 static int with_token(struct api_fixture *fx, const char *authorization)

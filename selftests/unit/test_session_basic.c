@@ -378,46 +378,6 @@ static void test_counters(void **state)
 	                    "s2");
 }
 
-static void test_made_for_remote(void **state)
-{
-	struct sfix *f = *state;
-	struct l7mp_addr peer, other;
-	struct fake_stream *up;
-
-	sfix_simple(f, "FakeStream", "FakeStream", "");
-	f->world.hold_open = true;
-	l7mp_addr_parse(&peer, "127.0.0.1", 40000);
-	l7mp_addr_parse(&other, "127.0.0.1", 40001);
-	/* 192.0.2.0/24 is nobody's (RFC 5737), so it is not this host's. */
-	fake_accept(&f->world, "l", "far", "192.0.2.1");
-	up = fake_connected(&f->world, "c", 0);
-	up->local = peer;
-	fake_open(up);
-	fake_accept(&f->world, "l", "near", "127.0.0.1");
-	up = fake_connected(&f->world, "c", 1);
-	up->local = other;
-	fake_open(up);
-	assert_true(l7mp_sessions_made_for_remote(f->sessions, &peer));
-	assert_false(l7mp_sessions_made_for_remote(f->sessions, &other));
-
-	/* A relay behind the relay: what it does for `peer` is for somebody far away too. */
-	struct l7mp_accept a = {.name = strdup("chained"), .peer = peer};
-
-	fake_accept_with(&f->world, "l", &a, false);
-	up = fake_connected(&f->world, "c", 2);
-	l7mp_addr_parse(&other, "127.0.0.1", 40002);
-	up->local = other;
-	fake_open(up);
-	assert_true(l7mp_sessions_made_for_remote(f->sessions, &other));
-
-	l7mp_session_end(sfix_session(f, "far"), "x");
-	l7mp_loop_turn(f->loop);
-	sfix_advance(f, 59000);
-	assert_true(l7mp_sessions_made_for_remote(f->sessions, &peer));
-	sfix_advance(f, 1001);
-	assert_false(l7mp_sessions_made_for_remote(f->sessions, &peer));
-}
-
 #define T(name) cmocka_unit_test_setup_teardown(name, sfix_new, sfix_free)
 int main(void)
 {
@@ -428,7 +388,7 @@ int main(void)
 	        T(test_tracking),     T(test_end_inside_write),
 	        T(test_results),      T(test_end_using),
 	        T(test_drain),        T(test_shutdown),
-	        T(test_counters),     T(test_made_for_remote),
+	        T(test_counters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

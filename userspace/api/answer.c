@@ -24,7 +24,7 @@ struct answer {
 	struct l7mp_api *api;
 	struct l7mp_loop *loop;
 	const cJSON *metadata; /* the session's */
-	const char *session;
+	struct api_client client;
 	struct l7mp_task task;
 	struct l7mp_timer linger;
 	struct l7mp_str body;
@@ -120,7 +120,7 @@ static bool has_body(const cJSON *metadata)
 static bool is_refused(struct answer *a)
 {
 	struct api_response rs = {0};
-	bool refused = a->ops->admit && a->ops->admit(a->api, a->metadata, &rs);
+	bool refused = a->ops->admit && a->ops->admit(a->api, &a->client, a->metadata, &rs);
 
 	api_response_clear(&rs);
 	return refused;
@@ -152,7 +152,7 @@ static void make_answer(struct answer *a)
 	struct api_request rq = {
 	        .api = a->api,
 	        .metadata = a->metadata,
-	        .session = a->session,
+	        .client = a->client,
 	        .body = a->body.s,
 	        .body_len = a->body.len,
 	        .too_large = a->too_large,
@@ -273,7 +273,7 @@ int api_answer_connect(const struct l7mp_connect *params, const struct api_answe
 	a->api = api;
 	a->loop = params->env->loop;
 	a->metadata = params->metadata;
-	a->session = params->session;
+	a->client.session = l7mp_sessions_find(api->params.sessions, params->session);
 	a->paused = true;
 	l7mp_task_init(&a->task, run, a);
 	l7mp_timer_init(&a->linger, lingered, a);

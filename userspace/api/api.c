@@ -8,6 +8,7 @@
 int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 {
 	struct l7mp_api *api = calloc(1, sizeof(*api));
+	int rc;
 
 	if (!api)
 		return -ENOMEM;
@@ -16,6 +17,14 @@ int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 		api->params.version = L7MP_VERSION;
 	if (gethostname(api->host, sizeof(api->host) - 1))
 		api->host[0] = '\0';
+	api->foreign = api_foreign;
+	rc = api_host_new(&api->net);
+	if (!rc)
+		rc = api_origins_new(params->sessions, api->net, &api->origins);
+	if (rc) {
+		l7mp_api_free(&api);
+		return rc;
+	}
 	*out = api;
 	return 0;
 }
@@ -24,6 +33,8 @@ void l7mp_api_free(struct l7mp_api **api)
 {
 	if (!*api)
 		return;
+	api_origins_free(&(*api)->origins);
+	api_host_free(&(*api)->net);
 	free((*api)->token_file);
 	free((*api)->counts);
 	free(*api);

@@ -12,6 +12,7 @@
 #include "l7mp/error.h"
 #include "l7mp/json.h"
 #include "l7mp/util.h"
+#include "origin.h"
 
 #define API_BASE         "/api/v1"
 #define API_MAX_SEGMENTS 8
@@ -23,10 +24,20 @@ struct api_count { /* one (route, status); route NULL: no such path */
 	uint64_t n;
 };
 
+/* Who makes a request: a session's source, or a connection of the admin server. */
+struct api_client {
+	const struct l7mp_session *session; /* borrowed; NULL: by the addresses */
+	struct l7mp_addr peer, local;
+};
+
 struct l7mp_api {
 	struct l7mp_api_params params;
 	char *token_file; /* NULL: none */
 	char host[256];   /* the name of this host */
+	struct api_host *net;
+	struct api_origins *origins;
+	/* api_foreign; tests have their own. */
+	const char *(*foreign)(struct l7mp_api *api, const struct api_client *client);
 	bool stopping;
 	struct l7mp_log_limit token_log;
 	struct api_count *counts;
@@ -36,8 +47,8 @@ struct l7mp_api {
 struct api_request {
 	struct l7mp_api *api;
 	const cJSON *metadata; /* the session's; borrowed */
-	const char *session;   /* the name of the session that carries the request; borrowed */
-	const char *body;      /* borrowed; NULL when empty */
+	struct api_client client;
+	const char *body; /* borrowed; NULL when empty */
 	size_t body_len;
 	bool too_large; /* the body was longer than limits.max_body; it was not kept */
 
@@ -95,7 +106,10 @@ const char *api_request_query(const cJSON *metadata);
 /* ---- auth.c ---- */
 
 /* May this client be answered? 0, or the status (401, 403) with rs filled. */
-int api_authorize(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs);
+int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+                  struct api_response *rs);
+/* NULL: on this host. Else why the client is not to be answered without a token. */
+const char *api_foreign(struct l7mp_api *api, const struct api_client *client);
 /* Is this a name or address of this host ("localhost", "[::1]:1234", "myhost")? */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 
@@ -178,7 +192,8 @@ cJSON *api_sessions_json(struct l7mp_api *api);
 struct api_answer_ops {
 	const char *proto; /* for messages */
 	/* Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway. */
-	int (*admit)(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs);
+	int (*admit)(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+	             struct api_response *rs);
 	/* Makes the answer to a complete request. */
 	void (*answer)(struct api_request *rq, struct api_response *rs);
 };

@@ -154,7 +154,7 @@ bool api_host_is_local(const struct l7mp_api *api, const char *host)
 	if (!host_part(host, name, sizeof(name)))
 		return false;
 	if (!l7mp_addr_parse(&addr, name, 0))
-		return l7mp_addr_is_local(&addr);
+		return api_host_has(api->net, &addr);
 	len = strlen(name);
 	if (len > 1 && name[len - 1] == '.')
 		name[--len] = '\0';
@@ -175,39 +175,21 @@ static bool origin_is_local(const struct l7mp_api *api, const char *origin)
 	return host && api_host_is_local(api, host + 3);
 }
 
-/* Where the session comes from. NULL when that is this host, else why not. */
-static const char *foreign_source(struct l7mp_api *api, const cJSON *metadata)
+const char *api_foreign(struct l7mp_api *api, const struct api_client *client)
 {
-	const char *src = l7mp_json_str(l7mp_json_member(metadata, "IP"), "src_addr", NULL);
-	double port = l7mp_json_num(l7mp_json_member(metadata, "TCP"), "src_port", 0);
-	struct l7mp_addr addr;
-
-	if (!src) {
-		const cJSON *un = l7mp_json_member(metadata, "UNIX");
-
-		if (!un)
-			return "where the request comes from is not known";
-		/* One of our own clusters connected here; for whom can't be told. */
-		if (l7mp_json_num(un, "pid", 0) == (double)getpid())
-			return "the request comes through this proxy itself";
-		return NULL;
-	}
-	if (port < 0 || port > 65535)
-		port = 0;
-	if (l7mp_addr_parse(&addr, src, (uint16_t)port) || !l7mp_addr_is_local(&addr))
-		return "the request does not come from this host";
-	if (l7mp_sessions_made_for_remote(api->params.sessions, &addr))
-		return "the request comes through this proxy from another host";
-	return NULL;
+	if (client->session)
+		return api_origin_of_session(api->origins, client->session);
+	return api_origin_of_connection(api->origins, &client->peer, &client->local);
 }
 
-int api_authorize(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs)
+int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+                  struct api_response *rs)
 {
 	const char *why, *host, *origin;
 
 	if (api->token_file)
 		return check_token(api, metadata, rs);
-	why = foreign_source(api, metadata);
+	why = api->foreign(api, client);
 	host = api_header(metadata, "host");
 	origin = api_header(metadata, "origin");
 	if (!why && host && !api_host_is_local(api, host))

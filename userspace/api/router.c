@@ -157,7 +157,7 @@ void api_dispatch(struct api_request *rq, struct api_response *rs)
 		rq->method = l7mp_json_str(http, "method", "GET");
 	if (!strcmp(rq->method, "HEAD"))
 		rq->method = "GET";
-	api_authorize(api, rq->metadata, rs);
+	api_authorize(api, &rq->client, rq->metadata, rs);
 	if (!rs->status && rq->too_large)
 		api_fail(rs, 413, "the body is too large, expected at most %u bytes",
 		         api->params.env->limits->max_body);

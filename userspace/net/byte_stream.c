@@ -372,6 +372,18 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return below_local(s, out);
 }
 
+static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
+{
+	struct sstream *s = (struct sstream *)base;
+
+	if (s->type == L7MP_BYTE_STREAM_UNIX)
+		return -ENOTSUP;
+	if (!below_is_there(s))
+		return -EAGAIN;
+	*out = s->remote;
+	return 0;
+}
+
 static const struct l7mp_stream_ops stream_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -379,6 +391,7 @@ static const struct l7mp_stream_ops stream_ops = {
         .close = op_close,
         .flow = op_flow,
         .local = op_local,
+        .remote = op_remote,
 };
 
 /* ---- making ---- */

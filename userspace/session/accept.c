@@ -237,7 +237,6 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 		s->source = src;
 		src->reopeners++;
 	}
-	l7mp_origin_source(s, &a->peer);
 	l7mp_session_offload_init(s);
 	s->m->counts[L7MP_SESSION_INIT]++;
 	s->m->live++;
@@ -246,6 +245,53 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 	s->stages[0].attempt_ms = s->start_ms;
 	l7mp_stage_attach(&s->stages[0], a->stream);
 	l7mp_session_event(s, "INIT", -1, 0, NULL);
+}
+
+/* Before any rule rewrites the metadata. */
+static void find_client(const struct l7mp_accept *a, struct session_client *out)
+{
+	const cJSON *pid = l7mp_json_get(a->metadata, "UNIX/pid");
+	int family = l7mp_addr_family(&a->peer);
+
+	memset(out, 0, sizeof(*out));
+	if (cJSON_IsNumber(pid)) {
+		out->carrier = L7MP_CARRIER_UNIX;
+		out->pid = (int32_t)pid->valuedouble;
+		return;
+	}
+	if (!l7mp_json_member(a->metadata, "TCP") || (family != AF_INET && family != AF_INET6))
+		return;
+	out->carrier = L7MP_CARRIER_TCP;
+	out->family = (uint8_t)family;
+	out->port = l7mp_addr_port(&a->peer);
+	if (family == AF_INET) {
+		memcpy(out->ip, &a->peer.in.sin_addr, 4);
+	} else {
+		memcpy(out->ip, &a->peer.in6.sin6_addr, 16);
+		out->scope = a->peer.in6.sin6_scope_id;
+	}
+}
+
+void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_client *out)
+{
+	const struct session_client *c = &s->client;
+	struct l7mp_stream *source = s->stages[0].stream;
+
+	memset(out, 0, sizeof(*out));
+	out->carrier = (enum l7mp_carrier)c->carrier;
+	if (c->carrier == L7MP_CARRIER_UNIX)
+		out->pid = c->pid;
+	if (c->carrier != L7MP_CARRIER_TCP)
+		return;
+	l7mp_addr_any(&out->peer, c->family, c->port);
+	if (c->family == AF_INET) {
+		memcpy(&out->peer.in.sin_addr, c->ip, 4);
+	} else {
+		memcpy(&out->peer.in6.sin6_addr, c->ip, 16);
+		out->peer.in6.sin6_scope_id = c->scope;
+	}
+	if (!source || !source->ops->local || source->ops->local(source, &out->local))
+		out->local.len = 0;
 }
 
 /* Takes a's name and metadata when 0. */
@@ -283,6 +329,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	struct l7mp_source *src = arg;
 	struct l7mp_lookup lookup = {0};
 	struct l7mp_error err = {.code = L7MP_OK};
+	struct session_client client;
 	struct l7mp_session *s;
 	int status;
 
@@ -296,6 +343,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, 503, "the proxy is stopping");
 		return;
 	}
+	find_client(a, &client);
 	status = route_for(src, a, &lookup, &err);
 	if (status) {
 		reject(src, a, status, err.message);
@@ -306,6 +354,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, 500, "out of memory");
 		return;
 	}
+	s->client = client;
 	fill(s, src, a);
 	l7mp_sessions_counted(s->m, L7MP_OBJ_LISTENER, s->listener->obj.name,
 	                      s->listener->proto->name);

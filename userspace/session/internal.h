@@ -52,7 +52,8 @@ struct session_stage {
 	struct l7mp_timer timer;        /* of the attempt, or until the next one */
 	uint64_t attempt_ms;            /* loop time when the last attempt began */
 	uint32_t retries;
-	struct session_origin *origin; /* see origin.c; NULL: none */
+	struct l7mp_watched
+	        *watched; /* what the owner of `watch` keeps for the stream; NULL: none */
 	uint16_t index;
 	uint8_t state; /* enum l7mp_stage_state */
 	bool paused : 1;
@@ -70,6 +71,18 @@ enum session_off {
 struct session_count {
 	uint64_t packets;
 	uint64_t bytes;
+};
+
+/* Who connected, packed; see l7mp_session_client. */
+struct session_client {
+	uint8_t carrier; /* enum l7mp_carrier */
+	uint8_t family;  /* of a TCP client: AF_INET, AF_INET6 */
+	uint16_t port;
+	union {
+		uint32_t scope;
+		int32_t pid;
+	};
+	uint8_t ip[16];
 };
 
 struct l7mp_session {
@@ -103,11 +116,10 @@ struct l7mp_session {
 	uint16_t n, dest; /* stages in all; index of the destination */
 	uint16_t orphans; /* streams given up whose `closed` is awaited */
 	uint8_t n_events, first_event, cap_events;
-	uint8_t state;       /* enum l7mp_session_state */
-	uint8_t off_state;   /* enum session_off */
-	uint8_t off_reason;  /* enum l7mp_reason */
-	uint8_t peer_family; /* AF_INET, AF_INET6; 0: none */
-	uint8_t peer_ip[16]; /* for origin.c */
+	uint8_t state;      /* enum l7mp_session_state */
+	uint8_t off_state;  /* enum session_off */
+	uint8_t off_reason; /* enum l7mp_reason */
+	struct session_client client;
 	bool off_never : 1;
 	bool ending : 1;
 	bool abort : 1;
@@ -117,7 +129,6 @@ struct l7mp_session {
 	bool linger : 1;      /* half-closed towards a stage that can't say its end */
 	bool draining : 1;    /* ends when its answer is through */
 	bool warned_kind : 1;
-	bool remote : 1, remote_known : 1; /* works for a client elsewhere */
 
 	struct session_pipe *pipes;
 	struct session_stage stages[];
@@ -138,9 +149,6 @@ struct session_counter {
 	char key[];           /* kind + '0', then the object's name */
 };
 
-struct session_origin;
-struct session_origins;
-
 struct l7mp_sessions {
 	struct l7mp_env *env;
 	const struct l7mp_offload *offload;
@@ -154,7 +162,8 @@ struct l7mp_sessions {
 	unsigned beginning; /* sessions in SESSION_OFF_BEGINS */
 	struct session_peer *peers;
 	struct session_counter *counters;
-	struct session_origins *origins;
+	const struct l7mp_watch_ops *watch; /* NULL: nobody watches */
+	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
 	size_t live; /* all but DESTROYED */
 	struct l7mp_timer grace;
@@ -284,17 +293,6 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
                        uint64_t last_seen[2]);
 void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);
 cJSON *l7mp_session_offload_json(const struct l7mp_session *s);
-
-/* ---- origin.c ---- */
-
-int l7mp_origins_new(struct session_origins **out);
-void l7mp_origins_free(struct session_origins **o);
-/* The stage is making a connection (its state is not CONNECTED yet), or has one now. */
-void l7mp_origin_opened(struct session_stage *st);
-/* ... and has it no more. */
-void l7mp_origin_closed(struct session_stage *st);
-/* Remembers whom the session works for. */
-void l7mp_origin_source(struct l7mp_session *s, const struct l7mp_addr *peer);
 
 /* ---- proto.c ---- */
 

@@ -54,8 +54,6 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
 	l7mp_task_init(&m->done_task, all_done, m);
 	rc = l7mp_timer_reserve(m->env->loop, &m->verdict_timer);
-	if (!rc)
-		rc = l7mp_origins_new(&m->origins);
 	if (rc) {
 		l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 		free(m);
@@ -88,8 +86,13 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 		free(c);
 		c = next;
 	}
-	l7mp_origins_free(&m->origins);
 	free(m);
+}
+
+void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg)
+{
+	m->watch = ops;
+	m->watch_arg = arg;
 }
 
 void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg),

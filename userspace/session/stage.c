@@ -18,7 +18,8 @@ static void on_open(void *owner)
 	l7mp_timer_stop(session_loop(st->s), &st->timer);
 	st->state = L7MP_STAGE_CONNECTED;
 	st->retries = 0;
-	l7mp_origin_opened(st);
+	if (st->watched)
+		st->s->m->watch->open(st->s->m->watch_arg, st->watched);
 	l7mp_session_check_ready(st->s);
 }
 
@@ -72,6 +73,14 @@ static void on_notice(void *owner, const char *event, const char *message)
 	l7mp_session_notice(st->s, st->index, event, message);
 }
 
+/* The stream is gone, and its socket with it. */
+static void unwatch(struct l7mp_session *s, struct l7mp_watched **watched)
+{
+	if (*watched)
+		s->m->watch->end(s->m->watch_arg, *watched);
+	*watched = NULL;
+}
+
 static void on_closed(void *owner, const struct l7mp_error *err)
 {
 	struct session_stage *st = owner;
@@ -80,7 +89,7 @@ static void on_closed(void *owner, const struct l7mp_error *err)
 	struct l7mp_error early;
 
 	l7mp_session_offload_remove(s, true);
-	l7mp_origin_closed(st);
+	unwatch(st->s, &st->watched);
 	st->stream = NULL;
 	if (!up && err->code == L7MP_OK) {
 		l7mp_error_set(&early, -ECONNABORTED, L7MP_ERR_UPSTREAM,
@@ -158,6 +167,36 @@ static const struct l7mp_stream_events orphan_events = {
         .closed = orphan_closed,
 };
 
+/* The same for a stream that is watched: its owner is what the watcher keeps. */
+static void watched_data(void *owner, struct l7mp_buf *buf)
+{
+	orphan_data(((struct l7mp_watched *)owner)->session, buf);
+}
+
+static void watched_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
+{
+	orphan_lost(((struct l7mp_watched *)owner)->session, err, packets, bytes);
+}
+
+static void watched_closed(void *owner, const struct l7mp_error *err)
+{
+	struct l7mp_watched *watched = owner;
+	struct l7mp_session *s = watched->session;
+
+	unwatch(s, &watched);
+	orphan_closed(s, err);
+}
+
+static const struct l7mp_stream_events watched_orphan_events = {
+        .open = orphan_nothing,
+        .data = watched_data,
+        .drain = orphan_nothing,
+        .end = orphan_end,
+        .lost = watched_lost,
+        .notice = orphan_notice,
+        .closed = watched_closed,
+};
+
 void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream)
 {
 	st->stream = stream;
@@ -171,10 +210,13 @@ void l7mp_stage_detach(struct session_stage *st, bool abort)
 
 	if (!stream)
 		return;
-	l7mp_origin_closed(st);
 	st->stream = NULL;
 	st->s->orphans++;
-	l7mp_stream_attach(stream, &orphan_events, st->s);
+	if (st->watched)
+		l7mp_stream_attach(stream, &watched_orphan_events, st->watched);
+	else
+		l7mp_stream_attach(stream, &orphan_events, st->s);
+	st->watched = NULL;
 	l7mp_stream_close(stream, abort);
 }
 
@@ -286,7 +328,8 @@ static int start(struct session_stage *st, struct l7mp_error *err)
 	if (rc)
 		return rc;
 	l7mp_stage_attach(st, stream);
-	l7mp_origin_opened(st);
+	if (s->m->watch)
+		st->watched = s->m->watch->begin(s->m->watch_arg, s, stream);
 	return 0;
 }
 

@@ -301,6 +301,13 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return u->inner->ops->local ? u->inner->ops->local(u->inner, out) : -ENOTSUP;
 }
 
+static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
+{
+	struct up *u = (struct up *)base;
+
+	return u->inner->ops->remote ? u->inner->ops->remote(u->inner, out) : -ENOTSUP;
+}
+
 static const struct l7mp_stream_ops up_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -308,6 +315,7 @@ static const struct l7mp_stream_ops up_ops = {
         .close = op_close,
         .flow = op_flow,
         .local = op_local,
+        .remote = op_remote,
 };
 
 /* ---- connecting ---- */

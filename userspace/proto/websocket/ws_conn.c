@@ -307,12 +307,20 @@ static int ws_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return c->io ? c->io->ops->local(c->io, out) : -ENOTCONN;
 }
 
+static int ws_remote(struct l7mp_stream *base, struct l7mp_addr *out)
+{
+	struct ws_conn *c = (struct ws_conn *)base;
+
+	return c->io ? c->io->ops->remote(c->io, out) : -EAGAIN;
+}
+
 static const struct l7mp_stream_ops ws_ops = {
         .write = ws_write,
         .pause = ws_pause,
         .shutdown = ws_shutdown,
         .close = ws_close,
         .local = ws_local,
+        .remote = ws_remote,
 };
 
 /* ---- making ---- */

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/* Whose connection is it: what the kernel says of sockets, what is known of our own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "api/origin.h"
+#include "l7mp/util.h"
+#include "session_fixture.h"
+
+/* ---- sockets, as the kernel sees them ---- */
+
+struct tcp_pair {
+	int listener, client, accepted;
+	struct l7mp_addr peer, local; /* as the accepted side has them */
+};
+
+static void name_of(int (*get)(int, struct sockaddr *, socklen_t *), int fd, struct l7mp_addr *out)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+
+	assert_int_equal(get(fd, (struct sockaddr *)&ss, &len), 0);
+	assert_int_equal(l7mp_addr_from_sockaddr(out, (struct sockaddr *)&ss, len), 0);
+}
+
+static int get_peer(int fd, struct sockaddr *sa, socklen_t *len)
+{
+	return getpeername(fd, sa, len);
+}
+
+static int get_own(int fd, struct sockaddr *sa, socklen_t *len)
+{
+	return getsockname(fd, sa, len);
+}
+
+/* False: this host has no such address. */
+static bool connect_pair(struct tcp_pair *p, const char *ip)
+{
+	struct l7mp_addr addr;
+
+	assert_int_equal(l7mp_addr_parse(&addr, ip, 0), 0);
+	p->listener = socket(addr.sa.sa_family, SOCK_STREAM, 0);
+	if (bind(p->listener, &addr.sa, addr.len)) {
+		close(p->listener);
+		return false;
+	}
+	assert_int_equal(listen(p->listener, 1), 0);
+	name_of(get_own, p->listener, &addr);
+	p->client = socket(addr.sa.sa_family, SOCK_STREAM, 0);
+	assert_int_equal(connect(p->client, &addr.sa, addr.len), 0);
+	p->accepted = accept(p->listener, NULL, NULL);
+	assert_true(p->accepted >= 0);
+	name_of(get_peer, p->accepted, &p->peer);
+	name_of(get_own, p->accepted, &p->local);
+	return true;
+}
+
+static void close_pair(struct tcp_pair *p)
+{
+	if (p->client >= 0)
+		close(p->client);
+	close(p->accepted);
+	close(p->listener);
+}
+
+static void check_ends(struct api_host *host, const char *ip)
+{
+	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+	char much[65536] = {0};
+	struct tcp_pair p;
+
+	if (!connect_pair(&p, ip))
+		return;
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_ALIVE);
+	/* A half-closed connection still has its client. */
+	shutdown(p.client, SHUT_WR);
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_ALIVE);
+	close(p.client);
+	p.client = -1;
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
+	close_pair(&p);
+
+	/* Closed behind more data than the other side takes: the socket lives on, its owner doesn't. */
+	assert_true(connect_pair(&p, ip));
+	while (send(p.client, much, sizeof(much), MSG_DONTWAIT) > 0)
+		;
+	close(p.client);
+	p.client = -1;
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
+	close_pair(&p);
+
+	assert_true(connect_pair(&p, ip));
+	assert_int_equal(send(p.client, "GET", 3, 0), 3);
+	setsockopt(p.client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	close(p.client);
+	p.client = -1;
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
+	close_pair(&p);
+}
+
+static void test_sockets(void **state)
+{
+	struct l7mp_addr a, b;
+	struct api_host *host;
+
+	(void)state;
+	assert_int_equal(api_host_new(&host), 0);
+	l7mp_addr_parse(&a, "127.0.0.1", 1);
+	l7mp_addr_parse(&b, "::1", 1);
+	if (api_host_peer(host, &a, &a) == API_PEER_UNKNOWN) {
+		api_host_free(&host);
+		skip();
+	}
+	assert_int_equal(api_host_peer(host, &a, &b), API_PEER_GONE);
+	check_ends(host, "127.0.0.1");
+	check_ends(host, "::1");
+	api_host_free(&host);
+}
+
+static void test_addresses(void **state)
+{
+	struct l7mp_addr a;
+	struct api_host *host;
+
+	(void)state;
+	assert_int_equal(api_host_new(&host), 0);
+	l7mp_addr_parse(&a, "127.3.2.1", 5);
+	assert_true(api_host_has(host, &a));
+	l7mp_addr_parse(&a, "::1", 0);
+	assert_true(api_host_has(host, &a));
+	l7mp_addr_parse(&a, "::ffff:127.0.0.1", 0);
+	assert_true(api_host_has(host, &a));
+	/* Nobody's (RFC 5737, RFC 3849). */
+	l7mp_addr_parse(&a, "192.0.2.1", 0);
+	assert_false(api_host_has(host, &a));
+	l7mp_addr_parse(&a, "2001:db8::1", 0);
+	assert_false(api_host_has(host, &a));
+	l7mp_addr_unix(&a, "/run/x");
+	assert_false(api_host_has(host, &a));
+	api_host_free(&host);
+}
+
+/* ---- connections of clusters ---- */
+
+struct origins {
+	struct sfix *f;
+	struct api_host *host;
+	struct api_origins *origins;
+};
+
+static int setup(void **state)
+{
+	struct origins *o = calloc(1, sizeof(*o));
+
+	assert_int_equal(sfix_new(state), 0);
+	o->f = *state;
+	assert_int_equal(api_host_new(&o->host), 0);
+	assert_int_equal(api_origins_new(o->f->sessions, o->host, &o->origins), 0);
+	sfix_simple(o->f, "FakeStream", "FakeStream", "");
+	o->f->world.hold_open = true;
+	*state = o;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct origins *o = *state;
+
+	*state = o->f;
+	for (struct l7mp_session *s = l7mp_sessions_first(o->f->sessions); s;
+	     s = l7mp_sessions_next(s))
+		l7mp_session_end(s, "the test is over");
+	l7mp_loop_turn(o->f->loop);
+	sfix_advance(o->f, 60000);
+	api_origins_free(&o->origins);
+	api_host_free(&o->host);
+	free(o);
+	return sfix_free(state);
+}
+
+/* A client at `peer` of a listener at `local`; the connection that was made for it. */
+static struct fake_stream *relay(struct origins *o, const char *name, const struct l7mp_addr *peer,
+                                 const struct l7mp_addr *local, unsigned n)
+{
+	struct l7mp_accept a = {.name = strdup(name), .peer = *peer};
+	struct fake_stream *source;
+
+	a.metadata = cJSON_CreateObject();
+	cJSON_AddObjectToObject(a.metadata, "TCP");
+	source = fake_accept_with(&o->f->world, "l", &a, false);
+	assert_non_null(source);
+	source->local = *local;
+	return fake_connected(&o->f->world, "c", n);
+}
+
+static struct l7mp_addr at(const char *ip, uint16_t port)
+{
+	struct l7mp_addr a;
+
+	assert_int_equal(l7mp_addr_parse(&a, ip, port), 0);
+	return a;
+}
+
+#define THROUGH_US "the request comes through this proxy from another host"
+
+static void test_made_for_remote(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct l7mp_addr api = at("127.0.0.1", 1234), other = at("127.0.0.1", 9000);
+	struct l7mp_addr first = at("127.0.0.1", 40000), second = at("127.0.0.1", 40001);
+	struct fake_stream *up = relay(o, "far", &far, &front, 0);
+
+	/* Its addresses come late, as with a name that has to be resolved. */
+	assert_string_not_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+	up->local = first;
+	up->remote = api;
+	assert_string_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+	/* The same port of ours leads elsewhere: that says nothing of a connection to the API. */
+	assert_string_equal(api_origin_of_connection(o->origins, &first, &other),
+	                    "the client is gone");
+	fake_open(up);
+	assert_string_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+
+	/* A relay behind the relay works for somebody far away, too. */
+	up->remote = other;
+	up = relay(o, "near", &first, &api, 1);
+	up->local = second;
+	up->remote = api;
+	fake_open(up);
+	assert_string_equal(api_origin_of_connection(o->origins, &second, &api), THROUGH_US);
+	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "near")),
+	                    THROUGH_US);
+	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "far")),
+	                    "the request does not come from this host");
+}
+
+/* A connection that tries one address after the other is known by the one it has now. */
+static void test_next_address(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct l7mp_addr one = at("127.0.0.1", 1234), two = at("127.0.0.2", 1234);
+	struct l7mp_addr from = at("127.0.0.1", 40000);
+	struct fake_stream *up = relay(o, "far", &far, &front, 0);
+
+	up->local = from;
+	up->remote = one;
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &one), THROUGH_US);
+	up->remote = two;
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &two), THROUGH_US);
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &one),
+	                    "the client is gone");
+}
+
+/* A stream that was given up is known until its socket is closed, and not a moment longer. */
+static void test_until_closed(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct l7mp_addr api = at("127.0.0.1", 1234), from = at("127.0.0.1", 40000);
+	struct fake_stream *up = relay(o, "far", &far, &front, 0);
+
+	up->local = from;
+	up->remote = api;
+	up->slow_close = true;
+	fake_open(up);
+	l7mp_session_end(sfix_session(o->f, "far"), "over");
+	l7mp_loop_turn(o->f->loop);
+	assert_true(up->closing && !up->gone);
+	sfix_advance(o->f, 1000);
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+	if (!up->gone)
+		fake_closed(up, 0);
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &api),
+	                    "the client is gone");
+}
+
+static void test_given_up(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct l7mp_addr api = at("127.0.0.1", 1234), from = at("127.0.0.1", 40000);
+	struct fake_stream *up;
+
+	sfix_simple(o->f, "FakeStream", "FakeStream",
+	            ",'retry':{'retry_on':'connect-failure','num_retries':2,'timeout':100}");
+	up = relay(o, "far", &far, &front, 0);
+	up->local = from;
+	up->remote = api;
+	up->slow_close = true;
+	/* The attempt takes too long: the session goes on with another stream. */
+	sfix_advance(o->f, 101);
+	assert_true(up->closing);
+	if (!up->gone)
+		assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+	if (!up->gone)
+		fake_closed(up, 0);
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &api),
+	                    "the client is gone");
+}
+
+/* Datagram sockets say nothing of TCP connections that have the same port. */
+static void test_other_protocols(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct tcp_pair p;
+	struct l7mp_accept a = {.name = strdup("udp"), .peer = far};
+	struct fake_stream *up, *source;
+
+	(void)front;
+	a.metadata = cJSON_CreateObject();
+	cJSON_AddObjectToObject(a.metadata, "UDP");
+	source = fake_accept_with(&o->f->world, "l", &a, false);
+	source->local = far;
+	up = fake_connected(&o->f->world, "c", 0);
+	assert_true(connect_pair(&p, "127.0.0.1"));
+	up->not_tcp = true;
+	up->local = p.peer;
+	assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+	/* And what comes in datagrams is never local: its source can be forged. */
+	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "udp")),
+	                    "where the request comes from is not known");
+	close_pair(&p);
+}
+
+/* Through a relay for a client on this host; metadata that rules changed says nothing. */
+static void test_local_client(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr api = at("127.0.0.1", 1234), from = at("127.0.0.1", 40000);
+	struct fake_stream *up;
+	struct tcp_pair p;
+
+	assert_true(connect_pair(&p, "127.0.0.1"));
+	up = relay(o, "near", &p.peer, &p.local, 0);
+	up->local = from;
+	up->remote = api;
+	fake_open(up);
+	assert_null(api_origin_of_connection(o->origins, &from, &api));
+	close(p.client);
+	p.client = -1;
+	assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+	close_pair(&p);
+}
+
+static void test_unix_clients(void **state)
+{
+	struct origins *o = *state;
+	const struct {
+		const char *name;
+		double pid;
+		bool local;
+	} cases[] = {{"init", 1, true}, {"unseen", 0, true}, {"self", getpid(), false}};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(cases); i++) {
+		struct l7mp_accept a = {.name = strdup(cases[i].name)};
+		const char *why;
+
+		a.metadata = cJSON_CreateObject();
+		l7mp_json_add_num(cJSON_AddObjectToObject(a.metadata, "UNIX"), "pid", cases[i].pid);
+		fake_accept_with(&o->f->world, "l", &a, false);
+		why = api_origin_of_session(o->origins, sfix_session(o->f, cases[i].name));
+		assert_true(cases[i].local == !why);
+	}
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_sockets), cmocka_unit_test(test_addresses),
+	        T(test_made_for_remote),        T(test_next_address),
+	        T(test_until_closed),           T(test_given_up),
+	        T(test_other_protocols),        T(test_local_client),
+	        T(test_unix_clients),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
