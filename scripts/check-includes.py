@@ -42,6 +42,7 @@ DOORS = {
     "utlist.h": r"^include/l7mp/hash\.h$",
     "curl/": r"^userspace/ctl/",
     "openssl/ssl.h": r"^userspace/net/tls/",
+    "ares.h": r"^userspace/loop/resolve\.c$",
     "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|net|proto|transform|offload|api|daemon)/)",
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "l7mp/mailbox.h"
-#include "l7mp/resolve.h"
 #include "l7mp/util.h"
 #include "looptest.h"
 
@@ -440,95 +439,6 @@ static void mailbox(void **state)
 	post_from_threads(true);
 }
 
-/* ---- resolve ---- */
-
-struct answer {
-	int n, err;
-	struct l7mp_addr addr[16];
-	size_t count;
-};
-
-static void answer_cb(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
-{
-	struct answer *a = arg;
-
-	a->n++;
-	a->err = err;
-	a->count = n;
-	if (n)
-		memcpy(a->addr, addrs, n * sizeof(*addrs));
-}
-
-static void ask(struct l7mp_loop *loop, const char *host, int family, struct answer *a)
-{
-	struct l7mp_resolve *r = NULL;
-
-	memset(a, 0, sizeof(*a));
-	assert_int_equal(l7mp_resolve_start(loop, host, 53, family, answer_cb, a, &r), 0);
-	assert_non_null(r);
-	assert_int_equal(a->n, 0); /* never from inside the call */
-	l7mp_loop_run(loop);
-	assert_int_equal(a->n, 1);
-}
-
-static void resolve(void **state)
-{
-	struct l7mp_loop *loop;
-	struct answer a;
-	char text[L7MP_ADDR_STRLEN];
-	char longname[400];
-	(void)state;
-
-	assert_int_equal(l7mp_loop_new(&loop), 0);
-	ask(loop, "10.1.2.3", AF_UNSPEC, &a);
-	assert_int_equal(a.count, 1);
-	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.1.2.3:53");
-	ask(loop, "::ffff:10.1.2.3", AF_UNSPEC, &a);
-	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.1.2.3:53");
-	ask(loop, "[2001:db8::1]", AF_INET6, &a);
-	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "[2001:db8::1]:53");
-	ask(loop, "10.1.2.3", AF_INET6, &a);
-	assert_int_equal(a.count, 0);
-	assert_int_equal(a.err, -ENOENT);
-	ask(loop, "localhost", AF_INET, &a);
-	assert_int_equal(a.count, 1); /* not once per socket type */
-	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "127.0.0.1:53");
-	ask(loop, "localhost", AF_UNSPEC, &a);
-	assert_true(a.count >= 1 && l7mp_addr_is_loopback(&a.addr[0]));
-	ask(loop, "no such name..", AF_UNSPEC, &a);
-	assert_int_equal(a.count, 0);
-	assert_true(a.err == -ENOENT || a.err == -EAGAIN);
-	memset(longname, 'x', sizeof(longname));
-	longname[sizeof(longname) - 1] = '\0';
-	ask(loop, longname, AF_UNSPEC, &a);
-	assert_int_equal(a.count, 0);
-	assert_true(a.err < 0);
-	assert_int_equal(l7mp_loop_free(&loop), 0);
-}
-
-static void resolve_cancel(void **state)
-{
-	struct l7mp_loop *loop;
-	struct answer a = {0};
-	struct l7mp_resolve *r[8];
-	(void)state;
-
-	assert_int_equal(l7mp_loop_new(&loop), 0);
-	for (int i = 0; i < 8; i++) {
-		const char *host = i % 2 ? "localhost" : "127.0.0.1";
-
-		assert_int_equal(l7mp_resolve_start(loop, host, 1, AF_UNSPEC, answer_cb, &a, &r[i]),
-		                 0);
-	}
-	for (int i = 0; i < 8; i++) {
-		l7mp_resolve_cancel(&r[i]);
-		assert_null(r[i]);
-		l7mp_resolve_cancel(&r[i]);
-	}
-	assert_int_equal(l7mp_loop_free(&loop), 0);
-	assert_int_equal(a.n, 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest all[] = {
@@ -536,7 +446,6 @@ int main(void)
 	        cmocka_unit_test(reserved),      cmocka_unit_test(tasks),
 	        cmocka_unit_test(task_forever),  cmocka_unit_test(real_timers),
 	        cmocka_unit_test(latency),       cmocka_unit_test(mailbox),
-	        cmocka_unit_test(resolve),       cmocka_unit_test(resolve_cancel),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

@@ -184,6 +184,7 @@ static int stop_uv(struct l7mp_loop *loop)
 	run_dry(loop);
 	if (loop->holds)
 		return UV_EBUSY;
+	l7mp_resolver_free(&loop->resolver);
 	l7mp_heap_free(&loop->heap);
 	uv_close((uv_handle_t *)&loop->prepare, NULL);
 	uv_close((uv_handle_t *)&loop->check, NULL);

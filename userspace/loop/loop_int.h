@@ -11,6 +11,7 @@
 #include "l7mp/util.h"
 
 struct l7mp_dgram_shared;
+struct l7mp_resolver;
 struct l7mp_io;
 
 /* The key lies beside the timer's pointer: sifting touches no timer but those it moves. */
@@ -57,6 +58,7 @@ struct l7mp_loop {
 	size_t holds;
 
 	struct l7mp_dgram_shared *dgram; /* made at first use */
+	struct l7mp_resolver *resolver;  /* made at first use */
 
 	uint64_t poll_stamp, poll_idle; /* ns, at the last prepare */
 	uint64_t second;
@@ -115,3 +117,10 @@ void l7mp_io_dispatch(struct l7mp_loop *loop);
 
 /* dgram.c */
 void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
+
+/* ---- resolve.c ---- */
+
+/* Cancels what is under way; nobody may wait for an answer any more. NULL inside is fine. */
+void l7mp_resolver_free(struct l7mp_resolver **resolver);
+/* Asks these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf. For tests. 0 or negative errno. */
+int l7mp_resolver_set_servers(struct l7mp_loop *loop, const char *csv);

@@ -1,77 +1,535 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * Name resolution by c-ares on the loop.
+ *
+ *   lookup   one question (name and family) that is under way or whose answer is cached;
+ *            equal questions share it, each with a struct l7mp_resolve of its own
+ *   channel  a c-ares channel: the name servers of /etc/resolv.conf. A new one is made when
+ *            that file changes; the old one goes when its last lookup has ended
+ *
+ * Questions are sent at once and independently of each other, so that a server that does not
+ * answer delays only the names that it is asked for. Answers are cached for their TTL, those
+ * that say "no such name" for the TTL of the zone's SOA record (RFC 2308, section 5), and
+ * failures for a second.
+ */
 #include "l7mp/resolve.h"
 
+#include <ares.h>
+#include <arpa/nameser.h>
+#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "l7mp/hash.h"
 #include "loop_int.h"
 
-#define MAX_ADDRS 16
+#define MAX_ADDRS   16
+#define MAX_NAME    255 /* RFC 1035, section 2.3.4 */
+#define MAX_ENTRIES 4096
+#define TIMEOUT_MS  2000 /* of one try; c-ares doubles it from round to round */
+#define TRIES       3
+#define CHECK_MS    1000 /* between two looks at resolv.conf */
+/* Bounds of how long an answer is used, in seconds. */
+#define TTL_MIN      1
+#define TTL_MAX      3600
+#define NEGATIVE_MAX 300
 
-struct l7mp_resolve {
-	struct l7mp_loop *loop;
-	l7mp_resolve_cb cb; /* NULL: cancelled */
-	void *arg;
-	uint16_t port;
-	uv_getaddrinfo_t req;
-	struct l7mp_task task; /* numeric hosts need no thread */
-	struct l7mp_addr numeric;
+#define RESOLV_CONF "/etc/resolv.conf"
+
+struct channel {
+	struct channel *prev, *next;
+	struct l7mp_resolver *resolver;
+	ares_channel ares;
+	struct l7mp_timer timer; /* retransmission */
+	struct l7mp_task task;   /* frees it; never from inside a callback of c-ares */
+	struct sock *socks;
+	size_t lookups; /* that it works on */
+	bool retired;
 };
 
-static int from_eai(int status)
+/* A descriptor that c-ares wants to be watched. */
+struct sock {
+	struct l7mp_io io;
+	struct sock *prev, *next;
+	struct channel *channel;
+};
+
+struct key {
+	uint8_t family;
+	char name[MAX_NAME + 1]; /* lower case, zero-padded by its length in the hash */
+};
+
+struct lookup {
+	UT_hash_handle hh;          /* in the resolver's table */
+	struct lookup *prev, *next; /* answered ones, by age */
+	struct l7mp_resolver *resolver;
+	struct channel *channel; /* that is asked; NULL: answered */
+	struct l7mp_resolve *waiters;
+	struct l7mp_task task; /* hands the answer to those who asked when it was there already */
+	uint64_t expires;      /* loop time in ms */
+	int err;               /* negative errno; 0: addrs */
+	bool delivering;
+	size_t n;
+	struct l7mp_addr addrs[MAX_ADDRS]; /* without a port */
+	struct key key;
+};
+
+struct l7mp_resolver {
+	struct l7mp_loop *loop;
+	struct lookup *table;
+	struct lookup *answered; /* oldest first */
+	size_t n_answered;
+	struct channel *channels; /* the current one first */
+	uint64_t checked;         /* when resolv.conf was looked at */
+	struct timespec mtime;    /* what it was then */
+	char *servers;            /* for tests: instead of resolv.conf's */
+};
+
+struct l7mp_resolve {
+	struct l7mp_resolve *prev, *next; /* of lookup->waiters */
+	struct l7mp_loop *loop;
+	struct lookup *lookup; /* NULL: numeric */
+	l7mp_resolve_cb cb;
+	void *arg;
+	uint16_t port;
+	struct l7mp_task task;
+	struct l7mp_addr numeric; /* len 0: no address of the family that was asked for */
+};
+
+/* ---- lookups ---- */
+
+static size_t key_len(const struct key *k)
+{
+	return offsetof(struct key, name) + strlen(k->name);
+}
+
+static void lookup_free(struct lookup *l)
+{
+	struct l7mp_resolver *r = l->resolver;
+
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is in the table */
+	HASH_DEL(r->table, l);
+	if (!l->channel) {
+		DL_DELETE(r->answered, l);
+		r->n_answered--;
+	}
+	l7mp_task_cancel(r->loop, &l->task);
+	free(l);
+}
+
+/* Gives everybody who waits now the answer. What a callback asks for comes in the next turn. */
+static void deliver_cb(struct l7mp_task *task, void *arg)
+{
+	struct lookup *l = arg;
+	struct l7mp_resolve *r;
+	size_t count;
+
+	DL_COUNT(l->waiters, r, count);
+	l->delivering = true;
+	while (count-- > 0 && (r = l->waiters)) {
+		struct l7mp_addr addrs[MAX_ADDRS];
+		l7mp_resolve_cb cb = r->cb;
+		void *cb_arg = r->arg;
+
+		memcpy(addrs, l->addrs, l->n * sizeof(addrs[0]));
+		for (size_t i = 0; i < l->n; i++)
+			l7mp_addr_set_port(&addrs[i], r->port);
+		DL_DELETE(l->waiters, r);
+		l7mp_loop_release(r->loop);
+		free(r);
+		cb(cb_arg, l->err, l->n ? addrs : NULL, l->n);
+	}
+	l->delivering = false;
+	if (l->waiters)
+		l7mp_task_post(l->resolver->loop, task);
+}
+
+static uint64_t clamp(uint64_t v, uint64_t min, uint64_t max)
+{
+	return v < min ? min : v > max ? max : v;
+}
+
+static void channel_release(struct channel *c);
+
+/* The answer is there. Delivered by a task, because callers may not be called from inside c-ares. */
+static void lookup_answered(struct lookup *l, int err, uint64_t ttl_s)
+{
+	struct l7mp_resolver *r = l->resolver;
+	struct channel *c = l->channel;
+
+	l->err = err;
+	l->expires = l7mp_loop_now(r->loop) + ttl_s * 1000;
+	l->channel = NULL;
+	DL_APPEND(r->answered, l);
+	r->n_answered++;
+	l7mp_task_post(r->loop, &l->task);
+	channel_release(c);
+}
+
+/* Makes room for one more answer: first what has expired, then what is oldest. */
+static void evict(struct l7mp_resolver *r)
+{
+	uint64_t now = l7mp_loop_now(r->loop);
+	struct lookup *l, *tmp;
+
+	DL_FOREACH_SAFE (r->answered, l, tmp) {
+		bool idle = !l->waiters && !l->delivering;
+
+		if (idle && (l->expires <= now || r->n_answered >= MAX_ENTRIES))
+			lookup_free(l);
+		else if (r->n_answered < MAX_ENTRIES)
+			break; /* lists of answers are short-lived: no need to look at all of them */
+	}
+}
+
+/* ---- c-ares ---- */
+
+/* Retransmissions: c-ares says when it wants to be called next. */
+static void channel_arm(struct channel *c)
+{
+	struct timeval tv, *next = ares_timeout(c->ares, NULL, &tv);
+
+	if (next)
+		(void)l7mp_timer_start(c->resolver->loop, &c->timer,
+		                       (uint64_t)next->tv_sec * 1000U +
+		                               (uint64_t)next->tv_usec / 1000U + 1U);
+	else
+		l7mp_timer_stop(c->resolver->loop, &c->timer);
+}
+
+static void io_cb(struct l7mp_io *io, uint32_t events)
+{
+	struct sock *s = (struct sock *)io;
+	struct channel *c = s->channel;
+	bool readable = events & (EPOLLIN | EPOLLERR | EPOLLHUP);
+	bool writable = events & EPOLLOUT;
+
+	/* May close the descriptor and free s; c stays, it is freed by a task. */
+	ares_process_fd(c->ares, readable ? io->fd : ARES_SOCKET_BAD,
+	                writable ? io->fd : ARES_SOCKET_BAD);
+	channel_arm(c);
+}
+
+/* ares_sock_state_cb: which descriptors to watch. Both false: it is about to be closed. */
+static void sock_state_cb(void *arg, ares_socket_t fd, int readable, int writable)
+{
+	struct channel *c = arg;
+	struct l7mp_loop *loop = c->resolver->loop;
+	uint32_t events = (readable ? (uint32_t)EPOLLIN : 0) | (writable ? (uint32_t)EPOLLOUT : 0);
+	struct sock *s;
+
+	DL_FOREACH (c->socks, s)
+		if (s->io.fd == fd)
+			break;
+	if (!events) {
+		if (!s)
+			return;
+		l7mp_io_stop(loop, &s->io);
+		DL_DELETE(c->socks, s);
+		free(s);
+		return;
+	}
+	if (!s) {
+		s = calloc(1, sizeof(*s));
+		if (!s)
+			return; /* not watched: the question times out */
+		l7mp_io_init(&s->io, fd, io_cb);
+		s->channel = c;
+		DL_APPEND(c->socks, s);
+	}
+	(void)l7mp_io_set(loop, &s->io, events);
+}
+
+static void channel_timer_cb(struct l7mp_timer *timer, void *arg)
+{
+	struct channel *c = arg;
+
+	(void)timer;
+	ares_process_fd(c->ares, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+	channel_arm(c);
+}
+
+static void channel_free(struct channel *c)
+{
+	struct l7mp_resolver *r = c->resolver;
+
+	DL_DELETE(r->channels, c);
+	l7mp_task_cancel(r->loop, &c->task);
+	ares_destroy(c->ares);
+	l7mp_timer_stop(r->loop, &c->timer);
+	l7mp_timer_give_back(r->loop, &c->timer);
+	free(c);
+}
+
+static void channel_free_cb(struct l7mp_task *task, void *arg)
+{
+	(void)task;
+	channel_free(arg);
+}
+
+static void channel_release(struct channel *c)
+{
+	c->lookups--;
+	if (c->retired && !c->lookups)
+		l7mp_task_post(c->resolver->loop, &c->task);
+}
+
+static int channel_new(struct l7mp_resolver *r)
+{
+	struct channel *c = calloc(1, sizeof(*c));
+	struct ares_options options = {.flags = ARES_FLAG_NOCHECKRESP,
+	                               .timeout = TIMEOUT_MS,
+	                               .tries = TRIES,
+	                               .sock_state_cb = sock_state_cb,
+	                               .sock_state_cb_data = c};
+	int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB | ARES_OPT_FLAGS;
+
+	if (!c)
+		return -ENOMEM;
+	c->resolver = r;
+	l7mp_timer_init(&c->timer, channel_timer_cb, c);
+	l7mp_task_init(&c->task, channel_free_cb, c);
+	if (l7mp_timer_reserve(r->loop, &c->timer) ||
+	    ares_init_options(&c->ares, &options, mask) != ARES_SUCCESS) {
+		l7mp_timer_give_back(r->loop, &c->timer);
+		free(c);
+		return -ENOMEM;
+	}
+	if (r->servers && ares_set_servers_ports_csv(c->ares, r->servers) != ARES_SUCCESS) {
+		ares_destroy(c->ares);
+		l7mp_timer_give_back(r->loop, &c->timer);
+		free(c);
+		return -EINVAL;
+	}
+	if (r->channels && !r->channels->retired) {
+		r->channels->retired = true;
+		if (!r->channels->lookups)
+			l7mp_task_post(r->loop, &r->channels->task);
+	}
+	DL_PREPEND(r->channels, c);
+	return 0;
+}
+
+/* The channel for new questions; a new one when resolv.conf is another one than before. NULL: no memory. */
+static struct channel *channel_current(struct l7mp_resolver *r)
+{
+	uint64_t now = l7mp_loop_now(r->loop);
+	bool have = r->channels && !r->channels->retired;
+	struct stat st;
+
+	if (have && (r->servers || now - r->checked < CHECK_MS))
+		return r->channels;
+	r->checked = now;
+	if (stat(RESOLV_CONF, &st))
+		memset(&st, 0, sizeof(st));
+	if (have && st.st_mtim.tv_sec == r->mtime.tv_sec && st.st_mtim.tv_nsec == r->mtime.tv_nsec)
+		return r->channels;
+	r->mtime = st.st_mtim;
+	if (channel_new(r))
+		return have ? r->channels : NULL;
+	return r->channels;
+}
+
+static int from_ares(int status)
 {
 	switch (status) {
-	case UV_EAI_AGAIN:
-		return -EAGAIN;
-	case UV_EAI_MEMORY:
-	case UV_ENOMEM:
+	case ARES_ENOMEM:
 		return -ENOMEM;
-	case UV_ECANCELED:
+	case ARES_ECANCELLED:
+	case ARES_EDESTRUCTION:
 		return -ECANCELED;
+	case ARES_ESERVFAIL:
+	case ARES_EREFUSED:
+	case ARES_ETIMEOUT:
+	case ARES_ECONNREFUSED:
+	case ARES_EBADRESP:
+	case ARES_EFORMERR:
+	case ARES_ENOTIMP:
+		return -EAGAIN;
 	default:
 		return -ENOENT;
 	}
 }
 
-/* The list without doubles: one per socket type, and mapped addresses beside plain ones. */
-static size_t collect(const struct addrinfo *ai, uint16_t port, struct l7mp_addr *out)
+/* Adds what is not there yet: names may have an address twice, plain and IPv4-mapped. */
+static void lookup_add(struct lookup *l, const struct ares_addrinfo_node *node)
 {
-	size_t n = 0;
+	struct l7mp_addr *addr = &l->addrs[l->n];
 
-	for (; ai && n < MAX_ADDRS; ai = ai->ai_next) {
-		size_t i = 0;
-
-		if (ai->ai_family != AF_INET && ai->ai_family != AF_INET6)
-			continue;
-		if (l7mp_addr_from_sockaddr(&out[n], ai->ai_addr, ai->ai_addrlen))
-			continue;
-		l7mp_addr_set_port(&out[n], port);
-		while (i < n && !l7mp_addr_equal(&out[i], &out[n]))
-			i++;
-		if (i == n)
-			n++;
-	}
-	return n;
+	if (node->ai_family != AF_INET && node->ai_family != AF_INET6)
+		return;
+	if (l7mp_addr_from_sockaddr(addr, node->ai_addr, node->ai_addrlen))
+		return;
+	l7mp_addr_set_port(addr, 0);
+	for (size_t i = 0; i < l->n; i++)
+		if (l7mp_addr_equal(&l->addrs[i], addr))
+			return;
+	l->n++;
 }
 
-static void resolved_cb(uv_getaddrinfo_t *req, int status, struct addrinfo *ai)
+/* Skips a name of a message (RFC 1035, section 4.1.4). NULL: malformed. */
+static const unsigned char *skip_name(const unsigned char *p, const unsigned char *msg, int len)
 {
-	struct l7mp_resolve *r = req->data;
-	l7mp_resolve_cb cb = r->cb;
-	void *arg = r->arg;
-	struct l7mp_addr addrs[MAX_ADDRS];
-	size_t n = status ? 0 : collect(ai, r->port, addrs);
+	char *name;
+	long used;
 
-	uv_freeaddrinfo(ai);
-	free(r);
-	if (!cb)
+	if (p >= msg + len || ares_expand_name(p, msg, len, &name, &used) != ARES_SUCCESS)
+		return NULL;
+	ares_free_string(name);
+	return p + used;
+}
+
+static uint32_t be16(const unsigned char *p)
+{
+	return (uint32_t)p[0] << 8 | p[1];
+}
+
+static uint32_t be32(const unsigned char *p)
+{
+	return be16(p) << 16 | be16(p + 2);
+}
+
+/* How long "no such name" holds: the lesser of the SOA's TTL and its minimum (RFC 2308). 0: not said. */
+static uint64_t negative_ttl(const unsigned char *msg, int len)
+{
+	const unsigned char *p = msg + NS_HFIXEDSZ, *end = msg + len;
+	unsigned questions, records;
+
+	if (!msg || len < NS_HFIXEDSZ)
+		return 0;
+	questions = be16(msg + 4);
+	records = be16(msg + 6) + be16(msg + 8);
+	while (questions-- > 0) {
+		p = skip_name(p, msg, len);
+		if (!p || end - p < NS_QFIXEDSZ)
+			return 0;
+		p += NS_QFIXEDSZ;
+	}
+	while (records-- > 0) {
+		unsigned type, size;
+		uint64_t ttl, minimum;
+
+		p = skip_name(p, msg, len);
+		if (!p || end - p < NS_RRFIXEDSZ)
+			return 0;
+		type = be16(p);
+		ttl = be32(p + 4);
+		size = be16(p + 8);
+		p += NS_RRFIXEDSZ;
+		if (size > (size_t)(end - p))
+			return 0;
+		if (type == ns_t_soa && size >= 4) {
+			minimum = be32(p + size - 4);
+			return ttl < minimum ? ttl : minimum;
+		}
+		p += size;
+	}
+	return 0;
+}
+
+/* The answer to the question that is asked only for its SOA record. */
+static void soa_cb(void *arg, int status, int timeouts, unsigned char *msg, int len)
+{
+	struct lookup *l = arg;
+
+	(void)timeouts;
+	if (status == ARES_EDESTRUCTION)
+		return; /* the resolver goes, and frees l */
+	lookup_answered(l, l->err, clamp(negative_ttl(msg, len), TTL_MIN, NEGATIVE_MAX));
+}
+
+static void addrinfo_cb(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
+{
+	struct lookup *l = arg;
+	uint64_t ttl = TTL_MAX;
+
+	(void)timeouts;
+	if (status == ARES_EDESTRUCTION)
 		return;
-	if (n)
-		cb(arg, 0, addrs, n);
+	for (const struct ares_addrinfo_node *node = ai ? ai->nodes : NULL;
+	     node && l->n < MAX_ADDRS; node = node->ai_next) {
+		lookup_add(l, node);
+		if (node->ai_ttl >= 0 && (uint64_t)node->ai_ttl < ttl)
+			ttl = (uint64_t)node->ai_ttl;
+	}
+	if (ai)
+		ares_freeaddrinfo(ai);
+	if (l->n) {
+		lookup_answered(l, 0, clamp(ttl, TTL_MIN, TTL_MAX));
+		return;
+	}
+	l->err = status == ARES_SUCCESS ? -ENOENT : from_ares(status);
+	if (l->err == -ENOENT && (status == ARES_ENOTFOUND || status == ARES_ENODATA))
+		ares_search(l->channel->ares, l->key.name, ns_c_in,
+		            l->key.family == AF_INET6 ? ns_t_aaaa : ns_t_a, soa_cb, l);
 	else
-		cb(arg, status ? from_eai(status) : -ENOENT, NULL, 0);
+		lookup_answered(l, l->err, TTL_MIN);
+}
+
+/* ---- questions ---- */
+
+static int key_set(struct key *k, const char *host, int family)
+{
+	size_t len = strlen(host);
+
+	memset(k, 0, sizeof(*k));
+	if (!len || len > MAX_NAME)
+		return -EINVAL;
+	k->family = (uint8_t)family;
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)host[i];
+
+		if (c <= ' ' || c >= 0x7f)
+			return -EINVAL;
+		k->name[i] = (char)tolower(c);
+	}
+	return 0;
+}
+
+/* The lookup for a key: cached and fresh, under way, or begun now. NULL: no memory. */
+static struct lookup *lookup_get(struct l7mp_resolver *r, const struct key *key)
+{
+	struct ares_addrinfo_hints hints = {.ai_family = key->family, .ai_socktype = SOCK_STREAM};
+	struct channel *c;
+	struct lookup *l;
+
+	HASH_FIND(hh, r->table, key, key_len(key), l);
+	if (l && (l->channel || l->waiters || l->delivering || l->expires > l7mp_loop_now(r->loop)))
+		return l;
+	if (l)
+		lookup_free(l);
+	evict(r);
+	c = channel_current(r);
+	l = c ? calloc(1, sizeof(*l)) : NULL;
+	if (!l)
+		return NULL;
+	l->resolver = r;
+	l->key = *key;
+	l7mp_task_init(&l->task, deliver_cb, l);
+	HASH_ADD_KEYPTR(hh, r->table, &l->key, key_len(&l->key), l);
+	if (!l->hh.tbl) {
+		free(l);
+		return NULL;
+	}
+	l->channel = c;
+	c->lookups++;
+	/* Names of /etc/hosts and localhost are answered from inside this call. */
+	ares_getaddrinfo(c->ares, l->key.name, NULL, &hints, addrinfo_cb, l);
+	channel_arm(c);
+	return l;
+}
+
+static struct l7mp_resolver *resolver_get(struct l7mp_loop *loop)
+{
+	if (!loop->resolver) {
+		loop->resolver = calloc(1, sizeof(*loop->resolver));
+		if (loop->resolver)
+			loop->resolver->loop = loop;
+	}
+	return loop->resolver;
 }
 
 static void numeric_cb(struct l7mp_task *task, void *self)
@@ -82,6 +540,7 @@ static void numeric_cb(struct l7mp_task *task, void *self)
 	struct l7mp_addr addr = r->numeric;
 
 	(void)task;
+	l7mp_loop_release(r->loop);
 	free(r);
 	if (addr.len)
 		cb(arg, 0, &addr, 1);
@@ -89,11 +548,26 @@ static void numeric_cb(struct l7mp_task *task, void *self)
 		cb(arg, -ENOENT, NULL, 0);
 }
 
+/* Puts the question to a lookup. 0, or negative errno: nobody will answer. */
+static int ask(struct l7mp_resolve *r, const struct key *key)
+{
+	struct l7mp_resolver *resolver = resolver_get(r->loop);
+	struct lookup *l = resolver ? lookup_get(resolver, key) : NULL;
+
+	if (!l)
+		return -ENOMEM;
+	r->lookup = l;
+	DL_APPEND(l->waiters, r);
+	if (!l->channel)
+		l7mp_task_post(r->loop, &l->task);
+	return 0;
+}
+
 int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, int family,
                        l7mp_resolve_cb cb, void *arg, struct l7mp_resolve **out)
 {
-	struct addrinfo hints = {.ai_family = family, .ai_socktype = SOCK_STREAM};
 	struct l7mp_resolve *r = calloc(1, sizeof(*r));
+	struct key key;
 	int rc = 0;
 
 	if (!r)
@@ -107,22 +581,17 @@ int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, 
 		if (family != AF_UNSPEC && l7mp_addr_family(&r->numeric) != family)
 			r->numeric.len = 0;
 		l7mp_task_post(loop, &r->task);
-	} else if (loop->manual) {
-		rc = -ENOTSUP;
+	} else if (key_set(&key, host, family)) {
+		r->numeric.len = 0; /* no name can be like this */
+		l7mp_task_post(loop, &r->task);
 	} else {
-		r->req.data = r;
-		rc = uv_getaddrinfo(&loop->uv, &r->req, resolved_cb, host, NULL, &hints);
-		/* A name too long or with bytes that no name has is a name that does not exist. */
-		if (rc && rc != UV_ENOMEM) {
-			rc = 0;
-			r->numeric.len = 0;
-			l7mp_task_post(loop, &r->task);
-		}
+		rc = loop->manual ? -ENOTSUP : ask(r, &key);
 	}
 	if (rc) {
 		free(r);
 		return rc;
 	}
+	l7mp_loop_hold(loop);
 	*out = r;
 	return 0;
 }
@@ -134,12 +603,41 @@ void l7mp_resolve_cancel(struct l7mp_resolve **rp)
 	if (!r)
 		return;
 	*rp = NULL;
-	if (r->task.prev) {
-		l7mp_task_cancel(r->loop, &r->task);
-		free(r);
+	if (r->lookup)
+		DL_DELETE(r->lookup->waiters, r); /* it goes on: its answer is cached */
+	l7mp_task_cancel(r->loop, &r->task);
+	l7mp_loop_release(r->loop);
+	free(r);
+}
+
+int l7mp_resolver_set_servers(struct l7mp_loop *loop, const char *csv)
+{
+	struct l7mp_resolver *r = resolver_get(loop);
+	char *copy = r ? strdup(csv) : NULL;
+
+	if (!copy)
+		return -ENOMEM;
+	free(r->servers);
+	r->servers = copy;
+	return channel_new(r);
+}
+
+void l7mp_resolver_free(struct l7mp_resolver **rp)
+{
+	struct l7mp_resolver *r = *rp;
+	struct lookup *l, *tmp;
+
+	if (!r)
 		return;
+	*rp = NULL;
+	while (r->channels)
+		channel_free(r->channels);
+	HASH_ITER (hh, r->table, l, tmp) {
+		l->channel = NULL;
+		HASH_DEL(r->table, l);
+		l7mp_task_cancel(r->loop, &l->task);
+		free(l);
 	}
-	/* A look-up that a thread has begun can't be stopped: its callback then only frees. */
-	r->cb = NULL;
-	uv_cancel((uv_req_t *)&r->req);
+	free(r->servers);
+	free(r);
 }

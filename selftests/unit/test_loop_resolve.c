@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: MIT */
+/* Name resolution, against a DNS server of the test on loopback. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "l7mp/resolve.h"
+#include "loop/loop_int.h"
+
+/* ---- the server: answers by the first label of the name ---- */
+
+struct server {
+	int fd;
+	pthread_t thread;
+	char csv[64];
+	atomic_int queries; /* all that came in */
+	atomic_int ttl;     /* of what it answers */
+};
+
+static size_t put16(uint8_t *p, unsigned v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
+	return 2;
+}
+
+static size_t put_rr(uint8_t *p, unsigned type, unsigned ttl, const void *data, size_t len)
+{
+	put16(p, 0xc00c); /* the question's name */
+	put16(p + 2, type);
+	put16(p + 4, 1);
+	put16(p + 6, ttl >> 16);
+	put16(p + 8, ttl & 0xffff);
+	put16(p + 10, (unsigned)len);
+	memcpy(p + 12, data, len);
+	return 12 + len;
+}
+
+/* 0: no answer at all. */
+static size_t answer(struct server *s, uint8_t *msg, size_t len, size_t room)
+{
+	static const uint8_t ip4[4] = {10, 9, 8, 7}, ip6[16] = {0x20, 1, 0xd, 0xb8, [15] = 7};
+	/* Root names for MNAME and RNAME; serial, refresh, retry, expire, minimum 60. */
+	static const uint8_t soa[22] = {[21] = 60};
+	char name[64] = "";
+	size_t n = len;
+	unsigned type;
+
+	if (len < 18 || msg[12] >= sizeof(name))
+		return 0;
+	memcpy(name, msg + 13, msg[12]);
+	for (n = 12; n < len && msg[n]; n += msg[n] + 1U)
+		;
+	n += 5;
+	if (n > len || n + 100 > room || !strncmp(name, "silent", 6))
+		return 0;
+	type = msg[n - 3];
+	msg[2] |= 0x80;
+	msg[3] = 0x80;
+	memset(msg + 6, 0, 6);
+	if (!strcmp(name, "broken")) {
+		msg[3] |= 3;
+		msg[9] = 5; /* more records than there are */
+		return n + put_rr(msg + n, 6, 0xffffffff, soa, 3);
+	}
+	if (!strcmp(name, "nx")) {
+		msg[3] |= 3;
+		msg[9] = 1;
+		return n + put_rr(msg + n, 6, (unsigned)s->ttl, soa, sizeof(soa));
+	}
+	if (!strcmp(name, "fail")) {
+		msg[3] |= 2;
+		return n;
+	}
+	if (type == 1 || (type == 28 && !strcmp(name, "both"))) {
+		msg[7] = 1;
+		return n + put_rr(msg + n, type, (unsigned)s->ttl, type == 1 ? ip4 : ip6,
+		                  type == 1 ? 4 : 16);
+	}
+	msg[9] = 1;
+	return n + put_rr(msg + n, 6, 1, soa, sizeof(soa));
+}
+
+static void *serve(void *arg)
+{
+	struct server *s = arg;
+
+	for (;;) {
+		uint8_t msg[1024];
+		struct sockaddr_in from;
+		socklen_t from_len = sizeof(from);
+		ssize_t n =
+		        recvfrom(s->fd, msg, sizeof(msg), 0, (struct sockaddr *)&from, &from_len);
+
+		if (n <= 0)
+			return NULL;
+		s->queries++;
+		n = (ssize_t)answer(s, msg, (size_t)n, sizeof(msg));
+		if (n)
+			(void)sendto(s->fd, msg, (size_t)n, 0, (struct sockaddr *)&from, from_len);
+	}
+}
+
+static void server_start(struct server *s, struct l7mp_loop **loop)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(sin);
+
+	memset(s, 0, sizeof(*s));
+	s->ttl = 300;
+	s->fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(s->fd, (struct sockaddr *)&sin, sizeof(sin)), 0);
+	assert_int_equal(getsockname(s->fd, (struct sockaddr *)&sin, &len), 0);
+	snprintf(s->csv, sizeof(s->csv), "127.0.0.1:%u", ntohs(sin.sin_port));
+	assert_int_equal(pthread_create(&s->thread, NULL, serve, s), 0);
+	assert_int_equal(l7mp_loop_new(loop), 0);
+	assert_int_equal(l7mp_resolver_set_servers(*loop, s->csv), 0);
+}
+
+static void server_stop(struct server *s, struct l7mp_loop **loop)
+{
+	assert_int_equal(l7mp_loop_free(loop), 0);
+	shutdown(s->fd, SHUT_RDWR);
+	pthread_join(s->thread, NULL);
+	close(s->fd);
+}
+
+/* ---- names that need no server ---- */
+
+struct answer {
+	int n, err;
+	struct l7mp_addr addr[16];
+	size_t count;
+};
+
+static void answer_cb(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	struct answer *a = arg;
+
+	a->n++;
+	a->err = err;
+	a->count = n;
+	if (n)
+		memcpy(a->addr, addrs, n * sizeof(*addrs));
+}
+
+static void ask(struct l7mp_loop *loop, const char *host, int family, struct answer *a)
+{
+	struct l7mp_resolve *r = NULL;
+
+	memset(a, 0, sizeof(*a));
+	assert_int_equal(l7mp_resolve_start(loop, host, 53, family, answer_cb, a, &r), 0);
+	assert_non_null(r);
+	assert_int_equal(a->n, 0); /* never from inside the call */
+	l7mp_loop_run(loop);
+	assert_int_equal(a->n, 1);
+}
+
+static void resolve(void **state)
+{
+	struct l7mp_loop *loop;
+	struct answer a;
+	char text[L7MP_ADDR_STRLEN];
+	char longname[400];
+	(void)state;
+
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	ask(loop, "10.1.2.3", AF_UNSPEC, &a);
+	assert_int_equal(a.count, 1);
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.1.2.3:53");
+	ask(loop, "::ffff:10.1.2.3", AF_UNSPEC, &a);
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.1.2.3:53");
+	ask(loop, "[2001:db8::1]", AF_INET6, &a);
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "[2001:db8::1]:53");
+	ask(loop, "10.1.2.3", AF_INET6, &a);
+	assert_int_equal(a.count, 0);
+	assert_int_equal(a.err, -ENOENT);
+	ask(loop, "localhost", AF_INET, &a);
+	assert_int_equal(a.count, 1); /* not once per socket type */
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "127.0.0.1:53");
+	ask(loop, "localhost", AF_UNSPEC, &a);
+	assert_true(a.count >= 1 && l7mp_addr_is_loopback(&a.addr[0]));
+	ask(loop, "no such name..", AF_UNSPEC, &a);
+	assert_int_equal(a.count, 0);
+	assert_true(a.err == -ENOENT || a.err == -EAGAIN);
+	memset(longname, 'x', sizeof(longname));
+	longname[sizeof(longname) - 1] = '\0';
+	ask(loop, longname, AF_UNSPEC, &a);
+	assert_int_equal(a.count, 0);
+	assert_true(a.err < 0);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+}
+
+static void resolve_cancel(void **state)
+{
+	struct l7mp_loop *loop;
+	struct answer a = {0};
+	struct l7mp_resolve *r[8];
+	(void)state;
+
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	for (int i = 0; i < 8; i++) {
+		const char *host = i % 2 ? "localhost" : "127.0.0.1";
+
+		assert_int_equal(l7mp_resolve_start(loop, host, 1, AF_UNSPEC, answer_cb, &a, &r[i]),
+		                 0);
+	}
+	for (int i = 0; i < 8; i++) {
+		l7mp_resolve_cancel(&r[i]);
+		assert_null(r[i]);
+		l7mp_resolve_cancel(&r[i]);
+	}
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	assert_int_equal(a.n, 0);
+}
+
+/* ---- with the server ---- */
+
+static void answers(void **state)
+{
+	struct server s;
+	struct l7mp_loop *loop;
+	struct answer a;
+	char text[L7MP_ADDR_STRLEN];
+	(void)state;
+
+	server_start(&s, &loop);
+	ask(loop, "one.test", AF_UNSPEC, &a);
+	assert_int_equal(a.count, 1);
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.9.8.7:53");
+	ask(loop, "both.test", AF_UNSPEC, &a);
+	assert_int_equal(a.count, 2);
+	ask(loop, "both.test", AF_INET6, &a);
+	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "[2001:db8::7]:53");
+	ask(loop, "nx.test", AF_UNSPEC, &a);
+	assert_int_equal(a.err, -ENOENT);
+	ask(loop, "one.test", AF_INET6, &a); /* the name is there, the record is not */
+	assert_int_equal(a.err, -ENOENT);
+	ask(loop, "fail.test", AF_UNSPEC, &a);
+	assert_int_equal(a.err, -EAGAIN);
+	ask(loop, "broken.test", AF_INET, &a);
+	assert_int_equal(a.count, 0);
+	server_stop(&s, &loop);
+}
+
+/* Equal questions are asked once, and answered from the cache until the TTL is over. */
+static void joined_and_cached(void **state)
+{
+	enum { N = 100 };
+	struct server s;
+	struct l7mp_loop *loop;
+	struct answer a[N], again;
+	struct l7mp_resolve *r[N];
+	int first;
+	(void)state;
+
+	server_start(&s, &loop);
+	memset(a, 0, sizeof(a));
+	for (int i = 0; i < N; i++)
+		assert_int_equal(l7mp_resolve_start(loop, i % 2 ? "One.Test" : "one.test", 53,
+		                                    AF_INET, answer_cb, &a[i], &r[i]),
+		                 0);
+	l7mp_loop_run(loop);
+	for (int i = 0; i < N; i++) {
+		assert_int_equal(a[i].n, 1);
+		assert_int_equal(a[i].count, 1);
+	}
+	assert_int_equal(s.queries, 1);
+	ask(loop, "one.test", AF_INET, &again);
+	assert_int_equal(again.count, 1);
+	assert_int_equal(s.queries, 1);
+
+	ask(loop, "nx.test", AF_INET, &again);
+	first = s.queries;
+	ask(loop, "nx.test", AF_INET, &again);
+	assert_int_equal(again.err, -ENOENT);
+	assert_int_equal(s.queries, first);
+
+	/* A short TTL: sooner or later the server is asked again. */
+	s.ttl = 1;
+	ask(loop, "short.test", AF_INET, &again);
+	first = s.queries;
+	for (int i = 0; i < 3000 && s.queries == first; i++) {
+		ask(loop, "short.test", AF_INET, &again);
+		assert_int_equal(again.count, 1);
+		usleep(10000);
+	}
+	assert_true(s.queries > first);
+	server_stop(&s, &loop);
+}
+
+static struct l7mp_resolve *silent[200];
+static int silent_answers;
+
+static void silent_cb(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	(void)arg, (void)err, (void)addrs, (void)n;
+	silent_answers++;
+}
+
+static void good_cb(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	(void)addrs;
+	assert_int_equal(err, 0);
+	assert_int_equal(n, 1);
+	*(int *)arg = silent_answers;
+	for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++)
+		l7mp_resolve_cancel(&silent[i]);
+}
+
+/* Two hundred names that nobody answers do not hold up one that is answered. */
+static void silence_starves_nobody(void **state)
+{
+	struct server s;
+	struct l7mp_loop *loop;
+	struct l7mp_resolve *good;
+	int before = -1;
+	(void)state;
+
+	server_start(&s, &loop);
+	silent_answers = 0;
+	for (int i = 0; i < 200; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "silent%d.test", i);
+		assert_int_equal(
+		        l7mp_resolve_start(loop, name, 1, AF_INET, silent_cb, NULL, &silent[i]), 0);
+	}
+	assert_int_equal(l7mp_resolve_start(loop, "one.test", 1, AF_INET, good_cb, &before, &good),
+	                 0);
+	l7mp_loop_run(loop);
+	assert_int_equal(before, 0);
+	server_stop(&s, &loop);
+}
+
+struct pair {
+	struct l7mp_loop *loop;
+	struct l7mp_resolve *other;
+	int answers;
+};
+
+static void cancels_other(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	struct pair *p = arg;
+
+	(void)err, (void)addrs, (void)n;
+	if (!p->answers++)
+		l7mp_resolve_cancel(&p->other);
+}
+
+static void asks_again(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+{
+	struct pair *p = arg;
+	struct l7mp_resolve *r;
+
+	(void)err, (void)addrs;
+	assert_int_equal(n, 1);
+	if (++p->answers < 5)
+		assert_int_equal(
+		        l7mp_resolve_start(p->loop, "one.test", 1, AF_INET, asks_again, p, &r), 0);
+}
+
+/* Callbacks that cancel another caller of the same answer, or ask for it again. */
+static void callbacks_that_act(void **state)
+{
+	struct server s;
+	struct l7mp_loop *loop;
+	struct pair p = {0}, q = {0};
+	struct l7mp_resolve *first;
+	(void)state;
+
+	server_start(&s, &loop);
+	assert_int_equal(
+	        l7mp_resolve_start(loop, "one.test", 1, AF_INET, cancels_other, &p, &first), 0);
+	assert_int_equal(
+	        l7mp_resolve_start(loop, "one.test", 1, AF_INET, cancels_other, &p, &p.other), 0);
+	l7mp_loop_run(loop);
+	assert_int_equal(p.answers, 1);
+	q.loop = loop;
+	assert_int_equal(l7mp_resolve_start(loop, "one.test", 1, AF_INET, asks_again, &q, &first),
+	                 0);
+	l7mp_loop_run(loop);
+	assert_int_equal(q.answers, 5);
+	server_stop(&s, &loop);
+}
+
+/* More names than the cache holds: memory stays bounded, answers stay right. */
+static void many_names(void **state)
+{
+	struct server s;
+	struct l7mp_loop *loop;
+	struct answer a;
+	(void)state;
+
+	server_start(&s, &loop);
+	for (int i = 0; i < 5000; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "n%d.test", i);
+		ask(loop, name, AF_INET, &a);
+		assert_int_equal(a.count, 1);
+	}
+	assert_int_equal(s.queries, 5000);
+	ask(loop, "n4999.test", AF_INET, &a);
+	assert_int_equal(s.queries, 5000);
+	ask(loop, "n0.test", AF_INET, &a); /* had to go */
+	assert_int_equal(s.queries, 5001);
+	server_stop(&s, &loop);
+}
+
+int main(void)
+{
+	const struct CMUnitTest all[] = {
+	        cmocka_unit_test(resolve),
+	        cmocka_unit_test(resolve_cancel),
+	        cmocka_unit_test(answers),
+	        cmocka_unit_test(joined_and_cached),
+	        cmocka_unit_test(silence_starves_nobody),
+	        cmocka_unit_test(callbacks_that_act),
+	        cmocka_unit_test(many_names),
+	};
+
+	return cmocka_run_group_tests(all, NULL, NULL);
+}
