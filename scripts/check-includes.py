@@ -19,7 +19,7 @@ ALLOWED["offload"] -= {"proto", "transform"}
 ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
 HEADERS = {
     "base": "log error buf addr hash json jsonframe metrics stats util",
-    "loop": "loop mailbox dgram stream_io resolve process",
+    "loop": "loop slice work mailbox dgram stream_io resolve process",
     "model": "model change schema protodesc predicate",
     "session": "stream proto flow session runtime",
     "net": "tls",

@@ -8,7 +8,7 @@
  * l7mp_mailbox_post (mailbox.h).
  *
  * A turn of the loop: timers -> I/O callbacks -> tasks -> flush hooks (batched
- * sends) -> close callbacks.
+ * sends) -> slices of long work (slice.h) -> close callbacks.
  */
 #pragma once
 

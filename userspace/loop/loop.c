@@ -43,7 +43,7 @@ static void set_sleep(struct l7mp_loop *loop)
 {
 	const struct l7mp_heap *h = &loop->heap;
 	uint64_t now = uv_now(&loop->uv);
-	bool busy = l7mp_tasks_pending(loop);
+	bool busy = l7mp_tasks_pending(loop) || l7mp_slices_pending(loop);
 
 	if (!h->n) {
 		uv_timer_stop(&loop->timer);
@@ -84,6 +84,9 @@ static void prepare_cb(uv_prepare_t *prepare)
 	struct l7mp_loop *loop = prepare->data;
 
 	l7mp_heap_fire(&loop->heap, uv_now(&loop->uv));
+	if (l7mp_tasks_pending(loop))
+		l7mp_tasks_run(loop);
+	l7mp_slices_run(loop);
 	if (l7mp_tasks_pending(loop))
 		l7mp_tasks_run(loop);
 	set_sleep(loop);
@@ -136,6 +139,7 @@ static int loop_new(bool manual, struct l7mp_loop **out)
 	loop->manual_now = MANUAL_START_MS;
 	loop->epfd = -1;
 	l7mp_tasks_init(loop);
+	l7mp_slices_init(loop);
 	rc = l7mp_buf_pool_new(BUF_CACHE, &loop->bufs);
 	if (!rc && !manual)
 		rc = start_uv(loop);
@@ -251,6 +255,8 @@ void l7mp_loop_turn(struct l7mp_loop *loop)
 		return;
 	}
 	l7mp_heap_fire(&loop->heap, loop->manual_now);
+	l7mp_tasks_run(loop);
+	l7mp_slices_run(loop);
 	l7mp_tasks_run(loop);
 }
 

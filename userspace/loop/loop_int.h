@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 
 #include "l7mp/loop.h"
+#include "l7mp/slice.h"
 #include "l7mp/util.h"
 
 struct l7mp_dgram_shared;
@@ -33,7 +34,8 @@ struct l7mp_heap {
 struct l7mp_loop {
 	bool manual;
 	uv_loop_t uv;
-	uint64_t manual_now;
+	uint64_t manual_now; /* ms */
+	uint64_t manual_us;  /* what passed besides, within turns */
 	struct l7mp_buf_pool *bufs;
 
 	struct l7mp_heap heap;
@@ -42,6 +44,9 @@ struct l7mp_loop {
 
 	struct l7mp_task tasks;   /* sentinel */
 	struct l7mp_flush flushs; /* sentinel */
+	struct l7mp_slice slices; /* sentinel */
+	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
+	struct l7mp_slice_stats slice_stats;
 	uv_prepare_t prepare;
 	uv_check_t check;
 	uv_idle_t idle; /* active: there is work, so the poll must not sleep */
@@ -78,6 +83,16 @@ static inline bool l7mp_tasks_pending(const struct l7mp_loop *loop)
 {
 	return loop->tasks.next != &loop->tasks || loop->flushs.next != &loop->flushs;
 }
+
+/* slice.c */
+void l7mp_slices_init(struct l7mp_loop *loop);
+/* What is posted, within the time that slices have in a turn. */
+void l7mp_slices_run(struct l7mp_loop *loop);
+static inline bool l7mp_slices_pending(const struct l7mp_loop *loop)
+{
+	return loop->slices.next != &loop->slices;
+}
+
 /* Makes sure that the next poll does not sleep. */
 void l7mp_loop_wake(struct l7mp_loop *loop);
 /* The next poll sleeps at most until `due`. */
