@@ -7,7 +7,9 @@
  * new listeners between building and committing. Freeing an uncommitted change
  * leaves nothing of it behind, not even used-up generated names.
  *
- * Thread: loop only; one change at a time, no other change between new and commit.
+ * Thread: building and freeing in any thread, as long as nobody changes the model meanwhile
+ * (runtime.h sees to that); commit and close on the loop. One change at a time, no other change
+ * between new and commit.
  */
 #pragma once
 
@@ -78,6 +80,13 @@ size_t l7mp_change_count(const struct l7mp_change *c);
 const struct l7mp_change_item *l7mp_change_item(const struct l7mp_change *c, size_t i);
 /* The new admin; NULL when the change leaves it. */
 const struct l7mp_admin *l7mp_change_new_admin(const struct l7mp_change *c);
+
+/*
+ * Ends an open change that is not going to be committed: the model may be changed again. What
+ * then remains is to free it, which touches the model no more and may be done in any thread.
+ * No-op after a commit.
+ */
+void l7mp_change_close(struct l7mp_change *c);
 
 /* Cannot fail. Old objects lose the model's reference; the change keeps its own until freed. */
 void l7mp_change_commit(struct l7mp_change *c);

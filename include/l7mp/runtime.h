@@ -17,14 +17,56 @@ int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
 /* Listeners must have been stopped. */
 void l7mp_runtime_free(struct l7mp_runtime **rt);
 /*
- * Prepares (binds), commits and activates; takes nothing: the caller frees the
+ * Prepares (binds), commits and activates at once; takes nothing: the caller frees the
  * change. On failure nothing is changed and err says which listener and why (code
- * L7MP_ERR_REALISE, path as in the document).
+ * L7MP_ERR_REALISE, path as in the document). For the start of the program, when nobody waits
+ * for the loop; a running one submits jobs.
  */
 int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, struct l7mp_error *err);
-/* Writes what a listener really bound into a copy of its spec; no-op when it has no runtime. */
+
+/*
+ * A job on the model: something that reads it whole, or changes it. Jobs are done one after the
+ * other, in the order of their submission; while one is done the model is changed by nobody
+ * else. The long part runs in a thread, and what remains for the loop is done in slices.
+ */
+struct l7mp_runtime_job {
+	/*
+	 * In a thread of the pool, where the model and the objects in it may be read, but not
+	 * what belongs to the loop. NULL: there is nothing to apply.
+	 */
+	struct l7mp_change *(*build)(void *arg);
+	/*
+	 * On the loop, optional: the change is there and is going to be applied. 0, or negative
+	 * errno with err: it is not.
+	 */
+	int (*built)(void *arg, struct l7mp_change *change, struct l7mp_error *err);
+	/*
+	 * On the loop: applied (rc 0; `change` NULL when there was none), or not (rc negative,
+	 * err says why; nothing is changed). The change is freed after this returned; the job
+	 * is forgotten before.
+	 */
+	void (*done)(void *arg, struct l7mp_change *change, int rc, const struct l7mp_error *err);
+	void *arg;
+	/* The session that carries the request and must not end before the answer; may be NULL. */
+	const char *session;
+	bool goes_on; /* with what has begun: is not refused since many wait */
+	struct l7mp_runtime_job *prev, *next; /* private */
+};
+#define L7MP_RUNTIME_JOBS 64 /* that may wait */
+/* The job is borrowed until `done`. 0, or -EBUSY: too many wait; -ESHUTDOWN: stopping. */
+int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
+/* Takes a job back. false: too late, it is being done, and `done` is still going to come. */
+bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
+
+/*
+ * Writes what a listener really bound into a copy of its spec; no-op when it has no socket. On
+ * the loop or in a job's thread.
+ */
 void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listener *l, cJSON *spec);
-/* Stops accepting everywhere; sessions go on. For shutdown. */
+/*
+ * Stops accepting everywhere; sessions go on. A change whose commit is done is finished, jobs
+ * that wait fail with -ESHUTDOWN, and so does one that is being built, later. For shutdown.
+ */
 void l7mp_runtime_stop(struct l7mp_runtime *rt);
 /* Called after each successful apply with the new admin (when it changed). */
 void l7mp_runtime_on_admin(struct l7mp_runtime *rt,

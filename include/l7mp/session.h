@@ -68,6 +68,29 @@ struct l7mp_session *l7mp_sessions_find(const struct l7mp_sessions *m, const cha
 /* In order of creation; tracked ones included. */
 struct l7mp_session *l7mp_sessions_first(const struct l7mp_sessions *m);
 struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s);
+/* Counts up with each session that is made, from 1: a later session has a larger one. */
+uint64_t l7mp_session_id(const struct l7mp_session *s);
+
+/*
+ * A walk over the sessions that goes on from slice to slice: sessions may end and be freed,
+ * and new ones begin, between two calls of l7mp_cursor_next. Each session comes at most once,
+ * in order of creation; those that are there at the beginning and still at the end all come;
+ * those that begin after l7mp_cursor_open do not.
+ */
+struct l7mp_session_cursor {
+	struct l7mp_sessions *m;
+	struct l7mp_session *at;                 /* what comes next; NULL: the end */
+	uint64_t last;                           /* the largest id that comes */
+	struct l7mp_session_cursor *prev, *next; /* of those that stand at the same session */
+};
+void l7mp_cursor_open(struct l7mp_session_cursor *c, struct l7mp_sessions *m);
+/* The session is borrowed until the caller returns to the loop. NULL: no more. */
+struct l7mp_session *l7mp_cursor_next(struct l7mp_session_cursor *c);
+/* *c begins where `from` stands. */
+void l7mp_cursor_copy(struct l7mp_session_cursor *c, const struct l7mp_session_cursor *from);
+/* Nothing with an id above `last` comes. */
+void l7mp_cursor_limit(struct l7mp_session_cursor *c, uint64_t last);
+void l7mp_cursor_close(struct l7mp_session_cursor *c); /* idempotent; fine when zeroed */
 const char *l7mp_session_name(const struct l7mp_session *s);
 const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
@@ -116,9 +139,15 @@ void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
                                 void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
                                            const char *protocol, uint64_t count),
                                 void *arg);
+/* The counter of one object; false when it has none yet. *protocol is static. */
+bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
+                           const char **protocol, uint64_t *count);
 
-/* Tells transformers that count (Metric) what the fast path carried past them so far: before their counters are read. */
-void l7mp_sessions_sync(struct l7mp_sessions *m);
+/*
+ * Tells transformers that count (Metric) what the fast path has carried past them so far. For
+ * each session before their counters are read.
+ */
+void l7mp_session_sync(struct l7mp_session *s);
 
 /* ---- acting ---- */
 /*
@@ -126,5 +155,20 @@ void l7mp_sessions_sync(struct l7mp_sessions *m);
  * under way (HTTP) gets up to 5 s to finish.
  */
 void l7mp_session_end(struct l7mp_session *s, const char *reason);
-/* Ends the sessions that use the object (listener, rule list, rule, route, cluster); an endpoint: disconnects its stages, which retry elsewhere. */
-void l7mp_sessions_end_using(struct l7mp_sessions *m, const struct l7mp_object *object);
+
+/*
+ * Ends all sessions that use one of some deleted objects (listener, rule list, rule, route,
+ * cluster); for an endpoint its stages are disconnected, and retry elsewhere. One walk over the
+ * sessions serves all objects and is done step by step, so that the caller can do it in slices.
+ */
+struct l7mp_session_ender;
+/* 0 or -ENOMEM. Sessions that begin after this call are left alone. */
+int l7mp_ender_new(struct l7mp_sessions *m, struct l7mp_session_ender **out);
+/* The object is borrowed until l7mp_ender_free. 0 or -ENOMEM. */
+int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *object);
+/* The session of this name comes last: it carries the request and waits for the answer. */
+void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name);
+/* Looks at one session. false: that was the last one, but for the spared. */
+bool l7mp_ender_step(struct l7mp_session_ender *e);
+/* Ends the spared session, when it uses any of the objects. */
+void l7mp_ender_free(struct l7mp_session_ender **e);

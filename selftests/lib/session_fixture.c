@@ -206,3 +206,14 @@ void sfix_advance(struct sfix *f, uint64_t ms)
 	l7mp_loop_advance(f->loop, ms);
 	l7mp_loop_turn(f->loop);
 }
+
+void sfix_end_using(struct sfix *f, const struct l7mp_object *object)
+{
+	struct l7mp_session_ender *e;
+
+	if (l7mp_ender_new(f->sessions, &e) || (object && l7mp_ender_add(e, object)))
+		abort();
+	while (l7mp_ender_step(e))
+		;
+	l7mp_ender_free(&e);
+}

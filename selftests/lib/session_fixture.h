@@ -32,6 +32,8 @@ void sfix_simple(struct sfix *f, const char *listener, const char *cluster, cons
 struct l7mp_session *sfix_session(struct sfix *f, const char *name);
 /* State of a live or tracked session; -1 when there is none. */
 int sfix_state(struct sfix *f, const char *name);
+/* Ends the sessions that use the object; NULL: none. */
+void sfix_end_using(struct sfix *f, const struct l7mp_object *object);
 /* Text at a JSON pointer of the session's JSON; static buffer; "" when there is none. */
 const char *sfix_json(struct sfix *f, const char *name, const char *pointer);
 double sfix_num(struct sfix *f, const char *name, const char *pointer);

@@ -121,7 +121,13 @@ static void test_replace_in_place(void **state)
 	assert_string_equal(str_at(fx, "/retry/retry_on"), "never");
 	assert_int_equal(
 	        fixture_request(fx, "PUT", "/api/v1/routes/x", YAML, "route: {destination: b}"),
-	        404);
+	        200);
+	assert_int_equal(fixture_request(fx, "PUT", "/api/v1/routes/y", YAML,
+	                                 "route: {name: z, destination: b}"),
+	                 422);
+	assert_int_equal(fixture_request(fx, "PUT", "/api/v1/endpoints/x", YAML,
+	                                 "endpoint: {spec: {address: a}}"),
+	                 404);
 	assert_true(fixture_request(fx, "PUT", "/api/v1/routes/r", YAML,
 	                            "route: {name: other, destination: b}") >= 400);
 	want(fx, "GET", "/api/v1/routes/r?recursive=true", 200);
@@ -337,8 +343,7 @@ static void test_request_is_a_session(void **state)
 
 	post(fx, "/api/v1/listeners", control, 200);
 	s = fixture_accept(fx, 1234, request("GET", "/api/v1/sessions", NULL), NULL);
-	l7mp_loop_turn(fx->loop);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_true(s->closed);
 	assert_false(s->aborted);
 	assert_true(s->shut);
@@ -360,8 +365,7 @@ static void expect_answer(struct api_fixture *fx, const char *method, const char
 {
 	struct fake_source *s = fixture_accept(fx, 1234, request(method, target, body), body);
 
-	l7mp_loop_turn(fx->loop);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	if (status_of(s) != 200 || !s->text.s)
 		fail_msg("%s %s: %d %s", method, target, status_of(s), s->text.s);
 	assert_string_equal(s->text.s, "{\"status\":200,\"message\":\"OK\"}\n");
@@ -403,7 +407,7 @@ static void test_session_deletes_itself(void **state)
 	/* The fixture counts names up: this is what the next session is called. */
 	target = l7mp_asprintf("/api/v1/sessions/Fake-%d",
 	                       1 + atoi(l7mp_session_name(l7mp_sessions_first(fx->sessions)) + 5));
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	fake_source_free(s);
 	expect_answer(fx, "DELETE", target, NULL);
 	free(target);
@@ -423,7 +427,7 @@ static void test_body_limit(void **state)
 	post(fx, "/api/v1/admin", "limits: {max_body: 2048}", 200);
 	/* Announced. */
 	s = fixture_accept(fx, 1234, request("POST", "/api/v1/clusters", big), big);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 413);
 	assert_true(s->shut);
 	fake_source_free(s);
@@ -431,14 +435,14 @@ static void test_body_limit(void **state)
 	m = request("POST", "/api/v1/clusters", NULL);
 	l7mp_json_add_str(l7mp_json_get(m, "/HTTP/headers"), "transfer-encoding", "chunked");
 	s = fixture_accept(fx, 1234, m, big);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 413);
 	fake_source_free(s);
 	assert_int_equal(fx->stats.refusals[L7MP_REFUSE_MAX_BODY], 2);
 	/* Its end never comes: refused at once, and the connection does not stay. */
 	s = fixture_accept(fx, 1234, request("POST", "/api/v1/clusters", big), NULL);
 	s->end_pending = false;
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 413);
 	assert_false(s->closed);
 	l7mp_loop_advance(fx->loop, 1100);
@@ -459,7 +463,7 @@ static void test_strangers_bodies_are_not_kept(void **state)
 	cJSON_ReplaceItemInObject(ip, "src_addr", cJSON_CreateString("192.0.2.1"));
 	s = fixture_accept(fx, 1234, m, NULL);
 	s->end_pending = false;
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 403);
 	l7mp_loop_advance(fx->loop, 1100);
 	assert_true(s->closed);
@@ -473,7 +477,7 @@ static void test_needs_http(void **state)
 
 	post(fx, "/api/v1/listeners", control, 200);
 	s = fixture_accept(fx, 1234, cJSON_CreateObject(), NULL);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(s->status, 502);
 	assert_true(s->closed);
 	fake_source_free(s);
@@ -490,7 +494,7 @@ static void test_prometheus(void **state)
 	     200);
 	fx->stats.drops[L7MP_DROP_QUEUE] = 17;
 	s = fixture_accept(fx, 99, request("GET", "/metrics", NULL), NULL);
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 200);
 	assert_non_null(strstr(s->text.s, "l7mp_build_info{version=\"1.2.3\"} 1\n"));
 	assert_non_null(strstr(s->text.s, "l7mp_drops_total{reason=\"queue\"} 17\n"));
@@ -504,7 +508,7 @@ static void test_prometheus(void **state)
 	assert_non_null(strstr(s->text.s, "l7mp_sessions{state=\"CONNECTED\"} 1\n"));
 	fake_source_free(s);
 	s = fixture_accept(fx, 99, request("POST", "/metrics", "x"), "x");
-	l7mp_loop_advance(fx->loop, 1);
+	fixture_settle(fx);
 	assert_int_equal(status_of(s), 405);
 	fake_source_free(s);
 }

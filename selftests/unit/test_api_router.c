@@ -163,7 +163,7 @@ static void test_paths_and_methods(void **state)
 			assert_string_equal(fixture_header(fx, "Allow"), cases[i].allow);
 		if (!strcmp(cases[i].method, "HEAD")) {
 			assert_null(fx->text);
-			assert_string_equal(fixture_header(fx, "Content-Length"), "3");
+			assert_null(fixture_header(fx, "Content-Length")); /* it is a stream */
 		} else if (status != 200) {
 			assert_int_equal(l7mp_json_num(fx->json, "status", 0), status);
 			assert_true(*fixture_message(fx));

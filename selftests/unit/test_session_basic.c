@@ -286,10 +286,9 @@ static void test_end_using(void **state)
 		assert_non_null(o);
 		fake_accept(&f->world, "l", "s1", NULL);
 		l7mp_loop_turn(f->loop);
-		l7mp_sessions_end_using(f->sessions,
-		                        l7mp_model_find(f->model, L7MP_OBJ_CLUSTER, "pass"));
+		sfix_end_using(f, l7mp_model_find(f->model, L7MP_OBJ_CLUSTER, "pass"));
 		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
-		l7mp_sessions_end_using(f->sessions, o);
+		sfix_end_using(f, o);
 		assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_FINALIZING);
 		l7mp_loop_turn(f->loop);
 		assert_int_equal(f->ended, i + 1);

@@ -120,8 +120,8 @@ static void world_step(struct sfix *f)
 				l7mp_session_end(s, "random");
 		break;
 	case 3:
-		l7mp_sessions_end_using(f->sessions, l7mp_model_find(f->model, L7MP_OBJ_ENDPOINT,
-		                                                     dice(2) ? "e1" : "e2"));
+		sfix_end_using(f,
+		               l7mp_model_find(f->model, L7MP_OBJ_ENDPOINT, dice(2) ? "e1" : "e2"));
 		break;
 	case 4:
 		f->offload.refuse = dice(2) ? L7MP_REASON_TABLE_FULL : L7MP_REASON_NONE;

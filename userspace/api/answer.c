@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stage that answers one HTTP request: collects the body, makes the answer
- * when the request is complete, writes it piece by piece as the other side takes
- * it, then ends. All that it emits comes from its task, never from inside a call
- * of the session.
+ * A stage that answers one HTTP request: collects the body, hands the complete request to an
+ * exchange, passes the answer on piece by piece as the other side takes it, then ends. All that
+ * it emits comes from its task, never from inside a call of the session.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,13 +13,12 @@
 #include "l7mp/log.h"
 #include "l7mp/stream.h"
 
-#define PIECE     (64 * 1024)
 #define REST_MS   1000  /* after an early answer, for the rest of the request */
 #define LINGER_MS 10000 /* after the answer's end, for the session to close */
 
 struct answer {
 	struct l7mp_stream stream;
-	const struct api_answer_ops *ops;
+	const struct api_service *service;
 	struct l7mp_api *api;
 	struct l7mp_loop *loop;
 	const cJSON *metadata; /* the session's */
@@ -32,12 +30,11 @@ struct answer {
 	bool complete; /* the request is: its body has ended */
 	bool discard;  /* what still comes of the body is not wanted */
 	bool too_large;
-	bool refused;  /* will be, whatever the body is */
-	bool answered; /* `text` and `meta` are made */
+	bool refused;                  /* will be, whatever the body is */
+	struct api_exchange *exchange; /* NULL: not begun */
+	bool head_sent; /* the first piece went out, with the status and the headers */
+	bool all_sent;
 	bool ended;
-	char *text;
-	size_t len, off;
-	cJSON *meta; /* until the first piece took it */
 };
 
 static struct answer *from_stream(struct l7mp_stream *s)
@@ -120,7 +117,7 @@ static bool has_body(const cJSON *metadata)
 static bool is_refused(struct answer *a)
 {
 	struct api_response rs = {0};
-	bool refused = a->ops->admit && a->ops->admit(a->api, &a->client, a->metadata, &rs);
+	bool refused = a->service->admit && a->service->admit(a->api, &a->client, a->metadata, &rs);
 
 	api_response_clear(&rs);
 	return refused;
@@ -145,49 +142,101 @@ static void begin(struct answer *a)
 	a->stream.events->open(a->stream.owner);
 }
 
-static void make_answer(struct answer *a)
+static void on_ready(void *arg)
 {
-	const char *method = l7mp_json_str(l7mp_json_member(a->metadata, "HTTP"), "method", "GET");
-	struct api_response rs = {0};
-	struct api_request rq = {
-	        .api = a->api,
-	        .metadata = a->metadata,
-	        .client = a->client,
-	        .body = a->body.s,
-	        .body_len = a->body.len,
-	        .too_large = a->too_large,
-	        .method = method,
-	};
-
-	a->answered = true;
-	a->discard = true;
-	if (!rs.status && a->body.oom)
-		api_fail(&rs, 503, "out of memory");
-	if (!rs.status)
-		a->ops->answer(&rq, &rs);
-	l7mp_str_free(&a->body);
-	if (api_render(&rs, rq.format, !strcmp(method, "HEAD"), &a->text, &a->len, &a->meta))
-		a->failed = true;
-	api_request_clear(&rq);
-	api_response_clear(&rs);
+	wake(arg);
 }
 
-static void emit_piece(struct answer *a)
+/* The request is complete, or its answer is known without the rest of it. */
+static void begin_exchange(struct answer *a)
 {
-	size_t n = a->len - a->off;
+	const cJSON *http = l7mp_json_member(a->metadata, "HTTP");
+	const cJSON *url = l7mp_json_member(http, "url");
+	const char *query = l7mp_json_str(url, "query", "");
+	struct api_response refusal = {0};
+	struct api_call call = {
+	        .service = a->service,
+	        .method = l7mp_json_str(http, "method", "GET"),
+	        .path = l7mp_json_str(url, "path", NULL),
+	        .query = *query == '?' ? query + 1 : query,
+	        .content_type = api_header(a->metadata, "content-type"),
+	        .if_match = api_header(a->metadata, "if-match"),
+	        .session = a->client.session ? l7mp_session_name(a->client.session) : NULL,
+	        .too_large = a->too_large,
+	};
+
+	a->discard = true;
+	if (a->service->admit && a->service->admit(a->api, &a->client, a->metadata, &refusal))
+		call.refusal = &refusal;
+	else if (a->body.oom)
+		api_fail(&refusal, 503, "out of memory");
+	if (refusal.status)
+		call.refusal = &refusal;
+	call.body_len = a->body.len;
+	call.body = a->body.len ? l7mp_str_take(&a->body) : NULL;
+	l7mp_str_free(&a->body);
+	if (api_exchange_new(a->api, &call, on_ready, a, &a->exchange))
+		a->failed = true;
+	api_response_clear(&refusal);
+}
+
+static void add_header(void *arg, const char *name, const char *value)
+{
+	l7mp_json_add_str(arg, name, value);
+}
+
+/* {"HTTP": {status, headers}}; NULL: out of memory. */
+static cJSON *make_head(const struct api_exchange *x)
+{
+	const struct api_response *rs = api_exchange_head(x);
+	long long length = api_exchange_length(x);
+	cJSON *meta = cJSON_CreateObject();
+	cJSON *http = cJSON_AddObjectToObject(meta, "HTTP");
+	cJSON *headers;
+	char text[24];
+
+	l7mp_json_add_num(http, "status", rs->status);
+	headers = cJSON_AddObjectToObject(http, "headers");
+	if (!headers) {
+		cJSON_Delete(meta);
+		return NULL;
+	}
+	snprintf(text, sizeof(text), "%lld", length);
+	if (length >= 0)
+		l7mp_json_add_str(headers, "Content-Length", text);
+	api_each_header(rs, add_header, headers);
+	return meta;
+}
+
+/* One piece. false: nothing for now, or all is sent. */
+static bool emit_piece(struct answer *a)
+{
+	char *text = NULL;
+	size_t len = 0;
+	int rc;
 	struct l7mp_buf *buf;
 
-	if (n > PIECE)
-		n = PIECE;
-	buf = l7mp_buf_copy(l7mp_loop_bufs(a->loop), n ? a->text + a->off : "", n);
-	if (!buf) {
+	if (!api_exchange_head(a->exchange))
+		return false;
+	rc = api_exchange_read(a->exchange, &text, &len);
+	a->failed = rc < 0 && rc != -EAGAIN;
+	a->all_sent = rc == 0;
+	/* Without a body the head still has to go. */
+	if (rc < 0 || (rc == 0 && a->head_sent))
+		return false;
+	buf = l7mp_buf_copy(l7mp_loop_bufs(a->loop), text ? text : "", len);
+	free(text);
+	if (buf && !a->head_sent)
+		buf->meta = make_head(a->exchange);
+	if (!buf || (!a->head_sent && !buf->meta)) {
+		if (buf)
+			l7mp_buf_unref(buf);
 		a->failed = true;
-		return;
+		return false;
 	}
-	buf->meta = a->meta;
-	a->meta = NULL;
-	a->off += n;
+	a->head_sent = true;
 	a->stream.events->data(a->stream.owner, buf);
+	return rc > 0;
 }
 
 static void finish(struct answer *a)
@@ -195,13 +244,13 @@ static void finish(struct answer *a)
 	struct l7mp_error err = {0};
 
 	if (a->failed && !a->closing)
-		l7mp_error_set(&err, 0, L7MP_ERR_INTERNAL, "%s: out of memory", a->ops->proto);
+		l7mp_error_set(&err, 0, L7MP_ERR_INTERNAL, "%s: the answer could not be made",
+		               a->service->proto);
+	api_exchange_free(&a->exchange);
 	l7mp_timer_stop(a->loop, &a->linger);
 	l7mp_task_cancel(a->loop, &a->task);
 	a->stream.events->closed(a->stream.owner, &err);
 	l7mp_str_free(&a->body);
-	cJSON_Delete(a->meta);
-	free(a->text);
 	free(a);
 }
 
@@ -229,13 +278,13 @@ static void run(struct l7mp_task *task, void *arg)
 	if (!a->opened && !a->closing)
 		begin(a);
 	/* Only once data flows: the session is then connected, and so it lists itself. */
-	if (!a->closing && !a->paused && !a->answered &&
+	if (!a->closing && !a->paused && !a->exchange &&
 	    (a->complete || a->too_large || a->refused))
-		make_answer(a);
-	while (!a->closing && !a->failed && !a->paused && a->answered &&
-	       (a->meta || a->off < a->len))
-		emit_piece(a);
-	if (!a->closing && !a->failed && a->answered && !a->meta && a->off == a->len)
+		begin_exchange(a);
+	while (!a->closing && !a->failed && !a->paused && a->exchange && !a->all_sent &&
+	       emit_piece(a))
+		;
+	if (!a->closing && !a->failed && a->all_sent)
 		emit_end(a);
 	if (a->closing || a->failed)
 		finish(a);
@@ -250,7 +299,7 @@ static void lingered(struct l7mp_timer *timer, void *arg)
 	wake(a);
 }
 
-int api_answer_connect(const struct l7mp_connect *params, const struct api_answer_ops *ops,
+int api_answer_connect(const struct l7mp_connect *params, const struct api_service *service,
                        struct l7mp_stream **out, struct l7mp_error *err)
 {
 	struct l7mp_api *api = params->env->app;
@@ -258,18 +307,18 @@ int api_answer_connect(const struct l7mp_connect *params, const struct api_answe
 
 	if (!api)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
-		                      "%s: this program serves no REST API", ops->proto);
+		                      "%s: this program serves no REST API", service->proto);
 	if (!cJSON_IsObject(l7mp_json_member(params->metadata, "HTTP")))
 		return l7mp_error_set(err, -EPROTO, L7MP_ERR_UPSTREAM,
 		                      "%s: the session has no HTTP metadata, expected one from an "
 		                      "HTTP listener",
-		                      ops->proto);
+		                      service->proto);
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	a->stream.ops = &answer_ops;
 	a->stream.kind = L7MP_KIND_STREAM;
-	a->ops = ops;
+	a->service = service;
 	a->api = api;
 	a->loop = params->env->loop;
 	a->metadata = params->metadata;

@@ -39,55 +39,113 @@ struct l7mp_api {
 	/* api_foreign; tests have their own. */
 	const char *(*foreign)(struct l7mp_api *api, const struct api_client *client);
 	bool stopping;
+	uint64_t boot; /* random, in ETags: those of another process never fit */
 	struct l7mp_log_limit token_log;
 	struct api_count *counts;
 	size_t n_counts;
 };
 
+struct api_exchange;
+struct api_response;
+
 struct api_request {
 	struct l7mp_api *api;
-	const cJSON *metadata; /* the session's; borrowed */
-	struct api_client client;
-	const char *body; /* borrowed; NULL when empty */
+	struct api_exchange *exchange; /* that it belongs to */
+	char *session; /* name of the session that carries the request; NULL: none does */
+
+	/* All owned. As in the request line, not decoded; query without its '?', "" when none. */
+	char *raw_path, *raw_query;
+	char *content_type, *if_match; /* NULL: absent */
+	char *body;                    /* NULL when empty */
 	size_t body_len;
 	bool too_large; /* the body was longer than limits.max_body; it was not kept */
+	bool head;      /* HEAD: nobody reads the body of the answer */
 
 	/* filled by the router */
-	const char *method; /* HEAD has become GET */
-	char *path;         /* owned: the segments are in it */
+	char *method; /* HEAD has become GET */
+	char *path;   /* the segments are in it */
 	char *segments[API_MAX_SEGMENTS];
 	size_t n_segments;
 	const struct api_route *route;
 	const char *args[API_MAX_ARGS]; /* what the {...} of the route matched */
 	bool recursive;
 	enum l7mp_json_format format;
+	uint64_t limit;                 /* of a list; UINT64_MAX: none */
+	char *after;                    /* owned; NULL: from the beginning */
 	struct l7mp_document *document; /* owned: the parsed body */
+	struct l7mp_change *change;     /* built by a handler, for the runtime to apply */
+};
+
+/*
+ * A body that is made step by step while it is read, so that a long list costs the memory of a
+ * few items and holds the loop for a few at a time.
+ */
+struct api_stream {
+	/*
+	 * Optional, on the loop and in slices, before the head goes out: finds where the list
+	 * begins and what its headers are. 1: again; 0: ready, or rs says why not.
+	 */
+	int (*begin)(struct api_stream *st, struct api_response *rs);
+	/* Optional: is the next step one that is done in a thread, as API_JOB is? */
+	bool (*in_job)(const struct api_stream *st);
+	/*
+	 * Appends the next piece, as little as can be (an item of a list), to out; nothing is
+	 * fine, too. 1: there is more; 0: that was the last; negative errno: it can't go on, the
+	 * answer is broken off.
+	 */
+	int (*step)(struct api_stream *st, struct l7mp_str *out);
+	/* Also when it is not finished, since the client went away. */
+	void (*free)(struct api_stream *st);
 };
 
 struct api_response {
 	int status;
-	cJSON *json;              /* owned: the body, unless `text` is set */
-	char *text;               /* owned: the body as it goes out */
-	const char *content_type; /* of text; static */
-	char allow[64];           /* 405 */
-	bool challenge;           /* 401: add WWW-Authenticate */
+	cJSON *json;               /* owned: the body, unless `text` or `stream` is set */
+	char *text;                /* owned: the body as it goes out */
+	size_t text_len;           /* of text */
+	struct api_stream *stream; /* owned: the body, made while it is read */
+	const char *content_type;  /* of text and stream; static */
+	char allow[64];            /* 405 */
+	char etag[48];             /* with its quotes; "" when none */
+	char *link;                /* owned: value of the Link header; NULL: none */
+	bool challenge;            /* 401: add WWW-Authenticate */
+	bool retry;                /* 503: add Retry-After */
 };
 
 typedef void (*api_handler)(struct api_request *rq, struct api_response *rs);
+
+enum api_route_flags {
+	/*
+	 * The handler runs in a thread, where it may read the model, which nobody changes
+	 * meanwhile, and nothing else that belongs to the loop. It may leave a change in
+	 * rq->change instead of a status: that is then applied on the loop.
+	 */
+	API_JOB = 1 << 0,
+	/* The same, but only for what may be large: recursive views and rule lists. */
+	API_JOB_IF_LARGE = 1 << 1,
+	/* The body is parsed in a thread, then the handler runs on the loop. */
+	API_BODY = 1 << 2,
+};
 
 struct api_route {
 	const char *method;
 	const char *path; /* below API_BASE: "/clusters/{name}" */
 	api_handler handler;
 	int kind; /* enum l7mp_obj_kind, for the handlers that serve several */
+	unsigned flags;
 };
 extern const struct api_route api_routes[]; /* ends with method NULL */
 
 /* ---- router.c ---- */
 
-/* Answers one request: authorises, routes, handles, counts. rs->status is then set. */
+/*
+ * Finds the route of a request and reads its query; then calls the handler, when that is one for
+ * the loop. rs->status 0 afterwards: rq->route->flags say what is to be done in a thread.
+ */
 void api_dispatch(struct api_request *rq, struct api_response *rs);
 void api_request_clear(struct api_request *rq);
+/* Counts an answer for l7mp_rest_requests_total. */
+void api_count(struct l7mp_api *api, const struct api_route *route, int status);
 
 /* ---- path.c: text of the request ---- */
 
@@ -99,10 +157,6 @@ int api_split_path(char *path, char **segments, size_t max);
 int api_query_get(const char *query, const char *key, char **out);
 /* Value of an HTTP request header, case-insensitive; NULL when absent. */
 const char *api_header(const cJSON *metadata, const char *name);
-/* Raw request path and query ("" when none), borrowed from the metadata. NULL: no HTTP metadata. */
-const char *api_request_path(const cJSON *metadata);
-const char *api_request_query(const cJSON *metadata);
-
 /* ---- auth.c ---- */
 
 /* May this client be answered? 0, or the status (401, 403) with rs filled. */
@@ -137,24 +191,52 @@ void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
                      const struct l7mp_issues *issues);
 /* Adds {path, reason} to the content of an error. */
 void api_add_content(struct api_response *rs, const char *path, const char *reason, int line);
-/*
- * Text of the body (heap, NULL when there is none) and {"HTTP": {status, headers}}.
- * `head`: the body is left out, its length is told. 0 or -ENOMEM.
- */
-int api_render(struct api_response *rs, enum l7mp_json_format format, bool head, char **text,
-               size_t *len, cJSON **meta);
+/* The media type of JSON in this format. */
+const char *api_json_type(enum l7mp_json_format format);
+/* Takes heap text (NULL: out of memory) as the body, status 200; the type is static. */
+void api_text(struct api_response *rs, char *text, const char *type);
+/* Takes a stream (NULL: out of memory) as the body, status 200; the type is static. */
+void api_streamed(struct api_response *rs, struct api_stream *stream, const char *type);
+/* Makes the text of rs->json, unless there is text or a stream already. Any thread. */
+void api_print(struct api_response *rs, enum l7mp_json_format format);
+/* Calls back for each header of the answer but Content-Length and those of the connection. */
+void api_each_header(const struct api_response *rs,
+                     void (*cb)(void *arg, const char *name, const char *value), void *arg);
 void api_response_clear(struct api_response *rs);
 
 /* ---- change.c ---- */
 
-/* A change that was built with `rc`: realises it and answers. Frees *c. */
-void api_finish_change(struct api_request *rq, struct l7mp_change **c, int rc,
-                       const struct l7mp_error *err, struct api_response *rs);
 /* Begins a change; NULL with rs filled. */
 struct l7mp_change *api_begin_change(struct api_request *rq, struct api_response *rs);
+/* The change was built with `rc`: leaves it in rq->change, or fills rs and frees it. */
+void api_built_change(struct api_request *rq, struct l7mp_change **c, int rc,
+                      const struct l7mp_error *err, struct api_response *rs);
 bool api_strict(const struct api_request *rq);
+/* Logs what the validation of the change found. Loop thread. */
+void api_log_warnings(const struct api_request *rq, struct l7mp_change *c);
 
-/* ---- handlers: objects.c, rules.c, whole.c, live.c ---- */
+/* ---- etag.c: versions of objects ---- */
+
+/* Fills rs->etag with the version of the object, or, recursive or NULL, of the whole model. */
+void api_set_etag(const struct api_request *rq, const struct l7mp_object *o,
+                  struct api_response *rs);
+/*
+ * Does If-Match name the version of `o` (NULL: of the model)? No If-Match is fine. Else fills rs
+ * with 412.
+ */
+bool api_if_match(const struct api_request *rq, const struct l7mp_object *o,
+                  struct api_response *rs);
+
+/* ---- lists.c: lists that are made while they are read ---- */
+
+/* Objects of one kind. In a job. */
+void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs);
+/* All sessions. */
+void api_list_sessions(struct api_request *rq, struct api_response *rs);
+/* Takes `admin`. The whole config. In a job. */
+void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *rs);
+
+/* ---- handlers: objects.c, rules.c, config.c, live.c ---- */
 
 void api_list(struct api_request *rq, struct api_response *rs);
 void api_add(struct api_request *rq, struct api_response *rs);
@@ -184,19 +266,7 @@ void api_offload_flows(struct api_request *rq, struct api_response *rs);
 
 /* A listener's JSON shows what was really bound. */
 void api_show_bound(struct l7mp_api *api, const struct l7mp_object *o, cJSON *json);
-/* Every session, as GET /sessions shows them. New array. */
-cJSON *api_sessions_json(struct l7mp_api *api);
 
-/* ---- answer.c: a stream that answers one HTTP request ---- */
+/* ---- exchange.c: see exchange.h ---- */
 
-struct api_answer_ops {
-	const char *proto; /* for messages */
-	/* Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway. */
-	int (*admit)(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
-	             struct api_response *rs);
-	/* Makes the answer to a complete request. */
-	void (*answer)(struct api_request *rq, struct api_response *rs);
-};
-/* A cluster stage that collects a request and answers it. */
-int api_answer_connect(const struct l7mp_connect *params, const struct api_answer_ops *ops,
-                       struct l7mp_stream **out, struct l7mp_error *err);
+#include "exchange.h"

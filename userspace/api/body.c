@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Request bodies: content types, parsing, the wrapper of an object. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -34,11 +35,13 @@ static const struct media_type *find_type(const char *text)
 
 cJSON *api_body(struct api_request *rq, struct api_response *rs)
 {
-	const char *given = api_header(rq->metadata, "content-type");
+	const char *given = rq->content_type;
 	const struct media_type *type = given ? find_type(given) : NULL;
 	struct l7mp_error err = {0};
 	cJSON *root;
 
+	if (rq->document) /* parsed already */
+		return l7mp_document_root(rq->document);
 	if (!type) {
 		api_fail(rs, 415,
 		         "content type: expected application/json, text/json, text/yaml, "
@@ -54,6 +57,9 @@ cJSON *api_body(struct api_request *rq, struct api_response *rs)
 		api_fail_error(rs, &err);
 		return NULL;
 	}
+	/* Not needed any more, and it may be large. */
+	free(rq->body);
+	rq->body = NULL;
 	root = l7mp_document_root(rq->document);
 	if (!cJSON_IsObject(root)) {
 		api_fail(rs, 422, "expected an object, got %s", l7mp_json_type(root));

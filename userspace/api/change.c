@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A change over REST: built by a handler, realised and answered here. */
+/* A change over REST: built by a handler in a thread, applied by the runtime. */
 #include <errno.h>
 #include <string.h>
 
@@ -22,27 +22,24 @@ struct l7mp_change *api_begin_change(struct api_request *rq, struct api_response
 	return c;
 }
 
-static void log_warnings(const struct api_request *rq, const struct l7mp_issues *issues)
+void api_log_warnings(const struct api_request *rq, struct l7mp_change *c)
 {
+	const struct l7mp_issues *issues = l7mp_change_issues(c);
+
 	for (size_t i = 0; i < issues->n; i++)
 		if (issues->v[i].warning)
 			l7mp_log_warn("api", "%s %s: %s: %s", rq->method, rq->route->path,
 			              issues->v[i].path, issues->v[i].reason);
 }
 
-void api_finish_change(struct api_request *rq, struct l7mp_change **c, int rc,
-                       const struct l7mp_error *err, struct api_response *rs)
+void api_built_change(struct api_request *rq, struct l7mp_change **c, int rc,
+                      const struct l7mp_error *err, struct api_response *rs)
 {
-	struct l7mp_error failed = {0};
-
-	if (rc) {
-		api_fail_issues(rs, err, l7mp_change_issues(*c));
-	} else {
-		log_warnings(rq, l7mp_change_issues(*c));
-		if (l7mp_runtime_apply(rq->api->params.runtime, *c, &failed))
-			api_fail_error(rs, &failed);
-		else
-			api_ok(rs);
+	if (!rc) {
+		rq->change = *c;
+		*c = NULL;
+		return;
 	}
+	api_fail_issues(rs, err, l7mp_change_issues(*c));
 	l7mp_change_free(c);
 }

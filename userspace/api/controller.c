@@ -2,7 +2,7 @@
 /* The L7mpController cluster: the REST API as a stage of the data plane. */
 #include "api_int.h"
 
-static const struct api_answer_ops controller_ops = {
+const struct api_service api_service_rest = {
         .proto = "L7mpController",
         .admit = api_authorize,
         .answer = api_dispatch,
@@ -11,7 +11,7 @@ static const struct api_answer_ops controller_ops = {
 static int controller_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
                               struct l7mp_error *err)
 {
-	return api_answer_connect(params, &controller_ops, out, err);
+	return api_answer_connect(params, &api_service_rest, out, err);
 }
 
 static const char *const controller_aliases[] = {"L7mpController", NULL};

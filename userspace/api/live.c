@@ -5,63 +5,9 @@
 
 #include "api_int.h"
 
-cJSON *api_sessions_json(struct l7mp_api *api)
-{
-	cJSON *list = cJSON_CreateArray();
-	const struct l7mp_session *s;
-
-	for (s = l7mp_sessions_first(api->params.sessions); s && list; s = l7mp_sessions_next(s)) {
-		cJSON *json = l7mp_session_to_json(s);
-
-		if (!json || !cJSON_AddItemToArray(list, json)) {
-			cJSON_Delete(json);
-			cJSON_Delete(list);
-			list = NULL;
-		}
-	}
-	return list;
-}
-
-/* One session at a time: the tree of all would take several times what the text does. */
-static char *sessions_text(struct l7mp_api *api)
-{
-	struct l7mp_str out = {0};
-	const struct l7mp_session *s;
-	const char *comma = "";
-
-	l7mp_str_add(&out, "[");
-	for (s = l7mp_sessions_first(api->params.sessions); s; s = l7mp_sessions_next(s)) {
-		cJSON *json = l7mp_session_to_json(s);
-		char *text = json ? l7mp_json_print(json, L7MP_JSON_PLAIN) : NULL;
-
-		cJSON_Delete(json);
-		if (!text || out.oom) {
-			free(text);
-			l7mp_str_free(&out);
-			return NULL;
-		}
-		l7mp_str_add(&out, comma);
-		l7mp_str_addn(&out, text, strcspn(text, "\n"));
-		free(text);
-		comma = ",";
-	}
-	l7mp_str_add(&out, "]\n");
-	return l7mp_str_take(&out);
-}
-
 void api_sessions_list(struct api_request *rq, struct api_response *rs)
 {
-	if (rq->format != L7MP_JSON_PLAIN) {
-		api_json(rs, api_sessions_json(rq->api));
-		return;
-	}
-	rs->text = sessions_text(rq->api);
-	if (!rs->text) {
-		api_fail(rs, 500, "out of memory");
-		return;
-	}
-	rs->content_type = "application/json";
-	rs->status = 200;
+	api_list_sessions(rq, rs);
 }
 
 static struct l7mp_session *find(struct api_request *rq, struct api_response *rs)

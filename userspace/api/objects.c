@@ -37,28 +37,17 @@ static cJSON *show(struct api_request *rq, const struct l7mp_object *o)
 
 void api_list(struct api_request *rq, struct api_response *rs)
 {
-	const struct l7mp_model *m = rq->api->params.model;
-	cJSON *list = cJSON_CreateArray();
-	struct l7mp_object *o;
-
-	for (o = l7mp_model_first(m, kind_of(rq)); o && list; o = l7mp_model_next(o)) {
-		cJSON *json = show(rq, o);
-
-		if (!json || !cJSON_AddItemToArray(list, json)) {
-			cJSON_Delete(json);
-			cJSON_Delete(list);
-			list = NULL;
-		}
-	}
-	api_json(rs, list);
+	api_list_objects(rq, kind_of(rq), rs);
 }
 
 void api_get(struct api_request *rq, struct api_response *rs)
 {
-	struct l7mp_object *o = find(rq, kind_of(rq), rs);
+	const struct l7mp_object *o = find(rq, kind_of(rq), rs);
 
-	if (o)
-		api_json(rs, show(rq, o));
+	if (!o)
+		return;
+	api_set_etag(rq, o, rs);
+	api_json(rs, show(rq, o));
 }
 
 void api_add(struct api_request *rq, struct api_response *rs)
@@ -69,38 +58,93 @@ void api_add(struct api_request *rq, struct api_response *rs)
 	struct l7mp_error err = {0};
 
 	if (c)
-		api_finish_change(rq, &c, l7mp_change_add(c, kind_of(rq), doc, wrapper, &err), &err,
-		                  rs);
+		api_built_change(rq, &c, l7mp_change_add(c, kind_of(rq), doc, wrapper, &err), &err,
+		                 rs);
+}
+
+/* GET of a cluster shows how many endpoints it has: put back, that means those it has. */
+static bool fill_endpoints(const struct api_request *rq, const struct l7mp_object *o, cJSON *doc)
+{
+	cJSON *shown = l7mp_json_member(doc, "endpoints"), *now, *endpoints;
+
+	if (kind_of(rq) != L7MP_OBJ_CLUSTER || !cJSON_IsNumber(shown))
+		return true;
+	cJSON_DeleteItemFromObjectCaseSensitive(doc, "endpoints");
+	if (!o)
+		return true;
+	now = l7mp_object_to_config(rq->api->params.model, o);
+	endpoints = cJSON_DetachItemFromObjectCaseSensitive(now, "endpoints");
+	cJSON_Delete(now);
+	return endpoints && !l7mp_json_add(doc, "endpoints", endpoints);
+}
+
+/* A new object takes its name from the path. */
+static bool fill_name(const struct api_request *rq, cJSON *doc, const char *path,
+                      struct api_response *rs)
+{
+	const cJSON *given = l7mp_json_member(doc, "name");
+
+	if (!given)
+		return !cJSON_IsObject(doc) || !l7mp_json_add_str(doc, "name", rq->args[0]);
+	if (!cJSON_IsString(given) || !strcmp(given->valuestring, rq->args[0]))
+		return true;
+	api_fail(rs, 422, "%s.name: expected \"%s\" or nothing, got \"%.80s\"", path, rq->args[0],
+	         given->valuestring);
+	api_add_content(rs, "name", "expected the name in the path, or none", 0);
+	return false;
+}
+
+/* What is in the wrapper, or the bare object as GET shows it. */
+static cJSON *put_body(struct api_request *rq, const char *wrapper, struct api_response *rs)
+{
+	cJSON *root = api_body(rq, rs);
+
+	if (!root || !l7mp_json_member(root, wrapper))
+		return root;
+	return api_body_unwrap(rq, wrapper, rs);
 }
 
 void api_put(struct api_request *rq, struct api_response *rs)
 {
-	const char *wrapper = l7mp_obj_kind_name(kind_of(rq));
+	enum l7mp_obj_kind kind = kind_of(rq);
+	const char *wrapper = l7mp_obj_kind_name(kind);
+	struct l7mp_object *o = l7mp_model_find(rq->api->params.model, kind, rq->args[0]);
 	struct l7mp_error err = {0};
 	struct l7mp_change *c;
-	const cJSON *doc;
+	cJSON *doc;
+	int rc;
 
-	if (!find(rq, kind_of(rq), rs))
+	/* An endpoint is made in its cluster. */
+	if (!o && kind == L7MP_OBJ_ENDPOINT)
+		find(rq, kind, rs);
+	doc = rs->status || !api_if_match(rq, o, rs) ? NULL : put_body(rq, wrapper, rs);
+	if (!doc || (!o && !fill_name(rq, doc, wrapper, rs)))
 		return;
-	doc = api_body_unwrap(rq, wrapper, rs);
-	c = doc ? api_begin_change(rq, rs) : NULL;
-	if (c)
-		api_finish_change(
-		        rq, &c,
-		        l7mp_change_replace(c, kind_of(rq), rq->args[0], doc, wrapper, &err), &err,
-		        rs);
+	if (!fill_endpoints(rq, o, doc)) {
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	c = api_begin_change(rq, rs);
+	if (!c)
+		return;
+	if (o)
+		rc = l7mp_change_replace(c, kind, rq->args[0], doc, wrapper, &err);
+	else
+		rc = l7mp_change_add(c, kind, doc, wrapper, &err);
+	api_built_change(rq, &c, rc, &err, rs);
 }
 
 void api_delete(struct api_request *rq, struct api_response *rs)
 {
+	const struct l7mp_object *o = find(rq, kind_of(rq), rs);
 	struct l7mp_error err = {0};
 	struct l7mp_change *c;
 
-	if (!find(rq, kind_of(rq), rs))
+	if (!o || !api_if_match(rq, o, rs))
 		return;
 	c = api_begin_change(rq, rs);
 	if (c)
-		api_finish_change(
+		api_built_change(
 		        rq, &c,
 		        l7mp_change_delete(c, kind_of(rq), rq->args[0], rq->recursive, &err), &err,
 		        rs);
@@ -117,21 +161,24 @@ void api_endpoints_list(struct api_request *rq, struct api_response *rs)
 	json = l7mp_object_to_json(rq->api->params.model, cluster, true);
 	list = cJSON_DetachItemFromObjectCaseSensitive(json, "endpoints");
 	cJSON_Delete(json);
+	api_set_etag(rq, &cluster->obj, rs);
 	api_json(rs, list);
 }
 
 void api_endpoints_add(struct api_request *rq, struct api_response *rs)
 {
+	const struct l7mp_object *cluster;
 	struct l7mp_error err = {0};
 	struct l7mp_change *c;
 	const cJSON *doc;
 
-	if (!find(rq, L7MP_OBJ_CLUSTER, rs))
+	cluster = find(rq, L7MP_OBJ_CLUSTER, rs);
+	if (!cluster || !api_if_match(rq, cluster, rs))
 		return;
 	doc = api_body_unwrap(rq, "endpoint", rs);
 	c = doc ? api_begin_change(rq, rs) : NULL;
 	if (c)
-		api_finish_change(rq, &c,
-		                  l7mp_change_add_endpoint(c, rq->args[0], doc, "endpoint", &err),
-		                  &err, rs);
+		api_built_change(rq, &c,
+		                 l7mp_change_add_endpoint(c, rq->args[0], doc, "endpoint", &err),
+		                 &err, rs);
 }

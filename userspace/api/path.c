@@ -151,15 +151,3 @@ const char *api_header(const cJSON *metadata, const char *name)
 
 	return cJSON_IsString(h) ? h->valuestring : NULL;
 }
-
-const char *api_request_path(const cJSON *metadata)
-{
-	return l7mp_json_str(l7mp_json_member(http(metadata), "url"), "path", NULL);
-}
-
-const char *api_request_query(const cJSON *metadata)
-{
-	const char *q = l7mp_json_str(l7mp_json_member(http(metadata), "url"), "query", "");
-
-	return *q == '?' ? q + 1 : q;
-}

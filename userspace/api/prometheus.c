@@ -3,16 +3,36 @@
  * The Prometheus cluster: the proxy's counters in Prometheus' text format 0.0.4
  * for whatever an HTTP listener routes here.
  */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "api_int.h"
 #include "l7mp/metrics.h"
+#include "l7mp/slice.h"
 
-struct counters {
-	struct l7mp_str *out;
-	enum l7mp_obj_kind kind;
-	const char *metric, *label;
+/* The text is a row of parts, of which the objects' and the sessions' are made step by step. */
+enum metrics_part {
+	METRICS_HOLD, /* in a job: which objects there are */
+	METRICS_SYNC, /* what the kernel has counted so far, session by session */
+	METRICS_PROCESS,
+	METRICS_LISTENERS, /* one a step */
+	METRICS_CLUSTERS,
+	METRICS_SESSIONS,
+	METRICS_PROTOCOLS, /* one a step */
+	METRICS_OVER,
+};
+
+struct metrics {
+	struct api_stream base;
+	const struct l7mp_api *api;
+	enum metrics_part part;
+	bool begun; /* the part */
+	size_t i;
+	struct l7mp_object **objects; /* listeners and clusters; references held */
+	size_t n_listeners, n_objects;
+	struct l7mp_session_cursor cursor;
 };
 
 static void one(struct l7mp_str *out, const char *name, const char *key, const char *value,
@@ -21,28 +41,59 @@ static void one(struct l7mp_str *out, const char *name, const char *key, const c
 	l7mp_metrics_sample(out, name, (struct l7mp_label[]){{key, value}, {NULL, NULL}}, n);
 }
 
-static void on_counter(void *arg, enum l7mp_obj_kind kind, const char *name, const char *protocol,
-                       uint64_t count)
+static int hold(struct metrics *m)
 {
-	struct counters *c = arg;
+	static const enum l7mp_obj_kind kinds[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER};
+	const struct l7mp_model *model = m->api->params.model;
+	size_t n = l7mp_model_count(model, L7MP_OBJ_LISTENER) +
+	           l7mp_model_count(model, L7MP_OBJ_CLUSTER);
 
-	if (kind != c->kind)
-		return;
-	l7mp_metrics_sample(
-	        c->out, c->metric,
-	        (struct l7mp_label[]){{c->label, name}, {"protocol", protocol}, {NULL, NULL}},
-	        count);
+	m->objects = calloc(n + 1, sizeof(struct l7mp_object *));
+	if (!m->objects)
+		return -ENOMEM;
+	for (size_t k = 0; k < L7MP_ARRAY_SIZE(kinds); k++) {
+		struct l7mp_object *o;
+
+		for (o = l7mp_model_first(model, kinds[k]); o; o = l7mp_model_next(o))
+			m->objects[m->n_objects++] = l7mp_object_ref(o);
+		if (!k)
+			m->n_listeners = m->n_objects;
+	}
+	return 0;
 }
 
-static void objects(const struct l7mp_api *api, struct l7mp_str *out)
+/* Requests of one listener or cluster. false: that was the last one. */
+static bool object_step(struct metrics *m, struct l7mp_str *out)
 {
-	struct counters c = {out, L7MP_OBJ_LISTENER, "listener_requests_total", "listenerName"};
+	bool listeners = m->part == METRICS_LISTENERS;
+	const char *metric = listeners ? "listener_requests_total" : "cluster_requests_total";
+	size_t end = listeners ? m->n_listeners : m->n_objects;
+	const struct l7mp_object *o;
+	const char *protocol;
+	uint64_t count;
 
-	l7mp_metrics_head(out, c.metric, "counter", "Sessions that a listener emitted");
-	l7mp_sessions_each_counter(api->params.sessions, on_counter, &c);
-	c = (struct counters){out, L7MP_OBJ_CLUSTER, "cluster_requests_total", "clusterName"};
-	l7mp_metrics_head(out, c.metric, "counter", "Connects that a cluster got");
-	l7mp_sessions_each_counter(api->params.sessions, on_counter, &c);
+	if (!m->begun) {
+		l7mp_metrics_head(out, metric, "counter",
+		                  listeners ? "Sessions that a listener emitted"
+		                            : "Connects that a cluster got");
+		m->begun = true;
+		m->i = listeners ? 0 : m->n_listeners;
+	}
+	if (m->i == end)
+		return false;
+	o = m->objects[m->i++];
+	if (l7mp_sessions_counter(m->api->params.sessions, o->kind, o->name, &protocol, &count))
+		l7mp_metrics_sample(
+		        out, metric,
+		        (struct l7mp_label[]){{listeners ? "listenerName" : "clusterName", o->name},
+		                              {"protocol", protocol},
+		                              {NULL, NULL}},
+		        count);
+	return true;
+}
+
+static void object_counts(const struct l7mp_api *api, struct l7mp_str *out)
+{
 	l7mp_metrics_head(out, "l7mp_objects", "gauge", "Objects of the configuration");
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		one(out, "l7mp_objects", "kind", l7mp_obj_kind_name((enum l7mp_obj_kind)k),
@@ -135,54 +186,144 @@ static void process(const struct l7mp_api *api, struct l7mp_str *out)
 	              (double)l7mp_loop_latency_us(loop, true) / 1e6);
 }
 
-/* What the protocols themselves count, each metric by one protocol. */
-static void protocols(const struct l7mp_api *api, struct l7mp_str *out)
+/* How long the slices of long requests held the loop. */
+static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 {
-	struct l7mp_env *env = api->params.env;
+	const struct l7mp_slice_stats *st = l7mp_loop_slice_stats(api->params.env->loop);
+	const char *name = "l7mp_control_slice_seconds";
 
-	for (size_t i = 0; env->protos[i]; i++)
-		if (env->protos[i]->metrics)
-			env->protos[i]->metrics(env, env->states[i], out);
+	l7mp_metrics_head(out, name, "histogram",
+	                  "Time that requests, changes and other long work held the event loop in "
+	                  "one turn");
+	for (int i = 0; i < L7MP_SLICE_BUCKETS; i++)
+		l7mp_str_addf(out, "%s_bucket{le=\"%g\"} %llu\n", name,
+		              (double)l7mp_slice_bounds_us[i] / 1e6,
+		              (unsigned long long)st->bucket[i]);
+	l7mp_str_addf(out, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)st->count);
+	l7mp_str_addf(out, "%s_sum %.6f\n%s_count %llu\n", name, (double)st->sum_us / 1e6, name,
+	              (unsigned long long)st->count);
+	l7mp_metrics_head(out, "l7mp_control_slice_max_seconds", "gauge",
+	                  "The longest of them since the start");
+	l7mp_str_addf(out, "l7mp_control_slice_max_seconds %.6f\n", (double)st->max_us / 1e6);
 }
 
-static void prometheus_answer(struct api_request *rq, struct api_response *rs)
+/* What one protocol itself counts; then what the program adds. false: that was all. */
+static bool protocol_step(struct metrics *m, struct l7mp_str *out)
 {
-	const struct l7mp_api *api = rq->api;
-	struct l7mp_str out = {0};
+	struct l7mp_env *env = m->api->params.env;
+	size_t i = m->begun ? m->i++ : 0;
 
-	if (strcmp(rq->method, "GET") != 0 && strcmp(rq->method, "HEAD") != 0) {
+	if (!m->begun)
+		m->i = 1;
+	m->begun = true;
+	if (env->protos[i]) {
+		if (env->protos[i]->metrics)
+			env->protos[i]->metrics(env, env->states[i], out);
+		return true;
+	}
+	if (m->api->params.metrics)
+		m->api->params.metrics(m->api->params.arg, out);
+	return false;
+}
+
+static bool sync_step(struct metrics *m)
+{
+	struct l7mp_session *s;
+
+	if (!m->begun)
+		l7mp_cursor_open(&m->cursor, m->api->params.sessions);
+	m->begun = true;
+	s = l7mp_cursor_next(&m->cursor);
+	if (s)
+		l7mp_session_sync(s);
+	return s != NULL;
+}
+
+static int metrics_step(struct api_stream *st, struct l7mp_str *out)
+{
+	struct metrics *m = l7mp_container_of(st, struct metrics, base);
+	const struct l7mp_api *api = m->api;
+	bool more = false;
+
+	switch (m->part) {
+	case METRICS_HOLD:
+		if (hold(m))
+			return -ENOMEM;
+		break;
+	case METRICS_SYNC:
+		more = sync_step(m);
+		break;
+	case METRICS_PROCESS:
+		process(api, out);
+		slices(api, out);
+		object_counts(api, out);
+		break;
+	case METRICS_LISTENERS:
+	case METRICS_CLUSTERS:
+		more = object_step(m, out);
+		break;
+	case METRICS_SESSIONS:
+		sessions(api, out);
+		drops(api->params.env->stats, out);
+		paths(api->params.env->stats, out);
+		break;
+	case METRICS_PROTOCOLS:
+		more = protocol_step(m, out);
+		break;
+	case METRICS_OVER:
+		break;
+	}
+	if (!more) {
+		m->part++;
+		m->begun = false;
+	}
+	return m->part != METRICS_OVER;
+}
+
+static bool metrics_in_job(const struct api_stream *st)
+{
+	return l7mp_container_of(st, const struct metrics, base)->part == METRICS_HOLD;
+}
+
+static void metrics_free(struct api_stream *st)
+{
+	struct metrics *m = l7mp_container_of(st, struct metrics, base);
+
+	for (size_t i = 0; i < m->n_objects; i++)
+		l7mp_object_unref(m->objects[i]);
+	free(m->objects);
+	l7mp_cursor_close(&m->cursor);
+	free(m);
+}
+
+static void metrics_answer(struct api_request *rq, struct api_response *rs)
+{
+	struct metrics *m;
+
+	if (strcmp(rq->method, "GET") != 0) {
 		api_fail(rs, 405, "method %.20s is not possible here, expected GET", rq->method);
 		strcpy(rs->allow, "GET, HEAD");
 		return;
 	}
-	/* What the kernel has counted so far. */
-	l7mp_sessions_sync(api->params.sessions);
-	process(api, &out);
-	objects(api, &out);
-	sessions(api, &out);
-	drops(api->params.env->stats, &out);
-	paths(api->params.env->stats, &out);
-	protocols(api, &out);
-	if (api->params.metrics)
-		api->params.metrics(api->params.arg, &out);
-	rs->text = l7mp_str_take(&out);
-	if (!rs->text) {
-		api_fail(rs, 500, "out of memory");
-		return;
+	m = calloc(1, sizeof(*m));
+	if (m) {
+		m->base.step = metrics_step;
+		m->base.in_job = metrics_in_job;
+		m->base.free = metrics_free;
+		m->api = rq->api;
 	}
-	rs->content_type = "text/plain; version=0.0.4; charset=utf-8";
-	rs->status = 200;
+	api_streamed(rs, m ? &m->base : NULL, "text/plain; version=0.0.4; charset=utf-8");
 }
 
-static const struct api_answer_ops prometheus_ops = {
+const struct api_service api_service_metrics = {
         .proto = "Prometheus",
-        .answer = prometheus_answer,
+        .answer = metrics_answer,
 };
 
 static int prometheus_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
                               struct l7mp_error *err)
 {
-	return api_answer_connect(params, &prometheus_ops, out, err);
+	return api_answer_connect(params, &api_service_metrics, out, err);
 }
 
 const struct l7mp_proto l7mp_proto_prometheus = {

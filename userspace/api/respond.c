@@ -48,9 +48,7 @@ static void set_message(struct api_response *rs, int status, const char *message
 {
 	cJSON *json = cJSON_CreateObject();
 
-	cJSON_Delete(rs->json);
-	free(rs->text);
-	rs->text = NULL;
+	api_response_clear(rs);
 	rs->status = status;
 	rs->json = json;
 	l7mp_json_add_num(json, "status", status);
@@ -70,6 +68,30 @@ void api_json(struct api_response *rs, cJSON *json)
 	}
 	cJSON_Delete(rs->json);
 	rs->json = json;
+	rs->status = 200;
+}
+
+void api_text(struct api_response *rs, char *text, const char *type)
+{
+	if (!text) {
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	free(rs->text);
+	rs->text = text;
+	rs->text_len = strlen(text);
+	rs->content_type = type;
+	rs->status = 200;
+}
+
+void api_streamed(struct api_response *rs, struct api_stream *stream, const char *type)
+{
+	if (!stream) {
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	rs->stream = stream;
+	rs->content_type = type;
 	rs->status = 200;
 }
 
@@ -133,63 +155,47 @@ void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
 			api_add_content(rs, issues->v[i].path, issues->v[i].reason, 0);
 }
 
-static cJSON *make_head(const struct api_response *rs, size_t len, const char *type)
+void api_print(struct api_response *rs, enum l7mp_json_format format)
 {
-	cJSON *meta = cJSON_CreateObject();
-	cJSON *http = cJSON_AddObjectToObject(meta, "HTTP");
-	cJSON *headers;
-	char length[24];
-
-	l7mp_json_add_num(http, "status", rs->status);
-	headers = cJSON_AddObjectToObject(http, "headers");
-	snprintf(length, sizeof(length), "%zu", len);
-	l7mp_json_add_str(headers, "Content-Type", type);
-	l7mp_json_add_str(headers, "Content-Length", length);
-	l7mp_json_add_str(headers, "Cache-Control", "no-store");
-	l7mp_json_add_str(headers, "X-Content-Type-Options", "nosniff");
-	if (*rs->allow)
-		l7mp_json_add_str(headers, "Allow", rs->allow);
-	if (rs->challenge)
-		l7mp_json_add_str(headers, "WWW-Authenticate", "Bearer realm=\"l7mp\"");
-	if (!headers) {
-		cJSON_Delete(meta);
-		return NULL;
-	}
-	return meta;
+	if (rs->text || rs->stream || !rs->json)
+		return;
+	rs->text = l7mp_json_print(rs->json, format);
+	rs->text_len = rs->text ? strlen(rs->text) : 0;
+	/* TERSE leaves out quotes: that is not JSON. */
+	rs->content_type = api_json_type(format);
+	cJSON_Delete(rs->json);
+	rs->json = NULL;
 }
 
-int api_render(struct api_response *rs, enum l7mp_json_format format, bool head, char **text,
-               size_t *len, cJSON **meta)
+const char *api_json_type(enum l7mp_json_format format)
 {
-	const char *type = rs->content_type;
+	return format == L7MP_JSON_TERSE ? "text/plain; charset=utf-8" : "application/json";
+}
 
-	*text = rs->text;
-	rs->text = NULL;
-	if (!*text) {
-		*text = l7mp_json_print(rs->json, format);
-		/* TERSE leaves out quotes: that is not JSON. */
-		type = format == L7MP_JSON_TERSE ? "text/plain; charset=utf-8" : "application/json";
-	}
-	if (!*text)
-		return -ENOMEM;
-	*len = strlen(*text);
-	*meta = make_head(rs, *len, type);
-	if (!*meta) {
-		free(*text);
-		*text = NULL;
-		return -ENOMEM;
-	}
-	if (head) {
-		free(*text);
-		*text = NULL;
-		*len = 0;
-	}
-	return 0;
+void api_each_header(const struct api_response *rs,
+                     void (*cb)(void *arg, const char *name, const char *value), void *arg)
+{
+	cb(arg, "Content-Type", rs->content_type ? rs->content_type : "application/json");
+	cb(arg, "Cache-Control", "no-store");
+	cb(arg, "X-Content-Type-Options", "nosniff");
+	if (*rs->etag)
+		cb(arg, "ETag", rs->etag);
+	if (rs->link)
+		cb(arg, "Link", rs->link);
+	if (*rs->allow)
+		cb(arg, "Allow", rs->allow);
+	if (rs->challenge)
+		cb(arg, "WWW-Authenticate", "Bearer realm=\"l7mp\"");
+	if (rs->retry)
+		cb(arg, "Retry-After", "1");
 }
 
 void api_response_clear(struct api_response *rs)
 {
 	cJSON_Delete(rs->json);
 	free(rs->text);
+	free(rs->link);
+	if (rs->stream)
+		rs->stream->free(rs->stream);
 	memset(rs, 0, sizeof(*rs));
 }

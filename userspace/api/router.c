@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* From a request to its handler: authorise, split the path, match, count. */
+/* From a request to its handler: split the path, match, read the query, count. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static void find_route(struct api_request *rq, char *const *segments, size_t n,
 			add_method(allow, sizeof(allow), "HEAD");
 	}
 	if (!*allow) {
-		api_fail(rs, 404, "no such path: '%s'", api_request_path(rq->metadata));
+		api_fail(rs, 404, "no such path: '%s'", rq->raw_path);
 		return;
 	}
 	api_fail(rs, 405, "method %s is not possible here, expected one of %s", rq->method, allow);
@@ -68,7 +68,7 @@ static void find_route(struct api_request *rq, char *const *segments, size_t n,
 
 static void split_path(struct api_request *rq, struct api_response *rs)
 {
-	const char *path = api_request_path(rq->metadata);
+	const char *path = rq->raw_path;
 	const size_t base = strlen(API_BASE);
 	int n;
 
@@ -102,35 +102,68 @@ static void bad_query(struct api_response *rs, const char *key, const char *valu
 	         value ? ", got " : "", value ? value : "");
 }
 
-static void read_query(struct api_request *rq, struct api_response *rs)
+static void read_recursive(struct api_request *rq, struct api_response *rs)
 {
-	const char *query = api_request_query(rq->metadata);
 	char *value;
 
-	if (api_query_get(query, "recursive", &value)) {
+	if (api_query_get(rq->raw_query, "recursive", &value)) {
 		bad_query(rs, "recursive", NULL, "true or false");
 		return;
 	}
-	if (value) {
-		rq->recursive = !*value || !strcasecmp(value, "true") || !strcmp(value, "1");
-		if (!rq->recursive && strcasecmp(value, "false") && strcmp(value, "0"))
-			bad_query(rs, "recursive", value, "true or false");
-		free(value);
-	}
-	if (rs->status)
+	if (!value)
 		return;
-	if (api_query_get(query, "format", &value)) {
-		bad_query(rs, "format", NULL, "plain, terse, space, lines or diffy");
+	rq->recursive = !*value || !strcasecmp(value, "true") || !strcmp(value, "1");
+	if (!rq->recursive && strcasecmp(value, "false") && strcmp(value, "0"))
+		bad_query(rs, "recursive", value, "true or false");
+	free(value);
+}
+
+static void read_format(struct api_request *rq, struct api_response *rs)
+{
+	static const char expected[] = "plain, terse, space, lines or diffy";
+	char *value;
+
+	if (api_query_get(rq->raw_query, "format", &value)) {
+		bad_query(rs, "format", NULL, expected);
 		return;
 	}
 	if (value && l7mp_json_format_parse(value, &rq->format)) {
 		rq->format = L7MP_JSON_PLAIN;
-		bad_query(rs, "format", value, "plain, terse, space, lines or diffy");
+		bad_query(rs, "format", value, expected);
 	}
 	free(value);
 }
 
-static void count(struct l7mp_api *api, const struct api_route *route, int status)
+static void read_limit(struct api_request *rq, struct api_response *rs)
+{
+	static const char expected[] = "a number, how many items at most";
+	char *value;
+
+	if (api_query_get(rq->raw_query, "limit", &value)) {
+		bad_query(rs, "limit", NULL, expected);
+		return;
+	}
+	if (!value)
+		return;
+	errno = 0;
+	rq->limit = strtoull(value, NULL, 10);
+	if (!*value || value[strspn(value, "0123456789")] || errno)
+		bad_query(rs, "limit", value, expected);
+	free(value);
+}
+
+static void read_query(struct api_request *rq, struct api_response *rs)
+{
+	read_recursive(rq, rs);
+	if (!rs->status)
+		read_format(rq, rs);
+	if (!rs->status)
+		read_limit(rq, rs);
+	if (!rs->status && api_query_get(rq->raw_query, "after", &rq->after))
+		bad_query(rs, "after", NULL, "what the list goes on after");
+}
+
+void api_count(struct l7mp_api *api, const struct api_route *route, int status)
 {
 	struct api_count *bigger;
 
@@ -148,17 +181,18 @@ static void count(struct l7mp_api *api, const struct api_route *route, int statu
 	bigger[api->n_counts++] = (struct api_count){.route = route, .status = status, .n = 1};
 }
 
+/* What a rule list or a recursive view holds may be a lot. */
+static bool is_large(const struct api_request *rq)
+{
+	return rq->recursive || rq->route->kind == L7MP_OBJ_RULELIST;
+}
+
 void api_dispatch(struct api_request *rq, struct api_response *rs)
 {
 	struct l7mp_api *api = rq->api;
-	const cJSON *http = l7mp_json_member(rq->metadata, "HTTP");
+	unsigned flags;
 
-	if (!rq->method)
-		rq->method = l7mp_json_str(http, "method", "GET");
-	if (!strcmp(rq->method, "HEAD"))
-		rq->method = "GET";
-	api_authorize(api, &rq->client, rq->metadata, rs);
-	if (!rs->status && rq->too_large)
+	if (rq->too_large)
 		api_fail(rs, 413, "the body is too large, expected at most %u bytes",
 		         api->params.env->limits->max_body);
 	if (!rs->status)
@@ -169,16 +203,27 @@ void api_dispatch(struct api_request *rq, struct api_response *rs)
 		read_query(rq, rs);
 	if (!rs->status && api->stopping && strcmp(rq->method, "GET"))
 		api_fail(rs, 503, "the proxy is shutting down");
-	if (!rs->status)
-		rq->route->handler(rq, rs);
+	if (rs->status)
+		return;
+	flags = rq->route->flags;
+	if (flags & (API_JOB | API_BODY) || (flags & API_JOB_IF_LARGE && is_large(rq)))
+		return;
+	rq->route->handler(rq, rs);
 	if (!rs->status)
 		api_fail(rs, 500, "out of memory");
-	count(api, rq->route, rs->status);
 }
 
 void api_request_clear(struct api_request *rq)
 {
+	free(rq->session);
+	free(rq->raw_path);
+	free(rq->raw_query);
+	free(rq->content_type);
+	free(rq->if_match);
+	free(rq->body);
+	free(rq->method);
 	free(rq->path);
-	rq->path = NULL;
+	free(rq->after);
 	l7mp_document_free(&rq->document);
+	memset(rq, 0, sizeof(*rq));
 }

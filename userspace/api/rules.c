@@ -54,9 +54,10 @@ void api_rule_get(struct api_request *rq, struct api_response *rs)
 	if (!l || !find_position(rq, l, l->n_rules, &pos, rs))
 		return;
 	rule = l7mp_model_find(rq->api->params.model, L7MP_OBJ_RULE, l->rules[pos]);
-	if (rule)
+	if (rule) {
+		api_set_etag(rq, rule, rs);
 		api_json(rs, l7mp_object_to_json(rq->api->params.model, rule, rq->recursive));
-	else
+	} else
 		api_fail(rs, 404, "the rule '%s' at position %zu of rulelist '%s' does not exist",
 		         l->rules[pos], pos, l->obj.name);
 }
@@ -69,14 +70,14 @@ void api_rule_insert(struct api_request *rq, struct api_response *rs)
 	const cJSON *doc;
 	size_t pos;
 
-	if (!l || !find_position(rq, l, l->n_rules + 1, &pos, rs))
+	if (!l || !find_position(rq, l, l->n_rules + 1, &pos, rs) || !api_if_match(rq, &l->obj, rs))
 		return;
 	doc = api_body_unwrap(rq, "rule", rs);
 	c = doc ? api_begin_change(rq, rs) : NULL;
 	if (c)
-		api_finish_change(rq, &c,
-		                  l7mp_change_insert_rule(c, rq->args[0], pos, doc, "rule", &err),
-		                  &err, rs);
+		api_built_change(rq, &c,
+		                 l7mp_change_insert_rule(c, rq->args[0], pos, doc, "rule", &err),
+		                 &err, rs);
 }
 
 void api_rule_remove(struct api_request *rq, struct api_response *rs)
@@ -86,13 +87,13 @@ void api_rule_remove(struct api_request *rq, struct api_response *rs)
 	struct l7mp_change *c;
 	size_t pos;
 
-	if (!l || !find_position(rq, l, l->n_rules, &pos, rs))
+	if (!l || !find_position(rq, l, l->n_rules, &pos, rs) || !api_if_match(rq, &l->obj, rs))
 		return;
 	c = api_begin_change(rq, rs);
 	if (c)
-		api_finish_change(rq, &c,
-		                  l7mp_change_remove_rule(c, rq->args[0], pos, rq->recursive, &err),
-		                  &err, rs);
+		api_built_change(rq, &c,
+		                 l7mp_change_remove_rule(c, rq->args[0], pos, rq->recursive, &err),
+		                 &err, rs);
 }
 
 static cJSON *lookup_to_json(const struct api_request *rq, const struct l7mp_lookup *found)

@@ -14,6 +14,7 @@
 #include "l7mp/proto.h"
 #include "l7mp/runtime.h"
 #include "l7mp/session.h"
+#include "l7mp/slice.h"
 #include "l7mp/stats.h"
 #include "trim.h"
 
@@ -38,6 +39,11 @@ struct l7mp_app {
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool stopping;
+	struct l7mp_runtime_job reload; /* while `reloading` */
+	struct l7mp_slice reload_slice;
+	bool reloading, reload_again, reload_applied;
+	struct l7mp_object **vanished; /* what the reload deletes; references held */
+	size_t n_vanished, at_vanished, n_changed;
 };
 
 /* registry.c: the protocols of this program. */
@@ -55,7 +61,10 @@ void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const stru
 /* Puts the admin object's settings into force: log, access log, token. 0, or negative errno with err. */
 int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
                        struct l7mp_error *err);
-/* SIGHUP: the file again, as POST /config would do it; logs what vanishes. */
+/*
+ * SIGHUP: the file again, as POST /config would do it; logs what vanishes. Returns at once; tells
+ * systemd (READY=1) when it is done.
+ */
 void l7mp_app_reload(struct l7mp_app *app);
 
 /* offload.c */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <systemd/sd-daemon.h>
 
 #include "app_int.h"
 #include "l7mp/change.h"
@@ -193,14 +194,18 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, str
 	return l7mp_api_set_token_file(app->api, admin->api_token_file, err);
 }
 
-static void log_vanishing(const struct l7mp_change *change)
+/* Keeps what the change deletes, to be logged once it is done. */
+static void hold_vanishing(struct l7mp_app *app, const struct l7mp_change *change)
 {
-	for (size_t i = 0; i < l7mp_change_count(change); i++) {
+	size_t n = l7mp_change_count(change);
+
+	app->vanished = calloc(n + 1, sizeof(struct l7mp_object *));
+	app->n_vanished = 0;
+	for (size_t i = 0; app->vanished && i < n; i++) {
 		const struct l7mp_change_item *item = l7mp_change_item(change, i);
 
 		if (item->old_object && !item->new_object)
-			l7mp_log_notice("config", "reload removes %s '%s'",
-			                l7mp_obj_kind_name(item->kind), item->old_object->name);
+			app->vanished[app->n_vanished++] = l7mp_object_ref(item->old_object);
 	}
 }
 
@@ -212,31 +217,87 @@ static void reload_protocols(struct l7mp_app *app)
 			app->env.protos[i]->reload(&app->env, app->env.states[i]);
 }
 
+/* In a thread: reading the file, checking it and finding out what changes may take long. */
+static struct l7mp_change *reload_build(void *arg)
+{
+	struct l7mp_app *app = arg;
+	struct l7mp_change *change = NULL;
+
+	if (l7mp_app_read_config(app, false, &change))
+		return NULL;
+	hold_vanishing(app, change);
+	return change;
+}
+
+static void reload_over(struct l7mp_app *app)
+{
+	free(app->vanished);
+	app->vanished = NULL;
+	app->n_vanished = app->at_vanished = 0;
+	l7mp_document_free(&app->document);
+	app->reloading = false;
+	if (app->reload_again) {
+		app->reload_again = false;
+		l7mp_app_reload(app);
+	} else if (!app->stopping) {
+		sd_notify(0, "READY=1");
+	}
+}
+
+/* A record for each object that is gone, in slices: there may be many. */
+static void reload_report(struct l7mp_slice *slice, void *arg)
+{
+	struct l7mp_app *app = arg;
+
+	while (app->at_vanished < app->n_vanished) {
+		struct l7mp_object *o = app->vanished[app->at_vanished++];
+
+		if (app->reload_applied)
+			l7mp_log_notice("config", "reload removes %s '%s'",
+			                l7mp_obj_kind_name(o->kind), o->name);
+		l7mp_object_unref(o);
+		if (!l7mp_slice_over(app->loop))
+			continue;
+		l7mp_slice_post(app->loop, slice);
+		return;
+	}
+	if (app->reload_applied) {
+		l7mp_log_notice("daemon", "reloaded: %zu objects changed", app->n_changed);
+		reload_protocols(app);
+	}
+	reload_over(app);
+}
+
+static void reload_done(void *arg, struct l7mp_change *change, int rc, const struct l7mp_error *err)
+{
+	struct l7mp_app *app = arg;
+
+	app->reload_applied = !rc && change;
+	if (rc) {
+		l7mp_app_report_error(app, false, err);
+		l7mp_log_error("daemon", "reload failed: nothing was changed");
+	} else if (!change) {
+		l7mp_log_error("daemon", "reload refused: nothing was changed");
+	} else {
+		app->n_changed = l7mp_change_count(change);
+	}
+	l7mp_slice_init(&app->reload_slice, reload_report, app);
+	l7mp_slice_post(app->loop, &app->reload_slice);
+}
+
 void l7mp_app_reload(struct l7mp_app *app)
 {
-	struct l7mp_change *change = NULL;
-	struct l7mp_error err = {0};
-	int rc;
-
+	if (app->reloading) {
+		/* The file may have changed since it was read. */
+		app->reload_again = true;
+		return;
+	}
 	l7mp_log_reopen();
 	if (l7mp_access_log_reopen(&app->access_log))
 		l7mp_log_warn("daemon", "the access log can't be opened again; the old one stays");
 	l7mp_log_notice("daemon", "reloading %s",
 	                app->config_path ? app->config_path : "certificates");
-	if (l7mp_app_read_config(app, false, &change)) {
-		l7mp_log_error("daemon", "reload refused: nothing was changed");
-		return;
-	}
-	rc = l7mp_runtime_apply(app->runtime, change, &err);
-	if (rc) {
-		l7mp_app_report_error(app, false, &err);
-		l7mp_log_error("daemon", "reload failed: nothing was changed");
-	} else {
-		log_vanishing(change);
-		l7mp_log_notice("daemon", "reloaded: %zu objects changed",
-		                l7mp_change_count(change));
-		reload_protocols(app);
-	}
-	l7mp_change_free(&change);
-	l7mp_document_free(&app->document);
+	app->reload = (struct l7mp_runtime_job){
+	        .build = reload_build, .done = reload_done, .arg = app, .goes_on = true};
+	app->reloading = !l7mp_runtime_submit(app->runtime, &app->reload);
 }

@@ -52,7 +52,6 @@ static void on_signal(uv_signal_t *handle, int signum)
 		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
 		           (unsigned long long)(uv_hrtime() / 1000));
 		l7mp_app_reload(app);
-		sd_notify(0, "READY=1");
 		return;
 	}
 	l7mp_log_notice("daemon", "%s: stopping", signum == SIGINT ? "SIGINT" : "SIGTERM");

@@ -151,6 +151,7 @@ struct l7mp_change {
 	size_t n_real; /* those that do something come first, once sorted */
 	bool sorted;
 	bool committed;
+	bool closed; /* touches the model no more */
 	unsigned next_name[L7MP_OBJ_KINDS];
 	struct l7mp_admin *admin; /* the new one; after commit the old one */
 	cJSON *docs;              /* documents that were completed; issues point into them */

@@ -210,7 +210,10 @@ static int take_name(struct l7mp_session *s, char *name)
 	if (s->name != name)
 		free(name);
 	HASH_ADD_KEYPTR(hh, s->m->by_name, s->name, strlen(s->name), s);
-	return s->hh.tbl ? 0 : -ENOMEM;
+	if (!s->hh.tbl)
+		return -ENOMEM;
+	s->id = ++s->m->last_id;
+	return 0;
 }
 
 static int64_t idle_for(const struct l7mp_listener *l, const struct l7mp_accept *a)
@@ -387,6 +390,7 @@ void l7mp_session_free(struct l7mp_session *s)
 		l7mp_stage_release(&s->stages[i]);
 	}
 	m->counts[s->state]--;
+	l7mp_cursors_leave(s);
 	HASH_DEL(m->by_name, s);
 	if (s->source)
 		s->source->reopeners--;

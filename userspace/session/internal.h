@@ -17,6 +17,7 @@
 #pragma once
 
 #include "l7mp/session.h"
+#include "l7mp/slice.h"
 
 #define SESSION_MODULE "session"
 
@@ -89,6 +90,8 @@ struct l7mp_session {
 	UT_hash_handle hh; /* by name; the order of creation */
 	struct l7mp_sessions *m;
 	struct l7mp_session *prev, *next; /* in verdicts while QUEUED, in tracked when DESTROYED */
+	uint64_t id;
+	struct l7mp_session_cursor *cursors; /* walks that go on here */
 	char *name;
 	cJSON *metadata;
 	char *reason; /* why it ended */
@@ -155,6 +158,7 @@ struct l7mp_sessions {
 	void (*ended)(void *arg, const struct l7mp_session *s);
 	void *ended_arg;
 	struct l7mp_session *by_name;
+	uint64_t last_id;
 	struct l7mp_session *tracked; /* ended, still shown; oldest first */
 	struct l7mp_session *verdicts;
 	struct l7mp_timer verdict_timer;
@@ -167,6 +171,11 @@ struct l7mp_sessions {
 	size_t counts[L7MP_SESSION_STATES];
 	size_t live; /* all but DESTROYED */
 	struct l7mp_timer grace;
+	struct l7mp_session_cursor retry_walk; /* sessions that ask the fast path again */
+	struct l7mp_slice retry_slice;
+	struct l7mp_session_cursor end_walk; /* of shutdown: the next session to end */
+	struct l7mp_slice end_slice;
+	bool end_abort; /* the grace time is over */
 	struct l7mp_task done_task;
 	void (*done)(void *arg);
 	void *done_arg;
@@ -192,6 +201,8 @@ void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, cons
 /* May log now? (A peer can cause these records.) */
 bool l7mp_sessions_may_log(struct l7mp_sessions *m);
 void l7mp_session_free(struct l7mp_session *s);
+/* The session goes: walks that stand at it go on with the next one. */
+void l7mp_cursors_leave(struct l7mp_session *s);
 void l7mp_sessions_track(struct l7mp_session *s);
 
 /* ---- session.c ---- */
@@ -292,6 +303,8 @@ void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
                        uint64_t last_seen[2]);
 void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);
+/* A slice of `retry_walk`. */
+void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg);
 cJSON *l7mp_session_offload_json(const struct l7mp_session *s);
 
 /* ---- proto.c ---- */

@@ -311,10 +311,9 @@ void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh)
 	take_counters(s, now);
 }
 
-void l7mp_sessions_sync(struct l7mp_sessions *m)
+void l7mp_session_sync(struct l7mp_session *s)
 {
-	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
-		l7mp_session_offload_sync(s, false);
+	l7mp_session_offload_sync(s, false);
 }
 
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
@@ -361,15 +360,31 @@ static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	refuse(s, reason);
 }
 
-static void on_retry(void *arg)
+void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg)
 {
 	struct l7mp_sessions *m = arg;
+	struct l7mp_session *s;
 
-	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
+	while ((s = l7mp_cursor_next(&m->retry_walk))) {
 		if ((s->off_state == SESSION_OFF_REFUSED ||
 		     s->off_reason == L7MP_REASON_NOT_ESTABLISHED) &&
 		    !s->off_never && s->state == L7MP_SESSION_CONNECTED)
 			queue(s);
+		if (l7mp_slice_over(m->env->loop)) {
+			l7mp_slice_post(m->env->loop, slice);
+			return;
+		}
+	}
+}
+
+/* Something changed that may let refused sessions in: they are all asked again, in slices. */
+static void on_retry(void *arg)
+{
+	struct l7mp_sessions *m = arg;
+
+	l7mp_cursor_close(&m->retry_walk);
+	l7mp_cursor_open(&m->retry_walk, m);
+	l7mp_slice_post(m->env->loop, &m->retry_slice);
 }
 
 const struct l7mp_offload_events l7mp_session_offload_events = {

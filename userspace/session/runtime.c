@@ -3,6 +3,10 @@
  * Realises changes: binds all new listeners first (undone when one fails), then
  * commits, starts accepting, and only then closes what is replaced or deleted. So a
  * replaced listener shares its socket with its successor and no client is refused.
+ *
+ * Each of these is a row of steps, one a listener or session, so that a change of many objects
+ * holds the loop for a slice at a time. The commit alone is one step: from one turn to the next
+ * the new configuration is there as a whole.
  */
 #include "l7mp/runtime.h"
 
@@ -13,6 +17,7 @@
 
 #include "internal.h"
 #include "l7mp/log.h"
+#include "l7mp/work.h"
 
 struct binding {
 	UT_hash_handle hh; /* by name */
@@ -21,20 +26,48 @@ struct binding {
 	struct l7mp_proto_listener *plistener;
 };
 
-struct l7mp_runtime {
-	struct l7mp_env *env;
-	struct l7mp_sessions *sessions;
-	struct binding *bindings;
-	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
-	void *on_admin_arg;
+enum apply_phase {
+	APPLY_COLLECT,  /* which listeners are going to close */
+	APPLY_PREPARE,  /* binds, one listener a step */
+	APPLY_COMMIT,   /* all in one step */
+	APPLY_ACTIVATE, /* new sockets accept and take the place of the old ones in the table */
+	APPLY_CLOSE,    /* what was replaced or deleted */
+	APPLY_FORGET,   /* counters of deleted objects; which sessions are to end */
+	APPLY_END,      /* one session a step */
+	APPLY_OVER,
 };
 
-/* The bindings of one change, one per item that is about a listener. */
-struct work {
-	struct binding **fresh;                /* [count of items]; NULL: none */
+/* The realisation of one change. */
+struct apply {
+	struct l7mp_change *change;
+	enum apply_phase phase;
+	size_t n, i;                           /* items; the next one of this phase */
+	struct binding **fresh;                /* one per item that is about a listener; or NULL */
 	struct l7mp_proto_listener **retiring; /* all that will close */
 	size_t n_retiring;
 	struct l7mp_proto_listener **same; /* those of one protocol; scratch */
+	struct l7mp_session_ender *ender;
+	const char *session; /* of the request; ends last */
+	int rc;
+	struct l7mp_error err;
+};
+
+struct l7mp_runtime {
+	struct l7mp_env *env;
+	struct l7mp_sessions *sessions;
+	uv_mutex_t lock; /* of bindings: a job's thread looks into them, too */
+	struct binding *bindings;
+	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
+	void *on_admin_arg;
+
+	struct l7mp_runtime_job *waiting, *job; /* job: the one that is being done */
+	size_t n_waiting;
+	struct l7mp_work work; /* builds, and frees a change that is done with */
+	struct l7mp_slice slice;
+	struct l7mp_change *change; /* of job */
+	struct apply apply;
+	bool applying;
+	bool stopping;
 };
 
 static void binding_free(struct binding **pp)
@@ -49,41 +82,6 @@ static void binding_free(struct binding **pp)
 	l7mp_source_free(&b->source);
 	free(b->name);
 	free(b);
-}
-
-int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
-                     struct l7mp_runtime **out)
-{
-	struct l7mp_runtime *rt = calloc(1, sizeof(*rt));
-
-	if (!rt)
-		return -ENOMEM;
-	rt->env = env;
-	rt->sessions = sessions;
-	*out = rt;
-	return 0;
-}
-
-void l7mp_runtime_stop(struct l7mp_runtime *rt)
-{
-	struct binding *b = rt->bindings;
-
-	HASH_CLEAR(hh, rt->bindings);
-	while (b) {
-		struct binding *next = b->hh.next;
-
-		binding_free(&b);
-		b = next;
-	}
-}
-
-void l7mp_runtime_free(struct l7mp_runtime **rt)
-{
-	if (!*rt)
-		return;
-	l7mp_runtime_stop(*rt);
-	free(*rt);
-	*rt = NULL;
 }
 
 void l7mp_runtime_on_admin(struct l7mp_runtime *rt,
@@ -103,10 +101,14 @@ static struct binding *find(const struct l7mp_runtime *rt, const char *name)
 
 void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listener *l, cJSON *spec)
 {
-	const struct binding *b = find(rt, l->obj.name);
+	struct l7mp_runtime *m = (struct l7mp_runtime *)rt; /* the lock is not part of its state */
+	const struct binding *b;
 
+	uv_mutex_lock(&m->lock);
+	b = find(rt, l->obj.name);
 	if (b && b->plistener->proto->bound)
 		b->plistener->proto->bound(b->plistener, spec);
+	uv_mutex_unlock(&m->lock);
 }
 
 /* ---- preparing ---- */
@@ -129,22 +131,7 @@ static bool keeps_socket(const struct l7mp_runtime *rt, const struct l7mp_change
 	       l7mp_json_equal(old_listener(item)->spec, new_listener(item)->spec);
 }
 
-static void find_retiring(const struct l7mp_runtime *rt, const struct l7mp_change *change,
-                          struct work *w)
-{
-	for (size_t i = 0; i < l7mp_change_count(change); i++) {
-		const struct l7mp_change_item *item = l7mp_change_item(change, i);
-		const struct binding *b;
-
-		if (item->kind != L7MP_OBJ_LISTENER || !item->old_object || keeps_socket(rt, item))
-			continue;
-		b = find(rt, item->old_object->name);
-		if (b)
-			w->retiring[w->n_retiring++] = b->plistener;
-	}
-}
-
-static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const struct work *w,
+static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const struct apply *w,
                       struct binding **out, struct l7mp_error *err)
 {
 	const struct l7mp_proto *proto = l7mp_proto_of(rt->env, l->proto);
@@ -197,106 +184,370 @@ static void place_error(const struct l7mp_change_item *item, int rc, struct l7mp
 		         item->new_object->name, within);
 }
 
-static int prepare(struct l7mp_runtime *rt, const struct l7mp_change *change, struct work *w,
-                   struct l7mp_error *err)
+/* ---- steps ---- */
+
+static void collect_one(const struct l7mp_runtime *rt, struct apply *w,
+                        const struct l7mp_change_item *item)
 {
-	size_t n = l7mp_change_count(change);
-	struct l7mp_error local = {.code = L7MP_OK};
+	const struct binding *b;
 
-	find_retiring(rt, change, w);
-	for (size_t i = 0; i < n; i++) {
-		const struct l7mp_change_item *item = l7mp_change_item(change, i);
-		int rc;
-
-		if (item->kind != L7MP_OBJ_LISTENER || !item->new_object || keeps_socket(rt, item))
-			continue;
-		rc = listen_one(rt, (struct l7mp_listener *)item->new_object, w, &w->fresh[i],
-		                &local);
-		if (!rc)
-			continue;
-		place_error(item, rc, &local);
-		if (err)
-			*err = local;
-		while (i-- > 0)
-			binding_free(&w->fresh[i]);
-		return rc;
-	}
-	return 0;
+	if (item->kind != L7MP_OBJ_LISTENER || !item->old_object || keeps_socket(rt, item))
+		return;
+	b = find(rt, item->old_object->name);
+	if (b)
+		w->retiring[w->n_retiring++] = b->plistener;
 }
 
-/* ---- realising ---- */
-
-/* New sockets take the place of the old ones in the table; what is replaced is left in w->fresh. */
-static void swap(struct l7mp_runtime *rt, const struct l7mp_change *change, struct work *w)
+/* Binds the listener of one item, when it needs a socket. */
+static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
+                       const struct l7mp_change_item *item)
 {
-	for (size_t i = 0; i < l7mp_change_count(change); i++) {
-		const struct l7mp_change_item *item = l7mp_change_item(change, i);
-		struct binding *old = NULL, *fresh = w->fresh[i];
+	int rc;
 
-		if (item->kind != L7MP_OBJ_LISTENER)
-			continue;
-		if (item->old_object)
-			old = find(rt, item->old_object->name);
-		if (old && item->new_object && !fresh) {
-			l7mp_source_set_listener(old->source,
-			                         (struct l7mp_listener *)item->new_object);
-			continue;
-		}
-		if (old)
-			HASH_DEL(rt->bindings, old);
-		w->fresh[i] = old;
-		if (!fresh)
-			continue;
+	if (item->kind != L7MP_OBJ_LISTENER || !item->new_object || keeps_socket(rt, item))
+		return 0;
+	rc = listen_one(rt, (struct l7mp_listener *)item->new_object, w, &w->fresh[w->i], &w->err);
+	if (rc)
+		place_error(item, rc, &w->err);
+	return rc;
+}
+
+static void commit(struct l7mp_runtime *rt, struct apply *w)
+{
+	bool admin = l7mp_change_new_admin(w->change) != NULL;
+
+	l7mp_change_commit(w->change);
+	/* What begins from now on uses nothing that was deleted. */
+	if (l7mp_ender_new(rt->sessions, &w->ender))
+		w->ender = NULL;
+	else
+		l7mp_ender_spare(w->ender, w->session);
+	if (admin && rt->on_admin)
+		rt->on_admin(rt->on_admin_arg, l7mp_model_admin(rt->env->model));
+}
+
+/* The new socket takes the place of the old one in the table; that is left in w->fresh. */
+static void activate_one(struct l7mp_runtime *rt, struct apply *w,
+                         const struct l7mp_change_item *item)
+{
+	struct binding *old = NULL, *fresh = w->fresh[w->i];
+
+	if (item->kind != L7MP_OBJ_LISTENER)
+		return;
+	if (item->old_object)
+		old = find(rt, item->old_object->name);
+	if (old && item->new_object && !fresh) {
+		l7mp_source_set_listener(old->source, (struct l7mp_listener *)item->new_object);
+		return;
+	}
+	uv_mutex_lock(&rt->lock);
+	if (old)
+		HASH_DEL(rt->bindings, old);
+	if (fresh)
 		HASH_ADD_KEYPTR(hh, rt->bindings, fresh->name, strlen(fresh->name), fresh);
-		if (!fresh->hh.tbl) {
-			/* No memory for the table: the commit stands, the listener is not served. */
-			l7mp_log_error("runtime", "listener %s: out of memory", fresh->name);
-			binding_free(&fresh);
-			continue;
-		}
-		fresh->plistener->proto->activate(fresh->plistener);
+	uv_mutex_unlock(&rt->lock);
+	w->fresh[w->i] = old;
+	if (!fresh)
+		return;
+	if (!fresh->hh.tbl) {
+		/* No memory for the table: the commit stands, the listener is not served. */
+		l7mp_log_error("runtime", "listener %s: out of memory", fresh->name);
+		binding_free(&fresh);
+		return;
 	}
+	fresh->plistener->proto->activate(fresh->plistener);
 }
 
-static void end_sessions(struct l7mp_runtime *rt, const struct l7mp_change *change)
+static void forget_one(struct l7mp_runtime *rt, struct apply *w,
+                       const struct l7mp_change_item *item)
 {
-	for (size_t i = 0; i < l7mp_change_count(change); i++) {
-		const struct l7mp_change_item *item = l7mp_change_item(change, i);
+	if (!item->old_object)
+		return;
+	if (item->end_sessions && (!w->ender || l7mp_ender_add(w->ender, item->old_object)))
+		l7mp_log_error("runtime", "%s '%s': out of memory, its sessions go on",
+		               l7mp_obj_kind_name(item->kind), item->old_object->name);
+	if (!item->new_object)
+		l7mp_sessions_forget(rt->sessions, item->kind, item->old_object->name);
+}
 
-		if (item->end_sessions && item->old_object)
-			l7mp_sessions_end_using(rt->sessions, item->old_object);
-		if (!item->new_object && item->old_object)
-			l7mp_sessions_forget(rt->sessions, item->kind, item->old_object->name);
+/* The step of the phase for item w->i. */
+static void item_step(struct l7mp_runtime *rt, struct apply *w)
+{
+	const struct l7mp_change_item *item = l7mp_change_item(w->change, w->i);
+
+	switch (w->phase) {
+	case APPLY_COLLECT:
+		collect_one(rt, w, item);
+		break;
+	case APPLY_PREPARE:
+		w->rc = prepare_one(rt, w, item);
+		break;
+	case APPLY_ACTIVATE:
+		activate_one(rt, w, item);
+		break;
+	case APPLY_CLOSE:
+		binding_free(&w->fresh[w->i]);
+		break;
+	default:
+		forget_one(rt, w, item);
+		break;
 	}
+	w->i++;
+}
+
+/* One step. false: it is over, w->rc says how. */
+static bool apply_step(struct l7mp_runtime *rt, struct apply *w)
+{
+	bool more;
+
+	if (w->phase == APPLY_OVER)
+		return false;
+	if (w->phase == APPLY_COMMIT) {
+		commit(rt, w);
+		more = false;
+	} else if (w->phase == APPLY_END) {
+		more = w->ender && l7mp_ender_step(w->ender);
+	} else {
+		more = w->i < w->n;
+		if (more)
+			item_step(rt, w);
+	}
+	if (w->rc) {
+		w->phase = APPLY_OVER;
+	} else if (!more) {
+		w->phase++;
+		w->i = 0;
+	}
+	return w->phase != APPLY_OVER;
+}
+
+static void apply_begin(struct apply *w, struct l7mp_change *change, const char *session)
+{
+	*w = (struct apply){.change = change, .session = session};
+	w->n = l7mp_change_count(change);
+	/* Arrays of pointers. */
+	w->fresh = calloc(w->n + 1, sizeof(void *));
+	w->retiring = calloc(w->n + 1, sizeof(void *));
+	w->same = calloc(w->n + 1, sizeof(void *));
+	if (w->fresh && w->retiring && w->same)
+		return;
+	w->phase = APPLY_OVER;
+	w->rc = l7mp_error_set(&w->err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
+
+static void apply_clear(struct apply *w)
+{
+	for (size_t i = 0; w->fresh && i < w->n; i++)
+		binding_free(&w->fresh[i]);
+	l7mp_ender_free(&w->ender);
+	free(w->fresh);
+	free(w->retiring);
+	free(w->same);
+	w->fresh = NULL;
+	w->retiring = w->same = NULL;
 }
 
 int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, struct l7mp_error *err)
 {
-	size_t n = l7mp_change_count(change);
-	bool admin = l7mp_change_new_admin(change) != NULL;
-	struct work w = {0};
-	int rc = -ENOMEM;
+	struct apply w;
 
-	/* Arrays of pointers. */
-	w.fresh = calloc(n + 1, sizeof(void *));
-	w.retiring = calloc(n + 1, sizeof(void *));
-	w.same = calloc(n + 1, sizeof(void *));
-	if (!w.fresh || !w.retiring || !w.same)
-		l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
-	else
-		rc = prepare(rt, change, &w, err);
-	if (rc)
-		goto out;
-	l7mp_change_commit(change);
-	swap(rt, change, &w);
-	for (size_t i = 0; i < n; i++)
-		binding_free(&w.fresh[i]);
-	end_sessions(rt, change);
-	if (admin && rt->on_admin)
-		rt->on_admin(rt->on_admin_arg, l7mp_model_admin(rt->env->model));
-out:
-	free(w.fresh);
-	free(w.retiring);
-	free(w.same);
-	return rc;
+	apply_begin(&w, change, NULL);
+	while (apply_step(rt, &w))
+		;
+	apply_clear(&w);
+	if (w.rc && err)
+		*err = w.err;
+	return w.rc;
+}
+
+/* ---- jobs ---- */
+
+static void next_job(struct l7mp_runtime *rt);
+
+static void discard_cb(void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+
+	l7mp_change_free(&rt->change);
+}
+
+static void discarded_cb(void *arg)
+{
+	next_job(arg);
+}
+
+/* Tells the job's owner, then gives the change back in a thread: it may hold much. */
+static void job_over(struct l7mp_runtime *rt, struct apply *w, int rc, const struct l7mp_error *err)
+{
+	struct l7mp_runtime_job *job = rt->job;
+
+	job->done(job->arg, rt->change, rc, err);
+	/* The answer came first: the session that carries the request may be the last to end. */
+	if (w)
+		apply_clear(w);
+	rt->job = NULL;
+	if (rt->change) {
+		l7mp_change_close(rt->change);
+		if (!l7mp_work_start(rt->env->loop, &rt->work, discard_cb, discarded_cb, rt))
+			return;
+		discard_cb(rt);
+	}
+	next_job(rt);
+}
+
+static void apply_some(struct l7mp_slice *slice, void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+
+	while (apply_step(rt, &rt->apply)) {
+		if (!l7mp_slice_over(rt->env->loop))
+			continue;
+		l7mp_slice_post(rt->env->loop, slice);
+		return;
+	}
+	rt->applying = false;
+	job_over(rt, &rt->apply, rt->apply.rc, &rt->apply.err);
+}
+
+static void build_cb(void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+
+	rt->change = rt->job->build(rt->job->arg);
+	if (rt->change)
+		(void)l7mp_change_count(rt->change); /* sorts what there is to do */
+}
+
+static void built_cb(void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+	struct l7mp_runtime_job *job = rt->job;
+	struct l7mp_error err = {0};
+	int rc = 0;
+
+	if (rt->stopping)
+		rc = l7mp_error_set(&err, -ESHUTDOWN, L7MP_ERR_LIMIT, "the proxy is stopping");
+	else if (rt->change && job->built)
+		rc = job->built(job->arg, rt->change, &err);
+	if (rc || !rt->change) {
+		job_over(rt, NULL, rc, &err);
+		return;
+	}
+	rt->applying = true;
+	apply_begin(&rt->apply, rt->change, job->session);
+	l7mp_slice_post(rt->env->loop, &rt->slice);
+}
+
+static void next_job(struct l7mp_runtime *rt)
+{
+	struct l7mp_runtime_job *job = rt->waiting;
+
+	if (!job || rt->job)
+		return;
+	DL_DELETE(rt->waiting, job);
+	job->prev = job->next = NULL;
+	rt->n_waiting--;
+	rt->job = job;
+	rt->change = NULL;
+	if (l7mp_work_start(rt->env->loop, &rt->work, build_cb, built_cb, rt)) {
+		/* No thread: better slow than not at all. */
+		build_cb(rt);
+		built_cb(rt);
+	}
+}
+
+int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job)
+{
+	if (rt->stopping)
+		return -ESHUTDOWN;
+	if (rt->n_waiting >= L7MP_RUNTIME_JOBS && !job->goes_on)
+		return -EBUSY;
+	DL_APPEND(rt->waiting, job);
+	rt->n_waiting++;
+	if (!rt->work.busy)
+		next_job(rt);
+	return 0;
+}
+
+bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job)
+{
+	if (!job->prev)
+		return false;
+	DL_DELETE(rt->waiting, job);
+	job->prev = job->next = NULL;
+	rt->n_waiting--;
+	return true;
+}
+
+static void stop_jobs(struct l7mp_runtime *rt)
+{
+	const struct l7mp_error err = {.code = L7MP_ERR_LIMIT, .message = "the proxy is stopping"};
+
+	rt->stopping = true;
+	while (rt->waiting) {
+		struct l7mp_runtime_job *job = rt->waiting;
+
+		(void)l7mp_runtime_withdraw(rt, job);
+		job->done(job->arg, NULL, -ESHUTDOWN, &err);
+	}
+	if (!rt->applying)
+		return;
+	l7mp_slice_cancel(rt->env->loop, &rt->slice);
+	if (rt->apply.phase <= APPLY_COMMIT) {
+		rt->apply.rc = -ESHUTDOWN;
+		rt->apply.err = err;
+		rt->apply.phase = APPLY_OVER;
+	}
+	/* All sessions are going to end anyway. */
+	while (rt->apply.phase < APPLY_END && apply_step(rt, &rt->apply))
+		;
+	rt->applying = false;
+	job_over(rt, &rt->apply, rt->apply.rc, &rt->apply.err);
+}
+
+/* ---- life ---- */
+
+int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
+                     struct l7mp_runtime **out)
+{
+	struct l7mp_runtime *rt = calloc(1, sizeof(*rt));
+
+	if (!rt)
+		return -ENOMEM;
+	rt->env = env;
+	rt->sessions = sessions;
+	l7mp_slice_init(&rt->slice, apply_some, rt);
+	if (uv_mutex_init(&rt->lock)) {
+		free(rt);
+		return -ENOMEM;
+	}
+	*out = rt;
+	return 0;
+}
+
+void l7mp_runtime_stop(struct l7mp_runtime *rt)
+{
+	struct binding *b;
+
+	stop_jobs(rt);
+	b = rt->bindings;
+
+	HASH_CLEAR(hh, rt->bindings);
+	while (b) {
+		struct binding *next = b->hh.next;
+
+		binding_free(&b);
+		b = next;
+	}
+}
+
+void l7mp_runtime_free(struct l7mp_runtime **rt)
+{
+	if (!*rt)
+		return;
+	l7mp_runtime_stop(*rt);
+	l7mp_slice_cancel((*rt)->env->loop, &(*rt)->slice);
+	uv_mutex_destroy(&(*rt)->lock);
+	free(*rt);
+	*rt = NULL;
 }

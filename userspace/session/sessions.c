@@ -12,19 +12,54 @@
 #define LOG_INTERVAL_MS 10000
 #define LOG_BURST       20
 
-static void grace_over(struct l7mp_timer *timer, void *arg)
+/* Ends one session, or, when the grace time is over, aborts it. */
+static void end_one(struct l7mp_session *s, bool abort)
+{
+	if (!abort) {
+		l7mp_session_end(s, "shutdown");
+		return;
+	}
+	s->draining = false;
+	l7mp_session_finish(s, NULL, true, "shutdown");
+	s->abort = true;
+	for (unsigned i = 0; s->closing && i < s->n; i++)
+		if (s->stages[i].stream)
+			l7mp_stream_close(s->stages[i].stream, true);
+}
+
+static void end_some(struct l7mp_slice *slice, void *arg)
 {
 	struct l7mp_sessions *m = arg;
+	struct l7mp_session *s;
 
-	(void)timer;
-	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next) {
-		s->draining = false;
-		l7mp_session_finish(s, NULL, true, "shutdown");
-		s->abort = true;
-		for (unsigned i = 0; s->closing && i < s->n; i++)
-			if (s->stages[i].stream)
-				l7mp_stream_close(s->stages[i].stream, true);
+	while ((s = l7mp_cursor_next(&m->end_walk))) {
+		if (s->state == L7MP_SESSION_DESTROYED)
+			l7mp_session_free(s); /* nobody is going to look at it any more */
+		else
+			end_one(s, m->end_abort);
+		if (l7mp_slice_over(m->env->loop)) {
+			l7mp_slice_post(m->env->loop, slice);
+			return;
+		}
 	}
+	l7mp_cursor_close(&m->end_walk);
+	if (!m->live)
+		l7mp_task_post(m->env->loop, &m->done_task);
+}
+
+/* Begins, or begins again, to end all sessions. */
+static void end_all(struct l7mp_sessions *m, bool abort)
+{
+	m->end_abort = abort;
+	l7mp_cursor_close(&m->end_walk);
+	l7mp_cursor_open(&m->end_walk, m);
+	l7mp_slice_post(m->env->loop, &m->end_slice);
+}
+
+static void grace_over(struct l7mp_timer *timer, void *arg)
+{
+	(void)timer;
+	end_all(arg, true);
 }
 
 static void all_done(struct l7mp_task *task, void *arg)
@@ -35,6 +70,8 @@ static void all_done(struct l7mp_task *task, void *arg)
 	(void)task;
 	m->done = NULL;
 	l7mp_timer_stop(m->env->loop, &m->grace);
+	l7mp_slice_cancel(m->env->loop, &m->end_slice);
+	l7mp_cursor_close(&m->end_walk);
 	if (done)
 		done(m->done_arg);
 }
@@ -53,6 +90,8 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	l7mp_timer_init(&m->grace, grace_over, m);
 	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
 	l7mp_task_init(&m->done_task, all_done, m);
+	l7mp_slice_init(&m->end_slice, end_some, m);
+	l7mp_slice_init(&m->retry_slice, l7mp_session_retry_some, m);
 	rc = l7mp_timer_reserve(m->env->loop, &m->verdict_timer);
 	if (rc) {
 		l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
@@ -78,6 +117,10 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 	l7mp_timer_stop(m->env->loop, &m->grace);
 	l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 	l7mp_task_cancel(m->env->loop, &m->done_task);
+	l7mp_slice_cancel(m->env->loop, &m->end_slice);
+	l7mp_slice_cancel(m->env->loop, &m->retry_slice);
+	l7mp_cursor_close(&m->end_walk);
+	l7mp_cursor_close(&m->retry_walk);
 	c = m->counters;
 	HASH_CLEAR(hh, m->counters);
 	while (c) {
@@ -101,14 +144,9 @@ void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*d
 	m->shutting = true;
 	m->done = done;
 	m->done_arg = arg;
-	while (m->tracked)
-		l7mp_session_free(m->tracked);
-	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next)
-		l7mp_session_end(s, "shutdown");
-	if (!m->live)
-		l7mp_task_post(m->env->loop, &m->done_task);
-	else if (l7mp_timer_start(m->env->loop, &m->grace, grace_ms))
-		grace_over(&m->grace, m);
+	end_all(m, false);
+	if (l7mp_timer_start(m->env->loop, &m->grace, grace_ms))
+		end_all(m, true);
 }
 
 bool l7mp_sessions_may_log(struct l7mp_sessions *m)
@@ -234,6 +272,20 @@ void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
 		cb(arg, (enum l7mp_obj_kind)(c->key[0] - '0'), c->key + 1, c->protocol, c->count);
 }
 
+bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
+                           const char **protocol, uint64_t *count)
+{
+	char *key;
+	const struct session_counter *c = counter_find(m, kind, name, &key);
+
+	free(key);
+	if (!c)
+		return false;
+	*protocol = c->protocol;
+	*count = c->count;
+	return true;
+}
+
 /* ---- looking ---- */
 
 size_t l7mp_sessions_count(const struct l7mp_sessions *m, enum l7mp_session_state state)
@@ -259,6 +311,11 @@ struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s)
 	return s->hh.next;
 }
 
+uint64_t l7mp_session_id(const struct l7mp_session *s)
+{
+	return s->id;
+}
+
 const char *l7mp_session_name(const struct l7mp_session *s)
 {
 	return s->name;
@@ -267,6 +324,59 @@ const char *l7mp_session_name(const struct l7mp_session *s)
 const cJSON *l7mp_session_metadata(const struct l7mp_session *s)
 {
 	return s->metadata;
+}
+
+/* ---- walks ---- */
+
+static void cursor_put(struct l7mp_session_cursor *c, struct l7mp_session *s)
+{
+	c->at = s && s->id <= c->last ? s : NULL;
+	if (c->at)
+		DL_APPEND(c->at->cursors, c);
+}
+
+void l7mp_cursor_open(struct l7mp_session_cursor *c, struct l7mp_sessions *m)
+{
+	*c = (struct l7mp_session_cursor){.m = m, .last = m->last_id};
+	cursor_put(c, m->by_name);
+}
+
+struct l7mp_session *l7mp_cursor_next(struct l7mp_session_cursor *c)
+{
+	struct l7mp_session *s = c->at;
+
+	if (!s)
+		return NULL;
+	DL_DELETE(s->cursors, c);
+	cursor_put(c, s->hh.next);
+	return s;
+}
+
+void l7mp_cursor_copy(struct l7mp_session_cursor *c, const struct l7mp_session_cursor *from)
+{
+	*c = (struct l7mp_session_cursor){.m = from->m, .last = from->last};
+	cursor_put(c, from->at);
+}
+
+void l7mp_cursor_limit(struct l7mp_session_cursor *c, uint64_t last)
+{
+	if (last < c->last)
+		c->last = last;
+	if (c->at && c->at->id > c->last)
+		l7mp_cursor_close(c);
+}
+
+void l7mp_cursor_close(struct l7mp_session_cursor *c)
+{
+	if (c->at)
+		DL_DELETE(c->at->cursors, c);
+	c->at = NULL;
+}
+
+void l7mp_cursors_leave(struct l7mp_session *s)
+{
+	while (s->cursors)
+		(void)l7mp_cursor_next(s->cursors);
 }
 
 /* ---- ended sessions ---- */
@@ -292,49 +402,146 @@ void l7mp_sessions_track(struct l7mp_session *s)
 
 /* ---- ending by object ---- */
 
-static bool is(const void *object, const char *name)
+struct ender_name {
+	UT_hash_handle hh;
+	const struct l7mp_object *object; /* its name is the key */
+};
+
+struct l7mp_session_ender {
+	struct l7mp_session_cursor cursor;
+	struct ender_name *names[L7MP_OBJ_KINDS];
+	char *spared;
+};
+
+int l7mp_ender_new(struct l7mp_sessions *m, struct l7mp_session_ender **out)
 {
-	return object && strcmp(((const struct l7mp_object *)object)->name, name) == 0;
+	*out = calloc(1, sizeof(**out));
+	if (!*out)
+		return -ENOMEM;
+	l7mp_cursor_open(&(*out)->cursor, m);
+	return 0;
 }
 
-static bool uses(const struct l7mp_session *s, const struct l7mp_object *object)
+static const struct l7mp_object *ender_find(const struct l7mp_session_ender *e,
+                                            enum l7mp_obj_kind kind, const char *name)
 {
-	switch (object->kind) {
-	case L7MP_OBJ_LISTENER:
-		return is(s->listener, object->name);
-	case L7MP_OBJ_RULELIST:
-		return is(s->lookup.rulelist, object->name) ||
-		       (s->listener->rules && strcmp(s->listener->rules, object->name) == 0);
-	case L7MP_OBJ_RULE:
-		return is(s->lookup.rule, object->name);
-	case L7MP_OBJ_ROUTE:
-		return is(s->lookup.route, object->name);
-	case L7MP_OBJ_CLUSTER:
-		for (unsigned i = 1; i < s->n; i++)
-			if (strcmp(s->stages[i].cluster, object->name) == 0)
-				return true;
-		return false;
-	default:
-		return false;
-	}
+	const struct ender_name *n = NULL;
+
+	if (name && e->names[kind])
+		HASH_FIND_STR(e->names[kind], name, n);
+	return n ? n->object : NULL;
 }
 
-void l7mp_sessions_end_using(struct l7mp_sessions *m, const struct l7mp_object *object)
+int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *object)
 {
+	struct ender_name *n;
+
+	if (ender_find(e, object->kind, object->name))
+		return 0;
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return -ENOMEM;
+	n->object = object;
+	HASH_ADD_KEYPTR(hh, e->names[object->kind], object->name, strlen(object->name), n);
+	if (n->hh.tbl)
+		return 0;
+	free(n);
+	return -ENOMEM;
+}
+
+void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name)
+{
+	free(e->spared);
+	e->spared = name ? strdup(name) : NULL;
+}
+
+static const char *name_of(const void *object)
+{
+	return object ? ((const struct l7mp_object *)object)->name : NULL;
+}
+
+/* The first of the objects that the session uses; endpoints do not count. */
+static const struct l7mp_object *used(const struct l7mp_session_ender *e,
+                                      const struct l7mp_session *s)
+{
+	const struct l7mp_object *o;
+
+	o = ender_find(e, L7MP_OBJ_LISTENER, name_of(s->listener));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULELIST, name_of(s->lookup.rulelist));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULELIST, s->listener->rules);
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULE, name_of(s->lookup.rule));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_ROUTE, name_of(s->lookup.route));
+	for (unsigned i = 1; !o && i < s->n; i++)
+		o = ender_find(e, L7MP_OBJ_CLUSTER, s->stages[i].cluster);
+	return o;
+}
+
+static void ender_end(const struct l7mp_session_ender *e, struct l7mp_session *s)
+{
+	const struct l7mp_object *o;
 	char reason[300];
 
-	snprintf(reason, sizeof(reason), "%s '%s' was deleted", l7mp_obj_kind_name(object->kind),
-	         object->name);
-	for (struct l7mp_session *s = m->by_name; s; s = s->hh.next) {
-		if (s->ending)
-			continue;
-		if (object->kind != L7MP_OBJ_ENDPOINT) {
-			if (uses(s, object))
-				l7mp_session_end(s, reason);
-			continue;
-		}
-		for (unsigned i = 1; i < s->n && !s->ending; i++)
-			if (s->stages[i].stream && is(s->stages[i].endpoint, object->name))
-				l7mp_stage_move(&s->stages[i]);
+	if (s->ending)
+		return;
+	o = used(e, s);
+	if (o) {
+		snprintf(reason, sizeof(reason), "%s '%s' was deleted", l7mp_obj_kind_name(o->kind),
+		         o->name);
+		l7mp_session_end(s, reason);
+		return;
 	}
+	for (unsigned i = 1; e->names[L7MP_OBJ_ENDPOINT] && i < s->n && !s->ending; i++)
+		if (s->stages[i].stream &&
+		    ender_find(e, L7MP_OBJ_ENDPOINT, name_of(s->stages[i].endpoint)))
+			l7mp_stage_move(&s->stages[i]);
+}
+
+static bool ender_is_empty(const struct l7mp_session_ender *e)
+{
+	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
+		if (e->names[k])
+			return false;
+	return true;
+}
+
+bool l7mp_ender_step(struct l7mp_session_ender *e)
+{
+	struct l7mp_session *s = ender_is_empty(e) ? NULL : l7mp_cursor_next(&e->cursor);
+
+	if (!s)
+		return false;
+	if (!e->spared || strcmp(s->name, e->spared) != 0)
+		ender_end(e, s);
+	return true;
+}
+
+void l7mp_ender_free(struct l7mp_session_ender **pp)
+{
+	struct l7mp_session_ender *e = *pp;
+	struct l7mp_session *s;
+
+	if (!e)
+		return;
+	*pp = NULL;
+	s = e->spared ? l7mp_sessions_find(e->cursor.m, e->spared) : NULL;
+	if (s)
+		ender_end(e, s);
+	l7mp_cursor_close(&e->cursor);
+	for (int k = 0; k < L7MP_OBJ_KINDS; k++) {
+		struct ender_name *n = e->names[k];
+
+		HASH_CLEAR(hh, e->names[k]);
+		while (n) {
+			struct ender_name *next = n->hh.next;
+
+			free(n);
+			n = next;
+		}
+	}
+	free(e->spared);
+	free(e);
 }

@@ -36,12 +36,18 @@ static void staged_free(struct l7mp_staged *s)
 	free(s);
 }
 
+void l7mp_change_close(struct l7mp_change *c)
+{
+	if (!c->committed && !c->closed)
+		c->model->changing = false;
+	c->closed = true;
+}
+
 void l7mp_change_free(struct l7mp_change **c)
 {
 	if (!*c)
 		return;
-	if (!(*c)->committed)
-		(*c)->model->changing = false;
+	l7mp_change_close(*c);
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		HASH_CLEAR(hh, (*c)->staged[k]);
 	for (size_t i = 0; i < (*c)->n_items; i++)

@@ -151,6 +151,11 @@ void *l7mp_model_find(const struct l7mp_model *m, enum l7mp_obj_kind kind, const
 	return o;
 }
 
+uint64_t l7mp_model_generation(const struct l7mp_model *m)
+{
+	return m->generation;
+}
+
 size_t l7mp_model_count(const struct l7mp_model *m, enum l7mp_obj_kind kind)
 {
 	return HASH_COUNT(m->tables[kind].head) - 1;

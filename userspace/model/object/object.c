@@ -53,7 +53,7 @@ void *l7mp_object_new(enum l7mp_obj_kind kind)
 	if (!o)
 		return NULL;
 	o->kind = kind;
-	o->refs = 1;
+	atomic_init(&o->refs, 1);
 	return o;
 }
 
@@ -61,7 +61,7 @@ void *l7mp_object_ref(void *object)
 {
 	struct l7mp_object *o = object;
 
-	o->refs++;
+	atomic_fetch_add_explicit(&o->refs, 1, memory_order_relaxed);
 	return object;
 }
 
@@ -128,7 +128,7 @@ void l7mp_object_unref(void *object)
 {
 	struct l7mp_object *o = object;
 
-	if (o && --o->refs == 0)
+	if (o && atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) == 1)
 		object_free(o);
 }
 

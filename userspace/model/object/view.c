@@ -269,6 +269,13 @@ cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool 
 	return finish(&v, view_object(&v, object));
 }
 
+cJSON *l7mp_object_to_config(const struct l7mp_model *m, const void *object)
+{
+	struct view v = {.model = m, .config = true};
+
+	return finish(&v, view_object(&v, object));
+}
+
 cJSON *l7mp_model_list_to_json(const struct l7mp_model *m, enum l7mp_obj_kind kind, bool recursive)
 {
 	struct view v = {.model = m, .recursive = recursive, .budget = VIEW_BUDGET};

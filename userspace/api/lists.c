@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * GET of lists and of the whole config as streams: each step makes one item, as a small tree,
+ * and prints it where it belongs, in any ?format=. So a list costs the memory of an item and
+ * the pieces that wait for the reader.
+ *
+ * Objects never change once they are in the model: a list holds references to those that were
+ * there when it was asked for, and shows just these however the model changes meanwhile (what
+ * a recursive view shows of others is as of the moment when the item is made). Sessions come and
+ * go: see l7mp_session_cursor.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api_int.h"
+
+#define INDENT    2
+#define PAGE_MAX  10000 /* sessions of a page: they are counted before the head goes out */
+#define SKIP_STEP 64    /* sessions that are passed over in one step */
+#define PARTS_MAX 10
+
+/* ---- a JSON text that grows item by item ---- */
+
+struct writer {
+	enum l7mp_json_format format;
+	unsigned depth;
+	bool first; /* nothing is in the innermost container yet */
+};
+
+static bool indented(const struct writer *w)
+{
+	return w->format == L7MP_JSON_LINES || w->format == L7MP_JSON_DIFFY;
+}
+
+static void write_newline(const struct writer *w, struct l7mp_str *out)
+{
+	if (indented(w))
+		l7mp_str_addf(out, "\n%*s", (int)(w->depth * INDENT), "");
+}
+
+static void write_separator(struct writer *w, struct l7mp_str *out)
+{
+	if (!w->depth)
+		return;
+	if (!w->first)
+		l7mp_str_add(out, w->format == L7MP_JSON_SPACE ? ", " : ",");
+	write_newline(w, out);
+	w->first = false;
+}
+
+/* Keys are plain words: the formats that leave out quotes do so here. */
+static void write_key(struct writer *w, struct l7mp_str *out, const char *key)
+{
+	const char *quote = w->format == L7MP_JSON_TERSE ? "" : "\"";
+
+	write_separator(w, out);
+	l7mp_str_addf(out, "%s%s%s%s", quote, key, quote,
+	              w->format == L7MP_JSON_PLAIN ? ":" : ": ");
+}
+
+static void write_open(struct writer *w, struct l7mp_str *out, const char *bracket)
+{
+	l7mp_str_add(out, bracket);
+	w->depth++;
+	w->first = true;
+}
+
+static void write_close(struct writer *w, struct l7mp_str *out, const char *bracket)
+{
+	w->depth--;
+	if (!w->first)
+		write_newline(w, out);
+	l7mp_str_add(out, bracket);
+	if (!w->depth)
+		l7mp_str_add(out, "\n");
+	w->first = false;
+}
+
+/* Takes node. The printed text has no line breaks but those of its layout, which move right. */
+static int write_node(const struct writer *w, struct l7mp_str *out, cJSON *node)
+{
+	char *text = node ? l7mp_json_print(node, w->format) : NULL;
+
+	cJSON_Delete(node);
+	if (!text)
+		return -ENOMEM;
+	for (char *line = text; line;) {
+		char *end = strchr(line, '\n');
+		size_t len = end ? (size_t)(end - line) : strlen(line);
+
+		l7mp_str_addn(out, line, len);
+		line = end && end[1] ? end + 1 : NULL;
+		if (line)
+			write_newline(w, out);
+	}
+	free(text);
+	return 0;
+}
+
+/* ---- lists ---- */
+
+struct part {
+	const char *key; /* NULL: the list is the whole text */
+	enum {
+		PART_NODE,     /* `node` */
+		PART_OBJECTS,  /* objects[first..first + n) */
+		PART_SESSIONS, /* by the cursor */
+	} what;
+	cJSON *node; /* owned */
+	size_t first, n;
+};
+
+struct list {
+	struct api_stream base;
+	struct l7mp_api *api;
+	struct writer writer;
+	bool recursive;
+	bool config; /* objects as POST /config takes them */
+	struct part parts[PARTS_MAX];
+	size_t n_parts, at;           /* parts; the one that is being written */
+	bool begun;                   /* the outer object has been opened */
+	bool open;                    /* ... and the part's list */
+	size_t item;                  /* of the part */
+	struct l7mp_object **objects; /* references held */
+	size_t n_objects;
+
+	/* ---- sessions ---- */
+	struct l7mp_session_cursor cursor;
+	bool has_sessions;
+	bool placed;                      /* the cursor stands where the page begins */
+	char *after_text;                 /* as asked for; NULL: from the beginning */
+	uint64_t after;                   /* id: the page begins behind it */
+	struct l7mp_session_cursor probe; /* looks for the end of the page */
+	bool probing;
+	uint64_t limit, counted, last;
+	char *path; /* for the Link header, with the other query parameters */
+};
+
+static struct list *list_of(struct api_stream *st)
+{
+	return l7mp_container_of(st, struct list, base);
+}
+
+static void list_free(struct api_stream *st)
+{
+	struct list *l = list_of(st);
+
+	for (size_t i = 0; i < l->n_parts; i++)
+		cJSON_Delete(l->parts[i].node);
+	for (size_t i = 0; i < l->n_objects; i++)
+		l7mp_object_unref(l->objects[i]);
+	free(l->objects);
+	l7mp_cursor_close(&l->cursor);
+	l7mp_cursor_close(&l->probe);
+	free(l->path);
+	free(l->after_text);
+	free(l);
+}
+
+static cJSON *object_tree(const struct list *l, const struct l7mp_object *o)
+{
+	const struct l7mp_model *m = l->api->params.model;
+	cJSON *json;
+
+	if (l->config)
+		return l7mp_object_to_config(m, o);
+	json = l7mp_object_to_json(m, o, l->recursive);
+	if (json && !l->parts[l->at].key)
+		api_show_bound(l->api, o, json);
+	return json;
+}
+
+/* The next item of the part as a tree; *end when there is none. */
+static cJSON *next_item(struct list *l, const struct part *p, bool *end)
+{
+	struct l7mp_session *s;
+
+	if (p->what == PART_OBJECTS) {
+		*end = l->item == p->n;
+		return *end ? NULL : object_tree(l, l->objects[p->first + l->item++]);
+	}
+	s = l7mp_cursor_next(&l->cursor);
+	*end = !s;
+	return s ? l7mp_session_to_json(s) : NULL;
+}
+
+/* 1: the part goes on; 0: it is through. */
+static int part_step(struct list *l, struct l7mp_str *out)
+{
+	struct part *p = &l->parts[l->at];
+	struct writer *w = &l->writer;
+	bool end = false;
+	cJSON *node;
+
+	if (!l->open && p->key)
+		write_key(w, out, p->key);
+	if (p->what == PART_NODE) {
+		node = p->node;
+		p->node = NULL;
+		return write_node(w, out, node);
+	}
+	if (!l->open) {
+		write_open(w, out, "[");
+		l->open = true;
+		l->item = 0;
+		return 1;
+	}
+	node = next_item(l, p, &end);
+	if (end) {
+		write_close(w, out, "]");
+		l->open = false;
+		return 0;
+	}
+	if (!node)
+		return -ENOMEM;
+	write_separator(w, out);
+	return write_node(w, out, node) ? -ENOMEM : 1;
+}
+
+static int list_step(struct api_stream *st, struct l7mp_str *out)
+{
+	struct list *l = list_of(st);
+	bool outer = l->parts[0].key != NULL;
+	int rc;
+
+	if (outer && !l->begun) {
+		write_open(&l->writer, out, "{");
+		l->begun = true;
+	}
+	rc = part_step(l, out);
+	if (rc)
+		return rc;
+	if (++l->at < l->n_parts)
+		return 1;
+	if (outer)
+		write_close(&l->writer, out, "}");
+	return 0;
+}
+
+/* Objects are shown by a thread, which needs nothing of the loop's; sessions by the loop. */
+static bool list_in_job(const struct api_stream *st)
+{
+	const struct list *l = l7mp_container_of(st, const struct list, base);
+
+	return l->at < l->n_parts && l->parts[l->at].what == PART_OBJECTS;
+}
+
+static struct list *list_new(struct api_request *rq)
+{
+	struct list *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->base.step = list_step;
+	l->base.in_job = list_in_job;
+	l->base.free = list_free;
+	l->api = rq->api;
+	l->recursive = rq->recursive;
+	l->writer.format = rq->format;
+	l->limit = rq->limit;
+	l->last = UINT64_MAX;
+	return l;
+}
+
+/* ---- objects ---- */
+
+/* A text that is safe in a query. NULL: out of memory. */
+static char *percent_encode(const char *text)
+{
+	static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	                           "-._~";
+	struct l7mp_str out = {0};
+
+	for (; *text; text++) {
+		if (strchr(safe, *text))
+			l7mp_str_addn(&out, text, 1);
+		else
+			l7mp_str_addf(&out, "%%%02X", (unsigned)(unsigned char)*text);
+	}
+	return l7mp_str_take(&out);
+}
+
+/* `path?the same query, but for after=`; what follows is added by the caller. */
+static char *page_path(const struct api_request *rq, uint64_t limit)
+{
+	static const char *const formats[] = {"plain", "terse", "space", "lines", "diffy"};
+	char format[32] = "";
+
+	if (rq->format != L7MP_JSON_PLAIN)
+		snprintf(format, sizeof(format), "format=%s&", formats[rq->format]);
+	return l7mp_asprintf("%s?%s%slimit=%llu&after=", rq->raw_path,
+	                     rq->recursive ? "recursive=true&" : "", format,
+	                     (unsigned long long)limit);
+}
+
+/* Holds at most max objects of a kind, beginning with `o`; the first one behind them. */
+static int hold(struct list *l, enum l7mp_obj_kind kind, struct l7mp_object *o, uint64_t max,
+                struct l7mp_object **next)
+{
+	size_t n = l7mp_model_count(l->api->params.model, kind);
+	struct part *p = &l->parts[l->n_parts];
+	struct l7mp_object **v =
+	        realloc(l->objects, (l->n_objects + n + 1) * sizeof(struct l7mp_object *));
+
+	if (!v)
+		return -ENOMEM;
+	l->objects = v;
+	*p = (struct part){.what = PART_OBJECTS, .first = l->n_objects};
+	for (; o && p->n < max; o = l7mp_model_next(o), p->n++)
+		v[l->n_objects++] = l7mp_object_ref(o);
+	l->n_parts++;
+	*next = o;
+	return 0;
+}
+
+void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs)
+{
+	const struct l7mp_model *m = rq->api->params.model;
+	struct l7mp_object *first = l7mp_model_first(m, kind), *next = NULL;
+	struct list *l;
+
+	if (rq->after) {
+		first = l7mp_model_find(m, kind, rq->after);
+		if (!first) {
+			api_fail(rs, 404, "after: no %s is named '%s'", l7mp_obj_kind_name(kind),
+			         rq->after);
+			return;
+		}
+		first = l7mp_model_next(first);
+	}
+	l = list_new(rq);
+	if (!l || hold(l, kind, first, rq->limit, &next)) {
+		if (l)
+			list_free(&l->base);
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	if (next && l->n_objects) {
+		char *path = page_path(rq, rq->limit);
+		char *name = percent_encode(l->objects[l->n_objects - 1]->name);
+
+		if (path && name)
+			rs->link = l7mp_asprintf("<%s%s>; rel=\"next\"", path, name);
+		free(path);
+		free(name);
+	}
+	api_set_etag(rq, NULL, rs);
+	api_streamed(rs, &l->base, api_json_type(rq->format));
+}
+
+/* ---- sessions ---- */
+
+/* ?after= is an id, from the Link header of the page before, or the name of a session. */
+static bool read_after(struct list *l, struct api_response *rs)
+{
+	const struct l7mp_session *s;
+
+	errno = 0;
+	l->after = strtoull(l->after_text, NULL, 10);
+	if (*l->after_text && !l->after_text[strspn(l->after_text, "0123456789")] && !errno)
+		return true;
+	s = l7mp_sessions_find(l->api->params.sessions, l->after_text);
+	if (s) {
+		l->after = l7mp_session_id(s);
+		return true;
+	}
+	api_fail(rs, 404,
+	         "after: no session is named '%.200s' any more; the Link header of a page says "
+	         "where the next one begins",
+	         l->after_text);
+	return false;
+}
+
+/* Where the page begins. 1: not found yet. */
+static int place(struct list *l)
+{
+	if (!l->placed) {
+		l7mp_cursor_open(&l->cursor, l->api->params.sessions);
+		l->placed = true;
+	}
+	for (int i = 0; i < SKIP_STEP; i++) {
+		if (!l->cursor.at || l7mp_session_id(l->cursor.at) > l->after)
+			return 0;
+		(void)l7mp_cursor_next(&l->cursor);
+	}
+	return 1;
+}
+
+/* ... and where it ends. */
+static int probe(struct list *l)
+{
+	if (!l->probing) {
+		l7mp_cursor_copy(&l->probe, &l->cursor);
+		l->probing = true;
+	}
+	for (int i = 0; i < SKIP_STEP; i++) {
+		const struct l7mp_session *s;
+
+		if (l->counted == l->limit || !l->probe.at)
+			return 0;
+		s = l7mp_cursor_next(&l->probe);
+		l->last = l7mp_session_id(s);
+		l->counted++;
+	}
+	return 1;
+}
+
+static int sessions_begin(struct api_stream *st, struct api_response *rs)
+{
+	struct list *l = list_of(st);
+
+	/* When it fails the stream is gone. */
+	if (!l->placed && l->after_text && !read_after(l, rs))
+		return 0;
+	if (place(l))
+		return 1;
+	if (l->limit == UINT64_MAX)
+		return 0;
+	if (l->limit && probe(l))
+		return 1;
+	if (!l->limit)
+		l7mp_cursor_close(&l->cursor);
+	else if (l->probe.at)
+		rs->link = l7mp_asprintf("<%s%llu>; rel=\"next\"", l->path,
+		                         (unsigned long long)l->last);
+	l7mp_cursor_limit(&l->cursor, l->last);
+	l7mp_cursor_close(&l->probe);
+	return 0;
+}
+
+/* ?limit= and ?after= of the sessions. false: rs says why not. */
+static bool page_of_sessions(struct api_request *rq, struct list *l, struct api_response *rs)
+{
+	l->base.begin = sessions_begin;
+	if (l->limit != UINT64_MAX) {
+		if (l->limit > PAGE_MAX)
+			l->limit = PAGE_MAX;
+		l->path = page_path(rq, l->limit);
+		if (!l->path) {
+			api_fail(rs, 500, "out of memory");
+			return false;
+		}
+	}
+	l->after_text = rq->after;
+	rq->after = NULL;
+	return true;
+}
+
+void api_list_sessions(struct api_request *rq, struct api_response *rs)
+{
+	struct list *l = list_new(rq);
+
+	if (!l) {
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	l->parts[l->n_parts++].what = PART_SESSIONS;
+	if (!page_of_sessions(rq, l, rs)) {
+		list_free(&l->base);
+		return;
+	}
+	api_streamed(rs, &l->base, api_json_type(rq->format));
+}
+
+/* ---- the whole config ---- */
+
+static int by_key(const void *a, const void *b)
+{
+	return strcmp(((const struct part *)a)->key, ((const struct part *)b)->key);
+}
+
+static void add_node(struct list *l, const char *key, cJSON *node)
+{
+	l->parts[l->n_parts++] = (struct part){.key = key, .what = PART_NODE, .node = node};
+}
+
+static int add_parts(struct list *l, cJSON *admin)
+{
+	static const enum l7mp_obj_kind order[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER,
+	                                           L7MP_OBJ_RULELIST, L7MP_OBJ_RULE,
+	                                           L7MP_OBJ_ROUTE,    L7MP_OBJ_ENDPOINT};
+	const struct l7mp_model *m = l->api->params.model;
+	struct l7mp_object *next;
+
+	add_node(l, "admin", admin);
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(order); i++) {
+		if (hold(l, order[i], l7mp_model_first(m, order[i]), UINT64_MAX, &next))
+			return -ENOMEM;
+		l->parts[l->n_parts - 1].key = l7mp_obj_kind_plural(order[i]);
+	}
+	l->parts[l->n_parts++] = (struct part){.key = "sessions", .what = PART_SESSIONS};
+	add_node(l, "version", cJSON_CreateString(l->api->params.version));
+	if (l->writer.format == L7MP_JSON_DIFFY)
+		qsort(l->parts, l->n_parts, sizeof(l->parts[0]), by_key);
+	return 0;
+}
+
+void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *rs)
+{
+	struct list *l = list_new(rq);
+
+	if (!l || add_parts(l, admin)) {
+		if (l)
+			list_free(&l->base);
+		else
+			cJSON_Delete(admin);
+		api_fail(rs, 500, "out of memory");
+		return;
+	}
+	/* Specs as they were given: what is posted back must change nothing. */
+	l->config = !rq->recursive;
+	if (!page_of_sessions(rq, l, rs)) {
+		list_free(&l->base);
+		return;
+	}
+	api_set_etag(rq, NULL, rs);
+	api_streamed(rs, &l->base, api_json_type(rq->format));
+}
