@@ -621,6 +621,31 @@ static void dscp_is_sent(void **state)
 	pfix_unlisten(l);
 }
 
+/* A listener without options.dscp on the socket of one with it: unmarked, and fit for offload. */
+static void dscp_ends_with_its_listener(void **state)
+{
+	struct pfix *f = *state;
+	int client = pfix_udp("127.0.0.1", 0), on = 1;
+	struct l7mp_proto_listener *l = pfix_listen(
+	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'dscp':46}}", NULL);
+	uint16_t port = pfix_port(l);
+	struct l7mp_flow_end end;
+	char spec[80];
+
+	assert_int_equal(setsockopt(client, IPPROTO_IP, IP_RECVTOS, &on, sizeof(on)), 0);
+	pfix_sendto(client, "127.0.0.1", port, "x", 1);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 3000));
+	pfix_unlisten(l);
+	snprintf(spec, sizeof(spec), "{'address':'127.0.0.1','port':%u}", port);
+	l = pfix_listen(f, UDP, "l", spec, NULL);
+	assert_int_equal(pfix_write(f->conns[0], "plain", 5), 0);
+	assert_int_equal(received_tos(f, client), 0);
+	l7mp_stream_flow(f->conns[0]->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	close(client);
+	pfix_unlisten(l);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -633,6 +658,7 @@ int main(void)
 	        T(singleton_latches_the_first_port),
 	        T(receive_buffer_overflow_is_counted),
 	        T(dscp_is_sent),
+	        T(dscp_ends_with_its_listener),
 	        T(answers_come_from_where_the_peer_wrote_to),
 	        T(only_ipv6_where_asked),
 	        T(sessions_outlive_their_listener),

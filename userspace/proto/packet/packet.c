@@ -1,166 +1,450 @@
 /* SPDX-License-Identifier: MIT */
-/* AF_PACKET: listeners (one session, or one for each conversation) and clusters. */
+/*
+ * AF_PACKET: whole Ethernet frames of one interface (packet(7)). A listener has one session
+ * (singleton) or one for each conversation (server); each session of a cluster has a socket of
+ * its own. Both use the shared-socket engine, a cluster with a single session on the socket.
+ *
+ * PACKET_VNET_HDR tells which frames were merged and which checksums were left to hardware, so
+ * that frames are delivered as they would be on a wire.
+ */
 #include <errno.h>
+#include <net/ethernet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#include "l7mp/log.h"
+#include "frame.h"
+#include "interface.h"
 #include "l7mp/protos.h"
 #include "l7mp/util.h"
 #include "net/net.h"
-#include "packet_int.h"
+#include "net/shared_socket.h"
 
-/* A singleton whose session could not start tries again after this. */
+/* A singleton whose session could not be started tries again after this time. */
 #define START_AGAIN_MS 1000
+/* How often an interface that is down or gone is looked at. */
+#define CHECK_MS 1000
 
-struct packet_state {
-	uint64_t last_id;
-	struct packet_sock *socks;
+enum pkt_mode { PKT_SINGLETON, PKT_SERVER };
+
+/* The key of the only session of a singleton or a cluster. */
+static const uint8_t only_key[1] = {0};
+
+struct packet_socket {
+	struct l7mp_shared_socket shared; /* first */
+	struct pkt_interface interface;
+	enum pkt_mode mode;
+	bool rewrite_src, rewrite_dst; /* clusters: addresses that frames get when sent */
+	uint8_t src_mac[6], dst_mac[6];
+	bool down;
+	struct l7mp_timer check_timer; /* while the interface is down */
+	struct l7mp_task open_task;    /* clusters: emits `open` */
 };
 
 struct packet_listener {
-	struct l7mp_proto_listener base;
-	struct l7mp_env *env;
-	char *name;
-	struct packet_sock *sock;
-	struct l7mp_timer timer; /* a singleton's start */
-	bool busy;               /* a singleton has a session, or may have it again (reopen) */
-	struct l7mp_hub_peer *emitting;
-	bool active;
+	struct l7mp_shared_listener shared; /* first */
+	/* Singleton: there is a session, which may have lost its stream and reopen it later. */
+	bool has_session;
+	struct l7mp_shared_session *emitting; /* the session that is being emitted */
 };
 
-/* ---- sessions ---- */
+static struct packet_socket *socket_of(const struct packet_listener *l)
+{
+	return (struct packet_socket *)l->shared.socket;
+}
+
+/* ---- state of the interface ---- */
+
+/* 0: it is up. Otherwise it is looked at again until it is. */
+static int check_interface(struct packet_socket *s)
+{
+	int rc = pkt_interface_refresh(&s->interface, l7mp_dgram_fd(s->shared.dgram));
+
+	if (!rc && !s->interface.up)
+		rc = -ENETDOWN;
+	s->down = rc != 0;
+	if (rc && !l7mp_timer_armed(&s->check_timer))
+		(void)l7mp_timer_start(s->shared.env->loop, &s->check_timer, CHECK_MS);
+	return rc;
+}
+
+static void interface_came_up(struct packet_socket *s)
+{
+	struct packet_listener *l = (struct packet_listener *)s->shared.listener;
+
+	s->down = false;
+	l7mp_timer_stop(s->shared.env->loop, &s->check_timer);
+	l7mp_log_notice("packet", "interface %s is up", s->interface.name);
+	if (l && s->mode == PKT_SINGLETON && !l->has_session && !s->shared.sessions)
+		l7mp_shared_listener_start(&l->shared, 0);
+}
+
+static void on_check_timer(struct l7mp_timer *t, void *arg)
+{
+	struct packet_socket *s = arg;
+
+	(void)t;
+	if (!check_interface(s))
+		interface_came_up(s);
+}
+
+/* ---- new sessions ---- */
+
+static struct l7mp_shared_session *only_session_new(struct packet_socket *s)
+{
+	return l7mp_shared_session_new(&s->shared, only_key, sizeof(only_key),
+	                               s->interface.mtu + PKT_MIN);
+}
 
 static int reopen(void *arg, struct l7mp_stream **out)
 {
 	struct packet_listener *l = arg;
-	struct l7mp_hub_peer *p;
-	int rc = packet_sock_check(l->sock);
+	struct l7mp_shared_session *p;
+	int rc = check_interface(socket_of(l));
 
 	if (rc)
 		return rc;
-	p = packet_sock_only(l->sock);
+	p = only_session_new(socket_of(l));
 	if (!p)
 		return -ENOMEM;
 	*out = &p->base;
 	return 0;
 }
 
-static void start_later(struct packet_listener *l, uint64_t ms)
-{
-	if (l->active && l->sock->params.mode == PKT_SINGLETON &&
-	    l7mp_timer_start(l->env->loop, &l->timer, ms))
-		l7mp_log_error("packet", "%s: out of memory", l->name);
-}
-
-static void ended(void *arg)
+static void session_ended(void *arg)
 {
 	struct packet_listener *l = arg;
 
 	/* The next frame begins another session. */
-	l->busy = false;
+	l->has_session = false;
 }
 
-/* Emits a singleton's session, with the first frame when there is one (takes buf). */
-static void emit_only(struct packet_listener *l, struct l7mp_buf *buf)
+/* Emits the session of a singleton, with its first frame when there is one (takes buf). */
+static void emit_singleton(struct packet_listener *l, struct l7mp_buf *buf)
 {
-	struct packet_sock *s = l->sock;
+	struct packet_socket *s = socket_of(l);
 	struct pkt_info own = {.l3 = 0};
 	struct l7mp_accept a = {
-	        .reopen = reopen, .reopen_arg = l, .ended = ended, .never_idle = true};
+	        .reopen = reopen, .reopen_arg = l, .ended = session_ended, .never_idle = true};
 	struct pkt_key key = {.type = ETH_P_ALL};
 	struct l7mp_addr unused;
-	struct l7mp_hub_peer *p;
+	struct l7mp_shared_session *p;
 	char mac[L7MP_ADDR_STRLEN];
 
-	memcpy(key.src, s->mac, 6);
-	memcpy(own.src_mac, s->mac, 6);
-	pkt_key_addrs(&key, s->ifindex, &a.peer, &unused);
-	if (l->base.events->admit && l->base.events->admit(l->base.arg, &a.peer)) {
-		l7mp_hub_drop(&s->hub, L7MP_DROP_LIMIT, buf);
-		start_later(l, START_AGAIN_MS);
-		return;
-	}
-	p = packet_sock_only(s);
+	memcpy(key.src, s->interface.mac, 6);
+	memcpy(own.src_mac, s->interface.mac, 6);
+	pkt_key_addrs(&key, s->interface.ifindex, &a.peer, &unused);
+	p = l7mp_shared_session_admit(&l->shared, &a, only_key, sizeof(only_key),
+	                              s->interface.mtu + PKT_MIN, buf);
 	if (!p) {
-		l7mp_hub_drop(&s->hub, L7MP_DROP_MEMORY, buf);
+		l7mp_shared_listener_start(&l->shared, START_AGAIN_MS);
 		return;
 	}
-	a.name = l7mp_asprintf("PACKET:%s-%s-%llu", s->params.interface, l7mp_addr_ip(&a.peer, mac),
+	a.name = l7mp_asprintf("PACKET:%s-%s-%llu", s->interface.name, l7mp_addr_ip(&a.peer, mac),
 	                       (unsigned long long)p->id);
-	a.metadata = pkt_metadata(s->params.interface, &own);
-	l->busy = true;
+	a.metadata = pkt_metadata(s->interface.name, &own);
+	l->has_session = true;
 	l->emitting = p;
-	if (l7mp_hub_emit(&l->base, p, &a, buf) && s->listener == l)
+	/* The owner may have deleted the listener meanwhile; p keeps s alive. */
+	if (l7mp_shared_session_emit(&l->shared, p, &a, buf) && s->shared.listener == &l->shared)
 		l->emitting = NULL;
 }
 
 /* Emits the session of a conversation; takes buf. */
-static void emit_one(struct packet_listener *l, struct l7mp_buf *buf, const struct pkt_info *info)
+static void emit_conversation(struct packet_listener *l, struct l7mp_buf *buf,
+                              const struct pkt_info *info)
 {
-	struct packet_sock *s = l->sock;
+	struct packet_socket *s = socket_of(l);
 	struct l7mp_accept a = {.stream = NULL};
 	struct l7mp_addr dst;
-	struct l7mp_hub_peer *p;
+	struct l7mp_shared_session *p;
 	char *text;
 
-	pkt_key_addrs(&info->key, s->ifindex, &a.peer, &dst);
-	if (l->base.events->admit && l->base.events->admit(l->base.arg, &a.peer)) {
-		l7mp_hub_drop(&s->hub, L7MP_DROP_LIMIT, buf);
+	pkt_key_addrs(&info->key, s->interface.ifindex, &a.peer, &dst);
+	p = l7mp_shared_session_admit(&l->shared, &a, &info->key, sizeof(info->key),
+	                              s->interface.mtu + PKT_MIN, buf);
+	if (!p)
 		return;
-	}
-	p = l7mp_hub_peer_new(&s->hub, &info->key, sizeof(info->key), s->mtu + PKT_MIN);
-	if (!p) {
-		l7mp_hub_drop(&s->hub, L7MP_DROP_MEMORY, buf);
-		return;
-	}
 	text = pkt_key_name(&info->key);
 	if (text)
-		a.name = l7mp_asprintf("PACKET:%s-%s-%llu", s->params.interface, text,
+		a.name = l7mp_asprintf("PACKET:%s-%s-%llu", s->interface.name, text,
 		                       (unsigned long long)p->id);
 	free(text);
-	a.metadata = pkt_metadata(s->params.interface, info);
-	(void)l7mp_hub_emit(&l->base, p, &a, buf);
+	a.metadata = pkt_metadata(s->interface.name, info);
+	(void)l7mp_shared_session_emit(&l->shared, p, &a, buf);
 }
 
-void packet_listener_first(struct packet_listener *l, struct l7mp_buf *buf,
-                           const struct pkt_info *info)
+/* A frame that belongs to no session so far; takes buf. */
+static void first_frame(struct packet_listener *l, struct l7mp_buf *buf,
+                        const struct pkt_info *info)
 {
-	if (l->sock->params.mode == PKT_SERVER)
-		emit_one(l, buf, info);
-	else if (l->busy || l7mp_timer_armed(&l->timer))
-		l7mp_hub_drop(&l->sock->hub, L7MP_DROP_NOT_CONNECTED, buf);
+	if (socket_of(l)->mode == PKT_SERVER)
+		emit_conversation(l, buf, info);
+	else if (l->has_session || l7mp_timer_armed(&l->shared.start_timer))
+		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_NOT_CONNECTED, buf);
 	else
-		emit_only(l, buf);
+		emit_singleton(l, buf);
 }
 
-void packet_listener_left(struct packet_listener *l, struct l7mp_hub_peer *p)
+/* Starts the session of a singleton without a frame. */
+static void start_singleton(struct l7mp_shared_listener *base)
 {
-	if (l->emitting != p)
-		return; /* `ended` follows, or reopen */
-	/* Closed while it was handed up: no session came of it. */
+	struct packet_listener *l = (struct packet_listener *)base;
+
+	/* When the interface is down, interface_came_up starts the session. */
+	if (!l->has_session && !base->socket->sessions && !check_interface(socket_of(l)))
+		emit_singleton(l, NULL);
+}
+
+static void on_removed(struct l7mp_shared_session *p)
+{
+	struct packet_listener *l = (struct packet_listener *)p->socket->listener;
+
+	/* After it was emitted, session_ended or reopen follows. */
+	if (!l || l->emitting != p)
+		return;
+	/* Closed while it was being emitted: it was refused. */
 	l->emitting = NULL;
-	l->busy = false;
-	start_later(l, START_AGAIN_MS);
+	l->has_session = false;
+	l7mp_shared_listener_start(&l->shared, START_AGAIN_MS);
 }
 
-void packet_listener_up(struct packet_listener *l)
+/* ---- receiving ---- */
+
+static void on_frame(void *arg, struct l7mp_buf *buf)
 {
-	if (!l->busy && !l->sock->hub.peers)
-		start_later(l, 0);
+	struct packet_socket *s = arg;
+	const void *key = only_key;
+	uint16_t len = sizeof(only_key);
+	struct l7mp_shared_session *p;
+	struct pkt_info info;
+
+	if (!pkt_parse(buf->data, buf->len, &info)) {
+		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_TOO_SHORT, buf);
+		return;
+	}
+	if (s->mode == PKT_SERVER) {
+		key = &info.key;
+		len = sizeof(info.key);
+	}
+	p = l7mp_shared_find(&s->shared, key, len);
+	if (p)
+		l7mp_shared_deliver(p, buf);
+	else if (s->shared.listener)
+		first_frame((struct packet_listener *)s->shared.listener, buf, &info);
+	else /* the listener was deleted; its sessions go on */
+		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_PEER, buf);
 }
 
-static void on_start(struct l7mp_timer *t, void *arg)
+static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
+                    const struct l7mp_addr *to)
 {
-	struct packet_listener *l = arg;
+	struct packet_socket *s = arg;
+	struct l7mp_env *env = s->shared.env;
+	uint32_t len = buf->len;
+	int rc;
+
+	(void)from;
+	(void)to;
+	if (s->down)
+		interface_came_up(s);
+	/* A session that one of the frames ends may hold the last reference. */
+	l7mp_shared_socket_ref(&s->shared);
+	rc = pkt_unpack(env->loop, buf, on_frame, s);
+	if (rc)
+		l7mp_stats_drop(env->stats, l7mp_drop_from_errno(rc), 1, len);
+	l7mp_shared_socket_unref(&s->shared);
+}
+
+static void on_error(void *arg, int err)
+{
+	struct packet_socket *s = arg;
+
+	if (err == -EINVAL) {
+		/* A merged frame for which there is no virtio_net_hdr (of a tunnel). */
+		l7mp_stats_drop(s->shared.env->stats, L7MP_DROP_TOO_LARGE, 1, 0);
+		return;
+	}
+	l7mp_shared_socket_warn(&s->shared, "packet", s->interface.name, pkt_interface_error(err));
+	if (err != -ENETDOWN && err != -ENODEV && err != -ENXIO)
+		return;
+	err = check_interface(s);
+	if (err)
+		l7mp_shared_socket_fail(&s->shared, err);
+}
+
+static const struct l7mp_dgram_ops dgram_ops = {
+        .recv = on_recv,
+        .lost = l7mp_shared_on_lost,
+        .error = on_error,
+        .dropped = l7mp_shared_on_dropped,
+        .drain = l7mp_shared_on_drain,
+};
+
+/* ---- sending ---- */
+
+static bool too_large(struct packet_socket *s, const struct l7mp_buf *buf)
+{
+	uint16_t type = (uint16_t)(buf->data[12] << 8 | buf->data[13]);
+	uint32_t extra = PKT_MIN + (type == 0x8100 || type == 0x88a8 ? 4 : 0);
+
+	if (buf->len <= s->interface.mtu + extra)
+		return false;
+	/* The MTU may have been raised since it was read. */
+	return pkt_interface_refresh(&s->interface, l7mp_dgram_fd(s->shared.dgram)) ||
+	       buf->len > s->interface.mtu + extra;
+}
+
+static int send_frame(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint64_t tag)
+{
+	struct packet_socket *s = (struct packet_socket *)p->socket;
+	const size_t head = sizeof(struct virtio_net_hdr);
+	int rc = 0;
+
+	if (buf->len < PKT_MIN)
+		rc = -ERANGE;
+	else if (s->down)
+		rc = -ENETDOWN;
+	else if (too_large(s, buf))
+		rc = -EMSGSIZE;
+	if (rc) {
+		l7mp_buf_unref(buf);
+		return rc;
+	}
+	buf = l7mp_buf_own(buf, head, buf->len);
+	if (!buf)
+		return -ENOMEM;
+	if (s->rewrite_dst)
+		memcpy(buf->data, s->dst_mac, 6);
+	if (s->rewrite_src)
+		memcpy(buf->data + 6, s->src_mac, 6);
+	buf->data -= head;
+	buf->len += (uint32_t)head;
+	memset(buf->data, 0, head);
+	return l7mp_dgram_send(s->shared.dgram, buf, NULL, NULL, tag);
+}
+
+static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
+{
+	struct packet_socket *s = (struct packet_socket *)p->socket;
+	struct pkt_key own = {.type = ETH_P_ALL};
+	bool conversation = p->key_len == sizeof(struct pkt_key);
+
+	if (p->closing || s->rewrite_src || s->rewrite_dst)
+		return; /* with a rewrite, what leaves is not what was written */
+	out->kind = L7MP_FLOW_SOCKET;
+	out->reason = L7MP_REASON_NONE;
+	out->ifindex = s->interface.ifindex;
+	memcpy(own.src, s->interface.mac, 6);
+	if (conversation)
+		memcpy(&own, p->key, sizeof(own));
+	pkt_key_addrs(&own, s->interface.ifindex, &out->remote, &out->local);
+	if (!conversation) {
+		out->local = out->remote;
+		out->remote.len = 0;
+	}
+}
+
+/* ---- sockets ---- */
+
+static bool matches(const struct l7mp_shared_socket *base, const void *arg)
+{
+	const struct packet_socket *s = (const struct packet_socket *)base, *want = arg;
+
+	return !strcmp(s->interface.name, want->interface.name) && s->mode == want->mode &&
+	       s->interface.ethertype == want->interface.ethertype &&
+	       s->interface.promiscuous == want->interface.promiscuous;
+}
+
+static void describe(const struct l7mp_shared_socket *base, int err, struct l7mp_error *out)
+{
+	const struct packet_socket *s = (const struct packet_socket *)base;
+
+	l7mp_error_set(out, err, L7MP_ERR_UPSTREAM, "AF_PACKET %s: %s", s->interface.name,
+	               pkt_interface_error(err));
+}
+
+static void free_socket(struct l7mp_shared_socket *base)
+{
+	struct packet_socket *s = (struct packet_socket *)base;
+
+	l7mp_timer_stop(base->env->loop, &s->check_timer);
+	l7mp_task_cancel(base->env->loop, &s->open_task);
+	free(s);
+}
+
+static const struct l7mp_shared_ops shared_ops = {
+        .matches = matches,
+        .send = send_frame,
+        .flow = flow,
+        .describe = describe,
+        .removed = on_removed,
+        .free = free_socket,
+        .back_pressure = true,
+};
+
+static void on_open_task(struct l7mp_task *t, void *arg)
+{
+	struct packet_socket *s = arg;
+	struct l7mp_shared_session *p = s->shared.sessions;
 
 	(void)t;
-	if (l->busy || l->sock->hub.peers)
+	if (!p)
 		return;
-	if (!packet_sock_check(l->sock))
-		emit_only(l, NULL); /* else when it is up */
+	l7mp_dgram_read(s->shared.dgram, true);
+	p->base.events->open(p->base.owner);
+}
+
+/* A new socket with the parameters of *want and one reference, not reading yet. */
+static int socket_new(struct l7mp_env *env, struct l7mp_shared_table *table,
+                      const struct packet_socket *want, struct packet_socket **out,
+                      struct l7mp_error *err)
+{
+	struct packet_socket *s = malloc(sizeof(*s));
+	int fd, rc;
+
+	if (!s)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	*s = *want;
+	fd = pkt_interface_open(&s->interface);
+	rc = fd < 0 ? fd
+	            : l7mp_shared_socket_init(&s->shared, &shared_ops, env, table, fd,
+	                                      L7MP_DGRAM_VNET, PKT_MAX, &dgram_ops);
+	if (rc) {
+		free(s);
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "interface %s: %s",
+		                      want->interface.name, pkt_interface_error(rc));
+	}
+	s->down = !s->interface.up;
+	l7mp_timer_init(&s->check_timer, on_check_timer, s);
+	l7mp_task_init(&s->open_task, on_open_task, s);
+	*out = s;
+	return 0;
+}
+
+/* A reference to a socket as *want says: one that is free, or a new one. */
+static int get_socket(struct l7mp_shared_table *table, const struct packet_socket *want,
+                      const struct l7mp_listen *params, struct l7mp_shared_socket **out,
+                      struct l7mp_error *err)
+{
+	const char *name = want->interface.name;
+	uint32_t hash = (uint32_t)l7mp_hash(name, strlen(name));
+	struct packet_socket *s;
+	int rc;
+
+	*out = l7mp_shared_socket_find(table, hash, want, params);
+	if (*out)
+		return 0;
+	rc = socket_new(params->env, table, want, &s, err);
+	if (rc) {
+		if (err)
+			snprintf(err->path, sizeof(err->path), "interface");
+		return rc;
+	}
+	l7mp_shared_socket_publish(&s->shared, hash);
+	*out = &s->shared;
+	return 0;
 }
 
 /* ---- listening ---- */
@@ -175,116 +459,56 @@ static int read_ethertype(const cJSON *spec, uint16_t *out, struct l7mp_error *e
 	return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA, "ethertype: not an EtherType");
 }
 
-static int read_listener(const cJSON *spec, struct pkt_params *pp, struct l7mp_error *err)
+static int read_listener(const cJSON *spec, struct packet_socket *out, struct l7mp_error *err)
 {
 	const cJSON *options = l7mp_json_member(spec, "options");
+	const char *mode = l7mp_json_str(options, "mode", "");
 
-	snprintf(pp->interface, sizeof(pp->interface), "%s", l7mp_json_str(spec, "interface", ""));
-	pp->mode = strcasecmp(l7mp_json_str(options, "mode", ""), "server") ? PKT_SINGLETON
-	                                                                    : PKT_SERVER;
-	pp->promiscuous = l7mp_json_bool(options, "promiscuous", false);
-	return read_ethertype(spec, &pp->ethertype, err);
-}
-
-static bool is_retiring(const struct l7mp_listen *params, const struct packet_listener *l)
-{
-	for (size_t i = 0; i < params->n_retiring; i++)
-		if (params->retiring[i] == &l->base)
-			return true;
-	return false;
-}
-
-/* A socket that only sessions use any more, or one whose listener goes with this change; or a new one. */
-static int sock_get(struct packet_state *st, const struct pkt_params *pp,
-                    const struct l7mp_listen *params, struct packet_sock **out,
-                    struct l7mp_error *err)
-{
-	struct packet_sock *s;
-	int rc;
-
-	DL_FOREACH (st->socks, s) {
-		if (strcmp(s->params.interface, pp->interface) || s->heir ||
-		    s->params.ethertype != pp->ethertype || s->params.mode != pp->mode ||
-		    s->params.promiscuous != pp->promiscuous ||
-		    (s->listener && !is_retiring(params, s->listener)))
-			continue;
-		l7mp_hub_ref(&s->hub);
-		*out = s;
-		return 0;
-	}
-	rc = packet_sock_new(params->env, pp, &st->last_id, out, err);
-	if (rc) {
-		if (err)
-			snprintf(err->path, sizeof(err->path), "interface");
-		return rc;
-	}
-	(*out)->list = &st->socks;
-	DL_APPEND(st->socks, *out);
-	return 0;
+	snprintf(out->interface.name, sizeof(out->interface.name), "%s",
+	         l7mp_json_str(spec, "interface", ""));
+	out->mode = strcasecmp(mode, "server") ? PKT_SINGLETON : PKT_SERVER;
+	out->interface.promiscuous = l7mp_json_bool(options, "promiscuous", false);
+	return read_ethertype(spec, &out->interface.ethertype, err);
 }
 
 static int packet_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                          struct l7mp_error *err)
 {
-	struct packet_state *st = l7mp_proto_state(params->env, &l7mp_proto_packet, err);
-	struct pkt_params pp = {.mode = PKT_SINGLETON};
+	struct l7mp_shared_table *table = l7mp_proto_state(params->env, &l7mp_proto_packet, err);
+	struct packet_socket want = {.mode = PKT_SINGLETON};
+	struct l7mp_shared_socket *s;
 	struct packet_listener *l;
 	int rc;
 
-	if (!st)
+	if (!table)
 		return -ENOMEM;
-	rc = read_listener(params->spec, &pp, err);
+	rc = read_listener(params->spec, &want, err);
 	if (rc)
 		return rc;
-	l = calloc(1, sizeof(*l));
-	if (l)
-		l->name = strdup(params->name ? params->name : "");
-	if (!l || !l->name) {
-		free(l);
-		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	}
-	l->base = (struct l7mp_proto_listener){
-	        .proto = &l7mp_proto_packet, .events = params->events, .arg = params->arg};
-	l->env = params->env;
-	l7mp_timer_init(&l->timer, on_start, l);
-	rc = sock_get(st, &pp, params, &l->sock, err);
+	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_packet, params, start_singleton, err);
+	if (!l)
+		return -ENOMEM;
+	rc = get_socket(table, &want, params, &s, err);
 	if (rc) {
-		free(l->name);
-		free(l);
+		l7mp_shared_unlisten(&l->shared.base);
 		return rc;
 	}
-	l->sock->heir = l;
-	*out = &l->base;
+	l7mp_shared_listener_reserve(&l->shared, s);
+	*out = &l->shared.base;
 	return 0;
 }
 
 static void packet_activate(struct l7mp_proto_listener *base)
 {
 	struct packet_listener *l = (struct packet_listener *)base;
+	struct packet_socket *s = socket_of(l);
 
-	l->active = true;
-	l->sock->listener = l;
-	l->sock->heir = NULL;
-	l7mp_dgram_read(l->sock->hub.dgram, true);
-	if (l->sock->down)
-		l7mp_log_warn("packet", "%s: interface %s is down; it is waited for", l->name,
-		              l->sock->params.interface);
-	/* Not from inside activate: the change that brings this listener is not done yet. */
-	start_later(l, 0);
-}
-
-static void packet_unlisten(struct l7mp_proto_listener *base)
-{
-	struct packet_listener *l = (struct packet_listener *)base;
-
-	l7mp_timer_stop(l->env->loop, &l->timer);
-	if (l->sock->heir == l)
-		l->sock->heir = NULL;
-	if (l->sock->listener == l)
-		l->sock->listener = NULL;
-	l7mp_hub_unref(&l->sock->hub);
-	free(l->name);
-	free(l);
+	l7mp_shared_listener_activate(&l->shared);
+	if (s->down)
+		l7mp_log_warn("packet", "%s: interface %s is down; waiting for it", l->shared.name,
+		              s->interface.name);
+	if (s->mode == PKT_SINGLETON)
+		l7mp_shared_listener_start(&l->shared, 0);
 }
 
 /* ---- connecting ---- */
@@ -300,57 +524,165 @@ static bool read_mac(const cJSON *rewrite, const char *key, uint8_t out[6])
 static int packet_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                           struct l7mp_error *err)
 {
-	struct packet_state *st = l7mp_proto_state(p->env, &l7mp_proto_packet, err);
+	struct l7mp_shared_table *table = l7mp_proto_state(p->env, &l7mp_proto_packet, err);
 	const cJSON *rewrite = l7mp_json_member(p->cluster_spec, "rewrite");
-	struct pkt_params pp = {.mode = PKT_SINGLETON};
-	struct packet_sock *s;
-	struct l7mp_hub_peer *peer;
+	struct packet_socket *s, want = {.mode = PKT_SINGLETON};
+	struct l7mp_shared_session *session;
 	int rc;
 
-	if (!st)
+	if (!table)
 		return -ENOMEM;
-	snprintf(pp.interface, sizeof(pp.interface), "%s", p->address ? p->address : "");
-	pp.promiscuous = l7mp_json_bool(p->cluster_spec, "promiscuous", false);
-	pp.rewrite_src = read_mac(rewrite, "src_mac", pp.src_mac);
-	pp.rewrite_dst = read_mac(rewrite, "dst_mac", pp.dst_mac);
-	rc = read_ethertype(p->cluster_spec, &pp.ethertype, err);
+	snprintf(want.interface.name, sizeof(want.interface.name), "%s",
+	         p->address ? p->address : "");
+	want.interface.promiscuous = l7mp_json_bool(p->cluster_spec, "promiscuous", false);
+	want.rewrite_src = read_mac(rewrite, "src_mac", want.src_mac);
+	want.rewrite_dst = read_mac(rewrite, "dst_mac", want.dst_mac);
+	rc = read_ethertype(p->cluster_spec, &want.interface.ethertype, err);
 	if (!rc)
-		rc = packet_sock_new(p->env, &pp, &st->last_id, &s, err);
+		rc = socket_new(p->env, table, &want, &s, err);
 	if (rc) {
 		if (err)
 			err->code = L7MP_ERR_UPSTREAM;
 		return rc;
 	}
-	if (s->down) {
-		l7mp_hub_unref(&s->hub);
-		return l7mp_error_set(err, -ENETDOWN, L7MP_ERR_UPSTREAM,
-		                      "AF_PACKET %s: the interface is down", pp.interface);
-	}
-	peer = packet_sock_only(s);
-	if (peer) {
-		l7mp_task_post(p->env->loop, &s->opened);
-		*out = &peer->base;
+	session = s->down ? NULL : only_session_new(s);
+	if (session) {
+		l7mp_task_post(p->env->loop, &s->open_task);
+		*out = &session->base;
+	} else if (s->down) {
+		rc = l7mp_error_set(err, -ENETDOWN, L7MP_ERR_UPSTREAM,
+		                    "AF_PACKET %s: the interface is down", want.interface.name);
 	} else {
 		rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	}
-	l7mp_hub_unref(&s->hub); /* the peer holds it */
+	l7mp_shared_socket_unref(&s->shared); /* the session has a reference of its own */
 	return rc;
 }
 
-static int packet_start(struct l7mp_env *env, void **state, struct l7mp_error *err)
+/* ---- tables ---- */
+
+static const struct l7mp_field ethertype_number = {
+        .type = L7MP_T_INT, .min = 0x0600, .max = 0xffff};
+static const struct l7mp_field ethertype_text = {.type = L7MP_T_STRING, .min = 3, .max = 6};
+static const struct l7mp_field *const ethertypes[] = {&ethertype_number, &ethertype_text, NULL};
+#define ETHERTYPE_DOC                                                                           \
+	"only frames of this EtherType, behind a VLAN tag too: a number, \"0x88b5\", or ipv4, " \
+	"ipv6, "                                                                                \
+	"arp, vlan, qinq, lldp, eapol; the kernel keeps all others away"
+
+static void check_ethertype(const cJSON *spec, const char *path, struct l7mp_issues *issues)
 {
-	(void)env;
-	*state = calloc(1, sizeof(struct packet_state));
-	if (!*state)
-		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	return 0;
+	const cJSON *node = l7mp_json_member(spec, "ethertype");
+	char at[256];
+	uint16_t type;
+
+	if (!cJSON_IsString(node) || !pkt_ethertype_parse(node, &type))
+		return;
+	snprintf(at, sizeof(at), "%.200s.ethertype", path);
+	l7mp_issues_add(issues, false, node, at,
+	                "expected 0x0600..0xffff or ipv4, ipv6, arp, vlan, qinq, lldp, eapol, got "
+	                "\"%s\"",
+	                node->valuestring);
 }
 
-static void packet_stop(struct l7mp_env *env, void *state)
-{
-	(void)env;
-	free(state);
-}
+static const char *const modes[] = {"singleton", "server", NULL};
+static const struct l7mp_field option_fields[] = {
+        {.key = "mode",
+         .type = L7MP_T_ENUM,
+         .flags = L7MP_F_NOCASE,
+         .values = modes,
+         .def = "\"singleton\"",
+         .doc = "singleton: one session with all frames, which starts at once; server: a session "
+                "for each 5-tuple (IP; fragments and protocols without ports go by their "
+                "addresses) "
+                "or MAC pair and EtherType"},
+        {.key = "promiscuous",
+         .type = L7MP_T_BOOL,
+         .def = "false",
+         .doc = "also take in frames that are for other stations"},
+        {0},
+};
+static const struct l7mp_schema options_schema = {
+        .name = "packet-options",
+        .doc = "How an AF_PACKET listener works",
+        .fields = option_fields,
+};
+static const struct l7mp_field listener_fields[] = {
+        {.key = "interface",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_IFNAME,
+         .doc = "Ethernet interface whose incoming frames are taken; those that this host sends "
+                "are not"},
+        {.key = "ethertype",
+         .type = L7MP_T_ONEOF,
+         .alternatives = ethertypes,
+         .doc = ETHERTYPE_DOC},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &options_schema,
+         .doc = "mode, promiscuous"},
+        {0},
+};
+static const struct l7mp_schema listener_spec = {
+        .name = "packet-listener",
+        .doc = "Takes in whole Ethernet frames from an interface, and sends what comes back from "
+               "it",
+        .fields = listener_fields,
+        .check = check_ethertype,
+};
+
+static const struct l7mp_field rewrite_fields[] = {
+        {.key = "src_mac",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_MAC,
+         .doc = "source address of the frames that are sent"},
+        {.key = "dst_mac",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_MAC,
+         .doc = "destination address of the frames that are sent"},
+        {0},
+};
+static const struct l7mp_schema rewrite_schema = {
+        .name = "packet-rewrite",
+        .doc = "MAC addresses that frames get",
+        .fields = rewrite_fields,
+};
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "rewrite",
+         .type = L7MP_T_OBJECT,
+         .sub = &rewrite_schema,
+         .doc = "MAC addresses of the frames that are sent"},
+        {.key = "ethertype",
+         .type = L7MP_T_ONEOF,
+         .alternatives = ethertypes,
+         .doc = ETHERTYPE_DOC},
+        {.key = "promiscuous",
+         .type = L7MP_T_BOOL,
+         .def = "false",
+         .doc = "also take in frames that are for other stations"},
+        {0},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "packet-cluster",
+        .doc = "Sends whole Ethernet frames from an interface; each session gets all that come in "
+               "there",
+        .fields = cluster_fields,
+        .check = check_ethertype,
+};
+static const struct l7mp_field endpoint_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_IFNAME,
+         .doc = "name of an Ethernet interface"},
+        {0},
+};
+static const struct l7mp_schema endpoint_spec = {
+        .name = "packet-endpoint",
+        .doc = "An interface",
+        .fields = endpoint_fields,
+};
 
 static const char *const aliases[] = {"Packet", NULL};
 
@@ -363,15 +695,15 @@ const struct l7mp_proto l7mp_proto_packet = {
                                "bytes or larger than the interface's MTU they are dropped",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
                         .kind = L7MP_KIND_DATAGRAM,
-                        .listener_spec = &packet_listener_spec,
-                        .cluster_spec = &packet_cluster_spec,
-                        .endpoint_spec = &packet_endpoint_spec,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &cluster_spec,
+                        .endpoint_spec = &endpoint_spec,
                         .idle_timeout = 60,
                 },
-        .start = packet_start,
-        .stop = packet_stop,
+        .start = l7mp_shared_start,
+        .stop = l7mp_shared_stop,
         .listen = packet_listen,
         .activate = packet_activate,
-        .unlisten = packet_unlisten,
+        .unlisten = l7mp_shared_unlisten,
         .connect = packet_connect,
 };

@@ -10,7 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "net/net.h"
+#include "l7mp/addr.h"
+#include "net.h"
 
 struct l7mp_unix_path {
 	unsigned refs;
@@ -20,7 +21,7 @@ struct l7mp_unix_path {
 	char name[];
 };
 
-/* Whether somebody answers there. A refused connection is the only proof of the contrary. */
+/* Does somebody use the socket? Only a refused connection proves the contrary. */
 static bool in_use(const struct l7mp_addr *addr, int type)
 {
 	int rc, fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -40,7 +41,7 @@ static int path_error(struct l7mp_error *err, int rc, const char *filename, cons
 	return rc;
 }
 
-/* Makes room at a path on which bind(2) said EADDRINUSE. */
+/* bind(2) failed with EADDRINUSE: removes the file if it is a socket that nobody uses. */
 static int clear_stale(const char *filename, const struct l7mp_addr *addr, int type,
                        struct l7mp_error *err)
 {
@@ -143,7 +144,7 @@ void l7mp_unix_path_unref(struct l7mp_unix_path **pp)
 	*pp = NULL;
 	if (!p || --p->refs)
 		return;
-	/* Somebody may have put another socket there meanwhile: that one is not ours. */
+	/* Another process may have replaced the file by its own socket meanwhile. */
 	if (!p->abstract && p->ino && !lstat(p->name, &st) && S_ISSOCK(st.st_mode) &&
 	    st.st_dev == p->dev && st.st_ino == p->ino)
 		(void)unlink(p->name);

@@ -13,13 +13,14 @@
 #include "l7mp/dgram.h"
 #include "l7mp/log.h"
 #include "net/net.h"
-#include "unix_int.h"
+#include "net/unix_path.h"
+#include "unix.h"
 
 #define HIGH       (128u << 10) /* waiting bytes from which the writer has to stop */
 #define CLOSE_MS   5000         /* how long a close waits for what is queued */
 #define BACKLOG_MS 5            /* between attempts while a listener's backlog is full */
 
-struct umsg {
+struct message_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
@@ -36,7 +37,7 @@ struct umsg {
 	bool closing, over;
 };
 
-uint32_t l7mp_unix_max_write(int fd)
+uint32_t unix_max_write(int fd)
 {
 	int size = 0;
 	socklen_t len = sizeof(size);
@@ -44,10 +45,10 @@ uint32_t l7mp_unix_max_write(int fd)
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &len) || size < 64)
 		return 4096;
 	size -= 32;
-	return size > L7MP_UNIX_MSG_MAX ? L7MP_UNIX_MSG_MAX : (uint32_t)size;
+	return size > UNIX_MESSAGE_MAX ? UNIX_MESSAGE_MAX : (uint32_t)size;
 }
 
-static void umsg_free(struct umsg *u)
+static void message_stream_free(struct message_stream *u)
 {
 	l7mp_task_cancel(u->env->loop, &u->task);
 	l7mp_timer_stop(u->env->loop, &u->timer);
@@ -58,7 +59,7 @@ static void umsg_free(struct umsg *u)
 	free(u);
 }
 
-static int describe(const struct umsg *u, struct l7mp_error *err)
+static int describe(const struct message_stream *u, struct l7mp_error *err)
 {
 	char text[L7MP_ADDR_STRLEN];
 
@@ -69,7 +70,7 @@ static int describe(const struct umsg *u, struct l7mp_error *err)
 }
 
 /* The stream is over, for `err` or in an orderly way; `closed` follows from the task. */
-static void finish(struct umsg *u, int err)
+static void finish(struct message_stream *u, int err)
 {
 	if (u->over)
 		return;
@@ -82,7 +83,7 @@ static void finish(struct umsg *u, int err)
 
 static void on_task(struct l7mp_task *t, void *arg)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 	struct l7mp_error err = {.code = L7MP_OK};
 
 	(void)t;
@@ -96,7 +97,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 		describe(u, &err);
 	if (u->base.events)
 		u->base.events->closed(u->base.owner, &err);
-	umsg_free(u);
+	message_stream_free(u);
 }
 
 /* ---- the engine's callbacks ---- */
@@ -104,7 +105,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
                     const struct l7mp_addr *to)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 
 	(void)from;
 	(void)to;
@@ -113,7 +114,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 
 static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 
 	(void)tag;
 	if (u->base.events->lost)
@@ -122,7 +123,7 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 		l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
-static void tell_end(struct umsg *u)
+static void tell_end(struct message_stream *u)
 {
 	u->ended = true;
 	u->base.events->end(u->base.owner, 0);
@@ -130,7 +131,7 @@ static void tell_end(struct umsg *u)
 
 static void on_error(void *arg, int err)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 
 	if (!err && u->werr)
 		finish(u, u->werr);
@@ -144,13 +145,13 @@ static void on_error(void *arg, int err)
 
 static void on_dropped(void *arg, int err, uint32_t len)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
 /* Says the end to the kernel once all before it has left. */
-static void try_shutdown(struct umsg *u)
+static void try_shutdown(struct message_stream *u)
 {
 	if (!u->shut || u->shut_done || !u->seqpacket)
 		return;
@@ -163,7 +164,7 @@ static void try_shutdown(struct umsg *u)
 
 static void on_drain(void *arg)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 
 	if (u->closing) {
 		if (!l7mp_dgram_waiting(u->dgram))
@@ -189,7 +190,7 @@ static const struct l7mp_dgram_ops dgram_ops = {
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
-	struct umsg *u = (struct umsg *)base;
+	struct message_stream *u = (struct message_stream *)base;
 	int rc = 0;
 
 	if (u->closing || u->over || u->shut || u->werr)
@@ -213,7 +214,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 
 static void op_pause(struct l7mp_stream *base, bool on)
 {
-	struct umsg *u = (struct umsg *)base;
+	struct message_stream *u = (struct message_stream *)base;
 
 	u->reading = !on;
 	if (u->open && !u->closing && !u->over)
@@ -222,7 +223,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 
 static void op_shutdown(struct l7mp_stream *base, int code)
 {
-	struct umsg *u = (struct umsg *)base;
+	struct message_stream *u = (struct message_stream *)base;
 
 	(void)code;
 	if (!u->open || u->closing || u->over || u->shut)
@@ -234,7 +235,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 
 static void op_close(struct l7mp_stream *base, bool abort)
 {
-	struct umsg *u = (struct umsg *)base;
+	struct message_stream *u = (struct message_stream *)base;
 	bool first = !u->closing;
 
 	u->closing = true;
@@ -252,7 +253,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 
 static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 {
-	struct umsg *u = (struct umsg *)base;
+	struct message_stream *u = (struct message_stream *)base;
 
 	return u->dgram ? l7mp_fd_local(l7mp_dgram_fd(u->dgram), out) : -ENOTCONN;
 }
@@ -267,16 +268,16 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- making ---- */
 
-static int attach(struct umsg *u, int fd)
+static int attach(struct message_stream *u, int fd)
 {
 	unsigned flags = u->seqpacket ? L7MP_DGRAM_SEQPACKET : 0;
 
-	u->base.max_write = l7mp_unix_max_write(fd);
-	return l7mp_dgram_new(u->env->loop, fd, flags, L7MP_UNIX_MSG_MAX, &dgram_ops, u, &u->dgram);
+	u->base.max_write = unix_max_write(fd);
+	return l7mp_dgram_new(u->env->loop, fd, flags, UNIX_MESSAGE_MAX, &dgram_ops, u, &u->dgram);
 }
 
 /* connect(2) on UNIX sockets is done at once, but for a listener whose backlog is full. */
-static int dial(struct umsg *u)
+static int try_connect(struct message_stream *u)
 {
 	int fd = u->fd;
 
@@ -292,7 +293,7 @@ static int dial(struct umsg *u)
 
 static void on_timer(struct l7mp_timer *t, void *arg)
 {
-	struct umsg *u = arg;
+	struct message_stream *u = arg;
 	int rc;
 
 	(void)t;
@@ -300,14 +301,14 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		finish(u, 0);
 		return;
 	}
-	rc = dial(u);
+	rc = try_connect(u);
 	if (rc)
 		finish(u, rc);
 }
 
-static struct umsg *umsg_new(struct l7mp_env *env, const char *proto, int type)
+static struct message_stream *message_stream_new(struct l7mp_env *env, const char *proto, int type)
 {
-	struct umsg *u = calloc(1, sizeof(*u));
+	struct message_stream *u = calloc(1, sizeof(*u));
 
 	if (!u)
 		return NULL;
@@ -322,10 +323,10 @@ static struct umsg *umsg_new(struct l7mp_env *env, const char *proto, int type)
 	return u;
 }
 
-int l7mp_unix_msg_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *local,
-                         struct l7mp_stream **out)
+int unix_message_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *local,
+                        struct l7mp_stream **out)
 {
-	struct umsg *u = umsg_new(env, "UNIX/seqpacket", SOCK_SEQPACKET);
+	struct message_stream *u = message_stream_new(env, "UNIX/seqpacket", SOCK_SEQPACKET);
 	int rc;
 
 	if (!u) {
@@ -336,7 +337,7 @@ int l7mp_unix_msg_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *l
 	u->open = true;
 	rc = attach(u, fd);
 	if (rc) {
-		umsg_free(u);
+		message_stream_free(u);
 		return rc;
 	}
 	*out = &u->base;
@@ -344,7 +345,7 @@ int l7mp_unix_msg_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *l
 }
 
 /* A bound datagram socket: an unnamed one could not be answered. */
-static int datagram_socket(struct umsg *u, const char *bind_to, struct l7mp_error *err)
+static int datagram_socket(struct message_stream *u, const char *bind_to, struct l7mp_error *err)
 {
 	const struct sockaddr_un autobind = {.sun_family = AF_UNIX};
 	int rc;
@@ -365,11 +366,11 @@ static int datagram_socket(struct umsg *u, const char *bind_to, struct l7mp_erro
 	return rc;
 }
 
-int l7mp_unix_msg_connect(struct l7mp_env *env, const char *proto, int type,
-                          const struct l7mp_addr *remote, const char *bind,
-                          struct l7mp_stream **out, struct l7mp_error *err)
+int unix_message_connect(struct l7mp_env *env, const char *proto, int type,
+                         const struct l7mp_addr *remote, const char *bind, struct l7mp_stream **out,
+                         struct l7mp_error *err)
 {
-	struct umsg *u = umsg_new(env, proto, type);
+	struct message_stream *u = message_stream_new(env, proto, type);
 	int rc;
 
 	if (!u)
@@ -385,7 +386,7 @@ int l7mp_unix_msg_connect(struct l7mp_env *env, const char *proto, int type,
 	}
 	if (rc < 0)
 		goto fail;
-	rc = dial(u);
+	rc = try_connect(u);
 	if (rc) {
 		u->err = rc;
 		describe(u, err);
@@ -394,6 +395,6 @@ int l7mp_unix_msg_connect(struct l7mp_env *env, const char *proto, int type,
 	*out = &u->base;
 	return 0;
 fail:
-	umsg_free(u);
+	message_stream_free(u);
 	return rc;
 }

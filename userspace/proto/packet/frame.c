@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Ethernet frames: whose they are, their checksums, and merged ones taken apart. */
+/* Ethernet frames: parsing, checksums, and splitting of merged ones. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if_arp.h>
@@ -9,9 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frame.h"
 #include "l7mp/util.h"
-#include "net/net.h"
-#include "packet_int.h"
 
 #ifndef ETHERTYPE_QINQ
 #define ETHERTYPE_QINQ 0x88a8
@@ -20,7 +19,7 @@
 #define VIRTIO_NET_HDR_GSO_UDP_L4 5
 #endif
 #define NO_VLAN  0xffff
-#define MAX_EXTS 8 /* IPv6 extension headers that are looked behind */
+#define MAX_EXTS 8 /* IPv6 extension headers that are skipped */
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -79,7 +78,7 @@ static bool parse_ip4(const uint8_t *f, size_t len, struct pkt_info *i)
 	i->key.proto = h[9];
 	memcpy(i->key.src, h + 12, 4);
 	memcpy(i->key.dst, h + 16, 4);
-	/* Of a fragment no port is looked at, not even of the first one: all go the same way. */
+	/* Ports of a fragment are ignored, even of the first: all fragments belong to one session. */
 	if (!(get16(h + 6) & 0x3fff))
 		ports(f, i, i->l3 + hlen);
 	return true;
@@ -146,7 +145,7 @@ bool pkt_parse(const uint8_t *f, size_t len, struct pkt_info *i)
 	return true;
 }
 
-/* ---- what a key says ---- */
+/* ---- keys as addresses, names and metadata ---- */
 
 static void key_addr(const struct pkt_key *k, const uint8_t a[16], uint16_t port, uint32_t ifindex,
                      struct l7mp_addr *out)
@@ -280,7 +279,7 @@ static uint16_t fold(uint32_t sum)
 	return (uint16_t)~sum;
 }
 
-/* The sender left the checksum to the card: the field holds the pseudo header's sum. */
+/* The sender left the checksum to the device: the field holds the sum of the pseudo header. */
 static int complete(uint8_t *f, size_t len, const struct virtio_net_hdr *h)
 {
 	size_t start = h->csum_start, at = start + h->csum_offset;
@@ -337,7 +336,7 @@ static void fix_segment(uint8_t *f, const struct pkt_info *i, size_t len, unsign
 	if (!last)
 		h[13] &= (uint8_t) ~(TH_FIN | TH_PUSH);
 	if (n)
-		h[13] &= (uint8_t)~0x80; /* CWR is said once (RFC 3168) */
+		h[13] &= (uint8_t)~0x80; /* CWR stands in the first segment only (RFC 3168) */
 	transport_checksum(f, i, len, 16);
 }
 
@@ -360,7 +359,7 @@ static int split(struct l7mp_loop *loop, const struct l7mp_buf *whole,
 	} else {
 		return -EMSGSIZE;
 	}
-	/* A data offset that cuts the TCP header would have its fields written behind the segment. */
+	/* With a data offset inside the TCP header, its fields would be written behind the segment. */
 	if (head < i.l4 + least || head >= i.end)
 		return -EBADMSG;
 	for (size_t off = 0; off < i.end - head; off += size, n++) {

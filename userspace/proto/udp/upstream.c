@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The upstream side of a UDP session: a connected socket of its own. */
+/*
+ * UDP clusters: each session has a connected socket of its own towards the server, so that the
+ * kernel assigns what comes in to its session.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,13 +10,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "l7mp/dgram.h"
+#include "l7mp/log.h"
 #include "l7mp/resolve.h"
-#include "l7mp/util.h"
-#include "udp_int.h"
+#include "net/net.h"
+#include "udp.h"
 
 #define RCVBUF (1 << 20)
 
-struct udp_up {
+struct udp_upstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
@@ -22,14 +27,14 @@ struct udp_up {
 	uint16_t local_port;
 	bool open, closing;
 	int err;
-	char *host;  /* until resolved; for messages */
-	cJSON *bind; /* until connected */
+	char *host;  /* until resolved, for messages; then NULL */
+	cJSON *bind; /* until connected; then NULL */
 	struct udp_options options;
 	struct l7mp_log_limit notice_limit;
-	struct l7mp_task task; /* open, or closed */
+	struct l7mp_task task; /* emits `open` or `closed` */
 };
 
-static void up_free(struct udp_up *u)
+static void upstream_free(struct udp_upstream *u)
 {
 	l7mp_task_cancel(u->env->loop, &u->task);
 	if (u->resolve)
@@ -41,7 +46,7 @@ static void up_free(struct udp_up *u)
 	free(u);
 }
 
-static void finish(struct udp_up *u)
+static void finish(struct udp_upstream *u)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
 
@@ -54,12 +59,12 @@ static void finish(struct udp_up *u)
 		               u->host ? u->host : "");
 	if (u->base.events)
 		u->base.events->closed(u->base.owner, &err);
-	up_free(u);
+	upstream_free(u);
 }
 
 static void on_task(struct l7mp_task *t, void *arg)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	(void)t;
 	if (u->closing) {
@@ -76,7 +81,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
                     const struct l7mp_addr *to)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	(void)from;
 	(void)to;
@@ -85,7 +90,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 
 static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	(void)tag;
 	if (u->base.events->lost)
@@ -95,12 +100,12 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 }
 
 /*
- * An ICMP error about something sent earlier. Who sends datagrams to a peer that is
- * not there yet goes on and may be heard later, so the stream does too.
+ * An ICMP error about a datagram that was sent earlier. A peer that can't be reached now may be
+ * reachable later, so that the stream goes on.
  */
 static void on_error(void *arg, int err)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 	struct l7mp_addr peer, local;
 	char text[L7MP_ADDR_STRLEN], message[256];
 	uint32_t suppressed;
@@ -121,19 +126,19 @@ static void on_error(void *arg, int err)
 
 static void on_dropped(void *arg, int err, uint32_t len)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
 static void on_overflow(void *arg, uint32_t packets)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	l7mp_stats_drop(u->env->stats, L7MP_DROP_RECEIVE_BUFFER, packets, 0);
 }
 
-static const struct l7mp_dgram_ops up_ops = {
+static const struct l7mp_dgram_ops dgram_ops = {
         .recv = on_recv,
         .lost = on_lost,
         .error = on_error,
@@ -145,7 +150,7 @@ static const struct l7mp_dgram_ops up_ops = {
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
-	struct udp_up *u = (struct udp_up *)base;
+	struct udp_upstream *u = (struct udp_upstream *)base;
 	int rc = 0;
 
 	if (u->closing)
@@ -161,7 +166,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	return l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
 }
 
-/* The owner queues or drops and counts; the kernel would drop without a word. */
+/* The owner queues, or drops and counts; if reading stopped, the kernel would drop uncounted. */
 static void op_pause(struct l7mp_stream *base, bool on)
 {
 	(void)base;
@@ -176,7 +181,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 
 static void op_close(struct l7mp_stream *base, bool abort)
 {
-	struct udp_up *u = (struct udp_up *)base;
+	struct udp_upstream *u = (struct udp_upstream *)base;
 
 	(void)abort;
 	if (u->closing)
@@ -192,7 +197,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 
 static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 {
-	struct udp_up *u = (struct udp_up *)base;
+	struct udp_upstream *u = (struct udp_upstream *)base;
 	struct l7mp_addr peer;
 
 	if (!u->dgram)
@@ -203,7 +208,7 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 
 static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 {
-	struct udp_up *u = (struct udp_up *)base;
+	struct udp_upstream *u = (struct udp_upstream *)base;
 
 	memset(out, 0, sizeof(*out));
 	if (!u->open || u->closing) {
@@ -223,12 +228,12 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 
 static size_t op_drain_now(struct l7mp_stream *s)
 {
-	struct udp_up *u = (struct udp_up *)s;
+	struct udp_upstream *u = (struct udp_upstream *)s;
 
 	return u->dgram ? l7mp_dgram_drain(u->dgram) : 0;
 }
 
-static const struct l7mp_stream_ops up_stream_ops = {
+static const struct l7mp_stream_ops stream_ops = {
         .write = op_write,
         .pause = op_pause,
         .shutdown = op_shutdown,
@@ -251,7 +256,7 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	rc = udp_prepare(fd, opt);
 	if (!rc && local->len && bind(fd, &local->sa, local->len))
 		rc = -errno;
-	/* From now on the kernel takes in only what this peer sends. */
+	/* From now on the kernel delivers only datagrams of this peer. */
 	if (!rc && connect(fd, &remote->sa, remote->len))
 		rc = -errno;
 	if (rc) {
@@ -261,7 +266,7 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	return fd;
 }
 
-static int up_connect(struct udp_up *u, const struct l7mp_addr *remote)
+static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote)
 {
 	struct l7mp_addr local;
 	int fd, rc = l7mp_bind_for_family(u->bind, l7mp_addr_family(remote), &local);
@@ -276,8 +281,8 @@ static int up_connect(struct udp_up *u, const struct l7mp_addr *remote)
 		close(fd);
 		return rc;
 	}
-	rc = l7mp_dgram_new(u->env->loop, fd, L7MP_DGRAM_GRO | L7MP_DGRAM_GSO, UINT16_MAX, &up_ops,
-	                    u, &u->dgram);
+	rc = l7mp_dgram_new(u->env->loop, fd, L7MP_DGRAM_GRO | L7MP_DGRAM_GSO, UINT16_MAX,
+	                    &dgram_ops, u, &u->dgram);
 	if (rc)
 		return rc;
 	udp_key_set(&u->key, remote, &local);
@@ -290,12 +295,12 @@ static int up_connect(struct udp_up *u, const struct l7mp_addr *remote)
 
 static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
 {
-	struct udp_up *u = arg;
+	struct udp_upstream *u = arg;
 
 	u->resolve = NULL;
 	u->err = err ? err : -ENOENT;
 	for (size_t i = 0; i < n; i++) {
-		u->err = up_connect(u, &addrs[i]);
+		u->err = connect_to(u, &addrs[i]);
 		if (!u->err)
 			break;
 	}
@@ -308,7 +313,7 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 	on_task(&u->task, u);
 }
 
-static int up_start(struct udp_up *u, const struct l7mp_connect *p)
+static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
 	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 0);
@@ -326,7 +331,7 @@ static int up_start(struct udp_up *u, const struct l7mp_connect *p)
 	if (l7mp_addr_parse(&remote, p->address, port))
 		return l7mp_resolve_start(u->env->loop, p->address, port, AF_UNSPEC, on_resolved, u,
 		                          &u->resolve);
-	rc = up_connect(u, &remote);
+	rc = connect_to(u, &remote);
 	if (rc)
 		return rc;
 	free(u->host);
@@ -337,7 +342,7 @@ static int up_start(struct udp_up *u, const struct l7mp_connect *p)
 
 int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err)
 {
-	struct udp_up *u;
+	struct udp_upstream *u;
 	int rc;
 
 	if (!p->address)
@@ -346,13 +351,13 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 	u = calloc(1, sizeof(*u));
 	if (!u)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	u->base.ops = &up_stream_ops;
+	u->base.ops = &stream_ops;
 	u->base.kind = L7MP_KIND_DATAGRAM;
 	u->env = p->env;
 	l7mp_task_init(&u->task, on_task, u);
-	rc = up_start(u, p);
+	rc = start(u, p);
 	if (rc) {
-		up_free(u);
+		upstream_free(u);
 		return l7mp_error_set(
 		        err, rc, l7mp_connect_code(rc), "UDP connect to %s port %d: %s", p->address,
 		        (int)l7mp_json_num(p->cluster_spec, "port", 0), l7mp_errno_text(rc));
@@ -360,3 +365,78 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 	*out = &u->base;
 	return 0;
 }
+
+/* ---- tables ---- */
+
+static const struct l7mp_field bind_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "local IP address to send from"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 65535,
+         .def = "0",
+         .doc = "local port to send from; 0 takes a free one"},
+        {0},
+};
+static const struct l7mp_schema bind_schema = {
+        .name = "udp-bind",
+        .doc = "Where datagrams are sent from",
+        .fields = bind_fields,
+};
+
+static const struct l7mp_field option_fields[] = {
+        {.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .doc = "DSCP of what is sent"},
+        {.key = "rcvbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "a session's receive buffer in bytes; 1 MiB if the kernel allows it"},
+        {.key = "sndbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "a session's send buffer in bytes"},
+        {0},
+};
+static const struct l7mp_schema options_schema = {
+        .name = "udp-cluster-options",
+        .doc = "Options of a UDP cluster's sockets",
+        .fields = option_fields,
+};
+
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 1,
+         .max = 65535,
+         .doc = "port of the endpoints"},
+        {.key = "bind",
+         .type = L7MP_T_OBJECT,
+         .sub = &bind_schema,
+         .doc = "local address and port to send from"},
+        {.key = "options", .type = L7MP_T_OBJECT, .sub = &options_schema, .doc = "socket options"},
+        {0},
+};
+const struct l7mp_schema udp_cluster_spec = {
+        .name = "udp-cluster",
+        .doc = "Sends to a UDP server from a connected socket of each session's own",
+        .fields = cluster_fields,
+};
+
+static const struct l7mp_field endpoint_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_HOST,
+         .doc = "IP address or host name; a name is resolved again at each connect"},
+        {0},
+};
+const struct l7mp_schema udp_endpoint_spec = {
+        .name = "udp-endpoint",
+        .doc = "A UDP server",
+        .fields = endpoint_fields,
+};

@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * UDP listeners: all sessions of a listener share its socket. In server mode each peer has a
+ * session, in singleton mode there is one session, with one peer.
+ */
+#include <errno.h>
+#include <netinet/ip.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l7mp/protos.h"
+#include "net/net.h"
+#include "net/shared_socket.h"
+#include "udp.h"
+
+/* Room for a burst of small datagrams while the loop is busy; the kernel's overhead counts, too. */
+#define RCVBUF (4 << 20)
+/* A singleton whose session could not be started tries again after this time. */
+#define START_AGAIN_MS 1000
+
+enum udp_mode { UDP_SERVER, UDP_SINGLETON };
+
+struct udp_socket {
+	struct l7mp_shared_socket shared; /* first */
+	struct l7mp_bind_addr bind_addr;
+	bool sets_dscp; /* packets are marked, and the fast path would not mark them */
+};
+
+struct udp_listener {
+	struct l7mp_shared_listener shared; /* first */
+	struct l7mp_addr peer_ip;           /* `connect` of the spec; len 0: any */
+	uint16_t peer_port;                 /* 0: any */
+	enum udp_mode mode;
+	struct udp_options options;
+};
+
+static struct udp_socket *socket_of(const struct udp_listener *l)
+{
+	return (struct udp_socket *)l->shared.socket;
+}
+
+/* ---- keys ---- */
+
+static void ip_to_key(const struct l7mp_addr *a, uint8_t out[16])
+{
+	if (l7mp_addr_family(a) == AF_INET6) {
+		memcpy(out, &a->in6.sin6_addr, 16);
+	} else if (l7mp_addr_family(a) == AF_INET) {
+		memset(out, 0, 10);
+		out[10] = out[11] = 0xff;
+		memcpy(out + 12, &a->in.sin_addr, 4);
+	} else {
+		memset(out, 0, 16);
+	}
+}
+
+void udp_key_set(struct udp_key *key, const struct l7mp_addr *peer, const struct l7mp_addr *local)
+{
+	bool v6 = l7mp_addr_family(peer) == AF_INET6;
+
+	ip_to_key(peer, key->peer);
+	ip_to_key(local, key->local);
+	key->scope = v6 ? peer->in6.sin6_scope_id : 0;
+	key->port = v6 ? peer->in6.sin6_port : peer->in.sin_port;
+	key->family = v6 ? AF_INET6 : AF_INET;
+}
+
+static void key_to_ip(const struct udp_key *key, const uint8_t ip[16], uint16_t port,
+                      struct l7mp_addr *out)
+{
+	if (key->family == AF_INET6) {
+		out->in6 = (struct sockaddr_in6){
+		        .sin6_family = AF_INET6, .sin6_port = port, .sin6_scope_id = key->scope};
+		memcpy(&out->in6.sin6_addr, ip, 16);
+		out->len = sizeof(out->in6);
+	} else {
+		out->in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = port};
+		memcpy(&out->in.sin_addr, ip + 12, 4);
+		out->len = sizeof(out->in);
+	}
+}
+
+void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_addr *peer,
+                   struct l7mp_addr *local)
+{
+	static const uint8_t unknown[16];
+
+	key_to_ip(key, key->peer, key->port, peer);
+	if (memcmp(key->local, unknown, sizeof(unknown)))
+		key_to_ip(key, key->local, htons(local_port), local);
+	else
+		local->len = 0;
+}
+
+/* ---- socket options ---- */
+
+static int set_buf(int fd, int force, int plain, int bytes)
+{
+	/* With CAP_NET_ADMIN beyond net.core.*mem_max, else up to that. */
+	if (!setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)))
+		return 0;
+	return setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof(bytes)) ? -errno : 0;
+}
+
+void udp_options_read(const cJSON *options, struct udp_options *out)
+{
+	out->rcvbuf = (int)l7mp_json_num(options, "rcvbuf", 0);
+	out->sndbuf = (int)l7mp_json_num(options, "sndbuf", 0);
+	out->dscp = (int)l7mp_json_num(options, "dscp", -1);
+	out->reuseport = l7mp_json_bool(options, "reuseport", false);
+}
+
+int udp_prepare(int fd, void *arg)
+{
+	const struct udp_options *opt = arg;
+	int on = 1, tos = opt->dscp * 4, family, rc;
+	socklen_t len = sizeof(family);
+
+	rc = set_buf(fd, SO_RCVBUFFORCE, SO_RCVBUF, opt->rcvbuf ? opt->rcvbuf : RCVBUF);
+	if (rc)
+		return rc;
+	if (opt->sndbuf) {
+		rc = set_buf(fd, SO_SNDBUFFORCE, SO_SNDBUF, opt->sndbuf);
+		if (rc)
+			return rc;
+	}
+	if (opt->reuseport && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)))
+		return -errno;
+	if (opt->dscp < 0)
+		return 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len))
+		return -errno;
+	if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos)))
+		return -errno;
+	/* Also on IPv6 sockets, for the IPv4 peers of a dual-stack one. */
+	if (setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos)) && family == AF_INET)
+		return -errno;
+	return 0;
+}
+
+/* ---- new sessions ---- */
+
+static bool takes(const struct udp_listener *l, const struct l7mp_addr *peer)
+{
+	if (l->peer_port && l->peer_port != l7mp_addr_port(peer))
+		return false;
+	return !l->peer_ip.len || l7mp_addr_equal_ip(&l->peer_ip, peer);
+}
+
+/*
+ * Emits a session, with its first datagram when there is one (takes buf). False: the limits
+ * refused it or there was no memory.
+ */
+static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_addr *peer,
+                 const struct l7mp_addr *local)
+{
+	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON};
+	struct l7mp_shared_session *p;
+	struct udp_key key;
+
+	udp_key_set(&key, peer, local);
+	p = l7mp_shared_session_admit(&l->shared, &a, &key, sizeof(key),
+	                              key.family == AF_INET ? UDP_MAX4 : UDP_MAX6, buf);
+	if (!p)
+		return false;
+	if (l->mode == UDP_SINGLETON)
+		l7mp_shared_session_bind(&l->shared, p);
+	a.name = l7mp_inet_name("UDP", peer, local, p->id);
+	a.metadata = l7mp_inet_metadata("UDP", peer, local);
+	(void)l7mp_shared_session_emit(&l->shared, p, &a, buf);
+	return true;
+}
+
+/* A datagram that belongs to no session so far; takes buf. */
+static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
+                           const struct l7mp_addr *from, const struct l7mp_addr *to)
+{
+	struct l7mp_shared_session *p = l->shared.session;
+	struct l7mp_addr peer, local;
+	struct udp_key key;
+
+	if (!takes(l, from) || !l7mp_addr_port(from)) {
+		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		return;
+	}
+	if (!p) {
+		(void)emit(l, buf, from, to->len ? to : &socket_of(l)->bind_addr.addr);
+		return;
+	}
+	/* The peer of a singleton may change the local address it writes to, and is answered from it. */
+	memcpy(&key, p->key, sizeof(key));
+	udp_key_addrs(&key, 0, &peer, &local);
+	if (!l7mp_addr_equal(&peer, from)) {
+		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		return;
+	}
+	udp_key_set(&key, from, to);
+	l7mp_shared_session_rekey(p, &key);
+	l7mp_shared_deliver(p, buf);
+}
+
+/* The local address that the kernel would use towards the peer. */
+static int route_local(const struct l7mp_addr *peer, struct l7mp_addr *out)
+{
+	int rc, fd = socket(l7mp_addr_family(peer), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	rc = connect(fd, &peer->sa, peer->len) ? -errno : l7mp_fd_local(fd, out);
+	close(fd);
+	return rc;
+}
+
+/* Emits the session of a singleton whose peer is configured, without a datagram of the peer. */
+static void start_singleton(struct l7mp_shared_listener *base)
+{
+	struct udp_listener *l = (struct udp_listener *)base;
+	struct udp_socket *s = socket_of(l);
+	struct l7mp_addr peer = l->peer_ip, local = s->bind_addr.addr;
+	char text[L7MP_ADDR_STRLEN];
+	int rc = 0;
+
+	if (base->session)
+		return;
+	l7mp_addr_set_port(&peer, l->peer_port);
+	if (l7mp_addr_is_any(&local))
+		rc = route_local(&peer, &local);
+	l7mp_addr_set_port(&local, l7mp_addr_port(&s->bind_addr.addr));
+	if (!rc && emit(l, NULL, &peer, &local))
+		return; /* the owner may have deleted the listener */
+	if (rc)
+		l7mp_log_warn("udp", "%s: can't reach %s: %s, trying again", base->name,
+		              l7mp_addr_str(&peer, text), l7mp_errno_text(rc));
+	l7mp_shared_listener_start(base, START_AGAIN_MS);
+}
+
+/* ---- the socket ---- */
+
+static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
+                    const struct l7mp_addr *to)
+{
+	struct l7mp_shared_socket *s = arg;
+	struct l7mp_shared_session *p;
+	struct udp_key key;
+
+	udp_key_set(&key, from, to);
+	p = l7mp_shared_find(s, &key, sizeof(key));
+	if (p)
+		l7mp_shared_deliver(p, buf);
+	else if (s->listener)
+		first_datagram((struct udp_listener *)s->listener, buf, from, to);
+	else /* the listener was deleted; its sessions go on */
+		l7mp_shared_socket_drop(s, L7MP_DROP_PEER, buf);
+}
+
+static void on_error(void *arg, int err)
+{
+	struct udp_socket *s = arg;
+	char text[L7MP_ADDR_STRLEN];
+
+	l7mp_shared_socket_warn(&s->shared, "udp", l7mp_addr_str(&s->bind_addr.addr, text),
+	                        l7mp_errno_text(err));
+}
+
+static const struct l7mp_dgram_ops dgram_ops = {
+        .recv = on_recv,
+        .lost = l7mp_shared_on_lost,
+        .error = on_error,
+        .dropped = l7mp_shared_on_dropped,
+        .overflow = l7mp_shared_on_overflow,
+};
+
+static bool matches(const struct l7mp_shared_socket *s, const void *want)
+{
+	return l7mp_bind_addr_same(want, &((const struct udp_socket *)s)->bind_addr);
+}
+
+static void addrs_of(const struct l7mp_shared_session *p, struct l7mp_addr *peer,
+                     struct l7mp_addr *local)
+{
+	const struct udp_socket *s = (const struct udp_socket *)p->socket;
+	struct udp_key key;
+
+	memcpy(&key, p->key, sizeof(key));
+	udp_key_addrs(&key, l7mp_addr_port(&s->bind_addr.addr), peer, local);
+}
+
+static int send_to(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint64_t tag)
+{
+	struct l7mp_addr to, from;
+
+	if (buf->len > p->base.max_write) {
+		l7mp_buf_unref(buf);
+		return -EMSGSIZE;
+	}
+	addrs_of(p, &to, &from);
+	return l7mp_dgram_send(p->socket->dgram, buf, &to, &from, tag);
+}
+
+static int session_local(struct l7mp_shared_session *p, struct l7mp_addr *out)
+{
+	struct l7mp_addr peer;
+
+	addrs_of(p, &peer, out);
+	return out->len ? 0 : -ENOTCONN;
+}
+
+static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
+{
+	addrs_of(p, &out->remote, &out->local);
+	if (p->closing || !out->local.len) {
+		out->reason = L7MP_REASON_NOT_ESTABLISHED;
+	} else if (((struct udp_socket *)p->socket)->sets_dscp) {
+		out->reason = L7MP_REASON_DSCP;
+	} else {
+		out->kind = L7MP_FLOW_SOCKET;
+		out->reason = L7MP_REASON_NONE;
+		out->l4 = IPPROTO_UDP;
+	}
+}
+
+static void free_socket(struct l7mp_shared_socket *s)
+{
+	free((struct udp_socket *)s);
+}
+
+static const struct l7mp_shared_ops shared_ops = {
+        .matches = matches,
+        .send = send_to,
+        .flow = flow,
+        .local = session_local,
+        .free = free_socket,
+};
+
+/* A reference to a socket for `want`: one that is free, or a new one. */
+static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
+                      const struct l7mp_listen *params, struct udp_options *options,
+                      struct l7mp_shared_socket **out, struct l7mp_error *err)
+{
+	struct udp_socket *s;
+	int fd, rc;
+
+	*out = l7mp_shared_socket_find(table, l7mp_addr_port(&want->addr), want, params);
+	if (*out)
+		return 0;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, udp_prepare, options, &s->bind_addr, err);
+	if (fd < 0) {
+		free(s);
+		return fd;
+	}
+	rc = l7mp_shared_socket_init(&s->shared, &shared_ops, params->env, table, fd,
+	                             L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO,
+	                             UINT16_MAX, &dgram_ops);
+	if (rc) {
+		free(s);
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "port %u: %s",
+		                      l7mp_addr_port(&want->addr), l7mp_errno_text(rc));
+	}
+	s->sets_dscp = options->dscp >= 0;
+	l7mp_shared_socket_publish(&s->shared, l7mp_addr_port(&s->bind_addr.addr));
+	*out = &s->shared;
+	return 0;
+}
+
+/* ---- operations ---- */
+
+static int read_connect(struct udp_listener *l, const cJSON *spec,
+                        const struct l7mp_bind_addr *want, struct l7mp_error *err)
+{
+	const cJSON *c = l7mp_json_member(spec, "connect");
+	const char *address = l7mp_json_str(c, "address", NULL);
+	int family = l7mp_addr_family(&want->addr);
+
+	l->peer_port = (uint16_t)l7mp_json_num(c, "port", 0);
+	if (!address)
+		return 0;
+	if (l7mp_addr_parse(&l->peer_ip, address, 0))
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
+		                      "connect.address: expected a numeric IP address, got \"%s\"",
+		                      address);
+	if (!want->dual && family != l7mp_addr_family(&l->peer_ip))
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
+		                      "connect.address: %s is not of the family of address",
+		                      address);
+	return 0;
+}
+
+static void read_options(struct udp_listener *l, const cJSON *spec)
+{
+	const cJSON *o = l7mp_json_member(spec, "options");
+	const char *mode = l7mp_json_str(o, "mode", NULL);
+	bool both = l->peer_ip.len && l->peer_port;
+
+	if (mode)
+		l->mode = strcasecmp(mode, "singleton") ? UDP_SERVER : UDP_SINGLETON;
+	else
+		l->mode = both ? UDP_SINGLETON : UDP_SERVER;
+	udp_options_read(o, &l->options);
+}
+
+static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
+                      struct l7mp_error *err)
+{
+	struct l7mp_shared_table *table = l7mp_proto_state(params->env, &l7mp_proto_udp, err);
+	struct l7mp_shared_socket *s = NULL;
+	struct l7mp_bind_addr want;
+	struct udp_listener *l;
+	int rc;
+
+	if (!table)
+		return -ENOMEM;
+	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_udp, params, start_singleton, err);
+	if (!l)
+		return -ENOMEM;
+	rc = l7mp_bind_addr_from_spec(params->spec, &want, err);
+	if (!rc)
+		rc = read_connect(l, params->spec, &want, err);
+	if (!rc) {
+		read_options(l, params->spec);
+		rc = get_socket(table, &want, params, &l->options, &s, err);
+	}
+	if (rc) {
+		l7mp_shared_unlisten(&l->shared.base);
+		return rc;
+	}
+	l7mp_shared_listener_reserve(&l->shared, s);
+	*out = &l->shared.base;
+	return 0;
+}
+
+/* A singleton adopts a session that its predecessor on the socket has left, if the peer fits. */
+static void adopt_session(struct udp_listener *l)
+{
+	struct l7mp_shared_session *p, *next;
+	struct l7mp_addr peer, local;
+
+	HASH_ITER (hh, l->shared.socket->sessions, p, next) {
+		addrs_of(p, &peer, &local);
+		if (!takes(l, &peer))
+			continue;
+		l7mp_shared_session_bind(&l->shared, p);
+		return;
+	}
+}
+
+static void udp_activate(struct l7mp_proto_listener *base)
+{
+	struct udp_listener *l = (struct udp_listener *)base;
+	struct udp_socket *s = socket_of(l);
+	struct udp_options options = l->options;
+
+	/* The socket may be a predecessor's, with other options; a new one has them already. */
+	if (s->sets_dscp && options.dscp < 0)
+		options.dscp = 0;
+	(void)udp_prepare(l7mp_dgram_fd(s->shared.dgram), &options);
+	s->sets_dscp = l->options.dscp >= 0;
+	l7mp_shared_listener_activate(&l->shared);
+	if (l->mode != UDP_SINGLETON)
+		return;
+	adopt_session(l);
+	if (l->peer_ip.len && l->peer_port && !l->shared.session)
+		l7mp_shared_listener_start(&l->shared, 0);
+}
+
+static void udp_bound(const struct l7mp_proto_listener *base, cJSON *spec)
+{
+	l7mp_bind_addr_to_spec(&socket_of((const struct udp_listener *)base)->bind_addr, spec);
+}
+
+/* ---- tables ---- */
+
+static const struct l7mp_field connect_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "only datagrams from this IP address are taken; others are dropped and counted"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .min = 1,
+         .max = 65535,
+         .doc = "only datagrams from this port are taken; others are dropped and counted"},
+        {0},
+};
+static const struct l7mp_schema connect_schema = {
+        .name = "udp-connect",
+        .doc = "The peers that a UDP listener takes",
+        .fields = connect_fields,
+};
+
+static const char *const modes[] = {"server", "singleton", NULL};
+static const struct l7mp_field option_fields[] = {
+        {.key = "mode",
+         .type = L7MP_T_ENUM,
+         .flags = L7MP_F_NOCASE,
+         .values = modes,
+         .doc = "server: a session per peer; singleton: one session, which starts at once when "
+                "connect has address and port, else with the first peer's datagram. Default: "
+                "singleton when connect has both"},
+        {.key = "dscp",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 63,
+         .doc = "DSCP of what is sent to the peers; such sessions are not offloaded"},
+        {.key = "rcvbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; what "
+                "the kernel drops for want of room is counted (receive-buffer)"},
+        {.key = "sndbuf",
+         .type = L7MP_T_INT,
+         .min = 4096,
+         .max = 1 << 30,
+         .doc = "the socket's send buffer in bytes"},
+        {.key = "reuseport",
+         .type = L7MP_T_BOOL,
+         .def = "false",
+         .doc = "share the port with other processes (SO_REUSEPORT); the kernel spreads the peers"},
+        {0},
+};
+static const struct l7mp_schema options_schema = {
+        .name = "udp-options",
+        .doc = "How a UDP listener works",
+        .fields = option_fields,
+};
+
+static const struct l7mp_field listener_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_ADDRESS,
+         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .flags = L7MP_F_REQUIRED,
+         .min = 0,
+         .max = 65535,
+         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        {.key = "connect",
+         .type = L7MP_T_OBJECT,
+         .sub = &connect_schema,
+         .doc = "which peers are taken"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &options_schema,
+         .doc = "mode and socket options"},
+        {0},
+};
+
+static void check_listener(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	const cJSON *connect = l7mp_json_member(spec, "connect");
+	const cJSON *options = l7mp_json_member(spec, "options");
+	const char *mode = l7mp_json_str(options, "mode", "server");
+	char at[256];
+
+	if (strcasecmp(mode, "singleton") || l7mp_json_member(connect, "address"))
+		return;
+	snprintf(at, sizeof(at), "%s.connect.address", path);
+	l7mp_issues_add(issues, false, options, at, "required with options.mode: singleton");
+}
+
+static const struct l7mp_schema listener_spec = {
+        .name = "udp-listener",
+        .doc = "Receives UDP datagrams; a session per peer, answered from the address that the "
+               "peer wrote to",
+        .fields = listener_fields,
+        .check = check_listener,
+};
+
+const struct l7mp_proto l7mp_proto_udp = {
+        .desc =
+                {
+                        .name = "UDP",
+                        .doc = "UDP datagrams over IPv4 and IPv6; a peer that is not reachable "
+                               "does not end a session",
+                        .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .kind = L7MP_KIND_DATAGRAM,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &udp_cluster_spec,
+                        .endpoint_spec = &udp_endpoint_spec,
+                        .idle_timeout = 60,
+                },
+        .start = l7mp_shared_start,
+        .stop = l7mp_shared_stop,
+        .listen = udp_listen,
+        .activate = udp_activate,
+        .unlisten = l7mp_shared_unlisten,
+        .bound = udp_bound,
+        .connect = udp_connect,
+};

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * UDP, private: what listener.c and upstream.c share. Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/proto.h"
+
+/* Largest payloads: 65,535 less the IPv4 and UDP headers; IPv6 does not count its own header. */
+#define UDP_MAX4 65507
+#define UDP_MAX6 65527
+
+/*
+ * The peer's address and port, and our address, in a third of the space of two struct
+ * l7mp_addr. Also the key of a listener's sessions, hence without padding; IPv4 is mapped.
+ */
+struct udp_key {
+	uint8_t peer[16];
+	uint8_t local[16]; /* zero: not known */
+	uint32_t scope;    /* interface of a link-local peer */
+	uint16_t port;     /* the peer's, network order */
+	uint16_t family;   /* AF_INET, AF_INET6 */
+};
+_Static_assert(sizeof(struct udp_key) == 40, "no padding in a key");
+
+/* local->len may be 0: not known. */
+void udp_key_set(struct udp_key *key, const struct l7mp_addr *peer, const struct l7mp_addr *local);
+/* The inverse; local_port in host order. local->len is 0 when the address is not known. */
+void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_addr *peer,
+                   struct l7mp_addr *local);
+
+struct udp_options {
+	int rcvbuf, sndbuf; /* bytes; 0: the default */
+	int dscp;           /* -1: not set */
+	bool reuseport;
+};
+/* From an `options` object, which may be NULL. */
+void udp_options_read(const cJSON *options, struct udp_options *out);
+/* Prepares a socket before bind(2); arg is a struct udp_options *. 0 or negative errno. */
+int udp_prepare(int fd, void *arg);
+
+/* ---- upstream.c ---- */
+
+extern const struct l7mp_schema udp_cluster_spec, udp_endpoint_spec;
+/* The operation of struct l7mp_proto. */
+int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err);

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * UNIX datagram sockets: a listener with a session per name of a sender on one socket, and a
+ * cluster with a socket per session (message.c).
+ *
+ * Senders whose socket has no name can't be told apart nor answered: they share one session,
+ * and what would go back is dropped and counted (no-receiver).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "l7mp/protos.h"
+#include "l7mp/util.h"
+#include "net/net.h"
+#include "net/shared_socket.h"
+#include "net/unix_path.h"
+#include "unix.h"
+
+#define UN_OFF offsetof(struct sockaddr_un, sun_path)
+/*
+ * Datagrams that a peer has not read yet are charged to the sender's buffer (unix(7)), which is
+ * one for all peers here: large enough that a few peers that do not read can't fill it.
+ */
+#define SNDBUF (16 << 20)
+/* The key of senders without a name: no path or abstract name consists of one NUL. */
+static const uint8_t unnamed_key[1] = {0};
+
+struct dgram_socket {
+	struct l7mp_shared_socket shared; /* first */
+	struct l7mp_unix_path *path;
+	uint32_t max_write;
+};
+
+/* ---- sessions ---- */
+
+static bool unnamed(const struct l7mp_shared_session *p)
+{
+	return p->key_len == sizeof(unnamed_key);
+}
+
+static void peer_addr(const struct l7mp_shared_session *p, struct l7mp_addr *out)
+{
+	out->len = (socklen_t)(UN_OFF + p->key_len);
+	out->un.sun_family = AF_UNIX;
+	memcpy(out->un.sun_path, p->key, p->key_len);
+}
+
+static int send_to(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint64_t tag)
+{
+	struct l7mp_addr to;
+	int rc = 0;
+
+	if (unnamed(p))
+		rc = -EDESTADDRREQ;
+	else if (buf->len > p->base.max_write)
+		rc = -EMSGSIZE;
+	if (rc) {
+		l7mp_buf_unref(buf);
+		return rc;
+	}
+	peer_addr(p, &to);
+	return l7mp_dgram_send(p->socket->dgram, buf, &to, NULL, tag);
+}
+
+/* The peer may bind the same name again: the session remains until it has been idle too long. */
+static void on_session_lost(struct l7mp_shared_session *p, int err)
+{
+	char text[L7MP_ADDR_STRLEN], message[256];
+	struct l7mp_addr to;
+
+	peer_addr(p, &to);
+	snprintf(message, sizeof(message), "%s: %s", l7mp_addr_str(&to, text),
+	         err == -ECONNREFUSED || err == -ENOENT ? "the peer has gone"
+	         : err == -EAGAIN                       ? "the peer does not read"
+	                                                : l7mp_errno_text(err));
+	l7mp_shared_session_notice(p, err == -EAGAIN ? "datagram-lost" : "peer-gone", message);
+}
+
+static void first_datagram(struct dgram_socket *s, struct l7mp_buf *buf,
+                           const struct l7mp_addr *from, const void *key, uint16_t len)
+{
+	struct l7mp_shared_listener *l = s->shared.listener;
+	struct l7mp_accept a = {.peer = {.len = 0}};
+	char text[L7MP_ADDR_STRLEN];
+	struct l7mp_shared_session *p;
+	struct ucred cred;
+	bool known = l7mp_dgram_cred(s->shared.dgram, &cred);
+
+	p = l7mp_shared_session_admit(l, &a, key, len, s->max_write, buf);
+	if (!p)
+		return;
+	a.name = l7mp_asprintf("UNIXD:%s-%llu", l->name, (unsigned long long)p->id);
+	a.metadata =
+	        unix_metadata(l7mp_unix_path_name(s->path),
+	                      from->len ? l7mp_addr_str(from, text) : NULL, known ? &cred : NULL);
+	(void)l7mp_shared_session_emit(l, p, &a, buf);
+}
+
+/* ---- the socket ---- */
+
+static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
+                    const struct l7mp_addr *to)
+{
+	struct dgram_socket *s = arg;
+	bool named = from->len > UN_OFF;
+	const void *key = named ? (const void *)from->un.sun_path : unnamed_key;
+	uint16_t len = named ? (uint16_t)(from->len - UN_OFF) : sizeof(unnamed_key);
+	struct l7mp_shared_session *p = l7mp_shared_find(&s->shared, key, len);
+
+	(void)to;
+	if (p)
+		l7mp_shared_deliver(p, buf);
+	else if (s->shared.listener)
+		first_datagram(s, buf, from, key, len);
+	else /* the listener was deleted; its sessions go on */
+		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_PEER, buf);
+}
+
+static const struct l7mp_dgram_ops dgram_ops = {
+        .recv = on_recv,
+        .lost = l7mp_shared_on_lost,
+        .dropped = l7mp_shared_on_dropped,
+        .drain = l7mp_shared_on_drain,
+};
+
+static bool matches(const struct l7mp_shared_socket *s, const void *want)
+{
+	return !strcmp(l7mp_unix_path_name(((const struct dgram_socket *)s)->path), want);
+}
+
+static void describe(const struct l7mp_shared_socket *s, int err, struct l7mp_error *out)
+{
+	l7mp_error_set(out, err, L7MP_ERR_UPSTREAM, "UNIX/dgram %s: %s",
+	               l7mp_unix_path_name(((const struct dgram_socket *)s)->path),
+	               l7mp_errno_text(err));
+}
+
+static void free_socket(struct l7mp_shared_socket *base)
+{
+	struct dgram_socket *s = (struct dgram_socket *)base;
+
+	l7mp_unix_path_unref(&s->path);
+	free(s);
+}
+
+static const struct l7mp_shared_ops shared_ops = {
+        .matches = matches,
+        .send = send_to,
+        .lost = on_session_lost,
+        .describe = describe,
+        .free = free_socket,
+        .back_pressure = true,
+};
+
+/* A reference to a socket at `filename`: one that is free, or a new one. */
+static int get_socket(struct l7mp_shared_table *table, const char *filename,
+                      const struct l7mp_listen *params, struct l7mp_shared_socket **out,
+                      struct l7mp_error *err)
+{
+	uint32_t hash = (uint32_t)l7mp_hash(filename, strlen(filename));
+	struct dgram_socket *s;
+	int fd, rc, size = SNDBUF;
+
+	*out = l7mp_shared_socket_find(table, hash, filename, params);
+	if (*out)
+		return 0;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	fd = l7mp_unix_bind(filename, SOCK_DGRAM, &s->path, err);
+	if (fd < 0) {
+		free(s);
+		return fd;
+	}
+	/* With CAP_NET_ADMIN beyond net.core.wmem_max, else up to that. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	s->max_write = unix_max_write(fd);
+	rc = l7mp_shared_socket_init(&s->shared, &shared_ops, params->env, table, fd,
+	                             L7MP_DGRAM_CRED, UNIX_MESSAGE_MAX, &dgram_ops);
+	if (rc) {
+		free_socket(&s->shared);
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "filename %s: %s", filename,
+		                      l7mp_errno_text(rc));
+	}
+	l7mp_shared_socket_publish(&s->shared, hash);
+	*out = &s->shared;
+	return 0;
+}
+
+/* ---- operations ---- */
+
+static int dgram_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
+                        struct l7mp_error *err)
+{
+	const char *filename = l7mp_json_str(params->spec, "filename", "");
+	struct l7mp_shared_table *table =
+	        l7mp_proto_state(params->env, &l7mp_proto_unix_dgram, err);
+	struct l7mp_shared_listener *l;
+	struct l7mp_shared_socket *s;
+	int rc;
+
+	if (!table)
+		return -ENOMEM;
+	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_unix_dgram, params, NULL, err);
+	if (!l)
+		return -ENOMEM;
+	rc = get_socket(table, filename, params, &s, err);
+	if (rc) {
+		l7mp_shared_unlisten(&l->base);
+		return rc;
+	}
+	l7mp_shared_listener_reserve(l, s);
+	*out = &l->base;
+	return 0;
+}
+
+static void dgram_activate(struct l7mp_proto_listener *base)
+{
+	l7mp_shared_listener_activate((struct l7mp_shared_listener *)base);
+}
+
+static int dgram_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
+                         struct l7mp_error *err)
+{
+	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
+	struct l7mp_addr remote;
+	int rc = unix_endpoint("UNIX/dgram", p->address, &remote, err);
+
+	if (rc)
+		return rc;
+	return unix_message_connect(p->env, "UNIX/dgram", SOCK_DGRAM, &remote,
+	                            l7mp_json_str(bind, "filename", NULL), out, err);
+}
+
+/* ---- tables ---- */
+
+static const struct l7mp_schema listener_spec = {
+        .name = "unix-dgram-listener",
+        .doc = "Receives datagrams on a UNIX socket; a session per path (or abstract name) of a "
+               "sender, one for all senders without a name, which can't be answered",
+        .fields = unix_listener_fields,
+};
+static const struct l7mp_field bind_fields[] = {
+        {.key = "filename",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_FILENAME,
+         .doc = "path of the own socket, or @name for an abstract one; one session at a time can "
+                "have it"},
+        {0},
+};
+static const struct l7mp_schema bind_schema = {
+        .name = "unix-dgram-bind",
+        .doc = "Where datagrams are sent from",
+        .fields = bind_fields,
+};
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "bind",
+         .type = L7MP_T_OBJECT,
+         .sub = &bind_schema,
+         .doc = "the own socket's name; without it an abstract one that the kernel chooses, so "
+                "that the server can answer"},
+        {0},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "unix-dgram-cluster",
+        .doc = "Sends datagrams to a UNIX socket from a socket of each session's own; a server "
+               "that has gone is a disconnect",
+        .fields = cluster_fields,
+};
+static const struct l7mp_schema endpoint_spec = {
+        .name = "unix-dgram-endpoint",
+        .doc = "A server on a UNIX datagram socket",
+        .fields = unix_endpoint_fields,
+};
+
+static const char *const aliases[] = {"UnixDatagram", NULL};
+
+const struct l7mp_proto l7mp_proto_unix_dgram = {
+        .desc =
+                {
+                        .name = "UNIX/dgram",
+                        .aliases = aliases,
+                        .doc = "UNIX datagram sockets, by path or abstract name; messages of up to "
+                               "208 KiB",
+                        .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .kind = L7MP_KIND_DATAGRAM,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &cluster_spec,
+                        .endpoint_spec = &endpoint_spec,
+                        .idle_timeout = 60,
+                },
+        .start = l7mp_shared_start,
+        .stop = l7mp_shared_stop,
+        .listen = dgram_listen,
+        .activate = dgram_activate,
+        .unlisten = l7mp_shared_unlisten,
+        .connect = dgram_connect,
+};
