@@ -22,9 +22,9 @@
 
 /* ---- settings ---- */
 
-/* `tls` of a listener's spec: { cert, key, client_ca }. */
+/* `tls` of a listener's spec: { cert, key, client_ca, certificates, alpn }. */
 extern const struct l7mp_schema l7mp_tls_listener_schema;
-/* `tls` of a cluster's spec: { ca, sni, insecure, cert, key }. */
+/* `tls` of a cluster's spec: { ca, sni, insecure, cert, key, alpn }. */
 extern const struct l7mp_schema l7mp_tls_cluster_schema;
 
 /* Certificates, keys and what is trusted, as read from files; counted references. */
@@ -82,7 +82,7 @@ int l7mp_tls_local(const struct l7mp_tls *t, struct l7mp_addr *out);
 const char *l7mp_tls_why(const struct l7mp_tls *t);
 /* The peer ended without close_notify: what it sent may be cut short. After `end`. */
 bool l7mp_tls_truncated(const struct l7mp_tls *t);
-/* { version, cipher, sni, client_subject }, the last two when there are any. NULL: no memory. */
+/* { version, cipher, sni, alpn, client_subject }, the last three when there are any. NULL: no memory. */
 cJSON *l7mp_tls_metadata(const struct l7mp_tls *t);
 /* "TLSv1.3, TLS_AES_256_GCM_SHA384" */
 const char *l7mp_tls_summary(const struct l7mp_tls *t, char *buf, size_t size);

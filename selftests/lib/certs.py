@@ -24,12 +24,12 @@ class Certs:
         self.run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
                  f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", "-days", "30")
 
-    def cert(self, name, san="DNS:localhost,IP:127.0.0.1,IP:::1", ca="ca", days=10):
-        """`days` below zero: expired."""
+    def cert(self, name, san="DNS:localhost,IP:127.0.0.1,IP:::1", ca="ca", days=10, cn=None):
+        """`days` below zero: expired. `san` None: a subject's CN only."""
         self.run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
-                 f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+                 f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={cn or name}")
         with open(self.path(f"{name}.ext"), "w") as f:
-            f.write(f"subjectAltName={san}\n")
+            f.write(f"subjectAltName={san}\n" if san else "basicConstraints=CA:FALSE\n")
         self.run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
                  "-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem")
         return self.pair(name)

@@ -68,6 +68,7 @@ class TlsServer(threading.Thread):
         self.server = socket.create_server(("127.0.0.1", port))
         self.context = context
         self.names = []
+        self.alpn = []
         context.sni_callback = lambda s, name, c: self.names.append(name)
         self.start()
 
@@ -82,6 +83,7 @@ class TlsServer(threading.Thread):
     def serve(self, conn):
         try:
             with self.context.wrap_socket(conn, server_side=True) as s:
+                self.alpn.append(s.selected_alpn_protocol())
                 while data := s.recv(65536):
                     s.sendall(data)
                 s.unwrap()
@@ -294,6 +296,79 @@ class Errors(Base):
         self.assertIn("TLS", err.upper())
 
 
+class Names(Base):
+    """One listener, several certificates and protocols."""
+
+    def setUp(self):
+        self.echo = TcpEcho(7000)
+        self.more = [self.certs.cert("shop", san="DNS:shop.example,DNS:*.shop.example"),
+                     self.certs.cert("mail", san="DNS:mail.example")]
+        self.proxy = Proxy({"listeners": [
+            controller(),
+            tcp_tls(7001, {**self.good, "certificates": self.more, "alpn": ["sip/2", "dns"],
+                           "client_ca": self.certs.path("ca.pem")}, echo_to(7000))]})
+
+    def tearDown(self):
+        stop(self.echo.server)
+        self.echo.close()
+        self.proxy.stop()
+
+    def connect(self, name, alpn=None):
+        context = client_context(self.certs)
+        context.check_hostname = False
+        context.load_cert_chain(self.good["cert"], self.good["key"])
+        if alpn:
+            context.set_alpn_protocols(alpn)
+        with socket.create_connection(("127.0.0.1", 7001), 30) as raw:
+            with context.wrap_socket(raw, server_hostname=name) as s:
+                s.sendall(b"x")
+                self.assertEqual(s.recv(1), b"x")  # also says that the client's certificate was asked for and taken
+                names = [v for k, v in s.getpeercert()["subjectAltName"] if k == "DNS"]
+                return names[0], s.selected_alpn_protocol()
+
+    def test_sni(self):
+        """tls: the certificate is chosen by the name that the client asks for"""
+        for name, expected in (("localhost", "localhost"), ("shop.example", "shop.example"),
+                               ("a.shop.example", "shop.example"), ("MAIL.example", "mail.example"),
+                               ("unknown.example", "localhost"), (None, "localhost")):
+            self.assertEqual(self.connect(name)[0], expected, name)
+
+    def test_alpn(self):
+        """tls: the listener's order decides among what the client offers, with every certificate"""
+        for name in ("localhost", "mail.example"):
+            self.assertEqual(self.connect(name, ["h2", "dns", "sip/2"])[1], "sip/2")
+            self.assertEqual(self.connect(name, ["dns"])[1], "dns")
+            self.assertIsNone(self.connect(name)[1])
+            with self.assertRaises(ssl.SSLError) as e:
+                self.connect(name, ["h2"])
+            self.assertIn("NO_APPLICATION_PROTOCOL", str(e.exception).upper().replace(" ", "_"))
+
+    def test_metadata(self):
+        """tls: sessions say what was agreed on"""
+        context = client_context(self.certs)
+        context.load_cert_chain(self.good["cert"], self.good["key"])
+        context.set_alpn_protocols(["dns"])
+        with socket.create_connection(("127.0.0.1", 7001), 30) as raw, \
+                context.wrap_socket(raw, server_hostname="localhost") as s:
+            s.sendall(b"x")
+            self.assertEqual(s.recv(1), b"x")
+            _, sessions = self.proxy.api.get("/sessions")
+            tls = [d["metadata"]["TLS"] for d in sessions if "TLS" in d["metadata"]]
+            self.assertEqual((tls[0]["alpn"], tls[0]["sni"]), ("dns", "localhost"))
+
+    def test_bad_certificate(self):
+        """tls: a further certificate that can't be used is named"""
+        for item, text in (({"cert": "/nowhere.pem", "key": self.good["key"]}, "certificates[0].cert: can't read"),
+                           ({"cert": self.more[0]["cert"], "key": self.good["key"]},
+                            "certificates[0].key: '")):
+            path = os.path.join(self.certs.folder, "bad.json")
+            pathlib.Path(path).write_text(json.dumps(
+                {"listeners": [tcp_tls(7009, {**self.good, "certificates": [item]}, echo_to(7000))]}))
+            status, _, err = l7test.run_proxy("-c", path)
+            self.assertEqual(status, 1)
+            self.assertIn("listeners[0].spec.tls." + text, err)
+
+
 class Cluster(Base):
     """A plain TCP listener in front of TLS clusters."""
 
@@ -356,6 +431,26 @@ class Cluster(Base):
             with self.proxy_to(self.cluster(7443, **tls)) as proxy:
                 self.assertIn(text, self.failure(proxy))
             server.close()
+
+    def test_common_name_alone(self):
+        """tls cluster: a certificate without a subjectAltName is refused, whatever its CN (RFC 6125)"""
+        for cn, tls in (("localhost", {"sni": "localhost"}), ("127.0.0.1", {})):
+            server = self.server(self.certs.cert("cn-only", san=None, cn=cn))
+            with self.proxy_to(self.cluster(7443, ca=self.certs.path("ca.pem"), **tls)) as proxy:
+                self.assertIn("no subjectAltName", self.failure(proxy))
+            server.close()
+
+    def test_alpn(self):
+        """tls cluster: what it offers by ALPN, and what the server chooses"""
+        server = self.server(self.good)
+        server.context.set_alpn_protocols(["dns", "sip/2"])
+        for offer, chosen in ((["sip/2", "dns"], "dns"), (["sip/2"], "sip/2"), (None, None)):
+            tls = {"ca": self.certs.path("ca.pem"), "sni": "localhost"}
+            if offer:
+                tls["alpn"] = offer
+            with self.proxy_to(self.cluster(7443, **tls)):
+                self.assertEqual(self.send(), b"over tls")
+            self.assertEqual(server.alpn[-1], chosen)
 
     def test_not_tls(self):
         """tls cluster: a server that does not speak TLS"""

@@ -345,6 +345,29 @@ static void silence_starves_nobody(void **state)
 	server_stop(&s, &loop);
 }
 
+/* A question that was given up does not keep the loop: it would for 14 s, until the last try. */
+static void given_up(void **state)
+{
+	struct server s;
+	struct l7mp_loop *loop;
+	struct l7mp_resolve *r;
+	(void)state;
+
+	server_start(&s, &loop);
+	silent_answers = 0;
+	assert_int_equal(l7mp_resolve_start(loop, "silent.test", 1, AF_INET, silent_cb, NULL, &r),
+	                 0);
+	l7mp_resolve_cancel(&r);
+	l7mp_loop_run(loop);
+	assert_true(s.queries <= 1); /* no retransmission was waited for */
+	/* Whoever asks for it now gets an answer all the same. */
+	assert_int_equal(l7mp_resolve_start(loop, "silent.test", 1, AF_INET, silent_cb, NULL, &r),
+	                 0);
+	l7mp_loop_run(loop);
+	assert_int_equal(silent_answers, 1);
+	server_stop(&s, &loop);
+}
+
 struct pair {
 	struct l7mp_loop *loop;
 	struct l7mp_resolve *other;
@@ -428,6 +451,7 @@ int main(void)
 	        cmocka_unit_test(answers),
 	        cmocka_unit_test(joined_and_cached),
 	        cmocka_unit_test(silence_starves_nobody),
+	        cmocka_unit_test(given_up),
 	        cmocka_unit_test(callbacks_that_act),
 	        cmocka_unit_test(many_names),
 	};

@@ -83,9 +83,10 @@ struct l7mp_resolver {
 	struct lookup *answered; /* oldest first */
 	size_t n_answered;
 	struct channel *channels; /* the current one first */
-	uint64_t checked;         /* when resolv.conf was looked at */
-	struct timespec mtime;    /* what it was then */
-	char *servers;            /* for tests: instead of resolv.conf's */
+	size_t n_waiting;      /* callers without an answer; without any, no timer keeps the loop */
+	uint64_t checked;      /* when resolv.conf was looked at */
+	struct timespec mtime; /* what it was then */
+	char *servers;         /* for tests: instead of resolv.conf's */
 };
 
 struct l7mp_resolve {
@@ -120,6 +121,21 @@ static void lookup_free(struct lookup *l)
 	free(l);
 }
 
+static void channel_arm(struct channel *c);
+
+/* A timer keeps the loop running: nobody waits, so retransmissions wait for the next question. */
+static void waiter_gone(struct l7mp_resolve *w)
+{
+	struct l7mp_resolver *r = w->loop->resolver;
+	struct channel *c;
+
+	l7mp_loop_release(w->loop);
+	free(w);
+	if (!--r->n_waiting)
+		DL_FOREACH (r->channels, c)
+			channel_arm(c);
+}
+
 /* Gives everybody who waits now the answer. What a callback asks for comes in the next turn. */
 static void deliver_cb(struct l7mp_task *task, void *arg)
 {
@@ -138,8 +154,7 @@ static void deliver_cb(struct l7mp_task *task, void *arg)
 		for (size_t i = 0; i < l->n; i++)
 			l7mp_addr_set_port(&addrs[i], r->port);
 		DL_DELETE(l->waiters, r);
-		l7mp_loop_release(r->loop);
-		free(r);
+		waiter_gone(r);
 		cb(cb_arg, l->err, l->n ? addrs : NULL, l->n);
 	}
 	l->delivering = false;
@@ -192,7 +207,7 @@ static void channel_arm(struct channel *c)
 {
 	struct timeval tv, *next = ares_timeout(c->ares, NULL, &tv);
 
-	if (next)
+	if (next && c->resolver->n_waiting)
 		(void)l7mp_timer_start(c->resolver->loop, &c->timer,
 		                       (uint64_t)next->tv_sec * 1000U +
 		                               (uint64_t)next->tv_usec / 1000U + 1U);
@@ -518,7 +533,6 @@ static struct lookup *lookup_get(struct l7mp_resolver *r, const struct key *key)
 	c->lookups++;
 	/* Names of /etc/hosts and localhost are answered from inside this call. */
 	ares_getaddrinfo(c->ares, l->key.name, NULL, &hints, addrinfo_cb, l);
-	channel_arm(c);
 	return l;
 }
 
@@ -558,7 +572,10 @@ static int ask(struct l7mp_resolve *r, const struct key *key)
 		return -ENOMEM;
 	r->lookup = l;
 	DL_APPEND(l->waiters, r);
-	if (!l->channel)
+	resolver->n_waiting++;
+	if (l->channel)
+		channel_arm(l->channel);
+	else
 		l7mp_task_post(r->loop, &l->task);
 	return 0;
 }
@@ -603,11 +620,14 @@ void l7mp_resolve_cancel(struct l7mp_resolve **rp)
 	if (!r)
 		return;
 	*rp = NULL;
-	if (r->lookup)
-		DL_DELETE(r->lookup->waiters, r); /* it goes on: its answer is cached */
 	l7mp_task_cancel(r->loop, &r->task);
-	l7mp_loop_release(r->loop);
-	free(r);
+	if (r->lookup) {
+		DL_DELETE(r->lookup->waiters, r); /* it goes on: its answer is cached */
+		waiter_gone(r);
+	} else {
+		l7mp_loop_release(r->loop);
+		free(r);
+	}
 }
 
 int l7mp_resolver_set_servers(struct l7mp_loop *loop, const char *csv)

@@ -4,6 +4,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509err.h>
+#include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,171 @@ static int use_ca(SSL_CTX *ssl, const char *path, const char *key, struct l7mp_e
 	return 0;
 }
 
+/* ---- what a server's SSL_CTX has beside it: further certificates, ALPN ---- */
+
+/* Lives as ex data of the SSL_CTX that connections begin with, and so as long as that. */
+struct server_extra {
+	SSL_CTX **certs; /* one for each further certificate */
+	size_t n_certs;
+	unsigned char *alpn; /* RFC 7301 wire format; NULL: the client's offer is ignored */
+	unsigned alpn_len;
+};
+
+static void extra_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl,
+                          void *argp)
+{
+	struct server_extra *x = ptr;
+
+	(void)parent, (void)ad, (void)idx, (void)argl, (void)argp;
+	if (!x)
+		return;
+	for (size_t i = 0; i < x->n_certs; i++)
+		SSL_CTX_free(x->certs[i]);
+	free(x->certs);
+	free(x->alpn);
+	free(x);
+}
+
+static int extra_index(void)
+{
+	static int index = -1; /* OpenSSL's registration of a slot, once in a process */
+
+	if (index < 0)
+		index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, extra_free_cb);
+	return index;
+}
+
+/* A JSON array of names in RFC 7301's wire format; heap. NULL: no memory. */
+static unsigned char *alpn_wire(const cJSON *names, unsigned *len)
+{
+	const cJSON *name;
+	unsigned char *out;
+	size_t n = 0;
+
+	cJSON_ArrayForEach (name, names)
+		n += 1 + strlen(name->valuestring);
+	out = malloc(n);
+	n = 0;
+	cJSON_ArrayForEach (name, names) {
+		size_t one = strlen(name->valuestring);
+
+		if (!out)
+			break;
+		out[n++] = (unsigned char)one;
+		memcpy(out + n, name->valuestring, one);
+		n += one;
+	}
+	*len = (unsigned)n;
+	return out;
+}
+
+static int alpn_select_cb(SSL *ssl, const unsigned char **out, unsigned char *outlen,
+                          const unsigned char *in, unsigned inlen, void *arg)
+{
+	const struct server_extra *x = arg;
+	unsigned char *chosen;
+
+	(void)ssl;
+	if (SSL_select_next_proto(&chosen, outlen, x->alpn, x->alpn_len, in, inlen) !=
+	    OPENSSL_NPN_NEGOTIATED)
+		return SSL_TLSEXT_ERR_ALERT_FATAL; /* no_application_protocol: RFC 7301, section 3.2 */
+	*out = chosen;
+	return SSL_TLSEXT_ERR_OK;
+}
+
+static bool cert_is_for(SSL_CTX *ssl, const char *name)
+{
+	return X509_check_host(SSL_CTX_get0_certificate(ssl), name, 0, L7MP_TLS_HOST_FLAGS, NULL) ==
+	       1;
+}
+
+/* Chooses the certificate by the name that the client asks for (RFC 6066, section 3). */
+static int servername_cb(SSL *ssl, int *alert, void *arg)
+{
+	const struct server_extra *x = arg;
+	const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+
+	(void)alert;
+	if (!name || cert_is_for(SSL_get_SSL_CTX(ssl), name))
+		return SSL_TLSEXT_ERR_OK;
+	for (size_t i = 0; i < x->n_certs; i++) {
+		if (cert_is_for(x->certs[i], name)) {
+			SSL_set_SSL_CTX(ssl, x->certs[i]);
+			break;
+		}
+	}
+	return SSL_TLSEXT_ERR_OK;
+}
+
+/* The callbacks are looked up in the SSL_CTX that was chosen: all of them need them. */
+static void use_extra(SSL_CTX *ssl, struct server_extra *x)
+{
+	if (x->alpn)
+		SSL_CTX_set_alpn_select_cb(ssl, alpn_select_cb, x);
+}
+
+static int add_certificate(struct server_extra *x, const cJSON *item, size_t i,
+                           struct l7mp_error *err)
+{
+	SSL_CTX *ssl = SSL_CTX_new(TLS_server_method());
+	char key[64];
+	int rc;
+
+	if (!ssl)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	x->certs[x->n_certs++] = ssl;
+	rc = use_identity(ssl, item, err);
+	if (rc && err) { /* "tls.cert" becomes "tls.certificates[1].cert" */
+		snprintf(key, sizeof(key), "%s", err->path + strlen("tls."));
+		snprintf(err->path, sizeof(err->path), "tls.certificates[%zu].%s", i, key);
+	}
+	use_extra(ssl, x);
+	return rc;
+}
+
+static int fill_extra(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
+{
+	const cJSON *certs = l7mp_json_member(tls, "certificates"), *item;
+	const cJSON *alpn = l7mp_json_member(tls, "alpn");
+	struct server_extra *x;
+	size_t i = 0;
+	int rc = 0;
+
+	if (!certs && !alpn)
+		return 0;
+	x = calloc(1, sizeof(*x));
+	if (!x || extra_index() < 0 || !SSL_CTX_set_ex_data(ssl, extra_index(), x)) {
+		free(x);
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
+	x->certs = calloc((size_t)cJSON_GetArraySize(certs) + 1, sizeof(SSL_CTX *));
+	if (alpn)
+		x->alpn = alpn_wire(alpn, &x->alpn_len);
+	if (!x->certs || (alpn && !x->alpn))
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	use_extra(ssl, x);
+	cJSON_ArrayForEach (item, certs) {
+		rc = add_certificate(x, item, i++, err);
+		if (rc)
+			return rc;
+	}
+	SSL_CTX_set_tlsext_servername_callback(ssl, servername_cb);
+	SSL_CTX_set_tlsext_servername_arg(ssl, x);
+	return 0;
+}
+
+/* Whom to trust is looked up in the SSL_CTX that was chosen, too. */
+static void share_trust(SSL_CTX *ssl, const struct server_extra *x)
+{
+	for (size_t i = 0; x && i < x->n_certs; i++) {
+		STACK_OF(X509_NAME) *names = SSL_dup_CA_list(SSL_CTX_get_client_CA_list(ssl));
+
+		SSL_CTX_set1_cert_store(x->certs[i], SSL_CTX_get_cert_store(ssl));
+		if (names)
+			SSL_CTX_set_client_CA_list(x->certs[i], names);
+	}
+}
+
 /* ---- settings ---- */
 
 static int fill_server(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
@@ -157,6 +323,8 @@ static int fill_server(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	SSL_CTX_set_options(ssl, SSL_OP_CIPHER_SERVER_PREFERENCE);
 	SSL_CTX_set_session_id_context(ssl, id, sizeof(id) - 1);
 	rc = use_identity(ssl, tls, err);
+	if (!rc)
+		rc = fill_extra(ssl, tls, err);
 	if (rc || !ca)
 		return rc;
 	rc = use_ca(ssl, ca, "client_ca", err);
@@ -166,14 +334,27 @@ static int fill_server(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	if (names)
 		SSL_CTX_set_client_CA_list(ssl, names);
 	SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, l7mp_tls_verify);
+	share_trust(ssl, SSL_CTX_get_ex_data(ssl, extra_index()));
 	return 0;
 }
 
 static int fill_client(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 {
 	const char *ca = l7mp_json_str(tls, "ca", NULL);
+	const cJSON *alpn = l7mp_json_member(tls, "alpn");
 	int rc = 0;
 
+	if (alpn) {
+		unsigned len;
+		unsigned char *wire = alpn_wire(alpn, &len);
+
+		/* 0 is success here, unlike elsewhere. */
+		if (!wire || SSL_CTX_set_alpn_protos(ssl, wire, len))
+			rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+		free(wire);
+		if (rc)
+			return rc;
+	}
 	if (!l7mp_json_bool(tls, "insecure", false)) {
 		SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER, l7mp_tls_verify);
 		if (ca)

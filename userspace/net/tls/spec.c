@@ -4,6 +4,34 @@
 
 #include "l7mp/tls.h"
 
+/* RFC 7301: a protocol name has 1 to 255 bytes. */
+#define ALPN_NAMES_MAX 16
+static const struct l7mp_field alpn_name = {
+        .type = L7MP_T_STRING, .min = 1, .max = 255, .doc = "protocol name, such as http/1.1"};
+
+/* More than one certificate on an address is common, more than this is a mistake. */
+#define CERTIFICATES_MAX 256
+static const struct l7mp_field identity_fields[] = {
+        {.key = "cert",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_PATH,
+         .doc = "PEM file with the certificate, and the intermediate ones after it"},
+        {.key = "key",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_PATH,
+         .doc = "PEM file with the certificate's private key, without a passphrase"},
+        {0},
+};
+static const struct l7mp_schema identity_schema = {
+        .name = "tls-certificate",
+        .doc = "A certificate that is chosen by its names",
+        .fields = identity_fields,
+};
+static const struct l7mp_field identity_item = {
+        .type = L7MP_T_OBJECT, .sub = &identity_schema, .doc = "certificate and key"};
+
 static const struct l7mp_field listener_fields[] = {
         {.key = "cert",
          .type = L7MP_T_STRING,
@@ -19,6 +47,19 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_PATH,
          .doc = "PEM file with the CAs of client certificates, which are then required"},
+        {.key = "certificates",
+         .type = L7MP_T_ARRAY,
+         .item = &identity_item,
+         .max = CERTIFICATES_MAX,
+         .doc = "more certificates: a client that names a host (SNI) is shown the first one whose "
+                "subjectAltName has it, cert's first; any other client is shown cert"},
+        {.key = "alpn",
+         .type = L7MP_T_ARRAY,
+         .item = &alpn_name,
+         .min = 1,
+         .max = ALPN_NAMES_MAX,
+         .doc = "protocols to choose from (ALPN), the preferred one first; a client that offers "
+                "only others is refused. Without it a client's offer is ignored"},
         {0},
 };
 const struct l7mp_schema l7mp_tls_listener_schema = {
@@ -36,8 +77,8 @@ static const struct l7mp_field cluster_fields[] = {
         {.key = "sni",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_HOST,
-         .doc = "name to ask for (SNI), and that the certificate must be for; without it the "
-                "endpoint's address"},
+         .doc = "name to ask for (SNI), and that the certificate's subjectAltName must have; "
+                "without it the endpoint's address"},
         {.key = "insecure",
          .type = L7MP_T_BOOL,
          .def = "false",
@@ -51,6 +92,12 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_PATH,
          .doc = "PEM file with the client certificate's private key"},
+        {.key = "alpn",
+         .type = L7MP_T_ARRAY,
+         .item = &alpn_name,
+         .min = 1,
+         .max = ALPN_NAMES_MAX,
+         .doc = "protocols to offer (ALPN), the preferred one first"},
         {0},
 };
 

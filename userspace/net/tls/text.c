@@ -66,7 +66,9 @@ static void add_names(struct l7mp_str *out, X509 *cert)
 	}
 	if (sk_GENERAL_NAME_num(names) > shown)
 		l7mp_str_add(out, ", ...");
-	if (!shown)
+	if (!names)
+		l7mp_str_add(out, "no subjectAltName (a CN alone does not count)");
+	else if (!shown)
 		l7mp_str_add(out, "no name");
 	GENERAL_NAMES_free(names);
 }

@@ -290,7 +290,7 @@ static int expect(struct l7mp_tls *t)
 	}
 	if (n && t->name[n - 1] == '.') /* a rooted name; certificates have none */
 		t->name[n - 1] = '\0';
-	X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	X509_VERIFY_PARAM_set_hostflags(param, L7MP_TLS_HOST_FLAGS);
 	if (X509_VERIFY_PARAM_set1_host(param, t->name, 0) != 1 ||
 	    SSL_set_tlsext_host_name(t->ssl, t->name) != 1)
 		return -EINVAL;
@@ -480,16 +480,16 @@ const char *l7mp_tls_summary(const struct l7mp_tls *t, char *buf, size_t size)
 	return buf;
 }
 
-/* A client may send any bytes as SNI; OpenSSL checks only that there is no NUL. */
-static int add_sni(cJSON *object, const char *sni)
+/* A peer may send any bytes as SNI or ALPN: what is not printable ASCII is shown as '?'. */
+static int add_plain(cJSON *object, const char *key, const unsigned char *text, size_t len)
 {
 	char plain[256];
 	size_t n = 0;
 
-	for (; n < sizeof(plain) - 1 && sni[n]; n++)
-		plain[n] = sni[n] > 0x20 && sni[n] < 0x7f ? sni[n] : '?';
+	for (; n < sizeof(plain) - 1 && n < len; n++)
+		plain[n] = text[n] > 0x20 && text[n] < 0x7f ? (char)text[n] : '?';
 	plain[n] = '\0';
-	return l7mp_json_add_str(object, "sni", plain);
+	return l7mp_json_add_str(object, key, plain);
 }
 
 cJSON *l7mp_tls_metadata(const struct l7mp_tls *t)
@@ -497,12 +497,18 @@ cJSON *l7mp_tls_metadata(const struct l7mp_tls *t)
 	const char *sni = SSL_get_servername(t->ssl, TLSEXT_NAMETYPE_host_name);
 	cJSON *object = cJSON_CreateObject();
 	char *subject = SSL_is_server(t->ssl) ? l7mp_tls_subject(t->ssl) : NULL;
+	const unsigned char *alpn;
+	unsigned alpn_len;
 	int rc = 0;
+
+	SSL_get0_alpn_selected(t->ssl, &alpn, &alpn_len);
 
 	rc |= l7mp_json_add_str(object, "version", SSL_get_version(t->ssl));
 	rc |= l7mp_json_add_str(object, "cipher", SSL_get_cipher_name(t->ssl));
 	if (sni)
-		rc |= add_sni(object, sni);
+		rc |= add_plain(object, "sni", (const unsigned char *)sni, strlen(sni));
+	if (alpn_len)
+		rc |= add_plain(object, "alpn", alpn, alpn_len);
 	if (subject)
 		rc |= l7mp_json_add_str(object, "client_subject", subject);
 	free(subject);

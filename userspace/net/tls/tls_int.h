@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * TLS inside proto/.
+ * TLS inside net/.
  *
- *   tls_spec.c    schema tables
- *   tls_ctx.c     settings from files, kept for reloading
- *   tls.c         one connection
- *   tls_text.c    what went wrong, in words; what was agreed on
- *   tls_gate.c    a listener's handshakes
+ *   spec.c     schema tables
+ *   context.c  settings from files, kept for reloading
+ *   tls.c      one connection
+ *   text.c     what went wrong, in words; what was agreed on
+ *   gate.c     a listener's handshakes
  */
 #pragma once
 
@@ -16,12 +16,19 @@
 #include "l7mp/proto.h"
 #include "l7mp/tls.h"
 
-/* ---- tls_ctx.c ---- */
+/*
+ * For X509_check_host: only names of the subjectAltName count, never the subject's CN (RFC 6125,
+ * RFC 9525 section 2), and "w*.example.com" is no wildcard.
+ */
+#define L7MP_TLS_HOST_FLAGS \
+	(X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+
+/* ---- context.c ---- */
 SSL_CTX *l7mp_tls_ctx_ssl(const struct l7mp_tls_ctx *ctx); /* borrowed; until the next reload */
 /* Whom to expect in the place of the endpoint's address; NULL: that. */
 const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
 
-/* ---- tls_text.c ---- */
+/* ---- text.c ---- */
 /* For SSL_CTX_set_verify: keeps the first certificate that is refused in the X509 * that the connection's app data points to. */
 int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
 /* Why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue, which it empties. `name`: whom a client expected. */
@@ -31,7 +38,7 @@ char *l7mp_tls_subject(SSL *ssl);
 /* OpenSSL's own words for the oldest error of its queue, which it empties. */
 const char *l7mp_tls_reason(char *buf, size_t size);
 
-/* ---- tls_gate.c ---- */
+/* ---- gate.c ---- */
 
 /* A listener's connections until their handshake is done: it has 10 s, and their number is bounded. */
 struct l7mp_tls_gate;
