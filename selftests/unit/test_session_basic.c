@@ -351,6 +351,36 @@ static void test_shutdown(void **state)
 	assert_true(f->shut_down);
 }
 
+/* A session that ended before, and one that ends right now: neither leaves a timer that keeps the loop. */
+static void test_shutdown_tracked(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src;
+	uint64_t before;
+
+	assert_int_equal(sfix_config(f,
+	                             "{'listeners':[{'name':'l','spec':{'protocol':'FakeDgram'},"
+	                             "'options':{'track':30},'rules':[{'action':{'route':{"
+	                             "'destination':{'spec':{'protocol':'FakeEcho'}}}}}]}]}",
+	                             NULL),
+	                 0);
+	src = fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	fake_closed(src, 0);
+	l7mp_loop_turn(f->loop);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_DESTROYED);
+	src = fake_accept(&f->world, "l", "s2", NULL);
+	l7mp_loop_turn(f->loop);
+	fake_closed(src, 0);
+	l7mp_sessions_shutdown(f->sessions, 100, done, f);
+	before = l7mp_loop_now(f->loop);
+	l7mp_loop_turn(f->loop);
+	assert_true(f->shut_down);
+	assert_int_equal(l7mp_loop_now(f->loop), before);
+	assert_null(sfix_session(f, "s1"));
+	assert_null(sfix_session(f, "s2"));
+}
+
 static unsigned counted;
 static void on_counter(void *arg, enum l7mp_obj_kind kind, const char *name, const char *protocol,
                        uint64_t count)
@@ -381,12 +411,19 @@ static void test_counters(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        T(test_relay),        T(test_chains),
-	        T(test_kind_warning), T(test_split),
-	        T(test_too_large),    T(test_echo),
-	        T(test_tracking),     T(test_end_inside_write),
-	        T(test_results),      T(test_end_using),
-	        T(test_drain),        T(test_shutdown),
+	        T(test_relay),
+	        T(test_chains),
+	        T(test_kind_warning),
+	        T(test_split),
+	        T(test_too_large),
+	        T(test_echo),
+	        T(test_tracking),
+	        T(test_end_inside_write),
+	        T(test_results),
+	        T(test_end_using),
+	        T(test_drain),
+	        T(test_shutdown),
+	        T(test_shutdown_tracked),
 	        T(test_counters),
 	};
 

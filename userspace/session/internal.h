@@ -175,7 +175,8 @@ struct l7mp_sessions {
 	struct l7mp_slice retry_slice;
 	struct l7mp_session_cursor end_walk; /* of shutdown: the next session to end */
 	struct l7mp_slice end_slice;
-	bool end_abort; /* the grace time is over */
+	bool end_abort;   /* the grace time is over */
+	bool end_walking; /* end_walk has not come to its end: tracked sessions may be left */
 	struct l7mp_task done_task;
 	void (*done)(void *arg);
 	void *done_arg;

@@ -43,6 +43,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 		}
 	}
 	l7mp_cursor_close(&m->end_walk);
+	m->end_walking = false;
 	if (!m->live)
 		l7mp_task_post(m->env->loop, &m->done_task);
 }
@@ -51,6 +52,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 static void end_all(struct l7mp_sessions *m, bool abort)
 {
 	m->end_abort = abort;
+	m->end_walking = true;
 	l7mp_cursor_close(&m->end_walk);
 	l7mp_cursor_open(&m->end_walk, m);
 	l7mp_slice_post(m->env->loop, &m->end_slice);
@@ -388,7 +390,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 	uint32_t ms = s->listener->track_ms;
 
 	m->live--;
-	if (!m->live && m->shutting)
+	if (!m->live && m->shutting && !m->end_walking)
 		l7mp_task_post(m->env->loop, &m->done_task);
 	if (!ms || m->shutting || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
 		l7mp_session_free(s);
