@@ -50,3 +50,5 @@ void l7mp_slice_note(struct l7mp_loop *loop, uint64_t us);
 uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop);
 /* Manual loops: lets us microseconds pass within a turn; timers do not fire. */
 void l7mp_loop_spend(struct l7mp_loop *loop, uint64_t us);
+/* Manual loops: from now on each reading of the clock lets us microseconds pass. */
+void l7mp_loop_spend_each(struct l7mp_loop *loop, uint64_t us);

@@ -117,6 +117,8 @@ void api_put(struct api_request *rq, struct api_response *rs)
 	/* An endpoint is made in its cluster. */
 	if (!o && kind == L7MP_OBJ_ENDPOINT)
 		find(rq, kind, rs);
+	else if (!o && rq->if_match)
+		api_fail(rs, 412, "no %s is named '%s', so no ETag matches", wrapper, rq->args[0]);
 	doc = rs->status || !api_if_match(rq, o, rs) ? NULL : put_body(rq, wrapper, rs);
 	if (!doc || (!o && !fill_name(rq, doc, wrapper, rs)))
 		return;

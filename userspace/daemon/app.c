@@ -39,7 +39,6 @@ static int make_layers(struct l7mp_app *app)
 
 	if (rc)
 		return rc;
-	l7mp_trim_init(&app->trim, app->loop);
 	app->env.loop = app->loop;
 	app->env.stats = &app->stats;
 	app->env.limits = &l7mp_model_admin(app->model)->limits;
@@ -57,6 +56,7 @@ static int make_layers(struct l7mp_app *app)
 		rc = l7mp_runtime_new(&app->env, app->sessions, &app->runtime);
 	if (rc)
 		return rc;
+	l7mp_trim_init(&app->trim, app->loop, app->sessions);
 	memset(&api, 0, sizeof(api));
 	api.env = &app->env;
 	api.model = app->model;

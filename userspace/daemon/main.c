@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -17,6 +18,12 @@ int main(int argc, char **argv)
 	struct l7mp_app *app = NULL;
 	int rc;
 
+	/*
+	 * Fixed, so that glibc does not raise them to tens of MiB after the first large request:
+	 * what was freed then stays resident in the heap of each thread.
+	 */
+	mallopt(M_MMAP_THRESHOLD, 512 * 1024);
+	mallopt(M_TRIM_THRESHOLD, 1024 * 1024);
 	/* A peer that went away must end a write with EPIPE, not the process. */
 	signal(SIGPIPE, SIG_IGN);
 

@@ -2,7 +2,11 @@
 /*
  * Gives freed memory back to the system. glibc keeps what lies below anything that is
  * still in use, which after many sessions or objects came and went is nearly all of it.
- * Done when the process has come to rest, because it walks the whole heap.
+ *
+ * malloc_trim(3) walks each heap with its lock held, for 100 ms and more after many sessions:
+ * whoever allocates meanwhile waits. So it is done when no session is there that could be
+ * delayed, and in a thread, so that a new one is accepted at least as far as that needs no
+ * memory.
  */
 #include "trim.h"
 
@@ -13,7 +17,6 @@
 #include "l7mp/log.h"
 
 #define LOOK_MS 500
-#define BUSY    25            /* sessions that ended between two looks: not at rest */
 #define WORTH   (1024 * 1024) /* bytes */
 
 static size_t resident(void)
@@ -29,40 +32,59 @@ static size_t resident(void)
 	return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static void look(struct l7mp_timer *timer, void *arg)
+static bool at_rest(const struct l7mp_trim *t)
+{
+	for (int i = 0; i < L7MP_SESSION_DESTROYED; i++)
+		if (l7mp_sessions_count(t->sessions, (enum l7mp_session_state)i))
+			return false;
+	return true;
+}
+
+/* In a thread. */
+static void trim_run(void *arg)
 {
 	struct l7mp_trim *t = arg;
-	size_t before, used;
+	size_t before = resident();
 
-	if (t->ended > BUSY) {
-		t->ended = 0;
-		(void)l7mp_timer_start(t->loop, timer, LOOK_MS);
-		return;
-	}
-	t->ended = 0;
-	before = resident();
-	used = mallinfo2().uordblks;
-	/* Since the last time: more is resident, or less of it is in use. */
-	if (before < t->resident + WORTH && used + WORTH > t->used)
-		return;
 	malloc_trim(0);
 	t->resident = resident();
-	t->used = used;
 	l7mp_log_verbose("daemon", "memory given back: %zu kB resident, were %zu kB",
 	                 t->resident / 1024, before / 1024);
 }
 
-void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop)
+static void trim_done(void *arg)
+{
+	(void)arg;
+}
+
+static void look(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_trim *t = arg;
+	bool ended = t->ended;
+
+	t->ended = false;
+	/* The end of the last session brings us here again. */
+	if (!at_rest(t))
+		return;
+	if (ended || t->work.busy) {
+		(void)l7mp_timer_start(t->loop, timer, LOOK_MS);
+		return;
+	}
+	if (resident() >= t->resident + WORTH)
+		(void)l7mp_work_start(t->loop, &t->work, trim_run, trim_done, t);
+}
+
+void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_sessions *sessions)
 {
 	t->loop = loop;
+	t->sessions = sessions;
 	t->resident = resident();
-	t->used = mallinfo2().uordblks;
 	l7mp_timer_init(&t->timer, look, t);
 }
 
 void l7mp_trim_soon(struct l7mp_trim *t)
 {
-	t->ended++;
+	t->ended = true;
 	if (!l7mp_timer_armed(&t->timer))
 		(void)l7mp_timer_start(t->loop, &t->timer, LOOK_MS);
 }

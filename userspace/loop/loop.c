@@ -190,6 +190,7 @@ static int stop_uv(struct l7mp_loop *loop)
 		return UV_EBUSY;
 	l7mp_resolver_free(&loop->resolver);
 	l7mp_heap_free(&loop->heap);
+	l7mp_worker_stop(loop);
 	uv_close((uv_handle_t *)&loop->prepare, NULL);
 	uv_close((uv_handle_t *)&loop->check, NULL);
 	uv_close((uv_handle_t *)&loop->idle, NULL);
@@ -197,6 +198,7 @@ static int stop_uv(struct l7mp_loop *loop)
 	uv_close((uv_handle_t *)&loop->epoll, NULL);
 	close(loop->epfd);
 	uv_run(&loop->uv, UV_RUN_NOWAIT);
+	l7mp_worker_free(loop);
 	return uv_loop_close(&loop->uv);
 }
 

@@ -14,6 +14,7 @@
 struct l7mp_dgram_shared;
 struct l7mp_resolver;
 struct l7mp_io;
+struct l7mp_worker;
 
 /* The key lies beside the timer's pointer: sifting touches no timer but those it moves. */
 struct l7mp_heap_entry {
@@ -34,8 +35,9 @@ struct l7mp_heap {
 struct l7mp_loop {
 	bool manual;
 	uv_loop_t uv;
-	uint64_t manual_now; /* ms */
-	uint64_t manual_us;  /* what passed besides, within turns */
+	uint64_t manual_now;     /* ms */
+	uint64_t manual_us;      /* what passed besides, within turns */
+	uint64_t manual_each_us; /* what passes with each reading of the clock */
 	struct l7mp_buf_pool *bufs;
 
 	struct l7mp_heap heap;
@@ -47,6 +49,7 @@ struct l7mp_loop {
 	struct l7mp_slice slices; /* sentinel */
 	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
 	struct l7mp_slice_stats slice_stats;
+	struct l7mp_worker *worker; /* made at first use */
 	uv_prepare_t prepare;
 	uv_check_t check;
 	uv_idle_t idle; /* active: there is work, so the poll must not sleep */
@@ -92,6 +95,11 @@ static inline bool l7mp_slices_pending(const struct l7mp_loop *loop)
 {
 	return loop->slices.next != &loop->slices;
 }
+
+/* work.c */
+/* Ends the thread, whose work is all done, and closes its handle; then the loop runs once more. */
+void l7mp_worker_stop(struct l7mp_loop *loop);
+void l7mp_worker_free(struct l7mp_loop *loop);
 
 /* Makes sure that the next poll does not sleep. */
 void l7mp_loop_wake(struct l7mp_loop *loop);

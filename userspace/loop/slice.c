@@ -102,10 +102,19 @@ const struct l7mp_slice_stats *l7mp_loop_slice_stats(const struct l7mp_loop *loo
 
 uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop)
 {
-	return loop->manual ? loop->manual_now * 1000 + loop->manual_us : uv_hrtime() / 1000;
+	if (!loop->manual)
+		return uv_hrtime() / 1000;
+	/* The tests' clock is not a state of the loop. */
+	((struct l7mp_loop *)loop)->manual_us += loop->manual_each_us;
+	return loop->manual_now * 1000 + loop->manual_us;
 }
 
 void l7mp_loop_spend(struct l7mp_loop *loop, uint64_t us)
 {
 	loop->manual_us += us;
+}
+
+void l7mp_loop_spend_each(struct l7mp_loop *loop, uint64_t us)
+{
+	loop->manual_each_us = us;
 }

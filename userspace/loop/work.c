@@ -1,25 +1,180 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * One thread beside the loop, made when it is first needed. Why not libuv's pool: what is done
+ * here allocates much, and glibc gives each thread a heap of its own, which keeps its size; and
+ * whatever else waits in the pool would wait behind a large configuration.
+ */
 #include "l7mp/work.h"
 
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "l7mp/hash.h"
 #include "loop_int.h"
 
-static void run_cb(uv_work_t *req)
-{
-	struct l7mp_work *w = req->data;
+#define NICE 10
 
-	w->run(w->arg);
+struct l7mp_worker {
+	struct l7mp_loop *loop;
+	uv_thread_t thread;
+	uv_async_t async; /* something is in `done`; keeps the loop running while `busy` */
+	uv_mutex_t lock;  /* guards what follows up to `stop` */
+	uv_cond_t wake;
+	struct l7mp_work *todo; /* utlist queues */
+	struct l7mp_work *done;
+	bool stop;
+	size_t busy; /* started and not given back yet; loop only */
+};
+
+void l7mp_thread_background(void)
+{
+	const struct sched_param param = {0};
+	int now;
+
+	/* Real-time policies are the choice of whoever started us. */
+	if (sched_getscheduler(0) != SCHED_OTHER)
+		return;
+	(void)sched_setscheduler(0, SCHED_BATCH, &param);
+	errno = 0;
+	now = getpriority(PRIO_PROCESS, (id_t)gettid());
+	if (!errno)
+		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), now + NICE);
+}
+
+static struct l7mp_work *take(struct l7mp_work **queue)
+{
+	struct l7mp_work *w = *queue;
+
+	if (w)
+		DL_DELETE(*queue, w);
+	return w;
+}
+
+static void thread_main(void *arg)
+{
+	struct l7mp_worker *wk = arg;
+
+	l7mp_thread_background();
+	uv_mutex_lock(&wk->lock);
+	for (;;) {
+		struct l7mp_work *w = take(&wk->todo);
+
+		if (!w && wk->stop)
+			break;
+		if (!w) {
+			uv_cond_wait(&wk->wake, &wk->lock);
+			continue;
+		}
+		uv_mutex_unlock(&wk->lock);
+		w->run(w->arg);
+		uv_mutex_lock(&wk->lock);
+		DL_APPEND(wk->done, w);
+		uv_async_send(&wk->async);
+	}
+	uv_mutex_unlock(&wk->lock);
 }
 
 static void finish(struct l7mp_work *w)
 {
+	w->prev = w->next = NULL;
 	w->busy = false;
 	w->done(w->arg);
 }
 
-static void done_cb(uv_work_t *req, int status)
+static void async_cb(uv_async_t *async)
 {
-	(void)status; /* never cancelled */
-	finish(req->data);
+	struct l7mp_worker *wk = async->data;
+
+	for (;;) {
+		struct l7mp_work *w;
+
+		uv_mutex_lock(&wk->lock);
+		w = take(&wk->done);
+		uv_mutex_unlock(&wk->lock);
+		if (!w)
+			return;
+		if (!--wk->busy)
+			uv_unref((uv_handle_t *)&wk->async);
+		finish(w);
+	}
+}
+
+/* All signals stay with the loop's thread. */
+static int start_thread(struct l7mp_worker *wk)
+{
+	sigset_t all, before;
+	int rc;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = uv_thread_create(&wk->thread, thread_main, wk);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return rc;
+}
+
+static int worker_new(struct l7mp_loop *loop)
+{
+	struct l7mp_worker *wk = calloc(1, sizeof(*wk));
+	int rc;
+
+	if (!wk)
+		return -ENOMEM;
+	wk->loop = loop;
+	rc = uv_mutex_init(&wk->lock);
+	if (rc)
+		goto no_mutex;
+	rc = uv_cond_init(&wk->wake);
+	if (rc)
+		goto no_cond;
+	rc = uv_async_init(&loop->uv, &wk->async, async_cb);
+	if (rc)
+		goto no_async;
+	wk->async.data = wk;
+	uv_unref((uv_handle_t *)&wk->async);
+	loop->worker = wk;
+	rc = start_thread(wk);
+	if (rc)
+		wk->stop = true; /* and l7mp_worker_stop is not going to join it */
+	return rc;
+no_async:
+	uv_cond_destroy(&wk->wake);
+no_cond:
+	uv_mutex_destroy(&wk->lock);
+no_mutex:
+	free(wk);
+	return rc;
+}
+
+void l7mp_worker_stop(struct l7mp_loop *loop)
+{
+	struct l7mp_worker *wk = loop->worker;
+
+	if (!wk)
+		return;
+	if (!wk->stop) {
+		uv_mutex_lock(&wk->lock);
+		wk->stop = true;
+		uv_cond_signal(&wk->wake);
+		uv_mutex_unlock(&wk->lock);
+		uv_thread_join(&wk->thread);
+	}
+	uv_close((uv_handle_t *)&wk->async, NULL);
+}
+
+void l7mp_worker_free(struct l7mp_loop *loop)
+{
+	struct l7mp_worker *wk = loop->worker;
+
+	if (!wk)
+		return;
+	loop->worker = NULL;
+	uv_cond_destroy(&wk->wake);
+	uv_mutex_destroy(&wk->lock);
+	free(wk);
 }
 
 static void task_cb(struct l7mp_task *task, void *arg)
@@ -31,17 +186,28 @@ static void task_cb(struct l7mp_task *task, void *arg)
 int l7mp_work_start(struct l7mp_loop *loop, struct l7mp_work *w, void (*run)(void *arg),
                     void (*done)(void *arg), void *arg)
 {
-	int rc;
+	struct l7mp_worker *wk;
+	int rc = 0;
 
-	*w = (struct l7mp_work){.run = run, .done = done, .arg = arg, .loop = loop, .busy = true};
+	*w = (struct l7mp_work){.run = run, .done = done, .arg = arg};
 	if (loop->manual) {
+		w->busy = true;
 		l7mp_task_init(&w->task, task_cb, w);
 		run(arg);
 		l7mp_task_post(loop, &w->task);
 		return 0;
 	}
-	w->req.data = w;
-	rc = uv_queue_work(&loop->uv, &w->req, run_cb, done_cb);
-	w->busy = !rc;
-	return rc;
+	if (!loop->worker)
+		rc = worker_new(loop);
+	wk = loop->worker;
+	if (rc || wk->stop)
+		return rc ? rc : -EAGAIN;
+	w->busy = true;
+	if (!wk->busy++)
+		uv_ref((uv_handle_t *)&wk->async);
+	uv_mutex_lock(&wk->lock);
+	DL_APPEND(wk->todo, w);
+	uv_cond_signal(&wk->wake);
+	uv_mutex_unlock(&wk->lock);
+	return 0;
 }
