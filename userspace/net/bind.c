@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Sockets bound where a spec says. */
+/* Sockets bound to the address of a listener. */
 #include "net.h"
 
 #include <errno.h>
@@ -7,27 +7,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err)
-{
-	const char *address = l7mp_json_str(spec, "address", NULL);
-	double port = l7mp_json_num(spec, "port", 0);
-
-	memset(out, 0, sizeof(*out));
-	if (port < 0 || port > UINT16_MAX)
-		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
-		                      "port: expected 0..65535, got %g", port);
-	if (!address || !*address) {
-		l7mp_addr_any(&out->addr, AF_INET6, (uint16_t)port);
-		out->dual = true;
-		return 0;
-	}
-	if (l7mp_addr_parse(&out->addr, address, (uint16_t)port))
-		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
-		                      "address: expected a numeric IP address, got \"%s\"",
-		                      address);
-	return 0;
-}
 
 bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound)
 {
@@ -39,16 +18,6 @@ bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bi
 	return want->dual == bound->dual && l7mp_addr_equal(&want->addr, &bound->addr);
 }
 
-void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec)
-{
-	cJSON *port = l7mp_json_member(spec, "port");
-
-	if (cJSON_IsNumber(port))
-		(void)cJSON_SetNumberHelper(port, l7mp_addr_port(&bound->addr));
-	else if (!port)
-		(void)l7mp_json_add_num(spec, "port", l7mp_addr_port(&bound->addr));
-}
-
 static int try_bind(const struct l7mp_bind_addr *w, int type, int (*prepare)(int fd, void *arg),
                     void *arg)
 {
@@ -58,8 +27,8 @@ static int try_bind(const struct l7mp_bind_addr *w, int type, int (*prepare)(int
 	if (fd < 0)
 		return -errno;
 	/*
-	 * On TCP it lets a port be taken again while old connections linger. On UDP
-	 * it would let two sockets steal each other's datagrams: never there.
+	 * On TCP it allows binding a port while connections of an earlier process are in TIME_WAIT.
+	 * On UDP it would allow two sockets on one port, of which one gets all datagrams.
 	 */
 	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
 		goto fail;
@@ -130,20 +99,4 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
 		l7mp_addr_set_port(&bound->addr, l7mp_addr_port(&w.addr));
 	}
 	return fd;
-}
-
-int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out)
-{
-	const char *address = l7mp_json_str(bind, "address", NULL);
-	uint16_t port = (uint16_t)l7mp_json_num(bind, "port", 0);
-
-	memset(out, 0, sizeof(*out));
-	if (!address) {
-		if (port)
-			l7mp_addr_any(out, family, port);
-		return 0;
-	}
-	if (l7mp_addr_parse(out, address, port))
-		return -EINVAL;
-	return l7mp_addr_family(out) == family ? 0 : -EAFNOSUPPORT;
 }

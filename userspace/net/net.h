@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the protocols over IP share: binding from a spec, TCP listeners, session
- * names, metadata and messages. Private to proto/. Thread: loop only.
+ * What the protocols share: bound sockets, session names, metadata and messages, TCP listeners
+ * and byte streams. Private to net/ and proto/. Thread: loop only.
  */
 #pragma once
 
@@ -15,47 +15,33 @@
 #include "l7mp/proto.h"
 #include "l7mp/stream_io.h"
 #include "l7mp/tls.h"
+#include "spec.h"
 
-/* ---- addresses from specs ---- */
+/* ---- binding ---- */
 
-/*
- * Where a spec wants to be bound: `address` (numeric; absent: all addresses of
- * both families) and `port` (0: a free one).
- */
-struct l7mp_bind_addr {
-	struct l7mp_addr addr;
-	bool dual; /* addr is :: and takes IPv4 too; 0.0.0.0 where the host has no IPv6 */
-};
-/* From an object with `address` and `port`, both optional; NULL is fine. -EINVAL with err for a bad address. */
-int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err);
-/* Does a socket that was bound to `bound` (dual or not) serve what `want` asks for? Never for port 0. */
+/* Does a socket bound to `bound` serve what `want` asks for? Never when want's port is 0. */
 bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound);
-/* Puts the port that was bound in the place of `port`, for the operation `bound`. */
-void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec);
 /*
- * A bound socket (non-blocking, close-on-exec), listening when type is
- * SOCK_STREAM. Returns the descriptor and fills *bound with what was really
- * bound, or negative errno with err "port 80: permission denied". An explicit
- * `::` is IPv6 only. `prepare` (optional) sets socket options before bind(2).
+ * Creates a non-blocking, close-on-exec socket of `type` bound to `want`, listening when type is
+ * SOCK_STREAM. An explicit `::` is IPv6 only. `prepare` (optional) sets options before bind(2),
+ * and fails with negative errno. Returns the descriptor and sets *bound to the address with the
+ * port that was bound; or negative errno with err ("port 80: permission denied").
  */
 int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
-/*
- * The `bind` object of a cluster for an upstream of `family`: *out has len 0 when
- * there is none. A bind port without an address is the wildcard of that family.
- * -EAFNOSUPPORT when the address is of the other family.
- */
-int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
 
-/* "permission denied", "address already in use", ...: negative or positive errno. Static text. */
+/* errno (positive or negative) in words: "permission denied", "address already in use". Static. */
 const char *l7mp_errno_text(int err);
-/* The code that a connect failure has at the edges: TIMEOUT for ETIMEDOUT, else UPSTREAM. */
+/* The error code of a failed connect: L7MP_ERR_TIMEOUT for ETIMEDOUT, else L7MP_ERR_UPSTREAM. */
 enum l7mp_code l7mp_connect_code(int err);
 
 /* ---- names and metadata ---- */
 
-/* "TCP:10.0.0.1:1234-10.0.0.2:80", with "-<id>" when id > 0; IPv6 in brackets. Heap; NULL: no memory. */
+/*
+ * "TCP:10.0.0.1:1234-10.0.0.2:80", with "-<id>" when id is not 0; IPv6 addresses in brackets.
+ * Heap; NULL: no memory.
+ */
 char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const struct l7mp_addr *local,
                      uint64_t id);
 /* {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}, l4 "TCP" or "UDP". NULL: no memory. */
@@ -63,8 +49,8 @@ cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
                           const struct l7mp_addr *local);
 
 /*
- * Hands an accepted stream up. Takes all of *a; without memory for name or metadata
- * (NULL) it aborts the stream instead. False: it did not reach the owner.
+ * Passes an accepted stream to the owner of the listener. Takes all of *a; when name or metadata
+ * is NULL (no memory) it closes the stream instead and returns false.
  */
 bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a);
 

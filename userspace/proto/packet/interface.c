@@ -153,12 +153,11 @@ static int bind_to(const struct pkt_interface *i, int fd)
 int pkt_interface_open(struct pkt_interface *i)
 {
 	/* Protocol 0: nothing is received before the filter is attached and bind(2) says what. */
-	int rc, size = RCVBUF, fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int rc, fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
-		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	(void)l7mp_socket_set_rcvbuf(fd, RCVBUF);
 	rc = attach_filter(fd, i->ethertype);
 	if (!rc)
 		rc = read_state(i, fd);

@@ -125,7 +125,7 @@ static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t 
 static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                        struct l7mp_error *err)
 {
-	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 0);
+	uint16_t port = l7mp_spec_port(p->cluster_spec);
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
 
 	if (!p->address)
@@ -166,16 +166,8 @@ static void tcp_reload(struct l7mp_env *env, void *state)
 }
 
 static const struct l7mp_field listener_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 0,
-         .max = 65535,
-         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        L7MP_SPEC_LISTEN_ADDRESS,
+        L7MP_SPEC_LISTEN_PORT,
         {.key = "tls",
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_listener_schema,
@@ -188,36 +180,9 @@ static const struct l7mp_schema listener_spec = {
         .fields = listener_fields,
 };
 
-static const struct l7mp_field bind_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "local IP address to connect from"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 65535,
-         .def = "0",
-         .doc = "local port to connect from; 0 takes a free one"},
-        {0},
-};
-static const struct l7mp_schema bind_schema = {
-        .name = "tcp-bind",
-        .doc = "Where connections are made from",
-        .fields = bind_fields,
-};
-
 static const struct l7mp_field cluster_fields[] = {
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 1,
-         .max = 65535,
-         .doc = "port of the endpoints"},
-        {.key = "bind",
-         .type = L7MP_T_OBJECT,
-         .sub = &bind_schema,
-         .doc = "local address and port to connect from"},
+        L7MP_SPEC_ENDPOINT_PORT,
+        L7MP_SPEC_BIND,
         {.key = "tls",
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_cluster_schema,
@@ -231,11 +196,7 @@ static const struct l7mp_schema cluster_spec = {
 };
 
 static const struct l7mp_field endpoint_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .flags = L7MP_F_REQUIRED,
-         .pattern = L7MP_P_HOST,
-         .doc = "IP address or host name; a name is resolved again at each connect"},
+        L7MP_SPEC_ENDPOINT_HOST,
         {0},
 };
 static const struct l7mp_schema endpoint_spec = {

@@ -4,7 +4,6 @@
  * session, in singleton mode there is one session, with one peer.
  */
 #include <errno.h>
-#include <netinet/ip.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +34,7 @@ struct udp_listener {
 	struct l7mp_addr peer_ip;           /* `connect` of the spec; len 0: any */
 	uint16_t peer_port;                 /* 0: any */
 	enum udp_mode mode;
-	struct udp_options options;
+	struct l7mp_socket_options options;
 };
 
 static struct udp_socket *socket_of(const struct udp_listener *l)
@@ -94,52 +93,6 @@ void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_a
 		key_to_ip(key, key->local, htons(local_port), local);
 	else
 		local->len = 0;
-}
-
-/* ---- socket options ---- */
-
-static int set_buf(int fd, int force, int plain, int bytes)
-{
-	/* With CAP_NET_ADMIN beyond net.core.*mem_max, else up to that. */
-	if (!setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)))
-		return 0;
-	return setsockopt(fd, SOL_SOCKET, plain, &bytes, sizeof(bytes)) ? -errno : 0;
-}
-
-void udp_options_read(const cJSON *options, struct udp_options *out)
-{
-	out->rcvbuf = (int)l7mp_json_num(options, "rcvbuf", 0);
-	out->sndbuf = (int)l7mp_json_num(options, "sndbuf", 0);
-	out->dscp = (int)l7mp_json_num(options, "dscp", -1);
-	out->reuseport = l7mp_json_bool(options, "reuseport", false);
-}
-
-int udp_prepare(int fd, void *arg)
-{
-	const struct udp_options *opt = arg;
-	int on = 1, tos = opt->dscp * 4, family, rc;
-	socklen_t len = sizeof(family);
-
-	rc = set_buf(fd, SO_RCVBUFFORCE, SO_RCVBUF, opt->rcvbuf ? opt->rcvbuf : RCVBUF);
-	if (rc)
-		return rc;
-	if (opt->sndbuf) {
-		rc = set_buf(fd, SO_SNDBUFFORCE, SO_SNDBUF, opt->sndbuf);
-		if (rc)
-			return rc;
-	}
-	if (opt->reuseport && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)))
-		return -errno;
-	if (opt->dscp < 0)
-		return 0;
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len))
-		return -errno;
-	if (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos)))
-		return -errno;
-	/* Also on IPv6 sockets, for the IPv4 peers of a dual-stack one. */
-	if (setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos)) && family == AF_INET)
-		return -errno;
-	return 0;
 }
 
 /* ---- new sessions ---- */
@@ -338,7 +291,7 @@ static const struct l7mp_shared_ops shared_ops = {
 
 /* A reference to a socket for `want`: one that is free, or a new one. */
 static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
-                      const struct l7mp_listen *params, struct udp_options *options,
+                      const struct l7mp_listen *params, struct l7mp_socket_options *options,
                       struct l7mp_shared_socket **out, struct l7mp_error *err)
 {
 	struct udp_socket *s;
@@ -350,7 +303,8 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, udp_prepare, options, &s->bind_addr, err);
+	fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, l7mp_socket_options_apply, options,
+	                           &s->bind_addr, err);
 	if (fd < 0) {
 		free(s);
 		return fd;
@@ -402,7 +356,9 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 		l->mode = strcasecmp(mode, "singleton") ? UDP_SERVER : UDP_SINGLETON;
 	else
 		l->mode = both ? UDP_SINGLETON : UDP_SERVER;
-	udp_options_read(o, &l->options);
+	l7mp_socket_options_read(o, &l->options);
+	if (!l->options.rcvbuf)
+		l->options.rcvbuf = RCVBUF;
 }
 
 static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
@@ -454,12 +410,12 @@ static void udp_activate(struct l7mp_proto_listener *base)
 {
 	struct udp_listener *l = (struct udp_listener *)base;
 	struct udp_socket *s = socket_of(l);
-	struct udp_options options = l->options;
+	struct l7mp_socket_options options = l->options;
 
 	/* The socket may be a predecessor's, with other options; a new one has them already. */
 	if (s->sets_dscp && options.dscp < 0)
 		options.dscp = 0;
-	(void)udp_prepare(l7mp_dgram_fd(s->shared.dgram), &options);
+	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &options);
 	s->sets_dscp = l->options.dscp >= 0;
 	l7mp_shared_listener_activate(&l->shared);
 	if (l->mode != UDP_SINGLETON)
@@ -503,26 +459,12 @@ static const struct l7mp_field option_fields[] = {
          .doc = "server: a session per peer; singleton: one session, which starts at once when "
                 "connect has address and port, else with the first peer's datagram. Default: "
                 "singleton when connect has both"},
-        {.key = "dscp",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 63,
-         .doc = "DSCP of what is sent to the peers; such sessions are not offloaded"},
-        {.key = "rcvbuf",
-         .type = L7MP_T_INT,
-         .min = 4096,
-         .max = 1 << 30,
-         .doc = "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; what "
-                "the kernel drops for want of room is counted (receive-buffer)"},
-        {.key = "sndbuf",
-         .type = L7MP_T_INT,
-         .min = 4096,
-         .max = 1 << 30,
-         .doc = "the socket's send buffer in bytes"},
-        {.key = "reuseport",
-         .type = L7MP_T_BOOL,
-         .def = "false",
-         .doc = "share the port with other processes (SO_REUSEPORT); the kernel spreads the peers"},
+        L7MP_SPEC_DSCP,
+        L7MP_SPEC_RCVBUF(
+                "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; what "
+                "the kernel drops for want of room is counted (receive-buffer)"),
+        L7MP_SPEC_SNDBUF,
+        L7MP_SPEC_REUSEPORT,
         {0},
 };
 static const struct l7mp_schema options_schema = {
@@ -532,16 +474,8 @@ static const struct l7mp_schema options_schema = {
 };
 
 static const struct l7mp_field listener_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 0,
-         .max = 65535,
-         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        L7MP_SPEC_LISTEN_ADDRESS,
+        L7MP_SPEC_LISTEN_PORT,
         {.key = "connect",
          .type = L7MP_T_OBJECT,
          .sub = &connect_schema,

@@ -32,16 +32,6 @@ void udp_key_set(struct udp_key *key, const struct l7mp_addr *peer, const struct
 void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_addr *peer,
                    struct l7mp_addr *local);
 
-struct udp_options {
-	int rcvbuf, sndbuf; /* bytes; 0: the default */
-	int dscp;           /* -1: not set */
-	bool reuseport;
-};
-/* From an `options` object, which may be NULL. */
-void udp_options_read(const cJSON *options, struct udp_options *out);
-/* Prepares a socket before bind(2); arg is a struct udp_options *. 0 or negative errno. */
-int udp_prepare(int fd, void *arg);
-
 /* ---- upstream.c ---- */
 
 extern const struct l7mp_schema udp_cluster_spec, udp_endpoint_spec;

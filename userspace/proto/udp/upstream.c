@@ -29,7 +29,7 @@ struct udp_upstream {
 	int err;
 	char *host;  /* until resolved, for messages; then NULL */
 	cJSON *bind; /* until connected; then NULL */
-	struct udp_options options;
+	struct l7mp_socket_options options;
 	struct l7mp_log_limit notice_limit;
 	struct l7mp_task task; /* emits `open` or `closed` */
 };
@@ -246,14 +246,14 @@ static const struct l7mp_stream_ops stream_ops = {
 /* ---- connecting ---- */
 
 static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local,
-                   struct udp_options *opt)
+                   struct l7mp_socket_options *opt)
 {
 	int rc, family = l7mp_addr_family(remote);
 	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	rc = udp_prepare(fd, opt);
+	rc = l7mp_socket_options_apply(fd, opt);
 	if (!rc && local->len && bind(fd, &local->sa, local->len))
 		rc = -errno;
 	/* From now on the kernel delivers only datagrams of this peer. */
@@ -316,11 +316,11 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
-	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 0);
+	uint16_t port = l7mp_spec_port(p->cluster_spec);
 	struct l7mp_addr remote;
 	int rc;
 
-	udp_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
+	l7mp_socket_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
 	u->options.reuseport = false;
 	if (!u->options.rcvbuf)
 		u->options.rcvbuf = RCVBUF;
@@ -358,9 +358,9 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 	rc = start(u, p);
 	if (rc) {
 		upstream_free(u);
-		return l7mp_error_set(
-		        err, rc, l7mp_connect_code(rc), "UDP connect to %s port %d: %s", p->address,
-		        (int)l7mp_json_num(p->cluster_spec, "port", 0), l7mp_errno_text(rc));
+		return l7mp_error_set(err, rc, l7mp_connect_code(rc),
+		                      "UDP connect to %s port %u: %s", p->address,
+		                      l7mp_spec_port(p->cluster_spec), l7mp_errno_text(rc));
 	}
 	*out = &u->base;
 	return 0;
@@ -368,37 +368,10 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 
 /* ---- tables ---- */
 
-static const struct l7mp_field bind_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "local IP address to send from"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 65535,
-         .def = "0",
-         .doc = "local port to send from; 0 takes a free one"},
-        {0},
-};
-static const struct l7mp_schema bind_schema = {
-        .name = "udp-bind",
-        .doc = "Where datagrams are sent from",
-        .fields = bind_fields,
-};
-
 static const struct l7mp_field option_fields[] = {
-        {.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .doc = "DSCP of what is sent"},
-        {.key = "rcvbuf",
-         .type = L7MP_T_INT,
-         .min = 4096,
-         .max = 1 << 30,
-         .doc = "a session's receive buffer in bytes; 1 MiB if the kernel allows it"},
-        {.key = "sndbuf",
-         .type = L7MP_T_INT,
-         .min = 4096,
-         .max = 1 << 30,
-         .doc = "a session's send buffer in bytes"},
+        L7MP_SPEC_DSCP,
+        L7MP_SPEC_RCVBUF("a session's receive buffer in bytes; 1 MiB if the kernel allows it"),
+        L7MP_SPEC_SNDBUF,
         {0},
 };
 static const struct l7mp_schema options_schema = {
@@ -408,16 +381,8 @@ static const struct l7mp_schema options_schema = {
 };
 
 static const struct l7mp_field cluster_fields[] = {
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 1,
-         .max = 65535,
-         .doc = "port of the endpoints"},
-        {.key = "bind",
-         .type = L7MP_T_OBJECT,
-         .sub = &bind_schema,
-         .doc = "local address and port to send from"},
+        L7MP_SPEC_ENDPOINT_PORT,
+        L7MP_SPEC_BIND,
         {.key = "options", .type = L7MP_T_OBJECT, .sub = &options_schema, .doc = "socket options"},
         {0},
 };
@@ -428,11 +393,7 @@ const struct l7mp_schema udp_cluster_spec = {
 };
 
 static const struct l7mp_field endpoint_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .flags = L7MP_F_REQUIRED,
-         .pattern = L7MP_P_HOST,
-         .doc = "IP address or host name; a name is resolved again at each connect"},
+        L7MP_SPEC_ENDPOINT_HOST,
         {0},
 };
 const struct l7mp_schema udp_endpoint_spec = {

@@ -161,7 +161,7 @@ static int get_socket(struct l7mp_shared_table *table, const char *filename,
 {
 	uint32_t hash = (uint32_t)l7mp_hash(filename, strlen(filename));
 	struct dgram_socket *s;
-	int fd, rc, size = SNDBUF;
+	int fd, rc;
 
 	*out = l7mp_shared_socket_find(table, hash, filename, params);
 	if (*out)
@@ -174,9 +174,7 @@ static int get_socket(struct l7mp_shared_table *table, const char *filename,
 		free(s);
 		return fd;
 	}
-	/* With CAP_NET_ADMIN beyond net.core.wmem_max, else up to that. */
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
-		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	(void)l7mp_socket_set_sndbuf(fd, SNDBUF);
 	s->max_write = unix_max_write(fd);
 	rc = l7mp_shared_socket_init(&s->shared, &shared_ops, params->env, table, fd,
 	                             L7MP_DGRAM_CRED, UNIX_MESSAGE_MAX, &dgram_ops);
@@ -195,7 +193,7 @@ static int get_socket(struct l7mp_shared_table *table, const char *filename,
 static int dgram_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                         struct l7mp_error *err)
 {
-	const char *filename = l7mp_json_str(params->spec, "filename", "");
+	const char *filename = l7mp_spec_filename(params->spec);
 	struct l7mp_shared_table *table =
 	        l7mp_proto_state(params->env, &l7mp_proto_unix_dgram, err);
 	struct l7mp_shared_listener *l;

@@ -147,7 +147,7 @@ static int open_socket(struct unix_listener *l, const struct l7mp_listen *params
 static int unix_listen(const struct unix_kind *kind, const struct l7mp_listen *params,
                        struct l7mp_proto_listener **out, struct l7mp_error *err)
 {
-	const char *filename = l7mp_json_str(params->spec, "filename", "");
+	const char *filename = l7mp_spec_filename(params->spec);
 	struct unix_state *state = l7mp_proto_state(params->env, kind->proto, err);
 	struct unix_listener *l;
 	int rc, fd;
@@ -215,21 +215,12 @@ static void unix_stop(struct l7mp_env *env, void *state)
 /* ---- UnixDomainSocket: streams ---- */
 
 const struct l7mp_field unix_listener_fields[] = {
-        {.key = "filename",
-         .type = L7MP_T_STRING,
-         .flags = L7MP_F_REQUIRED,
-         .pattern = L7MP_P_FILENAME,
-         .doc = "path of the socket, or @name for an abstract one; a socket that is there already "
-                "is replaced only if nothing listens on it"},
+        L7MP_SPEC_LISTEN_FILENAME,
         {0},
 };
 
 const struct l7mp_field unix_endpoint_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .flags = L7MP_F_REQUIRED,
-         .pattern = L7MP_P_FILENAME,
-         .doc = "path of the server's socket, or @name for an abstract one"},
+        L7MP_SPEC_ENDPOINT_FILENAME,
         {0},
 };
 

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The vocabulary of listener and cluster specs: keys that several protocols have, with the
+ * functions that read them. The L7MP_SPEC_* macros are elements of an array of struct
+ * l7mp_field. Private to net/ and proto/. Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/addr.h"
+#include "l7mp/error.h"
+#include "l7mp/json.h"
+#include "l7mp/schema.h"
+
+/* ---- keys of listeners ---- */
+
+#define L7MP_SPEC_LISTEN_ADDRESS                                                          \
+	{                                                                                 \
+		.key = "address", .type = L7MP_T_STRING, .pattern = L7MP_P_ADDRESS,       \
+		.doc = "IP address to listen on; without it all addresses, IPv4 and IPv6" \
+	}
+#define L7MP_SPEC_LISTEN_PORT                                                                     \
+	{                                                                                         \
+		.key = "port", .type = L7MP_T_INT, .flags = L7MP_F_REQUIRED, .min = 0,            \
+		.max = 65535, .doc = "port to listen on; 0 takes a free one, and GET shows which" \
+	}
+/* The name of a UNIX socket to listen on. */
+#define L7MP_SPEC_LISTEN_FILENAME                                                                  \
+	{                                                                                          \
+		.key = "filename", .type = L7MP_T_STRING, .flags = L7MP_F_REQUIRED,                \
+		.pattern = L7MP_P_FILENAME,                                                        \
+		.doc = "path of the socket, or @name for an abstract one; a socket that is there " \
+		       "already is replaced only if nothing listens on it"                         \
+	}
+
+/* ---- keys of clusters and endpoints ---- */
+
+#define L7MP_SPEC_ENDPOINT_PORT                                                        \
+	{                                                                              \
+		.key = "port", .type = L7MP_T_INT, .flags = L7MP_F_REQUIRED, .min = 1, \
+		.max = 65535, .doc = "port of the endpoints"                           \
+	}
+#define L7MP_SPEC_BIND                                                          \
+	{                                                                       \
+		.key = "bind", .type = L7MP_T_OBJECT, .sub = &l7mp_bind_schema, \
+		.doc = "local address and port to connect or send from"         \
+	}
+/* The address of an endpoint: an IP address or a host name. */
+#define L7MP_SPEC_ENDPOINT_HOST                                                            \
+	{                                                                                  \
+		.key = "address", .type = L7MP_T_STRING, .flags = L7MP_F_REQUIRED,         \
+		.pattern = L7MP_P_HOST,                                                    \
+		.doc = "IP address or host name; a name is resolved again at each connect" \
+	}
+/* The address of an endpoint: the name of a UNIX socket. */
+#define L7MP_SPEC_ENDPOINT_FILENAME                                                \
+	{                                                                          \
+		.key = "address", .type = L7MP_T_STRING, .flags = L7MP_F_REQUIRED, \
+		.pattern = L7MP_P_FILENAME,                                        \
+		.doc = "path of the server's socket, or @name for an abstract one" \
+	}
+
+/* ---- keys of `options` ---- */
+
+#define L7MP_SPEC_RCVBUF(text)                                                                \
+	{                                                                                     \
+		.key = "rcvbuf", .type = L7MP_T_INT, .min = 4096, .max = 1 << 30, .doc = text \
+	}
+#define L7MP_SPEC_SNDBUF                                                          \
+	{                                                                         \
+		.key = "sndbuf", .type = L7MP_T_INT, .min = 4096, .max = 1 << 30, \
+		.doc = "the socket's send buffer in bytes"                        \
+	}
+#define L7MP_SPEC_DSCP                                                         \
+	{                                                                      \
+		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63,        \
+		.doc = "DSCP of what is sent; such sessions are not offloaded" \
+	}
+#define L7MP_SPEC_REUSEPORT                                                                      \
+	{                                                                                        \
+		.key = "reuseport", .type = L7MP_T_BOOL, .def = "false",                         \
+		.doc = "share the port with other processes (SO_REUSEPORT); the kernel spreads " \
+		       "the "                                                                    \
+		       "peers"                                                                   \
+	}
+
+/* {address, port}: the value of `bind`. */
+extern const struct l7mp_schema l7mp_bind_schema;
+
+/* ---- reading; every spec was validated before ---- */
+
+/* The key `port`; 0: absent. NULL is allowed. */
+uint16_t l7mp_spec_port(const cJSON *spec);
+/* The key `filename`, borrowed; "": absent. NULL is allowed. */
+const char *l7mp_spec_filename(const cJSON *spec);
+
+/* The local address of a listener: `address` and `port`. */
+struct l7mp_bind_addr {
+	struct l7mp_addr addr;
+	bool dual; /* no address: both families, by one IPv6 socket (IPv4 on hosts without IPv6) */
+};
+/*
+ * From a spec with `address` (numeric; absent: all addresses) and `port` (absent: 0); NULL is
+ * allowed. 0, or -EINVAL with err.
+ */
+int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err);
+/* Replaces `port` by the port that was bound: the `bound` operation of struct l7mp_proto. */
+void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec);
+/*
+ * The value of `bind` (may be NULL) for a connection of `family`. out->len is 0 when nothing is
+ * to be bound; a port without an address gives the wildcard of the family. 0; -EAFNOSUPPORT:
+ * the address is of the other family.
+ */
+int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
+
+struct l7mp_socket_options {
+	int rcvbuf, sndbuf; /* bytes; 0: the system's default */
+	int dscp;           /* -1: not set */
+	bool reuseport;
+};
+/* From `options`, which may be NULL. */
+void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *out);
+/*
+ * Sets the options of a socket; `options` is a struct l7mp_socket_options, void * so that the
+ * function can be passed to l7mp_bind_addr_socket. 0 or negative errno.
+ */
+int l7mp_socket_options_apply(int fd, void *options);
+/* With CAP_NET_ADMIN beyond net.core.{r,w}mem_max, else up to that. 0 or negative errno. */
+int l7mp_socket_set_rcvbuf(int fd, int bytes);
+int l7mp_socket_set_sndbuf(int fd, int bytes);
