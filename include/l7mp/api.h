@@ -51,6 +51,9 @@ void l7mp_api_free(struct l7mp_api **api);
  */
 int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_error *err);
 
+/* All listeners are bound: GET /readyz of the admin server says yes from now on. */
+void l7mp_api_set_ready(struct l7mp_api *api);
+
 /* Shutting down: changes are refused with 503 from now on; looking is still answered. */
 void l7mp_api_set_stopping(struct l7mp_api *api);
 
@@ -59,6 +62,28 @@ void l7mp_api_each_request_count(const struct l7mp_api *api,
                                  void (*cb)(void *arg, const char *method, const char *path,
                                             int status, uint64_t count),
                                  void *arg);
+
+/*
+ * The admin server (api/admin_server.c): the same API, /metrics, /healthz, /readyz and the OpenAPI
+ * text by civetweb, in threads of its own, outside the data plane's listeners and limits.
+ */
+struct l7mp_api_server;
+int l7mp_api_server_new(struct l7mp_api *api, struct l7mp_api_server **out);
+/*
+ * Binds what is wanted, beside what is served now. 0, or negative errno with err (path
+ * "admin.server"). commit, which can't fail, serves it and stops what was served before, without
+ * waiting: requests that are being answered get their answers.
+ */
+int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_server *want,
+                            struct l7mp_error *err);
+void l7mp_api_server_commit(struct l7mp_api_server *s, const struct l7mp_admin_server *want);
+/*
+ * For the end: requests that are being answered get their answers, for which the loop has to run
+ * on; then `done` is called, at once when there is nothing to stop.
+ */
+void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), void *arg);
+/* After `done`. */
+void l7mp_api_server_free(struct l7mp_api_server **s);
 
 extern const struct l7mp_proto l7mp_proto_controller; /* L7MPController */
 extern const struct l7mp_proto l7mp_proto_prometheus; /* Prometheus */

@@ -144,6 +144,14 @@ enum l7mp_offload_start { L7MP_OFFLOAD_INIT, L7MP_OFFLOAD_NO_INIT, L7MP_OFFLOAD_
 enum l7mp_offload_mode { L7MP_MODE_AUTO, L7MP_MODE_NATIVE, L7MP_MODE_GENERIC, L7MP_MODE_TC };
 
 /* The admin object: the only one that is changed in place. */
+/* Where the admin server listens (api/admin_server.c). */
+struct l7mp_admin_server {
+	bool enabled;
+	char address[16]; /* IPv4, numeric */
+	uint16_t port;    /* 0: a free one */
+	uint16_t threads;
+};
+
 struct l7mp_admin {
 	enum l7mp_log_level log_level;
 	char *log_file; /* "stdout", "stderr" or a path */
@@ -156,6 +164,8 @@ struct l7mp_admin {
 	enum l7mp_offload_mode offload_mode;
 	char *instance;
 	char *api_token_file; /* NULL: none */
+	struct l7mp_admin_server server;
+	bool metrics_sessions; /* a metric series for each session */
 	struct l7mp_limits limits;
 };
 

@@ -68,6 +68,13 @@ void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listene
  * that wait fail with -ESHUTDOWN, and so does one that is being built, later. For shutdown.
  */
 void l7mp_runtime_stop(struct l7mp_runtime *rt);
+/*
+ * Called right before the commit of a change that has a new admin: what can fail, such as binding
+ * a port, fails here, and then nothing is changed. Its arg is that of l7mp_runtime_on_admin.
+ */
+void l7mp_runtime_before_admin(struct l7mp_runtime *rt,
+                               int (*cb)(void *arg, const struct l7mp_admin *next,
+                                         struct l7mp_error *err));
 /* Called after each successful apply with the new admin (when it changed). */
 void l7mp_runtime_on_admin(struct l7mp_runtime *rt,
                            void (*cb)(void *arg, const struct l7mp_admin *admin), void *arg);

@@ -266,8 +266,9 @@ class Reload(unittest.TestCase):
         for i in range(20):
             self.reload(config(listener("stays", "TCP", 15000), *([listener("x", "WebSocket", 15003)] if i % 2 else [])))
         self.reload(self.base)
-        left = l7test.wait_for(lambda: self.p.fds() <= fds + 1, 5)
-        self.assertTrue(left, (fds, self.p.fds(), sorted(os.readlink(f"/proc/{self.p.pid}/fd/{n}") for n in os.listdir(f"/proc/{self.p.pid}/fd"))))
+        left = l7test.wait_for(lambda: self.p.fds() <= fds + 1, 30)
+        if not left:
+            self.fail((fds, os.popen(f"ls -l /proc/{self.p.pid}/fd").read()))
 
 
 class Logs(unittest.TestCase):

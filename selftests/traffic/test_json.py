@@ -500,7 +500,8 @@ class Metrics(traffic.Case):
             listener("prom", "HTTP", 9099, inline("Prometheus"), address="127.0.0.1"),
             listener(odd, "UDP", 15000, inline("Echo"), ingress=[dict(inline("Metric"), name="in")],
                      egress=[dict(inline("INLINE/Metric"), name="out")]),
-            listener("lost", "UDP", 15001, cluster("TCP", 1), retry=traffic.retry("always", 2, 50)))
+            listener("lost", "UDP", 15001, cluster("TCP", 1), retry=traffic.retry("always", 2, 50)),
+            admin={"metrics": {"sessions": True}})
         s = udp(15000)
         for n in (1, 10, 100):
             s.send(b"x" * n)
@@ -536,6 +537,9 @@ class Metrics(traffic.Case):
         self.later(lambda: not self.sessions(name))
         m = self.scrape()
         self.assertEqual(v("session_byte_counter_total", sessionName=name, clusterName="in"), 111)
+        # Without the setting there is no series for a session.
+        self.assertEqual(self.api.post("/admin", {"admin": {"metrics": {"sessions": False}}})[0], 200)
+        self.assertNotIn("session_byte_counter_total", self.scrape())
 
     def test_refuses(self):
         """Prometheus refuses sessions without HTTP metadata, and other methods"""

@@ -45,6 +45,16 @@ void l7mp_api_free(struct l7mp_api **api)
 	*api = NULL;
 }
 
+void l7mp_api_set_ready(struct l7mp_api *api)
+{
+	api->ready = true;
+}
+
+bool api_is_ready(const struct l7mp_api *api)
+{
+	return api->ready && !api->stopping;
+}
+
 void l7mp_api_set_stopping(struct l7mp_api *api)
 {
 	api->stopping = true;

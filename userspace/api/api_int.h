@@ -38,7 +38,7 @@ struct l7mp_api {
 	struct api_origins *origins;
 	/* api_foreign; tests have their own. */
 	const char *(*foreign)(struct l7mp_api *api, const struct api_client *client);
-	bool stopping;
+	bool ready, stopping;
 	uint64_t boot; /* random, in ETags: those of another process never fit */
 	struct l7mp_log_limit token_log;
 	struct api_count *counts;
@@ -135,6 +135,9 @@ struct api_route {
 	unsigned flags;
 };
 extern const struct api_route api_routes[]; /* ends with method NULL */
+
+/* Everything is bound, and the program is not being stopped. */
+bool api_is_ready(const struct l7mp_api *api);
 
 /* ---- router.c ---- */
 

@@ -66,6 +66,8 @@ static int make_layers(struct l7mp_app *app)
 	l7mp_app_offload_views(app, &api);
 	rc = l7mp_api_new(&api, &app->api);
 	if (!rc)
+		rc = l7mp_api_server_new(app->api, &app->admin_server);
+	if (!rc)
 		app->env.app = app->api;
 	return rc;
 }
@@ -107,6 +109,15 @@ static void on_admin(void *arg, const struct l7mp_admin *admin)
 		l7mp_log_error("daemon", "%s", err.message);
 	if (l7mp_app_use_offload(app, admin, &err))
 		l7mp_log_error("daemon", "%s", err.message);
+	l7mp_api_server_commit(app->admin_server, &admin->server);
+}
+
+/* What can be refused of a change. */
+static int before_admin(void *arg, const struct l7mp_admin *next, struct l7mp_error *err)
+{
+	struct l7mp_app *app = arg;
+
+	return l7mp_api_server_prepare(app->admin_server, &next->server, err);
 }
 
 static int start(struct l7mp_app *app)
@@ -121,6 +132,8 @@ static int start(struct l7mp_app *app)
 	if (!rc)
 		rc = l7mp_app_use_offload(app, admin, &err);
 	if (!rc)
+		rc = l7mp_api_server_prepare(app->admin_server, &admin->server, &err);
+	if (!rc)
 		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
 	l7mp_change_free(&app->initial);
 	if (rc)
@@ -128,6 +141,9 @@ static int start(struct l7mp_app *app)
 	l7mp_document_free(&app->document);
 	if (rc)
 		return rc;
+	l7mp_api_server_commit(app->admin_server, &l7mp_model_admin(app->model)->server);
+	l7mp_api_set_ready(app->api);
+	l7mp_runtime_before_admin(app->runtime, before_admin);
 	l7mp_runtime_on_admin(app->runtime, on_admin, app);
 	rc = l7mp_app_watch_signals(app);
 	if (rc)
@@ -163,6 +179,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 	*pp = NULL;
 	l7mp_change_free(&app->initial);
 	l7mp_document_free(&app->document);
+	l7mp_api_server_free(&app->admin_server);
 	if (app->api)
 		l7mp_api_free(&app->api);
 	if (app->runtime)

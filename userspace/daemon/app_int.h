@@ -31,6 +31,7 @@ struct l7mp_app {
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
+	struct l7mp_api_server *admin_server;
 	struct l7mp_document
 	        *document;           /* the file that was read last, until its change is applied */
 	struct l7mp_change *initial; /* built by new, applied by run */

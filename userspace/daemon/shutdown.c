@@ -11,7 +11,7 @@
 
 #define GRACE_MS 2000
 
-static void sessions_ended(void *arg)
+static void server_stopped(void *arg)
 {
 	struct l7mp_app *app = arg;
 
@@ -27,6 +27,14 @@ static void sessions_ended(void *arg)
 	for (int i = 0; i < app->n_signals; i++)
 		uv_close((uv_handle_t *)&app->signals[i], NULL);
 	app->n_signals = 0;
+}
+
+/* Until here the admin server tells how the shutdown goes. */
+static void sessions_ended(void *arg)
+{
+	struct l7mp_app *app = arg;
+
+	l7mp_api_server_stop(app->admin_server, server_stopped, app);
 }
 
 void l7mp_app_stop(struct l7mp_app *app)

@@ -57,6 +57,7 @@ struct l7mp_runtime {
 	struct l7mp_sessions *sessions;
 	uv_mutex_t lock; /* of bindings: a job's thread looks into them, too */
 	struct binding *bindings;
+	int (*before_admin)(void *arg, const struct l7mp_admin *next, struct l7mp_error *err);
 	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
 	void *on_admin_arg;
 
@@ -89,6 +90,13 @@ void l7mp_runtime_on_admin(struct l7mp_runtime *rt,
 {
 	rt->on_admin = cb;
 	rt->on_admin_arg = arg;
+}
+
+void l7mp_runtime_before_admin(struct l7mp_runtime *rt,
+                               int (*cb)(void *arg, const struct l7mp_admin *next,
+                                         struct l7mp_error *err))
+{
+	rt->before_admin = cb;
 }
 
 static struct binding *find(const struct l7mp_runtime *rt, const char *name)
@@ -214,8 +222,13 @@ static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
 
 static void commit(struct l7mp_runtime *rt, struct apply *w)
 {
-	bool admin = l7mp_change_new_admin(w->change) != NULL;
+	const struct l7mp_admin *admin = l7mp_change_new_admin(w->change);
 
+	if (admin && rt->before_admin) {
+		w->rc = rt->before_admin(rt->on_admin_arg, admin, &w->err);
+		if (w->rc)
+			return;
+	}
 	l7mp_change_commit(w->change);
 	/* What begins from now on uses nothing that was deleted. */
 	if (l7mp_ender_new(rt->sessions, &w->ender))

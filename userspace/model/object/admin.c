@@ -133,6 +133,20 @@ static int merge_ifs(struct l7mp_admin *a, const cJSON *node)
 	return rc;
 }
 
+/* A `server` object turns it on, unless it says otherwise; keys that it lacks stay. */
+static void merge_server(struct l7mp_admin_server *s, const cJSON *doc)
+{
+	const char *address = l7mp_json_str(doc, "address", s->address);
+
+	if (!cJSON_IsObject(doc))
+		return;
+	s->enabled = l7mp_json_bool(doc, "enabled", true);
+	if (address != s->address && strlen(address) < sizeof(s->address))
+		strcpy(s->address, address);
+	s->port = (uint16_t)l7mp_json_num(doc, "port", s->port);
+	s->threads = (uint16_t)l7mp_json_num(doc, "threads", s->threads);
+}
+
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out)
 {
 	const cJSON *limits = l7mp_json_member(doc, "limits");
@@ -145,6 +159,9 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	        (enum l7mp_offload_start)merge_enum(doc, "offload", start_names, (int)out->offload);
 	out->offload_mode = (enum l7mp_offload_mode)merge_enum(doc, "offload_mode", mode_names,
 	                                                       (int)out->offload_mode);
+	merge_server(&out->server, l7mp_json_member(doc, "server"));
+	out->metrics_sessions =
+	        l7mp_json_bool(l7mp_json_member(doc, "metrics"), "sessions", out->metrics_sessions);
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(limit_keys); i++)
 		*limit(&out->limits, i) =
 		        (uint32_t)l7mp_json_num(limits, limit_keys[i].key, *limit(&out->limits, i));
@@ -191,6 +208,8 @@ int l7mp_admin_defaults(struct l7mp_admin *a)
 	cJSON *doc = defaults_of(&l7mp_schema_admin);
 	int rc = doc ? l7mp_admin_merge(&nothing, doc, a) : -ENOMEM;
 
+	if (!rc)
+		a->server.enabled = false; /* off unless a document has the object */
 	cJSON_Delete(doc);
 	return rc;
 }
@@ -210,6 +229,12 @@ static bool same_ifs(const struct l7mp_admin *a, const struct l7mp_admin *b)
 		if (strcmp(a->offload_ifs[i], b->offload_ifs[i]) != 0)
 			return false;
 	return true;
+}
+
+static bool same_server(const struct l7mp_admin_server *a, const struct l7mp_admin_server *b)
+{
+	return a->enabled == b->enabled && !strcmp(a->address, b->address) && a->port == b->port &&
+	       a->threads == b->threads;
 }
 
 const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_admin *b)
@@ -232,6 +257,7 @@ const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_a
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
+	       same_server(&a->server, &b->server) && a->metrics_sessions == b->metrics_sessions &&
 	       a->offload == b->offload && a->offload_mode == b->offload_mode && same_ifs(a, b) &&
 	       !memcmp(&a->limits, &b->limits, sizeof(a->limits));
 }
@@ -256,6 +282,28 @@ static cJSON *limits_to_json(const struct l7mp_limits *limits)
 	return out;
 }
 
+/* Only while it is on: posted back, what is shown must not turn it on. */
+static int add_server(cJSON *out, const struct l7mp_admin_server *s)
+{
+	cJSON *json;
+
+	if (!s->enabled)
+		return 0;
+	json = cJSON_CreateObject();
+	l7mp_json_add_str(json, "address", s->address);
+	l7mp_json_add_num(json, "port", s->port);
+	l7mp_json_add_num(json, "threads", s->threads);
+	return l7mp_json_add(out, "server", json);
+}
+
+static int add_metrics(cJSON *out, const struct l7mp_admin *a)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	l7mp_json_add_bool(json, "sessions", a->metrics_sessions);
+	return l7mp_json_add(out, "metrics", json);
+}
+
 cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 {
 	cJSON *out = cJSON_CreateObject();
@@ -273,8 +321,8 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 	    l7mp_json_add(out, "offload_ifs", ifs) |
 	    l7mp_json_add_str(out, "offload_mode", mode_names[a->offload_mode]) |
 	    add_text(out, "instance", a->instance) |
-	    add_text(out, "api_token_file", a->api_token_file) |
-	    l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |
+	    add_text(out, "api_token_file", a->api_token_file) | add_server(out, &a->server) |
+	    add_metrics(out, a) | l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |
 	    l7mp_json_add_str(out, "version", L7MP_VERSION)) {
 		cJSON_Delete(out);
 		return NULL;

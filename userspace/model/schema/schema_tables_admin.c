@@ -63,6 +63,63 @@ static const struct l7mp_schema limits = {
         .fields = limit_fields,
 };
 
+static const struct l7mp_field server_fields[] = {
+        {
+                .key = "enabled",
+                .type = L7MP_T_BOOL,
+                .def = "true",
+                .doc = "`false` turns a server off that was on",
+        },
+        {
+                .key = "address",
+                .type = L7MP_T_STRING,
+                .pattern = L7MP_P_ADDRESS,
+                .def = "\"127.0.0.1\"",
+                .doc = "IPv4 address to listen on",
+        },
+        {
+                .key = "port",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 65535,
+                .def = "1235",
+                .doc = "Port to listen on; 0 takes a free one, which the log tells",
+        },
+        {
+                .key = "threads",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 64,
+                .def = "4",
+                .doc = "Requests at once; one more is answered with 503",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema server = {
+        .name = "admin-server",
+        .doc = "A server of its own for the REST API, `/metrics`, `/healthz` and `/readyz`, "
+               "outside "
+               "the listeners and limits of the data plane; without this object there is none",
+        .fields = server_fields,
+};
+
+static const struct l7mp_field metrics_fields[] = {
+        {
+                .key = "sessions",
+                .type = L7MP_T_BOOL,
+                .def = "false",
+                .doc = "A series for each session that a Metric cluster counts; what a scrape "
+                       "costs "
+                       "grows with the sessions then",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema metrics = {
+        .name = "admin-metrics",
+        .doc = "What metrics there are",
+        .fields = metrics_fields,
+};
+
 static const char *const log_levels[] = {"silly", "verbose", "info",   "notice",
                                          "warn",  "error",   "silent", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
@@ -157,6 +214,18 @@ static const struct l7mp_field admin_fields[] = {
                        "API answers only clients on this host",
         },
         {
+                .key = "server",
+                .type = L7MP_T_OBJECT,
+                .sub = &server,
+                .doc = "The admin server; off unless this is given",
+        },
+        {
+                .key = "metrics",
+                .type = L7MP_T_OBJECT,
+                .sub = &metrics,
+                .doc = "What metrics there are",
+        },
+        {
                 .key = "limits",
                 .type = L7MP_T_OBJECT,
                 .sub = &limits,
@@ -212,10 +281,14 @@ static void check_admin(const cJSON *admin, const char *path, struct l7mp_issues
 {
 	const cJSON *ifs = l7mp_json_member(admin, "offload_ifs");
 	const cJSON *instance = l7mp_json_member(admin, "instance");
+	const cJSON *address = l7mp_json_get(admin, "/server/address");
 
 	if (cJSON_IsString(ifs) && !ifs_list_ok(ifs->valuestring))
 		add_issue(issues, ifs, path, "offload_ifs",
 		          "interface names of 1..15 bytes with commas between, or all");
+	/* civetweb, as Debian builds it, has no IPv6. */
+	if (cJSON_IsString(address) && strchr(address->valuestring, ':'))
+		add_issue(issues, address, path, "server.address", "an IPv4 address");
 	/* It becomes a directory. */
 	if (cJSON_IsString(instance) &&
 	    (strchr(instance->valuestring, '/') || instance->valuestring[0] == '.'))

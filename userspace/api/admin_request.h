@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A request to the admin server on its way from a civetweb thread to the loop, and its answer on
+ * the way back.
+ *
+ * The thread makes it, and at each step waits for the loop: first the loop says whether the
+ * client may be answered at all (before the body is read), then it makes the answer, piece by
+ * piece: the next one is made when the thread has written the one before, so that a slow reader
+ * costs two pieces of memory and no time of the loop. Whoever takes too long over a body or an
+ * answer is cut off by a timer of the loop.
+ *
+ * Thread: as each function says.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "l7mp/addr.h"
+#include "l7mp/json.h"
+
+struct l7mp_api;
+struct l7mp_mailbox;
+struct admin_request;
+
+enum admin_target {
+	ADMIN_REST,    /* /api/v1/..., /openapi.json, /openapi.yaml */
+	ADMIN_METRICS, /* /metrics */
+	ADMIN_HEALTH,  /* /healthz: the loop answers */
+	ADMIN_READY,   /* /readyz: everything is bound, and not being stopped */
+};
+
+/* What a request line and head say. */
+struct admin_head {
+	enum admin_target target;
+	const char *method, *path, *query; /* copied */
+	cJSON *metadata;                   /* {"HTTP": {"headers"}}; taken, also on failure */
+	struct l7mp_addr peer, local;
+	long long length; /* of the body; -1: chunked, 0: none */
+};
+
+/*
+ * What a thread can't be waited for longer: after this time the client must have sent or read at
+ * least ADMIN_RATE bytes per millisecond.
+ */
+#define ADMIN_PATIENCE_MS 10000
+#define ADMIN_RATE        100
+
+/* ---- the thread's side ---- */
+
+/* NULL: out of memory, or the server is being stopped. `mailbox` is borrowed. */
+struct admin_request *admin_request_new(struct l7mp_api *api, struct l7mp_mailbox *mailbox,
+                                        const struct admin_head *head);
+/* The last call of the thread: whatever the loop still does for the request is stopped. */
+void admin_request_drop(struct admin_request *r);
+
+/* May this client send its body? False: the answer is there already. Waits for the loop. */
+bool admin_request_admit(struct admin_request *r);
+/* Bytes of a body that are taken (limits.max_body); after admit. */
+size_t admin_request_max_body(const struct admin_request *r);
+/* The request is complete; body is heap (taken), NULL when empty. `too_large`: it was not kept. */
+void admin_request_run(struct admin_request *r, char *body, size_t len, bool too_large);
+
+/* Around each read and write of the connection; `n` bytes went since the last time. */
+void admin_request_io(struct admin_request *r, bool begins, size_t n);
+/* The loop's timer found the client too slow. */
+bool admin_request_expired(struct admin_request *r);
+
+/*
+ * The answer, after admit said no or after run. Status and header lines ("Name: value\r\n" each,
+ * borrowed), the length of the body (-1: not known). False: the loop did not answer in time.
+ */
+bool admin_request_wait_head(struct admin_request *r, int *status, const char **headers,
+                             long long *length);
+/* The next piece (heap, the caller's): 1; 0: that was all; -1: it can't be completed. */
+int admin_request_wait_piece(struct admin_request *r, char **text, size_t *len);

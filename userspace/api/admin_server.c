@@ -1,0 +1,840 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The admin server: civetweb in threads of its own, so that an operator gets in whatever the
+ * data plane's listeners, sessions and limits are doing. This is the only file that knows
+ * civetweb 1.15, whose traps are kept closed here:
+ *
+ *  - It reads at most 64 header fields, and stops without a word at a folded or nameless one: what
+ *    follows is taken as absent, framing included. Such requests are refused, and keep-alive is
+ *    off, so that what follows a request on its connection is never read as another one.
+ *  - mg_read waits for a full buffer, for as long as a byte comes now and then. A timer of the loop
+ *    ends that (admin_request.c).
+ *  - mg_stop joins the threads, which may be waiting for the loop: it runs on a thread of its own.
+ *  - mg_start changes what SIGCHLD and SIGPIPE do.
+ *
+ * An engine is one running civetweb. A new address is bound by a new engine before the old one is
+ * stopped; when only the number of threads changes, the new one begins when the old one is gone.
+ *
+ * Threads: begin_request and what it calls run on civetweb's threads; the rest on the loop.
+ */
+#include "admin_server.h"
+
+#include <arpa/inet.h>
+#include <civetweb.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "admin_request.h"
+#include "api_int.h"
+#include "l7mp/hash.h"
+#include "l7mp/log.h"
+#include "l7mp/mailbox.h"
+#include "net/net.h"
+
+#define HEAD_TIMEOUT_MS "5000"
+#define FIELDS_MAX      64 /* civetweb's MG_MAX_HEADERS: with that many, some may be missing */
+#define BODY_STEP       (64 * 1024)
+#define DISCARD_MAX     (8 * 1024 * 1024) /* of a body that is not wanted, so that the answer arrives */
+#define RESTART_MS      1000
+#define STOP_GRACE_MS   2000
+
+struct engine {
+	struct l7mp_mail stopped_mail;
+	struct l7mp_api_server *server;
+	struct l7mp_mailbox *mailbox; /* borrowed from the server */
+	struct l7mp_api *api;
+	struct mg_context *mg;
+	struct l7mp_admin_server where;
+	uint16_t port; /* that was bound */
+	pthread_t stopper;
+	atomic_uint busy; /* requests whose head was read */
+	atomic_bool retiring;
+	pthread_t owner; /* the thread in mg_start, for its messages */
+	char message[200];
+};
+
+struct l7mp_api_server {
+	struct l7mp_api *api;
+	struct l7mp_loop *loop;
+	struct l7mp_mailbox *mailbox; /* NULL: no engine was ever started */
+	struct engine *current;       /* NULL: off, or between two engines */
+	struct engine *next;          /* bound, until commit or undo */
+	struct l7mp_admin_server want;
+	struct l7mp_timer restart;
+	unsigned stopping; /* engines whose threads are being joined */
+	bool stopped;
+	void (*done)(void *arg);
+	void *done_arg;
+};
+
+/* ---- a request, on its thread ---- */
+
+struct conn {
+	struct mg_connection *mg;
+	const struct mg_request_info *ri;
+	struct engine *engine;
+	struct admin_request *rq;
+	long long length; /* of the body; -1: chunked */
+	bool http10, head, expects;
+	bool started; /* the answer has begun */
+};
+
+static bool put(struct conn *c, const void *data, size_t len)
+{
+	bool ok;
+
+	if (c->rq)
+		admin_request_io(c->rq, true, 0);
+	ok = mg_write(c->mg, data, len) == (int)len;
+	if (c->rq)
+		admin_request_io(c->rq, false, ok ? len : 0);
+	return ok;
+}
+
+static const char *phrase(int status)
+{
+	return mg_get_response_code_text(NULL, status);
+}
+
+static void date_text(char *buf, size_t size)
+{
+	static const char days[] = "SunMonTueWedThuFriSat";
+	static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+	time_t now = time(NULL);
+	struct tm tm;
+
+	/* strftime would ask the locale. */
+	gmtime_r(&now, &tm);
+	snprintf(buf, size, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT", days + 3 * (tm.tm_wday % 7),
+	         tm.tm_mday, months + 3 * (tm.tm_mon % 12), tm.tm_year + 1900, tm.tm_hour,
+	         tm.tm_min, tm.tm_sec);
+}
+
+/* Status line, Date, the given lines, framing. length -1: chunked, or until the end in HTTP/1.0. */
+static bool add_head(const struct conn *c, struct l7mp_str *out, int status, const char *headers,
+                     long long length)
+{
+	char date[64];
+
+	date_text(date, sizeof(date));
+	l7mp_str_addf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\n%sConnection: close\r\n", status,
+	              phrase(status), date, headers);
+	if (length >= 0)
+		l7mp_str_addf(out, "Content-Length: %lld\r\n", length);
+	else if (!c->http10)
+		l7mp_str_add(out, "Transfer-Encoding: chunked\r\n");
+	l7mp_str_add(out, "\r\n");
+	return !out->oom;
+}
+
+/* What the server itself says no to, without asking the loop. */
+static void refuse(struct conn *c, int status, const char *message)
+{
+	struct l7mp_str out = {0}, body = {0};
+	cJSON *json = cJSON_CreateObject();
+	char *text;
+
+	l7mp_json_add_num(json, "status", status);
+	l7mp_json_add_str(json, "message", message);
+	l7mp_json_add(json, "content", cJSON_CreateArray());
+	text = l7mp_json_print(json, L7MP_JSON_PLAIN);
+	cJSON_Delete(json);
+	l7mp_str_add(&body, text ? text : "");
+	free(text);
+	if (add_head(c, &out, status,
+	             status == 503 ? "Content-Type: application/json\r\nRetry-After: 1\r\n"
+	                           : "Content-Type: application/json\r\n",
+	             (long long)body.len)) {
+		if (!c->head)
+			l7mp_str_addn(&out, body.s, body.len);
+		if (!out.oom)
+			(void)put(c, out.s, out.len);
+	}
+	l7mp_str_free(&out);
+	l7mp_str_free(&body);
+}
+
+static const char *find(const struct mg_request_info *ri, const char *name, int *count)
+{
+	const char *value = NULL;
+
+	*count = 0;
+	for (int i = 0; i < ri->num_headers; i++) {
+		if (strcasecmp(ri->http_headers[i].name, name) != 0)
+			continue;
+		value = ri->http_headers[i].value;
+		(*count)++;
+	}
+	return value;
+}
+
+/*
+ * civetweb puts a NUL in the place of each byte of the line breaks that it has read over, and of
+ * the last byte of the head. So each field must begin two bytes behind the end of what stands
+ * before it: a blank or a bare line feed in between was read over in silence. And behind the last
+ * field must be what is left of the empty line: something else is where civetweb has stopped.
+ */
+static bool read_to_the_end(const struct mg_request_info *ri)
+{
+	const char *end = ri->http_version + strlen(ri->http_version);
+
+	for (int i = 0; i < ri->num_headers; i++) {
+		if (ri->http_headers[i].name != end + 2)
+			return false;
+		end = ri->http_headers[i].value + strlen(ri->http_headers[i].value);
+	}
+	/* Without any field the empty line was read over together with the request line's end. */
+	return !end[1] && end[2] == (ri->num_headers ? '\r' : '\0') && !end[3];
+}
+
+/* A blank between a field's name and its colon, which civetweb drops (RFC 9112, section 5.1). */
+static bool has_blank_name(const struct mg_request_info *ri)
+{
+	for (int i = 0; i < ri->num_headers; i++) {
+		const char *after = ri->http_headers[i].name + strlen(ri->http_headers[i].name) + 1;
+
+		if (after < ri->http_headers[i].value && !*after)
+			return true;
+	}
+	return false;
+}
+
+static const char not_a_path[] = "expected the path of something on this server";
+
+static const char *check_head(const struct mg_request_info *ri)
+{
+	if (ri->request_uri[0] != '/')
+		return not_a_path;
+	if (ri->num_headers >= FIELDS_MAX)
+		return "more than 63 header fields";
+	if (!read_to_the_end(ri))
+		return "a header field that is folded or has no name, or a bare line feed";
+	if (has_blank_name(ri))
+		return "a blank between a field's name and its colon";
+	return NULL;
+}
+
+/* Framing that two readers could understand in two ways is refused (RFC 9112, section 6). */
+static const char *read_framing(struct conn *c)
+{
+	int lengths, codings, hosts, n;
+	const char *length = find(c->ri, "Content-Length", &lengths);
+	const char *coding = find(c->ri, "Transfer-Encoding", &codings);
+
+	find(c->ri, "Host", &hosts);
+	c->http10 = strcmp(c->ri->http_version, "1.1") != 0;
+	c->expects = !c->http10 && find(c->ri, "Expect", &n);
+	if (hosts > 1 || (hosts == 0 && !c->http10))
+		return "expected exactly one Host header";
+	if (lengths + codings > 1)
+		return "expected one Content-Length or one Transfer-Encoding header";
+	if (coding && (strcasecmp(coding, "chunked") != 0 || c->http10))
+		return "expected the Transfer-Encoding to be chunked, in HTTP/1.1";
+	if (length && (!*length || length[strspn(length, "0123456789")] || strlen(length) > 18))
+		return "expected Content-Length to be a number";
+	c->length = coding ? -1 : length ? strtoll(length, NULL, 10) : 0;
+	return NULL;
+}
+
+/* {"HTTP": {"method", "url", "headers"}}, as the router wants it. A field that comes twice is joined. */
+static cJSON *make_metadata(const struct mg_request_info *ri)
+{
+	cJSON *root = cJSON_CreateObject();
+	cJSON *http = cJSON_AddObjectToObject(root, "HTTP");
+	cJSON *url = cJSON_AddObjectToObject(http, "url");
+	cJSON *headers = cJSON_AddObjectToObject(http, "headers");
+	int rc = l7mp_json_add_str(http, "method", ri->request_method);
+
+	rc |= l7mp_json_add_str(url, "path", ri->local_uri_raw);
+	rc |= l7mp_json_add_str(url, "query", ri->query_string ? ri->query_string : "");
+	for (int i = 0; i < ri->num_headers && !rc; i++) {
+		const char *name = ri->http_headers[i].name, *value = ri->http_headers[i].value;
+		cJSON *old = cJSON_GetObjectItem(headers, name);
+
+		if (old) {
+			char *both = l7mp_asprintf("%s, %s", old->valuestring, value);
+
+			rc = both && cJSON_SetValuestring(old, both) ? 0 : -ENOMEM;
+			free(both);
+		} else {
+			rc = l7mp_json_add_str(headers, name, value);
+		}
+	}
+	if (!rc)
+		return root;
+	cJSON_Delete(root);
+	return NULL;
+}
+
+static enum admin_target target_of(const char *path, const char **api_path)
+{
+	static const struct {
+		const char *path;
+		enum admin_target target;
+		const char *api_path;
+	} known[] = {
+	        {"/metrics", ADMIN_METRICS, "/metrics"},
+	        {"/healthz", ADMIN_HEALTH, "/healthz"},
+	        {"/readyz", ADMIN_READY, "/readyz"},
+	        {"/openapi.json", ADMIN_REST, API_BASE "/openapi.json"},
+	        {"/openapi.yaml", ADMIN_REST, API_BASE "/openapi.yaml"},
+	};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(known); i++) {
+		if (!strcmp(path, known[i].path)) {
+			*api_path = known[i].api_path;
+			return known[i].target;
+		}
+	}
+	*api_path = path;
+	return ADMIN_REST;
+}
+
+static struct admin_request *make_request(struct conn *c)
+{
+	struct engine *e = c->engine;
+	struct admin_head head = {
+	        .method = c->ri->request_method, .query = c->ri->query_string, .length = c->length};
+	const char *path = c->ri->local_uri_raw ? c->ri->local_uri_raw : "";
+	const char *local = e->where.address;
+	char link[128] = "";
+	const char *host;
+
+	head.target = target_of(path, &head.path);
+	if (l7mp_addr_parse(&head.peer, c->ri->remote_addr, (uint16_t)c->ri->remote_port))
+		return NULL;
+	/* Bound to all addresses: which one it was, civetweb tells only as part of a link. */
+	if (!strcmp(local, "0.0.0.0")) {
+		mg_get_request_link(c->mg, link, sizeof(link));
+		host = strstr(link, "://");
+		if (!host)
+			return NULL;
+		host += 3;
+		link[(size_t)(host - link) + strcspn(host, ":/")] = '\0';
+		local = host;
+	}
+	if (l7mp_addr_parse(&head.local, local, e->port))
+		return NULL;
+	head.metadata = make_metadata(c->ri);
+	if (!head.metadata)
+		return NULL;
+	(void)l7mp_json_set(head.metadata, "/HTTP/url/path", cJSON_CreateString(head.path));
+	return admin_request_new(e->api, e->mailbox, &head);
+}
+
+/* Reads at most n bytes. 0: the end; -1: the client is too slow, gone, or its chunks are broken. */
+static int read_some(struct conn *c, char *buf, size_t n)
+{
+	int got;
+
+	admin_request_io(c->rq, true, 0);
+	got = mg_read(c->mg, buf, n);
+	admin_request_io(c->rq, false, got > 0 ? (size_t)got : 0);
+	return admin_request_expired(c->rq) ? -1 : got;
+}
+
+/* 0 and the body (heap); else the status of the refusal. */
+static int read_body(struct conn *c, struct l7mp_str *body, bool *too_large)
+{
+	size_t max = admin_request_max_body(c->rq);
+	char *buf = malloc(BODY_STEP);
+	int status = buf ? 0 : 503;
+	size_t seen = 0;
+
+	if (c->expects && !status && (c->length < 0 || c->length <= (long long)max) &&
+	    !put(c, "HTTP/1.1 100 Continue\r\n\r\n", 25))
+		status = 400;
+	*too_large = c->length > (long long)max;
+	while (!status && !*too_large && (c->length < 0 || seen < (size_t)c->length)) {
+		size_t n = BODY_STEP;
+		int got;
+
+		if (c->length >= 0 && (size_t)c->length - seen < n)
+			n = (size_t)c->length - seen;
+		got = read_some(c, buf, n);
+		if (got == 0 && c->length < 0)
+			break;
+		if (got <= 0)
+			status = admin_request_expired(c->rq) || c->length >= 0 ? 408 : 400;
+		else
+			seen += (size_t)got;
+		*too_large = seen > max;
+		if (!status && !*too_large)
+			l7mp_str_addn(body, buf, (size_t)got);
+		if (body->oom)
+			status = 503;
+		/* A chunked body ends with a read that is not full. */
+		if (c->length < 0 && got < (int)n)
+			break;
+	}
+	free(buf);
+	return status;
+}
+
+static void write_answer(struct conn *c)
+{
+	struct l7mp_str out = {0};
+	const char *headers;
+	long long length;
+	char *text = NULL;
+	bool chunked;
+	size_t len;
+	int status, rc = 0;
+
+	if (!admin_request_wait_head(c->rq, &status, &headers, &length)) {
+		refuse(c, 503, "the event loop has not answered in time");
+		return;
+	}
+	chunked = length < 0 && !c->http10 && !c->head;
+	add_head(c, &out, status, headers, length);
+	while (!c->head && (rc = admin_request_wait_piece(c->rq, &text, &len)) > 0) {
+		if (chunked)
+			l7mp_str_addf(&out, "%zx\r\n", len);
+		l7mp_str_addn(&out, text, len);
+		if (chunked)
+			l7mp_str_add(&out, "\r\n");
+		free(text);
+		if (out.oom || !put(c, out.s, out.len) || admin_request_expired(c->rq)) {
+			l7mp_str_free(&out);
+			return; /* the client sees that something is missing */
+		}
+		l7mp_str_free(&out);
+	}
+	if (!c->head && rc < 0) {
+		l7mp_str_free(&out);
+		return;
+	}
+	if (chunked)
+		l7mp_str_add(&out, "0\r\n\r\n");
+	if (out.len && !out.oom)
+		(void)put(c, out.s, out.len);
+	l7mp_str_free(&out);
+}
+
+/* The rest of a body that was refused: closed with it unread, the kernel would send a reset. */
+static void discard_rest(struct conn *c)
+{
+	char buf[4096];
+	size_t seen = 0;
+	int got = 1;
+
+	while (got > 0 && seen < DISCARD_MAX && !admin_request_expired(c->rq)) {
+		got = read_some(c, buf, sizeof(buf));
+		seen += got > 0 ? (size_t)got : 0;
+		if (got < (int)sizeof(buf))
+			break;
+	}
+}
+
+static void run(struct conn *c, struct l7mp_str *body, bool too_large)
+{
+	size_t len = too_large ? 0 : body->len;
+	char *text = len ? l7mp_str_take(body) : NULL;
+
+	admin_request_run(c->rq, text, len, too_large);
+}
+
+static void serve(struct conn *c)
+{
+	struct l7mp_str body = {0};
+	bool too_large = false;
+	int status = 0;
+
+	c->rq = make_request(c);
+	if (!c->rq) {
+		refuse(c, 503, "out of memory");
+		return;
+	}
+	if (admin_request_admit(c->rq)) {
+		status = read_body(c, &body, &too_large);
+		if (!status)
+			run(c, &body, too_large);
+	}
+	if (status == 408)
+		refuse(c, status, "the request's body did not come in time");
+	else if (status == 400)
+		refuse(c, status,
+		       "the chunked body is malformed, has extensions or trailers, or is cut "
+		       "short");
+	else if (status)
+		refuse(c, status, "out of memory");
+	else
+		write_answer(c);
+	l7mp_str_free(&body);
+	if (!status && c->length && !c->expects)
+		discard_rest(c);
+	admin_request_drop(c->rq);
+}
+
+/* For connection_close: this connection has its answer. */
+static char answered;
+
+static int begin_request(struct mg_connection *mg)
+{
+	struct conn c = {.mg = mg, .ri = mg_get_request_info(mg)};
+	const char *wrong;
+	int n;
+
+	mg_set_user_connection_data(mg, &answered);
+	/* Else civetweb reads the rest of the body, for as long as a byte comes now and then. */
+	mg_disable_connection_keep_alive(mg);
+	c.engine = c.ri->user_data;
+	c.head = !strcmp(c.ri->request_method, "HEAD");
+	wrong = check_head(c.ri);
+	if (!wrong)
+		wrong = read_framing(&c);
+	if (wrong) {
+		refuse(&c, 400, wrong);
+	} else if (c.expects && strcasecmp(find(c.ri, "Expect", &n), "100-continue") != 0) {
+		refuse(&c, 417, "expected nothing but 100-continue");
+	} else if (atomic_load(&c.engine->retiring)) {
+		refuse(&c, 503, "this server is being stopped");
+	} else if (atomic_fetch_add(&c.engine->busy, 1) >= c.engine->where.threads) {
+		atomic_fetch_sub(&c.engine->busy, 1);
+		refuse(&c, 503, "all threads of the admin server are busy (admin.server.threads)");
+	} else {
+		serve(&c);
+		atomic_fetch_sub(&c.engine->busy, 1);
+	}
+	return 200; /* answered: civetweb is to do nothing more */
+}
+
+/* What civetweb can't read at all. */
+static int http_error(struct mg_connection *mg, int status, const char *text)
+{
+	struct conn c = {.mg = mg};
+
+	mg_set_user_connection_data(mg, &answered);
+	refuse(&c, status, text ? text : "the request can't be read");
+	return 0;
+}
+
+/* civetweb closes requests for other servers (http://elsewhere/, *) without a word. */
+static void connection_close(const struct mg_connection *mg)
+{
+	struct conn c = {.mg = (struct mg_connection *)mg};
+	const struct mg_request_info *ri = mg_get_request_info(mg);
+
+	if (!mg_get_user_connection_data(mg) && ri && ri->request_uri)
+		refuse(&c, 400, not_a_path);
+}
+
+static int log_message(const struct mg_connection *mg, const char *text)
+{
+	struct engine *e = mg_get_user_data(mg_get_context(mg));
+
+	if (e && pthread_equal(e->owner, pthread_self()))
+		snprintf(e->message, sizeof(e->message), "%s", text);
+	l7mp_log_silly("admin", "civetweb: %s", text);
+	return 1;
+}
+
+/* ---- engines, on the loop ---- */
+
+static void wake_handler(int signum)
+{
+	(void)signum;
+}
+
+/* mg_start changes these for the process. */
+static const int touched_signals[] = {SIGCHLD, SIGPIPE};
+
+static struct mg_context *start_civetweb(struct engine *e, const char *ports, const char *threads)
+{
+	static const struct mg_callbacks callbacks = {
+	        .begin_request = begin_request,
+	        .http_error = http_error,
+	        .connection_close = connection_close,
+	        .log_message = log_message,
+	};
+	const char *options[] = {"listening_ports",
+	                         ports,
+	                         "num_threads",
+	                         threads,
+	                         "request_timeout_ms",
+	                         HEAD_TIMEOUT_MS,
+	                         "enable_keep_alive",
+	                         "no",
+	                         "tcp_nodelay",
+	                         "1",
+	                         "decode_url",
+	                         "no",
+	                         "decode_query_string",
+	                         "no",
+	                         "enable_auth_domain_check",
+	                         "no",
+	                         "access_control_allow_origin",
+	                         "",
+	                         "access_control_allow_methods",
+	                         "",
+	                         "access_control_allow_headers",
+	                         "",
+	                         "enable_directory_listing",
+	                         "no",
+	                         NULL};
+	struct sigaction saved[L7MP_ARRAY_SIZE(touched_signals)];
+	sigset_t all, before;
+	struct mg_context *mg;
+
+	/* Signals of the process are the loop's; the threads inherit what is blocked. */
+	sigfillset(&all);
+	sigdelset(&all, ADMIN_WAKE_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(saved); i++)
+		sigaction(touched_signals[i], NULL, &saved[i]);
+	mg = mg_start(&callbacks, e, options);
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(saved); i++)
+		sigaction(touched_signals[i], &saved[i], NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return mg;
+}
+
+/* Is the address to be had? civetweb's own message has no more than a number. */
+static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *err)
+{
+	struct l7mp_bind_addr want = {.dual = false}, bound;
+	int fd = l7mp_addr_parse(&want.addr, where->address, where->port);
+
+	if (!fd)
+		fd = l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &bound, err);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
+static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_server *where,
+                        struct engine **out, struct l7mp_error *err)
+{
+	struct engine *e;
+	struct mg_server_port port;
+	char ports[40], threads[16];
+	int rc = try_bind(where, err);
+
+	if (rc)
+		return rc;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	e->server = s;
+	e->mailbox = s->mailbox;
+	e->api = s->api;
+	e->where = *where;
+	e->owner = pthread_self();
+	snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
+	/* One more, to say that all are busy. */
+	snprintf(threads, sizeof(threads), "%u", where->threads + 1U);
+	mg_init_library(0);
+	e->mg = start_civetweb(e, ports, threads);
+	if (!e->mg) {
+		mg_exit_library();
+		rc = l7mp_error_set(err, -EAGAIN, L7MP_ERR_REALISE, "can't be started: %s",
+		                    *e->message ? e->message : "out of resources");
+		free(e);
+		return rc;
+	}
+	memset(&port, 0, sizeof(port));
+	if (mg_get_server_ports(e->mg, 1, &port) == 1)
+		e->port = (uint16_t)port.port;
+	memset(&e->owner, 0, sizeof(e->owner));
+	*out = e;
+	return 0;
+}
+
+static void check_done(struct l7mp_api_server *s)
+{
+	void (*done)(void *arg) = s->done;
+
+	if (!s->stopped || s->stopping)
+		return;
+	l7mp_mailbox_close(&s->mailbox);
+	s->done = NULL;
+	if (done)
+		done(s->done_arg);
+}
+
+static void announce(const struct l7mp_api_server *s)
+{
+	l7mp_log_notice("admin", "the admin server listens on %s:%u", s->want.address,
+	                s->current->port);
+}
+
+static void start_wanted(struct l7mp_api_server *s)
+{
+	struct l7mp_error err = {0};
+
+	if (s->stopped || s->current || s->stopping || !s->want.enabled)
+		return;
+	if (!engine_start(s, &s->want, &s->current, &err)) {
+		announce(s);
+		return;
+	}
+	l7mp_log_error("admin", "the admin server is down: %s%s%s; trying again", err.path,
+	               *err.path ? ": " : "", err.message);
+	(void)l7mp_timer_start(s->loop, &s->restart, RESTART_MS);
+}
+
+static void on_restart(struct l7mp_timer *timer, void *arg)
+{
+	(void)timer;
+	start_wanted(arg);
+}
+
+static void engine_gone(struct engine *e)
+{
+	struct l7mp_api_server *s = e->server;
+
+	mg_exit_library();
+	free(e);
+	s->stopping--;
+	start_wanted(s);
+	check_done(s);
+}
+
+static void on_stopped(struct l7mp_mail *mail, void *arg)
+{
+	struct engine *e = l7mp_container_of(mail, struct engine, stopped_mail);
+
+	(void)arg;
+	pthread_join(e->stopper, NULL);
+	engine_gone(e);
+}
+
+/* Once it is told to stop, civetweb writes nothing any more: what has begun gets a while to end. */
+static void *stopper(void *arg)
+{
+	struct engine *e = arg;
+
+	for (int ms = 0; atomic_load(&e->busy) && ms < STOP_GRACE_MS; ms += 5)
+		usleep(5000);
+	mg_stop(e->mg);
+	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
+	return NULL;
+}
+
+static void engine_stop(struct engine *e)
+{
+	sigset_t all, before;
+	int rc;
+
+	e->server->stopping++;
+	atomic_store(&e->retiring, true);
+	e->stopped_mail.cb = on_stopped;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = pthread_create(&e->stopper, NULL, stopper, e);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!rc)
+		return;
+	/* Threads that wait for the loop give up after a while, and so this ends, too. */
+	l7mp_log_error("admin", "no thread to stop the admin server with: %s", strerror(rc));
+	mg_stop(e->mg);
+	engine_gone(e);
+}
+
+/* ---- the server, on the loop ---- */
+
+int l7mp_api_server_new(struct l7mp_api *api, struct l7mp_api_server **out)
+{
+	struct l7mp_api_server *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	s->api = api;
+	s->loop = api->params.env->loop;
+	l7mp_timer_init(&s->restart, on_restart, s);
+	*out = s;
+	return 0;
+}
+
+static bool same_address(const struct engine *e, const struct l7mp_admin_server *want)
+{
+	return e && e->where.port && e->where.port == want->port &&
+	       !strcmp(e->where.address, want->address);
+}
+
+static int make_ready(struct l7mp_api_server *s, struct l7mp_error *err)
+{
+	struct sigaction sa = {.sa_handler = wake_handler};
+
+	if (s->mailbox)
+		return 0;
+	sigemptyset(&sa.sa_mask);
+	sigaction(ADMIN_WAKE_SIGNAL, &sa, NULL);
+	if (l7mp_mailbox_new(s->loop, s, &s->mailbox))
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	return 0;
+}
+
+static bool same_settings(const struct l7mp_admin_server *a, const struct l7mp_admin_server *b)
+{
+	return a->enabled == b->enabled && a->port == b->port && a->threads == b->threads &&
+	       !strcmp(a->address, b->address);
+}
+
+int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_server *want,
+                            struct l7mp_error *err)
+{
+	int rc;
+
+	if (s->stopped || !want->enabled || same_settings(&s->want, want) ||
+	    same_address(s->current, want))
+		return 0;
+	if (s->next) {
+		/* Of a change that was refused afterwards. */
+		engine_stop(s->next);
+		s->next = NULL;
+	}
+	/* The address may be one that is just being given back: commit takes it then. */
+	if (s->stopping && !s->current)
+		return 0;
+	rc = make_ready(s, err);
+	if (!rc)
+		rc = engine_start(s, want, &s->next, err);
+	if (rc)
+		snprintf(err->path, sizeof(err->path), "admin.server");
+	return rc;
+}
+
+void l7mp_api_server_commit(struct l7mp_api_server *s, const struct l7mp_admin_server *want)
+{
+	if (s->stopped || same_settings(&s->want, want))
+		return;
+	s->want = *want;
+	l7mp_timer_stop(s->loop, &s->restart);
+	if (s->current)
+		engine_stop(s->current);
+	s->current = s->next;
+	s->next = NULL;
+	if (s->current)
+		announce(s);
+	else
+		start_wanted(s);
+}
+
+void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), void *arg)
+{
+	s->stopped = true;
+	s->done = done;
+	s->done_arg = arg;
+	l7mp_timer_stop(s->loop, &s->restart);
+	if (s->next)
+		engine_stop(s->next);
+	if (s->current)
+		engine_stop(s->current);
+	s->next = s->current = NULL;
+	check_done(s);
+}
+
+void l7mp_api_server_free(struct l7mp_api_server **pp)
+{
+	free(*pp);
+	*pp = NULL;
+}
