@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading the heads of HTTP/1.1 messages (RFC 9112), strictly: what two readers could
+ * understand in two ways is refused, because a proxy in front of us may have read it the other
+ * way (request smuggling).
+ *
+ * It takes two steps. The reader collects the bytes of a head from pieces of any size, checks
+ * each byte as it comes, and says where the head ends. The parser then splits the complete head
+ * in place. Neither does I/O; the reader allocates at most L7MP_HTTP_HEAD_MAX bytes, and nothing
+ * when a head comes in one piece. The HTTP listener and both WebSocket handshakes use it.
+ * Thread: any; no global state.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of a head, its blank line included, and fields in it. Beyond them: 431. */
+#define L7MP_HTTP_HEAD_MAX   65536
+#define L7MP_HTTP_FIELDS_MAX 256
+
+/* Why a message is refused: a status to answer with, and one sentence for people (static). */
+struct l7mp_http_refusal {
+	int status;
+	const char *why;
+};
+
+/* ---- reader ---- */
+
+/* Private but for `len`. Zeroed by l7mp_http_reader_init. */
+struct l7mp_http_reader {
+	char *text;    /* what is kept of an unfinished head; NULL: nothing */
+	uint32_t len;  /* bytes in text */
+	uint32_t cap;  /* allocated */
+	uint32_t seen; /* bytes of the head, kept or not */
+	uint16_t fields;
+	uint8_t state;
+	uint8_t blank; /* empty lines before a request line */
+	bool response;
+};
+
+void l7mp_http_reader_init(struct l7mp_http_reader *r, bool response);
+
+/*
+ * Takes the next piece of a head. Returns
+ *
+ *   1: the head is complete. *used is how many bytes of `data` belong to it; *head and *head_len
+ *      are its text, with the blank line, ready for the parser. *head points into `data` when
+ *      all of the head was in this piece, else into the reader, where it lives until
+ *      l7mp_http_reader_reset.
+ *   0: there is more to come. All of `data` was taken (*used is len).
+ *  -1: refused, *why says so: 400, 431, or 503 without memory. Only reset makes sense then.
+ */
+int l7mp_http_reader_feed(struct l7mp_http_reader *r, char *data, size_t len, size_t *used,
+                          char **head, size_t *head_len, struct l7mp_http_refusal *why);
+
+/* Has a first byte of a head been seen? */
+bool l7mp_http_reader_begun(const struct l7mp_http_reader *r);
+
+/* Frees what is kept; ready for the next head. Keeps the kind (request or response). */
+void l7mp_http_reader_reset(struct l7mp_http_reader *r);
+
+/* ---- fields ---- */
+
+/* One field line. Both are terminated strings without NUL in them, and borrow from the head. */
+struct l7mp_http_field {
+	char *name;  /* a token, in lower case */
+	char *value; /* without white space around it; may be empty */
+};
+
+/* In the order in which they came; equal names stay apart. */
+struct l7mp_http_fields {
+	size_t n;
+	struct l7mp_http_field at[L7MP_HTTP_FIELDS_MAX];
+};
+
+/* The value of the first field of that (lower-case) name; NULL: there is none. */
+const char *l7mp_http_field(const struct l7mp_http_fields *f, const char *name);
+/* How many fields have that (lower-case) name. */
+size_t l7mp_http_field_count(const struct l7mp_http_fields *f, const char *name);
+/*
+ * Is `token` an element of the comma-separated list that all fields of that name make up
+ * (RFC 9110, section 5.6.1)? Elements are compared without regard to case, whole.
+ */
+bool l7mp_http_field_has(const struct l7mp_http_fields *f, const char *name, const char *token);
+/* Is the text one token (RFC 9110, section 5.6.2)? The empty text is none. */
+bool l7mp_http_is_token(const char *text);
+
+/* ---- requests ---- */
+
+/* The forms of a request target (RFC 9112, section 3.2). */
+enum l7mp_http_form {
+	L7MP_HTTP_ORIGIN,    /* /path?query */
+	L7MP_HTTP_ABSOLUTE,  /* http://host/path?query */
+	L7MP_HTTP_ASTERISK,  /* *, with OPTIONS only */
+	L7MP_HTTP_AUTHORITY, /* host:port, with CONNECT only */
+};
+
+/* A request's head. Strings are terminated and borrow from the head that was parsed. */
+struct l7mp_http_request {
+	const char *method;
+	enum l7mp_http_form form;
+	/*
+	 * Whom the request is for, "host" or "host:port": of the target when that has one, which
+	 * then is the value of the field Host, too (RFC 9112, section 3.2.2), else of Host. ""
+	 * when there is none.
+	 */
+	const char *authority;
+	const char *path;  /* not decoded; "*" in asterisk form, "" in authority form */
+	const char *query; /* behind the '?'; NULL: there is no '?' */
+	unsigned minor;    /* of HTTP/1: 0 or 1 */
+	/* How the body is framed; neither: there is none. */
+	bool chunked;
+	bool has_length;
+	uint64_t length; /* at most INT64_MAX */
+	bool keep_alive; /* the client wants the connection to go on (RFC 9112, section 9.3) */
+	bool expect;     /* the client waits for 100 (Continue) before it sends the body */
+	struct l7mp_http_fields fields;
+};
+
+/*
+ * Splits a complete head as the reader gave it, in place. 0, or -1 with *why: 400 for what is
+ * wrong or ambiguous, 417 for an expectation other than 100-continue, 501 for an unknown
+ * transfer coding or method of more than 64 bytes, 505 for another major version.
+ */
+int l7mp_http_request_parse(char *head, size_t len, struct l7mp_http_request *out,
+                            struct l7mp_http_refusal *why);
+
+/* ---- responses ---- */
+
+/* A response's head; framing of its body is not looked at. */
+struct l7mp_http_response {
+	unsigned minor;
+	int status; /* 100..599 */
+	const char *reason;
+	struct l7mp_http_fields fields;
+};
+
+/* As l7mp_http_request_parse; the status in *why is 502 for whatever is wrong. */
+int l7mp_http_response_parse(char *head, size_t len, struct l7mp_http_response *out,
+                             struct l7mp_http_refusal *why);
