@@ -163,6 +163,10 @@ static void decap_refuses(void **state)
 	        "{\"payload\":\"Zm9v\\n\"}",
 	        "{\"payload\":\"Zm9v    \"}",
 	        "{\"payload\":\"Zm-_\"}", /* the URL alphabet */
+	        "{\"payload\":\"Zm9v----\"}",
+	        "{\"payload\":\"----\"}",
+	        "{\"payload\":\"    Zm9v\"}",
+	        "{\"payload\":\"Z=9v\"}",
 	        "{\"payload\":\"Zm9\xc3\xa9\"}",
 	        "{\"payload\":\"Zg==\"} {\"payload\":\"Zg==\"}",
 	        "{\"payload\":\"Zg==\",\"payload\":\"Zg==\"}",

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Discard: swallows what it receives, and counts it. */
+/* Discard: drops and counts what it receives. */
 #include <errno.h>
 #include <string.h>
 
 #include "l7mp/transforms.h"
-#include "transform_int.h"
+#include "transform.h"
 
 static int discard_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "l7mp/transforms.h"
-#include "transform_int.h"
+#include "transform.h"
 
 static int echo_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 {

@@ -1,34 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, the
- * metadata too, are ignored.
+ * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, the metadata
+ * among them, are ignored.
  *
- * A datagram is one object. A byte stream is one object after the other, with any white space
- * between them. After text that can't be an object, all up to the next newline is
- * skipped; an object that is JSON but has no valid payload is left out alone.
+ * A datagram is one object. A byte stream is a sequence of objects with any white space between
+ * them. After text that is not an object, everything up to the next newline is skipped; an
+ * object that is valid JSON but has no valid payload is dropped alone.
  */
 #include <errno.h>
+#include <limits.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base64.h"
 #include "l7mp/jsonframe.h"
 #include "l7mp/log.h"
 #include "l7mp/transforms.h"
 #include "l7mp/util.h"
-#include "transform_int.h"
+#include "transform.h"
 
-/* Text of one object in a byte stream; in datagrams the sender's protocol is the limit. */
+/* The longest object in a byte stream; for datagrams the sender's protocol has a limit. */
 #define STREAM_OBJECT_MAX (1U << 20)
-/* The largest WebSocket message, wrapped. */
+/* The largest WebSocket message, after JSONEncap. */
 #define DATAGRAM_MAX    (32U << 20)
 #define LOG_INTERVAL_MS 10000
 #define LOG_BURST       5
 
 struct decap_state {
-	struct l7mp_log_limit
-	        log_limit; /* of all sessions together: senders can cause these records */
+	/* One for all sessions: it is their senders who cause the records. */
+	struct l7mp_log_limit log_limit;
 };
 
 struct decap {
@@ -36,23 +37,53 @@ struct decap {
 	struct decap_state *state;
 	const char *session;
 	struct l7mp_jsonframe frame;
-	struct l7mp_str held; /* the beginning of an object whose end is to come */
-	bool skipping;        /* to the next newline */
+	struct l7mp_str held; /* the beginning of an object that is not complete */
+	bool skipping;        /* everything up to the next newline */
 };
 
-static void complain(struct decap *d, const char *what)
+static void log_dropped(struct decap *d, const char *what)
 {
-	uint32_t left_out = 0;
+	uint32_t suppressed = 0;
 
 	if (!l7mp_log_allowed(&d->state->log_limit, l7mp_loop_now(d->t.env->loop), LOG_INTERVAL_MS,
-	                      LOG_BURST, &left_out))
+	                      LOG_BURST, &suppressed))
 		return;
 	l7mp_log_warn("jsondecap", "%s: dropped: %s", d->session, what);
-	if (left_out)
-		l7mp_log_warn("jsondecap", "%u records were left out", left_out);
+	if (suppressed)
+		l7mp_log_warn("jsondecap", "%u similar messages suppressed", suppressed);
 }
 
-/* The payload of one object; NULL with a reason in `why`: no memory or (*bad_json or not) malformed. */
+/*
+ * Decodes base64 (RFC 4648, section 4) into out, which has room for len / 4 * 3 bytes. Strict:
+ * no white space, complete padding, no bits set in it. Returns the number of bytes or -EINVAL.
+ */
+static int base64_decode(const char *text, size_t len, uint8_t *out)
+{
+	size_t pad = 0;
+	char last[5];
+	int n;
+
+	if (!len)
+		return 0;
+	if (len % 4 || len > INT_MAX)
+		return -EINVAL;
+	while (pad < 2 && text[len - 1 - pad] == '=')
+		pad++;
+	/* OpenSSL takes '=' anywhere, and strips white space and '-' at both ends. */
+	if (memchr(text, '=', len - pad))
+		return -EINVAL;
+	n = EVP_DecodeBlock(out, (const unsigned char *)text, (int)len);
+	if (n < 0 || (size_t)n != len / 4 * 3)
+		return -EINVAL;
+	/* It ignores the bits that are left over before the padding. */
+	EVP_EncodeBlock((unsigned char *)last, out + n - 3, 3 - (int)pad);
+	return memcmp(last, text + len - 4, 4) ? -EINVAL : n - (int)pad;
+}
+
+/*
+ * The payload of one object. NULL with a reason in `why`: no memory, or malformed; *bad_json:
+ * it is not even JSON.
+ */
 static struct l7mp_buf *unwrap(struct decap *d, const char *text, size_t len, bool *bad_json,
                                char *why, size_t size)
 {
@@ -97,8 +128,8 @@ static int datagram(struct decap *d, struct l7mp_buf *buf)
 		out = unwrap(d, (const char *)buf->data, buf->len, &bad_json, why, sizeof(why));
 	l7mp_buf_unref(buf);
 	if (!out) {
-		complain(d, why);
-		return -EBADMSG; /* counted by who wrote it */
+		log_dropped(d, why);
+		return -EBADMSG; /* counted by the writer */
 	}
 	l7mp_transform_emit(&d->t, out);
 	return 0;
@@ -108,13 +139,13 @@ static int datagram(struct decap *d, struct l7mp_buf *buf)
 
 static void malformed(struct decap *d, size_t bytes, const char *why)
 {
-	complain(d, why);
+	log_dropped(d, why);
 	l7mp_str_free(&d->held);
 	if (d->t.base.events->lost)
 		d->t.base.events->lost(d->t.base.owner, -EBADMSG, 1, bytes);
 }
 
-/* Not an object: nothing is certain before the next line begins. */
+/* Not an object: the next one can be recognised after a newline only. */
 static void skip(struct decap *d, size_t bytes, const char *why)
 {
 	memset(&d->frame, 0, sizeof(d->frame));
@@ -122,7 +153,7 @@ static void skip(struct decap *d, size_t bytes, const char *why)
 	malformed(d, bytes, why);
 }
 
-/* The text from `p` on ended an object. */
+/* An object is complete: what is held, and the n bytes at p. */
 static void object(struct decap *d, const char *p, size_t n)
 {
 	size_t len = d->held.len + n;
@@ -152,7 +183,7 @@ static void object(struct decap *d, const char *p, size_t n)
 		l7mp_buf_unref(out);
 }
 
-/* Up to one object, or one piece of one. Returns the bytes taken. */
+/* Consumes up to one object, or a piece of one. Returns the number of bytes. */
 static size_t take(struct decap *d, const char *p, size_t n)
 {
 	size_t start = 0, used;
@@ -176,7 +207,7 @@ static size_t take(struct decap *d, const char *p, size_t n)
 		break;
 	case L7MP_JSONFRAME_BAD:
 		skip(d, d->held.len + used, "not a JSON object");
-		return used - 1; /* it may be the newline itself */
+		return used - 1; /* the last byte may be the newline */
 	case L7MP_JSONFRAME_SPACE:
 		break;
 	}

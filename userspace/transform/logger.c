@@ -6,7 +6,7 @@
 
 #include "l7mp/transforms.h"
 #include "sink.h"
-#include "transform_int.h"
+#include "transform.h"
 
 struct logger {
 	struct l7mp_transform t;

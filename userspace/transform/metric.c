@@ -1,35 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Metric: passes everything on and counts it, per session and cluster, for the
- * Prometheus cluster. What passes in the kernel is told by the session.
+ * Metric: passes everything on and counts it, per session and cluster, for the Prometheus
+ * cluster. The session reports what passes in the kernel.
  *
- * A series outlives its session for a while, so that a scrape sees how short sessions ended.
+ * A series remains for some minutes after its session, so that a scrape sees the final values
+ * of short sessions.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <errno.h>
 
 #include "l7mp/hash.h"
 #include "l7mp/metrics.h"
 #include "l7mp/transforms.h"
-#include "transform_int.h"
+#include "transform.h"
 
 #define ENDED_MAX     1000
 #define ENDED_KEEP_MS (5 * 60 * 1000)
 
 struct series {
 	UT_hash_handle hh;
-	struct series *prev, *next; /* among the ended ones */
-	unsigned refs;              /* stages that count here; 0: ended */
+	struct series *prev, *next; /* in metric_state.ended */
+	unsigned refs;              /* stages that count in it; 0: ended */
 	uint64_t packets, bytes;
 	uint64_t ended_ms;
-	const char *cluster; /* in key */
+	const char *cluster; /* points into key */
 	char key[];          /* the session's name, NUL, the cluster's name */
 };
 
 struct metric_state {
-	struct series *table; /* in order of their begin */
+	struct series *table; /* in order of creation */
 	struct series *ended; /* oldest first */
 	size_t n_ended;
 };
@@ -37,7 +37,7 @@ struct metric_state {
 struct metric {
 	struct l7mp_transform t;
 	struct metric_state *state;
-	struct series *series; /* reference held */
+	struct series *series; /* a reference */
 };
 
 /* ---- series ---- */

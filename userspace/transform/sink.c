@@ -18,9 +18,9 @@
 
 #define MODULE      "logger"
 #define QUEUE_MAX   (1U << 20)
-#define AGAIN_MS    20
-#define LAST_WAIT   100
-#define KEEP_BUFFER (64U << 10) /* a larger buffer is given back when it is empty */
+#define RETRY_MS    20
+#define CLOSE_MS    100
+#define KEEP_BUFFER (64U << 10) /* a larger buffer is freed when it is empty */
 
 struct l7mp_sinks {
 	struct l7mp_loop *loop;
@@ -33,15 +33,15 @@ struct l7mp_sink {
 	unsigned refs;
 	int fd;
 	bool is_stdout; /* not ours to close */
-	bool is_file;   /* never makes anyone wait */
+	bool is_file;   /* regular: write(2) does not wait for a reader */
 	bool is_socket;
-	size_t chunk; /* what a descriptor that polls writable takes without waiting */
+	size_t chunk; /* bytes that a descriptor which polls writable takes without blocking */
 	struct l7mp_str text;
-	size_t done; /* bytes of text that are written */
+	size_t done; /* bytes of text that were written */
 	uint64_t dropped;
-	int failed; /* errno that was logged already */
+	int failed; /* negative errno that was logged */
 	struct l7mp_flush flush;
-	struct l7mp_timer again;
+	struct l7mp_timer retry_timer;
 	char path[];
 };
 
@@ -62,7 +62,7 @@ void l7mp_sinks_free(struct l7mp_sinks **sinks)
 
 /* ---- writing ---- */
 
-/* Bytes written, or negative errno; -EAGAIN when it would have to wait. */
+/* Bytes written, or negative errno; -EAGAIN when it would block. */
 static ssize_t write_some(struct l7mp_sink *k, const char *p, size_t n)
 {
 	struct pollfd pfd = {.fd = k->fd, .events = POLLOUT};
@@ -72,7 +72,7 @@ static ssize_t write_some(struct l7mp_sink *k, const char *p, size_t n)
 		rc = send(k->fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
 		return rc < 0 ? -errno : rc;
 	}
-	/* The description may be shared with a shell: it can't be made non-blocking. */
+	/* The open file description may be shared with a shell, and must stay blocking. */
 	if (!k->is_file) {
 		if (poll(&pfd, 1, 0) <= 0)
 			return -EAGAIN;
@@ -102,7 +102,7 @@ static void keep_rest(struct l7mp_sink *k)
 	k->done = 0;
 }
 
-/* 0 when all is out, -EAGAIN when not. */
+/* 0: everything was written; -EAGAIN: not everything. */
 static int write_out(struct l7mp_sink *k)
 {
 	while (k->done < k->text.len) {
@@ -132,11 +132,11 @@ static void on_flush(struct l7mp_flush *f, void *arg)
 	struct l7mp_sink *k = arg;
 
 	(void)f;
-	if (write_out(k) && !l7mp_timer_armed(&k->again))
-		(void)l7mp_timer_start(k->sinks->loop, &k->again, AGAIN_MS);
+	if (write_out(k) && !l7mp_timer_armed(&k->retry_timer))
+		(void)l7mp_timer_start(k->sinks->loop, &k->retry_timer, RETRY_MS);
 }
 
-static void on_again(struct l7mp_timer *t, void *arg)
+static void on_retry(struct l7mp_timer *t, void *arg)
 {
 	(void)t;
 	on_flush(NULL, arg);
@@ -144,36 +144,17 @@ static void on_again(struct l7mp_timer *t, void *arg)
 
 /* ---- text ---- */
 
-/* Length of the well-formed UTF-8 sequence at p (RFC 3629), 0 when there is none. */
-static size_t utf8_len(const uint8_t *p, size_t n)
-{
-	size_t len = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-
-	if (!len || n < len)
-		return 0;
-	for (size_t i = 1; i < len; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-	    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-		return 0;
-	/* C1 control characters drive terminals too. */
-	return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : len;
-}
-
-/* Bytes at p that may stay as they are. */
+/* Number of bytes at p that need no escape. */
 static size_t plain_len(const uint8_t *p, size_t n)
 {
 	size_t i = 0;
 
 	while (i < n) {
-		size_t len = 1;
+		uint32_t cp = p[i];
+		size_t len = cp < 0x80 ? 1 : l7mp_utf8_decode(p + i, n - i, &cp);
 
-		if (p[i] >= 0x80)
-			len = utf8_len(p + i, n - i);
-		else if (p[i] == 0x7f || (p[i] < 0x20 && p[i] != '\n' && p[i] != '\t'))
-			len = 0;
-		if (!len)
+		/* C0 (but for tab and newline), DEL and C1 characters control terminals. */
+		if (!len || (cp < 0x20 && cp != '\n' && cp != '\t') || (cp >= 0x7f && cp < 0xa0))
 			break;
 		i += len;
 	}
@@ -200,7 +181,7 @@ void l7mp_sink_record(struct l7mp_sink *k, const char *prefix, const void *data,
 	if (!len || p[len - 1] != '\n')
 		l7mp_str_add(&k->text, "\n");
 	if (k->text.oom) {
-		/* Start again with nothing rather than with half a record. */
+		/* Everything is dropped, so that no half record is written. */
 		l7mp_str_free(&k->text);
 		k->done = 0;
 		k->dropped++;
@@ -216,7 +197,7 @@ static int open_fd(struct l7mp_sink *k)
 	struct stat st;
 
 	k->is_stdout = !strcmp(k->path, "-");
-	/* Non-blocking for the sake of FIFOs: one without a reader is an error at once. */
+	/* Non-blocking: a FIFO without a reader is an error at once (ENXIO). */
 	k->fd = k->is_stdout
 	                ? STDOUT_FILENO
 	                : open(k->path,
@@ -256,7 +237,7 @@ int l7mp_sink_open(struct l7mp_sinks *sinks, const char *path, struct l7mp_sink 
 	k->sinks = sinks;
 	k->refs = 1;
 	l7mp_flush_init(&k->flush, on_flush, k);
-	l7mp_timer_init(&k->again, on_again, k);
+	l7mp_timer_init(&k->retry_timer, on_retry, k);
 	DL_APPEND(sinks->head, k);
 	*out = k;
 	return 0;
@@ -271,13 +252,13 @@ void l7mp_sink_close(struct l7mp_sink **kp)
 	if (!k || --k->refs)
 		return;
 	pfd = (struct pollfd){.fd = k->fd, .events = POLLOUT};
-	while (write_out(k) && poll(&pfd, 1, LAST_WAIT) > 0)
+	while (write_out(k) && poll(&pfd, 1, CLOSE_MS) > 0)
 		;
 	if (k->text.len)
-		l7mp_log_warn(MODULE, "%s: closed with %zu bytes that nobody read", k->path,
+		l7mp_log_warn(MODULE, "%s: closed with %zu bytes that were not read", k->path,
 		              k->text.len - k->done);
 	l7mp_flush_cancel(k->sinks->loop, &k->flush);
-	l7mp_timer_stop(k->sinks->loop, &k->again);
+	l7mp_timer_stop(k->sinks->loop, &k->retry_timer);
 	DL_DELETE(k->sinks->head, k);
 	l7mp_str_free(&k->text);
 	if (!k->is_stdout)

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sync: broadcast groups. What a member writes, every other member of its group emits
- * at once; who is slow is its own session's problem, where a bounded queue waits and
- * overflows.
+ * Sync: broadcast groups. What is written to one member, all other members of its group emit at
+ * once. A slow receiver does not delay the others: the queue of its own session overflows.
  *
- * A member leaves its group when it is freed, which is never on the stack of a
- * broadcast; until then a closing one is passed over. New members join at the end.
+ * A member leaves its group when it is freed, never during a broadcast; until then a closing
+ * one is skipped. New members are appended.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +13,7 @@
 #include "l7mp/hash.h"
 #include "l7mp/transforms.h"
 #include "l7mp/util.h"
-#include "transform_int.h"
+#include "transform.h"
 
 struct member;
 
@@ -38,7 +37,7 @@ struct member {
 
 /* ---- groups ---- */
 
-/* The text of a value is the same for equal values: keys are sorted. Heap; NULL: no memory. */
+/* Equal values have the same text: their keys are sorted. Heap; NULL: no memory. */
 static char *make_key(const char *cluster, const char *query, const cJSON *value, size_t *len)
 {
 	char *text = l7mp_json_print(value, L7MP_JSON_DIFFY);
@@ -102,7 +101,7 @@ static int sync_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 		if (m == self || !m->t.open || m->t.closing)
 			continue;
 		receivers++;
-		/* Each may wait in another queue. */
+		/* Each receiver has a queue of its own. */
 		copy = l7mp_buf_slice(buf, 0, buf->len);
 		if (copy)
 			l7mp_transform_emit(&m->t, copy);
@@ -113,7 +112,7 @@ static int sync_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 	return receivers ? 0 : -EDESTADDRREQ;
 }
 
-/* Who has said its last word still listens. */
+/* A member whose peer has finished writing still receives. */
 static void sync_shutdown(struct l7mp_stream *s, int code)
 {
 	(void)code;

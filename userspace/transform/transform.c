@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "transform_int.h"
+#include "transform.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -54,7 +54,7 @@ int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf)
 	return t->open ? -EPIPE : -ENOTCONN;
 }
 
-/* It holds nothing: the session looks through it at what comes behind. */
+/* A transformer buffers nothing; the session considers the stage behind it. */
 void l7mp_transform_pause(struct l7mp_stream *s, bool on)
 {
 	(void)s;

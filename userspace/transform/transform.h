@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What all transformers share: a stream without a descriptor, which opens in the
- * next turn of the loop, passes an end on and closes when told. Private to transform/.
- * Thread: loop only.
+ * What all transformers share: a stream without a descriptor, which opens in the next turn of
+ * the loop and passes an end on. Private to transform/. Thread: loop only.
  */
 #pragma once
 
@@ -14,9 +13,9 @@ struct l7mp_transform;
 
 struct l7mp_transform_ops {
 	struct l7mp_stream_ops stream;
-	/* Optional: the end of the input; still the place to emit what was held back. `end` follows. */
+	/* Optional: the end of the input, before `end` is emitted; may emit what was held back. */
 	void (*flush)(struct l7mp_transform *t);
-	/* Optional: gives back what the transformer holds; called once, after `closed`. */
+	/* Optional: frees what the transformer holds; called once, after `closed`. */
 	void (*release)(struct l7mp_transform *t);
 };
 
@@ -25,32 +24,32 @@ struct l7mp_transform {
 	struct l7mp_stream base;
 	const struct l7mp_transform_ops *ops;
 	struct l7mp_env *env;
-	struct l7mp_task task; /* open, then closed */
+	struct l7mp_task task; /* emits `open`, then `closed` */
 	bool open, shut, closing;
 };
 
 /*
- * Memory of `size` bytes (at least the struct; zeroed) as a transformer of the
- * kind that it receives. `ops->stream` needs only `write` and `flow`, the others come
- * from the macro below. NULL: no memory.
+ * Allocates a transformer of `size` bytes, zeroed but for its first member, which is a struct
+ * l7mp_transform. Its kind (datagram or stream) is that of its input. NULL: no memory.
  */
 void *l7mp_transform_new(size_t size, const struct l7mp_connect *params,
                          const struct l7mp_transform_ops *ops);
-/* Not handed out yet: frees it and calls nothing. */
+/* Frees a transformer that was not returned by connect yet. */
 void l7mp_transform_discard_new(struct l7mp_transform *t);
 
-/* For write: 0 when open; else frees buf and returns why not. */
+/* Can it be written to? 0, or frees buf and returns -ENOTCONN or -EPIPE, for write to return. */
 int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf);
-/* Hands data on; takes buf. */
+/* Emits data; takes buf. */
 static inline void l7mp_transform_emit(struct l7mp_transform *t, struct l7mp_buf *buf)
 {
 	t->base.events->data(t->base.owner, buf);
 }
 
+/* Stream operations for the table of a transformer. */
 void l7mp_transform_pause(struct l7mp_stream *s, bool on);
 void l7mp_transform_shutdown(struct l7mp_stream *s, int code);
 void l7mp_transform_close(struct l7mp_stream *s, bool abort);
-/* Its bytes must be looked at: stays in user space. */
+/* Its bytes are needed in user space: no offload. */
 void l7mp_transform_flow_none(struct l7mp_stream *s, struct l7mp_flow_end *out);
 
 /* clang-format off */
