@@ -11,15 +11,20 @@
 #include "l7mp/hash.h"
 #include "net/net.h"
 
-/* Makes it when there is nothing. 0: there is a FIFO. */
-static int make(struct fifo *f)
+static int *held_fd(struct fifo *f, int flags)
+{
+	return flags == O_RDONLY ? &f->held_reader : &f->held_writer;
+}
+
+/* Creates the FIFO unless it exists. 0: there is one. */
+static int create(struct fifo *f)
 {
 	struct stat st;
 
 	if (!mkfifo(f->path, 0666)) {
 		if (lstat(f->path, &st))
 			return -errno;
-		f->made = true;
+		f->created = true;
 		f->dev = st.st_dev;
 		f->ino = st.st_ino;
 		return 0;
@@ -47,8 +52,8 @@ int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7m
 	if (!f)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	strcpy(f->path, path);
-	f->standby = f->wstandby = -1;
-	rc = make(f);
+	f->held_reader = f->held_writer = -1;
+	rc = create(f);
 	if (rc) {
 		free(f);
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s: %s", path,
@@ -67,11 +72,11 @@ static void fifo_free(struct fifo *f)
 {
 	struct stat st;
 
-	fifo_stand_down(f);
-	fifo_stand_down_writer(f);
+	fifo_release(f, O_RDONLY);
+	fifo_release(f, O_WRONLY);
 	DL_DELETE(*f->list, f);
-	/* Somebody may have put another one there meanwhile: that one is not ours. */
-	if (f->made && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
+	/* Another process may have replaced it meanwhile: that FIFO is not ours. */
+	if (f->created && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
 	    st.st_ino == f->ino)
 		(void)unlink(f->path);
 	free(f);
@@ -84,8 +89,8 @@ void fifo_unref(struct fifo **fp)
 	*fp = NULL;
 	if (!f || --f->refs)
 		return;
-	if (f->made && f->keep)
-		fifo_stand_down(f);
+	if (f->created && f->keep)
+		fifo_release(f, O_RDONLY);
 	else
 		fifo_free(f);
 }
@@ -114,46 +119,33 @@ static int open_checked(const char *path, int flags)
 
 int fifo_open(struct fifo *f, int flags)
 {
-	int *standby = flags == O_RDONLY ? &f->standby : &f->wstandby;
-	int rc, fd = *standby;
+	int *held = held_fd(f, flags);
+	int rc, fd = *held;
 
 	if (fd >= 0) {
-		*standby = -1;
+		*held = -1;
 		return fd;
 	}
 	fd = open_checked(f->path, flags);
 	if (fd != -ENOENT)
 		return fd;
-	rc = make(f);
+	rc = create(f);
 	return rc ? rc : open_checked(f->path, flags);
 }
 
-void fifo_stand_by(struct fifo *f)
+void fifo_hold(struct fifo *f, int flags)
 {
-	if (f->standby < 0)
-		f->standby = open_checked(f->path, O_RDONLY);
-	if (f->standby < 0)
-		f->standby = -1;
+	int *held = held_fd(f, flags);
+	int fd = *held < 0 ? open_checked(f->path, flags) : *held;
+
+	*held = fd < 0 ? -1 : fd;
 }
 
-void fifo_stand_down(struct fifo *f)
+void fifo_release(struct fifo *f, int flags)
 {
-	if (f->standby >= 0)
-		close(f->standby);
-	f->standby = -1;
-}
+	int *held = held_fd(f, flags);
 
-void fifo_stand_by_writer(struct fifo *f)
-{
-	if (f->wstandby < 0)
-		f->wstandby = open_checked(f->path, O_WRONLY);
-	if (f->wstandby < 0)
-		f->wstandby = -1;
-}
-
-void fifo_stand_down_writer(struct fifo *f)
-{
-	if (f->wstandby >= 0)
-		close(f->wstandby);
-	f->wstandby = -1;
+	if (*held >= 0)
+		close(*held);
+	*held = -1;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* FIFOs by path: made when missing, removed only when we made them. Private to PIPE. Thread: loop only. */
+/*
+ * FIFOs by path: created when they are missing, and removed only if we created them. Private to
+ * proto/pipe. Thread: loop only.
+ */
 #pragma once
 
 #include <stdbool.h>
@@ -10,38 +13,40 @@
 
 struct pipe_listener;
 
-/* One for each path in use; shared, as a FIFO has only one reader among us. */
+/* One for each path in use: of the process's streams only one can read a FIFO. */
 struct fifo {
 	struct fifo *prev, *next; /* in *list */
 	struct fifo **list;
 	unsigned refs;
-	bool made; /* by us, as dev and ino */
-	bool keep; /* what a cluster made stays until fifo_clear, so that its other end may come between two attempts */
+	bool created; /* by us, as dev and ino */
+	/*
+	 * Set by clusters: a FIFO that we created remains until fifo_clear, so that the peer may
+	 * open it between two attempts to connect.
+	 */
+	bool keep;
 	dev_t dev;
 	ino_t ino;
-	int standby;  /* keeps what a writer says meanwhile, until somebody reads; -1: none */
-	int wstandby; /* keeps a reader from seeing an end, until somebody writes again; -1: none */
-	unsigned flushing; /* streams that are closing and still have something to write */
-	bool reading;
-	struct pipe_listener *listener; /* reads it, whenever no session does */
-	struct pipe_listener *heir;     /* will, when its change is committed */
+	int held_reader;                 /* while no stream reads: writers don't fail; -1: none */
+	int held_writer;                 /* while no stream writes: readers see no end; -1: none */
+	unsigned flushing;               /* streams that are closing and have bytes left to write */
+	bool reading;                    /* a stream reads it */
+	struct pipe_listener *listener;  /* reads it whenever no session does */
+	struct pipe_listener *successor; /* becomes the listener when its change is committed */
 	char path[];
 };
 
-/* Finds, or makes when it is missing. A reference. -EEXIST for what is no FIFO. */
+/* Finds or creates the FIFO and takes a reference. -EEXIST with err: the path is no FIFO. */
 int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7mp_error *err);
-/* Nulls the pointer; NULL in it is fine. */
+/* Drops a reference and nulls the pointer; NULL in it is allowed. */
 void fifo_unref(struct fifo **f);
 /*
- * Opens it, non-blocking, for O_RDONLY or O_WRONLY; made again when somebody removed it. -ENXIO:
- * nobody reads what would be written. The standby descriptor is taken when there is one.
+ * Opens it for O_RDONLY or O_WRONLY, non-blocking; created again if it was removed meanwhile.
+ * Takes over the held descriptor when there is one. -ENXIO: O_WRONLY, and nobody reads it.
  */
 int fifo_open(struct fifo *f, int flags);
-/* Opens the standby descriptor, so that a writer does not see its reader go. Best effort. */
-void fifo_stand_by(struct fifo *f);
-void fifo_stand_down(struct fifo *f);
-/* The same for a FIFO that is written. */
-void fifo_stand_by_writer(struct fifo *f);
-void fifo_stand_down_writer(struct fifo *f);
-/* All that were kept; nobody may hold a reference. */
+/* Holds a descriptor for O_RDONLY or O_WRONLY, without reading or writing. Best effort. */
+void fifo_hold(struct fifo *f, int flags);
+/* Closes the held descriptor, if there is one. */
+void fifo_release(struct fifo *f, int flags);
+/* Frees all that were kept; nobody may have a reference. */
 void fifo_clear(struct fifo **list);

@@ -1,43 +1,529 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PIPE: FIFOs as a byte stream.
+ * PIPE: a byte stream over up to two FIFOs, one for each direction.
  *
- * A listener has one session at a time. It begins with the first byte that somebody
- * writes and, unless the route retries on disconnects, the last writer's leaving ends it like an
- * end-of-stream does; with such a route the session stays and goes on with the next writer.
+ * A reader is told by poll(2) when there is something to read and when the last writer has
+ * closed, but not when a writer opens. A listener's session therefore begins with the first
+ * byte. A listener has one session at a time. When the last writer closes, the session sees an
+ * end of stream; if the route retries on disconnects, it goes on with the next writer.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fifo.h"
 #include "l7mp/log.h"
 #include "l7mp/protos.h"
+#include "l7mp/stream_io.h"
 #include "l7mp/util.h"
 #include "net/net.h"
-#include "pipe_int.h"
 
-#define AGAIN_MS 1000 /* after a session was refused */
-#define SHORT_MS 100  /* a session that lived for less is not followed by another one at once */
+#define RETRY_MS   50   /* between attempts to open an output that nobody reads */
+#define CLOSE_MS   5000 /* how long a close waits for a reader */
+#define REFUSED_MS 1000 /* from a refused session to the next attempt */
+/* A session that lived shorter than this is followed by another one only after this time. */
+#define SHORT_SESSION_MS 100
 
-/* ---- a listener and the stream that it has waiting ---- */
+struct pipe_state {
+	struct fifo *fifos;
+	uint64_t last_id; /* of session names */
+};
 
-static void arm_later(struct pipe_listener *l, uint64_t ms)
+struct pipe_stream {
+	struct l7mp_stream base;
+	struct l7mp_env *env;
+	struct fifo *in, *out;                 /* references; NULL: no such direction */
+	struct l7mp_stream_io *input, *output; /* NULL: not open yet, or closed */
+	struct l7mp_bufq waiting;              /* written while nobody reads `out` */
+	struct l7mp_timer timer;               /* opens `out` again; ends a close */
+	struct l7mp_task task;                 /* emits `open` or `closed` */
+	/* The listener that it waits for, or was emitted by; NULL: a cluster's, or deleted. */
+	struct pipe_listener *listener;
+	struct l7mp_buf *first; /* the first bytes, while no session was admitted for them */
+	uint64_t since;         /* loop time when it was emitted, or its close began */
+	int err;
+	bool open, emitted, reading;
+	bool reads;       /* it is the stream that reads `in` */
+	bool end_emitted; /* `end` */
+	bool full;        /* write returned L7MP_STREAM_FULL, `drain` is due */
+	bool shut;
+	bool no_output_noticed;
+	bool flushing; /* counted in out->flushing */
+	bool closing, over;
+};
+
+struct pipe_listener {
+	struct l7mp_proto_listener base;
+	struct l7mp_env *env;
+	struct pipe_state *state;
+	char *name;
+	struct fifo *in, *out;
+	struct pipe_stream *stream; /* waits for its first byte, or is the session's source */
+	struct l7mp_timer timer;    /* listens again */
+	bool has_session;           /* also while a session may reopen its source */
+	bool emitting;
+	uint64_t since; /* loop time when the last session was emitted */
+	bool active;
+};
+
+/* ---- the stream ---- */
+
+/* The first bytes were read; takes buf. */
+static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
+                                 struct l7mp_buf *buf);
+/* A writer came and went without writing. */
+static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s);
+/* The stream does not read any more. */
+static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s);
+/* No stream reads the listener's FIFO any more. */
+static void listener_fifo_free(struct pipe_listener *l);
+
+static void drop_waiting(struct pipe_stream *s)
+{
+	if (s->waiting.count)
+		l7mp_stats_drop(s->env->stats, L7MP_DROP_CLOSED, s->waiting.count,
+		                s->waiting.bytes);
+	l7mp_bufq_clear(&s->waiting);
+}
+
+static void stream_free(struct pipe_stream *s)
+{
+	l7mp_task_cancel(s->env->loop, &s->task);
+	l7mp_timer_stop(s->env->loop, &s->timer);
+	l7mp_buf_unref(s->first);
+	drop_waiting(s);
+	fifo_unref(&s->in);
+	fifo_unref(&s->out);
+	free(s);
+}
+
+/* Leaves `in` to the next reader; the listener holds it open, so that nothing is lost. */
+static void stop_reading(struct pipe_stream *s)
+{
+	struct pipe_listener *l = s->in ? s->in->listener : NULL;
+
+	if (!s->reads)
+		return;
+	s->reads = false;
+	if (l)
+		fifo_hold(s->in, O_RDONLY);
+	l7mp_stream_io_close(s->input, true);
+	s->in->reading = false;
+	if (l)
+		listener_fifo_free(l);
+}
+
+static void finish(struct pipe_stream *s, int err)
+{
+	if (s->over)
+		return;
+	s->over = s->closing = true;
+	s->err = err;
+	l7mp_timer_stop(s->env->loop, &s->timer);
+	stop_reading(s);
+	if (s->listener)
+		listener_stream_gone(s->listener, s);
+	if (s->output) {
+		s->flushing = !err && l7mp_stream_io_queued(s->output);
+		s->out->flushing += s->flushing;
+		l7mp_stream_io_close(s->output, err != 0);
+	}
+	l7mp_task_post(s->env->loop, &s->task);
+}
+
+static void describe(const struct pipe_stream *s, struct l7mp_error *err)
+{
+	const struct fifo *f = s->err == -EPIPE || !s->in ? s->out : s->in;
+
+	l7mp_error_set(err, s->err, L7MP_ERR_UPSTREAM, "PIPE %s: %s", f ? f->path : "",
+	               s->err == -EPIPE ? "its reader has gone" : l7mp_errno_text(s->err));
+}
+
+static void emit_end(struct pipe_stream *s)
+{
+	if (s->end_emitted || !s->open || s->closing)
+		return;
+	s->end_emitted = true;
+	s->base.events->end(s->base.owner, 0);
+}
+
+static void on_task(struct l7mp_task *t, void *arg)
+{
+	struct pipe_stream *s = arg;
+	struct l7mp_error err = {.code = L7MP_OK};
+
+	(void)t;
+	if (!s->over) {
+		s->open = true;
+		if (s->input)
+			l7mp_stream_io_read(s->input, s->reading);
+		s->base.events->open(s->base.owner);
+		return;
+	}
+	if (s->input || s->output)
+		return; /* their `closed` posts this again */
+	if (s->err)
+		describe(s, &err);
+	if (s->base.events)
+		s->base.events->closed(s->base.owner, &err);
+	stream_free(s);
+}
+
+/* ---- reading ---- */
+
+static void in_data(void *arg, struct l7mp_buf *buf)
+{
+	struct pipe_stream *s = arg;
+
+	if (s->listener && !s->emitted)
+		listener_first_bytes(s->listener, s, buf);
+	else
+		s->base.events->data(s->base.owner, buf);
+}
+
+static void in_end(void *arg)
+{
+	struct pipe_stream *s = arg;
+
+	/* Keep a read descriptor open, else the next writer gets ENXIO. */
+	if (s->in->listener)
+		fifo_hold(s->in, O_RDONLY);
+	if (s->listener && !s->emitted)
+		listener_empty_writer(s->listener, s);
+	else
+		emit_end(s);
+}
+
+static void in_error(void *arg, int err)
+{
+	finish(arg, err);
+}
+
+static void in_closed(void *arg)
+{
+	struct pipe_stream *s = arg;
+
+	s->input = NULL;
+	if (s->over)
+		l7mp_task_post(s->env->loop, &s->task);
+}
+
+static const struct l7mp_stream_io_ops in_ops = {
+        .data = in_data,
+        .end = in_end,
+        .error = in_error,
+        .closed = in_closed,
+};
+
+/* ---- writing ---- */
+
+static void out_drain(void *arg)
+{
+	struct pipe_stream *s = arg;
+
+	if (!s->full || s->closing)
+		return;
+	s->full = false;
+	s->base.events->drain(s->base.owner);
+}
+
+static void out_error(void *arg, int err)
+{
+	struct pipe_stream *s = arg;
+
+	finish(s, s->closing ? 0 : err);
+}
+
+static void out_closed(void *arg)
+{
+	struct pipe_stream *s = arg;
+
+	s->output = NULL;
+	if (s->out)
+		s->out->flushing -= s->flushing;
+	s->flushing = false;
+	if (s->over)
+		l7mp_task_post(s->env->loop, &s->task);
+}
+
+static const struct l7mp_stream_io_ops out_ops = {
+        .drain = out_drain,
+        .error = out_error,
+        .closed = out_closed,
+};
+
+/* -ENXIO: nobody reads it, or an earlier stream still has bytes to write to it. */
+static int open_out(struct pipe_stream *s)
+{
+	int fd = s->out->flushing ? -ENXIO : fifo_open(s->out, O_WRONLY);
+
+	if (fd < 0)
+		return fd;
+	return l7mp_stream_io_open_pipe(s->env->loop, -1, fd, &out_ops, s, &s->output);
+}
+
+/* Shuts writing down when everything was written. Without `in` the stream then ends. */
+static void try_shutdown(struct pipe_stream *s)
+{
+	if (!s->shut || s->waiting.count)
+		return;
+	if (s->output)
+		l7mp_stream_io_shutdown(s->output);
+	if (s->in)
+		return;
+	if (!s->output || !l7mp_stream_io_queued(s->output))
+		emit_end(s);
+	else
+		(void)l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS);
+}
+
+/* `out` was opened: writes what waited. */
+static int write_waiting(struct pipe_stream *s)
+{
+	struct l7mp_buf *buf;
+	int rc = 0;
+
+	while (rc >= 0 && (buf = l7mp_bufq_pop(&s->waiting)))
+		rc = l7mp_stream_io_write(s->output, buf);
+	return rc;
+}
+
+static void retry_open(struct pipe_stream *s)
+{
+	int rc = open_out(s);
+
+	if (rc == -ENXIO)
+		rc = l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS);
+	else if (!rc)
+		rc = write_waiting(s);
+	if (rc < 0) {
+		finish(s, rc);
+		return;
+	}
+	if (s->waiting.count)
+		return;
+	try_shutdown(s);
+	if (s->full && rc != L7MP_STREAM_IO_FULL && !s->closing) {
+		s->full = false;
+		s->base.events->drain(s->base.owner);
+	}
+}
+
+static void on_timer(struct l7mp_timer *t, void *arg)
+{
+	struct pipe_stream *s = arg;
+
+	(void)t;
+	if (s->output || !s->out)
+		try_shutdown(s);
+	else if (!s->closing || l7mp_loop_now(s->env->loop) - s->since < CLOSE_MS)
+		retry_open(s);
+	else
+		finish(s, 0);
+	if (s->closing && s->output && !s->over)
+		finish(s, 0); /* closing the descriptor waits for the rest */
+}
+
+/* ---- operations ---- */
+
+/* Without an output answers are dropped; the session goes on. */
+static int drop_answer(struct pipe_stream *s, struct l7mp_buf *buf)
+{
+	l7mp_stats_drop(s->env->stats, L7MP_DROP_NO_RECEIVER, 1, buf->len);
+	l7mp_buf_unref(buf);
+	if (!s->no_output_noticed && s->base.events->notice)
+		s->base.events->notice(s->base.owner, "no-output",
+		                       "the listener has no output: what comes back is dropped");
+	s->no_output_noticed = true;
+	return 0;
+}
+
+static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
+{
+	struct pipe_stream *s = (struct pipe_stream *)base;
+	int rc;
+
+	if (!s->open || s->closing || s->shut) {
+		l7mp_buf_unref(buf);
+		return s->open ? -EPIPE : -ENOTCONN;
+	}
+	if (!s->out)
+		return drop_answer(s, buf);
+	if (!s->output && !s->waiting.count) {
+		rc = open_out(s);
+		if (rc && rc != -ENXIO) {
+			l7mp_buf_unref(buf);
+			return rc;
+		}
+	}
+	if (s->output) {
+		rc = l7mp_stream_io_write(s->output, buf);
+		s->full = s->full || rc == L7MP_STREAM_IO_FULL;
+		return rc == L7MP_STREAM_IO_FULL ? L7MP_STREAM_FULL : rc;
+	}
+	l7mp_bufq_push(&s->waiting, buf);
+	s->full = true;
+	if (!l7mp_timer_armed(&s->timer) && l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS))
+		return -ENOMEM;
+	return L7MP_STREAM_FULL;
+}
+
+static void op_pause(struct l7mp_stream *base, bool on)
+{
+	struct pipe_stream *s = (struct pipe_stream *)base;
+
+	s->reading = !on;
+	if (s->input && s->open && !s->closing)
+		l7mp_stream_io_read(s->input, !on);
+}
+
+static void op_shutdown(struct l7mp_stream *base, int code)
+{
+	struct pipe_stream *s = (struct pipe_stream *)base;
+
+	(void)code;
+	if (!s->open || s->closing || s->shut)
+		return;
+	s->shut = true;
+	if (s->in)
+		try_shutdown(s);
+	else if (!l7mp_timer_armed(&s->timer))
+		/* `end` must not be emitted from inside shutdown. */
+		(void)l7mp_timer_start(s->env->loop, &s->timer, 0);
+}
+
+static void op_close(struct l7mp_stream *base, bool abort)
+{
+	struct pipe_stream *s = (struct pipe_stream *)base;
+	bool first = !s->closing;
+
+	s->closing = true;
+	if (first) {
+		s->since = l7mp_loop_now(s->env->loop);
+		stop_reading(s);
+		/* The stream of the next writer may go on with the same reader of `out`. */
+		if (s->listener && s->end_emitted && s->output && !s->shut && !abort)
+			fifo_hold(s->out, O_WRONLY);
+		if (s->listener)
+			listener_stream_gone(s->listener, s);
+	}
+	if (s->over) {
+		if (abort && s->output)
+			l7mp_stream_io_close(s->output, true);
+		return;
+	}
+	if (!abort && s->waiting.count && !l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS))
+		return; /* a reader may open it yet */
+	if (abort && s->output)
+		l7mp_stream_io_close(s->output, true);
+	finish(s, 0);
+}
+
+static const struct l7mp_stream_ops stream_ops = {
+        .write = op_write,
+        .pause = op_pause,
+        .shutdown = op_shutdown,
+        .close = op_close,
+};
+
+/* ---- opening ---- */
+
+static struct pipe_stream *stream_new(struct l7mp_env *env, struct fifo *in, struct fifo *out)
+{
+	struct pipe_stream *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->base.ops = &stream_ops;
+	s->base.kind = L7MP_KIND_STREAM;
+	s->env = env;
+	s->in = in;
+	s->out = out;
+	if (in)
+		in->refs++;
+	if (out)
+		out->refs++;
+	l7mp_bufq_init(&s->waiting);
+	l7mp_timer_init(&s->timer, on_timer, s);
+	l7mp_task_init(&s->task, on_task, s);
+	return s;
+}
+
+static int open_in(struct pipe_stream *s)
+{
+	int rc, fd = fifo_open(s->in, O_RDONLY);
+
+	if (fd < 0)
+		return fd;
+	rc = l7mp_stream_io_open_pipe(s->env->loop, fd, -1, &in_ops, s, &s->input);
+	s->reads = s->in->reading = !rc;
+	return rc;
+}
+
+/* Opens `in` and waits for a writer; the listener emits the stream. */
+static int stream_listen(struct pipe_stream *s)
+{
+	int rc = open_in(s);
+
+	if (!rc)
+		l7mp_stream_io_read(s->input, true);
+	return rc;
+}
+
+/* Opens both FIFOs; `open` follows. -ENXIO: nobody reads `out`. */
+static int stream_connect(struct pipe_stream *s)
+{
+	int rc = open_out(s);
+
+	if (!rc && s->in)
+		rc = open_in(s);
+	if (rc)
+		return rc;
+	l7mp_task_post(s->env->loop, &s->task);
+	return 0;
+}
+
+/* The stream is passed to an owner now. */
+static void stream_emitted(struct pipe_stream *s)
+{
+	s->emitted = s->open = true;
+	s->since = l7mp_loop_now(s->env->loop);
+	l7mp_stream_io_read(s->input, s->reading);
+	/* Now if there is a reader; otherwise when there is something to write. */
+	if (s->out)
+		(void)open_out(s);
+}
+
+/* Closes a stream without an owner; it frees itself. */
+static void stream_abandon(struct pipe_stream *s)
+{
+	s->listener = NULL;
+	op_close(&s->base, true);
+	/* The stream may be freed after the protocol was stopped. */
+	fifo_unref(&s->in);
+	fifo_unref(&s->out);
+}
+
+/* ---- the listener ---- */
+
+static void listen_later(struct pipe_listener *l, uint64_t ms)
 {
 	if (l->active && l7mp_timer_start(l->env->loop, &l->timer, ms))
 		l7mp_log_error("pipe", "%s: out of memory", l->name);
 }
 
-static int arm(struct pipe_listener *l)
+static int start_listening(struct pipe_listener *l)
 {
-	struct pipe_stream *s = pipe_stream_new(l->env, l->in, l->out);
+	struct pipe_stream *s = stream_new(l->env, l->in, l->out);
 	int rc;
 
 	if (!s)
 		return -ENOMEM;
-	rc = pipe_stream_listen(s);
+	rc = stream_listen(s);
 	if (rc) {
-		pipe_stream_free(s);
+		stream_free(s);
 		return rc;
 	}
 	s->listener = l;
@@ -47,13 +533,13 @@ static int arm(struct pipe_listener *l)
 
 static void emit(struct pipe_listener *l, struct pipe_stream *s);
 
-static void on_timer(struct l7mp_timer *t, void *arg)
+static void on_listen_timer(struct l7mp_timer *t, void *arg)
 {
 	struct pipe_listener *l = arg;
 	int rc;
 
 	(void)t;
-	if (l->busy)
+	if (l->has_session)
 		return;
 	if (l->stream) {
 		if (l->stream->first)
@@ -61,13 +547,13 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		return;
 	}
 	if (l->in->reading)
-		return; /* we are told when that one is done */
-	rc = arm(l);
+		return; /* listener_fifo_free follows */
+	rc = start_listening(l);
 	if (!rc)
 		return;
 	l7mp_log_warn("pipe", "%s: can't read %s: %s, trying again", l->name, l->in->path,
 	              l7mp_errno_text(rc));
-	arm_later(l, AGAIN_MS);
+	listen_later(l, REFUSED_MS);
 }
 
 static int reopen(void *arg, struct l7mp_stream **out)
@@ -78,23 +564,24 @@ static int reopen(void *arg, struct l7mp_stream **out)
 
 	if (l->in->reading)
 		return -EBUSY;
-	rc = arm(l);
+	rc = start_listening(l);
 	if (rc)
 		return rc;
 	s = l->stream;
-	pipe_stream_emitted(s);
+	stream_emitted(s);
 	*out = &s->base;
 	return 0;
 }
 
-static void ended(void *arg)
+static void session_ended(void *arg)
 {
 	struct pipe_listener *l = arg;
 
-	l->busy = false;
+	l->has_session = false;
 	if (l->out)
-		fifo_stand_down_writer(l->out);
-	arm_later(l, l7mp_loop_now(l->env->loop) - l->since < SHORT_MS ? SHORT_MS : 0);
+		fifo_release(l->out, O_WRONLY);
+	listen_later(l, l7mp_loop_now(l->env->loop) - l->since < SHORT_SESSION_MS ? SHORT_SESSION_MS
+	                                                                          : 0);
 }
 
 static cJSON *metadata(const struct pipe_listener *l)
@@ -111,26 +598,26 @@ static cJSON *metadata(const struct pipe_listener *l)
 	return NULL;
 }
 
-/* The stream has its first bytes: a session for it, or later. */
+/* The stream has its first bytes: emits the session, or tries again later. */
 static void emit(struct pipe_listener *l, struct pipe_stream *s)
 {
 	const struct l7mp_addr nobody = {.len = 0};
 	struct l7mp_accept a = {
-	        .stream = &s->base, .reopen = reopen, .reopen_arg = l, .ended = ended};
+	        .stream = &s->base, .reopen = reopen, .reopen_arg = l, .ended = session_ended};
 	struct l7mp_buf *buf;
 
 	if (l->base.events->admit && l->base.events->admit(l->base.arg, &nobody)) {
-		arm_later(l, AGAIN_MS);
+		listen_later(l, REFUSED_MS);
 		return;
 	}
 	buf = s->first;
 	s->first = NULL;
 	a.name = l7mp_asprintf("PIPE:%s-%llu", l->name, (unsigned long long)++l->state->last_id);
 	a.metadata = metadata(l);
-	l->busy = l->emitting = true;
+	l->has_session = l->emitting = true;
 	l->since = l7mp_loop_now(l->env->loop);
-	pipe_stream_emitted(s);
-	/* The owner may do anything in it, also delete this listener. */
+	stream_emitted(s);
+	/* The owner may do anything meanwhile, including deletion of this listener. */
 	if (!l7mp_accept_emit(&l->base, &a) || s->closing) {
 		l7mp_buf_unref(buf);
 		return;
@@ -140,42 +627,43 @@ static void emit(struct pipe_listener *l, struct pipe_stream *s)
 	s->base.events->data(s->base.owner, buf);
 }
 
-void pipe_listener_first(struct pipe_listener *l, struct pipe_stream *s, struct l7mp_buf *buf)
+static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
+                                 struct l7mp_buf *buf)
 {
-	/* Nothing more before there is a session to hold it back. */
-	l7mp_stream_io_read(s->isio, false);
+	/* Stop reading until there is a session, which has back-pressure. */
+	l7mp_stream_io_read(s->input, false);
 	s->first = buf;
 	emit(l, s);
 }
 
-void pipe_listener_nothing(struct pipe_listener *l, struct pipe_stream *s)
+static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s)
 {
-	/* With its first bytes still waiting for a session, the end waits too. */
+	/* While the first bytes wait for a session, the end waits, too. */
 	if (s->first)
 		return;
 	l->stream = NULL;
-	pipe_stream_abandon(s);
-	arm_later(l, 0);
+	stream_abandon(s);
+	listen_later(l, 0);
 }
 
-void pipe_listener_left(struct pipe_listener *l, struct pipe_stream *s)
+static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s)
 {
 	s->listener = NULL;
 	if (l->stream == s)
 		l->stream = NULL;
 	if (!s->emitted)
-		arm_later(l, AGAIN_MS);
+		listen_later(l, REFUSED_MS);
 	if (!l->emitting)
-		return; /* `ended` follows, or reopen */
-	/* Closed while it was handed up: no session came of it. */
-	l->emitting = l->busy = false;
-	arm_later(l, AGAIN_MS);
+		return; /* session_ended or reopen follows */
+	/* Closed while it was being emitted: it was refused. */
+	l->emitting = l->has_session = false;
+	listen_later(l, REFUSED_MS);
 }
 
-void pipe_listener_free_to_read(struct pipe_listener *l)
+static void listener_fifo_free(struct pipe_listener *l)
 {
-	if (!l->busy && !l->stream && !l7mp_timer_armed(&l->timer))
-		arm_later(l, 0);
+	if (!l->has_session && !l->stream && !l7mp_timer_armed(&l->timer))
+		listen_later(l, 0);
 }
 
 /* ---- operations ---- */
@@ -195,18 +683,18 @@ static void pipe_unlisten(struct l7mp_proto_listener *base)
 
 	l7mp_timer_stop(l->env->loop, &l->timer);
 	l->active = false;
-	if (l->in && l->in->heir == l)
-		l->in->heir = NULL;
+	if (l->in && l->in->successor == l)
+		l->in->successor = NULL;
 	if (l->in && l->in->listener == l) {
 		l->in->listener = NULL;
-		fifo_stand_down(l->in);
+		fifo_release(l->in, O_RDONLY);
 	}
 	if (s && s->emitted)
 		s->listener = NULL;
 	else if (s)
-		pipe_stream_abandon(s);
+		stream_abandon(s);
 	if (l->out)
-		fifo_stand_down_writer(l->out);
+		fifo_release(l->out, O_WRONLY);
 	fifo_unref(&l->in);
 	fifo_unref(&l->out);
 	free(l->name);
@@ -220,7 +708,8 @@ static int get_fifos(struct pipe_listener *l, const struct l7mp_listen *params,
 	int rc = fifo_get(&l->state->fifos, l7mp_json_str(params->spec, "filename", ""), &l->in,
 	                  err);
 
-	if (!rc && (l->in->heir || (l->in->listener && !is_retiring(params, l->in->listener)))) {
+	if (!rc &&
+	    (l->in->successor || (l->in->listener && !is_retiring(params, l->in->listener)))) {
 		rc = l7mp_error_set(err, -EADDRINUSE, L7MP_ERR_REALISE,
 		                    "%s: another listener reads it", l->in->path);
 	}
@@ -229,7 +718,7 @@ static int get_fifos(struct pipe_listener *l, const struct l7mp_listen *params,
 			snprintf(err->path, sizeof(err->path), "filename");
 		return rc;
 	}
-	l->in->heir = l;
+	l->in->successor = l;
 	if (!output)
 		return 0;
 	rc = fifo_get(&l->state->fifos, output, &l->out, err);
@@ -254,7 +743,7 @@ static int pipe_listen(const struct l7mp_listen *params, struct l7mp_proto_liste
 	        .proto = &l7mp_proto_pipe, .events = params->events, .arg = params->arg};
 	l->env = params->env;
 	l->state = st;
-	l7mp_timer_init(&l->timer, on_timer, l);
+	l7mp_timer_init(&l->timer, on_listen_timer, l);
 	l->name = strdup(params->name ? params->name : "");
 	rc = l->name ? get_fifos(l, params, err)
 	             : l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
@@ -272,17 +761,17 @@ static void pipe_activate(struct l7mp_proto_listener *base)
 	struct pipe_listener *old = l->in->listener;
 
 	l->in->listener = l;
-	l->in->heir = NULL;
+	l->in->successor = NULL;
 	l->active = true;
-	/* What only waits for a writer is of no use any more; a session's source goes on. */
+	/* The predecessor's stream that waits for a writer is closed; a session goes on. */
 	if (old && old->stream && !old->stream->emitted) {
 		struct pipe_stream *s = old->stream;
 
 		old->stream = NULL;
-		pipe_stream_abandon(s);
+		stream_abandon(s);
 	}
-	/* Not from inside activate: the change that brings this listener is not done yet. */
-	arm_later(l, 0);
+	/* Not from inside activate: the change that brings this listener is not complete yet. */
+	listen_later(l, 0);
 }
 
 static int connect_fifos(struct pipe_stream **sp, struct pipe_state *st,
@@ -302,7 +791,7 @@ static int connect_fifos(struct pipe_stream **sp, struct pipe_state *st,
 		out->keep = true;
 		if (in)
 			in->keep = true;
-		*sp = pipe_stream_new(p->env, in, out);
+		*sp = stream_new(p->env, in, out);
 		if (!*sp)
 			rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	} else if (err) {
@@ -325,12 +814,12 @@ static int pipe_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 	rc = connect_fifos(&s, st, p, err);
 	if (rc)
 		return rc;
-	rc = pipe_stream_connect(s);
+	rc = stream_connect(s);
 	if (rc) {
 		l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "PIPE %s: %s",
 		               rc == -ENXIO || !s->in ? s->out->path : s->in->path,
 		               rc == -ENXIO ? "nobody reads it" : l7mp_errno_text(rc));
-		pipe_stream_abandon(s);
+		stream_abandon(s);
 		return rc;
 	}
 	*out = &s->base;
@@ -355,6 +844,75 @@ static void pipe_stop(struct l7mp_env *env, void *state)
 	free(st);
 }
 
+/* ---- tables ---- */
+
+static const struct l7mp_field listener_fields[] = {
+        {.key = "filename",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_PATH,
+         .doc = "FIFO that is read; made when it is missing, and then removed at the end"},
+        {.key = "output",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_PATH,
+         .doc = "FIFO that answers are written to; made when it is missing, and then removed at "
+                "the "
+                "end. Answers wait, and hold back who sends them, until somebody reads it. Without "
+                "it they are dropped and counted"},
+        {0},
+};
+
+static void check_listener(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	const cJSON *output = l7mp_json_member(spec, "output");
+	char at[256];
+
+	if (!cJSON_IsString(output) ||
+	    strcmp(output->valuestring, l7mp_json_str(spec, "filename", "")))
+		return;
+	snprintf(at, sizeof(at), "%.200s.output", path);
+	l7mp_issues_add(issues, false, output, at,
+	                "expected another path than filename: it would read its own answers");
+}
+
+static const struct l7mp_schema listener_spec = {
+        .name = "pipe-listener",
+        .doc = "Reads a FIFO; one session at a time, which begins with the first byte and ends "
+               "when "
+               "the last writer leaves, unless the route retries on disconnects",
+        .fields = listener_fields,
+        .check = check_listener,
+};
+
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "input",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_PATH,
+         .doc = "FIFO that answers are read from, by one session at a time; made when it is "
+                "missing, and then removed when the proxy ends"},
+        {0},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "pipe-cluster",
+        .doc = "Writes to a FIFO; connected when somebody reads it",
+        .fields = cluster_fields,
+};
+
+static const struct l7mp_field endpoint_fields[] = {
+        {.key = "address",
+         .type = L7MP_T_STRING,
+         .flags = L7MP_F_REQUIRED,
+         .pattern = L7MP_P_PATH,
+         .doc = "FIFO that is written; made when it is missing, and then removed when the proxy "
+                "ends"},
+        {0},
+};
+static const struct l7mp_schema endpoint_spec = {
+        .name = "pipe-endpoint",
+        .doc = "A FIFO",
+        .fields = endpoint_fields,
+};
+
 static const char *const aliases[] = {"FIFO", NULL};
 
 const struct l7mp_proto l7mp_proto_pipe = {
@@ -365,9 +923,9 @@ const struct l7mp_proto l7mp_proto_pipe = {
                         .doc = "Named pipes (FIFOs), one for each direction",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
                         .kind = L7MP_KIND_STREAM,
-                        .listener_spec = &pipe_listener_spec,
-                        .cluster_spec = &pipe_cluster_spec,
-                        .endpoint_spec = &pipe_endpoint_spec,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &cluster_spec,
+                        .endpoint_spec = &endpoint_spec,
                 },
         .start = pipe_start,
         .stop = pipe_stop,

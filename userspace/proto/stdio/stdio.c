@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Stdio: a session to the proxy's own standard input and output, one at a time. */
+/* Stdio: the proxy's own standard input and output, for one session at a time. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,15 +12,15 @@
 #include "l7mp/stream_io.h"
 
 struct stdio_state {
-	const char *session; /* who has it; NULL: free */
+	const char *session; /* the name of the session that uses it; NULL: none */
 };
 
 struct stdio_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct stdio_state *state;
-	struct l7mp_stream_io *sio;
-	struct l7mp_task task; /* open */
+	struct l7mp_stream_io *io;
+	struct l7mp_task task; /* emits `open` */
 	bool open, reading, closing;
 	int err;
 };
@@ -33,11 +33,11 @@ static void on_open(struct l7mp_task *t, void *arg)
 	if (s->closing || s->err)
 		return;
 	s->open = true;
-	l7mp_stream_io_read(s->sio, s->reading);
+	l7mp_stream_io_read(s->io, s->reading);
 	s->base.events->open(s->base.owner);
 }
 
-/* ---- sio callbacks ---- */
+/* ---- input and output ---- */
 
 static void on_data(void *arg, struct l7mp_buf *buf)
 {
@@ -65,7 +65,7 @@ static void on_error(void *arg, int err)
 	struct stdio_stream *s = arg;
 
 	s->err = err < 0 ? err : -EIO;
-	l7mp_stream_io_close(s->sio, true);
+	l7mp_stream_io_close(s->io, true);
 }
 
 static void on_closed(void *arg)
@@ -82,7 +82,7 @@ static void on_closed(void *arg)
 	free(s);
 }
 
-static const struct l7mp_stream_io_ops sio_ops = {
+static const struct l7mp_stream_io_ops io_ops = {
         .data = on_data,
         .drain = on_drain,
         .end = on_end,
@@ -102,7 +102,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 		l7mp_buf_unref(buf);
 		return rc;
 	}
-	rc = l7mp_stream_io_write(s->sio, buf);
+	rc = l7mp_stream_io_write(s->io, buf);
 	return rc == L7MP_STREAM_IO_FULL ? L7MP_STREAM_FULL : rc;
 }
 
@@ -112,7 +112,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 
 	s->reading = !on;
 	if (s->open && !s->closing && !s->err)
-		l7mp_stream_io_read(s->sio, !on);
+		l7mp_stream_io_read(s->io, !on);
 }
 
 static void op_shutdown(struct l7mp_stream *base, int code)
@@ -121,7 +121,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 
 	(void)code;
 	if (s->open && !s->closing && !s->err)
-		l7mp_stream_io_shutdown(s->sio);
+		l7mp_stream_io_shutdown(s->io);
 }
 
 static void op_close(struct l7mp_stream *base, bool abort)
@@ -129,7 +129,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	struct stdio_stream *s = (struct stdio_stream *)base;
 
 	if (!s->closing || abort)
-		l7mp_stream_io_close(s->sio, abort);
+		l7mp_stream_io_close(s->io, abort);
 	s->closing = true;
 }
 
@@ -143,10 +143,9 @@ static const struct l7mp_stream_ops stream_ops = {
 /* ---- connecting ---- */
 
 /*
- * A descriptor of our own for a standard one. Non-blocking belongs to the open
- * file description, which we share with the shell and whoever else has it: so a
- * terminal or pipe is opened anew. A regular file's position has to stay shared, and
- * it does not block.
+ * A descriptor of our own for a standard one. O_NONBLOCK belongs to the open file description,
+ * which is shared with the shell: a terminal or pipe is opened again instead. A regular file
+ * does not block, and its position must remain shared. Negative with errno on failure.
  */
 static int own_fd(int fd, int flags)
 {
@@ -168,7 +167,7 @@ static int own_fd(int fd, int flags)
 	return own;
 }
 
-static int open_sio(struct stdio_stream *s)
+static int open_io(struct stdio_stream *s)
 {
 	int out, rc, in = own_fd(STDIN_FILENO, O_RDONLY);
 
@@ -180,7 +179,7 @@ static int open_sio(struct stdio_stream *s)
 		close(in);
 		return rc;
 	}
-	return l7mp_stream_io_open_pipe(s->env->loop, in, out, &sio_ops, s, &s->sio);
+	return l7mp_stream_io_open_pipe(s->env->loop, in, out, &io_ops, s, &s->io);
 }
 
 static int stdio_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
@@ -194,8 +193,7 @@ static int stdio_connect(const struct l7mp_connect *params, struct l7mp_stream *
 		return -ENOMEM;
 	if (state->session)
 		return l7mp_error_set(err, -EBUSY, L7MP_ERR_UPSTREAM,
-		                      "Stdio serves one session at a time; now it is %s",
-		                      state->session);
+		                      "Stdio serves one session at a time, now %s", state->session);
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
@@ -204,7 +202,7 @@ static int stdio_connect(const struct l7mp_connect *params, struct l7mp_stream *
 	s->env = params->env;
 	s->state = state;
 	l7mp_task_init(&s->task, on_open, s);
-	rc = open_sio(s);
+	rc = open_io(s);
 	if (rc) {
 		free(s);
 		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "Stdio: %s", strerror(-rc));
