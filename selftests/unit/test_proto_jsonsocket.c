@@ -783,8 +783,7 @@ static void transports_are_checked(void **state)
 	        "{'set':{'key':'a/b','value':1}}]}",
 	        "127.0.0.1"));
 	assert_string_equal(f->err.message,
-	                    "JSONSocket: header[1] can't be put there: the way leads "
-	                    "through something that is no object");
+	                    "JSONSocket: header[1] can't be set: its parent is not an object");
 }
 
 static void listener_is_replaced(void **state)

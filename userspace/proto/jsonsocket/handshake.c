@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* JSONSocket: headers and answers as text. */
+/* JSONSocket: receiving, parsing and printing the messages of the handshake. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "jsonsocket_int.h"
+#include "jsonsocket.h"
 
-/* ---- gathering ---- */
+/* ---- receiving ---- */
 
 static enum jsock_take take_message(struct jsock_first *f, struct l7mp_buf *buf)
 {
@@ -62,7 +62,7 @@ struct l7mp_buf *jsock_first_strip(struct jsock_first *f, struct l7mp_buf *buf)
 		return buf;
 	if (buf->len > 1) {
 		part = l7mp_buf_slice(buf, 1, buf->len - 1);
-		/* Without memory for a slice: what we were given is ours alone. */
+		/* Without memory for a slice: buf has no other owner, it may be changed. */
 		if (!part) {
 			buf->data++;
 			buf->len--;
@@ -78,14 +78,14 @@ bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf)
 	return f->text.s && buf->len == f->text.len && !memcmp(buf->data, f->text.s, buf->len);
 }
 
-/* ---- reading ---- */
+/* ---- parsing ---- */
 
 static cJSON *parse(const char *text, size_t len, char *why, size_t size)
 {
 	char message[160];
 	cJSON *root;
 
-	/* Counted before they cost memory. */
+	/* Counted before memory is allocated for them. */
 	if (l7mp_json_lines(text, len, NULL, 0) > JSOCK_VALUES_MAX) {
 		snprintf(why, size, "more than %d values", JSOCK_VALUES_MAX);
 		return NULL;
@@ -136,9 +136,9 @@ int jsock_answer_parse(const char *text, size_t len, cJSON **root, const char **
 	return -EBADMSG;
 }
 
-/* ---- writing ---- */
+/* ---- printing ---- */
 
-/* With the first n bytes of the message. */
+/* An answer with the first n bytes of the message. */
 static char *answer_with(int status, const char *message, size_t n)
 {
 	cJSON *root = cJSON_CreateObject();
@@ -146,7 +146,7 @@ static char *answer_with(int status, const char *message, size_t n)
 	char *text = NULL;
 	int rc;
 
-	/* A character that was cut in two becomes U+FFFD. */
+	/* An incomplete character at the end becomes U+FFFD. */
 	l7mp_str_add_utf8(&cut, message, n);
 	rc = l7mp_json_add_num(root, "JSONSocketVersion", 1);
 	rc |= l7mp_json_add_num(root, "JSONSocketStatus", status);
@@ -173,7 +173,7 @@ char *jsock_answer_text(int status, const char *message, size_t max)
 		free(text);
 		if (!n)
 			return NULL;
-		/* Escapes make it longer than the message: at least the excess in bytes goes. */
+		/* Escapes are longer than their bytes: cutting the excess in bytes is not too much. */
 		n = len - max < n ? n - (len - max) : 0;
 		while (n && ((unsigned char)message[n] & 0xc0) == 0x80)
 			n--;
@@ -202,7 +202,7 @@ static bool is_root(const char *pointer)
 	return !*pointer || !strcmp(pointer, "/");
 }
 
-/* Puts a copy at `to`; at the root, an object's members each by itself. */
+/* Sets a copy at `to`; at the root, the members of an object one by one. */
 static int put(cJSON *header, const char *to, const cJSON *value)
 {
 	cJSON *copy;
@@ -242,7 +242,7 @@ static int add_item(cJSON *header, const cJSON *item, const cJSON *metadata)
 	from = cJSON_IsString(path) ? path->valuestring : l7mp_json_str(path, "from", "");
 	value = l7mp_json_get(metadata, from);
 	if (!value)
-		return 0; /* what the session does not have is left out */
+		return 0; /* not in the metadata: left out */
 	if (cJSON_IsString(path))
 		return put_at_root(header, from, value);
 	return put(header, l7mp_json_str(path, "to", ""), value);
@@ -260,7 +260,7 @@ static int header_fill(cJSON *header, const cJSON *list, const cJSON *metadata, 
 			return rc;
 		++*failed;
 	}
-	/* Whatever was copied over it. */
+	/* An item may have overwritten it. */
 	return rc ? rc : l7mp_json_set(header, "/JSONSocketVersion", cJSON_CreateNumber(1));
 }
 
@@ -280,8 +280,8 @@ int jsock_header_make(const cJSON *list, const cJSON *metadata, size_t pad, char
 	cJSON_Delete(header);
 	if (rc == -EINVAL)
 		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM,
-		                      "JSONSocket: header[%zu] can't be put there: the way leads "
-		                      "through something that is no object",
+		                      "JSONSocket: header[%zu] can't be set: its parent is not "
+		                      "an object",
 		                      failed);
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * JSONSocket version 1 (docs/jsonsocket.md), private: a handshake in front of the streams of
+ * another protocol, the transport. The client sends a header, a JSON object; the server sends
+ * an answer with a status; what follows is payload.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/jsonframe.h"
+#include "l7mp/proto.h"
+#include "l7mp/util.h"
+
+#define JSOCK_HEAD_MAX   65536 /* bytes of a header or an answer */
+#define JSOCK_VALUES_MAX 1000  /* JSON values in it: they become metadata */
+
+/* What the handshake needs to know of a transport. */
+struct jsock_transport {
+	const char *name, *alias; /* alias may be NULL */
+	bool lossy;               /* messages may be lost or duplicated */
+	bool spoofable;           /* the source address may be forged */
+};
+
+/* ---- listener.c ---- */
+
+/*
+ * The protocol in `transport.protocol` of a spec, by any spelling. NULL with err: JSONSocket
+ * can't use it, or the program does not have it.
+ */
+const struct l7mp_proto *jsock_transport_proto(const struct l7mp_env *env, const cJSON *spec,
+                                               const struct jsock_transport **out,
+                                               struct l7mp_error *err);
+/* The `check` of both specs' schemas. */
+void jsock_check_transport(const cJSON *spec, const char *path, struct l7mp_issues *issues);
+
+/* ---- upstream.c ---- */
+
+extern const struct l7mp_schema jsock_cluster_spec, jsock_endpoint_spec;
+/* The operation of struct l7mp_proto. */
+int jsock_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
+                  struct l7mp_error *err);
+
+/* ---- handshake.c: the messages of the handshake ---- */
+
+/* The first message from the peer. */
+struct jsock_first {
+	struct l7mp_jsonframe frame;
+	struct l7mp_str text; /* as far as it was received */
+	size_t total;
+	bool newline_due; /* on a byte stream, a newline right after it belongs to it */
+};
+enum jsock_take { JSOCK_MORE, JSOCK_READY, JSOCK_BAD };
+/*
+ * Adds data; takes buf. JSOCK_READY: f->text is the message, and *rest (NULL: none) is what
+ * came after it.
+ */
+enum jsock_take jsock_first_take(struct jsock_first *f, enum l7mp_kind kind, struct l7mp_buf *buf,
+                                 struct l7mp_buf **rest);
+/*
+ * Removes the newline that is due from the next buffer of a byte stream; takes buf and returns
+ * what remains of it, or NULL.
+ */
+struct l7mp_buf *jsock_first_strip(struct jsock_first *f, struct l7mp_buf *buf);
+/* Is the datagram the same message again? */
+bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf);
+
+/*
+ * Parses a header. The tree is the caller's; NULL: *status is the status to refuse it with, and
+ * `why` the message.
+ */
+cJSON *jsock_header_parse(const char *text, size_t len, int *status, char *why, size_t size);
+/*
+ * The header of a cluster, from its list `header` and the session's metadata, padded with
+ * spaces to `pad` bytes. Heap. 0 or negative errno with err.
+ */
+int jsock_header_make(const cJSON *list, const cJSON *metadata, size_t pad, char **out,
+                      struct l7mp_error *err);
+/*
+ * {"JSONSocketVersion":1,"JSONSocketStatus":..,"JSONSocketMessage":".."}, heap, of at most
+ * `max` bytes: the message is truncated. NULL: no memory, or max is too small.
+ */
+char *jsock_answer_text(int status, const char *message, size_t max);
+/*
+ * The status of an answer, with its message, which points into *root (the caller's). -EBADMSG:
+ * not an answer, *root is NULL.
+ */
+int jsock_answer_parse(const char *text, size_t len, cJSON **root, const char **message);
+/* Sends a message, on byte streams with a newline. As l7mp_stream_write, or -ENOMEM. */
+int jsock_send(const struct l7mp_env *env, struct l7mp_stream *s, const char *text);

@@ -1,0 +1,649 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * JSONSocket listeners: a listener of the transport, and for each stream that it accepts the
+ * server's side of the handshake. An accepted stream is not visible to a session before its
+ * header was received; then it is the session's source and passes everything through.
+ *
+ *   in listener->pending --header--> emitted --result 2xx--> connected
+ *          \--bad header, time-out--> answered, closing, still in listener->pending
+ *
+ * All paths end with `closed` of the transport's stream, which frees the memory.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "jsonsocket.h"
+#include "l7mp/hash.h"
+#include "l7mp/protos.h"
+#include "net/net.h"
+
+#define PENDING_MAX  512 /* handshakes in progress of a listener, refused ones included */
+#define HANDSHAKE_MS 10000
+
+struct jsock_state {
+	uint64_t last_id; /* of session names */
+};
+
+struct jsock_source;
+
+struct jsock_listener {
+	struct l7mp_proto_listener base;
+	struct l7mp_env *env;
+	struct jsock_state *state;
+	char *name;
+	const struct jsock_transport *transport;
+	const struct l7mp_proto *proto;    /* the transport's */
+	struct l7mp_proto_listener *inner; /* the transport's listener */
+	struct jsock_source *pending;      /* handshakes in progress, oldest first */
+	size_t n_pending;
+};
+
+struct jsock_source {
+	struct l7mp_stream base;
+	struct l7mp_env *env;
+	struct l7mp_stream *inner; /* the transport's stream */
+	const struct jsock_transport *transport;
+	struct jsock_listener *listener; /* while it is in listener->pending, else NULL */
+	struct jsock_source *prev, *next;
+	struct l7mp_accept accept; /* the transport's; the metadata is ours until it is emitted */
+	struct jsock_first first;
+	struct l7mp_timer timer;
+	uint64_t received, sent; /* bytes, until the route has answered */
+	char *answer;            /* sent again when the header is repeated; NULL: not needed */
+	bool connected;          /* the route is connected and the client was told */
+	bool payload_seen;       /* something other than the header was received */
+	bool closing;
+};
+
+/* ---- transports ---- */
+
+static const struct jsock_transport transports[] = {
+        {"UDP", NULL, true, true},
+        {"UNIX/dgram", NULL, true, false},
+        {"UNIX/seqpacket", NULL, false, false},
+        {"WebSocket", "WS", false, false},
+        {"TCP", NULL, false, false},
+        {"UnixDomainSocket", "UNIX/stream", false, false},
+};
+
+/* By any spelling; NULL: not one of the transports. */
+static const struct jsock_transport *transport_find(const char *name)
+{
+	for (size_t i = 0; name && i < L7MP_ARRAY_SIZE(transports); i++) {
+		const struct jsock_transport *t = &transports[i];
+
+		if (!strcasecmp(t->name, name) || (t->alias && !strcasecmp(t->alias, name)))
+			return t;
+	}
+	return NULL;
+}
+
+const struct l7mp_proto *jsock_transport_proto(const struct l7mp_env *env, const cJSON *spec,
+                                               const struct jsock_transport **out,
+                                               struct l7mp_error *err)
+{
+	const char *name = l7mp_json_str(l7mp_json_member(spec, "transport"), "protocol", "");
+	const struct l7mp_proto *proto;
+
+	*out = transport_find(name);
+	proto = *out ? l7mp_proto_find(env, name) : NULL;
+	if (!proto)
+		l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
+		               "transport.protocol: JSONSocket can't use \"%s\"", name);
+	return proto;
+}
+
+void jsock_check_transport(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	const cJSON *t = l7mp_json_member(spec, "transport");
+	const cJSON *name = l7mp_json_member(t, "protocol");
+	char at[256];
+
+	if (!cJSON_IsString(name) || transport_find(name->valuestring))
+		return;
+	snprintf(at, sizeof(at), "%s.transport.protocol", path);
+	l7mp_issues_add(issues, false, name, at,
+	                "expected one of: UDP, UNIX/dgram, UNIX/seqpacket, WebSocket, TCP, "
+	                "UnixDomainSocket");
+}
+
+/* ---- answering ---- */
+
+static void answer(struct jsock_source *s, int status, const char *message)
+{
+	size_t max = SIZE_MAX;
+	char *text;
+
+	/* Before the route has answered, no more bytes are sent to a source than it has sent. */
+	if (s->transport->spoofable && status / 100 != 2)
+		max = s->received > s->sent ? (size_t)(s->received - s->sent) : 0;
+	text = jsock_answer_text(status, message, max);
+	if (!text)
+		return;
+	s->sent += strlen(text);
+	(void)jsock_send(s->env, s->inner, text);
+	free(s->answer);
+	s->answer = text;
+}
+
+static void remove_pending(struct jsock_source *s)
+{
+	if (!s->listener)
+		return;
+	DL_DELETE(s->listener->pending, s);
+	s->listener->n_pending--;
+	s->listener = NULL;
+	l7mp_timer_stop(s->env->loop, &s->timer);
+}
+
+/* Ends the handshake: with an answer, or without one (abort). */
+static void source_refuse(struct jsock_source *s, int status, const char *why, bool abort)
+{
+	l7mp_timer_stop(s->env->loop, &s->timer);
+	if (!abort && !s->closing)
+		answer(s, status, why);
+	s->closing = true;
+	/* It remains in the list until the answer was sent, so that refused clients count. */
+	if (abort)
+		remove_pending(s);
+	l7mp_stream_close(s->inner, abort);
+}
+
+static void on_timer(struct l7mp_timer *t, void *arg)
+{
+	(void)t;
+	source_refuse(arg, 408, "no request header in time", false);
+}
+
+/* ---- the handshake ---- */
+
+/* Frees header and answer when no repeated header has to be answered any more. */
+static void free_handshake(struct jsock_source *s)
+{
+	if (s->transport->lossy && !(s->connected && s->payload_seen))
+		return;
+	l7mp_str_free(&s->first.text);
+	free(s->answer);
+	s->answer = NULL;
+}
+
+/* Emits the stream as a session's source; takes header and rest. */
+static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf *rest)
+{
+	struct jsock_listener *l = s->listener;
+	struct l7mp_accept a = s->accept;
+
+	remove_pending(s);
+	a.stream = &s->base;
+	a.name = l7mp_asprintf("JSONSocket:%s-%llu", l->name,
+	                       (unsigned long long)++l->state->last_id);
+	s->accept.metadata = NULL;
+	if (l7mp_json_add(a.metadata, "JSONSocket", header)) {
+		cJSON_Delete(a.metadata);
+		a.metadata = NULL;
+	}
+	l7mp_stream_pause(s->inner, true);
+	free_handshake(s);
+	/* The owner may do anything, including deletion of the listener; s exists until `closed`. */
+	(void)l7mp_accept_emit(&l->base, &a);
+	if (!rest)
+		return;
+	if (s->base.events && !s->closing) {
+		s->base.events->data(s->base.owner, rest);
+		return;
+	}
+	l7mp_buf_unref(rest);
+}
+
+/* The first message is complete; takes rest. */
+static void check(struct jsock_source *s, struct l7mp_buf *rest)
+{
+	struct jsock_listener *l = s->listener;
+	char why[256];
+	int status;
+	cJSON *header = jsock_header_parse(s->first.text.s ? s->first.text.s : "",
+	                                   s->first.text.len, &status, why, sizeof(why));
+
+	if (!header) {
+		l7mp_stats_drop(s->env->stats, L7MP_DROP_MALFORMED, 1, s->first.text.len);
+	} else if (l->base.events->admit && l->base.events->admit(l->base.arg, &s->accept.peer)) {
+		l7mp_stats_drop(s->env->stats, L7MP_DROP_LIMIT, 1, s->first.text.len);
+		status = 503;
+		snprintf(why, sizeof(why), "a limit refuses the session");
+	} else {
+		emit_session(s, header, rest);
+		return;
+	}
+	cJSON_Delete(header);
+	l7mp_buf_unref(rest);
+	source_refuse(s, status, why, false);
+}
+
+static void handshake(struct jsock_source *s, struct l7mp_buf *buf)
+{
+	struct l7mp_buf *rest;
+
+	s->received += buf->len;
+	switch (jsock_first_take(&s->first, s->base.kind, buf, &rest)) {
+	case JSOCK_MORE:
+		return;
+	case JSOCK_READY:
+		check(s, rest);
+		return;
+	case JSOCK_BAD:
+		l7mp_stats_drop(s->env->stats, L7MP_DROP_MALFORMED, 1, s->received);
+		source_refuse(s, 400, "expected a JSON object of at most 64 KiB", false);
+	}
+}
+
+/* Answers a repeated header and returns true. */
+static bool repeated(struct jsock_source *s, const struct l7mp_buf *buf)
+{
+	if (!s->transport->lossy || (s->connected && s->payload_seen))
+		return false;
+	if (!jsock_first_same(&s->first, buf)) {
+		s->payload_seen = true;
+		free_handshake(s);
+		return false;
+	}
+	s->received += buf->len;
+	if (s->connected && s->answer)
+		(void)jsock_send(s->env, s->inner, s->answer);
+	return true;
+}
+
+/* ---- events of the transport ---- */
+
+static void on_open(void *owner)
+{
+	(void)owner; /* accepted streams are open */
+}
+
+static void on_data(void *owner, struct l7mp_buf *buf)
+{
+	struct jsock_source *s = owner;
+
+	if (s->listener && !s->closing) {
+		handshake(s, buf);
+		return;
+	}
+	if (s->closing || !s->base.events || repeated(s, buf)) {
+		l7mp_buf_unref(buf);
+		return;
+	}
+	if (s->base.kind == L7MP_KIND_STREAM)
+		buf = jsock_first_strip(&s->first, buf);
+	if (buf)
+		s->base.events->data(s->base.owner, buf);
+}
+
+static void on_drain(void *owner)
+{
+	struct jsock_source *s = owner;
+
+	if (s->base.events)
+		s->base.events->drain(s->base.owner);
+}
+
+static void on_end(void *owner, int code)
+{
+	struct jsock_source *s = owner;
+
+	if (s->closing)
+		return;
+	if (s->listener)
+		source_refuse(s, 400, "the request header is not complete", false);
+	else if (s->base.events)
+		s->base.events->end(s->base.owner, code);
+}
+
+static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
+{
+	struct jsock_source *s = owner;
+
+	if (s->base.events && s->base.events->lost)
+		s->base.events->lost(s->base.owner, err, packets, bytes);
+}
+
+static void on_notice(void *owner, const char *event, const char *message)
+{
+	struct jsock_source *s = owner;
+
+	if (s->base.events && s->base.events->notice)
+		s->base.events->notice(s->base.owner, event, message);
+}
+
+static void on_closed(void *owner, const struct l7mp_error *err)
+{
+	struct jsock_source *s = owner;
+
+	remove_pending(s);
+	if (s->base.events)
+		s->base.events->closed(s->base.owner, err);
+	l7mp_timer_stop(s->env->loop, &s->timer);
+	cJSON_Delete(s->accept.metadata);
+	l7mp_str_free(&s->first.text);
+	free(s->answer);
+	free(s);
+}
+
+static const struct l7mp_stream_events transport_events = {
+        .open = on_open,
+        .data = on_data,
+        .drain = on_drain,
+        .end = on_end,
+        .lost = on_lost,
+        .notice = on_notice,
+        .closed = on_closed,
+};
+
+/* ---- operations ---- */
+
+static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (s->closing || !s->connected) {
+		l7mp_buf_unref(buf);
+		return s->closing ? -EPIPE : -ENOTCONN;
+	}
+	return l7mp_stream_write(s->inner, buf);
+}
+
+static void op_pause(struct l7mp_stream *base, bool on)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (!s->closing)
+		l7mp_stream_pause(s->inner, on);
+}
+
+static void op_shutdown(struct l7mp_stream *base, int code)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (!s->closing)
+		l7mp_stream_shutdown(s->inner, code);
+}
+
+static void op_close(struct l7mp_stream *base, bool abort)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (s->closing && !abort)
+		return;
+	s->closing = true;
+	l7mp_stream_close(s->inner, abort);
+}
+
+static void op_result(struct l7mp_stream *base, int status, const char *message)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (s->closing)
+		return;
+	s->connected = status / 100 == 2;
+	answer(s, status, message ? message : "");
+	free_handshake(s);
+}
+
+static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	if (s->connected && !s->closing && (s->payload_seen || !s->transport->lossy) &&
+	    !s->first.newline_due) {
+		l7mp_stream_flow(s->inner, out);
+		return;
+	}
+	memset(out, 0, sizeof(*out));
+	out->kind = L7MP_FLOW_NONE;
+	out->reason = L7MP_REASON_NOT_ESTABLISHED;
+}
+
+static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
+{
+	struct jsock_source *s = (struct jsock_source *)base;
+
+	return s->inner->ops->local ? s->inner->ops->local(s->inner, out) : -ENOTSUP;
+}
+
+static const struct l7mp_stream_ops source_ops = {
+        .write = op_write,
+        .pause = op_pause,
+        .shutdown = op_shutdown,
+        .close = op_close,
+        .result = op_result,
+        .flow = op_flow,
+        .local = op_local,
+};
+
+/* Begins the handshake on an accepted stream; takes all of *a. */
+static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
+{
+	struct jsock_source *s = calloc(1, sizeof(*s));
+
+	free(a->name);
+	a->name = NULL;
+	if (!s) {
+		cJSON_Delete(a->metadata);
+		l7mp_stream_close(a->stream, true);
+		return;
+	}
+	s->base.ops = &source_ops;
+	s->base.kind = a->stream->kind;
+	s->base.max_write = a->stream->max_write;
+	s->env = l->env;
+	s->transport = l->transport;
+	s->inner = a->stream;
+	s->accept = *a;
+	/* It can't be opened again without a handshake. */
+	s->accept.reopen = NULL;
+	s->accept.never_idle = a->never_idle || !l->proto->desc.idle_timeout;
+	s->listener = l;
+	DL_APPEND(l->pending, s);
+	l->n_pending++;
+	l7mp_timer_init(&s->timer, on_timer, s);
+	l7mp_stream_attach(s->inner, &transport_events, s);
+	if (l7mp_timer_start(s->env->loop, &s->timer, HANDSHAKE_MS)) {
+		source_refuse(s, 503, "", true);
+		return;
+	}
+	l7mp_stream_pause(s->inner, false);
+}
+
+/* ---- listeners ---- */
+
+/* Limits apply when a header was received; the number of handshakes has a bound of its own. */
+static int on_admit(void *arg, const struct l7mp_addr *peer)
+{
+	(void)arg;
+	(void)peer;
+	return 0;
+}
+
+static void on_accept(void *arg, struct l7mp_accept *a)
+{
+	struct jsock_listener *l = arg;
+
+	/* The oldest handshake is aborted, so that silent clients can't lock others out. */
+	if (l->n_pending >= PENDING_MAX)
+		source_refuse(l->pending, 503, "", true);
+	source_new(l, a);
+}
+
+static void on_exhausted(void *arg, int err)
+{
+	struct jsock_listener *l = arg;
+
+	if (l->base.events->exhausted)
+		l->base.events->exhausted(l->base.arg, err);
+}
+
+static const struct l7mp_listen_events inner_events = {
+        .admit = on_admit,
+        .accept = on_accept,
+        .exhausted = on_exhausted,
+};
+
+/* The transport's listeners of the retiring JSONSocket listeners. */
+static struct l7mp_proto_listener **inner_retiring(const struct l7mp_listen *params,
+                                                   const struct l7mp_proto *proto, size_t *n)
+{
+	struct l7mp_proto_listener **v =
+	        calloc(params->n_retiring + 1, sizeof(struct l7mp_proto_listener *));
+
+	*n = 0;
+	for (size_t i = 0; v && i < params->n_retiring; i++) {
+		struct jsock_listener *old = (struct jsock_listener *)params->retiring[i];
+
+		if (old->proto == proto)
+			v[(*n)++] = old->inner;
+	}
+	return v;
+}
+
+static int listen_inner(struct jsock_listener *l, const struct l7mp_listen *params,
+                        struct l7mp_error *err)
+{
+	struct l7mp_listen inner = {.env = params->env,
+	                            .name = params->name,
+	                            .spec = l7mp_json_member(params->spec, "transport"),
+	                            .events = &inner_events,
+	                            .arg = l};
+	struct l7mp_proto_listener **retiring = inner_retiring(params, l->proto, &inner.n_retiring);
+	struct l7mp_error local = {.code = L7MP_OK};
+	char path[sizeof(local.path)];
+	int rc;
+
+	if (!retiring)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	inner.retiring = retiring;
+	rc = l->proto->listen(&inner, &l->inner, &local);
+	free(retiring);
+	if (!rc)
+		return 0;
+	l->inner = NULL;
+	snprintf(path, sizeof(path), "transport%s%.200s", local.path[0] ? "." : "", local.path);
+	memcpy(local.path, path, sizeof(path));
+	if (err)
+		*err = local;
+	return rc;
+}
+
+static int jsock_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
+                        struct l7mp_error *err)
+{
+	struct jsock_state *state = l7mp_proto_state(params->env, &l7mp_proto_jsonsocket, err);
+	struct jsock_listener *l;
+	int rc;
+
+	if (!state)
+		return -ENOMEM;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	l->base = (struct l7mp_proto_listener){
+	        .proto = &l7mp_proto_jsonsocket, .events = params->events, .arg = params->arg};
+	l->env = params->env;
+	l->state = state;
+	l->name = strdup(params->name ? params->name : "");
+	l->proto = jsock_transport_proto(params->env, params->spec, &l->transport, err);
+	if (!l->name)
+		rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	else
+		rc = l->proto ? listen_inner(l, params, err) : -EINVAL;
+	if (rc) {
+		free(l->name);
+		free(l);
+		return rc;
+	}
+	*out = &l->base;
+	return 0;
+}
+
+static void jsock_activate(struct l7mp_proto_listener *base)
+{
+	struct jsock_listener *l = (struct jsock_listener *)base;
+
+	l->proto->activate(l->inner);
+}
+
+static void jsock_unlisten(struct l7mp_proto_listener *base)
+{
+	struct jsock_listener *l = (struct jsock_listener *)base;
+
+	while (l->pending)
+		source_refuse(l->pending, 503, "", true);
+	l->proto->unlisten(l->inner);
+	free(l->name);
+	free(l);
+}
+
+static void jsock_bound(const struct l7mp_proto_listener *base, cJSON *spec)
+{
+	const struct jsock_listener *l = (const struct jsock_listener *)base;
+	cJSON *transport = l7mp_json_member(spec, "transport");
+
+	if (transport && l->proto->bound)
+		l->proto->bound(l->inner, transport);
+}
+
+static int jsock_start(struct l7mp_env *env, void **state, struct l7mp_error *err)
+{
+	(void)env;
+	*state = calloc(1, sizeof(struct jsock_state));
+	if (!*state)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	return 0;
+}
+
+static void jsock_stop(struct l7mp_env *env, void *state)
+{
+	(void)env;
+	free(state);
+}
+
+/* ---- tables ---- */
+
+static const struct l7mp_field listener_fields[] = {
+        {.key = "transport",
+         .type = L7MP_T_PROTOCOL_SPEC,
+         .flags = L7MP_F_REQUIRED,
+         .min = L7MP_ROLE_LISTENER,
+         .doc = "the listener spec of what carries it: UDP, UNIX/dgram, UNIX/seqpacket, WebSocket, "
+                "TCP or UnixDomainSocket"},
+        {0},
+};
+static const struct l7mp_schema listener_spec = {
+        .name = "jsonsocket-listener",
+        .doc = "Emits a session for each client of the transport whose first message is a "
+               "JSONSocket header, which becomes `JSONSocket` in the session's metadata",
+        .fields = listener_fields,
+        .check = jsock_check_transport,
+};
+
+const struct l7mp_proto l7mp_proto_jsonsocket = {
+        .desc =
+                {
+                        .name = "JSONSocket",
+                        .doc = "A JSON header and its answer in front of another protocol's "
+                               "stream (docs/jsonsocket.md); it carries what the transport carries",
+                        .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .kind = L7MP_KIND_DATAGRAM,
+                        .listener_spec = &listener_spec,
+                        .cluster_spec = &jsock_cluster_spec,
+                        .endpoint_spec = &jsock_endpoint_spec,
+                        .idle_timeout = 60, /* of transports that have one */
+                },
+        .start = jsock_start,
+        .stop = jsock_stop,
+        .listen = jsock_listen,
+        .activate = jsock_activate,
+        .unlisten = jsock_unlisten,
+        .bound = jsock_bound,
+        .connect = jsock_connect,
+};
