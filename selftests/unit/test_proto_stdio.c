@@ -101,8 +101,7 @@ static void one_at_a_time(void **state)
 
 	assert_true(pfix_until(f, &c->opened, 1000));
 	assert_null(pfix_connect(f, STDIO, NULL, NULL));
-	assert_string_equal(f->err.message,
-	                    "Stdio serves one session at a time, now session");
+	assert_string_equal(f->err.message, "Stdio serves one session at a time, now session");
 	l7mp_stream_close(c->stream, false);
 	assert_true(pfix_until_n(f, &c->closed, 1, 1000));
 	c = pfix_connect(f, STDIO, NULL, NULL);
