@@ -17,8 +17,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		int rc = l7mp_predicate_compile(m, "match", &issues, &p);
 
 		FUZZ_CHECK(rc == 0 ? p != NULL : issues.errors > 0);
-		if (p && d)
-			FUZZ_CHECK(l7mp_predicate_eval(p, d) == l7mp_predicate_eval(p, d));
+		if (p && d) {
+			struct l7mp_effort a = L7MP_EFFORT, b = L7MP_EFFORT;
+
+			FUZZ_CHECK(l7mp_predicate_eval(p, d, &a) == l7mp_predicate_eval(p, d, &b));
+			FUZZ_CHECK(a.left == b.left && a.exhausted == b.exhausted);
+		}
 	}
 	l7mp_predicate_free(&p);
 	l7mp_issues_clear(&issues);

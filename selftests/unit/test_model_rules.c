@@ -38,7 +38,8 @@ static void config(const char *text)
 static int look(const char *metadata, struct l7mp_lookup *out, cJSON **meta, struct l7mp_error *err)
 {
 	cJSON *m = mx_json(metadata);
-	int rc = l7mp_rules_lookup(model, "main", m, out, err);
+	struct l7mp_effort effort = L7MP_EFFORT;
+	int rc = l7mp_rules_lookup(model, "main", m, &effort, out, err);
 
 	if (meta)
 		*meta = m;
@@ -92,6 +93,49 @@ static void test_first_match(void **state)
 	expect("{'p':20}", "main", "r3", NULL);
 	expect_fail("{'p':99}", -ENOENT, "no rule of \"main\" matches");
 	expect_fail("{}", -ENOENT, "main");
+}
+
+/* A pattern that is cut off never counts as one that does not match. */
+static void test_effort(void **state)
+{
+	char *metadata, *subject = malloc(5001);
+
+	(void)state;
+	memset(subject, 'a', 5000);
+	subject[5000] = '\0';
+	metadata = l7mp_asprintf("{'s':'%s!'}", subject);
+	config("{'routes':[{'name':'a','destination':'x'}],'rulelists':[{'name':'main','rules':["
+	       "{'name':'not','match':{'op':'not','apply':[{'op':'matches','path':'/s','value':"
+	       "'^(a|aa)+$'}]},'action':{'route':'a'}},"
+	       "{'name':'all','action':{'route':'a'}}]}]}");
+	expect("{'s':'b'}", "main", "not", "a");
+	expect("{'s':'aaaa'}", "main", "all", "a");
+	expect_fail(metadata, -E2BIG, "\"not\" matches takes more effort");
+	free(metadata);
+	free(subject);
+}
+
+/* Two lists that apply each other's rules again and again. */
+static void test_too_many_tries(void **state)
+{
+	struct l7mp_str text = {0};
+
+	(void)state;
+	l7mp_str_add(&text, "{'rulelists':[{'name':'main','rules':[");
+	for (int i = 0; i < 200; i++)
+		l7mp_str_addf(&text, "{'name':'m%d','action':{'apply':'other'}},", i);
+	l7mp_str_add(&text,
+	             "{'name':'last','action':{'apply':'other'}}]},{'name':'other','rules':[");
+	for (int i = 0; i < 200; i++)
+		l7mp_str_addf(&text,
+		              "{'name':'o%d','match':{'op':'defined','path':'/none'},"
+		              "'action':{}},",
+		              i);
+	l7mp_str_add(&text,
+	             "{'name':'end','match':{'op':'defined','path':'/none'},'action':{}}]}]}");
+	config(text.s);
+	expect_fail("{}", -E2BIG, "rules were tried more than 20402 times");
+	l7mp_str_free(&text);
 }
 
 static void test_rewrite(void **state)
@@ -223,6 +267,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test_setup_teardown(test_first_match, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_effort, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_too_many_tries, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_rewrite, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_apply, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_stale, setup, teardown),

@@ -111,6 +111,7 @@ static cJSON *lookup_to_json(const struct api_request *rq, const struct l7mp_loo
 
 void api_lookup(struct api_request *rq, struct api_response *rs)
 {
+	struct l7mp_effort effort = L7MP_EFFORT;
 	struct l7mp_lookup found = {0};
 	struct l7mp_error err = {0};
 	cJSON *metadata, *json;
@@ -132,7 +133,7 @@ void api_lookup(struct api_request *rq, struct api_response *rs)
 		api_fail(rs, 500, "out of memory");
 		return;
 	}
-	rc = l7mp_rules_lookup(rq->api->params.model, rq->args[0], metadata, &found, &err);
+	rc = l7mp_rules_lookup(rq->api->params.model, rq->args[0], metadata, &effort, &found, &err);
 	if (rc == -ENOENT) {
 		api_fail(rs, 404, "no rule of rulelist '%s' matches", rq->args[0]);
 	} else if (rc) {

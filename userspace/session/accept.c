@@ -131,13 +131,46 @@ static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, c
 	cJSON_Delete(a->metadata);
 }
 
+/*
+ * Sessions that begin in one turn of the loop are matched one after the other. All of them together
+ * get EFFORT_BURST, filled up at a rate of a quarter of the processor's time; but a session never
+ * gets less than is enough for reasonable patterns, whatever others cost before it.
+ */
+#define EFFORT_BURST  800000 /* 2 ms */
+#define EFFORT_PER_MS 100000
+#define EFFORT_MIN    20000
+
+static struct l7mp_effort effort_get(struct l7mp_sessions *m)
+{
+	uint64_t now = l7mp_loop_now(m->env->loop), passed = now - m->effort_ms;
+
+	m->effort_ms = now;
+	if (passed > EFFORT_BURST / EFFORT_PER_MS)
+		passed = EFFORT_BURST / EFFORT_PER_MS;
+	m->effort += passed * EFFORT_PER_MS;
+	if (m->effort > EFFORT_BURST)
+		m->effort = EFFORT_BURST;
+	if (m->effort < EFFORT_MIN)
+		return (struct l7mp_effort){.left = EFFORT_MIN};
+	return (struct l7mp_effort){.left = m->effort < L7MP_EFFORT_MAX ? m->effort
+	                                                                : L7MP_EFFORT_MAX};
+}
+
+static void effort_put(struct l7mp_sessions *m, uint64_t used)
+{
+	m->effort -= used < m->effort ? used : m->effort;
+}
+
 /* Which rule decides. 0, or the status for the source with the reason in err. */
 static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
                      struct l7mp_lookup *lookup, struct l7mp_error *err)
 {
-	int rc = l7mp_rules_lookup(src->m->env->model, src->listener->rules, a->metadata, lookup,
-	                           err);
+	struct l7mp_effort effort = effort_get(src->m);
+	uint64_t begin = effort.left;
+	int rc = l7mp_rules_lookup(src->m->env->model, src->listener->rules, a->metadata, &effort,
+	                           lookup, err);
 
+	effort_put(src->m, begin - effort.left);
 	switch (rc) {
 	case 0:
 		break;
@@ -147,6 +180,8 @@ static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
 		return 404;
 	case -ESRCH:
 		return 502;
+	case -E2BIG:
+		return 503;
 	default:
 		return 500;
 	}

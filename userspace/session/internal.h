@@ -169,7 +169,9 @@ struct l7mp_sessions {
 	const struct l7mp_watch_ops *watch; /* NULL: nobody watches */
 	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
-	size_t live; /* all but DESTROYED */
+	size_t live;        /* all but DESTROYED */
+	uint64_t effort;    /* for matching rules, of all sessions together; see accept.c */
+	uint64_t effort_ms; /* when it was filled up last */
 	struct l7mp_timer grace;
 	struct l7mp_session_cursor retry_walk; /* sessions that ask the fast path again */
 	struct l7mp_slice retry_slice;

@@ -52,7 +52,7 @@ static const char *text_of(const cJSON *node, char *buf, size_t size)
 	return NULL;
 }
 
-static bool eval_text(const struct l7mp_predicate *p, const cJSON *node)
+static bool eval_text(const struct l7mp_predicate *p, const cJSON *node, struct l7mp_effort *effort)
 {
 	const char *text, *want = p->value->valuestring;
 	char buf[64];
@@ -62,9 +62,12 @@ static bool eval_text(const struct l7mp_predicate *p, const cJSON *node)
 	if (!text)
 		return false;
 	if (p->re)
-		return l7mp_regex_match(p->re, text);
+		return l7mp_regex_match(p->re, text, effort);
 	n = strlen(text);
 	m = strlen(want);
+	l7mp_effort_take(effort, n / 8);
+	if (effort->exhausted)
+		return false;
 	if (p->op == L7MP_OP_CONTAINS)
 		return strstr(text, want) != NULL;
 	if (n < m)
@@ -72,58 +75,61 @@ static bool eval_text(const struct l7mp_predicate *p, const cJSON *node)
 	return memcmp(p->op == L7MP_OP_ENDS ? text + n - m : text, want, m) == 0;
 }
 
-static bool equal_nocase(const cJSON *a, const cJSON *b)
+static bool equal_nocase(const cJSON *a, const cJSON *b, struct l7mp_effort *effort)
 {
 	const cJSON *x, *y;
 
 	if (cJSON_IsString(a) && cJSON_IsString(b))
-		return l7mp_caseless_equal(a->valuestring, b->valuestring);
+		return l7mp_caseless_equal(a->valuestring, b->valuestring, effort);
 	if (cJSON_IsObject(a) && cJSON_IsObject(b)) {
 		if (cJSON_GetArraySize(a) != cJSON_GetArraySize(b))
 			return false;
 		cJSON_ArrayForEach (x, a) {
 			y = l7mp_json_member(b, x->string); /* names of members keep their case */
-			if (!y || !equal_nocase(x, y))
+			if (!y || !equal_nocase(x, y, effort))
 				return false;
 		}
 		return true;
 	}
 	if (cJSON_IsArray(a) && cJSON_IsArray(b)) {
 		for (x = a->child, y = b->child; x && y; x = x->next, y = y->next)
-			if (!equal_nocase(x, y))
+			if (!equal_nocase(x, y, effort))
 				return false;
 		return !x && !y;
 	}
 	return l7mp_json_equal(a, b);
 }
 
-static bool equal(const struct l7mp_predicate *p, const cJSON *a, const cJSON *b)
+static bool equal(const struct l7mp_predicate *p, const cJSON *a, const cJSON *b,
+                  struct l7mp_effort *effort)
 {
-	return p->nocase ? equal_nocase(a, b) : l7mp_json_equal(a, b);
+	return p->nocase ? equal_nocase(a, b, effort) : l7mp_json_equal(a, b);
 }
 
-static bool eval_in(const struct l7mp_predicate *p, const cJSON *node)
+static bool eval_in(const struct l7mp_predicate *p, const cJSON *node, struct l7mp_effort *effort)
 {
 	const cJSON *child;
 
+	l7mp_effort_take(effort, (uint64_t)cJSON_GetArraySize(p->value));
 	cJSON_ArrayForEach (child, p->value)
-		if (equal(p, node, child))
+		if (equal(p, node, child, effort))
 			return true;
 	return false;
 }
 
-static bool eval(const struct l7mp_predicate *p, const cJSON *context);
+static bool eval(const struct l7mp_predicate *p, const cJSON *context, struct l7mp_effort *effort);
 
-static bool eval_any(const struct l7mp_predicate *p, const cJSON *node, bool value)
+static bool eval_any(const struct l7mp_predicate *p, const cJSON *node, bool value,
+                     struct l7mp_effort *effort)
 {
 	for (size_t i = 0; i < p->n_sub; i++)
-		if (eval(&p->sub[i], node) == value)
+		if (eval(&p->sub[i], node, effort) == value)
 			return true;
 	return false;
 }
 
 /* `context` NULL: what the path before this one named does not exist. */
-static bool eval(const struct l7mp_predicate *p, const cJSON *context)
+static bool eval(const struct l7mp_predicate *p, const cJSON *context, struct l7mp_effort *effort)
 {
 	const cJSON *node = context && p->path ? l7mp_json_get(context, p->path) : context;
 
@@ -131,26 +137,28 @@ static bool eval(const struct l7mp_predicate *p, const cJSON *context)
 	case L7MP_OP_ALL:
 		return true;
 	case L7MP_OP_AND:
-		return !eval_any(p, node, false);
+		return !eval_any(p, node, false, effort);
 	case L7MP_OP_OR:
-		return eval_any(p, node, true);
+		return eval_any(p, node, true, effort);
 	case L7MP_OP_NOT:
-		return !eval_any(p, node, true);
+		return !eval_any(p, node, true, effort);
 	case L7MP_OP_DEFINED:
 		return node != NULL;
 	case L7MP_OP_UNDEFINED:
 		return !node;
 	case L7MP_OP_TYPE:
+		if (cJSON_IsString(node))
+			l7mp_effort_take(effort, strlen(node->valuestring) / 4);
 		return l7mp_ptype_is(p->type, node);
 	case L7MP_OP_CONTAINS:
 	case L7MP_OP_STARTS:
 	case L7MP_OP_ENDS:
 	case L7MP_OP_MATCHES:
-		return node && eval_text(p, node);
+		return node && eval_text(p, node, effort);
 	case L7MP_OP_IN:
-		return node && eval_in(p, node);
+		return node && eval_in(p, node, effort);
 	case L7MP_OP_TEST:
-		return node && equal(p, node, p->value);
+		return node && equal(p, node, p->value, effort);
 	case L7MP_OP_LESS:
 		return node && cJSON_IsNumber(node) && node->valuedouble < p->value->valuedouble;
 	case L7MP_OP_MORE:
@@ -159,7 +167,8 @@ static bool eval(const struct l7mp_predicate *p, const cJSON *context)
 	return false;
 }
 
-bool l7mp_predicate_eval(const struct l7mp_predicate *p, const cJSON *metadata)
+bool l7mp_predicate_eval(const struct l7mp_predicate *p, const cJSON *metadata,
+                         struct l7mp_effort *effort)
 {
-	return !p || eval(p, metadata);
+	return !p || eval(p, metadata, effort);
 }

@@ -6,8 +6,9 @@
 #include <stddef.h>
 
 #include "l7mp/json.h"
+#include "l7mp/predicate.h"
 
-/* ---- predicate_regex.c: the one door to PCRE2 ---- */
+/* ---- predicate_regex.c: the only user of PCRE2 ---- */
 
 struct l7mp_regex;
 
@@ -21,11 +22,13 @@ enum l7mp_regex_flags {
 /* 0; -EINVAL with a message; -ENOMEM. */
 int l7mp_regex_compile(const char *pattern, unsigned flags, struct l7mp_regex **out, char *message,
                        size_t size);
-/* False also when a limit was hit: a pattern can't hang the loop. */
-bool l7mp_regex_match(const struct l7mp_regex *re, const char *text);
+/* False also when the effort is, or becomes, exhausted: a pattern can't hold the loop. */
+bool l7mp_regex_match(const struct l7mp_regex *re, const char *text, struct l7mp_effort *effort);
 void l7mp_regex_free(struct l7mp_regex **re);
 /* Equal but for case, by Unicode's rules. */
-bool l7mp_caseless_equal(const char *a, const char *b);
+bool l7mp_caseless_equal(const char *a, const char *b, struct l7mp_effort *effort);
+/* Counts what was done; exhausts the effort when it is not worth that much any more. */
+void l7mp_effort_take(struct l7mp_effort *e, uint64_t units);
 
 /* ---- predicate_types.c: the type names of the draft ---- */
 

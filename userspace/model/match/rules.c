@@ -21,7 +21,12 @@ struct lookup {
 	struct l7mp_lookup *out;
 	struct l7mp_error *err;
 	unsigned applied;
+	size_t tried, max_tried; /* rules */
+	struct l7mp_effort *effort;
 };
+
+/* What is tried again and again since lists apply it costs no more than this many rules. */
+#define TRIED_AGAIN_MAX 20000
 
 static int rewrite(struct lookup *l, const struct l7mp_rule *rule)
 {
@@ -58,6 +63,19 @@ static int decide(struct lookup *l, struct l7mp_rulelist *list, struct l7mp_rule
 	l->out->rule = l7mp_object_ref(rule);
 	l->out->route = route ? l7mp_object_ref(route) : NULL;
 	return 0;
+}
+
+/* Fails the session: to go on would take a rule for one that does not match, and it may. */
+static int too_much(const struct lookup *l, const struct l7mp_rule *rule)
+{
+	if (l->effort->exhausted)
+		return l7mp_error_set(l->err, -E2BIG, L7MP_ERR_LIMIT,
+		                      "to find out whether rule \"%s\" matches takes more effort "
+		                      "than one session may cause",
+		                      rule->obj.name);
+	return l7mp_error_set(l->err, -E2BIG, L7MP_ERR_LIMIT,
+	                      "rules were tried more than %zu times for one session, at \"%s\"",
+	                      l->max_tried, rule->obj.name);
 }
 
 static int in_list(struct lookup *l, const char *name, const struct l7mp_rule *by, int depth);
@@ -101,9 +119,15 @@ static int in_list(struct lookup *l, const char *name, const struct l7mp_rule *b
 		                      name);
 	for (size_t i = 0; i < list->n_rules; i++) {
 		struct l7mp_rule *rule = l7mp_model_find(l->model, L7MP_OBJ_RULE, list->rules[i]);
+		bool matches;
 		int rc;
 
-		if (!rule || !l7mp_predicate_eval(rule->predicate, l->metadata))
+		if (!rule)
+			continue;
+		matches = l7mp_predicate_eval(rule->predicate, l->metadata, l->effort);
+		if (l->effort->exhausted || ++l->tried > l->max_tried)
+			return too_much(l, rule);
+		if (!matches)
 			continue;
 		rc = on_match(l, list, rule, depth);
 		if (rc != -ENOENT)
@@ -113,9 +137,14 @@ static int in_list(struct lookup *l, const char *name, const struct l7mp_rule *b
 }
 
 int l7mp_rules_lookup(const struct l7mp_model *m, const char *rulelist, cJSON *metadata,
-                      struct l7mp_lookup *out, struct l7mp_error *err)
+                      struct l7mp_effort *effort, struct l7mp_lookup *out, struct l7mp_error *err)
 {
-	struct lookup l = {.model = m, .metadata = metadata, .out = out, .err = err};
+	struct lookup l = {.model = m,
+	                   .metadata = metadata,
+	                   .out = out,
+	                   .err = err,
+	                   .max_tried = l7mp_model_count(m, L7MP_OBJ_RULE) + TRIED_AGAIN_MAX,
+	                   .effort = effort};
 	int rc;
 
 	memset(out, 0, sizeof(*out));
