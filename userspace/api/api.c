@@ -24,6 +24,8 @@ int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 	api->foreign = api_foreign;
 	rc = api_host_new(&api->net);
 	if (!rc)
+		rc = api_token_new(params->env->loop, &api->token);
+	if (!rc)
 		rc = api_origins_new(params->sessions, api->net, &api->origins);
 	if (rc) {
 		l7mp_api_free(&api);
@@ -39,7 +41,7 @@ void l7mp_api_free(struct l7mp_api **api)
 		return;
 	api_origins_free(&(*api)->origins);
 	api_host_free(&(*api)->net);
-	free((*api)->token_file);
+	api_token_free(&(*api)->token);
 	free((*api)->counts);
 	free(*api);
 	*api = NULL;

@@ -13,6 +13,7 @@
 #include "l7mp/json.h"
 #include "l7mp/util.h"
 #include "origin.h"
+#include "token.h"
 
 #define API_BASE         "/api/v1"
 #define API_MAX_SEGMENTS 8
@@ -32,15 +33,14 @@ struct api_client {
 
 struct l7mp_api {
 	struct l7mp_api_params params;
-	char *token_file; /* NULL: none */
-	char host[256];   /* the name of this host */
+	struct api_token *token;
+	char host[256]; /* the name of this host */
 	struct api_host *net;
 	struct api_origins *origins;
 	/* api_foreign; tests have their own. */
 	const char *(*foreign)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
 	uint64_t boot; /* random, in ETags: those of another process never fit */
-	struct l7mp_log_limit token_log;
 	struct api_count *counts;
 	size_t n_counts;
 };

@@ -6,107 +6,46 @@
  * rebound to 127.0.0.1 has a foreign Host; one that posts to us has a foreign
  * Origin). With a token: whoever has it.
  */
-#include <ctype.h>
-#include <errno.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 #include "api_int.h"
 #include "l7mp/addr.h"
-#include "l7mp/log.h"
-
-#define TOKEN_MAX 4096
-
-static char *trim(char *s)
-{
-	size_t n;
-
-	while (isspace((unsigned char)*s))
-		s++;
-	n = strcspn(s, "\r\n");
-	while (n && isspace((unsigned char)s[n - 1]))
-		n--;
-	s[n] = '\0';
-	return s;
-}
-
-/* *out is heap; *token points into it. */
-static int read_token(const char *path, char **out, char **token)
-{
-	size_t len;
-	int rc = l7mp_read_file(path, TOKEN_MAX, out, &len);
-
-	if (rc)
-		return rc;
-	*token = trim(*out);
-	if (**token)
-		return 0;
-	free(*out);
-	return -ENODATA;
-}
 
 int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_error *err)
 {
-	char *copy = NULL;
-
-	if (path) {
-		char *text, *token;
-		int rc = read_token(path, &text, &token);
-
-		if (rc)
-			return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
-			                      "admin.api_token_file: '%s': %s", path,
-			                      rc == -ENODATA ? "expected a token, the file is empty"
-			                                     : strerror(-rc));
-		OPENSSL_cleanse(text, strlen(text));
-		free(text);
-		copy = strdup(path);
-		if (!copy)
-			return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	}
-	free(api->token_file);
-	api->token_file = copy;
-	return 0;
+	return api_token_set_file(api->token, path, err);
 }
 
-/* Of hashes, so that neither bytes nor length show in the time that it takes. */
-static bool equal_secret(const char *a, const char *b)
+/* Where a request really comes from, through whatever listeners of ours; len 0: no address. */
+static void find_source(struct l7mp_api *api, const struct api_client *client,
+                        struct l7mp_addr *out)
 {
-	unsigned char ha[EVP_MAX_MD_SIZE], hb[EVP_MAX_MD_SIZE];
-	unsigned na = 0, nb = 0;
-
-	if (!EVP_Digest(a, strlen(a), ha, &na, EVP_sha256(), NULL) ||
-	    !EVP_Digest(b, strlen(b), hb, &nb, EVP_sha256(), NULL))
-		return false;
-	return na == nb && CRYPTO_memcmp(ha, hb, na) == 0;
+	if (client->session)
+		api_origin_source_of_session(api->origins, client->session, out);
+	else
+		api_origin_source_of_connection(api->origins, &client->peer, &client->local, out);
 }
 
-static int check_token(struct l7mp_api *api, const cJSON *metadata, struct api_response *rs)
+static int check_token(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+                       struct api_response *rs)
 {
-	const char *given = api_header(metadata, "authorization");
-	char *text, *token;
-	bool same = false;
-	int rc = read_token(api->token_file, &text, &token);
+	struct l7mp_addr source = client->peer;
+	bool local;
 
-	if (rc) {
-		uint32_t left_out;
-
-		if (l7mp_log_allowed(&api->token_log, l7mp_loop_now(api->params.env->loop), 60000,
-		                     1, &left_out))
-			l7mp_log_error("api", "'%s' can't be used, every request is refused: %s",
-			               api->token_file, strerror(-rc));
-	} else {
-		if (given && !strncasecmp(given, "Bearer ", 7))
-			same = equal_secret(given + 7 + strspn(given + 7, " "), token);
-		OPENSSL_cleanse(text, strlen(text));
-		free(text);
-	}
-	if (same)
+	find_source(api, client, &source);
+	local = !source.len || api_host_has(api->net, &source);
+	switch (api_token_check(api->token, api_header(metadata, "authorization"), &source,
+	                        local)) {
+	case API_TOKEN_RIGHT:
 		return 0;
+	case API_TOKEN_TOO_OFTEN:
+		api_fail(rs, 429, "too many wrong tokens came from this address");
+		rs->retry = true;
+		return 429;
+	case API_TOKEN_WRONG:
+		break;
+	}
 	api_fail(rs, 401,
 	         "expected the header 'Authorization: Bearer TOKEN' with the token of "
 	         "this proxy (admin.api_token_file)");
@@ -187,8 +126,8 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
 {
 	const char *why, *host, *origin;
 
-	if (api->token_file)
-		return check_token(api, metadata, rs);
+	if (api_token_is_set(api->token))
+		return check_token(api, client, metadata, rs);
 	why = api->foreign(api, client);
 	host = api_header(metadata, "host");
 	origin = api_header(metadata, "origin");

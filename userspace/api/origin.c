@@ -270,3 +270,36 @@ const char *api_origin_of_connection(struct api_origins *o, const struct l7mp_ad
 {
 	return of_connection(o, peer, local, 0);
 }
+
+/* ---- sources ---- */
+
+void api_origin_source_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
+                                     const struct l7mp_addr *local, struct l7mp_addr *out)
+{
+	struct l7mp_session_client client = {.peer = *peer, .local = *local};
+
+	*out = *peer;
+	settle(o);
+	for (unsigned i = 0; i < CHAIN_MAX; i++) {
+		const struct connection *c = find(o, &client.peer, &client.local);
+
+		if (!c || !c->watched.session)
+			return;
+		l7mp_session_client(c->watched.session, &client);
+		*out = client.peer;
+		if (client.carrier != L7MP_CARRIER_TCP)
+			return;
+	}
+}
+
+void api_origin_source_of_session(struct api_origins *o, const struct l7mp_session *s,
+                                  struct l7mp_addr *out)
+{
+	struct l7mp_session_client client;
+
+	l7mp_session_client(s, &client);
+	if (client.carrier == L7MP_CARRIER_TCP)
+		api_origin_source_of_connection(o, &client.peer, &client.local, out);
+	else
+		out->len = 0;
+}

@@ -32,6 +32,15 @@ void api_origins_free(struct api_origins **origins);
 
 /* NULL: the client is on this host. Else a static text that says why it is not to be served. */
 const char *api_origin_of_session(struct api_origins *o, const struct l7mp_session *s);
-/* The same for a TCP connection that was accepted with these addresses. */
+/*
+ * The address of the client that a session or connection works for, through all of our own
+ * listeners that it came through. len 0: it has none (a UNIX socket, a FIFO).
+ */
+void api_origin_source_of_session(struct api_origins *o, const struct l7mp_session *s,
+                                  struct l7mp_addr *out);
+void api_origin_source_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
+                                     const struct l7mp_addr *local, struct l7mp_addr *out);
+
+/* The same as api_origin_of_session for a TCP connection that was accepted with these addresses. */
 const char *api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
                                      const struct l7mp_addr *local);

@@ -18,6 +18,7 @@ static const struct {
         {413, "The body is larger than `admin.limits.max_body`"},
         {415, "Neither JSON nor YAML"},
         {422, "The body doesn't fit the schema; `content` lists where and why"},
+        {429, "Too many wrong tokens came from this address"},
         {503, "Overloaded, or about to end"},
 };
 

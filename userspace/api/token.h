@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The token of admin.api_token_file, and who has been guessing at it. Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "l7mp/addr.h"
+#include "l7mp/error.h"
+#include "l7mp/loop.h"
+
+struct api_token;
+
+int api_token_new(struct l7mp_loop *loop, struct api_token **out);
+void api_token_free(struct api_token **t);
+
+/*
+ * The file, read anew for each request, so that a token is changed by replacing it; NULL: none.
+ * It must be a regular file of root's or of the proxy's own user that others can neither read
+ * nor change. 0, or negative errno with err: the old one stays.
+ */
+int api_token_set_file(struct api_token *t, const char *path, struct l7mp_error *err);
+bool api_token_is_set(const struct api_token *t);
+
+enum api_token_verdict {
+	API_TOKEN_RIGHT,
+	API_TOKEN_WRONG,
+	API_TOKEN_TOO_OFTEN, /* the source has been wrong too often lately */
+};
+/*
+ * Is `authorization` (the header's value, or NULL) the right one? `source` is who asks; len 0: a
+ * UNIX client. A source that is not `local` is not even listened to while it has been wrong too
+ * often. One on this host is: there a wrong client can't be told from the operator, who must not
+ * be shut out. Takes the same time for every wrong token.
+ */
+enum api_token_verdict api_token_check(struct api_token *t, const char *authorization,
+                                       const struct l7mp_addr *source, bool local);
