@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Who may use the REST API: clients on this host only, or whoever has the token."""
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -150,7 +152,7 @@ class Auth(unittest.TestCase):
     def test_token(self):
         """with a token file every request needs the token, from everywhere; it is read anew"""
         path = f"/tmp/l7mp-test-token-{os.getpid()}"
-        with open(path, "w") as f:
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
             f.write("  s3cret \nsecond line\n")
         try:
             self.proxy = l7test.Proxy({"admin": {"api_token_file": path}, "listeners": [l7test.controller()]})
@@ -166,11 +168,32 @@ class Auth(unittest.TestCase):
             self.assertNotIn("s3cret", self.proxy.stderr())
             with open(path, "w") as f:
                 f.write("n3w")
-            self.assertEqual(self.status({"Authorization": "Bearer s3cret"}), 401)
+            self.assertIn(self.status({"Authorization": "Bearer s3cret"}), (401, 429))
+            self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 200)
+            # What others can read is no secret any more.
+            os.chmod(path, 0o644)
+            self.assertIn(self.status({"Authorization": "Bearer n3w"}), (401, 429))
+            self.assertIn("others can read", self.proxy.stderr())
+            os.chmod(path, 0o640)
+            self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 200)
+            # A guessing client on this host gets 429, the one who has the token gets in.
+            self.assertIn(429, [self.status({"Authorization": f"Bearer guess{i}"}) for i in range(50)])
             self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 200)
             os.unlink(path)
-            self.assertEqual(self.status({"Authorization": "Bearer n3w"}), 401)
-            self.assertIn(path, self.proxy.stderr())
+            self.assertIn(self.status({"Authorization": "Bearer n3w"}), (401, 429))
+            os.mkfifo(path, 0o600)
+            self.assertIn(self.status({"Authorization": "Bearer n3w"}), (401, 429))
+            os.unlink(path)
+            for mode in (0o644, 0o604, 0o660):
+                with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
+                    f.write("token")
+                os.chmod(path, mode)
+                with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
+                    json.dump({"admin": {"api_token_file": path}, "listeners": []}, config)
+                    config.flush()
+                    code, _, err = l7test.run_proxy("-c", config.name)
+                    self.assertEqual((code, "others can read or change it" in err), (1, True), err)
+                os.unlink(path)
         finally:
             if os.path.exists(path):
                 os.unlink(path)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -45,7 +46,7 @@ class Ctl(unittest.TestCase):
 
     def file(self, name, doc):
         path = os.path.join(self.tmp.name, name)
-        with open(path, "w") as f:
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as f:
             f.write(doc if isinstance(doc, str) else json.dumps(doc, indent=1))
         return path
 
@@ -164,6 +165,63 @@ class Ctl(unittest.TestCase):
             self.assertIn("l7mp-controller", ctl("clusters", env={"L7MP_API": "http://localhost:1235", "L7MP_TOKEN_FILE": token}))
             self.assertIn("/nonexistent", ctl("-t", "/nonexistent", "clusters", status=1))
             self.assertIn("empty", ctl("-t", self.file("blank", " \n"), "clusters", status=1))
+
+    def test_finding(self):
+        """without --api: the admin server if it answers, else port 1234; an error says where it was looked for"""
+        self.assertIn("l7mp-controller", ctl("clusters"))  # port 1234
+        with l7test.Proxy({"admin": {"server": {}}, "clusters": [{"name": "admin-found", "spec": {"protocol": "Echo"}}], "listeners": []}):
+            self.assertIn("admin-found", ctl("clusters"))
+            self.assertIn("l7mp-controller", ctl("-a", "http://127.0.0.1:1234", "clusters"))
+            self.assertIn("l7mp-controller", ctl("clusters", env={"L7MP_API": "http://127.0.0.1:1234"}))
+        # Something else at that port is not mistaken for it.
+        other = socket.create_server(("127.0.0.1", 1235))
+        try:
+            def hello():
+                while True:
+                    try:
+                        s, _ = other.accept()
+                    except OSError:
+                        return
+                    self.assertNotIn(b"Bearer", s.recv(10000))
+                    s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+                    s.close()
+            threading.Thread(target=hello, daemon=True).start()
+            self.assertIn("l7mp-controller", ctl("-t", self.file("token", "t0ken"), "clusters"))
+        finally:
+            other.shutdown(socket.SHUT_RDWR)
+            other.close()
+        self.proxy.stop()
+        err = ctl("clusters", status=1)
+        for text in ("http://127.0.0.1:1234", "http://127.0.0.1:1235", "--api"):
+            self.assertIn(text, err)
+        self.assertNotIn("looked for", ctl("-a", "http://127.0.0.1:1234", "clusters", status=1))
+        self.proxy = l7test.Proxy({"listeners": [l7test.controller(), {
+            "name": "tcp", "spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 15000}, "rules": ECHO}]}, "-l", "warn")
+
+    def test_unix_socket(self):
+        """--api unix:PATH and unix:@NAME"""
+        for name in (self.tmp.name + "/api.sock", f"@l7mp-test-ctl-{os.getpid()}"):
+            ctl("listeners", "add", text=json.dumps({"name": "unix", "spec": {"protocol": "UnixDomainSocket", "filename": name}, "rules": [
+                {"action": {"route": {"destination": {"spec": {"protocol": "TCP", "port": 1234}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}}}}]}))
+            self.assertIn("l7mp-controller", ctl("-a", "unix:" + name, "clusters"))
+            ctl("listeners", "delete", "unix", "-r")
+        self.assertIn("unix:/nonexistent", ctl("-a", "unix:/nonexistent", "clusters", status=1))
+
+    def test_busy(self):
+        """503 with Retry-After is tried again for a while"""
+        server = socket.create_server(("127.0.0.1", 15001))
+        answers = [b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                   b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n[]"]
+
+        def serve():
+            for answer in answers:
+                s, _ = server.accept()
+                s.recv(10000)
+                s.sendall(answer)
+                s.close()
+        threading.Thread(target=serve, daemon=True).start()
+        self.assertIn("NAME", ctl("-a", "http://127.0.0.1:15001", "clusters"))
+        server.close()
 
 
 if __name__ == "__main__":

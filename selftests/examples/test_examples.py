@@ -18,6 +18,8 @@ import yaml  # noqa: E402
 
 FILES = sorted(p for p in (l7test.ROOT / "config").iterdir() if p.suffix in (".yaml", ".yml", ".json"))
 
+PACKAGED = l7test.ROOT / "config" / "l7mp-packaged.yaml"
+
 
 def tcp(port=15000, path=None):
     s = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
@@ -172,6 +174,21 @@ USES = {
 }
 
 
+class Packaged(unittest.TestCase):
+    def test_packaged(self):
+        """l7mp-packaged.yaml starts with a token made as it says, and l7mpctl finds its way"""
+        with tempfile.TemporaryDirectory(prefix="l7mp-test-") as tmp:
+            token = os.path.join(tmp, "token")
+            subprocess.run(f"(umask 077; openssl rand -hex 32 > {token}) && chmod 640 {token}", shell=True, check=True, timeout=30)
+            config = os.path.join(tmp, "l7mp.yaml")
+            with open(config, "w") as f:
+                f.write(PACKAGED.read_text().replace("/etc/l7mp/token", token))
+            with l7test.Proxy(config, "-s"):
+                self.assertEqual(l7test.Api(1235).get("/config")[0], 401)
+                r = subprocess.run([l7test.program("l7mpctl"), "-t", token, "-o", "json", "admin"], capture_output=True, text=True, timeout=60)
+                self.assertEqual((r.returncode, json.loads(r.stdout)["server"]["port"]), (0, 1235), r.stderr)
+
+
 class Examples(unittest.TestCase):
     def test_valid(self):
         """every example passes -t -s and says in its first line what it is"""
@@ -226,6 +243,8 @@ def start_and_use(path):
 
 
 for _path in FILES:
+    if _path == PACKAGED:
+        continue
     setattr(Examples, "test_file_" + re.sub(r"\W", "_", _path.name), start_and_use(_path))
 
 if __name__ == "__main__":

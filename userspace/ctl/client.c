@@ -1,16 +1,36 @@
 /* SPDX-License-Identifier: MIT */
-/* A small blocking client of the REST API: libcurl with one connection that is kept. */
+/*
+ * A small blocking client of the REST API by libcurl. Where the API is, is said (--api, L7MP_API)
+ * or found: the admin server's usual address if something answers there, else that of the
+ * original's example.
+ */
 #include <ctype.h>
 #include <curl/curl.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "ctl.h"
 
+#define ADMIN_SERVER  "http://127.0.0.1:1235"
+#define EXAMPLE       "http://127.0.0.1:1234"
+#define DEFAULT_TOKEN "/etc/l7mp/token"
+#define FIND_TIMEOUT  5L
+/* 503 with Retry-After: nothing was done, and in a moment it may be. */
+#define TRIES 5
+
 struct ctl_client {
 	CURL *curl;
+	char *base; /* of URLs, without a slash at its end */
+	bool found; /* it was not said but found */
+	bool retry; /* the last answer had Retry-After */
+	const char *
+	        no_token; /* why the default token could not be read; NULL: it was, or is not needed */
 	struct curl_slist *headers;
 	char error[CURL_ERROR_SIZE];
 	long local_port;
@@ -44,15 +64,30 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
 	return s->oom ? 0 : size * n;
 }
 
+static size_t on_header(char *data, size_t size, size_t n, void *arg)
+{
+	struct ctl_client *cl = arg;
+
+	if (size * n > 12 && !strncasecmp(data, "Retry-After:", 12))
+		cl->retry = true;
+	return size * n;
+}
+
 static int add_token(struct ctl *c, struct ctl_client *cl)
 {
+	const char *path = c->token ? c->token : DEFAULT_TOKEN;
 	struct curl_slist *longer;
 	char *text, *token, *line;
 	size_t len;
-	int rc = l7mp_read_file(c->token, 4096, &text, &len);
+	int rc = l7mp_read_file(path, 4096, &text, &len);
 
+	if (rc && !c->token) {
+		/* Without it the proxy may answer, too. */
+		cl->no_token = rc == -ENOENT ? NULL : strerror(-rc);
+		return CTL_OK;
+	}
 	if (rc) {
-		ctl_error("%s: can't read the token: %s", c->token, strerror(-rc));
+		ctl_error("%s: can't read the token: %s", path, strerror(-rc));
 		return CTL_FAILED;
 	}
 	/* White space around it is no part of it, as in the proxy: both may read the same file. */
@@ -61,7 +96,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	while (len && isspace((unsigned char)token[len - 1]))
 		len--;
 	if (!len) {
-		ctl_error("%s: expected a token, the file is empty", c->token);
+		ctl_error("%s: expected a token, the file is empty", path);
 		free(text);
 		return CTL_FAILED;
 	}
@@ -74,6 +109,52 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 		return CTL_FAILED;
 	cl->headers = longer;
 	return CTL_OK;
+}
+
+/* Does something at the admin server's address answer as it does? The token is not sent there yet. */
+static bool admin_server_answers(struct ctl_client *cl)
+{
+	struct l7mp_str text = {0};
+	char message[80];
+	int line = 0;
+	cJSON *answer = NULL;
+
+	curl_easy_setopt(cl->curl, CURLOPT_URL, ADMIN_SERVER "/healthz");
+	curl_easy_setopt(cl->curl, CURLOPT_WRITEDATA, &text);
+	curl_easy_setopt(cl->curl, CURLOPT_TIMEOUT, FIND_TIMEOUT);
+	if (!curl_easy_perform(cl->curl) && text.s)
+		answer = l7mp_json_parse(text.s, text.len, &line, message, sizeof(message));
+	l7mp_str_free(&text);
+	line = l7mp_json_member(answer, "status") && l7mp_json_member(answer, "message");
+	cJSON_Delete(answer);
+	return line;
+}
+
+/* cl->base, and what libcurl has to know of it. */
+static int find_api(struct ctl *c, struct ctl_client *cl)
+{
+	const char *api = c->api;
+	size_t len;
+
+	cl->found = !api;
+	if (!api)
+		api = admin_server_answers(cl) ? ADMIN_SERVER : EXAMPLE;
+	curl_easy_setopt(cl->curl, CURLOPT_TIMEOUT, c->timeout);
+	if (!strncmp(api, "unix:@", 6)) {
+		curl_easy_setopt(cl->curl, CURLOPT_ABSTRACT_UNIX_SOCKET, api + 6);
+		api = "http://localhost";
+	} else if (!strncmp(api, "unix:", 5)) {
+		curl_easy_setopt(cl->curl, CURLOPT_UNIX_SOCKET_PATH, api + 5);
+		api = "http://localhost";
+	}
+	len = strlen(api);
+	while (len && api[len - 1] == '/')
+		len--;
+	cl->base = strndup(api, len);
+	if (cl->base)
+		return CTL_OK;
+	ctl_error("out of memory");
+	return CTL_FAILED;
 }
 
 static int client_new(struct ctl *c)
@@ -96,9 +177,12 @@ static int client_new(struct ctl *c)
 	curl_easy_setopt(cl->curl, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(cl->curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(cl->curl, CURLOPT_CONNECTTIMEOUT, 5L);
-	curl_easy_setopt(cl->curl, CURLOPT_TIMEOUT, c->timeout);
 	curl_easy_setopt(cl->curl, CURLOPT_USERAGENT, "l7mpctl/" L7MP_VERSION);
-	return c->token ? add_token(c, cl) : CTL_OK;
+	curl_easy_setopt(cl->curl, CURLOPT_HEADERFUNCTION, on_header);
+	curl_easy_setopt(cl->curl, CURLOPT_HEADERDATA, cl);
+	if (find_api(c, cl))
+		return CTL_FAILED;
+	return add_token(c, cl);
 }
 
 void ctl_client_free(struct ctl *c)
@@ -107,6 +191,7 @@ void ctl_client_free(struct ctl *c)
 		return;
 	curl_slist_free_all(c->client->headers);
 	curl_easy_cleanup(c->client->curl);
+	free(c->client->base);
 	free(c->client);
 	c->client = NULL;
 	curl_global_cleanup();
@@ -188,39 +273,86 @@ static void set_method(CURL *curl, const char *method, const char *body)
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
 }
 
+/* What to tell of where the request went, when it was not the user who said it. */
+static void explain_where(const struct ctl *c)
+{
+	const struct ctl_client *cl = c->client;
+
+	if (cl->found)
+		fprintf(stderr, "  the API was looked for at " ADMIN_SERVER " and then at " EXAMPLE
+		                "; --api URL or L7MP_API says where it is\n");
+	if (cl->no_token)
+		fprintf(stderr, "  " DEFAULT_TOKEN " can't be read: %s\n", cl->no_token);
+}
+
+static void wait_a_second(void)
+{
+	const struct timespec second = {.tv_sec = 1};
+
+	nanosleep(&second, NULL);
+}
+
+static long last_status(const struct ctl *c)
+{
+	long status = 0;
+
+	curl_easy_getinfo(c->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	return status;
+}
+
+/* Sends the request until it is answered with something else than "busy". */
+static CURLcode perform(struct ctl *c, struct l7mp_str *answer)
+{
+	struct ctl_client *cl = c->client;
+	CURLcode code;
+
+	for (int i = 0; i < TRIES; i++) {
+		if (i) {
+			wait_a_second();
+			l7mp_str_free(answer);
+		}
+		cl->retry = false;
+		cl->error[0] = '\0';
+		code = curl_easy_perform(cl->curl);
+		if (code || last_status(c) != 503 || !cl->retry)
+			break;
+	}
+	return code;
+}
+
 int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
                 const struct ctl_input *lines, cJSON **out)
 {
 	struct l7mp_str answer = {0};
 	char *url = NULL;
 	char *text = NULL;
-	size_t len = strlen(c->api);
 	int rc = c->client ? CTL_OK : client_new(c);
 
 	*out = NULL;
 	if (rc)
 		return rc;
-	while (len && c->api[len - 1] == '/')
-		len--;
-	url = path ? l7mp_asprintf("%.*s/api/v1%s", (int)len, c->api, path) : NULL;
+	url = path ? l7mp_asprintf("%s/api/v1%s", c->client->base, path) : NULL;
 	text = body ? l7mp_json_print(body, L7MP_JSON_PLAIN) : NULL;
 	rc = CTL_FAILED;
 	if (!url || (body && !text)) {
 		ctl_error("out of memory");
 	} else {
+		const char *where = c->api && !strncmp(c->api, "unix:", 5) ? c->api : url;
 		CURL *curl = c->client->curl;
+		CURLcode code;
 
 		set_method(curl, method, text);
 		curl_easy_setopt(curl, CURLOPT_HTTPHEADER, c->client->headers);
 		curl_easy_setopt(curl, CURLOPT_URL, url);
 		curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
-		c->client->error[0] = '\0';
-		CURLcode code = curl_easy_perform(curl);
+		code = perform(c, &answer);
 		if (code)
-			ctl_error("%s: %s", url,
+			ctl_error("%s: %s", where,
 			          *c->client->error ? c->client->error : curl_easy_strerror(code));
 		else
-			rc = finish(c, url, &answer, lines, out);
+			rc = finish(c, where, &answer, lines, out);
+		if (code || last_status(c) == 401 || last_status(c) == 403)
+			explain_where(c);
 	}
 	free(url);
 	free(text);

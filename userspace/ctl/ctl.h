@@ -17,8 +17,8 @@ enum { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2 };
 struct ctl_client;
 
 struct ctl {
-	const char *api;   /* "http://127.0.0.1:1234" */
-	const char *token; /* file or NULL */
+	const char *api;   /* "http://127.0.0.1:1234", "unix:/run/x"; NULL: to be found */
+	const char *token; /* file; NULL: the default one, if it is there */
 	const char *file;  /* -f; "-": stdin; NULL: not given */
 	enum ctl_output output;
 	bool output_given;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* l7mpctl: the operator's hand; talks to the REST API. */
+/* l7mpctl: the command line of an operator; talks to the REST API. */
 #include <getopt.h>
 #include <locale.h>
 #include <signal.h>
@@ -21,7 +21,7 @@ static const char help[] =
         "  rulelists insert LIST POSITION [RULE | -f FILE] | remove LIST POSITION [-r]\n"
         "  lookup RULELIST [-f FILE]         which rule metadata would match (a dry run)\n"
         "  sessions  list | get NAME | delete NAME | watch [-i SECONDS]\n"
-        "  explain SESSION                   its way, and why it is or isn't in the kernel\n"
+        "  explain SESSION                   its route, and why it is or isn't in the kernel\n"
         "  config    dump | load FILE | check FILE\n"
         "  admin     get | set KEY=VALUE... | set -f FILE\n"
         "  offload | flows                   the kernel fast path\n"
@@ -30,9 +30,12 @@ static const char help[] =
         "  version\n"
         "\n"
         "Options:\n"
-        "  -a, --api URL          where the API is (default: $L7MP_API, else "
+        "  -a, --api URL          where the API is: http[s]://HOST:PORT or unix:PATH (default: "
+        "$L7MP_API,\n"
+        "                         else http://127.0.0.1:1235 if it answers, else "
         "http://127.0.0.1:1234)\n"
-        "  -t, --token FILE       bearer token (default: $L7MP_TOKEN_FILE, else none)\n"
+        "  -t, --token FILE       bearer token (default: $L7MP_TOKEN_FILE, else /etc/l7mp/token if "
+        "it is there)\n"
         "  -f, --file FILE        document to send, YAML when it ends in .yaml or .yml, else "
         "JSON;\n"
         "                         '-' or no -f: stdin\n"
@@ -157,7 +160,7 @@ int main(int argc, char **argv)
 {
 	const char *api = getenv("L7MP_API");
 	const char *token = getenv("L7MP_TOKEN_FILE");
-	struct ctl c = {.api = api && *api ? api : "http://127.0.0.1:1234",
+	struct ctl c = {.api = api && *api ? api : NULL,
 	                .token = token && *token ? token : NULL,
 	                .interval = 1,
 	                .timeout = 60};
