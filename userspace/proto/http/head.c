@@ -452,16 +452,18 @@ static int split_absolute(char *s, struct l7mp_http_request *out, struct l7mp_ht
 	size_t skip = strncasecmp(s, "http://", 7) == 0    ? 7
 	              : strncasecmp(s, "https://", 8) == 0 ? 8
 	                                                   : 0;
+	char *host;
 	size_t n;
 
 	if (!skip)
 		return bad(why, "the request target is neither a path nor an http URI");
 	s += skip;
 	n = strcspn(s, "/?");
-	memmove(s - 1, s, n);
-	s[n - 1] = '\0';
+	host = s - 1;
+	memmove(host, s, n);
+	host[n] = '\0';
 	out->form = L7MP_HTTP_ABSOLUTE;
-	out->authority = s - 1;
+	out->authority = host;
 	if (!authority_valid(out->authority, false))
 		return bad(why, "the request target has an invalid host");
 	if (s[n] == '/')
