@@ -149,8 +149,15 @@ $(BUILD)/unit/test_%: $(BUILD)/obj/selftests/unit/test_%.o $(TESTLIB) $$(foreach
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) $(LINK_$(notdir $@)) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
 
+# What fuzz/test_http_diff.py compares with other readers of HTTP.
+HTTP_READER := $(BUILD)/bin/http_reader
+$(HTTP_READER): $(BUILD)/obj/selftests/fuzz/http_reader.o $(foreach l,$(DEPS_proto),$(BUILD)/lib/$(l).a)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_proto)) $(PKG_LIBS)
+
 .PHONY: unit-bins
-unit-bins: $(UNIT_BINS) $(OFFLOAD_TOOLS)
+unit-bins: $(UNIT_BINS) $(OFFLOAD_TOOLS) $(HTTP_READER)
 # One unit test by hand, under ASan: make unit T=base_buf
 .PHONY: unit
 unit:
