@@ -165,9 +165,9 @@ class Difference(Base):
         self.assertEqual([c["spec"]["protocol"] for c in changed], ["Echo"])
 
     def test_empty_lists(self):
-        """an empty document keeps admin and deletes all else; the answer still comes"""
+        """an empty list keeps admin and deletes all else; the answer still comes"""
         s = self.connect()
-        self.assertEqual(self.api.post("/config", {}), OK)
+        self.assertEqual(self.api.post("/config", {"listeners": []}), OK)
         self.assertEqual(s.recv(10), b"")
         with self.assertRaises(OSError):
             for _ in range(50):
@@ -182,6 +182,13 @@ class Difference(Base):
             self.assertIn(word, json.dumps(answer))
         self.assertEqual(self.config(), before)
         self.assertTrue(self.echoes(s))
+
+    def test_lost_lists(self):
+        """listeners that are missing, misspelt or null, and any list that is null, are refused: nothing is deleted"""
+        for body in ({}, {"listners": []}, {"listeners": None}, {"listeners": [], "clusters": None},
+                     {"listeners": [], "rules": None}, {"listeners": [], "routes": None},
+                     {"listeners": [], "rulelists": None}):
+            self.refused(422, body, "expected an array")
 
     def test_refused_schema(self):
         """a config that is not valid changes nothing and names the place"""

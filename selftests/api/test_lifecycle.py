@@ -88,9 +88,9 @@ class Options(unittest.TestCase):
                    r"e\.yaml:5: listeners\[0\]\.spec\.protocol: .*SCTP")
         self.fails(self.file("f.yaml", "listeners:\n  - name: l\n    rules: x\n    spec:\n      protocol: UDP\n      port: 99999\n"),
                    r"f\.yaml:6: listeners\[0\]\.spec\.port: expected 0\.\.65535, got 99999")
-        self.fails(self.file("g.json", {"clusters": [{"name": "c", "spec": {"protocol": "TCP", "port": "x"}}]}),
+        self.fails(self.file("g.json", {"listeners": [], "clusters": [{"name": "c", "spec": {"protocol": "TCP", "port": "x"}}]}),
                    r"g\.json:\d+: clusters\[0\]\.spec\.port: expected .*integer")
-        self.fails(self.file("h.json", {"clusters": [{"name": "c", "spec": {"protocol": "Echo"}}] * 2}), r"h\.json:\d+: clusters\[1\]\.name: .*twice")
+        self.fails(self.file("h.json", {"listeners": [], "clusters": [{"name": "c", "spec": {"protocol": "Echo"}}] * 2}), r"h\.json:\d+: clusters\[1\]\.name: .*twice")
         self.fails(self.file("i.yaml", "a: 1\na: 2\n"), r"i\.yaml:2: ")
         self.fails(self.file("j.json", config(api_token_file="/nonexistent/token")), "/nonexistent/token")
         self.fails(self.file("k.json", config(access_log_path="/nonexistent/log")), "/nonexistent/log")

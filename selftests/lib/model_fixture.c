@@ -58,6 +58,12 @@ static int apply(struct l7mp_change *c, enum mx_op op, enum l7mp_obj_kind kind, 
 	return -1;
 }
 
+void mx_listeners(cJSON *config)
+{
+	if (cJSON_IsObject(config) && !cJSON_HasObjectItem(config, "listeners"))
+		cJSON_AddArrayToObject(config, "listeners");
+}
+
 int mx_apply(struct l7mp_model *m, enum mx_op op, enum l7mp_obj_kind kind, const char *name,
              size_t position, const char *text, struct l7mp_error *err, int *items)
 {
@@ -66,6 +72,8 @@ int mx_apply(struct l7mp_model *m, enum mx_op op, enum l7mp_obj_kind kind, const
 	struct l7mp_error mine = {0};
 	int rc;
 
+	if (op == MX_CONFIG)
+		mx_listeners(doc);
 	assert_int_equal(l7mp_change_new(m, false, &c), 0);
 	rc = apply(c, op, kind, name, position, doc, &mine);
 	if (rc)

@@ -8,6 +8,9 @@
 cJSON *mx_json(const char *text);
 struct l7mp_model *mx_model(void);
 
+/* Adds the list that no config may lack, when it is not there: short test documents. */
+void mx_listeners(cJSON *config);
+
 enum mx_op { MX_ADD, MX_REPLACE, MX_CONFIG, MX_ADMIN, MX_ADD_ENDPOINT, MX_INSERT_RULE };
 /*
  * One change, committed when it could be built. `name` and `position` as the

@@ -114,6 +114,8 @@ int sfix_config(struct sfix *f, const char *json, struct l7mp_error *err)
 	doc = l7mp_json_parse(text, strlen(text), &line, message, sizeof(message));
 	if (!doc)
 		fprintf(stderr, "%s: %s\n", text, message);
+	if (cJSON_IsObject(doc) && !cJSON_HasObjectItem(doc, "listeners"))
+		cJSON_AddArrayToObject(doc, "listeners");
 	if (!err)
 		err = &local;
 	rc = l7mp_change_new(f->model, true, &change);

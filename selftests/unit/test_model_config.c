@@ -60,6 +60,7 @@ static const char *differences(struct l7mp_model *m, const char *text)
 	struct l7mp_error err;
 	size_t len = 0;
 
+	mx_listeners(doc);
 	assert_int_equal(l7mp_change_new(m, true, &c), 0);
 	if (l7mp_change_config(c, doc, &err))
 		fail_msg("%s: %s", err.path, err.message);

@@ -202,10 +202,13 @@ static void test_less_more(void **state)
 static void test_matches(void **state)
 {
 	(void)state;
-	/* The complete string has to match. */
-	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"[A-Z]*\"}");
-	no("{\"op\":\"matches\",\"path\":\"/mixed\",\"value\":\"[A-Z]*\"}");
-	no("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"B\"}");
+	/* Found anywhere, as Perl and the original do it; anchors make it the whole. */
+	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"[A-Z]+\"}");
+	no("{\"op\":\"matches\",\"path\":\"/mixed\",\"value\":\"^[A-Z]*$\"}");
+	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"B\"}");
+	no("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"^B\"}");
+	no("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"B$\"}");
+	yes("{\"op\":\"matches\",\"path\":\"/lines\",\"value\":\"(?m)^two$\"}");
 	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\".*B.*\"}");
 	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"^ABC$\"}");
 	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"A|AB|ABC\"}");
@@ -214,7 +217,8 @@ static void test_matches(void **state)
 	yes("{\"op\":\"matches\",\"path\":\"/ABC\",\"value\":\"abc\",\"ignore_case\":true}");
 	yes("{\"op\":\"matches\",\"path\":\"/mixed\",\"value\":\"(?i)abc_(?<n>\\\\d+)\"}");
 	yes("{\"op\":\"matches\",\"path\":\"/lines\",\"value\":\"(?s)one.*two\"}");
-	no("{\"op\":\"matches\",\"path\":\"/lines\",\"value\":\"one\"}");
+	yes("{\"op\":\"matches\",\"path\":\"/lines\",\"value\":\"one\"}");
+	no("{\"op\":\"matches\",\"path\":\"/lines\",\"value\":\"^one$\"}");
 	yes("{\"op\":\"matches\",\"path\":\"/port\",\"value\":\"15\\\\d{3}\"}");
 	no("{\"op\":\"matches\",\"path\":\"/obj\",\"value\":\".*\"}");
 	no("{\"op\":\"matches\",\"path\":\"/none\",\"value\":\".*\"}");

@@ -384,16 +384,17 @@ static void test_messages(void **state)
 	             "listeners[0].spec.port", "expected 0..65535, got 99999");
 	expect_error(
 	        &l7mp_schema_config,
-	        "{\"clusters\":[{\"name\":\"c\",\"spec\":{\"protocol\":\"HTTP\",\"port\":1}}]}",
+	        "{\"listeners\":[],\"clusters\":[{\"name\":\"c\",\"spec\":{\"protocol\":\"HTTP\","
+	        "\"port\":1}}]}",
 	        "clusters[0].spec.protocol",
 	        "HTTP can't be used as a cluster, expected one of: UDP, WebSocket, Echo, Logger, "
 	        "L7mpController");
-	expect_error(
-	        &l7mp_schema_config,
-	        "{\"clusters\":[{\"name\":\"c\",\"spec\":{\"protocol\":\"SCTP\",\"port\":1}}]}",
-	        "clusters[0].spec.protocol",
-	        "unknown protocol \"SCTP\", expected one of: UDP, WebSocket, Echo, Logger, "
-	        "L7mpController");
+	expect_error(&l7mp_schema_config,
+	             "{\"listeners\":[],\"clusters\":[{\"name\":\"c\",\"spec\":{\"protocol\":"
+	             "\"SCTP\",\"port\":1}}]}",
+	             "clusters[0].spec.protocol",
+	             "unknown protocol \"SCTP\", expected one of: UDP, WebSocket, Echo, Logger, "
+	             "L7mpController");
 	expect_error(&l7mp_schema_cluster, "{\"spec\":{}}", "spec.protocol",
 	             "missing, expected one of: UDP, WebSocket, Echo, Logger, L7mpController");
 	expect_error(&l7mp_schema_route, "{}", "destination",
@@ -439,9 +440,9 @@ static void test_nested_paths(void **state)
 
 static void test_all_issues(void **state)
 {
-	cJSON *node =
-	        json("{\"admin\":{\"strict\":1,\"log_level\":\"loud\"},\"clusters\":[{},{\"spec\":"
-	             "{\"protocol\":\"X\"}}],\"nonsense key\":1}");
+	cJSON *node = json("{\"listeners\":[],\"admin\":{\"strict\":1,\"log_level\":\"loud\"},"
+	                   "\"clusters\":[{},{\"spec\":"
+	                   "{\"protocol\":\"X\"}}],\"nonsense key\":1}");
 	struct l7mp_issues is = check_node(&l7mp_schema_config, node, false);
 
 	(void)state;
@@ -459,12 +460,46 @@ static void test_all_issues(void **state)
 static void test_readonly_and_empty(void **state)
 {
 	(void)state;
-	expect_ok(&l7mp_schema_config, "{\"sessions\":5,\"endpoints\":{},\"version\":[],"
-	                               "\"admin\":{\"version\":1}}");
-	expect_ok(&l7mp_schema_config, "{\"clusters\":null,\"admin\":null,\"listeners\":null}");
-	expect_ok(&l7mp_schema_config, "{}");
+	expect_ok(&l7mp_schema_config,
+	          "{\"listeners\":[],\"sessions\":5,\"endpoints\":{},\"version\":[],"
+	          "\"admin\":{\"version\":1}}");
+	expect_ok(&l7mp_schema_config, "{\"admin\":null,\"listeners\":[]}");
+	/* What may stand for "delete all of them" is never taken for it. */
+	expect_error(&l7mp_schema_config, "{}", "listeners", "missing, expected an array");
+	expect_error(&l7mp_schema_config, "{\"listeners\":null}", "listeners",
+	             "expected an array ([] for none), got null");
+	expect_error(&l7mp_schema_config, "{\"listeners\":[],\"clusters\":null}", "clusters",
+	             "expected an array ([] for none), got null");
+	expect_error(&l7mp_schema_cluster, "{\"spec\":{\"protocol\":\"Echo\"},\"endpoints\":null}",
+	             "endpoints", "expected an array ([] for none), got null");
 	expect_error(&l7mp_schema_rulelist, "{\"rules\":null}", "rules",
-	             "expected an array, got null");
+	             "expected an array ([] for none), got null");
+}
+
+/* Keys of other protocols' specs do nothing here, and are no error in strict mode either. */
+static void test_other_protocols_keys(void **state)
+{
+	static const struct {
+		const char *spec;
+		bool error;
+	} cases[] = {
+	        {"{\"protocol\":\"Echo\",\"port\":1}", false},
+	        {"{\"protocol\":\"Logger\",\"connect\":{}}", false},
+	        {"{\"protocol\":\"Echo\",\"prot\":1}", true},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		cJSON *node = cJSON_CreateObject();
+		struct l7mp_issues is;
+
+		cJSON_AddItemToObject(node, "spec", json(cases[i].spec));
+		is = check_node(&l7mp_schema_cluster, node, true);
+		assert_int_equal(is.n, 1);
+		assert_int_equal(is.errors, cases[i].error);
+		l7mp_issues_clear(&is);
+		cJSON_Delete(node);
+	}
 }
 
 /* ---- the user's own documents ---- */
@@ -637,12 +672,19 @@ static void test_deep(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_every_key),      cmocka_unit_test(test_defaults),
-	        cmocka_unit_test(test_messages),       cmocka_unit_test(test_nested_paths),
-	        cmocka_unit_test(test_all_issues),     cmocka_unit_test(test_readonly_and_empty),
-	        cmocka_unit_test(test_seed),           cmocka_unit_test(test_original),
-	        cmocka_unit_test(test_endpoint_alone), cmocka_unit_test(test_registry),
-	        cmocka_unit_test(test_patterns),       cmocka_unit_test(test_deep),
+	        cmocka_unit_test(test_every_key),
+	        cmocka_unit_test(test_defaults),
+	        cmocka_unit_test(test_messages),
+	        cmocka_unit_test(test_nested_paths),
+	        cmocka_unit_test(test_all_issues),
+	        cmocka_unit_test(test_readonly_and_empty),
+	        cmocka_unit_test(test_other_protocols_keys),
+	        cmocka_unit_test(test_seed),
+	        cmocka_unit_test(test_original),
+	        cmocka_unit_test(test_endpoint_alone),
+	        cmocka_unit_test(test_registry),
+	        cmocka_unit_test(test_patterns),
+	        cmocka_unit_test(test_deep),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

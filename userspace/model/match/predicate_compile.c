@@ -126,9 +126,9 @@ static void compile_regex(struct compile *c, const cJSON *value, const char *pat
 
 	if (p->op != L7MP_OP_MATCHES)
 		flags |= L7MP_RE_LITERAL;
-	if (p->op == L7MP_OP_MATCHES || p->op == L7MP_OP_STARTS)
+	if (p->op == L7MP_OP_STARTS)
 		flags |= L7MP_RE_BEGIN;
-	if (p->op == L7MP_OP_MATCHES || p->op == L7MP_OP_ENDS)
+	if (p->op == L7MP_OP_ENDS)
 		flags |= L7MP_RE_END;
 	rc = l7mp_regex_compile(value->valuestring, flags, &p->re, message, sizeof(message));
 	if (rc == -ENOMEM)

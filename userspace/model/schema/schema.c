@@ -36,13 +36,23 @@ char *l7mp_schema_join(const char *path, const char *key)
 	return l7mp_asprintf("%s%s%s", path, *path ? "." : "", key);
 }
 
+static bool may_be_list(const struct l7mp_field *f)
+{
+	if (f->type == L7MP_T_ONEOF)
+		for (const struct l7mp_field *const *a = f->alternatives; a && *a; a++)
+			if (may_be_list(*a))
+				return true;
+	return f->type == L7MP_T_ARRAY;
+}
+
 void l7mp_schema_mismatch(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,
                           const cJSON *node, const char *path)
 {
 	char want[256], got[80];
 
-	l7mp_issues_add(ctx->issues, false, node, path, "expected %s, got %s",
+	l7mp_issues_add(ctx->issues, false, node, path, "expected %s%s, got %s",
 	                l7mp_schema_describe(f, want, sizeof(want)),
+	                cJSON_IsNull(node) && may_be_list(f) ? " ([] for none)" : "",
 	                l7mp_json_brief(node, got, sizeof(got)));
 }
 
@@ -60,11 +70,42 @@ static void known_keys(const struct l7mp_schema *schema, const char *extra, stru
 	}
 }
 
+static bool spec_has_key(const struct l7mp_schema *spec, const char *section, const char *key)
+{
+	const struct l7mp_field *f;
+
+	if (!*section)
+		return l7mp_schema_field(spec, key);
+	f = l7mp_schema_field(spec, section);
+	return f && f->type == L7MP_T_OBJECT && l7mp_schema_field(f->sub, key);
+}
+
+/*
+ * Does the spec of some protocol have this key? Configs of the original give `port`, `bind` and the
+ * like to protocols that have no use for them.
+ */
+static bool is_other_protocols(const struct l7mp_schema_ctx *ctx, const char *key)
+{
+	if (!ctx->spec_section || !ctx->registry)
+		return false;
+	for (const struct l7mp_protodesc *const *d = ctx->registry->descs; d && *d; d++)
+		if (spec_has_key((*d)->listener_spec, ctx->spec_section, key) ||
+		    spec_has_key((*d)->cluster_spec, ctx->spec_section, key) ||
+		    spec_has_key((*d)->endpoint_spec, ctx->spec_section, key))
+			return true;
+	return false;
+}
+
 static void unknown_key(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *schema,
                         const char *extra, const cJSON *child, const char *path)
 {
 	struct l7mp_str keys = {0};
 
+	if (is_other_protocols(ctx, child->string)) {
+		l7mp_issues_add(ctx->issues, true, child, path,
+		                "has no effect here: it is a key of other protocols");
+		return;
+	}
 	known_keys(schema, extra, &keys);
 	l7mp_issues_add(ctx->issues, !ctx->issues->strict, child, path,
 	                keys.len ? "unknown key, expected one of: %s"
@@ -73,13 +114,15 @@ static void unknown_key(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *s
 	l7mp_str_free(&keys);
 }
 
-/* An empty section ("clusters:" with nothing below it) is YAML's null: as if it were absent. */
+/*
+ * An empty section ("options:" with nothing below it) is YAML's null: as if it were absent. Not so for
+ * a list, where absent may mean that all its members are deleted: none is written [].
+ */
 static bool is_absent(const struct l7mp_field *f, const cJSON *child)
 {
-	if (!cJSON_IsNull(child) || (f->flags & L7MP_F_REQUIRED))
+	if (!cJSON_IsNull(child) || (f->flags & L7MP_F_REQUIRED) || may_be_list(f))
 		return false;
-	return f->type == L7MP_T_ARRAY || f->type == L7MP_T_OBJECT || f->type == L7MP_T_MAP ||
-	       f->type == L7MP_T_ONEOF;
+	return f->type == L7MP_T_OBJECT || f->type == L7MP_T_MAP || f->type == L7MP_T_ONEOF;
 }
 
 static void check_member(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *schema,
@@ -262,6 +305,19 @@ static void check_ref(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f, c
 		l7mp_schema_mismatch(ctx, f, node, path);
 }
 
+static void check_section(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,
+                          const cJSON *node, const char *path)
+{
+	const char *outer = ctx->spec_section;
+
+	if (!f->sub)
+		return;
+	/* One level below a protocol's spec, such as `bind` or `options`; not deeper, and not elsewhere. */
+	ctx->spec_section = outer && !*outer && f->key ? f->key : NULL;
+	l7mp_schema_check_object(ctx, f->sub, NULL, node, path);
+	ctx->spec_section = outer;
+}
+
 void l7mp_schema_check_field(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,
                              const cJSON *node, const char *path)
 {
@@ -283,8 +339,7 @@ void l7mp_schema_check_field(struct l7mp_schema_ctx *ctx, const struct l7mp_fiel
 	}
 	switch (f->type) {
 	case L7MP_T_OBJECT:
-		if (f->sub)
-			l7mp_schema_check_object(ctx, f->sub, NULL, node, path);
+		check_section(ctx, f, node, path);
 		return;
 	case L7MP_T_MAP:
 		check_map(ctx, f, node, path);

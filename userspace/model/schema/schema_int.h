@@ -11,6 +11,8 @@ struct l7mp_schema_ctx {
 	const struct l7mp_registry *registry;
 	struct l7mp_issues *issues;
 	const struct l7mp_protodesc *cluster; /* of the endpoints below; NULL: not known */
+	/* Inside a protocol's spec: "", or the key of the section that is looked at. NULL: elsewhere. */
+	const char *spec_section;
 	int depth;
 };
 

@@ -68,6 +68,16 @@ static const struct l7mp_protodesc *find_protocol(struct l7mp_schema_ctx *ctx, u
 	return NULL;
 }
 
+static void check_keys(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *table,
+                       const char *extra, const cJSON *node, const char *path)
+{
+	const char *outer = ctx->spec_section;
+
+	ctx->spec_section = "";
+	l7mp_schema_check_object(ctx, table ? table : &no_keys, extra, node, path);
+	ctx->spec_section = outer;
+}
+
 static void check_endpoint_spec(struct l7mp_schema_ctx *ctx, const cJSON *node, const char *path)
 {
 	const cJSON *w = l7mp_json_member(node, "weight");
@@ -82,7 +92,7 @@ static void check_endpoint_spec(struct l7mp_schema_ctx *ctx, const cJSON *node, 
 		l7mp_schema_check_field(ctx, &weight, w, sub ? sub : path);
 		free(sub);
 	}
-	l7mp_schema_check_object(ctx, table ? table : &no_keys, "weight", node, path);
+	check_keys(ctx, table, "weight", node, path);
 }
 
 void l7mp_schema_check_spec(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,
@@ -102,5 +112,5 @@ void l7mp_schema_check_spec(struct l7mp_schema_ctx *ctx, const struct l7mp_field
 	if (!d)
 		return;
 	table = role == L7MP_ROLE_LISTENER ? d->listener_spec : d->cluster_spec;
-	l7mp_schema_check_object(ctx, table ? table : &no_keys, "protocol", node, path);
+	check_keys(ctx, table, "protocol", node, path);
 }

@@ -229,8 +229,11 @@ static const struct l7mp_field config_fields[] = {
         {
                 .key = "listeners",
                 .type = L7MP_T_ARRAY,
+                .flags = L7MP_F_REQUIRED,
                 .item = &listener_item,
-                .doc = "The listeners",
+                .doc = "The listeners; `[]` when there are none, so that a config that lost them "
+                       "can't "
+                       "delete all",
         },
         {
                 .key = "clusters",
