@@ -49,6 +49,11 @@ void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on);
 #define L7MP_STREAM_IO_FULL 1
 /* Takes buf. 0, L7MP_STREAM_IO_FULL (accepted; wait for drain), or negative errno (not written: -EPIPE after shutdown). */
 int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf);
+/*
+ * While corked, writes are queued only; uncorking sends what is queued with as few system calls
+ * as it takes: for a head and its body. Pairs, not nested.
+ */
+void l7mp_stream_io_cork(struct l7mp_stream_io *s, bool on);
 /* End of writing, after what is queued. Idempotent. */
 void l7mp_stream_io_shutdown(struct l7mp_stream_io *s);
 /*

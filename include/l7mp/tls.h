@@ -70,6 +70,8 @@ int l7mp_tls_connect(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx, const cha
 void l7mp_tls_set_owner(struct l7mp_tls *t, const struct l7mp_stream_io_ops *ops, void *arg);
 void l7mp_tls_read(struct l7mp_tls *t, bool on);
 int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf); /* as l7mp_stream_io_write */
+void l7mp_tls_cork(struct l7mp_tls *t, bool on);              /* as l7mp_stream_io_cork */
+size_t l7mp_tls_queued(const struct l7mp_tls *t);             /* as l7mp_stream_io_queued */
 void l7mp_tls_shutdown(struct l7mp_tls *t);                   /* close_notify */
 /* As l7mp_stream_io_close; after a failed handshake the peer still gets its alert. */
 void l7mp_tls_close(struct l7mp_tls *t, bool abort);

@@ -169,7 +169,7 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 
 	if (s->closing || s->shut || s->err || s->werr || (!sio_is_socket(s) && s->out.fd < 0))
 		return refuse(buf, s->werr && !s->closing ? s->werr : -EPIPE);
-	if (!s->q.count && !s->connecting && buf->len) {
+	if (!s->q.count && !s->connecting && !s->corked && buf->len) {
 		struct iovec iov = {.iov_base = buf->data, .iov_len = buf->len};
 		ssize_t n = l7mp_stream_io_push(s, &iov, 1);
 
@@ -192,11 +192,31 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 		}
 	}
 	l7mp_bufq_push(&s->q, buf);
-	l7mp_stream_io_watch(s);
+	if (!s->corked)
+		l7mp_stream_io_watch(s);
 	if (l7mp_stream_io_queued(s) < SIO_HIGH)
 		return 0;
 	s->full = true;
 	return L7MP_STREAM_IO_FULL;
+}
+
+void l7mp_stream_io_cork(struct l7mp_stream_io *s, bool on)
+{
+	if (s->corked == on)
+		return;
+	s->corked = on;
+	if (on || !s->q.count || s->connecting || s->gone || s->err || s->werr)
+		return;
+	l7mp_stream_io_flush(s);
+	if (s->gone || s->err)
+		return;
+	if (s->q.count)
+		l7mp_stream_io_watch(s);
+	if (s->full && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
+		s->full = false;
+		s->tell_drain = true;
+		l7mp_task_post(s->loop, &s->task);
+	}
 }
 
 void l7mp_stream_io_shutdown(struct l7mp_stream_io *s)

@@ -33,7 +33,7 @@ struct l7mp_stream_io {
 	uint8_t kind;
 	bool reading, read_armed, eof;
 	bool started; /* was read from once: before that the descriptor is not watched */
-	bool connecting, full, shut, shut_done;
+	bool connecting, full, corked, shut, shut_done;
 	bool closing, lingering, gone;
 	bool tell_connected, tell_error, tell_drain;
 };

@@ -9,6 +9,7 @@
 #include "net.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,10 +28,11 @@ struct dial {
 	cJSON *bind;
 	struct l7mp_timer timer; /* gives up on one address */
 	char *host;              /* as given; for messages and certificates */
+	unsigned user_timeout_ms;
 	struct l7mp_tls_ctx *ctx;
 };
 
-struct sstream {
+struct byte_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_stream_io *sio; /* one of the two */
@@ -46,12 +48,12 @@ struct sstream {
 
 /* ---- what is below ---- */
 
-static bool below_is_there(const struct sstream *s)
+static bool below_is_there(const struct byte_stream *s)
 {
 	return s->sio || s->tls;
 }
 
-static void below_close(struct sstream *s, bool abort)
+static void below_close(struct byte_stream *s, bool abort)
 {
 	if (s->tls)
 		l7mp_tls_close(s->tls, abort);
@@ -59,7 +61,7 @@ static void below_close(struct sstream *s, bool abort)
 		l7mp_stream_io_close(s->sio, abort);
 }
 
-static void below_read(struct sstream *s, bool on)
+static void below_read(struct byte_stream *s, bool on)
 {
 	if (s->tls)
 		l7mp_tls_read(s->tls, on);
@@ -67,14 +69,14 @@ static void below_read(struct sstream *s, bool on)
 		l7mp_stream_io_read(s->sio, on);
 }
 
-static int below_local(const struct sstream *s, struct l7mp_addr *out)
+static int below_local(const struct byte_stream *s, struct l7mp_addr *out)
 {
 	if (s->tls)
 		return l7mp_tls_local(s->tls, out);
 	return s->sio ? l7mp_stream_io_local(s->sio, out) : -ENOTCONN;
 }
 
-static void dial_free(struct sstream *s)
+static void dial_free(struct byte_stream *s)
 {
 	struct dial *d = s->dial;
 
@@ -91,7 +93,7 @@ static void dial_free(struct sstream *s)
 	s->dial = NULL;
 }
 
-static void sstream_free(struct sstream *s)
+static void byte_stream_free(struct byte_stream *s)
 {
 	l7mp_task_cancel(s->env->loop, &s->task);
 	dial_free(s);
@@ -103,7 +105,7 @@ static const char *const type_names[] = {[L7MP_BYTE_STREAM_TCP] = "TCP",
                                          [L7MP_BYTE_STREAM_UNIX] = "UNIX",
                                          [L7MP_BYTE_STREAM_TLS] = "TLS"};
 
-static void describe(const struct sstream *s, struct l7mp_error *err)
+static void describe(const struct byte_stream *s, struct l7mp_error *err)
 {
 	char text[L7MP_ADDR_STRLEN];
 	const char *why = s->why ? s->why : l7mp_errno_text(s->err);
@@ -120,7 +122,7 @@ static void describe(const struct sstream *s, struct l7mp_error *err)
 		               proto, l7mp_addr_str(&s->remote, text), why);
 }
 
-static void finish(struct sstream *s)
+static void finish(struct byte_stream *s)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
 
@@ -128,7 +130,7 @@ static void finish(struct sstream *s)
 		describe(s, &err);
 	if (s->base.events)
 		s->base.events->closed(s->base.owner, &err);
-	sstream_free(s);
+	byte_stream_free(s);
 }
 
 static void finish_task(struct l7mp_task *t, void *arg)
@@ -139,16 +141,30 @@ static void finish_task(struct l7mp_task *t, void *arg)
 
 /* ---- sio callbacks ---- */
 
+static int below_fd(const struct byte_stream *s)
+{
+	return s->tls ? l7mp_tls_fd(s->tls) : l7mp_stream_io_fd(s->sio);
+}
+
+static void tune(const struct byte_stream *s)
+{
+	int fd = below_fd(s);
+
+	l7mp_tcp_tune(fd);
+	if (s->dial && s->dial->user_timeout_ms != L7MP_TCP_USER_TIMEOUT_MS)
+		l7mp_tcp_user_timeout(fd, s->dial->user_timeout_ms);
+}
+
 static void on_connected(void *arg)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 	char text[128];
 
 	s->open = true;
 	s->err = 0;
-	dial_free(s);
 	if (s->type != L7MP_BYTE_STREAM_UNIX)
-		l7mp_tcp_tune(s->tls ? l7mp_tls_fd(s->tls) : l7mp_stream_io_fd(s->sio));
+		tune(s);
+	dial_free(s);
 	below_read(s, s->reading);
 	if (s->tls && s->base.events->notice)
 		s->base.events->notice(s->base.owner, "tls",
@@ -158,21 +174,21 @@ static void on_connected(void *arg)
 
 static void on_data(void *arg, struct l7mp_buf *buf)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	s->base.events->data(s->base.owner, buf);
 }
 
 static void on_drain(void *arg)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	s->base.events->drain(s->base.owner);
 }
 
 static void on_end(void *arg)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	if (s->tls && l7mp_tls_truncated(s->tls) && s->base.events->notice)
 		s->base.events->notice(s->base.owner, "tls-truncated",
@@ -185,7 +201,7 @@ static void on_end(void *arg)
 
 static void on_error(void *arg, int err)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	s->err = err < 0 ? err : -EIO;
 	free(s->why);
@@ -197,11 +213,11 @@ static void on_error(void *arg, int err)
 	below_close(s, true);
 }
 
-static int dial_next(struct sstream *s);
+static int dial_next(struct byte_stream *s);
 
 static void on_closed(void *arg)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	s->sio = NULL;
 	s->tls = NULL;
@@ -222,14 +238,14 @@ static const struct l7mp_stream_io_ops sio_ops = {
 
 static void on_address_timer(struct l7mp_timer *t, void *arg)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 
 	(void)t;
 	s->err = -ETIMEDOUT;
 	below_close(s, true);
 }
 
-static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
+static int dial_one(struct byte_stream *s, const struct l7mp_addr *remote)
 {
 	struct l7mp_addr local;
 	int rc;
@@ -247,7 +263,7 @@ static int dial_one(struct sstream *s, const struct l7mp_addr *remote)
 }
 
 /* Starts with the next address that can be started with. 0, or the error of the last one. */
-static int dial_next(struct sstream *s)
+static int dial_next(struct byte_stream *s)
 {
 	struct dial *d = s->dial;
 	uint64_t patience = s->type == L7MP_BYTE_STREAM_TLS ? NEXT_ADDRESS_TLS_MS : NEXT_ADDRESS_MS;
@@ -270,7 +286,7 @@ static int dial_next(struct sstream *s)
 
 static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
 {
-	struct sstream *s = arg;
+	struct byte_stream *s = arg;
 	struct dial *d = s->dial;
 
 	d->resolve = NULL;
@@ -295,7 +311,7 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 	int rc;
 
 	if (!s->open || s->closing || s->err) {
@@ -309,7 +325,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 
 static void op_pause(struct l7mp_stream *base, bool on)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
 	s->reading = !on;
 	if (s->open && !s->closing && !s->err)
@@ -318,7 +334,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 
 static void op_shutdown(struct l7mp_stream *base, int code)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
 	(void)code;
 	if (!s->open || s->closing || s->err)
@@ -331,7 +347,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 
 static void op_close(struct l7mp_stream *base, bool abort)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
 	if (below_is_there(s)) {
 		/* A second close may still turn a patient one into an abort. */
@@ -350,7 +366,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 
 static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
 	memset(out, 0, sizeof(*out));
 	out->kind = L7MP_FLOW_NONE;
@@ -367,21 +383,59 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 
 static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
 	return below_local(s, out);
 }
 
 static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 {
-	struct sstream *s = (struct sstream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
-	if (s->type == L7MP_BYTE_STREAM_UNIX)
+	if (s->type == L7MP_BYTE_STREAM_UNIX || !s->remote.len)
 		return -ENOTSUP;
 	if (!below_is_there(s))
 		return -EAGAIN;
 	*out = s->remote;
 	return 0;
+}
+
+void l7mp_byte_stream_user_timeout(struct l7mp_stream *base, unsigned ms)
+{
+	struct byte_stream *s = (struct byte_stream *)base;
+
+	if (s->dial)
+		s->dial->user_timeout_ms = ms;
+}
+
+void l7mp_byte_stream_cork(struct l7mp_stream *base, bool on)
+{
+	struct byte_stream *s = (struct byte_stream *)base;
+
+	if (s->tls)
+		l7mp_tls_cork(s->tls, on);
+	else if (s->sio)
+		l7mp_stream_io_cork(s->sio, on);
+}
+
+size_t l7mp_byte_stream_queued(const struct l7mp_stream *base)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+
+	if (s->tls)
+		return l7mp_tls_queued(s->tls);
+	return s->sio ? l7mp_stream_io_queued(s->sio) : 0;
+}
+
+bool l7mp_byte_stream_reset(const struct l7mp_stream *base)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+	if (!below_is_there(s))
+		return true;
+	return getsockopt(below_fd(s), IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+	       info.tcpi_state == TCP_CLOSE;
 }
 
 static const struct l7mp_stream_ops stream_ops = {
@@ -396,9 +450,9 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- making ---- */
 
-static struct sstream *sstream_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
+static struct byte_stream *byte_stream_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
 {
-	struct sstream *s = calloc(1, sizeof(*s));
+	struct byte_stream *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return NULL;
@@ -413,7 +467,7 @@ static struct sstream *sstream_new(struct l7mp_env *env, enum l7mp_byte_stream_t
 int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type type, int fd,
                             const struct l7mp_addr *peer, struct l7mp_stream **out)
 {
-	struct sstream *s = sstream_new(env, type);
+	struct byte_stream *s = byte_stream_new(env, type);
 	int rc;
 
 	if (!s) {
@@ -434,9 +488,9 @@ int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type typ
 	return 0;
 }
 
-static struct sstream *dial_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
+static struct byte_stream *dial_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
 {
-	struct sstream *s = sstream_new(env, type);
+	struct byte_stream *s = byte_stream_new(env, type);
 
 	if (!s)
 		return NULL;
@@ -445,11 +499,12 @@ static struct sstream *dial_new(struct l7mp_env *env, enum l7mp_byte_stream_type
 		free(s);
 		return NULL;
 	}
+	s->dial->user_timeout_ms = L7MP_TCP_USER_TIMEOUT_MS;
 	l7mp_timer_init(&s->dial->timer, on_address_timer, s);
 	return s;
 }
 
-static int dial_numeric(struct sstream *s, const struct l7mp_addr *remote)
+static int dial_numeric(struct byte_stream *s, const struct l7mp_addr *remote)
 {
 	s->dial->addrs = malloc(sizeof(*remote));
 	if (!s->dial->addrs)
@@ -462,7 +517,7 @@ static int dial_numeric(struct sstream *s, const struct l7mp_addr *remote)
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out)
 {
-	struct sstream *s = sstream_new(env, L7MP_BYTE_STREAM_TLS);
+	struct byte_stream *s = byte_stream_new(env, L7MP_BYTE_STREAM_TLS);
 
 	if (!s) {
 		l7mp_tls_drop(&tls);
@@ -480,7 +535,7 @@ static int connect_ip(struct l7mp_env *env, enum l7mp_byte_stream_type type, con
                       uint16_t port, const cJSON *bind, struct l7mp_tls_ctx *ctx,
                       struct l7mp_stream **out, struct l7mp_error *err)
 {
-	struct sstream *s = dial_new(env, type);
+	struct byte_stream *s = dial_new(env, type);
 	struct l7mp_addr remote;
 	int rc = -ENOMEM;
 
@@ -503,7 +558,7 @@ static int connect_ip(struct l7mp_env *env, enum l7mp_byte_stream_type type, con
 fail:
 	s->err = rc;
 	describe(s, err);
-	sstream_free(s);
+	byte_stream_free(s);
 	return rc;
 }
 
@@ -524,7 +579,7 @@ int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_
 int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
                                   struct l7mp_stream **out, struct l7mp_error *err)
 {
-	struct sstream *s = dial_new(env, L7MP_BYTE_STREAM_UNIX);
+	struct byte_stream *s = dial_new(env, L7MP_BYTE_STREAM_UNIX);
 	int rc;
 
 	if (!s)
@@ -533,7 +588,7 @@ int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *
 	if (rc) {
 		s->err = rc;
 		describe(s, err);
-		sstream_free(s);
+		byte_stream_free(s);
 		return rc;
 	}
 	*out = &s->base;

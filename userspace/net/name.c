@@ -124,4 +124,10 @@ void l7mp_tcp_tune(int fd)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+	l7mp_tcp_user_timeout(fd, L7MP_TCP_USER_TIMEOUT_MS);
+}
+
+void l7mp_tcp_user_timeout(int fd, unsigned ms)
+{
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
 }

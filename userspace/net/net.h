@@ -92,8 +92,15 @@ void l7mp_tcp_listener_close(struct l7mp_tcp_listener *l);
 
 /* getsockname(2), IPv4-mapped normalised. */
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
-/* TCP_NODELAY and keepalive (first probe after a minute, given up 50 s later), as every TCP stream has. */
+/*
+ * What every TCP connection has: TCP_NODELAY, keepalive (the first probe after a minute, given up
+ * 50 s later), and TCP_USER_TIMEOUT, so that a peer that takes nothing of what was sent for
+ * L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
+ */
+#define L7MP_TCP_USER_TIMEOUT_MS 30000
 void l7mp_tcp_tune(int fd);
+/* Another time-out than that; 0: the system's. */
+void l7mp_tcp_user_timeout(int fd, unsigned ms);
 
 /* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
 
@@ -118,3 +125,16 @@ int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
 int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
                                   struct l7mp_stream **out, struct l7mp_error *err);
+
+/* ---- what else a byte stream can do; `s` is one of those above ---- */
+
+/* For a connecting TCP or TLS stream: the time-out that the connection gets, as l7mp_tcp_user_timeout. */
+void l7mp_byte_stream_user_timeout(struct l7mp_stream *s, unsigned ms);
+/* As l7mp_stream_io_cork and l7mp_stream_io_queued. */
+void l7mp_byte_stream_cork(struct l7mp_stream *s, bool on);
+size_t l7mp_byte_stream_queued(const struct l7mp_stream *s);
+/*
+ * Is the connection over for the kernel? A reset that comes behind the peer's end of stream is
+ * seen by no event while nothing is written, so it has to be asked for.
+ */
+bool l7mp_byte_stream_reset(const struct l7mp_stream *s);

@@ -41,6 +41,14 @@ const char *l7mp_spec_filename(const cJSON *spec)
 	return l7mp_json_str(spec, "filename", "");
 }
 
+unsigned l7mp_spec_user_timeout(const cJSON *spec)
+{
+	const cJSON *options = l7mp_json_member(spec, "options");
+
+	return (unsigned)(1000 * l7mp_json_num(options, "user_timeout",
+	                                       L7MP_TCP_USER_TIMEOUT_MS / 1000.0));
+}
+
 int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err)
 {
 	const char *address = l7mp_json_str(spec, "address", NULL);

@@ -78,6 +78,13 @@
 		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63,        \
 		.doc = "DSCP of what is sent; such sessions are not offloaded" \
 	}
+/* What becomes of a TCP peer that takes nothing of what was sent. */
+#define L7MP_SPEC_USER_TIMEOUT                                                                    \
+	{                                                                                         \
+		.key = "user_timeout", .type = L7MP_T_INT, .min = 0, .max = 86400, .def = "30",   \
+		.doc = "seconds after which a peer that takes nothing of what was sent to it is " \
+		       "given up (TCP_USER_TIMEOUT); 0: the system's"                             \
+	}
 #define L7MP_SPEC_REUSEPORT                                                                      \
 	{                                                                                        \
 		.key = "reuseport", .type = L7MP_T_BOOL, .def = "false",                         \
@@ -95,6 +102,9 @@ extern const struct l7mp_schema l7mp_bind_schema;
 uint16_t l7mp_spec_port(const cJSON *spec);
 /* The key `filename`, borrowed; "": absent. NULL is allowed. */
 const char *l7mp_spec_filename(const cJSON *spec);
+
+/* options.user_timeout in ms; absent: L7MP_TCP_USER_TIMEOUT_MS. NULL is allowed. */
+unsigned l7mp_spec_user_timeout(const cJSON *spec);
 
 /* The local address of a listener: `address` and `port`. */
 struct l7mp_bind_addr {

@@ -414,6 +414,16 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 	return rc == -EPIPE || rc == -ECONNRESET ? 0 : rc;
 }
 
+void l7mp_tls_cork(struct l7mp_tls *t, bool on)
+{
+	l7mp_stream_io_cork(t->sio, on);
+}
+
+size_t l7mp_tls_queued(const struct l7mp_tls *t)
+{
+	return l7mp_stream_io_queued(t->sio);
+}
+
 void l7mp_tls_shutdown(struct l7mp_tls *t)
 {
 	if (t->shut || !t->open || t->failed || t->closing)

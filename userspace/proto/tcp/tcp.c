@@ -1,108 +1,64 @@
 /* SPDX-License-Identifier: MIT */
 /* TCP: listener and cluster, with TLS when the spec says so. */
-#include "net/net.h"
+#include "net/stream_listener.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include "l7mp/log.h"
 #include "l7mp/protos.h"
-#include "net/tls/tls_int.h"
 
-struct tcp_listener {
-	struct l7mp_tcp_listener tcp; /* first */
-	struct l7mp_tls_gate *gate;   /* NULL: no TLS */
-};
+/* ---- listener ---- */
 
-static void accepted_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer)
+static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
+                     struct l7mp_peer *peer)
 {
-	struct tcp_listener *l = arg;
-	struct l7mp_accept a = {.peer = *peer};
-	cJSON *details = l7mp_tls_metadata(tls);
-	struct l7mp_addr local;
-	int rc;
+	struct l7mp_accept a = {.stream = stream, .peer = peer->remote};
 
-	if (l7mp_tls_local(tls, &local))
-		local = l->tcp.bind_addr.addr;
-	rc = l7mp_byte_stream_accept_tls(l->tcp.env, tls, peer, &a.stream);
-	if (rc) {
-		cJSON_Delete(details);
-		l7mp_log_warn("tcp", "%s: a connection is refused: %s", l->tcp.name,
-		              l7mp_errno_text(rc));
-		return;
-	}
-	a.name = l7mp_inet_name("TCP", peer, &local, 0);
-	a.metadata = l7mp_inet_metadata("TCP", peer, &local);
-	if (l7mp_json_add(a.metadata, "TLS", details)) {
-		cJSON_Delete(a.metadata);
-		a.metadata = NULL;
-	}
-	(void)l7mp_accept_emit(&l->tcp.base, &a);
-}
-
-static void accepted(struct l7mp_tcp_listener *l, int fd, const struct l7mp_addr *peer)
-{
-	struct l7mp_tls_gate *gate = ((struct tcp_listener *)l)->gate;
-	struct l7mp_accept a = {.peer = *peer};
-	struct l7mp_addr local;
-	int rc;
-
-	if (gate) {
-		l7mp_tls_gate_accept(gate, fd, peer);
-		return;
-	}
-	rc = l7mp_fd_local(fd, &local);
-	if (rc)
-		local = l->bind_addr.addr;
-	rc = l7mp_byte_stream_accept(l->env, L7MP_BYTE_STREAM_TCP, fd, peer, &a.stream);
-	if (rc) {
-		l7mp_log_warn("tcp", "%s: a connection is refused: %s", l->name,
-		              l7mp_errno_text(rc));
-		return;
-	}
-	a.name = l7mp_inet_name("TCP", peer, &local, 0);
-	a.metadata = l7mp_inet_metadata("TCP", peer, &local);
+	a.name = l7mp_peer_name("TCP", l->name, peer, 0);
+	a.metadata = l7mp_peer_metadata(peer);
+	l7mp_peer_clear(peer);
 	(void)l7mp_accept_emit(&l->base, &a);
 }
 
-static void listener_free(struct tcp_listener *l)
-{
-	l7mp_tls_gate_free(&l->gate);
-	free(l);
-}
+static const struct l7mp_stream_listener_ops listener_ops = {
+        .module = "tcp",
+        .admit = true,
+        .accepted = accepted,
+};
 
 static int tcp_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                       struct l7mp_error *err)
 {
-	const cJSON *tls = l7mp_json_member(params->spec, "tls");
-	struct l7mp_tls_set *set = tls ? l7mp_proto_state(params->env, &l7mp_proto_tcp, err) : NULL;
-	struct tcp_listener *l;
-	int rc = 0;
+	struct l7mp_tls_set *set = NULL;
+	struct l7mp_stream_listener *l;
+	int rc;
 
-	if (tls && !set)
-		return -ENOMEM;
+	if (l7mp_json_member(params->spec, "tls")) {
+		set = l7mp_proto_state(params->env, &l7mp_proto_tcp, err);
+		if (!set)
+			return -ENOMEM;
+	}
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	if (tls)
-		rc = l7mp_tls_gate_make(set, tls, params, "tcp", accepted_tls, l, &l->gate, err);
-	if (!rc)
-		rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_tcp, params, accepted, err);
+	rc = l7mp_stream_listener_open(l, &l7mp_proto_tcp, params, set, &listener_ops, err);
 	if (rc) {
-		listener_free(l);
+		free(l);
 		return rc;
 	}
-	*out = &l->tcp.base;
+	*out = &l->base;
 	return 0;
 }
 
 static void tcp_unlisten(struct l7mp_proto_listener *base)
 {
-	struct tcp_listener *l = (struct tcp_listener *)base;
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
 
-	l7mp_tcp_listener_close(&l->tcp);
-	listener_free(l);
+	l7mp_stream_listener_close(l);
+	free(l);
 }
+
+/* ---- cluster ---- */
 
 static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t port,
                        struct l7mp_stream **out, struct l7mp_error *err)
@@ -127,14 +83,20 @@ static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 {
 	uint16_t port = l7mp_spec_port(p->cluster_spec);
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
+	int rc;
 
 	if (!p->address)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
 		                      "TCP: the endpoint has no address");
 	if (tls)
-		return connect_tls(p, tls, port, out, err);
-	return l7mp_byte_stream_connect_tcp(p->env, p->address, port,
-	                                    l7mp_json_member(p->cluster_spec, "bind"), out, err);
+		rc = connect_tls(p, tls, port, out, err);
+	else
+		rc = l7mp_byte_stream_connect_tcp(p->env, p->address, port,
+		                                  l7mp_json_member(p->cluster_spec, "bind"), out,
+		                                  err);
+	if (!rc)
+		l7mp_byte_stream_user_timeout(*out, l7mp_spec_user_timeout(p->cluster_spec));
+	return rc;
 }
 
 /* ---- state: only what TLS needs ---- */
@@ -165,6 +127,16 @@ static void tcp_reload(struct l7mp_env *env, void *state)
 	l7mp_tls_set_reload(state);
 }
 
+static const struct l7mp_field option_fields[] = {
+        L7MP_SPEC_USER_TIMEOUT,
+        {0},
+};
+static const struct l7mp_schema option_schema = {
+        .name = "tcp-options",
+        .doc = "Options of TCP connections",
+        .fields = option_fields,
+};
+
 static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_ADDRESS,
         L7MP_SPEC_LISTEN_PORT,
@@ -172,6 +144,10 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_listener_schema,
          .doc = "take only TLS connections, and relay what is in them"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
         {0},
 };
 static const struct l7mp_schema listener_spec = {
@@ -187,6 +163,10 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_cluster_schema,
          .doc = "connect with TLS; {} checks the certificate against the system's CAs"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
         {0},
 };
 static const struct l7mp_schema cluster_spec = {
@@ -220,8 +200,8 @@ const struct l7mp_proto l7mp_proto_tcp = {
         .stop = tcp_stop,
         .reload = tcp_reload,
         .listen = tcp_listen,
-        .activate = l7mp_tcp_listener_activate,
+        .activate = l7mp_stream_listener_activate,
         .unlisten = tcp_unlisten,
-        .bound = l7mp_tcp_listener_bound,
+        .bound = l7mp_stream_listener_bound,
         .connect = tcp_connect,
 };

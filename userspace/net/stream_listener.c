@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/* Listeners on sockets that carry byte streams. */
+#include "stream_listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "l7mp/log.h"
+#include "l7mp/util.h"
+
+/* ---- who connected ---- */
+
+static cJSON *unix_metadata(const struct l7mp_peer *peer)
+{
+	cJSON *root = cJSON_CreateObject(), *u = cJSON_CreateObject();
+	char text[L7MP_ADDR_STRLEN];
+	int rc = l7mp_json_add_str(u, "filename", l7mp_addr_str(&peer->local, text));
+
+	if (peer->cred.pid) {
+		rc |= l7mp_json_add_num(u, "pid", peer->cred.pid);
+		rc |= l7mp_json_add_num(u, "uid", peer->cred.uid);
+		rc |= l7mp_json_add_num(u, "gid", peer->cred.gid);
+	}
+	rc |= l7mp_json_add(root, "UNIX", u);
+	if (!rc)
+		return root;
+	cJSON_Delete(root);
+	return NULL;
+}
+
+cJSON *l7mp_peer_metadata(const struct l7mp_peer *peer)
+{
+	cJSON *root = peer->remote.len ? l7mp_inet_metadata("TCP", &peer->remote, &peer->local)
+	                               : unix_metadata(peer);
+
+	if (!root || !peer->tls || !l7mp_json_add(root, "TLS", cJSON_Duplicate(peer->tls, true)))
+		return root;
+	cJSON_Delete(root);
+	return NULL;
+}
+
+char *l7mp_peer_name(const char *proto, const char *listener, const struct l7mp_peer *peer,
+                     uint64_t id)
+{
+	if (peer->remote.len)
+		return l7mp_inet_name(proto, &peer->remote, &peer->local, id);
+	if (id)
+		return l7mp_asprintf("%s:%s-%llu", proto, listener, (unsigned long long)id);
+	return l7mp_asprintf("%s:%s", proto, listener);
+}
+
+void l7mp_peer_clear(struct l7mp_peer *peer)
+{
+	cJSON_Delete(peer->tls);
+	peer->tls = NULL;
+}
+
+/* ---- accepting ---- */
+
+static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct l7mp_addr *remote,
+                      struct l7mp_peer *out)
+{
+	socklen_t len = sizeof(out->cred);
+
+	memset(out, 0, sizeof(*out));
+	out->remote = *remote;
+	if (!l->unix_path) {
+		if (l7mp_fd_local(fd, &out->local))
+			out->local = l->bind_addr.addr;
+		return;
+	}
+	out->remote.len = 0;
+	(void)l7mp_addr_unix(&out->local, l7mp_unix_path_name(l->unix_path));
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &out->cred, &len))
+		out->cred.pid = 0;
+}
+
+static void refused(const struct l7mp_stream_listener *l, int err)
+{
+	l7mp_log_warn(l->ops->module, "%s: a connection is refused: %s", l->name,
+	              l7mp_errno_text(err));
+}
+
+static void tune(const struct l7mp_stream_listener *l, int fd)
+{
+	l7mp_tcp_tune(fd);
+	if (l->user_timeout_ms != L7MP_TCP_USER_TIMEOUT_MS)
+		l7mp_tcp_user_timeout(fd, l->user_timeout_ms);
+}
+
+static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
+{
+	struct l7mp_stream_listener *l = arg;
+	const struct l7mp_listen_events *ev = l->base.events;
+	struct l7mp_stream *stream;
+	struct l7mp_peer peer;
+	int rc;
+
+	if (!l->active || (l->ops->admit && ev->admit && ev->admit(l->base.arg, remote))) {
+		close(fd);
+		return;
+	}
+	if (!l->unix_path)
+		tune(l, fd);
+	if (l->gate) {
+		l7mp_tls_gate_accept(l->gate, fd, remote);
+		return;
+	}
+	fill_peer(l, fd, remote, &peer);
+	rc = l7mp_byte_stream_accept(l->env,
+	                             l->unix_path ? L7MP_BYTE_STREAM_UNIX : L7MP_BYTE_STREAM_TCP,
+	                             fd, l->unix_path ? &peer.local : remote, &stream);
+	if (rc)
+		refused(l, rc);
+	else
+		l->ops->accepted(l, stream, &peer);
+}
+
+/* The gate's: a TLS handshake is done. */
+static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remote)
+{
+	struct l7mp_stream_listener *l = arg;
+	struct l7mp_stream *stream;
+	struct l7mp_peer peer;
+	int rc;
+
+	fill_peer(l, l7mp_tls_fd(tls), remote, &peer);
+	peer.tls = l7mp_tls_metadata(tls);
+	if (!peer.tls) {
+		l7mp_tls_drop(&tls);
+		refused(l, -ENOMEM);
+		return;
+	}
+	rc = l7mp_byte_stream_accept_tls(l->env, tls, &peer.remote, &stream);
+	if (!rc) {
+		l->ops->accepted(l, stream, &peer);
+		return;
+	}
+	l7mp_peer_clear(&peer);
+	refused(l, rc);
+}
+
+static void on_exhausted(void *arg, int err)
+{
+	struct l7mp_stream_listener *l = arg;
+
+	if (l->base.events->exhausted)
+		l->base.events->exhausted(l->base.arg, err);
+	if (l->ops->exhausted)
+		l->ops->exhausted(l);
+}
+
+static const struct l7mp_acceptor_ops acceptor_ops = {
+        .accepted = on_accepted,
+        .exhausted = on_exhausted,
+};
+
+/* ---- opening ---- */
+
+static void forget(struct l7mp_stream_listener *l)
+{
+	if (l->from)
+		l->from->heir = NULL;
+	if (l->heir)
+		l->heir->from = NULL;
+	l->from = l->heir = NULL;
+}
+
+static bool same_address(const struct l7mp_stream_listener *old, const char *filename,
+                         const struct l7mp_bind_addr *want)
+{
+	if (old->unix_path)
+		return *filename && strcmp(l7mp_unix_path_name(old->unix_path), filename) == 0;
+	return !*filename && l7mp_bind_addr_same(want, &old->bind_addr);
+}
+
+/* The same queue of connections under a second descriptor: none is lost when the first one closes. */
+static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
+                          const struct l7mp_bind_addr *want, const struct l7mp_listen *params,
+                          struct l7mp_error *err)
+{
+	for (size_t i = 0; i < params->n_retiring; i++) {
+		struct l7mp_stream_listener *old =
+		        (struct l7mp_stream_listener *)params->retiring[i];
+		int fd;
+
+		/* Taken by another new listener of this change: binding fails, as it should. */
+		if (!old->acceptor || old->heir || !same_address(old, filename, want))
+			continue;
+		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
+		if (fd < 0)
+			return l7mp_error_set(err, -errno, L7MP_ERR_REALISE, "%s",
+			                      l7mp_errno_text(errno));
+		l->bind_addr = old->bind_addr;
+		if (old->unix_path)
+			l->unix_path = l7mp_unix_path_ref(old->unix_path);
+		old->heir = l;
+		l->from = old;
+		return fd;
+	}
+	return -ENOENT;
+}
+
+static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen *params,
+                       struct l7mp_error *err)
+{
+	const char *filename = l7mp_spec_filename(params->spec);
+	struct l7mp_bind_addr want;
+	int fd, rc = l7mp_bind_addr_from_spec(params->spec, &want, err);
+
+	if (rc)
+		return rc;
+	fd = share_retiring(l, filename, &want, params, err);
+	if (fd != -ENOENT)
+		return fd;
+	if (*filename)
+		return l7mp_unix_bind(filename, SOCK_STREAM, &l->unix_path, err);
+	return l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &l->bind_addr, err);
+}
+
+static int no_memory(struct l7mp_error *err)
+{
+	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
+
+int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_proto *proto,
+                              const struct l7mp_listen *params, struct l7mp_tls_set *set,
+                              const struct l7mp_stream_listener_ops *ops, struct l7mp_error *err)
+{
+	const cJSON *tls = l7mp_json_member(params->spec, "tls");
+	int fd, rc = 0;
+
+	l->base = (struct l7mp_proto_listener){
+	        .proto = proto, .events = params->events, .arg = params->arg};
+	l->ops = ops;
+	l->env = params->env;
+	l->user_timeout_ms = l7mp_spec_user_timeout(params->spec);
+	l->name = strdup(params->name ? params->name : "");
+	l->tls = tls ? cJSON_Duplicate(tls, true) : NULL;
+	if (!l->name || (tls && !l->tls))
+		rc = no_memory(err);
+	else if (tls)
+		rc = l7mp_tls_gate_make(set, tls, params, ops->module, on_tls, l, &l->gate, err);
+	fd = rc ? rc : open_socket(l, params, err);
+	if (fd < 0) {
+		l7mp_stream_listener_close(l);
+		return fd;
+	}
+	/*
+	 * Made now, because activate may not fail; nothing is accepted before it, as both
+	 * happen within one callback of the loop.
+	 */
+	rc = l7mp_acceptor_new(params->env->loop, fd, &acceptor_ops, l, &l->acceptor);
+	if (rc) {
+		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc));
+		l7mp_stream_listener_close(l);
+	}
+	return rc;
+}
+
+void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
+{
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+
+	l->active = true;
+	forget(l);
+}
+
+void l7mp_stream_listener_bound(const struct l7mp_proto_listener *base, cJSON *spec)
+{
+	const struct l7mp_stream_listener *l = (const struct l7mp_stream_listener *)base;
+
+	if (!l->unix_path)
+		l7mp_bind_addr_to_spec(&l->bind_addr, spec);
+}
+
+void l7mp_stream_listener_close(struct l7mp_stream_listener *l)
+{
+	l->active = false;
+	forget(l);
+	l7mp_tls_gate_free(&l->gate);
+	if (l->acceptor)
+		l7mp_acceptor_close(&l->acceptor);
+	l7mp_unix_path_unref(&l->unix_path);
+	cJSON_Delete(l->tls);
+	l->tls = NULL;
+	free(l->name);
+	l->name = NULL;
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Listeners on sockets that carry byte streams: TCP (IPv4, IPv6, both), UNIX stream sockets, and
+ * TLS over either. One skeleton for the protocols on top: TCP, HTTP, WebSocket, UNIX. It binds,
+ * or shares the socket of the listener that it replaces; accepts, and rests while descriptors
+ * have run out; does TLS handshakes within their deadline; and passes each connection on as a
+ * byte stream. Private to net/ and proto/. Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "net.h"
+#include "net/tls/tls_int.h"
+#include "unix_path.h"
+
+/* ---- who connected ---- */
+
+/* The ends of an accepted connection. Has an owner, who ends it with l7mp_peer_clear. */
+struct l7mp_peer {
+	struct l7mp_addr remote; /* len 0: a UNIX socket */
+	struct l7mp_addr local;  /* of a UNIX socket, the name it was bound to */
+	struct ucred cred;       /* of a UNIX peer; pid 0: not known */
+	cJSON *tls;              /* see l7mp_tls_metadata; NULL: no TLS */
+};
+
+/*
+ * What a session's metadata says of the connection: {IP, TCP}, or {UNIX: {filename, pid, uid,
+ * gid}}, and {TLS} where there is one. The caller's; NULL: no memory.
+ */
+cJSON *l7mp_peer_metadata(const struct l7mp_peer *peer);
+/*
+ * A session's name: "<proto>:<peer>-<local>", or "<proto>:<listener>" for a UNIX socket, with
+ * "-<id>" when id is not 0. Heap; NULL: no memory.
+ */
+char *l7mp_peer_name(const char *proto, const char *listener, const struct l7mp_peer *peer,
+                     uint64_t id);
+/* Frees what it owns. */
+void l7mp_peer_clear(struct l7mp_peer *peer);
+
+/* ---- listeners ---- */
+
+struct l7mp_stream_listener;
+
+struct l7mp_stream_listener_ops {
+	const char *module; /* static; for the log */
+	/*
+	 * Each connection is a session: ask `admit` of the listener's owner before anything is
+	 * made for it. Without it the protocol asks, when there is a request.
+	 */
+	bool admit;
+	/*
+	 * A connection, open and paused, after its TLS handshake if it has one. Takes `stream`
+	 * and what `peer` owns. Not called before activate.
+	 */
+	void (*accepted)(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
+	                 struct l7mp_peer *peer);
+	/* Optional: descriptors have run out, and accepting rests for 100 ms. Can some be spared? */
+	void (*exhausted)(struct l7mp_stream_listener *l);
+};
+
+/* Embedded by such listeners as first member, so that `retiring` can be understood. */
+struct l7mp_stream_listener {
+	struct l7mp_proto_listener base;
+	const struct l7mp_stream_listener_ops *ops;
+	struct l7mp_env *env;
+	char *name; /* the listener's */
+	cJSON *tls; /* of the spec; NULL: none */
+	struct l7mp_tls_gate *gate;
+	struct l7mp_bind_addr bind_addr;  /* of a TCP socket */
+	struct l7mp_unix_path *unix_path; /* of a UNIX socket; NULL: TCP */
+	struct l7mp_acceptor *acceptor;
+	unsigned user_timeout_ms;
+	/* Until the change is committed: who shares our socket, and whose we share. */
+	struct l7mp_stream_listener *heir, *from;
+	bool active;
+};
+
+/*
+ * Binds and listens, or shares the socket of a retiring listener with the same address (all of
+ * params->retiring must embed this struct). The spec has `filename`, or `port` and perhaps
+ * `address`; `tls`, and `options.user_timeout`. `set` keeps what is read for `tls`; may be NULL
+ * when the spec has none. On failure nothing is left behind; the memory of l is the caller's,
+ * zeroed before.
+ */
+int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_proto *proto,
+                              const struct l7mp_listen *params, struct l7mp_tls_set *set,
+                              const struct l7mp_stream_listener_ops *ops, struct l7mp_error *err);
+/* For the operations of the same name in struct l7mp_proto. */
+void l7mp_stream_listener_activate(struct l7mp_proto_listener *l);
+void l7mp_stream_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
+/* Closes; handshakes under way end. The memory of l may be freed at once. Idempotent. */
+void l7mp_stream_listener_close(struct l7mp_stream_listener *l);
