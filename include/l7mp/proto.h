@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A protocol or transformer: one constant table of operations. It never knows a
- * session: a listener hands accepted streams to callbacks, a cluster makes
- * streams. daemon/ lists the tables; nothing below knows which exist.
+ * A protocol or transformer is a constant table of operations. It does not know sessions: a
+ * listener passes accepted streams to callbacks, a cluster creates streams. daemon/ lists the
+ * tables; the layers below do not know which ones exist.
  *
  * Thread: loop only.
  */
@@ -19,49 +19,57 @@ struct l7mp_proto;
 struct l7mp_sessions;
 struct l7mp_str;
 
-/* What a protocol may use; lives as long as the program. */
+/* What a protocol may use; exists as long as the program runs. */
 struct l7mp_env {
 	struct l7mp_loop *loop;
 	struct l7mp_stats *stats;
 	const struct l7mp_limits *limits;
 	const struct l7mp_proto *const *protos; /* ends with NULL */
-	void **states;                          /* one per entry of protos; see l7mp_proto_state */
-	struct l7mp_model *model;               /* for api/ clusters only */
-	void *app;                              /* for api/ clusters only */
+	void **states;            /* one for each entry of protos; see l7mp_proto_state */
+	struct l7mp_model *model; /* for api/ clusters only */
+	void *app;                /* for api/ clusters only */
 };
+/* By any spelling of the name, case-insensitive; NULL: unknown. */
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
-/* The protocol's state, made by its `start` at first use. NULL and err on failure. */
+/* The protocol's state, created by its `start` at first use; NULL with err on failure. */
 void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
                        struct l7mp_error *err);
 
 /* ---- listening ---- */
 
 struct l7mp_accept {
-	struct l7mp_stream *stream; /* open, paused; taken */
-	char *name;                 /* session name, heap; taken */
-	cJSON *metadata;            /* taken */
-	struct l7mp_addr peer;      /* for the limit per source; len 0: none */
+	struct l7mp_stream *stream; /* open and paused; taken */
+	char *name;                 /* of the session, heap; taken */
+	cJSON *metadata;            /* of the session; taken */
+	struct l7mp_addr peer;      /* for the limits per source; len 0: none */
 	/*
-	 * Optional: makes the source again after it failed (a UDP singleton). 0 and an
-	 * open, paused stream, or negative errno.
+	 * Optional: creates the source again after it has failed (AF_PACKET singletons, PIPE).
+	 * Returns 0 and an open, paused stream, or negative errno.
 	 */
 	int (*reopen)(void *reopen_arg, struct l7mp_stream **out);
 	void *reopen_arg;
-	/* Optional, with reopen: the session is over, reopen will not be called any more. Not called when no session came of it. */
+	/*
+	 * Optional, with reopen: the session has ended, reopen is not called any more. Not called
+	 * when the stream was refused.
+	 */
 	void (*ended)(void *reopen_arg);
-	bool never_idle; /* the protocol's default idle time-out is not for this one: a UDP singleton */
+	bool never_idle; /* no default idle time-out: singletons */
 };
 
 struct l7mp_listen_events {
-	/* Before anything is allocated for a new session: 0, or -EBUSY when a limit refuses (counted there; the datagram's drop reason is LIMIT). */
+	/*
+	 * Optional: do the limits admit a session from this peer? Called before anything is
+	 * allocated for it. 0, or -EBUSY, which the callee has counted as a refusal; the caller
+	 * counts the datagram, if there is one, as L7MP_DROP_LIMIT.
+	 */
 	int (*admit)(void *arg, const struct l7mp_addr *peer);
-	/* After a successful admit. Takes all of *a. Attaches to the stream before it returns, or closes it. */
+	/* After admit. Takes all of *a; attaches to the stream, or closes it, before it returns. */
 	void (*accept)(void *arg, struct l7mp_accept *a);
-	/* For counting: descriptors ran out, the listener backs off by itself. */
+	/* Optional: descriptors ran out (err: negative errno); the listener backs off by itself. */
 	void (*exhausted)(void *arg, int err);
 };
 
-/* A protocol's listener; protocols embed it as first member. */
+/* A protocol's listener. Protocols embed it as their first member. */
 struct l7mp_proto_listener {
 	const struct l7mp_proto *proto;
 	const struct l7mp_listen_events *events;
@@ -75,9 +83,8 @@ struct l7mp_listen {
 	const struct l7mp_listen_events *events;
 	void *arg;
 	/*
-	 * Listeners of the same protocol that this change replaces or deletes: when one
-	 * has the same address, its socket is shared (dup(2)), so that a listener can be
-	 * replaced without a moment in which its port is closed.
+	 * Listeners of the same protocol that this change replaces or deletes. If one of them has
+	 * the same address, its socket is shared, so that the port is never closed meanwhile.
 	 */
 	struct l7mp_proto_listener *const *retiring;
 	size_t n_retiring;
@@ -90,43 +97,48 @@ struct l7mp_connect {
 	const char *cluster;        /* name; borrowed for the call */
 	const cJSON *cluster_spec;  /* validated; borrowed for the call */
 	const cJSON *endpoint_spec; /* NULL for virtual clusters; for the call */
-	const char *address;        /* the endpoint's; for the call */
+	const char *address;        /* the endpoint's, or NULL; for the call */
 	const cJSON *metadata;      /* the session's; stays valid until `closed` */
 	const char *session;        /* the session's name; stays valid until `closed` */
-	enum l7mp_kind
-	        in_kind; /* kind of what will be written: L7MP_PROTO_KEEPS_KIND takes it on */
-	enum l7mp_kind out_kind; /* kind of what comes behind, as far as it is known by now */
+	enum l7mp_kind in_kind;     /* of what will be written; L7MP_PROTO_KEEPS_KIND adopts it */
+	enum l7mp_kind out_kind;    /* of the next stage, as far as it is known */
 };
 
 struct l7mp_proto {
 	struct l7mp_protodesc desc;
 
-	/* Optional: state of the protocol in this process, made at first use. */
+	/* Optional: creates the state of the protocol in this process, at first use. */
 	int (*start)(struct l7mp_env *env, void **state, struct l7mp_error *err);
-	/* Optional: gives it back after all streams and listeners are closed; may finish later, keeping the loop alive until then. */
+	/*
+	 * Optional: frees the state after all streams and listeners were closed. May finish
+	 * later; it keeps the loop running until then.
+	 */
 	void (*stop)(struct l7mp_env *env, void *state);
 	/*
-	 * Optional, SIGHUP: reads files that specs name (certificates) again, for what is accepted
-	 * and connected from now on. What can't be read is logged, and what was read before stays.
+	 * Optional, on SIGHUP: reads files that specs name (certificates) again, for connections
+	 * from now on. A file that can't be read is logged, and its earlier content is kept.
 	 */
 	void (*reload)(struct l7mp_env *env, void *state);
 
-	/* Binds, so that all that can fail has failed; accepts nothing before `activate`. */
+	/*
+	 * Binds. Everything that can fail fails here; nothing is accepted before `activate`.
+	 * 0, or negative errno with err.
+	 */
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
 	              struct l7mp_error *err);
 	void (*activate)(struct l7mp_proto_listener *l); /* cannot fail */
-	/* Calls nothing any more; frees itself. Streams that it accepted go on. */
+	/* Frees the listener, which calls nothing any more. Streams that it accepted go on. */
 	void (*unlisten)(struct l7mp_proto_listener *l);
-	/* Optional: writes what was really bound into a copy of the spec (port 0 -> the port). */
+	/* Optional: writes what was bound into a copy of the spec (the port, for port 0). */
 	void (*bound)(const struct l7mp_proto_listener *l, cJSON *spec);
 
 	/*
-	 * Starts connecting. 0 and a stream (not open yet; `open` or `closed` follows), or
-	 * negative errno with err when it can't even start. The session owns the time-out.
+	 * Starts to connect. 0 and a stream for which `open` or `closed` follows, or negative
+	 * errno with err. The session has the time-out.
 	 */
 	int (*connect)(const struct l7mp_connect *params, struct l7mp_stream **out,
 	               struct l7mp_error *err);
 
-	/* Optional: appends metrics of the protocol's own (metrics.h). `state` NULL: not used so far. */
+	/* Optional: appends the protocol's own metrics (metrics.h). state NULL: not started. */
 	void (*metrics)(struct l7mp_env *env, void *state, struct l7mp_str *out);
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The protocols of this program; daemon/ lists them in its registry. */
+/* The protocols; daemon/ lists them in its registry. */
 #pragma once
 
 #include "l7mp/proto.h"

@@ -1,27 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stream: what every protocol and every transformer looks like to a session.
+ * A stream is what each protocol and each transformer looks like to a session.
  *
- *   listener ---accept--> stream   (already open)
+ *   listener ---accept--> stream   (open)
  *   cluster  --connect--> stream   (opens later, or fails)
  *
- * Bytes that come from the peer arrive as `data` events; bytes for the peer go in
- * by l7mp_stream_write. A transformer is a stream whose `data` is what it made of
- * what was written to it.
+ * Bytes from the peer are emitted as `data` events; bytes for the peer are passed to
+ * l7mp_stream_write. A transformer emits as `data` what it made of what was written to it.
  *
  * The contract:
  *  - Thread: loop only.
- *  - A stream emits nothing before l7mp_stream_attach, and nothing from inside
- *    attach, write, pause, shutdown or close.  Exception: a transformer may emit
- *    `data` and `lost` (and `end`) from inside write (and shutdown).
- *  - It starts paused. While paused a byte stream reads nothing more (at most what
- *    one read brought may still come). A datagram stream may go on emitting: the
- *    owner queues within its bound or drops and counts.
- *  - `open` comes once for a connected stream; never for an accepted one.
- *  - `end` (peer finished writing) comes at most once; the other direction goes on.
- *  - `closed` comes exactly once, last, never from inside a call of the owner, and
- *    also after close. The stream frees itself after it returned.
- *  - write always consumes its buffer.
+ *  - A stream emits nothing before l7mp_stream_attach, and nothing from inside attach, write,
+ *    pause, shutdown and close. Exception: a transformer may emit `data` and `lost` from inside
+ *    write, and these and `end` from inside shutdown.
+ *  - It is paused at first. A paused byte stream does not read; the rest of one read may still
+ *    be emitted. A datagram stream may go on emitting: the owner queues up to a bound, or drops
+ *    and counts.
+ *  - `open` is emitted once for a connected stream, never for an accepted one.
+ *  - `end` (the peer finished writing) is emitted at most once; the other direction goes on.
+ *  - `closed` is emitted exactly once, as the last event, also after close, and never from
+ *    inside a call of the owner. The stream frees itself when it has returned.
+ *  - write always takes its buffer, also on failure.
  */
 #pragma once
 
@@ -39,25 +38,31 @@ struct l7mp_stream_events {
 	void (*open)(void *owner);
 	void (*data)(void *owner, struct l7mp_buf *buf); /* takes buf */
 	void (*drain)(void *owner); /* after a write returned L7MP_STREAM_FULL */
-	/* The peer finished writing. `code`: a WebSocket close code to pass on; 0: none. */
+	/* The peer finished writing. code: a WebSocket close code to pass on; 0: none. */
 	void (*end)(void *owner, int code);
-	/* `written` datagrams that did not leave after all: negative errno. */
+	/* Datagrams that write had accepted were not sent: negative errno. */
 	void (*lost)(void *owner, int err, uint64_t packets, uint64_t bytes);
-	/* Something worth an event of the session (TLS details, a refused datagram ...). */
+	/* Something for the session's events (TLS details, a refused datagram). */
 	void (*notice)(void *owner, const char *event, const char *message);
-	/* err->code L7MP_OK: an orderly end. The pointer dies when this returns. */
+	/* err->code L7MP_OK: an orderly end. *err is valid during the call. */
 	void (*closed)(void *owner, const struct l7mp_error *err);
 };
 
 #define L7MP_STREAM_FULL 1
 
 struct l7mp_stream_ops {
-	/* 0; L7MP_STREAM_FULL: accepted, but stop until `drain`; negative errno: dropped (-EMSGSIZE, -ENOBUFS, -EPIPE, -ENOTCONN ...). */
+	/*
+	 * 0; L7MP_STREAM_FULL: accepted, but stop until `drain`; negative errno: dropped, and the
+	 * caller counts (-EMSGSIZE, -ENOBUFS, -EPIPE, -ENOTCONN).
+	 */
 	int (*write)(struct l7mp_stream *s, struct l7mp_buf *buf);
 	void (*pause)(struct l7mp_stream *s, bool on);
-	/* End of writing, after what was written; `code` as in `end`. Idempotent. */
+	/* Ends writing after what was written; code as in `end`. Idempotent. */
 	void (*shutdown)(struct l7mp_stream *s, int code);
-	/* Idempotent, asynchronous. abort: throw away what is queued, tell the peer of the failure (RST, aborted body). */
+	/*
+	 * Idempotent, asynchronous. abort: what is queued is dropped, and the peer sees a failure
+	 * (RST, an incomplete body).
+	 */
 	void (*close)(struct l7mp_stream *s, bool abort);
 	/*
 	 * Optional; source streams that answer their peer about the set-up (HTTP,
@@ -77,12 +82,12 @@ struct l7mp_stream_ops {
 	 */
 	int (*remote)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*
-	 * Optional; streams on a datagram socket: emits what waits in the socket and sends what is
-	 * queued, at once. The only call of the owner that emits; never from inside an event. How many
-	 * datagrams came, of all users of the socket.
+	 * Optional; streams on a datagram socket: receives and emits what waits in the socket and
+	 * sends what is queued, at once. The only call of the owner that emits; not to be called
+	 * from inside an event. Returns the number of datagrams, of all streams of the socket.
 	 */
 	size_t (*drain_now)(struct l7mp_stream *s);
-	/* Optional; for L7MP_FLOW_PASS: what passed it in the kernel since the last call. */
+	/* Optional; for L7MP_FLOW_PASS: what passed in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };
 
@@ -92,9 +97,9 @@ struct l7mp_stream {
 	const struct l7mp_stream_events *events; /* NULL before attach */
 	void *owner;
 	enum l7mp_kind kind;
-	bool is_transformer; /* its input comes back, changed or not */
+	bool is_transformer; /* emits what was written to it, changed or not */
 	bool asks; /* a request (HTTP): its end is not the end of the talk, its answer is still to come */
-	/* Largest datagram that write takes, for splitting byte streams; 0: 65,507. */
+	/* Largest datagram that write accepts, for splitting byte streams; 0: 65,507. */
 	uint32_t max_write;
 };
 
@@ -120,5 +125,5 @@ static inline void l7mp_stream_close(struct l7mp_stream *s, bool abort)
 {
 	s->ops->close(s, abort);
 }
-/* Fills out with NONE/PROTOCOL when the stream has no flow operation. */
+/* Sets *out to L7MP_FLOW_NONE and L7MP_REASON_PROTOCOL if the stream has no flow operation. */
 void l7mp_stream_flow(struct l7mp_stream *s, struct l7mp_flow_end *out);

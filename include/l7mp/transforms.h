@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The transformers of this program and the clusters that need no peer; daemon/ lists them in its registry. */
+/* The transformers, and the clusters without a peer; daemon/ lists them in its registry. */
 #pragma once
 
 #include "l7mp/proto.h"

@@ -44,7 +44,7 @@ enum l7mp_code l7mp_connect_code(int err);
  */
 char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const struct l7mp_addr *local,
                      uint64_t id);
-/* {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}, l4 "TCP" or "UDP". NULL: no memory. */
+/* {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}; l4: "TCP", "UDP". NULL: no memory. */
 cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
                           const struct l7mp_addr *local);
 

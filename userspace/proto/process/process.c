@@ -20,7 +20,7 @@
 #include "net/net.h"
 
 #define EXIT_MS      100  /* from the end of the output: wait for the exit before emitting `end` */
-#define OUTPUT_MS    1000 /* from the exit, or the last output after it: wait for the output's end */
+#define OUTPUT_MS    1000 /* from the exit or the last output after it: wait for the end */
 #define TERM_MS      500  /* from the end of stdin to SIGTERM */
 #define KILL_MS      2000 /* from SIGTERM to SIGKILL */
 #define STDERR_MS    200  /* from the exit: read what remains in the pipe of stderr */

@@ -212,7 +212,7 @@ static void unix_stop(struct l7mp_env *env, void *state)
 	free(state);
 }
 
-/* ---- UnixDomainSocket: streams ---- */
+/* ---- UnixDomainSocket ---- */
 
 const struct l7mp_field unix_listener_fields[] = {
         L7MP_SPEC_LISTEN_FILENAME,
@@ -284,7 +284,7 @@ const struct l7mp_proto l7mp_proto_unix = {
         .connect = stream_connect,
 };
 
-/* ---- UNIX/seqpacket: messages ---- */
+/* ---- UNIX/seqpacket ---- */
 
 static const struct unix_kind seqpacket_kind = {
         .proto = &l7mp_proto_unix_seqpacket,

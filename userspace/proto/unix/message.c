@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stream of messages over a connected UNIX socket: seqpacket in both roles, and
- * the cluster side of datagrams. Nothing is lost between two UNIX sockets, so unlike UDP
- * these hold their writer back and stop reading while paused.
+ * A stream of messages over a connected UNIX socket: seqpacket in both roles, and clusters of
+ * datagram sockets. The kernel loses nothing between two UNIX sockets. Unlike UDP, these streams
+ * therefore have back-pressure: they stop their writer, and do not read while paused.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,24 +16,27 @@
 #include "net/unix_path.h"
 #include "unix.h"
 
-#define HIGH       (128u << 10) /* waiting bytes from which the writer has to stop */
-#define CLOSE_MS   5000         /* how long a close waits for what is queued */
-#define BACKLOG_MS 5            /* between attempts while a listener's backlog is full */
+#define QUEUE_HIGH (128u << 10) /* bytes waiting for the kernel that stop the writer */
+#define CLOSE_MS   5000         /* how long a close waits until the queue is sent */
+#define BACKLOG_MS 5            /* between attempts to connect while the backlog is full */
 
 struct message_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
-	int fd;                      /* until it is connected, else -1 */
-	struct l7mp_unix_path *path; /* what `bind` made */
-	const char *proto;           /* for messages */
+	int fd;                      /* while it is not connected, else -1 */
+	struct l7mp_unix_path *path; /* bound by `bind`, or NULL */
+	const char *proto;           /* protocol name, for error messages */
 	struct l7mp_addr remote;
-	struct l7mp_timer timer; /* backlog, close */
-	struct l7mp_task task;   /* open, closed */
-	int err;                 /* that ended it */
-	int werr;                /* the peer takes no more; what it said before is still read */
-	bool seqpacket, open, reading, full, ended;
-	bool shut, shut_done; /* writing is to end; and the kernel was told */
+	struct l7mp_timer timer; /* connects again; ends a close */
+	struct l7mp_task task;   /* emits `open` or `closed` */
+	int err;                 /* reason of the end */
+	int write_err;           /* the peer receives no more; what it sent before is still read */
+	bool seqpacket, open, reading;
+	bool full;      /* write returned L7MP_STREAM_FULL, `drain` is due */
+	bool ended;     /* `end` was emitted */
+	bool shut;      /* no more writes; shutdown(2) when the queue is sent */
+	bool shut_done; /* shutdown(2) was called */
 	bool closing, over;
 };
 
@@ -69,7 +72,7 @@ static int describe(const struct message_stream *u, struct l7mp_error *err)
 	                                                         : l7mp_errno_text(u->err));
 }
 
-/* The stream is over, for `err` or in an orderly way; `closed` follows from the task. */
+/* Ends the stream, with an error or (0) without; the task emits `closed`. */
 static void finish(struct message_stream *u, int err)
 {
 	if (u->over)
@@ -123,7 +126,7 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 		l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
-static void tell_end(struct message_stream *u)
+static void emit_end(struct message_stream *u)
 {
 	u->ended = true;
 	u->base.events->end(u->base.owner, 0);
@@ -133,12 +136,12 @@ static void on_error(void *arg, int err)
 {
 	struct message_stream *u = arg;
 
-	if (!err && u->werr)
-		finish(u, u->werr);
+	if (!err && u->write_err)
+		finish(u, u->write_err);
 	else if (!err)
-		tell_end(u);
+		emit_end(u);
 	else if (err == -EPIPE && u->seqpacket && !u->ended && !u->closing)
-		u->werr = err;
+		u->write_err = err;
 	else
 		finish(u, u->closing ? 0 : err);
 }
@@ -150,7 +153,7 @@ static void on_dropped(void *arg, int err, uint32_t len)
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, len);
 }
 
-/* Says the end to the kernel once all before it has left. */
+/* Calls shutdown(2) if it is due and the queue is sent. */
 static void try_shutdown(struct message_stream *u)
 {
 	if (!u->shut || u->shut_done || !u->seqpacket)
@@ -193,7 +196,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	struct message_stream *u = (struct message_stream *)base;
 	int rc = 0;
 
-	if (u->closing || u->over || u->shut || u->werr)
+	if (u->closing || u->over || u->shut || u->write_err)
 		rc = -EPIPE;
 	else if (!u->open)
 		rc = -ENOTCONN;
@@ -206,7 +209,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 		return rc;
 	}
 	rc = l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
-	if (rc || l7mp_dgram_waiting(u->dgram) < HIGH)
+	if (rc || l7mp_dgram_waiting(u->dgram) < QUEUE_HIGH)
 		return rc;
 	u->full = true;
 	return L7MP_STREAM_FULL;
@@ -228,7 +231,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 	(void)code;
 	if (!u->open || u->closing || u->over || u->shut)
 		return;
-	/* Datagrams have no end to tell of. */
+	/* Datagrams have no end of writing. */
 	u->shut = u->seqpacket;
 	try_shutdown(u);
 }
@@ -266,7 +269,7 @@ static const struct l7mp_stream_ops stream_ops = {
         .local = op_local,
 };
 
-/* ---- making ---- */
+/* ---- creating ---- */
 
 static int attach(struct message_stream *u, int fd)
 {
@@ -276,7 +279,7 @@ static int attach(struct message_stream *u, int fd)
 	return l7mp_dgram_new(u->env->loop, fd, flags, UNIX_MESSAGE_MAX, &dgram_ops, u, &u->dgram);
 }
 
-/* connect(2) on UNIX sockets is done at once, but for a listener whose backlog is full. */
+/* connect(2) on a UNIX socket completes at once, unless the listener's backlog is full. */
 static int try_connect(struct message_stream *u)
 {
 	int fd = u->fd;
@@ -344,7 +347,7 @@ int unix_message_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *lo
 	return 0;
 }
 
-/* A bound datagram socket: an unnamed one could not be answered. */
+/* A bound datagram socket, since the peer can't answer one without a name. */
 static int datagram_socket(struct message_stream *u, const char *bind_to, struct l7mp_error *err)
 {
 	const struct sockaddr_un autobind = {.sun_family = AF_UNIX};
