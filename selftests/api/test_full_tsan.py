@@ -18,7 +18,7 @@ ECHO = [{"action": {"route": {"destination": {"spec": {"protocol": "Echo"}}}}}]
 class Tsan(unittest.TestCase):
     def test_load(self):
         """50 clients, bodies both ways, listeners that come and go, reloads: no race"""
-        config = {"listeners": [l7test.controller(), {"name": "http", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 15003},
+        config = {"admin": {"server": {}}, "listeners": [l7test.controller(), {"name": "http", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 15003},
                                                       "rules": ECHO}]}
         p = l7test.Proxy(config, "-l", "verbose", build=BUILD, env={"TSAN_OPTIONS": "halt_on_error=0 exitcode=66"})
         wrong = []
@@ -30,6 +30,9 @@ class Tsan(unittest.TestCase):
                     got = l7test.Api(15003).call("POST", "/x", body, "text/plain", timeout=60)
                     if got[0] != 200 or str(got[1]) != body:
                         wrong.append((i, k, got[0], str(got[1])[:50]))
+                    status, _ = l7test.Api(1235).get("/sessions" if k % 2 else "/config", timeout=60)
+                    if status not in (200, 503):  # 503: all its threads are busy
+                        wrong.append(("admin server", status))
                     name = f"l{i}-{k}"
                     for method, path, doc in (("POST", "/listeners", {"listener": {"name": name, "spec": {
                             "protocol": "HTTP" if k == 5 and i < 5 else "TCP", "address": "127.0.0.1", "port": 0}, "rules": ECHO}}),
@@ -43,8 +46,9 @@ class Tsan(unittest.TestCase):
         threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(50)]
         for t in threads:
             t.start()
-        for _ in range(5):
+        for i in range(5):
             p.hup()
+            p.api.post("/admin", {"admin": {"metrics": {"sessions": bool(i % 2)}}}, timeout=60)
         for t in threads:
             t.join(200)
         self.assertTrue(p.alive(), p.stderr()[-5000:])

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -284,6 +285,48 @@ static void test_until_closed(void **state)
 	                    "the client is gone");
 }
 
+/*
+ * A thread may look a client up long after it was accepted: its own socket is gone, and another
+ * process on this host has got the same port. It must not pass for that one.
+ */
+static void test_queued(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct fake_stream *up;
+	struct tcp_pair p;
+
+	assert_true(connect_pair(&p, "127.0.0.1"));
+	for (int queued = 0; queued < 2; queued++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "far%d", queued);
+		api_origins_queued_port(o->origins, l7mp_addr_port(&p.local), queued);
+		up = relay(o, name, &far, &front, (unsigned)queued);
+		up->local = p.peer;
+		up->remote = p.local;
+		fake_open(up);
+		l7mp_session_end(sfix_session(o->f, name), "over");
+		sfix_advance(o->f, 60000);
+		assert_true(up->gone);
+		if (queued)
+			assert_string_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+			                    THROUGH_US);
+		/* The next one with that port is the other process. */
+		assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+	}
+	/* What was looked up while it was there need not be remembered. */
+	up = relay(o, "again", &far, &front, 2);
+	up->local = p.peer;
+	up->remote = p.local;
+	fake_open(up);
+	assert_string_equal(api_origin_of_connection(o->origins, &p.peer, &p.local), THROUGH_US);
+	l7mp_session_end(sfix_session(o->f, "again"), "over");
+	sfix_advance(o->f, 60000);
+	assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+	close_pair(&p);
+}
+
 static void test_given_up(void **state)
 {
 	struct origins *o = *state;
@@ -378,10 +421,15 @@ static void test_unix_clients(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_sockets), cmocka_unit_test(test_addresses),
-	        T(test_made_for_remote),        T(test_next_address),
-	        T(test_until_closed),           T(test_given_up),
-	        T(test_other_protocols),        T(test_local_client),
+	        cmocka_unit_test(test_sockets),
+	        cmocka_unit_test(test_addresses),
+	        T(test_made_for_remote),
+	        T(test_next_address),
+	        T(test_until_closed),
+	        T(test_given_up),
+	        T(test_queued),
+	        T(test_other_protocols),
+	        T(test_local_client),
 	        T(test_unix_clients),
 	};
 

@@ -52,11 +52,12 @@ struct engine {
 	struct l7mp_api *api;
 	struct mg_context *mg;
 	struct l7mp_admin_server where;
-	uint16_t port; /* that was bound */
+	_Atomic uint16_t port; /* that was bound */
 	pthread_t stopper;
 	atomic_uint busy; /* requests whose head was read */
 	atomic_bool retiring;
-	pthread_t owner; /* the thread in mg_start, for its messages */
+	pthread_t owner;      /* the loop's thread */
+	atomic_bool starting; /* it is in mg_start: what civetweb says is the reason of a failure */
 	char message[200];
 };
 
@@ -320,7 +321,8 @@ static struct admin_request *make_request(struct conn *c)
 		link[(size_t)(host - link) + strcspn(host, ":/")] = '\0';
 		local = host;
 	}
-	if (l7mp_addr_parse(&head.local, local, e->port))
+	/* With a port of its own choice the first request may come before we know it: it is refused. */
+	if (l7mp_addr_parse(&head.local, local, e->where.port ? e->where.port : e->port))
 		return NULL;
 	head.metadata = make_metadata(c->ri);
 	if (!head.metadata)
@@ -530,7 +532,7 @@ static int log_message(const struct mg_connection *mg, const char *text)
 {
 	struct engine *e = mg_get_user_data(mg_get_context(mg));
 
-	if (e && pthread_equal(e->owner, pthread_self()))
+	if (e && atomic_load(&e->starting) && pthread_equal(e->owner, pthread_self()))
 		snprintf(e->message, sizeof(e->message), "%s", text);
 	l7mp_log_silly("admin", "civetweb: %s", text);
 	return 1;
@@ -628,6 +630,7 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 	e->api = s->api;
 	e->where = *where;
 	e->owner = pthread_self();
+	atomic_init(&e->starting, true);
 	snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
 	/* One more, to say that all are busy. */
 	snprintf(threads, sizeof(threads), "%u", where->threads + 1U);
@@ -643,7 +646,8 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 	memset(&port, 0, sizeof(port));
 	if (mg_get_server_ports(e->mg, 1, &port) == 1)
 		e->port = (uint16_t)port.port;
-	memset(&e->owner, 0, sizeof(e->owner));
+	atomic_store(&e->starting, false);
+	api_origins_queued_port(s->api->origins, e->port, true);
 	*out = e;
 	return 0;
 }
@@ -691,6 +695,7 @@ static void engine_gone(struct engine *e)
 {
 	struct l7mp_api_server *s = e->server;
 
+	api_origins_queued_port(s->api->origins, e->port, false);
 	mg_exit_library();
 	free(e);
 	s->stopping--;

@@ -11,8 +11,9 @@
 
 /* A relay that leads to itself this often is not looked through any further. */
 #define CHAIN_MAX 16
-/* Without sock_diag closed connections are remembered: more than any accept queue holds. */
+/* Closed connections that are remembered: more than accept queues and threads' queues hold. */
 #define CLOSED_MAX 65536
+#define QUEUED_MAX 8
 
 /* A connection of a cluster. */
 struct connection {
@@ -20,7 +21,7 @@ struct connection {
 	UT_hash_handle hh;
 	struct connection *prev, *next; /* in `unknown`, or in `closed` */
 	bool keyed;                     /* in the table, under both addresses */
-	bool foreign;                   /* in `closed`: what it was when it ended */
+	bool judged;                    /* the other end was accepted by us, and looked up */
 	struct l7mp_addr remote;        /* that it is keyed with */
 	uint8_t key[48];
 	size_t key_len;
@@ -31,9 +32,10 @@ struct api_origins {
 	struct api_host *host;
 	struct connection *table;
 	struct connection *unknown; /* not open yet: their addresses may be unknown, or change */
-	struct connection *closed;  /* oldest first; only on kernels without sock_diag */
+	struct connection *closed;  /* not accepted when they ended, see may_wait; oldest first */
 	size_t n_closed;
 	bool no_diag;
+	uint16_t queued[QUEUED_MAX]; /* ports; 0: none */
 };
 
 /* TCP is the only protocol that is kept, so the key needs no name of it. */
@@ -149,6 +151,33 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 
 static const char *of_session(struct api_origins *o, const struct l7mp_session *s, unsigned depth);
 
+/*
+ * May the other end of a connection that has ended still wait to be looked up? On the loop a
+ * client is looked up as soon as it is accepted; but a thread may come to it so late that
+ * another client has got the same port meanwhile, whose socket would be taken for its own.
+ */
+static bool may_wait(const struct api_origins *o, const struct connection *c)
+{
+	uint16_t port = l7mp_addr_port(&c->remote);
+
+	if (c->judged)
+		return false;
+	for (size_t i = 0; i < QUEUED_MAX; i++)
+		if (port && o->queued[i] == port)
+			return true;
+	return o->no_diag;
+}
+
+void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on)
+{
+	for (size_t i = 0; i < QUEUED_MAX; i++) {
+		if (o->queued[i] == (on ? 0 : port)) {
+			o->queued[i] = on ? port : 0;
+			return;
+		}
+	}
+}
+
 static void on_end(void *arg, struct l7mp_watched *watched)
 {
 	struct connection *c = (struct connection *)watched;
@@ -157,7 +186,7 @@ static void on_end(void *arg, struct l7mp_watched *watched)
 	if (c->prev)
 		DL_DELETE(o->unknown, c);
 	c->prev = NULL;
-	if (!o->no_diag || !c->keyed || !of_session(o, watched->session, 1)) {
+	if (!c->keyed || !may_wait(o, c) || !of_session(o, watched->session, 1)) {
 		unkey(o, c);
 		free(c);
 		return;
@@ -220,11 +249,17 @@ static const char *of_connection(struct api_origins *o, const struct l7mp_addr *
 		return depth ? through_us : "the request does not come from this host";
 	settle(o);
 	c = find(o, peer, local);
-	if (c && !c->watched.session) {
-		/* No diag: it may be a new client with the same port, once. */
-		forget_closed(o, c);
+	if (c && !c->watched.session && !c->judged) {
+		c->judged = true;
 		return through_us;
 	}
+	if (c && !c->watched.session) {
+		/* It was looked up before: this is another client that has the same port now. */
+		forget_closed(o, c);
+		c = NULL;
+	}
+	if (c)
+		c->judged = true;
 	if (c)
 		return of_session(o, c->watched.session, depth + 1) ? through_us : NULL;
 	switch (api_host_peer(o->host, peer, local)) {

@@ -30,6 +30,12 @@ int api_origins_new(struct l7mp_sessions *sessions, struct api_host *host,
                     struct api_origins **out);
 void api_origins_free(struct api_origins **origins);
 
+/*
+ * Clients of this port wait in a queue of threads before they are looked up: connections to it
+ * that have ended by then are remembered. At most eight at a time.
+ */
+void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on);
+
 /* NULL: the client is on this host. Else a static text that says why it is not to be served. */
 const char *api_origin_of_session(struct api_origins *o, const struct l7mp_session *s);
 /*
