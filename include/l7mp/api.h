@@ -27,11 +27,12 @@ struct l7mp_api_params {
 	const char *version;                  /* NULL: that of the build */
 
 	/*
-	 * Optional views of the kernel fast path: what GET /offload and /offload/flows
-	 * answer, new trees (NULL: out of memory). Without them the API says `disabled`.
+	 * Optional views of the kernel fast path: what GET /offload answers, and an array of what
+	 * GET /offload/flows shows of one flow. New trees (NULL: out of memory). Without them the
+	 * API says `disabled`.
 	 */
 	cJSON *(*offload)(void *arg);
-	cJSON *(*offload_flows)(void *arg);
+	cJSON *(*offload_flow)(void *arg, struct l7mp_flow *flow);
 	/*
 	 * Optional: writes more metrics, in Prometheus text format, at the end of what
 	 * the Prometheus cluster answers (the fast path's, the Metric transformer's).

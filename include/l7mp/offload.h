@@ -55,9 +55,12 @@ void l7mp_offload_free(struct l7mp_offload_engine **engine);
 /* For l7mp_sessions_new. Borrowed, valid as long as the engine. */
 const struct l7mp_offload *l7mp_offload_ops(struct l7mp_offload_engine *engine);
 
-/* What GET /offload and GET /offload/flows show. New trees, NULL when out of memory. */
+/*
+ * What GET /offload shows; and what GET /offload/flows shows of one flow: an array, as it has a
+ * table entry for each direction. New trees, NULL when out of memory.
+ */
 cJSON *l7mp_offload_to_json(struct l7mp_offload_engine *engine);
-cJSON *l7mp_offload_flows_to_json(struct l7mp_offload_engine *engine);
+cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *engine, struct l7mp_flow *flow);
 /* Appends the fast path's metrics in Prometheus text format. */
 void l7mp_offload_metrics(struct l7mp_offload_engine *engine, struct l7mp_str *out);
 

@@ -10,6 +10,7 @@
 enum l7mp_rest_flags {
 	L7MP_REST_LIST = 1 << 0,      /* answers with an array of `response` */
 	L7MP_REST_RECURSIVE = 1 << 1, /* takes ?recursive=true */
+	L7MP_REST_PAGED = 1 << 4,     /* takes ?limit= and ?after= */
 	L7MP_REST_ADDS = 1 << 2,      /* 409 when the name exists */
 	L7MP_REST_YAML = 1 << 3,      /* answers with YAML text, not JSON */
 };

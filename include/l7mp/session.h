@@ -94,6 +94,8 @@ void l7mp_cursor_close(struct l7mp_session_cursor *c); /* idempotent; fine when 
 const char *l7mp_session_name(const struct l7mp_session *s);
 const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
+/* Its packets' way through the kernel; NULL: they take none. Borrowed, until the loop turns. */
+struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
 /* One record of the access log (SPEC section 1). */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 

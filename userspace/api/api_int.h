@@ -236,6 +236,8 @@ bool api_if_match(const struct api_request *rq, const struct l7mp_object *o,
 void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs);
 /* All sessions. */
 void api_list_sessions(struct api_request *rq, struct api_response *rs);
+/* The flows of all sessions that have some. */
+void api_list_flows(struct api_request *rq, struct api_response *rs);
 /* Takes `admin`. The whole config. In a job. */
 void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *rs);
 

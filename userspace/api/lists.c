@@ -102,10 +102,11 @@ static int write_node(const struct writer *w, struct l7mp_str *out, cJSON *node)
 
 struct part {
 	const char *key; /* NULL: the list is the whole text */
-	enum {
+	enum part_kind {
 		PART_NODE,     /* `node` */
 		PART_OBJECTS,  /* objects[first..first + n) */
 		PART_SESSIONS, /* by the cursor */
+		PART_FLOWS,    /* of sessions, by the cursor; those of one session together */
 	} what;
 	cJSON *node; /* owned */
 	size_t first, n;
@@ -122,6 +123,7 @@ struct list {
 	bool begun;                   /* the outer object has been opened */
 	bool open;                    /* ... and the part's list */
 	size_t item;                  /* of the part */
+	cJSON *flows;                 /* of the session before; those that are still to be shown */
 	struct l7mp_object **objects; /* references held */
 	size_t n_objects;
 
@@ -151,6 +153,7 @@ static void list_free(struct api_stream *st)
 	for (size_t i = 0; i < l->n_objects; i++)
 		l7mp_object_unref(l->objects[i]);
 	free(l->objects);
+	cJSON_Delete(l->flows);
 	l7mp_cursor_close(&l->cursor);
 	l7mp_cursor_close(&l->probe);
 	free(l->path);
@@ -171,11 +174,38 @@ static cJSON *object_tree(const struct list *l, const struct l7mp_object *o)
 	return json;
 }
 
+/*
+ * The next flow, or, with more sessions to come, NULL and *skip: this step found none. Flows are
+ * found by their sessions, as these are what a walk goes over.
+ */
+static cJSON *next_flow(struct list *l, bool *skip, bool *end)
+{
+	const struct l7mp_api_params *params = &l->api->params;
+	cJSON *item = cJSON_DetachItemFromArray(l->flows, 0);
+	const struct l7mp_session *s;
+
+	if (item)
+		return item;
+	cJSON_Delete(l->flows);
+	l->flows = NULL;
+	s = l7mp_cursor_next(&l->cursor);
+	*end = !s;
+	*skip = s && (!l7mp_session_flow(s) || !params->offload_flow);
+	if (!s || *skip)
+		return NULL;
+	l->flows = params->offload_flow(params->arg, l7mp_session_flow(s));
+	item = cJSON_DetachItemFromArray(l->flows, 0);
+	*skip = l->flows && !item;
+	return item;
+}
+
 /* The next item of the part as a tree; *end when there is none. */
-static cJSON *next_item(struct list *l, const struct part *p, bool *end)
+static cJSON *next_item(struct list *l, const struct part *p, bool *skip, bool *end)
 {
 	struct l7mp_session *s;
 
+	if (p->what == PART_FLOWS)
+		return next_flow(l, skip, end);
 	if (p->what == PART_OBJECTS) {
 		*end = l->item == p->n;
 		return *end ? NULL : object_tree(l, l->objects[p->first + l->item++]);
@@ -190,7 +220,7 @@ static int part_step(struct list *l, struct l7mp_str *out)
 {
 	struct part *p = &l->parts[l->at];
 	struct writer *w = &l->writer;
-	bool end = false;
+	bool end = false, skip = false;
 	cJSON *node;
 
 	if (!l->open && p->key)
@@ -206,7 +236,9 @@ static int part_step(struct list *l, struct l7mp_str *out)
 		l->item = 0;
 		return 1;
 	}
-	node = next_item(l, p, &end);
+	node = next_item(l, p, &skip, &end);
+	if (skip)
+		return 1;
 	if (end) {
 		write_close(w, out, "]");
 		l->open = false;
@@ -401,7 +433,7 @@ static int probe(struct list *l)
 			return 0;
 		s = l7mp_cursor_next(&l->probe);
 		l->last = l7mp_session_id(s);
-		l->counted++;
+		l->counted += l->parts[0].what != PART_FLOWS || l7mp_session_flow(s);
 	}
 	return 1;
 }
@@ -447,7 +479,8 @@ static bool page_of_sessions(struct api_request *rq, struct list *l, struct api_
 	return true;
 }
 
-void api_list_sessions(struct api_request *rq, struct api_response *rs)
+/* A list of nothing but sessions, or of their flows. */
+static void list_walk(struct api_request *rq, enum part_kind what, struct api_response *rs)
 {
 	struct list *l = list_new(rq);
 
@@ -455,12 +488,22 @@ void api_list_sessions(struct api_request *rq, struct api_response *rs)
 		api_fail(rs, 500, "out of memory");
 		return;
 	}
-	l->parts[l->n_parts++].what = PART_SESSIONS;
+	l->parts[l->n_parts++].what = what;
 	if (!page_of_sessions(rq, l, rs)) {
 		list_free(&l->base);
 		return;
 	}
 	api_streamed(rs, &l->base, api_json_type(rq->format));
+}
+
+void api_list_sessions(struct api_request *rq, struct api_response *rs)
+{
+	list_walk(rq, PART_SESSIONS, rs);
+}
+
+void api_list_flows(struct api_request *rq, struct api_response *rs)
+{
+	list_walk(rq, PART_FLOWS, rs);
 }
 
 /* ---- the whole config ---- */

@@ -76,7 +76,5 @@ void api_offload(struct api_request *rq, struct api_response *rs)
 
 void api_offload_flows(struct api_request *rq, struct api_response *rs)
 {
-	const struct l7mp_api_params *p = &rq->api->params;
-
-	api_json(rs, p->offload_flows ? p->offload_flows(p->arg) : cJSON_CreateArray());
+	api_list_flows(rq, rs);
 }

@@ -15,11 +15,11 @@ static cJSON *view(void *arg)
 	return l7mp_offload_to_json(app->offload);
 }
 
-static cJSON *flows(void *arg)
+static cJSON *flow(void *arg, struct l7mp_flow *f)
 {
 	struct l7mp_app *app = arg;
 
-	return l7mp_offload_flows_to_json(app->offload);
+	return l7mp_offload_flow_to_json(app->offload, f);
 }
 
 static void metrics(void *arg, struct l7mp_str *out)
@@ -39,7 +39,7 @@ int l7mp_app_make_offload(struct l7mp_app *app)
 void l7mp_app_offload_views(struct l7mp_app *app, struct l7mp_api_params *api)
 {
 	api->offload = view;
-	api->offload_flows = flows;
+	api->offload_flow = flow;
 	api->metrics = metrics;
 	api->arg = app;
 }

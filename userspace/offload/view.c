@@ -343,17 +343,14 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_side *s)
 	return NULL;
 }
 
-cJSON *l7mp_offload_flows_to_json(struct l7mp_offload_engine *e)
+cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	cJSON *array = cJSON_CreateArray();
-	struct l7mp_flow *flow;
 	int rc = array ? 0 : -1;
 
-	DL_FOREACH (e->flows, flow) {
-		for (int i = 0; i < flow->n_sides && !flow->out; i++) {
-			(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
-			rc |= append(array, side_json(e, &flow->side[i]));
-		}
+	for (int i = 0; i < flow->n_sides && !flow->out; i++) {
+		(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
+		rc |= append(array, side_json(e, &flow->side[i]));
 	}
 	if (!rc)
 		return array;

@@ -328,6 +328,11 @@ const cJSON *l7mp_session_metadata(const struct l7mp_session *s)
 	return s->metadata;
 }
 
+struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s)
+{
+	return s->flow;
+}
+
 /* ---- walks ---- */
 
 static void cursor_put(struct l7mp_session_cursor *c, struct l7mp_session *s)

@@ -140,6 +140,17 @@ static cJSON *parameters(struct l7mp_oas *g, const struct l7mp_restdesc *d)
 		                ? "Also delete what was made for the object, and end its sessions"
 		                : "Show whole objects instead of names",
 		        type_only(g, "boolean"));
+	if (d->flags & L7MP_REST_PAGED) {
+		add_parameter(g, list, "limit", "query", "How many items to show at most",
+		              type_only(g, "integer"));
+		add_parameter(g, list, "after", "query",
+		              "Show what follows this item; see the Link header of the page before",
+		              type_only(g, "string"));
+	}
+	if (!strcmp(d->method, "PUT") || !strcmp(d->method, "DELETE"))
+		add_parameter(g, list, "If-Match", "header",
+		              "Only if this is the object's ETag, or that of the whole config",
+		              type_only(g, "string"));
 	if (!(d->flags & L7MP_REST_YAML))
 		add_parameter(g, list, "format", "query", "The shape of the JSON text", formats(g));
 	return list;

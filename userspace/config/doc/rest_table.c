@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The REST API as data (SPEC section 5). */
+/* The REST API as data. */
 #include "l7mp/model.h"
 #include "l7mp/restdesc.h"
 
@@ -11,14 +11,17 @@
 	 "List the " words "s",                                                              \
 	 NULL,                                                                               \
 	 &(view),                                                                            \
-	 L7MP_REST_LIST | L7MP_REST_RECURSIVE},                                              \
+	 L7MP_REST_LIST | L7MP_REST_RECURSIVE | L7MP_REST_PAGED},                            \
 	        {"POST",     "/" many,          "add-" one,    "Add a " words,               \
 	         &(request), &l7mp_rest_status, L7MP_REST_ADDS},                             \
 	        {"GET",   "/" many "/{name}", "get-" one, "Show a " words, NULL,             \
 	         &(view), L7MP_REST_RECURSIVE},                                              \
-	        {"PUT",      "/" many "/{name}",                                             \
-	         "put-" one, "Replace a " words "; running sessions keep what they have",    \
-	         &(request), &l7mp_rest_status,                                              \
+	        {"PUT",                                                                      \
+	         "/" many "/{name}",                                                         \
+	         "put-" one,                                                                 \
+	         "Replace a " words ", or make it; running sessions keep what they have",    \
+	         &(request),                                                                 \
+	         &l7mp_rest_status,                                                          \
 	         0},                                                                         \
 	{                                                                                    \
 		"DELETE", "/" many "/{name}", "delete-" one,                                 \
@@ -29,7 +32,7 @@
 
 const struct l7mp_restdesc l7mp_rest_descs[] = {
         {"GET", "/config", "get-config", "Show the whole config, sessions included", NULL,
-         &l7mp_schema_config, L7MP_REST_RECURSIVE},
+         &l7mp_schema_config, L7MP_REST_RECURSIVE | L7MP_REST_PAGED},
         {"POST", "/config", "set-config",
          "Replace the whole config: what is unchanged stays, what is missing is deleted; all or "
          "nothing",
@@ -69,13 +72,13 @@ const struct l7mp_restdesc l7mp_rest_descs[] = {
         COLLECTION("rule", "rules", "rule", l7mp_rest_rule_request, l7mp_schema_rule),
         COLLECTION("route", "routes", "route", l7mp_rest_route_request, l7mp_schema_route),
         {"GET", "/sessions", "list-sessions", "List the sessions", NULL, &l7mp_rest_session,
-         L7MP_REST_LIST},
+         L7MP_REST_LIST | L7MP_REST_PAGED},
         {"GET", "/sessions/{name}", "get-session", "Show a session", NULL, &l7mp_rest_session, 0},
         {"DELETE", "/sessions/{name}", "end-session", "End a session", NULL, &l7mp_rest_status, 0},
         {"GET", "/offload", "get-offload", "Show the state of the kernel fast path", NULL,
          &l7mp_rest_offload, 0},
         {"GET", "/offload/flows", "list-flows", "List the flows in the kernel", NULL,
-         &l7mp_rest_flow, L7MP_REST_LIST},
+         &l7mp_rest_flow, L7MP_REST_LIST | L7MP_REST_PAGED},
         {"GET", "/openapi.json", "openapi-json", "This API as an OpenAPI document", NULL, NULL, 0},
         {"GET", "/openapi.yaml", "openapi-yaml", "This API as an OpenAPI document", NULL, NULL,
          L7MP_REST_YAML},
