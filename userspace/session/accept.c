@@ -37,6 +37,15 @@ void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *lis
 	l7mp_object_unref(old);
 }
 
+void l7mp_source_put(struct l7mp_source **pp)
+{
+	struct l7mp_source *src = *pp;
+
+	*pp = NULL;
+	if (!--src->reopeners && src->gone)
+		free(src);
+}
+
 void l7mp_source_free(struct l7mp_source **pp)
 {
 	struct l7mp_source *src = *pp;
@@ -44,16 +53,11 @@ void l7mp_source_free(struct l7mp_source **pp)
 	if (!src)
 		return;
 	*pp = NULL;
-	/* Nobody can open a source again once its listener is gone. */
-	for (struct l7mp_session *s = src->m->by_name; s && src->reopeners; s = s->hh.next) {
-		if (s->source != src)
-			continue;
-		s->source = NULL;
-		s->reopen = NULL;
-		src->reopeners--;
-	}
 	l7mp_object_unref(src->listener);
-	free(src);
+	src->listener = NULL;
+	src->gone = true;
+	if (!src->reopeners)
+		free(src);
 }
 
 /* Token bucket: a second's worth of sessions at once, refilled evenly. */
@@ -428,7 +432,7 @@ void l7mp_session_free(struct l7mp_session *s)
 	l7mp_cursors_leave(s);
 	HASH_DEL(m->by_name, s);
 	if (s->source)
-		s->source->reopeners--;
+		l7mp_source_put(&s->source);
 	l7mp_session_events_clear(s);
 	l7mp_lookup_clear(&s->lookup);
 	l7mp_object_unref(s->listener);

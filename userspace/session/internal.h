@@ -98,7 +98,7 @@ struct l7mp_session {
 	struct l7mp_listener *listener;
 	struct l7mp_lookup lookup;
 	struct session_peer *peer;  /* count of its source address; NULL: none */
-	struct l7mp_source *source; /* only with reopen, and while the source lives */
+	struct l7mp_source *source; /* only with reopen; reference held */
 	int (*reopen)(void *arg, struct l7mp_stream **out);
 	void *reopen_arg;
 	void (*reopen_ended)(void *arg);
@@ -191,8 +191,15 @@ struct l7mp_source {
 	struct l7mp_listener *listener; /* reference held */
 	uint64_t tokens;                /* thousandths of a session */
 	uint64_t tokens_ms;
-	size_t reopeners; /* sessions that hold our reopen_arg */
+	size_t reopeners; /* sessions that hold our reopen_arg, and this struct */
+	bool gone;        /* the listener is: nobody can open a source again */
 };
+/* A session lets go of it. */
+void l7mp_source_put(struct l7mp_source **source);
+static inline bool session_can_reopen(const struct l7mp_session *s)
+{
+	return s->reopen && s->source && !s->source->gone;
+}
 
 int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
                           struct session_peer **out);

@@ -149,7 +149,7 @@ void l7mp_stage_source_lost(struct session_stage *st, const struct l7mp_error *e
 	if (s->ending)
 		return;
 	lost = disconnect(st, err->code != L7MP_OK);
-	if (s->reopen && may_retry(st, lost)) {
+	if (session_can_reopen(s) && may_retry(st, lost)) {
 		fresh_pipes(st);
 		schedule(st, err, delay(st));
 		return;
@@ -178,7 +178,7 @@ static void reopen(struct session_stage *st)
 
 	st->attempt_ms = l7mp_loop_now(session_loop(s));
 	st->state = L7MP_STAGE_RETRYING;
-	rc = s->reopen ? s->reopen(s->reopen_arg, &stream) : -ESHUTDOWN;
+	rc = session_can_reopen(s) ? s->reopen(s->reopen_arg, &stream) : -ESHUTDOWN;
 	if (rc) {
 		l7mp_error_set(&err, rc, L7MP_ERR_UPSTREAM, "can't be opened again: %s",
 		               strerror(-rc));

@@ -259,12 +259,13 @@ static void close_streams(struct l7mp_session *s)
 /* Who could have opened the source again is free to make another session. */
 static void let_source_go(struct l7mp_session *s)
 {
+	bool there = session_can_reopen(s);
+
 	if (!s->source)
 		return;
-	s->source->reopeners--;
-	s->source = NULL;
+	l7mp_source_put(&s->source);
 	s->reopen = NULL;
-	if (s->reopen_ended)
+	if (there && s->reopen_ended)
 		s->reopen_ended(s->reopen_arg);
 }
 
