@@ -92,6 +92,26 @@ cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
 	return root;
 }
 
+cJSON *l7mp_unix_metadata(const char *filename, const char *peer, const struct ucred *cred)
+{
+	cJSON *root = cJSON_CreateObject(), *u = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(u, "filename", filename);
+
+	if (peer)
+		rc |= l7mp_json_add_str(u, "peer", peer);
+	if (cred) {
+		rc |= l7mp_json_add_num(u, "pid", cred->pid);
+		rc |= l7mp_json_add_num(u, "uid", cred->uid);
+		rc |= l7mp_json_add_num(u, "gid", cred->gid);
+	}
+	rc |= l7mp_json_add(root, "UNIX", u);
+	if (rc) {
+		cJSON_Delete(root);
+		return NULL;
+	}
+	return root;
+}
+
 bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a)
 {
 	if (a->name && a->metadata) {

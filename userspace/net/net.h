@@ -49,6 +49,12 @@ cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
                           const struct l7mp_addr *local);
 
 /*
+ * {"UNIX": {filename, peer, pid, uid, gid}}. `peer` is the path of the peer's socket; peer and
+ * cred may be NULL: not known. NULL: no memory.
+ */
+struct ucred;
+cJSON *l7mp_unix_metadata(const char *filename, const char *peer, const struct ucred *cred);
+/*
  * Passes an accepted stream to the owner of the listener. Takes all of *a; when name or metadata
  * is NULL (no memory) it closes the stream instead and returns false.
  */

@@ -15,20 +15,10 @@
 
 static cJSON *unix_metadata(const struct l7mp_peer *peer)
 {
-	cJSON *root = cJSON_CreateObject(), *u = cJSON_CreateObject();
 	char text[L7MP_ADDR_STRLEN];
-	int rc = l7mp_json_add_str(u, "filename", l7mp_addr_str(&peer->local, text));
 
-	if (peer->cred.pid) {
-		rc |= l7mp_json_add_num(u, "pid", peer->cred.pid);
-		rc |= l7mp_json_add_num(u, "uid", peer->cred.uid);
-		rc |= l7mp_json_add_num(u, "gid", peer->cred.gid);
-	}
-	rc |= l7mp_json_add(root, "UNIX", u);
-	if (!rc)
-		return root;
-	cJSON_Delete(root);
-	return NULL;
+	return l7mp_unix_metadata(l7mp_addr_str(&peer->local, text), NULL,
+	                          peer->cred.uid == L7MP_PEER_NO_UID ? NULL : &peer->cred);
 }
 
 cJSON *l7mp_peer_metadata(const struct l7mp_peer *peer)
@@ -67,6 +57,7 @@ static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct
 
 	memset(out, 0, sizeof(*out));
 	out->remote = *remote;
+	out->cred.uid = L7MP_PEER_NO_UID;
 	if (!l->unix_path) {
 		if (l7mp_fd_local(fd, &out->local))
 			out->local = l->bind_addr.addr;
@@ -75,7 +66,7 @@ static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct
 	out->remote.len = 0;
 	(void)l7mp_addr_unix(&out->local, l7mp_unix_path_name(l->unix_path));
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &out->cred, &len))
-		out->cred.pid = 0;
+		out->cred.uid = L7MP_PEER_NO_UID;
 }
 
 static void refused(const struct l7mp_stream_listener *l, int err)
@@ -110,9 +101,13 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 		return;
 	}
 	fill_peer(l, fd, remote, &peer);
-	rc = l7mp_byte_stream_accept(l->env,
-	                             l->unix_path ? L7MP_BYTE_STREAM_UNIX : L7MP_BYTE_STREAM_TCP,
-	                             fd, l->unix_path ? &peer.local : remote, &stream);
+	if (l->ops->accept_unix)
+		rc = l->ops->accept_unix(l->env, fd, &peer.local, &stream);
+	else if (l->unix_path)
+		rc = l7mp_byte_stream_accept(l->env, L7MP_BYTE_STREAM_UNIX, fd, &peer.local,
+		                             &stream);
+	else
+		rc = l7mp_byte_stream_accept(l->env, L7MP_BYTE_STREAM_TCP, fd, remote, &stream);
 	if (rc)
 		refused(l, rc);
 	else
@@ -217,7 +212,8 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 	if (fd != -ENOENT)
 		return fd;
 	if (*filename)
-		return l7mp_unix_bind(filename, SOCK_STREAM, &l->unix_path, err);
+		return l7mp_unix_bind(filename, l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
+		                      &l->unix_path, err);
 	return l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &l->bind_addr, err);
 }
 

@@ -18,11 +18,13 @@
 
 /* ---- who connected ---- */
 
+#define L7MP_PEER_NO_UID ((uid_t)-1)
+
 /* The ends of an accepted connection. Has an owner, who ends it with l7mp_peer_clear. */
 struct l7mp_peer {
 	struct l7mp_addr remote; /* len 0: a UNIX socket */
 	struct l7mp_addr local;  /* of a UNIX socket, the name it was bound to */
-	struct ucred cred;       /* of a UNIX peer; pid 0: not known */
+	struct ucred cred;       /* of a UNIX peer; uid L7MP_PEER_NO_UID: not known */
 	cJSON *tls;              /* see l7mp_tls_metadata; NULL: no TLS */
 };
 
@@ -57,6 +59,12 @@ struct l7mp_stream_listener_ops {
 	 */
 	void (*accepted)(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
 	                 struct l7mp_peer *peer);
+	/*
+	 * Optional: for UNIX seqpacket sockets in the place of byte streams. An accepted
+	 * connection as a stream; takes fd, also on failure.
+	 */
+	int (*accept_unix)(struct l7mp_env *env, int fd, const struct l7mp_addr *local,
+	                   struct l7mp_stream **out);
 	/* Optional: descriptors have run out, and accepting rests for 100 ms. Can some be spared? */
 	void (*exhausted)(struct l7mp_stream_listener *l);
 };

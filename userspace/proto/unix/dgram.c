@@ -92,9 +92,9 @@ static void first_datagram(struct dgram_socket *s, struct l7mp_buf *buf,
 	if (!p)
 		return;
 	a.name = l7mp_asprintf("UNIXD:%s-%llu", l->name, (unsigned long long)p->id);
-	a.metadata =
-	        unix_metadata(l7mp_unix_path_name(s->path),
-	                      from->len ? l7mp_addr_str(from, text) : NULL, known ? &cred : NULL);
+	a.metadata = l7mp_unix_metadata(l7mp_unix_path_name(s->path),
+	                                from->len ? l7mp_addr_str(from, text) : NULL,
+	                                known ? &cred : NULL);
 	(void)l7mp_shared_session_emit(l, p, &a, buf);
 }
 

@@ -12,11 +12,6 @@
 
 /* ---- listener.c ---- */
 
-/*
- * {"UNIX": {filename, peer, pid, uid, gid}}. `peer` is the path of the peer's socket; peer and
- * cred may be NULL: not known. Returns NULL without memory.
- */
-cJSON *unix_metadata(const char *filename, const char *peer, const struct ucred *cred);
 /* The address of an endpoint. On failure negative errno, and err begins with `proto`. */
 int unix_endpoint(const char *proto, const char *address, struct l7mp_addr *out,
                   struct l7mp_error *err);
