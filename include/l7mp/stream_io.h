@@ -61,6 +61,11 @@ void l7mp_stream_io_shutdown(struct l7mp_stream_io *s);
  * written first, for at most 5 s. Nothing but `closed` is called afterwards.
  */
 void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort);
+/*
+ * Takes the descriptor of a socket out of it, with what nobody has read yet; then as after close.
+ * -EBUSY when bytes wait to be written (and nothing happens), -ENOTCONN when it is closed.
+ */
+int l7mp_stream_io_take_fd(struct l7mp_stream_io *s);
 size_t l7mp_stream_io_queued(const struct l7mp_stream_io *s);
 int l7mp_stream_io_fd(const struct l7mp_stream_io *s); /* the read side */
 int l7mp_stream_io_local(const struct l7mp_stream_io *s, struct l7mp_addr *out);

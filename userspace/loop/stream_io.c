@@ -155,6 +155,21 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 		l7mp_stream_io_watch(s);
 }
 
+int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
+{
+	int fd = s->in.fd;
+
+	if (s->closing || s->gone || s->err || !sio_is_socket(s))
+		return -ENOTCONN;
+	if (s->q.count || s->connecting)
+		return -EBUSY;
+	l7mp_io_stop(s->loop, &s->in);
+	s->in.fd = -1;
+	s->closing = true;
+	l7mp_stream_io_teardown(s, false);
+	return fd;
+}
+
 /* ---- writing ---- */
 
 static int refuse(struct l7mp_buf *buf, int err)

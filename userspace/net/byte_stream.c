@@ -307,6 +307,20 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 		finish(s);
 }
 
+/* ---- moving elsewhere ---- */
+
+bool l7mp_byte_stream_is_tls(const struct l7mp_stream *base)
+{
+	return ((const struct byte_stream *)base)->tls;
+}
+
+int l7mp_byte_stream_take_fd(struct l7mp_stream *base)
+{
+	struct byte_stream *s = (struct byte_stream *)base;
+
+	return s->open && s->sio && !s->closing ? l7mp_stream_io_take_fd(s->sio) : -ENOTCONN;
+}
+
 /* ---- operations ---- */
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)

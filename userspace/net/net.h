@@ -129,6 +129,12 @@ int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_
 /* An accepted TLS connection (taken, also on failure) as a stream. */
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
+bool l7mp_byte_stream_is_tls(const struct l7mp_stream *s);
+/*
+ * Takes the descriptor out of an open stream without TLS, with what nobody has read yet; the
+ * stream has to be closed then. Negative errno: -EBUSY when bytes wait to be written, -ENOTCONN.
+ */
+int l7mp_byte_stream_take_fd(struct l7mp_stream *s);
 int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
                                   struct l7mp_stream **out, struct l7mp_error *err);
 
