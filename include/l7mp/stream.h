@@ -70,6 +70,11 @@ struct l7mp_stream_ops {
 	 * or the error that ends the session, before close.
 	 */
 	void (*result)(struct l7mp_stream *s, int status, const char *message);
+	/*
+	 * Optional, with result; before result 200: the subprotocol that the destination has agreed
+	 * on with its own peer, "" when on none. Not called when the destination has no such thing.
+	 */
+	void (*subprotocol)(struct l7mp_stream *s, const char *name);
 	/* Optional; missing: L7MP_REASON_PROTOCOL. */
 	void (*flow)(struct l7mp_stream *s, struct l7mp_flow_end *out);
 	/* Optional: this end's socket address. -ENOTSUP. */
@@ -99,6 +104,11 @@ struct l7mp_stream {
 	enum l7mp_kind kind;
 	bool is_transformer; /* emits what was written to it, changed or not */
 	bool asks; /* a request (HTTP): its end is not the end of the talk, its answer is still to come */
+	/*
+	 * The subprotocol (WebSocket) that its peer has agreed to, from `open` on: "" when to none,
+	 * NULL when the protocol knows no such thing. The stream's own.
+	 */
+	const char *subprotocol;
 	/* Largest datagram that write accepts, for splitting byte streams; 0: 65,507. */
 	uint32_t max_write;
 };

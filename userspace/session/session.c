@@ -53,12 +53,17 @@ static int http_status(enum l7mp_code code)
 static void answer(struct l7mp_session *s, int status, const char *message)
 {
 	struct l7mp_stream *source = s->stages[0].stream;
+	const struct l7mp_stream *destination = s->stages[s->dest].stream;
 
 	if (s->answered)
 		return;
 	s->answered = true;
-	if (source && source->ops->result)
-		source->ops->result(source, status, message);
+	if (!source || !source->ops->result)
+		return;
+	/* What the destination's peer has chosen is what the source's peer is told. */
+	if (status == 200 && destination && destination->subprotocol && source->ops->subprotocol)
+		source->ops->subprotocol(source, destination->subprotocol);
+	source->ops->result(source, status, message);
 }
 
 static void warn_kinds(struct l7mp_session *s)
