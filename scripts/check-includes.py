@@ -36,6 +36,7 @@ DOORS = {
     "bpf/": r"^userspace/offload/",
     "xdp/": r"^userspace/offload/",
     "civetweb.h": r"^userspace/(api/admin_server|proto/http/http_engine)\.c$",
+    "libwebsockets.h": r"^userspace/proto/websocket/",
     "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
     "pcre2.h": r"^userspace/model/match/",
     "uthash.h": r"^include/l7mp/hash\.h$",

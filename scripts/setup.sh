@@ -4,6 +4,7 @@
 # Installs what is missing on a Debian 12 machine, and nothing when all is there.
 #
 #   scripts/setup.sh [build|test|full|bench|vm|lint ...]      (default: build test)
+#   scripts/setup.sh list SET...                              prints the packages' names
 #
 # Needs root only when something has to be installed.
 set -eu
@@ -12,7 +13,7 @@ build="gcc make pkg-config clang llvm libc6-dev libbpf-dev libxdp-dev libelf-dev
        libuv1-dev libc-ares-dev libwebsockets-dev libwebsockets-evlib-uv libcivetweb-dev libyaml-dev libcjson-dev
        libpcre2-dev libxxhash-dev uthash-dev libssl-dev
        libsystemd-dev libcap-dev libmnl-dev libcurl4-openssl-dev bpftool"
-test="libcmocka-dev libclang-rt-14-dev python3 python3-websockets python3-yaml curl socat
+test="libcmocka-dev libclang-rt-dev python3 python3-websockets python3-yaml curl socat
       iproute2 ethtool jq procps libcap2-bin util-linux openssl git haproxy nginx-light python3-h11"
 full="valgrind chromium nodejs iperf3 nftables tcpdump debootstrap wrk nghttp2-client"
 bench="nginx-light libnginx-mod-stream haproxy wrk iperf3 nftables socat python3 iproute2 ethtool"
@@ -20,6 +21,11 @@ vm="qemu-system-x86 cpio kmod busybox-static"
 lint="codespell clang-format clang-tidy cppcheck shellcheck python3"
 
 [ $# -gt 0 ] || set -- build test
+list=
+if [ "$1" = list ]; then
+	list=1
+	shift
+fi
 wanted=""
 for set_name in "$@"; do
 	case $set_name in
@@ -33,6 +39,11 @@ for set_name in "$@"; do
 	esac
 done
 
+if [ -n "$list" ]; then
+	# shellcheck disable=SC2086 # a list of package names
+	echo $wanted
+	exit 0
+fi
 missing=""
 for p in $wanted; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] ||

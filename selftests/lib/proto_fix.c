@@ -146,6 +146,8 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	c->peer = a->peer;
 	c->never_idle = a->never_idle;
 	c->echo = f->echo;
+	if (f->answer && a->stream->ops->result)
+		a->stream->ops->result(a->stream, 200, "OK");
 	if (f->refuse)
 		l7mp_stream_close(a->stream, true);
 	else

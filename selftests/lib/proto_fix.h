@@ -46,6 +46,7 @@ struct pfix {
 	bool inactive; /* listen without activate */
 	bool refuse;   /* close streams in accept, as a session without a rule does */
 	bool echo;     /* for streams accepted from now on */
+	bool answer;   /* they are told 200 when they wait for the result of the set-up */
 	struct pconn *conns[PFIX_CONNS];
 	size_t n_conns;
 	struct l7mp_error err; /* of the last listen or connect */

@@ -11,6 +11,7 @@ import time
 
 import l7test
 import websockets
+import wsraw
 from l7test import udp_socket
 from traffic import (Case, TcpServer, UdpEcho, WsServer, cluster, connect, echo, inline, listener, recv_all, recv_exact,
                      reset, retry)
@@ -36,16 +37,13 @@ class Ends(Case):
         self.start(listener("t", "TCP", 9000, cluster("TCP", 9001), retry=retry("always", 5, 300)),
                    listener("w", "WebSocket", 9002, cluster("TCP", 9001), retry=retry("always", 5, 300)),
                    listener("h", "HTTP", 9003, cluster("TCP", 9001), retry=retry("always", 5, 300)))
-        a, c = connect(9000), connect(9003)
+        a, b, c = connect(9000), connect(9002), connect(9003)
         a.sendall(b"x")
         c.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
-
-        async def go():
-            ws = await websockets.connect("ws://127.0.0.1:9002/")
-            await ws.send("x")
-            ws.transport.abort()
-        asyncio.run(go())
+        b.sendall(wsraw.request() + wsraw.encode(wsraw.TEXT, b"x", mask=b"mask"))
+        self.later(lambda: len(self.sessions()) == 3)
         reset(a)
+        reset(b)
         reset(c)
         self.later(lambda: not self.sessions(), 8)
 

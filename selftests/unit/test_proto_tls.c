@@ -91,6 +91,7 @@ static int remove_all(void **state)
 static int setup(void **state)
 {
 	pfix_new(&fix, protos);
+	fix.answer = true;
 	*state = &fix;
 	return 0;
 }

@@ -49,6 +49,8 @@ struct rig {
 	struct l7mp_proto_listener *listener;
 	uint16_t port;
 	int admit, accepted;
+	int status;         /* that accepted streams are answered with; 0: 200 */
+	const char *chosen; /* subprotocol that accepted streams are told; NULL: none */
 	bool hold;          /* accepted ends stay paused and don't echo */
 	struct end *server; /* the last accepted one */
 	struct end *all[64];
@@ -171,7 +173,12 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	e->s = a->stream;
 	e->echo = !r->hold;
 	l7mp_stream_attach(e->s, &events, e);
-	if (!r->hold)
+	if (r->chosen)
+		e->s->ops->subprotocol(e->s, r->chosen);
+	e->s->ops->result(e->s, r->status ? r->status : 200, "as the test says");
+	if (r->status)
+		l7mp_stream_close(e->s, false);
+	else if (!r->hold)
 		l7mp_stream_pause(e->s, false);
 }
 
@@ -446,14 +453,17 @@ static void accepts_and_describes(void **state)
 	struct rig *r = *state;
 	static const uint8_t close_frame[] = {0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8};
 	struct raw w = {.send = "GET /chat/a?x=1 HTTP/1.1\r\n" SHAKE
-	                        "X-Odd: yes\r\nSec-WebSocket-Protocol: super.chat, other\r\n\r\n",
+	                        "X-Odd: yes\r\nSec-WebSocket-Protocol: super.chat, other\r\n"
+	                        "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
 	                .then = close_frame,
 	                .then_len = sizeof(close_frame)};
 
+	r->chosen = "other";
 	ask(r, &w);
 	has(w.got, "HTTP/1.1 101 ");
 	has(w.got, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="); /* RFC 6455, section 1.3 */
-	has(w.got, "rotocol: super.chat\r\n");
+	has(w.got, "\r\nSec-WebSocket-Protocol: other\r\n");
+	assert_null(strstr(w.got, "xtensions"));
 	assert_int_equal(r->accepted, 1);
 	assert_int_equal(strncmp(r->name, "WS:127.0.0.1:", 13), 0);
 	assert_string_equal(l7mp_json_get(r->metadata, "/HTTP/url/path")->valuestring, "/chat/a");
@@ -498,6 +508,103 @@ static void refuses_other_requests(void **state)
 	l7mp_stream_close(r->server->s, true);
 	finish_raw(r, &good);
 	has(good.got, "101 ");
+}
+
+/* What the route says instead of connecting is what the client hears, and no 101. */
+static void answers_for_the_route(void **state)
+{
+	struct rig *r = *state;
+	struct raw w = {.send = "GET / HTTP/1.1\r\n" SHAKE "\r\n"};
+
+	r->status = 503;
+	ask(r, &w);
+	has(w.got, "HTTP/1.1 503 Service Unavailable\r\n");
+	has(w.got, "as the test says");
+	assert_true(run_until(r, is_closed, r->server));
+}
+
+/* Never one that the client did not offer; of the listener's list the first that it did. */
+static void chooses_a_subprotocol(void **state)
+{
+	static const struct {
+		const char *offer, *chosen, *told;
+	} cases[] = {
+	        {"a, b", NULL, "b"}, {"c,a", NULL, "c"}, {"x", NULL, NULL},  {"a", "", NULL},
+	        {"a", "b", NULL},    {"a,x", "x", "x"},  {"bb", NULL, NULL}, {"B", NULL, NULL},
+	};
+	struct rig *r = *state;
+	char send[300], told[100];
+
+	l7mp_proto_ws.unlisten(r->listener);
+	r->listener = listen_on(r, "{\"address\":\"127.0.0.1\",\"port\":0,"
+	                           "\"subprotocol\":[\"b\",\"c\"]}");
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(cases); i++) {
+		static const uint8_t close_frame[] = {0x88, 0x80, 0, 0, 0, 0};
+		struct raw w = {.send = send, .then = close_frame, .then_len = sizeof(close_frame)};
+
+		snprintf(send, sizeof(send),
+		         "GET / HTTP/1.1\r\n" SHAKE "Sec-WebSocket-Protocol: %s\r\n\r\n",
+		         cases[i].offer);
+		snprintf(told, sizeof(told), "Protocol: %s\r\n", cases[i].told);
+		r->chosen = cases[i].chosen;
+		ask(r, &w);
+		has(w.got, "HTTP/1.1 101 ");
+		if (cases[i].told)
+			has(w.got, told);
+		else if (strstr(w.got, "Sec-WebSocket-Protocol"))
+			fail_msg("case %zu: %s", i, w.got);
+	}
+}
+
+static void allows_origins(void **state)
+{
+	struct rig *r = *state;
+	static const uint8_t close_frame[] = {0x88, 0x80, 0, 0, 0, 0};
+	struct raw bad = {.send = "GET / HTTP/1.1\r\n" SHAKE "Origin: http://evil\r\n\r\n"};
+	struct raw good = {.send = "GET / HTTP/1.1\r\n" SHAKE "Origin: http://ours\r\n\r\n",
+	                   .then = close_frame,
+	                   .then_len = sizeof(close_frame)};
+
+	l7mp_proto_ws.unlisten(r->listener);
+	r->listener = listen_on(r, "{\"address\":\"127.0.0.1\",\"port\":0,"
+	                           "\"origins\":[\"http://ours\"]}");
+	ask(r, &bad);
+	has(bad.got, "HTTP/1.1 403 Forbidden\r\n");
+	assert_int_equal(r->accepted, 0);
+	ask(r, &good);
+	has(good.got, "HTTP/1.1 101 ");
+}
+
+static bool is_pinged(struct rig *r, void *arg)
+{
+	struct raw *w = arg;
+	const char *end = memmem(w->got, w->n, "\r\n\r\n", 4);
+
+	(void)r;
+	return end && memmem(end, w->n - (size_t)(end - w->got), "\x89\x04l7mp", 6);
+}
+
+/* A peer that does not answer is dropped; one that does is not. */
+static void pings(void **state)
+{
+	struct rig *r = *state;
+	struct raw w = {.send = "GET / HTTP/1.1\r\n" SHAKE "\r\n"};
+	struct end *e;
+
+	l7mp_proto_ws.unlisten(r->listener);
+	r->listener = listen_on(r, "{\"address\":\"127.0.0.1\",\"port\":0,"
+	                           "\"ping_interval\":0.2}");
+	start_raw(r, &w);
+	assert_true(run_until(r, is_pinged, &w));
+	assert_true(run_until(r, is_closed, r->server));
+	assert_int_equal(r->server->error.code, L7MP_ERR_TIMEOUT);
+	has(r->server->error.message, "does not answer pings");
+	finish_raw(r, &w);
+	e = dial(r, "{\"ping_interval\":0.2}", NULL, false);
+	wait_open(r, e);
+	run_ms(r, 1500);
+	assert_false(e->closed);
+	assert_false(r->server->closed);
 }
 
 static void relays_messages(void **state)
@@ -582,10 +689,12 @@ static void passes_the_session_s_request(void **state)
 	assert_null(l7mp_json_member(headers, "content-length"));
 	assert_null(l7mp_json_member(headers, "injected"));
 	cJSON_Delete(meta);
+	r->chosen = "chat";
 	meta = cJSON_Parse("{\"UDP\":{\"src_port\":1}}"); /* a UDP session has none */
 	e = dial(r, "{\"path\":\"/spec\",\"subprotocol\":\"chat\",\"test\":\"localhost\"}", meta,
 	         false);
 	wait_open(r, e);
+	assert_string_equal(e->s->subprotocol, "chat");
 	assert_string_equal(l7mp_json_get(r->metadata, "/HTTP/url/path")->valuestring, "/spec");
 	headers = l7mp_json_get(r->metadata, "/HTTP/headers");
 	assert_string_equal(l7mp_json_str(headers, "sec-websocket-protocol", ""), "chat");
@@ -742,6 +851,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        T(accepts_and_describes),
 	        T(refuses_other_requests),
+	        T(answers_for_the_route),
+	        T(chooses_a_subprotocol),
+	        T(allows_origins),
+	        T(pings),
 	        T(relays_messages),
 	        T(half_closes_with_code),
 	        T(passes_the_session_s_request),

@@ -452,6 +452,9 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 		source_refuse(s, 503, "", true);
 		return;
 	}
+	/* A transport with a handshake of its own (WebSocket): the header comes behind it. */
+	if (s->inner->ops->result)
+		s->inner->ops->result(s->inner, 200, "OK");
 	l7mp_stream_pause(s->inner, false);
 }
 

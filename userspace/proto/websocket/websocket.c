@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* WebSocket: listener and cluster (RFC 6455). Thread: loop only. */
-#include "ws_int.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "l7mp/log.h"
-#include "l7mp/protos.h"
+#include "websocket.h"
 
 /* ---- listener ---- */
 
@@ -45,8 +43,24 @@ static void tls_ready(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *p
 static void listener_free(struct ws_listener *l)
 {
 	l7mp_tls_gate_free(&l->gate);
+	cJSON_Delete(l->subprotocols);
+	cJSON_Delete(l->origins);
 	free(l->path);
 	free(l);
+}
+
+uint32_t l7mp_ws_ping_ms(const cJSON *spec)
+{
+	return (uint32_t)(1000 * l7mp_json_num(spec, "ping_interval", L7MP_WS_PING_S));
+}
+
+/* An optional list of a spec. 0 or -ENOMEM. */
+static int copy_list(const cJSON *spec, const char *key, cJSON **out)
+{
+	const cJSON *list = l7mp_json_member(spec, key);
+
+	*out = list ? cJSON_Duplicate(list, true) : NULL;
+	return list && !*out ? -ENOMEM : 0;
 }
 
 static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
@@ -70,6 +84,12 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listene
 			listener_free(l);
 			return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 		}
+	}
+	l->ping_ms = l7mp_ws_ping_ms(params->spec);
+	if (copy_list(params->spec, "subprotocol", &l->subprotocols) ||
+	    copy_list(params->spec, "origins", &l->origins)) {
+		listener_free(l);
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	}
 	if (tls)
 		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", tls_ready, l, &l->gate, err);
@@ -97,18 +117,29 @@ static void ws_unlisten(struct l7mp_proto_listener *base)
 static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 {
 	struct ws_state *st = calloc(1, sizeof(*st));
-	int rc;
+	int rc = -ENOMEM;
 
-	if (!st)
-		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	st->env = env;
-	rc = l7mp_tls_set_new(&st->tls);
-	if (rc) {
-		free(st);
-		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	if (st)
+		st->scratch = malloc(L7MP_WS_CHUNK);
+	if (!st || !st->scratch || l7mp_tls_set_new(&st->tls)) {
+		l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+		goto fail;
 	}
-	*out = st;
-	return 0;
+	st->env = env;
+	rc = l7mp_ws_lws_start(st, err);
+	if (!rc) {
+		*out = st;
+		return 0;
+	}
+	l7mp_tls_set_free(&st->tls);
+	/* What libwebsockets has begun is ended as any other. */
+	l7mp_ws_lws_stop(st);
+	return rc;
+fail:
+	if (st)
+		free(st->scratch);
+	free(st);
+	return rc;
 }
 
 static void ws_stop(struct l7mp_env *env, void *state)
@@ -117,7 +148,7 @@ static void ws_stop(struct l7mp_env *env, void *state)
 
 	(void)env;
 	l7mp_tls_set_free(&st->tls);
-	free(st);
+	l7mp_ws_lws_stop(st);
 }
 
 static void ws_reload(struct l7mp_env *env, void *state)
@@ -130,6 +161,8 @@ static void ws_reload(struct l7mp_env *env, void *state)
 
 /* ---- tables ---- */
 
+static const struct l7mp_field name_item = {.type = L7MP_T_STRING, .min = 1, .max = 100};
+static const struct l7mp_field origin_item = {.type = L7MP_T_STRING, .min = 1, .max = 300};
 static const struct l7mp_field listener_fields[] = {
         {.key = "address",
          .type = L7MP_T_STRING,
@@ -145,6 +178,23 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_URLPATH,
          .doc = "the only path that is served, others are answered 404; without it any path"},
+        {.key = "subprotocol",
+         .type = L7MP_T_ARRAY,
+         .item = &name_item,
+         .doc = "subprotocols that are agreed to when the route has no WebSocket upstream that "
+                "chooses: the first of these that the client offers"},
+        {.key = "origins",
+         .type = L7MP_T_ARRAY,
+         .item = &origin_item,
+         .doc = "the only values of Origin that browsers may come with, others are answered 403; "
+                "without it any"},
+        {.key = "ping_interval",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 86400,
+         .def = "30",
+         .doc = "seconds between pings to the client, which is dropped when it has not answered by "
+                "the next one; 0: no pings"},
         {.key = "tls",
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_listener_schema,
@@ -153,9 +203,9 @@ static const struct l7mp_field listener_fields[] = {
 };
 static const struct l7mp_schema listener_spec = {
         .name = "websocket-listener",
-        .doc = "Accepts WebSocket connections, each of them a session; the first subprotocol that "
-               "a "
-               "client offers is agreed to",
+        .doc = "Accepts WebSocket connections, each of them a session; the handshake is answered "
+               "when the route is connected, with the subprotocol that a WebSocket upstream has "
+               "chosen",
         .fields = listener_fields,
 };
 
@@ -164,6 +214,12 @@ static const struct l7mp_field bind_fields[] = {
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_ADDRESS,
          .doc = "local IP address to connect from"},
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 65535,
+         .def = "0",
+         .doc = "local port to connect from; 0 takes a free one"},
         {.key = NULL},
 };
 static const struct l7mp_schema bind_schema = {
@@ -188,7 +244,14 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_STRING,
          .min = 1,
          .max = 100,
-         .doc = "subprotocol to offer; the server has to agree"},
+         .doc = "subprotocol to offer, which the server has to agree to; without it those that "
+                "the session's client offers"},
+        {.key = "ping_interval",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 86400,
+         .def = "30",
+         .doc = "seconds between pings to the server, as of listeners; 0: no pings"},
         {.key = "bind",
          .type = L7MP_T_OBJECT,
          .sub = &bind_schema,

@@ -1,0 +1,90 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Builds and tests this tree on Debian 13 (libwebsockets 4.3, gcc 14, clang 19) in a chroot.
+#
+#   scripts/debian13.sh prepare          makes the chroot, or brings its packages up to date
+#   scripts/debian13.sh run COMMAND...   runs a command in the tree's copy in the chroot
+#   scripts/debian13.sh path             prints where the chroot is
+#
+# The chroot lies in a cache outside of the tree (L7MP_DEBIAN13, else $XDG_CACHE_HOME/l7mp/debian13)
+# and is used again; its packages come from the mirror that this machine's apt uses. Exit status
+# 77: it can't be had here, and the last line on stderr says why.
+set -eu
+cd "$(dirname "$0")/.."
+tree=$PWD
+root=${L7MP_DEBIAN13:-${XDG_CACHE_HOME:-$HOME/.cache}/l7mp/debian13}
+suite=trixie
+
+skip() {
+	echo "debian13: $*" >&2
+	exit 77
+}
+
+mirror() {
+	apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
+		grep -v -e security -e backports | head -n 1
+}
+
+packages() {
+	# What setup.sh installs for building and testing, less what these suites don't use.
+	scripts/setup.sh list build test | tr ' ' '\n' |
+		grep -v -e '^haproxy$' -e '^nginx' -e '^git$' -e '^$'
+}
+
+prepare() {
+	[ "$(id -u)" = 0 ] || skip "needs root"
+	command -v debootstrap >/dev/null || skip "debootstrap is not installed"
+	[ -e "/usr/share/debootstrap/scripts/$suite" ] || skip "debootstrap does not know $suite"
+	mkdir -p "$root.log" "$(dirname "$root")"
+	if [ ! -e "$root/.ready" ]; then
+		site=$(mirror)
+		[ -n "$site" ] || skip "this machine's apt has no Debian mirror"
+		rm -rf "$root"
+		debootstrap --variant=minbase "$suite" "$root" "$site" >"$root.log/debootstrap" 2>&1 ||
+			skip "debootstrap failed: $(tail -n 1 "$root.log/debootstrap")"
+		printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+		chmod 755 "$root/usr/sbin/policy-rc.d"
+		touch "$root/.ready"
+	fi
+	wanted=$(packages)
+	if [ "$wanted" != "$(cat "$root/.packages" 2>/dev/null)" ]; then
+		# shellcheck disable=SC2086 # a list of package names
+		inside sh -c 'apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+			apt-get -q install -y --no-install-recommends "$@"' sh $wanted ccache \
+			>"$root.log/apt" 2>&1 || skip "apt-get failed in the chroot: $(tail -n 1 "$root.log/apt")"
+		echo "$wanted" >"$root/.packages"
+	fi
+}
+
+# Runs a command in the chroot with what a program expects of a system: mounts of its own, which
+# end with it, so that nothing is left behind however it ends.
+inside() {
+	unshare --mount --pid --fork --kill-child sh -c '
+		root=$1; shift
+		mount --make-rprivate / && mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" &&
+			mount --rbind /dev "$root/dev" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" &&
+			exec chroot "$root" /usr/bin/env -i PATH=/usr/lib/ccache:/usr/sbin:/usr/bin:/sbin:/bin \
+				HOME=/root LANG=C.UTF-8 WERROR="${WERROR:-1}" "$@"' sh "$root" "$@"
+}
+
+# The tree without its build results, so that those of two distributions never mix.
+copy() {
+	mkdir -p "$root/src/l7mp"
+	tar -C "$tree" --exclude=./build --exclude=./.git -cf - . | tar -C "$root/src/l7mp" -xf -
+}
+
+case ${1:-} in
+prepare) prepare ;;
+path) echo "$root" ;;
+run)
+	shift
+	prepare
+	copy
+	inside sh -c 'cd /src/l7mp && exec "$@"' sh "$@"
+	;;
+*)
+	sed -n '5,13s/^# \{0,1\}//p' "$0" >&2
+	exit 2
+	;;
+esac

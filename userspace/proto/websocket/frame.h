@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Frames of WebSocket (RFC 6455, section 5) as they are sent. What is received is read by
+ * libwebsockets; what is sent is framed here, because its lws_write masks byte by byte and makes
+ * one system call a frame. Thread: any.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum l7mp_ws_opcode {
+	L7MP_WS_TEXT = 1,
+	L7MP_WS_BINARY = 2,
+	L7MP_WS_CLOSE = 8,
+	L7MP_WS_PING = 9,
+};
+
+/* Largest header of a frame. */
+#define L7MP_WS_HEAD_LEN_MAX 14
+
+/* Is this UTF-8 (RFC 3629) so far? Zeroed: nothing was read yet; `left` 0: no character is cut. */
+struct l7mp_ws_utf8 {
+	uint8_t left;   /* bytes of a character that are still to come */
+	uint8_t lo, hi; /* and what the next of them may be */
+};
+bool l7mp_ws_utf8_step(struct l7mp_ws_utf8 *u, const uint8_t *s, size_t n);
+
+/* The codes that may be in a Close frame: RFC 6455, section 7.4, and IANA's registry. */
+bool l7mp_ws_code_valid(unsigned code);
+
+/* data ^= key, repeated (RFC 6455, section 5.3). */
+void l7mp_ws_mask(uint8_t *data, size_t n, const uint8_t key[4]);
+
+/*
+ * Writes the header of a frame (final, no reserved bits) that ends just before `end`; returns its
+ * length. key NULL: not masked, as servers send.
+ */
+size_t l7mp_ws_head_write(uint8_t *end, enum l7mp_ws_opcode opcode, uint64_t len,
+                          const uint8_t *key);

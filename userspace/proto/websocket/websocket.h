@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * WebSocket (RFC 6455) by libwebsockets, in both roles.
+ *
+ *   websocket.c  tables, listeners, the protocol's state
+ *   handshake.c  accepted connections until their handshake is answered
+ *   client.c     connecting: the request, and what its answer means
+ *   conn.c       an open connection as a stream of messages; libwebsockets' callbacks
+ *   lws.c        libwebsockets' context on our loop, and how connections get into it
+ *   bridge.c     TLS: between a byte stream of ours and a socket of libwebsockets
+ *   frame.c      frames as they are sent
+ *
+ * Who does what: heads of requests are read, judged and answered (or passed on) by us, over the
+ * same byte streams as all other protocols. libwebsockets then gets the socket, with a rebuilt
+ * request that has nothing of the peer in it but its key; it reads frames, answers pings and Close
+ * frames. What we send is framed and masked by us and written with LWS_WRITE_RAW, many frames in
+ * one write.
+ *
+ * TLS is ours (net/tls), not that of libwebsockets' vhosts: the request must be read from within
+ * TLS before libwebsockets may see the connection, and libwebsockets can't take over a TLS session
+ * that has begun. So there is one vhost that never listens, and a TLS connection costs a socket
+ * pair: two more descriptors, and one more copy of its bytes in each direction through the kernel.
+ * What that buys: certificates that are read again on SIGHUP for new connections while old ones
+ * stay, and the same checks, error texts and metadata as TLS has everywhere else.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "frame.h"
+#include "l7mp/buf.h"
+#include "l7mp/loop.h"
+#include "l7mp/proto.h"
+#include "l7mp/protos.h"
+#include "net/net.h"
+#include "net/tls/tls_int.h"
+#include "proto/http/http_int.h"
+
+struct lws;
+struct lws_context;
+struct lws_vhost;
+
+/* A message may have this many bytes; more is answered with close code 1009. */
+#define L7MP_WS_MESSAGE_MAX (16 * 1024 * 1024)
+/* In this time, in ms, a message that is not finished has to grow by so many bytes. */
+#define L7MP_WS_MESSAGE_MS   60000
+#define L7MP_WS_MESSAGE_GROW 65536
+/* For the request's head to come, and for the peer to answer a Close frame, in ms. */
+#define L7MP_WS_HEAD_MS  5000
+#define L7MP_WS_CLOSE_MS 5000
+/* For a peer that was told of its fault to hang up. */
+#define L7MP_WS_FAULT_MS 1000
+/* For what is queued for a peer that is being closed. */
+#define L7MP_WS_FULL_MS 60000
+/* Of a request, and of the answer to one; bytes. */
+#define L7MP_WS_HEAD_MAX 16384
+/* Default of `ping_interval`, in seconds. */
+#define L7MP_WS_PING_S 30
+
+/* libwebsockets reads and writes at most so many bytes at once. */
+#define L7MP_WS_CHUNK 65536
+
+struct ws_conn;
+
+struct ws_state {
+	struct l7mp_env *env;
+	struct l7mp_tls_set *tls;
+	uint64_t next_id;
+	uint8_t random[256]; /* masking keys; used from the end */
+	size_t random_left;
+	/* ---- lws.c ---- */
+	struct lws_context *context;
+	struct lws_vhost *vhost;
+	struct ws_conn *conns;    /* all */
+	struct ws_conn *adopting; /* whose socket libwebsockets is just given */
+	uint8_t *scratch;         /* L7MP_WS_CHUNK: small frames on their way to one write */
+	void *loops[1];
+	uv_timer_t dry; /* while libwebsockets' handles close */
+};
+
+/* What only a connecting one needs. */
+struct ws_dial {
+	char *request; /* its head, without key and blank line */
+	char *offer;   /* subprotocols, ", " between them; NULL: none */
+	bool agree;    /* the server has to choose one of them */
+	bool tls;
+	char *target; /* host:port, for messages */
+	int swap_fd;  /* connected, on its way to libwebsockets; -1 */
+	int pair_fd;  /* the listening end of a TLS connection's socket pair; -1 */
+};
+
+struct ws_head;
+struct ws_bridge;
+
+struct ws_conn {
+	struct l7mp_stream base;
+	struct ws_conn *prev, *next;
+	struct ws_state *state;
+	struct l7mp_stream *io;   /* connecting: the bytes below, until libwebsockets has them */
+	struct ws_head *head;     /* accepted: until the handshake is answered */
+	struct ws_dial *dial;     /* connecting: until it is open */
+	struct lws *wsi;          /* NULL: not yet, or no more */
+	struct ws_bridge *bridge; /* TLS */
+	struct l7mp_task task;    /* events that must not come from inside a call */
+	struct l7mp_timer timer;  /* for the peer to end the connection */
+	struct l7mp_timer ping, slow;
+	struct l7mp_flush flush;
+
+	bool client;
+	bool up;          /* messages may flow */
+	bool tell_open;   /* `open` is due */
+	bool paused;      /* by the owner */
+	bool flowing;     /* libwebsockets reads */
+	bool holding;     /* inside a call: events have to wait */
+	bool full;        /* the owner was told to stop writing */
+	bool tell_drain;  /* `drain` is due */
+	bool shut;        /* no more messages from the owner */
+	bool close_sent;  /* a Close frame was queued, or is libwebsockets' to send */
+	bool peer_closed; /* the peer's Close frame has come */
+	bool ended;       /* `end` was emitted */
+	bool closing;     /* close was called */
+	bool kill;        /* libwebsockets has to let it go, by the task */
+	bool reset;       /* the peer gets a reset, or has sent one */
+	bool choked;      /* the kernel takes no more at the moment */
+	bool over;        /* nothing comes any more */
+	bool told;        /* `closed` was emitted: the owner is gone */
+	bool pinged, heard;
+	int code;          /* of our Close frame, or the peer's */
+	uint32_t ping_ms;  /* 0: no pings */
+	char *subprotocol; /* that was agreed on; "": none */
+	struct l7mp_error error;
+
+	struct l7mp_buf *message; /* being put together */
+	uint32_t grown;           /* its length when `slow` was started */
+	struct l7mp_ws_utf8 utf8; /* of it, when it is text */
+	struct l7mp_bufq in;      /* messages for an owner that is paused */
+	struct l7mp_bufq out;     /* frames that libwebsockets has not got yet */
+	size_t off;               /* of the first one, that it has */
+};
+
+struct ws_listener {
+	struct l7mp_tcp_listener tcp; /* first */
+	struct ws_state *state;
+	char *path;          /* NULL: any */
+	cJSON *subprotocols; /* NULL: none of its own */
+	cJSON *origins;      /* NULL: any */
+	uint32_t ping_ms;
+	struct ws_head *heads;      /* connections whose head is being read */
+	struct l7mp_tls_gate *gate; /* NULL: no TLS */
+};
+
+static inline struct l7mp_loop *l7mp_ws_loop(const struct ws_conn *c)
+{
+	return c->state->env->loop;
+}
+
+/* ---- lws.c ---- */
+
+/* Makes libwebsockets' context on the loop of st->env. 0, or negative errno with err. */
+int l7mp_ws_lws_start(struct ws_state *st, struct l7mp_error *err);
+/* Ends what is left of its connections, and frees st when its handles are closed. */
+void l7mp_ws_lws_stop(struct ws_state *st);
+/*
+ * Gives an accepted connection's socket (taken) to libwebsockets, which answers the handshake that
+ * has this key; `rest`: what came behind the head. When it fails, c is over.
+ */
+void l7mp_ws_lws_adopt(struct ws_conn *c, int fd, const char *key, const uint8_t *rest, size_t n);
+/* Makes libwebsockets the client on c->io, which is connected; it writes the request. As adopt. */
+void l7mp_ws_lws_dial(struct ws_conn *c);
+
+/* ---- conn.c ---- */
+
+/* Neither accepted nor connecting yet. NULL: no memory. */
+struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms);
+/*
+ * Ends a connection: with the first call's message as its error, code L7MP_OK for an orderly end.
+ * `closed` follows, never from inside.
+ */
+void l7mp_ws_conn_over(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+/* An event of the session. */
+void l7mp_ws_conn_notice(struct ws_conn *c, const char *event, const char *message);
+/* libwebsockets' callback; `user` unused: the connection is its opaque pointer. */
+int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, size_t len);
+
+/* ---- bridge.c ---- */
+
+/*
+ * Carries bytes between io (an open TLS stream; taken, also on failure) and fd (one end of a
+ * socket pair, whose other end is libwebsockets'; taken) until both have ended. 0 or negative errno.
+ */
+int l7mp_ws_bridge_new(struct ws_conn *c, struct l7mp_stream *io, int fd, struct ws_bridge **out);
+/* Why TLS failed, "" when it did not; while c->bridge is set. */
+const char *l7mp_ws_bridge_why(const struct ws_bridge *b);
+/* The TLS connection's addresses. */
+int l7mp_ws_bridge_local(const struct ws_bridge *b, struct l7mp_addr *out);
+int l7mp_ws_bridge_remote(const struct ws_bridge *b, struct l7mp_addr *out);
+/* c is gone. abort: what is under way is thrown away, the peer gets a reset. */
+void l7mp_ws_bridge_leave(struct ws_bridge *b, bool abort);
+
+/* ---- handshake.c ---- */
+
+/*
+ * Reads the request's head on an accepted stream (taken), and refuses it or hands a connection up.
+ * Takes tls (metadata, may be NULL).
+ */
+void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const struct l7mp_addr *peer,
+                       cJSON *tls);
+void l7mp_ws_head_cancel_all(struct ws_listener *l);
+/* The session's `result` for the connection that the head was handed up with; frees it. */
+void l7mp_ws_head_answer(struct ws_head *h, int status, const char *why);
+/* What the destination has chosen; NULL: it has no subprotocols. Before the answer. */
+void l7mp_ws_head_subprotocol(struct ws_head *h, const char *chosen);
+/* c is closed before the handshake was answered. */
+void l7mp_ws_head_drop(struct ws_head *h);
+int l7mp_ws_head_local(const struct ws_head *h, struct l7mp_addr *out);
+int l7mp_ws_head_remote(const struct ws_head *h, struct l7mp_addr *out);
+/* Aborts a stream that nobody is attached to. */
+void l7mp_ws_orphan(struct l7mp_stream *io, bool abort);
+
+/* ---- websocket.c ---- */
+
+/* `ping_interval` of a spec, in ms. */
+uint32_t l7mp_ws_ping_ms(const cJSON *spec);
+
+/* ---- client.c ---- */
+
+int l7mp_ws_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
+                    struct l7mp_error *err);
+void l7mp_ws_dial_free(struct ws_dial *d);
+/* Why libwebsockets says that the handshake failed, in our words. */
+void l7mp_ws_dial_failed(struct ws_conn *c, const char *why, int status);
+/* The server has answered with this subprotocol ("": none). False: that is not what was asked for; c is over. */
+bool l7mp_ws_dial_agreed(struct ws_conn *c, const char *subprotocol);
