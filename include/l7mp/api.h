@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The REST API (SPEC section 5; docs/api.md): what the L7mpController and
+ * The REST API (docs/api.md): what the L7mpController and
  * Prometheus clusters serve. env->app is the struct l7mp_api.
  *
  * The API never binds a port: an HTTP listener routes requests to the controller

@@ -18,8 +18,8 @@
 struct l7mp_options {
 	const char *config; /* NULL: the two addresses of `oneliner` */
 	struct l7mp_oneliner oneliner;
-	const char *via[L7MP_OPTIONS_CHAIN],
-	        *back[L7MP_OPTIONS_CHAIN]; /* oneliner points there: don't copy */
+	/* `oneliner` points there, so the struct must not be copied. */
+	const char *via[L7MP_OPTIONS_CHAIN], *back[L7MP_OPTIONS_CHAIN];
 	const char *log_level;
 	bool strict;
 	const char *offload;     /* init, no_init, disable */
@@ -34,20 +34,29 @@ enum l7mp_options_result {
 	L7MP_OPTIONS_ERROR, /* a message was printed: exit 1 */
 };
 enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_options *out);
-/* Puts the command line's values over `config`'s admin object, making it when missing. 0 or -ENOMEM. */
+/*
+ * Puts the command line's values over those of `config`'s admin object, which is made when it is
+ * missing. 0 or -ENOMEM.
+ */
 int l7mp_options_override(const struct l7mp_options *o, cJSON *config);
 
-/* Prints what the kernel fast path finds on this machine, as JSON, on stdout. 0; -ENOTSUP: it can't work; else negative errno. */
+/*
+ * Prints what the kernel fast path finds on this machine, as JSON, on stdout. 0; -ENOTSUP: it
+ * can't work here; else another negative errno.
+ */
 int l7mp_app_doctor(const struct l7mp_options *options);
 
 struct l7mp_app;
 
 /*
  * Reads and checks the config. Everything wrong with it has then been printed on
- * stderr, one line a finding: "file:line: path: message". 0 or negative errno.
+ * stderr, one line a finding: "file:line: path: message". 0 or negative errno; *out is to be freed
+ * in both cases. `options` is borrowed until then.
  */
-int l7mp_app_new(const struct l7mp_options *options,
-                 struct l7mp_app **out); /* options: borrowed until free */
-/* Binds, starts and runs until a signal ended it. 0, or negative errno when it could not start (printed). */
+int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out);
+/*
+ * Binds, starts, and runs the loop until a signal has ended it. 0, or negative errno when it could
+ * not start, which was printed then.
+ */
 int l7mp_app_run(struct l7mp_app *app);
 void l7mp_app_free(struct l7mp_app **app);

@@ -41,7 +41,7 @@
 #define HEAD_TIMEOUT_MS "5000"
 #define FIELDS_MAX      64 /* civetweb's MG_MAX_HEADERS: with that many, some may be missing */
 #define BODY_STEP       (64 * 1024)
-#define DISCARD_MAX     (8 * 1024 * 1024) /* of a body that is not wanted, so that the answer arrives */
+#define DISCARD_MAX     (8 * 1024 * 1024) /* of a body that is not wanted */
 #define RESTART_MS      1000
 #define STOP_GRACE_MS   2000
 
@@ -244,7 +244,7 @@ static const char *read_framing(struct conn *c)
 	return NULL;
 }
 
-/* {"HTTP": {"method", "url", "headers"}}, as the router wants it. A field that comes twice is joined. */
+/* {"HTTP": {"method", "url", "headers"}}; a field that comes twice is joined. NULL: no memory. */
 static cJSON *make_metadata(const struct mg_request_info *ri)
 {
 	cJSON *root = cJSON_CreateObject();

@@ -154,15 +154,22 @@ void api_count(struct l7mp_api *api, const struct api_route *route, int status);
 
 /* Decodes %XX in place. -EINVAL: bad escape, a NUL, or not UTF-8. */
 int api_percent_decode(char *s);
-/* Splits and decodes `path` in place; one trailing slash is tolerated. Number of segments; -EINVAL; -E2BIG. */
+/*
+ * Splits `path` at its slashes and decodes each segment, in place; one trailing slash is tolerated.
+ * The number of segments; -EINVAL: as above; -E2BIG: more than max.
+ */
 int api_split_path(char *path, char **segments, size_t max);
 /* Decoded value of `key` in "a=b&c", heap, NULL when absent. -EINVAL on a bad escape. */
 int api_query_get(const char *query, const char *key, char **out);
 /* Value of an HTTP request header, case-insensitive; NULL when absent. */
 const char *api_header(const cJSON *metadata, const char *name);
+
 /* ---- auth.c ---- */
 
-/* May this client be answered? 0, or the status (401, 403) with rs filled. */
+/*
+ * May this client be answered? With a token: whoever has it; without: clients on this host whose
+ * request names this host. 0, or the status (401, 403, 429) with rs filled.
+ */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
 /* NULL: on this host. Else why the client is not to be answered without a token. */
@@ -177,7 +184,10 @@ bool api_host_is_local(const struct l7mp_api *api, const char *host);
  * with rs filled (400, 415, 422). The root is an object.
  */
 cJSON *api_body(struct api_request *rq, struct api_response *rs);
-/* The same, and then the member `wrapper` of it, with whatever else is there refused in strict mode (422) or logged. */
+/*
+ * The same, and then the member `wrapper` of it. Whatever stands beside it is refused in strict
+ * mode (422), and logged otherwise.
+ */
 cJSON *api_body_unwrap(struct api_request *rq, const char *wrapper, struct api_response *rs);
 
 /* ---- respond.c ---- */

@@ -18,42 +18,18 @@ static int hex(char c)
 	return -1;
 }
 
-/* Length of the UTF-8 sequence at s; 0 when it is none (RFC 3629: no overlong forms, no surrogates). */
-static size_t utf8_len(const unsigned char *s)
-{
-	size_t n;
-	uint32_t c;
-
-	if (s[0] < 0x80)
-		return 1;
-	if (s[0] >= 0xc2 && s[0] <= 0xdf)
-		n = 2;
-	else if ((s[0] & 0xf0) == 0xe0)
-		n = 3;
-	else if (s[0] >= 0xf0 && s[0] <= 0xf4)
-		n = 4;
-	else
-		return 0;
-	c = s[0] & (0x7f >> n);
-	for (size_t i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (s[i] & 0x3f);
-	}
-	if ((n == 3 && c < 0x800) || (n == 4 && c < 0x10000) || c > 0x10ffff ||
-	    (c >= 0xd800 && c <= 0xdfff))
-		return 0;
-	return n;
-}
-
 static bool is_utf8(const char *s)
 {
-	while (*s) {
-		size_t n = utf8_len((const unsigned char *)s);
+	size_t left = strlen(s);
+
+	while (left) {
+		uint32_t cp;
+		size_t n = l7mp_utf8_decode(s, left, &cp);
 
 		if (!n)
 			return false;
 		s += n;
+		left -= n;
 	}
 	return true;
 }

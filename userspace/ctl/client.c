@@ -111,7 +111,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	return CTL_OK;
 }
 
-/* Does something at the admin server's address answer as it does? The token is not sent there yet. */
+/* Does something answer as the admin server does, at its address? No token is sent there yet. */
 static bool admin_server_answers(struct ctl_client *cl)
 {
 	struct l7mp_str text = {0};

@@ -68,7 +68,7 @@ int ctl_config(struct ctl *c, int argc, char **argv)
 	return ctl_usage("config: expected dump | load FILE | check FILE");
 }
 
-/* "limits.max_body=1000" into {"limits": {"max_body": 1000}}; a value that is no JSON is a string. */
+/* "limits.max_body=9" into {"limits": {"max_body": 9}}; a value that is not JSON is a string. */
 static int set_key(cJSON *admin, const char *arg)
 {
 	const char *eq = strchr(arg, '=');

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of l7mpctl share. */
+/*
+ * What the files of l7mpctl share. One thread, nothing asynchronous: a command prints its result
+ * on stdout and its errors on stderr, and returns the exit status of the program.
+ */
 #pragma once
 
 #include <stdbool.h>
@@ -30,17 +33,21 @@ struct ctl {
 
 /* ---- client.c: blocking HTTP by libcurl ---- */
 
-/* "/clusters/a%2Fb" from "clusters", "a/b"; ends with NULL. Heap, NULL when out of memory. */
+/*
+ * A path of the API from its segments, which end with NULL: "/clusters/a%2Fb" from "clusters",
+ * "a/b". Heap; NULL: out of memory, which ctl_request takes.
+ */
 char *ctl_path(const char *first, ...) __attribute__((sentinel));
 /*
- * One request below /api/v1; `path` is encoded, `body` may be NULL. 0 and *out (the
- * answer's tree, the caller's), or CTL_FAILED after a message on stderr. A refusal of
- * the server is a failure; its content list is printed too, with the lines of `lines` (may be NULL).
+ * One request below /api/v1, answered before it returns; `path` is encoded, `body` may be NULL.
+ * CTL_OK and *out (the answer's tree, the caller's), or CTL_FAILED after a message on stderr. A
+ * refusal of the server is a failure: what it found is printed, with the lines of the document
+ * `lines` that was sent (may be NULL). Where the API is, is found out at the first request.
  */
 struct ctl_input;
 int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
                 const struct ctl_input *lines, cJSON **out);
-/* Local port of the last request: the session that carried it. 0: none. */
+/* Local port of the last request, by which the session that carried it is known. 0: none. */
 long ctl_local_port(const struct ctl *c);
 void ctl_client_free(struct ctl *c);
 
@@ -49,30 +56,42 @@ void ctl_client_free(struct ctl *c);
 struct ctl_input {
 	struct l7mp_document *doc;
 	cJSON *root;
-	const char *name; /* for messages: the file or "stdin" */
-	const char
-	        *wrapper; /* what the server's paths begin with, when we wrapped; NULL: nothing */
+	const char *name;    /* for messages: the file or "stdin" */
+	const char *wrapper; /* key that we put around it, and paths begin with; NULL: none */
 };
 /* Reads -f FILE or stdin. CTL_OK, or CTL_FAILED/CTL_USAGE after a message. */
 int ctl_input_read(struct ctl *c, struct ctl_input *in);
 void ctl_input_free(struct ctl_input *in);
-/* Line of the node that a path of the API ("listener.spec.port", "rules[0].match") names; 0 when not known. */
+/*
+ * Line of the node that a path in an answer of the API names ("listener.spec.port",
+ * "rules[0].match"); 0 when it is not known.
+ */
 int ctl_input_line(const struct ctl_input *in, const char *path);
 
 /* ---- proxy.c ---- */
 
-/* Becomes l7mp-proxy: the one beside this program, else the one in PATH. Returns (CTL_FAILED, printed) only when that failed. */
+/*
+ * Becomes l7mp-proxy (exec): the one beside this program, else the one in PATH. Returns only when
+ * that failed: CTL_FAILED, after a message.
+ */
 int ctl_exec_proxy(const char *command, char *const args[]);
-/* Runs it and reads the JSON that it prints, whatever its exit status. The caller's tree; NULL after a message. */
+/*
+ * Runs it and reads the JSON that it prints, whatever its exit status is. The caller's tree; NULL
+ * after a message.
+ */
 cJSON *ctl_ask_proxy(const char *command, char *const args[]);
 
 /* ---- output.c ---- */
 
-/* Prints without what could steer a terminal: control and direction characters, bytes that are not UTF-8. */
+/*
+ * Prints text without what could steer a terminal: control characters, those that change the
+ * direction of writing, and bytes that are not UTF-8 are shown as escapes.
+ */
 void ctl_print_safe(FILE *to, const char *text);
+/* "l7mpctl: ..." on stderr, printed safely; ctl_usage adds a hint and returns CTL_USAGE. */
 void ctl_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-int ctl_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* CTL_USAGE */
-/* As -o says; a table isn't possible here: YAML. CTL_OK or CTL_FAILED. */
+int ctl_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Prints as -o says; YAML when that is a table, which a tree can't be. CTL_OK or CTL_FAILED. */
 int ctl_print_tree(const struct ctl *c, const cJSON *node);
 
 #define CTL_COLUMNS 8
@@ -82,14 +101,17 @@ struct ctl_table {
 	size_t n_cells, cap;
 	bool oom;
 };
-/* Takes text (heap, NULL: "-"). */
+/*
+ * Adds the next cell of the row. Takes text (heap; NULL: shown as "-"); the others copy.
+ * Out of memory is told by ctl_table_print.
+ */
 void ctl_cell(struct ctl_table *t, char *text);
 void ctl_cell_str(struct ctl_table *t, const char *text);
 void ctl_cell_num(struct ctl_table *t, double value);
-/* Prints and empties it. */
+/* Prints the table and empties it. CTL_OK, or CTL_FAILED when memory ran out. */
 int ctl_table_print(struct ctl_table *t);
 
-/* ---- commands: each gets the words after its own name ---- */
+/* ---- commands: each gets the words after its own name, and returns the exit status ---- */
 
 typedef int (*ctl_command)(struct ctl *c, int argc, char **argv);
 
@@ -111,7 +133,6 @@ int ctl_lookup(struct ctl *c, int argc, char **argv);
 int ctl_offload(struct ctl *c, int argc, char **argv);
 int ctl_flows(struct ctl *c, int argc, char **argv);
 int ctl_doctor(struct ctl *c, int argc, char **argv);
-int ctl_version(struct ctl *c, int argc, char **argv);
 
 /* What several commands do. */
 int ctl_get_one(struct ctl *c, const char *plural, const char *name);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* explain SESSION: its way through the proxy, what happened to it, why it is or isn't in the kernel. */
+/* explain SESSION: its route, its stages, its events, and why it is or isn't in the kernel. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,7 @@ static void add_stages(struct l7mp_str *s, const cJSON *stages)
 		              cJSON_IsString(e) ? e->valuestring : l7mp_json_str(e, "origin", "?"));
 }
 
-static void print_way(const cJSON *o)
+static void print_route(const cJSON *o)
 {
 	const cJSON *source = l7mp_json_member(o, "source");
 	const cJSON *destination = l7mp_json_member(o, "destination");
@@ -112,7 +112,7 @@ static int print_session(struct ctl *c, const cJSON *o)
 
 	line("session:", "%s", l7mp_json_str(o, "name", "?"));
 	line("status:", "%s", l7mp_json_str(o, "status", "?"));
-	print_way(o);
+	print_route(o);
 	line("stages:", "source: %s", l7mp_json_str(l7mp_json_member(o, "source"), "status", "?"));
 	print_stages("ingress", l7mp_json_member(o, "ingress"));
 	line("", "destination %s: %s",

@@ -48,6 +48,26 @@ static const char help[] =
         "\n"
         "Exit status: 0 done, 1 refused or not reachable, 2 wrong usage.\n";
 
+static int show_version(struct ctl *c, int argc, char **argv)
+{
+	cJSON *admin = NULL;
+	int rc;
+
+	(void)argv;
+	if (argc)
+		return ctl_usage("version: takes no arguments");
+	puts("l7mpctl    " L7MP_VERSION);
+	fflush(stdout);
+	rc = ctl_request(c, "GET", "/admin", NULL, NULL, &admin);
+	if (!rc) {
+		printf("l7mp-proxy ");
+		ctl_print_safe(stdout, l7mp_json_str(admin, "version", "unknown"));
+		putchar('\n');
+	}
+	cJSON_Delete(admin);
+	return rc;
+}
+
 static const struct {
 	const char *name;
 	ctl_command run;
@@ -55,7 +75,7 @@ static const struct {
         {"endpoints", ctl_endpoints}, {"rulelists", ctl_rulelists}, {"sessions", ctl_sessions},
         {"explain", ctl_explain},     {"config", ctl_config},       {"admin", ctl_admin},
         {"lookup", ctl_lookup},       {"offload", ctl_offload},     {"flows", ctl_flows},
-        {"doctor", ctl_doctor},       {"version", ctl_version},
+        {"doctor", ctl_doctor},       {"version", show_version},
 };
 
 enum { OPT_TIMEOUT = 256 };

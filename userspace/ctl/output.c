@@ -9,38 +9,22 @@
 #include "ctl.h"
 #include "l7mp/config.h"
 
-/* One character of UTF-8 text; its length, 0 for what is not UTF-8. */
-static size_t decode(const unsigned char *s, uint32_t *out)
-{
-	size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0xc2 ? 2 : 0;
-	uint32_t c = n == 1 ? s[0] : s[0] & (0x7fU >> n);
-
-	if (n == 0 || s[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (s[i] & 0x3f);
-	}
-	*out = c;
-	return n;
-}
-
-/* Control characters (C0 but newline and tab, DEL, C1), line separators, overrides of the writing direction. */
+/* What could steer a terminal or change the order in which a line is read; not newline and tab. */
 static bool steers(uint32_t c)
 {
-	return (c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7f && c <= 0x9f) ||
-	       (c >= 0x200e && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
-	       (c >= 0x2066 && c <= 0x2069) || c == 0xfeff || c == 0x061c;
+	if (c == '\n' || c == '\t')
+		return false;
+	return l7mp_utf8_unprintable(c) || c == 0x200e || c == 0x200f || c == 0x061c;
 }
 
 static void add_safe(struct l7mp_str *out, const char *text)
 {
 	const unsigned char *s = (const unsigned char *)text;
+	size_t left = strlen(text);
 
-	while (*s) {
+	while (left) {
 		uint32_t c = 0;
-		size_t n = decode(s, &c);
+		size_t n = l7mp_utf8_decode(s, left, &c);
 
 		if (!n)
 			l7mp_str_addf(out, "\\x%02x", *s);
@@ -48,7 +32,9 @@ static void add_safe(struct l7mp_str *out, const char *text)
 			l7mp_str_addf(out, "\\u%04x", (unsigned)c);
 		else
 			l7mp_str_addn(out, s, n);
-		s += n ? n : 1;
+		n = n ? n : 1;
+		s += n;
+		left -= n;
 	}
 }
 

@@ -9,9 +9,12 @@ struct l7mp_access_log {
 	int fd;     /* -1: not open */
 };
 
-/* Zeroed or {NULL, -1}: off. Opens path for appending (mode 0640); NULL closes. 0 or negative errno: the old one stays. */
+/*
+ * Opens `path` for appending (made with mode 0640); NULL closes. A zeroed struct, or {NULL, -1}, is
+ * off. 0, or negative errno: what was open stays open.
+ */
 int l7mp_access_log_open(struct l7mp_access_log *log, const char *path);
-/* Opens the same path again, after a rotation. */
+/* Opens the same path again, after a rotation. 0, or negative errno as above. */
 int l7mp_access_log_reopen(struct l7mp_access_log *log);
 void l7mp_access_log_close(struct l7mp_access_log *log);
 void l7mp_access_log_write(struct l7mp_access_log *log, const struct l7mp_session *session);

@@ -158,7 +158,7 @@ int l7mp_app_run(struct l7mp_app *app)
 	l7mp_app_hold_signals();
 	rc = start(app);
 	if (rc) {
-		/* Whatever was made already is taken down the same way as at the end. */
+		/* Whatever was made already is taken down as at any other end. */
 		l7mp_app_stop(app);
 		l7mp_loop_run(app->loop);
 		return rc;

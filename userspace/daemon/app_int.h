@@ -22,7 +22,8 @@ enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUN
 
 struct l7mp_app {
 	struct l7mp_options options;
-	char *config_path; /* as given: a reload follows the links that stand there then (Kubernetes swaps them) */
+	/* As it was given: a reload follows the links that are there then (Kubernetes swaps them). */
+	char *config_path;
 	struct l7mp_loop *loop;
 	struct l7mp_model *model;
 	struct l7mp_stats stats;
@@ -32,9 +33,8 @@ struct l7mp_app {
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
 	struct l7mp_api_server *admin_server;
-	struct l7mp_document
-	        *document;           /* the file that was read last, until its change is applied */
-	struct l7mp_change *initial; /* built by new, applied by run */
+	struct l7mp_document *document; /* the file read last, until its change is applied */
+	struct l7mp_change *initial;    /* built by new, applied by run */
 	struct l7mp_access_log access_log;
 	struct l7mp_trim trim;
 	uv_signal_t signals[L7MP_SIG_COUNT];
@@ -59,7 +59,10 @@ size_t l7mp_all_protos_count(void);
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out);
 /* One line that says where in the file it is, as far as that is known. */
 void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err);
-/* Puts the admin object's settings into force: log, access log, token. 0, or negative errno with err. */
+/*
+ * Puts the admin object's settings into force: log, access log, token. 0, or negative errno with
+ * err; what comes before the one that failed is in force then.
+ */
 int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
                        struct l7mp_error *err);
 /*
@@ -68,19 +71,25 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
  */
 void l7mp_app_reload(struct l7mp_app *app);
 
-/* offload.c */
+/* offload.c: makes the engine, idle; 0 or negative errno */
 int l7mp_app_make_offload(struct l7mp_app *app);
+/* What GET /offload and the metrics ask for. */
 void l7mp_app_offload_views(struct l7mp_app *app, struct l7mp_api_params *api);
-/* What admin asks of the kernel fast path. 0; an error only when another process has the instance. */
+/*
+ * Does what admin asks of the kernel fast path. 0, also when the kernel can't; negative errno with
+ * err only when another process has the instance.
+ */
 int l7mp_app_use_offload(struct l7mp_app *app, const struct l7mp_admin *admin,
                          struct l7mp_error *err);
 
 /* shutdown.c */
 /*
- * SIGTERM, SIGINT and SIGHUP wait from here until they are watched, so that one that comes during the
- * start is answered in order. Threads that start meanwhile leave them to the loop's thread for good.
+ * Blocks SIGTERM, SIGINT and SIGHUP until they are watched, so that one that comes during the start
+ * is answered in order. Threads that start meanwhile have them blocked for good, which leaves them
+ * to the loop's thread.
  */
 void l7mp_app_hold_signals(void);
-/* Also lets signals through that were held. */
+/* Watches the three signals on the loop and unblocks them. 0, or libuv's error (negative). */
 int l7mp_app_watch_signals(struct l7mp_app *app);
+/* Begins the shutdown, once; l7mp_loop_run returns when it is done. */
 void l7mp_app_stop(struct l7mp_app *app);

@@ -58,7 +58,10 @@ static int line_of(const struct l7mp_app *app, const char *path)
 	return line;
 }
 
-/* What a finding begins with: "file:12: listeners[0].spec.port: ", "argument 1 ('UDP-LISTEN:x'): spec.port: ". */
+/*
+ * What a finding begins with: "file:12: listeners[0].spec.port: ", or, for a one-liner,
+ * "argument 1 ('UDP-LISTEN:x'): spec.port: ".
+ */
 static const char *place(const struct l7mp_app *app, const char *path, int line, char *buf,
                          size_t size)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Signals and the one way down: refuse what is new, stop listeners, end sessions
+ * Signals and the shutdown: refuse what is new, stop listeners, end sessions
  * with a grace time, give back what protocols hold, let the loop run dry.
  */
 #include <signal.h>

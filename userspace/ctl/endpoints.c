@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Endpoints (they are added to a cluster) and the rules of a rule list by position. */
+/* endpoints: those of all clusters in one list; one is added to a cluster. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,10 @@ static void endpoint_row(struct ctl_table *t, const cJSON *o)
 static const struct ctl_collection endpoints = {
         "endpoints", "endpoint", endpoint_row, {"NAME", "CLUSTER", "ADDRESS", "WEIGHT"}};
 
-/* The endpoints of `clusters` in one list, each with its cluster's name. Virtual clusters have none of their own. */
+/*
+ * The endpoints of `clusters` in one list, each with its cluster's name. New tree; NULL: out of
+ * memory. Virtual clusters have none of their own.
+ */
 static cJSON *flatten(const cJSON *clusters)
 {
 	cJSON *all = cJSON_CreateArray();
@@ -74,49 +77,4 @@ int ctl_endpoints(struct ctl *c, int argc, char **argv)
 		return ctl_delete_one(c, "endpoints", argv[1]);
 	return ctl_usage("endpoints: expected list | get NAME | add CLUSTER [-f FILE] | "
 	                 "replace NAME [-f FILE] | delete NAME [--recursive]");
-}
-
-static int insert_name(struct ctl *c, char *path, const char *rule)
-{
-	cJSON *body = cJSON_CreateObject();
-	cJSON *answer = NULL;
-	int rc = CTL_FAILED;
-
-	if (!l7mp_json_add_str(body, "rule", rule))
-		rc = ctl_request(c, "POST", path, body, NULL, &answer);
-	cJSON_Delete(answer);
-	cJSON_Delete(body);
-	free(path);
-	return rc;
-}
-
-static int remove_rule(struct ctl *c, const char *list, const char *position)
-{
-	char *path = ctl_path("rulelists", list, "rules", position, NULL);
-	char *full =
-	        path ? l7mp_asprintf("%s%s", path, c->recursive ? "?recursive=true" : "") : NULL;
-	cJSON *answer = NULL;
-	int rc = ctl_request(c, "DELETE", full, NULL, NULL, &answer);
-
-	cJSON_Delete(answer);
-	free(full);
-	free(path);
-	return rc;
-}
-
-int ctl_rulelists(struct ctl *c, int argc, char **argv)
-{
-	const struct ctl_collection *kind = ctl_collections;
-
-	if (argc == 3 && !strcmp(argv[0], "insert"))
-		return ctl_send_wrapped(
-		        c, "POST", ctl_path("rulelists", argv[1], "rules", argv[2], NULL), "rule");
-	if (argc == 4 && !strcmp(argv[0], "insert"))
-		return insert_name(c, ctl_path("rulelists", argv[1], "rules", argv[2], NULL),
-		                   argv[3]);
-	if (argc == 3 && !strcmp(argv[0], "remove"))
-		return remove_rule(c, argv[1], argv[2]);
-	while (strcmp(kind->plural, "rulelists") != 0)
-		kind++;
-	return ctl_objects(c, kind, argc, argv);
 }

@@ -1,50 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* lookup, offload, flows, version. */
+/* offload, flows: the kernel fast path as the proxy sees it. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "ctl.h"
-
-int ctl_lookup(struct ctl *c, int argc, char **argv)
-{
-	struct ctl_input in = {0};
-	cJSON *body = cJSON_CreateObject();
-	cJSON *metadata, *found = NULL;
-	char *path;
-	int rc = CTL_OK;
-
-	if (argc != 1) {
-		cJSON_Delete(body);
-		return ctl_usage("lookup: expected RULELIST [-f FILE with the metadata]");
-	}
-	/* Without a document: a session that has no metadata. */
-	if (c->file)
-		rc = ctl_input_read(c, &in);
-	if (rc) {
-		cJSON_Delete(body);
-		return rc;
-	}
-	metadata = l7mp_json_member(in.root, "metadata");
-	if (!metadata || cJSON_GetArraySize(in.root) != 1) {
-		metadata = in.root;
-		in.wrapper = "metadata";
-	}
-	metadata = metadata ? cJSON_Duplicate(metadata, true) : cJSON_CreateObject();
-	path = ctl_path("rulelists", argv[0], "lookup", NULL);
-	if (l7mp_json_add(body, "metadata", metadata))
-		rc = CTL_FAILED;
-	else
-		rc = ctl_request(c, "POST", path, body, in.root ? &in : NULL, &found);
-	if (!rc)
-		rc = ctl_print_tree(c, found);
-	cJSON_Delete(found);
-	cJSON_Delete(body);
-	free(path);
-	ctl_input_free(&in);
-	return rc;
-}
 
 int ctl_offload(struct ctl *c, int argc, char **argv)
 {
@@ -117,25 +76,5 @@ int ctl_flows(struct ctl *c, int argc, char **argv)
 	if (!rc)
 		rc = c->output == CTL_TABLE ? print_flows(flows) : ctl_print_tree(c, flows);
 	cJSON_Delete(flows);
-	return rc;
-}
-
-int ctl_version(struct ctl *c, int argc, char **argv)
-{
-	cJSON *admin = NULL;
-	int rc;
-
-	(void)argv;
-	if (argc)
-		return ctl_usage("version: takes no arguments");
-	puts("l7mpctl    " L7MP_VERSION);
-	fflush(stdout);
-	rc = ctl_request(c, "GET", "/admin", NULL, NULL, &admin);
-	if (!rc) {
-		printf("l7mp-proxy ");
-		ctl_print_safe(stdout, l7mp_json_str(admin, "version", "unknown"));
-		putchar('\n');
-	}
-	cJSON_Delete(admin);
 	return rc;
 }
