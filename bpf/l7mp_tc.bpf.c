@@ -64,15 +64,15 @@ static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32
  * into packets, the kernel makes them writable before it runs (and drops what it has no memory for).
  */
 static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
-                                         const struct l7mp_news *news)
+                                         const struct l7mp_rewrite *rw)
 {
 	const __u32 at = l4 + __builtin_offsetof(struct udphdr, check);
 	long rc = 0;
 
-	if (l7mp_csum_addr(news))
-		rc = replace_addr_csum(skb, at, l7mp_csum_addr(news), family);
-	if (!rc && l7mp_csum_port(news))
-		rc = bpf_l4_csum_replace(skb, at, 0, l7mp_csum_port(news), BPF_F_MARK_MANGLED_0);
+	if (l7mp_csum_addr(rw))
+		rc = replace_addr_csum(skb, at, l7mp_csum_addr(rw), family);
+	if (!rc && l7mp_csum_port(rw))
+		rc = bpf_l4_csum_replace(skb, at, 0, l7mp_csum_port(rw), BPF_F_MARK_MANGLED_0);
 	return rc;
 }
 
@@ -86,49 +86,49 @@ static __always_inline int untag(struct __sk_buff *skb, const __u32 n_vlans)
 	return n > 1 && bpf_skb_vlan_pop(skb) ? -1 : 0;
 }
 
-static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_news *news,
+static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_rewrite *rw,
                                         const __u8 family, const int has_link)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if (l7mp_rewrite_ip(data, end, ETH_HLEN, family, 0, news))
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN, family, 0, rw))
 		return -1;
-	l7mp_rewrite_macs(data, news);
+	l7mp_rewrite_macs(data, rw);
 	if (!has_link)
 		((struct ethhdr *)data)->h_proto = (__be16)skb->protocol;
 	return 0;
 }
 
-static __always_inline long redirect(const struct l7mp_news *news)
+static __always_inline long redirect(const struct l7mp_rewrite *rw)
 {
-	if (l7mp_flags(news) & L7MP_FLOW_TO_INGRESS)
-		return bpf_redirect(l7mp_ifindex(news), BPF_F_INGRESS);
-	if (l7mp_flags(news) & L7MP_FLOW_NEIGH)
-		return bpf_redirect_neigh(l7mp_ifindex(news), NULL, 0, 0);
-	return bpf_redirect(l7mp_ifindex(news), 0);
+	if (l7mp_flags(rw) & L7MP_FLOW_TO_INGRESS)
+		return bpf_redirect(l7mp_ifindex(rw), BPF_F_INGRESS);
+	if (l7mp_flags(rw) & L7MP_FLOW_NEIGH)
+		return bpf_redirect_neigh(l7mp_ifindex(rw), NULL, 0, 0);
+	return bpf_redirect(l7mp_ifindex(rw), 0);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
                                    const struct l7mp_flow_action *a, __u32 tag,
-                                   struct l7mp_news *news, const int kind, const int has_link)
+                                   struct l7mp_rewrite *rw, const int kind, const int has_link)
 {
 	const __u8 family = L7MP_KIND_FAMILY(kind);
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	__u32 l4 = ETH_HLEN + n_vlans * sizeof(struct l7mp_vlan) +
 	           (family == L7MP_FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 
-	l7mp_take_checked(news, a);
-	if (l7mp_verb(news) != L7MP_VERB_FORWARD && l7mp_verb(news) != L7MP_VERB_REFLECT)
+	l7mp_take_checked(rw, a);
+	if (l7mp_verb(rw) != L7MP_VERB_FORWARD && l7mp_verb(rw) != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (wire_ip_len(skb, p) > l7mp_mtu(news))
+	if (wire_ip_len(skb, p) > l7mp_mtu(rw))
 		return L7MP_VERDICT_PASS_MTU;
 	/* Meant for XDP on the real device; here the tags would be missing. */
-	if (l7mp_n_vlans(news))
+	if (l7mp_n_vlans(rw))
 		return L7MP_VERDICT_PASS_VLAN;
 	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
 		return L7MP_VERDICT_PASS_VLAN;
-	l7mp_take(news, a, family);
+	l7mp_take(rw, a, family);
 	if (l7mp_replaced(a, tag))
 		return L7MP_VERDICT_PASS_STALE;
 	/*
@@ -137,14 +137,13 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	 */
 	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (replace_csum(skb, l4, family, news))
+	if (replace_csum(skb, l4, family, rw))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (has_link && untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (write_packet(skb, news, family, has_link))
+	if (write_packet(skb, rw, family, has_link))
 		return L7MP_VERDICT_PASS_KERNEL;
-	return l7mp_verb(news) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
-	                                            : L7MP_VERDICT_FORWARDED;
+	return l7mp_verb(rw) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
 /* On to the next filter, which may be somebody else's. */
@@ -156,7 +155,7 @@ static __always_inline int pass_up(int verdict)
 
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                 const struct l7mp_flow_action *a, struct l7mp_news *news,
+                                 const struct l7mp_flow_action *a, struct l7mp_rewrite *rw,
                                  const int kind, const int has_link)
 {
 	__u64 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
@@ -167,12 +166,12 @@ static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet
 		return L7MP_VERDICT_PASS_HANDOVER;
 	if (a->verb == L7MP_VERB_COUNT)
 		return l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
-	return forward(skb, p, a, tag, news, kind, has_link);
+	return forward(skb, p, a, tag, rw, kind, has_link);
 }
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
-	struct l7mp_news news;
+	struct l7mp_rewrite rw;
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
@@ -184,19 +183,19 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	if (verdict)
 		return pass_up(verdict);
 	/* Because without CAP_PERFMON the verifier also walks ways that only speculation takes. */
-	news.ports = news.way = 0;
+	rw.ports = rw.egress = 0;
 	a = bpf_map_lookup_elem(&flows, &p.key);
 	if (!a)
 		return pass_up(L7MP_VERDICT_PASS_NO_FLOW);
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
 	n = segments(skb, &p);
-	verdict = judge(skb, &p, a, &news, kind, has_link);
+	verdict = judge(skb, &p, a, &rw, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return pass_up(verdict);
 	l7mp_count_flow(c, n, p.payload_len);
 	l7mp_count_verdict(verdict);
-	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&news);
+	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&rw);
 }
 
 /* Kept apart, so that the compiler does not join them into one with variable offsets. */

@@ -26,7 +26,7 @@ struct {
 } devices SEC(".maps");
 
 /* The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are constants. */
-static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_news *news,
+static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                         const __u32 n_vlans, const __u8 family)
 {
 	void *data = (void *)(long)ctx->data;
@@ -35,45 +35,45 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_ne
 	struct l7mp_vlan *vlan = (void *)(eth + 1);
 	__be16 ip_proto = family == L7MP_FAMILY_V4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 
-	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, news))
+	if (l7mp_rewrite_ip(data, end, ETH_HLEN + n_vlans * sizeof(*vlan), family, 1, rw))
 		return L7MP_VERDICT_PASS_KERNEL;
-	l7mp_rewrite_macs(eth, news);
-	eth->h_proto = n_vlans ? l7mp_word16(&news->vlans, 0) : ip_proto;
+	l7mp_rewrite_macs(eth, rw);
+	eth->h_proto = n_vlans ? l7mp_word16(&rw->vlans, 0) : ip_proto;
 	if (n_vlans > 0) {
-		vlan[0].tci = l7mp_word16(&news->vlans, 2);
-		vlan[0].proto = n_vlans > 1 ? l7mp_word16(&news->vlans, 1) : ip_proto;
+		vlan[0].tci = l7mp_word16(&rw->vlans, 2);
+		vlan[0].proto = n_vlans > 1 ? l7mp_word16(&rw->vlans, 1) : ip_proto;
 	}
 	if (n_vlans > 1) {
-		vlan[1].tci = l7mp_word16(&news->vlans, 3);
+		vlan[1].tci = l7mp_word16(&rw->vlans, 3);
 		vlan[1].proto = ip_proto;
 	}
 	return 0;
 }
 
 /* With another number of tags than it came in with. 0, or a verdict, and then nothing was changed. */
-static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_news *news,
+static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                        __u32 n_vlans, const __u8 family)
 {
-	__u32 to = l7mp_n_vlans(news);
+	__u32 to = l7mp_n_vlans(rw);
 	__s32 grow = ((__s32)n_vlans - (__s32)to) * (__s32)sizeof(struct l7mp_vlan);
 
 	if (to > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
 		return L7MP_VERDICT_PASS_VLAN;
 	if (to == 0)
-		return write_packet(ctx, news, 0, family);
+		return write_packet(ctx, rw, 0, family);
 	if (to == 1)
-		return write_packet(ctx, news, 1, family);
-	return write_packet(ctx, news, 2, family);
+		return write_packet(ctx, rw, 1, family);
+	return write_packet(ctx, rw, 2, family);
 }
 
-static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_news *news, __u32 n_vlans)
+static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans)
 {
-	return move_packet(ctx, news, n_vlans, L7MP_FAMILY_V4);
+	return move_packet(ctx, rw, n_vlans, L7MP_FAMILY_V4);
 }
 
-static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_news *news, __u32 n_vlans)
+static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans)
 {
-	return move_packet(ctx, news, n_vlans, L7MP_FAMILY_V6);
+	return move_packet(ctx, rw, n_vlans, L7MP_FAMILY_V6);
 }
 
 /* Is the frame addressed to us? Only the flow knows our link address there. */
@@ -89,34 +89,34 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 {
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	const __u8 family = L7MP_KIND_FAMILY(kind);
-	struct l7mp_news news;
+	struct l7mp_rewrite rw;
 	int rc;
 
-	l7mp_take_checked(&news, a);
-	if (l7mp_verb(&news) != L7MP_VERB_FORWARD && l7mp_verb(&news) != L7MP_VERB_REFLECT)
+	l7mp_take_checked(&rw, a);
+	if (l7mp_verb(&rw) != L7MP_VERB_FORWARD && l7mp_verb(&rw) != L7MP_VERB_REFLECT)
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (l7mp_flags(&news) & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
+	if (l7mp_flags(&rw) & (L7MP_FLOW_TC_ONLY | L7MP_FLOW_NEIGH | L7MP_FLOW_TO_INGRESS))
 		return L7MP_VERDICT_PASS_TO_TC;
-	if (p->ip_len > l7mp_mtu(&news))
+	if (p->ip_len > l7mp_mtu(&rw))
 		return L7MP_VERDICT_PASS_MTU;
 	/* Notes the target, changes nothing yet; fails when the device has gone. */
-	if (bpf_redirect_map(&devices, l7mp_ifindex(&news), 0) != XDP_REDIRECT)
+	if (bpf_redirect_map(&devices, l7mp_ifindex(&rw), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
-	l7mp_take(&news, a, family);
-	if (n_vlans || l7mp_n_vlans(&news))
-		l7mp_take_vlans(&news, a);
+	l7mp_take(&rw, a, family);
+	if (n_vlans || l7mp_n_vlans(&rw))
+		l7mp_take_vlans(&rw, a);
 	if (l7mp_replaced(a, tag))
 		return L7MP_VERDICT_PASS_STALE;
-	if (l7mp_n_vlans(&news) == n_vlans)
-		rc = write_packet(ctx, &news, n_vlans, family);
+	if (l7mp_n_vlans(&rw) == n_vlans)
+		rc = write_packet(ctx, &rw, n_vlans, family);
 	else if (family == L7MP_FAMILY_V4)
-		rc = move_v4(ctx, &news, n_vlans);
+		rc = move_v4(ctx, &rw, n_vlans);
 	else
-		rc = move_v6(ctx, &news, n_vlans);
+		rc = move_v6(ctx, &rw, n_vlans);
 	if (rc)
 		return rc;
-	return l7mp_verb(&news) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
-	                                             : L7MP_VERDICT_FORWARDED;
+	return l7mp_verb(&rw) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
+	                                           : L7MP_VERDICT_FORWARDED;
 }
 
 static __always_inline int handle(struct xdp_md *ctx, const int kind)

@@ -13,23 +13,24 @@
  * What is written, taken out of the action before its tag is looked at for the last time. In the action's own
  * groups of 8 bytes: see words.h.
  */
-struct l7mp_news {
+struct l7mp_rewrite {
 	__u64 saddr[2], daddr[2];
 	__u64 ports;   /* sport, dport, verb, n_vlans, flags */
-	__u64 way;     /* ifindex, mtu */
+	__u64 egress;  /* ifindex, mtu */
 	__u64 macs[2]; /* dmac, smac, csum_l3 */
 	__u64 csums;   /* csum_addr, csum_port */
 	__u64 vlans;   /* vlan_proto, vlan_tci */
 };
 
 /* What the checks look at. */
-static __always_inline void l7mp_take_checked(struct l7mp_news *n, const struct l7mp_flow_action *a)
+static __always_inline void l7mp_take_checked(struct l7mp_rewrite *n,
+                                              const struct l7mp_flow_action *a)
 {
 	n->ports = *(const __u64 *)&a->sport;
-	n->way = *(const __u64 *)&a->ifindex;
+	n->egress = *(const __u64 *)&a->ifindex;
 }
 
-static __always_inline void l7mp_take(struct l7mp_news *n, const struct l7mp_flow_action *a,
+static __always_inline void l7mp_take(struct l7mp_rewrite *n, const struct l7mp_flow_action *a,
                                       const __u8 family)
 {
 	const __u64 *saddr = (const __u64 *)&a->saddr, *daddr = (const __u64 *)&a->daddr;
@@ -46,7 +47,8 @@ static __always_inline void l7mp_take(struct l7mp_news *n, const struct l7mp_flo
 	n->csums = *(const __u64 *)&a->csum_addr;
 }
 
-static __always_inline void l7mp_take_vlans(struct l7mp_news *n, const struct l7mp_flow_action *a)
+static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *n,
+                                            const struct l7mp_flow_action *a)
 {
 	n->vlans = *(const __u64 *)a->vlan_proto;
 }
@@ -62,37 +64,37 @@ static __always_inline __be16 l7mp_word16(const __u64 *words, int i)
 	return ((const __be16 *)words)[i];
 }
 
-static __always_inline __u8 l7mp_verb(const struct l7mp_news *n)
+static __always_inline __u8 l7mp_verb(const struct l7mp_rewrite *n)
 {
 	return ((const __u8 *)&n->ports)[4];
 }
 
-static __always_inline __u8 l7mp_n_vlans(const struct l7mp_news *n)
+static __always_inline __u8 l7mp_n_vlans(const struct l7mp_rewrite *n)
 {
 	return ((const __u8 *)&n->ports)[5];
 }
 
-static __always_inline __u16 l7mp_flags(const struct l7mp_news *n)
+static __always_inline __u16 l7mp_flags(const struct l7mp_rewrite *n)
 {
 	return ((const __u16 *)&n->ports)[3];
 }
 
-static __always_inline __u32 l7mp_ifindex(const struct l7mp_news *n)
+static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *n)
 {
-	return l7mp_word32(&n->way, 0);
+	return l7mp_word32(&n->egress, 0);
 }
 
-static __always_inline __u32 l7mp_mtu(const struct l7mp_news *n)
+static __always_inline __u32 l7mp_mtu(const struct l7mp_rewrite *n)
 {
-	return l7mp_word32(&n->way, 1);
+	return l7mp_word32(&n->egress, 1);
 }
 
-static __always_inline __u32 l7mp_csum_addr(const struct l7mp_news *n)
+static __always_inline __u32 l7mp_csum_addr(const struct l7mp_rewrite *n)
 {
 	return l7mp_word32(&n->csums, 0);
 }
 
-static __always_inline __u32 l7mp_csum_port(const struct l7mp_news *n)
+static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *n)
 {
 	return l7mp_word32(&n->csums, 1);
 }
@@ -102,7 +104,7 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_news *n)
  * when the verifier's bounds test failed. l3, family and csum are constants.
  */
 static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
-                                           const int csum, const struct l7mp_news *n)
+                                           const int csum, const struct l7mp_rewrite *n)
 {
 	struct udphdr *udp;
 
@@ -133,7 +135,7 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 	return 0;
 }
 
-static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_news *n)
+static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_rewrite *n)
 {
 	__be16 *to = (__be16 *)eth; /* both addresses, 12 bytes */
 

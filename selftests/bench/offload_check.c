@@ -37,7 +37,7 @@ static void wrong(struct check *c, const char *what, uint32_t i, int dir, uint64
 /* As if a packet had passed on some processor. Bytes are 100 a packet. */
 static void pass(struct check *c, uint32_t i, int dir)
 {
-	const struct l7mp_flow_key *key = &c->r.flows[i]->side[dir].key;
+	const struct l7mp_flow_key *key = &c->r.flows[i]->dir[dir].key;
 	int cpu = rand() % c->n_cpus;
 
 	must(!bpf_map_lookup_elem(c->r.e->maps.counters, key, c->values), "look-up of a counter");
@@ -179,18 +179,18 @@ int main(int argc, char **argv)
 	must(c.counted && c.shown && c.values, "memory");
 	l7mp_timer_init(&c.timer, step, &c);
 	if (argc > 3)
-		c.r.e->sweep.room = (uint32_t)atoi(argv[3]);
+		c.r.e->counter_poll.room = (uint32_t)atoi(argv[3]);
 	l7mp_timer_start(c.r.loop, &c.timer, 1);
 	run(c.r.loop, seconds * 1000);
 	l7mp_timer_stop(c.r.loop, &c.timer);
 	run(c.r.loop, 3000);
-	must(c.r.e->sweep.last_entries == 2 * c.r.e->n_flows, "a sweep over all");
+	must(c.r.e->counter_poll.last_entries == 2 * c.r.e->n_flows, "a sweep over all");
 	exact(&c);
 	change_and_leave(&c, 200);
 	printf("{\"added\": %llu, \"removed\": %llu, \"packets\": %llu, \"slices\": %llu, "
 	       "\"wrong\": %llu}\n",
 	       (unsigned long long)c.adds, (unsigned long long)c.removals,
-	       (unsigned long long)c.packets, (unsigned long long)c.r.e->sweep.serial,
+	       (unsigned long long)c.packets, (unsigned long long)c.r.e->counter_poll.serial,
 	       (unsigned long long)c.wrong);
 	free(c.counted);
 	free(c.shown);

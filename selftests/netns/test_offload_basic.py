@@ -288,7 +288,7 @@ class Changes(Base):
             l7net.ip("neigh replace 10.9.2.2 lladdr 02:00:00:00:99:01 dev legB")
             time.sleep(0.1)
             flow = p.api.get("/offload/flows")[1][0]
-            self.assertEqual(flow["exit"]["dmac"], "02:00:00:00:99:01")
+            self.assertEqual(flow["egress"]["dmac"], "02:00:00:00:99:01")
             self.ping(client, server)
             l7net.ip("link set legB down")
             time.sleep(0.1)

@@ -99,8 +99,8 @@ class Bpftool(Base):
                 to = f["to"]
                 self.assertEqual(
                     {**{n: to[n] for n in ("saddr", "sport", "daddr", "dport")}, "action": f["action"],
-                     "out": f["out"], "ifindex": f["exit"]["ifindex"], "mtu": f["exit"]["mtu"],
-                     "dmac": f["exit"]["dmac"], "smac": f["exit"]["smac"], "vlans": f["exit"]["vlans"]},
+                     "out": f["out"], "ifindex": f["egress"]["ifindex"], "mtu": f["egress"]["mtu"],
+                     "dmac": f["egress"]["dmac"], "smac": f["egress"]["smac"], "vlans": f["egress"]["vlans"]},
                     {"saddr": address(value["saddr"], family), "sport": value["sport_host"],
                      "daddr": address(value["daddr"], family), "dport": value["dport_host"],
                      "action": VERBS[value["verb"]], "out": links[value["ifindex"]], "ifindex": value["ifindex"],

@@ -50,7 +50,7 @@ class Times(Base):
                 mac = f"02:00:00:00:98:{i:02x}"
                 times.append(self.took(
                     p, lambda m=mac: l7net.ip(f"neigh replace 10.9.2.2 lladdr {m} dev legB nud permanent"),
-                    lambda flows, m=mac: flows and flows[0]["exit"]["dmac"] == m))
+                    lambda flows, m=mac: flows and flows[0]["egress"]["dmac"] == m))
             self.bounded("neighbour", times)
 
     def test_route(self):

@@ -134,10 +134,10 @@ class Topologies(Base):
                 with self.proxy(destination=cluster(address), admin={"offload_mode": "generic"}) as p:
                     self.through_flow(p, client, server, hook=["generic", "generic"])
                     flow, back = p.api.get("/offload/flows")[1]
-                    self.assertEqual(flow["exit"]["vlans"], 1 if address == "10.9.7.2" else 2)
-                    self.assertFalse(flow["exit"]["tc_only"])
+                    self.assertEqual(flow["egress"]["vlans"], 1 if address == "10.9.7.2" else 2)
+                    self.assertFalse(flow["egress"]["tc_only"])
                     # A tag that the device took off is out of XDP's sight: tc removes it.
-                    self.assertTrue(back["exit"]["tc_only"])
+                    self.assertTrue(back["egress"]["tc_only"])
                 server.close()
 
     def no_offloads(self):
@@ -151,7 +151,7 @@ class Topologies(Base):
         client, server = self.a.udp(5000), self.b.udp(9001)
         with self.proxy(admin={"offload_mode": "native"}) as p:
             self.through_flow(p, client, server, hook=["native", "native"])
-            self.assertTrue(all(f["exit"]["tc_only"] for f in p.api.get("/offload/flows")[1]))
+            self.assertTrue(all(f["egress"]["tc_only"] for f in p.api.get("/offload/flows")[1]))
         self.nothing_left()
 
     def test_native_devmap(self):
@@ -163,7 +163,7 @@ class Topologies(Base):
         with self.proxy(admin={"offload_mode": "native"}) as p:
             self.ping(client, server)
             self.wait_fast(p)
-            if any(f["exit"]["tc_only"] for f in p.api.get("/offload/flows")[1]):
+            if any(f["egress"]["tc_only"] for f in p.api.get("/offload/flows")[1]):
                 self.skipTest("this kernel does not say that the peer of a veth can take XDP frames")
             self.through_flow(p, client, server, hook=["native", "native"])
             self.assertEqual(self.verdicts(p)["to-tc"], 0)
@@ -183,7 +183,7 @@ class Topologies(Base):
             self.assertEqual(after["slow"]["packets"] - before["slow"]["packets"], 1)
             self.assertEqual(self.verdicts(p)["mtu"] - seen, 1)
             l7net.ip("link set legB mtu 1500")
-            l7test.wait_for(lambda: p.api.get("/offload/flows")[1][0]["exit"]["mtu"] == 1500, 1)
+            l7test.wait_for(lambda: p.api.get("/offload/flows")[1][0]["egress"]["mtu"] == 1500, 1)
             self.ping(client, server, payload=b"m" * 1200)
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"], after["slow"])
 
@@ -207,7 +207,7 @@ class Topologies(Base):
             return len(wire.recv(2000))
 
         def mtus():
-            return {f["exit"]["mtu"] for f in p.api.get("/offload/flows")[1] if f["out"] == "legB"}
+            return {f["egress"]["mtu"] for f in p.api.get("/offload/flows")[1] if f["out"] == "legB"}
         with self.proxy(destination=cluster("10.88.0.2")) as p:
             self.assertEqual(arrives(100), 128)
             self.wait_fast(p)

@@ -87,28 +87,28 @@ static int teardown(void **state)
 	return l7mp_loop_free(&e.loop);
 }
 
-static void add(struct l7mp_flow *flow, enum l7mp_flow_verb verb, uint8_t n_sides)
+static void add(struct l7mp_flow *flow, enum l7mp_flow_verb verb, uint8_t n_dirs)
 {
 	memset(flow, 0, sizeof(*flow));
 	flow->cookie = 42;
 	flow->verb = (uint8_t)verb;
-	flow->n_sides = n_sides;
-	for (int i = 0; i < n_sides; i++)
-		flow->side[i].flow = flow;
+	flow->n_dirs = n_dirs;
+	for (int i = 0; i < n_dirs; i++)
+		flow->dir[i].flow = flow;
 	off_handover_prepare(&e, flow);
 	off_handover_add(&e, flow);
 }
 
-static volatile struct l7mp_handover *slot(const struct l7mp_flow *flow, int side)
+static volatile struct l7mp_handover *slot(const struct l7mp_flow *flow, int dir)
 {
-	assert_true(flow->side[side].action.flags & L7MP_FLOW_HANDOVER);
-	return &e.handover.slots[flow->side[side].action.handover];
+	assert_true(flow->dir[dir].action.flags & L7MP_FLOW_HANDOVER);
+	return &e.handover.slots[flow->dir[dir].action.handover];
 }
 
 /* headers/handover.h. True: the packet went up. */
-static bool packet(const struct l7mp_flow *flow, int side)
+static bool packet(const struct l7mp_flow *flow, int dir)
 {
-	volatile struct l7mp_handover *h = slot(flow, side);
+	volatile struct l7mp_handover *h = slot(flow, dir);
 
 	if (h->passed == h->relayed)
 		return false;
@@ -134,7 +134,7 @@ static void quiet(void **state)
 
 	add(&flow, L7MP_VERB_FORWARD, 2);
 	assert_int_equal(e.handover.n_free, L7MP_HANDOVER_SLOTS - 2);
-	assert_int_not_equal(flow.side[0].action.handover, flow.side[1].action.handover);
+	assert_int_not_equal(flow.dir[0].action.handover, flow.dir[1].action.handover);
 	assert_true(packet(&flow, 0)); /* what came before the flow was there */
 	assert_true(packet(&flow, 1));
 	ms(1);

@@ -99,7 +99,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
-	off_hops_clear(&e);
+	off_nexthops_clear(&e);
 	off_recheck_stop(&e);
 	HASH_CLEAR(hh, e.links);
 	return l7mp_loop_free(&e.loop);
@@ -109,65 +109,65 @@ static int teardown(void **state)
 static struct l7mp_flow flow;
 static struct off_use use;
 
-static struct off_hop *hop_in_use(void)
+static struct off_nexthop *hop_in_use(void)
 {
-	struct off_hop *hop = off_hop_get(&e, &here, &there);
+	struct off_nexthop *nh = off_nexthop_get(&e, &here, &there);
 
-	assert_non_null(hop);
+	assert_non_null(nh);
 	memset(&use, 0, sizeof(use));
 	flow.out = true;
 	use.flow = &flow;
-	off_hop_use(hop, &use);
-	return hop;
+	off_nexthop_use(nh, &use);
+	return nh;
 }
 
 /* ---- the tests ---- */
 
 static void told_before(void **state)
 {
-	struct off_hop *hop = hop_in_use();
+	struct off_nexthop *nh = hop_in_use();
 	(void)state;
 
-	assert_int_equal(hop->reason, L7MP_REASON_NONE);
-	off_hop_dirty(&e, hop);
+	assert_int_equal(nh->reason, L7MP_REASON_NONE);
+	off_nexthop_dirty(&e, nh);
 	l7mp_loop_advance(e.loop, 1);
-	assert_int_equal(hop->reason, L7MP_REASON_NONE); /* that was asked too early */
+	assert_int_equal(nh->reason, L7MP_REASON_NONE); /* that was asked too early */
 	way = 0;
 	l7mp_loop_advance(e.loop, 28);
-	assert_int_equal(hop->reason, L7MP_REASON_NONE);
+	assert_int_equal(nh->reason, L7MP_REASON_NONE);
 	l7mp_loop_advance(e.loop, 2);
-	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
-	assert_int_equal(use.generation, hop->generation); /* its flows have been looked at */
+	assert_int_equal(nh->reason, L7MP_REASON_NO_ROUTE);
+	assert_int_equal(use.generation, nh->generation); /* its flows have been looked at */
 	way = 8; /* and what comes back without a word is found later */
 	l7mp_loop_advance(e.loop, 1010);
-	assert_int_equal(hop->reason, L7MP_REASON_NONE);
-	assert_int_equal(hop->ifindex, 8);
+	assert_int_equal(nh->reason, L7MP_REASON_NONE);
+	assert_int_equal(nh->ifindex, 8);
 	assert_true(retries > 0);
-	off_hop_unuse(&e, hop, &use);
+	off_nexthop_unuse(&e, nh, &use);
 }
 
 /* Nothing happened: two questions more, then one each ten seconds, and flows are left alone. */
 static void unchanged(void **state)
 {
-	struct off_hop *hop = hop_in_use();
+	struct off_nexthop *nh = hop_in_use();
 	uint32_t generation;
 	(void)state;
 
-	off_hop_dirty(&e, hop);
+	off_nexthop_dirty(&e, nh);
 	l7mp_loop_advance(e.loop, 1);
-	generation = hop->generation;
+	generation = nh->generation;
 	assert_int_equal(asked, 2);
 	l7mp_loop_advance(e.loop, 5000);
 	assert_int_equal(asked, 4);
-	assert_int_equal(hop->generation, generation);
+	assert_int_equal(nh->generation, generation);
 	assert_int_equal(retries, 0);
 	l7mp_loop_advance(e.loop, 10000);
 	assert_int_equal(asked, 5);
 	l7mp_loop_advance(e.loop, 20000);
 	assert_int_equal(asked, 7);
-	assert_int_equal(hop->generation, generation);
-	off_hop_unuse(&e, hop, &use);
-	assert_null(e.hops);
+	assert_int_equal(nh->generation, generation);
+	off_nexthop_unuse(&e, nh, &use);
+	assert_null(e.nexthops);
 	l7mp_loop_advance(e.loop, 20000);
 	assert_int_equal(asked, 7);
 	assert_false(l7mp_timer_armed(&e.recheck_timer));
@@ -176,90 +176,90 @@ static void unchanged(void **state)
 /* The kernel learns of a smaller MTU on the path, and forgets it: it says so to nobody. */
 static void path(void **state)
 {
-	struct off_hop *hop = hop_in_use();
+	struct off_nexthop *nh = hop_in_use();
 	(void)state;
 
-	assert_int_equal(hop->mtu, 0);
+	assert_int_equal(nh->mtu, 0);
 	path_mtu = 1280;
 	l7mp_loop_advance(e.loop, 10001);
-	assert_int_equal(hop->mtu, 1280);
-	assert_int_equal(use.generation, hop->generation);
+	assert_int_equal(nh->mtu, 1280);
+	assert_int_equal(use.generation, nh->generation);
 	path_mtu = 0;
 	l7mp_loop_advance(e.loop, 10001);
-	assert_int_equal(hop->mtu, 0);
+	assert_int_equal(nh->mtu, 0);
 	assert_int_equal(retries, 0);
-	off_hop_unuse(&e, hop, &use);
+	off_nexthop_unuse(&e, nh, &use);
 }
 
 /* One that failed, was left alone, and comes back: it is looked at now and then like any other. */
 static void comes_back(void **state)
 {
-	struct off_hop *hop;
+	struct off_nexthop *nh;
 	(void)state;
 
 	way = 0;
-	hop = hop_in_use();
-	off_hop_unuse(&e, hop, &use);
+	nh = hop_in_use();
+	off_nexthop_unuse(&e, nh, &use);
 	l7mp_loop_advance(e.loop, 20000);
 	assert_false(l7mp_timer_armed(&e.recheck_timer));
-	assert_ptr_equal(hop_in_use(), hop);
+	assert_ptr_equal(hop_in_use(), nh);
 	way = 7;
 	l7mp_loop_advance(e.loop, 10001);
-	assert_int_equal(hop->reason, L7MP_REASON_NONE);
-	off_hop_unuse(&e, hop, &use);
+	assert_int_equal(nh->reason, L7MP_REASON_NONE);
+	off_nexthop_unuse(&e, nh, &use);
 }
 
 /* The second one counts from the last message. */
 static void again(void **state)
 {
-	struct off_hop *hop = hop_in_use();
+	struct off_nexthop *nh = hop_in_use();
 	(void)state;
 
 	for (int i = 0; i < 50; i++) {
-		off_hop_dirty(&e, hop);
+		off_nexthop_dirty(&e, nh);
 		l7mp_loop_advance(e.loop, 20);
 	}
 	assert_int_equal(asked, 51);
 	way = 0;
 	l7mp_loop_advance(e.loop, 15);
-	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
-	off_hop_unuse(&e, hop, &use);
+	assert_int_equal(nh->reason, L7MP_REASON_NO_ROUTE);
+	off_nexthop_unuse(&e, nh, &use);
 }
 
 /* One that is made between the message and the change. */
 static void made_between(void **state)
 {
-	struct off_hop *hop;
+	struct off_nexthop *nh;
 	(void)state;
 
 	e.routes_changed_ms = l7mp_loop_now(e.loop);
 	l7mp_loop_advance(e.loop, 10);
-	hop = hop_in_use();
+	nh = hop_in_use();
 	way = 0;
 	l7mp_loop_advance(e.loop, 40);
-	assert_int_equal(hop->reason, L7MP_REASON_NO_ROUTE);
-	off_hop_unuse(&e, hop, &use);
-	off_hops_clear(&e);
+	assert_int_equal(nh->reason, L7MP_REASON_NO_ROUTE);
+	off_nexthop_unuse(&e, nh, &use);
+	off_nexthops_clear(&e);
 	/* Long after: nobody asks again. */
 	way = 7;
 	l7mp_loop_advance(e.loop, 2000);
 	asked = 0;
-	hop = hop_in_use();
+	nh = hop_in_use();
 	l7mp_loop_advance(e.loop, 2000);
 	assert_int_equal(asked, 1);
-	off_hop_unuse(&e, hop, &use);
+	off_nexthop_unuse(&e, nh, &use);
 }
 
 /* It goes while its turn is still to come. */
 static void freed(void **state)
 {
-	struct off_hop *hop = hop_in_use();
+	struct off_nexthop *nh = hop_in_use();
 	(void)state;
 
-	off_hop_dirty(&e, hop);
+	off_nexthop_dirty(&e, nh);
 	l7mp_loop_advance(e.loop, 1);
-	off_hop_unuse(&e, hop, &use);
-	assert_null(e.hops);
+	off_nexthop_unuse(&e, nh, &use);
+	assert_null(e.nexthops);
 	l7mp_loop_advance(e.loop, 5000);
 	assert_int_equal(asked, 2);
 }

@@ -188,17 +188,17 @@ static void test_key(void **state)
 static void test_exit(void **state)
 {
 	struct l7mp_flow_action a = {0};
-	struct off_exit x = {.ifindex = 7,
-	                     .mtu = 1400,
-	                     .flags = L7MP_FLOW_TC_ONLY,
-	                     .dmac = {1, 2, 3, 4, 5, 6},
-	                     .smac = {6, 5, 4, 3, 2, 1},
-	                     .n_vlans = 2,
-	                     .vlan_proto = {0x88a8, 0x8100},
-	                     .vlan_tci = {1, 2}};
+	struct off_egress x = {.ifindex = 7,
+	                       .mtu = 1400,
+	                       .flags = L7MP_FLOW_TC_ONLY,
+	                       .dmac = {1, 2, 3, 4, 5, 6},
+	                       .smac = {6, 5, 4, 3, 2, 1},
+	                       .n_vlans = 2,
+	                       .vlan_proto = {0x88a8, 0x8100},
+	                       .vlan_tci = {1, 2}};
 
 	(void)state;
-	off_action_exit(&a, &x);
+	off_action_set_egress(&a, &x);
 	assert_int_equal(a.ifindex, 7);
 	assert_int_equal(a.mtu, 1400);
 	assert_int_equal(a.flags, L7MP_FLOW_TC_ONLY);

@@ -29,97 +29,96 @@ static void wake(struct l7mp_offload_engine *e)
 
 /* ---- hops that may have changed ---- */
 
-static void mark(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
+static void mark(struct l7mp_offload_engine *e, struct off_nexthop *nh, bool route, bool first)
 {
-	hop->ask_route |= route;
-	if (hop->dirty && !first) {
-		hop->again =
-		        hop->looked; /* under way: it has its turn once more, after the others */
+	nh->ask_route |= route;
+	if (nh->dirty && !first) {
+		nh->again = nh->looked; /* under way: it has its turn once more, after the others */
 		return;
 	}
-	if (hop->dirty)
-		DL_DELETE2(e->dirty, hop, dprev, dnext);
-	hop->dirty = true;
-	hop->looked = hop->again = false;
+	if (nh->dirty)
+		DL_DELETE2(e->dirty, nh, dprev, dnext);
+	nh->dirty = true;
+	nh->looked = nh->again = false;
 	if (first)
-		DL_PREPEND2(e->dirty, hop, dprev, dnext);
+		DL_PREPEND2(e->dirty, nh, dprev, dnext);
 	else
-		DL_APPEND2(e->dirty, hop, dprev, dnext);
+		DL_APPEND2(e->dirty, nh, dprev, dnext);
 	wake(e);
 }
 
-static void dirty(struct l7mp_offload_engine *e, struct off_hop *hop, bool route, bool first)
+static void dirty(struct l7mp_offload_engine *e, struct off_nexthop *nh, bool route, bool first)
 {
-	hop->only_recheck = false;
+	nh->only_recheck = false;
 	if (route)
-		off_recheck_soon(e, hop);
-	mark(e, hop, route, first);
+		off_recheck_soon(e, nh);
+	mark(e, nh, route, first);
 }
 
-void off_hop_recheck(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_nexthop_recheck(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	if (!hop->dirty)
-		hop->only_recheck = true;
-	mark(e, hop, true, false);
+	if (!nh->dirty)
+		nh->only_recheck = true;
+	mark(e, nh, true, false);
 }
 
-void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_nexthop_dirty(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	dirty(e, hop, true, false);
+	dirty(e, nh, true, false);
 }
 
-void off_hop_neigh_changed(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_nexthop_neigh_changed(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	dirty(e, hop, false, false);
+	dirty(e, nh, false, false);
 }
 
-void off_hops_dirty_all(struct l7mp_offload_engine *e)
+void off_nexthops_dirty_all(struct l7mp_offload_engine *e)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 
-	HASH_ITER (hh, e->hops, hop, next)
-		off_hop_dirty(e, hop);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		off_nexthop_dirty(e, nh);
 }
 
-void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex)
+void off_nexthops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 
-	HASH_ITER (hh, e->hops, hop, next)
-		if (hop->ifindex == ifindex || hop->reason != L7MP_REASON_NONE)
-			off_hop_dirty(e, hop);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		if (nh->ifindex == ifindex || nh->reason != L7MP_REASON_NONE)
+			off_nexthop_dirty(e, nh);
 }
 
 /* Another way may be there already; but asking for many takes longer than their flows may stay. */
-static void go_first(struct l7mp_offload_engine *e, struct off_hop *hop, unsigned n)
+static void go_first(struct l7mp_offload_engine *e, struct off_nexthop *nh, unsigned n)
 {
-	hop->down = n > FEW;
-	dirty(e, hop, true, true);
+	nh->down = n > FEW;
+	dirty(e, nh, true, true);
 }
 
-void off_hops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex)
+void off_nexthops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 	unsigned n = 0;
 
-	HASH_ITER (hh, e->hops, hop, next)
-		n += hop->ifindex == ifindex;
-	HASH_ITER (hh, e->hops, hop, next)
-		if (hop->ifindex == ifindex)
-			go_first(e, hop, n);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		n += nh->ifindex == ifindex;
+	HASH_ITER (hh, e->nexthops, nh, next)
+		if (nh->ifindex == ifindex)
+			go_first(e, nh, n);
 }
 
-void off_hops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
-                           size_t len)
+void off_nexthops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
+                               size_t len)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 	unsigned n = 0;
 
-	HASH_ITER (hh, e->hops, hop, next)
-		n += hop->key.family == family && !memcmp(hop->key.src, addr, len);
-	HASH_ITER (hh, e->hops, hop, next)
-		if (hop->key.family == family && !memcmp(hop->key.src, addr, len))
-			go_first(e, hop, n);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		n += nh->key.family == family && !memcmp(nh->key.src, addr, len);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		if (nh->key.family == family && !memcmp(nh->key.src, addr, len))
+			go_first(e, nh, n);
 }
 
 /* ---- flows that have to leave ---- */
@@ -163,8 +162,8 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	flow->out = true;
 	flow->out_reason = (uint8_t)reason;
 	DL_APPEND2(e->leaving, flow, lprev, lnext);
-	for (int i = 0; i < flow->n_sides; i++)
-		b->gone[b->n_gone++] = flow->side[i].key;
+	for (int i = 0; i < flow->n_dirs; i++)
+		b->gone[b->n_gone++] = flow->dir[i].key;
 }
 
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -227,58 +226,60 @@ static void flush_updates(struct l7mp_offload_engine *e)
 	struct off_batch *b = &e->batch;
 	uint32_t done = 0, n_failed = 0;
 
-	while (done < b->n_news) {
-		__u32 n = b->n_news - done;
+	while (done < b->n_actions) {
+		__u32 n = b->n_actions - done;
 
-		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->news[done], &n, NULL))
+		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->actions[done], &n,
+		                          NULL))
 			break;
-		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_news - done)
+		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_actions - done)
 			n = 0;
 		done += n;
 		/* The one that it stopped at, or one that can't be had in batches. */
-		if (bpf_map_update_elem(e->maps.flows, &b->keys[done], &b->news[done], BPF_EXIST))
+		if (bpf_map_update_elem(e->maps.flows, &b->keys[done], &b->actions[done],
+		                        BPF_EXIST))
 			b->owner[n_failed++] = b->owner[done];
 		done++;
 	}
-	b->n_news = 0;
+	b->n_actions = 0;
 	/* Not before: their other entry may be among those that were still to be written. */
 	for (uint32_t i = 0; i < n_failed; i++)
 		leave(e, b->owner[i], L7MP_REASON_KERNEL);
 }
 
-static void update(struct l7mp_offload_engine *e, struct off_side *s,
-                   const struct l7mp_flow_action *news)
+static void update(struct l7mp_offload_engine *e, struct off_direction *s,
+                   const struct l7mp_flow_action *action)
 {
 	struct off_batch *b = &e->batch;
 
-	s->action = *news;
-	b->keys[b->n_news] = s->key;
-	b->news[b->n_news] = *news;
-	b->owner[b->n_news++] = s->flow;
-	if (b->n_news == OFF_BATCH)
+	s->action = *action;
+	b->keys[b->n_actions] = s->key;
+	b->actions[b->n_actions] = *action;
+	b->owner[b->n_actions++] = s->flow;
+	if (b->n_actions == OFF_BATCH)
 		flush_updates(e);
 }
 
 static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	struct off_exit exits[2];
+	struct off_egress egress[2];
 	enum l7mp_reason reason;
 
 	if (flow->out)
 		return;
-	reason = off_flow_plan(e, flow, exits);
+	reason = off_flow_plan(e, flow, egress);
 	if (reason) {
 		leave(e, flow, reason);
 		return;
 	}
 	/* It leaves when the kernel refuses the first one. */
-	for (int i = 0; i < flow->n_sides && !flow->out; i++) {
-		struct off_side *s = &flow->side[i];
-		struct l7mp_flow_action news = s->action;
+	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
+		struct off_direction *s = &flow->dir[i];
+		struct l7mp_flow_action action = s->action;
 
-		off_action_exit(&news, &exits[i]);
-		if (memcmp(&news, &s->action, sizeof(news)) != 0)
-			update(e, s, &news);
+		off_action_set_egress(&action, &egress[i]);
+		if (memcmp(&action, &s->action, sizeof(action)) != 0)
+			update(e, s, &action);
 	}
 }
 
@@ -296,65 +297,65 @@ void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
 
 /* ---- the work ---- */
 
-static void look(struct l7mp_offload_engine *e, struct off_hop *hop)
+static void look(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	enum l7mp_reason was = hop->reason;
+	enum l7mp_reason was = nh->reason;
 	bool was_bad = was != L7MP_REASON_NONE;
 
-	hop->looked = true;
-	if (hop->only_recheck && !hop->down) {
-		hop->only_recheck = false;
-		if (!off_route_changed(e, hop)) {
-			hop->ask_route = false;
+	nh->looked = true;
+	if (nh->only_recheck && !nh->down) {
+		nh->only_recheck = false;
+		if (!off_route_changed(e, nh)) {
+			nh->ask_route = false;
 			return;
 		}
 	}
-	if (hop->down)
-		hop->reason = L7MP_REASON_NO_ROUTE;
-	else if (hop->ask_route)
-		off_route_lookup(e, hop);
-	else if (hop->neigh && (!was_bad || hop->reason == L7MP_REASON_NO_NEIGHBOUR))
-		hop->reason = hop->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
-	if (!hop->down)
-		hop->ask_route = false;
+	if (nh->down)
+		nh->reason = L7MP_REASON_NO_ROUTE;
+	else if (nh->ask_route)
+		off_route_lookup(e, nh);
+	else if (nh->neigh && (!was_bad || nh->reason == L7MP_REASON_NO_NEIGHBOUR))
+		nh->reason = nh->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
+	if (!nh->down)
+		nh->ask_route = false;
 	/* Better, or bad for another reason: whoever was refused shows what is so now. */
-	if (was_bad && hop->reason != was)
+	if (was_bad && nh->reason != was)
 		off_retry_soon(e);
-	hop->generation++;
+	nh->generation++;
 }
 
 /* Some of the flows that have not seen it yet: they come first in the list. False: there is none. */
-static bool refresh_some(struct l7mp_offload_engine *e, struct off_hop *hop)
+static bool refresh_some(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	for (int i = 0; i < USES; i++) {
-		struct off_use *use = hop->uses;
+		struct off_use *use = nh->uses;
 
-		if (!use || use->generation == hop->generation)
+		if (!use || use->generation == nh->generation)
 			return false;
-		DL_DELETE(hop->uses, use);
-		DL_APPEND(hop->uses, use);
-		use->generation = hop->generation;
+		DL_DELETE(nh->uses, use);
+		DL_APPEND(nh->uses, use);
+		use->generation = nh->generation;
 		refresh(e, use->flow);
 	}
 	return true;
 }
 
-static void work_hop(struct l7mp_offload_engine *e, struct off_hop *hop)
+static void work_hop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	bool again;
 
-	if (!hop->looked)
-		look(e, hop);
-	if (refresh_some(e, hop))
+	if (!nh->looked)
+		look(e, nh);
+	if (refresh_some(e, nh))
 		return;
-	again = hop->again || hop->down;
-	hop->down = false;
-	DL_DELETE2(e->dirty, hop, dprev, dnext);
-	hop->dirty = false;
+	again = nh->again || nh->down;
+	nh->down = false;
+	DL_DELETE2(e->dirty, nh, dprev, dnext);
+	nh->dirty = false;
 	if (again)
-		mark(e, hop, false, false);
-	else if (!hop->failed_ms || hop->reason == L7MP_REASON_NONE)
-		off_hop_unuse(e, hop, NULL);
+		mark(e, nh, false, false);
+	else if (!nh->failed_ms || nh->reason == L7MP_REASON_NONE)
+		off_nexthop_unuse(e, nh, NULL);
 }
 
 void off_changes_work(struct l7mp_timer *t, void *arg)

@@ -236,7 +236,7 @@ cJSON *l7mp_offload_doctor(const struct l7mp_admin *admin)
 	cJSON *o = cJSON_CreateObject();
 	int rc;
 
-	off_hear_libraries();
+	off_log_libraries();
 	if (admin && !off_settings_copy(&set, admin)) {
 		w.set = &set;
 		w.mode = set.mode;

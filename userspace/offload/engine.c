@@ -48,7 +48,7 @@ static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list a
 	return 0;
 }
 
-void off_hear_libraries(void)
+void off_log_libraries(void)
 {
 	libbpf_set_print(libbpf_says);
 	libxdp_set_print(libxdp_says);
@@ -105,12 +105,12 @@ static void release(struct l7mp_offload_engine *e)
 	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
 
 	off_load_cancel(e);
-	off_sweep_stop(e);
+	off_counter_poll_stop(e);
 	off_handover_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
 	off_monitor_stop(e);
-	off_hops_clear(e);
+	off_nexthops_clear(e);
 	off_recheck_stop(e);
 	off_links_clear(e);
 	off_maps_close(&e->maps);
@@ -229,7 +229,7 @@ static int serve(struct l7mp_offload_engine *e)
 	e->n_cpus = libbpf_num_possible_cpus();
 	if (e->n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
-	rc = explain(e, off_sweep_start(e), "can't start the sweep of the counters");
+	rc = explain(e, off_counter_poll_start(e), "can't start the sweep of the counters");
 	if (rc)
 		return rc;
 	rc = explain(e, off_handover_start(e), "can't map the hand-over's memory");
@@ -334,7 +334,7 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 		snprintf(e->why, sizeof(e->why), "no interface is named in admin.offload_ifs");
 		return 0;
 	}
-	off_hear_libraries();
+	off_log_libraries();
 	rc = begin(e, wait);
 	if (!rc)
 		return 0;
@@ -365,28 +365,29 @@ static void disown(struct l7mp_offload_engine *e)
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_admin *admin,
                              struct l7mp_error *err)
 {
-	struct off_settings news;
-	int rc = off_settings_copy(&news, admin);
+	struct off_settings wanted;
+	int rc = off_settings_copy(&wanted, admin);
 
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
-	if (e->state == OFF_STARTING && same_ground(&e->set, &news) && e->set.start == news.start) {
+	if (e->state == OFF_STARTING && same_ground(&e->set, &wanted) &&
+	    e->set.start == wanted.start) {
 		off_settings_clear(&e->set);
-		e->set = news;
+		e->set = wanted;
 		return 0;
 	}
-	if (e->state == OFF_ACTIVE && same_ground(&e->set, &news) &&
-	    (e->set.start == news.start || news.start == L7MP_OFFLOAD_NO_INIT)) {
+	if (e->state == OFF_ACTIVE && same_ground(&e->set, &wanted) &&
+	    (e->set.start == wanted.start || wanted.start == L7MP_OFFLOAD_NO_INIT)) {
 		/* What is attached and pinned is our own; from now on it stays when we go. */
-		if (e->set.start != news.start)
+		if (e->set.start != wanted.start)
 			disown(e);
 		off_settings_clear(&e->set);
-		e->set = news;
+		e->set = wanted;
 		off_attach_retry_all(e);
 		return 0;
 	}
 	l7mp_offload_stop(e);
 	off_settings_clear(&e->set);
-	e->set = news;
+	e->set = wanted;
 	return start(e, err);
 }

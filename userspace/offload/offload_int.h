@@ -243,7 +243,7 @@ struct off_neigh_key {
 	uint8_t pad[3];
 };
 
-struct off_hop;
+struct off_nexthop;
 struct off_neigh {
 	UT_hash_handle hh;
 	struct off_neigh_key key;
@@ -251,10 +251,10 @@ struct off_neigh {
 	bool valid;
 	uint64_t looked_ms; /* when the kernel was last asked for it */
 	uint64_t asked_ms;  /* ... and to resolve it */
-	struct off_hop *hops;
+	struct off_nexthop *nexthops;
 };
 
-struct off_hop_key {
+struct off_nexthop_key {
 	uint8_t dst[16];
 	uint8_t src[16];
 	uint32_t scope;
@@ -270,9 +270,9 @@ struct off_use {
 };
 
 /* The way to a peer from one of our addresses. */
-struct off_hop {
+struct off_nexthop {
 	UT_hash_handle hh;
-	struct off_hop_key key;
+	struct off_nexthop_key key;
 	enum l7mp_reason reason; /* NONE: it can be used */
 	bool local;              /* the peer is on this host */
 	bool dirty;              /* in the engine's list of those that may have changed */
@@ -287,34 +287,34 @@ struct off_hop {
 	uint8_t gateway[16];
 	uint8_t gateway_family; /* 0: the peer itself is the next hop */
 	struct off_neigh *neigh;
-	struct off_hop *nprev, *nnext; /* in neigh->hops */
-	struct off_hop *dprev, *dnext; /* in the list of dirty ones */
-	struct off_use *uses;          /* those of an older generation first */
-	struct off_hop *rprev, *rnext; /* in one of the engine's lists of rechecks */
-	uint8_t recheck;               /* which one, from 1; 0: none */
-	uint64_t recheck_ms;           /* when its turn is */
+	struct off_nexthop *nprev, *nnext; /* in neigh->hops */
+	struct off_nexthop *dprev, *dnext; /* in the list of dirty ones */
+	struct off_use *uses;              /* those of an older generation first */
+	struct off_nexthop *rprev, *rnext; /* in one of the engine's lists of rechecks */
+	uint8_t recheck;                   /* which one, from 1; 0: none */
+	uint64_t recheck_ms;               /* when its turn is */
 	unsigned n_uses;
 	uint64_t failed_ms; /* since when nobody uses it and why it is kept */
 };
 
 /* Finds or looks up. NULL when out of memory. The result lives while it has uses, or is kept for its failure. */
-struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
-                            const struct l7mp_addr *remote);
-void off_hop_use(struct off_hop *hop, struct off_use *use);
-void off_hop_unuse(struct l7mp_offload_engine *e, struct off_hop *hop, struct off_use *use);
+struct off_nexthop *off_nexthop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
+                                    const struct l7mp_addr *remote);
+void off_nexthop_use(struct off_nexthop *nh, struct off_use *use);
+void off_nexthop_unuse(struct l7mp_offload_engine *e, struct off_nexthop *nh, struct off_use *use);
 /* Those whose destination is inside prefix/len. */
-void off_hops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
-                           unsigned len);
-void off_hops_expire(struct l7mp_offload_engine *e);
-void off_hops_clear(struct l7mp_offload_engine *e);
+void off_nexthops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
+                               unsigned len);
+void off_nexthops_expire(struct l7mp_offload_engine *e);
+void off_nexthops_clear(struct l7mp_offload_engine *e);
 /* Asks the kernel for the route and fills the hop. */
-void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_route_lookup(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 /* Does the kernel give another answer than the one that is in it? */
-bool off_route_changed(struct l7mp_offload_engine *e, const struct off_hop *hop);
+bool off_route_changed(struct l7mp_offload_engine *e, const struct off_nexthop *nh);
 void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
 
-void off_neigh_bind(struct l7mp_offload_engine *e, struct off_hop *hop);
-void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_neigh_bind(struct l7mp_offload_engine *e, struct off_nexthop *nh);
+void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh);
 /* Is one of the flows that use it in need of it? Then the kernel confirms it. */
 void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n);
@@ -322,18 +322,18 @@ void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n);
 /* ---- changes.c ---- */
 
 /* Its way may have changed: the kernel is asked again. */
-void off_hop_dirty(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_nexthop_dirty(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 /* Nobody says that it has changed, but it may have. */
-void off_hop_recheck(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_nexthop_recheck(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 /* Its neighbour has changed: nobody needs to be asked. */
-void off_hop_neigh_changed(struct l7mp_offload_engine *e, struct off_hop *hop);
-void off_hops_dirty_all(struct l7mp_offload_engine *e);
-void off_hops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex);
+void off_nexthop_neigh_changed(struct l7mp_offload_engine *e, struct off_nexthop *nh);
+void off_nexthops_dirty_all(struct l7mp_offload_engine *e);
+void off_nexthops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex);
 /* Nothing leaves there any more: its hops come first. */
-void off_hops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex);
+void off_nexthops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex);
 /* It is not ours any more: the same. */
-void off_hops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
-                           size_t len);
+void off_nexthops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
+                               size_t len);
 /* Those that come in or leave there, at once: its hook is about to be taken away. */
 void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
@@ -346,20 +346,20 @@ void off_changes_work(struct l7mp_timer *t, void *arg);
 #define OFF_RECHECKS 3
 
 /* Messages of a change may come before the change: its way is asked for again, some ms later, and later. */
-void off_recheck_soon(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_recheck_soon(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 /* It was looked up just now, perhaps between a message and its change. */
-void off_recheck_new(struct l7mp_offload_engine *e, struct off_hop *hop);
-void off_recheck_drop(struct l7mp_offload_engine *e, struct off_hop *hop);
+void off_recheck_new(struct l7mp_offload_engine *e, struct off_nexthop *nh);
+void off_recheck_drop(struct l7mp_offload_engine *e, struct off_nexthop *nh);
 int off_recheck_start(struct l7mp_offload_engine *e);
 void off_recheck_stop(struct l7mp_offload_engine *e);
 
 /* Changes of the map of flows that wait to be made together; never longer than one turn. */
 #define OFF_BATCH 256
 struct off_batch {
-	uint32_t n_gone, n_news;
+	uint32_t n_gone, n_actions;
 	struct l7mp_flow_key gone[OFF_BATCH];
 	struct l7mp_flow_key keys[OFF_BATCH];
-	struct l7mp_flow_action news[OFF_BATCH];
+	struct l7mp_flow_action actions[OFF_BATCH];
 	struct l7mp_flow *owner[OFF_BATCH];
 };
 
@@ -375,7 +375,7 @@ void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
 /* ---- translate.c: pure ---- */
 
 /* Where and how a packet of a flow leaves. */
-struct off_exit {
+struct off_egress {
 	uint32_t ifindex;
 	uint32_t mtu;
 	uint16_t flags; /* enum l7mp_flow_flags */
@@ -392,7 +392,7 @@ void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *
 void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst);
-void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x);
+void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
 uint8_t off_abi_family(const struct l7mp_addr *a); /* 0: neither IPv4 nor IPv6 */
 void off_abi_addr(const struct l7mp_addr *a, uint8_t out[static 16]);
 /* May this pair be offloaded as far as its ends tell? NONE or the reason. */
@@ -400,7 +400,7 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 
 /* ---- flows.c, exit.c ---- */
 
-struct off_side {
+struct off_direction {
 	struct l7mp_flow_key key;
 	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
 	struct l7mp_flow_action action;
@@ -413,10 +413,10 @@ struct l7mp_flow {
 	struct l7mp_flow *prev, *next;
 	struct l7mp_flow *lprev, *lnext; /* among those that leave */
 	uint64_t cookie;
-	struct off_side side[2]; /* what a's peer sends, what b's peer sends */
-	uint64_t session;        /* key of its record; 0: none */
-	bool recorded;           /* it is there */
-	uint8_t n_sides;
+	struct off_direction dir[2]; /* what a's peer sends, what b's peer sends */
+	uint64_t session;            /* key of its record; 0: none */
+	bool recorded;               /* it is there */
+	uint8_t n_dirs;
 	uint8_t verb;
 	bool beginning;                  /* in the engine's list of hand-overs */
 	bool agreed;                     /* its numbers were equal when it was looked at last */
@@ -425,21 +425,21 @@ struct l7mp_flow {
 	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */
 	bool out;           /* taken out of the map already, by changes.c */
 	uint8_t out_reason; /* enum l7mp_reason */
-	struct off_hop *hop[2]; /* to a's peer, to b's peer; the second only with two sides */
+	struct off_nexthop *nh[2]; /* to a's peer, to b's peer; the second only with two sides */
 	struct off_use use[2];
 };
 
 extern const struct l7mp_offload off_ops;
 /* Who serves each direction, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                               struct off_exit exits[2]);
+                               struct off_egress egress[2]);
 /* Out of everything, and freed. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
 /* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
-enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_link *in,
-                               const struct off_hop *hop, struct off_exit *out);
-enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
+enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
+                                 const struct off_nexthop *nh, struct off_egress *out);
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out);
 
 /* ---- handover.c ---- */
@@ -475,28 +475,29 @@ void off_record_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 
 struct off_slot {
 	uint64_t hash;
-	struct off_side *side; /* NULL: free */
+	struct off_direction *dir; /* NULL: free */
 };
 
 /* From keys to sides, which it borrows. All zero: empty. */
-struct off_sides {
+struct off_index {
 	struct off_slot *slots;
 	uint32_t n, mask;
 };
-struct off_side *off_sides_find(const struct off_sides *t, const struct l7mp_flow_key *key);
-struct off_side *off_sides_find_hashed(const struct off_sides *t, const struct l7mp_flow_key *key,
-                                       uint64_t hash);         /* l7mp_hash of the key */
-int off_sides_add(struct off_sides *t, struct off_side *side); /* 0, -EEXIST, -ENOMEM */
+struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key);
+struct off_direction *off_index_find_hashed(const struct off_index *t,
+                                            const struct l7mp_flow_key *key,
+                                            uint64_t hash);        /* l7mp_hash of the key */
+int off_index_add(struct off_index *t, struct off_direction *dir); /* 0, -EEXIST, -ENOMEM */
 /* No-op when it is not there. The last one frees the table's memory. */
-void off_sides_delete(struct off_sides *t, const struct off_side *side);
+void off_index_delete(struct off_index *t, const struct off_direction *dir);
 
 /* ---- sweep.c ---- */
 
-struct off_read; /* a slice, on its way through a worker thread */
+struct off_counter_slice; /* a slice, on its way through a worker thread */
 
-struct off_sweep {
+struct off_counter_poll {
 	struct l7mp_timer timer;
-	struct off_read *read;
+	struct off_counter_slice *read;
 	uint32_t room;   /* entries a slice; more when a bucket needs it */
 	uint32_t token;  /* the kernel's place in the table */
 	uint64_t serial; /* of the slice that is read or was read last */
@@ -508,17 +509,17 @@ struct off_sweep {
 	uint64_t last_spent_ns, last_read_ns, last_entries;
 	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
 };
-int off_sweep_start(struct l7mp_offload_engine *e);
-void off_sweep_stop(struct l7mp_offload_engine *e);
+int off_counter_poll_start(struct l7mp_offload_engine *e);
+void off_counter_poll_stop(struct l7mp_offload_engine *e);
 /* One flow's counter, summed over the CPUs, from the kernel. False when it is not there. */
 bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out);
 /* The same for the last time: it is deleted. Without one *out stays as it is. */
 void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out);
-void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop);
+void off_counter_poll_clock(struct off_counter_poll *s, const struct l7mp_loop *loop);
 
-void off_hear_libraries(void);
+void off_log_libraries(void);
 
 /* ---- load.c ---- */
 
@@ -554,21 +555,21 @@ struct l7mp_offload_engine {
 
 	struct off_link *links;
 	struct off_neigh *neighs;
-	struct off_hop *hops;
-	struct off_hop *dirty;
-	struct off_hop *recheck[OFF_RECHECKS];
+	struct off_nexthop *nexthops;
+	struct off_nexthop *dirty;
+	struct off_nexthop *recheck[OFF_RECHECKS];
 	struct l7mp_timer recheck_timer;
 	uint64_t
 	        routes_changed_ms; /* when something that concerns routes was heard last; 0: never */
 	struct l7mp_flow *leaving;
 	struct off_batch batch;
-	unsigned n_failed_hops;
+	unsigned n_failed_nexthops;
 	struct l7mp_timer work;
 	struct l7mp_timer retry;
 	struct off_sysctls sysctls;
 
 	struct l7mp_flow *flows;
-	struct off_sides sides; /* by key */
+	struct off_index index; /* by key */
 	uint64_t n_flows, n_added, n_removed, n_withdrawn;
 	unsigned n_retries,
 	        leaving_retries; /* how often sessions were asked again; when flows began to leave */
@@ -580,6 +581,6 @@ struct l7mp_offload_engine {
 	int n_cpus;                            /* possible ones */
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
 	struct l7mp_log_limit log_limit;
-	struct off_sweep sweep;
+	struct off_counter_poll counter_poll;
 	struct off_handover handover;
 };

@@ -111,8 +111,8 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 		const char *name;
 		uint64_t entries, capacity;
 	} maps[] = {
-	        {L7MP_MAP_FLOWS, e->sides.n, e->maps.max_flows},
-	        {L7MP_MAP_COUNTERS, e->sides.n, e->maps.max_flows},
+	        {L7MP_MAP_FLOWS, e->index.n, e->maps.max_flows},
+	        {L7MP_MAP_COUNTERS, e->index.n, e->maps.max_flows},
 	        {L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT},
 	        {L7MP_MAP_DEVICES, e->n_devices, L7MP_IFS_MAX},
 	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->handover.n_free, L7MP_HANDOVER_SLOTS},
@@ -181,11 +181,11 @@ static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add_num(o, "beginning", e->handover.n_flows);
 	rc |= l7mp_json_add_num(o, "handover_forced", (double)e->handover.forced);
 	rc |= l7mp_json_add_num(o, "handover_late", (double)e->stats->handover_late);
-	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->hops));
+	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->nexthops));
 	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
-	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->sweep.last_entries);
-	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->sweep.last_spent_ns / 1e3);
-	rc |= l7mp_json_add_num(o, "sweep_worker_us", (double)e->sweep.last_read_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->counter_poll.last_entries);
+	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->counter_poll.last_spent_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "sweep_worker_us", (double)e->counter_poll.last_read_ns / 1e3);
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
@@ -290,7 +290,7 @@ static int add_last_seen(cJSON *o, const struct l7mp_offload_engine *e,
 	                         l7mp_iso8601(l7mp_wallclock_ms() - (now - c->last_seen_ms), time));
 }
 
-static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct off_side *s)
+static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct off_direction *s)
 {
 	static const char *const verbs[] = {"none", "forward", "reflect", "count"};
 	const struct l7mp_flow_action *a = &s->action;
@@ -307,10 +307,10 @@ static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct 
 	rc |= l7mp_json_add_bool(detail, "to_ingress", a->flags & L7MP_FLOW_TO_INGRESS);
 	rc |= l7mp_json_add_bool(detail, "neigh", a->flags & L7MP_FLOW_NEIGH);
 	rc |= l7mp_json_add_bool(detail, "tc_only", a->flags & L7MP_FLOW_TC_ONLY);
-	return rc | l7mp_json_add(o, "exit", detail);
+	return rc | l7mp_json_add(o, "egress", detail);
 }
 
-static cJSON *side_json(struct l7mp_offload_engine *e, struct off_side *s)
+static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 {
 	const struct l7mp_flow_key *k = &s->key;
 	const struct l7mp_flow_action *a = &s->action;
@@ -318,7 +318,7 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_side *s)
 	cJSON *o = cJSON_CreateObject();
 	int rc = l7mp_json_add_str(o, "protocol", k->l4 == IPPROTO_UDP ? "UDP" : "?");
 
-	off_ops.where(e, s->flow, s == &s->flow->side[0] ? L7MP_INGRESS : L7MP_EGRESS, &hook, &in);
+	off_ops.where(e, s->flow, s == &s->flow->dir[0] ? L7MP_INGRESS : L7MP_EGRESS, &hook, &in);
 	rc |= add_pair(o, "match", k->family, &k->saddr, ntohs(k->sport), &k->daddr,
 	               ntohs(k->dport));
 	if (a->verb == L7MP_VERB_COUNT)
@@ -348,9 +348,9 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 	cJSON *array = cJSON_CreateArray();
 	int rc = array ? 0 : -1;
 
-	for (int i = 0; i < flow->n_sides && !flow->out; i++) {
-		(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
-		rc |= append(array, side_json(e, &flow->side[i]));
+	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
+		(void)off_counter_read(e, &flow->dir[i].key, &flow->dir[i].now);
+		rc |= append(array, side_json(e, &flow->dir[i]));
 	}
 	if (!rc)
 		return array;
@@ -373,7 +373,7 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 
 	metric(out, "l7mp_offload_active", "gauge", "1 when the kernel fast path serves interfaces",
 	       e->state == OFF_ACTIVE);
-	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use", e->sides.n);
+	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use", e->index.n);
 	metric(out, "l7mp_flows_max", "gauge", "Capacity of the kernel's flow table",
 	       e->state == OFF_ACTIVE ? e->maps.max_flows : 0);
 	metric(out, "l7mp_flows_added_total", "counter", "Sessions put into the kernel",

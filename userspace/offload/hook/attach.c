@@ -173,7 +173,7 @@ static void serve(struct l7mp_offload_engine *e, struct off_link *l)
 	record(e, l);
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(l->hook),
 	                l->why);
-	off_hops_dirty_all(e);
+	off_nexthops_dirty_all(e);
 	off_retry_soon(e);
 }
 
@@ -195,7 +195,7 @@ void off_detach(struct l7mp_offload_engine *e, struct off_link *l)
 	l->ours = false;
 	l->tried = false;
 	l->why[0] = 0;
-	off_hops_dirty_all(e);
+	off_nexthops_dirty_all(e);
 }
 
 void off_attach_find(struct l7mp_offload_engine *e, struct off_link *l)

@@ -5,24 +5,24 @@
 
 #include "offload/offload_int.h"
 
-enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_hop *hop,
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out)
 {
 	/* Packets of the peer come in where packets to it leave. If they don't, they meet no flow and go up. */
-	if (!hop->ifindex || hop->reason == L7MP_REASON_NO_ROUTE)
+	if (!nh->ifindex || nh->reason == L7MP_REASON_NO_ROUTE)
 		return L7MP_REASON_NO_ROUTE;
-	*out = off_link_served(e, off_link_find(e, hop->ifindex));
+	*out = off_link_served(e, off_link_find(e, nh->ifindex));
 	return *out ? L7MP_REASON_NONE : L7MP_REASON_INTERFACE;
 }
 
-static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_hop *hop,
-                                   struct off_exit *out)
+static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
+                                   struct off_egress *out)
 {
-	const struct off_link *lo = off_link_find(e, hop->ifindex);
+	const struct off_link *lo = off_link_find(e, nh->ifindex);
 
 	if (!lo)
 		return L7MP_REASON_NO_ROUTE;
-	if (hop->key.family == L7MP_FAMILY_V4 && !e->sysctls.ready)
+	if (nh->key.family == L7MP_FAMILY_V4 && !e->sysctls.ready)
 		return L7MP_REASON_KERNEL;
 	/* The link addresses stay zero: with lo's own the packet counts as addressed to this host. */
 	out->ifindex = lo->ifindex;
@@ -70,7 +70,7 @@ static bool may_xdp(const struct l7mp_offload_engine *e, const struct off_link *
 
 /* XDP sends on the real device, with the tags of the VLAN devices above it. */
 static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
-                     struct off_link *link, struct off_exit *out)
+                     struct off_link *link, struct off_egress *out)
 {
 	struct off_link *real = link;
 	uint16_t proto[2], tci[2];
@@ -96,21 +96,21 @@ static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
 	return true;
 }
 
-enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_link *in,
-                               const struct off_hop *hop, struct off_exit *out)
+enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
+                                 const struct off_nexthop *nh, struct off_egress *out)
 {
 	struct off_link *link;
 
 	memset(out, 0, sizeof(*out));
-	if (hop->reason)
-		return hop->reason;
-	if (hop->local)
-		return exit_local(e, hop, out);
-	link = off_link_find(e, hop->ifindex);
+	if (nh->reason)
+		return nh->reason;
+	if (nh->local)
+		return exit_local(e, nh, out);
+	link = off_link_find(e, nh->ifindex);
 	if (!link || !off_link_carries(link))
 		return L7MP_REASON_NO_ROUTE;
 	out->ifindex = link->ifindex;
-	out->mtu = hop->mtu && hop->mtu < link->mtu ? hop->mtu : link->mtu;
+	out->mtu = nh->mtu && nh->mtu < link->mtu ? nh->mtu : link->mtu;
 	out->flags = L7MP_FLOW_TC_ONLY;
 	if (off_link_l3(in)) {
 		/* No link header to write into: the kernel makes one. */
@@ -120,7 +120,7 @@ enum l7mp_reason off_exit_find(struct l7mp_offload_engine *e, const struct off_l
 	if (off_link_l3(link))
 		return L7MP_REASON_NONE;
 	memcpy(out->smac, link->mac, sizeof(out->smac));
-	memcpy(out->dmac, hop->neigh ? hop->neigh->mac : link->mac, sizeof(out->dmac));
+	memcpy(out->dmac, nh->neigh ? nh->neigh->mac : link->mac, sizeof(out->dmac));
 	if (may_xdp(e, in) && exit_xdp(e, in, link, out))
 		out->flags = 0;
 	return L7MP_REASON_NONE;

@@ -90,13 +90,13 @@ struct off_link *off_link_find(const struct l7mp_offload_engine *e, uint32_t ifi
 	return l;
 }
 
-static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off_link *news)
+static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off_link *fresh)
 {
 	struct off_link *l = malloc(sizeof(*l));
 
 	if (!l)
 		return NULL;
-	*l = *news;
+	*l = *fresh;
 	HASH_ADD(hh, e->links, ifindex, sizeof(l->ifindex), l);
 	if (!l->hh.tbl) {
 		free(l);
@@ -106,23 +106,23 @@ static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off
 }
 
 /* Takes over what can change. True when the way of packets may have. */
-static bool link_change(struct off_link *l, const struct off_link *news)
+static bool link_change(struct off_link *l, const struct off_link *fresh)
 {
-	bool changed = l->mtu != news->mtu || memcmp(l->mac, news->mac, sizeof(l->mac)) ||
-	               (l->flags ^ news->flags) & (OFF_LINK_CARRIES | IFF_RUNNING | IFF_NOARP) ||
-	               l->parent != news->parent || l->vlan_id != news->vlan_id;
+	bool changed = l->mtu != fresh->mtu || memcmp(l->mac, fresh->mac, sizeof(l->mac)) ||
+	               (l->flags ^ fresh->flags) & (OFF_LINK_CARRIES | IFF_RUNNING | IFF_NOARP) ||
+	               l->parent != fresh->parent || l->vlan_id != fresh->vlan_id;
 
-	if (strcmp(l->name, news->name)) {
-		l7mp_log_notice(OFF_MODULE, "interface %s is now named %s", l->name, news->name);
-		memcpy(l->name, news->name, sizeof(l->name));
+	if (strcmp(l->name, fresh->name)) {
+		l7mp_log_notice(OFF_MODULE, "interface %s is now named %s", l->name, fresh->name);
+		memcpy(l->name, fresh->name, sizeof(l->name));
 		changed = true;
 	}
-	l->flags = news->flags;
-	l->mtu = news->mtu;
-	l->parent = news->parent;
-	l->vlan_id = news->vlan_id;
-	l->vlan_proto = news->vlan_proto;
-	memcpy(l->mac, news->mac, sizeof(l->mac));
+	l->flags = fresh->flags;
+	l->mtu = fresh->mtu;
+	l->parent = fresh->parent;
+	l->vlan_id = fresh->vlan_id;
+	l->vlan_proto = fresh->vlan_proto;
+	memcpy(l->mac, fresh->mac, sizeof(l->mac));
 	if (changed)
 		l->tried = false;
 	return changed;
@@ -139,33 +139,33 @@ static void link_gone(struct l7mp_offload_engine *e, uint32_t ifindex)
 	off_detach(e, l);
 	HASH_DELETE(hh, e->links, l);
 	free(l);
-	off_hops_link_down(e, ifindex);
+	off_nexthops_link_down(e, ifindex);
 }
 
 void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 {
-	struct off_link news, *l;
+	struct off_link fresh, *l;
 	bool carried;
 
-	if (off_link_parse(nlh, &news))
+	if (off_link_parse(nlh, &fresh))
 		return;
 	if (nlh->nlmsg_type == RTM_DELLINK) {
-		link_gone(e, news.ifindex);
+		link_gone(e, fresh.ifindex);
 		return;
 	}
-	l = off_link_find(e, news.ifindex);
+	l = off_link_find(e, fresh.ifindex);
 	carried = l && off_link_carries(l);
 	if (!l) {
-		l = link_add(e, &news);
+		l = link_add(e, &fresh);
 		if (!l)
 			return;
-		off_hops_dirty_link(e, l->ifindex);
-	} else if (link_change(l, &news)) {
+		off_nexthops_dirty_link(e, l->ifindex);
+	} else if (link_change(l, &fresh)) {
 		/* IPv4 routes of a link that goes down vanish without a message of their own. */
-		off_hops_dirty_all(e);
+		off_nexthops_dirty_all(e);
 		off_retry_soon(e);
 		if (carried && !off_link_carries(l))
-			off_hops_link_down(e, l->ifindex);
+			off_nexthops_link_down(e, l->ifindex);
 	}
 	off_attach_update(e, l);
 }
@@ -173,15 +173,15 @@ void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 static int on_link(const struct nlmsghdr *nlh, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
-	struct off_link news, *l;
+	struct off_link fresh, *l;
 
-	if (nlh->nlmsg_type != RTM_NEWLINK || off_link_parse(nlh, &news))
+	if (nlh->nlmsg_type != RTM_NEWLINK || off_link_parse(nlh, &fresh))
 		return MNL_CB_OK;
-	l = off_link_find(e, news.ifindex);
+	l = off_link_find(e, fresh.ifindex);
 	if (l)
-		(void)link_change(l, &news);
+		(void)link_change(l, &fresh);
 	else
-		(void)link_add(e, &news);
+		(void)link_add(e, &fresh);
 	return MNL_CB_OK;
 }
 

@@ -15,7 +15,7 @@
 static void resync(struct l7mp_offload_engine *e)
 {
 	struct off_neigh *n, *next;
-	struct off_hop *hop;
+	struct off_nexthop *nh;
 
 	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
 	e->routes_changed_ms = l7mp_loop_now(e->loop);
@@ -24,10 +24,10 @@ static void resync(struct l7mp_offload_engine *e)
 	HASH_ITER (hh, e->neighs, n, next) {
 		n->valid = false;
 		n->looked_ms = 0;
-		DL_FOREACH2(n->hops, hop, nnext)
-		off_hop_dirty(e, hop);
+		DL_FOREACH2(n->nexthops, nh, nnext)
+		off_nexthop_dirty(e, nh);
 	}
-	off_hops_dirty_all(e);
+	off_nexthops_dirty_all(e);
 	off_attach_update_all(e);
 	off_retry_soon(e);
 }
@@ -38,7 +38,7 @@ static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *
 	uint8_t family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
 	const struct nlattr *a, *addr = NULL;
 
-	off_hops_dirty_all(e);
+	off_nexthops_dirty_all(e);
 	if (nlh->nlmsg_type != RTM_DELADDR)
 		return;
 	mnl_attr_for_each(a, nlh, sizeof(*ifa))
@@ -49,8 +49,8 @@ static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *
 			addr = a;
 	}
 	if (addr && mnl_attr_get_payload_len(addr) == (family == L7MP_FAMILY_V4 ? 4 : 16))
-		off_hops_address_gone(e, family, mnl_attr_get_payload(addr),
-		                      mnl_attr_get_payload_len(addr));
+		off_nexthops_address_gone(e, family, mnl_attr_get_payload(addr),
+		                          mnl_attr_get_payload_len(addr));
 }
 
 static int on_event(const struct nlmsghdr *nlh, void *arg)
@@ -77,7 +77,7 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 		address_event(e, nlh);
 		break;
 	default: /* rules, next hops: rare, and may mean anything */
-		off_hops_dirty_all(e);
+		off_nexthops_dirty_all(e);
 		break;
 	}
 	return MNL_CB_OK;

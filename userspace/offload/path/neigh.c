@@ -157,35 +157,35 @@ static bool needs_neighbour(const struct off_link *l)
 	return !off_link_l3(l) && !(l->flags & (IFF_NOARP | IFF_LOOPBACK));
 }
 
-void off_neigh_bind(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_neigh_bind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	const struct off_link *l = off_link_find(e, hop->ifindex);
-	struct off_neigh_key key = {.ifindex = hop->ifindex};
+	const struct off_link *l = off_link_find(e, nh->ifindex);
+	struct off_neigh_key key = {.ifindex = nh->ifindex};
 
 	if (!l) {
-		hop->reason = L7MP_REASON_NO_ROUTE;
+		nh->reason = L7MP_REASON_NO_ROUTE;
 		return;
 	}
 	if (!needs_neighbour(l))
 		return;
-	key.family = hop->gateway_family ? hop->gateway_family : hop->key.family;
-	memcpy(key.addr, hop->gateway_family ? hop->gateway : hop->key.dst, addr_len(key.family));
-	hop->neigh = get(e, &key);
-	if (hop->neigh)
-		DL_APPEND2(hop->neigh->hops, hop, nprev, nnext);
-	if (!hop->neigh || !hop->neigh->valid)
-		hop->reason = L7MP_REASON_NO_NEIGHBOUR;
+	key.family = nh->gateway_family ? nh->gateway_family : nh->key.family;
+	memcpy(key.addr, nh->gateway_family ? nh->gateway : nh->key.dst, addr_len(key.family));
+	nh->neigh = get(e, &key);
+	if (nh->neigh)
+		DL_APPEND2(nh->neigh->nexthops, nh, nprev, nnext);
+	if (!nh->neigh || !nh->neigh->valid)
+		nh->reason = L7MP_REASON_NO_NEIGHBOUR;
 }
 
-void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	struct off_neigh *n = hop->neigh;
+	struct off_neigh *n = nh->neigh;
 
 	if (!n)
 		return;
-	hop->neigh = NULL;
-	DL_DELETE2(n->hops, hop, nprev, nnext);
-	if (n->hops)
+	nh->neigh = NULL;
+	DL_DELETE2(n->nexthops, nh, nprev, nnext);
+	if (n->nexthops)
 		return;
 	HASH_DELETE(hh, e->neighs, n);
 	free(n);
@@ -194,7 +194,7 @@ void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_hop *hop)
 void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 {
 	struct off_neigh *n;
-	struct off_hop *hop;
+	struct off_nexthop *nh;
 	struct state s;
 	uint8_t old[6];
 	bool was;
@@ -215,17 +215,17 @@ void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 		off_neigh_confirm(e, n);
 	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
 		return;
-	DL_FOREACH2(n->hops, hop, nnext)
-	off_hop_neigh_changed(e, hop);
+	DL_FOREACH2(n->nexthops, nh, nnext)
+	off_nexthop_neigh_changed(e, nh);
 }
 
 void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n)
 {
-	const struct off_hop *hop;
+	const struct off_nexthop *nh;
 
-	DL_FOREACH2(n->hops, hop, nnext)
+	DL_FOREACH2(n->nexthops, nh, nnext)
 	{
-		if (hop->n_uses) {
+		if (nh->n_uses) {
 			use(e, n);
 			return;
 		}

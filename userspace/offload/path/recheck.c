@@ -28,38 +28,38 @@ static void arm(struct l7mp_offload_engine *e)
 }
 
 /* All wait equally long in a list, so each list is in the order of time. */
-static void put(struct l7mp_offload_engine *e, struct off_hop *hop, int which)
+static void put(struct l7mp_offload_engine *e, struct off_nexthop *nh, int which)
 {
-	hop->recheck_ms = l7mp_loop_now(e->loop) + delay_ms[which];
-	hop->recheck = (uint8_t)(which + 1);
-	DL_APPEND2(e->recheck[which], hop, rprev, rnext);
+	nh->recheck_ms = l7mp_loop_now(e->loop) + delay_ms[which];
+	nh->recheck = (uint8_t)(which + 1);
+	DL_APPEND2(e->recheck[which], nh, rprev, rnext);
 }
 
-void off_recheck_drop(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_recheck_drop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	if (!hop->recheck)
+	if (!nh->recheck)
 		return;
-	DL_DELETE2(e->recheck[hop->recheck - 1], hop, rprev, rnext);
-	hop->recheck = 0;
+	DL_DELETE2(e->recheck[nh->recheck - 1], nh, rprev, rnext);
+	nh->recheck = 0;
 }
 
-void off_recheck_soon(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_recheck_soon(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	off_recheck_drop(e, hop);
-	put(e, hop, SOON);
+	off_recheck_drop(e, nh);
+	put(e, nh, SOON);
 	if (!l7mp_timer_armed(&e->recheck_timer) || !e->recheck[SOON]->rnext)
 		arm(e);
 }
 
-void off_recheck_new(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_recheck_new(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	uint64_t at = e->routes_changed_ms;
 
 	if (at && l7mp_loop_now(e->loop) - at <= delay_ms[LATER]) {
-		off_recheck_soon(e, hop);
+		off_recheck_soon(e, nh);
 		return;
 	}
-	put(e, hop, ALWAYS);
+	put(e, nh, ALWAYS);
 	if (!l7mp_timer_armed(&e->recheck_timer))
 		arm(e);
 }
@@ -72,13 +72,13 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	(void)t;
 	for (int i = 0; i < OFF_RECHECKS; i++) {
 		while (e->recheck[i] && e->recheck[i]->recheck_ms <= now) {
-			struct off_hop *hop = e->recheck[i];
+			struct off_nexthop *nh = e->recheck[i];
 
-			off_recheck_drop(e, hop);
-			if (i == ALWAYS && !hop->n_uses)
+			off_recheck_drop(e, nh);
+			if (i == ALWAYS && !nh->n_uses)
 				continue;
-			put(e, hop, i == ALWAYS ? ALWAYS : i + 1);
-			off_hop_recheck(e, hop);
+			put(e, nh, i == ALWAYS ? ALWAYS : i + 1);
+			off_nexthop_recheck(e, nh);
 		}
 	}
 	arm(e);

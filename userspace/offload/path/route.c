@@ -88,7 +88,7 @@ static int on_route(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_STOP;
 }
 
-static int ask_route(struct l7mp_offload_engine *e, const struct off_hop_key *key,
+static int ask_route(struct l7mp_offload_engine *e, const struct off_nexthop_key *key,
                      struct answer *out)
 {
 	char buf[256] __attribute__((aligned(8)));
@@ -117,72 +117,72 @@ static bool usable(const struct answer *r)
 	return (r->type == RTN_UNICAST || r->type == RTN_LOCAL) && r->oif && !r->encap;
 }
 
-bool off_route_changed(struct l7mp_offload_engine *e, const struct off_hop *hop)
+bool off_route_changed(struct l7mp_offload_engine *e, const struct off_nexthop *nh)
 {
 	struct answer r;
 
-	if (ask_route(e, &hop->key, &r) || !usable(&r))
-		return hop->reason != L7MP_REASON_NO_ROUTE;
-	if (hop->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != hop->local)
+	if (ask_route(e, &nh->key, &r) || !usable(&r))
+		return nh->reason != L7MP_REASON_NO_ROUTE;
+	if (nh->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != nh->local)
 		return true;
-	return !hop->local && (r.oif != hop->ifindex || r.mtu != hop->mtu ||
-	                       r.gateway_family != hop->gateway_family ||
-	                       memcmp(r.gateway, hop->gateway, sizeof(r.gateway)) != 0);
+	return !nh->local && (r.oif != nh->ifindex || r.mtu != nh->mtu ||
+	                      r.gateway_family != nh->gateway_family ||
+	                      memcmp(r.gateway, nh->gateway, sizeof(r.gateway)) != 0);
 }
 
-void off_route_lookup(struct l7mp_offload_engine *e, struct off_hop *hop)
+void off_route_lookup(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	struct answer r;
-	int rc = ask_route(e, &hop->key, &r);
+	int rc = ask_route(e, &nh->key, &r);
 
-	off_neigh_unbind(e, hop);
-	hop->local = false;
-	hop->ifindex = r.oif;
-	hop->mtu = r.mtu;
-	hop->gateway_family = r.gateway_family;
-	memcpy(hop->gateway, r.gateway, sizeof(hop->gateway));
+	off_neigh_unbind(e, nh);
+	nh->local = false;
+	nh->ifindex = r.oif;
+	nh->mtu = r.mtu;
+	nh->gateway_family = r.gateway_family;
+	memcpy(nh->gateway, r.gateway, sizeof(nh->gateway));
 	if (rc || !usable(&r)) {
-		hop->reason = L7MP_REASON_NO_ROUTE;
+		nh->reason = L7MP_REASON_NO_ROUTE;
 		return;
 	}
-	hop->reason = L7MP_REASON_NONE;
+	nh->reason = L7MP_REASON_NONE;
 	if (r.type == RTN_LOCAL) {
-		hop->local = true;
-		hop->ifindex = 1; /* LOOPBACK_IFINDEX: lo is the first device of every namespace */
+		nh->local = true;
+		nh->ifindex = 1; /* LOOPBACK_IFINDEX: lo is the first device of every namespace */
 		return;
 	}
-	off_neigh_bind(e, hop);
+	off_neigh_bind(e, nh);
 }
 
 /* ---- hops ---- */
 
-static void hop_free(struct l7mp_offload_engine *e, struct off_hop *hop)
+static void hop_free(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	off_neigh_unbind(e, hop);
-	off_recheck_drop(e, hop);
-	if (hop->dirty)
-		DL_DELETE2(e->dirty, hop, dprev, dnext);
-	if (hop->failed_ms)
-		e->n_failed_hops--;
-	HASH_DELETE(hh, e->hops, hop);
-	free(hop);
+	off_neigh_unbind(e, nh);
+	off_recheck_drop(e, nh);
+	if (nh->dirty)
+		DL_DELETE2(e->dirty, nh, dprev, dnext);
+	if (nh->failed_ms)
+		e->n_failed_nexthops--;
+	HASH_DELETE(hh, e->nexthops, nh);
+	free(nh);
 }
 
 /* Nobody uses it: only a failed one is kept, to see when it gets better. */
-static void hop_idle(struct l7mp_offload_engine *e, struct off_hop *hop)
+static void hop_idle(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
-	if (hop->dirty) /* about to be looked up: it may be failed by now, and worth keeping */
+	if (nh->dirty) /* about to be looked up: it may be failed by now, and worth keeping */
 		return;
-	if (hop->reason == L7MP_REASON_NONE || e->n_failed_hops >= FAILED_MAX) {
-		hop_free(e, hop);
+	if (nh->reason == L7MP_REASON_NONE || e->n_failed_nexthops >= FAILED_MAX) {
+		hop_free(e, nh);
 		return;
 	}
-	if (!hop->failed_ms)
-		e->n_failed_hops++;
-	hop->failed_ms = l7mp_loop_now(e->loop) | 1;
+	if (!nh->failed_ms)
+		e->n_failed_nexthops++;
+	nh->failed_ms = l7mp_loop_now(e->loop) | 1;
 }
 
-static void hop_key(struct off_hop_key *key, const struct l7mp_addr *local,
+static void hop_key(struct off_nexthop_key *key, const struct l7mp_addr *local,
                     const struct l7mp_addr *remote)
 {
 	memset(key, 0, sizeof(*key));
@@ -193,48 +193,48 @@ static void hop_key(struct off_hop_key *key, const struct l7mp_addr *local,
 		key->scope = remote->in6.sin6_scope_id;
 }
 
-struct off_hop *off_hop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
-                            const struct l7mp_addr *remote)
+struct off_nexthop *off_nexthop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
+                                    const struct l7mp_addr *remote)
 {
-	struct off_hop_key key;
-	struct off_hop *hop = NULL;
+	struct off_nexthop_key key;
+	struct off_nexthop *nh = NULL;
 
 	hop_key(&key, local, remote);
-	HASH_FIND(hh, e->hops, &key, sizeof(key), hop);
-	if (hop) {
-		if (!hop->recheck) /* nobody used it for a while */
-			off_recheck_new(e, hop);
-		return hop;
+	HASH_FIND(hh, e->nexthops, &key, sizeof(key), nh);
+	if (nh) {
+		if (!nh->recheck) /* nobody used it for a while */
+			off_recheck_new(e, nh);
+		return nh;
 	}
-	hop = calloc(1, sizeof(*hop));
-	if (!hop)
+	nh = calloc(1, sizeof(*nh));
+	if (!nh)
 		return NULL;
-	hop->key = key;
-	HASH_ADD(hh, e->hops, key, sizeof(hop->key), hop);
-	if (!hop->hh.tbl) {
-		free(hop);
+	nh->key = key;
+	HASH_ADD(hh, e->nexthops, key, sizeof(nh->key), nh);
+	if (!nh->hh.tbl) {
+		free(nh);
 		return NULL;
 	}
-	off_route_lookup(e, hop);
-	off_recheck_new(e, hop);
-	return hop;
+	off_route_lookup(e, nh);
+	off_recheck_new(e, nh);
+	return nh;
 }
 
-void off_hop_use(struct off_hop *hop, struct off_use *use)
+void off_nexthop_use(struct off_nexthop *nh, struct off_use *use)
 {
-	use->generation = hop->generation;
-	DL_APPEND(hop->uses, use); /* after those that have not seen a change yet */
-	hop->n_uses++;
+	use->generation = nh->generation;
+	DL_APPEND(nh->uses, use); /* after those that have not seen a change yet */
+	nh->n_uses++;
 }
 
-void off_hop_unuse(struct l7mp_offload_engine *e, struct off_hop *hop, struct off_use *use)
+void off_nexthop_unuse(struct l7mp_offload_engine *e, struct off_nexthop *nh, struct off_use *use)
 {
 	if (use) {
-		DL_DELETE(hop->uses, use);
-		hop->n_uses--;
+		DL_DELETE(nh->uses, use);
+		nh->n_uses--;
 	}
-	if (!hop->n_uses)
-		hop_idle(e, hop);
+	if (!nh->n_uses)
+		hop_idle(e, nh);
 }
 
 /* ---- events ---- */
@@ -248,36 +248,36 @@ static bool inside(const uint8_t *addr, const uint8_t *prefix, unsigned len)
 	return !bits || !((addr[bytes] ^ prefix[bytes]) >> (8 - bits));
 }
 
-void off_hops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
-                           unsigned len)
+void off_nexthops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
+                               unsigned len)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 
 	if (len > addr_len(family) * 8)
 		return;
-	HASH_ITER (hh, e->hops, hop, next)
-		if (hop->key.family == family && inside(hop->key.dst, prefix, len))
-			off_hop_dirty(e, hop);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		if (nh->key.family == family && inside(nh->key.dst, prefix, len))
+			off_nexthop_dirty(e, nh);
 }
 
-void off_hops_expire(struct l7mp_offload_engine *e)
+void off_nexthops_expire(struct l7mp_offload_engine *e)
 {
 	uint64_t now = l7mp_loop_now(e->loop);
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 
-	if (!e->n_failed_hops)
+	if (!e->n_failed_nexthops)
 		return;
-	HASH_ITER (hh, e->hops, hop, next)
-		if (!hop->n_uses && hop->failed_ms && now - hop->failed_ms > FAILED_KEEP_MS)
-			hop_free(e, hop);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		if (!nh->n_uses && nh->failed_ms && now - nh->failed_ms > FAILED_KEEP_MS)
+			hop_free(e, nh);
 }
 
-void off_hops_clear(struct l7mp_offload_engine *e)
+void off_nexthops_clear(struct l7mp_offload_engine *e)
 {
-	struct off_hop *hop, *next;
+	struct off_nexthop *nh, *next;
 
-	HASH_ITER (hh, e->hops, hop, next)
-		hop_free(e, hop);
+	HASH_ITER (hh, e->nexthops, nh, next)
+		hop_free(e, nh);
 }
 
 void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
@@ -297,5 +297,5 @@ void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	mnl_attr_for_each(a, nlh, sizeof(*rtm)) if (mnl_attr_get_type(a) == RTA_DST &&
 	                                            mnl_attr_get_payload_len(a) == addr_len(family))
 	        dst = mnl_attr_get_payload(a);
-	off_hops_dirty_prefix(e, family, dst, dst == all ? 0 : rtm->rtm_dst_len);
+	off_nexthops_dirty_prefix(e, family, dst, dst == all ? 0 : rtm->rtm_dst_len);
 }

@@ -31,7 +31,7 @@ struct sum {
 };
 
 /* Owned by the engine while it is idle, by the worker while it is away, then by its callback. */
-struct off_read {
+struct off_counter_slice {
 	uv_work_t work;
 	struct l7mp_offload_engine *e; /* NULL: it was stopped meanwhile */
 	bool away;
@@ -52,7 +52,7 @@ struct off_read {
 	uint64_t took_ns;
 };
 
-void off_sweep_clock(struct off_sweep *s, const struct l7mp_loop *loop)
+void off_counter_poll_clock(struct off_counter_poll *s, const struct l7mp_loop *loop)
 {
 	s->clock_ms = (int64_t)l7mp_loop_now(loop) - (int64_t)(off_mono_ns() / 1000000);
 }
@@ -72,7 +72,7 @@ static void add_up(const struct l7mp_flow_counter *per_cpu, int n_cpus, struct s
 static void put(const struct l7mp_offload_engine *e, uint64_t now, const struct sum *sum,
                 struct l7mp_flow_counters *out)
 {
-	int64_t ms = (int64_t)(sum->last_seen_ns / 1000000) + e->sweep.clock_ms;
+	int64_t ms = (int64_t)(sum->last_seen_ns / 1000000) + e->counter_poll.clock_ms;
 
 	out->packets = sum->packets;
 	out->bytes = sum->bytes;
@@ -86,7 +86,7 @@ static void put_one(struct l7mp_offload_engine *e, struct l7mp_flow_counters *ou
 {
 	struct sum sum;
 
-	off_sweep_clock(&e->sweep, e->loop);
+	off_counter_poll_clock(&e->counter_poll, e->loop);
 	add_up(e->one, e->n_cpus, &sum);
 	put(e, l7mp_loop_now(e->loop), &sum, out);
 }
@@ -113,7 +113,7 @@ void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key 
 
 /* ---- the worker's part ---- */
 
-static int make_room(struct off_read *r, uint32_t room)
+static int make_room(struct off_counter_slice *r, uint32_t room)
 {
 	free(r->keys);
 	free(r->values);
@@ -131,7 +131,7 @@ static int make_room(struct off_read *r, uint32_t room)
  */
 static void read_slice(uv_work_t *work)
 {
-	struct off_read *r = work->data;
+	struct off_counter_slice *r = work->data;
 	const struct sched_param prio = {0};
 	uint64_t start = off_mono_ns();
 
@@ -160,7 +160,7 @@ static void read_slice(uv_work_t *work)
 	r->took_ns = off_mono_ns() - start;
 }
 
-static void read_free(struct off_read *r)
+static void read_free(struct off_counter_slice *r)
 {
 	if (!r)
 		return;
@@ -174,63 +174,63 @@ static void read_free(struct off_read *r)
 
 /* ---- the loop's part ---- */
 
-static void take_one(struct l7mp_offload_engine *e, uint64_t now, const struct off_read *r,
+static void take_one(struct l7mp_offload_engine *e, uint64_t now, const struct off_counter_slice *r,
                      uint32_t i)
 {
 	const struct sum *sum = &r->sums[i];
-	struct off_side *side = off_sides_find_hashed(&e->sides, &r->keys[i], sum->hash);
+	struct off_direction *dir = off_index_find_hashed(&e->index, &r->keys[i], sum->hash);
 
-	if (!side || (side->now.packets == sum->packets && side->now.bytes == sum->bytes))
+	if (!dir || (dir->now.packets == sum->packets && dir->now.bytes == sum->bytes))
 		return;
-	if (sum->packets < side->now.packets || sum->bytes < side->now.bytes ||
-	    side->born >= r->serial)
+	if (sum->packets < dir->now.packets || sum->bytes < dir->now.bytes ||
+	    dir->born >= r->serial)
 		return;
-	put(e, now, sum, &side->now);
+	put(e, now, sum, &dir->now);
 }
 
 /*
  * The table is larger than the caches: what a block of keys will need is asked for
  * ahead, first the slots, then the sides.
  */
-static void take(struct l7mp_offload_engine *e, const struct off_read *r)
+static void take(struct l7mp_offload_engine *e, const struct off_counter_slice *r)
 {
-	const struct off_sides *t = &e->sides;
+	const struct off_index *t = &e->index;
 	uint64_t now = l7mp_loop_now(e->loop);
 
-	off_sweep_clock(&e->sweep, e->loop);
+	off_counter_poll_clock(&e->counter_poll, e->loop);
 	for (uint32_t i = 0; i < r->n + 2 * BLOCK && t->slots; i++) {
 		if (i < r->n)
 			__builtin_prefetch(&t->slots[r->sums[i].hash & t->mask]);
 		if (i >= BLOCK && i - BLOCK < r->n) {
-			const struct off_side *side =
-			        t->slots[r->sums[i - BLOCK].hash & t->mask].side;
+			const struct off_direction *dir =
+			        t->slots[r->sums[i - BLOCK].hash & t->mask].dir;
 
-			if (side) { /* mostly the right one */
-				__builtin_prefetch(side);
-				__builtin_prefetch(&side->now);
+			if (dir) { /* mostly the right one */
+				__builtin_prefetch(dir);
+				__builtin_prefetch(&dir->now);
 			}
 		}
 		if (i >= 2 * BLOCK)
 			take_one(e, now, r, i - 2 * BLOCK);
 	}
-	e->sweep.entries += r->n;
+	e->counter_poll.entries += r->n;
 }
 
 static void done(struct l7mp_offload_engine *e)
 {
-	struct off_sweep *s = &e->sweep;
+	struct off_counter_poll *s = &e->counter_poll;
 	uint64_t now = l7mp_loop_now(e->loop), next = s->begun_ms + EVERY_MS;
 
 	s->last_spent_ns = s->spent_ns;
 	s->last_read_ns = s->read_ns;
 	s->last_entries = s->entries;
 	s->running = false;
-	off_hops_expire(e);
+	off_nexthops_expire(e);
 	(void)l7mp_timer_start(e->loop, &s->timer, next > now ? next - now : 1);
 }
 
 /* Is the sweep over? What the kernel could not do just now (a lock, memory) is tried again. */
-static bool last(struct off_sweep *s, int rc)
+static bool last(struct off_counter_poll *s, int rc)
 {
 	if (rc == -ENOENT)
 		return true;
@@ -243,9 +243,9 @@ static bool last(struct off_sweep *s, int rc)
 
 static void on_read(uv_work_t *work, int status)
 {
-	struct off_read *r = work->data;
+	struct off_counter_slice *r = work->data;
 	struct l7mp_offload_engine *e = r->e;
-	struct off_sweep *s;
+	struct off_counter_poll *s;
 	uint64_t start = off_mono_ns();
 
 	r->away = false;
@@ -253,7 +253,7 @@ static void on_read(uv_work_t *work, int status)
 		read_free(r);
 		return;
 	}
-	s = &e->sweep;
+	s = &e->counter_poll;
 	if (status)
 		r->n = 0;
 	take(e, r);
@@ -269,8 +269,8 @@ static void on_read(uv_work_t *work, int status)
 static void slice(struct l7mp_timer *t, void *arg)
 {
 	struct l7mp_offload_engine *e = arg;
-	struct off_sweep *s = &e->sweep;
-	struct off_read *r = s->read;
+	struct off_counter_poll *s = &e->counter_poll;
+	struct off_counter_slice *r = s->read;
 	uint64_t start = off_mono_ns();
 
 	(void)t;
@@ -296,9 +296,9 @@ static void slice(struct l7mp_timer *t, void *arg)
 	s->spent_ns += off_mono_ns() - start;
 }
 
-static struct off_read *read_new(struct l7mp_offload_engine *e)
+static struct off_counter_slice *read_new(struct l7mp_offload_engine *e)
 {
-	struct off_read *r = calloc(1, sizeof(*r));
+	struct off_counter_slice *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return NULL;
@@ -313,9 +313,9 @@ static struct off_read *read_new(struct l7mp_offload_engine *e)
 	return r;
 }
 
-int off_sweep_start(struct l7mp_offload_engine *e)
+int off_counter_poll_start(struct l7mp_offload_engine *e)
 {
-	struct off_sweep *s = &e->sweep;
+	struct off_counter_poll *s = &e->counter_poll;
 	size_t cpus = (size_t)e->n_cpus;
 
 	memset(s, 0, sizeof(*s));
@@ -325,15 +325,15 @@ int off_sweep_start(struct l7mp_offload_engine *e)
 	e->one = calloc(cpus, sizeof(*e->one));
 	s->read = read_new(e);
 	if (!e->zeros || !e->one || !s->read || l7mp_timer_reserve(e->loop, &s->timer)) {
-		off_sweep_stop(e);
+		off_counter_poll_stop(e);
 		return -ENOMEM;
 	}
 	return l7mp_timer_start(e->loop, &s->timer, EVERY_MS);
 }
 
-void off_sweep_stop(struct l7mp_offload_engine *e)
+void off_counter_poll_stop(struct l7mp_offload_engine *e)
 {
-	struct off_sweep *s = &e->sweep;
+	struct off_counter_poll *s = &e->counter_poll;
 
 	l7mp_timer_give_back(e->loop, &s->timer);
 	if (s->read && s->read->away) {

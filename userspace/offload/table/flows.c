@@ -34,16 +34,16 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
-	for (int i = 0; i < flow->n_sides && !flow->out; i++)
-		(void)bpf_map_delete_elem(e->maps.flows, &flow->side[i].key);
+	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
+		(void)bpf_map_delete_elem(e->maps.flows, &flow->dir[i].key);
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_side *side = &flow->side[i];
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *dir = &flow->dir[i];
 
 		if (count)
-			off_counter_take(e, &side->key, &side->now);
+			off_counter_take(e, &dir->key, &dir->now);
 		else
-			(void)bpf_map_delete_elem(e->maps.counters, &side->key);
+			(void)bpf_map_delete_elem(e->maps.counters, &dir->key);
 	}
 }
 
@@ -64,10 +64,10 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	int rc = 0;
 
-	for (int i = 0; !rc && i < flow->n_sides; i++)
-		rc = put(e->maps.counters, &flow->side[i].key, e->zeros);
-	for (int i = flow->n_sides - 1; !rc && i >= 0; i--)
-		rc = put(e->maps.flows, &flow->side[i].key, &flow->side[i].action);
+	for (int i = 0; !rc && i < flow->n_dirs; i++)
+		rc = put(e->maps.counters, &flow->dir[i].key, e->zeros);
+	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--)
+		rc = put(e->maps.flows, &flow->dir[i].key, &flow->dir[i].action);
 	if (!rc)
 		return 0;
 	uninstall(e, flow, false);
@@ -78,29 +78,29 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 /* Who serves each direction, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                               struct off_exit exits[2])
+                               struct off_egress egress[2])
 {
 	struct off_link *in[2] = {NULL, NULL};
 	enum l7mp_reason reason;
 
-	for (int i = 0; i < flow->n_sides; i++) {
-		reason = off_ingress_find(e, flow->hop[i], &in[i]);
+	for (int i = 0; i < flow->n_dirs; i++) {
+		reason = off_ingress_find(e, flow->nh[i], &in[i]);
 		if (reason)
 			return reason;
 	}
-	memset(exits, 0, 2 * sizeof(*exits));
-	for (int i = 0; i < flow->n_sides; i++) {
-		const struct off_hop *to =
-		        flow->verb == L7MP_VERB_REFLECT ? flow->hop[0] : flow->hop[!i];
-		const struct off_link *from = off_link_find(e, flow->hop[i]->ifindex);
+	memset(egress, 0, 2 * sizeof(*egress));
+	for (int i = 0; i < flow->n_dirs; i++) {
+		const struct off_nexthop *to =
+		        flow->verb == L7MP_VERB_REFLECT ? flow->nh[0] : flow->nh[!i];
+		const struct off_link *from = off_link_find(e, flow->nh[i]->ifindex);
 
 		reason = flow->verb == L7MP_VERB_COUNT ? L7MP_REASON_NONE
-		                                       : off_exit_find(e, in[i], to, &exits[i]);
+		                                       : off_egress_find(e, in[i], to, &egress[i]);
 		if (reason)
 			return reason;
 		/* `from` may be a VLAN device with an address of its own; `in` is what is below it. */
 		if (from)
-			memcpy(exits[i].in_mac, from->mac, sizeof(exits[i].in_mac));
+			memcpy(egress[i].in_mac, from->mac, sizeof(egress[i].in_mac));
 	}
 	return L7MP_REASON_NONE;
 }
@@ -108,10 +108,10 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
                       const struct l7mp_flow_end *b)
 {
-	struct off_side *s = flow->side;
+	struct off_direction *s = flow->dir;
 
 	off_key_set(&s[0].key, a->l4, &a->remote, &a->local);
-	flow->n_sides = 1;
+	flow->n_dirs = 1;
 	if (b->kind == L7MP_FLOW_DROP) {
 		flow->verb = L7MP_VERB_COUNT;
 		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_COUNT, NULL, NULL);
@@ -120,12 +120,12 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_REFLECT, &a->local, &a->remote);
 	} else {
 		flow->verb = L7MP_VERB_FORWARD;
-		flow->n_sides = 2;
+		flow->n_dirs = 2;
 		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
 		off_key_set(&s[1].key, b->l4, &b->remote, &b->local);
 		off_action_set(&s[1].action, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
 	}
-	for (int i = 0; i < flow->n_sides; i++) {
+	for (int i = 0; i < flow->n_dirs; i++) {
 		s[i].flow = flow;
 		s[i].action.cookie = flow->cookie;
 		s[i].action.session = flow->session;
@@ -137,14 +137,14 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 {
 	const struct l7mp_flow_end *ends[2] = {a, b};
 
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_hop *hop = off_hop_get(e, &ends[i]->local, &ends[i]->remote);
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_nexthop *nh = off_nexthop_get(e, &ends[i]->local, &ends[i]->remote);
 
-		if (!hop)
+		if (!nh)
 			return L7MP_REASON_KERNEL;
-		flow->hop[i] = hop;
+		flow->nh[i] = nh;
 		flow->use[i].flow = flow;
-		off_hop_use(hop, &flow->use[i]);
+		off_nexthop_use(nh, &flow->use[i]);
 	}
 	return L7MP_REASON_NONE;
 }
@@ -153,26 +153,26 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++)
-		if (off_sides_find(&e->sides, &flow->side[i].key))
+	for (int i = 0; i < flow->n_dirs; i++)
+		if (off_index_find(&e->index, &flow->dir[i].key))
 			return true;
-	return flow->n_sides == 2 &&
-	       !memcmp(&flow->side[0].key, &flow->side[1].key, sizeof(flow->side[0].key));
+	return flow->n_dirs == 2 &&
+	       !memcmp(&flow->dir[0].key, &flow->dir[1].key, sizeof(flow->dir[0].key));
 }
 
 static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++)
-		off_sides_delete(&e->sides, &flow->side[i]);
+	for (int i = 0; i < flow->n_dirs; i++)
+		off_index_delete(&e->index, &flow->dir[i]);
 }
 
 static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_side *s = &flow->side[i];
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *s = &flow->dir[i];
 
-		s->born = e->sweep.serial;
-		if (off_sides_add(&e->sides, s)) {
+		s->born = e->counter_poll.serial;
+		if (off_index_add(&e->index, s)) {
 			table_delete(e, flow);
 			return -ENOMEM;
 		}
@@ -183,15 +183,15 @@ static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < 2; i++)
-		if (flow->hop[i])
-			off_hop_unuse(e, flow->hop[i], &flow->use[i]);
+		if (flow->nh[i])
+			off_nexthop_unuse(e, flow->nh[i], &flow->use[i]);
 	free(flow);
 }
 
 static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                               const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
-	struct off_exit exits[2];
+	struct off_egress egress[2];
 	enum l7mp_reason reason;
 
 	set_sides(flow, a, b);
@@ -199,11 +199,11 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		return L7MP_REASON_CONFLICT;
 	reason = find_hops(e, flow, a, b);
 	if (!reason)
-		reason = off_flow_plan(e, flow, exits);
+		reason = off_flow_plan(e, flow, egress);
 	if (reason)
 		return reason;
-	for (int i = 0; i < flow->n_sides; i++)
-		off_action_exit(&flow->side[i].action, &exits[i]);
+	for (int i = 0; i < flow->n_dirs; i++)
+		off_action_set_egress(&flow->dir[i].action, &egress[i]);
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
 	off_handover_prepare(e, flow);
@@ -258,12 +258,12 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
 {
 	memset(out, 0, 2 * sizeof(*out));
-	out[L7MP_INGRESS] = flow->side[0].now;
+	out[L7MP_INGRESS] = flow->dir[0].now;
 	/* What came in has gone back. */
 	if (flow->verb == L7MP_VERB_REFLECT)
-		out[L7MP_EGRESS] = flow->side[0].now;
-	else if (flow->n_sides == 2)
-		out[L7MP_EGRESS] = flow->side[1].now;
+		out[L7MP_EGRESS] = flow->dir[0].now;
+	else if (flow->n_dirs == 2)
+		out[L7MP_EGRESS] = flow->dir[1].now;
 }
 
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
@@ -301,8 +301,8 @@ static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_f
 {
 	struct l7mp_offload_engine *e = ctx;
 
-	for (int i = 0; fresh && i < flow->n_sides; i++)
-		(void)off_counter_read(e, &flow->side[i].key, &flow->side[i].now);
+	for (int i = 0; fresh && i < flow->n_dirs; i++)
+		(void)off_counter_read(e, &flow->dir[i].key, &flow->dir[i].now);
 	counters_of(flow, now);
 }
 
@@ -310,10 +310,10 @@ static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_directio
                      const char **hook, const char **interface)
 {
 	struct l7mp_offload_engine *e = ctx;
-	const struct off_hop *hop = flow->hop[flow->n_sides == 2 && dir == L7MP_EGRESS];
+	const struct off_nexthop *nh = flow->nh[flow->n_dirs == 2 && dir == L7MP_EGRESS];
 	struct off_link *in;
 
-	if (off_ingress_find(e, hop, &in))
+	if (off_ingress_find(e, nh, &in))
 		return;
 	*hook = off_hook_name(in->hook);
 	*interface = in->name;

@@ -36,44 +36,44 @@ static uint64_t now_us(void)
 /* ---- places in the map ---- */
 
 static volatile struct l7mp_handover *slot_of(struct l7mp_offload_engine *e,
-                                              const struct off_side *side)
+                                              const struct off_direction *dir)
 {
-	return &e->handover.slots[side->action.handover];
+	return &e->handover.slots[dir->action.handover];
 }
 
-static bool has_slot(const struct off_side *side)
+static bool has_slot(const struct off_direction *dir)
 {
-	return side->action.flags & L7MP_FLOW_HANDOVER;
+	return dir->action.flags & L7MP_FLOW_HANDOVER;
 }
 
 /*
  * First in, first out: a program that still reads an action that has just been replaced finds its place
  * unused for a while, with equal numbers.
  */
-static void slot_take(struct off_handover *h, struct off_side *side)
+static void slot_take(struct off_handover *h, struct off_direction *dir)
 {
 	if (!h->slots || !h->n_free)
 		return;
-	side->action.handover = h->free[h->first];
-	side->action.flags |= L7MP_FLOW_HANDOVER;
+	dir->action.handover = h->free[h->first];
+	dir->action.flags |= L7MP_FLOW_HANDOVER;
 	h->first = (h->first + 1) % L7MP_HANDOVER_SLOTS;
 	h->n_free--;
-	h->slots[side->action.handover].passed = 1;
-	__atomic_store_n(&h->slots[side->action.handover].relayed, 0, __ATOMIC_RELEASE);
-	side->noted = 1;
+	h->slots[dir->action.handover].passed = 1;
+	__atomic_store_n(&h->slots[dir->action.handover].relayed, 0, __ATOMIC_RELEASE);
+	dir->noted = 1;
 }
 
-static void slot_give(struct off_handover *h, struct off_side *side)
+static void slot_give(struct off_handover *h, struct off_direction *dir)
 {
-	uint32_t slot = side->action.handover;
+	uint32_t slot = dir->action.handover;
 
-	if (!has_slot(side))
+	if (!has_slot(dir))
 		return;
 	__atomic_store_n(&h->slots[slot].relayed, h->slots[slot].passed, __ATOMIC_RELEASE);
 	h->free[(h->first + h->n_free) % L7MP_HANDOVER_SLOTS] = (uint16_t)slot;
 	h->n_free++;
-	side->action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
-	side->action.handover = 0;
+	dir->action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
+	dir->action.handover = 0;
 }
 
 /* ---- one flow ---- */
@@ -82,8 +82,8 @@ static bool settled(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	bool same = true;
 
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_side *s = &flow->side[i];
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *s = &flow->dir[i];
 		uint64_t passed;
 
 		if (!has_slot(s))
@@ -105,8 +105,8 @@ static bool hand_over(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		return false;
 	if (!e->handover.at) /* it was removed in there */
 		return false;
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_side *s = &flow->side[i];
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *s = &flow->dir[i];
 
 		if (!has_slot(s))
 			continue;
@@ -119,8 +119,8 @@ static bool hand_over(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 /* The programs need not look any more. When the kernel can't be told now, they go on looking, to no effect. */
 static void forget_slots(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides; i++) {
-		struct off_side *s = &flow->side[i];
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *s = &flow->dir[i];
 		struct l7mp_flow_action plain = s->action;
 
 		if (!has_slot(s))
@@ -168,8 +168,8 @@ static bool brief_pause(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 /* All places were taken when it came. */
 static bool unordered(const struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides && flow->verb != L7MP_VERB_COUNT; i++)
-		if (!has_slot(&flow->side[i]))
+	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_COUNT; i++)
+		if (!has_slot(&flow->dir[i]))
 			return true;
 	return false;
 }
@@ -232,8 +232,8 @@ static void tick(struct l7mp_timer *timer, void *arg)
 
 void off_handover_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	for (int i = 0; i < flow->n_sides && flow->verb != L7MP_VERB_COUNT; i++)
-		slot_take(&e->handover, &flow->side[i]);
+	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_COUNT; i++)
+		slot_take(&e->handover, &flow->dir[i]);
 }
 
 void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -265,8 +265,8 @@ void off_handover_drop(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 void off_handover_release(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	off_handover_drop(e, flow);
-	for (int i = 0; i < flow->n_sides; i++)
-		slot_give(&e->handover, &flow->side[i]);
+	for (int i = 0; i < flow->n_dirs; i++)
+		slot_give(&e->handover, &flow->dir[i]);
 }
 
 int off_handover_start(struct l7mp_offload_engine *e)

@@ -14,28 +14,28 @@
 #define SLOTS_MIN 1024
 
 /* The slot of this key, or the free one where it would go. */
-static uint32_t slot_of(const struct off_sides *t, const struct l7mp_flow_key *key, uint64_t hash)
+static uint32_t slot_of(const struct off_index *t, const struct l7mp_flow_key *key, uint64_t hash)
 {
 	uint32_t i = (uint32_t)hash & t->mask;
 
-	while (t->slots[i].side &&
-	       (t->slots[i].hash != hash || memcmp(&t->slots[i].side->key, key, sizeof(*key)) != 0))
+	while (t->slots[i].dir &&
+	       (t->slots[i].hash != hash || memcmp(&t->slots[i].dir->key, key, sizeof(*key)) != 0))
 		i = (i + 1) & t->mask;
 	return i;
 }
 
-struct off_side *off_sides_find_hashed(const struct off_sides *t, const struct l7mp_flow_key *key,
-                                       uint64_t hash)
+struct off_direction *off_index_find_hashed(const struct off_index *t,
+                                            const struct l7mp_flow_key *key, uint64_t hash)
 {
-	return t->slots ? t->slots[slot_of(t, key, hash)].side : NULL;
+	return t->slots ? t->slots[slot_of(t, key, hash)].dir : NULL;
 }
 
-struct off_side *off_sides_find(const struct off_sides *t, const struct l7mp_flow_key *key)
+struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key)
 {
-	return off_sides_find_hashed(t, key, l7mp_hash(key, sizeof(*key)));
+	return off_index_find_hashed(t, key, l7mp_hash(key, sizeof(*key)));
 }
 
-static int grow(struct off_sides *t)
+static int grow(struct off_index *t)
 {
 	uint32_t size = t->slots ? 2 * (t->mask + 1) : SLOTS_MIN;
 	struct off_slot *slots = calloc(size, sizeof(*slots));
@@ -45,9 +45,9 @@ static int grow(struct off_sides *t)
 	for (uint32_t i = 0; t->slots && i <= t->mask; i++) {
 		uint32_t to = (uint32_t)t->slots[i].hash & (size - 1);
 
-		if (!t->slots[i].side)
+		if (!t->slots[i].dir)
 			continue;
-		while (slots[to].side)
+		while (slots[to].dir)
 			to = (to + 1) & (size - 1);
 		slots[to] = t->slots[i];
 	}
@@ -57,32 +57,32 @@ static int grow(struct off_sides *t)
 	return 0;
 }
 
-int off_sides_add(struct off_sides *t, struct off_side *side)
+int off_index_add(struct off_index *t, struct off_direction *dir)
 {
-	uint64_t hash = l7mp_hash(&side->key, sizeof(side->key));
+	uint64_t hash = l7mp_hash(&dir->key, sizeof(dir->key));
 	uint32_t i;
 
 	if ((!t->slots || t->n > t->mask / 2) && grow(t))
 		return -ENOMEM;
-	i = slot_of(t, &side->key, hash);
-	if (t->slots[i].side)
+	i = slot_of(t, &dir->key, hash);
+	if (t->slots[i].dir)
 		return -EEXIST;
-	t->slots[i] = (struct off_slot){.hash = hash, .side = side};
+	t->slots[i] = (struct off_slot){.hash = hash, .dir = dir};
 	t->n++;
 	return 0;
 }
 
-void off_sides_delete(struct off_sides *t, const struct off_side *side)
+void off_index_delete(struct off_index *t, const struct off_direction *dir)
 {
 	uint32_t hole, i;
 
 	if (!t->slots)
 		return;
-	hole = slot_of(t, &side->key, l7mp_hash(&side->key, sizeof(side->key)));
-	if (t->slots[hole].side != side)
+	hole = slot_of(t, &dir->key, l7mp_hash(&dir->key, sizeof(dir->key)));
+	if (t->slots[hole].dir != dir)
 		return;
 	/* What was pushed on by others moves back into the hole, if that is not before its own place. */
-	for (i = (hole + 1) & t->mask; t->slots[i].side; i = (i + 1) & t->mask) {
+	for (i = (hole + 1) & t->mask; t->slots[i].dir; i = (i + 1) & t->mask) {
 		uint32_t home = (uint32_t)t->slots[i].hash & t->mask;
 
 		if (((i - home) & t->mask) < ((i - hole) & t->mask))
@@ -90,7 +90,7 @@ void off_sides_delete(struct off_sides *t, const struct off_side *side)
 		t->slots[hole] = t->slots[i];
 		hole = i;
 	}
-	t->slots[hole].side = NULL;
+	t->slots[hole].dir = NULL;
 	if (--t->n)
 		return;
 	free(t->slots);

@@ -159,7 +159,7 @@ void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
 	set_csums(a, key);
 }
 
-void off_action_exit(struct l7mp_flow_action *a, const struct off_exit *x)
+void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x)
 {
 	a->ifindex = x->ifindex;
 	a->mtu = x->mtu;

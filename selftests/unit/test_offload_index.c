@@ -13,12 +13,12 @@
 
 #define N 3000
 
-static void check(const struct off_sides *t, struct off_side *sides, const bool *in)
+static void check(const struct off_index *t, struct off_direction *index, const bool *in)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < N; i++) {
-		assert_ptr_equal(off_sides_find(t, &sides[i].key), in[i] ? &sides[i] : NULL);
+		assert_ptr_equal(off_index_find(t, &index[i].key), in[i] ? &index[i] : NULL);
 		n += in[i];
 	}
 	assert_int_equal(t->n, n);
@@ -26,74 +26,74 @@ static void check(const struct off_sides *t, struct off_side *sides, const bool 
 
 static void test_random(void **state)
 {
-	struct off_side *sides = calloc(N, sizeof(*sides)), twin;
+	struct off_direction *index = calloc(N, sizeof(*index)), twin;
 	bool in[N] = {false};
-	struct off_sides t = {0};
+	struct off_index t = {0};
 
 	(void)state;
-	assert_non_null(sides);
+	assert_non_null(index);
 	srand(1);
 	for (uint32_t i = 0; i < N; i++)
-		memcpy(sides[i].key.saddr.bytes, &i, sizeof(i));
+		memcpy(index[i].key.saddr.bytes, &i, sizeof(i));
 	for (int round = 0; round < 200; round++) {
 		/* It grows, and is emptied again and again. */
 		for (int k = 0; k < 300; k++) {
 			uint32_t i = (uint32_t)rand() % N;
 
 			if (round / 20 % 2 || (k & 3) == 3) {
-				off_sides_delete(&t, &sides[i]);
+				off_index_delete(&t, &index[i]);
 				in[i] = false;
 			} else {
-				assert_int_equal(off_sides_add(&t, &sides[i]), in[i] ? -EEXIST : 0);
+				assert_int_equal(off_index_add(&t, &index[i]), in[i] ? -EEXIST : 0);
 				in[i] = true;
 			}
 		}
-		check(&t, sides, in);
+		check(&t, index, in);
 	}
 	/* Another one of the same key is neither added nor deleted in its place. */
-	off_sides_delete(&t, &sides[0]);
-	assert_int_equal(off_sides_add(&t, &sides[0]), 0);
-	twin = sides[0];
-	assert_int_equal(off_sides_add(&t, &twin), -EEXIST);
-	off_sides_delete(&t, &twin);
-	assert_ptr_equal(off_sides_find(&t, &twin.key), &sides[0]);
+	off_index_delete(&t, &index[0]);
+	assert_int_equal(off_index_add(&t, &index[0]), 0);
+	twin = index[0];
+	assert_int_equal(off_index_add(&t, &twin), -EEXIST);
+	off_index_delete(&t, &twin);
+	assert_ptr_equal(off_index_find(&t, &twin.key), &index[0]);
 	for (uint32_t i = 0; i < N; i++)
-		off_sides_delete(&t, &sides[i]);
+		off_index_delete(&t, &index[i]);
 	assert_null(t.slots);
-	assert_null(off_sides_find(&t, &sides[0].key));
-	free(sides);
+	assert_null(off_index_find(&t, &index[0].key));
+	free(index);
 }
 
 /* Chains that wrap around the table's end are closed, too, when one of their middle goes. */
 static void test_collisions(void **state)
 {
-	struct off_side *sides = calloc(400, sizeof(*sides));
-	struct off_sides t = {0};
+	struct off_direction *index = calloc(400, sizeof(*index));
+	struct off_index t = {0};
 	uint32_t n = 0;
 
 	(void)state;
-	assert_non_null(sides);
+	assert_non_null(index);
 	for (uint32_t i = 0; n < 400; i++) {
-		struct off_side *s = &sides[n];
+		struct off_direction *s = &index[n];
 
 		memcpy(s->key.saddr.bytes, &i, sizeof(i));
 		/* all at home in the last sixteen slots of 1024 */
 		if ((l7mp_hash(&s->key, sizeof(s->key)) & 1023) < 1008)
 			continue;
-		assert_int_equal(off_sides_add(&t, s), 0);
+		assert_int_equal(off_index_add(&t, s), 0);
 		n++;
 	}
 	assert_int_equal(t.mask, 1023);
 	for (uint32_t gone = 0; gone < n; gone++) {
-		off_sides_delete(&t, &sides[(gone * 7) % n]);
+		off_index_delete(&t, &index[(gone * 7) % n]);
 		for (uint32_t k = 0; k < n; k++) {
 			uint32_t i = (k * 7) % n;
 
-			assert_ptr_equal(off_sides_find(&t, &sides[i].key),
-			                 k > gone ? &sides[i] : NULL);
+			assert_ptr_equal(off_index_find(&t, &index[i].key),
+			                 k > gone ? &index[i] : NULL);
 		}
 	}
-	free(sides);
+	free(index);
 }
 
 int main(void)
