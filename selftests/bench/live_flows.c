@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "live.h"
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 #define EGRESS_PORTS 60000
 

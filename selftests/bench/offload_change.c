@@ -248,7 +248,7 @@ static int measure(struct rig *r, const struct change *c)
 	snprintf(command, sizeof(command), "(%s) &", c->command);
 	must(!system(command), c->command);
 	cpu = cpu_now();
-	while (!atomic_load(&w.done) || r->e->dirty || r->e->leaving) {
+	while (!atomic_load(&w.done) || r->e->path.dirty || r->e->leaving) {
 		double before = now(), took;
 
 		run(r->loop, 1);
@@ -267,7 +267,7 @@ static int measure(struct rig *r, const struct change *c)
 	must(!system(c->undo), c->undo);
 	do {
 		run(r->loop, 500);
-	} while (r->e->dirty || r->e->leaving);
+	} while (r->e->path.dirty || r->e->leaving);
 	return w.followed - w.told < 20 ? 0 : 1;
 }
 

@@ -40,11 +40,11 @@ static void pass(struct check *c, uint32_t i, int dir)
 	const struct l7mp_flow_key *key = &c->r.flows[i]->dir[dir].key;
 	int cpu = rand() % c->n_cpus;
 
-	must(!bpf_map_lookup_elem(c->r.e->maps.counters, key, c->values), "look-up of a counter");
+	must(!bpf_map_lookup_elem(c->r.e->table.maps.counters, key, c->values), "look-up of a counter");
 	c->values[cpu].packets++;
 	c->values[cpu].bytes += 100;
 	c->values[cpu].last_seen = (uint64_t)(now() * 1e9);
-	must(!bpf_map_update_elem(c->r.e->maps.counters, key, c->values, BPF_EXIST),
+	must(!bpf_map_update_elem(c->r.e->table.maps.counters, key, c->values, BPF_EXIST),
 	     "update of a counter");
 	c->counted[i][dir]++;
 	c->packets++;
@@ -137,7 +137,7 @@ static uint64_t in_map(const struct check *c)
 	const void *from = NULL;
 	uint64_t n = 0;
 
-	for (; !bpf_map_get_next_key(c->r.e->maps.flows, from, &next); from = &key, n++)
+	for (; !bpf_map_get_next_key(c->r.e->table.maps.flows, from, &next); from = &key, n++)
 		key = next;
 	return n;
 }
@@ -156,11 +156,11 @@ static void change_and_leave(struct check *c, uint32_t n)
 	             "&& ip neigh del 172.16.0.2 dev out0"),
 	     "ip");
 	/* In parts: `ip` may have taken longer than one, by the loop's clock. */
-	for (int i = 0; i < 40 && (!i || c->r.e->n_flows); i++)
+	for (int i = 0; i < 40 && (!i || c->r.e->table.n_flows); i++)
 		run(c->r.loop, 50);
-	if (c->r.e->n_flows || in_map(c)) {
+	if (c->r.e->table.n_flows || in_map(c)) {
 		fprintf(stderr, "%llu flows, %llu entries in the map when all had to leave\n",
-		        (unsigned long long)c->r.e->n_flows, (unsigned long long)in_map(c));
+		        (unsigned long long)c->r.e->table.n_flows, (unsigned long long)in_map(c));
 		c->wrong++;
 	}
 }
@@ -179,18 +179,18 @@ int main(int argc, char **argv)
 	must(c.counted && c.shown && c.values, "memory");
 	l7mp_timer_init(&c.timer, step, &c);
 	if (argc > 3)
-		c.r.e->counter_poll.room = (uint32_t)atoi(argv[3]);
+		c.r.e->table.counter_poll.room = (uint32_t)atoi(argv[3]);
 	l7mp_timer_start(c.r.loop, &c.timer, 1);
 	run(c.r.loop, seconds * 1000);
 	l7mp_timer_stop(c.r.loop, &c.timer);
 	run(c.r.loop, 3000);
-	must(c.r.e->counter_poll.last_entries == 2 * c.r.e->n_flows, "a sweep over all");
+	must(c.r.e->table.counter_poll.last_entries == 2 * c.r.e->table.n_flows, "a sweep over all");
 	exact(&c);
 	change_and_leave(&c, 200);
 	printf("{\"added\": %llu, \"removed\": %llu, \"packets\": %llu, \"slices\": %llu, "
 	       "\"wrong\": %llu}\n",
 	       (unsigned long long)c.adds, (unsigned long long)c.removals,
-	       (unsigned long long)c.packets, (unsigned long long)c.r.e->counter_poll.serial,
+	       (unsigned long long)c.packets, (unsigned long long)c.r.e->table.counter_poll.serial,
 	       (unsigned long long)c.wrong);
 	free(c.counted);
 	free(c.shown);

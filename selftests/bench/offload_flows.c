@@ -25,17 +25,17 @@ int main(int argc, char **argv)
 	run(r.loop, 1100);
 	(void)l7mp_loop_latency_us(r.loop, true); /* the turns that set up are not meant */
 	run(r.loop, 2400);
-	for (int i = 0; i < 10 && !r.e->counter_poll.last_entries; i++)
+	for (int i = 0; i < 10 && !r.e->table.counter_poll.last_entries; i++)
 		run(r.loop, 1000);
-	must(r.e->counter_poll.last_entries > 0, "the sweep");
+	must(r.e->table.counter_poll.last_entries > 0, "the sweep");
 	printf("{\"sessions\": %u, \"setups_per_s\": %.0f, \"sweep_entries\": %llu, "
 	       "\"sweep_ms_per_100k\": %.1f, \"worker_ms_per_100k\": %.1f, "
 	       "\"longest_turn_ms\": %.1f",
-	       r.n, r.n / added, (unsigned long long)r.e->counter_poll.last_entries,
-	       (double)r.e->counter_poll.last_spent_ns / 1e6 /
-	               (double)r.e->counter_poll.last_entries * 1e5,
-	       (double)r.e->counter_poll.last_read_ns / 1e6 /
-	               (double)r.e->counter_poll.last_entries * 1e5,
+	       r.n, r.n / added, (unsigned long long)r.e->table.counter_poll.last_entries,
+	       (double)r.e->table.counter_poll.last_spent_ns / 1e6 /
+	               (double)r.e->table.counter_poll.last_entries * 1e5,
+	       (double)r.e->table.counter_poll.last_read_ns / 1e6 /
+	               (double)r.e->table.counter_poll.last_entries * 1e5,
 	       (double)l7mp_loop_latency_us(r.loop, false) / 1e3);
 	t0 = now();
 	for (uint32_t i = 0; i < r.n; i++) {

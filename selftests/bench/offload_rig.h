@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 static double now(void)
 {

@@ -2,7 +2,7 @@
 /* The header and the answer of a JSONSocket handshake. */
 #include "fuzz.h"
 
-#include "proto/jsonsocket/jsonsocket_int.h"
+#include "proto/jsonsocket/jsonsocket.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

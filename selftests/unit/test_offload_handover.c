@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 /* ---- the clock: the linker's --wrap, the Makefile says so for this test ---- */
 
@@ -33,9 +33,9 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
 	return 0;
 }
 
-/* ---- an engine with a hand-over only, and an owner ---- */
+/* ---- a table with a hand-over only, and an owner ---- */
 
-static struct l7mp_offload_engine e;
+static struct off_table e;
 static int asked, begun, late;
 static bool empty = true; /* the owner's sockets */
 static struct l7mp_flow *remove_in_ready;

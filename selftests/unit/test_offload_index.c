@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 #define N 3000
 

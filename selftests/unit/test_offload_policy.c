@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 /* ---- sysctls, in a directory of our own ---- */
 

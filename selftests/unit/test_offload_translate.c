@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "offload/engine.h"
 
 static struct l7mp_addr addr(const char *ip, uint16_t port)
 {

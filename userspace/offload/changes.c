@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "offload_int.h"
+#include "engine.h"
 
 #define SLICE_NS (2 * 1000000U)
 #define USES     32  /* flows of a hop at a time */
@@ -25,100 +25,6 @@ static void wake(struct l7mp_offload_engine *e)
 {
 	if (!l7mp_timer_armed(&e->work))
 		(void)l7mp_timer_start(e->loop, &e->work, 0);
-}
-
-/* ---- hops that may have changed ---- */
-
-static void mark(struct l7mp_offload_engine *e, struct off_nexthop *nh, bool route, bool first)
-{
-	nh->ask_route |= route;
-	if (nh->dirty && !first) {
-		nh->again = nh->looked; /* under way: it has its turn once more, after the others */
-		return;
-	}
-	if (nh->dirty)
-		DL_DELETE2(e->dirty, nh, dprev, dnext);
-	nh->dirty = true;
-	nh->looked = nh->again = false;
-	if (first)
-		DL_PREPEND2(e->dirty, nh, dprev, dnext);
-	else
-		DL_APPEND2(e->dirty, nh, dprev, dnext);
-	wake(e);
-}
-
-static void dirty(struct l7mp_offload_engine *e, struct off_nexthop *nh, bool route, bool first)
-{
-	nh->only_recheck = false;
-	if (route)
-		off_recheck_soon(e, nh);
-	mark(e, nh, route, first);
-}
-
-void off_nexthop_recheck(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	if (!nh->dirty)
-		nh->only_recheck = true;
-	mark(e, nh, true, false);
-}
-
-void off_nexthop_dirty(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	dirty(e, nh, true, false);
-}
-
-void off_nexthop_neigh_changed(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	dirty(e, nh, false, false);
-}
-
-void off_nexthops_dirty_all(struct l7mp_offload_engine *e)
-{
-	struct off_nexthop *nh, *next;
-
-	HASH_ITER (hh, e->nexthops, nh, next)
-		off_nexthop_dirty(e, nh);
-}
-
-void off_nexthops_dirty_link(struct l7mp_offload_engine *e, uint32_t ifindex)
-{
-	struct off_nexthop *nh, *next;
-
-	HASH_ITER (hh, e->nexthops, nh, next)
-		if (nh->ifindex == ifindex || nh->reason != L7MP_REASON_NONE)
-			off_nexthop_dirty(e, nh);
-}
-
-/* Another way may be there already; but asking for many takes longer than their flows may stay. */
-static void go_first(struct l7mp_offload_engine *e, struct off_nexthop *nh, unsigned n)
-{
-	nh->down = n > FEW;
-	dirty(e, nh, true, true);
-}
-
-void off_nexthops_link_down(struct l7mp_offload_engine *e, uint32_t ifindex)
-{
-	struct off_nexthop *nh, *next;
-	unsigned n = 0;
-
-	HASH_ITER (hh, e->nexthops, nh, next)
-		n += nh->ifindex == ifindex;
-	HASH_ITER (hh, e->nexthops, nh, next)
-		if (nh->ifindex == ifindex)
-			go_first(e, nh, n);
-}
-
-void off_nexthops_address_gone(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *addr,
-                               size_t len)
-{
-	struct off_nexthop *nh, *next;
-	unsigned n = 0;
-
-	HASH_ITER (hh, e->nexthops, nh, next)
-		n += nh->key.family == family && !memcmp(nh->key.src, addr, len);
-	HASH_ITER (hh, e->nexthops, nh, next)
-		if (nh->key.family == family && !memcmp(nh->key.src, addr, len))
-			go_first(e, nh, n);
 }
 
 /* ---- flows that have to leave ---- */
@@ -132,13 +38,13 @@ static void flush_deletes(struct l7mp_offload_engine *e)
 	while (done < b->n_gone) {
 		__u32 n = b->n_gone - done;
 
-		if (!bpf_map_delete_batch(e->maps.flows, &b->gone[done], &n, NULL))
+		if (!bpf_map_delete_batch(e->table.maps.flows, &b->gone[done], &n, NULL))
 			break;
 		/* Without the operation n stays as it is; else it is where it stopped. */
 		if (errno != ENOENT || n >= b->n_gone - done)
 			n = 0;
 		done += n;
-		(void)bpf_map_delete_elem(e->maps.flows, &b->gone[done++]);
+		(void)bpf_map_delete_elem(e->table.maps.flows, &b->gone[done++]);
 	}
 	b->n_gone = 0;
 }
@@ -158,7 +64,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 		return;
 	if (!e->leaving)
 		e->leaving_retries = e->n_retries;
-	off_handover_drop(e, flow);
+	off_handover_drop(&e->table, flow);
 	flow->out = true;
 	flow->out_reason = (uint8_t)reason;
 	DL_APPEND2(e->leaving, flow, lprev, lnext);
@@ -182,8 +88,8 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 	e->n_withdrawn++;
 	off_flow_take_out(e, flow, final);
-	if (e->events && e->events->withdrawn)
-		e->events->withdrawn(e->events_arg, cookie, reason, final);
+	if (e->table.events && e->table.events->withdrawn)
+		e->table.events->withdrawn(e->table.events_arg, cookie, reason, final);
 }
 
 /*
@@ -229,14 +135,14 @@ static void flush_updates(struct l7mp_offload_engine *e)
 	while (done < b->n_actions) {
 		__u32 n = b->n_actions - done;
 
-		if (!bpf_map_update_batch(e->maps.flows, &b->keys[done], &b->actions[done], &n,
-		                          NULL))
+		if (!bpf_map_update_batch(e->table.maps.flows, &b->keys[done], &b->actions[done],
+		                          &n, NULL))
 			break;
 		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_actions - done)
 			n = 0;
 		done += n;
 		/* The one that it stopped at, or one that can't be had in batches. */
-		if (bpf_map_update_elem(e->maps.flows, &b->keys[done], &b->actions[done],
+		if (bpf_map_update_elem(e->table.maps.flows, &b->keys[done], &b->actions[done],
 		                        BPF_EXIST))
 			b->owner[n_failed++] = b->owner[done];
 		done++;
@@ -297,65 +203,18 @@ void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
 
 /* ---- the work ---- */
 
-static void look(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	enum l7mp_reason was = nh->reason;
-	bool was_bad = was != L7MP_REASON_NONE;
-
-	nh->looked = true;
-	if (nh->only_recheck && !nh->down) {
-		nh->only_recheck = false;
-		if (!off_route_changed(e, nh)) {
-			nh->ask_route = false;
-			return;
-		}
-	}
-	if (nh->down)
-		nh->reason = L7MP_REASON_NO_ROUTE;
-	else if (nh->ask_route)
-		off_route_lookup(e, nh);
-	else if (nh->neigh && (!was_bad || nh->reason == L7MP_REASON_NO_NEIGHBOUR))
-		nh->reason = nh->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
-	if (!nh->down)
-		nh->ask_route = false;
-	/* Better, or bad for another reason: whoever was refused shows what is so now. */
-	if (was_bad && nh->reason != was)
-		off_retry_soon(e);
-	nh->generation++;
-}
-
-/* Some of the flows that have not seen it yet: they come first in the list. False: there is none. */
-static bool refresh_some(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+/* Some of the flows that have not seen the nexthop's change yet. */
+static void work_nexthop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	for (int i = 0; i < USES; i++) {
-		struct off_use *use = nh->uses;
+		struct l7mp_flow *flow = off_nexthop_next_flow(nh);
 
-		if (!use || use->generation == nh->generation)
-			return false;
-		DL_DELETE(nh->uses, use);
-		DL_APPEND(nh->uses, use);
-		use->generation = nh->generation;
-		refresh(e, use->flow);
+		if (!flow) {
+			off_nexthop_done(&e->path, nh);
+			return;
+		}
+		refresh(e, flow);
 	}
-	return true;
-}
-
-static void work_hop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	bool again;
-
-	if (!nh->looked)
-		look(e, nh);
-	if (refresh_some(e, nh))
-		return;
-	again = nh->again || nh->down;
-	nh->down = false;
-	DL_DELETE2(e->dirty, nh, dprev, dnext);
-	nh->dirty = false;
-	if (again)
-		mark(e, nh, false, false);
-	else if (!nh->failed_ms || nh->reason == L7MP_REASON_NONE)
-		off_nexthop_unuse(e, nh, NULL);
 }
 
 void off_changes_work(struct l7mp_timer *t, void *arg)
@@ -366,8 +225,10 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	do {
-		if (e->dirty) {
-			work_hop(e, e->dirty);
+		struct off_nexthop *nh = off_nexthop_look(&e->path);
+
+		if (nh) {
+			work_nexthop(e, nh);
 			continue;
 		}
 		flush_updates(e); /* what fails leaves, too */
@@ -375,10 +236,10 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 		had = had || e->leaving;
 		for (int i = 0; i < FINALS && e->leaving; i++)
 			finish(e, e->leaving);
-	} while ((e->dirty || e->leaving) && off_mono_ns() - start < SLICE_NS);
+	} while ((e->path.dirty || e->leaving) && off_mono_ns() - start < SLICE_NS);
 	flush_updates(e);
 	flush_deletes(e);
-	if (e->dirty || e->leaving)
+	if (e->path.dirty || e->leaving)
 		wake(e);
 	/* Whose owner was told only after the others had been asked again was not asked. */
 	if (had && !e->leaving && e->leaving_retries != e->n_retries)

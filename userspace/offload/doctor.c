@@ -10,8 +10,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "engine.h"
 #include "l7mp/log.h"
-#include "offload_int.h"
 
 #define BPFFS_MAGIC 0xcafe4a11
 

@@ -8,8 +8,10 @@
 #include <string.h>
 #include <xdp/libxdp.h>
 
+#include "engine.h"
 #include "l7mp/log.h"
-#include "offload_int.h"
+
+#define RETRY_MS 2 /* several reasons to ask sessions again become one */
 
 /* ---- what the libraries say ---- */
 
@@ -56,10 +58,27 @@ void off_log_libraries(void)
 
 /* ---- life ---- */
 
+static void set_state(struct l7mp_offload_engine *e, enum off_state state)
+{
+	e->state = state;
+	e->hooks.active = state == OFF_ACTIVE;
+}
+
 static void ask_sessions(const struct l7mp_offload_engine *e)
 {
-	if (e->events && e->events->retry)
-		e->events->retry(e->events_arg);
+	if (e->table.events && e->table.events->retry)
+		e->table.events->retry(e->table.events_arg);
+}
+
+void off_retry_after(struct l7mp_offload_engine *e, unsigned ms)
+{
+	if (!l7mp_timer_armed(&e->retry))
+		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* it has a place of its own */
+}
+
+void off_retry_soon(struct l7mp_offload_engine *e)
+{
+	off_retry_after(e, RETRY_MS);
 }
 
 static void on_retry(struct l7mp_timer *t, void *arg)
@@ -73,6 +92,64 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 		ask_sessions(e);
 }
 
+/* ---- what path/, hook/ and table/ report ---- */
+
+static void on_path(void *arg, enum off_path_event event, struct off_link *link)
+{
+	struct l7mp_offload_engine *e = arg;
+
+	switch (event) {
+	case OFF_PATH_WORK:
+		if (!l7mp_timer_armed(&e->work))
+			(void)l7mp_timer_start(e->loop, &e->work, 0);
+		break;
+	case OFF_PATH_BETTER:
+		off_retry_soon(e);
+		break;
+	case OFF_PATH_LINK:
+		off_attach_update(&e->hooks, link);
+		break;
+	case OFF_PATH_LINK_GONE:
+		off_detach(&e->hooks, link);
+		break;
+	case OFF_PATH_RESYNC:
+		off_attach_update_all(&e->hooks);
+		break;
+	}
+}
+
+static void on_leave(void *arg, struct off_link *link)
+{
+	off_flows_leave_link(arg, link);
+}
+
+static void on_served(void *arg)
+{
+	off_retry_soon(arg);
+}
+
+static void on_polled(void *arg)
+{
+	struct l7mp_offload_engine *e = arg;
+
+	off_nexthops_expire(&e->path);
+}
+
+static void compose(struct l7mp_offload_engine *e)
+{
+	e->path = (struct off_path){.loop = e->loop, .changed = on_path, .arg = e};
+	e->hooks = (struct off_hooks){.path = &e->path,
+	                              .maps = &e->table.maps,
+	                              .set = &e->set,
+	                              .leave = on_leave,
+	                              .served = on_served,
+	                              .arg = e,
+	                              .dispatcher = -1};
+	e->table = (struct off_table){.loop = e->loop, .polled = on_polled, .arg = e};
+	off_maps_init(&e->table.maps);
+	off_sysctls_init(&e->hooks.sysctls);
+}
+
 int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offload_engine **out)
 {
 	struct l7mp_offload_engine *e = calloc(1, sizeof(*e));
@@ -84,9 +161,7 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
 	e->ops = off_ops;
 	e->ops.ctx = e;
 	e->pins.lock = -1;
-	e->dispatcher = -1;
-	off_maps_init(&e->maps);
-	off_sysctls_init(&e->sysctls);
+	compose(e);
 	l7mp_timer_init(&e->work, off_changes_work, e);
 	l7mp_timer_init(&e->retry, on_retry, e);
 	snprintf(e->why, sizeof(e->why), "not configured yet");
@@ -105,24 +180,24 @@ static void release(struct l7mp_offload_engine *e)
 	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
 
 	off_load_cancel(e);
-	off_counter_poll_stop(e);
-	off_handover_stop(e);
+	off_counter_poll_stop(&e->table);
+	off_handover_stop(&e->table);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
-	off_monitor_stop(e);
-	off_nexthops_clear(e);
-	off_recheck_stop(e);
-	off_links_clear(e);
-	off_maps_close(&e->maps);
+	off_monitor_stop(&e->path);
+	off_nexthops_clear(&e->path);
+	off_recheck_stop(&e->path);
+	off_links_clear(&e->path);
+	off_maps_close(&e->table.maps);
 	if (remove && e->pins.lock >= 0)
 		off_pins_clear(e->pins.dir);
 	off_pins_unlock(&e->pins);
-	off_nl_close(&e->nl);
-	off_nl_close(&e->genl);
-	e->genl_family = 0;
-	e->n_devices = 0;
+	off_nl_close(&e->path.nl);
+	off_nl_close(&e->hooks.genl);
+	e->hooks.genl_family = 0;
+	e->hooks.n_devices = 0;
 	e->was_full = false;
-	e->dispatcher = -1;
+	e->hooks.dispatcher = -1;
 }
 
 void l7mp_offload_stop(struct l7mp_offload_engine *e)
@@ -134,9 +209,9 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 		return;
 	/* While the programs still run: what they count until a flow is removed is not lost. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
-	HASH_ITER (hh, e->links, l, next)
-		off_detach(e, l);
-	e->state = OFF_DISABLED;
+	HASH_ITER (hh, e->path.links, l, next)
+		off_detach(&e->hooks, l);
+	set_state(e, OFF_DISABLED);
 	snprintf(e->why, sizeof(e->why), "stopped");
 	release(e);
 	if (starting) /* they were told to wait */
@@ -150,7 +225,7 @@ void l7mp_offload_free(struct l7mp_offload_engine **pp)
 	if (!e)
 		return;
 	*pp = NULL;
-	e->events = NULL;
+	e->table.events = NULL;
 	l7mp_offload_stop(e);
 	off_settings_clear(&e->set);
 	free(e);
@@ -162,7 +237,7 @@ static void clear_flows(struct l7mp_offload_engine *e);
 
 static int take_over(struct l7mp_offload_engine *e)
 {
-	int rc = off_maps_open(&e->maps, e->pins.dir, e->why, sizeof(e->why));
+	int rc = off_maps_open(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
 
 	if (!rc)
 		clear_flows(e);
@@ -175,7 +250,7 @@ static void clean_old(struct l7mp_offload_engine *e)
 	struct off_maps old;
 
 	off_maps_open_old(&old, e->pins.dir);
-	off_attach_clean(e, &old);
+	off_attach_clean(&e->hooks, &old);
 	off_maps_close(&old);
 	off_pins_clear(e->pins.dir);
 }
@@ -190,18 +265,18 @@ static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
 /* All but the maps. */
 static int prepare(struct l7mp_offload_engine *e)
 {
-	int rc = explain(e, off_nl_open(&e->nl, NETLINK_ROUTE), "can't open a netlink socket");
+	int rc = explain(e, off_nl_open(&e->path.nl, NETLINK_ROUTE), "can't open a netlink socket");
 
 	if (!rc)
 		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
-	if (!rc && (off_recheck_start(e) || l7mp_timer_reserve(e->loop, &e->work) ||
+	if (!rc && (off_recheck_start(&e->path) || l7mp_timer_reserve(e->loop, &e->work) ||
 	            l7mp_timer_reserve(e->loop, &e->retry)))
 		rc = explain(e, -ENOMEM, "can't set timers");
 	/* Subscribed before the first look, so that nothing happens in between. */
 	if (!rc)
-		rc = explain(e, off_monitor_start(e), "can't watch rtnetlink");
+		rc = explain(e, off_monitor_start(&e->path), "can't watch rtnetlink");
 	if (!rc)
-		rc = explain(e, off_links_dump(e), "can't list the interfaces");
+		rc = explain(e, off_links_dump(&e->path), "can't list the interfaces");
 	return rc;
 }
 
@@ -211,7 +286,7 @@ static void missing_interfaces(const struct l7mp_offload_engine *e)
 		const struct off_link *l, *next;
 		bool found = !strcmp(e->set.ifs[i], "all");
 
-		HASH_ITER (hh, e->links, l, next)
+		HASH_ITER (hh, e->path.links, l, next)
 			found = found || !strcmp(e->set.ifs[i], l->name);
 		if (!found)
 			l7mp_log_warn(OFF_MODULE,
@@ -226,26 +301,26 @@ static int serve(struct l7mp_offload_engine *e)
 {
 	int rc;
 
-	e->n_cpus = libbpf_num_possible_cpus();
-	if (e->n_cpus < 1)
+	e->table.n_cpus = libbpf_num_possible_cpus();
+	if (e->table.n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
-	rc = explain(e, off_counter_poll_start(e), "can't start the sweep of the counters");
+	rc = explain(e, off_counter_poll_start(&e->table), "can't start the sweep of the counters");
 	if (rc)
 		return rc;
-	rc = explain(e, off_handover_start(e), "can't map the hand-over's memory");
+	rc = explain(e, off_handover_start(&e->table), "can't map the hand-over's memory");
 	if (rc)
 		return rc;
-	e->state = OFF_ACTIVE;
+	set_state(e, OFF_ACTIVE);
 	e->why[0] = 0;
 	missing_interfaces(e);
-	off_attach_update_all(e);
+	off_attach_update_all(&e->hooks);
 	off_retry_soon(e);
 	return 0;
 }
 
 static int pin_and_serve(struct l7mp_offload_engine *e)
 {
-	int rc = off_maps_pin(&e->maps, e->pins.dir, e->why, sizeof(e->why));
+	int rc = off_maps_pin(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
 
 	return rc ? rc : serve(e);
 }
@@ -262,17 +337,17 @@ static int begin(struct l7mp_offload_engine *e, bool wait)
 	}
 	clean_old(e);
 	if (!wait && !off_load_start(e)) {
-		e->state = OFF_STARTING;
+		set_state(e, OFF_STARTING);
 		snprintf(e->why, sizeof(e->why), "the programs are being loaded");
 		return 0;
 	}
-	rc = off_maps_load(&e->maps, e->set.max_flows, e->why, sizeof(e->why));
+	rc = off_maps_load(&e->table.maps, e->set.max_flows, e->why, sizeof(e->why));
 	return rc ? rc : pin_and_serve(e);
 }
 
 static void give_up(struct l7mp_offload_engine *e)
 {
-	e->state = OFF_UNAVAILABLE;
+	set_state(e, OFF_UNAVAILABLE);
 	/* Another daemon's pins are not ours to clear: release looks at the lock. */
 	release(e);
 }
@@ -304,16 +379,16 @@ static void clear_flows(struct l7mp_offload_engine *e)
 	uint64_t session;
 	unsigned n = 0;
 
-	while (!bpf_map_get_next_key(e->maps.flows, NULL, &key)) {
-		if (bpf_map_delete_elem(e->maps.flows, &key))
+	while (!bpf_map_get_next_key(e->table.maps.flows, NULL, &key)) {
+		if (bpf_map_delete_elem(e->table.maps.flows, &key))
 			break;
 		n++;
 	}
-	while (!bpf_map_get_next_key(e->maps.counters, NULL, &key))
-		if (bpf_map_delete_elem(e->maps.counters, &key))
+	while (!bpf_map_get_next_key(e->table.maps.counters, NULL, &key))
+		if (bpf_map_delete_elem(e->table.maps.counters, &key))
 			break;
-	while (!bpf_map_get_next_key(e->maps.sessions, NULL, &session))
-		if (bpf_map_delete_elem(e->maps.sessions, &session))
+	while (!bpf_map_get_next_key(e->table.maps.sessions, NULL, &session))
+		if (bpf_map_delete_elem(e->table.maps.sessions, &session))
 			break;
 	if (n)
 		l7mp_log_notice(OFF_MODULE, "removed %u flows that no session owns", n);
@@ -325,7 +400,7 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 	int rc;
 
 	e->configured = true;
-	e->state = OFF_DISABLED;
+	set_state(e, OFF_DISABLED);
 	if (e->set.start == L7MP_OFFLOAD_DISABLE) {
 		snprintf(e->why, sizeof(e->why), "switched off by admin.offload");
 		return 0;
@@ -356,7 +431,7 @@ static void disown(struct l7mp_offload_engine *e)
 {
 	struct off_link *l, *next;
 
-	HASH_ITER (hh, e->links, l, next) {
+	HASH_ITER (hh, e->path.links, l, next) {
 		off_xdp_forget(l);
 		l->ours = false;
 	}
@@ -383,7 +458,7 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 			disown(e);
 		off_settings_clear(&e->set);
 		e->set = wanted;
-		off_attach_retry_all(e);
+		off_attach_retry_all(&e->hooks);
 		return 0;
 	}
 	l7mp_offload_stop(e);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload_int.h"
+#include "engine.h"
 
 static const char *state_name(enum off_state state)
 {
@@ -37,11 +37,11 @@ static cJSON *link_json(const struct l7mp_offload_engine *e, const struct off_li
 		cJSON *s = cJSON_CreateObject();
 
 		for (int i = 0; i < OFF_SYSCTLS; i++)
-			rc |= e->sysctls.old[i] < 0
+			rc |= e->hooks.sysctls.old[i] < 0
 			              ? l7mp_json_add(s, off_sysctl_names[i], cJSON_CreateNull())
 			              : l7mp_json_add_num(s, off_sysctl_names[i],
-			                                  e->sysctls.old[i]);
-		rc |= l7mp_json_add_bool(s, "ready", e->sysctls.ready);
+			                                  e->hooks.sysctls.old[i]);
+		rc |= l7mp_json_add_bool(s, "ready", e->hooks.sysctls.ready);
 		rc |= l7mp_json_add(o, "sysctls_before", s);
 	}
 	if (!rc)
@@ -65,7 +65,7 @@ static cJSON *links_json(const struct l7mp_offload_engine *e)
 	const struct off_link *l, *next;
 	int rc = array ? 0 : -1;
 
-	HASH_ITER (hh, e->links, l, next)
+	HASH_ITER (hh, e->path.links, l, next)
 		if (l->hook != OFF_HOOK_NONE || off_attach_wanted(&e->set, l))
 			rc |= append(array, link_json(e, l));
 	if (!rc)
@@ -99,7 +99,7 @@ static unsigned served(const struct l7mp_offload_engine *e)
 	const struct off_link *l, *next;
 	unsigned n = 0;
 
-	HASH_ITER (hh, e->links, l, next)
+	HASH_ITER (hh, e->path.links, l, next)
 		n += l->hook != OFF_HOOK_NONE;
 	return n;
 }
@@ -111,12 +111,13 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 		const char *name;
 		uint64_t entries, capacity;
 	} maps[] = {
-	        {L7MP_MAP_FLOWS, e->index.n, e->maps.max_flows},
-	        {L7MP_MAP_COUNTERS, e->index.n, e->maps.max_flows},
+	        {L7MP_MAP_FLOWS, e->table.index.n, e->table.maps.max_flows},
+	        {L7MP_MAP_COUNTERS, e->table.index.n, e->table.maps.max_flows},
 	        {L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT},
-	        {L7MP_MAP_DEVICES, e->n_devices, L7MP_IFS_MAX},
-	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->handover.n_free, L7MP_HANDOVER_SLOTS},
-	        {L7MP_MAP_SESSIONS, e->n_records, e->maps.max_flows},
+	        {L7MP_MAP_DEVICES, e->hooks.n_devices, L7MP_IFS_MAX},
+	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->table.handover.n_free,
+	         L7MP_HANDOVER_SLOTS},
+	        {L7MP_MAP_SESSIONS, e->table.n_records, e->table.maps.max_flows},
 	        {L7MP_MAP_ATTACHED, served(e), L7MP_IFS_MAX},
 	        {L7MP_MAP_ABI, 1, 1},
 	};
@@ -143,13 +144,13 @@ static bool read_verdicts(const struct l7mp_offload_engine *e, uint64_t out[L7MP
 	memset(out, 0, L7MP_VERDICT_COUNT * sizeof(*out));
 	if (e->state != OFF_ACTIVE)
 		return true;
-	per_cpu = calloc((size_t)e->n_cpus, sizeof(*per_cpu));
+	per_cpu = calloc((size_t)e->table.n_cpus, sizeof(*per_cpu));
 	if (!per_cpu)
 		return false;
 	for (uint32_t i = 0; i < L7MP_VERDICT_COUNT; i++) {
-		if (bpf_map_lookup_elem(e->maps.verdicts, &i, per_cpu))
+		if (bpf_map_lookup_elem(e->table.maps.verdicts, &i, per_cpu))
 			continue;
-		for (int cpu = 0; cpu < e->n_cpus; cpu++)
+		for (int cpu = 0; cpu < e->table.n_cpus; cpu++)
 			out[i] += per_cpu[cpu];
 	}
 	free(per_cpu);
@@ -173,19 +174,20 @@ static cJSON *verdicts_json(const struct l7mp_offload_engine *e)
 static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 {
 	cJSON *o = cJSON_CreateObject();
-	int rc = l7mp_json_add_num(o, "now", (double)e->n_flows);
+	int rc = l7mp_json_add_num(o, "now", (double)e->table.n_flows);
 
 	rc |= l7mp_json_add_num(o, "added", (double)e->n_added);
 	rc |= l7mp_json_add_num(o, "removed", (double)e->n_removed);
 	rc |= l7mp_json_add_num(o, "withdrawn", (double)e->n_withdrawn);
-	rc |= l7mp_json_add_num(o, "beginning", e->handover.n_flows);
-	rc |= l7mp_json_add_num(o, "handover_forced", (double)e->handover.forced);
+	rc |= l7mp_json_add_num(o, "beginning", e->table.handover.n_flows);
+	rc |= l7mp_json_add_num(o, "handover_forced", (double)e->table.handover.forced);
 	rc |= l7mp_json_add_num(o, "handover_late", (double)e->stats->handover_late);
-	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->nexthops));
-	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->neighs));
-	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->counter_poll.last_entries);
-	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->counter_poll.last_spent_ns / 1e3);
-	rc |= l7mp_json_add_num(o, "sweep_worker_us", (double)e->counter_poll.last_read_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->path.nexthops));
+	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->path.neighs));
+	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->table.counter_poll.last_entries);
+	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->table.counter_poll.last_spent_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "sweep_worker_us",
+	                        (double)e->table.counter_poll.last_read_ns / 1e3);
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
@@ -294,7 +296,7 @@ static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct 
 {
 	static const char *const verbs[] = {"none", "forward", "reflect", "count"};
 	const struct l7mp_flow_action *a = &s->action;
-	const struct off_link *out = off_link_find(e, a->ifindex);
+	const struct off_link *out = off_link_find(&e->path, a->ifindex);
 	cJSON *detail = cJSON_CreateObject();
 	int rc = l7mp_json_add_str(o, "action", verbs[a->verb & 3]);
 
@@ -349,7 +351,7 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 	int rc = array ? 0 : -1;
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
-		(void)off_counter_read(e, &flow->dir[i].key, &flow->dir[i].now);
+		(void)off_counter_read(&e->table, &flow->dir[i].key, &flow->dir[i].now);
 		rc |= append(array, side_json(e, &flow->dir[i]));
 	}
 	if (!rc)
@@ -373,9 +375,10 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 
 	metric(out, "l7mp_offload_active", "gauge", "1 when the kernel fast path serves interfaces",
 	       e->state == OFF_ACTIVE);
-	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use", e->index.n);
+	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use",
+	       e->table.index.n);
 	metric(out, "l7mp_flows_max", "gauge", "Capacity of the kernel's flow table",
-	       e->state == OFF_ACTIVE ? e->maps.max_flows : 0);
+	       e->state == OFF_ACTIVE ? e->table.maps.max_flows : 0);
 	metric(out, "l7mp_flows_added_total", "counter", "Sessions put into the kernel",
 	       e->n_added);
 	metric(out, "l7mp_flows_removed_total", "counter", "Sessions taken out by their end",
@@ -383,7 +386,7 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 	metric(out, "l7mp_flows_withdrawn_total", "counter",
 	       "Sessions taken out because a route, neighbour or link changed", e->n_withdrawn);
 	metric(out, "l7mp_offload_handover_forced_total", "counter",
-	       "Flows that began though their stream did not pause", e->handover.forced);
+	       "Flows that began though their stream did not pause", e->table.handover.forced);
 	metric(out, "l7mp_offload_handover_late_total", "counter",
 	       "Datagrams that came up right after their flow had begun: packets of the flow may "
 	       "have overtaken them",

@@ -6,8 +6,8 @@
 
 #include <bpf/bpf.h>
 
+#include "hook.h"
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
 
 const char *off_hook_name(enum off_hook hook)
 {
@@ -65,79 +65,79 @@ bool off_attach_wanted(const struct off_settings *s, const struct off_link *l)
 
 /* ---- the record for a successor ---- */
 
-static void record(struct l7mp_offload_engine *e, const struct off_link *l)
+static void record(struct off_hooks *h, const struct off_link *l)
 {
 	struct l7mp_abi_attached rec = {.old_route_localnet = -1, .old_accept_local = -1};
 
 	if (l->made_clsact)
 		rec.flags |= L7MP_ATTACHED_CLSACT;
 	if (l->type == OFF_ARP_LOOPBACK) {
-		rec.old_route_localnet = e->sysctls.old[OFF_ROUTE_LOCALNET];
-		rec.old_accept_local = e->sysctls.old[OFF_ACCEPT_LOCAL];
+		rec.old_route_localnet = h->sysctls.old[OFF_ROUTE_LOCALNET];
+		rec.old_accept_local = h->sysctls.old[OFF_ACCEPT_LOCAL];
 		rec.flags |= L7MP_ATTACHED_SYSCTLS;
 	}
 	memcpy(rec.name, l->name, sizeof(rec.name));
-	if (bpf_map_update_elem(e->maps.attached, &l->ifindex, &rec, BPF_ANY))
+	if (bpf_map_update_elem(h->maps->attached, &l->ifindex, &rec, BPF_ANY))
 		l7mp_log_warn(OFF_MODULE, "can't note that %s is served: %s", l->name,
 		              strerror(errno));
 }
 
 /* ---- attaching ---- */
 
-bool off_devmap_add(struct l7mp_offload_engine *e, struct off_link *l)
+bool off_devmap_add(struct off_hooks *h, struct off_link *l)
 {
 	if (l->in_devmap)
 		return true;
-	if (bpf_map_update_elem(e->maps.devices, &l->ifindex, &l->ifindex, BPF_ANY))
+	if (bpf_map_update_elem(h->maps->devices, &l->ifindex, &l->ifindex, BPF_ANY))
 		return false;
 	l->in_devmap = true;
-	e->n_devices++;
+	h->n_devices++;
 	return true;
 }
 
-static void devmap_remove(struct l7mp_offload_engine *e, struct off_link *l)
+static void devmap_remove(struct off_hooks *h, struct off_link *l)
 {
 	if (!l->in_devmap)
 		return;
-	(void)bpf_map_delete_elem(e->maps.devices, &l->ifindex);
+	(void)bpf_map_delete_elem(h->maps->devices, &l->ifindex);
 	l->in_devmap = false;
-	e->n_devices--;
+	h->n_devices--;
 }
 
-static int attach_xdp_and_tc(struct l7mp_offload_engine *e, struct off_link *l,
-                             const struct off_choice *c, char *why, size_t size)
+static int attach_xdp_and_tc(struct off_hooks *h, struct off_link *l, const struct off_choice *c,
+                             char *why, size_t size)
 {
-	int rc = off_xdp_attach(e, l, c->hook, why, size);
+	int rc = off_xdp_attach(h, l, c->hook, why, size);
 
 	if (rc)
 		return rc;
 	/* Behind it, for the flows that XDP can't send out: into lo, or out of a device without XDP. */
-	rc = off_tc_attach(e, l, why, size);
+	rc = off_tc_attach(h, l, why, size);
 	if (rc)
-		off_xdp_detach(e, l);
+		off_xdp_detach(h, l);
 	else
 		l->hook = c->hook;
 	return rc;
 }
 
-static int attach(struct l7mp_offload_engine *e, struct off_link *l)
+static int attach(struct off_hooks *h, struct off_link *l)
 {
 	struct off_choice c;
 	char refusal[160] = "";
 	int rc;
 
-	off_choose(l, e->set.mode, &c);
+	off_choose(l, h->set->mode, &c);
 	snprintf(l->why, sizeof(l->why), "%s", c.why);
 	if (c.hook != OFF_HOOK_TC) {
-		rc = attach_xdp_and_tc(e, l, &c, refusal, sizeof(refusal));
+		rc = attach_xdp_and_tc(h, l, &c, refusal, sizeof(refusal));
 		if (!rc || !c.fall_back)
 			return rc;
 		snprintf(l->why, sizeof(l->why), "%s", refusal);
-		l7mp_log(rc == -EBUSY || e->set.mode != L7MP_MODE_AUTO ? L7MP_LOG_WARN
-		                                                       : L7MP_LOG_INFO,
+		l7mp_log(rc == -EBUSY || h->set->mode != L7MP_MODE_AUTO ? L7MP_LOG_WARN
+		                                                        : L7MP_LOG_INFO,
 		         OFF_MODULE, "%s: %s; using tc", l->name, refusal);
 	}
-	rc = off_tc_attach(e, l, refusal, sizeof(refusal));
+	rc = off_tc_attach(h, l, refusal, sizeof(refusal));
 	if (rc)
 		snprintf(l->why, sizeof(l->why), "%s", refusal);
 	else
@@ -145,9 +145,9 @@ static int attach(struct l7mp_offload_engine *e, struct off_link *l)
 	return rc;
 }
 
-static void set_sysctls(struct l7mp_offload_engine *e)
+static void set_sysctls(struct off_hooks *h)
 {
-	int rc = off_sysctls_set(&e->sysctls, OFF_SYSCTL_DIR);
+	int rc = off_sysctls_set(&h->sysctls, OFF_SYSCTL_DIR);
 
 	if (rc)
 		l7mp_log_warn(OFF_MODULE,
@@ -156,9 +156,9 @@ static void set_sysctls(struct l7mp_offload_engine *e)
 		              off_sysctl_names[0], off_sysctl_names[1], strerror(-rc));
 }
 
-static void serve(struct l7mp_offload_engine *e, struct off_link *l)
+static void serve(struct off_hooks *h, struct off_link *l)
 {
-	int rc = attach(e, l);
+	int rc = attach(h, l);
 
 	if (rc) {
 		l->tried = true;
@@ -167,43 +167,43 @@ static void serve(struct l7mp_offload_engine *e, struct off_link *l)
 	}
 	l->ours = true;
 	if (l->type == OFF_ARP_LOOPBACK)
-		set_sysctls(e);
+		set_sysctls(h);
 	if (!l->driver[0])
 		off_link_driver(l->name, l->driver);
-	record(e, l);
+	record(h, l);
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(l->hook),
 	                l->why);
-	off_nexthops_dirty_all(e);
-	off_retry_soon(e);
+	off_nexthops_dirty_all(h->path);
+	h->served(h->arg);
 }
 
 /* The interface itself may be gone already: then there is nothing to take away from it. */
-void off_detach(struct l7mp_offload_engine *e, struct off_link *l)
+void off_detach(struct off_hooks *h, struct off_link *l)
 {
-	devmap_remove(e, l);
+	devmap_remove(h, l);
 	if (l->hook == OFF_HOOK_NONE)
 		return;
 	if (l->ours) {
-		off_xdp_detach(e, l);
-		off_tc_detach(e, l);
+		off_xdp_detach(h, l);
+		off_tc_detach(h, l);
 		if (l->type == OFF_ARP_LOOPBACK)
-			off_sysctls_restore(&e->sysctls, OFF_SYSCTL_DIR);
-		(void)bpf_map_delete_elem(e->maps.attached, &l->ifindex);
+			off_sysctls_restore(&h->sysctls, OFF_SYSCTL_DIR);
+		(void)bpf_map_delete_elem(h->maps->attached, &l->ifindex);
 		l7mp_log_info(OFF_MODULE, "%s is not served any more", l->name);
 	}
 	l->hook = OFF_HOOK_NONE;
 	l->ours = false;
 	l->tried = false;
 	l->why[0] = 0;
-	off_nexthops_dirty_all(e);
+	off_nexthops_dirty_all(h->path);
 }
 
-void off_attach_find(struct l7mp_offload_engine *e, struct off_link *l)
+void off_attach_find(struct off_hooks *h, struct off_link *l)
 {
-	enum off_hook hook = off_xdp_find(l->ifindex, &e->maps);
+	enum off_hook hook = off_xdp_find(l->ifindex, h->maps);
 	struct l7mp_abi_attached rec;
 
-	l->tc = off_tc_find(&e->nl, l->ifindex, e->maps.id_tc, e->maps.id_tc_l3);
+	l->tc = off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3);
 	if (hook == OFF_HOOK_NONE && l->tc)
 		hook = OFF_HOOK_TC;
 	if (hook == OFF_HOOK_NONE)
@@ -212,61 +212,60 @@ void off_attach_find(struct l7mp_offload_engine *e, struct off_link *l)
 	snprintf(l->why, sizeof(l->why), "found attached (offload: no_init)");
 	off_link_driver(l->name, l->driver);
 	if (l->type == OFF_ARP_LOOPBACK)
-		e->sysctls.ready = !bpf_map_lookup_elem(e->maps.attached, &l->ifindex, &rec) &&
+		h->sysctls.ready = !bpf_map_lookup_elem(h->maps->attached, &l->ifindex, &rec) &&
 		                   rec.flags & L7MP_ATTACHED_SYSCTLS;
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(hook), l->why);
 }
 
-void off_attach_update(struct l7mp_offload_engine *e, struct off_link *l)
+void off_attach_update(struct off_hooks *h, struct off_link *l)
 {
 	bool wanted;
 
-	if (e->state != OFF_ACTIVE)
+	if (!h->active)
 		return;
-	wanted = off_attach_wanted(&e->set, l);
-	if (e->set.start == L7MP_OFFLOAD_NO_INIT) {
+	wanted = off_attach_wanted(h->set, l);
+	if (h->set->start == L7MP_OFFLOAD_NO_INIT) {
 		if (wanted && l->hook == OFF_HOOK_NONE)
-			off_attach_find(e, l);
+			off_attach_find(h, l);
 		else if (!wanted)
-			off_detach(e, l);
+			off_detach(h, l);
 	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {
-		serve(e, l);
+		serve(h, l);
 	} else if (!wanted && l->hook != OFF_HOOK_NONE) {
-		off_flows_leave_link(e, l);
-		off_detach(e, l);
+		h->leave(h->arg, l);
+		off_detach(h, l);
 	}
 }
 
-void off_attach_update_all(struct l7mp_offload_engine *e)
+void off_attach_update_all(struct off_hooks *h)
 {
 	struct off_link *l, *next;
 
-	HASH_ITER (hh, e->links, l, next)
-		off_attach_update(e, l);
+	HASH_ITER (hh, h->path->links, l, next)
+		off_attach_update(h, l);
 }
 
-void off_attach_retry_all(struct l7mp_offload_engine *e)
+void off_attach_retry_all(struct off_hooks *h)
 {
 	struct off_link *l, *next;
 
-	HASH_ITER (hh, e->links, l, next)
+	HASH_ITER (hh, h->path->links, l, next)
 		l->tried = false;
-	off_attach_update_all(e);
+	off_attach_update_all(h);
 }
 
 /* ---- after a crash ---- */
 
-static void clean_record(struct l7mp_offload_engine *e, const struct off_maps *old,
-                         uint32_t ifindex)
+static void clean_record(struct off_hooks *h, const struct off_maps *old, uint32_t ifindex)
 {
 	struct l7mp_abi_attached rec;
-	const struct off_link *l = off_link_find(e, ifindex);
+	const struct off_link *l = off_link_find(h->path, ifindex);
 
 	/* Indexes are per namespace and used again: the name must fit too. */
 	if (!l || bpf_map_lookup_elem(old->attached, &ifindex, &rec) || strcmp(rec.name, l->name))
 		return;
 	if (rec.flags & L7MP_ATTACHED_CLSACT)
-		off_tc_drop_clsact(&e->nl, ifindex);
+		off_tc_drop_clsact(&h->path->nl, ifindex);
 	if (rec.flags & L7MP_ATTACHED_SYSCTLS) {
 		struct off_sysctls s;
 
@@ -277,19 +276,19 @@ static void clean_record(struct l7mp_offload_engine *e, const struct off_maps *o
 	}
 }
 
-void off_attach_clean(struct l7mp_offload_engine *e, const struct off_maps *old)
+void off_attach_clean(struct off_hooks *h, const struct off_maps *old)
 {
 	struct off_link *l, *next;
 
-	HASH_ITER (hh, e->links, l, next) {
+	HASH_ITER (hh, h->path->links, l, next) {
 		bool found = old->prog_xdp >= 0 && off_xdp_remove(l->ifindex, old);
 
-		if (off_tc_remove(&e->nl, l->ifindex, old->id_tc, old->id_tc_l3))
+		if (off_tc_remove(&h->path->nl, l->ifindex, old->id_tc, old->id_tc_l3))
 			found = true;
 		if (found)
 			l7mp_log_notice(OFF_MODULE, "%s: took away what a predecessor left",
 			                l->name);
 		if (old->attached >= 0)
-			clean_record(e, old, l->ifindex);
+			clean_record(h, old, l->ifindex);
 	}
 }

@@ -4,7 +4,7 @@
 #include <linux/genetlink.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "hook.h"
 
 /* <linux/netdev.h> is younger than Debian 12's headers. */
 #define NETDEV_CMD_DEV_GET        1
@@ -86,12 +86,12 @@ int off_xdp_in_driver(uint32_t ifindex)
 	return rc;
 }
 
-int off_xdp_can_send(struct l7mp_offload_engine *e, struct off_link *l)
+int off_xdp_can_send(struct off_hooks *h, struct off_link *l)
 {
-	uint64_t now = l7mp_loop_now(e->loop);
+	uint64_t now = l7mp_loop_now(h->path->loop);
 
 	if (!l->send_ms || now - l->send_ms > FRESH_MS) {
-		l->can_send = ask(&e->genl, &e->genl_family, l->ifindex, NETDEV_XDP_ACT_NDO_XMIT);
+		l->can_send = ask(&h->genl, &h->genl_family, l->ifindex, NETDEV_XDP_ACT_NDO_XMIT);
 		l->send_ms = now | 1;
 	}
 	return l->can_send;

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "hook.h"
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
 
 const char *const off_sysctl_names[OFF_SYSCTLS] = {"route_localnet", "accept_local"};
 

@@ -13,13 +13,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hook.h"
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
 
 #define INGRESS TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 #define EGRESS  TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 
-int off_tc_attach(struct l7mp_offload_engine *e, struct off_link *l, char *why, size_t size)
+int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts);
@@ -30,12 +30,12 @@ int off_tc_attach(struct l7mp_offload_engine *e, struct off_link *l, char *why, 
 		return rc;
 	}
 	l->made_clsact = !rc;
-	opts.prog_fd = off_link_l3(l) ? e->maps.prog_tc_l3 : e->maps.prog_tc;
+	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
 	rc = bpf_tc_attach(&hook, &opts);
 	if (rc) {
 		snprintf(why, size, "tc: can't attach: %s", strerror(-rc));
 		if (l->made_clsact)
-			off_tc_drop_clsact(&e->nl, l->ifindex);
+			off_tc_drop_clsact(&h->path->nl, l->ifindex);
 		l->made_clsact = false;
 		return rc;
 	}
@@ -64,13 +64,13 @@ static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, 
 		              strerror(-rc));
 }
 
-void off_tc_detach(struct l7mp_offload_engine *e, struct off_link *l)
+void off_tc_detach(struct off_hooks *h, struct off_link *l)
 {
 	if (!l->tc)
 		return;
-	detach_filter(l->ifindex, l->handle, l->priority, e->maps.id_tc, e->maps.id_tc_l3);
+	detach_filter(l->ifindex, l->handle, l->priority, h->maps->id_tc, h->maps->id_tc_l3);
 	if (l->made_clsact)
-		off_tc_drop_clsact(&e->nl, l->ifindex);
+		off_tc_drop_clsact(&h->path->nl, l->ifindex);
 	l->tc = false;
 	l->made_clsact = false;
 }

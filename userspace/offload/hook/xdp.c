@@ -13,9 +13,9 @@
 #include <unistd.h>
 #include <xdp/libxdp.h>
 
+#include "hook.h"
 #include "l7mp/log.h"
 #include "l7mp_xdp.skel.h"
-#include "offload/offload_int.h"
 
 static enum xdp_attach_mode libxdp_mode(enum off_hook hook)
 {
@@ -58,10 +58,10 @@ static void explain(int rc, const struct off_link *l, enum off_hook hook, char *
  * A program of its own for this interface: libxdp loads it as an extension of the
  * dispatcher. 0; -EOPNOTSUPP when it could only be attached alone (it then is not).
  */
-static int attach_dispatched(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook)
+static int attach_dispatched(struct off_hooks *h, struct off_link *l, enum off_hook hook)
 {
 	DECLARE_LIBXDP_OPTS(xdp_program_opts, opts);
-	struct l7mp_xdp *x = off_maps_xdp_object(&e->maps);
+	struct l7mp_xdp *x = off_maps_xdp_object(h->maps);
 	struct xdp_program *p;
 	int rc;
 
@@ -92,37 +92,36 @@ static int attach_dispatched(struct l7mp_offload_engine *e, struct off_link *l, 
 	return 0;
 }
 
-static bool may_dispatch(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook,
-                         int *rc)
+static bool may_dispatch(struct off_hooks *h, struct off_link *l, enum off_hook hook, int *rc)
 {
-	if (e->dispatcher == 0)
+	if (h->dispatcher == 0)
 		return false;
-	*rc = attach_dispatched(e, l, hook);
+	*rc = attach_dispatched(h, l, hook);
 	if (!*rc) {
-		e->dispatcher = 1;
+		h->dispatcher = 1;
 		return true;
 	}
 	/* libxdp keeps its dispatchers' pins there; this one it made for nothing. */
 	(void)rmdir(OFF_BPFFS "/xdp");
 	/* Whatever libxdp's reason is, the plain way may still work and says it better. */
-	if (e->dispatcher < 0)
+	if (h->dispatcher < 0)
 		l7mp_log_info(OFF_MODULE,
 		              "libxdp's dispatcher is not available (%s): XDP programs are "
 		              "attached alone",
 		              strerror(-*rc));
-	e->dispatcher = 0;
+	h->dispatcher = 0;
 	return false;
 }
 
-int off_xdp_attach(struct l7mp_offload_engine *e, struct off_link *l, enum off_hook hook, char *why,
+int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
                    size_t size)
 {
 	int rc = 0;
 
 	off_link_driver(l->name, l->driver);
-	if (may_dispatch(e, l, hook, &rc))
+	if (may_dispatch(h, l, hook, &rc))
 		return 0;
-	rc = bpf_xdp_attach((int)l->ifindex, e->maps.prog_xdp,
+	rc = bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
 	                    flags_of(hook) | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
 	if (rc)
 		explain(rc, l, hook, why, size);
@@ -139,7 +138,7 @@ void off_xdp_forget(struct off_link *l)
 	l->xdp_object = NULL;
 }
 
-void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
+void off_xdp_detach(struct off_hooks *h, struct off_link *l)
 {
 	if (l->xdp) {
 		int rc = xdp_program__detach(l->xdp, (int)l->ifindex, libxdp_mode(l->hook), 0);
@@ -152,7 +151,7 @@ void off_xdp_detach(struct l7mp_offload_engine *e, struct off_link *l)
 		return;
 	}
 	if (l->hook != OFF_HOOK_TC)
-		(void)off_xdp_remove(l->ifindex, &e->maps);
+		(void)off_xdp_remove(l->ifindex, h->maps);
 }
 
 static enum off_hook find_single(uint32_t ifindex, uint32_t id)

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
+#include "path.h"
 
 struct attrs {
 	const struct nlattr **v;
@@ -82,22 +82,22 @@ int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out)
 	return 0;
 }
 
-struct off_link *off_link_find(const struct l7mp_offload_engine *e, uint32_t ifindex)
+struct off_link *off_link_find(const struct off_path *p, uint32_t ifindex)
 {
 	struct off_link *l = NULL;
 
-	HASH_FIND(hh, e->links, &ifindex, sizeof(ifindex), l);
+	HASH_FIND(hh, p->links, &ifindex, sizeof(ifindex), l);
 	return l;
 }
 
-static struct off_link *link_add(struct l7mp_offload_engine *e, const struct off_link *fresh)
+static struct off_link *link_add(struct off_path *p, const struct off_link *fresh)
 {
 	struct off_link *l = malloc(sizeof(*l));
 
 	if (!l)
 		return NULL;
 	*l = *fresh;
-	HASH_ADD(hh, e->links, ifindex, sizeof(l->ifindex), l);
+	HASH_ADD(hh, p->links, ifindex, sizeof(l->ifindex), l);
 	if (!l->hh.tbl) {
 		free(l);
 		return NULL;
@@ -128,21 +128,21 @@ static bool link_change(struct off_link *l, const struct off_link *fresh)
 	return changed;
 }
 
-static void link_gone(struct l7mp_offload_engine *e, uint32_t ifindex)
+static void link_gone(struct off_path *p, uint32_t ifindex)
 {
-	struct off_link *l = off_link_find(e, ifindex);
+	struct off_link *l = off_link_find(p, ifindex);
 
 	if (!l)
 		return;
 	if (l->hook != OFF_HOOK_NONE)
 		l7mp_log_notice(OFF_MODULE, "interface %s is gone", l->name);
-	off_detach(e, l);
-	HASH_DELETE(hh, e->links, l);
+	off_path_tell(p, OFF_PATH_LINK_GONE, l);
+	HASH_DELETE(hh, p->links, l);
 	free(l);
-	off_nexthops_link_down(e, ifindex);
+	off_nexthops_link_down(p, ifindex);
 }
 
-void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+void off_links_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	struct off_link fresh, *l;
 	bool carried;
@@ -150,42 +150,42 @@ void off_links_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	if (off_link_parse(nlh, &fresh))
 		return;
 	if (nlh->nlmsg_type == RTM_DELLINK) {
-		link_gone(e, fresh.ifindex);
+		link_gone(p, fresh.ifindex);
 		return;
 	}
-	l = off_link_find(e, fresh.ifindex);
+	l = off_link_find(p, fresh.ifindex);
 	carried = l && off_link_carries(l);
 	if (!l) {
-		l = link_add(e, &fresh);
+		l = link_add(p, &fresh);
 		if (!l)
 			return;
-		off_nexthops_dirty_link(e, l->ifindex);
+		off_nexthops_dirty_link(p, l->ifindex);
 	} else if (link_change(l, &fresh)) {
 		/* IPv4 routes of a link that goes down vanish without a message of their own. */
-		off_nexthops_dirty_all(e);
-		off_retry_soon(e);
+		off_nexthops_dirty_all(p);
+		off_path_tell(p, OFF_PATH_BETTER, NULL);
 		if (carried && !off_link_carries(l))
-			off_nexthops_link_down(e, l->ifindex);
+			off_nexthops_link_down(p, l->ifindex);
 	}
-	off_attach_update(e, l);
+	off_path_tell(p, OFF_PATH_LINK, l);
 }
 
 static int on_link(const struct nlmsghdr *nlh, void *arg)
 {
-	struct l7mp_offload_engine *e = arg;
+	struct off_path *p = arg;
 	struct off_link fresh, *l;
 
 	if (nlh->nlmsg_type != RTM_NEWLINK || off_link_parse(nlh, &fresh))
 		return MNL_CB_OK;
-	l = off_link_find(e, fresh.ifindex);
+	l = off_link_find(p, fresh.ifindex);
 	if (l)
 		(void)link_change(l, &fresh);
 	else
-		(void)link_add(e, &fresh);
+		(void)link_add(p, &fresh);
 	return MNL_CB_OK;
 }
 
-int off_links_dump(struct l7mp_offload_engine *e)
+int off_links_dump(struct off_path *p)
 {
 	char buf[128] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -195,26 +195,26 @@ int off_links_dump(struct l7mp_offload_engine *e)
 	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
 	ifi->ifi_family = AF_UNSPEC;
-	return off_nl_ask(&e->nl, nlh, on_link, e);
+	return off_nl_ask(&p->nl, nlh, on_link, p);
 }
 
-void off_links_clear(struct l7mp_offload_engine *e)
+void off_links_clear(struct off_path *p)
 {
 	struct off_link *l, *next;
 
-	HASH_ITER (hh, e->links, l, next) {
-		HASH_DELETE(hh, e->links, l);
+	HASH_ITER (hh, p->links, l, next) {
+		HASH_DELETE(hh, p->links, l);
 		free(l);
 	}
 }
 
-struct off_link *off_link_served(const struct l7mp_offload_engine *e, struct off_link *link)
+struct off_link *off_link_served(const struct off_path *p, struct off_link *link)
 {
 	/* At most two tags are understood: two VLAN devices above a real one. */
 	for (int i = 0; link && i <= 2; i++) {
 		if (link->hook != OFF_HOOK_NONE)
 			return link;
-		link = link->parent ? off_link_find(e, link->parent) : NULL;
+		link = link->parent ? off_link_find(p, link->parent) : NULL;
 	}
 	return NULL;
 }

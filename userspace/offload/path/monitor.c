@@ -7,38 +7,37 @@
 #include <string.h>
 
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
+#include "path.h"
 
-#define BATCH    64
-#define RETRY_MS 2
+#define BATCH 64
 
-static void resync(struct l7mp_offload_engine *e)
+static void resync(struct off_path *p)
 {
 	struct off_neigh *n, *next;
 	struct off_nexthop *nh;
 
 	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
-	e->routes_changed_ms = l7mp_loop_now(e->loop);
-	(void)off_links_dump(e);
+	p->routes_changed_ms = l7mp_loop_now(p->loop);
+	(void)off_links_dump(p);
 	/* Known addresses are asked for again when their hops are looked up. */
-	HASH_ITER (hh, e->neighs, n, next) {
+	HASH_ITER (hh, p->neighs, n, next) {
 		n->valid = false;
 		n->looked_ms = 0;
 		DL_FOREACH2(n->nexthops, nh, nnext)
-		off_nexthop_dirty(e, nh);
+		off_nexthop_dirty(p, nh);
 	}
-	off_nexthops_dirty_all(e);
-	off_attach_update_all(e);
-	off_retry_soon(e);
+	off_nexthops_dirty_all(p);
+	off_path_tell(p, OFF_PATH_RESYNC, NULL);
+	off_path_tell(p, OFF_PATH_BETTER, NULL);
 }
 
-static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	const struct ifaddrmsg *ifa = mnl_nlmsg_get_payload(nlh);
 	uint8_t family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
 	const struct nlattr *a, *addr = NULL;
 
-	off_nexthops_dirty_all(e);
+	off_nexthops_dirty_all(p);
 	if (nlh->nlmsg_type != RTM_DELADDR)
 		return;
 	mnl_attr_for_each(a, nlh, sizeof(*ifa))
@@ -49,35 +48,35 @@ static void address_event(struct l7mp_offload_engine *e, const struct nlmsghdr *
 			addr = a;
 	}
 	if (addr && mnl_attr_get_payload_len(addr) == (family == L7MP_FAMILY_V4 ? 4 : 16))
-		off_nexthops_address_gone(e, family, mnl_attr_get_payload(addr),
+		off_nexthops_address_gone(p, family, mnl_attr_get_payload(addr),
 		                          mnl_attr_get_payload_len(addr));
 }
 
 static int on_event(const struct nlmsghdr *nlh, void *arg)
 {
-	struct l7mp_offload_engine *e = arg;
+	struct off_path *p = arg;
 
 	if (nlh->nlmsg_type != RTM_NEWNEIGH && nlh->nlmsg_type != RTM_DELNEIGH)
-		e->routes_changed_ms = l7mp_loop_now(e->loop);
+		p->routes_changed_ms = l7mp_loop_now(p->loop);
 	switch (nlh->nlmsg_type) {
 	case RTM_NEWLINK:
 	case RTM_DELLINK:
-		off_links_event(e, nlh);
+		off_links_event(p, nlh);
 		break;
 	case RTM_NEWNEIGH:
 	case RTM_DELNEIGH:
-		off_neigh_event(e, nlh);
+		off_neigh_event(p, nlh);
 		break;
 	case RTM_NEWROUTE:
 	case RTM_DELROUTE:
-		off_routes_event(e, nlh);
+		off_routes_event(p, nlh);
 		break;
 	case RTM_NEWADDR:
 	case RTM_DELADDR:
-		address_event(e, nlh);
+		address_event(p, nlh);
 		break;
 	default: /* rules, next hops: rare, and may mean anything */
-		off_nexthops_dirty_all(e);
+		off_nexthops_dirty_all(p);
 		break;
 	}
 	return MNL_CB_OK;
@@ -85,23 +84,23 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
-	struct l7mp_offload_engine *e = poll->data;
+	struct off_path *p = poll->data;
 	char buf[32 << 10] __attribute__((aligned(8)));
 
 	(void)events;
 	if (status < 0)
 		return;
 	for (int i = 0; i < BATCH; i++) {
-		ssize_t n = mnl_socket_recvfrom(e->watch.socket, buf, sizeof(buf));
+		ssize_t n = mnl_socket_recvfrom(p->watch.socket, buf, sizeof(buf));
 
 		if (n < 0 && errno == ENOBUFS) {
-			resync(e);
+			resync(p);
 			continue;
 		}
 		if (n <= 0)
 			return;
-		(void)mnl_cb_run(buf, (size_t)n, 0, 0, on_event, e);
-		if (!e->poll) /* the engine was stopped by what happened */
+		(void)mnl_cb_run(buf, (size_t)n, 0, 0, on_event, p);
+		if (!p->poll) /* the engine was stopped by what happened */
 			return;
 	}
 }
@@ -127,25 +126,25 @@ static int subscribe(struct off_nl *nl)
 	return 0;
 }
 
-int off_monitor_start(struct l7mp_offload_engine *e)
+int off_monitor_start(struct off_path *p)
 {
-	int rc = off_nl_open(&e->watch, NETLINK_ROUTE);
+	int rc = off_nl_open(&p->watch, NETLINK_ROUTE);
 
 	if (!rc)
-		rc = subscribe(&e->watch);
+		rc = subscribe(&p->watch);
 	if (rc)
 		return rc;
-	e->poll = calloc(1, sizeof(*e->poll));
-	if (!e->poll)
+	p->poll = calloc(1, sizeof(*p->poll));
+	if (!p->poll)
 		return -ENOMEM;
-	rc = uv_poll_init(l7mp_loop_uv(e->loop), e->poll, mnl_socket_get_fd(e->watch.socket));
+	rc = uv_poll_init(l7mp_loop_uv(p->loop), p->poll, mnl_socket_get_fd(p->watch.socket));
 	if (rc) {
-		free(e->poll);
-		e->poll = NULL;
+		free(p->poll);
+		p->poll = NULL;
 		return rc;
 	}
-	e->poll->data = e;
-	return uv_poll_start(e->poll, UV_READABLE, on_readable);
+	p->poll->data = p;
+	return uv_poll_start(p->poll, UV_READABLE, on_readable);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -153,23 +152,12 @@ static void on_closed(uv_handle_t *handle)
 	free(handle);
 }
 
-void off_monitor_stop(struct l7mp_offload_engine *e)
+void off_monitor_stop(struct off_path *p)
 {
-	if (e->poll) {
-		uv_poll_stop(e->poll);
-		uv_close((uv_handle_t *)e->poll, on_closed);
+	if (p->poll) {
+		uv_poll_stop(p->poll);
+		uv_close((uv_handle_t *)p->poll, on_closed);
 	}
-	e->poll = NULL;
-	off_nl_close(&e->watch);
-}
-
-void off_retry_after(struct l7mp_offload_engine *e, unsigned ms)
-{
-	if (!l7mp_timer_armed(&e->retry))
-		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* it has a place of its own */
-}
-
-void off_retry_soon(struct l7mp_offload_engine *e)
-{
-	off_retry_after(e, RETRY_MS);
+	p->poll = NULL;
+	off_nl_close(&p->watch);
 }

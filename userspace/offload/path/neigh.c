@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "path.h"
 
 #define ASK_AGAIN_MS  1000
 #define LOOK_AGAIN_MS 50 /* what comes in between comes as an event */
@@ -79,13 +79,13 @@ static struct ndmsg *message(char *buf, const struct off_neigh_key *key, uint16_
 }
 
 /* Makes the kernel resolve or confirm the entry; its answer comes as an event. */
-static void use(struct l7mp_offload_engine *e, struct off_neigh *n)
+static void use(struct off_path *p, struct off_neigh *n)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh;
 	struct ndmsg *ndm;
-	uint64_t now = l7mp_loop_now(e->loop);
-	const struct off_link *l = off_link_find(e, n->key.ifindex);
+	uint64_t now = l7mp_loop_now(p->loop);
+	const struct off_link *l = off_link_find(p, n->key.ifindex);
 
 	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS)
 		return;
@@ -95,7 +95,7 @@ static void use(struct l7mp_offload_engine *e, struct off_neigh *n)
 	n->asked_ms = now | 1;
 	ndm = message(buf, &n->key, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &nlh);
 	ndm->ndm_flags = NTF_USE;
-	(void)off_nl_ask(&e->nl, nlh, NULL, NULL);
+	(void)off_nl_ask(&p->nl, nlh, NULL, NULL);
 }
 
 static void take(struct off_neigh *n, const struct state *s)
@@ -105,49 +105,49 @@ static void take(struct off_neigh *n, const struct state *s)
 		memcpy(n->mac, s->mac, sizeof(n->mac));
 }
 
-static void look(struct l7mp_offload_engine *e, struct off_neigh *n)
+static void look(struct off_path *p, struct off_neigh *n)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct state s = {.seen = false};
 	struct nlmsghdr *nlh;
 
-	n->looked_ms = l7mp_loop_now(e->loop);
+	n->looked_ms = l7mp_loop_now(p->loop);
 	(void)message(buf, &n->key, RTM_GETNEIGH, 0, &nlh);
-	if (off_nl_ask(&e->nl, nlh, on_answer, &s))
+	if (off_nl_ask(&p->nl, nlh, on_answer, &s))
 		s.seen = false;
 	take(n, &s);
 	if (!n->valid || s.nud & NUD_STALE)
-		use(e, n);
+		use(p, n);
 }
 
-static struct off_neigh *find(struct l7mp_offload_engine *e, const struct off_neigh_key *key)
+static struct off_neigh *find(struct off_path *p, const struct off_neigh_key *key)
 {
 	struct off_neigh *n = NULL;
 
-	HASH_FIND(hh, e->neighs, key, sizeof(*key), n);
+	HASH_FIND(hh, p->neighs, key, sizeof(*key), n);
 	return n;
 }
 
-static struct off_neigh *get(struct l7mp_offload_engine *e, const struct off_neigh_key *key)
+static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key)
 {
-	struct off_neigh *n = find(e, key);
+	struct off_neigh *n = find(p, key);
 
 	if (n) {
 		/* Not known yet, and whoever needed it may have waited long; thousands may need it now. */
-		if (!n->valid && l7mp_loop_now(e->loop) - n->looked_ms >= LOOK_AGAIN_MS)
-			look(e, n);
+		if (!n->valid && l7mp_loop_now(p->loop) - n->looked_ms >= LOOK_AGAIN_MS)
+			look(p, n);
 		return n;
 	}
 	n = calloc(1, sizeof(*n));
 	if (!n)
 		return NULL;
 	n->key = *key;
-	HASH_ADD(hh, e->neighs, key, sizeof(n->key), n);
+	HASH_ADD(hh, p->neighs, key, sizeof(n->key), n);
 	if (!n->hh.tbl) {
 		free(n);
 		return NULL;
 	}
-	look(e, n);
+	look(p, n);
 	return n;
 }
 
@@ -157,9 +157,9 @@ static bool needs_neighbour(const struct off_link *l)
 	return !off_link_l3(l) && !(l->flags & (IFF_NOARP | IFF_LOOPBACK));
 }
 
-void off_neigh_bind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_neigh_bind(struct off_path *p, struct off_nexthop *nh)
 {
-	const struct off_link *l = off_link_find(e, nh->ifindex);
+	const struct off_link *l = off_link_find(p, nh->ifindex);
 	struct off_neigh_key key = {.ifindex = nh->ifindex};
 
 	if (!l) {
@@ -170,14 +170,14 @@ void off_neigh_bind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 		return;
 	key.family = nh->gateway_family ? nh->gateway_family : nh->key.family;
 	memcpy(key.addr, nh->gateway_family ? nh->gateway : nh->key.dst, addr_len(key.family));
-	nh->neigh = get(e, &key);
+	nh->neigh = get(p, &key);
 	if (nh->neigh)
 		DL_APPEND2(nh->neigh->nexthops, nh, nprev, nnext);
 	if (!nh->neigh || !nh->neigh->valid)
 		nh->reason = L7MP_REASON_NO_NEIGHBOUR;
 }
 
-void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_neigh_unbind(struct off_path *p, struct off_nexthop *nh)
 {
 	struct off_neigh *n = nh->neigh;
 
@@ -187,11 +187,11 @@ void off_neigh_unbind(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 	DL_DELETE2(n->nexthops, nh, nprev, nnext);
 	if (n->nexthops)
 		return;
-	HASH_DELETE(hh, e->neighs, n);
+	HASH_DELETE(hh, p->neighs, n);
 	free(n);
 }
 
-void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	struct off_neigh *n;
 	struct off_nexthop *nh;
@@ -201,7 +201,7 @@ void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 
 	if (!parse(nlh, &s))
 		return;
-	n = find(e, &s.key);
+	n = find(p, &s.key);
 	if (!n)
 		return;
 	was = n->valid;
@@ -212,21 +212,21 @@ void off_neigh_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 		take(n, &s);
 	/* Gone or unconfirmed, and flows need it: the kernel asks the wire again. */
 	if (!n->valid || s.nud & NUD_STALE)
-		off_neigh_confirm(e, n);
+		off_neigh_confirm(p, n);
 	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
 		return;
 	DL_FOREACH2(n->nexthops, nh, nnext)
-	off_nexthop_neigh_changed(e, nh);
+	off_nexthop_neigh_changed(p, nh);
 }
 
-void off_neigh_confirm(struct l7mp_offload_engine *e, struct off_neigh *n)
+void off_neigh_confirm(struct off_path *p, struct off_neigh *n)
 {
 	const struct off_nexthop *nh;
 
 	DL_FOREACH2(n->nexthops, nh, nnext)
 	{
 		if (nh->n_uses) {
-			use(e, n);
+			use(p, n);
 			return;
 		}
 	}

@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "offload/offload_int.h"
+#include "path.h"
 
 #define ANSWER_MAX (64 << 10)
 

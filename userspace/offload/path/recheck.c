@@ -8,91 +8,91 @@
  * And as long as flows use a way it is asked for now and then: what the kernel learns of the path's MTU (RFC 1191, RFC 8201) it
  * tells nobody, and packets that are too large have to leave the fast path, so that the stack fragments them.
  */
-#include "offload/offload_int.h"
+#include "path.h"
 
 /* After the message; once more for a kernel thread that was held up in between; now and then. */
 enum { SOON, LATER, ALWAYS };
 static const unsigned delay_ms[OFF_RECHECKS] = {30, 1000, 10000};
 
-static void arm(struct l7mp_offload_engine *e)
+static void arm(struct off_path *p)
 {
-	uint64_t now = l7mp_loop_now(e->loop), due = UINT64_MAX;
+	uint64_t now = l7mp_loop_now(p->loop), due = UINT64_MAX;
 
 	for (int i = 0; i < OFF_RECHECKS; i++)
-		if (e->recheck[i] && e->recheck[i]->recheck_ms < due)
-			due = e->recheck[i]->recheck_ms;
+		if (p->recheck[i] && p->recheck[i]->recheck_ms < due)
+			due = p->recheck[i]->recheck_ms;
 	if (due == UINT64_MAX)
-		l7mp_timer_stop(e->loop, &e->recheck_timer);
+		l7mp_timer_stop(p->loop, &p->recheck_timer);
 	else
-		(void)l7mp_timer_start(e->loop, &e->recheck_timer, due > now ? due - now : 0);
+		(void)l7mp_timer_start(p->loop, &p->recheck_timer, due > now ? due - now : 0);
 }
 
 /* All wait equally long in a list, so each list is in the order of time. */
-static void put(struct l7mp_offload_engine *e, struct off_nexthop *nh, int which)
+static void put(struct off_path *p, struct off_nexthop *nh, int which)
 {
-	nh->recheck_ms = l7mp_loop_now(e->loop) + delay_ms[which];
+	nh->recheck_ms = l7mp_loop_now(p->loop) + delay_ms[which];
 	nh->recheck = (uint8_t)(which + 1);
-	DL_APPEND2(e->recheck[which], nh, rprev, rnext);
+	DL_APPEND2(p->recheck[which], nh, rprev, rnext);
 }
 
-void off_recheck_drop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_recheck_drop(struct off_path *p, struct off_nexthop *nh)
 {
 	if (!nh->recheck)
 		return;
-	DL_DELETE2(e->recheck[nh->recheck - 1], nh, rprev, rnext);
+	DL_DELETE2(p->recheck[nh->recheck - 1], nh, rprev, rnext);
 	nh->recheck = 0;
 }
 
-void off_recheck_soon(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_recheck_soon(struct off_path *p, struct off_nexthop *nh)
 {
-	off_recheck_drop(e, nh);
-	put(e, nh, SOON);
-	if (!l7mp_timer_armed(&e->recheck_timer) || !e->recheck[SOON]->rnext)
-		arm(e);
+	off_recheck_drop(p, nh);
+	put(p, nh, SOON);
+	if (!l7mp_timer_armed(&p->recheck_timer) || !p->recheck[SOON]->rnext)
+		arm(p);
 }
 
-void off_recheck_new(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_recheck_new(struct off_path *p, struct off_nexthop *nh)
 {
-	uint64_t at = e->routes_changed_ms;
+	uint64_t at = p->routes_changed_ms;
 
-	if (at && l7mp_loop_now(e->loop) - at <= delay_ms[LATER]) {
-		off_recheck_soon(e, nh);
+	if (at && l7mp_loop_now(p->loop) - at <= delay_ms[LATER]) {
+		off_recheck_soon(p, nh);
 		return;
 	}
-	put(e, nh, ALWAYS);
-	if (!l7mp_timer_armed(&e->recheck_timer))
-		arm(e);
+	put(p, nh, ALWAYS);
+	if (!l7mp_timer_armed(&p->recheck_timer))
+		arm(p);
 }
 
 static void on_timer(struct l7mp_timer *t, void *arg)
 {
-	struct l7mp_offload_engine *e = arg;
-	uint64_t now = l7mp_loop_now(e->loop);
+	struct off_path *p = arg;
+	uint64_t now = l7mp_loop_now(p->loop);
 
 	(void)t;
 	for (int i = 0; i < OFF_RECHECKS; i++) {
-		while (e->recheck[i] && e->recheck[i]->recheck_ms <= now) {
-			struct off_nexthop *nh = e->recheck[i];
+		while (p->recheck[i] && p->recheck[i]->recheck_ms <= now) {
+			struct off_nexthop *nh = p->recheck[i];
 
-			off_recheck_drop(e, nh);
+			off_recheck_drop(p, nh);
 			if (i == ALWAYS && !nh->n_uses)
 				continue;
-			put(e, nh, i == ALWAYS ? ALWAYS : i + 1);
-			off_nexthop_recheck(e, nh);
+			put(p, nh, i == ALWAYS ? ALWAYS : i + 1);
+			off_nexthop_recheck(p, nh);
 		}
 	}
-	arm(e);
+	arm(p);
 }
 
-int off_recheck_start(struct l7mp_offload_engine *e)
+int off_recheck_start(struct off_path *p)
 {
-	l7mp_timer_init(&e->recheck_timer, on_timer, e);
-	return l7mp_timer_reserve(e->loop, &e->recheck_timer);
+	l7mp_timer_init(&p->recheck_timer, on_timer, p);
+	return l7mp_timer_reserve(p->loop, &p->recheck_timer);
 }
 
 /* The hops are gone by then, or go with it. */
-void off_recheck_stop(struct l7mp_offload_engine *e)
+void off_recheck_stop(struct off_path *p)
 {
-	l7mp_timer_give_back(e->loop, &e->recheck_timer);
-	e->routes_changed_ms = 0;
+	l7mp_timer_give_back(p->loop, &p->recheck_timer);
+	p->routes_changed_ms = 0;
 }

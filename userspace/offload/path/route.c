@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The way to a peer: asked of the kernel's routing once, then kept right by
- * rtnetlink events, so that the programs need no look-up per packet.
- */
+/* Routes, as the kernel answers them (rtnetlink(7), RTM_GETROUTE), and events about them. */
 #include <errno.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
-
-#define FAILED_KEEP_MS 60000 /* how long a failed hop is watched for a session to come back */
-#define FAILED_MAX     4096
+#include "path.h"
 
 static size_t addr_len(uint8_t family)
 {
@@ -88,8 +82,7 @@ static int on_route(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_STOP;
 }
 
-static int ask_route(struct l7mp_offload_engine *e, const struct off_nexthop_key *key,
-                     struct answer *out)
+static int ask_route(struct off_path *p, const struct off_nexthop_key *key, struct answer *out)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -108,7 +101,7 @@ static int ask_route(struct l7mp_offload_engine *e, const struct off_nexthop_key
 	if (key->scope)
 		mnl_attr_put_u32(nlh, RTA_OIF, key->scope);
 	memset(out, 0, sizeof(*out));
-	rc = off_nl_ask(&e->nl, nlh, on_route, out);
+	rc = off_nl_ask(&p->nl, nlh, on_route, out);
 	return rc ? rc : out->seen ? 0 : -ENOENT;
 }
 
@@ -117,11 +110,11 @@ static bool usable(const struct answer *r)
 	return (r->type == RTN_UNICAST || r->type == RTN_LOCAL) && r->oif && !r->encap;
 }
 
-bool off_route_changed(struct l7mp_offload_engine *e, const struct off_nexthop *nh)
+bool off_route_changed(struct off_path *p, const struct off_nexthop *nh)
 {
 	struct answer r;
 
-	if (ask_route(e, &nh->key, &r) || !usable(&r))
+	if (ask_route(p, &nh->key, &r) || !usable(&r))
 		return nh->reason != L7MP_REASON_NO_ROUTE;
 	if (nh->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != nh->local)
 		return true;
@@ -130,12 +123,12 @@ bool off_route_changed(struct l7mp_offload_engine *e, const struct off_nexthop *
 	                      memcmp(r.gateway, nh->gateway, sizeof(r.gateway)) != 0);
 }
 
-void off_route_lookup(struct l7mp_offload_engine *e, struct off_nexthop *nh)
+void off_route_lookup(struct off_path *p, struct off_nexthop *nh)
 {
 	struct answer r;
-	int rc = ask_route(e, &nh->key, &r);
+	int rc = ask_route(p, &nh->key, &r);
 
-	off_neigh_unbind(e, nh);
+	off_neigh_unbind(p, nh);
 	nh->local = false;
 	nh->ifindex = r.oif;
 	nh->mtu = r.mtu;
@@ -151,136 +144,12 @@ void off_route_lookup(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 		nh->ifindex = 1; /* LOOPBACK_IFINDEX: lo is the first device of every namespace */
 		return;
 	}
-	off_neigh_bind(e, nh);
-}
-
-/* ---- hops ---- */
-
-static void hop_free(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	off_neigh_unbind(e, nh);
-	off_recheck_drop(e, nh);
-	if (nh->dirty)
-		DL_DELETE2(e->dirty, nh, dprev, dnext);
-	if (nh->failed_ms)
-		e->n_failed_nexthops--;
-	HASH_DELETE(hh, e->nexthops, nh);
-	free(nh);
-}
-
-/* Nobody uses it: only a failed one is kept, to see when it gets better. */
-static void hop_idle(struct l7mp_offload_engine *e, struct off_nexthop *nh)
-{
-	if (nh->dirty) /* about to be looked up: it may be failed by now, and worth keeping */
-		return;
-	if (nh->reason == L7MP_REASON_NONE || e->n_failed_nexthops >= FAILED_MAX) {
-		hop_free(e, nh);
-		return;
-	}
-	if (!nh->failed_ms)
-		e->n_failed_nexthops++;
-	nh->failed_ms = l7mp_loop_now(e->loop) | 1;
-}
-
-static void hop_key(struct off_nexthop_key *key, const struct l7mp_addr *local,
-                    const struct l7mp_addr *remote)
-{
-	memset(key, 0, sizeof(*key));
-	key->family = off_abi_family(remote);
-	off_abi_addr(remote, key->dst);
-	off_abi_addr(local, key->src);
-	if (key->family == L7MP_FAMILY_V6)
-		key->scope = remote->in6.sin6_scope_id;
-}
-
-struct off_nexthop *off_nexthop_get(struct l7mp_offload_engine *e, const struct l7mp_addr *local,
-                                    const struct l7mp_addr *remote)
-{
-	struct off_nexthop_key key;
-	struct off_nexthop *nh = NULL;
-
-	hop_key(&key, local, remote);
-	HASH_FIND(hh, e->nexthops, &key, sizeof(key), nh);
-	if (nh) {
-		if (!nh->recheck) /* nobody used it for a while */
-			off_recheck_new(e, nh);
-		return nh;
-	}
-	nh = calloc(1, sizeof(*nh));
-	if (!nh)
-		return NULL;
-	nh->key = key;
-	HASH_ADD(hh, e->nexthops, key, sizeof(nh->key), nh);
-	if (!nh->hh.tbl) {
-		free(nh);
-		return NULL;
-	}
-	off_route_lookup(e, nh);
-	off_recheck_new(e, nh);
-	return nh;
-}
-
-void off_nexthop_use(struct off_nexthop *nh, struct off_use *use)
-{
-	use->generation = nh->generation;
-	DL_APPEND(nh->uses, use); /* after those that have not seen a change yet */
-	nh->n_uses++;
-}
-
-void off_nexthop_unuse(struct l7mp_offload_engine *e, struct off_nexthop *nh, struct off_use *use)
-{
-	if (use) {
-		DL_DELETE(nh->uses, use);
-		nh->n_uses--;
-	}
-	if (!nh->n_uses)
-		hop_idle(e, nh);
+	off_neigh_bind(p, nh);
 }
 
 /* ---- events ---- */
 
-static bool inside(const uint8_t *addr, const uint8_t *prefix, unsigned len)
-{
-	unsigned bytes = len / 8, bits = len % 8;
-
-	if (memcmp(addr, prefix, bytes))
-		return false;
-	return !bits || !((addr[bytes] ^ prefix[bytes]) >> (8 - bits));
-}
-
-void off_nexthops_dirty_prefix(struct l7mp_offload_engine *e, uint8_t family, const uint8_t *prefix,
-                               unsigned len)
-{
-	struct off_nexthop *nh, *next;
-
-	if (len > addr_len(family) * 8)
-		return;
-	HASH_ITER (hh, e->nexthops, nh, next)
-		if (nh->key.family == family && inside(nh->key.dst, prefix, len))
-			off_nexthop_dirty(e, nh);
-}
-
-void off_nexthops_expire(struct l7mp_offload_engine *e)
-{
-	uint64_t now = l7mp_loop_now(e->loop);
-	struct off_nexthop *nh, *next;
-
-	if (!e->n_failed_nexthops)
-		return;
-	HASH_ITER (hh, e->nexthops, nh, next)
-		if (!nh->n_uses && nh->failed_ms && now - nh->failed_ms > FAILED_KEEP_MS)
-			hop_free(e, nh);
-}
-
-void off_nexthops_clear(struct l7mp_offload_engine *e)
-{
-	struct off_nexthop *nh, *next;
-
-	HASH_ITER (hh, e->nexthops, nh, next)
-		hop_free(e, nh);
-}
-
-void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
+void off_routes_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
 	static const uint8_t all[16];
@@ -297,5 +166,5 @@ void off_routes_event(struct l7mp_offload_engine *e, const struct nlmsghdr *nlh)
 	mnl_attr_for_each(a, nlh, sizeof(*rtm)) if (mnl_attr_get_type(a) == RTA_DST &&
 	                                            mnl_attr_get_payload_len(a) == addr_len(family))
 	        dst = mnl_attr_get_payload(a);
-	off_nexthops_dirty_prefix(e, family, dst, dst == all ? 0 : rtm->rtm_dst_len);
+	off_nexthops_dirty_prefix(p, family, dst, dst == all ? 0 : rtm->rtm_dst_len);
 }

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
+#include "table.h"
 
 #define EVERY_MS   1000
 #define GAP_MS     5    /* between slices: I/O comes first */
@@ -33,7 +33,7 @@ struct sum {
 /* Owned by the engine while it is idle, by the worker while it is away, then by its callback. */
 struct off_counter_slice {
 	uv_work_t work;
-	struct l7mp_offload_engine *e; /* NULL: it was stopped meanwhile */
+	struct off_table *tbl; /* NULL: it was stopped meanwhile */
 	bool away;
 	int fd; /* our own: the engine's may be closed and another one by now */
 	int n_cpus;
@@ -69,10 +69,10 @@ static void add_up(const struct l7mp_flow_counter *per_cpu, int n_cpus, struct s
 }
 
 /* Into loop time. The coarse clock may be a little ahead of the loop's. */
-static void put(const struct l7mp_offload_engine *e, uint64_t now, const struct sum *sum,
+static void put(const struct off_table *tbl, uint64_t now, const struct sum *sum,
                 struct l7mp_flow_counters *out)
 {
-	int64_t ms = (int64_t)(sum->last_seen_ns / 1000000) + e->counter_poll.clock_ms;
+	int64_t ms = (int64_t)(sum->last_seen_ns / 1000000) + tbl->counter_poll.clock_ms;
 
 	out->packets = sum->packets;
 	out->bytes = sum->bytes;
@@ -82,32 +82,32 @@ static void put(const struct l7mp_offload_engine *e, uint64_t now, const struct 
 		out->last_seen_ms = (uint64_t)ms < now ? (uint64_t)ms : now;
 }
 
-static void put_one(struct l7mp_offload_engine *e, struct l7mp_flow_counters *out)
+static void put_one(struct off_table *tbl, struct l7mp_flow_counters *out)
 {
 	struct sum sum;
 
-	off_counter_poll_clock(&e->counter_poll, e->loop);
-	add_up(e->one, e->n_cpus, &sum);
-	put(e, l7mp_loop_now(e->loop), &sum, out);
+	off_counter_poll_clock(&tbl->counter_poll, tbl->loop);
+	add_up(tbl->one, tbl->n_cpus, &sum);
+	put(tbl, l7mp_loop_now(tbl->loop), &sum, out);
 }
 
-bool off_counter_read(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+bool off_counter_read(struct off_table *tbl, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out)
 {
-	if (bpf_map_lookup_elem(e->maps.counters, key, e->one))
+	if (bpf_map_lookup_elem(tbl->maps.counters, key, tbl->one))
 		return false;
-	put_one(e, out);
+	put_one(tbl, out);
 	return true;
 }
 
-void off_counter_take(struct l7mp_offload_engine *e, const struct l7mp_flow_key *key,
+void off_counter_take(struct off_table *tbl, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out)
 {
-	if (!bpf_map_lookup_and_delete_elem(e->maps.counters, key, e->one)) {
-		put_one(e, out);
+	if (!bpf_map_lookup_and_delete_elem(tbl->maps.counters, key, tbl->one)) {
+		put_one(tbl, out);
 	} else if (errno != ENOENT) {
-		(void)off_counter_read(e, key, out);
-		(void)bpf_map_delete_elem(e->maps.counters, key);
+		(void)off_counter_read(tbl, key, out);
+		(void)bpf_map_delete_elem(tbl->maps.counters, key);
 	}
 }
 
@@ -174,30 +174,30 @@ static void read_free(struct off_counter_slice *r)
 
 /* ---- the loop's part ---- */
 
-static void take_one(struct l7mp_offload_engine *e, uint64_t now, const struct off_counter_slice *r,
+static void take_one(struct off_table *tbl, uint64_t now, const struct off_counter_slice *r,
                      uint32_t i)
 {
 	const struct sum *sum = &r->sums[i];
-	struct off_direction *dir = off_index_find_hashed(&e->index, &r->keys[i], sum->hash);
+	struct off_direction *dir = off_index_find_hashed(&tbl->index, &r->keys[i], sum->hash);
 
 	if (!dir || (dir->now.packets == sum->packets && dir->now.bytes == sum->bytes))
 		return;
 	if (sum->packets < dir->now.packets || sum->bytes < dir->now.bytes ||
 	    dir->born >= r->serial)
 		return;
-	put(e, now, sum, &dir->now);
+	put(tbl, now, sum, &dir->now);
 }
 
 /*
  * The table is larger than the caches: what a block of keys will need is asked for
  * ahead, first the slots, then the sides.
  */
-static void take(struct l7mp_offload_engine *e, const struct off_counter_slice *r)
+static void take(struct off_table *tbl, const struct off_counter_slice *r)
 {
-	const struct off_index *t = &e->index;
-	uint64_t now = l7mp_loop_now(e->loop);
+	const struct off_index *t = &tbl->index;
+	uint64_t now = l7mp_loop_now(tbl->loop);
 
-	off_counter_poll_clock(&e->counter_poll, e->loop);
+	off_counter_poll_clock(&tbl->counter_poll, tbl->loop);
 	for (uint32_t i = 0; i < r->n + 2 * BLOCK && t->slots; i++) {
 		if (i < r->n)
 			__builtin_prefetch(&t->slots[r->sums[i].hash & t->mask]);
@@ -211,22 +211,22 @@ static void take(struct l7mp_offload_engine *e, const struct off_counter_slice *
 			}
 		}
 		if (i >= 2 * BLOCK)
-			take_one(e, now, r, i - 2 * BLOCK);
+			take_one(tbl, now, r, i - 2 * BLOCK);
 	}
-	e->counter_poll.entries += r->n;
+	tbl->counter_poll.entries += r->n;
 }
 
-static void done(struct l7mp_offload_engine *e)
+static void done(struct off_table *tbl)
 {
-	struct off_counter_poll *s = &e->counter_poll;
-	uint64_t now = l7mp_loop_now(e->loop), next = s->begun_ms + EVERY_MS;
+	struct off_counter_poll *s = &tbl->counter_poll;
+	uint64_t now = l7mp_loop_now(tbl->loop), next = s->begun_ms + EVERY_MS;
 
 	s->last_spent_ns = s->spent_ns;
 	s->last_read_ns = s->read_ns;
 	s->last_entries = s->entries;
 	s->running = false;
-	off_nexthops_expire(e);
-	(void)l7mp_timer_start(e->loop, &s->timer, next > now ? next - now : 1);
+	tbl->polled(tbl->arg);
+	(void)l7mp_timer_start(tbl->loop, &s->timer, next > now ? next - now : 1);
 }
 
 /* Is the sweep over? What the kernel could not do just now (a lock, memory) is tried again. */
@@ -244,51 +244,51 @@ static bool last(struct off_counter_poll *s, int rc)
 static void on_read(uv_work_t *work, int status)
 {
 	struct off_counter_slice *r = work->data;
-	struct l7mp_offload_engine *e = r->e;
+	struct off_table *tbl = r->tbl;
 	struct off_counter_poll *s;
 	uint64_t start = off_mono_ns();
 
 	r->away = false;
-	if (!e) {
+	if (!tbl) {
 		read_free(r);
 		return;
 	}
-	s = &e->counter_poll;
+	s = &tbl->counter_poll;
 	if (status)
 		r->n = 0;
-	take(e, r);
+	take(tbl, r);
 	s->token = r->token;
 	s->read_ns += r->took_ns;
 	s->spent_ns += off_mono_ns() - start;
 	if (last(s, status ? status : r->rc))
-		done(e);
+		done(tbl);
 	else
-		(void)l7mp_timer_start(e->loop, &s->timer, GAP_MS);
+		(void)l7mp_timer_start(tbl->loop, &s->timer, GAP_MS);
 }
 
 static void slice(struct l7mp_timer *t, void *arg)
 {
-	struct l7mp_offload_engine *e = arg;
-	struct off_counter_poll *s = &e->counter_poll;
+	struct off_table *tbl = arg;
+	struct off_counter_poll *s = &tbl->counter_poll;
 	struct off_counter_slice *r = s->read;
 	uint64_t start = off_mono_ns();
 
 	(void)t;
 	if (!s->running) {
-		s->begun_ms = l7mp_loop_now(e->loop);
+		s->begun_ms = l7mp_loop_now(tbl->loop);
 		s->spent_ns = s->read_ns = s->entries = 0;
 		s->failed = 0;
 		s->running = true;
 		r->first = true;
 	}
-	if (!e->n_flows || (!r->room && make_room(r, s->room))) {
-		done(e);
+	if (!tbl->n_flows || (!r->room && make_room(r, s->room))) {
+		done(tbl);
 		return;
 	}
 	r->token = s->token;
 	r->serial = ++s->serial;
 	r->away = true;
-	if (uv_queue_work(l7mp_loop_uv(e->loop), &r->work, read_slice, on_read)) {
+	if (uv_queue_work(l7mp_loop_uv(tbl->loop), &r->work, read_slice, on_read)) {
 		read_slice(&r->work);
 		on_read(&r->work, 0);
 		return;
@@ -296,16 +296,16 @@ static void slice(struct l7mp_timer *t, void *arg)
 	s->spent_ns += off_mono_ns() - start;
 }
 
-static struct off_counter_slice *read_new(struct l7mp_offload_engine *e)
+static struct off_counter_slice *read_new(struct off_table *tbl)
 {
 	struct off_counter_slice *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return NULL;
 	r->work.data = r;
-	r->e = e;
-	r->n_cpus = e->n_cpus;
-	r->fd = fcntl(e->maps.counters, F_DUPFD_CLOEXEC, 3);
+	r->tbl = tbl;
+	r->n_cpus = tbl->n_cpus;
+	r->fd = fcntl(tbl->maps.counters, F_DUPFD_CLOEXEC, 3);
 	if (r->fd < 0) {
 		read_free(r);
 		return NULL;
@@ -313,37 +313,37 @@ static struct off_counter_slice *read_new(struct l7mp_offload_engine *e)
 	return r;
 }
 
-int off_counter_poll_start(struct l7mp_offload_engine *e)
+int off_counter_poll_start(struct off_table *tbl)
 {
-	struct off_counter_poll *s = &e->counter_poll;
-	size_t cpus = (size_t)e->n_cpus;
+	struct off_counter_poll *s = &tbl->counter_poll;
+	size_t cpus = (size_t)tbl->n_cpus;
 
 	memset(s, 0, sizeof(*s));
-	l7mp_timer_init(&s->timer, slice, e);
+	l7mp_timer_init(&s->timer, slice, tbl);
 	s->room = SLICE;
-	e->zeros = calloc(cpus, sizeof(*e->zeros));
-	e->one = calloc(cpus, sizeof(*e->one));
-	s->read = read_new(e);
-	if (!e->zeros || !e->one || !s->read || l7mp_timer_reserve(e->loop, &s->timer)) {
-		off_counter_poll_stop(e);
+	tbl->zeros = calloc(cpus, sizeof(*tbl->zeros));
+	tbl->one = calloc(cpus, sizeof(*tbl->one));
+	s->read = read_new(tbl);
+	if (!tbl->zeros || !tbl->one || !s->read || l7mp_timer_reserve(tbl->loop, &s->timer)) {
+		off_counter_poll_stop(tbl);
 		return -ENOMEM;
 	}
-	return l7mp_timer_start(e->loop, &s->timer, EVERY_MS);
+	return l7mp_timer_start(tbl->loop, &s->timer, EVERY_MS);
 }
 
-void off_counter_poll_stop(struct l7mp_offload_engine *e)
+void off_counter_poll_stop(struct off_table *tbl)
 {
-	struct off_counter_poll *s = &e->counter_poll;
+	struct off_counter_poll *s = &tbl->counter_poll;
 
-	l7mp_timer_give_back(e->loop, &s->timer);
+	l7mp_timer_give_back(tbl->loop, &s->timer);
 	if (s->read && s->read->away) {
-		s->read->e = NULL;
+		s->read->tbl = NULL;
 		(void)uv_cancel((uv_req_t *)&s->read->work); /* or it ends by itself */
 	} else {
 		read_free(s->read);
 	}
 	s->read = NULL;
-	free(e->zeros);
-	free(e->one);
-	e->zeros = e->one = NULL;
+	free(tbl->zeros);
+	free(tbl->one);
+	tbl->zeros = tbl->one = NULL;
 }

@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "offload/offload_int.h"
+#include "table.h"
 
 #define TICK_MS     1
 #define SETTLE_US   900   /* a batch of packets crosses the stack in less */
@@ -35,10 +35,10 @@ static uint64_t now_us(void)
 
 /* ---- places in the map ---- */
 
-static volatile struct l7mp_handover *slot_of(struct l7mp_offload_engine *e,
+static volatile struct l7mp_handover *slot_of(struct off_table *tbl,
                                               const struct off_direction *dir)
 {
-	return &e->handover.slots[dir->action.handover];
+	return &tbl->handover.slots[dir->action.handover];
 }
 
 static bool has_slot(const struct off_direction *dir)
@@ -78,7 +78,7 @@ static void slot_give(struct off_handover *h, struct off_direction *dir)
 
 /* ---- one flow ---- */
 
-static bool settled(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+static bool settled(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	bool same = true;
 
@@ -88,7 +88,7 @@ static bool settled(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 		if (!has_slot(s))
 			continue;
-		passed = __atomic_load_n(&slot_of(e, s)->passed, __ATOMIC_ACQUIRE);
+		passed = __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_ACQUIRE);
 		same = same && passed == s->noted;
 		s->noted = passed;
 	}
@@ -96,28 +96,29 @@ static bool settled(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 }
 
 /* What was noted has settled. Relays what the sockets hold; then the programs may go on, unless more came. */
-static bool hand_over(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	bool all = true;
 
-	e->handover.at = flow;
-	if (e->events && e->events->ready && !e->events->ready(e->events_arg, flow->cookie))
+	tbl->handover.at = flow;
+	if (tbl->events && tbl->events->ready && !tbl->events->ready(tbl->events_arg, flow->cookie))
 		return false;
-	if (!e->handover.at) /* it was removed in there */
+	if (!tbl->handover.at) /* it was removed in there */
 		return false;
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *s = &flow->dir[i];
 
 		if (!has_slot(s))
 			continue;
-		__atomic_store_n(&slot_of(e, s)->relayed, s->noted, __ATOMIC_SEQ_CST);
-		all = all && __atomic_load_n(&slot_of(e, s)->passed, __ATOMIC_SEQ_CST) == s->noted;
+		__atomic_store_n(&slot_of(tbl, s)->relayed, s->noted, __ATOMIC_SEQ_CST);
+		all = all &&
+		      __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_SEQ_CST) == s->noted;
 	}
 	return all;
 }
 
 /* The programs need not look any more. When the kernel can't be told now, they go on looking, to no effect. */
-static void forget_slots(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *s = &flow->dir[i];
@@ -128,19 +129,20 @@ static void forget_slots(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		plain.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
 		plain.handover = 0;
 		/* However it began: from now on nothing waits. */
-		__atomic_store_n(&slot_of(e, s)->relayed, slot_of(e, s)->passed, __ATOMIC_SEQ_CST);
-		if (!bpf_map_update_elem(e->maps.flows, &s->key, &plain, BPF_EXIST))
-			slot_give(&e->handover, s);
+		__atomic_store_n(&slot_of(tbl, s)->relayed, slot_of(tbl, s)->passed,
+		                 __ATOMIC_SEQ_CST);
+		if (!bpf_map_update_elem(tbl->maps.flows, &s->key, &plain, BPF_EXIST))
+			slot_give(&tbl->handover, s);
 	}
 }
 
-static void begin(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool forced)
+static void begin(struct off_table *tbl, struct l7mp_flow *flow, bool forced)
 {
-	e->handover.forced += forced;
-	forget_slots(e, flow);
-	off_handover_drop(e, flow);
-	if (e->events && e->events->begun)
-		e->events->begun(e->events_arg, flow->cookie, forced);
+	tbl->handover.forced += forced;
+	forget_slots(tbl, flow);
+	off_handover_drop(tbl, flow);
+	if (tbl->events && tbl->events->begun)
+		tbl->events->begun(tbl->events_arg, flow->cookie, forced);
 }
 
 static void pause_us(uint64_t us)
@@ -151,15 +153,15 @@ static void pause_us(uint64_t us)
 		;
 }
 
-static bool brief_pause(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+static bool brief_pause(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < BRIEF_TRIES; i++) {
 		pause_us(BRIEF_US);
-		if (!settled(e, flow))
+		if (!settled(tbl, flow))
 			continue;
-		if (hand_over(e, flow))
+		if (hand_over(tbl, flow))
 			return true;
-		if (!e->handover.at)
+		if (!tbl->handover.at)
 			return false;
 	}
 	return false;
@@ -175,43 +177,43 @@ static bool unordered(const struct l7mp_flow *flow)
 }
 
 /* May remove this flow, and others. */
-static void step(struct l7mp_offload_engine *e, struct l7mp_flow *flow, unsigned *brief)
+static void step(struct off_table *tbl, struct l7mp_flow *flow, unsigned *brief)
 {
 	uint64_t now = now_us();
-	bool same = settled(e, flow), orderly = false;
+	bool same = settled(tbl, flow), orderly = false;
 
 	/*
 	 * A program that found the numbers different just before we made them equal may count its packet
 	 * just after. So they must still be equal a tick later; meanwhile the programs use the flow.
 	 */
 	if (flow->agreed && same) {
-		begin(e, flow, unordered(flow));
+		begin(tbl, flow, unordered(flow));
 		return;
 	}
 	flow->agreed = false;
-	e->handover.at = flow;
+	tbl->handover.at = flow;
 	if (!same)
 		flow->settled_us = now;
 	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US) {
-		orderly = hand_over(e, flow);
+		orderly = hand_over(tbl, flow);
 		/* Something was sent just now: it has left after a short while. */
-		if (!orderly && e->handover.at && (*brief)++ < BRIEF_FLOWS)
-			orderly = brief_pause(e, flow);
+		if (!orderly && tbl->handover.at && (*brief)++ < BRIEF_FLOWS)
+			orderly = brief_pause(tbl, flow);
 	} else if (now - flow->added_us >= HURRY_US && (*brief)++ < BRIEF_FLOWS) {
-		orderly = brief_pause(e, flow);
+		orderly = brief_pause(tbl, flow);
 	}
-	if (!e->handover.at)
+	if (!tbl->handover.at)
 		return;
 	if (orderly)
 		flow->agreed = true;
 	else if (now - flow->added_us >= FORCE_US)
-		begin(e, flow, true);
+		begin(tbl, flow, true);
 }
 
 static void tick(struct l7mp_timer *timer, void *arg)
 {
-	struct l7mp_offload_engine *e = arg;
-	struct off_handover *h = &e->handover;
+	struct off_table *tbl = arg;
+	struct off_handover *h = &tbl->handover;
 	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
 	uint64_t start = now_us();
 
@@ -221,24 +223,24 @@ static void tick(struct l7mp_timer *timer, void *arg)
 
 		DL_DELETE2(h->flows, flow, hprev, hnext);
 		DL_APPEND2(h->flows, flow, hprev, hnext);
-		step(e, flow, &brief);
+		step(tbl, flow, &brief);
 	}
 	h->at = NULL;
 	if (h->flows && !l7mp_timer_armed(timer))
-		(void)l7mp_timer_start(e->loop, timer, TICK_MS);
+		(void)l7mp_timer_start(tbl->loop, timer, TICK_MS);
 }
 
 /* ---- for the engine ---- */
 
-void off_handover_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_COUNT; i++)
-		slot_take(&e->handover, &flow->dir[i]);
+		slot_take(&tbl->handover, &flow->dir[i]);
 }
 
-void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow)
 {
-	struct off_handover *h = &e->handover;
+	struct off_handover *h = &tbl->handover;
 
 	flow->added_us = flow->settled_us = now_us();
 	flow->beginning = true;
@@ -246,12 +248,12 @@ void off_handover_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	DL_APPEND2(h->flows, flow, hprev, hnext);
 	h->n_flows++;
 	if (!l7mp_timer_armed(&h->timer))
-		(void)l7mp_timer_start(e->loop, &h->timer, TICK_MS);
+		(void)l7mp_timer_start(tbl->loop, &h->timer, TICK_MS);
 }
 
-void off_handover_drop(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+void off_handover_drop(struct off_table *tbl, struct l7mp_flow *flow)
 {
-	struct off_handover *h = &e->handover;
+	struct off_handover *h = &tbl->handover;
 
 	if (h->at == flow)
 		h->at = NULL;
@@ -262,22 +264,22 @@ void off_handover_drop(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	h->n_flows--;
 }
 
-void off_handover_release(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow)
 {
-	off_handover_drop(e, flow);
+	off_handover_drop(tbl, flow);
 	for (int i = 0; i < flow->n_dirs; i++)
-		slot_give(&e->handover, &flow->dir[i]);
+		slot_give(&tbl->handover, &flow->dir[i]);
 }
 
-int off_handover_start(struct l7mp_offload_engine *e)
+int off_handover_start(struct off_table *tbl)
 {
-	struct off_handover *h = &e->handover;
-	void *at = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, e->maps.handover, 0);
+	struct off_handover *h = &tbl->handover;
+	void *at = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, tbl->maps.handover, 0);
 
 	if (at == MAP_FAILED)
 		return -errno;
-	l7mp_timer_init(&h->timer, tick, e);
-	if (l7mp_timer_reserve(e->loop, &h->timer)) {
+	l7mp_timer_init(&h->timer, tick, tbl);
+	if (l7mp_timer_reserve(tbl->loop, &h->timer)) {
 		(void)munmap(at, MAP_BYTES);
 		return -ENOMEM;
 	}
@@ -289,13 +291,13 @@ int off_handover_start(struct l7mp_offload_engine *e)
 	return 0;
 }
 
-void off_handover_stop(struct l7mp_offload_engine *e)
+void off_handover_stop(struct off_table *tbl)
 {
-	struct off_handover *h = &e->handover;
+	struct off_handover *h = &tbl->handover;
 
 	if (!h->slots)
 		return;
-	l7mp_timer_give_back(e->loop, &h->timer);
+	l7mp_timer_give_back(tbl->loop, &h->timer);
 	(void)munmap((void *)h->slots, MAP_BYTES);
 	h->slots = NULL;
 	h->n_free = 0;

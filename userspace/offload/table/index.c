@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "table.h"
 
 #define SLOTS_MIN 1024
 

@@ -12,7 +12,7 @@
 #include "l7mp/log.h"
 #include "l7mp_tc.skel.h"
 #include "l7mp_xdp.skel.h"
-#include "offload/offload_int.h"
+#include "table.h"
 
 #define PIN_XDP   "prog_xdp"
 #define PIN_TC    "prog_tc"

@@ -12,7 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "offload/offload_int.h"
+#include "table.h"
 
 #define BPFFS_MAGIC 0xcafe4a11
 

@@ -7,7 +7,7 @@
 #include <bpf/bpf.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "table.h"
 
 static void copy(char *to, size_t size, const char *from)
 {
@@ -23,7 +23,7 @@ uint64_t off_record_id(const struct l7mp_flow_owner *owner)
 	return name ? l7mp_hash_stable(name, strlen(name), 0) : 0;
 }
 
-void off_record_put(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+void off_record_put(struct off_table *tbl, struct l7mp_flow *flow,
                     const struct l7mp_flow_owner *owner)
 {
 	struct l7mp_abi_session r;
@@ -37,14 +37,14 @@ void off_record_put(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	copy(r.route, sizeof(r.route), owner->route);
 	copy(r.cluster, sizeof(r.cluster), owner->cluster);
 	copy(r.endpoint, sizeof(r.endpoint), owner->endpoint);
-	flow->recorded = !bpf_map_update_elem(e->maps.sessions, &flow->session, &r, BPF_ANY);
-	e->n_records += flow->recorded;
+	flow->recorded = !bpf_map_update_elem(tbl->maps.sessions, &flow->session, &r, BPF_ANY);
+	tbl->n_records += flow->recorded;
 }
 
-void off_record_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+void off_record_delete(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	if (flow->recorded)
-		(void)bpf_map_delete_elem(e->maps.sessions, &flow->session);
-	e->n_records -= flow->recorded;
+		(void)bpf_map_delete_elem(tbl->maps.sessions, &flow->session);
+	tbl->n_records -= flow->recorded;
 	flow->recorded = false;
 }

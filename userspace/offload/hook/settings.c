@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload_int.h"
+#include "settings.h"
 
 void off_settings_clear(struct off_settings *s)
 {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "engine.h"
 
 /* The worker's while it is away, then its callback's. */
 struct off_load {
@@ -36,7 +36,7 @@ static void done(uv_work_t *req, int status)
 		off_maps_close(&l->maps);
 	} else {
 		e->load = NULL;
-		e->maps = l->maps;
+		e->table.maps = l->maps;
 		memcpy(e->why, l->why, sizeof(e->why));
 		off_loaded(e, status ? status : l->rc);
 	}

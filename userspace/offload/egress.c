@@ -3,7 +3,7 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#include "offload/offload_int.h"
+#include "engine.h"
 
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out)
@@ -11,18 +11,18 @@ enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct of
 	/* Packets of the peer come in where packets to it leave. If they don't, they meet no flow and go up. */
 	if (!nh->ifindex || nh->reason == L7MP_REASON_NO_ROUTE)
 		return L7MP_REASON_NO_ROUTE;
-	*out = off_link_served(e, off_link_find(e, nh->ifindex));
+	*out = off_link_served(&e->path, off_link_find(&e->path, nh->ifindex));
 	return *out ? L7MP_REASON_NONE : L7MP_REASON_INTERFACE;
 }
 
 static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                    struct off_egress *out)
 {
-	const struct off_link *lo = off_link_find(e, nh->ifindex);
+	const struct off_link *lo = off_link_find(&e->path, nh->ifindex);
 
 	if (!lo)
 		return L7MP_REASON_NO_ROUTE;
-	if (nh->key.family == L7MP_FAMILY_V4 && !e->sysctls.ready)
+	if (nh->key.family == L7MP_FAMILY_V4 && !e->hooks.sysctls.ready)
 		return L7MP_REASON_KERNEL;
 	/* The link addresses stay zero: with lo's own the packet counts as addressed to this host. */
 	out->ifindex = lo->ifindex;
@@ -46,7 +46,7 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 	 * Where the kernel does not say: drivers can send once they run a program. A veth can
 	 * when its peer runs one (or has GRO on), which is out of our sight.
 	 */
-	rc = off_xdp_can_send(e, real);
+	rc = off_xdp_can_send(&e->hooks, real);
 	if (rc < 0)
 		return real->hook == OFF_HOOK_NATIVE && strcmp(real->kind, "veth") != 0;
 	return rc;
@@ -62,7 +62,7 @@ static bool may_xdp(const struct l7mp_offload_engine *e, const struct off_link *
 
 	if (in->hook != OFF_HOOK_GENERIC)
 		return in->hook == OFF_HOOK_NATIVE;
-	HASH_ITER (hh, e->links, l, next)
+	HASH_ITER (hh, e->path.links, l, next)
 		if (l->parent == in->ifindex)
 			return false;
 	return true;
@@ -81,11 +81,11 @@ static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
 			return false;
 		proto[n] = real->vlan_proto;
 		tci[n++] = htons(real->vlan_id);
-		real = off_link_find(e, real->parent);
+		real = off_link_find(&e->path, real->parent);
 		if (!real)
 			return false;
 	}
-	if (!can_send(e, in, real) || !off_devmap_add(e, real))
+	if (!can_send(e, in, real) || !off_devmap_add(&e->hooks, real))
 		return false;
 	out->ifindex = real->ifindex;
 	out->n_vlans = n;
@@ -106,7 +106,7 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off
 		return nh->reason;
 	if (nh->local)
 		return exit_local(e, nh, out);
-	link = off_link_find(e, nh->ifindex);
+	link = off_link_find(&e->path, nh->ifindex);
 	if (!link || !off_link_carries(link))
 		return L7MP_REASON_NO_ROUTE;
 	out->ifindex = link->ifindex;

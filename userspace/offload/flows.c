@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine.h"
 #include "l7mp/log.h"
-#include "offload/offload_int.h"
 
 #define FULL_RETRY_MS 200
 
@@ -35,15 +35,15 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
-		(void)bpf_map_delete_elem(e->maps.flows, &flow->dir[i].key);
+		(void)bpf_map_delete_elem(e->table.maps.flows, &flow->dir[i].key);
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *dir = &flow->dir[i];
 
 		if (count)
-			off_counter_take(e, &dir->key, &dir->now);
+			off_counter_take(&e->table, &dir->key, &dir->now);
 		else
-			(void)bpf_map_delete_elem(e->maps.counters, &dir->key);
+			(void)bpf_map_delete_elem(e->table.maps.counters, &dir->key);
 	}
 }
 
@@ -65,9 +65,9 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	int rc = 0;
 
 	for (int i = 0; !rc && i < flow->n_dirs; i++)
-		rc = put(e->maps.counters, &flow->dir[i].key, e->zeros);
+		rc = put(e->table.maps.counters, &flow->dir[i].key, e->table.zeros);
 	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--)
-		rc = put(e->maps.flows, &flow->dir[i].key, &flow->dir[i].action);
+		rc = put(e->table.maps.flows, &flow->dir[i].key, &flow->dir[i].action);
 	if (!rc)
 		return 0;
 	uninstall(e, flow, false);
@@ -92,7 +92,7 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 	for (int i = 0; i < flow->n_dirs; i++) {
 		const struct off_nexthop *to =
 		        flow->verb == L7MP_VERB_REFLECT ? flow->nh[0] : flow->nh[!i];
-		const struct off_link *from = off_link_find(e, flow->nh[i]->ifindex);
+		const struct off_link *from = off_link_find(&e->path, flow->nh[i]->ifindex);
 
 		reason = flow->verb == L7MP_VERB_COUNT ? L7MP_REASON_NONE
 		                                       : off_egress_find(e, in[i], to, &egress[i]);
@@ -138,7 +138,8 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 	const struct l7mp_flow_end *ends[2] = {a, b};
 
 	for (int i = 0; i < flow->n_dirs; i++) {
-		struct off_nexthop *nh = off_nexthop_get(e, &ends[i]->local, &ends[i]->remote);
+		struct off_nexthop *nh =
+		        off_nexthop_get(&e->path, &ends[i]->local, &ends[i]->remote);
 
 		if (!nh)
 			return L7MP_REASON_KERNEL;
@@ -154,7 +155,7 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++)
-		if (off_index_find(&e->index, &flow->dir[i].key))
+		if (off_index_find(&e->table.index, &flow->dir[i].key))
 			return true;
 	return flow->n_dirs == 2 &&
 	       !memcmp(&flow->dir[0].key, &flow->dir[1].key, sizeof(flow->dir[0].key));
@@ -163,7 +164,7 @@ static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow
 static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++)
-		off_index_delete(&e->index, &flow->dir[i]);
+		off_index_delete(&e->table.index, &flow->dir[i]);
 }
 
 static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -171,8 +172,8 @@ static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *s = &flow->dir[i];
 
-		s->born = e->counter_poll.serial;
-		if (off_index_add(&e->index, s)) {
+		s->born = e->table.counter_poll.serial;
+		if (off_index_add(&e->table.index, s)) {
 			table_delete(e, flow);
 			return -ENOMEM;
 		}
@@ -184,7 +185,7 @@ static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < 2; i++)
 		if (flow->nh[i])
-			off_nexthop_unuse(e, flow->nh[i], &flow->use[i]);
+			off_nexthop_unuse(&e->path, flow->nh[i], &flow->use[i]);
 	free(flow);
 }
 
@@ -206,14 +207,14 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		off_action_set_egress(&flow->dir[i].action, &egress[i]);
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
-	off_handover_prepare(e, flow);
+	off_handover_prepare(&e->table, flow);
 	reason = (enum l7mp_reason)install(e, flow);
 	if (reason) {
-		off_handover_release(e, flow);
+		off_handover_release(&e->table, flow);
 		table_delete(e, flow);
 		return reason;
 	}
-	off_handover_add(e, flow);
+	off_handover_add(&e->table, flow);
 	return L7MP_REASON_NONE;
 }
 
@@ -247,9 +248,9 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 		flow_free(e, flow);
 		return (int)reason;
 	}
-	off_record_put(e, flow, owner);
+	off_record_put(&e->table, flow, owner);
 	DL_APPEND(e->flows, flow);
-	e->n_flows++;
+	e->table.n_flows++;
 	e->n_added++;
 	*out = flow;
 	return 0;
@@ -272,11 +273,11 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	uninstall(e, flow, true);
 	off_flow_left(e, flow);
 	counters_of(flow, final);
-	off_handover_release(e, flow);
-	off_record_delete(e, flow);
+	off_handover_release(&e->table, flow);
+	off_record_delete(&e->table, flow);
 	table_delete(e, flow);
 	DL_DELETE(e->flows, flow);
-	e->n_flows--;
+	e->table.n_flows--;
 	flow_free(e, flow);
 	/* There is room again for those that were refused. */
 	if (e->was_full && e->state == OFF_ACTIVE) {
@@ -302,7 +303,7 @@ static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_f
 	struct l7mp_offload_engine *e = ctx;
 
 	for (int i = 0; fresh && i < flow->n_dirs; i++)
-		(void)off_counter_read(e, &flow->dir[i].key, &flow->dir[i].now);
+		(void)off_counter_read(&e->table, &flow->dir[i].key, &flow->dir[i].now);
 	counters_of(flow, now);
 }
 
@@ -323,8 +324,8 @@ static void op_subscribe(void *ctx, const struct l7mp_offload_events *events, vo
 {
 	struct l7mp_offload_engine *e = ctx;
 
-	e->events = events;
-	e->events_arg = arg;
+	e->table.events = events;
+	e->table.events_arg = arg;
 }
 
 const struct l7mp_offload off_ops = {

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine: what path/, hook/ and table/ are composed of, and what needs all three.
+ *
+ *   engine    settings, state, life cycle      flows     adding and removing flows
+ *   egress    by which interface, and how      changes   what follows from events
+ *   load      programs, in a worker thread     view      what the API shows
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include "l7mp/offload.h"
+#include "offload/hook/hook.h"
+#include "offload/table/table.h"
+
+enum off_state {
+	OFF_DISABLED,    /* not wanted: admin.offload, or no interface named */
+	OFF_ACTIVE,      /* maps are there, interfaces are served */
+	OFF_UNAVAILABLE, /* wanted, but the kernel can't or won't */
+	OFF_STARTING,    /* a worker thread loads the programs */
+};
+
+/* Changes of the map of flows that wait to be made together; never longer than one turn. */
+#define OFF_BATCH 256
+struct off_batch {
+	uint32_t n_gone, n_actions;
+	struct l7mp_flow_key gone[OFF_BATCH];
+	struct l7mp_flow_key keys[OFF_BATCH];
+	struct l7mp_flow_action actions[OFF_BATCH];
+	struct l7mp_flow *owner[OFF_BATCH];
+};
+
+struct l7mp_offload_engine {
+	struct l7mp_loop *loop;
+	struct l7mp_stats *stats;
+	struct l7mp_offload ops;
+
+	struct off_settings set;
+	enum off_state state;
+	char why[300];         /* of the state */
+	bool configured;       /* once, by what the program started with */
+	struct off_load *load; /* under way */
+	struct off_pins pins;
+
+	struct off_path path;
+	struct off_hooks hooks;
+	struct off_table table;
+
+	struct l7mp_flow *flows;
+	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
+	struct off_batch batch;
+	struct l7mp_timer work;
+	struct l7mp_timer retry;
+	uint64_t n_added, n_removed, n_withdrawn;
+	unsigned n_retries;       /* how often sessions were asked again */
+	unsigned leaving_retries; /* what that was when flows began to leave */
+	bool was_full;            /* a flow was refused with table-full since the last removal */
+	bool was_short;           /* the kernel was short of memory; asked again soon */
+	struct l7mp_log_limit log_limit;
+};
+
+/* ---- engine.c ---- */
+
+/* Sends what libbpf and libxdp say to our log. */
+void off_log_libraries(void);
+/* Something changed for the better: ask sessions again, soon and once. */
+void off_retry_soon(struct l7mp_offload_engine *e);
+/* After `ms`, unless that is coming already. */
+void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
+
+/* ---- load.c ---- */
+
+struct off_load;
+
+/* Loads maps and programs in a worker thread; off_loaded says how that went. 0 or negative errno. */
+int off_load_start(struct l7mp_offload_engine *e);
+void off_load_cancel(struct l7mp_offload_engine *e);
+/* engine.c: with the maps in e->maps, or (rc) the reason in e->why, if there is more to say than rc. */
+void off_loaded(struct l7mp_offload_engine *e, int rc);
+
+/* ---- changes.c ---- */
+
+/* Those that come in or leave there, at once: its hook is about to be taken away. */
+void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
+void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
+/* It is taken out while it was on its way out, or not. */
+void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+void off_changes_work(struct l7mp_timer *t, void *arg);
+
+/* ---- flows.c, egress.c ---- */
+
+extern const struct l7mp_offload off_ops;
+/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
+enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                               struct off_egress egress[2]);
+/* Out of everything, and freed. */
+void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                       struct l7mp_flow_counters final[2]);
+/* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
+enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
+                                 const struct off_nexthop *nh, struct off_egress *out);
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
+                                  struct off_link **out);

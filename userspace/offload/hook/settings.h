@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine's copy of what it needs of admin. Thread: loop only. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "l7mp/model.h"
+
+struct off_settings {
+	enum l7mp_offload_start start;
+	enum l7mp_offload_mode mode;
+	char **ifs;
+	size_t n_ifs;
+	bool all;
+	char *instance;
+	uint32_t max_flows;
+};
+/* Copies what is needed; the caller frees it by off_settings_clear. 0 or -ENOMEM. */
+int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);
+void off_settings_clear(struct off_settings *s);
+/* Is the interface named (`all` aside)? */
+bool off_settings_names(const struct off_settings *s, const char *ifname);

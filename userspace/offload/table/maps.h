@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/* The BPF objects, the maps and their pins. Thread: loop only, but off_maps_load, which any may call. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define OFF_BPFFS "/sys/fs/bpf"
+#define OFF_PINS  OFF_BPFFS "/l7mp"
+
+/* Everything that holds a descriptor in the kernel. -1: not there. */
+struct off_maps {
+	int flows, counters, verdicts, devices, abi, attached, handover, sessions;
+	int prog_xdp, prog_tc, prog_tc_l3;
+	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
+	uint32_t max_flows;               /* capacity of flows and counters */
+};
+
+struct off_pins {
+	char dir[256];
+	int lock; /* descriptor of dir with the lock on it; -1: none */
+};
+
+void off_maps_init(struct off_maps *m);
+void off_maps_close(struct off_maps *m);
+/* Loads the programs and makes the maps. 0, or negative errno and a text for people. */
+int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size);
+int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size);
+/* Opens whatever a predecessor left, of any ABI; what is not there stays -1. */
+void off_maps_open_old(struct off_maps *m, const char *dir);
+/* Opens what is pinned. -ENOENT: nothing there; -EPROTO: another ABI. */
+int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
+/* Removes every pin in dir; the directory stays. */
+void off_pins_clear(const char *dir);
+uint32_t off_prog_id(int fd); /* 0: not known */
+/* An XDP skeleton that is open, not loaded, with our maps in it. NULL and errno. */
+struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
+
+/* Makes the instance's directory and locks it. -EBUSY: another process has it. */
+int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size);
+/* Gives the lock back and removes the directories if they are empty. */
+void off_pins_unlock(struct off_pins *p);

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is in the kernel: the maps (maps.h), and for each flow its key, action and counters here.
+ *
+ *   maps, pins   BPF objects and their pins     index      from keys to the directions of flows
+ *   counters     the counter poll               handover   how a flow begins without overtaking
+ *   record       sessions, for a successor      translate  from sessions' ends to keys and actions
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include "l7mp/log.h"
+#include "maps.h"
+#include "offload/path/path.h"
+
+/* ---- translate: pure functions ---- */
+
+/* Where and how a packet of a flow leaves. */
+struct off_egress {
+	uint32_t ifindex;
+	uint32_t mtu;
+	uint16_t flags; /* enum l7mp_flow_flags */
+	uint8_t dmac[6], smac[6];
+	uint8_t in_mac[6]; /* of the device that the packets come in by */
+	uint8_t n_vlans;
+	uint16_t vlan_proto[2]; /* network order, outer first */
+	uint16_t vlan_tci[2];
+};
+/* The key of packets from -> to. Both of one family, with ports. */
+void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
+                 const struct l7mp_addr *to);
+/* The action that makes them packets of src -> dst: everything but the exit. */
+void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+                    enum l7mp_flow_verb verb, const struct l7mp_addr *src,
+                    const struct l7mp_addr *dst);
+void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
+/* May this pair be offloaded as far as its ends tell? NONE or the reason. */
+enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+
+/* ---- flows ---- */
+
+struct off_direction {
+	struct l7mp_flow_key key;
+	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
+	struct l7mp_flow_action action;
+	struct l7mp_flow *flow;
+	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
+	uint64_t born;  /* the sweep's serial number then */
+};
+
+struct l7mp_flow {
+	struct l7mp_flow *prev, *next;
+	struct l7mp_flow *lprev, *lnext; /* among those that leave */
+	uint64_t cookie;
+	struct off_direction dir[2]; /* what a's peer sends, what b's peer sends */
+	uint64_t session;            /* key of its record; 0: none */
+	bool recorded;               /* it is there */
+	uint8_t n_dirs;
+	uint8_t verb;
+	bool beginning;                  /* in the engine's list of hand-overs */
+	bool agreed;                     /* its numbers were equal when it was looked at last */
+	struct l7mp_flow *hprev, *hnext; /* there */
+	uint64_t added_us,
+	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */
+	bool out;           /* taken out of the map already, by changes.c */
+	uint8_t out_reason; /* enum l7mp_reason */
+	struct off_nexthop *nh[2]; /* to a's peer, to b's peer; the second only with two sides */
+	struct off_use use[2];
+};
+
+/* ---- index ---- */
+
+struct off_slot {
+	uint64_t hash;
+	struct off_direction *dir; /* NULL: free */
+};
+
+/* From keys to sides, which it borrows. All zero: empty. */
+struct off_index {
+	struct off_slot *slots;
+	uint32_t n, mask;
+};
+struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key);
+struct off_direction *off_index_find_hashed(const struct off_index *t,
+                                            const struct l7mp_flow_key *key,
+                                            uint64_t hash);        /* l7mp_hash of the key */
+int off_index_add(struct off_index *t, struct off_direction *dir); /* 0, -EEXIST, -ENOMEM */
+/* No-op when it is not there. The last one frees the table's memory. */
+void off_index_delete(struct off_index *t, const struct off_direction *dir);
+
+/* ---- hand-over: state ---- */
+
+struct off_handover {
+	volatile struct l7mp_handover *slots; /* the map's memory; NULL: none */
+	struct l7mp_timer timer;
+	struct l7mp_flow *flows; /* that have not begun */
+	struct l7mp_flow *at;    /* that is looked at; NULL when it was removed meanwhile */
+	unsigned n_flows;
+	unsigned first, n_free; /* in free, a ring */
+	uint16_t free[L7MP_HANDOVER_SLOTS];
+	uint64_t forced; /* that began though their stream did not pause */
+};
+
+/* ---- counter poll: state ---- */
+
+struct off_counter_slice; /* a slice, on its way through a worker thread */
+
+struct off_counter_poll {
+	struct l7mp_timer timer;
+	struct off_counter_slice *read;
+	uint32_t room;   /* entries a slice; more when a bucket needs it */
+	uint32_t token;  /* the kernel's place in the table */
+	uint64_t serial; /* of the slice that is read or was read last */
+	bool running;
+	unsigned failed; /* slices in a row */
+	uint64_t begun_ms;
+	/* of this sweep and of the last one: the loop's time, the worker's time, entries */
+	uint64_t spent_ns, read_ns, entries;
+	uint64_t last_spent_ns, last_read_ns, last_entries;
+	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
+};
+
+/* ---- the context ---- */
+
+struct off_table {
+	struct l7mp_loop *loop;
+	/* After each counter poll of the whole table. */
+	void (*polled)(void *arg);
+	void *arg;
+	/* The session side's events; NULL: none. */
+	const struct l7mp_offload_events *events;
+	void *events_arg;
+
+	struct off_maps maps;
+	struct off_index index; /* by key */
+	uint64_t n_flows;
+	uint64_t n_records;                    /* in the map `sessions` */
+	int n_cpus;                            /* possible ones */
+	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
+	struct off_counter_poll counter_poll;
+	struct off_handover handover;
+};
+
+/* ---- hand-over ---- */
+
+int off_handover_start(struct off_table *tbl);
+void off_handover_stop(struct off_table *tbl);
+/* Before it goes into the map: marks its actions. Without a free place they stay as they are, and it begins at once. */
+void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow);
+/* It is in the map now; the event `begun` follows, unless it is removed before. */
+void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);
+/* Not any more among those that begin. */
+void off_handover_drop(struct off_table *tbl, struct l7mp_flow *flow);
+/* It is out of the map: the same, and its places are free again. */
+void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow);
+
+/* ---- counters ---- */
+
+int off_counter_poll_start(struct off_table *tbl);
+void off_counter_poll_stop(struct off_table *tbl);
+/* One flow's counter, summed over the CPUs, from the kernel. False when it is not there. */
+bool off_counter_read(struct off_table *tbl, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out);
+/* The same for the last time: it is deleted. Without one *out stays as it is. */
+void off_counter_take(struct off_table *tbl, const struct l7mp_flow_key *key,
+                      struct l7mp_flow_counters *out);
+void off_counter_poll_clock(struct off_counter_poll *s, const struct l7mp_loop *loop);
+
+/* ---- records ---- */
+
+uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no session */
+void off_record_put(struct off_table *tbl, struct l7mp_flow *flow,
+                    const struct l7mp_flow_owner *owner);
+void off_record_delete(struct off_table *tbl, struct l7mp_flow *flow);
