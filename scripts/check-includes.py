@@ -46,10 +46,31 @@ DOORS = {
     "ares.h": r"^userspace/loop/resolve\.c$",
     "uv.h": r"^(include/l7mp/loop\.h|userspace/(loop|net|proto|transform|offload|api|daemon)/)",
 }
+# Below a layer: the folders that a folder may include headers of, beside its own.
+INSIDE = {
+    "offload/path": set(),
+    "offload/table": {"offload/path"},
+    "offload/hook": {"offload/path", "offload/table"},
+}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
 
-def check(path, layer, errors):
+def circles(folders):
+    """Folders that include each other's headers, directly or by way of others."""
+    for start in folders:
+        stack, seen = [(start, [start])], set()
+        while stack:
+            here, way = stack.pop()
+            for there in folders.get(here, {}):
+                if there == start:
+                    if start == min(way):  # each circle once
+                        yield way + [start]
+                elif there not in seen:
+                    seen.add(there)
+                    stack.append((there, way + [there]))
+
+
+def check(path, layer, errors, folders):
     rel = path.relative_to(ROOT).as_posix()
     for quote, name in INCLUDE.findall(path.read_text()):
         if name.startswith("l7mp/"):
@@ -63,25 +84,34 @@ def check(path, layer, errors):
             owner = name.split("/")[0] if "/" in name else layer
             if owner not in ALLOWED[layer]:
                 errors.append(f"{rel}: {layer}/ may not include {name} of {owner}/")
+            here = path.parent.relative_to(ROOT / "userspace").as_posix() if "userspace" in rel else layer
+            there = name.rsplit("/", 1)[0] if "/" in name else here
+            if here in INSIDE and there != here and there not in INSIDE[here]:
+                errors.append(f"{rel}: {here}/ may not include {name}")
+            if there != here:
+                folders.setdefault(here, {}).setdefault(there, rel)
         for door, where in DOORS.items():
             if (name == door or (door.endswith("/") and name.startswith(door))) and not re.search(where, rel):
                 errors.append(f"{rel}: <{name}> may be included only in {where}")
 
 
 def main():
-    errors = []
+    errors, folders = [], {}
     for header in sorted((ROOT / "include/l7mp").glob("*.h")):
         name = f"l7mp/{header.name}"
         if name not in LAYER_OF:
             errors.append(f"include/{name} belongs to no layer; add it to scripts/check-includes.py")
             continue
-        check(header, LAYER_OF[name], errors)
+        check(header, LAYER_OF[name], errors, {})
     for folder in sorted((ROOT / "userspace").iterdir()):
         if folder.name not in ALLOWED:
             errors.append(f"userspace/{folder.name}: unknown layer")
             continue
         for path in sorted(folder.rglob("*.[ch]")):
-            check(path, folder.name, errors)
+            check(path, folder.name, errors, folders)
+    for way in circles(folders):
+        errors.append("circle of folders: " + " -> ".join(
+            f"{a} ({folders[a][b]})" for a, b in zip(way, way[1:])) + f" -> {way[-1]}")
     for e in errors:
         print(e)
     return 1 if errors else 0

@@ -73,3 +73,9 @@ void l7mp_issues_add(struct l7mp_issues *is, bool warning, const struct cJSON *n
 void l7mp_issues_first(const struct l7mp_issues *is, struct l7mp_error *err);
 /* Appends the issues of `from`, with `prefix` before each path ("a" + "b" is "a.b", "a" + "[0]" is "a[0]"). */
 void l7mp_issues_merge(struct l7mp_issues *is, const struct l7mp_issues *from, const char *prefix);
+
+/*
+ * "permission denied", "address already in use" ...: an errno, negative or positive, in words that fit
+ * into a sentence. Static text.
+ */
+const char *l7mp_errno_text(int err);

@@ -40,7 +40,8 @@ static void pass(struct check *c, uint32_t i, int dir)
 	const struct l7mp_flow_key *key = &c->r.flows[i]->dir[dir].key;
 	int cpu = rand() % c->n_cpus;
 
-	must(!bpf_map_lookup_elem(c->r.e->table.maps.counters, key, c->values), "look-up of a counter");
+	must(!bpf_map_lookup_elem(c->r.e->table.maps.counters, key, c->values),
+	     "look-up of a counter");
 	c->values[cpu].packets++;
 	c->values[cpu].bytes += 100;
 	c->values[cpu].last_seen = (uint64_t)(now() * 1e9);
@@ -184,7 +185,8 @@ int main(int argc, char **argv)
 	run(c.r.loop, seconds * 1000);
 	l7mp_timer_stop(c.r.loop, &c.timer);
 	run(c.r.loop, 3000);
-	must(c.r.e->table.counter_poll.last_entries == 2 * c.r.e->table.n_flows, "a sweep over all");
+	must(c.r.e->table.counter_poll.last_entries == 2 * c.r.e->table.n_flows,
+	     "a sweep over all");
 	exact(&c);
 	change_and_leave(&c, 200);
 	printf("{\"added\": %llu, \"removed\": %llu, \"packets\": %llu, \"slices\": %llu, "

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "l7mp/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,4 +138,47 @@ void l7mp_issues_merge(struct l7mp_issues *is, const struct l7mp_issues *from, c
 	}
 	/* With those that `from` only counted. */
 	is->errors = errors;
+}
+
+const char *l7mp_errno_text(int err)
+{
+	if (err < 0)
+		err = -err;
+	switch (err) {
+	case EACCES:
+	case EPERM:
+		return "permission denied";
+	case EADDRINUSE:
+		return "address already in use";
+	case EADDRNOTAVAIL:
+		return "not an address of this host";
+	case EAFNOSUPPORT:
+		return "address family not supported here";
+	case ECONNREFUSED:
+		return "connection refused";
+	case ECONNRESET:
+		return "connection reset by the peer";
+	case EPIPE:
+		return "the peer has closed the connection";
+	case ETIMEDOUT:
+		return "timed out";
+	case EHOSTUNREACH:
+		return "no route to the host";
+	case ENETUNREACH:
+		return "network is unreachable";
+	case ENOENT:
+		return "no such name or file";
+	case EAGAIN:
+		return "temporarily not possible";
+	case EMSGSIZE:
+		return "message too long";
+	case EMFILE:
+	case ENFILE:
+		return "out of file descriptors";
+	case ENOMEM:
+	case ENOBUFS:
+		return "out of memory";
+	default:
+		return strerrordesc_np(err) ? strerrordesc_np(err) : "unknown error";
+	}
 }

@@ -31,8 +31,6 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
 
-/* errno (positive or negative) in words: "permission denied", "address already in use". Static. */
-const char *l7mp_errno_text(int err);
 /* The error code of a failed connect: L7MP_ERR_TIMEOUT for ETIMEDOUT, else L7MP_ERR_UPSTREAM. */
 enum l7mp_code l7mp_connect_code(int err);
 

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "l7mp/error.h"
 #include "l7mp/hash.h"
-#include "net/net.h"
 #include "tls_int.h"
 
 #define HANDSHAKE_MS 10000

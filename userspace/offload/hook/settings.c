@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "l7mp/abi.h"
 #include "settings.h"
 
 void off_settings_clear(struct off_settings *s)
