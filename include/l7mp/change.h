@@ -82,11 +82,22 @@ const struct l7mp_change_item *l7mp_change_item(const struct l7mp_change *c, siz
 const struct l7mp_admin *l7mp_change_new_admin(const struct l7mp_change *c);
 
 /*
- * Ends an open change that is not going to be committed: the model may be changed again. What
- * then remains is to free it, which touches the model no more and may be done in any thread.
- * No-op after a commit.
+ * Ends an open change, committed or not: the model may be changed again. What then remains is
+ * to free it, which touches the model no more and may be done in any thread. Idempotent.
  */
 void l7mp_change_close(struct l7mp_change *c);
 
-/* Cannot fail. Old objects lose the model's reference; the change keeps its own until freed. */
+/*
+ * Commit cannot fail. Old objects lose the model's reference; the change keeps its own until freed.
+ *
+ * It has three parts, of which the first and the last can be done in slices, an item at a time and
+ * each item once: `place` puts the new versions beside the old ones, where nobody sees them yet;
+ * `flip` makes all of the change seen at once; `settle` takes the old versions out of the
+ * tables. From the first `place` to the last `settle` the tables may be searched, but not walked
+ * over. After the last `settle`, or after `flip` when there are no items, comes l7mp_change_close.
+ */
+void l7mp_change_place(struct l7mp_change *c, size_t i);
+void l7mp_change_flip(struct l7mp_change *c);
+void l7mp_change_settle(struct l7mp_change *c, size_t i);
+/* All of it at once. */
 void l7mp_change_commit(struct l7mp_change *c);

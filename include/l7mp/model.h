@@ -47,8 +47,10 @@ struct l7mp_object {
 	/* Whose inline object it is; NULL: nobody's. An endpoint names its cluster instead. */
 	enum l7mp_obj_kind owner_kind;
 	char *owner;
-	uint64_t generation; /* of the model when it was committed */
-	UT_hash_handle hh;   /* in the model's table of its kind */
+	uint64_t generation; /* of the model when it was committed: not there before */
+	uint64_t until; /* the model's generation in which it is not there any more; 0: none yet */
+	struct l7mp_object *successor; /* takes its place in that generation; NULL: nobody does */
+	UT_hash_handle hh;             /* in the model's table of its kind */
 };
 void *l7mp_object_ref(void *object);
 void l7mp_object_unref(void *object); /* NULL is fine */

@@ -172,5 +172,7 @@ int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *objec
 void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name);
 /* Looks at one session. false: that was the last one, but for the spared. */
 bool l7mp_ender_step(struct l7mp_session_ender *e);
-/* Ends the spared session, when it uses any of the objects. */
+/* Ends the spared session, when it uses any of the objects. The walk is over then. */
+void l7mp_ender_finish(struct l7mp_session_ender *e);
+/* After l7mp_ender_finish; in any thread, as there may be many objects. */
 void l7mp_ender_free(struct l7mp_session_ender **e);

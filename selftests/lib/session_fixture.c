@@ -217,5 +217,6 @@ void sfix_end_using(struct sfix *f, const struct l7mp_object *object)
 		abort();
 	while (l7mp_ender_step(e))
 		;
+	l7mp_ender_finish(e);
 	l7mp_ender_free(&e);
 }

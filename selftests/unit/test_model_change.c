@@ -17,6 +17,7 @@
 #define L     L7MP_OBJ_LISTENER
 #define C     L7MP_OBJ_CLUSTER
 #define E     L7MP_OBJ_ENDPOINT
+#define R     L7MP_OBJ_ROUTE
 #define LIST  L7MP_OBJ_RULELIST
 #define RULE  L7MP_OBJ_RULE
 #define ROUTE L7MP_OBJ_ROUTE
@@ -572,9 +573,58 @@ static void test_cost_does_not_grow_with_the_model(void **state)
 	l7mp_model_free(&m);
 }
 
+/* Placed, a change is not seen; flipped, it is, all of it; settled, nothing of the old is left. */
+static void test_commit_in_parts(void **state)
+{
+	struct l7mp_model *m = mx_model();
+	struct l7mp_change *c;
+	cJSON *doc = mx_json("{'listeners':[],'routes':[{'name':'stays','destination':'new'},"
+	                     "{'name':'comes','destination':'x'}]}");
+	struct l7mp_object *old, *gone;
+	struct l7mp_error err;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(mx_add(m, R, "{'name':'goes','destination':'x'}"), 0);
+	assert_int_equal(mx_add(m, R, "{'name':'stays','destination':'old'}"), 0);
+	old = l7mp_model_find(m, R, "stays");
+	gone = l7mp_model_find(m, R, "goes");
+	c = change(m);
+	assert_int_equal(l7mp_change_config(c, doc, &err), 0);
+	n = l7mp_change_count(c);
+	assert_int_equal(n, 3);
+	for (size_t i = 0; i < n; i++) {
+		l7mp_change_place(c, i);
+		assert_ptr_equal(l7mp_model_find(m, R, "stays"), old);
+		assert_ptr_equal(l7mp_model_find(m, R, "goes"), gone);
+		assert_null(l7mp_model_find(m, R, "comes"));
+		assert_int_equal(l7mp_model_count(m, R), 2);
+	}
+	l7mp_change_flip(c);
+	for (size_t i = 0; i <= n; i++) {
+		const struct l7mp_route *r = l7mp_model_find(m, R, "stays");
+
+		assert_string_equal(r->destination, "new");
+		assert_null(l7mp_model_find(m, R, "goes"));
+		assert_non_null(l7mp_model_find(m, R, "comes"));
+		assert_int_equal(l7mp_model_count(m, R), 2);
+		if (i < n)
+			l7mp_change_settle(c, i);
+	}
+	l7mp_change_close(c);
+	l7mp_change_free(&c);
+	cJSON_Delete(doc);
+	old = l7mp_model_first(m, R);
+	assert_string_equal(old->name, "stays");
+	assert_string_equal(l7mp_model_next(old)->name, "comes");
+	assert_null(l7mp_model_next(l7mp_model_next(old)));
+	l7mp_model_free(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_commit_in_parts),
 	        cmocka_unit_test(test_add_lists_bottom_up),
 	        cmocka_unit_test(test_failure_leaves_nothing),
 	        cmocka_unit_test(test_out_of_memory_leaves_nothing),

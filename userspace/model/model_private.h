@@ -15,6 +15,7 @@
 struct l7mp_table {
 	struct l7mp_object *head;
 	struct l7mp_object guard;
+	size_t n; /* objects that are seen */
 };
 
 struct l7mp_model {
@@ -150,6 +151,7 @@ struct l7mp_change {
 	size_t n_items, cap_items;
 	size_t n_real; /* those that do something come first, once sorted */
 	bool sorted;
+	ptrdiff_t grown[L7MP_OBJ_KINDS]; /* by how many objects, as far as they are placed */
 	bool committed;
 	bool closed; /* touches the model no more */
 	unsigned next_name[L7MP_OBJ_KINDS];

@@ -5,8 +5,8 @@
  * replaced listener shares its socket with its successor and no client is refused.
  *
  * Each of these is a row of steps, one a listener or session, so that a change of many objects
- * holds the loop for a slice at a time. The commit alone is one step: from one turn to the next
- * the new configuration is there as a whole.
+ * holds the loop for a slice at a time. The commit alone is one step, that does not grow with the
+ * change: from one turn to the next the new configuration is there as a whole.
  */
 #include "l7mp/runtime.h"
 
@@ -29,7 +29,10 @@ struct binding {
 enum apply_phase {
 	APPLY_COLLECT,  /* which listeners are going to close */
 	APPLY_PREPARE,  /* binds, one listener a step */
-	APPLY_COMMIT,   /* all in one step */
+	APPLY_ADMIN,    /* may be refused; nothing is changed yet, later nothing is refused */
+	APPLY_PLACE,    /* new versions beside the old ones, unseen */
+	APPLY_COMMIT,   /* they are seen: all in one step */
+	APPLY_SETTLE,   /* old versions leave the tables */
 	APPLY_ACTIVATE, /* new sockets accept and take the place of the old ones in the table */
 	APPLY_CLOSE,    /* what was replaced or deleted */
 	APPLY_FORGET,   /* counters of deleted objects; which sessions are to end */
@@ -220,16 +223,19 @@ static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
 	return rc;
 }
 
-static void commit(struct l7mp_runtime *rt, struct apply *w)
+static void ask_admin(struct l7mp_runtime *rt, struct apply *w)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(w->change);
 
-	if (admin && rt->before_admin) {
+	if (admin && rt->before_admin)
 		w->rc = rt->before_admin(rt->on_admin_arg, admin, &w->err);
-		if (w->rc)
-			return;
-	}
-	l7mp_change_commit(w->change);
+}
+
+static void commit(struct l7mp_runtime *rt, struct apply *w)
+{
+	bool admin = l7mp_change_new_admin(w->change) != NULL;
+
+	l7mp_change_flip(w->change);
 	/* What begins from now on uses nothing that was deleted. */
 	if (l7mp_ender_new(rt->sessions, &w->ender))
 		w->ender = NULL;
@@ -295,6 +301,12 @@ static void item_step(struct l7mp_runtime *rt, struct apply *w)
 	case APPLY_PREPARE:
 		w->rc = prepare_one(rt, w, item);
 		break;
+	case APPLY_PLACE:
+		l7mp_change_place(w->change, w->i);
+		break;
+	case APPLY_SETTLE:
+		l7mp_change_settle(w->change, w->i);
+		break;
 	case APPLY_ACTIVATE:
 		activate_one(rt, w, item);
 		break;
@@ -315,8 +327,11 @@ static bool apply_step(struct l7mp_runtime *rt, struct apply *w)
 
 	if (w->phase == APPLY_OVER)
 		return false;
-	if (w->phase == APPLY_COMMIT) {
-		commit(rt, w);
+	if (w->phase == APPLY_ADMIN || w->phase == APPLY_COMMIT) {
+		if (w->phase == APPLY_ADMIN)
+			ask_admin(rt, w);
+		else
+			commit(rt, w);
 		more = false;
 	} else if (w->phase == APPLY_END) {
 		more = w->ender && l7mp_ender_step(w->ender);
@@ -348,11 +363,13 @@ static void apply_begin(struct apply *w, struct l7mp_change *change, const char 
 	w->rc = l7mp_error_set(&w->err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 }
 
+/* What remains is to free the ender. */
 static void apply_clear(struct apply *w)
 {
 	for (size_t i = 0; w->fresh && i < w->n; i++)
 		binding_free(&w->fresh[i]);
-	l7mp_ender_free(&w->ender);
+	if (w->ender)
+		l7mp_ender_finish(w->ender);
 	free(w->fresh);
 	free(w->retiring);
 	free(w->same);
@@ -367,7 +384,10 @@ int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, stru
 	apply_begin(&w, change, NULL);
 	while (apply_step(rt, &w))
 		;
+	if (!w.rc)
+		l7mp_change_close(change);
 	apply_clear(&w);
+	l7mp_ender_free(&w.ender);
 	if (w.rc && err)
 		*err = w.err;
 	return w.rc;
@@ -381,6 +401,7 @@ static void discard_cb(void *arg)
 {
 	struct l7mp_runtime *rt = arg;
 
+	l7mp_ender_free(&rt->apply.ender);
 	l7mp_change_free(&rt->change);
 }
 
@@ -506,7 +527,7 @@ static void stop_jobs(struct l7mp_runtime *rt)
 	if (!rt->applying)
 		return;
 	l7mp_slice_cancel(rt->env->loop, &rt->slice);
-	if (rt->apply.phase <= APPLY_COMMIT) {
+	if (rt->apply.phase < APPLY_PLACE) {
 		rt->apply.rc = -ESHUTDOWN;
 		rt->apply.err = err;
 		rt->apply.phase = APPLY_OVER;

@@ -526,18 +526,22 @@ bool l7mp_ender_step(struct l7mp_session_ender *e)
 	return true;
 }
 
+void l7mp_ender_finish(struct l7mp_session_ender *e)
+{
+	struct l7mp_session *s = e->spared ? l7mp_sessions_find(e->cursor.m, e->spared) : NULL;
+
+	if (s)
+		ender_end(e, s);
+	l7mp_cursor_close(&e->cursor);
+}
+
 void l7mp_ender_free(struct l7mp_session_ender **pp)
 {
 	struct l7mp_session_ender *e = *pp;
-	struct l7mp_session *s;
 
 	if (!e)
 		return;
 	*pp = NULL;
-	s = e->spared ? l7mp_sessions_find(e->cursor.m, e->spared) : NULL;
-	if (s)
-		ender_end(e, s);
-	l7mp_cursor_close(&e->cursor);
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++) {
 		struct ender_name *n = e->names[k];
 

@@ -38,7 +38,7 @@ static void staged_free(struct l7mp_staged *s)
 
 void l7mp_change_close(struct l7mp_change *c)
 {
-	if (!c->committed && !c->closed)
+	if (!c->closed)
 		c->model->changing = false;
 	c->closed = true;
 }
@@ -301,27 +301,30 @@ const struct l7mp_admin *l7mp_change_new_admin(const struct l7mp_change *c)
 	return c->committed ? &c->model->admin : c->admin;
 }
 
-void l7mp_change_commit(struct l7mp_change *c)
+void l7mp_change_place(struct l7mp_change *c, size_t i)
+{
+	const struct l7mp_change_item *item = l7mp_change_item(c, i);
+	uint64_t next = c->model->generation + 1;
+
+	if (item->new_object)
+		item->new_object->generation = next;
+	if (item->old_object) {
+		item->old_object->until = next;
+		item->old_object->successor = item->new_object;
+	} else {
+		l7mp_table_add(&c->model->tables[item->kind], item->new_object);
+	}
+	c->grown[item->kind] += !item->old_object;
+	c->grown[item->kind] -= !item->new_object;
+}
+
+void l7mp_change_flip(struct l7mp_change *c)
 {
 	struct l7mp_model *m = c->model;
-	size_t n = l7mp_change_count(c);
 
-	if (c->committed)
-		return;
 	m->generation++;
-	for (size_t i = 0; i < n; i++) {
-		const struct l7mp_change_item *item = &c->items[i]->item;
-		struct l7mp_table *t = &m->tables[item->kind];
-
-		if (item->new_object)
-			item->new_object->generation = m->generation;
-		if (item->old_object && item->new_object)
-			l7mp_table_replace(t, item->old_object, item->new_object);
-		else if (item->new_object)
-			l7mp_table_add(t, item->new_object);
-		else
-			l7mp_table_remove(t, item->old_object);
-	}
+	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
+		m->tables[k].n += (size_t)c->grown[k];
 	if (c->admin) {
 		struct l7mp_admin old = m->admin;
 
@@ -329,6 +332,33 @@ void l7mp_change_commit(struct l7mp_change *c)
 		*c->admin = old;
 	}
 	memcpy(m->next_name, c->next_name, sizeof(m->next_name));
-	m->changing = false;
 	c->committed = true;
+}
+
+void l7mp_change_settle(struct l7mp_change *c, size_t i)
+{
+	const struct l7mp_change_item *item = l7mp_change_item(c, i);
+	struct l7mp_table *t = &c->model->tables[item->kind];
+
+	if (!item->old_object)
+		return;
+	item->old_object->successor = NULL;
+	if (item->new_object)
+		l7mp_table_replace(t, item->old_object, item->new_object);
+	else
+		l7mp_table_remove(t, item->old_object);
+}
+
+void l7mp_change_commit(struct l7mp_change *c)
+{
+	size_t n = l7mp_change_count(c);
+
+	if (c->committed)
+		return;
+	for (size_t i = 0; i < n; i++)
+		l7mp_change_place(c, i);
+	l7mp_change_flip(c);
+	for (size_t i = 0; i < n; i++)
+		l7mp_change_settle(c, i);
+	l7mp_change_close(c);
 }

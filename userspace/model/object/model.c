@@ -141,6 +141,14 @@ struct l7mp_admin *l7mp_model_admin(struct l7mp_model *m)
 	return &m->admin;
 }
 
+/* What stands for an element of a table in this generation, while a change is being committed. */
+static struct l7mp_object *seen(const struct l7mp_model *m, struct l7mp_object *o)
+{
+	if (o->generation > m->generation)
+		return NULL;
+	return o->until && o->until <= m->generation ? o->successor : o;
+}
+
 void *l7mp_model_find(const struct l7mp_model *m, enum l7mp_obj_kind kind, const char *name)
 {
 	struct l7mp_object *o = NULL;
@@ -148,7 +156,7 @@ void *l7mp_model_find(const struct l7mp_model *m, enum l7mp_obj_kind kind, const
 
 	if (len)
 		HASH_FIND(hh, m->tables[kind].head, name, len, o);
-	return o;
+	return o ? seen(m, o) : NULL;
 }
 
 uint64_t l7mp_model_generation(const struct l7mp_model *m)
@@ -158,7 +166,7 @@ uint64_t l7mp_model_generation(const struct l7mp_model *m)
 
 size_t l7mp_model_count(const struct l7mp_model *m, enum l7mp_obj_kind kind)
 {
-	return HASH_COUNT(m->tables[kind].head) - 1;
+	return m->tables[kind].n;
 }
 
 struct l7mp_object *l7mp_model_first(const struct l7mp_model *m, enum l7mp_obj_kind kind)
