@@ -96,6 +96,22 @@ class WebSocket(Case):
         timed(go())
         self.assertEqual(server.peers[0].extensions, [])
 
+    def test_limit_before_101(self):
+        """ws: a client beyond the limit of sessions is answered 503"""
+        self.start(listener("l", "WebSocket", 9000, inline("Echo")), admin={"limits": {"max_sessions_per_source": 3}})
+
+        async def go():
+            held = []
+            try:
+                for _ in range(10):
+                    held.append(await client(9000))
+            except websockets.InvalidStatusCode as e:
+                return e.status_code
+            finally:
+                for ws in held:
+                    await ws.close()
+        self.assertEqual(timed(go()), 503)
+
     def test_pings_both_ways(self):
         """ws: with ping_interval both ends are pinged; who does not answer is dropped"""
         server = wsraw.Server(9001)

@@ -299,7 +299,7 @@ static struct ws_conn *conn_new(struct ws_state *st, const struct l7mp_connect *
 int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err)
 {
 	struct ws_state *st = l7mp_proto_state(p->env, &l7mp_proto_ws, err);
-	uint16_t port = (uint16_t)l7mp_json_num(p->cluster_spec, "port", 80);
+	uint16_t port = l7mp_spec_port(p->cluster_spec);
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
 	struct l7mp_tls_ctx *ctx = NULL;
@@ -328,6 +328,7 @@ int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, stru
 			l7mp_ws_conn_over(c, L7MP_OK, " ");
 		return rc;
 	}
+	l7mp_byte_stream_user_timeout(c->io, l7mp_spec_user_timeout(p->cluster_spec));
 	l7mp_stream_attach(c->io, &io_events, c);
 	*out = &c->base;
 	return 0;

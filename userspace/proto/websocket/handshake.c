@@ -33,8 +33,7 @@ struct ws_head {
 	struct l7mp_loop *loop;
 	struct l7mp_stream *io;
 	struct l7mp_timer timer;
-	struct l7mp_addr peer;
-	cJSON *tls; /* metadata; NULL: no TLS */
+	struct l7mp_peer peer;
 	struct l7mp_http_reader reader;
 	struct l7mp_buf *rest; /* what came behind the head */
 	char key[25];
@@ -55,7 +54,7 @@ static void head_free(struct ws_head *h)
 {
 	leave(h);
 	l7mp_timer_stop(h->loop, &h->timer);
-	cJSON_Delete(h->tls);
+	l7mp_peer_clear(&h->peer);
 	l7mp_http_reader_reset(&h->reader);
 	l7mp_buf_unref(h->rest);
 	free(h->offer);
@@ -224,37 +223,29 @@ static void choose_own(struct ws_head *h, const struct ws_listener *l)
 /* ---- handing up ---- */
 
 /* Metadata of the session. NULL: no memory. */
-static cJSON *metadata(struct ws_head *h, const struct l7mp_http_request *r,
-                       const struct l7mp_addr *local)
+static cJSON *metadata(const struct ws_head *h, const struct l7mp_http_request *r)
 {
 	struct l7mp_http_header headers[L7MP_HTTP_FIELDS_MAX];
-	struct l7mp_http_head head = {.scheme = h->tls ? "wss" : "ws",
+	struct l7mp_http_head head = {.scheme = h->peer.tls ? "wss" : "ws",
 	                              .version = "1.1",
 	                              .method = r->method,
 	                              .path = *r->path ? r->path : "/",
 	                              .query = r->query,
 	                              .headers = headers,
 	                              .n_headers = r->fields.n};
-	cJSON *all = l7mp_inet_metadata("TCP", &h->peer, local);
+	cJSON *all = l7mp_peer_metadata(&h->peer);
 	cJSON *http;
-	int rc;
 
 	for (size_t i = 0; i < r->fields.n; i++)
 		headers[i] = (struct l7mp_http_header){.name = r->fields.at[i].name,
 		                                       .value = r->fields.at[i].value};
-	http = l7mp_http_metadata(&head, local);
-	rc = all && http ? l7mp_json_add(all, "HTTP", http) : -ENOMEM;
+	http = l7mp_http_metadata(&head, &h->peer.local);
+	if (all && http && !l7mp_json_add(all, "HTTP", http))
+		return all;
 	if (!all)
 		cJSON_Delete(http);
-	if (!rc && h->tls) {
-		rc = l7mp_json_add(all, "TLS", h->tls);
-		h->tls = NULL;
-	}
-	if (rc < 0) {
-		cJSON_Delete(all);
-		return NULL;
-	}
-	return all;
+	cJSON_Delete(all);
+	return NULL;
 }
 
 /* All offers of the client in one list. */
@@ -271,28 +262,29 @@ static char *offer_of(const struct l7mp_http_fields *f)
 static void hand_up(struct ws_head *h, const struct l7mp_http_request *r)
 {
 	struct ws_listener *l = h->listener;
-	struct l7mp_accept a = {.peer = h->peer};
-	struct l7mp_addr local;
+	const struct l7mp_listen_events *ev = l->below.base.events;
+	struct l7mp_accept a = {.peer = h->peer.remote};
 
+	if (ev->admit && ev->admit(l->below.base.arg, &h->peer.remote)) {
+		refuse(h, 503, "a limit of sessions is reached");
+		return;
+	}
 	snprintf(h->key, sizeof(h->key), "%s", l7mp_http_field(&r->fields, "sec-websocket-key"));
 	h->offer = offer_of(&r->fields);
 	choose_own(h, l);
 	h->conn = l7mp_ws_conn_new(l->state, false, l->ping_ms);
-	if (!h->conn || h->io->ops->local(h->io, &local)) {
-		if (h->conn)
-			l7mp_ws_conn_over(h->conn, L7MP_OK, " ");
-		h->conn = NULL;
+	if (!h->conn) {
 		l7mp_stream_close(h->io, true);
 		return;
 	}
-	a.metadata = metadata(h, r, &local);
+	a.metadata = metadata(h, r);
 	l7mp_http_reader_reset(&h->reader);
 	leave(h);
 	h->conn->head = h;
 	a.stream = &h->conn->base;
-	a.name = l7mp_inet_name("WS", &a.peer, &local, ++l->state->next_id);
+	a.name = l7mp_peer_name("WS", l->below.name, &h->peer, ++l->state->next_id);
 	/* The session may answer at once: h may be gone. */
-	(void)l7mp_accept_emit(&l->tcp.base, &a);
+	(void)l7mp_accept_emit(&l->below.base, &a);
 }
 
 /* Gives the connection to libwebsockets, which says 101. h goes. */
@@ -487,21 +479,19 @@ static void make_way(struct ws_listener *l)
 	l7mp_stream_close(h->io, true);
 }
 
-void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const struct l7mp_addr *peer,
-                       cJSON *tls)
+void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, struct l7mp_peer *peer)
 {
 	struct ws_head *h = calloc(1, sizeof(*h));
 
 	if (!h) {
-		cJSON_Delete(tls);
+		l7mp_peer_clear(peer);
 		l7mp_ws_orphan(io, true);
 		return;
 	}
 	h->listener = l;
-	h->loop = l->tcp.env->loop;
+	h->loop = l->below.env->loop;
 	h->io = io;
 	h->peer = *peer;
-	h->tls = tls;
 	make_way(l);
 	DL_APPEND(l->heads, h);
 	l7mp_http_reader_init(&h->reader, false);

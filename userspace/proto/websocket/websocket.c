@@ -10,39 +10,20 @@
 
 /* ---- listener ---- */
 
-static void accepted(struct l7mp_tcp_listener *base, int fd, const struct l7mp_addr *peer)
+static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
+                     struct l7mp_peer *peer)
 {
-	struct ws_listener *l = (struct ws_listener *)base;
-	struct l7mp_stream *io;
-
-	if (l->gate) {
-		l7mp_tls_gate_accept(l->gate, fd, peer);
-		return;
-	}
-	l7mp_tcp_tune(fd);
-	if (!l7mp_byte_stream_accept(l->tcp.env, L7MP_BYTE_STREAM_TCP, fd, peer, &io))
-		l7mp_ws_head_read(l, io, peer, NULL);
+	l7mp_ws_head_read((struct ws_listener *)l, stream, peer);
 }
 
-/* The gate's: a handshake of TLS is done. */
-static void tls_ready(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer)
-{
-	struct ws_listener *l = arg;
-	cJSON *details = l7mp_tls_metadata(tls);
-	struct l7mp_stream *io;
-
-	l7mp_tcp_tune(l7mp_tls_fd(tls));
-	if (!details)
-		l7mp_tls_drop(&tls);
-	else if (l7mp_byte_stream_accept_tls(l->tcp.env, tls, peer, &io))
-		cJSON_Delete(details);
-	else
-		l7mp_ws_head_read(l, io, peer, details);
-}
+/* The limits are asked when there is a request, so that they can be answered with 503. */
+static const struct l7mp_stream_listener_ops listener_ops = {
+        .module = "ws",
+        .accepted = accepted,
+};
 
 static void listener_free(struct ws_listener *l)
 {
-	l7mp_tls_gate_free(&l->gate);
 	cJSON_Delete(l->subprotocols);
 	cJSON_Delete(l->origins);
 	free(l->path);
@@ -68,9 +49,8 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listene
 {
 	struct ws_state *st = l7mp_proto_state(params->env, &l7mp_proto_ws, err);
 	const char *path = l7mp_json_str(params->spec, "path", NULL);
-	const cJSON *tls = l7mp_json_member(params->spec, "tls");
 	struct ws_listener *l;
-	int rc = 0;
+	int rc;
 
 	if (!st)
 		return -EIO;
@@ -91,15 +71,13 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listene
 		listener_free(l);
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	}
-	if (tls)
-		rc = l7mp_tls_gate_make(st->tls, tls, params, "ws", tls_ready, l, &l->gate, err);
-	if (!rc)
-		rc = l7mp_tcp_listener_open(&l->tcp, &l7mp_proto_ws, params, accepted, err);
+	rc = l7mp_stream_listener_open(&l->below, &l7mp_proto_ws, params, st->tls, &listener_ops,
+	                               err);
 	if (rc < 0) {
 		listener_free(l);
 		return rc;
 	}
-	*out = &l->tcp.base;
+	*out = &l->below.base;
 	return 0;
 }
 
@@ -107,7 +85,7 @@ static void ws_unlisten(struct l7mp_proto_listener *base)
 {
 	struct ws_listener *l = (struct ws_listener *)base;
 
-	l7mp_tcp_listener_close(&l->tcp);
+	l7mp_stream_listener_close(&l->below);
 	l7mp_ws_head_cancel_all(l);
 	listener_free(l);
 }
@@ -161,19 +139,21 @@ static void ws_reload(struct l7mp_env *env, void *state)
 
 /* ---- tables ---- */
 
+static const struct l7mp_field option_fields[] = {
+        L7MP_SPEC_USER_TIMEOUT,
+        {0},
+};
+static const struct l7mp_schema option_schema = {
+        .name = "websocket-options",
+        .doc = "Options of the TCP connections below",
+        .fields = option_fields,
+};
+
 static const struct l7mp_field name_item = {.type = L7MP_T_STRING, .min = 1, .max = 100};
 static const struct l7mp_field origin_item = {.type = L7MP_T_STRING, .min = 1, .max = 300};
 static const struct l7mp_field listener_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "IP address to listen on; without it all addresses, IPv4 and IPv6"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 0,
-         .max = 65535,
-         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        L7MP_SPEC_LISTEN_ADDRESS,
+        L7MP_SPEC_LISTEN_PORT,
         {.key = "path",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_URLPATH,
@@ -199,6 +179,10 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_listener_schema,
          .doc = "take only TLS connections (wss)"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
         {.key = NULL},
 };
 static const struct l7mp_schema listener_spec = {
@@ -209,32 +193,8 @@ static const struct l7mp_schema listener_spec = {
         .fields = listener_fields,
 };
 
-static const struct l7mp_field bind_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_ADDRESS,
-         .doc = "local IP address to connect from"},
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 65535,
-         .def = "0",
-         .doc = "local port to connect from; 0 takes a free one"},
-        {.key = NULL},
-};
-static const struct l7mp_schema bind_schema = {
-        .name = "websocket-bind",
-        .doc = "Where connections are made from",
-        .fields = bind_fields,
-};
-
 static const struct l7mp_field cluster_fields[] = {
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .flags = L7MP_F_REQUIRED,
-         .min = 1,
-         .max = 65535,
-         .doc = "port of the endpoints"},
+        L7MP_SPEC_ENDPOINT_PORT,
         {.key = "path",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_URLPATH,
@@ -252,14 +212,15 @@ static const struct l7mp_field cluster_fields[] = {
          .max = 86400,
          .def = "30",
          .doc = "seconds between pings to the server, as of listeners; 0: no pings"},
-        {.key = "bind",
-         .type = L7MP_T_OBJECT,
-         .sub = &bind_schema,
-         .doc = "local address to connect from"},
+        L7MP_SPEC_BIND,
         {.key = "tls",
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_cluster_schema,
          .doc = "connect with TLS (wss); {} checks the certificate against the system's CAs"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
         {.key = NULL},
 };
 static const struct l7mp_schema cluster_spec = {
@@ -270,11 +231,7 @@ static const struct l7mp_schema cluster_spec = {
 };
 
 static const struct l7mp_field endpoint_fields[] = {
-        {.key = "address",
-         .type = L7MP_T_STRING,
-         .flags = L7MP_F_REQUIRED,
-         .pattern = L7MP_P_HOST,
-         .doc = "IP address or host name of the server"},
+        L7MP_SPEC_ENDPOINT_HOST,
         {.key = NULL},
 };
 static const struct l7mp_schema endpoint_spec = {
@@ -302,8 +259,8 @@ const struct l7mp_proto l7mp_proto_ws = {
         .stop = ws_stop,
         .reload = ws_reload,
         .listen = ws_listen,
-        .activate = l7mp_tcp_listener_activate,
+        .activate = l7mp_stream_listener_activate,
         .unlisten = ws_unlisten,
-        .bound = l7mp_tcp_listener_bound,
+        .bound = l7mp_stream_listener_bound,
         .connect = l7mp_ws_connect,
 };

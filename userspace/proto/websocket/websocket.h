@@ -37,6 +37,7 @@
 #include "l7mp/proto.h"
 #include "l7mp/protos.h"
 #include "net/net.h"
+#include "net/stream_listener.h"
 #include "net/tls/tls_int.h"
 #include "proto/http/http_int.h"
 
@@ -143,14 +144,13 @@ struct ws_conn {
 };
 
 struct ws_listener {
-	struct l7mp_tcp_listener tcp; /* first */
+	struct l7mp_stream_listener below; /* first */
 	struct ws_state *state;
 	char *path;          /* NULL: any */
 	cJSON *subprotocols; /* NULL: none of its own */
 	cJSON *origins;      /* NULL: any */
 	uint32_t ping_ms;
-	struct ws_head *heads;      /* connections whose head is being read */
-	struct l7mp_tls_gate *gate; /* NULL: no TLS */
+	struct ws_head *heads; /* connections whose head is being read */
 };
 
 static inline struct l7mp_loop *l7mp_ws_loop(const struct ws_conn *c)
@@ -205,11 +205,10 @@ void l7mp_ws_bridge_leave(struct ws_bridge *b, bool abort);
 /* ---- handshake.c ---- */
 
 /*
- * Reads the request's head on an accepted stream (taken), and refuses it or hands a connection up.
- * Takes tls (metadata, may be NULL).
+ * Reads the request's head on an accepted stream (taken, with what `peer` owns), and refuses it or
+ * hands a connection up.
  */
-void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, const struct l7mp_addr *peer,
-                       cJSON *tls);
+void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, struct l7mp_peer *peer);
 void l7mp_ws_head_cancel_all(struct ws_listener *l);
 /* The session's `result` for the connection that the head was handed up with; frees it. */
 void l7mp_ws_head_answer(struct ws_head *h, int status, const char *why);
