@@ -47,6 +47,26 @@ def isolate():
 ISOLATED = isolate()
 
 
+def websockets_of_old():
+    """The tests are written for the interface of python3-websockets that Debian 12 has (10.4). Debian 13's
+    (15.0) still has it, as `legacy`, but no longer by its old names."""
+    try:
+        import warnings
+        import websockets
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import websockets.legacy.client
+        import websockets.legacy.exceptions
+        import websockets.legacy.server
+    except ImportError:
+        return
+    websockets.connect = websockets.legacy.client.connect
+    websockets.serve = websockets.legacy.server.serve
+    websockets.InvalidStatusCode = websockets.legacy.exceptions.InvalidStatusCode
+
+
+websockets_of_old()
+
+
 def wait_for(what, seconds=10.0, step=0.01):
     """Calls `what` until it returns something true; returns that, or the last value."""
     end = time.monotonic() + seconds * SLOW

@@ -27,7 +27,11 @@ void l7mp_loop_wake(struct l7mp_loop *loop)
 
 static void wakeup_cb(uv_timer_t *timer)
 {
-	(void)timer; /* the prepare hook fires what is due */
+	/*
+	 * The prepare hook fires what is due. libuv 1.45 and later runs its timers at the end of a
+	 * turn, and would end a loop that has nothing else, before there is a next one.
+	 */
+	l7mp_loop_wake(timer->data);
 }
 
 void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due)
@@ -120,7 +124,7 @@ static int start_uv(struct l7mp_loop *loop)
 	uv_idle_init(&loop->uv, &loop->idle);
 	uv_prepare_init(&loop->uv, &loop->prepare);
 	uv_check_init(&loop->uv, &loop->check);
-	loop->prepare.data = loop->check.data = loop;
+	loop->timer.data = loop->prepare.data = loop->check.data = loop;
 	uv_prepare_start(&loop->prepare, prepare_cb);
 	uv_check_start(&loop->check, check_cb);
 	uv_unref((uv_handle_t *)&loop->prepare);

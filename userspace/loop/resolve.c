@@ -14,6 +14,8 @@
  */
 #include "l7mp/resolve.h"
 
+/* c-ares 1.34 calls ares_search deprecated, 1.18 (Debian 12) has nothing else. */
+#define CARES_NO_DEPRECATED
 #include <ares.h>
 #include <arpa/nameser.h>
 #include <ctype.h>
@@ -302,6 +304,11 @@ static int channel_new(struct l7mp_resolver *r)
 	                               .sock_state_cb_data = c};
 	int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB | ARES_OPT_FLAGS;
 
+#ifdef ARES_OPT_QUERY_CACHE
+	/* From 1.31 on it has a cache of its own, in front of which ours could not be bounded. */
+	options.qcache_max_ttl = 0;
+	mask |= ARES_OPT_QUERY_CACHE;
+#endif
 	if (!c)
 		return -ENOMEM;
 	c->resolver = r;
