@@ -23,7 +23,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "vm"]
+SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "debian13", "vm"]
 LINE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)(?:\s*#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 
 

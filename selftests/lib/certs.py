@@ -30,8 +30,12 @@ class Certs:
                  f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={cn or name}")
         with open(self.path(f"{name}.ext"), "w") as f:
             f.write(f"subjectAltName={san}\n" if san else "basicConstraints=CA:FALSE\n")
+        until = ["-days", str(days)]
+        known = subprocess.run(["openssl", "x509", "-help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if days < 0 and "-not_after" in known.stdout:  # OpenSSL 3.4 and later, which take no days below zero
+            until = ["-not_before", "20200101000000Z", "-not_after", "20200102000000Z"]
         self.run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
-                 "-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+                 *until, "-extfile", f"{name}.ext", "-out", f"{name}.pem")
         return self.pair(name)
 
     def pair(self, name):

@@ -298,7 +298,7 @@ static void test_queued(void **state)
 
 	assert_true(connect_pair(&p, "127.0.0.1"));
 	for (int queued = 0; queued < 2; queued++) {
-		char name[8];
+		char name[16];
 
 		snprintf(name, sizeof(name), "far%d", queued);
 		api_origins_queued_port(o->origins, l7mp_addr_port(&p.local), queued);
