@@ -406,8 +406,11 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 {
 	struct byte_stream *s = (struct byte_stream *)base;
 
-	if (s->type == L7MP_BYTE_STREAM_UNIX || !s->remote.len)
+	if (s->type == L7MP_BYTE_STREAM_UNIX)
 		return -ENOTSUP;
+	/* Without an address yet: its name is still being looked up. */
+	if (!s->remote.len)
+		return s->dial ? -EAGAIN : -ENOTSUP;
 	if (!below_is_there(s))
 		return -EAGAIN;
 	*out = s->remote;
