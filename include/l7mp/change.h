@@ -31,7 +31,10 @@ struct l7mp_issues *l7mp_change_issues(struct l7mp_change *c);
 /* New object (-EEXIST when the name is taken), inline objects included. */
 int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *doc,
                     const char *path, struct l7mp_error *err);
-/* Replaces `name` (must exist; doc.name absent or equal). Inline objects of the old one that the new one does not use any more are deleted. */
+/*
+ * Replaces `name` (must exist; doc.name absent or equal). Inline objects of the old one that the
+ * new one does not use any more are deleted.
+ */
 int l7mp_change_replace(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
                         const cJSON *doc, const char *path, struct l7mp_error *err);
 /*
@@ -59,7 +62,10 @@ int l7mp_change_remove_rule(struct l7mp_change *c, const char *rulelist, size_t 
  * are ignored.
  */
 int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, struct l7mp_error *err);
-/* Run-time changeable keys of admin (log level, limits, offload); others: L7MP_ERR_REALISE when they differ. */
+/*
+ * Run-time changeable keys of admin (log level, limits, offload); others: L7MP_ERR_REALISE when
+ * they differ.
+ */
 int l7mp_change_admin(struct l7mp_change *c, const cJSON *doc, const char *path,
                       struct l7mp_error *err);
 

@@ -188,7 +188,7 @@ struct l7mp_object *l7mp_model_first(const struct l7mp_model *m, enum l7mp_obj_k
 struct l7mp_object *l7mp_model_next(const struct l7mp_object *o);
 
 /*
- * What GET shows (SPEC section 5). New tree, NULL when out of memory. Recursive
+ * What GET shows. New tree, NULL when out of memory. Recursive
  * resolves references; a missing object is the string "<name>:<STALE>".
  */
 cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool recursive);
@@ -196,7 +196,10 @@ cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool 
 cJSON *l7mp_object_to_config(const struct l7mp_model *m, const void *object);
 cJSON *l7mp_model_list_to_json(const struct l7mp_model *m, enum l7mp_obj_kind kind, bool recursive);
 cJSON *l7mp_admin_to_json(const struct l7mp_admin *admin);
-/* What POST /config takes: every list, endpoints in full, names for references; without the read-only keys. */
+/*
+ * What POST /config takes: every list, endpoints in full, names for references; without the
+ * read-only keys.
+ */
 cJSON *l7mp_model_to_config(const struct l7mp_model *m);
 
 /* ---- the tables (schema.h) of the objects; model/schema_tables.c ---- */

@@ -24,9 +24,14 @@ enum l7mp_schema_type {
 	L7MP_T_MAP,    /* object with free keys, each value as `item` (any when NULL) */
 	L7MP_T_ARRAY,  /* each element as `item`; number of elements in [min, max] when max > 0 */
 	L7MP_T_ANY,
-	L7MP_T_ONEOF, /* valid when one of `alternatives` (ends with NULL) accepts it; errors come from the alternative of the same JSON type */
-	L7MP_T_REF,   /* a name, or an inline object described by `sub` */
-	L7MP_T_PROTOCOL_SPEC, /* {protocol, ...}: the rest by the protocol's own table (role in `min`: L7MP_ROLE_*) */
+	/*
+	 * valid when one of `alternatives` (ends with NULL) accepts it; errors come from the
+	 * alternative of the same JSON type
+	 */
+	L7MP_T_ONEOF,
+	L7MP_T_REF, /* a name, or an inline object described by `sub` */
+	/* {protocol, ...}: the rest by the protocol's own table (role in `min`: L7MP_ROLE_*) */
+	L7MP_T_PROTOCOL_SPEC,
 };
 
 enum l7mp_schema_flags {
@@ -88,7 +93,8 @@ const struct l7mp_field *l7mp_schema_field(const struct l7mp_schema *schema, con
 cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key);
 
 /*
- * An endpoint by itself (POST /clusters/{name}/endpoints): its spec is checked with the table of its
+ * An endpoint by itself (POST /clusters/{name}/endpoints): its spec is checked with the table of
+ * its
  * cluster's protocol. Inside a cluster l7mp_schema_check finds the protocol in the cluster's spec.
  */
 struct l7mp_protodesc;

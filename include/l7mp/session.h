@@ -47,7 +47,10 @@ struct l7mp_sessions_params {
 int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_sessions **out);
 /* All sessions must have ended (l7mp_sessions_shutdown). */
 void l7mp_sessions_free(struct l7mp_sessions **m);
-/* Refuses new sessions (503), ends all gracefully, aborts what is left after grace_ms, then calls done. */
+/*
+ * Refuses new sessions (503), ends all gracefully, aborts what is left after grace_ms, then calls
+ * done.
+ */
 void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg),
                             void *arg);
 
@@ -96,7 +99,7 @@ const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
 /* Its packets' way through the kernel; NULL: they take none. Borrowed, until the loop turns. */
 struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
-/* One record of the access log (SPEC section 1). */
+/* One record of the access log. */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 
 /* What a session's client came over, as far as it says who the client is. */
@@ -130,13 +133,18 @@ struct l7mp_watch_ops {
 	                              struct l7mp_stream *stream);
 	/* It is connected: both its addresses are final. */
 	void (*open)(void *arg, struct l7mp_watched *watched);
-	/* Its `closed` came: the socket is gone and the stream about to be. Frees what begin gave. */
+	/*
+	 * Its `closed` came: the socket is gone and the stream about to be. Frees what begin gave.
+	 */
 	void (*end)(void *arg, struct l7mp_watched *watched);
 };
 /* One watcher, set before the first session; both arguments are borrowed. */
 void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);
 
-/* Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls back for each name. */
+/*
+ * Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls
+ * back for each name.
+ */
 void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
                                 void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
                                            const char *protocol, uint64_t count),

@@ -82,7 +82,9 @@ struct l7mp_rulelist *l7mp_rulelist_copy(const struct l7mp_rulelist *l);
 
 int l7mp_admin_defaults(struct l7mp_admin *a);
 void l7mp_admin_clear(struct l7mp_admin *a);
-/* *out = base with the keys of doc (schema-checked) put over it. 0 or -ENOMEM; out is then empty. */
+/*
+ * *out = base with the keys of doc (schema-checked) put over it. 0 or -ENOMEM; out is then empty.
+ */
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out);
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b);
 /* First key that differs and can't change at run time; NULL when there is none. */
@@ -190,7 +192,8 @@ struct l7mp_builder {
 	enum l7mp_builder_mode mode;
 	const struct l7mp_object *top; /* REPLACE: what is replaced */
 	const struct l7mp_object *
-	        owner; /* of the first draft, when it is inline in an object that is there; or NULL */
+	        /* of the first draft, when it is inline in an object that is there; or NULL */
+	        owner;
 	struct l7mp_draft *names[L7MP_OBJ_KINDS]; /* drafts by name */
 };
 /* Enters the given names of the tree; files an issue for a name twice. */

@@ -224,7 +224,10 @@ static struct l7mp_session *session_alloc(struct l7mp_sessions *m, const struct 
 	return s;
 }
 
-/* The name may be in use: by an ended session that is only shown (it goes), or by one that still ends. */
+/*
+ * The name may be in use: by an ended session that is only shown (it goes), or by one that still
+ * ends.
+ */
 static int take_name(struct l7mp_session *s, char *name)
 {
 	struct l7mp_session *other = l7mp_sessions_find(s->m, name);

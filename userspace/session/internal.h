@@ -211,9 +211,12 @@ void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, cons
 /* May log now? (A peer can cause these records.) */
 bool l7mp_sessions_may_log(struct l7mp_sessions *m);
 void l7mp_session_free(struct l7mp_session *s);
+void l7mp_sessions_track(struct l7mp_session *s);
+
+/* ---- walk.c ---- */
+
 /* The session goes: walks that stand at it go on with the next one. */
 void l7mp_cursors_leave(struct l7mp_session *s);
-void l7mp_sessions_track(struct l7mp_session *s);
 
 /* ---- session.c ---- */
 
@@ -315,7 +318,6 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);
 /* A slice of `retry_walk`. */
 void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg);
-cJSON *l7mp_session_offload_json(const struct l7mp_session *s);
 
 /* ---- proto.c ---- */
 

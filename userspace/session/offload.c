@@ -21,7 +21,8 @@
 /* How often the packets of a session without a way ask for one. */
 #define WAY_AGAIN_MS 1000
 /*
- * What comes up so soon after a flow has begun may have been overtaken: its processor was taken away (by other virtual
+ * What comes up so soon after a flow has begun may have been overtaken: its processor was taken
+ * away (by other virtual
  * machines, say) between the program and the socket. Or the program had a doubt about it.
  */
 #define LATE_MS 200
@@ -136,7 +137,9 @@ static bool drain_one(struct l7mp_session *s, unsigned i)
 {
 	size_t n = 1;
 
-	/* Until it is empty; a sender that is faster than we are doesn't get more than its share. */
+	/*
+	 * Until it is empty; a sender that is faster than we are doesn't get more than its share.
+	 */
 	for (size_t total = 0; n && total < DRAINED_PER_TURN; total += n) {
 		struct l7mp_stream *stream = s->stages[i].stream; /* what came may end it */
 
@@ -171,7 +174,10 @@ static bool on_ready(void *arg, uint64_t cookie)
 	size_t before = s->m->drained;
 
 	(void)arg;
-	/* What we have just sent may wait for another processor or queue than the flow's packets take. */
+	/*
+	 * What we have just sent may wait for another processor or queue than the flow's packets
+	 * take.
+	 */
 	return drain(s) && s->m->drained == before && quiet(s);
 }
 

@@ -16,7 +16,10 @@
 
 /* The least that a queued datagram is charged, so that empty ones are bounded too. */
 #define CHARGE_MIN 64
-/* Byte streams that ignore a pause are a bug or an attack: this much over the limit ends the session. */
+/*
+ * Byte streams that ignore a pause are a bug or an attack: this much over the limit ends the
+ * session.
+ */
 #define STREAM_SLACK (16U << 20)
 /* Largest datagram for next hops that name none: UDP over IPv4. */
 #define SPLIT_DEFAULT 65507U

@@ -46,7 +46,10 @@ static void on_end(void *owner, int code)
 
 	if (s->ending)
 		return;
-	/* An upstream that hangs up while the other side goes on is a drop, if drops are to be retried. */
+	/*
+	 * An upstream that hangs up while the other side goes on is a drop, if drops are to be
+	 * retried.
+	 */
 	if ((st->index || session_can_reopen(s)) && !stage_in(st)->end &&
 	    (s->lookup.route->retry_on & L7MP_RETRY_DISCONNECT)) {
 		l7mp_error_set(&err, 0, L7MP_OK, "the peer closed the connection");

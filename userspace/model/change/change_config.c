@@ -123,7 +123,7 @@ static int parse_all(struct l7mp_change *c, const cJSON *doc, struct drafts *ds,
 }
 
 /* Deletes what the document does not have. */
-static int sweep(struct l7mp_builder *b, struct l7mp_error *err)
+static int drop_missing(struct l7mp_builder *b, struct l7mp_error *err)
 {
 	const struct l7mp_model *m = b->c->model;
 	int rc = 0;
@@ -150,7 +150,7 @@ static int build_all(struct l7mp_builder *b, const struct drafts *ds, struct l7m
 		rc = l7mp_builder_bind(b, ds->v[i], err);
 	for (size_t i = 0; !rc && i < ds->n; i++)
 		rc = l7mp_builder_stage(b, ds->v[i], err);
-	return rc ? rc : sweep(b, err);
+	return rc ? rc : drop_missing(b, err);
 }
 
 int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, struct l7mp_error *err)

@@ -115,7 +115,8 @@ static void check_same_name(struct l7mp_change *c, const cJSON *doc, const char 
 /* ---- endpoints ---- */
 
 /*
- * The cluster's next version: without `out` (may be NULL), with `in` (may be NULL) in its place or at
+ * The cluster's next version: without `out` (may be NULL), with `in` (may be NULL) in its place or
+ * at
  * the end.
  */
 static int recluster(struct l7mp_change *c, struct l7mp_cluster *old,

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* IRIs by the grammar of RFC 3987 section 2.2, for the types "iri" (IRI-reference) and "absolute-iri" (IRI). */
+/*
+ * IRIs by the grammar of RFC 3987 section 2.2, for the types "iri" (IRI-reference) and
+ * "absolute-iri" (IRI).
+ */
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <string.h>

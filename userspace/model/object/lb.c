@@ -95,7 +95,7 @@ static size_t share(double weight, double d)
 struct identity {
 	char *text;
 	size_t endpoint;
-	uint64_t twin; /* how many before it have the same text */
+	uint64_t ordinal; /* how many before it have the same text */
 };
 
 static int by_text(const void *a, const void *b)
@@ -106,7 +106,10 @@ static int by_text(const void *a, const void *b)
 	return d ? d : p->endpoint < q->endpoint ? -1 : p->endpoint > q->endpoint;
 }
 
-/* Sorted by text. Two endpoints with the same spec would hide each other: the n-th gets places of its own. */
+/*
+ * Sorted by text. Two endpoints with the same spec would hide each other: the n-th gets places of
+ * its own.
+ */
 static struct identity *identities(const struct l7mp_cluster *c)
 {
 	struct identity *ids = calloc(c->n_endpoints, sizeof(*ids));
@@ -125,7 +128,7 @@ static struct identity *identities(const struct l7mp_cluster *c)
 	qsort(ids, c->n_endpoints, sizeof(*ids), by_text);
 	for (size_t i = 1; i < c->n_endpoints; i++)
 		if (strcmp(ids[i].text, ids[i - 1].text) == 0)
-			ids[i].twin = ids[i - 1].twin + 1;
+			ids[i].ordinal = ids[i - 1].ordinal + 1;
 	return ids;
 }
 
@@ -135,7 +138,7 @@ static void place(struct l7mp_lb *lb, const struct identity *id, size_t points)
 
 	for (size_t k = 0; k < points; k++)
 		lb->ring[lb->n_points++] = (struct point){
-		        .at = l7mp_hash_stable(id->text, len, id->twin << 32 | k),
+		        .at = l7mp_hash_stable(id->text, len, id->ordinal << 32 | k),
 		        .endpoint = (uint32_t)id->endpoint,
 		};
 }
@@ -293,7 +296,10 @@ static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const cha
 			           "is random";
 		return pick_random(c, avoid);
 	}
-	/* Another one for a key whose endpoint failed: the next on the ring, the same for all with that key. */
+	/*
+	 * Another one for a key whose endpoint failed: the next on the ring, the same for all with
+	 * that key.
+	 */
 	for (i = ring_find(lb, at); avoided(c, lb->ring[i].endpoint, avoid);)
 		i = i + 1 == lb->n_points ? 0 : i + 1;
 	return lb->ring[i].endpoint;

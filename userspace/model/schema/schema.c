@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The walk over document and tables; scalars are in schema_scalar.c, protocol specs in schema_spec.c. */
+/*
+ * The walk over document and tables; scalars are in schema_scalar.c, protocol specs in
+ * schema_spec.c.
+ */
 #include "l7mp/schema.h"
 
 #include <stdio.h>
@@ -115,7 +118,8 @@ static void unknown_key(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *s
 }
 
 /*
- * An empty section ("options:" with nothing below it) is YAML's null: as if it were absent. Not so for
+ * An empty section ("options:" with nothing below it) is YAML's null: as if it were absent. Not so
+ * for
  * a list, where absent may mean that all its members are deleted: none is written [].
  */
 static bool is_absent(const struct l7mp_field *f, const cJSON *child)
@@ -226,7 +230,9 @@ static void check_map(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f, c
 	}
 }
 
-/* Could this JSON type be meant for the field at all? Picks the alternative whose errors are shown. */
+/*
+ * Could this JSON type be meant for the field at all? Picks the alternative whose errors are shown.
+ */
 static bool fits(const struct l7mp_field *f, const cJSON *node)
 {
 	switch (f->type) {
@@ -312,7 +318,10 @@ static void check_section(struct l7mp_schema_ctx *ctx, const struct l7mp_field *
 
 	if (!f->sub)
 		return;
-	/* One level below a protocol's spec, such as `bind` or `options`; not deeper, and not elsewhere. */
+	/*
+	 * One level below a protocol's spec, such as `bind` or `options`; not deeper, and not
+	 * elsewhere.
+	 */
 	ctx->spec_section = outer && !*outer && f->key ? f->key : NULL;
 	l7mp_schema_check_object(ctx, f->sub, NULL, node, path);
 	ctx->spec_section = outer;

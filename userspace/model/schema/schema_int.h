@@ -11,12 +11,17 @@ struct l7mp_schema_ctx {
 	const struct l7mp_registry *registry;
 	struct l7mp_issues *issues;
 	const struct l7mp_protodesc *cluster; /* of the endpoints below; NULL: not known */
-	/* Inside a protocol's spec: "", or the key of the section that is looked at. NULL: elsewhere. */
+	/*
+	 * Inside a protocol's spec: "", or the key of the section that is looked at. NULL:
+	 * elsewhere.
+	 */
 	const char *spec_section;
 	int depth;
 };
 
-/* Trees made by a program may be deeper than parsed ones; tables recurse (route -> cluster -> ...). */
+/*
+ * Trees made by a program may be deeper than parsed ones; tables recurse (route -> cluster -> ...).
+ */
 #define L7MP_SCHEMA_DEPTH 128
 
 void l7mp_schema_check_field(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,

@@ -33,7 +33,10 @@ static bool is_address(const char *s)
 	return inet_pton(AF_INET6, host, raw) == 1 && (!zone || zone[1]);
 }
 
-/* RFC 1123 with the underscore of real life; a last label of digits only would be a bad IPv4 address. */
+/*
+ * RFC 1123 with the underscore of real life; a last label of digits only would be a bad IPv4
+ * address.
+ */
 static bool is_hostname(const char *s)
 {
 	size_t len = strlen(s), label = 0;
@@ -79,7 +82,9 @@ static bool is_filename(const char *s)
 {
 	size_t n = strlen(s);
 
-	/* sun_path keeps one byte for the end; an abstract name's '@' stands for its leading NUL. */
+	/*
+	 * sun_path keeps one byte for the end; an abstract name's '@' stands for its leading NUL.
+	 */
 	return n > (size_t)(s[0] == '@') && n < sizeof(((struct sockaddr_un *)0)->sun_path);
 }
 

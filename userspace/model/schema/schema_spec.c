@@ -10,7 +10,8 @@ static const struct l7mp_field no_fields[] = {{.key = NULL}};
 static const struct l7mp_schema no_keys = {.name = "spec", .fields = no_fields};
 
 /*
- * The original documents an endpoint's weight both beside `spec` (README) and in it (OpenAPI); both are
+ * The original documents an endpoint's weight both beside `spec` (README) and in it (OpenAPI); both
+ * are
  * accepted.
  */
 static const struct l7mp_field weight = {
