@@ -22,6 +22,7 @@ skip() {
 }
 
 mirror() {
+	# shellcheck disable=SC2016 # apt's own variable
 	apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
 		grep -v -e security -e backports | head -n 1
 }
@@ -60,6 +61,7 @@ prepare() {
 # Runs a command in the chroot with what a program expects of a system: mounts of its own, which
 # end with it, so that nothing is left behind however it ends.
 inside() {
+	# shellcheck disable=SC2016 # for the inner shell
 	unshare --mount --pid --fork --kill-child sh -c '
 		root=$1; shift
 		mount --make-rprivate / && mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" &&
@@ -68,9 +70,11 @@ inside() {
 				HOME=/root LANG=C.UTF-8 WERROR="${WERROR:-1}" "$@"' sh "$root" "$@"
 }
 
-# The tree without its build results, so that those of two distributions never mix.
+# The tree without its build results, so that those of two distributions never mix, and without what
+# an earlier copy had and this tree no longer has.
 copy() {
 	mkdir -p "$root/src/l7mp"
+	find "$root/src/l7mp" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 	tar -C "$tree" --exclude=./build --exclude=./.git -cf - . | tar -C "$root/src/l7mp" -xf -
 }
 
