@@ -14,11 +14,13 @@ class Faults(Case):
 
     def start(self, *listeners, lean=False, **kw):
         """lean: the sanitizer gives freed memory back at once, so that resident memory says something."""
-        probe = listener("probe", "TCP", PROBE, inline("Echo"))
+        # libwebsockets keeps a descriptor or two from its first use on: a listener is one.
+        probe = (listener("probe", "TCP", PROBE, inline("Echo")),
+                 listener("probe-ws", "WebSocket", PROBE + 1, inline("Echo")))
         options = os.environ.get("ASAN_OPTIONS", "")
         if lean:
             os.environ["ASAN_OPTIONS"] = options + ":quarantine_size_mb=1"
-        proxy = super().start(probe, *listeners, **kw)
+        proxy = super().start(*probe, *listeners, **kw)
         os.environ["ASAN_OPTIONS"] = options
         self.settle()
         return proxy

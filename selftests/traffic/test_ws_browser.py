@@ -86,7 +86,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 class Clients(Case):
     def listeners(self):
         self.server = WsServer(9002, max_size=None, compression=None, subprotocols=["chat"])
-        self.start(listener("echo", "WebSocket", 9000, inline("Echo"), options={"track": 60}),
+        self.start(listener("echo", "WebSocket", 9000, inline("Echo"), options={"track": 60}, subprotocol=["chat"]),
                    listener("relay", "WebSocket", 9001, cluster("WebSocket", 9002, subprotocol="chat"),
                             options={"track": 60}))
 
