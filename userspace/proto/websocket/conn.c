@@ -332,7 +332,10 @@ static void on_flush(struct l7mp_flush *flush, void *arg)
 	write_out(arg);
 }
 
-/* Takes buf, which becomes a frame, and is written with the others at the end of this turn of the loop. 0 or negative errno. */
+/*
+ * Takes buf, which becomes a frame, and is written with the others at the end of this turn of the
+ * loop. 0 or negative errno.
+ */
 static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp_buf *buf)
 {
 	const uint8_t *key = c->client ? masking_key(c->state) : NULL;
@@ -531,7 +534,10 @@ static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, siz
 	return 0;
 }
 
-/* Pings find peers that have gone without a word, and keep what is between us from forgetting the connection. */
+/*
+ * Pings find peers that have gone without a word, and keep what is between us from forgetting the
+ * connection.
+ */
 static void on_ping(struct l7mp_timer *t, void *arg)
 {
 	struct ws_conn *c = arg;

@@ -207,7 +207,10 @@ void l7mp_ws_head_subprotocol(struct ws_head *h, const char *chosen)
 		choose(h, chosen);
 }
 
-/* The first one of the listener's own list that the client offers; a WebSocket upstream's choice overrides it. */
+/*
+ * The first one of the listener's own list that the client offers; a WebSocket upstream's choice
+ * overrides it.
+ */
 static void choose_own(struct ws_head *h, const struct ws_listener *l)
 {
 	const cJSON *s;

@@ -191,7 +191,8 @@ int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, siz
 
 /*
  * Carries bytes between io (an open TLS stream; taken, also on failure) and fd (one end of a
- * socket pair, whose other end is libwebsockets'; taken) until both have ended. 0 or negative errno.
+ * socket pair, whose other end is libwebsockets'; taken) until both have ended. 0 or negative
+ * errno.
  */
 int l7mp_ws_bridge_new(struct ws_conn *c, struct l7mp_stream *io, int fd, struct ws_bridge **out);
 /* Why TLS failed, "" when it did not; while c->bridge is set. */
@@ -233,5 +234,8 @@ int l7mp_ws_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
 void l7mp_ws_dial_free(struct ws_dial *d);
 /* Why libwebsockets says that the handshake failed, in our words. */
 void l7mp_ws_dial_failed(struct ws_conn *c, const char *why, int status);
-/* The server has answered with this subprotocol ("": none). False: that is not what was asked for; c is over. */
+/*
+ * The server has answered with this subprotocol ("": none). False: that is not what was asked for,
+ * and c is over.
+ */
 bool l7mp_ws_dial_agreed(struct ws_conn *c, const char *subprotocol);
