@@ -1,26 +1,44 @@
 /* SPDX-License-Identifier: MIT */
-/* Schema tables into OpenAPI 3.0 components, and the document around them. */
+/* The OpenAPI 3.0 document: components from the schema tables, paths from the table of routes. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "l7mp/model.h"
+#include "l7mp/openapi.h"
+#include "l7mp/protodesc.h"
+#include "l7mp/restdesc.h"
 #include "l7mp/util.h"
-#include "openapi_int.h"
 
-void l7mp_oas_add(struct l7mp_oas *g, cJSON *object, const char *key, cJSON *item)
+/*
+ * Generation never checks each call: a failed allocation sets `oom`, adders take
+ * NULL, and the whole is thrown away at the end.
+ */
+struct oas {
+	const struct l7mp_registry *registry;
+	cJSON *schemas; /* components.schemas */
+	struct {
+		const struct l7mp_schema *table;
+		char name[96];
+	} known[256];
+	size_t n_known;
+	bool oom;
+};
+
+static void oas_add(struct oas *g, cJSON *object, const char *key, cJSON *item)
 {
 	if (!object || !item || l7mp_json_add(object, key, item))
 		g->oom = true;
 }
 
-void l7mp_oas_str(struct l7mp_oas *g, cJSON *object, const char *key, const char *value)
+static void oas_str(struct oas *g, cJSON *object, const char *key, const char *value)
 {
 	if (value)
-		l7mp_oas_add(g, object, key, cJSON_CreateString(value));
+		oas_add(g, object, key, cJSON_CreateString(value));
 }
 
-void l7mp_oas_push(struct l7mp_oas *g, cJSON *array, cJSON *item)
+static void oas_push(struct oas *g, cJSON *array, cJSON *item)
 {
 	if (array && item && cJSON_AddItemToArray(array, item))
 		return;
@@ -28,7 +46,7 @@ void l7mp_oas_push(struct l7mp_oas *g, cJSON *array, cJSON *item)
 	g->oom = true;
 }
 
-cJSON *l7mp_oas_object(struct l7mp_oas *g)
+static cJSON *oas_object(struct oas *g)
 {
 	cJSON *o = cJSON_CreateObject();
 
@@ -36,7 +54,7 @@ cJSON *l7mp_oas_object(struct l7mp_oas *g)
 	return o;
 }
 
-cJSON *l7mp_oas_array(struct l7mp_oas *g)
+static cJSON *oas_array(struct oas *g)
 {
 	cJSON *a = cJSON_CreateArray();
 
@@ -44,12 +62,12 @@ cJSON *l7mp_oas_array(struct l7mp_oas *g)
 	return a;
 }
 
-static void put_num(struct l7mp_oas *g, cJSON *o, const char *key, double v)
+static void put_num(struct oas *g, cJSON *o, const char *key, double v)
 {
-	l7mp_oas_add(g, o, key, cJSON_CreateNumber(v));
+	oas_add(g, o, key, cJSON_CreateNumber(v));
 }
 
-static void put_range(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o, const char *lo,
+static void put_range(struct oas *g, const struct l7mp_field *f, cJSON *o, const char *lo,
                       const char *hi)
 {
 	if (f->min == 0 && f->max == 0)
@@ -58,86 +76,87 @@ static void put_range(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o, 
 	put_num(g, o, hi, f->max);
 }
 
-static cJSON *field_schema(struct l7mp_oas *g, const struct l7mp_field *f);
+static cJSON *oas_ref(struct oas *g, const struct l7mp_schema *table);
+static cJSON *field_schema(struct oas *g, const struct l7mp_field *f);
 
-static void put_string(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_string(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
-	l7mp_oas_str(g, o, "type", "string");
-	l7mp_oas_str(g, o, "pattern", l7mp_schema_pattern_regex(f->pattern));
+	oas_str(g, o, "type", "string");
+	oas_str(g, o, "pattern", l7mp_schema_pattern_regex(f->pattern));
 	if (f->max > 0)
 		put_range(g, f, o, "minLength", "maxLength");
 }
 
-static void put_enum(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_enum(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
-	cJSON *values = l7mp_oas_array(g);
+	cJSON *values = oas_array(g);
 
-	l7mp_oas_str(g, o, "type", "string");
+	oas_str(g, o, "type", "string");
 	for (const char *const *v = f->values; v && *v; v++)
-		l7mp_oas_push(g, values, cJSON_CreateString(*v));
-	l7mp_oas_add(g, o, "enum", values);
+		oas_push(g, values, cJSON_CreateString(*v));
+	oas_add(g, o, "enum", values);
 }
 
-static void put_any_of(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_any_of(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
-	cJSON *any = l7mp_oas_array(g);
+	cJSON *any = oas_array(g);
 
 	for (const struct l7mp_field *const *a = f->alternatives; a && *a; a++)
-		l7mp_oas_push(g, any, field_schema(g, *a));
-	l7mp_oas_add(g, o, "anyOf", any);
+		oas_push(g, any, field_schema(g, *a));
+	oas_add(g, o, "anyOf", any);
 }
 
-static void put_reference(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_reference(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
-	cJSON *any = l7mp_oas_array(g), *name = l7mp_oas_object(g);
+	cJSON *any = oas_array(g), *name = oas_object(g);
 
-	l7mp_oas_str(g, name, "type", "string");
-	l7mp_oas_str(g, name, "pattern", l7mp_schema_pattern_regex(L7MP_P_NAME));
-	l7mp_oas_push(g, any, name);
+	oas_str(g, name, "type", "string");
+	oas_str(g, name, "pattern", l7mp_schema_pattern_regex(L7MP_P_NAME));
+	oas_push(g, any, name);
 	if (f->sub)
-		l7mp_oas_push(g, any, l7mp_oas_ref(g, f->sub));
-	l7mp_oas_add(g, o, "anyOf", any);
+		oas_push(g, any, oas_ref(g, f->sub));
+	oas_add(g, o, "anyOf", any);
 }
 
 /* A $ref allows no brothers in OpenAPI 3.0: it goes into an allOf. */
-static void put_ref(struct l7mp_oas *g, cJSON *ref, cJSON *o)
+static void put_ref(struct oas *g, cJSON *ref, cJSON *o)
 {
-	cJSON *all = l7mp_oas_array(g);
+	cJSON *all = oas_array(g);
 
-	l7mp_oas_push(g, all, ref);
-	l7mp_oas_add(g, o, "allOf", all);
+	oas_push(g, all, ref);
+	oas_add(g, o, "allOf", all);
 }
 
-static void put_array(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_array(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
-	l7mp_oas_str(g, o, "type", "array");
-	l7mp_oas_add(g, o, "items", f->item ? field_schema(g, f->item) : l7mp_oas_object(g));
+	oas_str(g, o, "type", "array");
+	oas_add(g, o, "items", f->item ? field_schema(g, f->item) : oas_object(g));
 	if (f->max > 0)
 		put_range(g, f, o, "minItems", "maxItems");
 }
 
-static void put_spec(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_spec(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
 	const char *role = f->min == L7MP_ROLE_LISTENER  ? "listener"
 	                   : f->min == L7MP_ROLE_CLUSTER ? "cluster"
 	                                                 : "endpoint";
-	cJSON *ref = l7mp_oas_object(g);
+	cJSON *ref = oas_object(g);
 	char path[64];
 
 	snprintf(path, sizeof(path), "#/components/schemas/%s-spec", role);
-	l7mp_oas_str(g, ref, "$ref", path);
+	oas_str(g, ref, "$ref", path);
 	put_ref(g, ref, o);
 }
 
-static void put_type(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
+static void put_type(struct oas *g, const struct l7mp_field *f, cJSON *o)
 {
 	switch (f->type) {
 	case L7MP_T_BOOL:
-		l7mp_oas_str(g, o, "type", "boolean");
+		oas_str(g, o, "type", "boolean");
 		break;
 	case L7MP_T_INT:
 	case L7MP_T_NUMBER:
-		l7mp_oas_str(g, o, "type", f->type == L7MP_T_INT ? "integer" : "number");
+		oas_str(g, o, "type", f->type == L7MP_T_INT ? "integer" : "number");
 		put_range(g, f, o, "minimum", "maximum");
 		break;
 	case L7MP_T_STRING:
@@ -148,14 +167,14 @@ static void put_type(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
 		break;
 	case L7MP_T_OBJECT:
 		if (f->sub)
-			put_ref(g, l7mp_oas_ref(g, f->sub), o);
+			put_ref(g, oas_ref(g, f->sub), o);
 		else
-			l7mp_oas_str(g, o, "type", "object");
+			oas_str(g, o, "type", "object");
 		break;
 	case L7MP_T_MAP:
-		l7mp_oas_str(g, o, "type", "object");
-		l7mp_oas_add(g, o, "additionalProperties",
-		             f->item ? field_schema(g, f->item) : cJSON_CreateTrue());
+		oas_str(g, o, "type", "object");
+		oas_add(g, o, "additionalProperties",
+		        f->item ? field_schema(g, f->item) : cJSON_CreateTrue());
 		break;
 	case L7MP_T_ARRAY:
 		put_array(g, f, o);
@@ -174,46 +193,46 @@ static void put_type(struct l7mp_oas *g, const struct l7mp_field *f, cJSON *o)
 	}
 }
 
-static cJSON *field_schema(struct l7mp_oas *g, const struct l7mp_field *f)
+static cJSON *field_schema(struct oas *g, const struct l7mp_field *f)
 {
-	cJSON *o = l7mp_oas_object(g);
+	cJSON *o = oas_object(g);
 
 	put_type(g, f, o);
-	l7mp_oas_str(g, o, "description", f->doc);
+	oas_str(g, o, "description", f->doc);
 	if (f->def)
-		l7mp_oas_add(g, o, "default", cJSON_Parse(f->def));
+		oas_add(g, o, "default", cJSON_Parse(f->def));
 	if (f->flags & L7MP_F_READONLY)
-		l7mp_oas_add(g, o, "readOnly", cJSON_CreateTrue());
+		oas_add(g, o, "readOnly", cJSON_CreateTrue());
 	return o;
 }
 
-void l7mp_oas_fields(struct l7mp_oas *g, const struct l7mp_schema *table, cJSON *properties,
-                     cJSON *required)
+static void oas_fields(struct oas *g, const struct l7mp_schema *table, cJSON *properties,
+                       cJSON *required)
 {
 	for (const struct l7mp_field *f = table ? table->fields : NULL; f && f->key; f++) {
-		l7mp_oas_add(g, properties, f->key, field_schema(g, f));
+		oas_add(g, properties, f->key, field_schema(g, f));
 		if (f->flags & L7MP_F_REQUIRED)
-			l7mp_oas_push(g, required, cJSON_CreateString(f->key));
+			oas_push(g, required, cJSON_CreateString(f->key));
 	}
 }
 
-static void make_component(struct l7mp_oas *g, const struct l7mp_schema *table, const char *name)
+static void make_component(struct oas *g, const struct l7mp_schema *table, const char *name)
 {
-	cJSON *o = l7mp_oas_object(g), *props = l7mp_oas_object(g), *required = l7mp_oas_array(g);
+	cJSON *o = oas_object(g), *props = oas_object(g), *required = oas_array(g);
 
-	l7mp_oas_str(g, o, "type", "object");
-	l7mp_oas_str(g, o, "description", table->doc);
+	oas_str(g, o, "type", "object");
+	oas_str(g, o, "description", table->doc);
 	/* In before the fields are walked: tables refer to each other in circles. */
-	l7mp_oas_add(g, g->schemas, name, o);
-	l7mp_oas_fields(g, table, props, required);
-	l7mp_oas_add(g, o, "properties", props);
+	oas_add(g, g->schemas, name, o);
+	oas_fields(g, table, props, required);
+	oas_add(g, o, "properties", props);
 	if (cJSON_GetArraySize(required))
-		l7mp_oas_add(g, o, "required", required);
+		oas_add(g, o, "required", required);
 	else
 		cJSON_Delete(required);
 }
 
-static const char *component_name(struct l7mp_oas *g, const struct l7mp_schema *table)
+static const char *component_name(struct oas *g, const struct l7mp_schema *table)
 {
 	char *name;
 	int same = 1;
@@ -238,73 +257,387 @@ static const char *component_name(struct l7mp_oas *g, const struct l7mp_schema *
 	return name;
 }
 
-cJSON *l7mp_oas_ref(struct l7mp_oas *g, const struct l7mp_schema *table)
+/* {"$ref": ...} to the component of a table, which is made at its first use. */
+static cJSON *oas_ref(struct oas *g, const struct l7mp_schema *table)
 {
 	char *path = l7mp_asprintf("#/components/schemas/%s", component_name(g, table));
-	cJSON *ref = l7mp_oas_object(g);
+	cJSON *ref = oas_object(g);
 
-	l7mp_oas_str(g, ref, "$ref", path);
+	oas_str(g, ref, "$ref", path);
 	g->oom |= !path;
 	free(path);
 	return ref;
 }
 
+/* ---- components of the protocols ---- */
+
+static void spec_name(const struct l7mp_protodesc *d, const char *role, char *buf, size_t size)
+{
+	snprintf(buf, size, "%.40s-%s-spec", d->name, role);
+	for (char *p = buf; *p; p++)
+		if (strchr("/ :", *p))
+			*p = '-';
+}
+
+/* The spellings as an enum. */
+static cJSON *protocol_property(struct oas *g, const struct l7mp_protodesc *d)
+{
+	cJSON *o = oas_object(g), *values = oas_array(g);
+
+	oas_str(g, o, "type", "string");
+	oas_push(g, values, cJSON_CreateString(d->name));
+	for (const char *const *a = d->aliases; a && *a; a++)
+		oas_push(g, values, cJSON_CreateString(*a));
+	oas_add(g, o, "enum", values);
+	return o;
+}
+
+static void make_spec(struct oas *g, const struct l7mp_protodesc *d,
+                      const struct l7mp_schema *table, const char *name, bool endpoint)
+{
+	cJSON *o = oas_object(g), *props = oas_object(g), *required = oas_array(g);
+
+	oas_str(g, o, "type", "object");
+	oas_str(g, o, "description", table && table->doc ? table->doc : d->doc);
+	if (!endpoint) {
+		oas_add(g, props, "protocol", protocol_property(g, d));
+		oas_push(g, required, cJSON_CreateString("protocol"));
+	}
+	oas_fields(g, table, props, required);
+	oas_add(g, o, "properties", props);
+	if (cJSON_GetArraySize(required))
+		oas_add(g, o, "required", required);
+	else
+		cJSON_Delete(required);
+	oas_add(g, g->schemas, name, o);
+}
+
+static void put_mapping(struct oas *g, const struct l7mp_protodesc *d, cJSON *mapping,
+                        const char *path)
+{
+	oas_str(g, mapping, d->name, path);
+	for (const char *const *a = d->aliases; a && *a; a++)
+		oas_str(g, mapping, *a, path);
+}
+
+static void push_ref(struct oas *g, cJSON *list, const char *path)
+{
+	cJSON *ref = oas_object(g);
+
+	oas_str(g, ref, "$ref", path);
+	oas_push(g, list, ref);
+}
+
+/* "listener-spec" or "cluster-spec": one of those of the protocols. */
+static void make_role(struct oas *g, unsigned role, const char *word)
+{
+	cJSON *o = oas_object(g), *list = oas_array(g);
+	cJSON *discriminator = oas_object(g), *mapping = oas_object(g);
+	char name[96], path[160];
+
+	for (const struct l7mp_protodesc *const *p = g->registry ? g->registry->descs : NULL;
+	     p && *p; p++) {
+		if (!((*p)->roles & role))
+			continue;
+		spec_name(*p, word, name, sizeof(name));
+		make_spec(g, *p,
+		          role == L7MP_ROLE_LISTENER ? (*p)->listener_spec : (*p)->cluster_spec,
+		          name, false);
+		snprintf(path, sizeof(path), "#/components/schemas/%s", name);
+		push_ref(g, list, path);
+		put_mapping(g, *p, mapping, path);
+	}
+	oas_str(g, discriminator, "propertyName", "protocol");
+	oas_add(g, discriminator, "mapping", mapping);
+	oas_add(g, o, "oneOf", list);
+	oas_add(g, o, "discriminator", discriminator);
+	snprintf(name, sizeof(name), "%s-spec", word);
+	oas_add(g, g->schemas, name, o);
+}
+
+/* An endpoint's spec doesn't name its protocol. */
+static void make_endpoints(struct oas *g)
+{
+	cJSON *o = oas_object(g), *list = oas_array(g);
+	char name[96], path[160];
+
+	for (const struct l7mp_protodesc *const *p = g->registry ? g->registry->descs : NULL;
+	     p && *p; p++) {
+		if (!((*p)->roles & L7MP_ROLE_CLUSTER) || !(*p)->endpoint_spec)
+			continue;
+		spec_name(*p, "endpoint", name, sizeof(name));
+		make_spec(g, *p, (*p)->endpoint_spec, name, true);
+		snprintf(path, sizeof(path), "#/components/schemas/%s", name);
+		push_ref(g, list, path);
+	}
+	oas_str(g, o, "description", "By the protocol of the endpoint's cluster");
+	if (cJSON_GetArraySize(list))
+		oas_add(g, o, "anyOf", list);
+	else
+		cJSON_Delete(list);
+	oas_add(g, g->schemas, "endpoint-spec", o);
+}
+
+static void oas_specs(struct oas *g)
+{
+	make_role(g, L7MP_ROLE_LISTENER, "listener");
+	make_role(g, L7MP_ROLE_CLUSTER, "cluster");
+	make_endpoints(g);
+}
+
+/* ---- paths ---- */
+
+static const struct {
+	int status;
+	const char *doc;
+} answers[] = {
+        {400, "The body can't be parsed, or what it asks for can't be done"},
+        {401, "The token is missing or wrong"},
+        {403, "Not allowed from this client"},
+        {404, "There is no such object"},
+        {409, "The name exists"},
+        {413, "The body is larger than `admin.limits.max_body`"},
+        {415, "Neither JSON nor YAML"},
+        {422, "The body doesn't fit the schema; `content` lists where and why"},
+        {429, "Too many wrong tokens came from this address"},
+        {503, "Overloaded, or about to end"},
+};
+
+static bool may_answer(const struct l7mp_restdesc *d, int status)
+{
+	switch (status) {
+	case 400:
+	case 413:
+	case 415:
+	case 422:
+		return d->request != NULL;
+	case 404:
+		return strchr(d->path, '{') != NULL;
+	case 409:
+		return d->flags & L7MP_REST_ADDS;
+	default:
+		return true;
+	}
+}
+
+static cJSON *content(struct oas *g, const char *type, cJSON *schema)
+{
+	cJSON *all = oas_object(g), *one = oas_object(g);
+
+	oas_add(g, one, "schema", schema);
+	oas_add(g, all, type, one);
+	return all;
+}
+
+static cJSON *success(struct oas *g, const struct l7mp_restdesc *d)
+{
+	cJSON *r = oas_object(g), *schema;
+
+	oas_str(g, r, "description", "OK");
+	schema = d->response ? oas_ref(g, d->response) : oas_object(g);
+	if (d->flags & L7MP_REST_LIST) {
+		cJSON *array = oas_object(g);
+
+		oas_str(g, array, "type", "array");
+		oas_add(g, array, "items", schema);
+		schema = array;
+	}
+	oas_add(g, r, "content",
+	        content(g, d->flags & L7MP_REST_YAML ? "application/yaml" : "application/json",
+	                schema));
+	return r;
+}
+
+static cJSON *responses(struct oas *g, const struct l7mp_restdesc *d)
+{
+	cJSON *all = oas_object(g);
+
+	oas_add(g, all, "200", success(g, d));
+	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+		cJSON *r;
+		char status[8];
+
+		if (!may_answer(d, answers[i].status))
+			continue;
+		r = oas_object(g);
+		snprintf(status, sizeof(status), "%d", answers[i].status);
+		oas_str(g, r, "description", answers[i].doc);
+		oas_add(g, r, "content",
+		        content(g, "application/json", oas_ref(g, &l7mp_rest_error)));
+		oas_add(g, all, status, r);
+	}
+	return all;
+}
+
+static void add_parameter(struct oas *g, cJSON *list, const char *name, const char *in,
+                          const char *doc, cJSON *schema)
+{
+	cJSON *p = oas_object(g);
+
+	oas_str(g, p, "name", name);
+	oas_str(g, p, "in", in);
+	oas_str(g, p, "description", doc);
+	if (strcmp(in, "path") == 0)
+		oas_add(g, p, "required", cJSON_CreateTrue());
+	oas_add(g, p, "schema", schema);
+	oas_push(g, list, p);
+}
+
+static cJSON *type_only(struct oas *g, const char *type)
+{
+	cJSON *o = oas_object(g);
+
+	oas_str(g, o, "type", type);
+	return o;
+}
+
+static cJSON *formats(struct oas *g)
+{
+	static const char *const names[] = {"plain", "terse", "space", "lines", "diffy"};
+	cJSON *o = type_only(g, "string"), *values = oas_array(g);
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		oas_push(g, values, cJSON_CreateString(names[i]));
+	oas_add(g, o, "enum", values);
+	oas_str(g, o, "default", "plain");
+	return o;
+}
+
+static cJSON *parameters(struct oas *g, const struct l7mp_restdesc *d)
+{
+	cJSON *list = oas_array(g);
+
+	if (strstr(d->path, "{name}"))
+		add_parameter(g, list, "name", "path", "The object's name, percent-encoded",
+		              type_only(g, "string"));
+	if (strstr(d->path, "{position}"))
+		add_parameter(g, list, "position", "path",
+		              "Digits: a position that counts from 0; else a rule's name",
+		              type_only(g, "string"));
+	if (d->flags & L7MP_REST_RECURSIVE)
+		add_parameter(
+		        g, list, "recursive", "query",
+		        strcmp(d->method, "DELETE") == 0
+		                ? "Also delete what was made for the object, and end its sessions"
+		                : "Show whole objects instead of names",
+		        type_only(g, "boolean"));
+	if (d->flags & L7MP_REST_PAGED) {
+		add_parameter(g, list, "limit", "query", "How many items to show at most",
+		              type_only(g, "integer"));
+		add_parameter(g, list, "after", "query",
+		              "Show what follows this item; see the Link header of the page before",
+		              type_only(g, "string"));
+	}
+	if (!strcmp(d->method, "PUT") || !strcmp(d->method, "DELETE"))
+		add_parameter(g, list, "If-Match", "header",
+		              "Only if this is the object's ETag, or that of the whole config",
+		              type_only(g, "string"));
+	if (!(d->flags & L7MP_REST_YAML))
+		add_parameter(g, list, "format", "query", "The shape of the JSON text", formats(g));
+	return list;
+}
+
+static cJSON *request_body(struct oas *g, const struct l7mp_restdesc *d)
+{
+	cJSON *body = oas_object(g), *types = oas_object(g);
+	static const char *const names[] = {"application/json", "application/yaml"};
+
+	for (size_t i = 0; i < 2; i++) {
+		cJSON *one = oas_object(g);
+
+		oas_add(g, one, "schema", oas_ref(g, d->request));
+		oas_add(g, types, names[i], one);
+	}
+	oas_add(g, body, "required", cJSON_CreateTrue());
+	oas_add(g, body, "content", types);
+	return body;
+}
+
+static void add_operation(struct oas *g, cJSON *paths, const struct l7mp_restdesc *d)
+{
+	cJSON *item = l7mp_json_member(paths, d->path), *op = oas_object(g);
+	char method[8];
+	size_t n = 0;
+
+	if (!item) {
+		item = oas_object(g);
+		oas_add(g, paths, d->path, item);
+	}
+	for (; n < sizeof(method) - 1 && d->method[n]; n++)
+		method[n] = (char)(d->method[n] | 0x20);
+	method[n] = 0;
+	oas_str(g, op, "operationId", d->id);
+	oas_str(g, op, "summary", d->summary);
+	oas_add(g, op, "parameters", parameters(g, d));
+	if (d->request)
+		oas_add(g, op, "requestBody", request_body(g, d));
+	oas_add(g, op, "responses", responses(g, d));
+	oas_add(g, item, method, op);
+}
+
+static cJSON *oas_paths(struct oas *g)
+{
+	cJSON *paths = oas_object(g);
+
+	for (const struct l7mp_restdesc *d = l7mp_rest_descs; d->method; d++)
+		add_operation(g, paths, d);
+	return paths;
+}
+
 /* ---- the document ---- */
 
-static cJSON *make_info(struct l7mp_oas *g, const char *version)
+static cJSON *make_info(struct oas *g, const char *version)
 {
-	cJSON *info = l7mp_oas_object(g), *license = l7mp_oas_object(g);
+	cJSON *info = oas_object(g), *license = oas_object(g);
 
-	l7mp_oas_str(g, info, "title", "l7mp");
-	l7mp_oas_str(
-	        g, info, "description",
+	oas_str(g, info, "title", "l7mp");
+	oas_str(g, info, "description",
 	        "The REST API of the l7mp proxy. Bodies may be JSON or YAML. Protocol names, load "
 	        "balancing policies and log levels are read without regard to case. Unknown keys "
 	        "are "
 	        "warnings, in strict mode errors.");
-	l7mp_oas_str(g, info, "version", version);
-	l7mp_oas_str(g, license, "name", "MIT");
-	l7mp_oas_add(g, info, "license", license);
+	oas_str(g, info, "version", version);
+	oas_str(g, license, "name", "MIT");
+	oas_add(g, info, "license", license);
 	return info;
 }
 
-static cJSON *make_security(struct l7mp_oas *g)
+static cJSON *make_security(struct oas *g)
 {
-	cJSON *all = l7mp_oas_object(g), *bearer = l7mp_oas_object(g);
+	cJSON *all = oas_object(g), *bearer = oas_object(g);
 
-	l7mp_oas_str(g, bearer, "type", "http");
-	l7mp_oas_str(g, bearer, "scheme", "bearer");
-	l7mp_oas_str(
-	        g, bearer, "description",
+	oas_str(g, bearer, "type", "http");
+	oas_str(g, bearer, "scheme", "bearer");
+	oas_str(g, bearer, "description",
 	        "Asked for when `admin.api_token_file` is set; without it only clients on this "
 	        "host are answered");
-	l7mp_oas_add(g, all, "bearer", bearer);
+	oas_add(g, all, "bearer", bearer);
 	return all;
 }
 
 /* No token, or a bearer token. */
-static cJSON *make_requirement(struct l7mp_oas *g)
+static cJSON *make_requirement(struct oas *g)
 {
-	cJSON *list = l7mp_oas_array(g), *bearer = l7mp_oas_object(g);
+	cJSON *list = oas_array(g), *bearer = oas_object(g);
 
-	l7mp_oas_add(g, bearer, "bearer", l7mp_oas_array(g));
-	l7mp_oas_push(g, list, l7mp_oas_object(g));
-	l7mp_oas_push(g, list, bearer);
+	oas_add(g, bearer, "bearer", oas_array(g));
+	oas_push(g, list, oas_object(g));
+	oas_push(g, list, bearer);
 	return list;
 }
 
-static cJSON *make_servers(struct l7mp_oas *g)
+static cJSON *make_servers(struct oas *g)
 {
-	cJSON *list = l7mp_oas_array(g), *server = l7mp_oas_object(g);
+	cJSON *list = oas_array(g), *server = oas_object(g);
 
-	l7mp_oas_str(g, server, "url", "/api/v1");
-	l7mp_oas_push(g, list, server);
+	oas_str(g, server, "url", "/api/v1");
+	oas_push(g, list, server);
 	return list;
 }
 
 cJSON *l7mp_openapi(const struct l7mp_registry *registry, const char *version)
 {
-	struct l7mp_oas *g = calloc(1, sizeof(*g));
+	struct oas *g = calloc(1, sizeof(*g));
 	cJSON *root = cJSON_CreateObject(), *components = cJSON_CreateObject();
 
 	if (!g) {
@@ -313,16 +646,16 @@ cJSON *l7mp_openapi(const struct l7mp_registry *registry, const char *version)
 		return NULL;
 	}
 	g->registry = registry;
-	g->schemas = l7mp_oas_object(g);
-	l7mp_oas_add(g, components, "schemas", g->schemas);
-	l7mp_oas_add(g, components, "securitySchemes", make_security(g));
-	l7mp_oas_str(g, root, "openapi", "3.0.3");
-	l7mp_oas_add(g, root, "info", make_info(g, version ? version : L7MP_VERSION));
-	l7mp_oas_add(g, root, "servers", make_servers(g));
-	l7mp_oas_add(g, root, "security", make_requirement(g));
-	l7mp_oas_specs(g);
-	l7mp_oas_add(g, root, "paths", l7mp_oas_paths(g));
-	l7mp_oas_add(g, root, "components", components);
+	g->schemas = oas_object(g);
+	oas_add(g, components, "schemas", g->schemas);
+	oas_add(g, components, "securitySchemes", make_security(g));
+	oas_str(g, root, "openapi", "3.0.3");
+	oas_add(g, root, "info", make_info(g, version ? version : L7MP_VERSION));
+	oas_add(g, root, "servers", make_servers(g));
+	oas_add(g, root, "security", make_requirement(g));
+	oas_specs(g);
+	oas_add(g, root, "paths", oas_paths(g));
+	oas_add(g, root, "components", components);
 	if (g->oom) {
 		cJSON_Delete(root);
 		root = NULL;
