@@ -19,6 +19,11 @@ enum l7mp_syntax { L7MP_SYNTAX_JSON, L7MP_SYNTAX_YAML };
 
 int l7mp_document_parse(enum l7mp_syntax syntax, const char *text, size_t len,
                         struct l7mp_document **out, struct l7mp_error *err);
+/*
+ * A document of a tree that was not read from a text: no node has a line. Takes root, also when
+ * it fails. Returns 0, or -ENOMEM with err set.
+ */
+int l7mp_document_from_tree(cJSON *root, struct l7mp_document **out, struct l7mp_error *err);
 /* .yaml and .yml are YAML, else JSON. At most 64 MiB. err->message names the file. */
 int l7mp_document_load(const char *path, struct l7mp_document **out, struct l7mp_error *err);
 cJSON *l7mp_document_root(struct l7mp_document *d);

@@ -240,6 +240,12 @@ static void errors_name_argument_and_position(void **state)
 	        {"TCP-L:1", "TCP-L:2", "one of the two addresses has to connect"},
 	        {"OPENSSL-LISTEN:1", "-", "expected the option cert=FILE"},
 	        {"UDP-L:1,dscp=64", "-", "at 14: dscp: expected a number in 0..63"},
+	        {"UDP-L:1,dscp=nan", "-", "at 14: dscp: expected a number in 0..63"},
+	        {"UDP-L:1,dscp= 1", "-", "at 14: dscp: expected a number in 0..63"},
+	        {"UDP-L:1,dscp", "-", "at 9: dscp: expected a number in 0..63"},
+	        {"UDP-L:1,tos=lowdelay", "-", "at 13: tos: expected a number in 0..255"},
+	        {"UDP-L:1,tos=0x10z", "-", "at 13: tos: expected a number in 0..255"},
+	        {"UDP-L:1,tos=-1", "-", "at 13: tos: expected a number in 0..255"},
 	        {"JSONSOCKET-LISTEN:EXEC:x", "-", "'EXEC' can't carry a JSONSocket here"},
 	};
 

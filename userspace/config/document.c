@@ -133,6 +133,19 @@ int l7mp_document_parse(enum l7mp_syntax syntax, const char *text, size_t len,
 	return 0;
 }
 
+int l7mp_document_from_tree(cJSON *root, struct l7mp_document **out, struct l7mp_error *err)
+{
+	struct l7mp_document *d = calloc(1, sizeof(*d));
+
+	*out = d;
+	if (d) {
+		d->root = root;
+		return 0;
+	}
+	cJSON_Delete(root);
+	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
+
 static enum l7mp_syntax syntax_of(const char *path)
 {
 	const char *dot = strrchr(path, '.');

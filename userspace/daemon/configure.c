@@ -124,21 +124,13 @@ static int load(struct l7mp_app *app, struct l7mp_error *err)
 {
 	const char *path = app->config_path ? app->config_path : app->options.config;
 	cJSON *config;
-	char *text;
-	int rc;
 
 	if (path)
 		return l7mp_document_load(path, &app->document, err);
 	config = l7mp_oneliner_config(&l7mp_all_registry, &app->options.oneliner, err);
 	if (!config)
 		return -EINVAL;
-	text = l7mp_json_print(config, L7MP_JSON_PLAIN);
-	cJSON_Delete(config);
-	if (!text)
-		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	rc = l7mp_document_parse(L7MP_SYNTAX_JSON, text, strlen(text), &app->document, err);
-	free(text);
-	return rc;
+	return l7mp_document_from_tree(config, &app->document, err);
 }
 
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out)

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "oneliner_int.h"
+#include "oneliner_private.h"
 
 #define L L7MP_ROLE_LISTENER
 #define C L7MP_ROLE_CLUSTER

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "oneliner_int.h"
+#include "oneliner_private.h"
 
 #define LISTENER_NAME   "listener"
 #define CLUSTER_NAME    "cluster"

@@ -10,7 +10,7 @@
 #define ONELINER_LEN   4096
 #define ONELINER_PARTS 64
 
-/* ---- oneliner_text.c: KEYWORD[:text][,name[=value]]... ---- */
+/* ---- text.c: KEYWORD[:text][,name[=value]]... ---- */
 
 struct oneliner_part {
 	char *name;
@@ -44,7 +44,7 @@ cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err);
 int oneliner_host_port(const struct oneliner_text *t, char *text, size_t at, bool host_optional,
                        const char **host, int *port, struct l7mp_error *err);
 
-/* ---- oneliner_words.c: keywords ---- */
+/* ---- keywords.c ---- */
 
 enum oneliner_form {
 	FORM_NONE,    /* no text */
@@ -69,7 +69,7 @@ struct oneliner_word {
 };
 const struct oneliner_word *oneliner_word(const char *keyword);
 
-/* ---- oneliner_spec.c ---- */
+/* ---- spec.c ---- */
 
 /* What one address becomes. Trees are owned. */
 struct oneliner_end {
@@ -80,18 +80,11 @@ struct oneliner_end {
 	cJSON *options; /* of a listener; NULL: none */
 	cJSON *retry;   /* NULL: none */
 };
-/* Makes *out a listener or a cluster. 0 or negative errno with err; *out has to be cleared in either case. */
+/*
+ * Makes *out a listener or a cluster. Returns 0, or a negative errno with err set. The caller
+ * clears *out with oneliner_end_clear() in either case.
+ */
 int oneliner_end(const struct l7mp_registry *registry, struct oneliner_text *t,
                  const struct oneliner_word *w, unsigned role, struct oneliner_end *out,
                  struct l7mp_error *err);
-/* Into a tree; *take* value. 0, or -ENOMEM with err. */
-int oneliner_put(cJSON *tree, const char *pointer, cJSON *value, struct l7mp_error *err);
-int oneliner_put_str(cJSON *tree, const char *pointer, const char *value, struct l7mp_error *err);
-int oneliner_put_num(cJSON *tree, const char *pointer, double value, struct l7mp_error *err);
-int oneliner_no_memory(struct l7mp_error *err);
 void oneliner_end_clear(struct oneliner_end *e);
-
-/* ---- oneliner_options.c ---- */
-/* What stands behind the commas, into e. */
-int oneliner_options(const struct l7mp_registry *registry, struct oneliner_text *t,
-                     struct oneliner_end *e, struct l7mp_error *err);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* One-liners: an address as the spec of a listener or cluster. */
+/* One-liners: an address and its options as the spec of a listener or cluster. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "l7mp/addr.h"
-#include "oneliner_int.h"
+#include "oneliner_private.h"
 
 void oneliner_end_clear(struct oneliner_end *e)
 {
@@ -17,25 +18,25 @@ void oneliner_end_clear(struct oneliner_end *e)
 	memset(e, 0, sizeof(*e));
 }
 
-int oneliner_no_memory(struct l7mp_error *err)
+static int no_memory(struct l7mp_error *err)
 {
 	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 }
 
 /* *Takes* value. */
-int oneliner_put(cJSON *tree, const char *pointer, cJSON *value, struct l7mp_error *err)
+static int put(cJSON *tree, const char *pointer, cJSON *value, struct l7mp_error *err)
 {
-	return tree && value && !l7mp_json_set(tree, pointer, value) ? 0 : oneliner_no_memory(err);
+	return tree && value && !l7mp_json_set(tree, pointer, value) ? 0 : no_memory(err);
 }
 
-int oneliner_put_str(cJSON *tree, const char *pointer, const char *value, struct l7mp_error *err)
+static int put_str(cJSON *tree, const char *pointer, const char *value, struct l7mp_error *err)
 {
-	return oneliner_put(tree, pointer, cJSON_CreateString(value), err);
+	return put(tree, pointer, cJSON_CreateString(value), err);
 }
 
-int oneliner_put_num(cJSON *tree, const char *pointer, double value, struct l7mp_error *err)
+static int put_num(cJSON *tree, const char *pointer, double value, struct l7mp_error *err)
 {
-	return oneliner_put(tree, pointer, cJSON_CreateNumber(value), err);
+	return put(tree, pointer, cJSON_CreateNumber(value), err);
 }
 
 /* ---- the text after the keyword ---- */
@@ -74,8 +75,8 @@ static int listen_at(struct oneliner_text *t, char *text, struct oneliner_end *e
 	else if (w->family)
 		host = w->family == 4 ? "0.0.0.0" : "::";
 	if (!rc && host)
-		rc = oneliner_put_str(e->spec, "address", host, err);
-	return rc ? rc : oneliner_put_num(e->spec, "port", port, err);
+		rc = put_str(e->spec, "address", host, err);
+	return rc ? rc : put_num(e->spec, "port", port, err);
 }
 
 /* bind=ADDRESS[:PORT], sourceport=PORT */
@@ -95,19 +96,18 @@ static int connect_from(struct oneliner_text *t, struct oneliner_end *e, const c
 		snprintf(text, sizeof(text), "%s", bind->value);
 		rc = oneliner_host_port(t, text, bind->value_at, true, &host, &port, err);
 		if (!rc && port)
-			rc = oneliner_put_num(e->spec, port_at, port, err);
+			rc = put_num(e->spec, port_at, port, err);
 		if (!rc && host)
-			rc = oneliner_put_str(e->spec, address, host, err);
+			rc = put_str(e->spec, address, host, err);
 		if (rc)
 			return rc;
 	} else if (bind && bind->value) {
-		rc = oneliner_put_str(e->spec, address, bind->value, err);
+		rc = put_str(e->spec, address, bind->value, err);
 		if (rc)
 			return rc;
 	} else if (e->word->family && !strncmp(address, "bind", 4)) {
 		/* What binds a name's connects to one family. */
-		rc = oneliner_put_str(e->spec, address,
-		                      e->word->family == 4 ? "0.0.0.0" : "::", err);
+		rc = put_str(e->spec, address, e->word->family == 4 ? "0.0.0.0" : "::", err);
 		if (rc)
 			return rc;
 	}
@@ -115,7 +115,7 @@ static int connect_from(struct oneliner_text *t, struct oneliner_end *e, const c
 		return 0;
 	snprintf(text, sizeof(text), "%s", sp->value);
 	rc = oneliner_host_port(t, text, sp->value_at, true, &host, &port, err);
-	return rc ? rc : oneliner_put_num(e->spec, port_at, port, err);
+	return rc ? rc : put_num(e->spec, port_at, port, err);
 }
 
 static int connect_to(struct oneliner_text *t, char *text, struct oneliner_end *e,
@@ -130,15 +130,15 @@ static int connect_to(struct oneliner_text *t, char *text, struct oneliner_end *
 		return rc;
 	if (e->role == L7MP_ROLE_LISTENER) {
 		/* A UDP socket that talks to one peer: a singleton listener. */
-		rc = oneliner_put_num(e->spec, "port", 0, err);
+		rc = put_num(e->spec, "port", 0, err);
 		if (!rc)
-			rc = oneliner_put_str(e->spec, "connect/address", host, err);
+			rc = put_str(e->spec, "connect/address", host, err);
 		if (!rc)
-			rc = oneliner_put_num(e->spec, "connect/port", port, err);
+			rc = put_num(e->spec, "connect/port", port, err);
 		return rc ? rc : connect_from(t, e, "address", "port", err);
 	}
 	e->address = cJSON_CreateString(host);
-	rc = e->address ? oneliner_put_num(e->spec, "port", port, err) : oneliner_no_memory(err);
+	rc = e->address ? put_num(e->spec, "port", port, err) : no_memory(err);
 	return rc ? rc : connect_from(t, e, "bind/address", "bind/port", err);
 }
 
@@ -155,7 +155,7 @@ static int url(struct oneliner_text *t, char *text, struct oneliner_end *e, bool
 	}
 	slash = strchr(text, '/');
 	if (slash) {
-		rc = oneliner_put_str(e->spec, "path", slash, err);
+		rc = put_str(e->spec, "path", slash, err);
 		if (rc)
 			return rc;
 		*slash = '\0';
@@ -178,17 +178,17 @@ static int file_path(struct oneliner_text *t, char *text, struct oneliner_end *e
 	oneliner_unquote(text);
 	snprintf(name, sizeof(name), "%s%s", abstract ? "@" : "", text);
 	if (e->role == L7MP_ROLE_LISTENER)
-		return oneliner_put_str(e->spec, "filename", name, err);
+		return put_str(e->spec, "filename", name, err);
 	e->address = cJSON_CreateString(name);
-	return e->address ? 0 : oneliner_no_memory(err);
+	return e->address ? 0 : no_memory(err);
 }
 
 static int interface(char *text, struct oneliner_end *e, struct l7mp_error *err)
 {
 	if (e->role == L7MP_ROLE_LISTENER)
-		return oneliner_put_str(e->spec, "interface", text, err);
+		return put_str(e->spec, "interface", text, err);
 	e->address = cJSON_CreateString(text);
-	return e->address ? 0 : oneliner_no_memory(err);
+	return e->address ? 0 : no_memory(err);
 }
 
 static int command(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
@@ -201,7 +201,7 @@ static int command(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_
 		cJSON_Delete(words);
 		return oneliner_wrong(t, err, t->text_at, "expected a command");
 	}
-	return oneliner_put(e->spec, "command", words, err);
+	return put(e->spec, "command", words, err);
 }
 
 /* JSONSOCKET:UDP:host:port */
@@ -214,7 +214,7 @@ static int nested(const struct l7mp_registry *registry, struct oneliner_text *t,
 	int rc;
 
 	if (!inner)
-		return oneliner_no_memory(err);
+		return no_memory(err);
 	rc = oneliner_split(t->label, t->text, inner, err);
 	w = rc ? NULL : oneliner_word(inner->keyword);
 	if (!rc && (!w || !(w->role & e->role) || w->form == FORM_NESTED))
@@ -231,7 +231,7 @@ static int nested(const struct l7mp_registry *registry, struct oneliner_text *t,
 	if (!rc) {
 		e->address = ie.address;
 		ie.address = NULL;
-		rc = oneliner_put(e->spec, "transport", ie.spec, err);
+		rc = put(e->spec, "transport", ie.spec, err);
 		ie.spec = NULL;
 	}
 	oneliner_end_clear(&ie);
@@ -278,11 +278,241 @@ static int read_text(const struct l7mp_registry *registry, struct oneliner_text 
 	case FORM_IFACE:
 		return interface(t->text, e, err);
 	case FORM_POINTER:
-		return oneliner_put_str(e->spec, "query", t->text, err);
+		return put_str(e->spec, "query", t->text, err);
 	default:
 		return nested(registry, t, e, err);
 	}
 }
+
+/* ---- options after the commas: socat's names and the spec's own ---- */
+
+static int number(const struct oneliner_text *t, const struct oneliner_part *p, double max,
+                  double *out, struct l7mp_error *err)
+{
+	char *end = NULL;
+	double n = -1;
+
+	/* strtod(3) alone takes blanks, "nan" and "inf", too. */
+	if (p->value && isdigit((unsigned char)*p->value))
+		n = strtod(p->value, &end);
+	if (!end || *end || n < 0 || n > max)
+		return oneliner_wrong(t, err, p->value ? p->value_at : p->at,
+		                      "%s: expected a number in 0..%.0f", p->name, max);
+	*out = n;
+	return 0;
+}
+
+/* socat's names for what a spec has: X(option, pointer in the spec) */
+static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	static const struct {
+		const char *option, *pointer;
+		double max; /* 0: text */
+	} names[] = {
+	        {"dscp", "options/dscp", 63},
+	        {"rcvbuf", "options/rcvbuf", 1 << 30},
+	        {"so-rcvbuf", "options/rcvbuf", 1 << 30},
+	        {"sndbuf", "options/sndbuf", 1 << 30},
+	        {"so-sndbuf", "options/sndbuf", 1 << 30},
+	        {"mode", "options/mode", 0},
+	        {"cd", "cwd", 0},
+	        {"chdir", "cwd", 0},
+	        {"protocol", "subprotocol", 0},
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		const struct oneliner_part *p = oneliner_option(t, names[i].option);
+		double n;
+		int rc;
+
+		if (!p)
+			continue;
+		if (!names[i].max && !p->value)
+			return oneliner_wrong(t, err, p->at, "%s: expected a value", p->name);
+		rc = names[i].max ? number(t, p, names[i].max, &n, err) : 0;
+		if (!rc)
+			rc = names[i].max ? put_num(e->spec, names[i].pointer, n, err)
+			                  : put_str(e->spec, names[i].pointer, p->value, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static const struct oneliner_part *either(struct oneliner_text *t, const char *a, const char *b,
+                                          const char *c)
+{
+	const struct oneliner_part *p = oneliner_option(t, a);
+
+	if (!p && b)
+		p = oneliner_option(t, b);
+	if (!p && c)
+		p = oneliner_option(t, c);
+	return p && p->value ? p : NULL;
+}
+
+static int tls(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	bool listener = e->role == L7MP_ROLE_LISTENER;
+	const struct oneliner_part *cert = either(t, "cert", "certificate", NULL);
+	const struct oneliner_part *key = either(t, "key", NULL, NULL);
+	const struct oneliner_part *ca = either(t, "cafile", "ca", "client_ca");
+	const struct oneliner_part *name = either(t, "commonname", "snihost", "sni");
+	const struct oneliner_part *verify = either(t, "verify", NULL, NULL);
+	bool any = verify && !strcmp(verify->value, "0");
+	int rc = put(e->spec, "tls", cJSON_CreateObject(), err);
+
+	if (!rc && listener && !cert)
+		rc = oneliner_wrong(t, err, 0, "expected the option cert=FILE");
+	if (!rc && cert)
+		rc = put_str(e->spec, "tls/cert", cert->value, err);
+	if (!rc && cert) /* as with socat, the key may be in the same file */
+		rc = put_str(e->spec, "tls/key", key ? key->value : cert->value, err);
+	if (!rc && ca && !(listener && any))
+		rc = put_str(e->spec, listener ? "tls/client_ca" : "tls/ca", ca->value, err);
+	if (!rc && name && !listener)
+		rc = put_str(e->spec, "tls/sni", name->value, err);
+	if (!rc && any && !listener)
+		rc = put(e->spec, "tls/insecure", cJSON_CreateTrue(), err);
+	return rc;
+}
+
+static int retry(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	const struct oneliner_part *times = oneliner_option(t, "retry");
+	const struct oneliner_part *forever = oneliner_option(t, "forever");
+	const struct oneliner_part *interval = oneliner_option(t, "interval");
+	double n = 1000000, seconds = 1;
+	int rc = 0;
+
+	if (!times && !forever)
+		return 0;
+	if (times)
+		rc = number(t, times, 1000000, &n, err);
+	if (!rc && interval)
+		rc = number(t, interval, 3600, &seconds, err);
+	if (rc)
+		return rc;
+	e->retry = cJSON_CreateObject();
+	rc = put_str(e->retry, "retry_on", "always", err);
+	if (!rc)
+		rc = put_num(e->retry, "num_retries", n, err);
+	return rc ? rc : put_num(e->retry, "timeout", (double)(long)(seconds * 1000), err);
+}
+
+static int listener_options(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	static const char *const names[] = {"idle_timeout", "track"};
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < 2; i++) {
+		const struct oneliner_part *p = oneliner_option(t, names[i]);
+		double n;
+
+		if (!p)
+			continue;
+		rc = number(t, p, 1e9, &n, err);
+		if (!rc && !e->options)
+			e->options = cJSON_CreateObject();
+		if (!rc)
+			rc = put_num(e->options, names[i], n, err);
+	}
+	/* What is always so here. */
+	oneliner_option(t, "fork");
+	oneliner_option(t, "reuseaddr");
+	return rc;
+}
+
+/* connect=ADDRESS[:PORT]: whom a UDP listener takes datagrams from */
+static int udp_options(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	const struct oneliner_part *peer = either(t, "connect", NULL, NULL);
+	const struct oneliner_part *share = oneliner_option(t, "reuseport");
+	const struct oneliner_part *tos = oneliner_option(t, "tos");
+	struct l7mp_addr a;
+	const char *host;
+	char text[128];
+	double n;
+	int port, rc = 0;
+
+	if (tos) {
+		rc = number(t, tos, 255, &n, err); /* hexadecimal, too */
+		if (rc)
+			return rc;
+		rc = put_num(e->spec, "options/dscp", (double)((int)n >> 2), err);
+	}
+	if (!rc && share)
+		rc = put(e->spec, "options/reuseport",
+		         cJSON_CreateBool(!share->value || strcmp(share->value, "0")), err);
+	if (rc || !peer)
+		return rc;
+	if (!l7mp_addr_parse(&a, peer->value, 0))
+		return put_str(e->spec, "connect/address", peer->value, err);
+	snprintf(text, sizeof(text), "%s", peer->value);
+	rc = oneliner_host_port(t, text, peer->value_at, true, &host, &port, err);
+	if (!rc && host)
+		rc = put_str(e->spec, "connect/address", host, err);
+	return rc ? rc : put_num(e->spec, "connect/port", port, err);
+}
+
+/* Any other option is a key of the protocol's spec: "path=/x", "options.mode=server". */
+static int spec_key(const struct l7mp_registry *registry, const struct oneliner_text *t,
+                    const struct oneliner_part *p, struct oneliner_end *e, struct l7mp_error *err)
+{
+	const struct l7mp_protodesc *d = l7mp_registry_find(registry, e->word->protocol);
+	const struct l7mp_schema *schema = NULL;
+	char first[64], pointer[160];
+	cJSON *value = NULL;
+	char message[80];
+	int line;
+
+	if (d)
+		schema = e->role == L7MP_ROLE_LISTENER ? d->listener_spec : d->cluster_spec;
+	snprintf(first, sizeof(first), "%.*s", (int)strcspn(p->name, "."), p->name);
+	if (!schema || !l7mp_schema_field(schema, first))
+		return oneliner_wrong(t, err, p->at, "%s has no option '%s'", t->keyword, p->name);
+	if (!p->value)
+		return oneliner_wrong(t, err, p->at, "%s: expected a value", p->name);
+	snprintf(pointer, sizeof(pointer), "%s", p->name);
+	for (char *s = pointer; *s; s++)
+		if (*s == '.')
+			*s = '/';
+	/* Numbers, true, false and objects as JSON; everything else is text. */
+	value = l7mp_json_parse(p->value, strlen(p->value), &line, message, sizeof(message));
+	if (!value)
+		value = cJSON_CreateString(p->value);
+	return put(e->spec, pointer, value, err);
+}
+
+static int read_options(const struct l7mp_registry *registry, struct oneliner_text *t,
+                        struct oneliner_end *e, struct l7mp_error *err)
+{
+	bool udp = !strcmp(e->word->protocol, "UDP");
+	int rc = 0;
+
+	if (e->word->tls)
+		rc = tls(t, e, err);
+	if (!rc && e->role == L7MP_ROLE_LISTENER)
+		rc = listener_options(t, e, err);
+	if (!rc && e->role == L7MP_ROLE_CLUSTER)
+		rc = retry(t, e, err);
+	if (!rc && udp)
+		rc = udp_options(t, e, err);
+	if (!rc && (udp || strcmp(e->word->protocol, "TCP")))
+		rc = renamed(t, e, err);
+	if (!rc && !strcmp(e->word->protocol, "UNIX/dgram") && e->role == L7MP_ROLE_CLUSTER) {
+		const struct oneliner_part *bind = either(t, "bind", NULL, NULL);
+
+		if (bind)
+			rc = put_str(e->spec, "bind/filename", bind->value, err);
+	}
+	for (size_t i = 0; !rc && i < t->n; i++)
+		if (!t->options[i].used)
+			rc = spec_key(registry, t, &t->options[i], e, err);
+	return rc;
+}
+
+/* ---- one address ---- */
 
 int oneliner_end(const struct l7mp_registry *registry, struct oneliner_text *t,
                  const struct oneliner_word *w, unsigned role, struct oneliner_end *out,
@@ -293,8 +523,8 @@ int oneliner_end(const struct l7mp_registry *registry, struct oneliner_text *t,
 	out->word = w;
 	out->role = role;
 	out->spec = cJSON_CreateObject();
-	rc = oneliner_put_str(out->spec, "protocol", w->protocol, err);
+	rc = put_str(out->spec, "protocol", w->protocol, err);
 	if (!rc)
 		rc = read_text(registry, t, out, err);
-	return rc ? rc : oneliner_options(registry, t, out, err);
+	return rc ? rc : read_options(registry, t, out, err);
 }

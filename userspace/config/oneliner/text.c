@@ -8,7 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "oneliner_int.h"
+#include "oneliner_private.h"
 
 int oneliner_wrong(const struct oneliner_text *t, struct l7mp_error *err, size_t at,
                    const char *fmt, ...)
