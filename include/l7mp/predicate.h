@@ -30,7 +30,7 @@ struct l7mp_effort {
 	uint64_t left;
 	bool exhausted;
 };
-#define L7MP_EFFORT_MAX 480000 /* about 1.2 ms: for one session */
+#define L7MP_EFFORT_MAX 400000 /* about 1 ms: for one session */
 #define L7MP_EFFORT     ((struct l7mp_effort){.left = L7MP_EFFORT_MAX})
 
 /* Does the predicate hold? NULL holds always. Loop thread. */

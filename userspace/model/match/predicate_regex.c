@@ -26,7 +26,7 @@
 #define SHORT_LIMIT   160000 /* its match limit times the subject's length */
 #define MATCH_LIMIT   10000000
 #define DEPTH_LIMIT   20000
-#define HEAP_LIMIT_KB 2048
+#define HEAP_LIMIT_KB 1024
 #define PATTERN_MAX   16384
 
 /* In units of about 2.5 ns (predicate.h). */
