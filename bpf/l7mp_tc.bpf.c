@@ -41,9 +41,10 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 }
 
 /*
- * Of addresses, which are in the pseudo header. IPv6 has no header checksum that makes up for them, so that the
- * sum of a whole packet that the device made (CHECKSUM_COMPLETE) stays as it is: kernels from 6.16 on, and newer
- * patches of older ones, can be told. The others take a sum for wrong then, and add it up themselves.
+ * Of addresses, which are in the pseudo header. IPv6 has no header checksum that makes up for them,
+ * so that the sum of a whole packet that the device made (CHECKSUM_COMPLETE) stays as it is:
+ * kernels from 6.16 on, and newer patches of older ones, can be told. The others take a sum for
+ * wrong then, and add it up themselves.
  */
 #define L7MP_CSUM_IPV6 (1ULL << 7) /* BPF_F_IPV6 of <linux/bpf.h>, not in Debian 12's */
 
@@ -59,9 +60,10 @@ static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32
 }
 
 /*
- * The UDP checksum, which may be partial: the helper knows. 0, or negative: then the packet is as it
- * was. It can only be the first one that fails, for memory, and not even that: because this program writes
- * into packets, the kernel makes them writable before it runs (and drops what it has no memory for).
+ * The UDP checksum, which may be partial: the helper knows. 0, or negative: then the packet is as
+ * it was. It can only be the first one that fails, for memory, and not even that: because this
+ * program writes into packets, the kernel makes them writable before it runs (and drops what it has
+ * no memory for).
  */
 static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
                                          const struct l7mp_rewrite *rw)
@@ -217,8 +219,8 @@ static __noinline int handle_l3_v6(struct __sk_buff *skb)
 }
 
 /*
- * The headers must be in the linear part, where most drivers put them. `enough` bytes suffice for what the
- * packet is; 128 hold all that is parsed.
+ * The headers must be in the linear part, where most drivers put them. `enough` bytes suffice for
+ * what the packet is; 128 hold all that is parsed.
  */
 static __always_inline void pull_headers(struct __sk_buff *skb, const __u32 enough)
 {

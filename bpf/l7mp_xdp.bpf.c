@@ -25,7 +25,10 @@ struct {
 	__type(value, __u32);
 } devices SEC(".maps");
 
-/* The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are constants. */
+/*
+ * The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are
+ * constants.
+ */
 static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                         const __u32 n_vlans, const __u8 family)
 {
@@ -50,7 +53,9 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_re
 	return 0;
 }
 
-/* With another number of tags than it came in with. 0, or a verdict, and then nothing was changed. */
+/*
+ * With another number of tags than it came in with. 0, or a verdict, and then nothing was changed.
+ */
 static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                        __u32 n_vlans, const __u8 family)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The first packets of a flow, whose predecessors user space may still hold: see l7mp_handover in abi.h. */
+/*
+ * The first packets of a flow, whose predecessors user space may still hold: see l7mp_handover in
+ * abi.h.
+ */
 #pragma once
 
 #include "maps.h"

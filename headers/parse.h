@@ -38,7 +38,10 @@ struct l7mp_vlan {
 };
 
 struct l7mp_packet {
-	/* 64 bits: before 6.2, without CAP_PERFMON, less can't be stored where a pointer was kept before. */
+	/*
+	 * 64 bits: before 6.2, without CAP_PERFMON, less can't be stored where a pointer was kept
+	 * before.
+	 */
 	__u64 ip_len;      /* whole IP packet */
 	__u64 payload_len; /* transport payload */
 	union {
@@ -70,7 +73,10 @@ static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *
 {
 	if ((const void *)(udp + 1) > end)
 		return L7MP_VERDICT_PASS_TRUNCATED;
-	/* A datagram shorter than its IP packet is legal, and trimmed by the receiver: rare enough to leave to it. */
+	/*
+	 * A datagram shorter than its IP packet is legal, and trimmed by the receiver: rare enough
+	 * to leave to it.
+	 */
 	if (bpf_ntohs(udp->len) != l4_len)
 		return L7MP_VERDICT_PASS_MALFORMED;
 	if (family == L7MP_FAMILY_V6 && udp->check == 0)

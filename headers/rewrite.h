@@ -10,8 +10,8 @@
 #include "parse.h"
 
 /*
- * What is written, taken out of the action before its tag is looked at for the last time. In the action's own
- * groups of 8 bytes: see words.h.
+ * What is written, taken out of the action before its tag is looked at for the last time. In the
+ * action's own groups of 8 bytes: see words.h.
  */
 struct l7mp_rewrite {
 	__u64 saddr[2], daddr[2];
@@ -100,8 +100,8 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *n)
 }
 
 /*
- * Ports, addresses, TTL of the IP packet l3 bytes into the frame; with `csum` the UDP checksum too. 0, or -1
- * when the verifier's bounds test failed. l3, family and csum are constants.
+ * Ports, addresses, TTL of the IP packet l3 bytes into the frame; with `csum` the UDP checksum too.
+ * 0, or -1 when the verifier's bounds test failed. l3, family and csum are constants.
  */
 static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
                                            const int csum, const struct l7mp_rewrite *n)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What lies on the stack is written in 64-bit words. Of the flow key because that is how the map compares it: a
- * load that spans two smaller stores has to wait for both; each word is complete, so nothing has
- * to be zeroed before. Of keys of 32 bits because before 6.2, without CAP_PERFMON, the verifier does not
- * let less be stored where a pointer was kept before.
+ * What lies on the stack is written in 64-bit words. Of the flow key because that is how the map
+ * compares it: a load that spans two smaller stores has to wait for both; each word is complete, so
+ * nothing has to be zeroed before. Of keys of 32 bits because before 6.2, without CAP_PERFMON, the
+ * verifier does not let less be stored where a pointer was kept before.
  */
 #pragma once
 

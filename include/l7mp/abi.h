@@ -104,7 +104,9 @@ struct l7mp_flow_action {
 	__u64 session; /* id of the session: key of `sessions` */
 	__u64 cookie;  /* of the pipe's owner in user space */
 
-	/* Reserved for TCP splicing: added to sequence, acknowledgement, timestamps; window shift. */
+	/*
+	 * Reserved for TCP splicing: added to sequence, acknowledgement, timestamps; window shift.
+	 */
 	__u32 seq_delta;
 	__u32 ack_delta;
 	__u32 ts_delta;
@@ -120,7 +122,8 @@ struct l7mp_flow_action {
  * programs pass the flow's packets up and count them in `passed`. User space notes `passed`, relays
  * all that its sockets hold, and stores what it noted in `relayed`. If the next packet finds
  * both equal, nothing is left in front of it: from then on the flow is fast, because nobody changes
- * the numbers any more. `passed` begins with 1 and `relayed` with 0, for what came before the flow was there.
+ * the numbers any more. `passed` begins with 1 and `relayed` with 0, for what came before the flow
+ * was there.
  */
 struct l7mp_handover {
 	__u64 passed;  /* the programs', atomically */

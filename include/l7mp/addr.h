@@ -28,7 +28,10 @@ struct l7mp_addr {
 
 #define L7MP_ADDR_STRLEN 128
 
-/* Numeric IPv4 or IPv6 (with %scope; brackets allowed). -EINVAL for a host name, -ENODEV for an unknown scope. */
+/*
+ * Numeric IPv4 or IPv6 (with %scope; brackets allowed). -EINVAL for a host name, -ENODEV for an
+ * unknown scope.
+ */
 int l7mp_addr_parse(struct l7mp_addr *out, const char *host, uint16_t port);
 /* "@name" is an abstract name. -ENAMETOOLONG, -EINVAL when empty. */
 int l7mp_addr_unix(struct l7mp_addr *out, const char *filename);
@@ -36,7 +39,9 @@ int l7mp_addr_unix(struct l7mp_addr *out, const char *filename);
 int l7mp_addr_from_sockaddr(struct l7mp_addr *out, const struct sockaddr *sa, socklen_t len);
 /* Wildcard of a family: 0.0.0.0 or ::. */
 void l7mp_addr_any(struct l7mp_addr *out, int family, uint16_t port);
-/* What to give to the kernel for a socket of `family`: an IPv4 address becomes mapped for AF_INET6. */
+/*
+ * What to give to the kernel for a socket of `family`: an IPv4 address becomes mapped for AF_INET6.
+ */
 void l7mp_addr_for_family(const struct l7mp_addr *in, int family, struct l7mp_addr *out);
 
 int l7mp_addr_family(const struct l7mp_addr *a); /* AF_UNSPEC when len is 0 */
@@ -47,12 +52,21 @@ bool l7mp_addr_equal_ip(const struct l7mp_addr *a,
                         const struct l7mp_addr *b); /* without the port */
 bool l7mp_addr_is_any(const struct l7mp_addr *a);
 bool l7mp_addr_is_loopback(const struct l7mp_addr *a); /* 127/8, ::1 */
-/* Loopback, or an address of one of this host's interfaces (asks the kernel each time); a UNIX address. */
+/*
+ * Loopback, or an address of one of this host's interfaces (asks the kernel each time); a UNIX
+ * address.
+ */
 bool l7mp_addr_is_local(const struct l7mp_addr *a);
-/* Bytes that identify address and port, for hash keys: no padding, no flow info. Returns the length. */
+/*
+ * Bytes that identify address and port, for hash keys: no padding, no flow info. Returns the
+ * length.
+ */
 size_t l7mp_addr_key(const struct l7mp_addr *a, uint8_t key[static 24]);
 
-/* Only the IP: "10.0.0.1", "2001:db8::1" (no brackets); a UNIX path; a MAC; "" when none. Link-local: with "%eth0". */
+/*
+ * Only the IP: "10.0.0.1", "2001:db8::1" (no brackets); a UNIX path; a MAC; "" when none.
+ * Link-local: with "%eth0".
+ */
 const char *l7mp_addr_ip(const struct l7mp_addr *a, char buf[static L7MP_ADDR_STRLEN]);
 /* "10.0.0.1:80", "[2001:db8::1]:80", a UNIX path (abstract with '@'), "eth0/02:00:00:00:00:01". */
 const char *l7mp_addr_str(const struct l7mp_addr *a, char buf[static L7MP_ADDR_STRLEN]);

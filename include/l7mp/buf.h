@@ -65,7 +65,10 @@ void l7mp_buf_unref(struct l7mp_buf *buf); /* NULL is fine */
 bool l7mp_buf_writable(const struct l7mp_buf *buf);
 size_t l7mp_buf_headroom(const struct l7mp_buf *buf);
 size_t l7mp_buf_tailroom(const struct l7mp_buf *buf);
-/* Takes `buf`; returns it, or a private copy with headroom and room for `capacity` bytes. NULL: no memory. */
+/*
+ * Takes `buf`; returns it, or a private copy with headroom and room for `capacity` bytes. NULL: no
+ * memory.
+ */
 struct l7mp_buf *l7mp_buf_own(struct l7mp_buf *buf, size_t headroom, size_t capacity);
 
 /*

@@ -49,9 +49,15 @@ struct l7mp_dgram_ops {
 	 * given at send. Counted by whoever implements this, else by nobody.
 	 */
 	void (*lost)(void *arg, int err, uint64_t tag, uint32_t len);
-	/* Optional. The socket reported an error (ECONNREFUSED from ICMP, ENETDOWN ...) or, with err 0, the peer's end of a seqpacket. Reading goes on unless closed. */
+	/*
+	 * Optional. The socket reported an error (ECONNREFUSED from ICMP, ENETDOWN ...) or, with
+	 * err 0, the peer's end of a seqpacket. Reading goes on unless closed.
+	 */
 	void (*error)(void *arg, int err);
-	/* Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than max_datagram), -ENOMEM. `len` is its real length. */
+	/*
+	 * Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than
+	 * max_datagram), -ENOMEM. `len` is its real length.
+	 */
 	void (*dropped)(void *arg, int err, uint32_t len);
 	/*
 	 * Optional (UDP). The kernel dropped `packets` datagrams since the last call, mostly
@@ -59,7 +65,10 @@ struct l7mp_dgram_ops {
 	 * datagram that is received.
 	 */
 	void (*overflow)(void *arg, uint32_t packets);
-	/* Optional. What waited for the kernel (l7mp_dgram_waiting) has left or was lost, but for less than 64 KiB. */
+	/*
+	 * Optional. What waited for the kernel (l7mp_dgram_waiting) has left or was lost, but for
+	 * less than 64 KiB.
+	 */
 	void (*drain)(void *arg);
 };
 
@@ -79,18 +88,27 @@ void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
  */
 int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7mp_addr *to,
                     const struct l7mp_addr *from, uint64_t tag);
-/* Sends what is queued now (before a close, or when a caller can't wait for the end of the turn). */
+/*
+ * Sends what is queued now (before a close, or when a caller can't wait for the end of the turn).
+ */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
 /*
- * Receives what waits in the socket now, at most one turn's share, and sends what is queued: for somebody
- * who can't wait for the loop. Not from inside a callback of a socket's receive. How many datagrams came.
+ * Receives what waits in the socket now, at most one turn's share, and sends what is queued: for
+ * somebody who can't wait for the loop. Not from inside a callback of a socket's receive. How many
+ * datagrams came.
  */
 size_t l7mp_dgram_drain(struct l7mp_dgram *d);
 int l7mp_dgram_fd(const struct l7mp_dgram *d);
-/* Bytes in the send queue that the kernel did not take when they were offered; 0: it takes all. `drain` follows. */
+/*
+ * Bytes in the send queue that the kernel did not take when they were offered; 0: it takes all.
+ * `drain` follows.
+ */
 size_t l7mp_dgram_waiting(const struct l7mp_dgram *d);
 /* Inside recv, with L7MP_DGRAM_CRED: who sent this datagram. False when not known. */
 struct ucred;
 bool l7mp_dgram_cred(const struct l7mp_dgram *d, struct ucred *out);
-/* Flushes, closes the descriptor at once, calls nothing any more, frees itself later. Nulls the pointer. Safe inside recv. */
+/*
+ * Flushes, closes the descriptor at once, calls nothing any more, frees itself later. Nulls the
+ * pointer. Safe inside recv.
+ */
 void l7mp_dgram_close(struct l7mp_dgram **d);

@@ -66,16 +66,22 @@ struct l7mp_issues {
 
 void l7mp_issues_init(struct l7mp_issues *is, bool strict);
 void l7mp_issues_clear(struct l7mp_issues *is);
-/* Path and reason are copied; at most 64 issues are kept (errors before warnings), the rest only counted in `errors`. */
+/*
+ * Path and reason are copied; at most 64 issues are kept (errors before warnings), the rest only
+ * counted in `errors`.
+ */
 void l7mp_issues_add(struct l7mp_issues *is, bool warning, const struct cJSON *node,
                      const char *path, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* First error as an l7mp_error with code L7MP_ERR_SCHEMA. No-op without errors. */
 void l7mp_issues_first(const struct l7mp_issues *is, struct l7mp_error *err);
-/* Appends the issues of `from`, with `prefix` before each path ("a" + "b" is "a.b", "a" + "[0]" is "a[0]"). */
+/*
+ * Appends the issues of `from`, with `prefix` before each path ("a" + "b" is "a.b", "a" + "[0]" is
+ * "a[0]").
+ */
 void l7mp_issues_merge(struct l7mp_issues *is, const struct l7mp_issues *from, const char *prefix);
 
 /*
- * "permission denied", "address already in use" ...: an errno, negative or positive, in words that fit
- * into a sentence. Static text.
+ * "permission denied", "address already in use" ...: an errno, negative or positive, in words that
+ * fit into a sentence. Static text.
  */
 const char *l7mp_errno_text(int err);

@@ -77,19 +77,24 @@ struct l7mp_flow_owner {
 struct l7mp_flow; /* engine's handle for both directions of a session */
 
 struct l7mp_offload_events {
-	/* The engine had to take the flow out (route, neighbour, link, table). It is already removed; `final` is what it counted. The handle is dead. */
+	/*
+	 * The engine had to take the flow out (route, neighbour, link, table). It is already
+	 * removed; `final` is what it counted. The handle is dead.
+	 */
 	void (*withdrawn)(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	                  const struct l7mp_flow_counters final[2]);
 	/* Something changed that may make refused pipes possible: ask again. */
 	void (*retry)(void *arg);
 	/*
-	 * The flow is about to begin. Relays what still waits in the owner's sockets; false: some of it still
-	 * waits or has just been sent, or the flow must not begin now; it is asked again soon. May remove flows, this one too, but add none.
+	 * The flow is about to begin. Relays what still waits in the owner's sockets; false: some
+	 * of it still waits or has just been sent, or the flow must not begin now; it is asked
+	 * again soon. May remove flows, this one too, but add none.
 	 */
 	bool (*ready)(void *arg, uint64_t cookie);
 	/*
-	 * From now on the kernel carries it. Once for each flow that was added, unless it is removed before;
-	 * never from inside add. `late`: what is still in the sockets may be overtaken.
+	 * From now on the kernel carries it. Once for each flow that was added, unless it is
+	 * removed before; never from inside add. `late`: what is still in the sockets may be
+	 * overtaken.
 	 */
 	void (*begun)(void *arg, uint64_t cookie, bool late);
 };
@@ -100,8 +105,8 @@ struct l7mp_offload {
 	/*
 	 * Carries both directions, all or nothing: packets that `a`'s peer sends to
 	 * a->local leave from b->local to b->remote, and back. b may be REFLECT or DROP.
-	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal. Packets may still come up
-	 * until the event `begun`.
+	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal. Packets may still come
+	 * up until the event `begun`.
 	 */
 	int (*add)(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
 	           const struct l7mp_flow_owner *owner, struct l7mp_flow **out);

@@ -27,7 +27,10 @@ int l7mp_loop_new(struct l7mp_loop **out);
  * moves only by l7mp_loop_advance. It has no uv loop: nothing may open a descriptor on it.
  */
 int l7mp_loop_new_manual(struct l7mp_loop **out);
-/* Advances a manual clock by ms, firing timers in order and running tasks and flush hooks after each. */
+/*
+ * Advances a manual clock by ms, firing timers in order and running tasks and flush hooks after
+ * each.
+ */
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms);
 /* Runs tasks and flush hooks that are due, without moving a manual clock. */
 void l7mp_loop_turn(struct l7mp_loop *loop);
@@ -35,7 +38,10 @@ void l7mp_loop_turn(struct l7mp_loop *loop);
 /* Runs until no handle is left or l7mp_loop_stop. 0. */
 int l7mp_loop_run(struct l7mp_loop *loop);
 void l7mp_loop_stop(struct l7mp_loop *loop);
-/* Closes own handles, runs the loop dry and frees it. Returns uv_loop_close()'s result: 0, or UV_EBUSY when a module left a handle open (a bug). */
+/*
+ * Closes own handles, runs the loop dry and frees it. Returns uv_loop_close()'s result: 0, or
+ * UV_EBUSY when a module left a handle open (a bug).
+ */
 int l7mp_loop_free(struct l7mp_loop **loop);
 
 uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop); /* NULL for a manual loop */
@@ -57,8 +63,8 @@ void l7mp_timer_init(struct l7mp_timer *t, void (*cb)(struct l7mp_timer *t, void
 int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms);
 void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t); /* fine when not armed */
 /*
- * Keeps a place for the timer until it is given back, so that starting it can't fail: for what nobody
- * would do again (a sweep, a queue that is waited for). 0 or -ENOMEM; no-op when it has one.
+ * Keeps a place for the timer until it is given back, so that starting it can't fail: for what
+ * nobody would do again (a sweep, a queue that is waited for). 0 or -ENOMEM; no-op when it has one.
  */
 int l7mp_timer_reserve(struct l7mp_loop *loop, struct l7mp_timer *t);
 /* Stops the timer, too. No-op when it has no place. */
@@ -90,5 +96,8 @@ void l7mp_flush_init(struct l7mp_flush *f, void (*cb)(struct l7mp_flush *f, void
 void l7mp_flush_request(struct l7mp_loop *loop, struct l7mp_flush *f);
 void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f);
 
-/* Longest time between two polls in the last second and its running maximum, in µs: a gauge for metrics. */
+/*
+ * Longest time between two polls in the last second and its running maximum, in µs: a gauge for
+ * metrics.
+ */
 uint64_t l7mp_loop_latency_us(const struct l7mp_loop *loop, bool maximum);

@@ -18,7 +18,10 @@ struct l7mp_mailbox;
 int l7mp_mailbox_new(struct l7mp_loop *loop, void *arg, struct l7mp_mailbox **out);
 /* Any thread. Takes the mail when 0; -ESHUTDOWN (mail stays the caller's) after close. */
 int l7mp_mailbox_post(struct l7mp_mailbox *mb, struct l7mp_mail *mail);
-/* Loop thread. Delivers what is queued, refuses the rest, frees itself when the last reference is gone. */
+/*
+ * Loop thread. Delivers what is queued, refuses the rest, frees itself when the last reference is
+ * gone.
+ */
 void l7mp_mailbox_close(struct l7mp_mailbox **mb);
 /* Any thread: a poster holds a reference for as long as it may post. */
 struct l7mp_mailbox *l7mp_mailbox_ref(struct l7mp_mailbox *mb);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The kernel fast path: loads the BPF programs, attaches them to interfaces,
- * keeps flows right as routes, neighbours and links change (SPEC section 6; docs/fastpath.md).
+ * keeps flows right as routes, neighbours and links change (docs/fastpath.md).
  *
  * The engine sees flows and cookies (flow.h), never sessions. It always exists: without
  * interfaces, permission or kernel support it refuses every flow with a reason
@@ -35,10 +35,10 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
  * that have no place any more are withdrawn, the others stay.
  *
  * What the kernel can't do is no error: the engine is then `unavailable`, says why
- * and refuses flows. The first call waits until all is loaded; later ones, when the loop runs, leave
- * that to a worker thread: the engine is then `starting`, and asks its subscriber to try again when it is
- * `active`. 0; -EBUSY when another process runs this instance, -EPROTO
- * when `no_init` finds maps of another ABI, -ENOENT when it finds none: err says which.
+ * and refuses flows. The first call waits until all is loaded; later ones, when the loop runs,
+ * leave that to a worker thread: the engine is then `starting`, and asks its subscriber to try
+ * again when it is `active`. 0; -EBUSY when another process runs this instance, -EPROTO when
+ * `no_init` finds maps of another ABI, -ENOENT when it finds none: err says which.
  */
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *engine, const struct l7mp_admin *admin,
                              struct l7mp_error *err);

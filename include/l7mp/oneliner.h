@@ -30,6 +30,9 @@ struct l7mp_oneliner {
  */
 cJSON *l7mp_oneliner_config(const struct l7mp_registry *registry, const struct l7mp_oneliner *o,
                             struct l7mp_error *err);
-/* What of the command line a JSON path of that document comes from: "argument 1 (UDP-LISTEN:99999)"; NULL when nothing. */
+/*
+ * What of the command line a JSON path of that document comes from: "argument 1
+ * (UDP-LISTEN:99999)"; NULL when nothing.
+ */
 const char *l7mp_oneliner_where(const struct l7mp_oneliner *o, const char *path, char *buf,
                                 size_t size);

@@ -25,7 +25,8 @@ typedef void (*l7mp_resolve_cb)(void *arg, int err, const struct l7mp_addr *addr
 /*
  * Looks `host` up; a numeric one is its own answer. `family`: AF_UNSPEC, AF_INET, AF_INET6. The
  * callback comes once, never from inside this call and never after l7mp_resolve_cancel; *out is
- * invalid from then on. The loop runs until then. 0 or -ENOMEM; -ENOTSUP for a name on a manual loop.
+ * invalid from then on. The loop runs until then. 0 or -ENOMEM; -ENOTSUP for a name on a manual
+ * loop.
  */
 int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, int family,
                        l7mp_resolve_cb cb, void *arg, struct l7mp_resolve **out);

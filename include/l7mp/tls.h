@@ -66,7 +66,9 @@ int l7mp_tls_accept(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx, int fd,
 int l7mp_tls_connect(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx, const char *name,
                      const struct l7mp_addr *remote, const struct l7mp_addr *local,
                      const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_tls **out);
-/* Another owner, from the next event on; not from inside a call of the connection but `connected`. */
+/*
+ * Another owner, from the next event on; not from inside a call of the connection but `connected`.
+ */
 void l7mp_tls_set_owner(struct l7mp_tls *t, const struct l7mp_stream_io_ops *ops, void *arg);
 void l7mp_tls_read(struct l7mp_tls *t, bool on);
 int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf); /* as l7mp_stream_io_write */
@@ -84,7 +86,10 @@ int l7mp_tls_local(const struct l7mp_tls *t, struct l7mp_addr *out);
 const char *l7mp_tls_why(const struct l7mp_tls *t);
 /* The peer ended without close_notify: what it sent may be cut short. After `end`. */
 bool l7mp_tls_truncated(const struct l7mp_tls *t);
-/* { version, cipher, sni, alpn, client_subject }, the last three when there are any. NULL: no memory. */
+/*
+ * { version, cipher, sni, alpn, client_subject }, the last three when there are any. NULL: no
+ * memory.
+ */
 cJSON *l7mp_tls_metadata(const struct l7mp_tls *t);
 /* "TLSv1.3, TLS_AES_256_GCM_SHA384" */
 const char *l7mp_tls_summary(const struct l7mp_tls *t, char *buf, size_t size);

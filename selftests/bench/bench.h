@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the benchmark tools share: addresses, clocks, namespaces. Programs of a benchmark end on any error. */
+/*
+ * What the benchmark tools share: addresses, clocks, namespaces. Programs of a benchmark end on any
+ * error.
+ */
 #pragma once
 
 #include <arpa/inet.h>

@@ -3,9 +3,10 @@
  * ns per packet of the programs and their references, by BPF_PROG_TEST_RUN: `bpf_cost
  * ROUNDS` prints {"name": [ns per round, ...], ...}.
  *
- * A test run repeats on the same bytes; the programs are measured in a wrapper that makes them another
- * packet each time (cost/next.h), so that a run over N flows goes through all of them. A value is the median
- * of a few long runs. Live runs redirect really, out of a veth, and are dropped behind it.
+ * A test run repeats on the same bytes; the programs are measured in a wrapper that makes them
+ * another packet each time (cost/next.h), so that a run over N flows goes through all of them. A
+ * value is the median of a few long runs. Live runs redirect really, out of a veth, and are dropped
+ * behind it.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -64,7 +65,10 @@ static void record(struct bench *b, const char *name, double ns)
 	b->rows[i].ns[b->round] = ns;
 }
 
-/* Flow i of a set; the sets differ in their second byte. What all flows are rewritten to is one of set 9. */
+/*
+ * Flow i of a set; the sets differ in their second byte. What all flows are rewritten to is one of
+ * set 9.
+ */
 static void flow_packet(const struct bench *b, int family, uint32_t set, uint32_t i,
                         struct packet *p)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The frames of a run with live frames, their checksums, and what the reference programs make of the first flow. */
+/*
+ * The frames of a run with live frames, their checksums, and what the reference programs make of
+ * the first flow.
+ */
 #pragma once
 
 #include <arpa/inet.h>
@@ -70,7 +73,10 @@ static inline const char *frame_state(const uint8_t *frame, size_t len)
 
 /* ---- frames ---- */
 
-/* What is in the headers of every flow; source address (its last 32 bits) and port are the program's. */
+/*
+ * What is in the headers of every flow; source address (its last 32 bits) and port are the
+ * program's.
+ */
 static inline size_t frame_build(const uint8_t mac[ETH_ALEN], bool v6, size_t size,
                                  uint8_t frame[FRAME_MAX])
 {

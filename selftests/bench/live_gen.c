@@ -288,7 +288,9 @@ static void prepare(const struct run *r, const uint8_t *frame)
 	memcpy((void *)conf->headers, frame, LIVE_HEADERS_MAX);
 }
 
-/* Until every packet has come, or been written off: those that don't come in 50 ms; not too often. */
+/*
+ * Until every packet has come, or been written off: those that don't come in 50 ms; not too often.
+ */
 static void generate(const struct run *r, const uint8_t *frame, size_t len)
 {
 	uint64_t seen = 0, since = now_ns();

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How soon many flows follow a change of the network, from the moment when the kernel tells it to when the
- * last entry of the pinned map follows. An observer thread has a netlink socket and a descriptor of
- * the map of its own and knows nothing of the engine.
+ * How soon many flows follow a change of the network, from the moment when the kernel tells it to
+ * when the last entry of the pinned map follows. An observer thread has a netlink socket and a
+ * descriptor of the map of its own and knows nothing of the engine.
  *
  *   offload_change [sessions [sessions a client]]     (root; makes a network namespace of its own)
  *
- * One line of JSON for each change: ms until all entries followed, ms until the engine was at rest (its last
- * counters read, too), the loop's processor time, its longest turn. A client is a destination of its own, so a route to be looked up.
+ * One line of JSON for each change: ms until all entries followed, ms until the engine was at rest
+ * (its last counters read, too), the loop's processor time, its longest turn. A client is a
+ * destination of its own, so a route to be looked up.
  */
 #include <bpf/bpf.h>
 #include <linux/rtnetlink.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The sweep of the counters under change: flows are added and removed, read at once or not, while slices
- * are under way, and their counters rise in the map as the programs would make them rise. No flow may ever show
- * more than was counted for it, or less than it showed before; what it showed last must be exact; and a
- * sweep or two after the last packet all are. Then the network changes so that flows get new actions and leave in
- * the same slice: nothing may be left in the map.
+ * The sweep of the counters under change: flows are added and removed, read at once or not, while
+ * slices are under way, and their counters rise in the map as the programs would make them rise. No
+ * flow may ever show more than was counted for it, or less than it showed before; what it showed
+ * last must be exact; and a sweep or two after the last packet all are. Then the network changes so
+ * that flows get new actions and leave in the same slice: nothing may be left in the map.
  *
  *   offload_check [sessions [seconds [room]]]   (root; makes a network namespace of its own)
  *

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What drives offload/ without sockets: a network of its own (in0, out0 and the other ends in1, out1 of these
- * veths), any number of sessions between a client behind in0 and a server behind out0, a loop.
+ * What drives offload/ without sockets: a network of its own (in0, out0 and the other ends in1,
+ * out1 of these veths), any number of sessions between a client behind in0 and a server behind
+ * out0, a loop.
  */
 #pragma once
 

@@ -81,7 +81,10 @@ static __always_inline int rewrite(void *data, void *end)
 	return 0;
 }
 
-/* The barest relay with a flow table of our key size: no checks, one table; and with counters apart. */
+/*
+ * The barest relay with a flow table of our key size: no checks, one table; and with counters
+ * apart.
+ */
 struct key {
 	__u8 bytes[40];
 };

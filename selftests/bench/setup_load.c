@@ -6,10 +6,12 @@
  * (11.0.0.1 and up, 50 source ports each, to 10.0.0.1:9000, from number BASE on), and looks
  * in the pinned flow table for the flow of each. At most WINDOW of them are on the way. What is not
  * there after 200 ms is sent again, and said. One thread does it, on a core of its own: it asks
- * for the oldest flow that is missing, so that a later one which is there first is seen late, never early.
+ * for the oldest flow that is missing, so that a later one which is there first is seen late, never
+ * early.
  *
  * One line of JSON: sessions/s from the first datagram to the last flow; p50, p99 and largest
- * time in us from just before a datagram was sent until its flow is seen to carry packets; the cost of one look.
+ * time in us from just before a datagram was sent until its flow is seen to carry packets; the cost
+ * of one look.
  */
 #include "bench.h"
 

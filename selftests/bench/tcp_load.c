@@ -5,7 +5,8 @@
  * MODE bulk: each connection sends as fast as it can, the sink counts: bytes/s.
  * MODE ping: one connection, one byte there and back: p50 and p99 of the round trip.
  * MODE setup: connect, one byte there and back, close, again: sessions/s.
- * MODE hold: opens CONNECTIONS, one byte there and back each, prints "held", keeps them until stdin ends.
+ * MODE hold: opens CONNECTIONS, one byte there and back each, prints "held", keeps them until stdin
+ * ends.
  */
 #include "bench.h"
 

@@ -37,7 +37,10 @@ const char *rig_object(const char *name, char *buf, size_t size);
 int rig_map(const struct rig *r, enum rig_hook hook, const char *name);
 int rig_prog(const struct rig *r, enum rig_hook hook, const char *name);
 
-/* The key that a packet has, and the action that makes `to` out of `from`: addresses, ports, MACs, tags. */
+/*
+ * The key that a packet has, and the action that makes `to` out of `from`: addresses, ports, MACs,
+ * tags.
+ */
 void rig_key(const struct packet *p, struct l7mp_flow_key *key);
 void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
                 struct l7mp_flow_action *a);

@@ -259,7 +259,9 @@ static void truncation(struct rig *r, enum rig_hook hook, int family, int n_vlan
 		int ok;
 
 		rig_verdicts_start(r);
-		/* A test run itself refuses less than a link header, or less than tc's IP header. */
+		/*
+		 * A test run itself refuses less than a link header, or less than tc's IP header.
+		 */
 		if (n < (family == 4 ? 34 : 54) && rig_send(r, hook, &run) == -EINVAL) {
 			refused++;
 			continue;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The reader and parser of HTTP heads, and the decoder of chunked bodies. The first byte says where the input is cut. */
+/*
+ * The reader and parser of HTTP heads, and the decoder of chunked bodies. The first byte says where
+ * the input is cut.
+ */
 #include "fuzz.h"
 
 #include <stdbool.h>
@@ -35,7 +38,10 @@ static void check_request(const struct l7mp_http_request *req)
 	FUZZ_CHECK(req->path && req->authority && !strpbrk(req->path, " ?#"));
 }
 
-/* The data of a body, decoded from pieces of at most `step` bytes, go to `out`. The decoder's last verdict. */
+/*
+ * The data of a body, decoded from pieces of at most `step` bytes, go to `out`. The decoder's last
+ * verdict.
+ */
 static int decode(const char *data, size_t len, size_t step, char *out, size_t *n, size_t *taken)
 {
 	struct l7mp_http_chunked c = {0};

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads HTTP requests as an HTTP listener does, for test_http_diff.py: stdin is cases, each a length (32 bits,
- * little-endian) and its bytes; stdout is readings in the same form. A reading is "R" for what is refused, else "A" and,
- * separated by NUL: method, target, version, the body in hex, "1" when it is complete, and the fields, each a name and
- * a value. Each case is read in one piece and in two, which has to come to the same.
+ * Reads HTTP requests as an HTTP listener does, for test_http_diff.py: stdin is cases, each a
+ * length (32 bits, little-endian) and its bytes; stdout is readings in the same form. A reading is
+ * "R" for what is refused, else "A" and, separated by NUL: method, target, version, the body in
+ * hex, "1" when it is complete, and the fields, each a name and a value. Each case is read in one
+ * piece and in two, which has to come to the same.
  */
 #include "fuzz.h"
 

@@ -55,7 +55,10 @@ const char *fixture_message(const struct api_fixture *fx);
 /* Value of a response header. */
 const char *fixture_header(const struct api_fixture *fx, const char *name);
 
-/* A connection with an HTTP request on the Fake listener at `port`; its body is `body` and then it ends. */
+/*
+ * A connection with an HTTP request on the Fake listener at `port`; its body is `body` and then it
+ * ends.
+ */
 struct fake_source *fixture_accept(struct api_fixture *fx, int port, cJSON *metadata,
                                    const char *body);
 void fake_source_free(struct fake_source *s);

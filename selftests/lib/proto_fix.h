@@ -58,7 +58,10 @@ struct pfix {
 
 /* `protos` ends with NULL. For cmocka: *state becomes a struct pfix *. */
 void pfix_new(struct pfix *f, const struct l7mp_proto *const *protos);
-/* Closes what is open, stops the protocols and fails the test when something is left: a stream, a handle, a buffer. */
+/*
+ * Closes what is open, stops the protocols and fails the test when something is left: a stream, a
+ * handle, a buffer.
+ */
 void pfix_free(struct pfix *f);
 
 extern const struct l7mp_listen_events pfix_listen_events;
@@ -86,6 +89,9 @@ void pfix_turn(struct pfix *f, unsigned ms);
 int pfix_udp(const char *ip, unsigned port); /* bound; port 0: any */
 unsigned pfix_fd_port(int fd);
 int pfix_sendto(int fd, const char *ip, unsigned port, const void *data, size_t len);
-/* Turns the loop until the socket has something; returns its length or -1. `from` may be NULL: "ip:port". */
+/*
+ * Turns the loop until the socket has something; returns its length or -1. `from` may be NULL:
+ * "ip:port".
+ */
 ssize_t pfix_recv(struct pfix *f, int fd, char *buf, size_t size, char *from, unsigned ms);
 int pfix_tcp(const char *ip, unsigned port); /* connecting */

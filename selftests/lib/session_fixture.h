@@ -27,7 +27,10 @@ int sfix_free(void **state);
 
 /* Applies a whole configuration; single quotes stand for double ones. 0 or what apply said. */
 int sfix_config(struct sfix *f, const char *json, struct l7mp_error *err);
-/* listener `l` (protocol) -> cluster `c` (protocol), route options as JSON members (", 'retry': ...") */
+/*
+ * listener `l` (protocol) -> cluster `c` (protocol), route options as JSON members (", 'retry':
+ * ...")
+ */
 void sfix_simple(struct sfix *f, const char *listener, const char *cluster, const char *route);
 struct l7mp_session *sfix_session(struct sfix *f, const char *name);
 /* State of a live or tracked session; -1 when there is none. */

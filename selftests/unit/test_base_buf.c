@@ -168,7 +168,9 @@ static void own_copies_only_when_needed(void **state)
 	assert_ptr_equal(l7mp_buf_own(buf, 16, 100), buf);
 	assert_ptr_equal(l7mp_buf_own(buf, L7MP_BUF_HEADROOM, 0), buf);
 
-	/* Shared: a copy with bytes, flags and a copy of the attributes; the other keeps its own. */
+	/*
+	 * Shared: a copy with bytes, flags and a copy of the attributes; the other keeps its own.
+	 */
 	buf->flags = L7MP_BUF_TEXT;
 	buf->meta = cJSON_CreateString("m");
 	other = l7mp_buf_own(l7mp_buf_ref(buf), 0, 0);

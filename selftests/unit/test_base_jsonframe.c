@@ -13,7 +13,9 @@
 #include "l7mp/jsonframe.h"
 #include "l7mp/metrics.h"
 
-/* The text in pieces of `step` bytes becomes "D4 B9 ": where an object was done, or a byte was bad. */
+/*
+ * The text in pieces of `step` bytes becomes "D4 B9 ": where an object was done, or a byte was bad.
+ */
 static void run(const char *text, size_t step, char *out, size_t size)
 {
 	struct l7mp_jsonframe f = {0};

@@ -296,7 +296,10 @@ static void hashes(void **state)
 	assert_true(mine == l7mp_hash("abc", 3));
 	assert_true(mine != l7mp_hash("abd", 3));
 	assert_true(l7mp_hash(NULL, 0) == l7mp_hash("", 0));
-	/* Known answers of XXH3: the ring of a consistent hash must look the same everywhere, for ever. */
+	/*
+	 * Known answers of XXH3: the ring of a consistent hash must look the same everywhere, for
+	 * ever.
+	 */
 	assert_true(l7mp_hash_stable("", 0, 0) == 0x2d06800538d394c2ull);
 	assert_true(l7mp_hash_stable("abc", 3, 0) == 0x78af5f94892f3950ull);
 	assert_true(l7mp_hash_stable("abc", 3, 1) != l7mp_hash_stable("abc", 3, 0));

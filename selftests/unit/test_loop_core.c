@@ -155,7 +155,10 @@ void *__wrap_realloc(void *p, size_t size)
 	return fail_realloc ? NULL : __real_realloc(p, size);
 }
 
-/* Reserved timers never need memory: while malloc fails, they can still be started, all others can't. */
+/*
+ * Reserved timers never need memory: while malloc fails, they can still be started, all others
+ * can't.
+ */
 static void reserved(void **state)
 {
 	enum { N = 300 };

@@ -426,7 +426,10 @@ static int unix_pair_listen(struct l7mp_addr *a, int type)
 	return fd;
 }
 
-/* Receivers take few datagrams at a time: the rest waits, in order, and a stuck one holds up no other. */
+/*
+ * Receivers take few datagrams at a time: the rest waits, in order, and a stuck one holds up no
+ * other.
+ */
 static void unix_dgram(void **state)
 {
 	enum { N = 2000 };

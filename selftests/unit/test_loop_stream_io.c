@@ -252,7 +252,10 @@ static void transfer(void **state)
 	transfer_kind(PIPES);
 }
 
-/* A reader that takes one piece at a time: the writer is stopped, memory stays bounded, nothing is lost. */
+/*
+ * A reader that takes one piece at a time: the writer is stopped, memory stays bounded, nothing is
+ * lost.
+ */
 static void slow_reader_kind(enum kind kind)
 {
 	struct l7mp_loop *loop;
@@ -325,7 +328,10 @@ static void reset(void **state)
 	fini(&loop, &a, &b);
 }
 
-/* What is queued at an orderly close still arrives; a peer that does not read holds it up only so long. */
+/*
+ * What is queued at an orderly close still arrives; a peer that does not read holds it up only so
+ * long.
+ */
 static void close_flushes(void **state)
 {
 	struct l7mp_loop *loop;
@@ -388,7 +394,10 @@ static void close_inside(void **state)
 			l7mp_stream_io_read(b.s, true);
 			LOOP_UNTIL(loop, b.closed == 1, 3000);
 			assert_in_range(b.bytes, 1, 65536);
-			/* The writer learns of it: by error or, when it has nothing to write, by the end. */
+			/*
+			 * The writer learns of it: by error or, when it has nothing to write, by
+			 * the end.
+			 */
 			l7mp_stream_io_read(a.s, true);
 			LOOP_UNTIL(loop, a.errors || a.ended, 3000);
 			fini(&loop, &a, &b);
@@ -396,7 +405,9 @@ static void close_inside(void **state)
 	}
 }
 
-/* The peer takes no more but had said something before: that is read first, then comes the error. */
+/*
+ * The peer takes no more but had said something before: that is read first, then comes the error.
+ */
 static void last_words(void **state)
 {
 	struct l7mp_loop *loop;

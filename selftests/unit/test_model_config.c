@@ -21,7 +21,9 @@
 #define RULE  L7MP_OBJ_RULE
 #define ROUTE L7MP_OBJ_ROUTE
 
-/* A file as people write them: names where they are needed, the rest inline. %s: the rules of `l`. */
+/*
+ * A file as people write them: names where they are needed, the rest inline. %s: the rules of `l`.
+ */
 #define FILE_WITH(rules)                                                                          \
 	"{'admin':{'log_level':'warn'},'listeners':[{'name':'ctl','spec':{'protocol':'HTTP','"    \
 	"port':"                                                                                  \

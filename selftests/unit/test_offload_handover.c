@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How flows begin (userspace/offload/table/handover.c): user space's side of the two numbers, against a program and a
- * clock that the test plays.
+ * How flows begin (userspace/offload/table/handover.c): user space's side of the two numbers,
+ * against a program and a clock that the test plays.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -126,7 +126,10 @@ static void ms(unsigned n)
 
 /* ---- the tests ---- */
 
-/* Without packets: up until it has settled, equal once, equal again, begun; the place is given back. */
+/*
+ * Without packets: up until it has settled, equal once, equal again, begun; the place is given
+ * back.
+ */
 static void quiet(void **state)
 {
 	struct l7mp_flow flow;
@@ -154,8 +157,9 @@ static void quiet(void **state)
 }
 
 /*
- * The race for which they must be equal twice: a program sees different numbers, user space makes them equal, the
- * program counts. What follows goes up again, and the flow must not have begun with that packet on its way.
+ * The race for which they must be equal twice: a program sees different numbers, user space makes
+ * them equal, the program counts. What follows goes up again, and the flow must not have begun with
+ * that packet on its way.
  */
 static void counts_late(void **state)
 {
@@ -228,7 +232,10 @@ static void hurry(void **state)
 	assert_int_equal(late, 0);
 }
 
-/* One each 5 us never pauses: it begins after 50 ms, and the owner hears that something may be overtaken. */
+/*
+ * One each 5 us never pauses: it begins after 50 ms, and the owner hears that something may be
+ * overtaken.
+ */
 static void forced(void **state)
 {
 	struct l7mp_flow flow;
@@ -260,7 +267,10 @@ static void discard(void **state)
 	assert_int_equal(late, 0);
 }
 
-/* Removed while it begins, also by its own owner's relaying: no event any more, and the places are free. */
+/*
+ * Removed while it begins, also by its own owner's relaying: no event any more, and the places are
+ * free.
+ */
 static void removed(void **state)
 {
 	struct l7mp_flow flow;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What needs no kernel: choosing hooks, wanted interfaces, saving and restoring sysctls, an idle engine. */
+/*
+ * What needs no kernel: choosing hooks, wanted interfaces, saving and restoring sysctls, an idle
+ * engine.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Routes that are asked for again (userspace/offload/path/recheck.c), against a kernel that the test
- * plays: one that announces a change before it makes it, or does not announce it at all.
+ * Routes that are asked for again (userspace/offload/path/recheck.c), against a kernel that the
+ * test plays: one that announces a change before it makes it, or does not announce it at all.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -61,7 +61,9 @@ static void finish(struct pfix *f, struct pconn *c, const char *message)
 	assert_string_equal(c->message, message);
 }
 
-/* What goes in comes out; the end of stdin is seen, the exit is an event and the end of the stream. */
+/*
+ * What goes in comes out; the end of stdin is seen, the exit is an event and the end of the stream.
+ */
 static void there_and_back(void **state)
 {
 	struct pfix *f = *state;
@@ -221,7 +223,9 @@ static void descriptors(void **state)
 	assert_null(strstr(c->data, " 4 "));
 }
 
-/* Somebody whom it left behind in another group holds its output: that is not waited for for ever. */
+/*
+ * Somebody whom it left behind in another group holds its output: that is not waited for for ever.
+ */
 static void descendants(void **state)
 {
 	struct pfix *f = *state;

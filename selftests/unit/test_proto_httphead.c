@@ -29,7 +29,9 @@ struct result {
 	struct l7mp_http_response res;
 };
 
-/* Reads `text` in two pieces of heap memory of exactly their size, so that ASan sees each overrun. */
+/*
+ * Reads `text` in two pieces of heap memory of exactly their size, so that ASan sees each overrun.
+ */
 static void read_cut(const char *text, size_t len, size_t cut, bool response, struct result *out)
 {
 	struct l7mp_http_refusal why = {0};

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* AF_PACKET: frames over a veth pair in a network namespace of the test's own; and frames as such. */
+/*
+ * AF_PACKET: frames over a veth pair in a network namespace of the test's own; and frames as such.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/virtio_net.h>
@@ -183,7 +185,9 @@ static void sizes(void **state)
 	pfix_unlisten(l);
 }
 
-/* The kernel keeps other types away; one that is behind a tag is found, and the tag comes with it. */
+/*
+ * The kernel keeps other types away; one that is behind a tag is found, and the tag comes with it.
+ */
 static void ethertype(void **state)
 {
 	struct pfix *f = *state;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* UDP on real sockets: which peers are taken, who answers from where, sockets that outlive listeners. */
+/*
+ * UDP on real sockets: which peers are taken, who answers from where, sockets that outlive
+ * listeners.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -168,7 +171,10 @@ static void singleton_starts_by_itself(void **state)
 	assert_int_equal(pfix_recv(f, peer, got, sizeof(got), from, 1000), 5);
 	snprintf(want, sizeof(want), "127.0.0.1:%u", pfix_port(l));
 	assert_string_equal(from, want);
-	/* Nobody else is heard; the peer is, also at another address of ours, and answered from there. */
+	/*
+	 * Nobody else is heard; the peer is, also at another address of ours, and answered from
+	 * there.
+	 */
 	pfix_sendto(other, "127.0.0.1", pfix_port(l), "no", 2);
 	pfix_sendto(peer, "127.0.0.1", pfix_port(l), "a", 1);
 	pfix_sendto(peer, "127.0.0.9", pfix_port(l), "b", 1);

@@ -141,7 +141,10 @@ static void unnamed_senders_are_one_way(void **state)
 	pfix_unlisten(l);
 }
 
-/* It is counted and noticed, and when the peer comes back under its name the session is still there. */
+/*
+ * It is counted and noticed, and when the peer comes back under its name the session is still
+ * there.
+ */
 static void a_peer_goes_and_comes_back(void **state)
 {
 	struct pfix *f = *state;

@@ -351,7 +351,10 @@ static void test_shutdown(void **state)
 	assert_true(f->shut_down);
 }
 
-/* A session that ended before, and one that ends right now: neither leaves a timer that keeps the loop. */
+/*
+ * A session that ended before, and one that ends right now: neither leaves a timer that keeps the
+ * loop.
+ */
 static void test_shutdown_tracked(void **state)
 {
 	struct sfix *f = *state;

@@ -145,7 +145,10 @@ static void test_source_fails(void **state)
 	assert_null(sfix_session(f, "s1"));
 }
 
-/* A client that finished and an upstream that can't say its end: over after a while without answers. */
+/*
+ * A client that finished and an upstream that can't say its end: over after a while without
+ * answers.
+ */
 static void test_linger(void **state)
 {
 	struct sfix *f = *state;

@@ -321,7 +321,10 @@ static struct admin_request *make_request(struct conn *c)
 		link[(size_t)(host - link) + strcspn(host, ":/")] = '\0';
 		local = host;
 	}
-	/* With a port of its own choice the first request may come before we know it: it is refused. */
+	/*
+	 * With a port of its own choice the first request may come before we know it: it is
+	 * refused.
+	 */
 	if (l7mp_addr_parse(&head.local, local, e->where.port ? e->where.port : e->port))
 		return NULL;
 	head.metadata = make_metadata(c->ri);

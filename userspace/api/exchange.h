@@ -26,7 +26,9 @@ struct api_response;
 /* What can be asked. */
 struct api_service {
 	const char *proto; /* for messages */
-	/* Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway. */
+	/*
+	 * Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway.
+	 */
 	int (*admit)(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
 	             struct api_response *rs);
 	/* Answers, or leaves rs->status 0 when the request has to be done in a thread. */

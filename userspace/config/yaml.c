@@ -22,7 +22,7 @@ struct reader {
 	struct l7mp_document *doc;
 	struct l7mp_error *err;
 	struct anchor *anchors;
-	cJSON *graveyard; /* array: sources of merges; an anchor may still point there */
+	cJSON *merge_sources; /* array: sources of merges; an anchor may still point there */
 	struct l7mp_copies copies;
 	int depth;
 };
@@ -315,7 +315,7 @@ static int read_mapping(struct reader *r, const yaml_event_t *start, cJSON *obje
 	if (!rc && merge_from)
 		rc = merge(r, object, &keys, merge_from, line_of(start));
 	if (merge_from)
-		cJSON_AddItemToArray(r->graveyard, merge_from);
+		cJSON_AddItemToArray(r->merge_sources, merge_from);
 	l7mp_keys_free(&keys);
 	return rc;
 }
@@ -410,12 +410,12 @@ static int read_stream(struct reader *r)
 
 int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struct l7mp_error *err)
 {
-	struct reader r = {.doc = d, .err = err, .graveyard = cJSON_CreateArray()};
+	struct reader r = {.doc = d, .err = err, .merge_sources = cJSON_CreateArray()};
 	struct anchor *a, *next;
 	int rc;
 
-	if (!r.graveyard || !yaml_parser_initialize(&r.parser)) {
-		cJSON_Delete(r.graveyard);
+	if (!r.merge_sources || !yaml_parser_initialize(&r.parser)) {
+		cJSON_Delete(r.merge_sources);
 		return no_memory(&r);
 	}
 	yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, len);
@@ -428,6 +428,6 @@ int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struc
 		free(a->name);
 		free(a);
 	}
-	cJSON_Delete(r.graveyard);
+	cJSON_Delete(r.merge_sources);
 	return rc;
 }

@@ -22,7 +22,9 @@ enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUN
 
 struct l7mp_app {
 	struct l7mp_options options;
-	/* As it was given: a reload follows the links that are there then (Kubernetes swaps them). */
+	/*
+	 * As it was given: a reload follows the links that are there then (Kubernetes swaps them).
+	 */
 	char *config_path;
 	struct l7mp_loop *loop;
 	struct l7mp_model *model;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Timers: a binary heap; each timer knows its place, so that moving and stopping one are O(log n). */
+/*
+ * Timers: a binary heap; each timer knows its place, so that moving and stopping one are O(log n).
+ */
 #include <errno.h>
 #include <stdlib.h>
 

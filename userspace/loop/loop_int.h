@@ -106,7 +106,10 @@ void l7mp_loop_wake(struct l7mp_loop *loop);
 /* The next poll sleeps at most until `due`. */
 void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due);
 
-/* An open object (socket, acceptor, process) keeps the loop running, also while it waits for nothing. */
+/*
+ * An open object (socket, acceptor, process) keeps the loop running, also while it waits for
+ * nothing.
+ */
 void l7mp_loop_hold(struct l7mp_loop *loop);
 void l7mp_loop_release(struct l7mp_loop *loop);
 
@@ -115,7 +118,10 @@ void l7mp_loop_release(struct l7mp_loop *loop);
 struct l7mp_io_always;
 
 struct l7mp_io {
-	/* events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as the kernel reported them */
+	/*
+	 * events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as the kernel reported
+	 * them
+	 */
 	void (*cb)(struct l7mp_io *io, uint32_t events);
 	int fd;
 	uint32_t events; /* what is waited for; 0: not in the set, reports nothing */
@@ -145,5 +151,8 @@ void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
 
 /* Cancels what is under way; nobody may wait for an answer any more. NULL inside is fine. */
 void l7mp_resolver_free(struct l7mp_resolver **resolver);
-/* Asks these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf. For tests. 0 or negative errno. */
+/*
+ * Asks these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf. For tests. 0
+ * or negative errno.
+ */
 int l7mp_resolver_set_servers(struct l7mp_loop *loop, const char *csv);

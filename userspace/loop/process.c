@@ -148,7 +148,10 @@ static bool same_name(const char *a, const char *b)
 	return !strncmp(a, b, len) && (b[len] == '=' || !b[len]);
 }
 
-/* This process's environment with `more` in place of what has the same names. The strings are borrowed. */
+/*
+ * This process's environment with `more` in place of what has the same names. The strings are
+ * borrowed.
+ */
 static char **merge_env(const char *const *more)
 {
 	size_t have = 0, add = 0, n = 0;

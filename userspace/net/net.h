@@ -109,7 +109,9 @@ void l7mp_tcp_user_timeout(int fd, unsigned ms);
 /* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
 
 enum l7mp_byte_stream_type { L7MP_BYTE_STREAM_TCP, L7MP_BYTE_STREAM_UNIX, L7MP_BYTE_STREAM_TLS };
-/* An accepted connection as a stream (not TLS); takes fd, also on failure. `peer` may have len 0. */
+/*
+ * An accepted connection as a stream (not TLS); takes fd, also on failure. `peer` may have len 0.
+ */
 int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type type, int fd,
                             const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
@@ -120,7 +122,10 @@ int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type typ
 int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
                                  const cJSON *bind, struct l7mp_stream **out,
                                  struct l7mp_error *err);
-/* The same over TLS, open after the handshake. `name` is whom the certificate must be for; ctx is borrowed. */
+/*
+ * The same over TLS, open after the handshake. `name` is whom the certificate must be for; ctx is
+ * borrowed.
+ */
 int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
                                  const cJSON *bind, struct l7mp_tls_ctx *ctx,
                                  struct l7mp_stream **out, struct l7mp_error *err);
@@ -138,7 +143,10 @@ int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *
 
 /* ---- what else a byte stream can do; `s` is one of those above ---- */
 
-/* For a connecting TCP or TLS stream: the time-out that the connection gets, as l7mp_tcp_user_timeout. */
+/*
+ * For a connecting TCP or TLS stream: the time-out that the connection gets, as
+ * l7mp_tcp_user_timeout.
+ */
 void l7mp_byte_stream_user_timeout(struct l7mp_stream *s, unsigned ms);
 /* As l7mp_stream_io_cork and l7mp_stream_io_queued. */
 void l7mp_byte_stream_cork(struct l7mp_stream *s, bool on);

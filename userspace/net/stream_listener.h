@@ -65,7 +65,9 @@ struct l7mp_stream_listener_ops {
 	 */
 	int (*accept_unix)(struct l7mp_env *env, int fd, const struct l7mp_addr *local,
 	                   struct l7mp_stream **out);
-	/* Optional: descriptors have run out, and accepting rests for 100 ms. Can some be spared? */
+	/*
+	 * Optional: descriptors have run out, and accepting rests for 100 ms. Can some be spared?
+	 */
 	void (*exhausted)(struct l7mp_stream_listener *l);
 };
 

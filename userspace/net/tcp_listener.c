@@ -44,7 +44,9 @@ static void forget(struct l7mp_tcp_listener *l)
 	l->from = l->heir = NULL;
 }
 
-/* The same queue of connections under a second descriptor: none is lost when the first one closes. */
+/*
+ * The same queue of connections under a second descriptor: none is lost when the first one closes.
+ */
 static int share_retiring(struct l7mp_tcp_listener *l, const struct l7mp_bind_addr *want,
                           const struct l7mp_listen *params, struct l7mp_bind_addr *bound)
 {

@@ -93,8 +93,8 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 }
 
 /*
- * After that, programs that had found a flow are through with their packets: they run under RCU, and this
- * command of membarrier(2) is synchronize_rcu(). Some 10 ms.
+ * After that, programs that had found a flow are through with their packets: they run under RCU,
+ * and this command of membarrier(2) is synchronize_rcu(). Some 10 ms.
  */
 static void wait_for_programs(void)
 {
@@ -104,7 +104,10 @@ static void wait_for_programs(void)
 		(void)nanosleep(&enough, NULL);
 }
 
-/* All that leave, now. Detaching a hook stops its device for some ms: nothing may be on its way through it. */
+/*
+ * All that leave, now. Detaching a hook stops its device for some ms: nothing may be on its way
+ * through it.
+ */
 static void leave_now(struct l7mp_offload_engine *e)
 {
 	flush_updates(e);

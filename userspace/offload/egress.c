@@ -8,7 +8,10 @@
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out)
 {
-	/* Packets of the peer come in where packets to it leave. If they don't, they meet no flow and go up. */
+	/*
+	 * Packets of the peer come in where packets to it leave. If they don't, they meet no flow
+	 * and go up.
+	 */
 	if (!nh->ifindex || nh->reason == L7MP_REASON_NO_ROUTE)
 		return L7MP_REASON_NO_ROUTE;
 	*out = off_link_served(&e->path, off_link_find(&e->path, nh->ifindex));
@@ -24,7 +27,9 @@ static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct o
 		return L7MP_REASON_NO_ROUTE;
 	if (nh->key.family == L7MP_FAMILY_V4 && !e->hooks.sysctls.ready)
 		return L7MP_REASON_KERNEL;
-	/* The link addresses stay zero: with lo's own the packet counts as addressed to this host. */
+	/*
+	 * The link addresses stay zero: with lo's own the packet counts as addressed to this host.
+	 */
 	out->ifindex = lo->ifindex;
 	out->mtu = lo->mtu;
 	out->flags = L7MP_FLOW_TO_INGRESS | L7MP_FLOW_TC_ONLY;

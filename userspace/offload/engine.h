@@ -73,10 +73,15 @@ void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
 
 struct off_load;
 
-/* Loads maps and programs in a worker thread; off_loaded says how that went. 0 or negative errno. */
+/*
+ * Loads maps and programs in a worker thread; off_loaded says how that went. 0 or negative errno.
+ */
 int off_load_start(struct l7mp_offload_engine *e);
 void off_load_cancel(struct l7mp_offload_engine *e);
-/* engine.c: with the maps in e->maps, or (rc) the reason in e->why, if there is more to say than rc. */
+/*
+ * engine.c: with the maps in e->maps, or (rc) the reason in e->why, if there is more to say than
+ * rc.
+ */
 void off_loaded(struct l7mp_offload_engine *e, int rc);
 
 /* ---- changes.c ---- */

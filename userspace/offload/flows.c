@@ -98,7 +98,9 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 		                                       : off_egress_find(e, in[i], to, &egress[i]);
 		if (reason)
 			return reason;
-		/* `from` may be a VLAN device with an address of its own; `in` is what is below it. */
+		/*
+		 * `from` may be a VLAN device with an address of its own; `in` is what is below it.
+		 */
 		if (from)
 			memcpy(egress[i].in_mac, from->mac, sizeof(egress[i].in_mac));
 	}

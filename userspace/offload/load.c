@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Loading while sessions run: verifying the programs and allocating the counters of a large table take
- * some 100 ms, which the loop must not stand still for. A worker thread does it, with maps of its own,
- * and hands them over at the end; whoever has other plans meanwhile lets it go.
+ * Loading while sessions run: verifying the programs and allocating the counters of a large table
+ * take some 100 ms, which the loop must not stand still for. A worker thread does it, with maps of
+ * its own, and hands them over at the end; whoever has other plans meanwhile lets it go.
  */
 #include <errno.h>
 #include <stdlib.h>

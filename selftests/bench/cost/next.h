@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A test run repeats a program on the same bytes. The measured programs make them the next packet first, as a
- * NIC would hand it over: of another flow, not known from the one before, its TTL as it was. What that costs is
- * the row "next"; their references don't do it.
+ * A test run repeats a program on the same bytes. The measured programs make them the next packet
+ * first, as a NIC would hand it over: of another flow, not known from the one before, its TTL as it
+ * was. What that costs is the row "next"; their references don't do it.
  */
 #pragma once
 

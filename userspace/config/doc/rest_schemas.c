@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Bodies of the REST API that are not objects of the model: only described, never used to check input. */
+/*
+ * Bodies of the REST API that are not objects of the model: only described, never used to check
+ * input.
+ */
 #include "l7mp/model.h"
 #include "l7mp/restdesc.h"
 

@@ -10,7 +10,10 @@
 #include "tls_int.h"
 
 #define HANDSHAKE_MS 10000
-/* Each costs some 40 KiB. One more, and the oldest goes: of honest clients it is the most patient one. */
+/*
+ * Each costs some 40 KiB. One more, and the oldest goes: of honest clients it is the most patient
+ * one.
+ */
 #define PENDING_MAX 1024
 
 struct pending {

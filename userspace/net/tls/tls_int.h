@@ -29,9 +29,15 @@ SSL_CTX *l7mp_tls_ctx_ssl(const struct l7mp_tls_ctx *ctx); /* borrowed; until th
 const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
 
 /* ---- text.c ---- */
-/* For SSL_CTX_set_verify: keeps the first certificate that is refused in the X509 * that the connection's app data points to. */
+/*
+ * For SSL_CTX_set_verify: keeps the first certificate that is refused in the X509 * that the
+ * connection's app data points to.
+ */
 int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
-/* Why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue, which it empties. `name`: whom a client expected. */
+/*
+ * Why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue, which it
+ * empties. `name`: whom a client expected.
+ */
 void l7mp_tls_failure(SSL *ssl, int code, const char *name, char *buf, size_t size);
 /* The subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
 char *l7mp_tls_subject(SSL *ssl);
@@ -40,14 +46,19 @@ const char *l7mp_tls_reason(char *buf, size_t size);
 
 /* ---- gate.c ---- */
 
-/* A listener's connections until their handshake is done: it has 10 s, and their number is bounded. */
+/*
+ * A listener's connections until their handshake is done: it has 10 s, and their number is bounded.
+ */
 struct l7mp_tls_gate;
 struct l7mp_tls_gate_params {
 	struct l7mp_env *env;
 	struct l7mp_tls_ctx *ctx; /* taken, also on failure */
 	const char *module;       /* static; for the log */
 	const char *listener;     /* its name; copied */
-	/* The handshake is done; takes tls: sets its owner or drops it. Never from inside l7mp_tls_gate_accept. */
+	/*
+	 * The handshake is done; takes tls: sets its owner or drops it. Never from inside
+	 * l7mp_tls_gate_accept.
+	 */
 	void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer);
 	void *arg;
 };

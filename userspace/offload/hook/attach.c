@@ -111,7 +111,10 @@ static int attach_xdp_and_tc(struct off_hooks *h, struct off_link *l, const stru
 
 	if (rc)
 		return rc;
-	/* Behind it, for the flows that XDP can't send out: into lo, or out of a device without XDP. */
+	/*
+	 * Behind it, for the flows that XDP can't send out: into lo, or out of a device without
+	 * XDP.
+	 */
 	rc = off_tc_attach(h, l, why, size);
 	if (rc)
 		off_xdp_detach(h, l);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How programs are attached to interfaces: which hook an interface gets and why, XDP by libxdp or
- * directly, tc by clsact and a direct-action filter, what a driver can do, and the sysctls of lo that
- * delivery to this host needs.
+ * directly, tc by clsact and a direct-action filter, what a driver can do, and the sysctls of lo
+ * that delivery to this host needs.
  *
- * Knows interfaces (path/) and maps (table/maps.h), but no flows: before it takes a hook away it asks its
- * owner to withdraw the flows that use it. Thread: loop only.
+ * Knows interfaces (path/) and maps (table/maps.h), but no flows: before it takes a hook away it
+ * asks its owner to withdraw the flows that use it. Thread: loop only.
  */
 #pragma once
 
@@ -26,7 +26,9 @@ struct off_sysctls {
 	int error;            /* negative errno when they can't be set */
 };
 void off_sysctls_init(struct off_sysctls *s);
-/* Sets all to 1, remembering what they were. 0 or negative errno (what was set is then restored). */
+/*
+ * Sets all to 1, remembering what they were. 0 or negative errno (what was set is then restored).
+ */
 int off_sysctls_set(struct off_sysctls *s, const char *dir);
 /* Puts back what was changed, unless somebody else has changed it since. */
 void off_sysctls_restore(struct off_sysctls *s, const char *dir);
@@ -70,7 +72,9 @@ void off_detach(struct off_hooks *h, struct off_link *l);
 bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
 /* no_init: sees whether our pinned programs serve the interface. */
 void off_attach_find(struct off_hooks *h, struct off_link *l);
-/* init: takes away what a predecessor of the same instance left. `old` has its programs and maps. */
+/*
+ * init: takes away what a predecessor of the same instance left. `old` has its programs and maps.
+ */
 void off_attach_clean(struct off_hooks *h, const struct off_maps *old);
 
 int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
@@ -81,7 +85,10 @@ void off_xdp_detach(struct off_hooks *h, struct off_link *l);
 /* Is m's program attached, alone or in a dispatcher? remove: takes it away if so. */
 enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
 bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m);
-/* features.c: can XDP send frames out here? 1, 0, or -errno when the kernel doesn't say (before 6.3). */
+/*
+ * features.c: can XDP send frames out here? 1, 0, or -errno when the kernel doesn't say (before
+ * 6.3).
+ */
 int off_xdp_can_send(struct off_hooks *h, struct off_link *l);
 /* Does the driver run XDP programs? The same answers. Needs no engine. */
 int off_xdp_in_driver(uint32_t ifindex);

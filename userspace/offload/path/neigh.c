@@ -133,7 +133,10 @@ static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key
 	struct off_neigh *n = find(p, key);
 
 	if (n) {
-		/* Not known yet, and whoever needed it may have waited long; thousands may need it now. */
+		/*
+		 * Not known yet, and whoever needed it may have waited long; thousands may need it
+		 * now.
+		 */
 		if (!n->valid && l7mp_loop_now(p->loop) - n->looked_ms >= LOOK_AGAIN_MS)
 			look(p, n);
 		return n;

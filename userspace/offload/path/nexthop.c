@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nexthops: what the kernel's routing answered for a peer, asked once and kept up to date by rtnetlink
- * events, so that the programs need no FIB look-up per packet.
+ * Nexthops: what the kernel's routing answered for a peer, asked once and kept up to date by
+ * rtnetlink events, so that the programs need no FIB look-up per packet.
  */
 #include <stdlib.h>
 #include <string.h>

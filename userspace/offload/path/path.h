@@ -195,8 +195,8 @@ struct off_nexthop {
 };
 
 /*
- * Finds or looks up. NULL when out of memory. The result lives while it has uses; one that failed is
- * kept for a minute without, so that its recovery is noticed.
+ * Finds or looks up. NULL when out of memory. The result lives while it has uses; one that failed
+ * is kept for a minute without, so that its recovery is noticed.
  */
 struct off_nexthop *off_nexthop_get(struct off_path *p, const struct l7mp_addr *local,
                                     const struct l7mp_addr *remote);
@@ -222,7 +222,9 @@ void off_nexthops_link_down(struct off_path *p, uint32_t ifindex);
 /* The address is not ours any more: the same. `len`: 4 or 16. */
 void off_nexthops_address_gone(struct off_path *p, uint8_t family, const uint8_t *addr, size_t len);
 
-/* For the owner's slices: looks the first dirty nexthop up, if that has not been done. NULL: none. */
+/*
+ * For the owner's slices: looks the first dirty nexthop up, if that has not been done. NULL: none.
+ */
 struct off_nexthop *off_nexthop_look(struct off_path *p);
 /* The next flow that has not seen its change yet. NULL: all have. */
 struct l7mp_flow *off_nexthop_next_flow(struct off_nexthop *nh);
@@ -242,7 +244,9 @@ void off_routes_event(struct off_path *p, const struct nlmsghdr *nlh);
 
 #define OFF_RECHECKS 3
 
-/* The kernel may announce a change before it makes it: asks again some ms later, and later again. */
+/*
+ * The kernel may announce a change before it makes it: asks again some ms later, and later again.
+ */
 void off_recheck_soon(struct off_path *p, struct off_nexthop *nh);
 /* It was looked up just now, perhaps between an announcement and its change. */
 void off_recheck_new(struct off_path *p, struct off_nexthop *nh);

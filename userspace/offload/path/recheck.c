@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Routes are asked for a second and a third time after a change. The kernel says RTM_DELROUTE before it
- * takes the route out (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and RTM_DELNEXTHOP before it takes out the routes
- * that go with them, and not all of those are told one by one: whoever asks at once, on another processor, may
- * get the old answer, and nobody tells him again.
+ * Routes are asked for a second and a third time after a change. The kernel says RTM_DELROUTE
+ * before it takes the route out (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and
+ * RTM_DELNEXTHOP before it takes out the routes that go with them, and not all of those are told
+ * one by one: whoever asks at once, on another processor, may get the old answer, and nobody tells
+ * him again.
  *
- * And as long as flows use a way it is asked for now and then: what the kernel learns of the path's MTU (RFC 1191, RFC 8201) it
- * tells nobody, and packets that are too large have to leave the fast path, so that the stack fragments them.
+ * And as long as flows use a way it is asked for now and then: what the kernel learns of the path's
+ * MTU (RFC 1191, RFC 8201) it tells nobody, and packets that are too large have to leave the fast
+ * path, so that the stack fragments them.
  */
 #include "path.h"
 

@@ -4,8 +4,8 @@
  * most of the work (300 ns an entry, one lock a bucket), so a worker thread waits for it and adds
  * up the CPUs; the loop only puts the sums where they belong, a slice a turn.
  *
- * A slice is a little old when the loop gets it. A flow may have come since (`born` tells) or been read
- * since (counters only rise: what is lower is older).
+ * A slice is a little old when the loop gets it. A flow may have come since (`born` tells) or been
+ * read since (counters only rise: what is lower is older).
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -137,8 +137,9 @@ static void read_slice(uv_work_t *work)
 
 	/*
 	 * Threads of this kind don't push others off their processor when they are woken: else
-	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life. Not under a
-	 * real-time policy: there the loop, waiting for this thread, would never let it run.
+	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life. Not
+	 * under a real-time policy: there the loop, waiting for this thread, would never let it
+	 * run.
 	 */
 	if (sched_getscheduler(0) == SCHED_OTHER)
 		(void)sched_setscheduler(0, SCHED_BATCH, &prio);

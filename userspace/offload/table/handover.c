@@ -2,12 +2,13 @@
 /*
  * How a flow begins without overtaking what user space still holds of it (struct l7mp_handover in
  * abi.h): while a direction's two numbers differ, the programs pass its packets up. Here they are
- * made equal, at a moment when the owner's sockets are empty and no packet came since that was noted.
+ * made equal, at a moment when the owner's sockets are empty and no packet came since that was
+ * noted.
  *
- * A packet that a program has counted is not in the socket at once: it crosses the stack, perhaps on
- * another processor, perhaps in a batch. So we wait until none came for a while. A stream that never pauses
- * as long gets less time, and in the end none: then the flow begins all the same, and the owner
- * counts what still came out of its sockets.
+ * A packet that a program has counted is not in the socket at once: it crosses the stack, perhaps
+ * on another processor, perhaps in a batch. So we wait until none came for a while. A stream that
+ * never pauses as long gets less time, and in the end none: then the flow begins all the same, and
+ * the owner counts what still came out of its sockets.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -47,8 +48,8 @@ static bool has_slot(const struct off_direction *dir)
 }
 
 /*
- * First in, first out: a program that still reads an action that has just been replaced finds its place
- * unused for a while, with equal numbers.
+ * First in, first out: a program that still reads an action that has just been replaced finds its
+ * place unused for a while, with equal numbers.
  */
 static void slot_take(struct off_handover *h, struct off_direction *dir)
 {
@@ -95,7 +96,10 @@ static bool settled(struct off_table *tbl, struct l7mp_flow *flow)
 	return same;
 }
 
-/* What was noted has settled. Relays what the sockets hold; then the programs may go on, unless more came. */
+/*
+ * What was noted has settled. Relays what the sockets hold; then the programs may go on, unless
+ * more came.
+ */
 static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	bool all = true;
@@ -117,7 +121,10 @@ static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 	return all;
 }
 
-/* The programs need not look any more. When the kernel can't be told now, they go on looking, to no effect. */
+/*
+ * The programs need not look any more. When the kernel can't be told now, they go on looking, to no
+ * effect.
+ */
 static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++) {
@@ -183,8 +190,9 @@ static void step(struct off_table *tbl, struct l7mp_flow *flow, unsigned *brief)
 	bool same = settled(tbl, flow), orderly = false;
 
 	/*
-	 * A program that found the numbers different just before we made them equal may count its packet
-	 * just after. So they must still be equal a tick later; meanwhile the programs use the flow.
+	 * A program that found the numbers different just before we made them equal may count its
+	 * packet just after. So they must still be equal a tick later; meanwhile the programs use
+	 * the flow.
 	 */
 	if (flow->agreed && same) {
 		begin(tbl, flow, unordered(flow));
@@ -217,7 +225,10 @@ static void tick(struct l7mp_timer *timer, void *arg)
 	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
 	uint64_t start = now_us();
 
-	/* Each once; the list may change under us, so always from its head, and what stays goes to its end. */
+	/*
+	 * Each once; the list may change under us, so always from its head, and what stays goes to
+	 * its end.
+	 */
 	while (n-- && h->flows && now_us() - start < TICK_US) {
 		struct l7mp_flow *flow = h->flows;
 

@@ -2,8 +2,8 @@
 /*
  * The table of our own: from a key of the maps to its side of a flow. The sweep asks it
  * for every entry once a second, so it is one that costs two misses of the cache: open
- * addressing, at most half full, hashes beside the pointers (so that growing reads no sides), and the
- * key beside the counters.
+ * addressing, at most half full, hashes beside the pointers (so that growing reads no sides), and
+ * the key beside the counters.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -81,7 +81,10 @@ void off_index_delete(struct off_index *t, const struct off_direction *dir)
 	hole = slot_of(t, &dir->key, l7mp_hash(&dir->key, sizeof(dir->key)));
 	if (t->slots[hole].dir != dir)
 		return;
-	/* What was pushed on by others moves back into the hole, if that is not before its own place. */
+	/*
+	 * What was pushed on by others moves back into the hole, if that is not before its own
+	 * place.
+	 */
 	for (i = (hole + 1) & t->mask; t->slots[i].dir; i = (i + 1) & t->mask) {
 		uint32_t home = (uint32_t)t->slots[i].hash & t->mask;
 

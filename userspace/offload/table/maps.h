@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The BPF objects, the maps and their pins. Thread: loop only, but off_maps_load, which any may call. */
+/*
+ * The BPF objects, the maps and their pins. Thread: loop only, but off_maps_load, which any may
+ * call.
+ */
 #pragma once
 
 #include <stddef.h>

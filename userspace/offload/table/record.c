@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The pinned map `sessions`: what a daemon that is started again would need, beside the flows
- * themselves, to take a session over. Written here, not read yet. A session without its record is fast all the
- * same: it only can't be adopted.
+ * themselves, to take a session over. Written here, not read yet. A session without its record is
+ * fast all the same: it only can't be adopted.
  */
 #include <bpf/bpf.h>
 #include <string.h>

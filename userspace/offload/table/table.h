@@ -146,7 +146,10 @@ struct off_table {
 
 int off_handover_start(struct off_table *tbl);
 void off_handover_stop(struct off_table *tbl);
-/* Before it goes into the map: marks its actions. Without a free place they stay as they are, and it begins at once. */
+/*
+ * Before it goes into the map: marks its actions. Without a free place they stay as they are, and
+ * it begins at once.
+ */
 void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow);
 /* It is in the map now; the event `begun` follows, unless it is removed before. */
 void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);

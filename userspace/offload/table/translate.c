@@ -94,7 +94,10 @@ static uint64_t delta(const void *old, const void *new, size_t n)
 	return sum;
 }
 
-/* Words that are the same add 0xffff each, which is zero: then the delta is really 0, and helpers are spared. */
+/*
+ * Words that are the same add 0xffff each, which is zero: then the delta is really 0, and helpers
+ * are spared.
+ */
 static uint32_t delta_or_zero(const void *old, const void *new, size_t n)
 {
 	return memcmp(old, new, n) ? fold(delta(old, new, n)) : 0;

@@ -4,7 +4,10 @@
 
 #include <string.h>
 
-/* A chunk's line is "<size>\r\n" and its data ends with "\r\n": this much is never counted as excess. */
+/*
+ * A chunk's line is "<size>\r\n" and its data ends with "\r\n": this much is never counted as
+ * excess.
+ */
 #define LINE_FREE 20
 
 enum {

@@ -187,7 +187,9 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 	}
 	l7mp_stream_pause(s->inner, true);
 	free_handshake(s);
-	/* The owner may do anything, including deletion of the listener; s exists until `closed`. */
+	/*
+	 * The owner may do anything, including deletion of the listener; s exists until `closed`.
+	 */
 	(void)l7mp_accept_emit(&l->base, &a);
 	if (!rest)
 		return;

@@ -78,7 +78,9 @@ static bool parse_ip4(const uint8_t *f, size_t len, struct pkt_info *i)
 	i->key.proto = h[9];
 	memcpy(i->key.src, h + 12, 4);
 	memcpy(i->key.dst, h + 16, 4);
-	/* Ports of a fragment are ignored, even of the first: all fragments belong to one session. */
+	/*
+	 * Ports of a fragment are ignored, even of the first: all fragments belong to one session.
+	 */
 	if (!(get16(h + 6) & 0x3fff))
 		ports(f, i, i->l3 + hlen);
 	return true;
@@ -359,7 +361,9 @@ static int split(struct l7mp_loop *loop, const struct l7mp_buf *whole,
 	} else {
 		return -EMSGSIZE;
 	}
-	/* With a data offset inside the TCP header, its fields would be written behind the segment. */
+	/*
+	 * With a data offset inside the TCP header, its fields would be written behind the segment.
+	 */
 	if (head < i.l4 + least || head >= i.end)
 		return -EBADMSG;
 	for (size_t off = 0; off < i.end - head; off += size, n++) {

@@ -144,7 +144,10 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 		(void)emit(l, buf, from, to->len ? to : &socket_of(l)->bind_addr.addr);
 		return;
 	}
-	/* The peer of a singleton may change the local address it writes to, and is answered from it. */
+	/*
+	 * The peer of a singleton may change the local address it writes to, and is answered from
+	 * it.
+	 */
 	memcpy(&key, p->key, sizeof(key));
 	udp_key_addrs(&key, 0, &peer, &local);
 	if (!l7mp_addr_equal(&peer, from)) {
