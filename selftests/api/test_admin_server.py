@@ -267,16 +267,22 @@ class Hostile(Base):
     def test_slow_readers(self):
         """answers that are not read hold neither the loop nor, for long, a thread"""
         self.start()
-        for i in range(100):
-            self.api.post("/rulelists", {"rulelist": {"name": f"l{i}", "rules": [{"name": f"r{i}-{j}", "match": {
-                "op": "matches", "path": "/x", "value": "y" * 2000}} for j in range(20)]}})
+        # More than the sockets' buffers take: 12 MB.
+        for i in range(60):
+            rules = [{"name": f"r{i}-{j}", "match": {"op": "test", "path": "/x", "value": "y" * 20000}, "action": {}} for j in range(10)]
+            code, body = self.api.post("/rulelists", {"rulelist": {"name": f"l{i}", "rules": rules}})
+            self.assertEqual(code, 200, body)
         conns = []
-        for _ in range(4):
+        while len(conns) < 4:
             s = socket.socket()
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.settimeout(60)
             s.connect(("127.0.0.1", PORT))
             s.sendall(b"GET /api/v1/rulelists?recursive=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            conns.append(s)
+            if s.recv(12) == b"HTTP/1.1 200":
+                conns.append(s)
+            else:  # the thread of the request before was not free yet
+                s.close()
         self.assertTrue(l7test.wait_for(lambda: plain("/healthz")[0] == 503, 30))
         self.assertEqual(self.proxy.api.get("/admin")[0], 200)
         self.assertTrue(l7test.wait_for(lambda: plain("/healthz")[0] == 200, 60))
