@@ -35,7 +35,7 @@ LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.sp
 DOORS = {
     "bpf/": r"^userspace/offload/",
     "xdp/": r"^userspace/offload/",
-    "civetweb.h": r"^userspace/(api/admin_server|proto/http/http_engine)\.c$",
+    "civetweb.h": r"^userspace/api/admin_server\.c$",
     "libwebsockets.h": r"^userspace/proto/websocket/",
     "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
     "pcre2.h": r"^userspace/model/match/",

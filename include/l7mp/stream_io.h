@@ -83,6 +83,8 @@ struct l7mp_acceptor_ops {
 /* Takes a listening fd, also on failure. Accepting starts at once. */
 int l7mp_acceptor_new(struct l7mp_loop *loop, int fd, const struct l7mp_acceptor_ops *ops,
                       void *arg, struct l7mp_acceptor **out);
+/* Accepts nothing until it is told to go on; connections wait in the kernel's queue. */
+void l7mp_acceptor_rest(struct l7mp_acceptor *a, bool on);
 int l7mp_acceptor_fd(const struct l7mp_acceptor *a);
 /* Closes the descriptor at once; nothing is called any more. */
 void l7mp_acceptor_close(struct l7mp_acceptor **a);

@@ -126,6 +126,15 @@ fail:
 	return rc;
 }
 
+void l7mp_acceptor_rest(struct l7mp_acceptor *a, bool on)
+{
+	l7mp_timer_stop(a->loop, &a->timer);
+	if (on)
+		l7mp_io_stop(a->loop, &a->io);
+	else
+		acceptor_listen(a);
+}
+
 int l7mp_acceptor_fd(const struct l7mp_acceptor *a)
 {
 	return a->io.fd;

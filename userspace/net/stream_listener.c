@@ -245,16 +245,15 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 		l7mp_stream_listener_close(l);
 		return fd;
 	}
-	/*
-	 * Made now, because activate may not fail; nothing is accepted before it, as both
-	 * happen within one callback of the loop.
-	 */
+	/* Made now, because activate may not fail; it rests, because a change may take a while. */
 	rc = l7mp_acceptor_new(params->env->loop, fd, &acceptor_ops, l, &l->acceptor);
 	if (rc) {
 		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc));
 		l7mp_stream_listener_close(l);
+		return rc;
 	}
-	return rc;
+	l7mp_acceptor_rest(l->acceptor, true);
+	return 0;
 }
 
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
@@ -263,6 +262,7 @@ void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 
 	l->active = true;
 	forget(l);
+	l7mp_acceptor_rest(l->acceptor, false);
 }
 
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *base, cJSON *spec)

@@ -228,21 +228,9 @@ static void choose_own(struct ws_head *h, const struct ws_listener *l)
 /* Metadata of the session. NULL: no memory. */
 static cJSON *metadata(const struct ws_head *h, const struct l7mp_http_request *r)
 {
-	struct l7mp_http_header headers[L7MP_HTTP_FIELDS_MAX];
-	struct l7mp_http_head head = {.scheme = h->peer.tls ? "wss" : "ws",
-	                              .version = "1.1",
-	                              .method = r->method,
-	                              .path = *r->path ? r->path : "/",
-	                              .query = r->query,
-	                              .headers = headers,
-	                              .n_headers = r->fields.n};
 	cJSON *all = l7mp_peer_metadata(&h->peer);
-	cJSON *http;
+	cJSON *http = l7mp_http_request_metadata(r, h->peer.tls ? "wss" : "ws", &h->peer.local);
 
-	for (size_t i = 0; i < r->fields.n; i++)
-		headers[i] = (struct l7mp_http_header){.name = r->fields.at[i].name,
-		                                       .value = r->fields.at[i].value};
-	http = l7mp_http_metadata(&head, &h->peer.local);
 	if (all && http && !l7mp_json_add(all, "HTTP", http))
 		return all;
 	if (!all)

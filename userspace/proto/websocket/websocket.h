@@ -39,7 +39,8 @@
 #include "net/net.h"
 #include "net/stream_listener.h"
 #include "net/tls/tls_int.h"
-#include "proto/http/http_int.h"
+#include "proto/http/metadata.h"
+#include "proto/http/reply.h"
 
 struct lws;
 struct lws_context;

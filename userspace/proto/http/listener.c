@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/* HTTP listeners (RFC 9110, RFC 9112): each request is the source of a session. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "http.h"
+#include "l7mp/hash.h"
+#include "l7mp/protos.h"
+
+/* Idle connections that are closed when descriptors have run out, each time. */
+#define SPARE 16
+
+/* ---- connections ---- */
+
+void http_conn_move(struct http_conn *c, struct http_conn **list)
+{
+	if (c->list)
+		DL_DELETE(*c->list, c);
+	c->list = list;
+	DL_APPEND(*list, c);
+}
+
+static void state_free(struct http_state *state)
+{
+	l7mp_tls_set_free(&state->tls);
+	free(state);
+}
+
+void http_conn_gone(struct http_state *state)
+{
+	if (--state->n_conns == 0 && state->stopping)
+		state_free(state);
+}
+
+static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
+                     struct l7mp_peer *peer)
+{
+	http_conn_new((struct http_listener *)l, stream, peer);
+}
+
+/* Connections that wait for a request give way to those that come. */
+static void exhausted(struct l7mp_stream_listener *base)
+{
+	struct http_listener *l = (struct http_listener *)base;
+	struct http_conn *c, *next;
+	int n = 0;
+
+	DL_FOREACH_SAFE (l->idle, c, next) {
+		if (n++ == SPARE)
+			break;
+		http_conn_close_idle(c);
+	}
+}
+
+static const struct l7mp_stream_listener_ops listener_ops = {
+        .module = "http",
+        .accepted = accepted,
+        .exhausted = exhausted,
+};
+
+/* ---- listeners ---- */
+
+static int http_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
+                       struct l7mp_error *err)
+{
+	struct http_state *state = l7mp_proto_state(params->env, &l7mp_proto_http, err);
+	struct http_listener *l;
+	int rc;
+
+	if (!state)
+		return -ENOMEM;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	l->state = state;
+	rc = l7mp_stream_listener_open(&l->base, &l7mp_proto_http, params, state->tls,
+	                               &listener_ops, err);
+	if (rc) {
+		free(l);
+		return rc;
+	}
+	*out = &l->base.base;
+	return 0;
+}
+
+static void leave_all(struct http_conn *list, struct http_listener *heir)
+{
+	struct http_conn *c, *next;
+
+	DL_FOREACH_SAFE (list, c, next)
+		http_conn_inherit(c, heir);
+}
+
+/* Connections of the listener that this one replaces go on here, unless TLS was changed between. */
+static void http_activate(struct l7mp_proto_listener *base)
+{
+	struct http_listener *l = (struct http_listener *)base;
+	struct http_listener *from = (struct http_listener *)l->base.from;
+
+	if (from &&
+	    (from->base.tls ? l7mp_json_equal(from->base.tls, l->base.tls) : !l->base.tls)) {
+		leave_all(from->idle, l);
+		leave_all(from->busy, l);
+	}
+	l7mp_stream_listener_activate(base);
+}
+
+static void http_unlisten(struct l7mp_proto_listener *base)
+{
+	struct http_listener *l = (struct http_listener *)base;
+
+	l7mp_stream_listener_close(&l->base);
+	leave_all(l->idle, NULL);
+	leave_all(l->busy, NULL);
+	free(l);
+}
+
+/* ---- state ---- */
+
+static int http_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
+{
+	struct http_state *state = calloc(1, sizeof(*state));
+
+	if (!state || l7mp_tls_set_new(&state->tls)) {
+		free(state);
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
+	state->env = env;
+	*out = state;
+	return 0;
+}
+
+/* Connections that still say their last answer keep the loop, and the state. */
+static void http_stop(struct l7mp_env *env, void *arg)
+{
+	struct http_state *state = arg;
+	struct http_conn *c, *next;
+
+	(void)env;
+	state->stopping = true;
+	if (!state->n_conns) {
+		state_free(state);
+		return;
+	}
+	DL_FOREACH_SAFE (state->orphans, c, next)
+		http_conn_close_idle(c);
+}
+
+static void http_reload(struct l7mp_env *env, void *state)
+{
+	(void)env;
+	l7mp_tls_set_reload(((struct http_state *)state)->tls);
+}
+
+/* ---- tables ---- */
+
+static const struct l7mp_field option_fields[] = {
+        L7MP_SPEC_USER_TIMEOUT,
+        {0},
+};
+static const struct l7mp_schema option_schema = {
+        .name = "http-options",
+        .doc = "Options of an HTTP listener",
+        .fields = option_fields,
+};
+
+static const struct l7mp_field listener_fields[] = {
+        L7MP_SPEC_LISTEN_ADDRESS,
+        {.key = "port",
+         .type = L7MP_T_INT,
+         .min = 0,
+         .max = 65535,
+         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
+        {.key = "filename",
+         .type = L7MP_T_STRING,
+         .pattern = L7MP_P_FILENAME,
+         .doc = "in the place of address and port: path of a UNIX socket to listen on, or @name "
+                "for an abstract one"},
+        {.key = "tls",
+         .type = L7MP_T_OBJECT,
+         .sub = &l7mp_tls_listener_schema,
+         .doc = "take only TLS connections (https)"},
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
+        {0},
+};
+
+/* Either a port or the name of a UNIX socket. */
+static void check_listener(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	bool port = l7mp_json_member(spec, "port"), name = l7mp_json_member(spec, "filename");
+
+	if (!port && !name)
+		l7mp_issues_add(issues, false, spec, path, "expected port, or filename");
+	else if (name && (port || l7mp_json_member(spec, "address")))
+		l7mp_issues_add(issues, false, spec, path,
+		                "expected either port (and address) or filename, got both");
+}
+
+static const struct l7mp_schema listener_schema = {
+        .name = "http-listener",
+        .doc = "Each request is a session: its body is what comes from the source, what goes back "
+               "is the body of the answer",
+        .fields = listener_fields,
+        .check = check_listener,
+};
+
+const struct l7mp_proto l7mp_proto_http = {
+        .desc =
+                {
+                        .name = "HTTP",
+                        .doc = "HTTP/1.1 requests, each a session with its request line and "
+                               "headers as metadata",
+                        .roles = L7MP_ROLE_LISTENER,
+                        .kind = L7MP_KIND_STREAM,
+                        .listener_spec = &listener_schema,
+                },
+        .start = http_start,
+        .stop = http_stop,
+        .reload = http_reload,
+        .listen = http_listen,
+        .activate = http_activate,
+        .unlisten = http_unlisten,
+        .bound = l7mp_stream_listener_bound,
+};

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* A request's head as a part of the session's metadata. Thread: any. */
+#pragma once
+
+#include "head.h"
+#include "l7mp/addr.h"
+#include "l7mp/json.h"
+
+/*
+ * {version, method, url: {url, href, protocol, host, port, path, query}, headers}: the value of
+ * `HTTP` in a session's metadata. `scheme` is "http", "https", "ws" or "wss". Field names are in
+ * lower case; fields that come more than once are joined by ", " (Cookie by "; "). Bytes that
+ * are not UTF-8 are taken as Latin-1. `local` stands in for a missing Host. The caller's; NULL:
+ * no memory.
+ */
+cJSON *l7mp_http_request_metadata(const struct l7mp_http_request *req, const char *scheme,
+                                  const struct l7mp_addr *local);
+
+/* Adds a string that need not be UTF-8, as above. 0 or -ENOMEM. */
+int l7mp_http_add_text(cJSON *object, const char *key, const char *text);

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* Heads and error bodies of HTTP responses. Thread: any. */
+#pragma once
+
+#include "l7mp/json.h"
+
+/* The standard phrase of a status ("Not Found"); "Unknown" when it has none. Static. */
+const char *l7mp_http_phrase(int status);
+/* {"status", "message", "content"} as text; heap; NULL: no memory. `content` may be NULL. */
+char *l7mp_http_error_body(int status, const char *content);
+
+/* What a route says about its response. */
+struct l7mp_http_reply {
+	int status;
+	char *headers;    /* "Name: value\r\n" each; without framing and Connection */
+	long long length; /* the Content-Length that was asked for; -1: none */
+};
+/*
+ * From the attributes of a response's first buffer, {"HTTP": {"status", "headers"}}. Fields that
+ * frame the message or concern the connection are left out, control bytes in values become
+ * blanks, a status that is none becomes 502. Without a Content-Type it is
+ * application/octet-stream. Heap; NULL: no memory.
+ */
+struct l7mp_http_reply *l7mp_http_reply_new(const cJSON *meta);
+void l7mp_http_reply_free(struct l7mp_http_reply *r); /* NULL is allowed */
+
+/* The time in the format of the field Date (RFC 9110, section 5.6.7); made anew once a second. */
+struct l7mp_http_date {
+	long long second;
+	char text[32];
+};
+const char *l7mp_http_date_now(struct l7mp_http_date *d);
