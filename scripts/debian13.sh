@@ -64,8 +64,9 @@ inside() {
 	# shellcheck disable=SC2016 # for the inner shell
 	unshare --mount --pid --fork --kill-child sh -c '
 		root=$1; shift
-		mount --make-rprivate / && mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" &&
-			mount --rbind /dev "$root/dev" && cp -L /etc/resolv.conf "$root/etc/resolv.conf" &&
+		mount --make-rprivate / && mount --bind "$root" "$root" && mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" &&
+			mount --rbind /dev "$root/dev" && cp -L /etc/resolv.conf /etc/hosts "$root/etc" &&
+			mount -t tmpfs tmpfs "$root/run" &&
 			exec chroot "$root" /usr/bin/env -i PATH=/usr/lib/ccache:/usr/sbin:/usr/bin:/sbin:/bin \
 				HOME=/root LANG=C.UTF-8 WERROR="${WERROR:-1}" "$@"' sh "$root" "$@"
 }

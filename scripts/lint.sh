@@ -23,7 +23,7 @@ step include-graph scripts/check-includes.py
 step text scripts/check-text.py
 # Words of code that are no typing errors; selftests have typing errors on purpose.
 # shellcheck disable=SC2046
-step codespell codespell -q 3 -L "oneliners,childs,flushs,want's" $(git ls-files '*.c' '*.h' '*.md' '*.yaml' '*.sh' '*.py' | grep -v '^selftests/')
+step codespell codespell -q 3 -L "oneliners,childs,flushs,te,want's" $(git ls-files '*.c' '*.h' '*.md' '*.yaml' '*.sh' '*.py' | grep -v '^selftests/')
 # shellcheck disable=SC2046
 step shellcheck shellcheck $(git ls-files '*.sh' .ci/run | xargs)
 # shellcheck disable=SC2046

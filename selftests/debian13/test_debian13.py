@@ -44,10 +44,16 @@ def main():
         return 1
     p = inside("/usr/bin/python3", "selftests/run.py", *SUITES)
     # The last row of a file counts: what fails beside others is run once more, alone.
-    files = {m[2]: tuple(map(int, m.groups()[2:])) for m in map(FILE.match, p.stdout.splitlines()) if m}
+    files, notes, name = {}, {}, None
+    for line in p.stdout.splitlines():
+        m = FILE.match(line)
+        if m:
+            name = m[2]
+            files[name], notes[name] = tuple(map(int, m.groups()[2:])), []
+        elif name and line.startswith("     "):
+            notes[name].append(line)
     for name, (passed, failed, skipped) in sorted(files.items()):
-        note = [line for line in p.stdout.splitlines() if failed and "FAILED" in line]
-        result(not failed, f"debian13: {name}: {passed} passed, {failed} failed, {skipped} skipped", "\n".join(note))
+        result(not failed, f"debian13: {name}: {passed} passed, {failed} failed, {skipped} skipped", "\n".join(notes[name]))
     result(p.returncode == 0 and len(files) > 50, "debian13: all files of the suites ran", "\n".join(p.stdout.splitlines()[-20:]))
     print(f"1..{count}")
     return 0

@@ -22,7 +22,8 @@ class Certs:
 
     def ca(self, name):
         self.run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
-                 f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", "-days", "30")
+                 f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", "-days", "30", "-addext",
+                 "keyUsage=critical,keyCertSign,cRLSign")
 
     def cert(self, name, san="DNS:localhost,IP:127.0.0.1,IP:::1", ca="ca", days=10, cn=None):
         """`days` below zero: expired. `san` None: a subject's CN only."""
