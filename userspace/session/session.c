@@ -163,6 +163,19 @@ static void idle_check(struct l7mp_session *s)
 		                    (unsigned long long)(idle / 1000));
 }
 
+/*
+ * The session ends from outside before its answer does: a request (HTTP) must not be answered as
+ * if what has come so far were all of it.
+ */
+static void cut_answer(struct l7mp_session *s, const char *reason)
+{
+	struct l7mp_stream *source = s->stages[0].stream;
+
+	if (source && source->asks && source->ops->result && s->answered &&
+	    !s->pipes[s->n - 1U].end)
+		source->ops->result(source, 503, reason);
+}
+
 void l7mp_session_timer(struct l7mp_timer *timer, void *arg)
 {
 	struct l7mp_session *s = arg;
@@ -170,9 +183,10 @@ void l7mp_session_timer(struct l7mp_timer *timer, void *arg)
 	(void)timer;
 	if (s->state == L7MP_SESSION_DESTROYED)
 		l7mp_session_free(s);
-	else if (s->draining)
+	else if (s->draining) {
+		cut_answer(s, s->reason ? s->reason : "ended");
 		l7mp_session_finish(s, NULL, false, "%s", s->reason ? s->reason : "ended");
-	else if (!s->ending)
+	} else if (!s->ending)
 		idle_check(s);
 }
 
@@ -335,5 +349,6 @@ void l7mp_session_end(struct l7mp_session *s, const char *reason)
 		set_reason(s, strdup(reason));
 		return;
 	}
+	cut_answer(s, reason);
 	l7mp_session_finish(s, NULL, false, "%s", reason);
 }
