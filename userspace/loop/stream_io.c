@@ -1,12 +1,550 @@
 /* SPDX-License-Identifier: MIT */
-/* Byte streams: life, writing, closing. Opening is in sio_open.c, the descriptors' events in sio_io.c. */
+/*
+ * Byte streams over descriptors: TCP, UNIX stream sockets, FIFOs and pipes (stream_io.h): opening and
+ * connecting, reading, writing with a bounded queue, half-close, closing.
+ */
+#include "l7mp/stream_io.h"
+#include "loop_int.h"
+
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "stream_io_int.h"
+#define SIO_READ      32768u /* bytes of one read: measured; larger ones fall out of the L2 cache */
+#define SIO_ROUNDS    8      /* reads of one stream in a turn, for fairness */
+#define SIO_HIGH      65536u /* queued bytes from which the writer has to stop */
+#define SIO_LOW       16384u
+#define SIO_IOV       32
+#define SIO_CLOSE_MS  5000 /* how long a close waits for what is queued */
+#define SIO_LINGER_MS 1000 /* how long it reads on, so that no RST overtakes what was written */
+#define SIO_STALL_MS  5000 /* how long a socket that was reset is kept while reading is stopped */
+#define SIO_DIAL_MS   5    /* between attempts when a UNIX listener's backlog is full */
+
+enum sio_kind { SIO_TCP, SIO_UNIX, SIO_PIPE };
+
+struct l7mp_stream_io {
+	struct l7mp_io in;  /* sockets: both directions */
+	struct l7mp_io out; /* pipes: the writing side */
+	struct l7mp_loop *loop;
+	const struct l7mp_stream_io_ops *ops;
+	void *arg;
+	struct l7mp_bufq q;
+	size_t off;               /* bytes of the queue's head that are written */
+	struct l7mp_task task;    /* callbacks that must not come from inside a call */
+	struct l7mp_timer timer;  /* close, linger, another dial */
+	struct l7mp_addr *remote; /* while a UNIX connect is tried again */
+	int err;                  /* failed: to report, or reported */
+	int werr;                 /* writing failed, reading goes on to the end */
+	uint8_t kind;
+	bool reading, read_armed, eof;
+	bool started; /* was read from once: before that the descriptor is not watched */
+	bool connecting, full, corked, shut, shut_done;
+	bool closing, lingering, gone;
+	bool tell_connected, tell_error, tell_drain;
+};
+
+static inline bool sio_is_socket(const struct l7mp_stream_io *s)
+{
+	return s->kind != SIO_PIPE;
+}
+
+/* ---- declared before they are defined ---- */
+
+static int sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
+                     const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_stream_io **out);
+/* Later, once, as `error`. */
+static void sio_fail(struct l7mp_stream_io *s, int err);
+/* The queue is written and the stream is closing. */
+static void sio_finish(struct l7mp_stream_io *s);
+static void sio_teardown(struct l7mp_stream_io *s, bool reset);
+
+static void sio_watch(struct l7mp_stream_io *s);
+static void sio_in_cb(struct l7mp_io *io, uint32_t events);
+static void sio_out_cb(struct l7mp_io *io, uint32_t events);
+static void sio_flush(struct l7mp_stream_io *s); /* no callbacks */
+static ssize_t sio_push(struct l7mp_stream_io *s, const struct iovec *iov, size_t n);
+static void sio_write_failed(struct l7mp_stream_io *s, int err);
+static void sio_do_shutdown(struct l7mp_stream_io *s);
+static void sio_linger(struct l7mp_stream_io *s);
+
+static void sio_dial_done(struct l7mp_stream_io *s); /* the kernel has news of a connect */
+static void sio_dial_again(struct l7mp_stream_io *s);
+
+/* ---- events of the descriptors ---- */
+
+static void sio_watch(struct l7mp_stream_io *s)
+{
+	struct l7mp_io *wio = sio_is_socket(s) ? &s->in : &s->out;
+	uint32_t in = 0, out = 0;
+	int rc;
+
+	if (s->gone || s->err)
+		return;
+	if (s->reading)
+		s->read_armed = true;
+	if ((s->read_armed || s->lingering) && !s->eof && !s->connecting)
+		in = EPOLLIN | EPOLLRDHUP;
+	if (s->q.count || (s->connecting && !s->remote))
+		out = EPOLLOUT;
+	if (wio == &s->in)
+		in |= out;
+	/*
+	 * Of a paused socket only an error is wanted, once: EPOLLERR can't be masked, and
+	 * edge-triggered it does not come again and again.
+	 */
+	if (!in && sio_is_socket(s) && !s->eof && !s->closing && s->started)
+		in = EPOLLET;
+	rc = s->in.fd >= 0 ? l7mp_io_set(s->loop, &s->in, in) : 0;
+	if (!rc && wio == &s->out && s->out.fd >= 0)
+		rc = l7mp_io_set(s->loop, &s->out, out);
+	if (rc && s->closing)
+		sio_teardown(s, true);
+	else if (rc)
+		sio_fail(s, rc);
+}
+
+/* ---- writing ---- */
+
+static ssize_t sio_push(struct l7mp_stream_io *s, const struct iovec *iov, size_t n)
+{
+	struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = n};
+	ssize_t r;
+
+	do {
+		if (sio_is_socket(s))
+			r = sendmsg(s->in.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+		else
+			r = writev(s->out.fd, iov, (int)n);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+static void sio_do_shutdown(struct l7mp_stream_io *s)
+{
+	if (s->shut_done)
+		return;
+	s->shut_done = true;
+	if (sio_is_socket(s)) {
+		(void)shutdown(s->in.fd, SHUT_WR); /* ENOTCONN: a reset that reading will see */
+		return;
+	}
+	l7mp_io_stop(s->loop, &s->out);
+	if (s->out.fd >= 0)
+		close(s->out.fd);
+	s->out.fd = -1;
+}
+
+/*
+ * When the peer only takes no more, what it has said before can still be read;
+ * the error is told at the end of that.
+ */
+static void sio_write_failed(struct l7mp_stream_io *s, int err)
+{
+	if (s->werr || s->err)
+		return;
+	s->werr = err;
+	l7mp_bufq_clear(&s->q);
+	s->off = 0;
+	if (s->closing) {
+		sio_teardown(s, true);
+		return;
+	}
+	if (s->eof || (err != -EPIPE && err != -ECONNRESET)) {
+		sio_fail(s, err);
+		return;
+	}
+	if (s->full) {
+		s->full = false;
+		s->tell_drain = true;
+		l7mp_task_post(s->loop, &s->task);
+	}
+	sio_watch(s);
+}
+
+static void consume(struct l7mp_stream_io *s, size_t n)
+{
+	s->off += n;
+	while (s->q.head && s->off >= s->q.head->len) {
+		s->off -= s->q.head->len;
+		l7mp_buf_unref(l7mp_bufq_pop(&s->q));
+	}
+}
+
+static void sio_flush(struct l7mp_stream_io *s)
+{
+	while (s->q.count) {
+		struct iovec iov[SIO_IOV];
+		size_t n = 0, off = s->off, total = 0;
+		ssize_t r;
+
+		for (struct l7mp_buf *b = s->q.head; b && n < SIO_IOV; b = b->next) {
+			iov[n++] =
+			        (struct iovec){.iov_base = b->data + off, .iov_len = b->len - off};
+			total += b->len - off;
+			off = 0;
+		}
+		r = sio_push(s, iov, n);
+		if (r < 0 && r != -EAGAIN) {
+			sio_write_failed(s, (int)r);
+			return;
+		}
+		if (r > 0)
+			consume(s, (size_t)r);
+		if (r < (ssize_t)total)
+			break;
+	}
+	if (!s->q.count && s->shut)
+		sio_do_shutdown(s);
+}
+
+/* Writable: what is queued goes out; the writer may go on when enough is gone. */
+static void on_writable(struct l7mp_stream_io *s)
+{
+	sio_flush(s);
+	if (s->gone || s->err)
+		return;
+	if (s->closing && !s->q.count) {
+		sio_finish(s);
+		return;
+	}
+	sio_watch(s);
+	if (s->full && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
+		s->full = false;
+		if (s->ops->drain)
+			s->ops->drain(s->arg);
+	}
+}
+
+/* ---- reading ---- */
+
+static ssize_t pull(struct l7mp_stream_io *s, void *data, size_t size)
+{
+	ssize_t r;
+
+	do {
+		r = sio_is_socket(s) ? recv(s->in.fd, data, size, MSG_DONTWAIT)
+		                     : read(s->in.fd, data, size);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : r;
+}
+
+static void on_end(struct l7mp_stream_io *s)
+{
+	s->eof = true;
+	sio_watch(s);
+	if (s->werr)
+		sio_fail(s, s->werr);
+	else if (s->ops->end)
+		s->ops->end(s->arg);
+}
+
+static void on_readable(struct l7mp_stream_io *s, uint32_t events)
+{
+	for (int i = 0; i < SIO_ROUNDS && s->reading && !s->closing && !s->err; i++) {
+		struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
+		ssize_t n;
+
+		if (!buf) {
+			sio_fail(s, -ENOMEM);
+			return;
+		}
+		n = pull(s, buf->data, SIO_READ);
+		if (n <= 0)
+			l7mp_buf_unref(buf);
+		if (n == -EAGAIN)
+			return;
+		if (n < 0) {
+			sio_fail(s, (int)n);
+			return;
+		}
+		if (!n) {
+			on_end(s);
+			return;
+		}
+		buf->len = (uint32_t)n;
+		s->ops->data(s->arg, buf);
+		/* A short read emptied the socket, unless the end waits behind it. */
+		if (n < (ssize_t)SIO_READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+			return;
+	}
+}
+
+/* Reads on after the last byte was written, for nobody, until the peer has closed too. */
+static void discard(struct l7mp_stream_io *s, bool first)
+{
+	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
+	ssize_t n = -ENOMEM;
+	size_t total = 0;
+
+	for (int i = 0; buf && i < SIO_ROUNDS; i++) {
+		n = pull(s, buf->data, SIO_READ);
+		if (n <= 0)
+			break;
+		total += (size_t)n;
+	}
+	l7mp_buf_unref(buf);
+	if (n > 0 || (n == -EAGAIN && (!first || total)))
+		return;
+	sio_teardown(s, false);
+}
+
+static void sio_linger(struct l7mp_stream_io *s)
+{
+	sio_do_shutdown(s);
+	discard(s, true);
+	if (s->gone)
+		return;
+	s->lingering = true;
+	if (l7mp_timer_start(s->loop, &s->timer, SIO_LINGER_MS))
+		sio_teardown(s, false);
+	else
+		sio_watch(s);
+}
+
+/* ---- events ---- */
+
+/*
+ * A reset of a socket that nobody reads: what it has received may still be wanted, but
+ * when reading stays stopped nobody would ever hear of it.
+ */
+static void paused(struct l7mp_stream_io *s, uint32_t events)
+{
+	if ((events & EPOLLERR) && sio_is_socket(s) &&
+	    l7mp_timer_start(s->loop, &s->timer, SIO_STALL_MS)) {
+		sio_fail(s, -ECONNRESET);
+		return;
+	}
+	s->read_armed = false;
+	sio_watch(s);
+}
+
+static void sio_in_cb(struct l7mp_io *io, uint32_t events)
+{
+	struct l7mp_stream_io *s = l7mp_container_of(io, struct l7mp_stream_io, in);
+
+	if (s->connecting) {
+		sio_dial_done(s);
+		return;
+	}
+	if (sio_is_socket(s) && s->q.count && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
+		on_writable(s);
+		if (s->gone || s->err)
+			return;
+	}
+	if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+		return;
+	if (s->lingering) {
+		discard(s, false);
+	} else if (s->reading) {
+		on_readable(s, events);
+	} else {
+		paused(s, events);
+	}
+}
+
+static void sio_out_cb(struct l7mp_io *io, uint32_t events)
+{
+	struct l7mp_stream_io *s = l7mp_container_of(io, struct l7mp_stream_io, out);
+
+	(void)events;
+	on_writable(s);
+}
+
+/* ---- opening and connecting ---- */
+
+#ifndef IP_BIND_ADDRESS_NO_PORT
+#define IP_BIND_ADDRESS_NO_PORT 24
+#endif
+
+static void no_delay(int fd)
+{
+	int on = 1;
+
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+int l7mp_stream_io_open_tcp(struct l7mp_loop *loop, int fd, const struct l7mp_stream_io_ops *ops,
+                            void *arg, struct l7mp_stream_io **out)
+{
+	int rc = sio_alloc(loop, SIO_TCP, fd, -1, ops, arg, out);
+
+	if (rc)
+		close(fd);
+	else
+		no_delay(fd);
+	return rc;
+}
+
+int l7mp_stream_io_open_unix(struct l7mp_loop *loop, int fd, const struct l7mp_stream_io_ops *ops,
+                             void *arg, struct l7mp_stream_io **out)
+{
+	int rc = sio_alloc(loop, SIO_UNIX, fd, -1, ops, arg, out);
+
+	if (rc)
+		close(fd);
+	return rc;
+}
+
+int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
+                             const struct l7mp_stream_io_ops *ops, void *arg,
+                             struct l7mp_stream_io **out)
+{
+	int rc = 0, given = write_fd;
+
+	/* A terminal is often one descriptor for both; epoll takes each only once. */
+	if (read_fd >= 0 && read_fd == write_fd) {
+		write_fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
+		rc = write_fd < 0 ? -errno : 0;
+	}
+	if (!rc)
+		rc = sio_alloc(loop, SIO_PIPE, read_fd, write_fd, ops, arg, out);
+	if (!rc)
+		return 0;
+	if (read_fd >= 0)
+		close(read_fd);
+	if (write_fd >= 0 && write_fd != read_fd)
+		close(write_fd);
+	return rc;
+}
+
+/* ---- connecting ---- */
+
+/* A connect to a free local port of the ephemeral range may meet itself: nobody listens there. */
+static bool meets_itself(const struct l7mp_stream_io *s)
+{
+	struct l7mp_addr local, remote;
+
+	if (s->kind != SIO_TCP || l7mp_stream_io_local(s, &local) ||
+	    l7mp_stream_io_remote(s, &remote))
+		return false;
+	return l7mp_addr_equal(&local, &remote);
+}
+
+static void connected(struct l7mp_stream_io *s)
+{
+	s->connecting = false;
+	free(s->remote);
+	s->remote = NULL;
+	if (meets_itself(s)) {
+		sio_fail(s, -ECONNREFUSED);
+		return;
+	}
+	sio_flush(s);
+	if (s->err)
+		return;
+	if (!s->q.count && s->shut)
+		sio_do_shutdown(s);
+	sio_watch(s);
+	if (!s->err && s->ops->connected)
+		s->ops->connected(s->arg);
+}
+
+static void sio_dial_done(struct l7mp_stream_io *s)
+{
+	int err = 0;
+	socklen_t len = sizeof(err);
+
+	if (getsockopt(s->in.fd, SOL_SOCKET, SO_ERROR, &err, &len))
+		err = errno;
+	if (err)
+		sio_fail(s, -err);
+	else
+		connected(s);
+}
+
+/* The outcome of connect(2), which is never told from inside the caller's call. */
+static void dialled(struct l7mp_stream_io *s, int err)
+{
+	if (!err) {
+		s->tell_connected = true;
+		l7mp_task_post(s->loop, &s->task);
+	} else if (err == EINPROGRESS) {
+		sio_watch(s);
+	} else if (err != EAGAIN || s->kind != SIO_UNIX || !s->remote) {
+		sio_fail(s, -err);
+	} else if (l7mp_timer_start(s->loop, &s->timer, SIO_DIAL_MS)) {
+		sio_fail(s, -ENOMEM);
+	}
+}
+
+static int dial(struct l7mp_stream_io *s, const struct l7mp_addr *remote)
+{
+	int rc;
+
+	do {
+		rc = connect(s->in.fd, &remote->sa, remote->len) ? errno : 0;
+	} while (rc == EINTR);
+	return rc;
+}
+
+/* A UNIX listener with a full backlog has no "in progress": the owner's time-out ends this. */
+static void sio_dial_again(struct l7mp_stream_io *s)
+{
+	dialled(s, dial(s, s->remote));
+}
+
+/* The kernel chooses the port at connect: it only has to be free for this remote address. */
+static int bind_local(int fd, const struct l7mp_addr *local)
+{
+	int on = 1;
+
+	if (!l7mp_addr_port(local))
+		(void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+	else
+		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	return bind(fd, &local->sa, local->len) ? -errno : 0;
+}
+
+static int start(struct l7mp_loop *loop, enum sio_kind kind, const struct l7mp_addr *remote,
+                 const struct l7mp_addr *local, const struct l7mp_stream_io_ops *ops, void *arg,
+                 struct l7mp_stream_io **out)
+{
+	struct l7mp_stream_io *s = NULL;
+	int fd, rc = 0;
+
+	fd = socket(l7mp_addr_family(remote), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	if (local && local->len)
+		rc = bind_local(fd, local);
+	if (!rc)
+		rc = sio_alloc(loop, kind, fd, -1, ops, arg, &s);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	s->connecting = true;
+	if (kind == SIO_TCP) {
+		no_delay(fd);
+	} else {
+		s->remote = malloc(sizeof(*remote));
+		if (s->remote)
+			*s->remote = *remote;
+	}
+	*out = s;
+	dialled(s, dial(s, remote));
+	return 0;
+}
+
+int l7mp_stream_io_connect_tcp(struct l7mp_loop *loop, const struct l7mp_addr *remote,
+                               const struct l7mp_addr *local, const struct l7mp_stream_io_ops *ops,
+                               void *arg, struct l7mp_stream_io **out)
+{
+	return start(loop, SIO_TCP, remote, local, ops, arg, out);
+}
+
+int l7mp_stream_io_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *remote,
+                                const struct l7mp_stream_io_ops *ops, void *arg,
+                                struct l7mp_stream_io **out)
+{
+	return start(loop, SIO_UNIX, remote, NULL, ops, arg, out);
+}
+
+/* ---- life, writing, closing ---- */
 
 /* ---- callbacks that wait for the end of the call that caused them ---- */
 
@@ -33,7 +571,7 @@ static void task_cb(struct l7mp_task *task, void *arg)
 	}
 	if (s->tell_connected && !s->closing) {
 		s->tell_connected = false;
-		l7mp_stream_io_dial_done(s);
+		sio_dial_done(s);
 	}
 	if (s->tell_drain && !s->closing) {
 		s->tell_drain = false;
@@ -47,7 +585,7 @@ static void task_cb(struct l7mp_task *task, void *arg)
 	}
 }
 
-void l7mp_stream_io_fail(struct l7mp_stream_io *s, int err)
+static void sio_fail(struct l7mp_stream_io *s, int err)
 {
 	if (s->err || s->closing)
 		return;
@@ -68,16 +606,15 @@ static void timer_cb(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	if (s->closing)
-		l7mp_stream_io_teardown(s, s->q.count > 0);
+		sio_teardown(s, s->q.count > 0);
 	else if (s->connecting)
-		l7mp_stream_io_dial_again(s);
+		sio_dial_again(s);
 	else if (!s->reading)
-		l7mp_stream_io_fail(s, -ECONNRESET);
+		sio_fail(s, -ECONNRESET);
 }
 
-int l7mp_stream_io_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
-                         const struct l7mp_stream_io_ops *ops, void *arg,
-                         struct l7mp_stream_io **out)
+static int sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
+                     const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_stream_io **out)
 {
 	struct l7mp_stream_io *s = calloc(1, sizeof(*s));
 
@@ -88,8 +625,8 @@ int l7mp_stream_io_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd
 	s->arg = arg;
 	s->kind = kind;
 	s->eof = read_fd < 0;
-	l7mp_io_init(&s->in, read_fd, l7mp_stream_io_in_cb);
-	l7mp_io_init(&s->out, write_fd, l7mp_stream_io_out_cb);
+	l7mp_io_init(&s->in, read_fd, sio_in_cb);
+	l7mp_io_init(&s->out, write_fd, sio_out_cb);
 	l7mp_bufq_init(&s->q);
 	l7mp_task_init(&s->task, task_cb, s);
 	l7mp_timer_init(&s->timer, timer_cb, s);
@@ -98,7 +635,7 @@ int l7mp_stream_io_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd
 	return 0;
 }
 
-void l7mp_stream_io_teardown(struct l7mp_stream_io *s, bool reset)
+static void sio_teardown(struct l7mp_stream_io *s, bool reset)
 {
 	if (s->gone)
 		return;
@@ -120,16 +657,16 @@ void l7mp_stream_io_teardown(struct l7mp_stream_io *s, bool reset)
 	l7mp_task_post(s->loop, &s->task);
 }
 
-void l7mp_stream_io_finish(struct l7mp_stream_io *s)
+static void sio_finish(struct l7mp_stream_io *s)
 {
 	/*
 	 * Closing a TCP socket with unread data sends RST, which may destroy what was
 	 * just written on its way: then reading goes on for a moment.
 	 */
 	if (s->kind == SIO_TCP && !s->eof && !s->err && !s->werr)
-		l7mp_stream_io_linger(s);
+		sio_linger(s);
 	else
-		l7mp_stream_io_teardown(s, false);
+		sio_teardown(s, false);
 }
 
 void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
@@ -138,7 +675,7 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 		return;
 	if (abort) {
 		s->closing = true;
-		l7mp_stream_io_teardown(s, true);
+		sio_teardown(s, true);
 		return;
 	}
 	if (s->closing)
@@ -146,13 +683,13 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 	s->closing = true;
 	s->reading = false;
 	if (s->connecting || s->err || s->werr)
-		l7mp_stream_io_teardown(s, false);
+		sio_teardown(s, false);
 	else if (!s->q.count)
-		l7mp_stream_io_finish(s);
+		sio_finish(s);
 	else if (l7mp_timer_start(s->loop, &s->timer, SIO_CLOSE_MS))
-		l7mp_stream_io_teardown(s, true); /* no memory to wait with */
+		sio_teardown(s, true); /* no memory to wait with */
 	else
-		l7mp_stream_io_watch(s);
+		sio_watch(s);
 }
 
 int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
@@ -166,7 +703,7 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
 	l7mp_io_stop(s->loop, &s->in);
 	s->in.fd = -1;
 	s->closing = true;
-	l7mp_stream_io_teardown(s, false);
+	sio_teardown(s, false);
 	return fd;
 }
 
@@ -186,10 +723,10 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 		return refuse(buf, s->werr && !s->closing ? s->werr : -EPIPE);
 	if (!s->q.count && !s->connecting && !s->corked && buf->len) {
 		struct iovec iov = {.iov_base = buf->data, .iov_len = buf->len};
-		ssize_t n = l7mp_stream_io_push(s, &iov, 1);
+		ssize_t n = sio_push(s, &iov, 1);
 
 		if (n < 0 && n != -EAGAIN) {
-			l7mp_stream_io_write_failed(s, (int)n);
+			sio_write_failed(s, (int)n);
 			return refuse(buf, (int)n);
 		}
 		done = n > 0 ? (size_t)n : 0;
@@ -202,13 +739,13 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 		/* A small piece must not keep a large buffer while it waits. */
 		buf = l7mp_buf_compact(buf);
 		if (!buf) {
-			l7mp_stream_io_write_failed(s, -ENOMEM);
+			sio_write_failed(s, -ENOMEM);
 			return -ENOMEM;
 		}
 	}
 	l7mp_bufq_push(&s->q, buf);
 	if (!s->corked)
-		l7mp_stream_io_watch(s);
+		sio_watch(s);
 	if (l7mp_stream_io_queued(s) < SIO_HIGH)
 		return 0;
 	s->full = true;
@@ -222,11 +759,11 @@ void l7mp_stream_io_cork(struct l7mp_stream_io *s, bool on)
 	s->corked = on;
 	if (on || !s->q.count || s->connecting || s->gone || s->err || s->werr)
 		return;
-	l7mp_stream_io_flush(s);
+	sio_flush(s);
 	if (s->gone || s->err)
 		return;
 	if (s->q.count)
-		l7mp_stream_io_watch(s);
+		sio_watch(s);
 	if (s->full && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
 		s->full = false;
 		s->tell_drain = true;
@@ -240,7 +777,7 @@ void l7mp_stream_io_shutdown(struct l7mp_stream_io *s)
 		return;
 	s->shut = true;
 	if (!s->q.count && !s->connecting)
-		l7mp_stream_io_do_shutdown(s);
+		sio_do_shutdown(s);
 }
 
 void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on)
@@ -253,7 +790,7 @@ void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on)
 		l7mp_timer_stop(s->loop, &s->timer);
 	/* Stopping waits for the next event: a short pause costs no system call. */
 	if (on)
-		l7mp_stream_io_watch(s);
+		sio_watch(s);
 }
 
 /* ---- questions ---- */
