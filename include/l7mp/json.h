@@ -29,18 +29,23 @@ char *l7mp_json_print(const cJSON *node, enum l7mp_json_format format);
 #define L7MP_JSON_VALUES 1000000 /* values in one text: each costs about 80 bytes as a node */
 
 /*
- * Parses exactly one JSON text (RFC 8259): nothing but white space may follow;
- * depth at most 128. Refuses besides: duplicate keys, \u0000 in strings (cJSON's strings
- * end there), numbers out of double's range or over 63 characters, more than
- * L7MP_JSON_VALUES values. A byte order mark is skipped. On error NULL, with line (1-based) and a message.
+ * Parses exactly one JSON text (RFC 8259): nothing but white space may follow; depth at most
+ * L7MP_JSON_DEPTH. Refuses besides: duplicate keys, \u0000 in strings (cJSON's strings end there),
+ * integers beyond 2^53 (a double would round them), numbers out of double's range or over 63
+ * characters, more than L7MP_JSON_VALUES values. A byte order mark is skipped.
+ *
+ * A new tree, or NULL with line (1-based; 0 when out of memory) and a message; both may be NULL. Any
+ * thread.
  */
 cJSON *l7mp_json_parse(const char *text, size_t len, int *line, char *message, size_t message_size);
 /*
- * The line (1-based; of the key, for a member) where each node begins, in document
- * order: a node, then its children. Fills at most n of lines (NULL when n is 0)
- * and returns how many nodes the text has, 0 when it is not JSON.
+ * The same, and calls on_node for each node when it is reached, in document order, before its value is
+ * read: a node, then its children. `line` is where it begins (its key, for a member). Anything but 0
+ * ends the parse: -ENOMEM as "out of memory".
  */
-size_t l7mp_json_lines(const char *text, size_t len, uint32_t *lines, size_t n);
+typedef int (*l7mp_json_node_fn)(void *arg, const cJSON *node, int line);
+cJSON *l7mp_json_parse_nodes(const char *text, size_t len, l7mp_json_node_fn on_node, void *arg,
+                             int *line, char *message, size_t message_size);
 
 /*
  * JSON pointers (RFC 6901), with or without the leading '/'; "" and "/" are the

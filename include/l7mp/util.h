@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "l7mp/text.h"
+
 #define L7MP_ARRAY_SIZE(a)                   (sizeof(a) / sizeof((a)[0]))
 #define l7mp_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -29,14 +31,6 @@ char *l7mp_str_take(struct l7mp_str *str);
 
 /* Heap string by printf format; NULL when out of memory. */
 char *l7mp_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-/*
- * The character that `bytes` begin with: its length 1..4 and *out, or 0 when they
- * are not UTF-8 (RFC 3629: shortest form, no surrogates) or n is 0.
- */
-size_t l7mp_utf8_decode(const void *bytes, size_t n, uint32_t *out);
-/* Controls, line breaks, bidi overrides, noncharacters: what would break a line or fool a reader. */
-bool l7mp_utf8_unprintable(uint32_t cp);
 
 /* Wall-clock time in ms since the epoch, and its ISO-8601 UTC text "2026-11-23T05:49:21.123Z". */
 uint64_t l7mp_wallclock_ms(void);

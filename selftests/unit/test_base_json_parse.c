@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -124,8 +125,8 @@ static void bad_numbers(void **state)
 	BAD("[\n-1e309]", 2, "the number -1e309 is out of range");
 	BAD("1234567890123456789012345678901234567890123456789012345678901234", 1,
 	    "a number has more than 63 characters");
-	OK("123456789012345678901234567890123456789012345678901234567890123",
-	   "1.2345678901234569e+62");
+	OK("1234567890123456789012345678901234567890123456789012345678901.0",
+	   "1.2345678901234568e+60");
 	BAD("Infinity", 1, "expected a value, got 'I'");
 }
 
@@ -220,20 +221,63 @@ static void bounds(void **state)
 	assert_null(l7mp_json_parse("{", 1, NULL, NULL, 0));
 }
 
+struct lines {
+	int v[16];
+	size_t n, stop;
+};
+
+static int note_line(void *arg, const cJSON *node, int line)
+{
+	struct lines *l = arg;
+
+	assert_non_null(node);
+	if (l->n == l->stop)
+		return -EPERM;
+	l->v[l->n++] = line;
+	return 0;
+}
+
 static void lines_of_nodes(void **state)
 {
 	static const char text[] = "\n{ \"a\":\n 1,\n\"b\": [\n2, 3,\n{}\n], \"c\"\n:\n\"x\" }";
-	static const uint32_t expected[] = {2, 2, 4, 5, 5, 6, 7};
-	uint32_t lines[16];
+	static const int expected[] = {2, 2, 4, 5, 5, 6, 7};
+	struct lines l = {.stop = 16};
+	cJSON *root = l7mp_json_parse_nodes(text, sizeof(text) - 1, note_line, &l, NULL, NULL, 0);
 
 	(void)state;
-	assert_int_equal(l7mp_json_lines(text, sizeof(text) - 1, lines, 16), 7);
-	assert_memory_equal(lines, expected, sizeof(expected));
-	assert_int_equal(l7mp_json_lines(text, sizeof(text) - 1, NULL, 0), 7);
-	lines[2] = 99;
-	assert_int_equal(l7mp_json_lines(text, sizeof(text) - 1, lines, 2), 7);
-	assert_int_equal(lines[2], 99);
-	assert_int_equal(l7mp_json_lines("[", 1, lines, 16), 0);
+	assert_non_null(root);
+	assert_int_equal(l.n, 7);
+	assert_memory_equal(l.v, expected, sizeof(expected));
+	cJSON_Delete(root);
+	/* Whoever is told may end it. */
+	l = (struct lines){.stop = 3};
+	assert_null(l7mp_json_parse_nodes(text, sizeof(text) - 1, note_line, &l, NULL, NULL, 0));
+	assert_int_equal(l.n, 3);
+}
+
+/* What a double would round is refused: never is one number taken for another. */
+static void large_integers(void **state)
+{
+	static const char *const good[] = {"9007199254740992",   "-9007199254740992",
+	                                   "9007199254740991",   "1e300",
+	                                   "9007199254740993.0", "0"};
+	static const char *const bad[] = {"9007199254740993", "-9007199254740993",
+	                                  "18446744073709551615", "10000000000000000",
+	                                  "100000000000000000000000000000000000000000000000000"};
+	char message[200];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		cJSON *node = l7mp_json_parse(good[i], strlen(good[i]), NULL, NULL, 0);
+
+		assert_non_null(node);
+		cJSON_Delete(node);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_null(
+		        l7mp_json_parse(bad[i], strlen(bad[i]), NULL, message, sizeof(message)));
+		assert_non_null(strstr(message, "beyond 2^53"));
+	}
 }
 
 /* Every prefix and every one-byte change of a text: no crash, and what is accepted prints and parses again. */
@@ -275,7 +319,8 @@ int main(void)
 	        cmocka_unit_test(good_texts),     cmocka_unit_test(bad_structure),
 	        cmocka_unit_test(bad_numbers),    cmocka_unit_test(bad_strings),
 	        cmocka_unit_test(duplicate_keys), cmocka_unit_test(bounds),
-	        cmocka_unit_test(lines_of_nodes), cmocka_unit_test(mutations),
+	        cmocka_unit_test(lines_of_nodes), cmocka_unit_test(large_integers),
+	        cmocka_unit_test(mutations),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,13 +25,13 @@ static void utf8_agrees_with_base(void **state)
 		uint32_t step = n == 4 ? 251 : 1, end = n == 4 ? UINT32_MAX - 251 : 1u << (8 * n);
 
 		for (uint32_t v = n == 4 ? 0xe0000000 : 0; v < end; v += step) {
-			struct l7mp_ws_utf8 u = {0};
+			struct l7mp_utf8_check u = {0};
 			size_t at = 0, len;
 			bool ok;
 
 			for (uint32_t i = 0; i < n; i++)
 				s[i] = (uint8_t)(v >> (8 * (n - 1 - i)));
-			ok = l7mp_ws_utf8_step(&u, s, n) && !u.left;
+			ok = l7mp_utf8_step(&u, s, n) && !u.left;
 			while (at < n && (len = l7mp_utf8_decode(s + at, n - at, &cp)) > 0)
 				at += len;
 			if (ok != (at == n))
@@ -50,10 +50,10 @@ static void utf8_in_pieces(void **state)
 
 	(void)state;
 	for (size_t cut = 0; cut <= n; cut++) {
-		struct l7mp_ws_utf8 u = {0};
+		struct l7mp_utf8_check u = {0};
 
-		assert_true(l7mp_ws_utf8_step(&u, (const uint8_t *)text, cut));
-		assert_true(l7mp_ws_utf8_step(&u, (const uint8_t *)text + cut, n - cut));
+		assert_true(l7mp_utf8_step(&u, (const uint8_t *)text, cut));
+		assert_true(l7mp_utf8_step(&u, (const uint8_t *)text + cut, n - cut));
 		assert_int_equal(u.left, 0);
 	}
 }

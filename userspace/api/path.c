@@ -18,22 +18,6 @@ static int hex(char c)
 	return -1;
 }
 
-static bool is_utf8(const char *s)
-{
-	size_t left = strlen(s);
-
-	while (left) {
-		uint32_t cp;
-		size_t n = l7mp_utf8_decode(s, left, &cp);
-
-		if (!n)
-			return false;
-		s += n;
-		left -= n;
-	}
-	return true;
-}
-
 int api_percent_decode(char *s)
 {
 	char *start = s;
@@ -54,7 +38,7 @@ int api_percent_decode(char *s)
 		s += 3;
 	}
 	*out = '\0';
-	return is_utf8(start) ? 0 : -EINVAL;
+	return l7mp_utf8_valid(start, strlen(start)) ? 0 : -EINVAL;
 }
 
 int api_split_path(char *path, char **segments, size_t max)

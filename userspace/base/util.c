@@ -123,44 +123,6 @@ char *l7mp_asprintf(const char *fmt, ...)
 	return n < 0 ? NULL : s;
 }
 
-/* ---- UTF-8 ---- */
-
-size_t l7mp_utf8_decode(const void *bytes, size_t n, uint32_t *out)
-{
-	static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-	const uint8_t *s = bytes;
-	uint32_t cp;
-	size_t len;
-
-	if (!n)
-		return 0;
-	if (s[0] < 0x80) {
-		*out = s[0];
-		return 1;
-	}
-	len = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-	if (s[0] < 0xc2 || s[0] > 0xf4 || n < len)
-		return 0;
-	cp = s[0] & (0x7fu >> len);
-	for (size_t i = 1; i < len; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-		cp = cp << 6 | (s[i] & 0x3f);
-	}
-	if (cp < smallest[len] || cp > 0x10ffff || (cp >= 0xd800 && cp <= 0xdfff))
-		return 0;
-	*out = cp;
-	return len;
-}
-
-bool l7mp_utf8_unprintable(uint32_t cp)
-{
-	return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || /* C0, DEL, C1 */
-	       (cp >= 0x2028 && cp <= 0x202e) ||         /* line breaks, bidi embedding */
-	       (cp >= 0x2066 && cp <= 0x2069) ||         /* bidi isolates */
-	       cp == 0xfeff || (cp & 0xfffe) == 0xfffe;  /* BOM, noncharacters */
-}
-
 /* ---- time ---- */
 
 uint64_t l7mp_wallclock_ms(void)

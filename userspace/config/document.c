@@ -61,37 +61,9 @@ int l7mp_document_line(const struct l7mp_document *d, const cJSON *node)
 	return hit ? hit->line : 0;
 }
 
-static int note_tree(struct l7mp_document *d, const cJSON *node, const uint32_t *lines, size_t n,
-                     size_t *at)
+static int note_json(void *arg, const cJSON *node, int line)
 {
-	const cJSON *child;
-	int rc = 0;
-
-	if (*at < n)
-		rc = l7mp_document_note(d, node, (int)lines[*at]);
-	++*at;
-	cJSON_ArrayForEach (child, node)
-		if (!rc)
-			rc = note_tree(d, child, lines, n, at);
-	return rc;
-}
-
-/* cJSON keeps no places: they come from a second look at the text. */
-static int note_json(struct l7mp_document *d, const char *text, size_t len)
-{
-	size_t n = l7mp_json_lines(text, len, NULL, 0), at = 0;
-	uint32_t *lines;
-	int rc;
-
-	if (!n)
-		return 0;
-	lines = calloc(n, sizeof(*lines));
-	if (!lines)
-		return -ENOMEM;
-	n = l7mp_json_lines(text, len, lines, n);
-	rc = note_tree(d, d->root, lines, n, &at);
-	free(lines);
-	return rc;
+	return l7mp_document_note(arg, node, line);
 }
 
 static int parse_json(struct l7mp_document *d, const char *text, size_t len, struct l7mp_error *err)
@@ -99,16 +71,13 @@ static int parse_json(struct l7mp_document *d, const char *text, size_t len, str
 	char message[200] = "not JSON";
 	int line = 0;
 
-	d->root = l7mp_json_parse(text, len, &line, message, sizeof(message));
-	if (!d->root) {
-		l7mp_error_set(err, 0, L7MP_ERR_PARSE, "%s", message);
-		if (err)
-			err->line = line;
-		return -EINVAL;
-	}
-	if (note_json(d, text, len))
-		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	return 0;
+	d->root = l7mp_json_parse_nodes(text, len, note_json, d, &line, message, sizeof(message));
+	if (d->root)
+		return 0;
+	l7mp_error_set(err, 0, L7MP_ERR_PARSE, "%s", message);
+	if (err)
+		err->line = line;
+	return -EINVAL;
 }
 
 int l7mp_document_parse(enum l7mp_syntax syntax, const char *text, size_t len,

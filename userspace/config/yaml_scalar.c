@@ -3,9 +3,8 @@
  * YAML 1.2 core schema, section 10.3.2. So `yes`, `on`, `1:30` and `2020-01-01` are
  * strings, `010` is ten and `0o10` eight.
  *
- * Two things differ, since they would silently become something else in JSON:
- * .inf, .nan and floats beyond double's range are errors, and an integer beyond
- * 2^53 is kept as a string of its digits.
+ * Two things differ, since they would silently become something else in JSON: .inf, .nan and floats
+ * beyond double's range are errors, and so are integers beyond 2^53.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -87,7 +86,7 @@ bool l7mp_yaml_is_typed(const char *text)
 	return resolve(text) != KIND_STRING;
 }
 
-static cJSON *make_int(const char *s)
+static cJSON *make_int(const char *s, const char **message)
 {
 	double v;
 
@@ -101,7 +100,9 @@ static cJSON *make_int(const char *s)
 	/* 2^53 itself is what 2^53 + 1 is rounded to. */
 	if (fabs(v) < 0x1p53 || (fabs(v) == 0x1p53 && strstr(s, "9007199254740992")))
 		return cJSON_CreateNumber(v);
-	return cJSON_CreateString(s);
+	*message = "an integer beyond 2^53, which would be rounded: expected a smaller one, or a "
+	           "string in quotes";
+	return NULL;
 }
 
 static cJSON *make_float(const char *s, const char **message)
@@ -126,7 +127,7 @@ static cJSON *make(enum kind kind, const char *text, const char **message)
 	case KIND_FALSE:
 		return cJSON_CreateFalse();
 	case KIND_INT:
-		return make_int(text);
+		return make_int(text, message);
 	case KIND_FLOAT:
 		return make_float(text, message);
 	case KIND_NOT_FINITE:

@@ -23,17 +23,3 @@ struct json_index {
 int json_index_build(struct json_index *index, const cJSON *object);
 const cJSON *json_index_find(const struct json_index *index, const char *key);
 void json_index_free(struct json_index *index);
-
-/*
- * The strict half of the parser: is this one JSON text (RFC 8259) that cJSON will
- * read without changing its meaning? Returns 0, or -EINVAL with line and message.
- */
-struct json_scan {
-	size_t nodes; /* out: how many values there are */
-	int line;     /* out: of the error */
-	char *message;
-	size_t message_size;
-	uint32_t *lines; /* when set: the line of each node in document order, room for lines_max */
-	size_t lines_max;
-};
-int json_scan(struct json_scan *scan, const char *text, size_t len);

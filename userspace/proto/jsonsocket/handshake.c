@@ -80,19 +80,29 @@ bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf)
 
 /* ---- parsing ---- */
 
+/* A small text may hold very many values, and each costs a node. */
+static int count_value(void *arg, const cJSON *node, int line)
+{
+	int *n = arg;
+
+	(void)node;
+	(void)line;
+	return ++*n > JSOCK_VALUES_MAX ? -E2BIG : 0;
+}
+
 static cJSON *parse(const char *text, size_t len, char *why, size_t size)
 {
 	char message[160];
-	cJSON *root;
+	int n = 0;
+	cJSON *root =
+	        l7mp_json_parse_nodes(text, len, count_value, &n, NULL, message, sizeof(message));
 
-	/* Counted before memory is allocated for them. */
-	if (l7mp_json_lines(text, len, NULL, 0) > JSOCK_VALUES_MAX) {
+	if (root && cJSON_IsObject(root))
+		return root;
+	if (n > JSOCK_VALUES_MAX) {
 		snprintf(why, size, "more than %d values", JSOCK_VALUES_MAX);
 		return NULL;
 	}
-	root = l7mp_json_parse(text, len, NULL, message, sizeof(message));
-	if (root && cJSON_IsObject(root))
-		return root;
 	snprintf(why, size, "expected a JSON object%s%s", root ? "" : ": ", root ? "" : message);
 	cJSON_Delete(root);
 	return NULL;

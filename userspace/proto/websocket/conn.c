@@ -465,7 +465,7 @@ static bool text_valid(struct ws_conn *c, struct lws *wsi, const void *data, siz
 {
 	if (lws_frame_is_binary(wsi))
 		return true;
-	return l7mp_ws_utf8_step(&c->utf8, data, len) &&
+	return l7mp_utf8_step(&c->utf8, data, len) &&
 	       (!c->utf8.left || !lws_is_final_fragment(wsi));
 }
 
@@ -503,7 +503,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, size_t len)
 {
 	int code = len >= 2 ? in[0] << 8 | in[1] : 0;
-	struct l7mp_ws_utf8 utf8 = {0};
+	struct l7mp_utf8_check utf8 = {0};
 
 	if (c->over)
 		return 0;
@@ -515,7 +515,7 @@ static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, siz
 		        c, wsi, 1002, L7MP_ERR_UPSTREAM,
 		        "the peer broke the protocol: a Close frame with a code that may not be "
 		        "sent");
-	if (len > 2 && (!l7mp_ws_utf8_step(&utf8, in + 2, len - 2) || utf8.left))
+	if (len > 2 && (!l7mp_utf8_step(&utf8, in + 2, len - 2) || utf8.left))
 		return fault(
 		        c, wsi, 1007, L7MP_ERR_UPSTREAM,
 		        "the peer broke the protocol: a Close frame whose reason is not UTF-8");

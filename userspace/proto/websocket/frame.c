@@ -3,64 +3,6 @@
 
 #include <string.h>
 
-/* ---- text ---- */
-
-/* What begins with b; false: no character does. */
-static bool utf8_begin(struct l7mp_ws_utf8 *u, uint8_t b)
-{
-	u->lo = 0x80;
-	u->hi = 0xbf;
-	if (b < 0x80) {
-		u->left = 0;
-	} else if (b >= 0xc2 && b <= 0xdf) {
-		u->left = 1;
-	} else if (b >= 0xe0 && b <= 0xef) {
-		u->left = 2;
-		if (b == 0xe0)
-			u->lo = 0xa0; /* shorter forms exist */
-		else if (b == 0xed)
-			u->hi = 0x9f; /* surrogates */
-	} else if (b >= 0xf0 && b <= 0xf4) {
-		u->left = 3;
-		if (b == 0xf0)
-			u->lo = 0x90;
-		else if (b == 0xf4)
-			u->hi = 0x8f; /* beyond U+10FFFF */
-	} else {
-		return false;
-	}
-	return true;
-}
-
-bool l7mp_ws_utf8_step(struct l7mp_ws_utf8 *u, const uint8_t *s, size_t n)
-{
-	while (n) {
-		uint64_t eight;
-
-		if (!u->left && n >= sizeof(eight)) { /* eight ASCII characters at once */
-			memcpy(&eight, s, sizeof(eight));
-			if (!(eight & 0x8080808080808080u)) {
-				s += sizeof(eight);
-				n -= sizeof(eight);
-				continue;
-			}
-		}
-		if (!u->left) {
-			if (!utf8_begin(u, *s))
-				return false;
-		} else {
-			if (*s < u->lo || *s > u->hi)
-				return false;
-			u->left--;
-			u->lo = 0x80;
-			u->hi = 0xbf;
-		}
-		s++;
-		n--;
-	}
-	return true;
-}
-
 bool l7mp_ws_code_valid(unsigned code)
 {
 	if (code >= 3000)

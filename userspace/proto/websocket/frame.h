@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "l7mp/text.h"
+
 enum l7mp_ws_opcode {
 	L7MP_WS_TEXT = 1,
 	L7MP_WS_BINARY = 2,
@@ -19,13 +21,6 @@ enum l7mp_ws_opcode {
 
 /* Largest header of a frame. */
 #define L7MP_WS_HEAD_LEN_MAX 14
-
-/* Is this UTF-8 (RFC 3629) so far? Zeroed: nothing was read yet; `left` 0: no character is cut. */
-struct l7mp_ws_utf8 {
-	uint8_t left;   /* bytes of a character that are still to come */
-	uint8_t lo, hi; /* and what the next of them may be */
-};
-bool l7mp_ws_utf8_step(struct l7mp_ws_utf8 *u, const uint8_t *s, size_t n);
 
 /* The codes that may be in a Close frame: RFC 6455, section 7.4, and IANA's registry. */
 bool l7mp_ws_code_valid(unsigned code);

@@ -136,12 +136,12 @@ struct ws_conn {
 	char *subprotocol; /* that was agreed on; "": none */
 	struct l7mp_error error;
 
-	struct l7mp_buf *message; /* being put together */
-	uint32_t grown;           /* its length when `slow` was started */
-	struct l7mp_ws_utf8 utf8; /* of it, when it is text */
-	struct l7mp_bufq in;      /* messages for an owner that is paused */
-	struct l7mp_bufq out;     /* frames that libwebsockets has not got yet */
-	size_t off;               /* of the first one, that it has */
+	struct l7mp_buf *message;    /* being put together */
+	uint32_t grown;              /* its length when `slow` was started */
+	struct l7mp_utf8_check utf8; /* of it, when it is text */
+	struct l7mp_bufq in;         /* messages for an owner that is paused */
+	struct l7mp_bufq out;        /* frames that libwebsockets has not got yet */
+	size_t off;                  /* of the first one, that it has */
 };
 
 struct ws_listener {
