@@ -7,7 +7,7 @@ http_crowd.py clients ADDRESS:PORT INTERVAL [again] KIND=COUNT ...   with `again
 http_crowd.py sink ADDRESS:PORT                                      an upstream that sends for as long as it is read
 
 Kinds: `idle` makes one request and stays; `head` sends a byte of a head every INTERVAL seconds; `half` sends half a head
-and no more; `body` sends its head, then a byte of a body every INTERVAL seconds; `reader` makes a request and does not
+and no more; `body` sends its head, then a byte of a body every INTERVAL seconds, `api` the same to the REST API; `reader` makes a request and does not
 read the answer. Prints "ready" when all are connected and have begun; then answers each line of stdin with one line of
 JSON: for each kind {open, closed, first, last, statuses, failed}: first and last are the ages in seconds at which the
 server ended connections.
@@ -25,6 +25,7 @@ HEADS = {
     "idle": b"GET /idle HTTP/1.1\r\nHost: a\r\n\r\n",
     "head": b"GET /head HTTP/1.1\r\nHost: a\r\nX-Slow: ",
     "half": b"GET /half HTTP/1.1\r\nHost:",
+    "api": b"POST /api/v1/config HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
     "body": b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n",
     "reader": b"GET /reader HTTP/1.1\r\nHost: a\r\n\r\n",
 }
@@ -77,7 +78,7 @@ class Crowd:
         one.sock.send(HEADS[one.kind])
         # A reader's end shows as an error or hang-up without reading: EPOLLERR and EPOLLHUP are always told.
         self.poll.modify(one.sock.fileno(), 0 if one.kind == "reader" else select.EPOLLIN)
-        if one.kind in ("head", "body"):
+        if one.kind in ("head", "body", "api"):
             one.due = one.born + self.interval
             self.drip.append(one)
 

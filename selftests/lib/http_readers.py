@@ -3,6 +3,7 @@
 Python's h11."""
 import collections
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -152,6 +153,17 @@ def h11_head(data):
                        fields_of(request.headers))
     except h11.ProtocolError:
         return None
+
+
+# White space before the semicolon of a chunk's extension, which RFC 9112, 7.1.1 wants to be taken.
+BAD_SPACE = re.compile(rb"\n[0-9A-Fa-f]+[^\r\n]*[ \t][ \t;=]")
+# Fields of framing among trailers, which ours drops unread: the others look whether they make sense.
+FRAMING_TRAILER = re.compile(rb"\n0+(;[^\r\n]*)?\r\n([^\r\n]+\r\n)*?(content-length|transfer-encoding|host):", re.I)
+
+
+def lawful(data):
+    """It has what both others refuse and RFC 9112 lets us take."""
+    return bool(BAD_SPACE.search(data) or FRAMING_TRAILER.search(data))
 
 
 Message = collections.namedtuple("Message", "method target body complete")
