@@ -33,7 +33,7 @@ def config():
              {"action": {"route": {"destination": {"spec": {"protocol": "Echo"}}}}}]
     one = [{"action": {"route": {"destination": {"spec": {"protocol": "Echo"}}}}}]
     spec = {"protocol": "HTTP", "address": bench.GW_IN}
-    return {"admin": {"log_level": "error", "offload": "disable"},
+    return {"admin": {"log_level": "error", "offload": "disable", "limits": {"new_sessions_per_second": 1_000_000}},
             "listeners": [{"name": "bench", "spec": dict(spec, port=bench.RELAY_PORT), "rules": one},
                           {"name": "crowd", "spec": dict(spec, port=bench.RELAY_PORT + 1), "rules": rules}]}
 
