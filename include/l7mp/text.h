@@ -6,11 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The character that `bytes` begin with: its length 1..4 and *out, or 0 when they are not UTF-8 or n is 0. */
+/*
+ * The character that `bytes` begin with: its length 1..4 and *out, or 0 when they are not UTF-8 or n is
+ * 0.
+ */
 size_t l7mp_utf8_decode(const void *bytes, size_t n, uint32_t *out);
 /* Writes a character that is not a surrogate; returns its length, 1..4. No terminator. */
 size_t l7mp_utf8_encode(uint32_t cp, char out[static 4]);
-/* Controls, line breaks, bidi overrides, noncharacters: what would break a line or fool a reader. */
+/* Controls, line breaks, bidi overrides, noncharacters: what breaks a line or fools a reader. */
 bool l7mp_utf8_unprintable(uint32_t cp);
 /* Are all of the bytes UTF-8? */
 bool l7mp_utf8_valid(const void *bytes, size_t n);
