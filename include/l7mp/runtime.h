@@ -52,7 +52,7 @@ struct l7mp_runtime_job {
 	bool goes_on; /* with what has begun: is not refused since many wait */
 	struct l7mp_runtime_job *prev, *next; /* private */
 };
-#define L7MP_RUNTIME_JOBS 64 /* that may wait */
+#define L7MP_RUNTIME_JOBS 256 /* that may wait */
 /* The job is borrowed until `done`. 0, or -EBUSY: too many wait; -ESHUTDOWN: stopping. */
 int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
 /* Takes a job back. false: too late, it is being done, and `done` is still going to come. */

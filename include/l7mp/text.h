@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 /*
- * The character that `bytes` begin with: its length 1..4 and *out, or 0 when they are not UTF-8 or n is
- * 0.
+ * The character that `bytes` begin with: its length 1..4 and *out, or 0 when they are not UTF-8 or
+ * n is 0.
  */
 size_t l7mp_utf8_decode(const void *bytes, size_t n, uint32_t *out);
 /* Writes a character that is not a surrogate; returns its length, 1..4. No terminator. */

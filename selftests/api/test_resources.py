@@ -245,9 +245,10 @@ class Objects(Base):
             self.assertEqual(self.api.get(f"/clusters/{quoted}")[1]["name"], name)
             self.assertEqual(self.api.get(f"/clusters/{quoted}/endpoints")[0], 200)
             self.assertEqual(self.api.delete(f"/clusters/{quoted}"), OK)
-        self.is_error(self.api.get("/clusters/a%00b"), 400)
-        self.is_error(self.api.get("/clusters/a%zz"), 400)
         self.is_error(self.api.get("/clusters/a%ff"), 400)
+        # Refused by the HTTP listener, before the API sees it.
+        self.assertEqual(self.api.get("/clusters/a%00b")[0], 400)
+        self.assertEqual(self.api.get("/clusters/a%zz")[0], 400)
         self.is_error(self.api.post("/clusters", {"cluster": {"name": "a b", "spec": {"protocol": "Echo"}}}), 422)
 
 

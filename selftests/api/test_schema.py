@@ -20,7 +20,7 @@ OBJECTS = {
                           "options": {"mode": "server", "dscp": 1, "rcvbuf": 65536, "sndbuf": 65536, "reuseport": False}},
                  "rules": [{"action": {"route": ROUTE}}], "options": {"track": 1, "idle_timeout": 1, "offload": "never"}}),
         ("TCP", {"spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 0}, "rules": "x"}),
-        ("HTTP", {"spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 0, "options": {"threads": 1}}, "rules": "x"}),
+        ("HTTP", {"spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 0, "options": {"user_timeout": 30}}, "rules": "x"}),
         ("WebSocket", {"spec": {"protocol": "WebSocket", "address": "127.0.0.1", "port": 0, "path": "/x"}, "rules": "x"}),
         ("UNIX", {"spec": {"protocol": "UnixDomainSocket", "filename": "@l7mp-test-schema"}, "rules": "x"}),
     ],
@@ -45,7 +45,7 @@ OBJECTS = {
 }
 PLURAL = {"listener": "listeners", "cluster": "clusters", "rulelist": "rulelists", "rule": "rules", "route": "routes"}
 # One value of each JSON type; those that fit a key are found by asking, never by assuming.
-VALUES = [None, True, 17.5, -1, 4294967296.5, "", "a b", "\u0001", [], [None], [[]], {}, {"x": {}}, 10 ** 30, 1e300]
+VALUES = [None, True, 17.5, -1, 4294967296.5, "", "a b", "\u0001", [], [None], [[]], {}, {"x": {}}, 1e30, 1e300]
 
 
 def places(node, path=()):

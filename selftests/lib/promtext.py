@@ -71,10 +71,15 @@ def parse(data):
         m = NAME.match(line)
         need(m, line, "metric name")
         name, rest = m.group(), line[m.end():]
-        need(name == current, line, "sample outside of its metric")
-        labels = {}
+        # A histogram's samples have names of their own; they are checked for their form only.
+        parts = current and families[current].get("type") == "histogram" and \
+            name in (f"{current}_bucket", f"{current}_sum", f"{current}_count")
+        need(name == current or parts, line, "sample outside of its metric")
+        labels = {"__part__": name} if parts else {}
+        name = current
         if rest.startswith("{"):
-            labels, rest = labels_of(line, rest[1:])
+            found, rest = labels_of(line, rest[1:])
+            labels.update(found)
         m = re.fullmatch(r" (\S+)( -?\d+)?", rest)
         need(m and VALUE.fullmatch(m.group(1)), line, "value")
         key = frozenset(labels.items())

@@ -419,8 +419,8 @@ static void op_close(struct l7mp_stream *base, bool abort)
 			break_off(x);
 		else if (x->conn)
 			answer_error(x, 502, "the session was aborted");
-	} else if (!x->closing && !x->shut && x->head_sent && !x->answered && !x->complete) {
-		break_off(x); /* ended in the middle of the answer: it must not look whole */
+	} else if (!x->closing && !x->shut && !x->in_end && x->head_sent && !x->complete) {
+		break_off(x); /* ended in the middle of the request: the answer must not look whole */
 	}
 	if (x->closing)
 		return;
