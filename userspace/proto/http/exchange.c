@@ -306,13 +306,10 @@ static void answer_error(struct http_exchange *x, int status, const char *messag
 		l7mp_bufq_push(&x->out, buf);
 		l7mp_http_reply_free(x->reply);
 		x->reply = l7mp_http_reply_new(meta);
-		if (x->reply) {
+		if (x->reply)
 			x->reply->status = status;
-			x->started = x->answered = true;
-			l7mp_flush_request(x->state->env->loop, &x->flush);
-		} else {
-			break_off(x);
-		}
+		x->started = x->answered = true;
+		l7mp_flush_request(x->state->env->loop, &x->flush);
 	}
 	cJSON_Delete(meta);
 	free(body);
@@ -419,8 +416,6 @@ static void op_close(struct l7mp_stream *base, bool abort)
 			break_off(x);
 		else if (x->conn)
 			answer_error(x, 502, "the session was aborted");
-	} else if (!x->closing && !x->shut && !x->in_end && x->head_sent && !x->complete) {
-		break_off(x); /* ended in the middle of the request: the answer must not look whole */
 	}
 	if (x->closing)
 		return;
