@@ -140,7 +140,7 @@ class Processes(Faults):
                 self.serves()
         self.assertGreater(lines, 20)
         self.gone()
-        rows = [r for r in proxy.stderr().splitlines() if " fork " in r]
+        rows = [r for r in proxy.stderr().splitlines() if " process " in r]
         self.assertTrue(20 <= len(rows) < 20 * 8, len(rows))
         self.assertLess(peak.grown(), 20 * 1024)
 
