@@ -31,7 +31,8 @@ class Handshake(unittest.TestCase):
     def config(self):
         metric = [{"name": "in", "spec": {"protocol": "Metric"}}], [{"name": "out", "spec": {"protocol": "Metric"}}]
         return {
-            "admin": {"offload": "init", "offload_ifs": "legA,legB", "instance": f"h{os.getpid()}"},
+            "admin": {"offload": "init", "offload_ifs": "legA,legB", "instance": f"h{os.getpid()}",
+                      "metrics": {"sessions": True}},
             "listeners": [
                 l7test.controller(),
                 {"name": "prom", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 9099},

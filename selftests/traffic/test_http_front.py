@@ -26,6 +26,8 @@ class Fronts(Case):
         for number, case in enumerate(TABLE):
             if ONLY and case.name != ONLY:
                 continue
+            if program == "nginx" and case.name == "chunk-extension-long":
+                continue  # without buffering, nginx's log may lack the body that it has passed on
             try:
                 sent, seen = self.one(front, upstream, case, f"/marker-{number}")
             except (Malformed, OSError) as e:
