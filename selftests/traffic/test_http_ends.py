@@ -156,9 +156,9 @@ class Ends(Case):
                 self.assertEqual(answer.status, want[0], (first, last))
                 if want[1] is not None:
                     self.assertEqual(answer.body, want[1])
-                c.send(REQUEST if last == "close" else b"")
                 if last == "close":
                     how.append((b"again", "close"))
+                    c.send(REQUEST)
                     self.assertEqual(c.answer().body, b"again")
         self.gone()
 
