@@ -666,7 +666,10 @@ static void answers_half_closed_clients(void **state)
 	free(c.got);
 }
 
-/* A body of 2 bytes and then nothing: 408 after 5 s, however busy the machine is. A head has 10 s. */
+/*
+ * A body of 2 bytes and then nothing: 408 after 5
+ * s, however busy the machine is. A head has 10 s.
+ */
 static void cuts_stalled_requests(void **state)
 {
 	struct rig *r = *state;
