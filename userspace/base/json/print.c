@@ -33,7 +33,10 @@ int l7mp_json_format_parse(const char *name, enum l7mp_json_format *out)
 
 /* ---- scalars ---- */
 
-/* The shortest text that reads back as the same double; integers without an exponent. */
+/*
+ * The shortest text that reads back as the same double. Integers up to 2^53 have no exponent;
+ * larger values always have one, because the reader refuses such an integer as inexact.
+ */
 static void print_number(struct printer *p, double d)
 {
 	char text[40];
@@ -49,8 +52,11 @@ static void print_number(struct printer *p, double d)
 	} else {
 		for (int digits = 15; digits <= 17; digits++) {
 			snprintf(text, sizeof(text), "%.*g", digits, d);
-			if (strtod(text, NULL) == d)
-				break;
+			if (strtod(text, NULL) != d)
+				continue;
+			if (!strpbrk(text, ".e"))
+				snprintf(text, sizeof(text), "%.*e", digits - 1, d);
+			break;
 		}
 	}
 	l7mp_str_add(&p->out, text);
