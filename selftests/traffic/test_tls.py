@@ -275,7 +275,7 @@ class Errors(Base):
                  (dict(self.good, key=self.expired["key"]), "does not belong to the certificate in"),
                  ({"cert": self.good["cert"]}, "spec.tls.key: "))
         for tls, text in cases:
-            for protocol in ("TCP", "WebSocket"):
+            for protocol in ("TCP", "WebSocket", "HTTP"):
                 listener = tcp_tls(7001, tls, {"spec": {"protocol": "Echo"}})
                 listener["spec"]["protocol"] = protocol
                 path = os.path.join(self.dir.name, "bad.json")
@@ -284,16 +284,6 @@ class Errors(Base):
                 self.assertEqual(status, 1)
                 self.assertIn(text, err)
                 self.assertIn("listeners[0].spec.tls", err)
-
-    def test_http_listener(self):
-        """tls: an HTTP listener refuses it and says what to do"""
-        path = os.path.join(self.dir.name, "http.json")
-        listener = tcp_tls(7001, self.good, {"spec": {"protocol": "Echo"}})
-        listener["spec"]["protocol"] = "HTTP"
-        pathlib.Path(path).write_text(json.dumps({"listeners": [listener]}))
-        status, _, err = l7test.run_proxy("-c", path)
-        self.assertEqual(status, 1)
-        self.assertIn("TLS", err.upper())
 
 
 class Names(Base):
@@ -642,6 +632,7 @@ class Https(Base):
         self.sh(f"ip -n {self.ns} addr add 10.9.0.2/24 dev l7tls1 && ip -n {self.ns} link set l7tls1 up")
         self.token = os.path.join(self.dir.name, "token")
         pathlib.Path(self.token).write_text("secret\n")
+        os.chmod(self.token, 0o600)
 
     def tearDown(self):
         self.sh(f"ip netns del {self.ns}")
@@ -651,10 +642,13 @@ class Https(Base):
         subprocess.run(command, shell=True, check=True, timeout=10)
 
     def config(self, **admin):
+        """8443: a TCP listener that takes TLS off in front of the API; 8444: an HTTP listener with tls."""
+        tls = self.certs.pair("api")
         return {"admin": admin, "listeners": [
-            controller(), {"name": "https",
-                           "spec": {"protocol": "TCP", "port": 8443, "tls": self.certs.pair("api")},
-                           "rules": rule(echo_to(1234))}]}
+            controller(),
+            {"name": "https", "spec": {"protocol": "TCP", "port": 8443, "tls": tls}, "rules": rule(echo_to(1234))},
+            {"name": "direct", "spec": {"protocol": "HTTP", "port": 8444, "tls": tls},
+             "rules": rule({"spec": {"protocol": "L7mpController"}})}]}
 
     def curl(self, url, *args, ns=False):
         wrap = ["ip", "netns", "exec", self.ns] if ns else []
@@ -673,6 +667,16 @@ class Https(Base):
             self.assertEqual(status, 403, err + body)
             # The Host that a local client would send does not help.
             status, body, err = self.curl("https://10.9.0.1:8443/api/v1/admin", "-H", "Host: localhost:1234", ns=True)
+            self.assertEqual(status, 403, err + body)
+
+    def test_http_listener(self):
+        """https api: an HTTP listener with tls answers this host, and refuses another one"""
+        with Proxy(self.config()):
+            status, body, err = self.curl("https://127.0.0.1:8444/api/v1/admin")
+            self.assertEqual(status, 200, err + body)
+            status, body, err = self.curl("https://localhost:8444/api/v1/listeners")
+            self.assertEqual([x["name"] for x in json.loads(body)], ["controller-listener", "https", "direct"])
+            status, body, err = self.curl("https://10.9.0.1:8444/api/v1/admin", ns=True)
             self.assertEqual(status, 403, err + body)
 
     def test_token(self):
