@@ -26,7 +26,7 @@ HEADERS = {
     "proto": "protos",
     "transform": "transforms",
     "offload": "offload abi",
-    "config": "config openapi restdesc registry_all oneliner",
+    "config": "config openapi rest registry_all oneliner",
     "api": "api",
     "daemon": "app",
 }

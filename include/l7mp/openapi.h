@@ -7,7 +7,7 @@
 
 /*
  * The OpenAPI 3.0 document of the REST API: the schema tables (schema.h), the specs
- * of the registry's protocols and the routes (restdesc.h). `version` NULL: that of the
+ * of the registry's protocols and the routes (rest.h). `version` NULL: that of the
  * build. New tree, NULL when out of memory.
  */
 cJSON *l7mp_openapi(const struct l7mp_registry *registry, const char *version);

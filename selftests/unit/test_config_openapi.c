@@ -13,7 +13,7 @@
 #include "l7mp/config.h"
 #include "l7mp/model.h"
 #include "l7mp/openapi.h"
-#include "l7mp/restdesc.h"
+#include "l7mp/rest.h"
 #include "l7mp/util.h"
 
 static cJSON *doc;
@@ -141,7 +141,7 @@ static void test_specs(void **state)
 	                    "#/components/schemas/listener-spec");
 }
 
-static cJSON *operation(const struct l7mp_restdesc *d)
+static cJSON *operation(const struct l7mp_rest_route *d)
 {
 	cJSON *item = l7mp_json_member(at(doc, "/paths"), d->path);
 	char method[8] = "";
@@ -168,7 +168,7 @@ static void test_paths(void **state)
 	const cJSON *item;
 
 	(void)state;
-	for (const struct l7mp_restdesc *d = l7mp_rest_descs; d->method; d++, n++) {
+	for (const struct l7mp_rest_route *d = l7mp_rest_routes; d->method; d++, n++) {
 		cJSON *op = operation(d);
 
 		if (!op)
@@ -183,7 +183,7 @@ static void test_paths(void **state)
 		assert_int_equal(!!l7mp_json_get(op, "/responses/422"), !!d->request);
 		assert_int_equal(!!l7mp_json_get(op, "/responses/409"),
 		                 !!(d->flags & L7MP_REST_ADDS));
-		for (const struct l7mp_restdesc *e = l7mp_rest_descs; e != d; e++) {
+		for (const struct l7mp_rest_route *e = l7mp_rest_routes; e != d; e++) {
 			assert_string_not_equal(e->id, d->id);
 			assert_false(strcmp(e->path, d->path) == 0 &&
 			             strcmp(e->method, d->method) == 0);

@@ -11,6 +11,7 @@
 #include "l7mp/config.h"
 #include "l7mp/error.h"
 #include "l7mp/json.h"
+#include "l7mp/rest.h"
 #include "l7mp/util.h"
 #include "origin.h"
 #include "token.h"
@@ -20,7 +21,7 @@
 #define API_MAX_ARGS     2
 
 struct api_count { /* one (route, status); route NULL: no such path */
-	const struct api_route *route;
+	const struct l7mp_rest_route *route;
 	int status;
 	uint64_t n;
 };
@@ -46,7 +47,30 @@ struct l7mp_api {
 };
 
 struct api_exchange;
+struct api_request;
 struct api_response;
+
+typedef void (*api_handler)(struct api_request *rq, struct api_response *rs);
+
+enum api_route_flags {
+	/*
+	 * The handler runs in a thread, where it may read the model, which nobody changes
+	 * meanwhile, and nothing else that belongs to the loop. It may leave a change in
+	 * rq->change instead of a status: that is then applied on the loop.
+	 */
+	API_JOB = 1 << 0,
+	/* The same, but only for what may be large: recursive views and rule lists. */
+	API_JOB_IF_LARGE = 1 << 1,
+	/* The body is parsed in a thread, then the handler runs on the loop. */
+	API_BODY = 1 << 2,
+};
+
+struct api_binding {
+	api_handler handler;
+	unsigned flags; /* enum api_route_flags */
+};
+/* What serves the routes of an operation. */
+struct api_binding api_binding(enum l7mp_rest_op op);
 
 struct api_request {
 	struct l7mp_api *api;
@@ -66,7 +90,8 @@ struct api_request {
 	char *path;   /* the segments are in it */
 	char *segments[API_MAX_SEGMENTS];
 	size_t n_segments;
-	const struct api_route *route;
+	const struct l7mp_rest_route *route;
+	struct api_binding binding;     /* of the route's operation */
 	const char *args[API_MAX_ARGS]; /* what the {...} of the route matched */
 	bool recursive;
 	enum l7mp_json_format format;
@@ -112,30 +137,6 @@ struct api_response {
 	bool retry;                /* 503: add Retry-After */
 };
 
-typedef void (*api_handler)(struct api_request *rq, struct api_response *rs);
-
-enum api_route_flags {
-	/*
-	 * The handler runs in a thread, where it may read the model, which nobody changes
-	 * meanwhile, and nothing else that belongs to the loop. It may leave a change in
-	 * rq->change instead of a status: that is then applied on the loop.
-	 */
-	API_JOB = 1 << 0,
-	/* The same, but only for what may be large: recursive views and rule lists. */
-	API_JOB_IF_LARGE = 1 << 1,
-	/* The body is parsed in a thread, then the handler runs on the loop. */
-	API_BODY = 1 << 2,
-};
-
-struct api_route {
-	const char *method;
-	const char *path; /* below API_BASE: "/clusters/{name}" */
-	api_handler handler;
-	int kind; /* enum l7mp_obj_kind, for the handlers that serve several */
-	unsigned flags;
-};
-extern const struct api_route api_routes[]; /* ends with method NULL */
-
 /* Everything is bound, and the program is not being stopped. */
 bool api_is_ready(const struct l7mp_api *api);
 
@@ -143,12 +144,12 @@ bool api_is_ready(const struct l7mp_api *api);
 
 /*
  * Finds the route of a request and reads its query; then calls the handler, when that is one for
- * the loop. rs->status 0 afterwards: rq->route->flags say what is to be done in a thread.
+ * the loop. rs->status 0 afterwards: rq->binding says what is to be done in a thread.
  */
 void api_dispatch(struct api_request *rq, struct api_response *rs);
 void api_request_clear(struct api_request *rq);
 /* Counts an answer for l7mp_rest_requests_total. */
-void api_count(struct l7mp_api *api, const struct api_route *route, int status);
+void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status);
 
 /* ---- path.c: text of the request ---- */
 

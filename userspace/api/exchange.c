@@ -99,7 +99,7 @@ static struct l7mp_change *job_build(void *arg)
 {
 	struct api_exchange *x = arg;
 
-	x->rq.route->handler(&x->rq, &x->rs);
+	x->rq.binding.handler(&x->rq, &x->rs);
 	api_print(&x->rs, x->rq.format);
 	l7mp_document_free(&x->rq.document);
 	return x->rq.change;
@@ -166,7 +166,7 @@ static void parse_done(void *arg)
 	}
 	x->state = EXCHANGE_NEW;
 	if (!x->rs.status)
-		x->rq.route->handler(&x->rq, &x->rs);
+		x->rq.binding.handler(&x->rq, &x->rs);
 	answered(x);
 }
 
@@ -176,7 +176,7 @@ static void begin(struct api_exchange *x)
 		x->service->answer(&x->rq, &x->rs);
 	if (x->rs.status) {
 		answered(x);
-	} else if (x->rq.route->flags & API_BODY) {
+	} else if (x->rq.binding.flags & API_BODY) {
 		x->state = EXCHANGE_PARSE;
 		if (l7mp_work_start(x->loop, &x->work, parse_run, parse_done, x)) {
 			api_fail(&x->rs, 503, "no thread is free to read the body");

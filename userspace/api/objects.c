@@ -6,7 +6,7 @@
 
 static enum l7mp_obj_kind kind_of(const struct api_request *rq)
 {
-	return (enum l7mp_obj_kind)rq->route->kind;
+	return rq->route->kind;
 }
 
 static void *find(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs)

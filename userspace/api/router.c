@@ -46,11 +46,12 @@ static void find_route(struct api_request *rq, char *const *segments, size_t n,
 	char allow[sizeof(rs->allow)] = "";
 	const char *args[API_MAX_ARGS];
 
-	for (const struct api_route *r = api_routes; r->method; r++) {
+	for (const struct l7mp_rest_route *r = l7mp_rest_routes; r->method; r++) {
 		if (!match(r->path, segments, n, args))
 			continue;
 		if (!strcmp(r->method, rq->method)) {
 			rq->route = r;
+			rq->binding = api_binding(r->op);
 			memcpy(rq->args, args, sizeof(args));
 			return;
 		}
@@ -163,7 +164,7 @@ static void read_query(struct api_request *rq, struct api_response *rs)
 		bad_query(rs, "after", NULL, "what the list goes on after");
 }
 
-void api_count(struct l7mp_api *api, const struct api_route *route, int status)
+void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status)
 {
 	struct api_count *bigger;
 
@@ -205,10 +206,10 @@ void api_dispatch(struct api_request *rq, struct api_response *rs)
 		api_fail(rs, 503, "the proxy is shutting down");
 	if (rs->status)
 		return;
-	flags = rq->route->flags;
+	flags = rq->binding.flags;
 	if (flags & (API_JOB | API_BODY) || (flags & API_JOB_IF_LARGE && is_large(rq)))
 		return;
-	rq->route->handler(rq, rs);
+	rq->binding.handler(rq, rs);
 	if (!rs->status)
 		api_fail(rs, 500, "out of memory");
 }

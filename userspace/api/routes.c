@@ -1,42 +1,43 @@
 /* SPDX-License-Identifier: MIT */
-/* The table of what the REST API serves (docs/api.md). */
+/* Which handler serves which operation of the REST API's table (l7mp/rest.h). */
+#include <stdlib.h>
+
 #include "api_int.h"
 
-/* The five kinds of objects that have a collection of their own. */
-#define COLLECTION(plural, kind, get)                                     \
-	{"GET", "/" plural, api_list, kind, API_JOB},                     \
-	        {"POST", "/" plural, api_add, kind, API_JOB},             \
-	        {"GET", "/" plural "/{name}", api_get, kind, get},        \
-	        {"PUT", "/" plural "/{name}", api_put, kind, API_JOB},    \
-	{                                                                 \
-		"DELETE", "/" plural "/{name}", api_delete, kind, API_JOB \
-	}
+/* A switch without default: gcc's and clang's -Wswitch names the operation that has no handler. */
+struct api_binding api_binding(enum l7mp_rest_op op)
+{
+#define BIND(op, handler, flags)            \
+	case L7MP_REST_OP_##op:             \
+		return (struct api_binding) \
+		{                           \
+			handler, flags      \
+		}
 
-const struct api_route api_routes[] = {
-        {"GET", "/config", api_config_get, 0, API_JOB},
-        {"POST", "/config", api_config_post, 0, API_JOB},
-        {"GET", "/admin", api_admin_get, 0, 0},
-        {"POST", "/admin", api_admin_post, 0, API_JOB},
-        COLLECTION("listeners", L7MP_OBJ_LISTENER, API_JOB_IF_LARGE),
-        COLLECTION("clusters", L7MP_OBJ_CLUSTER, API_JOB_IF_LARGE),
-        {"GET", "/clusters/{name}/endpoints", api_endpoints_list, 0, API_JOB},
-        {"POST", "/clusters/{name}/endpoints", api_endpoints_add, 0, API_JOB},
-        {"GET", "/endpoints/{name}", api_get, L7MP_OBJ_ENDPOINT, 0},
-        {"PUT", "/endpoints/{name}", api_put, L7MP_OBJ_ENDPOINT, API_JOB},
-        {"DELETE", "/endpoints/{name}", api_delete, L7MP_OBJ_ENDPOINT, API_JOB},
-        COLLECTION("rulelists", L7MP_OBJ_RULELIST, API_JOB_IF_LARGE),
-        {"GET", "/rulelists/{name}/rules/{position}", api_rule_get, 0, API_JOB_IF_LARGE},
-        {"POST", "/rulelists/{name}/rules/{position}", api_rule_insert, 0, API_JOB},
-        {"DELETE", "/rulelists/{name}/rules/{position}", api_rule_remove, 0, API_JOB},
-        {"POST", "/rulelists/{name}/lookup", api_lookup, 0, API_BODY},
-        COLLECTION("rules", L7MP_OBJ_RULE, API_JOB_IF_LARGE),
-        COLLECTION("routes", L7MP_OBJ_ROUTE, API_JOB_IF_LARGE),
-        {"GET", "/sessions", api_sessions_list, 0, 0},
-        {"GET", "/sessions/{name}", api_session_get, 0, 0},
-        {"DELETE", "/sessions/{name}", api_session_delete, 0, 0},
-        {"GET", "/offload", api_offload, 0, 0},
-        {"GET", "/offload/flows", api_offload_flows, 0, 0},
-        {"GET", "/openapi.json", api_openapi_json, 0, API_JOB},
-        {"GET", "/openapi.yaml", api_openapi_yaml, 0, API_JOB},
-        {NULL, NULL, NULL, 0, 0},
-};
+	switch (op) {
+		BIND(LIST, api_list, API_JOB);
+		BIND(ADD, api_add, API_JOB);
+		BIND(GET, api_get, API_JOB_IF_LARGE);
+		BIND(PUT, api_put, API_JOB);
+		BIND(DELETE, api_delete, API_JOB);
+		BIND(CONFIG_GET, api_config_get, API_JOB);
+		BIND(CONFIG_SET, api_config_post, API_JOB);
+		BIND(ADMIN_GET, api_admin_get, 0);
+		BIND(ADMIN_SET, api_admin_post, API_JOB);
+		BIND(ENDPOINTS_LIST, api_endpoints_list, API_JOB);
+		BIND(ENDPOINTS_ADD, api_endpoints_add, API_JOB);
+		BIND(RULE_GET, api_rule_get, API_JOB_IF_LARGE);
+		BIND(RULE_INSERT, api_rule_insert, API_JOB);
+		BIND(RULE_REMOVE, api_rule_remove, API_JOB);
+		BIND(LOOKUP, api_lookup, API_BODY);
+		BIND(SESSIONS_LIST, api_sessions_list, 0);
+		BIND(SESSION_GET, api_session_get, 0);
+		BIND(SESSION_END, api_session_delete, 0);
+		BIND(OFFLOAD_GET, api_offload, 0);
+		BIND(FLOWS_LIST, api_offload_flows, 0);
+		BIND(OPENAPI_JSON, api_openapi_json, API_JOB);
+		BIND(OPENAPI_YAML, api_openapi_yaml, API_JOB);
+	}
+#undef BIND
+	abort();
+}

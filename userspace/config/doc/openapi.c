@@ -8,7 +8,7 @@
 #include "l7mp/model.h"
 #include "l7mp/openapi.h"
 #include "l7mp/protodesc.h"
-#include "l7mp/restdesc.h"
+#include "l7mp/rest.h"
 #include "l7mp/util.h"
 
 /*
@@ -403,7 +403,7 @@ static const struct {
         {503, "Overloaded, or about to end"},
 };
 
-static bool may_answer(const struct l7mp_restdesc *d, int status)
+static bool may_answer(const struct l7mp_rest_route *d, int status)
 {
 	switch (status) {
 	case 400:
@@ -429,7 +429,7 @@ static cJSON *content(struct oas *g, const char *type, cJSON *schema)
 	return all;
 }
 
-static cJSON *success(struct oas *g, const struct l7mp_restdesc *d)
+static cJSON *success(struct oas *g, const struct l7mp_rest_route *d)
 {
 	cJSON *r = oas_object(g), *schema;
 
@@ -448,7 +448,7 @@ static cJSON *success(struct oas *g, const struct l7mp_restdesc *d)
 	return r;
 }
 
-static cJSON *responses(struct oas *g, const struct l7mp_restdesc *d)
+static cJSON *responses(struct oas *g, const struct l7mp_rest_route *d)
 {
 	cJSON *all = oas_object(g);
 
@@ -503,7 +503,7 @@ static cJSON *formats(struct oas *g)
 	return o;
 }
 
-static cJSON *parameters(struct oas *g, const struct l7mp_restdesc *d)
+static cJSON *parameters(struct oas *g, const struct l7mp_rest_route *d)
 {
 	cJSON *list = oas_array(g);
 
@@ -537,7 +537,7 @@ static cJSON *parameters(struct oas *g, const struct l7mp_restdesc *d)
 	return list;
 }
 
-static cJSON *request_body(struct oas *g, const struct l7mp_restdesc *d)
+static cJSON *request_body(struct oas *g, const struct l7mp_rest_route *d)
 {
 	cJSON *body = oas_object(g), *types = oas_object(g);
 	static const char *const names[] = {"application/json", "application/yaml"};
@@ -553,7 +553,7 @@ static cJSON *request_body(struct oas *g, const struct l7mp_restdesc *d)
 	return body;
 }
 
-static void add_operation(struct oas *g, cJSON *paths, const struct l7mp_restdesc *d)
+static void add_operation(struct oas *g, cJSON *paths, const struct l7mp_rest_route *d)
 {
 	cJSON *item = l7mp_json_member(paths, d->path), *op = oas_object(g);
 	char method[8];
@@ -579,7 +579,7 @@ static cJSON *oas_paths(struct oas *g)
 {
 	cJSON *paths = oas_object(g);
 
-	for (const struct l7mp_restdesc *d = l7mp_rest_descs; d->method; d++)
+	for (const struct l7mp_rest_route *d = l7mp_rest_routes; d->method; d++)
 		add_operation(g, paths, d);
 	return paths;
 }

@@ -6,7 +6,7 @@
 
 #include "l7mp/model.h"
 #include "l7mp/openapi.h"
-#include "l7mp/restdesc.h"
+#include "l7mp/rest.h"
 #include "l7mp/util.h"
 
 static char *finish(struct l7mp_str *out)
@@ -198,7 +198,7 @@ char *l7mp_reference_endpoints(void)
 	struct l7mp_str out = {0};
 
 	l7mp_str_add(&out, "| method | path | body | what it does |\n| --- | --- | --- | --- |\n");
-	for (const struct l7mp_restdesc *d = l7mp_rest_descs; d->method; d++) {
+	for (const struct l7mp_rest_route *d = l7mp_rest_routes; d->method; d++) {
 		l7mp_str_addf(&out, "| %s | `%s%s%s` | ", d->method, d->path,
 		              d->flags & L7MP_REST_RECURSIVE ? "[?recursive=true]" : "",
 		              d->flags & L7MP_REST_PAGED ? "[?limit=N&after=ITEM]" : "");

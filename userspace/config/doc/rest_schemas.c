@@ -4,7 +4,7 @@
  * input.
  */
 #include "l7mp/model.h"
-#include "l7mp/restdesc.h"
+#include "l7mp/rest.h"
 
 #define END                 \
 	{                   \
