@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The REST API (docs/api.md): what the L7mpController and
- * Prometheus clusters serve. env->app is the struct l7mp_api.
+ * The REST API (docs/api.md), which the L7mpController and Prometheus clusters and the admin server
+ * answer with.
  *
- * The API never binds a port: an HTTP listener routes requests to the controller
- * cluster, so each request is a session like any other.
+ * Requests arrive in two ways. An HTTP listener may route them to a controller cluster: then each
+ * request is a session like any other and is subject to the limits. The admin server listens on a
+ * port of its own and is outside of the data plane's limits.
  *
- * Thread: loop only.
+ * Thread: loop only. env->app points to the struct l7mp_api.
  */
 #pragma once
 
@@ -18,72 +19,79 @@ struct l7mp_api;
 struct l7mp_str;
 
 struct l7mp_api_params {
-	/* All borrowed; they must outlive the API. */
+	/* Borrowed; these must outlive the API. */
 	struct l7mp_env *env;
 	struct l7mp_model *model;
 	struct l7mp_runtime *runtime;
 	struct l7mp_sessions *sessions;
-	const struct l7mp_registry *registry; /* for the OpenAPI text */
-	const char *version;                  /* NULL: that of the build */
+	const struct l7mp_registry *registry; /* for the OpenAPI document */
+	const char *version;                  /* reported to clients; NULL: that of the build */
 
 	/*
-	 * Optional views of the kernel fast path: what GET /offload answers, and an array of what
-	 * GET /offload/flows shows of one flow. New trees (NULL: out of memory). Without them the
-	 * API says `disabled`.
+	 * Optional views of the kernel fast path: the body of GET /offload, and the array of table
+	 * entries that GET /offload/flows shows for one flow. They return new trees, or NULL when
+	 * out of memory. Without them the API reports the fast path as `disabled`.
 	 */
 	cJSON *(*offload)(void *arg);
 	cJSON *(*offload_flow)(void *arg, struct l7mp_flow *flow);
 	/*
-	 * Optional: writes more metrics, in Prometheus text format, at the end of what
-	 * the Prometheus cluster answers (the fast path's, the Metric transformer's).
+	 * Optional: appends further metrics in Prometheus text format to each answer of the
+	 * Prometheus cluster and of /metrics (the fast path's, the Metric transformer's).
 	 */
 	void (*metrics)(void *arg, struct l7mp_str *out);
-	void *arg; /* of all three */
+	void *arg; /* passed to the three functions above */
 };
 
+/* Makes the API; it serves nothing by itself. The struct is copied. Returns 0 or -ENOMEM. */
 int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out);
+/* Frees the API. All sessions must have ended, and the admin server must be freed before. */
 void l7mp_api_free(struct l7mp_api **api);
 
 /*
- * From now on every request needs the token in this file (its first line); NULL:
- * only clients on this host are answered. The file is read again for each request,
- * so that a token can be changed by replacing the file; while it can't be read
- * every request is refused. 0, or negative errno with err (the old setting stays).
+ * Requires the token in this file (its first line) with every request from now on. With NULL no
+ * token is needed, and only clients on this host are answered. The file is read again for each
+ * request, so that a token can be changed by replacing the file; while it can't be read every
+ * request is refused. Returns 0, or a negative errno with err set; the old setting then stays.
  */
 int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_error *err);
 
-/* All listeners are bound: GET /readyz of the admin server says yes from now on. */
+/* Makes GET /readyz of the admin server answer 200: all listeners are bound. */
 void l7mp_api_set_ready(struct l7mp_api *api);
 
-/* Shutting down: changes are refused with 503 from now on; looking is still answered. */
+/* For shutdown: refuses changes with 503 from now on. Requests that only read are answered. */
 void l7mp_api_set_stopping(struct l7mp_api *api);
 
-/* REST requests answered so far, by path pattern ("/clusters/{name}", "other") and status. */
+/*
+ * Calls cb with the number of REST requests answered so far, for each combination of method, path
+ * pattern ("/clusters/{name}"; "other" for unknown paths) and HTTP status that has occurred.
+ */
 void l7mp_api_each_request_count(const struct l7mp_api *api,
                                  void (*cb)(void *arg, const char *method, const char *path,
                                             int status, uint64_t count),
                                  void *arg);
 
 /*
- * The admin server (api/admin_server.c): the same API, /metrics, /healthz, /readyz and the OpenAPI
- * text by civetweb, in threads of its own, outside the data plane's listeners and limits.
+ * The admin server (api/admin_server.c) serves the same API, /metrics, /healthz, /readyz and the
+ * OpenAPI document with civetweb, in threads of its own, outside of the data plane's listeners and
+ * limits.
  */
 struct l7mp_api_server;
+/* Makes a server that does not listen yet. `api` is borrowed. Returns 0 or -ENOMEM. */
 int l7mp_api_server_new(struct l7mp_api *api, struct l7mp_api_server **out);
 /*
- * Binds what is wanted, beside what is served now. 0, or negative errno with err (path
- * "admin.server"). commit, which can't fail, serves it and stops what was served before, without
- * waiting: requests that are being answered get their answers.
+ * Binds the address of `want` while the present one, if any, is still served. Returns 0, or a
+ * negative errno with err set (path "admin.server"). Then commit, which can't fail, starts to serve
+ * it and stops the previous one without waiting: requests in progress are still answered.
  */
 int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_server *want,
                             struct l7mp_error *err);
 void l7mp_api_server_commit(struct l7mp_api_server *s, const struct l7mp_admin_server *want);
 /*
- * For the end: requests that are being answered get their answers, for which the loop has to run
- * on; then `done` is called, at once when there is nothing to stop.
+ * Stops listening, lets requests in progress finish, for which the loop has to run on, and then
+ * calls `done`. `done` is called from inside this function when there is nothing to stop.
  */
 void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), void *arg);
-/* After `done`. */
+/* Frees the server; only after `done`. Nulls the pointer. */
 void l7mp_api_server_free(struct l7mp_api_server **s);
 
 extern const struct l7mp_proto l7mp_proto_controller; /* L7MPController */

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * YAML and JSON text into the one document tree (json.h), with the line of each
- * node where the parser knows it. YAML is read as its 1.2 core schema reads it
- * (libyaml only tokenises): true/false, null, ints, floats; quoted is a string;
- * anchors, aliases (bounded expansion) and merge keys are understood; duplicate
- * keys are an error; one document only. Depth at most 128.
+ * Parsing of YAML and JSON text into a document tree (json.h) that knows the line of each node.
+ *
+ * YAML is read by the core schema of YAML 1.2 (libyaml, which implements 1.1, only tokenises):
+ * plain scalars may be booleans, null, integers or floats, and quoted scalars are strings. Anchors,
+ * aliases and merge keys are supported, the expansion of aliases is bounded. Duplicate keys, a
+ * second document and more than L7MP_JSON_DEPTH levels are errors.
+ *
+ * Thread: any; a document belongs to one thread at a time.
  */
 #pragma once
 
@@ -17,19 +20,31 @@ struct l7mp_document; /* a tree and the lines of its nodes */
 
 enum l7mp_syntax { L7MP_SYNTAX_JSON, L7MP_SYNTAX_YAML };
 
+/*
+ * Parses a text of `len` bytes. Returns 0, or a negative errno with err set: code L7MP_ERR_PARSE
+ * and the line for a bad text, L7MP_ERR_INTERNAL when out of memory.
+ */
 int l7mp_document_parse(enum l7mp_syntax syntax, const char *text, size_t len,
                         struct l7mp_document **out, struct l7mp_error *err);
 /*
- * A document of a tree that was not read from a text: no node has a line. Takes root, also when
- * it fails. Returns 0, or -ENOMEM with err set.
+ * Makes a document of a tree that was not parsed from a text, so that no node has a line. Takes
+ * `root`, also on failure. Returns 0, or -ENOMEM with err set.
  */
 int l7mp_document_from_tree(cJSON *root, struct l7mp_document **out, struct l7mp_error *err);
-/* .yaml and .yml are YAML, else JSON. At most 64 MiB. err->message names the file. */
+/*
+ * Reads and parses a file of at most 64 MiB: YAML when its name ends with .yaml or .yml, else JSON.
+ * Returns 0, or a negative errno with err set; err->message names the file.
+ */
 int l7mp_document_load(const char *path, struct l7mp_document **out, struct l7mp_error *err);
+/* Returns the tree, which the document owns. */
 cJSON *l7mp_document_root(struct l7mp_document *d);
-/* 1-based line where the node begins; 0 when not known. */
+/* Returns the line where a node of the tree begins, counted from 1; 0 when not known. */
 int l7mp_document_line(const struct l7mp_document *d, const cJSON *node);
+/* Frees the document and its tree. NULL inside is fine; nulls the pointer. */
 void l7mp_document_free(struct l7mp_document **d);
 
-/* Block-style YAML text; heap, NULL when out of memory. Parses back to an equal tree. */
+/*
+ * Returns the tree as block-style YAML text, which parses back to an equal tree. Free it with
+ * free(). NULL when out of memory.
+ */
 char *l7mp_yaml_print(const cJSON *node);

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The batched datagram engine: one for UDP, UNIX datagram and seqpacket sockets
- * and AF_PACKET. libuv's own UDP handle has no batched send, no control
- * messages, no UNIX datagrams and no packet sockets.
+ * The datagram engine: batched I/O for UDP, UNIX datagram, UNIX seqpacket and AF_PACKET sockets.
+ * libuv's UDP handle has no batched send and no control messages, and supports only UDP.
  *
- * Receives with recvmmsg(2) in batches, splits UDP GRO receives (udp(7),
- * UDP_GRO) into their datagrams, learns the local address from IP_PKTINFO /
- * IPV6_PKTINFO. Sends are queued and leave at the end of the loop's turn with
- * sendmmsg(2); runs of equal-sized datagrams to one peer leave as one UDP GSO
- * send (UDP_SEGMENT) where the kernel has it.
+ * It receives batches with recvmmsg(2), splits UDP GRO receives (UDP_GRO in udp(7)) into their
+ * datagrams, and reads the local address from IP_PKTINFO or IPV6_PKTINFO. Sends are queued and made
+ * with sendmmsg(2) at the end of the loop's turn; runs of datagrams of one size to one peer become
+ * a UDP GSO send (UDP_SEGMENT) where the kernel has it.
  *
  * Thread: loop only.
  */
@@ -24,91 +22,96 @@
 struct l7mp_dgram;
 
 enum l7mp_dgram_flags {
-	L7MP_DGRAM_PKTINFO = 1 << 0,   /* learn and set the local address (UDP) */
-	L7MP_DGRAM_GRO = 1 << 1,       /* ask for UDP GRO */
-	L7MP_DGRAM_GSO = 1 << 2,       /* use UDP GSO when possible */
-	L7MP_DGRAM_SEQPACKET = 1 << 3, /* a receive of 0 bytes is the peer's end (UNIX seqpacket) */
-	L7MP_DGRAM_CRED = 1 << 4, /* learn who sent it (UNIX, SCM_CREDENTIALS): l7mp_dgram_cred */
-	L7MP_DGRAM_VNET =
-	        1
-	        << 5, /* AF_PACKET: ask for PACKET_VNET_HDR; buffers begin with a struct virtio_net_hdr, both ways */
+	L7MP_DGRAM_PKTINFO = 1 << 0,   /* UDP: report the local address, and set it when sending */
+	L7MP_DGRAM_GRO = 1 << 1,       /* UDP: enable GRO */
+	L7MP_DGRAM_GSO = 1 << 2,       /* UDP: send with GSO where possible */
+	L7MP_DGRAM_SEQPACKET = 1 << 3, /* UNIX seqpacket: a receive of 0 bytes is the peer's end */
+	L7MP_DGRAM_CRED = 1 << 4,      /* UNIX: receive SCM_CREDENTIALS, for l7mp_dgram_cred */
+	/*
+	 * AF_PACKET: enable PACKET_VNET_HDR (packet(7)). The buffers of both directions then begin
+	 * with a struct virtio_net_hdr.
+	 */
+	L7MP_DGRAM_VNET = 1 << 5,
 };
 
 struct l7mp_dgram_ops {
 	/*
-	 * One datagram; takes buf. from->len is 0 for an unnamed UNIX peer and on
-	 * connected sockets; `to` is the local address when PKTINFO is on, else len
-	 * 0. May close the socket.
+	 * A datagram was received; takes buf. from->len is 0 for an unnamed UNIX peer and on
+	 * connected sockets. `to` is the local address with L7MP_DGRAM_PKTINFO, else its len is 0.
+	 * May close the socket.
 	 */
 	void (*recv)(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
 	             const struct l7mp_addr *to);
-	/* Optional. After the last recv of one batch: the place to act on verdicts. */
+	/* Optional. Called after the last recv of a batch, for work that is done once per batch. */
 	void (*batch_end)(void *arg);
 	/*
-	 * Optional. A send that was queued did not leave: negative errno, and the tag
-	 * given at send. Counted by whoever implements this, else by nobody.
+	 * Optional. A queued datagram of `len` bytes could not be sent: negative errno, and the tag
+	 * given to l7mp_dgram_send. The engine itself does not count it.
 	 */
 	void (*lost)(void *arg, int err, uint64_t tag, uint32_t len);
 	/*
-	 * Optional. The socket reported an error (ECONNREFUSED from ICMP, ENETDOWN ...) or, with
-	 * err 0, the peer's end of a seqpacket. Reading goes on unless closed.
+	 * Optional. The socket reported an error (negative errno: -ECONNREFUSED from ICMP,
+	 * -ENETDOWN ...), or, with err 0, the peer of a seqpacket socket closed. Reading continues
+	 * unless the callback closes the socket.
 	 */
 	void (*error)(void *arg, int err);
 	/*
-	 * Optional. A datagram came in that could not be handed over: -EMSGSIZE (larger than
-	 * max_datagram), -ENOMEM. `len` is its real length.
+	 * Optional. A received datagram of `len` bytes was dropped: -EMSGSIZE (larger than
+	 * max_datagram) or -ENOMEM.
 	 */
 	void (*dropped)(void *arg, int err, uint32_t len);
 	/*
 	 * Optional (UDP). The kernel dropped `packets` datagrams since the last call, mostly
-	 * because the receive buffer was full (SO_RXQ_OVFL, socket(7)). Known with the next
-	 * datagram that is received.
+	 * because the receive buffer was full (SO_RXQ_OVFL, socket(7)). The kernel reports this
+	 * with the next datagram only.
 	 */
 	void (*overflow)(void *arg, uint32_t packets);
 	/*
-	 * Optional. What waited for the kernel (l7mp_dgram_waiting) has left or was lost, but for
-	 * less than 64 KiB.
+	 * Optional. Fewer than 64 KiB still wait for the kernel, after l7mp_dgram_waiting returned
+	 * more than 0.
 	 */
 	void (*drain)(void *arg);
 };
 
 /*
- * Takes fd (non-blocking, close-on-exec), also on failure. Reading starts with
- * l7mp_dgram_read. A connected socket is connected before this call. max_datagram
- * below 64 KiB does not limit UDP with GRO; above, a receive batch is smaller.
+ * Starts to use a socket. Takes fd, which must be non-blocking and close-on-exec, also on failure.
+ * It reads nothing before l7mp_dgram_read. A socket that is to be connected must be connected
+ * before. max_datagram is in bytes; below 64 KiB it does not limit UDP with GRO, above 64 KiB
+ * receive batches are smaller. `ops` and `arg` are borrowed. Returns 0 or a negative errno.
  */
 int l7mp_dgram_new(struct l7mp_loop *loop, int fd, unsigned flags, size_t max_datagram,
                    const struct l7mp_dgram_ops *ops, void *arg, struct l7mp_dgram **out);
+/* Starts or stops reading; what arrives meanwhile waits in the kernel. */
 void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
 /*
- * Queues one datagram; takes buf. `to` NULL: the connected peer. `from` NULL or
- * len 0: the kernel chooses the source address. `tag` comes back in `lost`.
- * 0; -EMSGSIZE; -ENOBUFS when the send queue (1 MiB per socket) is full. On error the
- * buffer is freed and the caller counts.
+ * Queues one datagram; takes buf, also on failure. `to` NULL: the connected peer. `from` NULL or
+ * len 0: the kernel chooses the source address. `tag` is passed to `lost`. Returns 0; -EMSGSIZE;
+ * -ENOBUFS when the send queue (1 MiB per socket) is full; -ENOMEM. The caller counts a failure.
  */
 int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7mp_addr *to,
                     const struct l7mp_addr *from, uint64_t tag);
-/*
- * Sends what is queued now (before a close, or when a caller can't wait for the end of the turn).
- */
+/* Sends what is queued now, for a caller that can't wait for the end of the turn. */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
 /*
- * Receives what waits in the socket now, at most one turn's share, and sends what is queued: for
- * somebody who can't wait for the loop. Not from inside a callback of a socket's receive. How many
- * datagrams came.
+ * Receives at once what waits in the socket, up to the share of one turn, and sends what is queued.
+ * Must not be called from inside `recv` of any socket. Returns the number of datagrams received.
  */
 size_t l7mp_dgram_drain(struct l7mp_dgram *d);
+/* Returns the descriptor, which stays the engine's. */
 int l7mp_dgram_fd(const struct l7mp_dgram *d);
 /*
- * Bytes in the send queue that the kernel did not take when they were offered; 0: it takes all.
- * `drain` follows.
+ * Returns how many bytes of the send queue the kernel has refused so far (EAGAIN). When this is not
+ * 0, `drain` will be called.
  */
 size_t l7mp_dgram_waiting(const struct l7mp_dgram *d);
-/* Inside recv, with L7MP_DGRAM_CRED: who sent this datagram. False when not known. */
 struct ucred;
+/*
+ * Inside recv, with L7MP_DGRAM_CRED: reads the sender's credentials. Returns false when the kernel
+ * gave none.
+ */
 bool l7mp_dgram_cred(const struct l7mp_dgram *d, struct ucred *out);
 /*
- * Flushes, closes the descriptor at once, calls nothing any more, frees itself later. Nulls the
- * pointer. Safe inside recv.
+ * Sends what is queued and closes the descriptor. No callback is called any more. Nulls the
+ * pointer; the memory is freed later, so that this may be called from inside recv.
  */
 void l7mp_dgram_close(struct l7mp_dgram **d);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The seam between sessions and the kernel fast path. A stream says what it is
- * on the wire (l7mp_flow_end); the session asks an offload engine (offload/, or a
- * fake in unit tests) to carry a pair of pipes. The engine sees flows and
- * cookies, never sessions.
+ * The interface between sessions and the kernel fast path. Each stream describes what it is on the
+ * wire (struct l7mp_flow_end), and the session asks an offload engine (offload/, or a fake one in
+ * unit tests) to carry both directions in the kernel. The engine knows flows and cookies, but not
+ * sessions.
+ *
+ * Thread: loop only.
  */
 #pragma once
 
@@ -13,7 +15,7 @@
 #include "l7mp/addr.h"
 #include "l7mp/json.h"
 
-/* Why a pipe is not in the kernel. X(identifier, text, what it means) */
+/* Why a session's data is not relayed by the kernel. X(identifier, text, what it means) */
 #define L7MP_REASONS(X)                                                                           \
 	X(NONE, "", "it is in the kernel")                                                        \
 	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")              \
@@ -38,84 +40,91 @@
 #define L7MP_REASON_ENUM(id, text, doc) L7MP_REASON_##id,
 enum l7mp_reason { L7MP_REASONS(L7MP_REASON_ENUM) L7MP_REASON_COUNT };
 #undef L7MP_REASON_ENUM
+/* Returns the reason's text as the API and the metrics show it (static). */
 const char *l7mp_reason_name(enum l7mp_reason reason);
 
 enum l7mp_flow_kind {
-	L7MP_FLOW_NONE,    /* not on the wire as it is: `reason` says why */
+	L7MP_FLOW_NONE,    /* can't be offloaded; `reason` says why */
 	L7MP_FLOW_SOCKET,  /* a kernel socket whose payload bytes are the stream's bytes */
-	L7MP_FLOW_REFLECT, /* sends everything back (Echo) */
-	L7MP_FLOW_DROP,    /* swallows everything (Discard) */
-	L7MP_FLOW_PASS,    /* passes everything on, only counts (Metric) */
+	L7MP_FLOW_REFLECT, /* sends everything back to the source (Echo) */
+	L7MP_FLOW_DROP,    /* discards everything (Discard) */
+	L7MP_FLOW_PASS,    /* passes everything on unchanged, and counts it (Metric) */
 };
 
 struct l7mp_flow_end {
 	enum l7mp_flow_kind kind;
 	enum l7mp_reason reason; /* for NONE */
 	uint8_t l4;              /* IPPROTO_UDP, IPPROTO_TCP; 0: AF_PACKET */
-	struct l7mp_addr local;  /* both with ports; local is what the peer sends to */
-	struct l7mp_addr remote;
-	uint32_t ifindex; /* AF_PACKET: the interface; else 0, found by route */
+	struct l7mp_addr local;  /* where the peer sends to; with port */
+	struct l7mp_addr remote; /* the peer; with port */
+	uint32_t ifindex;        /* AF_PACKET: the interface; else 0, a route lookup finds it */
 };
 
-/* Counters of one direction, in wire datagrams and transport payload bytes. */
+/* Counters of one direction. */
 struct l7mp_flow_counters {
-	uint64_t packets;
-	uint64_t bytes;
-	uint64_t last_seen_ms; /* loop time; 0: never */
+	uint64_t packets;      /* datagrams on the wire */
+	uint64_t bytes;        /* transport payload */
+	uint64_t last_seen_ms; /* loop time of the last packet; 0: none yet */
 };
 
 enum l7mp_direction { L7MP_INGRESS, L7MP_EGRESS };
 
-/* Whose flow it is. The texts are borrowed for the call; NULL: none. */
+/* The owner of a flow. Strings are borrowed for the call; NULL: none. */
 struct l7mp_flow_owner {
-	uint64_t cookie; /* handed back with every event */
-	/* Names, for the record that a restarted daemon finds beside the flow. */
+	uint64_t cookie; /* passed with every event */
+	/* Names that are stored with the flow, so that a restarted daemon can report it. */
 	const char *session, *listener, *route, *cluster, *endpoint;
-	uint64_t started_ms; /* wall clock */
+	uint64_t started_ms; /* wall clock, ms since the epoch */
 };
 
-struct l7mp_flow; /* engine's handle for both directions of a session */
+struct l7mp_flow; /* the engine's handle for both directions of a session */
 
 struct l7mp_offload_events {
 	/*
-	 * The engine had to take the flow out (route, neighbour, link, table). It is already
-	 * removed; `final` is what it counted. The handle is dead.
+	 * The engine had to remove the flow (route, neighbour, link or table changed). The handle
+	 * is invalid; `final` has the last counters of both directions.
 	 */
 	void (*withdrawn)(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	                  const struct l7mp_flow_counters final[2]);
-	/* Something changed that may make refused pipes possible: ask again. */
+	/* Something changed: flows that were refused may be possible now, so add them again. */
 	void (*retry)(void *arg);
 	/*
-	 * The flow is about to begin. Relays what still waits in the owner's sockets; false: some
-	 * of it still waits or has just been sent, or the flow must not begin now; it is asked
-	 * again soon. May remove flows, this one too, but add none.
+	 * The flow is about to begin. The owner relays what still waits in its sockets, so that the
+	 * kernel does not overtake it. It returns false when data still waits or has just been
+	 * sent, or when the flow must not begin now; the engine then asks again soon. The callback
+	 * may remove flows, also this one, but must not add any.
 	 */
 	bool (*ready)(void *arg, uint64_t cookie);
 	/*
-	 * From now on the kernel carries it. Once for each flow that was added, unless it is
-	 * removed before; never from inside add. `late`: what is still in the sockets may be
-	 * overtaken.
+	 * The kernel carries the flow from now on. Called once for each flow that was added and not
+	 * removed before, never from inside add. `late`: the kernel may overtake data that is
+	 * still in the sockets.
 	 */
 	void (*begun)(void *arg, uint64_t cookie, bool late);
 };
 
 struct l7mp_offload {
-	void *ctx;
+	void *ctx; /* first argument of all functions */
+	/* Sets the only receiver of events. `events` and `arg` are borrowed. */
 	void (*subscribe)(void *ctx, const struct l7mp_offload_events *events, void *arg);
 	/*
-	 * Carries both directions, all or nothing: packets that `a`'s peer sends to
-	 * a->local leave from b->local to b->remote, and back. b may be REFLECT or DROP.
-	 * 0 and *out, or a reason (> 0, enum l7mp_reason) for the refusal. Packets may still come
-	 * up until the event `begun`.
+	 * Carries both directions in the kernel, or none: packets that a's peer sends to a->local
+	 * are sent from b->local to b->remote, and vice versa. b may be REFLECT or DROP. Returns 0
+	 * and *out, or a refusal (> 0, enum l7mp_reason). Until `begun` the sockets may still
+	 * receive packets.
 	 */
 	int (*add)(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_flow_end *b,
 	           const struct l7mp_flow_owner *owner, struct l7mp_flow **out);
-	/* Takes both directions out and returns what they counted. Idempotent through nulling. */
+	/*
+	 * Removes both directions and reads their last counters. Nulls *flow; NULL inside is fine.
+	 */
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
-	/* As of the last sweep (at most a second old); `fresh` asks the kernel now. */
+	/*
+	 * Reads the counters of the last poll, at most a second old; `fresh` polls the kernel now.
+	 */
 	void (*read)(void *ctx, struct l7mp_flow *flow, bool fresh,
 	             struct l7mp_flow_counters now[2]);
-	/* Hook and interface of a direction: "tc", "eth0". Borrowed texts. */
+	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);
 };
