@@ -34,14 +34,14 @@ char *l7mp_json_print(const cJSON *node, enum l7mp_json_format format);
  * integers beyond 2^53 (a double would round them), numbers out of double's range or over 63
  * characters, more than L7MP_JSON_VALUES values. A byte order mark is skipped.
  *
- * A new tree, or NULL with line (1-based; 0 when out of memory) and a message; both may be NULL. Any
- * thread.
+ * A new tree, or NULL with line (1-based; 0 when out of memory) and a message; both may be NULL.
+ * Any thread.
  */
 cJSON *l7mp_json_parse(const char *text, size_t len, int *line, char *message, size_t message_size);
 /*
- * The same, and calls on_node for each node when it is reached, in document order, before its value is
- * read: a node, then its children. `line` is where it begins (its key, for a member). Anything but 0
- * ends the parse: -ENOMEM as "out of memory".
+ * The same, and calls on_node for each node when it is reached, in document order, before its value
+ * is read: a node, then its children. `line` is where it begins (its key, for a member). Anything
+ * but 0 ends the parse: -ENOMEM as "out of memory".
  */
 typedef int (*l7mp_json_node_fn)(void *arg, const cJSON *node, int line);
 cJSON *l7mp_json_parse_nodes(const char *text, size_t len, l7mp_json_node_fn on_node, void *arg,

@@ -58,8 +58,8 @@ struct l7mp_stats {
 	uint64_t
 	        fast_packets[2]; /* carried by flows, as far as sessions have read their counters */
 	uint64_t fast_bytes[2];
-	uint64_t
-	        handover_late; /* datagrams read right after their flow had begun: may be overtaken */
+	/* datagrams read right after their flow had begun: may be overtaken */
+	uint64_t handover_late;
 };
 
 const char *l7mp_drop_name(enum l7mp_drop reason);

@@ -104,7 +104,8 @@ struct l7mp_stream {
 	void *owner;
 	enum l7mp_kind kind;
 	bool is_transformer; /* emits what was written to it, changed or not */
-	bool asks; /* a request (HTTP): its end is not the end of the talk, its answer is still to come */
+	/* a request (HTTP): its end is not the end of the talk, its answer is still to come */
+	bool asks;
 	/*
 	 * The subprotocol (WebSocket) that its peer has agreed to, from `open` on: "" when to none,
 	 * NULL when the protocol knows no such thing. The stream's own.

@@ -37,7 +37,10 @@ int l7mp_stream_io_open_unix(struct l7mp_loop *loop, int fd, const struct l7mp_s
 int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
                              const struct l7mp_stream_io_ops *ops, void *arg,
                              struct l7mp_stream_io **out);
-/* `local` NULL or len 0: any. The local address is known right after the call. Failure also comes as `error`. */
+/*
+ * `local` NULL or len 0: any. The local address is known right after the call. Failure also comes
+ * as `error`.
+ */
 int l7mp_stream_io_connect_tcp(struct l7mp_loop *loop, const struct l7mp_addr *remote,
                                const struct l7mp_addr *local, const struct l7mp_stream_io_ops *ops,
                                void *arg, struct l7mp_stream_io **out);
@@ -47,7 +50,10 @@ int l7mp_stream_io_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *
 
 void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on);
 #define L7MP_STREAM_IO_FULL 1
-/* Takes buf. 0, L7MP_STREAM_IO_FULL (accepted; wait for drain), or negative errno (not written: -EPIPE after shutdown). */
+/*
+ * Takes buf. 0, L7MP_STREAM_IO_FULL (accepted; wait for drain), or negative errno (not written:
+ * -EPIPE after shutdown).
+ */
 int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf);
 /*
  * While corked, writes are queued only; uncorking sends what is queued with as few system calls
@@ -77,7 +83,10 @@ struct l7mp_acceptor;
 struct l7mp_acceptor_ops {
 	/* Takes fd (non-blocking, close-on-exec). peer->len 0 for UNIX. */
 	void (*accepted)(void *arg, int fd, const struct l7mp_addr *peer);
-	/* Descriptors ran out (EMFILE, ENFILE, ENOBUFS, ENOMEM): accepting backs off by itself and goes on; for counting. */
+	/*
+	 * Descriptors ran out (EMFILE, ENFILE, ENOBUFS, ENOMEM): accepting backs off by itself and
+	 * goes on; for counting.
+	 */
 	void (*exhausted)(void *arg, int err);
 };
 /* Takes a listening fd, also on failure. Accepting starts at once. */

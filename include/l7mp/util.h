@@ -37,5 +37,8 @@ uint64_t l7mp_wallclock_ms(void);
 #define L7MP_ISO8601_LEN 25
 const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN]);
 
-/* Reads a whole file of at most max bytes; *out is terminated and malloc'd. 0, -EFBIG or another negative errno. */
+/*
+ * Reads a whole file of at most max bytes; *out is terminated and malloc'd. 0, -EFBIG or another
+ * negative errno.
+ */
 int l7mp_read_file(const char *path, size_t max, char **out, size_t *len);

@@ -4,8 +4,8 @@
  *
  * A lane is a gateway namespace with two veth pairs: frames are made here, redirected into the end
  * that is in SRC_NS, come out at the gateway's in0 (native XDP, or as skbs), leave by its out0 and
- * are counted and dropped at the end in DST_NS. Addresses are those of live_flows.c.
- * The caller pins this process to one core; all of a run is done on it.
+ * are counted and dropped at the end in DST_NS. Addresses are those of live_flows.c. The caller
+ * pins this process to one core; all of a run is done on it.
  *
  * One command a line on the standard input, one line of JSON for each on the standard output:
  *
@@ -13,7 +13,7 @@
  *                             in0), a program of reference.bpf.o to attach at in0. {"lane": N}
  *   pins N DIR                where the instance has pinned its maps
  *   entries N                 of the flow table
- *   local N FLOWS SIZE WINDOW PACKETS SINK_PORT            as run, by sockets of SRC_NS (live_local.c)
+ *   local N FLOWS SIZE WINDOW PACKETS SINK_PORT    as run, by sockets of SRC_NS (live_local.c)
  *   run N 4|6 FLOWS SIZE WINDOW BATCH PACKETS SINK_PORT    SIZE: UDP payload
  */
 #include "bench.h"

@@ -89,7 +89,10 @@ static void check_ends(struct api_host *host, const char *ip)
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
 	close_pair(&p);
 
-	/* Closed behind more data than the other side takes: the socket lives on, its owner doesn't. */
+	/*
+	 * Closed behind more data than the other side takes: the socket lives on, its owner
+	 * doesn't.
+	 */
 	assert_true(connect_pair(&p, ip));
 	while (send(p.client, much, sizeof(much), MSG_DONTWAIT) > 0)
 		;

@@ -280,7 +280,10 @@ static void large_integers(void **state)
 	}
 }
 
-/* Every prefix and every one-byte change of a text: no crash, and what is accepted prints and parses again. */
+/*
+ * Every prefix and every one-byte change of a text: no crash, and what is accepted prints and
+ * parses again.
+ */
 static void mutations(void **state)
 {
 	static const char text[] =

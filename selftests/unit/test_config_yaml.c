@@ -162,7 +162,9 @@ static void test_merge(void **state)
 	(void)state;
 	same("base: &b {a: 1, b: 2}\nx:\n  <<: *b\n  b: 3\n",
 	     "{\"base\":{\"a\":1,\"b\":2},\"x\":{\"b\":3,\"a\":1}}");
-	/* What the mapping says itself goes first, wherever it stands; then the first of the list. */
+	/*
+	 * What the mapping says itself goes first, wherever it stands; then the first of the list.
+	 */
 	same("- &p {a: 1}\n- &q {a: 2, b: 2}\n- {b: 9, <<: [*p, *q], c: 3}\n",
 	     "[{\"a\":1},{\"a\":2,\"b\":2},{\"b\":9,\"c\":3,\"a\":1}]");
 	same("a: {<<: {x: 1}}", "{\"a\":{\"x\":1}}");

@@ -544,7 +544,9 @@ static void test_effort(void **state)
 				         (unsigned long long)effort.left);
 			free(text);
 		}
-		/* No limit of PCRE2's own sees this one, which looks at the square of the length. */
+		/*
+		 * No limit of PCRE2's own sees this one, which looks at the square of the length.
+		 */
 		no("{\"op\":\"matches\",\"path\":\"/s\",\"value\":\".*\\\\p{L}+\\\\d\"}");
 		assert_true(effort.exhausted || lengths[l] < 2000);
 		/* Reasonable patterns are far from the limit. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* TLS on real sockets, over TCP and WebSocket: handshakes, checks, half-close, back-pressure, reload. Certificates are made by openssl(1). */
+/*
+ * TLS on real sockets, over TCP and WebSocket: handshakes, checks, half-close, back-pressure,
+ * reload. Certificates are made by openssl(1).
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>

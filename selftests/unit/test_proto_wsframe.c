@@ -14,7 +14,10 @@
 
 /* ---- text ---- */
 
-/* All sequences of up to three bytes, and four with steps, against the slow and sure decoder of base. */
+/*
+ * All sequences of up to three bytes, and four with steps, against the slow and sure decoder of
+ * base.
+ */
 static void utf8_agrees_with_base(void **state)
 {
 	uint8_t s[4];

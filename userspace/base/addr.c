@@ -130,9 +130,9 @@ static int from_un(struct l7mp_addr *out, const struct sockaddr_un *un, size_t l
 	*out = (struct l7mp_addr){0};
 	if (n == 0)
 		return 0; /* unnamed */
+	/* For a path of 108 bytes the kernel also counts the missing terminator. */
 	if (n > sizeof(out->un.sun_path))
-		n = sizeof(
-		        out->un.sun_path); /* a path of 108 bytes: the kernel counts its missing NUL */
+		n = sizeof(out->un.sun_path);
 	out->un.sun_family = AF_UNIX;
 	memcpy(out->un.sun_path, un->sun_path, n);
 	if (out->un.sun_path[0]) {

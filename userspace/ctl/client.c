@@ -29,8 +29,8 @@ struct ctl_client {
 	char *base; /* of URLs, without a slash at its end */
 	bool found; /* it was not said but found */
 	bool retry; /* the last answer had Retry-After */
-	const char *
-	        no_token; /* why the default token could not be read; NULL: it was, or is not needed */
+	/* why the default token could not be read; NULL: it was, or is not needed */
+	const char *no_token;
 	struct curl_slist *headers;
 	char error[CURL_ERROR_SIZE];
 	long local_port;

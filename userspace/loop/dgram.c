@@ -3,12 +3,12 @@
  * The datagram engine: UDP, UNIX datagram and seqpacket sockets and AF_PACKET (dgram.h).
  *
  * Receives in recvmmsg(2) batches into slots that the loop owns, and splits GRO receives into their
- * datagrams. Sends from a queue per socket in sendmmsg(2) batches, with runs of datagrams to one peer
- * as UDP GSO sends.
+ * datagrams. Sends from a queue per socket in sendmmsg(2) batches, with runs of datagrams to one
+ * peer as UDP GSO sends.
  *
- * A sendmmsg(2) call that sent some messages hides the error of the next one, and for a connected UDP
- * socket it may have consumed an ICMP error that an earlier datagram caused. The rest is tried again, one
- * message first, so that every error is seen and only the datagram concerned is lost.
+ * A sendmmsg(2) call that sent some messages hides the error of the next one, and for a connected
+ * UDP socket it may have consumed an ICMP error that an earlier datagram caused. The rest is tried
+ * again, one message first, so that every error is seen and only the datagram concerned is lost.
  */
 #include "l7mp/dgram.h"
 #include "loop_int.h"
@@ -40,7 +40,9 @@
 #define DG_LOW       (64u << 10) /* waiting bytes below which `drain` is told */
 #define DG_GSO_SURE  1200u       /* a segment that fits every path's MTU, practically */
 
-/* One queued datagram. The destination lies in front of the allocation's end: UNIX ones are longer. */
+/*
+ * One queued datagram. The destination lies in front of the allocation's end: UNIX ones are longer.
+ */
 struct dg_msg {
 	struct dg_msg *next;
 	struct l7mp_buf *buf;
@@ -179,8 +181,9 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
                           union dg_control *room, struct msghdr *msg);
 
 /*
- * ---- control messages: packet info (ip(7), ipv6(7)), UDP_GRO and UDP_SEGMENT (udp(7)), PACKET_AUXDATA
- * (packet(7)) ----
+ * ---- control messages ----
+ *
+ * Packet info: ip(7), ipv6(7). UDP_GRO and UDP_SEGMENT: udp(7). PACKET_AUXDATA: packet(7).
  */
 
 #ifndef SOL_UDP
@@ -294,7 +297,10 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 	size_t len = 0;
 
 	if (m->from_family && d->family == AF_INET6) {
-		/* An IPv4 source of a dual-stack socket goes in mapped; IP_PKTINFO would be ignored. */
+		/*
+		 * An IPv4 source of a dual-stack socket goes in mapped; IP_PKTINFO would be
+		 * ignored.
+		 */
 		struct in6_pktinfo info = {.ipi6_addr = m->from, .ipi6_ifindex = m->from_ifindex};
 
 		len = put(room, len, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
@@ -399,7 +405,10 @@ static void dropped(struct l7mp_dgram *d, int err, uint32_t len)
 		d->ops->dropped(d->arg, err, len);
 }
 
-/* Offsets in the virtio_net_hdr count from the frame's first byte: behind the tag they are further away. */
+/*
+ * Offsets in the virtio_net_hdr count from the frame's first byte: behind the tag they are further
+ * away.
+ */
 static void shift_vnet(struct virtio_net_hdr *h, uint16_t by)
 {
 	if (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM)
@@ -486,7 +495,9 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 		dg_cmsg_parse(d, msg, &info, &to);
 	if (sh->has_name)
 		fix_name(&sh->rname[i], msg);
-	/* Larger ones leave with the slot's buffer; the slot gets another one for the next batch. */
+	/*
+	 * Larger ones leave with the slot's buffer; the slot gets another one for the next batch.
+	 */
 	if (len > DG_COPYBREAK)
 		sh->slot[i] = NULL;
 	whole->len = len;
@@ -789,7 +800,10 @@ static bool is_icmp(int err)
 	return err == ECONNREFUSED || err == ENOPROTOOPT || err == EHOSTDOWN || err == ENONET;
 }
 
-/* An unconnected UNIX socket can't be polled for one receiver: what goes there waits, the rest goes on. */
+/*
+ * An unconnected UNIX socket can't be polled for one receiver: what goes there waits, the rest goes
+ * on.
+ */
 static void set_aside(struct l7mp_dgram *d, struct dg_queue *aside)
 {
 	struct dg_queue rest;
@@ -799,7 +813,9 @@ static void set_aside(struct l7mp_dgram *d, struct dg_queue *aside)
 
 	dg_queue_init(&rest);
 	while ((m = dg_queue_pop(&d->queue))) {
-		/* The first one stays alive until the end: it is what the others are compared with. */
+		/*
+		 * The first one stays alive until the end: it is what the others are compared with.
+		 */
 		if (m == full || same_to(m, full))
 			dg_queue_push(aside, m);
 		else

@@ -171,7 +171,9 @@ static uint64_t clamp(uint64_t v, uint64_t min, uint64_t max)
 
 static void channel_release(struct channel *c);
 
-/* The answer is there. Delivered by a task, because callers may not be called from inside c-ares. */
+/*
+ * The answer is there. Delivered by a task, because callers may not be called from inside c-ares.
+ */
 static void lookup_answered(struct lookup *l, int err, uint64_t ttl_s)
 {
 	struct l7mp_resolver *r = l->resolver;
@@ -198,7 +200,7 @@ static void evict(struct l7mp_resolver *r)
 		if (idle && (l->expires <= now || r->n_answered >= MAX_ENTRIES))
 			lookup_free(l);
 		else if (r->n_answered < MAX_ENTRIES)
-			break; /* lists of answers are short-lived: no need to look at all of them */
+			break; /* old answers leave soon anyway: the rest of the list may stay */
 	}
 }
 
@@ -335,7 +337,10 @@ static int channel_new(struct l7mp_resolver *r)
 	return 0;
 }
 
-/* The channel for new questions; a new one when resolv.conf is another one than before. NULL: no memory. */
+/*
+ * The channel for new questions; a new one when resolv.conf is another one than before. NULL: no
+ * memory.
+ */
 static struct channel *channel_current(struct l7mp_resolver *r)
 {
 	uint64_t now = l7mp_loop_now(r->loop);
@@ -414,7 +419,10 @@ static uint32_t be32(const unsigned char *p)
 	return be16(p) << 16 | be16(p + 2);
 }
 
-/* How long "no such name" holds: the lesser of the SOA's TTL and its minimum (RFC 2308). 0: not said. */
+/*
+ * How long "no such name" holds: the lesser of the SOA's TTL and its minimum (RFC 2308). 0: not
+ * said.
+ */
 static uint64_t negative_ttl(const unsigned char *msg, int len)
 {
 	const unsigned char *p = msg + NS_HFIXEDSZ, *end = msg + len;

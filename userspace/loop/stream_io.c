@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Byte streams over descriptors: TCP, UNIX stream sockets, FIFOs and pipes (stream_io.h): opening and
- * connecting, reading, writing with a bounded queue, half-close, closing.
+ * Byte streams over descriptors: TCP, UNIX stream sockets, FIFOs and pipes (stream_io.h): opening
+ * and connecting, reading, writing with a bounded queue, half-close, closing.
  */
 #include "l7mp/stream_io.h"
 #include "loop_int.h"

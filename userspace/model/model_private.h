@@ -191,9 +191,8 @@ struct l7mp_builder {
 	struct l7mp_change *c;
 	enum l7mp_builder_mode mode;
 	const struct l7mp_object *top; /* REPLACE: what is replaced */
-	const struct l7mp_object *
-	        /* of the first draft, when it is inline in an object that is there; or NULL */
-	        owner;
+	/* of the first draft, when it is inline in an object that is there; or NULL */
+	const struct l7mp_object *owner;
 	struct l7mp_draft *names[L7MP_OBJ_KINDS]; /* drafts by name */
 };
 /* Enters the given names of the tree; files an issue for a name twice. */

@@ -172,7 +172,9 @@ static bool same_address(const struct l7mp_stream_listener *old, const char *fil
 	return !*filename && l7mp_bind_addr_same(want, &old->bind_addr);
 }
 
-/* The same queue of connections under a second descriptor: none is lost when the first one closes. */
+/*
+ * The same queue of connections under a second descriptor: none is lost when the first one closes.
+ */
 static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
                           const struct l7mp_bind_addr *want, const struct l7mp_listen *params,
                           struct l7mp_error *err)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Walks over all sessions that are done in slices: the cursor, and the walk that ends the sessions of
- * deleted objects. A session knows which walks go on with it, so that they step aside when it
- * is freed.
+ * Walks over all sessions that are done in slices: the cursor, and the walk that ends the sessions
+ * of deleted objects. A session knows which walks go on with it, so that they step aside when it is
+ * freed.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -213,7 +213,8 @@ static int alpn_select_cb(SSL *ssl, const unsigned char **out, unsigned char *ou
 	(void)ssl;
 	if (SSL_select_next_proto(&chosen, outlen, x->alpn, x->alpn_len, in, inlen) !=
 	    OPENSSL_NPN_NEGOTIATED)
-		return SSL_TLSEXT_ERR_ALERT_FATAL; /* no_application_protocol: RFC 7301, section 3.2 */
+		/* no_application_protocol: RFC 7301, section 3.2 */
+		return SSL_TLSEXT_ERR_ALERT_FATAL;
 	*out = chosen;
 	return SSL_TLSEXT_ERR_OK;
 }

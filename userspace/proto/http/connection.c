@@ -51,7 +51,9 @@ static void reset_reader(struct http_conn *c)
 
 /* ---- input ---- */
 
-/* The first n bytes of the input as a buffer of their own; they leave the input. NULL: no memory. */
+/*
+ * The first n bytes of the input as a buffer of their own; they leave the input. NULL: no memory.
+ */
 static struct l7mp_buf *take(struct http_conn *c, size_t off, size_t n, size_t used)
 {
 	struct l7mp_buf *buf = c->in.head, *out;
@@ -178,7 +180,9 @@ static void on_task(struct l7mp_task *task, void *arg)
 void http_conn_exchange_gone(struct http_conn *c)
 {
 	c->x = NULL;
-	/* A session whose streams are all gone ends in a task of its own, which was posted before. */
+	/*
+	 * A session whose streams are all gone ends in a task of its own, which was posted before.
+	 */
 	if (!c->closed)
 		l7mp_task_post(loop_of(c), &c->task);
 }

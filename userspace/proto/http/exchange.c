@@ -272,7 +272,10 @@ void http_exchange_drain(struct http_exchange *x)
 
 /* ---- errors ---- */
 
-/* The body ends before its end, so that the client can tell: no last chunk, a length that is not reached, or a reset. */
+/*
+ * The body ends before its end, so that the client can tell: no last chunk, a length that is not
+ * reached, or a reset.
+ */
 static void break_off(struct http_exchange *x)
 {
 	struct http_conn *c = x->conn;

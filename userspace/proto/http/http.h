@@ -33,7 +33,10 @@
 #define HTTP_BODY_CREDIT_MS 60000
 /* A client that takes nothing of what waits for it is cut after this, in ms. */
 #define HTTP_STALL_MS 30000
-/* After an answer whose request was not read to its end: how long to read on, in all and in silence. */
+/*
+ * After an answer whose request was not read to its end: how long to read on, in all and in
+ * silence.
+ */
 #define HTTP_LINGER_MS       30000
 #define HTTP_LINGER_QUIET_MS 5000
 /* Of an unwanted request body, read so that the connection can be kept. */

@@ -183,7 +183,9 @@ char *jsock_answer_text(int status, const char *message, size_t max)
 		free(text);
 		if (!n)
 			return NULL;
-		/* Escapes are longer than their bytes: cutting the excess in bytes is not too much. */
+		/*
+		 * Escapes are longer than their bytes: cutting the excess in bytes is not too much.
+		 */
 		n = len - max < n ? n - (len - max) : 0;
 		while (n && ((unsigned char)message[n] & 0xc0) == 0x80)
 			n--;
