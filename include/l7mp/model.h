@@ -64,6 +64,7 @@ struct l7mp_listener {
 	char *rules;    /* name of its rule list */
 	cJSON *options; /* as given; may be NULL */
 	uint32_t track_ms;
+	uint32_t max_sessions;   /* 0: only the limits of the process hold */
 	int64_t idle_timeout_ms; /* -1: the protocol's default; 0: never */
 	enum l7mp_offload_policy offload;
 };

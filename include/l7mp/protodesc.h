@@ -26,6 +26,11 @@ enum l7mp_proto_flags {
 	        1 << 0, /* a cluster without endpoints: shown with one, named after it */
 	L7MP_PROTO_KEEPS_KIND = 1 << 1, /* a transformer: the kind of what it receives */
 	L7MP_PROTO_PASS = 1 << 2,       /* may stand in an ingress or egress chain */
+	/* A listener whose sessions begin with one datagram: its source address may be forged. */
+	L7MP_PROTO_FORGEABLE = 1 << 3,
+	L7MP_PROTO_REQUESTS = 1 << 4, /* a listener whose sessions are HTTP requests */
+	/* A cluster that serves the operator: a tenth of each limit is kept for its sessions. */
+	L7MP_PROTO_OPERATOR = 1 << 5,
 };
 
 struct l7mp_protodesc {

@@ -31,6 +31,7 @@
 
 #define L7MP_REFUSALS(X)                                                                        \
 	X(MAX_SESSIONS, "max_sessions", "sessions in all")                                      \
+	X(LISTENER_SESSIONS, "options.max_sessions", "sessions of one listener")                \
 	X(MAX_SESSIONS_PER_SOURCE, "max_sessions_per_source", "sessions of one source address") \
 	X(NEW_SESSIONS_PER_SECOND, "new_sessions_per_second", "session rate of one listener")   \
 	X(MAX_FLOWS, "max_flows", "kernel flows")                                               \
@@ -50,6 +51,8 @@ struct l7mp_stats {
 	uint64_t drops[L7MP_DROP_COUNT]; /* datagrams */
 	uint64_t drop_bytes[L7MP_DROP_COUNT];
 	uint64_t refusals[L7MP_REFUSE_COUNT];
+	/* Sessions that ended to make room under this limit: their sources may be forged. */
+	uint64_t evictions[L7MP_REFUSE_COUNT];
 	uint64_t sessions_started;
 	uint64_t sessions_ended;
 	uint64_t retries;

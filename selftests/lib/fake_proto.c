@@ -321,6 +321,18 @@ static int listen_dgram(const struct l7mp_listen *p, struct l7mp_proto_listener 
 	return fake_listen(&fake_proto_dgram, p, out, err);
 }
 
+static int listen_forged(const struct l7mp_listen *p, struct l7mp_proto_listener **out,
+                         struct l7mp_error *err)
+{
+	return fake_listen(&fake_proto_forged, p, out, err);
+}
+
+static int listen_request(const struct l7mp_listen *p, struct l7mp_proto_listener **out,
+                          struct l7mp_error *err)
+{
+	return fake_listen(&fake_proto_request, p, out, err);
+}
+
 static void fake_activate(struct l7mp_proto_listener *base)
 {
 	((struct fake_listener *)base)->active = true;
@@ -373,6 +385,35 @@ const struct l7mp_proto fake_proto_dgram = {
         .listen = listen_dgram,
         .connect = connect_dgram,
         LISTENS,
+};
+const struct l7mp_proto fake_proto_forged = {
+        .desc = {.name = "FakeForged",
+                 .kind = L7MP_KIND_DATAGRAM,
+                 .idle_timeout = 60,
+                 .flags = L7MP_PROTO_FORGEABLE,
+                 .roles = L7MP_ROLE_LISTENER,
+                 .doc = "fake",
+                 .listener_spec = &listener_schema},
+        .listen = listen_forged,
+        LISTENS,
+};
+const struct l7mp_proto fake_proto_request = {
+        .desc = {.name = "FakeRequest",
+                 .kind = L7MP_KIND_STREAM,
+                 .flags = L7MP_PROTO_REQUESTS,
+                 .roles = L7MP_ROLE_LISTENER,
+                 .doc = "fake",
+                 .listener_spec = &listener_schema},
+        .listen = listen_request,
+        LISTENS,
+};
+const struct l7mp_proto fake_proto_operator = {
+        .desc = {.name = "FakeOperator",
+                 .kind = L7MP_KIND_STREAM,
+                 .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_OPERATOR,
+                 .roles = L7MP_ROLE_CLUSTER,
+                 .doc = "fake"},
+        .connect = connect_stream,
 };
 #define TRANSFORMER                                                            \
 	.roles = L7MP_ROLE_CLUSTER, .doc = "fake", .kind = L7MP_KIND_DATAGRAM, \

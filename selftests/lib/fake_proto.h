@@ -66,7 +66,9 @@ struct fake_world {
 };
 
 extern const struct l7mp_proto fake_proto_stream, fake_proto_dgram, fake_proto_echo,
-        fake_proto_pass;
+        fake_proto_pass,
+        /* Listeners: of datagrams from anybody, of requests. A cluster: the operator's. */
+        fake_proto_forged, fake_proto_request, fake_proto_operator;
 
 void fake_world_free(struct fake_world *w);
 struct fake_listener *fake_listener(struct fake_world *w, const char *name);

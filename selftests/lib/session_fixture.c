@@ -8,12 +8,15 @@
 #include "l7mp/log.h"
 #include "l7mp/util.h"
 
-static const struct l7mp_protodesc *const descs[] = {&fake_proto_stream.desc,
-                                                     &fake_proto_dgram.desc, &fake_proto_echo.desc,
-                                                     &fake_proto_pass.desc, NULL};
+static const struct l7mp_protodesc *const descs[] = {
+        &fake_proto_stream.desc,   &fake_proto_dgram.desc,
+        &fake_proto_echo.desc,     &fake_proto_pass.desc,
+        &fake_proto_forged.desc,   &fake_proto_request.desc,
+        &fake_proto_operator.desc, NULL};
 static const struct l7mp_registry registry = {descs};
-static const struct l7mp_proto *const protos[] = {&fake_proto_stream, &fake_proto_dgram,
-                                                  &fake_proto_echo, &fake_proto_pass, NULL};
+static const struct l7mp_proto *const protos[] = {
+        &fake_proto_stream, &fake_proto_dgram,   &fake_proto_echo,     &fake_proto_pass,
+        &fake_proto_forged, &fake_proto_request, &fake_proto_operator, NULL};
 
 static void on_ended(void *arg, const struct l7mp_session *s)
 {

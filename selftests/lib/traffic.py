@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import struct
 import sys
 import threading
 import time
@@ -271,6 +272,26 @@ def silent(sock, seconds=0.3):
         return True
     finally:
         sock.settimeout(5)
+
+
+def forge(port, sources, payload=b"forged", rate=10000, host="127.0.0.1"):
+    """Sends one datagram from each (address, port) of sources, which need not be ours, so many a second."""
+    begin, n = time.monotonic(), 0
+    to = socket.inet_aton(host)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as s:
+        for address, source in sources:
+            udp = struct.pack("!HHHH", source, port, 8 + len(payload), 0) + payload
+            head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(address), to)
+            s.sendto(head + udp, (host, 0))
+            n += 1
+            if n % 16 == 0:
+                time.sleep(max(0.0, begin + n / rate - time.monotonic()))
+    return n
+
+
+def strangers(n, network=127):
+    """n sources that nobody has, in 127.1.0.0/16 and above."""
+    return ((f"{network}.{1 + (i >> 16)}.{i >> 8 & 255}.{i & 255}", 1024 + i % 60000) for i in range(n))
 
 
 class Peak(threading.Thread):

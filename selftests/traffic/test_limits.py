@@ -1,11 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Limits: each refuses, counts, and lets the rest go on."""
+import socket
+import threading
 import time
+import unittest
 
 import l7test
 from l7test import udp_socket
-from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, inline, listener, recv_exact, silent
+from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, forge, inline, listener, recv_exact, silent, strangers
 
 
 class Limits(Case):
@@ -47,9 +50,13 @@ class Limits(Case):
         """limits: max_sessions_per_source counts a source address, of IPv6 the /64"""
         self.start(listener("u", "UDP", 9000, inline("Echo")), admin={"limits": {"max_sessions_per_source": 3}})
         one = [udp_socket(host="127.0.0.5") for _ in range(5)]
+        answered = []
         for s in one:
             s.sendto(b"x", ("127.0.0.1", 9000))
-        answered = [s for s in one if not silent(s, 0.2)]
+            if not silent(s, 0.3):
+                s.sendto(b"again", ("127.0.0.1", 9000))  # who comes back after the answer is no forged address
+                self.assertEqual(s.recv(10), b"again")
+                answered.append(s)
         self.assertEqual(len(answered), 3)
         self.assertEqual(len(self.sessions("UDP:127.0.0.5")), 3)
         with udp_socket(host="127.0.0.6") as s:
@@ -57,6 +64,108 @@ class Limits(Case):
             self.assertEqual(s.recv(1), b"y")
         self.assertEqual(self.metric("l7mp_refusals_total", 'limit="max_sessions_per_source"'), 2)
         self.assertEqual(self.drops("limit"), 2)
+
+    def attacked(self, attack, upstream, host="127.0.0.9"):
+        """While `attack` runs and after it: API, metrics, a TCP and a UDP listener serve a new client on `host`, and
+        a session that was there before goes on."""
+        self.metric("")  # makes the listener
+        with udp_socket(host=host) as old:
+            for n in range(2):
+                old.sendto(b"old%d" % n, ("127.0.0.1", 9002))
+                self.assertEqual(old.recv(10), b"old%d" % n)
+            thread = threading.Thread(target=attack)
+            thread.start()
+            rounds = 0
+            while thread.is_alive() or not rounds:
+                rounds += 1
+                self.assertEqual(self.api.get("/admin")[0], 200)
+                self.assertGreater(self.metric("l7mp_sessions_started_total"), 0)
+                with socket.create_connection(("127.0.0.1", 9001), 10, source_address=(host, 0)) as s:
+                    s.sendall(b"tcp")
+                    self.assertEqual(recv_exact(s, 3), b"tcp")
+                with udp_socket(host=host, timeout=1) as s:
+                    self.later(lambda: s.sendto(b"udp", ("127.0.0.1", 9002)) and not silent(s, 0.5))
+            thread.join()
+            old.sendto(b"still", ("127.0.0.1", 9002))
+            self.assertEqual(old.recv(10), b"still")
+            names = [s["name"] for s in self.sessions(f"UDP:{host}:{old.getsockname()[1]}-")]
+            self.assertEqual(len(names), 1)
+
+    def flooded(self, destination, limits, attack, **keys):
+        self.start(listener("forged", "UDP", 9000, destination), listener("t", "TCP", 9001, inline("Echo")),
+                   listener("u", "UDP", 9002, inline("Echo")), admin={"limits": limits})
+        self.attacked(attack, destination, **keys)
+
+    def test_forged_sources(self):
+        """limits: forged datagrams from 3,000 addresses don't shut out anybody: who was not answered goes first"""
+        self.flooded(inline("Discard"), {"max_sessions": 60}, lambda: forge(9000, strangers(3000), rate=1500))
+        self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 2000)
+
+    def test_forged_sources_answered(self):
+        """limits: the same where each forged datagram is answered, as by Echo: who never comes again goes"""
+        self.flooded(inline("Echo"), {"max_sessions": 60}, lambda: forge(9000, strangers(3000), rate=1500))
+        self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 2000)
+
+    def test_forged_jsonsocket(self):
+        """limits: the same with forged JSONSocket headers over UDP, whose sessions were told 200"""
+        header = b'{"JSONSocketVersion": 1, "pad": "%s"}' % (b"x" * 100)
+        self.start({"name": "forged", "spec": {"protocol": "JSONSocket", "transport": {"protocol": "UDP", "port": 9000}},
+                    "rules": [{"action": {"route": {"destination": inline("Discard")}}}]},
+                   listener("t", "TCP", 9001, inline("Echo")), listener("u", "UDP", 9002, inline("Echo")),
+                   admin={"limits": {"max_sessions": 60}})
+        self.attacked(lambda: forge(9000, strangers(2000), header, rate=1000), None)
+        self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 1000)
+
+    def test_forged_victim(self):
+        """limits: datagrams forged with one host's address don't shut that host out, by TCP nor by UDP"""
+        victim = (("127.0.0.9", 1024 + i) for i in range(3000))
+        self.flooded(inline("Discard"), {"max_sessions_per_source": 20}, lambda: forge(9000, victim, rate=1500))
+        self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions_per_source"'), 2000)
+
+    def test_forged_descriptors(self):
+        """limits: forged datagrams whose sessions take all descriptors: the rest goes on"""
+        UdpEcho(9003)
+        self.start(listener("forged", "UDP", 9000, cluster("UDP", 9003)), listener("t", "TCP", 9001, inline("Echo")),
+                   listener("u", "UDP", 9002, inline("Echo")), wrapper=("prlimit", "--nofile=2000:2000"))
+        self.attacked(lambda: forge(9000, strangers(7000), rate=2500), None)
+        self.assertGreater(self.metric("l7mp_evictions_total", 'limit="descriptors"'), 1000)
+
+    @unittest.skipUnless(l7test.FULL, "make test-full: 300,000 forged sources, default limits")
+    def test_forged_defaults(self):
+        """limits: 300,000 forged sources as fast as they come, default limits"""
+        self.flooded(inline("Discard"), {}, lambda: forge(9000, strangers(300000), rate=30000))
+        self.assertGreater(self.metric("l7mp_evictions_total"), 100000)
+
+    def test_listener(self):
+        """limits: options.max_sessions of a listener holds for that listener alone"""
+        self.start(listener("t", "TCP", 9001, inline("Echo"), options={"max_sessions": 3}),
+                   listener("u", "UDP", 9002, inline("Echo")))
+        socks = [connect(9001) for _ in range(3)]
+        for s in socks:
+            s.sendall(b"x")
+            self.assertEqual(s.recv(1), b"x")
+        with connect(9001) as s:
+            self.assertTrue(self.closed(s))
+        with udp_socket() as s:
+            s.sendto(b"x", ("127.0.0.1", 9002))
+            self.assertEqual(s.recv(10), b"x")
+        self.assertEqual(self.metric("l7mp_refusals_total", 'limit="options.max_sessions"'), 1)
+        for s in socks:
+            s.close()
+
+    def test_operator(self):
+        """limits: connections use up max_sessions but for a tenth, which the API and the metrics keep"""
+        self.start(listener("t", "TCP", 9001, inline("Echo")), listener("h", "HTTP", 9002, inline("Echo")),
+                   admin={"limits": {"max_sessions": 50}})
+        self.metric("")
+        socks = [connect(9001) for _ in range(60)]
+        self.later(lambda: len(self.sessions("TCP:")) == 45)
+        for _ in range(10):
+            self.assertEqual(self.api.get("/admin")[0], 200)
+        self.assertEqual(l7test.Api(9002).call("GET", "/")[0], 503)  # HTTP, but not the operator's
+        self.assertGreaterEqual(self.metric("l7mp_refusals_total", 'limit="max_sessions"'), 16)
+        for s in socks:
+            s.close()
 
     def test_rate(self):
         """limits: new_sessions_per_second refuses beyond a second's worth and refills"""

@@ -21,7 +21,7 @@ const struct l7mp_proto l7mp_proto_controller = {
                  .aliases = controller_aliases,
                  .doc = "The REST API; refuses sessions without HTTP metadata",
                  .roles = L7MP_ROLE_CLUSTER,
-                 .flags = L7MP_PROTO_VIRTUAL,
+                 .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_OPERATOR,
                  .kind = L7MP_KIND_STREAM},
         .connect = controller_connect,
 };

@@ -120,6 +120,10 @@ static void sessions(const struct l7mp_api *api, struct l7mp_str *out)
 
 static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 {
+	static const enum l7mp_refuse evict[] = {
+	        L7MP_REFUSE_MAX_SESSIONS, L7MP_REFUSE_LISTENER_SESSIONS,
+	        L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE, L7MP_REFUSE_DESCRIPTORS};
+
 	l7mp_metrics_head(out, "l7mp_drops_total", "counter",
 	                  "Datagrams that were not delivered, by reason");
 	for (int i = 0; i < L7MP_DROP_COUNT; i++)
@@ -133,6 +137,11 @@ static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 	for (int i = 0; i < L7MP_REFUSE_COUNT; i++)
 		one(out, "l7mp_refusals_total", "limit", l7mp_refuse_name((enum l7mp_refuse)i),
 		    s->refusals[i]);
+	l7mp_metrics_head(out, "l7mp_evictions_total", "counter",
+	                  "Sessions of unproven sources that ended to make room, by limit");
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(evict); i++)
+		one(out, "l7mp_evictions_total", "limit", l7mp_refuse_name(evict[i]),
+		    s->evictions[evict[i]]);
 }
 
 static void by_direction(struct l7mp_str *out, const char *name, const char *help,
@@ -331,7 +340,7 @@ const struct l7mp_proto l7mp_proto_prometheus = {
                  .doc = "Metrics in Prometheus' text format; refuses sessions without HTTP "
                         "metadata",
                  .roles = L7MP_ROLE_CLUSTER,
-                 .flags = L7MP_PROTO_VIRTUAL,
+                 .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_OPERATOR,
                  .kind = L7MP_KIND_STREAM},
         .connect = prometheus_connect,
 };

@@ -14,6 +14,23 @@
 
 /* ---- sources ---- */
 
+/*
+ * A listener that speaks over another one (JSONSocket) is what the one below is: whether sources
+ * can be forged depends on that.
+ */
+static void classify(struct l7mp_source *src)
+{
+	const struct l7mp_env *env = src->m->env;
+	const cJSON *below, *spec = src->listener->spec;
+	const struct l7mp_proto *proto;
+
+	while ((below = l7mp_json_member(spec, "transport")))
+		spec = below;
+	proto = l7mp_proto_find(env, l7mp_json_str(spec, "protocol", ""));
+	src->forgeable = proto && (proto->desc.flags & L7MP_PROTO_FORGEABLE);
+	src->requests = src->listener->proto->flags & L7MP_PROTO_REQUESTS;
+}
+
 int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
                     struct l7mp_source **out)
 {
@@ -25,6 +42,7 @@ int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
 	src->listener = l7mp_object_ref(listener);
 	src->tokens = 1000ULL * m->env->limits->new_sessions_per_second;
 	src->tokens_ms = l7mp_loop_now(m->env->loop);
+	classify(src);
 	*out = src;
 	return 0;
 }
@@ -35,6 +53,7 @@ void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *lis
 
 	src->listener = l7mp_object_ref(listener);
 	l7mp_object_unref(old);
+	classify(src);
 }
 
 void l7mp_source_put(struct l7mp_source **pp)
@@ -42,7 +61,7 @@ void l7mp_source_put(struct l7mp_source **pp)
 	struct l7mp_source *src = *pp;
 
 	*pp = NULL;
-	if (!--src->reopeners && src->gone)
+	if (!--src->refs && src->gone)
 		free(src);
 }
 
@@ -56,59 +75,8 @@ void l7mp_source_free(struct l7mp_source **pp)
 	l7mp_object_unref(src->listener);
 	src->listener = NULL;
 	src->gone = true;
-	if (!src->reopeners)
+	if (!src->refs)
 		free(src);
-}
-
-/* Token bucket: a second's worth of sessions at once, refilled evenly. */
-static bool rate_allows(struct l7mp_source *src)
-{
-	uint64_t rate = src->m->env->limits->new_sessions_per_second;
-	uint64_t now = l7mp_loop_now(src->m->env->loop);
-	uint64_t passed = now - src->tokens_ms;
-
-	src->tokens_ms = now;
-	if (passed > 1000)
-		passed = 1000;
-	src->tokens += passed * rate;
-	if (src->tokens > rate * 1000)
-		src->tokens = rate * 1000;
-	if (src->tokens < 1000)
-		return false;
-	src->tokens -= 1000;
-	return true;
-}
-
-static int refuse(struct l7mp_sessions *m, enum l7mp_refuse why)
-{
-	m->env->stats->refusals[why]++;
-	return -EBUSY;
-}
-
-static int on_admit(void *arg, const struct l7mp_addr *addr)
-{
-	struct l7mp_source *src = arg;
-	struct l7mp_sessions *m = src->m;
-	const struct l7mp_limits *limits = m->env->limits;
-	struct session_peer *peer;
-	bool over;
-
-	if (m->shutting)
-		return -EBUSY;
-	if (m->live >= limits->max_sessions)
-		return refuse(m, L7MP_REFUSE_MAX_SESSIONS);
-	/* Also finds out that there is memory for the count. */
-	if (addr && addr->len) {
-		if (l7mp_session_peer_get(m, addr, &peer))
-			return -EBUSY;
-		over = peer && peer->count > limits->max_sessions_per_source;
-		l7mp_session_peer_put(m, &peer);
-		if (over)
-			return refuse(m, L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE);
-	}
-	if (!rate_allows(src))
-		return refuse(m, L7MP_REFUSE_NEW_SESSIONS_PER_SECOND);
-	return 0;
 }
 
 static void on_exhausted(void *arg, int err)
@@ -279,12 +247,10 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 		s->reopen = a->reopen;
 		s->reopen_arg = a->reopen_arg;
 		s->reopen_ended = a->ended;
-		s->source = src;
-		src->reopeners++;
 	}
 	l7mp_session_offload_init(s);
 	s->m->counts[L7MP_SESSION_INIT]++;
-	s->m->live++;
+	l7mp_room_enter(s, a);
 	s->m->env->stats->sessions_started++;
 	s->stages[0].state = L7MP_STAGE_CONNECTED;
 	s->stages[0].attempt_ms = s->start_ms;
@@ -351,7 +317,7 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_look
 	s = session_alloc(m, lookup->route);
 	if (!s)
 		return -ENOMEM;
-	if (l7mp_session_peer_get(m, &a->peer, &s->peer))
+	if (l7mp_session_peer_get(m, &a->peer, src->forgeable, &s->peer))
 		goto fail;
 	if (take_name(s, a->name)) {
 		a->name = s->name;
@@ -361,6 +327,8 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_look
 	s->metadata = a->metadata;
 	a->metadata = NULL;
 	s->lookup = *lookup;
+	s->source = src;
+	src->refs++;
 	*out = s;
 	return 0;
 fail:
@@ -394,6 +362,11 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, status, err.message);
 		return;
 	}
+	if (l7mp_room_judge_again(src, a, lookup.route)) {
+		l7mp_lookup_clear(&lookup);
+		reject(src, a, 503, "a configured limit refuses new sessions");
+		return;
+	}
 	if (make(src, a, &lookup, &s)) {
 		l7mp_lookup_clear(&lookup);
 		reject(src, a, 500, "out of memory");
@@ -411,7 +384,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 }
 
 const struct l7mp_listen_events l7mp_source_events = {
-        .admit = on_admit,
+        .admit = l7mp_room_admit,
         .accept = on_accept,
         .exhausted = on_exhausted,
 };
@@ -434,8 +407,6 @@ void l7mp_session_free(struct l7mp_session *s)
 	m->counts[s->state]--;
 	l7mp_cursors_leave(s);
 	HASH_DEL(m->by_name, s);
-	if (s->source)
-		l7mp_source_put(&s->source);
 	l7mp_session_events_clear(s);
 	l7mp_lookup_clear(&s->lookup);
 	l7mp_object_unref(s->listener);

@@ -86,6 +86,25 @@ struct session_client {
 	uint8_t ip[16];
 };
 
+/* What is known of the source of a session; see room.c. */
+enum session_proof { SESSION_PROVEN, SESSION_UNANSWERED, SESSION_ANSWERED };
+/* What counts sessions: all together, those of a listener, those of a source address. */
+enum session_scope {
+	SESSION_SCOPE_ALL,
+	SESSION_SCOPE_LISTENER,
+	SESSION_SCOPE_PEER,
+	SESSION_SCOPES,
+};
+struct session_link {
+	struct l7mp_session *prev, *next;
+};
+struct session_room {
+	size_t live;                      /* sessions that are not over */
+	size_t operators;                 /* of them, those for the operator's clusters */
+	size_t leaving;                   /* of them, those that end to make room */
+	struct l7mp_session *unproven[2]; /* oldest first: never answered; answered */
+};
+
 struct l7mp_session {
 	UT_hash_handle hh; /* by name; the order of creation */
 	struct l7mp_sessions *m;
@@ -97,8 +116,10 @@ struct l7mp_session {
 	char *reason; /* why it ended */
 	struct l7mp_listener *listener;
 	struct l7mp_lookup lookup;
-	struct session_peer *peer;  /* count of its source address; NULL: none */
-	struct l7mp_source *source; /* only with reopen; reference held */
+	struct session_peer *peer;                 /* count of its source address; NULL: none */
+	struct l7mp_source *source;                /* reference held; NULL when it is over */
+	struct session_link links[SESSION_SCOPES]; /* while it is not proven */
+	uint64_t proof_packets; /* that the kernel had taken from the source when it was answered */
 	int (*reopen)(void *arg, struct l7mp_stream **out);
 	void *reopen_arg;
 	void (*reopen_ended)(void *arg);
@@ -132,6 +153,9 @@ struct l7mp_session {
 	bool linger : 1;      /* half-closed towards a stage that can't say its end */
 	bool draining : 1;    /* ends when its answer is through */
 	bool warned_kind : 1;
+	bool leaving : 1;   /* ends to make room; counted as such */
+	bool operators : 1; /* serves the operator; counted as such */
+	uint8_t proof;      /* enum session_proof */
 
 	struct session_pipe *pipes;
 	struct session_stage stages[];
@@ -141,8 +165,12 @@ struct l7mp_session {
 
 struct session_peer {
 	UT_hash_handle hh;
-	size_t count;
-	uint8_t key[9]; /* family, then IPv4's 4 bytes or the first 8 of IPv6 */
+	struct session_room room;
+	/*
+	 * Family, whether the address may be forged, then IPv4's 4 bytes or the first 8 of IPv6.
+	 * Datagrams that somebody forges must not use up what the host has for its connections.
+	 */
+	uint8_t key[10];
 };
 
 struct session_counter {
@@ -169,7 +197,8 @@ struct l7mp_sessions {
 	const struct l7mp_watch_ops *watch; /* NULL: nobody watches */
 	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
-	size_t live;        /* all but DESTROYED */
+	struct session_room room;
+	int probe_fd;       /* is duplicated to learn the lowest free descriptor; -1: can't */
 	uint64_t effort;    /* for matching rules, of all sessions together; see accept.c */
 	uint64_t effort_ms; /* when it was filled up last */
 	struct l7mp_timer grace;
@@ -191,8 +220,11 @@ struct l7mp_source {
 	struct l7mp_listener *listener; /* reference held */
 	uint64_t tokens;                /* thousandths of a session */
 	uint64_t tokens_ms;
-	size_t reopeners; /* sessions that hold our reopen_arg, and this struct */
-	bool gone;        /* the listener is: nobody can open a source again */
+	struct session_room room;
+	size_t refs;    /* sessions that hold this struct */
+	bool gone;      /* the listener is: nobody can open a source again */
+	bool forgeable; /* sessions begin with a datagram, whose address may be forged */
+	bool requests;  /* sessions may be requests to the operator's clusters */
 };
 /* A session lets go of it. */
 void l7mp_source_put(struct l7mp_source **source);
@@ -201,7 +233,10 @@ static inline bool session_can_reopen(const struct l7mp_session *s)
 	return s->reopen && s->source && !s->source->gone;
 }
 
-int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+/* Borrowed; NULL: no session of this address, or no address that is counted. */
+struct session_peer *l7mp_session_peer_find(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+                                            bool forgeable);
+int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr, bool forgeable,
                           struct session_peer **out);
 void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
@@ -217,6 +252,26 @@ void l7mp_sessions_track(struct l7mp_session *s);
 
 /* The session goes: walks that stand at it go on with the next one. */
 void l7mp_cursors_leave(struct l7mp_session *s);
+
+/* ---- room.c ---- */
+
+/* The `admit` of struct l7mp_listen_events; arg: the source. May end another session. */
+int l7mp_room_admit(void *arg, const struct l7mp_addr *addr);
+/*
+ * Once the route is known: what is not for the operator must not use the operator's share.
+ * 0 or -EBUSY, counted.
+ */
+int l7mp_room_judge_again(struct l7mp_source *src, const struct l7mp_accept *a,
+                          const struct l7mp_route *route);
+/* s has its source and peer; from now on it counts, until l7mp_room_leave. */
+void l7mp_room_enter(struct l7mp_session *s, const struct l7mp_accept *a);
+void l7mp_room_leave(struct l7mp_session *s);
+/* Something was sent to the source. */
+void l7mp_room_answered(struct l7mp_session *s);
+/* Something came from the source; cheap. */
+void l7mp_room_heard(struct l7mp_session *s);
+/* For struct l7mp_sessions; -1: none. */
+int l7mp_room_probe_new(void);
 
 /* ---- session.c ---- */
 

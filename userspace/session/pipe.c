@@ -176,8 +176,11 @@ static void write_whole(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf
 	p->busy = true;
 	rc = l7mp_stream_write(out, buf);
 	p->busy = false;
-	if (rc >= 0)
+	if (rc >= 0) {
 		count(s, i, len);
+		if (s->proof == SESSION_UNANSWERED && to->index == 0)
+			l7mp_room_answered(s);
+	}
 	if (s->ending || to->stream != out)
 		return;
 	if (rc == L7MP_STREAM_FULL) {
@@ -236,6 +239,8 @@ void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 		return;
 	}
 	s->active_ms = l7mp_loop_now(session_loop(s));
+	if (s->proof == SESSION_ANSWERED && i == 0)
+		l7mp_room_heard(s);
 	if (p->busy || p->blocked || p->head || !ready(to)) {
 		enqueue(s, i, buf);
 		return;

@@ -64,6 +64,7 @@ static void answer(struct l7mp_session *s, int status, const char *message)
 	if (status == 200 && destination && destination->subprotocol && source->ops->subprotocol)
 		source->ops->subprotocol(source, destination->subprotocol);
 	source->ops->result(source, status, message);
+	l7mp_room_answered(s);
 }
 
 static void warn_kinds(struct l7mp_session *s)
@@ -280,8 +281,6 @@ static void let_source_go(struct l7mp_session *s)
 {
 	bool there = session_can_reopen(s);
 
-	if (!s->source)
-		return;
 	l7mp_source_put(&s->source);
 	s->reopen = NULL;
 	if (there && s->reopen_ended)
@@ -297,7 +296,7 @@ static void over(struct l7mp_session *s)
 	for (unsigned i = 0; i < s->n; i++)
 		s->stages[i].state = L7MP_STAGE_END;
 	l7mp_session_set_state(s, L7MP_SESSION_DESTROYED);
-	l7mp_session_peer_put(m, &s->peer);
+	l7mp_room_leave(s);
 	m->env->stats->sessions_ended++;
 	if (m->ended)
 		m->ended(m->ended_arg, s);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 #include "l7mp/log.h"
@@ -43,7 +44,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 	}
 	l7mp_cursor_close(&m->end_walk);
 	m->end_walking = false;
-	if (!m->live)
+	if (!m->room.live)
 		l7mp_task_post(m->env->loop, &m->done_task);
 }
 
@@ -88,6 +89,7 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	m->offload = params->offload;
 	m->ended = params->ended;
 	m->ended_arg = params->arg;
+	m->probe_fd = l7mp_room_probe_new();
 	l7mp_timer_init(&m->grace, grace_over, m);
 	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
 	l7mp_task_init(&m->done_task, all_done, m);
@@ -96,6 +98,8 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	rc = l7mp_timer_reserve(m->env->loop, &m->verdict_timer);
 	if (rc) {
 		l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
+		if (m->probe_fd >= 0)
+			close(m->probe_fd);
 		free(m);
 		return rc;
 	}
@@ -130,6 +134,8 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 		free(c);
 		c = next;
 	}
+	if (m->probe_fd >= 0)
+		close(m->probe_fd);
 	free(m);
 }
 
@@ -164,30 +170,42 @@ bool l7mp_sessions_may_log(struct l7mp_sessions *m)
 /* ---- per source address ---- */
 
 /* Sessions of one IPv4 address, or of one IPv6 /64, count together. */
-static bool peer_key(const struct l7mp_addr *addr, uint8_t key[static 9])
+static bool peer_key(const struct l7mp_addr *addr, bool forgeable, uint8_t key[static 10])
 {
-	memset(key, 0, 9);
+	memset(key, 0, 10);
 	key[0] = (uint8_t)l7mp_addr_family(addr);
+	key[1] = forgeable;
 	switch (l7mp_addr_family(addr)) {
 	case AF_INET:
-		memcpy(key + 1, &addr->in.sin_addr, 4);
+		memcpy(key + 2, &addr->in.sin_addr, 4);
 		return true;
 	case AF_INET6:
-		memcpy(key + 1, &addr->in6.sin6_addr, 8);
+		memcpy(key + 2, &addr->in6.sin6_addr, 8);
 		return true;
 	default:
 		return false;
 	}
 }
 
-int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+struct session_peer *l7mp_session_peer_find(struct l7mp_sessions *m, const struct l7mp_addr *addr,
+                                            bool forgeable)
+{
+	struct session_peer *p = NULL;
+	uint8_t key[sizeof(p->key)];
+
+	if (peer_key(addr, forgeable, key))
+		HASH_FIND(hh, m->peers, key, sizeof(key), p);
+	return p;
+}
+
+int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr, bool forgeable,
                           struct session_peer **out)
 {
 	struct session_peer *p;
-	uint8_t key[9];
+	uint8_t key[sizeof(p->key)];
 
 	*out = NULL;
-	if (!peer_key(addr, key))
+	if (!peer_key(addr, forgeable, key))
 		return 0;
 	HASH_FIND(hh, m->peers, key, sizeof(key), p);
 	if (!p) {
@@ -201,7 +219,7 @@ int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
 			return -ENOMEM;
 		}
 	}
-	p->count++;
+	p->room.live++;
 	*out = p;
 	return 0;
 }
@@ -211,7 +229,7 @@ void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **pp)
 	struct session_peer *p = *pp;
 
 	*pp = NULL;
-	if (!p || --p->count)
+	if (!p || --p->room.live)
 		return;
 	HASH_DEL(m->peers, p);
 	free(p);
@@ -340,8 +358,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 	struct l7mp_sessions *m = s->m;
 	uint32_t ms = s->listener->track_ms;
 
-	m->live--;
-	if (!m->live && m->shutting && !m->end_walking)
+	if (!m->room.live && m->shutting && !m->end_walking)
 		l7mp_task_post(m->env->loop, &m->done_task);
 	if (!ms || m->shutting || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
 		l7mp_session_free(s);

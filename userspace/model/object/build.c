@@ -197,6 +197,7 @@ static void parse_listener(struct l7mp_build *b, struct l7mp_draft *d, const cJS
 	l->proto = parse_protocol(b, d, l->spec);
 	l->options = copy_options(b, options);
 	l->track_ms = (uint32_t)(l7mp_json_num(options, "track", 0) * 1000);
+	l->max_sessions = (uint32_t)l7mp_json_num(options, "max_sessions", 0);
 	l->idle_timeout_ms = idle < 0 ? -1 : (int64_t)(idle * 1000);
 	l->offload = parse_offload(options);
 	parse_ref(b, d, L7MP_SLOT_RULES, doc, "rules");

@@ -33,6 +33,14 @@ static const struct l7mp_field listener_option_fields[] = {
                        "listeners that emit a session per datagram peer, else never",
         },
         {
+                .key = "max_sessions",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 10000000,
+                .doc = "Sessions of this listener at once. Default: only the limits of the "
+                       "process hold",
+        },
+        {
                 .key = "offload",
                 .type = L7MP_T_ENUM,
                 .values = l7mp_schema_offload_policies,

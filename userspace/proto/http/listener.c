@@ -214,6 +214,7 @@ const struct l7mp_proto l7mp_proto_http = {
                         .doc = "HTTP/1.1 requests, each a session with its request line and "
                                "headers as metadata",
                         .roles = L7MP_ROLE_LISTENER,
+                        .flags = L7MP_PROTO_REQUESTS,
                         .kind = L7MP_KIND_STREAM,
                         .listener_spec = &listener_schema,
                 },

@@ -694,6 +694,7 @@ const struct l7mp_proto l7mp_proto_packet = {
                         .doc = "Whole Ethernet frames, as they are on the wire; shorter than 14 "
                                "bytes or larger than the interface's MTU they are dropped",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_FORGEABLE,
                         .kind = L7MP_KIND_DATAGRAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &cluster_spec,

@@ -518,6 +518,7 @@ const struct l7mp_proto l7mp_proto_udp = {
                         .doc = "UDP datagrams over IPv4 and IPv6; a peer that is not reachable "
                                "does not end a session",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_FORGEABLE,
                         .kind = L7MP_KIND_DATAGRAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &udp_cluster_spec,

@@ -285,6 +285,7 @@ const struct l7mp_proto l7mp_proto_unix_dgram = {
                         .doc = "UNIX datagram sockets, by path or abstract name; messages of up to "
                                "208 KiB",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_FORGEABLE,
                         .kind = L7MP_KIND_DATAGRAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &cluster_spec,
