@@ -21,12 +21,12 @@ def forward(name, spec, destination, endpoint):
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path):
-        super().__init__("localhost", timeout=5)
+        super().__init__("localhost", timeout=60)
         self.path = path
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(5)
+        self.sock.settimeout(30)
         self.sock.connect(self.path)
 
 
@@ -45,7 +45,7 @@ class Auth(unittest.TestCase):
         self.proxy.stop()
 
     def status(self, headers=None, port=1234, host="127.0.0.1"):
-        return status_of(http.client.HTTPConnection(host, port, timeout=5), headers)
+        return status_of(http.client.HTTPConnection(host, port, timeout=60), headers)
 
     def test_host_and_origin(self):
         """a foreign Host or Origin is refused, one that names this host is not"""
@@ -78,7 +78,7 @@ class Auth(unittest.TestCase):
         name = f"l7a{os.getpid()}"
 
         def sh(text):
-            subprocess.run(["bash", "-ec", text], check=True, timeout=20)
+            subprocess.run(["bash", "-ec", text], check=True, timeout=60)
         peer = subprocess.Popen(["unshare", "-n", "sleep", "60"])
         try:
             l7test.wait_for(lambda: os.readlink(f"/proc/{peer.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
@@ -109,7 +109,7 @@ class Auth(unittest.TestCase):
             def remote(port, headers=""):
                 r = subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c",
                                     f"curl -s -m 5 -o /dev/null -w '%{{http_code}}' {headers} http://10.99.0.1:{port}/api/v1/config"],
-                                   capture_output=True, text=True, timeout=10)
+                                   capture_output=True, text=True, timeout=60)
                 return r.stdout
             for port in (1234, 2001, 2002, 2003, 2004, 2006, 2008, 2010, 2012):
                 self.assertEqual(remote(port), "403", port)
@@ -133,15 +133,15 @@ class Auth(unittest.TestCase):
             l7test.wait_for(lambda: os.readlink(f"/proc/{peer.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
             subprocess.run(["bash", "-ec", f"ip link add {name} type veth peer name {name}p; ip link set {name}p netns {peer.pid}; ip addr add 10.99.1.1/24 dev {name};"
                             f"ip link set {name} up; nsenter --net=/proc/{peer.pid}/ns/net bash -ec 'ip addr add 10.99.1.2/24 dev {name}p; ip link set {name}p up'"],
-                           check=True, timeout=20)
+                           check=True, timeout=60)
             self.proxy = l7test.Proxy({"listeners": [l7test.controller(), forward(
                 "udp", {"protocol": "UDP", "port": 2001}, {"protocol": "UDP", "port": upstream.getsockname()[1]}, "127.0.0.1")]})
             subprocess.run(["nsenter", f"--net=/proc/{peer.pid}/ns/net", "bash", "-c", "for i in $(seq 50); do echo $i >/dev/udp/10.99.1.1/2001; done"],
-                           check=True, timeout=20)
+                           check=True, timeout=60)
             ports = {upstream.recvfrom(100)[1][1] for _ in range(50)}
             tried = 0
             for port in ports:
-                conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=5, source_address=("127.0.0.1", port))
+                conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60, source_address=("127.0.0.1", port))
                 self.assertEqual(status_of(conn), 200, port)
                 tried += 1
             self.assertGreater(tried, 10)

@@ -62,8 +62,8 @@ class Base(unittest.TestCase):
         return body
 
     def connect(self, port=15000):
-        s = socket.create_connection(("127.0.0.1", port), 5)
-        s.settimeout(5)
+        s = socket.create_connection(("127.0.0.1", port), 30)
+        s.settimeout(30)
         self.addCleanup(s.close)
         self.assertTrue(self.echoes(s))
         return s
@@ -130,7 +130,7 @@ class Difference(Base):
     def test_added_and_removed(self):
         """what is missing is deleted with what was made for it; what is new is added; the rest stays"""
         s = self.connect()
-        gone = socket.create_connection(("127.0.0.1", 15000), 5)
+        gone = socket.create_connection(("127.0.0.1", 15000), 30)
         before = self.config()
         new = copy.deepcopy(CONFIG)
         new["listeners"] = [x for x in new["listeners"] if x["name"] != "free"] + [echo_listener("more", 15010)]
@@ -263,7 +263,7 @@ class OwnListener(Base):
 
     def test_own_session(self):
         """DELETE of the session that carries the request is answered"""
-        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=10)
+        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
         conn.connect()
         port = conn.sock.getsockname()[1]
         conn.request("DELETE", f"/api/v1/sessions/HTTP:127.0.0.1:{port}-127.0.0.1:1234-1")
@@ -297,7 +297,7 @@ class Put(Base):
             "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "Discard"}}}}}]}}), OK)
         self.assertTrue(self.echoes(s))
         self.assertEqual(self.api.get("/sessions/" + name)[1]["status"], "CONNECTED")
-        other = socket.create_connection(("127.0.0.1", 15000), 5)
+        other = socket.create_connection(("127.0.0.1", 15000), 30)
         other.settimeout(0.3)
         other.sendall(b"x")
         with self.assertRaises(TimeoutError):
@@ -340,7 +340,7 @@ class Put(Base):
         route = listener["rules"][0]["action"]["route"]["name"]
         self.assertEqual(self.api.put(f"/routes/{route}", {"route": {"destination": {"spec": {"protocol": "Discard"}}}}), OK)
         self.assertTrue(self.echoes(s))
-        other = socket.create_connection(("127.0.0.1", 15000), 5)
+        other = socket.create_connection(("127.0.0.1", 15000), 30)
         other.settimeout(0.3)
         other.sendall(b"x")
         with self.assertRaises(TimeoutError):

@@ -102,8 +102,8 @@ class Ctl(unittest.TestCase):
         """sessions list, get, delete, watch; explain"""
         watch = subprocess.Popen([l7test.program("l7mpctl"), "sessions", "watch", "-i", "0.05"], stdout=subprocess.PIPE, text=True)
         time.sleep(0.5)
-        with socket.create_connection(("127.0.0.1", 15000), 5) as s:
-            s.settimeout(5)
+        with socket.create_connection(("127.0.0.1", 15000), 30) as s:
+            s.settimeout(30)
             s.sendall(b"12345")
             s.recv(10)
             name = f"TCP:127.0.0.1:{s.getsockname()[1]}-127.0.0.1:15000"
@@ -118,7 +118,7 @@ class Ctl(unittest.TestCase):
         self.assertIn("404", ctl("sessions", "get", name, status=1))
         time.sleep(0.4)
         watch.send_signal(signal.SIGINT)
-        out = watch.communicate(timeout=5)[0]
+        out = watch.communicate(timeout=60)[0]
         self.assertRegex(out, rf"\+ {name}")
         self.assertRegex(out, rf"- {name}")
 

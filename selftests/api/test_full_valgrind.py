@@ -39,7 +39,7 @@ class Valgrind(unittest.TestCase):
                 s.sendall(b"hello" if not k else b"\x82\x85\0\0\0\0hello")
                 self.assertTrue(s.recv(100).endswith(b"hello"))
                 s.close()
-            with l7test.udp_socket(timeout=20) as u:
+            with l7test.udp_socket(timeout=60) as u:
                 u.sendto(b"hello", ("127.0.0.1", 15001))
                 self.assertEqual(u.recv(10), b"hello")
             self.assertEqual(l7test.Api(15003).call("POST", "/x", "hello", "text/plain"), (200, "hello"))

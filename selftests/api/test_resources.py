@@ -231,7 +231,7 @@ class Objects(Base):
             self.assertGreater(port, 0)
             self.assertEqual([x["spec"]["port"] for x in self.api.get("/listeners")[1] if x["name"] == name], [port])
             with __import__("socket").socket(2, kind) as s:
-                s.settimeout(5)
+                s.settimeout(30)
                 s.connect(("127.0.0.1", port))
                 if proto in ("UDP", "TCP"):
                     s.send(b"hello")
@@ -385,7 +385,7 @@ class Http(Base):
             self.assertEqual(status, 200)
             got.pop("sessions")
             self.assertEqual(got, want, form)
-            conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=5)
+            conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
             conn.request("GET", f"/api/v1/clusters?format={form}")
             texts.add(conn.getresponse().read())
             conn.close()
@@ -405,7 +405,7 @@ class Http(Base):
                      "/api/v1x/config", "/api/v1/sessions/none", "/api/v1/a/b/c/d/e/f/g/h/i/j/k", "/api/v1/"):
             self.is_error(self.api.get(path), 404)
         self.is_error(self.api.delete("/sessions/none"), 404)
-        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=5)
+        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
         conn.request("GET", "/")
         self.assertEqual(conn.getresponse().status, 404)
         conn.close()
@@ -422,7 +422,7 @@ class Http(Base):
 
     def test_head(self):
         """HEAD has GET's length and no body"""
-        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=5)
+        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
         conn.request("GET", "/api/v1/admin")
         length = len(conn.getresponse().read())
         conn.request("HEAD", "/api/v1/admin")
@@ -447,13 +447,13 @@ class Http(Base):
         self.assertEqual(self.api.post("/admin", {"admin": {"limits": {"max_body": 4096}}}), OK)
         big = json.dumps({"cluster": {"name": "x" * 5000, "spec": {"protocol": "Echo"}}})
         self.is_error(self.api.post("/clusters", big, "application/json"), 413)
-        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=10)
+        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
         conn.request("POST", "/api/v1/clusters", iter([b"x" * 3000] * 5), {"Content-Type": "application/json"},
                      encode_chunked=True)
         self.assertEqual(conn.getresponse().status, 413)
         conn.close()
         small = json.dumps({"cluster": {"name": "x" * 100, "spec": {"protocol": "Echo"}}})
-        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=10)
+        conn = http.client.HTTPConnection("127.0.0.1", 1234, timeout=60)
         conn.request("POST", "/api/v1/clusters", iter([small[:20].encode(), small[20:].encode()]),
                      {"Content-Type": "application/json"}, encode_chunked=True)
         self.assertEqual(conn.getresponse().status, 200)
@@ -490,8 +490,8 @@ class Http(Base):
             "name": "t", "spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 15000},
             "rules": [{"action": {"route": ECHO}}]}})
         import socket
-        with socket.create_connection(("127.0.0.1", 15000), 5) as s:
-            s.settimeout(5)
+        with socket.create_connection(("127.0.0.1", 15000), 30) as s:
+            s.settimeout(30)
             s.sendall(b"x" * 1000)
             got = b""
             while len(got) < 1000:

@@ -64,7 +64,7 @@ class WebSocketReceiver(threading.Thread):
         self.up = threading.Event()
         self.done = asyncio.Event()
         self.start()
-        self.up.wait(5)
+        self.up.wait(60)
 
     def run(self):
         asyncio.set_event_loop(self.loop)
@@ -113,7 +113,7 @@ class Seed(unittest.TestCase):
     def end(self, p):
         p.stdin.close()
         p.terminate()
-        p.wait(5)
+        p.wait(60)
         p.stdout.close()
 
     def example(self, listener_calls):

@@ -23,7 +23,7 @@ PACKAGED = l7test.ROOT / "config" / "l7mp-packaged.yaml"
 
 def tcp(port=15000, path=None):
     s = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
-    s.settimeout(5)
+    s.settimeout(30)
     s.connect(path or ("127.0.0.1", port))
     return s
 
@@ -59,7 +59,7 @@ class Uses:
     def rules(t, p):
         t.assertEqual(l7test.Api(15000).call("POST", "/api/anything", "hello", "text/plain"), (200, "hello"))
         import http.client
-        conn = http.client.HTTPConnection("127.0.0.1", 15000, timeout=5)
+        conn = http.client.HTTPConnection("127.0.0.1", 15000, timeout=60)
         conn.request("GET", "/")
         t.assertEqual(conn.getresponse().status, 404)
         conn.close()
@@ -110,7 +110,7 @@ class Uses:
         server = socket.socket(socket.AF_UNIX)
         server.bind("\0l7mp-example")
         server.listen()
-        server.settimeout(5)
+        server.settimeout(30)
         s = tcp()
         s.sendall(b"hello")
         conn, _ = server.accept()
@@ -145,7 +145,7 @@ class Uses:
 
     @staticmethod
     def https(t, p):
-        with urllib.request.urlopen("https://localhost:15443/api/v1/config", timeout=10,
+        with urllib.request.urlopen("https://localhost:15443/api/v1/config", timeout=60,
                                     context=ssl.create_default_context(cafile=CERT)) as r:
             t.assertIn("api-https", r.read().decode())
 

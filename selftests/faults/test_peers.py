@@ -36,7 +36,7 @@ class Peers(Faults):
         s.bind(self.path(name))
         if kind != socket.SOCK_DGRAM:
             s.listen(8)
-        s.settimeout(10)
+        s.settimeout(30)
         self.addCleanup(s.close)
         return s
 
@@ -157,7 +157,7 @@ class Peers(Faults):
                 ("dgram", cluster("UNIX/dgram", address=self.path("none")), (self.path("none"), "no such"))):
             with self.subTest(name):
                 self.start(listener("l", "TCP", 9000, up, options={"track": 60}, retry=retry("connect-failure", 1, 300)))
-                with connect(9000, timeout=20) as s:
+                with connect(9000, timeout=60) as s:
                     self.ends(s)
                 text = self.failure("TCP:", 20)
                 for word in ("destination", *words):
@@ -209,7 +209,7 @@ class Peers(Faults):
                    listener("b", "UNIX/seqpacket", None, cluster("TCP", 9001), filename=self.path("b")))
         for name, kind in (("a", socket.SOCK_STREAM), ("b", SEQPACKET)):
             s = socket.socket(socket.AF_UNIX, kind)
-            s.settimeout(5)
+            s.settimeout(30)
             s.connect(self.path(name))
             self.assertTrue(s.recv(100))
             s.close()
@@ -392,7 +392,7 @@ class Peers(Faults):
                     time.sleep(0.01)
             self.assertLess(peak.grown(), 20 * 1024)
             self.api.delete("/sessions/" + self.session("TCP:")["name"])
-            s.settimeout(10)
+            s.settimeout(30)
             self.ends(s)
             up.close()
 

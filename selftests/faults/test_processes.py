@@ -112,17 +112,12 @@ class Processes(Faults):
 
     def test_heirs(self):
         """process: one whose own children hold its output: the session ends a second after it"""
-        self.run_with(fork("sh", "-c", "sleep 5 & echo $!"))
+        self.run_with(fork("sh", "-c", "sleep 3600 & echo $!"))
         with connect(9000) as s:
             s.shutdown(socket.SHUT_WR)
-            begin = time.monotonic()
             text = recv_all(s)
-            self.assertLess(time.monotonic() - begin, 4)
-        heir = int(text)
-        try:
-            os.kill(heir, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        # Whose end was the session's: not that of the child's child, which lives for an hour.
+        os.kill(int(text), signal.SIGKILL)
 
     def test_stderr_flood(self):
         """process: a flood on stderr: 20 lines a second in the log, data flows, others are served"""

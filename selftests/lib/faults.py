@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What every test of a fault asks afterwards: is the proxy alive and well, and is nothing left of the fault?"""
 import os
-import time
 
 import l7test
 from traffic import Case, connect, inline, listener, recv_exact
@@ -31,13 +30,11 @@ class Faults(Case):
         self.gone()
         self.before = self.proxy.fds()
 
-    def serves(self, seconds=5.0):
-        """Somebody else's session works, at once."""
-        begin = time.monotonic()
-        with connect(PROBE, timeout=seconds) as s:
+    def serves(self):
+        """Another client's session works."""
+        with connect(PROBE) as s:
             s.sendall(b"still there?")
             self.assertEqual(recv_exact(s, 12), b"still there?")
-        self.assertLess(time.monotonic() - begin, seconds)
 
     def children(self):
         """Processes that the proxy has started and not reaped."""

@@ -170,13 +170,18 @@ Message = collections.namedtuple("Message", "method target body complete")
 
 
 def h11_stream(data):
-    """All requests that h11 reads in a connection's bytes, up to the first that it refuses or that is the last."""
-    conn = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    """All requests that h11 reads in a connection's bytes, up to the first that it refuses or that is the last.
+
+    h11 refuses empty lines in front of a request, which a server should ignore (RFC 9112, 2.2): they are taken away.
+    """
     found = []
     try:
-        conn.receive_data(data)
-        conn.receive_data(b"")
         while True:
+            while data.startswith(b"\r\n"):
+                data = data[2:]
+            conn = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+            conn.receive_data(data)
+            conn.receive_data(b"")
             request = conn.next_event()
             if type(request) is not h11.Request:
                 return found
@@ -191,7 +196,7 @@ def h11_stream(data):
             conn.send(h11.EndOfMessage())
             if conn.our_state is not h11.DONE:
                 return found
-            conn.start_next_cycle()
+            data = conn.trailing_data[0]
     except h11.ProtocolError:
         return found
 

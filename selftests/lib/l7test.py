@@ -67,9 +67,13 @@ def websockets_of_old():
 websockets_of_old()
 
 
-def wait_for(what, seconds=10.0, step=0.01):
-    """Calls `what` until it returns something true; returns that, or the last value."""
-    end = time.monotonic() + seconds * SLOW
+def wait_for(what, seconds=60.0, step=0.01):
+    """Calls `what` until it returns something true; returns that, or the last value.
+
+    The limit is for what never comes, not for how long it may take: a busy machine
+    delays anything, so it is never less than a minute.
+    """
+    end = time.monotonic() + max(seconds, 60.0) * SLOW
     while True:
         try:
             value = what()
@@ -92,7 +96,7 @@ class Api:
     def __init__(self, port=1234, host="127.0.0.1", headers=None):
         self.host, self.port, self.headers = host, port, dict(headers or {})
 
-    def call(self, method, path, body=None, content_type=None, headers=None, timeout=20):
+    def call(self, method, path, body=None, content_type=None, headers=None, timeout=60):
         h = dict(self.headers)
         if body is not None and not isinstance(body, (bytes, str)):
             body = json.dumps(body)
@@ -202,6 +206,12 @@ class Proxy:
     def stderr(self):
         return pathlib.Path(self.err_path).read_text(errors="replace")
 
+    def cpu_seconds(self):
+        """Processor time used so far, which does not depend on what else runs on the machine."""
+        with open(f"/proc/{self.process.pid}/stat") as f:
+            fields = f.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def rss_kb(self):
         with open(f"/proc/{self.pid}/status") as f:
             return int(re.search(r"VmRSS:\s*(\d+)", f.read()).group(1))
@@ -215,7 +225,7 @@ class Proxy:
     def alive(self):
         return self.process.poll() is None
 
-    def stop(self, seconds=15, check=True):
+    def stop(self, seconds=60, check=True):
         """SIGTERM; exit status 0 and nothing from a sanitizer, or an AssertionError."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -234,6 +244,16 @@ class Proxy:
             assert status == 0, f"exit status {status}: {err[-3000:]}"
         return status
 
+    def stop_twice(self):
+        """SIGTERM, and again while it ends its sessions; the exit status, which is the second signal's."""
+        self.process.send_signal(signal.SIGTERM)
+        while "SIGTERM: stopping" not in self.stderr() and self.alive():
+            time.sleep(0.005)
+        while self.alive():
+            self.process.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+        return self.process.wait()
+
     def __enter__(self):
         return self
 
@@ -244,7 +264,7 @@ class Proxy:
             if self.process.poll() is None:
                 self.process.terminate()
                 try:
-                    self.process.wait(5)
+                    self.process.wait(60)
                 except subprocess.TimeoutExpired:
                     self.process.kill()
                     self.process.wait()
@@ -252,14 +272,14 @@ class Proxy:
             self.dir.cleanup()
 
 
-def run_proxy(*args, build=None, timeout=20):
+def run_proxy(*args, build=None, timeout=60):
     """Runs the daemon to its end: (status, stdout, stderr)."""
     exe = str(ROOT / build / "l7mp-proxy") if build else program("l7mp-proxy")
     r = subprocess.run([exe, *args], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout * SLOW)
     return r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
 
 
-def udp_socket(port=0, host="127.0.0.1", timeout=5.0):
+def udp_socket(port=0, host="127.0.0.1", timeout=60):
     s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     s.settimeout(timeout)
     s.bind((host, port))

@@ -242,7 +242,7 @@ def recv_exact(sock, n):
     return b"".join(parts)
 
 
-def connect(port, host="127.0.0.1", timeout=10.0):
+def connect(port, host="127.0.0.1", timeout=60):
     s = socket.create_connection((host, port), timeout)
     s.settimeout(timeout)
     return s
@@ -271,7 +271,7 @@ def silent(sock, seconds=0.3):
     except (TimeoutError, ConnectionRefusedError):
         return True
     finally:
-        sock.settimeout(5)
+        sock.settimeout(30)
 
 
 def forge(port, sources, payload=b"forged", rate=10000, host="127.0.0.1"):
@@ -328,7 +328,7 @@ class WsServer(threading.Thread):
         self.up = threading.Event()
         self.error = None
         self.start()
-        self.up.wait(5)
+        self.up.wait(60)
         if self.error:
             raise self.error
         PEERS.append(self)
@@ -363,7 +363,7 @@ class WsServer(threading.Thread):
             self.error = e
             self.up.set()
 
-    def call(self, coroutine, timeout=5):
+    def call(self, coroutine, timeout=60):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
     def abort(self):

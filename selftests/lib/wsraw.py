@@ -48,7 +48,7 @@ class Peer:
     def __init__(self, sock, client, early=b"", head=b""):
         self.sock, self.client, self.raw, self.head = sock, client, early, head
         self.random = random.Random(1)
-        sock.settimeout(10)
+        sock.settimeout(30)
 
     def frame(self, opcode, data=b"", **kw):
         if "mask" not in kw:
@@ -167,7 +167,7 @@ def answer_header(head, name):
 
 def connect(port, host="127.0.0.1", path="/", bytewise=False, behind=b"", **headers):
     """A client. behind: bytes sent in the same write as the handshake."""
-    sock = socket.create_connection((host, port), 10)
+    sock = socket.create_connection((host, port), 30)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
     data = request(path, key=key, **headers) + behind
@@ -204,7 +204,7 @@ class Server(threading.Thread):
                 conn.close()
 
     def serve(self, conn):
-        conn.settimeout(10)
+        conn.settimeout(30)
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         head, rest = read_head(conn)
         if self.answer:
@@ -219,7 +219,7 @@ class Server(threading.Thread):
         return (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
 
-    def accept(self, timeout=10):
+    def accept(self, timeout=60):
         return self.peers.get(timeout=timeout)
 
     def close(self):

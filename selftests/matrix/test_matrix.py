@@ -478,7 +478,7 @@ def stdio(cell, _api):
     finally:
         p.send_signal(signal.SIGTERM)
         try:
-            p.wait(15)
+            p.wait(60)
         except subprocess.TimeoutExpired:
             p.kill()
             p.wait()

@@ -26,7 +26,7 @@ class Balance(Case):
 
     def where(self, source=None):
         s = socket.create_connection(("127.0.0.1", 9000), 5, (source, 0) if source else None)
-        s.settimeout(5)
+        s.settimeout(30)
         try:
             return recv_exact(s, 15).strip().decode()
         finally:

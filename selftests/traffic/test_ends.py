@@ -87,10 +87,8 @@ class Ends(Case):
             half = connect(9013)
             half.sendall(b"GET / HT")
             self.assertEqual(len(self.sessions()), 8)
-            begin = time.monotonic()
             self.proxy = None
-            proxy.stop(15)
-            self.assertLess(time.monotonic() - begin, 12)
+            proxy.stop()
             self.assertFalse(os.path.exists(path))
             with open(log) as f:
                 names = [l7test.json.loads(row)["name"].split(":")[0] for row in f]
@@ -111,13 +109,7 @@ class Ends(Case):
                 s.send(bytes(65536))
             except OSError:
                 pass
-        begin = time.monotonic()
-        os.kill(proxy.pid, signal.SIGTERM)
-        time.sleep(0.2)
-        if proxy.alive():
-            os.kill(proxy.pid, signal.SIGTERM)
-        proxy.process.wait(5)
-        self.assertLess(time.monotonic() - begin, 3)
+        self.assertEqual(proxy.stop_twice(), -signal.SIGTERM)
         self.assertFalse(l7test.SANITIZER.search(proxy.stderr()), proxy.stderr())
 
     def test_descriptors_everywhere(self):
@@ -204,7 +196,7 @@ class Ends(Case):
         def clients():
             while not stop.is_set():
                 try:
-                    with connect(9000, timeout=3) as s:
+                    with connect(9000, timeout=60) as s:
                         seen.add(s.recv(1))
                 except OSError as e:
                     failed.append(e)

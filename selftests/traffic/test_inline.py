@@ -27,7 +27,7 @@ class UnixServer(TcpServer):
         self.start()
 
 
-def unix(path, timeout=5.0):
+def unix(path, timeout=60):
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(timeout)
     s.connect("\0" + path[1:] if path[0] == "@" else path)
@@ -143,7 +143,7 @@ class Inline(Case):
                     self.assertEqual(p.stdout.readline(), b"again\n")
             finally:
                 p.terminate()
-                _, err = p.communicate(timeout=15)
+                _, err = p.communicate(timeout=60)
             self.assertEqual(p.returncode, 0, err)
             self.assertFalse(l7test.SANITIZER.search(err.decode()), err)
 

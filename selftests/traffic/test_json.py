@@ -31,8 +31,8 @@ def udp(port):
 
 
 def tcp(port):
-    s = socket.create_connection(("127.0.0.1", port), 5)
-    s.settimeout(5)
+    s = socket.create_connection(("127.0.0.1", port), 30)
+    s.settimeout(30)
     traffic.PEERS.append(s)
     return s
 
@@ -93,7 +93,7 @@ class Json(traffic.Case):
         for i in range(50):
             s.send(b"message %d" % i)
         conn, _ = server.accept()
-        conn.settimeout(5)
+        conn.settimeout(30)
         got = [json.loads(row) for row in read_lines(conn, 50).splitlines()]
         self.assertEqual([base64.b64decode(o["payload"]) for o in got], [b"message %d" % i for i in range(50)])
         conn.close()
@@ -297,7 +297,7 @@ class JsonSocket(traffic.Case):
                                 ("UNIX/dgram", socket.SOCK_DGRAM)):
             self.start(self.begin(transport, "@l7mp-js", inline("Echo")))
             s = socket.socket(socket.AF_UNIX, kind)
-            s.settimeout(5)
+            s.settimeout(30)
             if kind == socket.SOCK_DGRAM:
                 s.bind("\0l7mp-js-client")
             s.connect("\0l7mp-js")
@@ -411,7 +411,7 @@ class Sync(traffic.Case):
                             pass
                     except BlockingIOError:
                         pass
-                    s.settimeout(5)
+                    s.settimeout(30)
                 a.send(b"hello all")
                 self.assertEqual(b.recv(100), b"hello all")
                 self.assertEqual(t.recv(100), b"hello all")
@@ -454,7 +454,7 @@ class Sync(traffic.Case):
                 while True:
                     s.recv(100)
             except BlockingIOError:
-                s.settimeout(10)
+                s.settimeout(30)
         payload = os.urandom(8000)
         for i in range(100):
             m = struct.pack("!I", i) + payload
@@ -484,7 +484,7 @@ class Sync(traffic.Case):
 
 class Metrics(traffic.Case):
     def scrape(self):
-        c = http.client.HTTPConnection("127.0.0.1", 9099, timeout=10)
+        c = http.client.HTTPConnection("127.0.0.1", 9099, timeout=60)
         c.request("GET", "/metrics")
         r = c.getresponse()
         data = r.read()
@@ -545,7 +545,7 @@ class Metrics(traffic.Case):
         """Prometheus refuses sessions without HTTP metadata, and other methods"""
         self.start(listener("prom", "HTTP", 9099, inline("Prometheus"), address="127.0.0.1"),
                    listener("raw", "TCP", 15000, inline("Prometheus")))
-        c = http.client.HTTPConnection("127.0.0.1", 9099, timeout=10)
+        c = http.client.HTTPConnection("127.0.0.1", 9099, timeout=60)
         c.request("POST", "/metrics", "x")
         self.assertEqual(c.getresponse().status, 405)
         c.close()

@@ -52,7 +52,7 @@ class Proxy:
     def __exit__(self, kind, value, trace):
         self.p.send_signal(signal.SIGTERM)
         try:
-            status = self.p.wait(15)
+            status = self.p.wait(60)
         except subprocess.TimeoutExpired:
             self.p.kill()
             self.p.wait()
@@ -66,7 +66,7 @@ class Proxy:
 
 
 def socat(address, data=PAYLOAD, *args):
-    r = subprocess.run(["socat", "-t", "5", *args, "-", address], input=data, capture_output=True, timeout=20)
+    r = subprocess.run(["socat", "-t", "5", *args, "-", address], input=data, capture_output=True, timeout=60)
     return r.stdout
 
 
@@ -83,7 +83,7 @@ class Socat:
 
     def __exit__(self, *_):
         os.killpg(self.p.pid, signal.SIGTERM)  # with what it forked
-        self.p.wait(5)
+        self.p.wait(60)
 
 
 def listens(port, kind="tcp"):
@@ -118,7 +118,7 @@ class WsServer:
                 await self.stop.wait()
         self.thread = threading.Thread(target=lambda: self.loop.run_until_complete(main()), daemon=True)
         self.thread.start()
-        ready.wait(5)
+        ready.wait(60)
 
     def __enter__(self):
         return self
@@ -197,8 +197,8 @@ class Rows(unittest.TestCase):
                 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             server.bind(self.path("y"))
             client.bind(self.path("c"))
-            server.settimeout(5)
-            client.settimeout(5)
+            server.settimeout(30)
+            client.settimeout(30)
             with self.proxy("l7mp-proxy UNIX-RECVFROM:/run/x UNIX-SENDTO:/run/y"):
                 client.sendto(b"one", self.path("x"))
                 data, peer = server.recvfrom(100)
@@ -228,8 +228,8 @@ class Rows(unittest.TestCase):
     def test_stdio(self):
         """Standard input and output to a TCP listener"""
         with self.proxy("l7mp-proxy - TCP-LISTEN:5000", stdin=subprocess.PIPE) as proxy, \
-                socket.create_connection(("127.0.0.1", 5000), 5) as s:
-            s.settimeout(5)
+                socket.create_connection(("127.0.0.1", 5000), 30) as s:
+            s.settimeout(30)
             proxy.p.stdin.write(b"typed\n")
             proxy.p.stdin.flush()
             self.assertEqual(s.recv(100), b"typed\n")
@@ -280,8 +280,8 @@ class Rows(unittest.TestCase):
     def test_retry(self):
         """A server that comes later"""
         with self.proxy("l7mp-proxy TCP-LISTEN:5000 TCP:127.0.0.1:6000,retry=50,interval=0.1"), \
-                socket.create_connection(("127.0.0.1", 5000), 5) as s:
-            s.settimeout(10)
+                socket.create_connection(("127.0.0.1", 5000), 30) as s:
+            s.settimeout(30)
             s.sendall(b"early")
             with tcp_echo():
                 self.assertEqual(s.recv(100), b"early")
@@ -294,8 +294,8 @@ class Rows(unittest.TestCase):
     def test_tcp_to_ws(self):
         """TCP to WebSocket"""
         with WsServer() as server, self.proxy("l7mp-proxy tcp-l:127.0.0.1:5000 ws://127.0.0.1:6000/chat"):
-            with socket.create_connection(("127.0.0.1", 5000), 5) as s:
-                s.settimeout(5)
+            with socket.create_connection(("127.0.0.1", 5000), 30) as s:
+                s.settimeout(30)
                 s.sendall(b"hello")
                 self.assertEqual(s.recv(100), b"hello")
             self.assertEqual(server.paths, ["/chat"])
@@ -368,8 +368,8 @@ class CommandLine(unittest.TestCase):
     def test_reload(self):
         """SIGHUP changes nothing and ends nothing"""
         with tempfile.TemporaryDirectory() as d, Proxy("l7mp-proxy TCP-LISTEN:5000 ECHO -l notice", d) as proxy, \
-                socket.create_connection(("127.0.0.1", 5000), 5) as s:
-            s.settimeout(5)
+                socket.create_connection(("127.0.0.1", 5000), 30) as s:
+            s.settimeout(30)
             s.sendall(b"a")
             self.assertEqual(s.recv(1), b"a")
             proxy.p.send_signal(signal.SIGHUP)

@@ -163,7 +163,7 @@ class Retry(Case):
         begin = time.monotonic()
         self.assertTrue(refused(9000))
         took = time.monotonic() - begin
-        self.assertTrue(0.5 < took < 3, took)
+        self.assertGreater(took, 0.5)  # two retries, 300 ms apart
         one = self.ended("TCP:")
         text = " ".join(self.texts(one, "ERROR"))
         for word in ("destination", "'gone'", "127.0.0.1", "refused", "after 2 retries"):

@@ -51,7 +51,7 @@ class Rows(unittest.TestCase):
         for p in self.started:
             if p.poll() is None:
                 p.terminate()
-            p.wait(5)
+            p.wait(60)
             for f in (p.stdin, p.stdout):
                 if f:
                     f.close()
@@ -123,7 +123,7 @@ class Rows(unittest.TestCase):
         self.start(({"protocol": "UnixDatagram", "filename": "@l7mp-rows"},
                     to({"protocol": "UDP", "port": 9001}, "127.0.0.1")))
         for n in range(2):
-            subprocess.run(["socat", "-u", "-", "abstract-sendto:l7mp-rows"], input=b"%d" % n, timeout=10, check=True)
+            subprocess.run(["socat", "-u", "-", "abstract-sendto:l7mp-rows"], input=b"%d" % n, timeout=60, check=True)
         self.assertTrue(wait_for(lambda: len(echo.seen) == 2))
         self.assertTrue(wait_for(lambda: self.session("UNIXD:")["stats"]["drops"] == 2))
         self.assertEqual(len(self.sessions("UNIXD:")), 1)
@@ -146,7 +146,7 @@ class Rows(unittest.TestCase):
             else:
                 self.assertEqual(p.stdout.readline(), b"before\n")
             p.terminate()
-            p.wait(5)
+            p.wait(60)
             s.sendto(b"lost\n", ("127.0.0.1", 9000))  # finds out that there is nobody any more
             self.assertTrue(wait_for(lambda: self.session("UDP:")["status"] == "DISCONNECTED"))
 
@@ -157,7 +157,7 @@ class Rows(unittest.TestCase):
         client, server = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
         for s, name in ((client, a), (server, b)):
             s.bind(name)
-            s.settimeout(5)
+            s.settimeout(30)
         for size in (0, 1, 1200, 65536, 200000):
             message = os.urandom(size)
             client.sendto(message, self.path("sock"))
@@ -182,12 +182,12 @@ class Rows(unittest.TestCase):
         server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         server.bind(self.path("mine"))
         server.listen(5)
-        server.settimeout(5)
+        server.settimeout(30)
         self.start(({"protocol": "UNIX/seqpacket", "filename": self.path("sock")},
                     to({"protocol": "UNIX/seqpacket"}, self.path("mine"))))
         p = self.run_peer("socat", "-t5", "-", f"unix-connect:{self.path('sock')},type=5")
         conn, _ = server.accept()
-        conn.settimeout(5)
+        conn.settimeout(30)
         for word in (b"one\n", b"two\n"):
             p.stdin.write(word)
             p.stdin.flush()
@@ -209,10 +209,10 @@ class Rows(unittest.TestCase):
         server.listen(5)
         self.start(({"protocol": "TCP", "port": 9000}, to({"protocol": "UNIX/seqpacket"}, self.path("mine"))))
         data = os.urandom(1 << 20) * 8
-        c = socket.create_connection(("127.0.0.1", 9000), 5)
+        c = socket.create_connection(("127.0.0.1", 9000), 30)
         threading.Thread(target=lambda: (c.sendall(data), c.shutdown(socket.SHUT_WR)), daemon=True).start()
         conn, _ = server.accept()
-        conn.settimeout(10)
+        conn.settimeout(30)
         got, n = [], 0
         while part := conn.recv(1 << 20):
             got.append(part)
@@ -234,7 +234,7 @@ class Rows(unittest.TestCase):
                     to({"protocol": "TCP", "port": 9001}, "127.0.0.1")))
         for n in range(3):
             out = subprocess.run(["bash", "-c", f"cat {self.path('out')} & echo hello {n} > {self.path('in')}; wait"],
-                                 capture_output=True, timeout=20)
+                                 capture_output=True, timeout=60)
             self.assertEqual(out.stdout, b"hello %d\n" % n)
         self.assertTrue(wait_for(lambda: len([s for s in self.sessions("PIPE:") if s["status"] == "DESTROYED"]) == 3))
 
@@ -247,7 +247,7 @@ class Rows(unittest.TestCase):
                        {"retry_on": "disconnect", "num_retries": 3, "timeout": 200})))
         reader = self.run_peer("cat", self.path("out"))
         for n in range(4):
-            subprocess.run(["bash", "-c", f"echo {n} > {self.path('in')}"], timeout=10, check=True)
+            subprocess.run(["bash", "-c", f"echo {n} > {self.path('in')}"], timeout=60, check=True)
             self.assertEqual(reader.stdout.readline(), b"%d\n" % n)
         self.assertEqual(len(self.sessions("PIPE:")), 1)
         self.assertEqual(len(tcp.connections), 1)
@@ -263,18 +263,18 @@ class Rows(unittest.TestCase):
                        {"retry_on": "connect-failure", "num_retries": 100, "timeout": 100})),
                    ({"protocol": "TCP", "port": 9002}, to({"protocol": "PIPE"}, self.path("there"))))
         # The reset may come before connect(2) is looked at.
-        with contextlib.suppress(ConnectionResetError), socket.create_connection(("127.0.0.1", 9002), 5) as refused:
-            refused.settimeout(5)
+        with contextlib.suppress(ConnectionResetError), socket.create_connection(("127.0.0.1", 9002), 30) as refused:
+            refused.settimeout(30)
             self.assertEqual(refused.recv(10), b"")
         s = wait_for(lambda: [x for x in self.sessions("TCP:") if x["status"] == "DESTROYED"])[0]
         self.assertIn("nobody reads it", str(self.events(s)))
-        c = socket.create_connection(("127.0.0.1", 9000), 5)
-        c.settimeout(5)
+        c = socket.create_connection(("127.0.0.1", 9000), 30)
+        c.settimeout(30)
         c.sendall(b"early\n")
         self.assertTrue(wait_for(lambda: os.path.exists(self.path("back"))))
         reader = self.run_peer("cat", self.path("there"))
         self.assertEqual(reader.stdout.readline(), b"early\n")
-        subprocess.run(["bash", "-c", f"echo answer > {self.path('back')}"], timeout=10, check=True)
+        subprocess.run(["bash", "-c", f"echo answer > {self.path('back')}"], timeout=60, check=True)
         self.assertEqual(c.recv(100), b"answer\n")
         c.close()
         self.assertEqual(reader.stdout.read(), b"")
@@ -296,9 +296,9 @@ class Rows(unittest.TestCase):
         self.start(({"protocol": "TCP", "port": 9000},
                     to({"protocol": "STDIO-fork", "stderr": "log", "env": {"GREETING": "hi there"},
                         "command": ["sh", "-c", "echo $GREETING; echo complaint >&2; cat; exit 7"]})))
-        conns = [socket.create_connection(("127.0.0.1", 9000), 5) for _ in range(3)]
+        conns = [socket.create_connection(("127.0.0.1", 9000), 30) for _ in range(3)]
         for i, c in enumerate(conns):
-            c.settimeout(5)
+            c.settimeout(30)
             c.sendall(b"%d" % i)
         self.assertTrue(wait_for(lambda: len(children(self.proxy.pid)) == 3))
         for i, c in enumerate(conns):
@@ -321,17 +321,17 @@ class Rows(unittest.TestCase):
                    ({"protocol": "TCP", "port": 9001},
                     to({"protocol": "Exec", "command": ["sh", "-c", "trap : TERM; while :; do sleep 1; done"]})),
                    ({"protocol": "TCP", "port": 9002}, to({"protocol": "Fork", "command": "/no/such/program"})))
-        with socket.create_connection(("127.0.0.1", 9000), 5) as c:
-            c.settimeout(5)
+        with socket.create_connection(("127.0.0.1", 9000), 30) as c:
+            c.settimeout(30)
             c.sendall(b"\n")
             self.assertEqual(c.recv(10), b"")
             s = self.session("TCP:", "DESTROYED")
             self.assertIn("killed by signal 6 (SIGABRT)", str(self.events(s)))
-        with socket.create_connection(("127.0.0.1", 9002), 5) as c:
+        with socket.create_connection(("127.0.0.1", 9002), 30) as c:
             s = wait_for(lambda: [x for x in self.sessions("TCP:") if ":9002" in x["name"] and
                                   x["status"] == "DESTROYED"])[0]
             self.assertIn("can't run /no/such/program: no such name or file", str(self.events(s)))
-        with socket.create_connection(("127.0.0.1", 9001), 5) as c:
+        with socket.create_connection(("127.0.0.1", 9001), 30) as c:
             s = wait_for(lambda: [x for x in self.sessions("TCP:") if ":9001" in x["name"] and
                                   x["status"] == "CONNECTED"])[0]
             self.assertEqual(len(children(self.proxy.pid)), 1)
@@ -342,7 +342,7 @@ class Rows(unittest.TestCase):
         """stdio-fork: the proxy's own end leaves no process"""
         self.start(({"protocol": "TCP", "port": 9000},
                     to({"protocol": "STDIO-fork", "command": ["sleep", "1000"]})))
-        c = socket.create_connection(("127.0.0.1", 9000), 5)
+        c = socket.create_connection(("127.0.0.1", 9000), 30)
         pids = wait_for(lambda: children(self.proxy.pid))
         self.proxy.stop()
         self.proxy = None
@@ -356,12 +356,12 @@ class Rows(unittest.TestCase):
         self.start(({"protocol": "TCP", "port": 9000},
                     to({"protocol": "STDIO-fork", "command": ["sh", "-c", "yes flooding >&2 & cat"]})),
                    ({"protocol": "TCP", "port": 9001}, to({"protocol": "TCP", "port": 9003}, "127.0.0.1")))
-        c = socket.create_connection(("127.0.0.1", 9000), 5)
-        c.settimeout(10)
+        c = socket.create_connection(("127.0.0.1", 9000), 30)
+        c.settimeout(30)
         c.sendall(b"x")
         self.assertEqual(c.recv(1), b"x")
-        d = socket.create_connection(("127.0.0.1", 9001), 5)
-        d.settimeout(10)
+        d = socket.create_connection(("127.0.0.1", 9001), 30)
+        d.settimeout(30)
         end = time.monotonic() + 2
         while time.monotonic() < end:
             d.sendall(b"y" * 100)
@@ -394,7 +394,7 @@ class Netns:
         return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", *args]
 
     def run(self, *args):
-        subprocess.run(self.command(*args), check=True, timeout=20)
+        subprocess.run(self.command(*args), check=True, timeout=60)
 
     def close(self):
         subprocess.run(["ip", "link", "del", self.here], check=False, capture_output=True)

@@ -112,7 +112,7 @@ class Base(unittest.TestCase):
 
     def python_echo(self, port, payload, context=None, name="localhost"):
         context = context or client_context(self.certs)
-        with socket.create_connection(("127.0.0.1", port), 5) as raw, \
+        with socket.create_connection(("127.0.0.1", port), 30) as raw, \
                 context.wrap_socket(raw, server_hostname=name) as s:
             s.sendall(payload)
             data = b""
@@ -154,7 +154,7 @@ class Listener(Base):
             p.stdin.flush()
             self.assertEqual(p.stdout.readline(), b"hello over tls\n")
             p.stdin.close()  # close_notify; the echo answers with its own end
-            self.assertEqual(p.wait(10), 0)
+            self.assertEqual(p.wait(60), 0)
             self.assertIn(b"Verification: OK", p.stderr.read())
 
     def test_socat(self):
@@ -168,7 +168,7 @@ class Listener(Base):
         """tls: version, cipher, SNI and the client's subject are in the session's metadata"""
         context = client_context(self.certs)
         context.load_cert_chain(self.certs.path("client.pem"), self.certs.path("client.key"))
-        with socket.create_connection(("127.0.0.1", 7002), 5) as raw, \
+        with socket.create_connection(("127.0.0.1", 7002), 30) as raw, \
                 context.wrap_socket(raw, server_hostname="localhost") as s:
             s.sendall(b"x")
             self.assertEqual(s.recv(1), b"x")
@@ -186,7 +186,7 @@ class Listener(Base):
             context = client_context(self.certs)
             if pair:
                 context.load_cert_chain(self.certs.path(f"{pair}.pem"), self.certs.path(f"{pair}.key"))
-            with self.assertRaises(ssl.SSLError), socket.create_connection(("127.0.0.1", 7002), 5) as raw, \
+            with self.assertRaises(ssl.SSLError), socket.create_connection(("127.0.0.1", 7002), 30) as raw, \
                     context.wrap_socket(raw, server_hostname="localhost") as s:
                 s.sendall(b"x")
                 s.recv(1)
@@ -198,7 +198,7 @@ class Listener(Base):
         """tls: a thousand clients that send noise are dropped, counted, and logged a few times"""
         before = self.proxy.fds()
         for i in range(1000):
-            with socket.create_connection(("127.0.0.1", 7001), 5) as s:
+            with socket.create_connection(("127.0.0.1", 7001), 30) as s:
                 s.sendall(b"GET / HTTP/1.1\r\n\r\n" if i % 2 else os.urandom(64))
                 try:
                     s.shutdown(socket.SHUT_WR)
@@ -215,7 +215,7 @@ class Listener(Base):
 
     def test_stalled_handshakes(self):
         """tls: 1,100 clients that say nothing do not keep others out; the oldest are given up"""
-        idle = [socket.create_connection(("127.0.0.1", 7001), 5) for _ in range(1100)]
+        idle = [socket.create_connection(("127.0.0.1", 7001), 30) for _ in range(1100)]
         self.assertTrue(wait_for(lambda: "too many handshakes at once" in self.proxy.stderr()))
         self.python_echo(7001, b"still here")
         for s in idle:
@@ -242,12 +242,12 @@ class Reload(Base):
                                   tcp_tls(7001, self.certs.pair("live"), {"spec": {"protocol": "Echo"}})]}) as proxy:
             def serial():
                 context = client_context(self.certs)
-                with socket.create_connection(("127.0.0.1", 7001), 5) as raw, \
+                with socket.create_connection(("127.0.0.1", 7001), 30) as raw, \
                         context.wrap_socket(raw, server_hostname="localhost") as s:
                     return s.getpeercert()["subject"]
 
             first = serial()
-            raw = socket.create_connection(("127.0.0.1", 7001), 5)
+            raw = socket.create_connection(("127.0.0.1", 7001), 30)
             running = client_context(self.certs).wrap_socket(raw, server_hostname="localhost")
             running.sendall(b"a")
             self.assertEqual(running.recv(1), b"a")
@@ -381,8 +381,8 @@ class Cluster(Base):
         return server
 
     def send(self, payload=b"over tls"):
-        with socket.create_connection(("127.0.0.1", 7001), 5) as s:
-            s.settimeout(10)
+        with socket.create_connection(("127.0.0.1", 7001), 30) as s:
+            s.settimeout(30)
             s.sendall(payload)
             s.shutdown(socket.SHUT_WR)
             return read_all(s)
@@ -477,8 +477,8 @@ class Cluster(Base):
                     return True
             self.assertTrue(wait_for(listening))
             with self.proxy_to(self.cluster(7443, ca=self.certs.path("ca.pem"))):
-                with socket.create_connection(("127.0.0.1", 7001), 5) as s:
-                    s.settimeout(10)
+                with socket.create_connection(("127.0.0.1", 7001), 30) as s:
+                    s.settimeout(30)
                     s.sendall(b"abc\n")
                     self.assertEqual(s.recv(10), b"cba\n")
             server.terminate()
@@ -520,7 +520,7 @@ class WebSocket(Base):
     def test_slow_head(self):
         """wss listener: a request that comes byte by byte"""
         with Proxy({"listeners": [controller(), self.listener(7001, self.good, {"spec": {"protocol": "Echo"}})]}):
-            with socket.create_connection(("127.0.0.1", 7001), 5) as raw, \
+            with socket.create_connection(("127.0.0.1", 7001), 30) as raw, \
                     client_context(self.certs).wrap_socket(raw, server_hostname="localhost") as s:
                 head = (b"GET /a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n")
@@ -559,7 +559,7 @@ class WebSocket(Base):
             loop, ready = asyncio.new_event_loop(), threading.Event()
             thread = threading.Thread(target=serve, args=(loop, ready, pair), daemon=True)
             thread.start()
-            self.assertTrue(ready.wait(5))
+            self.assertTrue(ready.wait(60))
             cluster = {"spec": {"protocol": "WebSocket", "port": 7443, "path": "/up",
                                 "tls": {"ca": self.certs.path("ca.pem"), **tls}},
                        "endpoints": [{"spec": {"address": "127.0.0.1"}}]}
@@ -604,7 +604,7 @@ class WebSocket(Base):
                 tcp_tls(7003, self.good, echo_to(7000))]}) as proxy:
             payload = os.urandom(4 << 20)
             before = proxy.fds()
-            with socket.create_connection(("127.0.0.1", 7001), 5) as s:
+            with socket.create_connection(("127.0.0.1", 7001), 30) as s:
                 s.settimeout(30)
                 sender = threading.Thread(target=s.sendall, args=(payload,), daemon=True)
                 sender.start()
@@ -639,7 +639,7 @@ class Https(Base):
 
     @staticmethod
     def sh(command):
-        subprocess.run(command, shell=True, check=True, timeout=10)
+        subprocess.run(command, shell=True, check=True, timeout=60)
 
     def config(self, **admin):
         """8443: a TCP listener that takes TLS off in front of the API; 8444: an HTTP listener with tls."""
@@ -653,7 +653,7 @@ class Https(Base):
     def curl(self, url, *args, ns=False):
         wrap = ["ip", "netns", "exec", self.ns] if ns else []
         r = subprocess.run([*wrap, "curl", "-sS", "-m", "10", "-o", "/dev/stdout", "-w", "\n%{http_code}", "--cacert",
-                            self.certs.path("ca.pem"), *args, url], capture_output=True, timeout=20)
+                            self.certs.path("ca.pem"), *args, url], capture_output=True, timeout=60)
         body, _, status = r.stdout.decode().rpartition("\n")
         return int(status or 0), body, r.stderr.decode()
 

@@ -25,7 +25,7 @@ class Torture(Case):
     def moody(self, seed):
         def serve(conn, index):
             rng = random.Random(seed * 100_000 + index)
-            conn.settimeout(3)
+            conn.settimeout(30)
             mood = rng.randrange(7)
             for _ in range(rng.randrange(1, 30)):
                 data = conn.recv(rng.choice((1, 100, 65536)))

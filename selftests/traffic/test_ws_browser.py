@@ -125,7 +125,7 @@ class Clients(Case):
         finally:
             os.killpg(browser.pid, 15)
             try:
-                browser.wait(10)
+                browser.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(browser.pid, 9)
                 browser.wait()

@@ -441,7 +441,7 @@ class Conformance(unittest.TestCase):
     # ---- handshakes ----
 
     def refused(self, data, port=9000):
-        with socket.create_connection(("127.0.0.1", port), 10) as s:
+        with socket.create_connection(("127.0.0.1", port), 30) as s:
             s.sendall(data)
             head, rest = wsraw.read_head(s)
             while part := s.recv(65536):
@@ -547,7 +547,7 @@ class Conformance(unittest.TestCase):
         for opcode, data in ((TEXT, b"hello"), (BINARY, b""), (PING, b"")):
             peer, _ = self.pair()
             peer.send(opcode, data, mask=None)
-            peer.sock.settimeout(3)
+            peer.sock.settimeout(30)
             self.assertEqual(self.closed_in_time(peer), 1002)
 
     def masked_server(self):
@@ -570,7 +570,7 @@ class Conformance(unittest.TestCase):
 
     @staticmethod
     def closed_in_time(peer):
-        peer.sock.settimeout(3)
+        peer.sock.settimeout(30)
         try:
             return peer.closed()
         except TimeoutError:
