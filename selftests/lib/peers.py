@@ -23,7 +23,7 @@ import time
 
 import websockets
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 ETHERTYPE = 0x88B5  # local experimental, IEEE 802
 
 

@@ -233,6 +233,9 @@ def relay(cell, api):
         if http:
             upstream = request(cell, client, messages, acceptor, box)
         else:
+            # A single session begins before its upstream is there: it is connected by now, or
+            # what is sent belongs to the next one.
+            l7test.wait_for(lambda: all(s["status"] == "CONNECTED" for s in session_of(api, cell)))
             client.send(messages[0])
             acceptor.join(peers.TIMEOUT)
             assert box, "the cluster did not connect"

@@ -118,7 +118,7 @@ class Slow(Case):
         peak = Peak(self.proxy)
         request = b"POST /idle HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0123456789"
         with Client(9000) as c:
-            c.sock.settimeout(30)  # an unread answer may be cut after some seconds: this ends before
+            c.sock.settimeout(3)  # an unread answer may be cut after some seconds: this ends before
             sent = 0
             try:
                 while sent < (64 << 20):

@@ -547,7 +547,7 @@ class Conformance(unittest.TestCase):
         for opcode, data in ((TEXT, b"hello"), (BINARY, b""), (PING, b"")):
             peer, _ = self.pair()
             peer.send(opcode, data, mask=None)
-            peer.sock.settimeout(30)
+            peer.sock.settimeout(3)
             self.assertEqual(self.closed_in_time(peer), 1002)
 
     def masked_server(self):
@@ -570,7 +570,7 @@ class Conformance(unittest.TestCase):
 
     @staticmethod
     def closed_in_time(peer):
-        peer.sock.settimeout(30)
+        peer.sock.settimeout(3)
         try:
             return peer.closed()
         except TimeoutError:
