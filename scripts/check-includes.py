@@ -37,7 +37,7 @@ DOORS = {
     "xdp/": r"^userspace/offload/",
     "civetweb.h": r"^userspace/api/admin_server\.c$",
     "libwebsockets.h": r"^userspace/proto/websocket/",
-    "yaml.h": r"^userspace/config/yaml[a-z_]*\.c$",
+    "yaml.h": r"^userspace/config/yaml\.c$",
     "pcre2.h": r"^userspace/model/match/",
     "uthash.h": r"^include/l7mp/hash\.h$",
     "utlist.h": r"^include/l7mp/hash\.h$",

@@ -1,15 +1,236 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libyaml's events into a tree. libyaml tokenises (YAML 1.1 syntax, which for
- * configuration is 1.2's); what a scalar means is decided in yaml_scalar.c.
+ * YAML into a tree, by libyaml's events. libyaml tokenises (YAML 1.1 syntax, which for
+ * configuration is 1.2's); what a scalar means is decided here.
  */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
 #include "config_int.h"
 #include "l7mp/hash.h"
+
+#define DEPTH_MAX      128
+#define COPY_NODES_MAX 100000
+#define COPY_BYTES_MAX (16u << 20)
+
+/*
+ * ---- scalars: YAML 1.2's core schema, section 10.3.2 ----
+ *
+ * So `yes`, `on`, `1:30` and `2020-01-01` are strings, `010` is ten and `0o10` eight. Two things
+ * differ, since they would silently become something else in JSON: .inf, .nan and floats beyond
+ * double's range are errors, and so are integers beyond 2^53.
+ */
+
+enum kind { KIND_STRING, KIND_NULL, KIND_TRUE, KIND_FALSE, KIND_INT, KIND_FLOAT, KIND_NOT_FINITE };
+
+static bool one_of(const char *s, const char *const *words)
+{
+	for (; *words; words++)
+		if (strcmp(s, *words) == 0)
+			return true;
+	return false;
+}
+
+static const char digits[] = "0123456789";
+
+static bool is_int(const char *s)
+{
+	if (strncmp(s, "0o", 2) == 0)
+		return s[2] && !s[2 + strspn(s + 2, "01234567")];
+	if (strncmp(s, "0x", 2) == 0)
+		return s[2] && !s[2 + strspn(s + 2, "0123456789abcdefABCDEF")];
+	s += *s == '-' || *s == '+';
+	return *s && !s[strspn(s, digits)];
+}
+
+/* [-+]? ( \. [0-9]+ | [0-9]+ ( \. [0-9]* )? ) ( [eE] [-+]? [0-9]+ )? */
+static bool is_float(const char *s)
+{
+	size_t whole, part = 0;
+
+	s += *s == '-' || *s == '+';
+	whole = strspn(s, digits);
+	s += whole;
+	if (*s == '.') {
+		part = strspn(s + 1, digits);
+		s += 1 + part;
+	}
+	if (!whole && !part)
+		return false;
+	if (*s == 'e' || *s == 'E') {
+		s++;
+		s += *s == '-' || *s == '+';
+		if (!*s)
+			return false;
+		s += strspn(s, digits);
+	}
+	return !*s;
+}
+
+static enum kind resolve(const char *s)
+{
+	static const char *const nulls[] = {"", "~", "null", "Null", "NULL", NULL};
+	static const char *const trues[] = {"true", "True", "TRUE", NULL};
+	static const char *const falses[] = {"false", "False", "FALSE", NULL};
+	static const char *const infs[] = {".inf", ".Inf", ".INF", NULL};
+	static const char *const nans[] = {".nan", ".NaN", ".NAN", NULL};
+
+	if (one_of(s, nulls))
+		return KIND_NULL;
+	if (one_of(s, trues))
+		return KIND_TRUE;
+	if (one_of(s, falses))
+		return KIND_FALSE;
+	if (is_int(s))
+		return KIND_INT;
+	if (is_float(s))
+		return KIND_FLOAT;
+	if (one_of(s + (*s == '-' || *s == '+'), infs) || one_of(s, nans))
+		return KIND_NOT_FINITE;
+	return KIND_STRING;
+}
+
+bool l7mp_yaml_is_typed(const char *text)
+{
+	return resolve(text) != KIND_STRING;
+}
+
+static cJSON *make_int(const char *s, const char **message)
+{
+	double v;
+
+	if (strncmp(s, "0o", 2) == 0) {
+		v = 0;
+		for (const char *p = s + 2; *p; p++)
+			v = v * 8 + (*p - '0');
+	} else {
+		v = strtod(s, NULL); /* knows 0x */
+	}
+	/* 2^53 itself is what 2^53 + 1 is rounded to. */
+	if (fabs(v) < 0x1p53 || (fabs(v) == 0x1p53 && strstr(s, "9007199254740992")))
+		return cJSON_CreateNumber(v);
+	*message = "an integer beyond 2^53, which would be rounded: expected a smaller one, or a "
+	           "string in quotes";
+	return NULL;
+}
+
+static cJSON *make_float(const char *s, const char **message)
+{
+	double v = strtod(s, NULL);
+
+	if (isfinite(v))
+		return cJSON_CreateNumber(v);
+	*message = "a number out of range, expected a finite one";
+	return NULL;
+}
+
+static cJSON *make(enum kind kind, const char *text, const char **message)
+{
+	switch (kind) {
+	case KIND_STRING:
+		return cJSON_CreateString(text);
+	case KIND_NULL:
+		return cJSON_CreateNull();
+	case KIND_TRUE:
+		return cJSON_CreateTrue();
+	case KIND_FALSE:
+		return cJSON_CreateFalse();
+	case KIND_INT:
+		return make_int(text, message);
+	case KIND_FLOAT:
+		return make_float(text, message);
+	case KIND_NOT_FINITE:
+		*message = "infinity and NaN have no place in JSON, expected a finite number";
+		return NULL;
+	}
+	return NULL;
+}
+
+/*
+ * A plain scalar by the core schema, or by the given tag ("tag:yaml.org,2002:int" ...; NULL: none).
+ * NULL with *message (static) when it isn't one; *message "" means out of memory.
+ */
+static cJSON *make_scalar(const char *text, const char *tag, const char **message)
+{
+	static const char prefix[] = "tag:yaml.org,2002:";
+	enum kind kind = resolve(text);
+	const char *name;
+	bool ok;
+
+	*message = "";
+	if (!tag)
+		return make(kind, text, message);
+	name = strncmp(tag, prefix, sizeof(prefix) - 1) == 0 ? tag + sizeof(prefix) - 1 : tag;
+	if (strcmp(tag, "!") == 0 || strcmp(name, "str") == 0)
+		return cJSON_CreateString(text);
+	if (strcmp(name, "int") == 0)
+		ok = kind == KIND_INT;
+	else if (strcmp(name, "float") == 0)
+		ok = kind == KIND_INT || kind == KIND_FLOAT || kind == KIND_NOT_FINITE;
+	else if (strcmp(name, "bool") == 0)
+		ok = kind == KIND_TRUE || kind == KIND_FALSE;
+	else if (strcmp(name, "null") == 0)
+		ok = kind == KIND_NULL;
+	else
+		ok = false;
+	if (ok)
+		return make(kind, text, message);
+	*message = "the tag doesn't fit the value, expected !!str, !!int, !!float, !!bool or "
+	           "!!null and a "
+	           "value of that type";
+	return NULL;
+}
+
+/* ---- the keys of a mapping that is being read ---- */
+
+struct key {
+	const char *name; /* of the member, borrowed */
+	UT_hash_handle hh;
+};
+
+/* 0 or -ENOMEM. */
+static int keys_add(struct key **keys, const char *name)
+{
+	struct key *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	k->name = name;
+	HASH_ADD_KEYPTR(hh, *keys, k->name, strlen(k->name), k);
+	if (k->hh.tbl)
+		return 0;
+	free(k);
+	return -ENOMEM;
+}
+
+static bool keys_has(struct key *keys, const char *name)
+{
+	struct key *k;
+
+	HASH_FIND_STR(keys, name, k);
+	return k != NULL;
+}
+
+static void keys_free(struct key **keys)
+{
+	struct key *k = *keys, *next;
+
+	HASH_CLEAR(hh, *keys); /* the table; its elements stay linked */
+	for (; k; k = next) {
+		next = k->hh.next;
+		free(k);
+	}
+}
+
+/* ---- the reader ---- */
+
+/* What aliases and merge keys added so far, so that a small text can't become a huge tree. */
+struct copies {
+	size_t nodes, bytes;
+};
 
 struct anchor {
 	char *name;
@@ -23,7 +244,7 @@ struct reader {
 	struct l7mp_error *err;
 	struct anchor *anchors;
 	cJSON *merge_sources; /* array: sources of merges; an anchor may still point there */
-	struct l7mp_copies copies;
+	struct copies copies;
 	int depth;
 };
 
@@ -70,6 +291,22 @@ static int next_event(struct reader *r, yaml_event_t *ev)
 
 /* ---- copies: aliases and merges ---- */
 
+/* Counts the copy of a tree; false when it would be too much. */
+static bool may_copy(struct copies *c, const cJSON *node, int depth)
+{
+	const cJSON *child;
+
+	c->nodes++;
+	c->bytes += sizeof(*node) + (node->string ? strlen(node->string) : 0) +
+	            (node->valuestring ? strlen(node->valuestring) : 0);
+	if (c->nodes > COPY_NODES_MAX || c->bytes > COPY_BYTES_MAX || depth > DEPTH_MAX)
+		return false;
+	cJSON_ArrayForEach (child, node)
+		if (!may_copy(c, child, depth + 1))
+			return false;
+	return true;
+}
+
 static int note_all(struct reader *r, const cJSON *node, int line)
 {
 	const cJSON *child;
@@ -83,7 +320,7 @@ static int note_all(struct reader *r, const cJSON *node, int line)
 
 static int copy(struct reader *r, const cJSON *node, int line, cJSON **out)
 {
-	if (!l7mp_may_copy(&r->copies, node, r->depth))
+	if (!may_copy(&r->copies, node, r->depth))
 		return fail(r, line,
 		            "aliases expand to too much, expected at most 100000 values, 16 MiB "
 		            "and 128 levels");
@@ -149,7 +386,7 @@ static int read_scalar(struct reader *r, const yaml_event_t *ev, cJSON **out)
 	if (!tag && !ev->data.scalar.plain_implicit)
 		*out = cJSON_CreateString(text);
 	else
-		*out = l7mp_yaml_scalar(text, tag, &message);
+		*out = make_scalar(text, tag, &message);
 	if (*out)
 		return 0;
 	return *message ? fail(r, line_of(ev), message) : no_memory(r);
@@ -187,18 +424,18 @@ static int read_sequence(struct reader *r, const yaml_event_t *start, cJSON *arr
 }
 
 /* Takes item, also on failure; its new name is the member's own. */
-static int add_member(struct reader *r, cJSON *object, struct l7mp_key **keys, const char *name,
+static int add_member(struct reader *r, cJSON *object, struct key **keys, const char *name,
                       cJSON *item)
 {
 	if (!cJSON_AddItemToObject(object, name, item)) {
 		cJSON_Delete(item);
 		return no_memory(r);
 	}
-	return l7mp_keys_add(keys, item->string) ? no_memory(r) : 0;
+	return keys_add(keys, item->string) ? no_memory(r) : 0;
 }
 
 /* Members of `from` that the object doesn't have. */
-static int merge_one(struct reader *r, cJSON *object, struct l7mp_key **keys, const cJSON *from,
+static int merge_one(struct reader *r, cJSON *object, struct key **keys, const cJSON *from,
                      int line)
 {
 	const cJSON *child;
@@ -209,7 +446,7 @@ static int merge_one(struct reader *r, cJSON *object, struct l7mp_key **keys, co
 	cJSON_ArrayForEach (child, from) {
 		cJSON *item = NULL;
 
-		if (l7mp_keys_has(*keys, child->string))
+		if (keys_has(*keys, child->string))
 			continue;
 		rc = copy(r, child, line, &item);
 		if (rc) {
@@ -223,8 +460,7 @@ static int merge_one(struct reader *r, cJSON *object, struct l7mp_key **keys, co
 	return 0;
 }
 
-static int merge(struct reader *r, cJSON *object, struct l7mp_key **keys, const cJSON *from,
-                 int line)
+static int merge(struct reader *r, cJSON *object, struct key **keys, const cJSON *from, int line)
 {
 	const cJSON *child;
 	int rc = 0;
@@ -243,7 +479,7 @@ static bool is_merge_key(const yaml_event_t *ev)
 	       strcmp((const char *)ev->data.scalar.value, "<<") == 0;
 }
 
-static int check_key(struct reader *r, const yaml_event_t *ev, struct l7mp_key *keys)
+static int check_key(struct reader *r, const yaml_event_t *ev, struct key *keys)
 {
 	const char *name = (const char *)ev->data.scalar.value;
 	char text[160];
@@ -252,15 +488,15 @@ static int check_key(struct reader *r, const yaml_event_t *ev, struct l7mp_key *
 		return fail(r, line_of(ev), "a key that is not a scalar, expected text");
 	if (strlen(name) != ev->data.scalar.length)
 		return fail(r, line_of(ev), "a NUL character in a key");
-	if (!l7mp_keys_has(keys, name))
+	if (!keys_has(keys, name))
 		return 0;
 	snprintf(text, sizeof(text), "duplicate key \"%.100s\"", name);
 	return fail(r, line_of(ev), text);
 }
 
 /* One key, one value. *merge_from is set instead when the key is <<. */
-static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object,
-                       struct l7mp_key **keys, cJSON **merge_from)
+static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object, struct key **keys,
+                       cJSON **merge_from)
 {
 	yaml_event_t ev;
 	cJSON *item = NULL;
@@ -295,7 +531,7 @@ static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object,
 
 static int read_mapping(struct reader *r, const yaml_event_t *start, cJSON *object)
 {
-	struct l7mp_key *keys = NULL;
+	struct key *keys = NULL;
 	cJSON *merge_from = NULL;
 	bool done = false;
 	int rc = check_tag(r, start, start->data.mapping_start.tag, YAML_MAP_TAG);
@@ -316,7 +552,7 @@ static int read_mapping(struct reader *r, const yaml_event_t *start, cJSON *obje
 		rc = merge(r, object, &keys, merge_from, line_of(start));
 	if (merge_from)
 		cJSON_AddItemToArray(r->merge_sources, merge_from);
-	l7mp_keys_free(&keys);
+	keys_free(&keys);
 	return rc;
 }
 
@@ -325,7 +561,7 @@ static int read_collection(struct reader *r, const yaml_event_t *ev, cJSON **out
 	bool map = ev->type == YAML_MAPPING_START_EVENT;
 	int rc;
 
-	if (r->depth >= L7MP_CONFIG_DEPTH)
+	if (r->depth >= DEPTH_MAX)
 		return fail(r, line_of(ev), "nested too deep, expected at most 128 levels");
 	*out = map ? cJSON_CreateObject() : cJSON_CreateArray();
 	if (!*out)
