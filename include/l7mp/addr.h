@@ -56,12 +56,6 @@ int l7mp_addr_from_sockaddr(struct l7mp_addr *out, const struct sockaddr *sa, so
 /* Makes the wildcard address: 0.0.0.0, or :: when `family` is AF_INET6. */
 void l7mp_addr_any(struct l7mp_addr *out, int family, uint16_t port);
 
-/*
- * Converts an address for a system call on a socket of `family`: IPv4 becomes IPv4-mapped for
- * AF_INET6, everything else is copied. `out` may be `in`.
- */
-void l7mp_addr_for_family(const struct l7mp_addr *in, int family, struct l7mp_addr *out);
-
 /* Returns the address family, AF_UNSPEC when there is no address. */
 int l7mp_addr_family(const struct l7mp_addr *a);
 /* Returns the port in host byte order, 0 when the family has no ports. */
@@ -77,11 +71,6 @@ bool l7mp_addr_equal_ip(const struct l7mp_addr *a, const struct l7mp_addr *b);
 bool l7mp_addr_is_any(const struct l7mp_addr *a);
 /* Returns whether this is in 127.0.0.0/8 or is ::1. */
 bool l7mp_addr_is_loopback(const struct l7mp_addr *a);
-/*
- * Returns whether the address belongs to this host: loopback, an address of one of its interfaces,
- * or a UNIX socket. Reads the interface list with getifaddrs(3) on each call.
- */
-bool l7mp_addr_is_local(const struct l7mp_addr *a);
 
 /*
  * Writes a canonical form of family, address, scope and port, for use as a hash key: it has no

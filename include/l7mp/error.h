@@ -78,11 +78,6 @@ void l7mp_issues_add(struct l7mp_issues *is, bool warning, const struct cJSON *n
                      const char *path, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* Fills *err with the first error, code L7MP_ERR_SCHEMA. Does nothing when there is none. */
 void l7mp_issues_first(const struct l7mp_issues *is, struct l7mp_error *err);
-/*
- * Appends copies of the findings of `from`, with `prefix` before each path: "a" and "b" give "a.b",
- * "a" and "[0]" give "a[0]".
- */
-void l7mp_issues_merge(struct l7mp_issues *is, const struct l7mp_issues *from, const char *prefix);
 
 /*
  * Describes an errno, negative or positive, in words that fit into a sentence: "permission denied",

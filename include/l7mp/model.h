@@ -176,7 +176,6 @@ struct l7mp_model; /* tables, admin, name counters */
 
 int l7mp_model_new(const struct l7mp_registry *registry, struct l7mp_model **out);
 void l7mp_model_free(struct l7mp_model **m);
-const struct l7mp_registry *l7mp_model_registry(const struct l7mp_model *m);
 struct l7mp_admin *l7mp_model_admin(struct l7mp_model *m);
 
 /* Borrowed; NULL when there is none. The result has the struct of its kind. */
@@ -195,13 +194,7 @@ struct l7mp_object *l7mp_model_next(const struct l7mp_object *o);
 cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool recursive);
 /* The same as POST /config takes it: endpoints in full, names for references. */
 cJSON *l7mp_object_to_config(const struct l7mp_model *m, const void *object);
-cJSON *l7mp_model_list_to_json(const struct l7mp_model *m, enum l7mp_obj_kind kind, bool recursive);
 cJSON *l7mp_admin_to_json(const struct l7mp_admin *admin);
-/*
- * What POST /config takes: every list, endpoints in full, names for references; without the
- * read-only keys.
- */
-cJSON *l7mp_model_to_config(const struct l7mp_model *m);
 
 /* ---- the tables (schema.h) of the objects; model/schema_tables.c ---- */
 extern const struct l7mp_schema l7mp_schema_admin, l7mp_schema_listener, l7mp_schema_cluster,

@@ -44,14 +44,8 @@ typedef void (*l7mp_process_exit_cb)(void *arg, int status, int signal);
 int l7mp_process_spawn(struct l7mp_loop *loop, const struct l7mp_process_options *options,
                        int fds[static 3], l7mp_process_exit_cb cb, void *arg,
                        struct l7mp_process **out);
-pid_t l7mp_process_pid(const struct l7mp_process *p);
 /*
  * SIGTERM to its group now, SIGKILL when it is still there after grace_ms. Idempotent; the exit
  * comes as always.
  */
 void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms);
-/*
- * Calls nothing any more; terminates it (2 s grace) and reaps it, keeping the loop alive until
- * then. Nulls the pointer.
- */
-void l7mp_process_close(struct l7mp_process **p);

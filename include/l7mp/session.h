@@ -141,14 +141,6 @@ struct l7mp_watch_ops {
 /* One watcher, set before the first session; both arguments are borrowed. */
 void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);
 
-/*
- * Metrics per object name: sessions that a listener emitted, connects that a cluster got. Calls
- * back for each name.
- */
-void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
-                                void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
-                                           const char *protocol, uint64_t count),
-                                void *arg);
 /* The counter of one object; false when it has none yet. *protocol is static. */
 bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
                            const char **protocol, uint64_t *count);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "fake_protocols.h"
+#include "l7mp/util.h"
 
 cJSON *mx_json(const char *text)
 {
@@ -164,9 +165,29 @@ void mx_assert_view(const struct l7mp_model *m, enum l7mp_obj_kind kind, const c
 	cJSON_Delete(got);
 }
 
+cJSON *mx_to_config(const struct l7mp_model *m)
+{
+	static const enum l7mp_obj_kind order[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER,
+	                                           L7MP_OBJ_RULELIST, L7MP_OBJ_RULE,
+	                                           L7MP_OBJ_ROUTE};
+	cJSON *out = cJSON_CreateObject();
+	cJSON *admin = l7mp_admin_to_json(l7mp_model_admin((struct l7mp_model *)m));
+
+	cJSON_DeleteItemFromObjectCaseSensitive(admin, "version");
+	cJSON_AddItemToObject(out, "admin", admin);
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(order); i++) {
+		cJSON *list = cJSON_AddArrayToObject(out, l7mp_obj_kind_plural(order[i]));
+
+		for (const struct l7mp_object *o = l7mp_model_first(m, order[i]); o;
+		     o = l7mp_model_next(o))
+			cJSON_AddItemToArray(list, l7mp_object_to_config(m, o));
+	}
+	return out;
+}
+
 char *mx_dump(const struct l7mp_model *m)
 {
-	cJSON *node = l7mp_model_to_config(m);
+	cJSON *node = mx_to_config(m);
 	char *text;
 
 	assert_non_null(node);

@@ -30,5 +30,7 @@ const char *mx_names(const struct l7mp_model *m, enum l7mp_obj_kind kind);
 /* The view of an object equals the text. */
 void mx_assert_view(const struct l7mp_model *m, enum l7mp_obj_kind kind, const char *name,
                     bool recursive, const char *text);
-/* GET /config as compact text; free() it. */
+/* What POST /config takes: every list, endpoints in full. */
+cJSON *mx_to_config(const struct l7mp_model *m);
+/* The same as compact text; free() it. */
 char *mx_dump(const struct l7mp_model *m);

@@ -196,12 +196,11 @@ static void errors(void **state)
 
 static void issues(void **state)
 {
-	struct l7mp_issues is, all;
+	struct l7mp_issues is;
 	struct l7mp_error err = {0};
 
 	(void)state;
 	l7mp_issues_init(&is, true);
-	l7mp_issues_init(&all, false);
 	l7mp_issues_first(&is, &err);
 	assert_int_equal(err.code, L7MP_OK);
 	l7mp_issues_add(&is, true, NULL, "name", "unknown key");
@@ -217,25 +216,15 @@ static void issues(void **state)
 	assert_int_equal(err.code, L7MP_ERR_SCHEMA);
 	assert_string_equal(err.path, "spec.port");
 	assert_string_equal(err.message, "expected 1..65535, got 99999");
-
-	l7mp_issues_merge(&all, &is, "listeners[0]");
-	assert_string_equal(all.v[1].path, "listeners[0].spec.port");
-	assert_string_equal(all.v[2].path, "listeners[0][3]");
-	assert_string_equal(all.v[3].path, "listeners[0]");
-	assert_true(all.v[0].warning);
-	assert_int_equal(all.errors, 3);
-	l7mp_issues_merge(&all, &is, "");
-	assert_string_equal(all.v[5].path, "spec.port");
 	l7mp_issues_clear(&is);
 	assert_true(is.strict);
 	assert_int_equal(is.n + is.errors, 0);
-	l7mp_issues_clear(&all);
 }
 
 /* An endless input keeps 64, counts all, and an error always finds a place. */
 static void issues_are_bounded(void **state)
 {
-	struct l7mp_issues is, all;
+	struct l7mp_issues is;
 	struct l7mp_error err = {0};
 
 	(void)state;
@@ -250,11 +239,6 @@ static void issues_are_bounded(void **state)
 	assert_int_equal(is.errors, 100);
 	l7mp_issues_first(&is, &err);
 	assert_string_equal(err.path, "e");
-	l7mp_issues_init(&all, false);
-	l7mp_issues_merge(&all, &is, "p");
-	assert_int_equal(all.n, 64);
-	assert_int_equal(all.errors, 100);
-	l7mp_issues_clear(&all);
 	l7mp_issues_clear(&is);
 }
 

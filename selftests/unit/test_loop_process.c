@@ -117,7 +117,6 @@ static void filter(void **state)
 	(void)state;
 
 	assert_int_equal(start(&r, ARGV("cat"), NULL, NULL, 3), 0);
-	assert_true(l7mp_process_pid(r.p) > 0);
 	l7mp_stream_io_write(r.io, l7mp_buf_copy(l7mp_loop_bufs(r.loop), "hello", 5));
 	l7mp_stream_io_shutdown(r.io);
 	LOOP_UNTIL(r.loop, r.ended && r.exits, 5000);
@@ -211,21 +210,6 @@ static void terminate(void **state)
 	done(&r);
 }
 
-/* Closed while it runs: nothing is told, it is ended and reaped before the loop goes. */
-static void closing(void **state)
-{
-	struct run r;
-	struct l7mp_process *p;
-	(void)state;
-
-	assert_int_equal(start(&r, ARGV("sleep", "100"), NULL, NULL, 0), 0);
-	p = r.p;
-	l7mp_process_close(&p);
-	assert_null(p);
-	done(&r);
-	assert_int_equal(r.exits, 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest all[] = {
@@ -234,7 +218,6 @@ int main(void)
 	        cmocka_unit_test(nothing_inherited),
 	        cmocka_unit_test(not_there),
 	        cmocka_unit_test(terminate),
-	        cmocka_unit_test(closing),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

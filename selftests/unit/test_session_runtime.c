@@ -91,20 +91,11 @@ static void change_delete(struct sfix *f, enum l7mp_obj_kind kind, const char *n
 	l7mp_change_free(&change);
 }
 
-static void on_count(void *arg, enum l7mp_obj_kind kind, const char *name, const char *protocol,
-                     uint64_t count)
-{
-	(void)kind;
-	(void)name;
-	(void)protocol;
-	(void)count;
-	++*(unsigned *)arg;
-}
-
 static void test_delete(void **state)
 {
 	struct sfix *f = *state;
-	unsigned counters = 0;
+	const char *protocol;
+	uint64_t count;
 
 	assert_int_equal(sfix_config(f, CFG(L("a", "1") "," L("b", "2")), NULL), 0);
 	fake_accept(&f->world, "a", "s1", NULL);
@@ -119,8 +110,9 @@ static void test_delete(void **state)
 	assert_null(sfix_session(f, "s2"));
 	assert_string_equal(f->last_reason, "listener 'b' was deleted");
 	/* Nothing is kept of what is gone. */
-	l7mp_sessions_each_counter(f->sessions, on_count, &counters);
-	assert_int_equal(counters, 1);
+	assert_false(l7mp_sessions_counter(f->sessions, L7MP_OBJ_LISTENER, "a", &protocol, &count));
+	assert_false(l7mp_sessions_counter(f->sessions, L7MP_OBJ_LISTENER, "b", &protocol, &count));
+	assert_true(l7mp_sessions_counter(f->sessions, L7MP_OBJ_CLUSTER, "c", &protocol, &count));
 }
 
 static void test_bound(void **state)

@@ -3,7 +3,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,21 +189,6 @@ void l7mp_addr_any(struct l7mp_addr *out, int family, uint16_t port)
 		set_in(out, (struct in_addr){.s_addr = htonl(INADDR_ANY)}, htons(port));
 }
 
-void l7mp_addr_for_family(const struct l7mp_addr *in, int family, struct l7mp_addr *out)
-{
-	struct l7mp_addr tmp = *in;
-
-	if (family == AF_INET6 && l7mp_addr_family(in) == AF_INET) {
-		tmp = (struct l7mp_addr){.len = sizeof(tmp.in6)};
-		tmp.in6.sin6_family = AF_INET6;
-		tmp.in6.sin6_port = in->in.sin_port;
-		tmp.in6.sin6_addr.s6_addr[10] = 0xff;
-		tmp.in6.sin6_addr.s6_addr[11] = 0xff;
-		memcpy(&tmp.in6.sin6_addr.s6_addr[12], &in->in.sin_addr, 4);
-	}
-	*out = tmp;
-}
-
 int l7mp_addr_family(const struct l7mp_addr *a)
 {
 	return a->len ? a->sa.sa_family : AF_UNSPEC;
@@ -283,35 +267,6 @@ bool l7mp_addr_is_loopback(const struct l7mp_addr *a)
 	default:
 		return false;
 	}
-}
-
-/*
- * Not by trying to bind(2): with the sysctl ip_nonlocal_bind, as redundant load
- * balancers set it, every address of the world would pass.
- */
-bool l7mp_addr_is_local(const struct l7mp_addr *a)
-{
-	struct ifaddrs *list;
-	bool found = false;
-
-	if (l7mp_addr_family(a) != AF_INET && l7mp_addr_family(a) != AF_INET6)
-		return l7mp_addr_family(a) == AF_UNIX;
-	if (l7mp_addr_is_loopback(a))
-		return true;
-	if (getifaddrs(&list))
-		return false;
-	for (struct ifaddrs *i = list; i && !found; i = i->ifa_next) {
-		struct l7mp_addr own;
-
-		if (!i->ifa_addr || i->ifa_addr->sa_family != a->sa.sa_family)
-			continue;
-		l7mp_addr_from_sockaddr(&own, i->ifa_addr,
-		                        i->ifa_addr->sa_family == AF_INET ? sizeof(own.in)
-		                                                          : sizeof(own.in6));
-		found = l7mp_addr_equal_ip(a, &own);
-	}
-	freeifaddrs(list);
-	return found;
 }
 
 size_t l7mp_addr_key(const struct l7mp_addr *a, uint8_t key[static 24])

@@ -113,33 +113,6 @@ void l7mp_issues_first(const struct l7mp_issues *is, struct l7mp_error *err)
 	l7mp_error_set(err, 0, L7MP_ERR_INTERNAL, "out of memory");
 }
 
-/* "listeners[0]" and "spec.port" with a dot between, "a" and "[1]" without. */
-static char *path_join(const char *prefix, const char *path)
-{
-	size_t n = strlen(prefix);
-	bool dot = n && prefix[n - 1] != '.' && path[0] && path[0] != '[' && path[0] != '.';
-	char *out;
-
-	if (asprintf(&out, "%s%s%s", prefix, dot ? "." : "", path) < 0)
-		return NULL;
-	return out;
-}
-
-void l7mp_issues_merge(struct l7mp_issues *is, const struct l7mp_issues *from, const char *prefix)
-{
-	size_t errors = is->errors + from->errors;
-
-	for (size_t i = 0; i < from->n; i++) {
-		struct l7mp_issue issue = from->v[i];
-
-		issue.path = path_join(prefix ? prefix : "", issue.path);
-		issue.reason = strdup(issue.reason);
-		issues_put(is, issue);
-	}
-	/* With those that `from` only counted. */
-	is->errors = errors;
-}
-
 const char *l7mp_errno_text(int err)
 {
 	if (err < 0)

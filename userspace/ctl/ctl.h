@@ -102,10 +102,9 @@ struct ctl_table {
 	bool oom;
 };
 /*
- * Adds the next cell of the row. Takes text (heap; NULL: shown as "-"); the others copy.
- * Out of memory is told by ctl_table_print.
+ * Adds the next cell of the row; text is copied (NULL: shown as "-"). Out of memory is told by
+ * ctl_table_print.
  */
-void ctl_cell(struct ctl_table *t, char *text);
 void ctl_cell_str(struct ctl_table *t, const char *text);
 void ctl_cell_num(struct ctl_table *t, double value);
 /* Prints the table and empties it. CTL_OK, or CTL_FAILED when memory ran out. */

@@ -94,7 +94,11 @@ int ctl_print_tree(const struct ctl *c, const cJSON *node)
 	return CTL_OK;
 }
 
-void ctl_cell(struct ctl_table *t, char *text)
+/*
+ * Adds the next cell of the row. Takes text (heap; NULL: shown as "-"); the others copy.
+ * Out of memory is told by ctl_table_print.
+ */
+static void add_cell(struct ctl_table *t, char *text)
 {
 	if (t->n_cells == t->cap) {
 		size_t cap = t->cap ? t->cap * 2 : 64;
@@ -116,19 +120,19 @@ void ctl_cell_str(struct ctl_table *t, const char *text)
 	struct l7mp_str s = {0};
 
 	if (!text || !*text) {
-		ctl_cell(t, NULL);
+		add_cell(t, NULL);
 		return;
 	}
 	add_safe(&s, text);
 	for (char *p = s.s; p && *p; p++)
 		if (*p == '\n' || *p == '\t')
 			*p = ' ';
-	ctl_cell(t, l7mp_str_take(&s));
+	add_cell(t, l7mp_str_take(&s));
 }
 
 void ctl_cell_num(struct ctl_table *t, double value)
 {
-	ctl_cell(t, l7mp_asprintf("%.15g", value));
+	add_cell(t, l7mp_asprintf("%.15g", value));
 }
 
 /* Characters, not bytes. */

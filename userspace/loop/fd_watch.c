@@ -80,7 +80,7 @@ int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events)
 	return rc;
 }
 
-void l7mp_io_dispatch(struct l7mp_loop *loop)
+static void dispatch(struct l7mp_loop *loop)
 {
 	struct epoll_event events[L7MP_IO_BATCH];
 	int n = epoll_wait(loop->epfd, events, L7MP_IO_BATCH, 0);
@@ -104,7 +104,7 @@ static void epoll_cb(uv_poll_t *handle, int status, int events)
 {
 	(void)status;
 	(void)events;
-	l7mp_io_dispatch(handle->data);
+	dispatch(handle->data);
 }
 
 int l7mp_io_start(struct l7mp_loop *loop)

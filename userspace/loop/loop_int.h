@@ -142,7 +142,6 @@ static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 		(void)l7mp_io_set(loop, io, 0);
 }
 int l7mp_io_start(struct l7mp_loop *loop);
-void l7mp_io_dispatch(struct l7mp_loop *loop);
 
 /* dgram.c */
 void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);

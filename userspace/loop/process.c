@@ -16,7 +16,6 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
-#define CLOSE_GRACE_MS 2000
 
 struct l7mp_process {
 	struct l7mp_io io; /* the pidfd */
@@ -39,8 +38,7 @@ static void exited(struct l7mp_process *p, const siginfo_t *info)
 	close(p->io.fd);
 	l7mp_timer_stop(p->loop, &p->timer);
 	l7mp_loop_release(p->loop);
-	if (p->cb)
-		p->cb(p->arg, killed ? 0 : info->si_status, killed ? info->si_status : 0);
+	p->cb(p->arg, killed ? 0 : info->si_status, killed ? info->si_status : 0);
 	free(p);
 }
 
@@ -66,11 +64,6 @@ static void timer_cb(struct l7mp_timer *t, void *arg)
 	kill(-p->pid, SIGKILL);
 }
 
-pid_t l7mp_process_pid(const struct l7mp_process *p)
-{
-	return p->pid;
-}
-
 void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms)
 {
 	if (p->terminating || p->exited)
@@ -80,17 +73,6 @@ void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms)
 	kill(-p->pid, SIGCONT); /* a stopped one would not see it */
 	if (l7mp_timer_start(p->loop, &p->timer, grace_ms))
 		kill(-p->pid, SIGKILL);
-}
-
-void l7mp_process_close(struct l7mp_process **pp)
-{
-	struct l7mp_process *p = *pp;
-
-	if (!p)
-		return;
-	*pp = NULL;
-	p->cb = NULL;
-	l7mp_process_terminate(p, CLOSE_GRACE_MS);
 }
 
 /* ---- the beginning ---- */

@@ -133,7 +133,6 @@ static inline struct l7mp_draft_refs *l7mp_draft_slot(struct l7mp_draft *d, enum
 }
 /* Paths; NULL when out of memory. */
 char *l7mp_path_key(const char *path, const char *key);
-char *l7mp_path_index(const char *path, size_t i);
 
 /* ---- change.c: what is staged ---- */
 

@@ -58,41 +58,7 @@ cJSON *l7mp_unix_metadata(const char *filename, const char *peer, const struct u
  */
 bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a);
 
-/* ---- TCP listeners: TCP, WebSocket ---- */
-
-struct l7mp_tcp_listener;
-/*
- * One admitted connection; takes fd. The peer is set, the local address can be
- * had by l7mp_fd_local. Not called before activate.
- */
-typedef void (*l7mp_tcp_accepted_fn)(struct l7mp_tcp_listener *l, int fd,
-                                     const struct l7mp_addr *peer);
-
-/* Embedded by such listeners as first member; `base` lets `retiring` be understood. */
-struct l7mp_tcp_listener {
-	struct l7mp_proto_listener base;
-	struct l7mp_env *env;
-	char *name; /* the listener's */
-	struct l7mp_bind_addr bind_addr;
-	struct l7mp_acceptor *acceptor;
-	l7mp_tcp_accepted_fn accepted;
-	/* Until the change is committed: who shares our socket, and whose we share. */
-	struct l7mp_tcp_listener *heir, *from;
-	bool active;
-};
-/*
- * Binds and listens, or shares the socket of a retiring listener of the same
- * address (all of params->retiring must embed this struct). `spec` has address
- * and port. On failure nothing is left behind; the caller frees the memory of l.
- */
-int l7mp_tcp_listener_open(struct l7mp_tcp_listener *l, const struct l7mp_proto *proto,
-                           const struct l7mp_listen *params, l7mp_tcp_accepted_fn accepted,
-                           struct l7mp_error *err);
-/* For the operations of the same name in struct l7mp_proto. */
-void l7mp_tcp_listener_activate(struct l7mp_proto_listener *l);
-void l7mp_tcp_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
-/* Closes; the memory of l stays the caller's and may be freed at once. Idempotent. */
-void l7mp_tcp_listener_close(struct l7mp_tcp_listener *l);
+/* ---- TCP sockets ---- */
 
 /* getsockname(2), IPv4-mapped normalised. */
 int l7mp_fd_local(int fd, struct l7mp_addr *out);

@@ -131,11 +131,6 @@ struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p)
 	return p;
 }
 
-bool l7mp_unix_path_shared(const struct l7mp_unix_path *p)
-{
-	return p->refs > 1;
-}
-
 void l7mp_unix_path_unref(struct l7mp_unix_path **pp)
 {
 	struct l7mp_unix_path *p = *pp;

@@ -23,7 +23,5 @@ int l7mp_unix_bind(const char *filename, int type, struct l7mp_unix_path **out,
 struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p);
 /* Drops a reference; the last one removes the file if it still is the one that was bound. */
 void l7mp_unix_path_unref(struct l7mp_unix_path **p);
-/* Has it more than one reference? */
-bool l7mp_unix_path_shared(const struct l7mp_unix_path *p);
 /* As it was given to l7mp_unix_bind. */
 const char *l7mp_unix_path_name(const struct l7mp_unix_path *p);

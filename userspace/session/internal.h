@@ -292,7 +292,6 @@ static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
 	return &s->stages[(i + 1) % s->n];
 }
 
-void l7mp_session_set_state(struct l7mp_session *s, enum l7mp_session_state state);
 /* A stage came up: are all? */
 void l7mp_session_check_ready(struct l7mp_session *s);
 /* A stage was lost. */

@@ -24,7 +24,7 @@ const char *l7mp_stage_state_name(enum l7mp_stage_state state)
 	return (unsigned)state < L7MP_ARRAY_SIZE(stage_states) ? stage_states[state] : "unknown";
 }
 
-void l7mp_session_set_state(struct l7mp_session *s, enum l7mp_session_state state)
+static void set_state(struct l7mp_session *s, enum l7mp_session_state state)
 {
 	s->m->counts[s->state]--;
 	s->state = (uint8_t)state;
@@ -101,7 +101,7 @@ void l7mp_session_check_ready(struct l7mp_session *s)
 		return;
 	for (unsigned i = s->source_gone ? 1 : 0; i < s->n; i++)
 		s->stages[i].state = L7MP_STAGE_READY;
-	l7mp_session_set_state(s, L7MP_SESSION_CONNECTED);
+	set_state(s, L7MP_SESSION_CONNECTED);
 	l7mp_session_event(s, "CONNECT", -1, 0, NULL);
 	warn_kinds(s);
 	answer(s, 200, "OK");
@@ -114,7 +114,7 @@ void l7mp_session_not_ready(struct l7mp_session *s)
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
-	l7mp_session_set_state(s, L7MP_SESSION_DISCONNECTED);
+	set_state(s, L7MP_SESSION_DISCONNECTED);
 	l7mp_pipe_flow_control(s);
 }
 
@@ -254,7 +254,7 @@ void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, b
 	s->abort =
 	        abort && (s->answered || !s->stages[0].stream || !s->stages[0].stream->ops->result);
 	answer(s, failed ? http_status(err->code) : 503, text);
-	l7mp_session_set_state(s, L7MP_SESSION_FINALIZING);
+	set_state(s, L7MP_SESSION_FINALIZING);
 	l7mp_task_post(session_loop(s), &s->task);
 }
 
@@ -295,7 +295,7 @@ static void over(struct l7mp_session *s)
 	s->end_wall = l7mp_wallclock_ms();
 	for (unsigned i = 0; i < s->n; i++)
 		s->stages[i].state = L7MP_STAGE_END;
-	l7mp_session_set_state(s, L7MP_SESSION_DESTROYED);
+	set_state(s, L7MP_SESSION_DESTROYED);
 	l7mp_room_leave(s);
 	m->env->stats->sessions_ended++;
 	if (m->ended)

@@ -282,15 +282,6 @@ void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, cons
 	free(c);
 }
 
-void l7mp_sessions_each_counter(const struct l7mp_sessions *m,
-                                void (*cb)(void *arg, enum l7mp_obj_kind kind, const char *name,
-                                           const char *protocol, uint64_t count),
-                                void *arg)
-{
-	for (const struct session_counter *c = m->counters; c; c = c->hh.next)
-		cb(arg, (enum l7mp_obj_kind)(c->key[0] - '0'), c->key + 1, c->protocol, c->count);
-}
-
 bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
                            const char **protocol, uint64_t *count)
 {

@@ -17,7 +17,7 @@ char *l7mp_path_key(const char *path, const char *key)
 	return l7mp_asprintf("%s%s%s", path, *path ? "." : "", key);
 }
 
-char *l7mp_path_index(const char *path, size_t i)
+static char *path_index(const char *path, size_t i)
 {
 	return l7mp_asprintf("%s[%zu]", path, i);
 }
@@ -126,7 +126,7 @@ static void parse_refs(struct l7mp_build *b, struct l7mp_draft *d, enum l7mp_slo
 		return;
 	reserve(b, d, slot, cJSON_GetArraySize(array));
 	cJSON_ArrayForEach (node, array)
-		add_ref(b, d, slot, node, l7mp_path_index(path, i++));
+		add_ref(b, d, slot, node, path_index(path, i++));
 }
 
 static void parse_refs_of(struct l7mp_build *b, struct l7mp_draft *d, enum l7mp_slot slot,

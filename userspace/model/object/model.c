@@ -131,11 +131,6 @@ void l7mp_model_free(struct l7mp_model **m)
 	*m = NULL;
 }
 
-const struct l7mp_registry *l7mp_model_registry(const struct l7mp_model *m)
-{
-	return m->registry;
-}
-
 struct l7mp_admin *l7mp_model_admin(struct l7mp_model *m)
 {
 	return &m->admin;

@@ -252,16 +252,6 @@ static cJSON *finish(const struct view *v, cJSON *out)
 	return NULL;
 }
 
-static cJSON *view_list(struct view *v, enum l7mp_obj_kind kind)
-{
-	cJSON *array = cJSON_CreateArray();
-
-	for (struct l7mp_object *o = l7mp_model_first(v->model, kind); o && !v->oom;
-	     o = l7mp_model_next(o))
-		push(v, array, view_object(v, o));
-	return array;
-}
-
 cJSON *l7mp_object_to_json(const struct l7mp_model *m, const void *object, bool recursive)
 {
 	struct view v = {.model = m, .recursive = recursive, .budget = VIEW_BUDGET};
@@ -274,28 +264,4 @@ cJSON *l7mp_object_to_config(const struct l7mp_model *m, const void *object)
 	struct view v = {.model = m, .config = true};
 
 	return finish(&v, view_object(&v, object));
-}
-
-cJSON *l7mp_model_list_to_json(const struct l7mp_model *m, enum l7mp_obj_kind kind, bool recursive)
-{
-	struct view v = {.model = m, .recursive = recursive, .budget = VIEW_BUDGET};
-
-	return finish(&v, view_list(&v, kind));
-}
-
-cJSON *l7mp_model_to_config(const struct l7mp_model *m)
-{
-	static const enum l7mp_obj_kind order[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER,
-	                                           L7MP_OBJ_RULELIST, L7MP_OBJ_RULE,
-	                                           L7MP_OBJ_ROUTE};
-	struct view v = {.model = m, .config = true};
-	cJSON *out = cJSON_CreateObject();
-	cJSON *admin = l7mp_admin_to_json(&m->admin);
-
-	if (admin)
-		cJSON_DeleteItemFromObjectCaseSensitive(admin, "version");
-	put(&v, out, "admin", admin);
-	for (size_t i = 0; i < L7MP_ARRAY_SIZE(order); i++)
-		put(&v, out, l7mp_obj_kind_plural(order[i]), view_list(&v, order[i]));
-	return finish(&v, out);
 }

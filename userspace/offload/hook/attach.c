@@ -201,7 +201,8 @@ void off_detach(struct off_hooks *h, struct off_link *l)
 	off_nexthops_dirty_all(h->path);
 }
 
-void off_attach_find(struct off_hooks *h, struct off_link *l)
+/* no_init: sees whether our pinned programs serve the interface. */
+static void find_predecessor(struct off_hooks *h, struct off_link *l)
 {
 	enum off_hook hook = off_xdp_find(l->ifindex, h->maps);
 	struct l7mp_abi_attached rec;
@@ -229,7 +230,7 @@ void off_attach_update(struct off_hooks *h, struct off_link *l)
 	wanted = off_attach_wanted(h->set, l);
 	if (h->set->start == L7MP_OFFLOAD_NO_INIT) {
 		if (wanted && l->hook == OFF_HOOK_NONE)
-			off_attach_find(h, l);
+			find_predecessor(h, l);
 		else if (!wanted)
 			off_detach(h, l);
 	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {

@@ -70,8 +70,6 @@ void off_attach_update_all(struct off_hooks *h);
 void off_attach_retry_all(struct off_hooks *h);
 void off_detach(struct off_hooks *h, struct off_link *l);
 bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
-/* no_init: sees whether our pinned programs serve the interface. */
-void off_attach_find(struct off_hooks *h, struct off_link *l);
 /*
  * init: takes away what a predecessor of the same instance left. `old` has its programs and maps.
  */

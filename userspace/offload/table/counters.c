@@ -52,7 +52,7 @@ struct off_counter_slice {
 	uint64_t took_ns;
 };
 
-void off_counter_poll_clock(struct off_counter_poll *s, const struct l7mp_loop *loop)
+static void update_clock(struct off_counter_poll *s, const struct l7mp_loop *loop)
 {
 	s->clock_ms = (int64_t)l7mp_loop_now(loop) - (int64_t)(off_mono_ns() / 1000000);
 }
@@ -86,7 +86,7 @@ static void put_one(struct off_table *tbl, struct l7mp_flow_counters *out)
 {
 	struct sum sum;
 
-	off_counter_poll_clock(&tbl->counter_poll, tbl->loop);
+	update_clock(&tbl->counter_poll, tbl->loop);
 	add_up(tbl->one, tbl->n_cpus, &sum);
 	put(tbl, l7mp_loop_now(tbl->loop), &sum, out);
 }
@@ -198,7 +198,7 @@ static void take(struct off_table *tbl, const struct off_counter_slice *r)
 	const struct off_index *t = &tbl->index;
 	uint64_t now = l7mp_loop_now(tbl->loop);
 
-	off_counter_poll_clock(&tbl->counter_poll, tbl->loop);
+	update_clock(&tbl->counter_poll, tbl->loop);
 	for (uint32_t i = 0; i < r->n + 2 * BLOCK && t->slots; i++) {
 		if (i < r->n)
 			__builtin_prefetch(&t->slots[r->sums[i].hash & t->mask]);

@@ -60,7 +60,7 @@ void off_maps_close(struct off_maps *m)
 	off_maps_init(m);
 }
 
-uint32_t off_prog_id(int fd)
+static uint32_t prog_id(int fd)
 {
 	struct bpf_prog_info info = {0};
 	__u32 len = sizeof(info);
@@ -70,9 +70,9 @@ uint32_t off_prog_id(int fd)
 
 static void learn_ids(struct off_maps *m)
 {
-	m->id_xdp = off_prog_id(m->prog_xdp);
-	m->id_tc = off_prog_id(m->prog_tc);
-	m->id_tc_l3 = off_prog_id(m->prog_tc_l3);
+	m->id_xdp = prog_id(m->prog_xdp);
+	m->id_tc = prog_id(m->prog_tc);
+	m->id_tc_l3 = prog_id(m->prog_tc_l3);
 }
 
 static int keep(int fd, int *out)

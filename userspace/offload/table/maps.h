@@ -35,7 +35,6 @@ void off_maps_open_old(struct off_maps *m, const char *dir);
 int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
 /* Removes every pin in dir; the directory stays. */
 void off_pins_clear(const char *dir);
-uint32_t off_prog_id(int fd); /* 0: not known */
 /* An XDP skeleton that is open, not loaded, with our maps in it. NULL and errno. */
 struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
 

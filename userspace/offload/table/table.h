@@ -168,7 +168,6 @@ bool off_counter_read(struct off_table *tbl, const struct l7mp_flow_key *key,
 /* The same for the last time: it is deleted. Without one *out stays as it is. */
 void off_counter_take(struct off_table *tbl, const struct l7mp_flow_key *key,
                       struct l7mp_flow_counters *out);
-void off_counter_poll_clock(struct off_counter_poll *s, const struct l7mp_loop *loop);
 
 /* ---- records ---- */
 
