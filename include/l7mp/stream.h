@@ -44,6 +44,11 @@ struct l7mp_stream_events {
 	void (*lost)(void *owner, int err, uint64_t packets, uint64_t bytes);
 	/* Something for the session's events (TLS details, a refused datagram). */
 	void (*notice)(void *owner, const char *event, const char *message);
+	/*
+	 * Optional: the stream goes to another address from now on (UDP upstreams with a host
+	 * name); its flow operation answers differently than before.
+	 */
+	void (*moved)(void *owner);
 	/* err->code L7MP_OK: an orderly end. *err is valid during the call. */
 	void (*closed)(void *owner, const struct l7mp_error *err);
 };

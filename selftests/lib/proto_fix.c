@@ -89,6 +89,11 @@ static void on_notice(void *owner, const char *event, const char *message)
 	c->notices++;
 }
 
+static void on_moved(void *owner)
+{
+	((struct pconn *)owner)->moved++;
+}
+
 static void on_closed(void *owner, const struct l7mp_error *err)
 {
 	struct pconn *c = owner;
@@ -108,6 +113,7 @@ static const struct l7mp_stream_events stream_events = {
         .end = on_end,
         .lost = on_lost,
         .notice = on_notice,
+        .moved = on_moved,
         .closed = on_closed,
 };
 

@@ -27,7 +27,7 @@ struct pconn {
 	unsigned closed; /* how often: must be 1 at the end */
 	bool failed;     /* closed with an error */
 	char message[512];
-	unsigned notices, lost;
+	unsigned notices, lost, moved;
 	unsigned messages; /* data events */
 	char *data;        /* all bytes, messages separated by '|' when datagram */
 	size_t len, size;  /* used, allocated */

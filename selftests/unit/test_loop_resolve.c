@@ -2,10 +2,8 @@
 /* Name resolution, against a DNS server of the test on loopback. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,126 +14,9 @@
 
 #include <cmocka.h>
 
+#include "dns_server.h"
 #include "l7mp/resolve.h"
 #include "loop/loop_int.h"
-
-/* ---- the server: answers by the first label of the name ---- */
-
-struct server {
-	int fd;
-	pthread_t thread;
-	char csv[64];
-	atomic_int queries; /* all that came in */
-	atomic_int ttl;     /* of what it answers */
-};
-
-static size_t put16(uint8_t *p, unsigned v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-	return 2;
-}
-
-static size_t put_rr(uint8_t *p, unsigned type, unsigned ttl, const void *data, size_t len)
-{
-	put16(p, 0xc00c); /* the question's name */
-	put16(p + 2, type);
-	put16(p + 4, 1);
-	put16(p + 6, ttl >> 16);
-	put16(p + 8, ttl & 0xffff);
-	put16(p + 10, (unsigned)len);
-	memcpy(p + 12, data, len);
-	return 12 + len;
-}
-
-/* 0: no answer at all. */
-static size_t answer(struct server *s, uint8_t *msg, size_t len, size_t room)
-{
-	static const uint8_t ip4[4] = {10, 9, 8, 7}, ip6[16] = {0x20, 1, 0xd, 0xb8, [15] = 7};
-	/* Root names for MNAME and RNAME; serial, refresh, retry, expire, minimum 60. */
-	static const uint8_t soa[22] = {[21] = 60};
-	char name[64] = "";
-	size_t n = len;
-	unsigned type;
-
-	if (len < 18 || msg[12] >= sizeof(name))
-		return 0;
-	memcpy(name, msg + 13, msg[12]);
-	for (n = 12; n < len && msg[n]; n += msg[n] + 1U)
-		;
-	n += 5;
-	if (n > len || n + 100 > room || !strncmp(name, "silent", 6))
-		return 0;
-	type = msg[n - 3];
-	msg[2] |= 0x80;
-	msg[3] = 0x80;
-	memset(msg + 6, 0, 6);
-	if (!strcmp(name, "broken")) {
-		msg[3] |= 3;
-		msg[9] = 5; /* more records than there are */
-		return n + put_rr(msg + n, 6, 0xffffffff, soa, 3);
-	}
-	if (!strcmp(name, "nx")) {
-		msg[3] |= 3;
-		msg[9] = 1;
-		return n + put_rr(msg + n, 6, (unsigned)s->ttl, soa, sizeof(soa));
-	}
-	if (!strcmp(name, "fail")) {
-		msg[3] |= 2;
-		return n;
-	}
-	if (type == 1 || (type == 28 && !strcmp(name, "both"))) {
-		msg[7] = 1;
-		return n + put_rr(msg + n, type, (unsigned)s->ttl, type == 1 ? ip4 : ip6,
-		                  type == 1 ? 4 : 16);
-	}
-	msg[9] = 1;
-	return n + put_rr(msg + n, 6, 1, soa, sizeof(soa));
-}
-
-static void *serve(void *arg)
-{
-	struct server *s = arg;
-
-	for (;;) {
-		uint8_t msg[1024];
-		struct sockaddr_in from;
-		socklen_t from_len = sizeof(from);
-		ssize_t n =
-		        recvfrom(s->fd, msg, sizeof(msg), 0, (struct sockaddr *)&from, &from_len);
-
-		if (n <= 0)
-			return NULL;
-		s->queries++;
-		n = (ssize_t)answer(s, msg, (size_t)n, sizeof(msg));
-		if (n)
-			(void)sendto(s->fd, msg, (size_t)n, 0, (struct sockaddr *)&from, from_len);
-	}
-}
-
-static void server_start(struct server *s, struct l7mp_loop **loop)
-{
-	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t len = sizeof(sin);
-
-	memset(s, 0, sizeof(*s));
-	s->ttl = 300;
-	s->fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(s->fd, (struct sockaddr *)&sin, sizeof(sin)), 0);
-	assert_int_equal(getsockname(s->fd, (struct sockaddr *)&sin, &len), 0);
-	snprintf(s->csv, sizeof(s->csv), "127.0.0.1:%u", ntohs(sin.sin_port));
-	assert_int_equal(pthread_create(&s->thread, NULL, serve, s), 0);
-	assert_int_equal(l7mp_loop_new(loop), 0);
-	assert_int_equal(l7mp_resolver_set_servers(*loop, s->csv), 0);
-}
-
-static void server_stop(struct server *s, struct l7mp_loop **loop)
-{
-	assert_int_equal(l7mp_loop_free(loop), 0);
-	shutdown(s->fd, SHUT_RDWR);
-	pthread_join(s->thread, NULL);
-	close(s->fd);
-}
 
 /* ---- names that need no server ---- */
 
@@ -230,13 +111,14 @@ static void resolve_cancel(void **state)
 
 static void answers(void **state)
 {
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct answer a;
 	char text[L7MP_ADDR_STRLEN];
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	ask(loop, "one.test", AF_UNSPEC, &a);
 	assert_int_equal(a.count, 1);
 	assert_string_equal(l7mp_addr_str(&a.addr[0], text), "10.9.8.7:53");
@@ -252,21 +134,23 @@ static void answers(void **state)
 	assert_int_equal(a.err, -EAGAIN);
 	ask(loop, "broken.test", AF_INET, &a);
 	assert_int_equal(a.count, 0);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
 /* Equal questions are asked once, and answered from the cache until the TTL is over. */
 static void joined_and_cached(void **state)
 {
 	enum { N = 100 };
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct answer a[N], again;
 	struct l7mp_resolve *r[N];
 	int first;
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	memset(a, 0, sizeof(a));
 	for (int i = 0; i < N; i++)
 		assert_int_equal(l7mp_resolve_start(loop, i % 2 ? "One.Test" : "one.test", 53,
@@ -298,7 +182,8 @@ static void joined_and_cached(void **state)
 		usleep(10000);
 	}
 	assert_true(s.queries > first);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
 static struct l7mp_resolve *silent[200];
@@ -323,13 +208,14 @@ static void good_cb(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
 /* Two hundred names that nobody answers do not hold up one that is answered. */
 static void silence_starves_nobody(void **state)
 {
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct l7mp_resolve *good;
 	int before = -1;
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	silent_answers = 0;
 	for (int i = 0; i < 200; i++) {
 		char name[32];
@@ -342,18 +228,50 @@ static void silence_starves_nobody(void **state)
 	                 0);
 	l7mp_loop_run(loop);
 	assert_int_equal(before, 0);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
-/* A question that was given up does not keep the loop: it would for 14 s, until the last try. */
+/* The first of two servers is dead: the second is asked, and its answer is the answer. */
+static void dead_server(void **state)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(sin);
+	int dead = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct dns_server s;
+	struct l7mp_loop *loop;
+	struct answer a;
+	char csv[160];
+	(void)state;
+
+	assert_int_equal(bind(dead, (struct sockaddr *)&sin, sizeof(sin)), 0);
+	assert_int_equal(getsockname(dead, (struct sockaddr *)&sin, &len), 0);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
+	snprintf(csv, sizeof(csv), "127.0.0.1:%u,%s", ntohs(sin.sin_port), s.csv);
+	assert_int_equal(l7mp_resolver_set_servers(loop, csv), 0);
+	for (int i = 0; i < 3; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "one%d.test", i);
+		ask(loop, name, AF_INET, &a);
+		assert_int_equal(a.count, 1);
+	}
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
+	close(dead);
+}
+
+/* A question that was given up does not keep the loop: it would for 7.5 s, until the last try. */
 static void given_up(void **state)
 {
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct l7mp_resolve *r;
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	silent_answers = 0;
 	assert_int_equal(l7mp_resolve_start(loop, "silent.test", 1, AF_INET, silent_cb, NULL, &r),
 	                 0);
@@ -365,7 +283,8 @@ static void given_up(void **state)
 	                 0);
 	l7mp_loop_run(loop);
 	assert_int_equal(silent_answers, 1);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
 struct pair {
@@ -398,13 +317,14 @@ static void asks_again(void *arg, int err, const struct l7mp_addr *addrs, size_t
 /* Callbacks that cancel another caller of the same answer, or ask for it again. */
 static void callbacks_that_act(void **state)
 {
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct pair p = {0}, q = {0};
 	struct l7mp_resolve *first;
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	assert_int_equal(
 	        l7mp_resolve_start(loop, "one.test", 1, AF_INET, cancels_other, &p, &first), 0);
 	assert_int_equal(
@@ -416,18 +336,20 @@ static void callbacks_that_act(void **state)
 	                 0);
 	l7mp_loop_run(loop);
 	assert_int_equal(q.answers, 5);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
 /* More names than the cache holds: memory stays bounded, answers stay right. */
 static void many_names(void **state)
 {
-	struct server s;
+	struct dns_server s;
 	struct l7mp_loop *loop;
 	struct answer a;
 	(void)state;
 
-	server_start(&s, &loop);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
 	for (int i = 0; i < 5000; i++) {
 		char name[32];
 
@@ -440,7 +362,8 @@ static void many_names(void **state)
 	assert_int_equal(s.queries, 5000);
 	ask(loop, "n0.test", AF_INET, &a); /* had to go */
 	assert_int_equal(s.queries, 5001);
-	server_stop(&s, &loop);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
 }
 
 int main(void)
@@ -451,6 +374,7 @@ int main(void)
 	        cmocka_unit_test(answers),
 	        cmocka_unit_test(joined_and_cached),
 	        cmocka_unit_test(silence_starves_nobody),
+	        cmocka_unit_test(dead_server),
 	        cmocka_unit_test(given_up),
 	        cmocka_unit_test(callbacks_that_act),
 	        cmocka_unit_test(many_names),

@@ -3,17 +3,20 @@
  * UDP on real sockets: which peers are taken, who answers from where, sockets that outlive
  * listeners.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "dns_server.h"
 #include "l7mp/protos.h"
 #include "proto_fix.h"
 
@@ -503,6 +506,163 @@ static void upstream_by_name(void **state)
 	close(server);
 }
 
+/* Two sockets with one port, on two addresses. */
+static unsigned same_port(const char *a, int *fd_a, const char *b, int *fd_b)
+{
+	*fd_a = pfix_udp(a, 0);
+	*fd_b = pfix_udp(b, pfix_fd_port(*fd_a));
+	return pfix_fd_port(*fd_a);
+}
+
+/* The first address refuses: what was sent goes to the second, once and in order. */
+static void every_address_is_tried(void **state)
+{
+	struct pfix *f = *state;
+	int server, other;
+	char spec[64], got[16], from[128];
+	struct dns_server dns;
+	struct l7mp_addr local;
+	struct pconn *c;
+
+	dns_server_start(&dns, f->loop);
+	dns.ip4 = inet_addr("127.0.0.1");
+	snprintf(spec, sizeof(spec), "{'port':%u}", same_port("127.0.0.1", &server, "::1", &other));
+	close(other);
+	c = pfix_connect(f, UDP, spec, "dual.test");
+	assert_true(pfix_until(f, &c->opened, 30000));
+	assert_int_equal(c->stream->ops->local(c->stream, &local), 0);
+	assert_int_equal(l7mp_addr_family(&local), AF_INET6);
+	for (int i = 0; i < 3; i++)
+		pfix_write(c, &"abc"[i], 1);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 30000), 1);
+		assert_int_equal(got[0], "abc"[i]);
+	}
+	assert_int_equal(c->moved, 1);
+	assert_non_null(strstr(c->message, "dual.test: [::1]:"));
+	assert_int_equal(f->stats.drops[L7MP_DROP_REFUSED], 0);
+	pfix_sendto(server, "127.0.0.1", (unsigned)atoi(strchr(from, ':') + 1), "back", 4);
+	assert_true(pfix_until_n(f, &c->messages, 1, 30000));
+	/* It has answered: from now on a refusal is one, and is counted. */
+	close(server);
+	pfix_write(c, "x", 1);
+	for (int i = 0; i < 3000 && !f->stats.drops[L7MP_DROP_REFUSED]; i++)
+		pfix_turn(f, 10);
+	assert_int_equal(f->stats.drops[L7MP_DROP_REFUSED], 1);
+	assert_int_equal(c->moved, 1);
+	dns_server_stop(&dns);
+}
+
+/* All addresses refuse: it is counted and does not end; whichever comes up later is found. */
+static void addresses_are_tried_in_turn(void **state)
+{
+	struct pfix *f = *state;
+	int server, other;
+	unsigned port = same_port("127.0.0.1", &server, "::1", &other);
+	struct dns_server dns;
+	char spec[64], got[16];
+	struct pconn *c;
+	ssize_t n = -1;
+
+	dns_server_start(&dns, f->loop);
+	dns.ip4 = inet_addr("127.0.0.1");
+	snprintf(spec, sizeof(spec), "{'port':%u}", port);
+	close(server);
+	close(other);
+	c = pfix_connect(f, UDP, spec, "dual.test");
+	assert_true(pfix_until(f, &c->opened, 30000));
+	for (int i = 0; i < 3000 && f->stats.drops[L7MP_DROP_REFUSED] < 5; i++) {
+		pfix_write(c, "x", 1);
+		pfix_turn(f, 5);
+	}
+	/* Not as fast as the refusals come. */
+	assert_true(c->moved <= 3);
+	other = pfix_udp("::1", port);
+	for (int i = 0; i < 300 && n < 0; i++) {
+		pfix_write(c, "found", 5);
+		n = pfix_recv(f, other, got, sizeof(got), NULL, 100);
+	}
+	assert_int_equal(n, 5);
+	assert_int_equal(c->closed, 0);
+	close(other);
+	dns_server_stop(&dns);
+}
+
+static void the_clients_family_is_preferred(void **state)
+{
+	struct pfix *f = *state;
+	int server, other;
+	char spec[64], got[16];
+	struct dns_server dns;
+	cJSON *metadata = cJSON_Parse("{\"IP\":{\"src_addr\":\"192.0.2.1\"}}");
+	struct pconn *c;
+
+	dns_server_start(&dns, f->loop);
+	dns.ip4 = inet_addr("127.0.0.1");
+	snprintf(spec, sizeof(spec), "{'port':%u}", same_port("127.0.0.1", &server, "::1", &other));
+	f->metadata = metadata;
+	c = pfix_connect(f, UDP, spec, "dual.test");
+	assert_true(pfix_until(f, &c->opened, 30000));
+	pfix_write(c, "x", 1);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), NULL, 30000), 1);
+	assert_int_equal(c->moved, 0);
+	f->metadata = NULL;
+	c = pfix_connect(f, UDP, spec, "dual.test");
+	assert_true(pfix_until(f, &c->opened, 30000));
+	pfix_write(c, "y", 1);
+	assert_int_equal(pfix_recv(f, other, got, sizeof(got), NULL, 30000), 1);
+	cJSON_Delete(metadata);
+	close(server);
+	close(other);
+	dns_server_stop(&dns);
+}
+
+/* A running session goes where the name goes, and only then. */
+static void a_changed_address_is_followed(void **state)
+{
+	struct pfix *f = *state;
+	int old, new;
+	unsigned port = same_port("127.0.0.1", &old, "127.0.0.2", &new);
+	struct dns_server dns;
+	char spec[96], got[16], text[L7MP_ADDR_STRLEN], want[64];
+	struct l7mp_flow_end flow;
+	struct pconn *c, *stays;
+	ssize_t n = -1;
+
+	dns_server_start(&dns, f->loop);
+	dns.ip4 = inet_addr("127.0.0.1");
+	dns.ttl = 1;
+	snprintf(spec, sizeof(spec), "{'port':%u}", port);
+	stays = pfix_connect(f, UDP, spec, "moves.test");
+	snprintf(spec, sizeof(spec), "{'port':%u,'options':{'dns_refresh':0.05}}", port);
+	c = pfix_connect(f, UDP, spec, "moves.test");
+	assert_true(pfix_until(f, &c->opened, 30000));
+	assert_true(pfix_until(f, &stays->opened, 30000));
+	pfix_write(c, "1", 1);
+	assert_int_equal(pfix_recv(f, old, got, sizeof(got), NULL, 30000), 1);
+	/* Asked again and again, with the same answer. */
+	for (int i = 0; i < 3000 && dns.queries < 3; i++)
+		pfix_turn(f, 10);
+	assert_true(dns.queries >= 3);
+	assert_int_equal(c->moved, 0);
+	dns.ip4 = inet_addr("127.0.0.2");
+	for (int i = 0; i < 300 && n < 0; i++) {
+		pfix_write(c, "2", 1);
+		n = pfix_recv(f, new, got, sizeof(got), NULL, 100);
+	}
+	assert_int_equal(n, 1);
+	assert_int_equal(c->moved, 1);
+	l7mp_stream_flow(c->stream, &flow);
+	snprintf(want, sizeof(want), "127.0.0.2:%u", port);
+	assert_string_equal(l7mp_addr_str(&flow.remote, text), want);
+	assert_int_equal(stays->moved, 0);
+	l7mp_stream_flow(stays->stream, &flow);
+	assert_int_equal(((uint8_t *)&flow.remote.in.sin_addr)[3], 1);
+	close(old);
+	close(new);
+	dns_server_stop(&dns);
+}
+
 static void upstream_bound(void **state)
 {
 	struct pfix *f = *state;
@@ -676,6 +836,10 @@ int main(void)
 	        T(upstream_ipv4),
 	        T(upstream_ipv6),
 	        T(upstream_by_name),
+	        T(every_address_is_tried),
+	        T(addresses_are_tried_in_turn),
+	        T(the_clients_family_is_preferred),
+	        T(a_changed_address_is_followed),
 	        T(upstream_bound),
 	        T(refused_does_not_end_the_stream),
 	};

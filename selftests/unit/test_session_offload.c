@@ -124,6 +124,24 @@ static void test_lost_stage(void **state)
 	assert_int_equal(sfix_num(f, "s1", "/stats/egress/fast/packets"), 6);
 }
 
+/* A stream that goes elsewhere: its flow ends before, and the next packet asks anew. */
+static void test_moved(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, ""), *up = fake_connected(&f->world, "c", 0);
+
+	fake_data(src, "1");
+	sfix_advance(f, 1);
+	f->offload.flows->now[0].packets = 5;
+	up->base.events->moved(up->base.owner);
+	assert_null(f->offload.flows);
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 6);
+	fake_data(src, "2");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 2);
+	assert_int_equal(sfix_num(f, "s1", "/stats/ingress/packets"), 7);
+}
+
 static void test_refused(void **state)
 {
 	struct sfix *f = *state;
@@ -415,6 +433,7 @@ int main(void)
 	        T(test_lost_stage),
 	        T(test_refused),
 	        T(test_way_again),
+	        T(test_moved),
 	        T(test_withdrawn),
 	        T(test_chains),
 	        T(test_kinds),

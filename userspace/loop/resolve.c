@@ -31,9 +31,13 @@
 #define MAX_ADDRS   16
 #define MAX_NAME    255 /* RFC 1035, section 2.3.4 */
 #define MAX_ENTRIES 4096
-#define TIMEOUT_MS  2000 /* of one try; c-ares doubles it from round to round */
-#define TRIES       3
-#define CHECK_MS    1000 /* between two looks at resolv.conf */
+/*
+ * Of one try; c-ares doubles it from round to round. A dead server in front of a good one delays
+ * a connect by this much, which has to be well below the time that a route gives to it (2 s).
+ */
+#define TIMEOUT_MS 500
+#define TRIES      4
+#define CHECK_MS   1000 /* between two looks at resolv.conf */
 /* Bounds of how long an answer is used, in seconds. */
 #define TTL_MIN      1
 #define TTL_MAX      3600

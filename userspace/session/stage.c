@@ -76,6 +76,14 @@ static void on_notice(void *owner, const char *event, const char *message)
 	l7mp_session_notice(st->s, st->index, event, message);
 }
 
+/* A flow of the old addresses must not go on. The next packet asks for a new one. */
+static void on_moved(void *owner)
+{
+	struct session_stage *st = owner;
+
+	l7mp_session_offload_remove(st->s, true);
+}
+
 /* The stream is gone, and its socket with it. */
 static void unwatch(struct l7mp_session *s, struct l7mp_watched **watched)
 {
@@ -114,6 +122,7 @@ const struct l7mp_stream_events l7mp_stage_events = {
         .end = on_end,
         .lost = on_lost,
         .notice = on_notice,
+        .moved = on_moved,
         .closed = on_closed,
 };
 

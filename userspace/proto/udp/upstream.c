@@ -2,6 +2,11 @@
 /*
  * UDP clusters: each session has a connected socket of its own towards the server, so that the
  * kernel assigns what comes in to its session.
+ *
+ * The addresses of a host name are tried one after the other, those of the client's family first,
+ * until one of them answers: a refusal (an ICMP error) goes on to the next address, to which the
+ * datagrams that nobody has taken are sent again. With options.dns_refresh the name is looked up
+ * again and again, and a session whose address is no longer among the answers moves.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,50 +22,111 @@
 #include "udp.h"
 
 #define RCVBUF (1 << 20)
+/* What is kept of a session until its server has answered, to be sent again elsewhere. */
+#define KEPT_MAX   8
+#define KEPT_BYTES (64 << 10)
+/* When all addresses have refused, they are still tried in turn, not more often than this. */
+#define MOVE_AGAIN_MS 1000
+
+/* The state of an endpoint that has a host name; freed when it can't change any more. */
+struct names {
+	char *host;
+	cJSON *bind; /* the cluster's, NULL: none */
+	struct l7mp_resolve *resolve;
+	struct l7mp_timer timer; /* the next look-up */
+	uint64_t refresh_ms;     /* 0: look-ups only at connect */
+	uint16_t port;
+	int family;              /* that is tried first */
+	struct l7mp_addr *addrs; /* until one has answered; then NULL */
+	size_t n, next;
+	bool resend;  /* the first round: what is refused is sent to the next address */
+	bool refused; /* the task is to move on */
+	uint64_t moved_ms;
+	struct l7mp_buf *kept[KEPT_MAX];
+	unsigned n_kept;
+	size_t kept_bytes;
+};
 
 struct udp_upstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
-	struct l7mp_resolve *resolve;
-	struct udp_key key; /* peer and local address, once connected */
+	struct names *names; /* NULL: a numeric address, or nothing is left to be tried */
+	struct udp_key key;  /* peer and local address, once connected */
 	uint16_t local_port;
 	bool open, closing;
 	int err;
-	char *host;  /* until resolved, for messages; then NULL */
-	cJSON *bind; /* until connected; then NULL */
 	struct l7mp_socket_options options;
 	struct l7mp_log_limit notice_limit;
-	struct l7mp_task task; /* emits `open` or `closed` */
+	struct l7mp_task task; /* emits `open` or `closed`, or moves to another address */
 };
+
+static void forget_kept(struct names *n)
+{
+	while (n->n_kept)
+		l7mp_buf_unref(n->kept[--n->n_kept]);
+	n->kept_bytes = 0;
+}
+
+static void names_free(struct udp_upstream *u)
+{
+	struct names *n = u->names;
+
+	if (!n)
+		return;
+	if (n->resolve)
+		l7mp_resolve_cancel(&n->resolve);
+	l7mp_timer_stop(u->env->loop, &n->timer);
+	forget_kept(n);
+	cJSON_Delete(n->bind);
+	free(n->addrs);
+	free(n->host);
+	free(n);
+	u->names = NULL;
+}
+
+/* The address in use is the right one, or the only one. */
+static void settle(struct udp_upstream *u)
+{
+	struct names *n = u->names;
+
+	if (!n->refresh_ms) {
+		names_free(u);
+		return;
+	}
+	forget_kept(n);
+	free(n->addrs);
+	n->addrs = NULL;
+	n->n = n->next = 0;
+	n->refused = false;
+}
 
 static void upstream_free(struct udp_upstream *u)
 {
 	l7mp_task_cancel(u->env->loop, &u->task);
-	if (u->resolve)
-		l7mp_resolve_cancel(&u->resolve);
+	names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
-	cJSON_Delete(u->bind);
-	free(u->host);
 	free(u);
 }
 
 static void finish(struct udp_upstream *u)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
+	const char *host = u->names ? u->names->host : "";
 
 	if (u->err && u->err != -EAFNOSUPPORT)
-		l7mp_error_set(&err, u->err, l7mp_connect_code(u->err), "UDP %s: %s",
-		               u->host ? u->host : "", l7mp_errno_text(u->err));
+		l7mp_error_set(&err, u->err, l7mp_connect_code(u->err), "UDP %s: %s", host,
+		               l7mp_errno_text(u->err));
 	else if (u->err)
 		l7mp_error_set(&err, u->err, L7MP_ERR_UPSTREAM,
-		               "UDP %s: it has no address of the family of bind.address",
-		               u->host ? u->host : "");
+		               "UDP %s: it has no address of the family of bind.address", host);
 	if (u->base.events)
 		u->base.events->closed(u->base.owner, &err);
 	upstream_free(u);
 }
+
+static void move_on(struct udp_upstream *u);
 
 static void on_task(struct l7mp_task *t, void *arg)
 {
@@ -71,9 +137,47 @@ static void on_task(struct l7mp_task *t, void *arg)
 		finish(u);
 		return;
 	}
+	if (u->open) {
+		if (u->names && u->names->refused)
+			move_on(u);
+		return;
+	}
 	u->open = true;
 	l7mp_dgram_read(u->dgram, true);
 	u->base.events->open(u->base.owner);
+}
+
+/* ---- more than one address ---- */
+
+/* Keeps a datagram that is being sent, as long as nobody has answered. */
+static void keep(struct names *n, struct l7mp_buf *buf)
+{
+	struct l7mp_buf *copy;
+
+	if (!n->resend || n->n_kept >= KEPT_MAX || n->kept_bytes + buf->len > KEPT_BYTES)
+		return;
+	copy = l7mp_buf_compact(l7mp_buf_ref(buf));
+	if (!copy)
+		return;
+	n->kept[n->n_kept++] = copy;
+	n->kept_bytes += copy->len;
+}
+
+/* An error about the address in use: true when the next one is to be tried instead. */
+static bool tries_next(struct udp_upstream *u, int err)
+{
+	struct names *n = u->names;
+
+	err = err < 0 ? -err : err;
+	if (!n || !n->addrs || n->n < 2 || u->closing ||
+	    (err != ECONNREFUSED && err != ENETUNREACH && err != EHOSTUNREACH))
+		return false;
+	if (!n->resend && l7mp_loop_now(u->env->loop) - n->moved_ms < MOVE_AGAIN_MS)
+		return false;
+	if (!n->refused)
+		l7mp_task_post(u->env->loop, &u->task);
+	n->refused = true;
+	return n->resend && n->next < n->n;
 }
 
 /* ---- the engine's callbacks ---- */
@@ -85,6 +189,8 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 
 	(void)from;
 	(void)to;
+	if (u->names && u->names->addrs)
+		settle(u);
 	u->base.events->data(u->base.owner, buf);
 }
 
@@ -93,6 +199,8 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 	struct udp_upstream *u = arg;
 
 	(void)tag;
+	if (tries_next(u, err))
+		return;
 	if (u->base.events->lost)
 		u->base.events->lost(u->base.owner, err, 1, len);
 	else
@@ -110,6 +218,8 @@ static void on_error(void *arg, int err)
 	char text[L7MP_ADDR_STRLEN], message[256];
 	uint32_t suppressed;
 
+	if (tries_next(u, err))
+		return;
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, 0);
 	if (!u->base.events->notice ||
 	    !l7mp_log_allowed(&u->notice_limit, l7mp_loop_now(u->env->loop), 10000, 1, &suppressed))
@@ -163,6 +273,8 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 		l7mp_buf_unref(buf);
 		return rc;
 	}
+	if (u->names && u->names->addrs)
+		keep(u->names, buf);
 	return l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
 }
 
@@ -188,8 +300,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 		return;
 	u->closing = true;
 	u->err = 0;
-	if (u->resolve)
-		l7mp_resolve_cancel(&u->resolve);
+	names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
 	l7mp_task_post(u->env->loop, &u->task);
@@ -266,13 +377,17 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	return fd;
 }
 
-static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote)
+static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, const cJSON *bind)
 {
 	struct l7mp_addr local;
-	int fd, rc = l7mp_bind_for_family(u->bind, l7mp_addr_family(remote), &local);
+	struct l7mp_dgram *dgram;
+	int fd, rc = l7mp_bind_for_family(bind, l7mp_addr_family(remote), &local);
 
 	if (rc)
 		return rc;
+	/* A port of its own can't be bound twice. */
+	if (u->dgram && l7mp_addr_port(&local))
+		l7mp_dgram_close(&u->dgram);
 	fd = open_fd(remote, &local, &u->options);
 	if (fd < 0)
 		return fd;
@@ -282,41 +397,203 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote)
 		return rc;
 	}
 	rc = l7mp_dgram_new(u->env->loop, fd, L7MP_DGRAM_GRO | L7MP_DGRAM_GSO, UINT16_MAX,
-	                    &dgram_ops, u, &u->dgram);
+	                    &dgram_ops, u, &dgram);
 	if (rc)
 		return rc;
+	if (u->dgram)
+		l7mp_dgram_close(&u->dgram);
+	u->dgram = dgram;
 	udp_key_set(&u->key, remote, &local);
 	u->local_port = l7mp_addr_port(&local);
 	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
-	cJSON_Delete(u->bind);
-	u->bind = NULL;
+	if (u->open)
+		l7mp_dgram_read(u->dgram, true);
 	return 0;
 }
 
-static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t n)
+/* The answer of the resolver, those of the preferred family first; each family keeps its order. */
+static int take_addrs(struct names *n, const struct l7mp_addr *addrs, size_t count)
+{
+	size_t k = 0;
+
+	free(n->addrs);
+	n->n = n->next = 0;
+	n->addrs = malloc(count * sizeof(*addrs));
+	if (!n->addrs)
+		return -ENOMEM;
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t i = 0; i < count; i++)
+			if ((l7mp_addr_family(&addrs[i]) == n->family) == !pass)
+				n->addrs[k++] = addrs[i];
+	n->n = count;
+	return 0;
+}
+
+/* Connects to the next address that can be connected to. 0, or the error of the last one. */
+static int connect_next(struct udp_upstream *u)
+{
+	struct names *n = u->names;
+	int rc = -ENOENT;
+
+	while (n->next < n->n) {
+		rc = connect_to(u, &n->addrs[n->next++], n->bind);
+		if (!rc)
+			return 0;
+	}
+	return rc;
+}
+
+static void tell_moved(struct udp_upstream *u, const struct l7mp_addr *from, const char *why)
+{
+	struct l7mp_addr to, local;
+	char a[L7MP_ADDR_STRLEN], b[L7MP_ADDR_STRLEN], text[512];
+
+	udp_key_addrs(&u->key, u->local_port, &to, &local);
+	snprintf(text, sizeof(text), "%.200s: %s %s, now %s", u->names->host,
+	         l7mp_addr_str(from, a), why, l7mp_addr_str(&to, b));
+	if (u->base.events->moved)
+		u->base.events->moved(u->base.owner);
+	if (u->base.events->notice)
+		u->base.events->notice(u->base.owner, "moved", text);
+}
+
+static void fail(struct udp_upstream *u, int rc)
+{
+	u->closing = true;
+	u->err = rc;
+	finish(u);
+}
+
+/* The address in use has refused what was sent before it had ever answered. */
+static void move_on(struct udp_upstream *u)
+{
+	struct names *n = u->names;
+	struct l7mp_addr from, local;
+	unsigned kept = n->n_kept;
+	int rc;
+
+	n->refused = false;
+	udp_key_addrs(&u->key, u->local_port, &from, &local);
+	if (n->next == n->n) {
+		n->next = 0;
+		n->resend = false;
+		kept = 0;
+		forget_kept(n);
+	}
+	n->moved_ms = l7mp_loop_now(u->env->loop);
+	rc = connect_next(u);
+	if (rc) {
+		fail(u, rc);
+		return;
+	}
+	for (unsigned i = 0; i < kept; i++) {
+		struct l7mp_buf *again = l7mp_buf_slice(n->kept[i], 0, n->kept[i]->len);
+
+		if (again)
+			(void)l7mp_dgram_send(u->dgram, again, NULL, NULL, 0);
+	}
+	tell_moved(u, &from, "refused");
+}
+
+static void schedule_refresh(struct udp_upstream *u)
+{
+	struct names *n = u->names;
+
+	if (n && n->refresh_ms)
+		(void)l7mp_timer_start(u->env->loop, &n->timer, n->refresh_ms);
+}
+
+/* The answer to a later look-up. The session stays where it is unless its address has gone. */
+static void on_refreshed(void *arg, int err, const struct l7mp_addr *addrs, size_t count)
 {
 	struct udp_upstream *u = arg;
+	struct names *n = u->names;
+	struct l7mp_addr from, local;
+	int rc;
 
-	u->resolve = NULL;
-	u->err = err ? err : -ENOENT;
-	for (size_t i = 0; i < n; i++) {
-		u->err = connect_to(u, &addrs[i]);
-		if (!u->err)
-			break;
+	(void)err;
+	n->resolve = NULL;
+	schedule_refresh(u);
+	udp_key_addrs(&u->key, u->local_port, &from, &local);
+	for (size_t i = 0; i < count; i++)
+		if (l7mp_addr_equal(&addrs[i], &from))
+			return;
+	if (!count || take_addrs(n, addrs, count))
+		return;
+	rc = connect_next(u);
+	if (rc && u->dgram) {
+		settle(u);
+		return;
 	}
+	if (rc) {
+		fail(u, rc);
+		return;
+	}
+	n->resend = true;
+	tell_moved(u, &from, "has gone");
+}
+
+static void refresh_cb(struct l7mp_timer *timer, void *arg)
+{
+	struct udp_upstream *u = arg;
+	struct names *n = u->names;
+
+	(void)timer;
+	if (n->resolve || l7mp_resolve_start(u->env->loop, n->host, n->port, AF_UNSPEC,
+	                                     on_refreshed, u, &n->resolve))
+		schedule_refresh(u);
+}
+
+static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_t count)
+{
+	struct udp_upstream *u = arg;
+	struct names *n = u->names;
+
+	n->resolve = NULL;
+	u->err = err ? err : -ENOENT;
+	if (count)
+		u->err = take_addrs(n, addrs, count);
+	if (!u->err)
+		u->err = connect_next(u);
 	if (u->err) {
 		finish(u);
 		return;
 	}
-	free(u->host);
-	u->host = NULL;
+	n->resend = true;
+	/* Only a session that can be told may go elsewhere later. */
+	if (!u->base.events->moved)
+		n->refresh_ms = 0;
+	if (n->n < 2)
+		settle(u);
+	schedule_refresh(u);
 	on_task(&u->task, u);
+}
+
+static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
+	const cJSON *options = l7mp_json_member(p->cluster_spec, "options");
+	const char *source = l7mp_json_str(l7mp_json_member(p->metadata, "IP"), "src_addr", "");
+	struct names *n = calloc(1, sizeof(*n));
+	struct l7mp_addr addr;
+
+	if (!n)
+		return -ENOMEM;
+	u->names = n;
+	l7mp_timer_init(&n->timer, refresh_cb, u);
+	n->port = l7mp_spec_port(p->cluster_spec);
+	n->refresh_ms = (uint64_t)(1000 * l7mp_json_num(options, "dns_refresh", 0));
+	n->family = l7mp_addr_parse(&addr, source, 0) ? AF_UNSPEC : l7mp_addr_family(&addr);
+	n->host = strdup(p->address);
+	n->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
+	if (!n->host || (bind && !n->bind))
+		return -ENOMEM;
+	return l7mp_resolve_start(u->env->loop, n->host, n->port, AF_UNSPEC, on_resolved, u,
+	                          &n->resolve);
 }
 
 static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 {
-	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
-	uint16_t port = l7mp_spec_port(p->cluster_spec);
 	struct l7mp_addr remote;
 	int rc;
 
@@ -324,20 +601,12 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 	u->options.reuseport = false;
 	if (!u->options.rcvbuf)
 		u->options.rcvbuf = RCVBUF;
-	u->host = strdup(p->address);
-	u->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
-	if (!u->host || (bind && !u->bind))
-		return -ENOMEM;
-	if (l7mp_addr_parse(&remote, p->address, port))
-		return l7mp_resolve_start(u->env->loop, p->address, port, AF_UNSPEC, on_resolved, u,
-		                          &u->resolve);
-	rc = connect_to(u, &remote);
-	if (rc)
-		return rc;
-	free(u->host);
-	u->host = NULL;
-	l7mp_task_post(u->env->loop, &u->task);
-	return 0;
+	if (l7mp_addr_parse(&remote, p->address, l7mp_spec_port(p->cluster_spec)))
+		return start_names(u, p);
+	rc = connect_to(u, &remote, l7mp_json_member(p->cluster_spec, "bind"));
+	if (!rc)
+		l7mp_task_post(u->env->loop, &u->task);
+	return rc;
 }
 
 int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err)
@@ -372,6 +641,14 @@ static const struct l7mp_field option_fields[] = {
         L7MP_SPEC_DSCP,
         L7MP_SPEC_RCVBUF("a session's receive buffer in bytes; 1 MiB if the kernel allows it"),
         L7MP_SPEC_SNDBUF,
+        {.key = "dns_refresh",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 86400,
+         .def = "0",
+         .doc = "seconds after which the name of the endpoint is looked up again for running "
+                "sessions: one whose address is no longer among the answers moves to another; "
+                "0: only at connect. An answer is used for its TTL, at least a second"},
         {0},
 };
 static const struct l7mp_schema options_schema = {
