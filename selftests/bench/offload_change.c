@@ -20,6 +20,7 @@
 
 #define LOWER_UP (1U << 16)
 #define CHUNK    4096
+#define GIVE_UP  60 /* seconds */
 
 enum aim { GONE, DMAC, OUT };
 
@@ -171,7 +172,7 @@ static void *watch(void *arg)
 	struct watch *w = arg;
 
 	hear(w);
-	while (!all_follow(w) && now() - w->told < 20)
+	while (!all_follow(w) && now() - w->told < GIVE_UP)
 		usleep(1000); /* it takes the flows' locks and a processor, too */
 	w->followed = now();
 	atomic_store(&w->done, true);
@@ -269,7 +270,7 @@ static int measure(struct rig *r, const struct change *c)
 	do {
 		run(r->loop, 500);
 	} while (r->e->path.dirty || r->e->leaving);
-	return w.followed - w.told < 20 ? 0 : 1;
+	return w.followed - w.told < GIVE_UP ? 0 : 1;
 }
 
 int main(int argc, char **argv)

@@ -27,7 +27,7 @@ class Rtnetlink:
         for g in GROUPS:
             self.socket.setsockopt(270, 1, g)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
 
-    def wait(self, kind, match=lambda payload: True, seconds=10):
+    def wait(self, kind, match=lambda payload: True, seconds=60):
         """The monotonic time when a message of this kind came; payload: what follows struct nlmsghdr."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:

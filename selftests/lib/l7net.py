@@ -14,6 +14,7 @@ import socket
 import subprocess
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+WAIT = 60  # seconds for an event that has to come; nothing is said about how soon, since the machine may be busy
 CLONE_NEWNET = 0x40000000
 
 
@@ -97,7 +98,7 @@ class Peer:
                 raise OSError(ctypes.get_errno(), "can't return to the test's namespace")
             os.close(fd)
 
-    def udp(self, port=0, host=None, timeout=60, rcvbuf=8 << 20):
+    def udp(self, port=0, host=None, timeout=WAIT, rcvbuf=8 << 20):
         with self.inside():
             host = host or self.own4 or self.own6
             s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)

@@ -19,7 +19,7 @@ class Later(Base):
     def lost(self, p, client, reason):
         def withdrawn():
             return self.session(p)["offload"]["directions"][0]["reason"] == reason
-        self.assertTrue(l7test.wait_for(withdrawn, 10), self.session(p)["offload"])
+        self.assertTrue(l7test.wait_for(withdrawn, l7net.WAIT), self.session(p)["offload"])
         for _ in range(LONG):  # an idle session would end
             client.sendto(b"lost", ("10.9.1.1", 9000))
             time.sleep(1)
@@ -30,8 +30,8 @@ class Later(Base):
             client.sendto(b"again", ("10.9.1.1", 9000))
             return server.recv(100)
         server.settimeout(0.3)
-        self.assertTrue(l7test.wait_for(sent, 5))
-        end = time.monotonic() + 5
+        self.assertTrue(l7test.wait_for(sent, l7net.WAIT))
+        end = time.monotonic() + l7net.WAIT
         while time.monotonic() < end and self.session(p)["offload"]["state"] != "fast":
             sent()
             time.sleep(0.1)

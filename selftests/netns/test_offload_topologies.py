@@ -50,7 +50,7 @@ class Topologies(Base):
         family = socket.AF_INET6 if ":" in app else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as server:
             server.bind((app, 9001))
-            server.settimeout(5)
+            server.settimeout(l7net.WAIT)
             client = self.a.udp(5000, own)
             with self.proxy(ifs="legA,lo", destination=cluster(app), address=address) as p:
                 self.through_flow(p, client, server, to)
@@ -78,14 +78,16 @@ class Topologies(Base):
         client = self.a.udp(5000)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
             server.bind(("127.0.0.1", 9001))
-            server.settimeout(0.5)
+            server.settimeout(l7net.WAIT)
             with self.proxy(ifs="legA,lo", destination=cluster("127.0.0.1")) as p:
                 self.ping(client, server)
                 self.wait_fast(p)
                 sysctl("route_localnet", 0)
+                server.settimeout(0.5)
                 client.sendto(b"lost", ("10.9.1.1", 9000))
                 with self.assertRaises(TimeoutError):
                     server.recv(100)
+                server.settimeout(l7net.WAIT)
                 sysctl("route_localnet", 1)
                 self.ping(client, server)
 
@@ -183,7 +185,7 @@ class Topologies(Base):
             self.assertEqual(after["slow"]["packets"] - before["slow"]["packets"], 1)
             self.assertEqual(self.verdicts(p)["mtu"] - seen, 1)
             l7net.ip("link set legB mtu 1500")
-            l7test.wait_for(lambda: p.api.get("/offload/flows")[1][0]["egress"]["mtu"] == 1500, 1)
+            l7test.wait_for(lambda: p.api.get("/offload/flows")[1][0]["egress"]["mtu"] == 1500, l7net.WAIT)
             self.ping(client, server, payload=b"m" * 1200)
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"], after["slow"])
 
@@ -198,7 +200,7 @@ class Topologies(Base):
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
         self.addCleanup(wire.close)
         wire.bind(("farther", 0x0800))
-        wire.settimeout(5 * l7test.SLOW)
+        wire.settimeout(l7net.WAIT)
         client = self.a.udp(5000)
         client.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO: don't fragment
 
@@ -214,7 +216,7 @@ class Topologies(Base):
             before = self.session(p)["stats"]["ingress"]["slow"]
             self.assertEqual(arrives(1200), 1228)
             client.sendto(b"l" * 1400, ("10.9.1.1", 9000))  # lost, and the router says why
-            self.assertTrue(l7test.wait_for(lambda: mtus() == {1280}, 15), mtus())
+            self.assertTrue(l7test.wait_for(lambda: mtus() == {1280}, l7net.WAIT), mtus())
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"], before)
             self.assertEqual(arrives(1400) + len(wire.recv(2000)), 1408 + 2 * 20)  # in two fragments
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"]["packets"], before["packets"] + 1)
@@ -231,12 +233,12 @@ class Topologies(Base):
         with self.proxy(destination=cluster("10.77.0.1")) as p:
             self.through_flow(p, client, first, n=20)
             l7net.ip("route replace 10.77.0.0/24 via 10.9.1.2 src 10.9.2.1")
-            out = l7test.wait_for(lambda: [f["out"] for f in p.api.get("/offload/flows")[1]] == ["legA", "legA"], 1)
+            out = l7test.wait_for(lambda: [f["out"] for f in p.api.get("/offload/flows")[1]] == ["legA", "legA"], l7net.WAIT)
             self.assertTrue(out, p.api.get("/offload/flows"))
             self.ping(client, second)
             l7net.ip("route del 10.77.0.0/24")
-            self.assertTrue(l7test.wait_for(lambda: p.api.get("/offload/flows")[1] == [], 1))
-            self.assertEqual(self.session(p)["offload"]["directions"][0]["reason"], "no-route")
+            self.assertTrue(l7test.wait_for(lambda: p.api.get("/offload/flows")[1] == [], l7net.WAIT))
+            self.assertTrue(l7test.wait_for(lambda: self.session(p)["offload"]["directions"][0]["reason"] == "no-route"))
 
 
 if __name__ == "__main__":
