@@ -187,6 +187,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_monitor_stop(&e->path);
 	off_nexthops_clear(&e->path);
 	off_recheck_stop(&e->path);
+	off_neigh_stop(&e->path);
 	off_links_clear(&e->path);
 	off_maps_close(&e->table.maps);
 	if (remove && e->pins.lock >= 0)
@@ -269,8 +270,9 @@ static int prepare(struct l7mp_offload_engine *e)
 
 	if (!rc)
 		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
-	if (!rc && (off_recheck_start(&e->path) || l7mp_timer_reserve(e->loop, &e->work) ||
-	            l7mp_timer_reserve(e->loop, &e->retry)))
+	if (!rc &&
+	    (off_recheck_start(&e->path) || off_neigh_start(&e->path) ||
+	     l7mp_timer_reserve(e->loop, &e->work) || l7mp_timer_reserve(e->loop, &e->retry)))
 		rc = explain(e, -ENOMEM, "can't set timers");
 	/* Subscribed before the first look, so that nothing happens in between. */
 	if (!rc)

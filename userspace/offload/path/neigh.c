@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Link addresses of next hops. Packets in the fast path don't touch the kernel's
- * neighbour entries, so the kernel is asked to confirm those that flows use (NTF_USE),
- * as it would for packets of its own.
+ * Link addresses of next hops. Packets in the fast path don't touch the kernel's neighbour entries,
+ * so the kernel is asked to confirm those that flows use (NTF_USE), as it would for packets of its
+ * own: a stale entry is then probed, and one whose address is wrong is resolved again.
+ *
+ * The kernel is asked at most once a second for an entry. A request that comes sooner waits in
+ * p->waiting_neighs and is made when the second is over: an entry can become stale twice within a
+ * second (two gratuitous ARPs), and only the second request starts the probe that finds the right
+ * address.
  */
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
@@ -78,6 +83,46 @@ static struct ndmsg *message(char *buf, const struct off_neigh_key *key, uint16_
 	return ndm;
 }
 
+/* ---- requests that wait ---- */
+
+static uint64_t turn_of(const struct off_neigh *n)
+{
+	return n->asked_ms + ASK_AGAIN_MS;
+}
+
+static void arm(struct off_path *p)
+{
+	uint64_t now = l7mp_loop_now(p->loop), due;
+
+	if (!p->waiting_neighs) {
+		l7mp_timer_stop(p->loop, &p->neigh_timer);
+		return;
+	}
+	due = turn_of(p->waiting_neighs);
+	(void)l7mp_timer_start(p->loop, &p->neigh_timer, due > now ? due - now : 0);
+}
+
+/* All wait for the same time after they were asked for, so the list is nearly in that order. */
+static void wait_for_turn(struct off_path *p, struct off_neigh *n)
+{
+	if (n->waiting)
+		return;
+	n->waiting = true;
+	DL_APPEND2(p->waiting_neighs, n, wprev, wnext);
+	if (!l7mp_timer_armed(&p->neigh_timer))
+		arm(p);
+}
+
+static void wait_no_more(struct off_path *p, struct off_neigh *n)
+{
+	if (!n->waiting)
+		return;
+	n->waiting = false;
+	DL_DELETE2(p->waiting_neighs, n, wprev, wnext);
+}
+
+/* ---- questions to the kernel ---- */
+
 /* Makes the kernel resolve or confirm the entry; its answer comes as an event. */
 static void use(struct off_path *p, struct off_neigh *n)
 {
@@ -87,8 +132,10 @@ static void use(struct off_path *p, struct off_neigh *n)
 	uint64_t now = l7mp_loop_now(p->loop);
 	const struct off_link *l = off_link_find(p, n->key.ifindex);
 
-	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS)
+	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS) {
+		wait_for_turn(p, n);
 		return;
+	}
 	/* In vain, and when it comes up again it would have to wait. */
 	if (!l || !off_link_carries(l))
 		return;
@@ -134,8 +181,8 @@ static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key
 
 	if (n) {
 		/*
-		 * Not known yet, and whoever needed it may have waited long; thousands may need it
-		 * now.
+		 * Not known yet, and its last user may have needed it long ago. Thousands of flows
+		 * may need it now: the kernel is asked once for all of them.
 		 */
 		if (!n->valid && l7mp_loop_now(p->loop) - n->looked_ms >= LOOK_AGAIN_MS)
 			look(p, n);
@@ -190,14 +237,35 @@ void off_neigh_unbind(struct off_path *p, struct off_nexthop *nh)
 	DL_DELETE2(n->nexthops, nh, nprev, nnext);
 	if (n->nexthops)
 		return;
+	wait_no_more(p, n);
 	HASH_DELETE(hh, p->neighs, n);
 	free(n);
+}
+
+static bool in_use(const struct off_neigh *n)
+{
+	const struct off_nexthop *nh;
+
+	DL_FOREACH2(n->nexthops, nh, nnext)
+	if (nh->n_uses)
+		return true;
+	return false;
+}
+
+/* What was known before is `was` and `old`: its nexthops are told of a difference. */
+static void tell(struct off_path *p, struct off_neigh *n, bool was, const uint8_t old[6])
+{
+	struct off_nexthop *nh;
+
+	if (was == n->valid && !memcmp(old, n->mac, sizeof(n->mac)))
+		return;
+	DL_FOREACH2(n->nexthops, nh, nnext)
+	off_nexthop_neigh_changed(p, nh);
 }
 
 void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	struct off_neigh *n;
-	struct off_nexthop *nh;
 	struct state s;
 	uint8_t old[6];
 	bool was;
@@ -214,23 +282,50 @@ void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh)
 	else
 		take(n, &s);
 	/* Gone or unconfirmed, and flows need it: the kernel asks the wire again. */
-	if (!n->valid || s.nud & NUD_STALE)
-		off_neigh_confirm(p, n);
-	if (was == n->valid && !memcmp(old, n->mac, sizeof(old)))
-		return;
-	DL_FOREACH2(n->nexthops, nh, nnext)
-	off_nexthop_neigh_changed(p, nh);
+	if ((!n->valid || s.nud & NUD_STALE) && in_use(n))
+		use(p, n);
+	tell(p, n, was, old);
 }
 
-void off_neigh_confirm(struct off_path *p, struct off_neigh *n)
+static void look_again(struct off_path *p, struct off_neigh *n)
 {
-	const struct off_nexthop *nh;
+	bool was = n->valid;
+	uint8_t old[6];
 
-	DL_FOREACH2(n->nexthops, nh, nnext)
-	{
-		if (nh->n_uses) {
-			use(p, n);
-			return;
-		}
+	memcpy(old, n->mac, sizeof(old));
+	look(p, n);
+	tell(p, n, was, old);
+}
+
+void off_neigh_recheck(struct off_path *p, struct off_neigh *n)
+{
+	if (l7mp_loop_now(p->loop) - n->looked_ms >= ASK_AGAIN_MS)
+		look_again(p, n);
+}
+
+static void on_turn(struct l7mp_timer *t, void *arg)
+{
+	struct off_path *p = arg;
+	uint64_t now = l7mp_loop_now(p->loop);
+	struct off_neigh *n;
+
+	(void)t;
+	while ((n = p->waiting_neighs) && turn_of(n) <= now) {
+		wait_no_more(p, n);
+		if (in_use(n))
+			look_again(p, n);
 	}
+	arm(p);
+}
+
+int off_neigh_start(struct off_path *p)
+{
+	l7mp_timer_init(&p->neigh_timer, on_turn, p);
+	return l7mp_timer_reserve(p->loop, &p->neigh_timer);
+}
+
+/* The neighbours are gone by then: they go with the last nexthop that uses them. */
+void off_neigh_stop(struct off_path *p)
+{
+	l7mp_timer_give_back(p->loop, &p->neigh_timer);
 }

@@ -246,6 +246,8 @@ static void look(struct off_path *p, struct off_nexthop *nh)
 		nh->only_recheck = false;
 		if (!off_route_changed(p, nh)) {
 			nh->ask_route = false;
+			if (nh->neigh && nh->n_uses)
+				off_neigh_recheck(p, nh->neigh);
 			return;
 		}
 	}

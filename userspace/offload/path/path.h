@@ -138,6 +138,8 @@ struct off_neigh {
 	bool valid;
 	uint64_t looked_ms; /* when the kernel was last asked for the entry */
 	uint64_t asked_ms;  /* ... and to resolve or confirm it */
+	bool waiting;       /* in the list of those that are to be asked for again */
+	struct off_neigh *wprev, *wnext;
 	struct off_nexthop *nexthops;
 };
 
@@ -146,8 +148,13 @@ void off_neigh_bind(struct off_path *p, struct off_nexthop *nh);
 void off_neigh_unbind(struct off_path *p, struct off_nexthop *nh);
 /* An RTM_NEWNEIGH or RTM_DELNEIGH. */
 void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh);
-/* When a nexthop in use needs it, makes the kernel confirm it (NTF_USE). */
-void off_neigh_confirm(struct off_path *p, struct off_neigh *n);
+/*
+ * For the regular recheck: reads the kernel's entry, unless that was done within the last second,
+ * takes over what no event told, and has the kernel confirm an entry that is stale or gone.
+ */
+void off_neigh_recheck(struct off_path *p, struct off_neigh *n);
+int off_neigh_start(struct off_path *p); /* 0 or -ENOMEM */
+void off_neigh_stop(struct off_path *p);
 
 /* ---- nexthops ---- */
 
@@ -275,6 +282,8 @@ struct off_path {
 	uv_poll_t *poll;
 	struct off_link *links;
 	struct off_neigh *neighs;
+	struct off_neigh *waiting_neighs; /* first the one whose turn comes first */
+	struct l7mp_timer neigh_timer;
 	struct off_nexthop *nexthops;
 	struct off_nexthop *dirty;
 	unsigned n_failed_nexthops;
