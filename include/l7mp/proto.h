@@ -37,11 +37,24 @@ void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
 
 /* ---- listening ---- */
 
+/*
+ * Whose connection it is that a listener accepted. Decided once, when it is accepted, and never
+ * again: later its other end may be gone, and another process may have got the same port.
+ */
+enum l7mp_origin {
+	L7MP_ORIGIN_UNKNOWN, /* can't be told (datagrams, frames, FIFOs), or nobody asked */
+	L7MP_ORIGIN_LOCAL,   /* another process on this host, at the end of all our own relaying */
+	L7MP_ORIGIN_REMOTE,  /* another host */
+	L7MP_ORIGIN_RELAYED, /* a cluster of ours, for somebody who is not LOCAL */
+	L7MP_ORIGIN_GONE,    /* nobody holds the other end any more */
+};
+
 struct l7mp_accept {
 	struct l7mp_stream *stream; /* open and paused; taken */
 	char *name;                 /* of the session, heap; taken */
 	cJSON *metadata;            /* of the session; taken */
 	struct l7mp_addr peer;      /* for the limits per source; len 0: none */
+	enum l7mp_origin origin;    /* of a connection, as it was when it was accepted */
 	/*
 	 * Optional: creates the source again after it has failed (AF_PACKET singletons, PIPE).
 	 * Returns 0 and an open, paused stream, or negative errno.
@@ -65,6 +78,13 @@ struct l7mp_listen_events {
 	int (*admit)(void *arg, const struct l7mp_addr *peer);
 	/* After admit. Takes all of *a; attaches to the stream, or closes it, before it returns. */
 	void (*accept)(void *arg, struct l7mp_accept *a);
+	/*
+	 * Optional: whose TCP connection is this? For each one, in the turn of the loop in which
+	 * accept(2) returned `fd`, before anything is read from it. The answer is for the
+	 * `origin` of every session that comes out of the connection.
+	 */
+	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
+	                           const struct l7mp_addr *local);
 	/* Optional: descriptors ran out (err: negative errno); the listener backs off by itself. */
 	void (*exhausted)(void *arg, int err);
 };

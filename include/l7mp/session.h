@@ -102,25 +102,20 @@ struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
 /* One record of the access log. */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 
-/* What a session's client came over, as far as it says who the client is. */
-enum l7mp_carrier {
-	L7MP_CARRIER_OTHER, /* datagrams, frames, FIFOs: a source that can be forged, or none */
-	L7MP_CARRIER_TCP,
-	L7MP_CARRIER_UNIX, /* a connected UNIX socket: the kernel knows the process */
-};
 struct l7mp_session_client {
-	enum l7mp_carrier carrier;
-	struct l7mp_addr peer, local; /* both ends of a TCP connection, as accept(2) had them */
-	pid_t pid; /* UNIX: who connected; 0: a process that this namespace does not see */
+	enum l7mp_origin origin;
+	/* Both ends of a TCP connection, as accept(2) had them; len 0: it is not one. */
+	struct l7mp_addr peer, local;
 };
 /*
- * Who connected, as it was when the session was accepted: rules that rewrite metadata don't
- * change it. `local` has len 0 when the source has none (any more).
+ * Who connected, as it was when the connection was accepted: rules that rewrite metadata don't
+ * change it. `local` has len 0 when the source has none (any more), too.
  */
 void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_client *out);
 
 /*
- * Somebody who wants to know of every connection that clusters make. The watcher's own
+ * Somebody who wants to know of every connection that clusters make, and can therefore tell them
+ * among those that listeners accept. The watcher's own
  * structures begin with a struct l7mp_watched.
  */
 struct l7mp_watched {
@@ -137,6 +132,9 @@ struct l7mp_watch_ops {
 	 * Its `closed` came: the socket is gone and the stream about to be. Frees what begin gave.
 	 */
 	void (*end)(void *arg, struct l7mp_watched *watched);
+	/* As `origin` of struct l7mp_listen_events, which is passed on to here. */
+	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
+	                           const struct l7mp_addr *local);
 };
 /* One watcher, set before the first session; both arguments are borrowed. */
 void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);

@@ -86,10 +86,10 @@ struct l7mp_stream_ops {
 	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*
 	 * Optional; streams over one TCP connection (TCP, TLS, WebSocket ...): the address that the
-	 * connection goes to, from the moment that its socket exists. -EAGAIN while there is none
-	 * yet (a name is being resolved), -ENOTSUP when there is no TCP below. Who may use the REST
-	 * API is found out with it (api/origin.c): a TCP client that lacks it is not recognised as
-	 * ours.
+	 * connection goes to, from the moment that its socket exists. 0; 1: it may still become
+	 * another one; -EAGAIN while there is none yet (a name is being resolved), -ENOTSUP when
+	 * there is no TCP below. Who may use the REST API is found out with it (api/origin.c): a
+	 * TCP client that lacks it is not recognised as ours.
 	 */
 	int (*remote)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*

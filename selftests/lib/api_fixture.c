@@ -127,14 +127,14 @@ static struct l7mp_addr peer_of(const cJSON *metadata)
 	return addr;
 }
 
-static const char *foreign(struct l7mp_api *api, const struct api_client *client)
+static enum l7mp_origin origin(struct l7mp_api *api, const struct api_client *client)
 {
 	struct l7mp_addr peer = client->peer;
 
 	(void)api;
 	if (client->session)
 		peer = peer_of(l7mp_session_metadata(client->session));
-	return l7mp_addr_is_loopback(&peer) ? NULL : "the request does not come from this host";
+	return l7mp_addr_is_loopback(&peer) ? L7MP_ORIGIN_LOCAL : L7MP_ORIGIN_REMOTE;
 }
 
 struct api_fixture *fixture_new(void)
@@ -160,7 +160,7 @@ struct api_fixture *fixture_new(void)
 	if (l7mp_api_new(&ap, &fx->api))
 		abort();
 	fx->env.app = fx->api;
-	fx->api->foreign = foreign;
+	fx->api->origin = origin;
 	strcpy(fx->api->host, "myhost.example.org");
 	return fx;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Whose connection is it: what the kernel says of sockets, what is known of our own. */
+#include <dirent.h>
+#include <dlfcn.h>
+#include <ifaddrs.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -152,6 +155,31 @@ static void test_addresses(void **state)
 	api_host_free(&host);
 }
 
+/* ---- work before the decision ---- */
+
+static unsigned address_lists, folders;
+
+/* In the place of the C library's. */
+int getifaddrs(struct ifaddrs **list)
+{
+	static int (*real)(struct ifaddrs **);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "getifaddrs");
+	address_lists++;
+	return real(list);
+}
+
+DIR *opendir(const char *path)
+{
+	static DIR *(*real)(const char *);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "opendir");
+	folders++;
+	return real(path);
+}
+
 /* ---- connections of clusters ---- */
 
 struct origins {
@@ -190,6 +218,15 @@ static int teardown(void **state)
 	return sfix_free(state);
 }
 
+/* What a listener is told of a connection that it accepts. */
+static enum l7mp_origin judge(struct origins *o, int fd, const struct l7mp_addr *peer,
+                              const struct l7mp_addr *local)
+{
+	const struct fake_listener *l = fake_listener(&o->f->world, "l");
+
+	return l->base.events->origin(l->base.arg, fd, peer, local);
+}
+
 /* A client at `peer` of a listener at `local`; the connection that was made for it. */
 static struct fake_stream *relay(struct origins *o, const char *name, const struct l7mp_addr *peer,
                                  const struct l7mp_addr *local, unsigned n)
@@ -198,7 +235,7 @@ static struct fake_stream *relay(struct origins *o, const char *name, const stru
 	struct fake_stream *source;
 
 	a.metadata = cJSON_CreateObject();
-	cJSON_AddObjectToObject(a.metadata, "TCP");
+	a.origin = judge(o, -1, peer, local);
 	source = fake_accept_with(&o->f->world, "l", &a, false);
 	assert_non_null(source);
 	source->local = *local;
@@ -213,7 +250,25 @@ static struct l7mp_addr at(const char *ip, uint16_t port)
 	return a;
 }
 
-#define THROUGH_US "the request comes through this proxy from another host"
+/* A client that is refused costs no list of all addresses, and no look at all descriptors. */
+static void test_cheap(void **state)
+{
+	struct origins *o = *state;
+	struct l7mp_addr api = at("127.0.0.1", 1234), front = at("10.0.0.1", 80), peer;
+
+	peer = at("192.0.2.1", 5000);
+	assert_int_equal(judge(o, -1, &peer, &front), L7MP_ORIGIN_REMOTE);
+	assert_true(address_lists > 0);
+	address_lists = folders = 0;
+	for (unsigned i = 0; i < 1000; i++) {
+		peer = at(i % 2 ? "192.0.2.1" : "2001:db8::1", (uint16_t)(5000 + i));
+		assert_int_equal(judge(o, -1, &peer, &front), L7MP_ORIGIN_REMOTE);
+		peer = at("127.0.0.1", (uint16_t)(1 + i % 7));
+		assert_int_equal(judge(o, -1, &peer, &api), L7MP_ORIGIN_GONE);
+	}
+	assert_int_equal(address_lists, 0);
+	assert_int_equal(folders, 0);
+}
 
 static void test_made_for_remote(void **state)
 {
@@ -224,15 +279,15 @@ static void test_made_for_remote(void **state)
 	struct fake_stream *up = relay(o, "far", &far, &front, 0);
 
 	/* Its addresses come late, as with a name that has to be resolved. */
-	assert_string_not_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+	assert_int_not_equal(api_origin_of_connection(o->origins, &first, &api),
+	                     L7MP_ORIGIN_RELAYED);
 	up->local = first;
 	up->remote = api;
-	assert_string_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &first, &api), L7MP_ORIGIN_RELAYED);
 	/* The same port of ours leads elsewhere: that says nothing of a connection to the API. */
-	assert_string_equal(api_origin_of_connection(o->origins, &first, &other),
-	                    "the client is gone");
+	assert_int_equal(api_origin_of_connection(o->origins, &first, &other), L7MP_ORIGIN_GONE);
 	fake_open(up);
-	assert_string_equal(api_origin_of_connection(o->origins, &first, &api), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &first, &api), L7MP_ORIGIN_RELAYED);
 
 	/* A relay behind the relay works for somebody far away, too. */
 	up->remote = other;
@@ -240,11 +295,11 @@ static void test_made_for_remote(void **state)
 	up->local = second;
 	up->remote = api;
 	fake_open(up);
-	assert_string_equal(api_origin_of_connection(o->origins, &second, &api), THROUGH_US);
-	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "near")),
-	                    THROUGH_US);
-	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "far")),
-	                    "the request does not come from this host");
+	assert_int_equal(api_origin_of_connection(o->origins, &second, &api), L7MP_ORIGIN_RELAYED);
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "near")),
+	                 L7MP_ORIGIN_RELAYED);
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "far")),
+	                 L7MP_ORIGIN_REMOTE);
 }
 
 /* A connection that tries one address after the other is known by the one it has now. */
@@ -258,11 +313,10 @@ static void test_next_address(void **state)
 
 	up->local = from;
 	up->remote = one;
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &one), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &one), L7MP_ORIGIN_RELAYED);
 	up->remote = two;
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &two), THROUGH_US);
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &one),
-	                    "the client is gone");
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &two), L7MP_ORIGIN_RELAYED);
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &one), L7MP_ORIGIN_GONE);
 }
 
 /* A stream that was given up is known until its socket is closed, and not a moment longer. */
@@ -281,11 +335,10 @@ static void test_until_closed(void **state)
 	l7mp_loop_turn(o->f->loop);
 	assert_true(up->closing && !up->gone);
 	sfix_advance(o->f, 1000);
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &api), L7MP_ORIGIN_RELAYED);
 	if (!up->gone)
 		fake_closed(up, 0);
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &api),
-	                    "the client is gone");
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &api), L7MP_ORIGIN_GONE);
 }
 
 /*
@@ -313,20 +366,23 @@ static void test_queued(void **state)
 		sfix_advance(o->f, 60000);
 		assert_true(up->gone);
 		if (queued)
-			assert_string_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
-			                    THROUGH_US);
+			assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+			                 L7MP_ORIGIN_RELAYED);
 		/* The next one with that port is the other process. */
-		assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+		assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+		                 L7MP_ORIGIN_LOCAL);
 	}
 	/* What was looked up while it was there need not be remembered. */
 	up = relay(o, "again", &far, &front, 2);
 	up->local = p.peer;
 	up->remote = p.local;
 	fake_open(up);
-	assert_string_equal(api_origin_of_connection(o->origins, &p.peer, &p.local), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+	                 L7MP_ORIGIN_RELAYED);
 	l7mp_session_end(sfix_session(o->f, "again"), "over");
 	sfix_advance(o->f, 60000);
-	assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+	assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+	                 L7MP_ORIGIN_LOCAL);
 	close_pair(&p);
 }
 
@@ -347,11 +403,11 @@ static void test_given_up(void **state)
 	sfix_advance(o->f, 101);
 	assert_true(up->closing);
 	if (!up->gone)
-		assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+		assert_int_equal(api_origin_of_connection(o->origins, &from, &api),
+		                 L7MP_ORIGIN_RELAYED);
 	if (!up->gone)
 		fake_closed(up, 0);
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &api),
-	                    "the client is gone");
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &api), L7MP_ORIGIN_GONE);
 }
 
 /* Datagram sockets say nothing of TCP connections that have the same port. */
@@ -365,21 +421,21 @@ static void test_other_protocols(void **state)
 
 	(void)front;
 	a.metadata = cJSON_CreateObject();
-	cJSON_AddObjectToObject(a.metadata, "UDP");
 	source = fake_accept_with(&o->f->world, "l", &a, false);
 	source->local = far;
 	up = fake_connected(&o->f->world, "c", 0);
 	assert_true(connect_pair(&p, "127.0.0.1"));
 	up->not_tcp = true;
 	up->local = p.peer;
-	assert_null(api_origin_of_connection(o->origins, &p.peer, &p.local));
+	assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
+	                 L7MP_ORIGIN_LOCAL);
 	/* And what comes in datagrams is never local: its source can be forged. */
-	assert_string_equal(api_origin_of_session(o->origins, sfix_session(o->f, "udp")),
-	                    "where the request comes from is not known");
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "udp")),
+	                 L7MP_ORIGIN_UNKNOWN);
 	close_pair(&p);
 }
 
-/* Through a relay for a client on this host; metadata that rules changed says nothing. */
+/* Through a relay for a client on this host: what that was when it was accepted counts. */
 static void test_local_client(void **state)
 {
 	struct origins *o = *state;
@@ -392,31 +448,95 @@ static void test_local_client(void **state)
 	up->local = from;
 	up->remote = api;
 	fake_open(up);
-	assert_null(api_origin_of_connection(o->origins, &from, &api));
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &api), L7MP_ORIGIN_LOCAL);
 	close(p.client);
 	p.client = -1;
-	assert_string_equal(api_origin_of_connection(o->origins, &from, &api), THROUGH_US);
+	assert_int_equal(api_origin_of_connection(o->origins, &from, &api), L7MP_ORIGIN_LOCAL);
 	close_pair(&p);
 }
 
-static void test_unix_clients(void **state)
+/*
+ * A client that resets its connection after a request, and whose port another process gets: our
+ * end of the first connection is what tells them apart, however late it is judged.
+ */
+static void test_port_again(void **state)
+{
+	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+	struct origins *o = *state;
+	struct tcp_pair p;
+	int second, one = 1;
+
+	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_int_equal(judge(o, p.accepted, &p.peer, &p.local), L7MP_ORIGIN_LOCAL);
+	assert_int_equal(send(p.client, "GET", 3, 0), 3);
+	setsockopt(p.client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	close(p.client);
+	assert_int_equal(judge(o, p.accepted, &p.peer, &p.local), L7MP_ORIGIN_GONE);
+	p.client = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(p.client, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	assert_int_equal(bind(p.client, &p.peer.sa, p.peer.len), 0);
+	assert_int_equal(connect(p.client, &p.local.sa, p.local.len), 0);
+	second = accept(p.listener, NULL, NULL);
+	assert_true(second >= 0);
+	assert_int_equal(api_host_peer(o->host, &p.peer, &p.local), API_PEER_ALIVE);
+	assert_int_equal(judge(o, p.accepted, &p.peer, &p.local), L7MP_ORIGIN_GONE);
+	assert_int_equal(judge(o, second, &p.peer, &p.local), L7MP_ORIGIN_LOCAL);
+	close(second);
+	close_pair(&p);
+}
+
+/*
+ * The verdict is made at accept: what was a relay's connection then is one for good, also when the
+ * relay's socket is gone and another process has its port. And a local client has to be there.
+ */
+static void test_kept(void **state)
 {
 	struct origins *o = *state;
-	const struct {
-		const char *name;
-		double pid;
-		bool local;
-	} cases[] = {{"init", 1, true}, {"unseen", 0, true}, {"self", getpid(), false}};
+	struct l7mp_addr far = at("192.0.2.1", 5000), front = at("10.0.0.1", 80);
+	struct fake_stream *up = relay(o, "far", &far, &front, 0), *request;
+	struct tcp_pair p;
+
+	assert_true(connect_pair(&p, "127.0.0.1"));
+	up->local = p.peer;
+	up->remote = p.local;
+	fake_open(up);
+	request = relay(o, "request", &p.peer, &p.local, 1);
+	request->local = at("127.0.0.1", 40001);
+	request->remote = front;
+	fake_open(request);
+	l7mp_session_end(sfix_session(o->f, "far"), "over");
+	sfix_advance(o->f, 1000);
+	assert_true(up->gone);
+	/* Nobody of ours has that port any more, and a process on this host has it. */
+	assert_int_equal(judge(o, p.accepted, &p.peer, &p.local), L7MP_ORIGIN_LOCAL);
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "request")),
+	                 L7MP_ORIGIN_RELAYED);
+
+	relay(o, "near", &p.peer, &p.local, 2);
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "near")),
+	                 L7MP_ORIGIN_LOCAL);
+	close(p.client);
+	p.client = -1;
+	assert_int_equal(api_origin_of_session(o->origins, sfix_session(o->f, "near")),
+	                 L7MP_ORIGIN_GONE);
+	close_pair(&p);
+}
+
+/* A UNIX client is what it was when it connected; it has no port that another one could get. */
+static void test_unix_clients(void **state)
+{
+	const enum l7mp_origin cases[] = {L7MP_ORIGIN_LOCAL, L7MP_ORIGIN_RELAYED};
+	struct origins *o = *state;
 
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(cases); i++) {
-		struct l7mp_accept a = {.name = strdup(cases[i].name)};
-		const char *why;
+		struct l7mp_accept a = {.name = strdup("unix"), .origin = cases[i]};
 
 		a.metadata = cJSON_CreateObject();
-		l7mp_json_add_num(cJSON_AddObjectToObject(a.metadata, "UNIX"), "pid", cases[i].pid);
+		l7mp_json_set(a.metadata, "/UNIX/pid", cJSON_CreateNumber(1));
 		fake_accept_with(&o->f->world, "l", &a, false);
-		why = api_origin_of_session(o->origins, sfix_session(o->f, cases[i].name));
-		assert_true(cases[i].local == !why);
+		assert_int_equal(api_origin_of_session(o->origins,
+		                                       sfix_session(o->f, i ? "unix-2" : "unix")),
+		                 cases[i]);
 	}
 }
 
@@ -426,6 +546,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_sockets),
 	        cmocka_unit_test(test_addresses),
+	        T(test_cheap),
 	        T(test_made_for_remote),
 	        T(test_next_address),
 	        T(test_until_closed),
@@ -433,6 +554,8 @@ int main(void)
 	        T(test_queued),
 	        T(test_other_protocols),
 	        T(test_local_client),
+	        T(test_port_again),
+	        T(test_kept),
 	        T(test_unix_clients),
 	};
 

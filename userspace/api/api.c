@@ -21,7 +21,7 @@ int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 		api->boot = l7mp_wallclock_ms();
 	if (gethostname(api->host, sizeof(api->host) - 1))
 		api->host[0] = '\0';
-	api->foreign = api_foreign;
+	api->origin = api_origin;
 	rc = api_host_new(&api->net);
 	if (!rc)
 		rc = api_token_new(params->env->loop, &api->token);

@@ -38,8 +38,8 @@ struct l7mp_api {
 	char host[256]; /* the name of this host */
 	struct api_host *net;
 	struct api_origins *origins;
-	/* api_foreign; tests have their own. */
-	const char *(*foreign)(struct l7mp_api *api, const struct api_client *client);
+	/* api_origin; tests have their own. */
+	enum l7mp_origin (*origin)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
 	uint64_t boot; /* random, in ETags: those of another process never fit */
 	struct api_count *counts;
@@ -173,8 +173,8 @@ const char *api_header(const cJSON *metadata, const char *name);
  */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
-/* NULL: on this host. Else why the client is not to be answered without a token. */
-const char *api_foreign(struct l7mp_api *api, const struct api_client *client);
+/* Where the client is. Once for each request: see api_origin_of_connection. */
+enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client);
 /* Is this a name or address of this host ("localhost", "[::1]:1234", "myhost")? */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 

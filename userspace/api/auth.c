@@ -30,13 +30,12 @@ static void find_source(struct l7mp_api *api, const struct api_client *client,
 static int check_token(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                        struct api_response *rs)
 {
+	const char *authorization = api_header(metadata, "authorization");
+	bool local = api->origin(api, client) == L7MP_ORIGIN_LOCAL;
 	struct l7mp_addr source = client->peer;
-	bool local;
 
 	find_source(api, client, &source);
-	local = !source.len || api_host_has(api->net, &source);
-	switch (api_token_check(api->token, api_header(metadata, "authorization"), &source,
-	                        local)) {
+	switch (api_token_check(api->token, authorization, &source, local)) {
 	case API_TOKEN_RIGHT:
 		return 0;
 	case API_TOKEN_TOO_OFTEN:
@@ -114,11 +113,29 @@ static bool origin_is_local(const struct l7mp_api *api, const char *origin)
 	return host && api_host_is_local(api, host + 3);
 }
 
-const char *api_foreign(struct l7mp_api *api, const struct api_client *client)
+enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client)
 {
 	if (client->session)
 		return api_origin_of_session(api->origins, client->session);
 	return api_origin_of_connection(api->origins, &client->peer, &client->local);
+}
+
+/* Why such a client is not answered without a token; NULL: it is. */
+static const char *refusal_of(enum l7mp_origin origin)
+{
+	switch (origin) {
+	case L7MP_ORIGIN_LOCAL:
+		return NULL;
+	case L7MP_ORIGIN_REMOTE:
+		return "the request does not come from this host";
+	case L7MP_ORIGIN_RELAYED:
+		return "the request comes through this proxy from another host";
+	case L7MP_ORIGIN_GONE:
+		return "the client is gone";
+	case L7MP_ORIGIN_UNKNOWN:
+		break;
+	}
+	return "where the request comes from is not known";
 }
 
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
@@ -128,7 +145,7 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
 
 	if (api_token_is_set(api->token))
 		return check_token(api, client, metadata, rs);
-	why = api->foreign(api, client);
+	why = refusal_of(api->origin(api, client));
 	host = api_header(metadata, "host");
 	origin = api_header(metadata, "origin");
 	if (!why && host && !api_host_is_local(api, host))

@@ -2,14 +2,15 @@
 #include "origin.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "api_int.h"
 #include "l7mp/hash.h"
 
-/* A relay that leads to itself this often is not looked through any further. */
+/* A relay that leads to itself this often is not looked through any further for its source. */
 #define CHAIN_MAX 16
 /* Closed connections that are remembered: more than accept queues and threads' queues hold. */
 #define CLOSED_MAX 65536
@@ -19,9 +20,9 @@
 struct connection {
 	struct l7mp_watched watched; /* first; session is NULL after the end */
 	UT_hash_handle hh;
-	struct connection *prev, *next; /* in `unknown`, or in `closed` */
+	struct connection *prev, *next; /* in `unknown` (if so: not NULL), or in `closed` */
 	bool keyed;                     /* in the table, under both addresses */
-	bool judged;                    /* the other end was accepted by us, and looked up */
+	bool judged;                    /* the other end was accepted by us, and judged */
 	struct l7mp_addr remote;        /* that it is keyed with */
 	uint8_t key[48];
 	size_t key_len;
@@ -34,7 +35,6 @@ struct api_origins {
 	struct connection *unknown; /* not open yet: their addresses may be unknown, or change */
 	struct connection *closed;  /* not accepted when they ended, see may_wait; oldest first */
 	size_t n_closed;
-	bool no_diag;
 	uint16_t queued[QUEUED_MAX]; /* ports; 0: none */
 };
 
@@ -79,8 +79,9 @@ static void forget_closed(struct api_origins *o, struct connection *c)
 }
 
 /*
- * Both addresses, as far as they are known. 0; -EAGAIN: not yet. The remote one is compared first,
- * so that a connection that is still being made costs no system call each time.
+ * Both addresses, as far as they are known. 0; 1: they may still change; -EAGAIN: not yet. The
+ * remote one is compared first, so that a connection that is still being made costs no system
+ * call each time.
  */
 static int learn(struct api_origins *o, struct connection *c)
 {
@@ -89,22 +90,22 @@ static int learn(struct api_origins *o, struct connection *c)
 	struct connection *old;
 	int rc = stream->ops->remote(stream, &remote);
 
-	if (rc)
+	if (rc < 0)
 		return rc;
 	if (c->keyed && l7mp_addr_equal(&c->remote, &remote))
-		return 0;
+		return rc;
 	if (stream->ops->local(stream, &local) || !l7mp_addr_port(&local))
 		return -EAGAIN;
 	unkey(o, c);
 	old = find(o, &local, &remote);
+	/* Its addresses are in use again: it was accepted or reset. */
 	if (old && !old->watched.session)
-		forget_closed(o,
-		              old); /* its addresses are in use again: it was accepted or reset */
+		forget_closed(o, old);
 	c->remote = remote;
 	c->key_len = make_key(&local, &remote, c->key);
 	HASH_ADD(hh, o->table, key, c->key_len, c);
 	c->keyed = c->hh.tbl != NULL;
-	return c->keyed ? 0 : -EAGAIN;
+	return c->keyed ? rc : -EAGAIN;
 }
 
 /* Looks at those whose socket may have come or changed since the last time. */
@@ -133,8 +134,8 @@ static struct l7mp_watched *on_begin(void *arg, struct l7mp_session *s, struct l
 	}
 	c->watched.session = s;
 	c->watched.stream = stream;
-	DL_APPEND(o->unknown, c);
-	(void)learn(o, c);
+	if (learn(o, c))
+		DL_APPEND(o->unknown, c);
 	return &c->watched;
 }
 
@@ -143,29 +144,25 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 	struct connection *c = (struct connection *)watched;
 	struct api_origins *o = arg;
 
-	if (!c->prev || learn(o, c))
+	if (!c->prev || learn(o, c) < 0)
 		return;
 	DL_DELETE(o->unknown, c);
 	c->prev = NULL;
 }
 
-static const char *of_session(struct api_origins *o, const struct l7mp_session *s, unsigned depth);
-
 /*
- * May the other end of a connection that has ended still wait to be looked up? On the loop a
- * client is looked up as soon as it is accepted; but a thread may come to it so late that
+ * May the other end of a connection that has ended still wait to be judged? On the loop it is
+ * judged with its own socket at hand; but a thread of the admin server may come to it so late that
  * another client has got the same port meanwhile, whose socket would be taken for its own.
  */
 static bool may_wait(const struct api_origins *o, const struct connection *c)
 {
 	uint16_t port = l7mp_addr_port(&c->remote);
 
-	if (c->judged)
-		return false;
-	for (size_t i = 0; i < QUEUED_MAX; i++)
+	for (size_t i = 0; i < QUEUED_MAX && !c->judged; i++)
 		if (port && o->queued[i] == port)
 			return true;
-	return o->no_diag;
+	return false;
 }
 
 void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on)
@@ -178,6 +175,15 @@ void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on)
 	}
 }
 
+/* Whom the connections of this session are made for. */
+static enum l7mp_origin of_session(const struct l7mp_session *s)
+{
+	struct l7mp_session_client client;
+
+	l7mp_session_client(s, &client);
+	return client.origin == L7MP_ORIGIN_LOCAL ? L7MP_ORIGIN_LOCAL : L7MP_ORIGIN_RELAYED;
+}
+
 static void on_end(void *arg, struct l7mp_watched *watched)
 {
 	struct connection *c = (struct connection *)watched;
@@ -186,7 +192,7 @@ static void on_end(void *arg, struct l7mp_watched *watched)
 	if (c->prev)
 		DL_DELETE(o->unknown, c);
 	c->prev = NULL;
-	if (!c->keyed || !may_wait(o, c) || !of_session(o, watched->session, 1)) {
+	if (!c->keyed || !may_wait(o, c) || of_session(watched->session) == L7MP_ORIGIN_LOCAL) {
 		unkey(o, c);
 		free(c);
 		return;
@@ -198,23 +204,97 @@ static void on_end(void *arg, struct l7mp_watched *watched)
 		forget_closed(o, o->closed);
 }
 
+/* ---- judging ---- */
+
+/* The state of an accepted connection, TCP_ESTABLISHED etc.; 0: not known. */
+static int state_of(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) ? 0 : info.tcpi_state;
+}
+
+/*
+ * A client with an address of this host that none of our clusters is. While our end of the
+ * connection is not reset, nobody else can have the other end's place: so our end is looked at
+ * after the other one. fd -1: our end is not at hand.
+ */
+static enum l7mp_origin of_stranger(struct api_origins *o, int fd, const struct l7mp_addr *peer,
+                                    const struct l7mp_addr *local)
+{
+	enum api_peer found = api_host_peer(o->host, peer, local);
+	int state = fd < 0 ? TCP_ESTABLISHED : state_of(fd);
+
+	if (found == API_PEER_GONE || !state || state == TCP_CLOSE)
+		return L7MP_ORIGIN_GONE;
+	/* A client that may only have finished sending can't be told from one that is gone. */
+	if (found == API_PEER_UNKNOWN && state != TCP_ESTABLISHED)
+		return L7MP_ORIGIN_GONE;
+	return L7MP_ORIGIN_LOCAL;
+}
+
+static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *peer,
+                                  const struct l7mp_addr *local)
+{
+	struct api_origins *o = arg;
+	struct connection *c;
+
+	if (!api_host_has(o->host, peer))
+		return L7MP_ORIGIN_REMOTE;
+	settle(o);
+	c = find(o, peer, local);
+	if (c && c->watched.session) {
+		c->judged = true;
+		return of_session(c->watched.session);
+	}
+	if (c && !c->judged && fd < 0) {
+		c->judged = true;
+		return L7MP_ORIGIN_RELAYED;
+	}
+	/* It was judged before: this is another client that has the same port now. */
+	if (c)
+		forget_closed(o, c);
+	return of_stranger(o, fd, peer, local);
+}
+
+enum l7mp_origin api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
+                                          const struct l7mp_addr *local)
+{
+	return on_origin(o, -1, peer, local);
+}
+
+enum l7mp_origin api_origin_of_session(struct api_origins *o, const struct l7mp_session *s)
+{
+	struct l7mp_session_client client;
+
+	l7mp_session_client(s, &client);
+	if (client.origin != L7MP_ORIGIN_LOCAL || !client.peer.len)
+		return client.origin;
+	/* A request is carried out for somebody who is there. */
+	if (!client.local.len ||
+	    api_host_peer(o->host, &client.peer, &client.local) == API_PEER_GONE)
+		return L7MP_ORIGIN_GONE;
+	return L7MP_ORIGIN_LOCAL;
+}
+
+/* ---- making ---- */
+
 static const struct l7mp_watch_ops watch_ops = {
         .begin = on_begin,
         .open = on_open,
         .end = on_end,
+        .origin = on_origin,
 };
 
 int api_origins_new(struct l7mp_sessions *sessions, struct api_host *host, struct api_origins **out)
 {
 	struct api_origins *o = calloc(1, sizeof(*o));
-	struct l7mp_addr nobody;
 
 	if (!o)
 		return -ENOMEM;
-	l7mp_addr_any(&nobody, AF_INET, 1);
 	o->sessions = sessions;
 	o->host = host;
-	o->no_diag = api_host_peer(host, &nobody, &nobody) == API_PEER_UNKNOWN;
 	l7mp_sessions_watch(sessions, &watch_ops, o);
 	*out = o;
 	return 0;
@@ -233,79 +313,6 @@ void api_origins_free(struct api_origins **pp)
 	free(o);
 }
 
-/* ---- judging ---- */
-
-static const char through_us[] = "the request comes through this proxy from another host";
-static const char not_known[] = "where the request comes from is not known";
-
-static const char *of_connection(struct api_origins *o, const struct l7mp_addr *peer,
-                                 const struct l7mp_addr *local, unsigned depth)
-{
-	struct connection *c;
-
-	if (depth > CHAIN_MAX)
-		return "the request comes through too many listeners of this proxy";
-	if (!api_host_has(o->host, peer))
-		return depth ? through_us : "the request does not come from this host";
-	settle(o);
-	c = find(o, peer, local);
-	if (c && !c->watched.session && !c->judged) {
-		c->judged = true;
-		return through_us;
-	}
-	if (c && !c->watched.session) {
-		/* It was looked up before: this is another client that has the same port now. */
-		forget_closed(o, c);
-		c = NULL;
-	}
-	if (c)
-		c->judged = true;
-	if (c)
-		return of_session(o, c->watched.session, depth + 1) ? through_us : NULL;
-	switch (api_host_peer(o->host, peer, local)) {
-	case API_PEER_ALIVE:
-		return NULL;
-	case API_PEER_GONE:
-		return "the client is gone";
-	case API_PEER_UNKNOWN:
-		o->no_diag = true;
-		return NULL;
-	}
-	return not_known;
-}
-
-static const char *of_session(struct api_origins *o, const struct l7mp_session *s, unsigned depth)
-{
-	struct l7mp_session_client client;
-
-	l7mp_session_client(s, &client);
-	switch (client.carrier) {
-	case L7MP_CARRIER_TCP:
-		if (!client.local.len)
-			return not_known;
-		return of_connection(o, &client.peer, &client.local, depth);
-	case L7MP_CARRIER_UNIX:
-		/* One of our own clusters connected here; for whom can't be told. */
-		if (client.pid == getpid())
-			return "the request comes through this proxy itself";
-		return NULL;
-	case L7MP_CARRIER_OTHER:
-		break;
-	}
-	return not_known;
-}
-
-const char *api_origin_of_session(struct api_origins *o, const struct l7mp_session *s)
-{
-	return of_session(o, s, 0);
-}
-
-const char *api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
-                                     const struct l7mp_addr *local)
-{
-	return of_connection(o, peer, local, 0);
-}
-
 /* ---- sources ---- */
 
 void api_origin_source_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
@@ -322,7 +329,7 @@ void api_origin_source_of_connection(struct api_origins *o, const struct l7mp_ad
 			return;
 		l7mp_session_client(c->watched.session, &client);
 		*out = client.peer;
-		if (client.carrier != L7MP_CARRIER_TCP)
+		if (!client.peer.len || !client.local.len)
 			return;
 	}
 }
@@ -333,8 +340,8 @@ void api_origin_source_of_session(struct api_origins *o, const struct l7mp_sessi
 	struct l7mp_session_client client;
 
 	l7mp_session_client(s, &client);
-	if (client.carrier == L7MP_CARRIER_TCP)
+	if (client.peer.len && client.local.len)
 		api_origin_source_of_connection(o, &client.peer, &client.local, out);
 	else
-		out->len = 0;
+		*out = client.peer;
 }

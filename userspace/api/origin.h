@@ -6,15 +6,19 @@
  * for somebody elsewhere. So all TCP connections of clusters are known here for as
  * long as their sockets exist, by protocol and both addresses.
  *
- * A connection is judged by its addresses, while its client's socket exists:
- *   - the client's address is not of this host: foreign;
- *   - the other end is one of our clusters' sockets: as the client of that session is;
- *   - the other end is the socket of another process: local;
- *   - the other end is gone: not served. That is what makes the rule tight. A request
- *     whose connection was closed by our own cluster before it was accepted looks
- *     like any other; but nobody can hold its socket open without being known here.
- * Datagrams can be forged, and FIFOs have no peer: sessions that come from them are
- * foreign. A UNIX client is local unless it is this process.
+ * Each TCP connection is judged when it is accepted, on the loop, in the turn in which accept(2)
+ * returned it, and the verdict is kept for all of its requests:
+ *   - the client's address is not of this host: REMOTE;
+ *   - the other end is one of our clusters' sockets: as that session's own client was judged;
+ *   - the other end is the socket of another process: LOCAL;
+ *   - the other end is gone: GONE. A connection that our own cluster closed before it was
+ *     accepted looks like any other closed one; but nobody can hold its socket open without
+ *     being known here.
+ * A request is served only if its client is LOCAL and still there. Datagrams can be forged, and
+ * FIFOs have no peer: sessions that come from them are UNKNOWN. A UNIX client is LOCAL unless it
+ * is this process (net/stream_listener.c).
+ *
+ * A process that STDIO-fork has started, and a second proxy on this host, are other processes.
  *
  * Thread: loop only.
  */
@@ -36,8 +40,17 @@ void api_origins_free(struct api_origins **origins);
  */
 void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on);
 
-/* NULL: the client is on this host. Else a static text that says why it is not to be served. */
-const char *api_origin_of_session(struct api_origins *o, const struct l7mp_session *s);
+/*
+ * Whose session is it: its client's verdict, as it was when the connection was accepted. LOCAL
+ * only while the client is there.
+ */
+enum l7mp_origin api_origin_of_session(struct api_origins *o, const struct l7mp_session *s);
+/*
+ * Judges a TCP connection that a thread has accepted with these addresses, some time ago; once for
+ * each connection.
+ */
+enum l7mp_origin api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
+                                          const struct l7mp_addr *local);
 /*
  * The address of the client that a session or connection works for, through all of our own
  * listeners that it came through. len 0: it has none (a UNIX socket, a FIFO).
@@ -46,7 +59,3 @@ void api_origin_source_of_session(struct api_origins *o, const struct l7mp_sessi
                                   struct l7mp_addr *out);
 void api_origin_source_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
                                      const struct l7mp_addr *local, struct l7mp_addr *out);
-
-/* The same as api_origin_of_session for a TCP connection that was accepted with these addresses. */
-const char *api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
-                                     const struct l7mp_addr *local);

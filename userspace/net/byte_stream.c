@@ -402,6 +402,16 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return below_local(s, out);
 }
 
+/* Where does the kernel send what is for no address? To this host, but it chooses the address. */
+static void unspecified_remote(const struct byte_stream *s, struct l7mp_addr *out)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+
+	if (l7mp_addr_is_any(out) && !getpeername(below_fd(s), (struct sockaddr *)&ss, &len))
+		(void)l7mp_addr_from_sockaddr(out, (const struct sockaddr *)&ss, len);
+}
+
 static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 {
 	struct byte_stream *s = (struct byte_stream *)base;
@@ -414,7 +424,8 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 	if (!below_is_there(s))
 		return -EAGAIN;
 	*out = s->remote;
-	return 0;
+	unspecified_remote(s, out);
+	return s->dial && (l7mp_addr_is_any(out) || s->dial->next < s->dial->n) ? 1 : 0;
 }
 
 void l7mp_byte_stream_user_timeout(struct l7mp_stream *base, unsigned ms)

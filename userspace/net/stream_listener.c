@@ -50,23 +50,40 @@ void l7mp_peer_clear(struct l7mp_peer *peer)
 
 /* ---- accepting ---- */
 
-static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct l7mp_addr *remote,
-                      struct l7mp_peer *out)
+static void fill_unix_peer(const struct l7mp_stream_listener *l, int fd, struct l7mp_peer *out)
 {
 	socklen_t len = sizeof(out->cred);
 
-	memset(out, 0, sizeof(*out));
-	out->remote = *remote;
-	out->cred.uid = L7MP_PEER_NO_UID;
-	if (!l->unix_path) {
-		if (l7mp_fd_local(fd, &out->local))
-			out->local = l->bind_addr.addr;
+	(void)l7mp_addr_unix(&out->local, l7mp_unix_path_name(l->unix_path));
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &out->cred, &len)) {
+		out->cred.uid = L7MP_PEER_NO_UID;
 		return;
 	}
-	out->remote.len = 0;
-	(void)l7mp_addr_unix(&out->local, l7mp_unix_path_name(l->unix_path));
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &out->cred, &len))
-		out->cred.uid = L7MP_PEER_NO_UID;
+	/* One of our own clusters has connected here; for whom can't be told. */
+	out->origin = out->cred.pid == getpid() ? L7MP_ORIGIN_RELAYED : L7MP_ORIGIN_LOCAL;
+}
+
+static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct l7mp_addr *remote,
+                      struct l7mp_peer *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->cred.uid = L7MP_PEER_NO_UID;
+	if (l->unix_path) {
+		fill_unix_peer(l, fd, out);
+		return;
+	}
+	out->remote = *remote;
+	if (l7mp_fd_local(fd, &out->local))
+		out->local = l->bind_addr.addr;
+}
+
+/* Whose connection it is, at once after it was accepted. */
+static void judge(const struct l7mp_stream_listener *l, int fd, struct l7mp_peer *peer)
+{
+	const struct l7mp_listen_events *ev = l->base.events;
+
+	if (!l->unix_path && ev->origin)
+		peer->origin = ev->origin(l->base.arg, fd, &peer->remote, &peer->local);
 }
 
 static void refused(const struct l7mp_stream_listener *l, int err)
@@ -96,11 +113,12 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 	}
 	if (!l->unix_path)
 		tune(l, fd);
+	fill_peer(l, fd, remote, &peer);
+	judge(l, fd, &peer);
 	if (l->gate) {
-		l7mp_tls_gate_accept(l->gate, fd, remote);
+		l7mp_tls_gate_accept(l->gate, fd, remote, peer.origin);
 		return;
 	}
-	fill_peer(l, fd, remote, &peer);
 	if (l->ops->accept_unix)
 		rc = l->ops->accept_unix(l->env, fd, &peer.local, &stream);
 	else if (l->unix_path)
@@ -115,7 +133,8 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 }
 
 /* The gate's: a TLS handshake is done. */
-static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remote)
+static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remote,
+                   enum l7mp_origin origin)
 {
 	struct l7mp_stream_listener *l = arg;
 	struct l7mp_stream *stream;
@@ -123,6 +142,7 @@ static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remo
 	int rc;
 
 	fill_peer(l, l7mp_tls_fd(tls), remote, &peer);
+	peer.origin = origin;
 	peer.tls = l7mp_tls_metadata(tls);
 	if (!peer.tls) {
 		l7mp_tls_drop(&tls);

@@ -26,6 +26,7 @@ struct l7mp_peer {
 	struct l7mp_addr local;  /* of a UNIX socket, the name it was bound to */
 	struct ucred cred;       /* of a UNIX peer; uid L7MP_PEER_NO_UID: not known */
 	cJSON *tls;              /* see l7mp_tls_metadata; NULL: no TLS */
+	enum l7mp_origin origin; /* for every session of this connection */
 };
 
 /*

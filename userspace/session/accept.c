@@ -89,6 +89,14 @@ static void on_exhausted(void *arg, int err)
 		              src->listener->obj.name, strerror(-err));
 }
 
+static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *remote,
+                                  const struct l7mp_addr *local)
+{
+	struct l7mp_sessions *m = ((struct l7mp_source *)arg)->m;
+
+	return m->watch ? m->watch->origin(m->watch_arg, fd, remote, local) : L7MP_ORIGIN_UNKNOWN;
+}
+
 /* ---- making ---- */
 
 static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, const char *why)
@@ -258,28 +266,20 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 	l7mp_session_event(s, "INIT", -1, 0, NULL);
 }
 
-/* Before any rule rewrites the metadata. */
-static void find_client(const struct l7mp_accept *a, struct session_client *out)
+static void set_client(struct session_client *c, const struct l7mp_accept *a)
 {
-	const cJSON *pid = l7mp_json_get(a->metadata, "UNIX/pid");
 	int family = l7mp_addr_family(&a->peer);
 
-	memset(out, 0, sizeof(*out));
-	if (cJSON_IsNumber(pid)) {
-		out->carrier = L7MP_CARRIER_UNIX;
-		out->pid = (int32_t)pid->valuedouble;
+	c->origin = (uint8_t)a->origin;
+	if (a->origin == L7MP_ORIGIN_UNKNOWN || (family != AF_INET && family != AF_INET6))
 		return;
-	}
-	if (!l7mp_json_member(a->metadata, "TCP") || (family != AF_INET && family != AF_INET6))
-		return;
-	out->carrier = L7MP_CARRIER_TCP;
-	out->family = (uint8_t)family;
-	out->port = l7mp_addr_port(&a->peer);
+	c->family = (uint8_t)family;
+	c->port = l7mp_addr_port(&a->peer);
 	if (family == AF_INET) {
-		memcpy(out->ip, &a->peer.in.sin_addr, 4);
+		memcpy(c->ip, &a->peer.in.sin_addr, 4);
 	} else {
-		memcpy(out->ip, &a->peer.in6.sin6_addr, 16);
-		out->scope = a->peer.in6.sin6_scope_id;
+		memcpy(c->ip, &a->peer.in6.sin6_addr, 16);
+		c->scope = a->peer.in6.sin6_scope_id;
 	}
 }
 
@@ -289,10 +289,8 @@ void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_clien
 	struct l7mp_stream *source = s->stages[0].stream;
 
 	memset(out, 0, sizeof(*out));
-	out->carrier = (enum l7mp_carrier)c->carrier;
-	if (c->carrier == L7MP_CARRIER_UNIX)
-		out->pid = c->pid;
-	if (c->carrier != L7MP_CARRIER_TCP)
+	out->origin = (enum l7mp_origin)c->origin;
+	if (!c->family)
 		return;
 	l7mp_addr_any(&out->peer, c->family, c->port);
 	if (c->family == AF_INET) {
@@ -342,7 +340,6 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	struct l7mp_source *src = arg;
 	struct l7mp_lookup lookup = {0};
 	struct l7mp_error err = {.code = L7MP_OK};
-	struct session_client client;
 	struct l7mp_session *s;
 	int status;
 
@@ -356,7 +353,6 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, 503, "the proxy is stopping");
 		return;
 	}
-	find_client(a, &client);
 	status = route_for(src, a, &lookup, &err);
 	if (status) {
 		reject(src, a, status, err.message);
@@ -372,7 +368,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, 500, "out of memory");
 		return;
 	}
-	s->client = client;
+	set_client(&s->client, a);
 	fill(s, src, a);
 	l7mp_sessions_counted(s->m, L7MP_OBJ_LISTENER, s->listener->obj.name,
 	                      s->listener->proto->name);
@@ -386,6 +382,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 const struct l7mp_listen_events l7mp_source_events = {
         .admit = l7mp_room_admit,
         .accept = on_accept,
+        .origin = on_origin,
         .exhausted = on_exhausted,
 };
 

@@ -76,13 +76,10 @@ struct session_count {
 
 /* Who connected, packed; see l7mp_session_client. */
 struct session_client {
-	uint8_t carrier; /* enum l7mp_carrier */
-	uint8_t family;  /* of a TCP client: AF_INET, AF_INET6 */
+	uint8_t origin; /* enum l7mp_origin */
+	uint8_t family; /* of a TCP client: AF_INET, AF_INET6; else 0 */
 	uint16_t port;
-	union {
-		uint32_t scope;
-		int32_t pid;
-	};
+	uint32_t scope;
 	uint8_t ip[16];
 };
 

@@ -21,6 +21,7 @@ struct pending {
 	struct l7mp_tls_gate *gate;
 	struct l7mp_tls *tls;
 	struct l7mp_addr peer;
+	enum l7mp_origin origin;
 	struct l7mp_timer timer;
 };
 
@@ -77,9 +78,10 @@ static void on_connected(void *arg)
 {
 	struct pending *c = arg;
 	struct l7mp_tls_gate *g = c->gate;
+	enum l7mp_origin origin = c->origin;
 	struct l7mp_addr peer = c->peer;
 
-	g->p.ready(g->p.arg, leave(c), &peer);
+	g->p.ready(g->p.arg, leave(c), &peer, origin);
 }
 
 static void on_error(void *arg, int err)
@@ -112,7 +114,8 @@ int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls
 
 int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct l7mp_listen *listen,
                        const char *module,
-                       void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer),
+                       void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer,
+                                     enum l7mp_origin origin),
                        void *arg, struct l7mp_tls_gate **out, struct l7mp_error *err)
 {
 	struct l7mp_tls_gate_params p = {.env = listen->env,
@@ -128,7 +131,8 @@ int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct 
 	return rc ? l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory") : 0;
 }
 
-void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_addr *peer)
+void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_addr *peer,
+                          enum l7mp_origin origin)
 {
 	struct pending *c = calloc(1, sizeof(*c));
 
@@ -141,6 +145,7 @@ void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_add
 		give_up(g->pending, "too many handshakes at once");
 	c->gate = g;
 	c->peer = *peer;
+	c->origin = origin;
 	l7mp_timer_init(&c->timer, on_timer, c);
 	if (l7mp_tls_accept(g->p.env->loop, g->p.ctx, fd, &ops, c, &c->tls)) {
 		free(c);

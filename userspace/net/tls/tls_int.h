@@ -57,18 +57,21 @@ struct l7mp_tls_gate_params {
 	const char *listener;     /* its name; copied */
 	/*
 	 * The handshake is done; takes tls: sets its owner or drops it. Never from inside
-	 * l7mp_tls_gate_accept.
+	 * l7mp_tls_gate_accept. `peer` and `origin` are what that was called with.
 	 */
-	void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer);
+	void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer,
+	              enum l7mp_origin origin);
 	void *arg;
 };
 int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out);
 /* For a listener whose spec has `tls`: reads the files. 0, or negative errno with err. */
 int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct l7mp_listen *listen,
                        const char *module,
-                       void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer),
+                       void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer,
+                                     enum l7mp_origin origin),
                        void *arg, struct l7mp_tls_gate **out, struct l7mp_error *err);
-void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd,
-                          const struct l7mp_addr *peer); /* takes fd */
+/* Takes fd. */
+void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_addr *peer,
+                          enum l7mp_origin origin);
 /* Drops the handshakes under way. NULL inside is fine. */
 void l7mp_tls_gate_free(struct l7mp_tls_gate **g);

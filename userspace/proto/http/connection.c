@@ -217,7 +217,7 @@ static void answer_here(struct http_conn *c, const struct l7mp_http_request *req
 static void make_session(struct http_conn *c, const struct l7mp_http_request *req)
 {
 	struct l7mp_stream_listener *l = &c->listener->base;
-	struct l7mp_accept a = {.peer = c->peer.remote};
+	struct l7mp_accept a = {.peer = c->peer.remote, .origin = c->peer.origin};
 	struct http_exchange *x = http_exchange_new(c, req);
 	cJSON *http =
 	        l7mp_http_request_metadata(req, c->peer.tls ? "https" : "http", &c->peer.local);

@@ -480,6 +480,15 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	source_new(l, a);
 }
 
+static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *remote,
+                                  const struct l7mp_addr *local)
+{
+	const struct jsock_listener *l = arg;
+	const struct l7mp_listen_events *ev = l->base.events;
+
+	return ev->origin ? ev->origin(l->base.arg, fd, remote, local) : L7MP_ORIGIN_UNKNOWN;
+}
+
 static void on_exhausted(void *arg, int err)
 {
 	struct jsock_listener *l = arg;
@@ -491,6 +500,7 @@ static void on_exhausted(void *arg, int err)
 static const struct l7mp_listen_events inner_events = {
         .admit = on_admit,
         .accept = on_accept,
+        .origin = on_origin,
         .exhausted = on_exhausted,
 };
 

@@ -12,7 +12,7 @@
 static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
                      struct l7mp_peer *peer)
 {
-	struct l7mp_accept a = {.stream = stream, .peer = peer->remote};
+	struct l7mp_accept a = {.stream = stream, .peer = peer->remote, .origin = peer->origin};
 
 	a.name = l7mp_peer_name("TCP", l->name, peer, 0);
 	a.metadata = l7mp_peer_metadata(peer);

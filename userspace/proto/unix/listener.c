@@ -27,7 +27,7 @@ struct unix_listener {
 static void emit(struct l7mp_stream_listener *l, const char *prefix, struct l7mp_stream *stream,
                  struct l7mp_peer *peer)
 {
-	struct l7mp_accept a = {.stream = stream, .peer = peer->remote};
+	struct l7mp_accept a = {.stream = stream, .peer = peer->remote, .origin = peer->origin};
 
 	a.name = l7mp_peer_name(prefix, l->name, peer,
 	                        ++((struct unix_listener *)l)->state->last_id);

@@ -254,7 +254,7 @@ static void hand_up(struct ws_head *h, const struct l7mp_http_request *r)
 {
 	struct ws_listener *l = h->listener;
 	const struct l7mp_listen_events *ev = l->below.base.events;
-	struct l7mp_accept a = {.peer = h->peer.remote};
+	struct l7mp_accept a = {.peer = h->peer.remote, .origin = h->peer.origin};
 
 	if (ev->admit && ev->admit(l->below.base.arg, &h->peer.remote)) {
 		refuse(h, 503, "a limit of sessions is reached");
