@@ -2,6 +2,7 @@
 /* What the API and the access log show of a session. */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "internal.h"
 #include "l7mp/util.h"
@@ -186,6 +187,42 @@ static cJSON *offload_json(const struct l7mp_session *s)
 	return json;
 }
 
+/* ---- metadata ---- */
+
+/* Fields of a request that let whoever reads them act as the client. */
+static bool is_secret(const char *field)
+{
+	static const char *const secrets[] = {"authorization", "proxy-authorization", "cookie"};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(secrets); i++)
+		if (strcasecmp(field, secrets[i]) == 0)
+			return true;
+	return false;
+}
+
+/* A copy to be shown: the values of such fields are left out. NULL: no memory. */
+static cJSON *metadata_json(const struct l7mp_session *s)
+{
+	cJSON *json = cJSON_Duplicate(s->metadata, true), *field;
+	cJSON *headers = cJSON_GetObjectItemCaseSensitive(
+	        cJSON_GetObjectItemCaseSensitive(json, "HTTP"), "headers");
+
+	cJSON_ArrayForEach (field, headers) {
+		cJSON *left_out;
+
+		if (!is_secret(field->string))
+			continue;
+		left_out = cJSON_CreateString("***");
+		if (!cJSON_ReplaceItemInObjectCaseSensitive(headers, field->string, left_out)) {
+			cJSON_Delete(left_out);
+			cJSON_Delete(json);
+			return NULL;
+		}
+		field = left_out;
+	}
+	return json;
+}
+
 /* ---- the whole ---- */
 
 cJSON *l7mp_session_to_json(const struct l7mp_session *s)
@@ -193,7 +230,7 @@ cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 	cJSON *json = cJSON_CreateObject();
 	int rc = l7mp_json_add_str(json, "name", s->name);
 
-	rc |= l7mp_json_add(json, "metadata", cJSON_Duplicate(s->metadata, true));
+	rc |= l7mp_json_add(json, "metadata", metadata_json(s));
 	rc |= l7mp_json_add(json, "source", source_json(s));
 	rc |= l7mp_json_add(json, "destination", stage_json(&s->stages[s->dest]));
 	rc |= l7mp_json_add(json, "ingress", chain_json(s, 1, s->dest));
