@@ -30,7 +30,10 @@ PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
         $(if $(filter 1,$(WERROR)),-Werror)
-HARDEN := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+# -fcf-protection exists on x86 only.
+HARDEN := -fstack-protector-strong -fstack-clash-protection -fPIE \
+          $(shell $(CC) -fcf-protection -x c -fsyntax-only /dev/null 2>/dev/null && echo -fcf-protection) \
+          $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 OPT  ?= -O2
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer

@@ -1,0 +1,54 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The systemd unit as `make install` writes it: valid, and with little that an intruder could use."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import l7test  # noqa: E402
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+MAX_EXPOSURE = 3.0  # of systemd-analyze security: 0 is best, 10 worst
+
+
+@unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
+class UnitFile(unittest.TestCase):
+    def setUp(self):
+        tmp = tempfile.TemporaryDirectory(prefix="l7mp-test-")
+        self.addCleanup(tmp.cleanup)
+        self.path = os.path.join(tmp.name, "l7mp-proxy.service")
+        with open(os.path.join(ROOT, "scripts/l7mp-proxy.service")) as f:
+            text = f.read()
+        # `verify` wants the program to be there.
+        program = os.path.join(tmp.name, "sbin/l7mp-proxy")
+        os.mkdir(os.path.dirname(program))
+        shutil.copy("/bin/true", program)
+        with open(self.path, "w") as f:
+            f.write(text.replace("@PREFIX@", tmp.name))
+
+    def analyze(self, *args):
+        env = dict(os.environ, LC_ALL="C", SYSTEMD_COLORS="0", SYSTEMD_PAGER="cat")
+        return subprocess.run(["systemd-analyze", *args, self.path], capture_output=True, text=True, env=env,
+                              timeout=120, stdin=subprocess.DEVNULL)
+
+    def test_every_directive_is_known(self):
+        r = self.analyze("verify", "--man=no")
+        bad = [line for line in r.stderr.splitlines() if "l7mp-proxy.service" in line]
+        self.assertEqual(bad, [])
+
+    def test_exposure(self):
+        r = self.analyze("security", "--offline=yes", "--no-pager")
+        if "offline" in r.stderr:
+            self.skipTest("systemd-analyze has no --offline")
+        found = re.search(r"Overall exposure level[^:]*: ([0-9.]+)", r.stdout)
+        self.assertIsNotNone(found, r.stdout + r.stderr)
+        self.assertLessEqual(float(found.group(1)), MAX_EXPOSURE, r.stdout)
+
+
+if __name__ == "__main__":
+    l7test.main()
