@@ -141,6 +141,7 @@ struct l7mp_limits {
 	uint32_t max_flows;
 	uint32_t max_body;
 	uint32_t max_queue;
+	uint32_t max_processes;
 };
 
 enum l7mp_offload_start { L7MP_OFFLOAD_INIT, L7MP_OFFLOAD_NO_INIT, L7MP_OFFLOAD_DISABLE };

@@ -37,6 +37,7 @@
 	X(MAX_FLOWS, "max_flows", "kernel flows")                                               \
 	X(MAX_BODY, "max_body", "REST body")                                                    \
 	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                     \
+	X(MAX_PROCESSES, "max_processes", "processes of STDIO-fork clusters")                   \
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
 	X(TLS, "tls", "TLS handshakes of clients that failed")
 

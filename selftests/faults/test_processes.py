@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """STDIO-fork when the process does not behave (docs/protocols.md): whatever it does, it is gone with its session."""
+import json
 import os
 import signal
 import socket
@@ -163,6 +164,51 @@ class Processes(Faults):
             os.kill(pid, signal.SIGKILL)
         for s in socks:
             s.close()
+
+    def test_limit(self):
+        """process: no more than limits.max_processes at once; the next one is let in when one has ended"""
+        proxy = l7test.Proxy({"admin": {"limits": {"max_processes": 2}}, "listeners": [l7test.controller(), listener("l", "TCP", 9000, fork("cat"), options={"track": 60})]})
+        self.addCleanup(proxy.stop)
+
+        def answered():
+            try:
+                s = connect(9000)
+                self.addCleanup(s.close)
+                s.sendall(b"x")
+                return s if s.recv(1) == b"x" else None
+            except ConnectionError:
+                return None
+        first, second = answered(), answered()
+        self.assertTrue(first and second)
+        self.assertIsNone(answered())
+        self.assertTrue(l7test.wait_for(lambda: "limits.max_processes" in json.dumps(proxy.api.get("/sessions")[1])))
+        self.assertEqual(proxy.api.get("/admin")[1]["limits"]["max_processes"], 2)
+        first.close()
+        self.assertTrue(l7test.wait_for(answered))
+
+    def test_killed_daemon(self):
+        """process: one that ignores the end of its input does not outlive a daemon that was killed"""
+        proxy = l7test.Proxy({"listeners": [l7test.controller(), listener("l", "TCP", 9000, python(
+            "import os,signal,time\nsignal.signal(15,signal.SIG_IGN)\nprint(os.getpid(),flush=True)\nwhile True: time.sleep(1)"))]})
+        self.addCleanup(proxy.dir.cleanup)
+        self.addCleanup(proxy.process.kill)
+        with connect(9000) as s:
+            pid = int(s.recv(20))
+            os.kill(proxy.pid, signal.SIGKILL)
+            proxy.process.wait()
+            self.assertTrue(l7test.wait_for(lambda: not os.path.exists(f"/proc/{pid}")))
+
+    def test_capabilities(self):
+        """process: it has no capability, not even root's, and no descriptor but 0 to 2"""
+        self.run_with(fork("/bin/sh", "-c", "grep Cap /proc/self/status; ls /proc/self/fd | tr '\\n' ' '"))
+        with connect(9000) as s:
+            s.shutdown(socket.SHUT_WR)
+            text = recv_all(s).decode().split()
+        sets = dict(zip(text[0:10:2], text[1:10:2]))
+        for name in ("CapInh:", "CapPrm:", "CapEff:", "CapAmb:", *(["CapBnd:"] if os.geteuid() == 0 else [])):
+            self.assertEqual(int(sets[name], 16), 0, name)
+        self.assertEqual(text[10:13], ["0", "1", "2"])
+        self.assertLessEqual(len(text), 14)  # ls opens the folder itself
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "l7mp/process.h"
@@ -168,6 +169,62 @@ static void nothing_inherited(void **state)
 	done(&r);
 }
 
+/* Not even root's programs have a capability; the bounding set can be emptied by root only. */
+static void no_capability(void **state)
+{
+	const char *const sets = geteuid() ? "Inh|Prm|Eff|Amb" : "Inh|Prm|Eff|Bnd|Amb";
+	char script[200];
+	struct run r;
+
+	(void)state;
+	snprintf(script, sizeof(script),
+	         "grep -E 'Cap(%s)' /proc/self/status | tr -d '0\t ' | cut -d: -f2 | tr -d '\n'; "
+	         "echo end",
+	         sets);
+	assert_int_equal(start(&r, ARGV("/bin/sh", "-c", script), NULL, NULL, L7MP_PROCESS_STDOUT),
+	                 0);
+	LOOP_UNTIL(r.loop, r.ended && r.exits, 5000);
+	assert_int_equal(r.status, 0);
+	assert_memory_equal(r.out, "end", 3);
+	done(&r);
+}
+
+/* Found in PATH as execvp(3) does, but what has no known format is not given to a shell. */
+static void in_path(void **state)
+{
+	char folder[] = "/tmp/l7mp-test-XXXXXX", path[64], search[128];
+	char *before = strdup(getenv("PATH") ? getenv("PATH") : "");
+	struct run r;
+	FILE *f;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/l7mp-no-format", folder);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs("echo shell\n", f);
+	fclose(f);
+	snprintf(search, sizeof(search), "/nonexistent:%s::/bin:/usr/bin", folder);
+	setenv("PATH", search, 1);
+	assert_int_equal(start(&r, ARGV("l7mp-no-format"), NULL, NULL, 3), -EACCES);
+	done(&r);
+	assert_int_equal(chmod(path, 0755), 0);
+	assert_int_equal(start(&r, ARGV("l7mp-no-format"), NULL, NULL, 3), -ENOEXEC);
+	done(&r);
+	assert_int_equal(start(&r, ARGV("l7mp-not-there"), NULL, NULL, 3), -ENOENT);
+	done(&r);
+	assert_int_equal(start(&r, ARGV(""), NULL, NULL, 3), -ENOENT);
+	done(&r);
+	assert_int_equal(start(&r, ARGV("true"), NULL, NULL, 3), 0);
+	LOOP_UNTIL(r.loop, r.ended && r.exits, 5000);
+	assert_int_equal(r.status, 0);
+	done(&r);
+	setenv("PATH", before, 1);
+	free(before);
+	unlink(path);
+	rmdir(folder);
+}
+
 static void not_there(void **state)
 {
 	struct run r;
@@ -216,6 +273,8 @@ int main(void)
 	        cmocka_unit_test(filter),
 	        cmocka_unit_test(options),
 	        cmocka_unit_test(nothing_inherited),
+	        cmocka_unit_test(no_capability),
+	        cmocka_unit_test(in_path),
 	        cmocka_unit_test(not_there),
 	        cmocka_unit_test(terminate),
 	};

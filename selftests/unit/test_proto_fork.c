@@ -28,6 +28,7 @@ static struct pfix fix;
 static int setup(void **state)
 {
 	pfix_new(&fix, protos);
+	fix.limits.max_processes = 256;
 	*state = &fix;
 	return 0;
 }

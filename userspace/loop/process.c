@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -159,63 +162,151 @@ static char **merge_env(const char *const *more)
 	return env;
 }
 
-static int set_attributes(posix_spawnattr_t *attr)
-{
-	sigset_t all, none;
-	int rc;
+/* ---- in the child ---- */
 
-	sigfillset(&all);
+/*
+ * What the child needs, on the parent's stack. The child shares the parent's memory until it
+ * executes the program, while the parent waits (vfork(2)): it only makes system calls, and tells
+ * of a failure in `err`.
+ */
+struct child {
+	const struct l7mp_process_options *options;
+	const int *fds;
+	char **env;
+	const char *search; /* PATH */
+	pid_t parent;
+	volatile int err;
+};
+
+static void reset_signals(void)
+{
+	struct sigaction dfl = {.sa_handler = SIG_DFL};
+	sigset_t none;
+
+	/* Those that can't be changed stay as they are. */
+	for (int i = 1; i < NSIG; i++)
+		(void)sigaction(i, &dfl, NULL);
 	sigemptyset(&none);
-	rc = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF |
-	                                            POSIX_SPAWN_SETSIGMASK);
-	if (!rc)
-		rc = posix_spawnattr_setpgroup(attr, 0);
-	if (!rc)
-		rc = posix_spawnattr_setsigdefault(attr, &all);
-	if (!rc)
-		rc = posix_spawnattr_setsigmask(attr, &none);
-	return rc;
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static int set_actions(posix_spawn_file_actions_t *fa, const int childs[static 3], const char *cwd)
+/* Root would get them all back with its next program: so the bounding set goes, too. */
+static int drop_capabilities(void)
 {
-	int rc = 0;
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
 
-	for (int i = 0; i < 3 && !rc; i++)
-		rc = posix_spawn_file_actions_adddup2(fa, childs[i], i);
-	if (!rc)
-		rc = posix_spawn_file_actions_addclosefrom_np(fa, 3);
-	if (!rc && cwd)
-		rc = posix_spawn_file_actions_addchdir_np(fa, cwd);
-	return rc;
+	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	for (int i = 0; !prctl(PR_CAPBSET_DROP, i, 0, 0, 0); i++)
+		;
+	return syscall(SYS_capset, &head, none) ? errno : 0;
+}
+
+static int prepare(const struct child *c)
+{
+	int rc;
+
+	reset_signals();
+	if (setpgid(0, 0))
+		return errno;
+	for (int i = 0; i < 3; i++)
+		if (dup2(c->fds[i], i) < 0)
+			return errno;
+	/* Whatever a library has opened without close-on-exec. */
+	(void)close_range(3, ~0U, 0);
+	if (c->options->cwd && chdir(c->options->cwd))
+		return errno;
+	rc = drop_capabilities();
+	if (rc)
+		return rc;
+	/* Behind the capabilities, as a change of them may clear it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		return errno;
+	return getppid() == c->parent ? 0 : ESRCH;
+}
+
+/* Tries one folder of PATH. Returns why it failed. */
+static int try_folder(const struct child *c, const char *folder, size_t len)
+{
+	const char *program = c->options->argv[0];
+	size_t n = strlen(program);
+	char path[PATH_MAX];
+
+	if (len + n + 2 > sizeof(path))
+		return ENAMETOOLONG;
+	memcpy(path, folder, len);
+	/* An empty folder is the current one. */
+	if (len)
+		path[len++] = '/';
+	memcpy(path + len, program, n + 1);
+	(void)execve(path, (char *const *)c->options->argv, c->env);
+	return errno;
+}
+
+/* Returns why the program can't be executed. What has no known format is not given to a shell. */
+static int execute(const struct child *c)
+{
+	const char *program = c->options->argv[0], *at = c->search;
+	int why = ENOENT;
+
+	if (!*program || strchr(program, '/')) {
+		(void)execve(program, (char *const *)c->options->argv, c->env);
+		return errno;
+	}
+	for (;; at++) {
+		size_t len = strcspn(at, ":");
+		int rc = try_folder(c, at, len);
+
+		if (rc == EACCES)
+			why = rc; /* unless another folder has it */
+		else if (rc != ENOENT && rc != ENOTDIR && rc != ENAMETOOLONG)
+			return rc;
+		at += len;
+		if (!*at)
+			return why;
+	}
+}
+
+/* ---- starting it ---- */
+
+/* A function of its own, as the child may change its parameters and variables. */
+static __attribute__((noinline)) pid_t fork_child(struct child *c)
+{
+	/* NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.vfork): as posix_spawn(3) does */
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		c->err = prepare(c);
+		if (!c->err)
+			c->err = execute(c);
+		_exit(127);
+	}
+	if (pid < 0)
+		c->err = errno;
+	return pid;
 }
 
 static int spawn(const struct l7mp_process_options *o, const int childs[static 3], pid_t *pid)
 {
-	posix_spawn_file_actions_t fa;
-	posix_spawnattr_t attr;
-	char **env = merge_env(o->env);
-	int rc;
+	const char *search = getenv("PATH");
+	struct child c = {.options = o,
+	                  .fds = childs,
+	                  .env = merge_env(o->env),
+	                  .search = search ? search : "/usr/local/bin:/usr/bin:/bin",
+	                  .parent = getpid()};
+	sigset_t all, before;
 
-	if (!env)
+	if (!c.env)
 		return -ENOMEM;
-	rc = posix_spawn_file_actions_init(&fa);
-	if (rc)
-		goto free_env;
-	rc = posix_spawnattr_init(&attr);
-	if (rc)
-		goto free_actions;
-	rc = set_actions(&fa, childs, o->cwd);
-	if (!rc)
-		rc = set_attributes(&attr);
-	if (!rc)
-		rc = posix_spawnp(pid, o->argv[0], &fa, &attr, (char *const *)o->argv, env);
-	posix_spawnattr_destroy(&attr);
-free_actions:
-	posix_spawn_file_actions_destroy(&fa);
-free_env:
-	free(env);
-	return -rc;
+	/* No handler of ours may run in the child, on our memory. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	*pid = fork_child(&c);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	free(c.env);
+	if (c.err && *pid > 0)
+		(void)waitpid(*pid, NULL, 0);
+	return -c.err;
 }
 
 /* Sees to it that the process is watched; one that can't be is ended and reaped here. */

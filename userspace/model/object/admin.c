@@ -17,6 +17,7 @@ static const struct {
         {"max_flows", offsetof(struct l7mp_limits, max_flows)},
         {"max_body", offsetof(struct l7mp_limits, max_body)},
         {"max_queue", offsetof(struct l7mp_limits, max_queue)},
+        {"max_processes", offsetof(struct l7mp_limits, max_processes)},
 };
 
 static const char *const start_names[] = {"init", "no_init", "disable", NULL};

@@ -55,6 +55,14 @@ static const struct l7mp_field limit_fields[] = {
                 .def = "1048576",
                 .doc = "Bytes waiting in one pipe of a session",
         },
+        {
+                .key = "max_processes",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 1000000,
+                .def = "256",
+                .doc = "Processes of `STDIO-fork` clusters at once",
+        },
         {.key = NULL},
 };
 static const struct l7mp_schema limits = {

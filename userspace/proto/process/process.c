@@ -27,9 +27,15 @@
 #define STDERR_LINE  1024 /* longest line of stderr that is logged in one record */
 #define STDERR_LINES 20   /* lines of stderr that are logged per second */
 
+/* The protocol's state in this process. */
+struct process_state {
+	unsigned running; /* that were not reaped */
+};
+
 struct process_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
+	struct process_state *state;
 	struct l7mp_process *process;    /* NULL: reaped */
 	struct l7mp_stream_io *io, *log; /* stdin and stdout; stderr. NULL: closed */
 	struct l7mp_timer timer;
@@ -177,6 +183,7 @@ static void on_exit_cb(void *arg, int status, int signal)
 	char how[200];
 
 	s->process = NULL;
+	s->state->running--;
 	s->status = status;
 	s->signal = signal;
 	l7mp_timer_stop(s->env->loop, &s->timer);
@@ -448,7 +455,9 @@ static int spawn(struct process_stream *s, const struct l7mp_connect *p, int fds
 		s->program = strdup(argv[0]);
 	if (s->program)
 		rc = l7mp_process_spawn(s->env->loop, &o, fds, on_exit_cb, s, &s->process);
-	if (rc)
+	if (!rc)
+		s->state->running++;
+	else
 		l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "STDIO-fork: can't run %s%s%s: %s",
 		               s->program ? s->program : "the command", o.cwd ? " in " : "",
 		               o.cwd ? o.cwd : "", l7mp_errno_text(rc));
@@ -476,14 +485,26 @@ static int open_pipes(struct process_stream *s, const int fds[static 3])
 static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                            struct l7mp_error *err)
 {
-	struct process_stream *s = calloc(1, sizeof(*s));
+	struct process_state *state = l7mp_proto_state(p->env, &l7mp_proto_fork, err);
 	int rc, fds[3] = {-1, -1, -1};
+	struct process_stream *s;
 
+	if (!state)
+		return -ENOMEM;
+	if (state->running >= p->env->limits->max_processes) {
+		p->env->stats->refusals[L7MP_REFUSE_MAX_PROCESSES]++;
+		return l7mp_error_set(
+		        err, -EAGAIN, L7MP_ERR_LIMIT,
+		        "STDIO-fork: %u processes run, limits.max_processes allows no more",
+		        state->running);
+	}
+	s = calloc(1, sizeof(*s));
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	s->base.ops = &stream_ops;
 	s->base.kind = L7MP_KIND_STREAM;
 	s->env = p->env;
+	s->state = state;
 	s->session = p->session ? p->session : "";
 	l7mp_timer_init(&s->timer, on_timer, s);
 	l7mp_task_init(&s->task, on_task, s);
@@ -502,6 +523,21 @@ static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **ou
 	s->err = rc;
 	op_close(&s->base, true);
 	return 0;
+}
+
+/* ---- state ---- */
+
+static int process_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
+{
+	(void)env;
+	*out = calloc(1, sizeof(struct process_state));
+	return *out ? 0 : l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
+
+static void process_stop(struct l7mp_env *env, void *state)
+{
+	(void)env;
+	free(state);
 }
 
 /* ---- tables ---- */
@@ -577,5 +613,7 @@ const struct l7mp_proto l7mp_proto_fork = {
                         .kind = L7MP_KIND_STREAM,
                         .cluster_spec = &cluster_spec,
                 },
+        .start = process_start,
+        .stop = process_stop,
         .connect = process_connect,
 };
