@@ -208,7 +208,8 @@ $(ENGINE_TOOLS): $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o $(foreach l,
 .PHONY: bench-bpf
 bench-bpf: bpf $(patsubst %,$(BUILD)/bench/%.bpf.o,reference live bare_redirect cost/l7mp_xdp cost/l7mp_tc) \
            $(patsubst %,$(BUILD)/bench/%,bpf_cost live_gen setup_load) $(ENGINE_TOOLS)
-$(BUILD)/bench/cost/%.bpf.o: bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
+$(patsubst %,$(BUILD)/bench/cost/%.bpf.o,l7mp_xdp l7mp_tc): $(BUILD)/bench/cost/%.bpf.o: \
+  bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fast path at tc ingress (clsact): where XDP is not right - lo, veth,
- * bridges, tun - and where a packet carries what XDP can't see: a partial checksum or
- * many segments.
+ * The fast path at tc ingress (clsact): for devices where XDP is not right (lo, veth, bridges, tun)
+ * and for packets that carry what XDP can't see: a partial checksum, or many segments.
  *
- * Order: parse -> look up -> all checks -> checksum helpers -> write -> redirect. A
- * packet that is passed up is never changed.
+ * Order: parse, look up, all checks, checksum helpers, write, redirect. A packet that is passed up
+ * is never changed.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -15,6 +14,7 @@
 
 #include "flow.h"
 #include "handover.h"
+#include "ingress.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -41,10 +41,11 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 }
 
 /*
- * Of addresses, which are in the pseudo header. IPv6 has no header checksum that makes up for them,
- * so that the sum of a whole packet that the device made (CHECKSUM_COMPLETE) stays as it is:
- * kernels from 6.16 on, and newer patches of older ones, can be told. The others take a sum for
- * wrong then, and add it up themselves.
+ * Updates the UDP checksum for new addresses, which are in its pseudo header. With
+ * CHECKSUM_COMPLETE the device has summed up the whole packet. An IPv4 header does not change that
+ * sum, because its own checksum makes up for the addresses; an IPv6 header has none. Kernels from
+ * 6.16 on, and newer patches of older ones, take a flag that says so; the others find the sum wrong
+ * and add the packet up themselves.
  */
 #define L7MP_CSUM_IPV6 (1ULL << 7) /* BPF_F_IPV6 of <linux/bpf.h>, not in Debian 12's */
 
@@ -60,10 +61,10 @@ static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32
 }
 
 /*
- * The UDP checksum, which may be partial: the helper knows. 0, or negative: then the packet is as
- * it was. It can only be the first one that fails, for memory, and not even that: because this
- * program writes into packets, the kernel makes them writable before it runs (and drops what it has
- * no memory for).
+ * Updates the UDP checksum, which may be partial: the helper knows. 0, or negative, and then the
+ * packet is as it was: only the first call can fail, when it has no memory to make the packet
+ * writable, and as this program writes into packets, the kernel makes them writable before it runs
+ * (and drops those for which it has no memory).
  */
 static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
                                          const struct l7mp_rewrite *rw)
@@ -112,8 +113,9 @@ static __always_inline long redirect(const struct l7mp_rewrite *rw)
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, __u32 tag,
-                                   struct l7mp_rewrite *rw, const int kind, const int has_link)
+                                   const struct l7mp_flow_action *a,
+                                   const struct l7mp_flow_read *rd, struct l7mp_rewrite *rw,
+                                   const int kind, const int has_link)
 {
 	const __u8 family = L7MP_KIND_FAMILY(kind);
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
@@ -128,10 +130,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	/* Meant for XDP on the real device; here the tags would be missing. */
 	if (l7mp_n_vlans(rw))
 		return L7MP_VERDICT_PASS_VLAN;
-	if (has_link && n_vlans + (skb->vlan_present ? 1 : 0) > L7MP_MAX_VLANS)
-		return L7MP_VERDICT_PASS_VLAN;
 	l7mp_take(rw, a, family);
-	if (l7mp_replaced(a, tag))
+	if (l7mp_flow_replaced(a, rd, p->key_words, family))
 		return L7MP_VERDICT_PASS_STALE;
 	/*
 	 * Redirecting drops what has no link header, even where the kernel writes the
@@ -155,20 +155,44 @@ static __always_inline int pass_up(int verdict)
 	return TC_ACT_UNSPEC;
 }
 
-/* The flow's verdict on the packet; nothing but forward() changes it. */
-static __always_inline int judge(struct __sk_buff *skb, const struct l7mp_packet *p,
-                                 const struct l7mp_flow_action *a, struct l7mp_rewrite *rw,
-                                 const int kind, const int has_link)
+/* The packet's tags: the outer one may be beside the frame, n_vlans (a constant) are in it. */
+static __always_inline __u64 packet_tags(const struct __sk_buff *skb, const struct ethhdr *eth,
+                                         const __u32 n_vlans)
 {
-	__u64 tag = l7mp_match_tag(&p->key, L7MP_KIND_FAMILY(kind));
+	const struct l7mp_vlan *vlan = (const void *)(eth + 1);
+	__be16 tci;
 
-	if (a->match_tag != tag)
+	if (!skb->vlan_present)
+		return l7mp_frame_tags(eth, n_vlans);
+	if (n_vlans >= L7MP_MAX_VLANS) /* three: no flow has them */
+		return ~0ULL;
+	tci = bpf_htons((__u16)skb->vlan_tci);
+	if (n_vlans == 0)
+		return l7mp_tags((__be16)skb->vlan_proto, 0, tci, 0);
+	return l7mp_tags((__be16)skb->vlan_proto, eth->h_proto, tci, vlan[0].tci);
+}
+
+/* The flow's verdict on the packet; nothing but forward() changes it. */
+static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth,
+                                 const struct l7mp_packet *p, const struct l7mp_flow_action *a,
+                                 struct l7mp_rewrite *rw, const int kind, const int has_link)
+{
+	struct l7mp_flow_read rd;
+	int verdict;
+
+	if (!l7mp_flow_begin(a, &rd))
 		return L7MP_VERDICT_PASS_STALE;
+	verdict = l7mp_check_ingress(a, &rd, skb->ifindex, eth,
+	                             has_link ? packet_tags(skb, eth, L7MP_KIND_VLANS(kind)) : 0);
+	if (verdict)
+		return verdict;
 	if (l7mp_handover_waits(a))
 		return L7MP_VERDICT_PASS_HANDOVER;
-	if (a->verb == L7MP_VERB_COUNT)
-		return l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
-	return forward(skb, p, a, tag, rw, kind, has_link);
+	if (a->verb != L7MP_VERB_COUNT)
+		return forward(skb, p, a, &rd, rw, kind, has_link);
+	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))
+	               ? L7MP_VERDICT_PASS_STALE
+	               : L7MP_VERDICT_COUNTED;
 }
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
@@ -177,14 +201,15 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
-	int verdict = l7mp_parse_ip((void *)(long)skb->data, (void *)(long)skb->data_end,
-	                            has_link ? L7MP_KIND_L3(kind) : 0, L7MP_KIND_FAMILY(kind),
-	                            skb->len, &p);
+	void *data = (void *)(long)skb->data;
+	int verdict =
+	        l7mp_parse_ip(data, (void *)(long)skb->data_end, has_link ? L7MP_KIND_L3(kind) : 0,
+	                      L7MP_KIND_FAMILY(kind), skb->len, &p);
 	__u64 n;
 
 	if (verdict)
 		return pass_up(verdict);
-	/* Because without CAP_PERFMON the verifier also walks ways that only speculation takes. */
+	/* Without CAP_PERFMON the verifier also follows paths that only speculation takes. */
 	rw.ports = rw.egress = 0;
 	a = bpf_map_lookup_elem(&flows, &p.key);
 	if (!a)
@@ -192,7 +217,7 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
 	n = segments(skb, &p);
-	verdict = judge(skb, &p, a, &rw, kind, has_link);
+	verdict = judge(skb, has_link ? data : NULL, &p, a, &rw, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return pass_up(verdict);
 	l7mp_count_flow(c, n, p.payload_len);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fast path at XDP: a flow's packet is rewritten and sent out of a device of
- * the device map; everything else goes up as it came.
+ * The fast path at XDP: a packet of a flow is rewritten and sent out of a device of the device map;
+ * everything else goes up as it came.
  *
- * Order: parse -> look up -> all checks, the redirect among them (it only notes the
- * target) -> write. A packet that is passed up is never changed.
+ * Order: parse, look up, all checks, the redirect among them (it only notes the target), write. A
+ * packet that is passed up is never changed.
  */
 #include <linux/bpf.h>
 
@@ -12,6 +12,7 @@
 
 #include "flow.h"
 #include "handover.h"
+#include "ingress.h"
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -54,7 +55,8 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_re
 }
 
 /*
- * With another number of tags than it came in with. 0, or a verdict, and then nothing was changed.
+ * The packet leaves with another number of tags than it came in with. 0, or a verdict, and then
+ * nothing was changed.
  */
 static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                        __u32 n_vlans, const __u8 family)
@@ -81,16 +83,9 @@ static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
 	return move_packet(ctx, rw, n_vlans, L7MP_FAMILY_V6);
 }
 
-/* Is the frame addressed to us? Only the flow knows our link address there. */
-static __always_inline int to_us(const struct ethhdr *eth, const struct l7mp_flow_action *a)
-{
-	const __u16 *mac = (const __u16 *)eth->h_dest, *own = (const __u16 *)a->in_mac;
-
-	return mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2];
-}
-
 static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet *p,
-                                   const struct l7mp_flow_action *a, __u64 tag, const int kind)
+                                   const struct l7mp_flow_action *a,
+                                   const struct l7mp_flow_read *rd, const int kind)
 {
 	const __u32 n_vlans = L7MP_KIND_VLANS(kind);
 	const __u8 family = L7MP_KIND_FAMILY(kind);
@@ -110,7 +105,7 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	l7mp_take(&rw, a, family);
 	if (n_vlans || l7mp_n_vlans(&rw))
 		l7mp_take_vlans(&rw, a);
-	if (l7mp_replaced(a, tag))
+	if (l7mp_flow_replaced(a, rd, p->key_words, family))
 		return L7MP_VERDICT_PASS_STALE;
 	if (l7mp_n_vlans(&rw) == n_vlans)
 		rc = write_packet(ctx, &rw, n_vlans, family);
@@ -124,6 +119,29 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	                                           : L7MP_VERDICT_FORWARDED;
 }
 
+/* The flow's verdict on the packet; nothing but forward() changes it. */
+static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
+                                 const struct l7mp_packet *p, const struct l7mp_flow_action *a,
+                                 const int kind)
+{
+	struct l7mp_flow_read rd;
+	int verdict;
+
+	if (!l7mp_flow_begin(a, &rd))
+		return L7MP_VERDICT_PASS_STALE;
+	verdict = l7mp_check_ingress(a, &rd, ctx->ingress_ifindex, eth,
+	                             l7mp_frame_tags(eth, L7MP_KIND_VLANS(kind)));
+	if (verdict)
+		return verdict;
+	if (l7mp_handover_waits(a))
+		return L7MP_VERDICT_PASS_HANDOVER;
+	if (a->verb != L7MP_VERB_COUNT)
+		return forward(ctx, p, a, &rd, kind);
+	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))
+	               ? L7MP_VERDICT_PASS_STALE
+	               : L7MP_VERDICT_COUNTED;
+}
+
 static __always_inline int handle(struct xdp_md *ctx, const int kind)
 {
 	void *data = (void *)(long)ctx->data;
@@ -131,7 +149,6 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_counter *c;
-	__u64 tag;
 	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
 	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), L7MP_KIND_FAMILY(kind),
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
@@ -143,17 +160,7 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 		return L7MP_VERDICT_PASS_NO_FLOW;
 	/* Right behind the first look-up: the processor hashes for both at the same time. */
 	c = bpf_map_lookup_elem(&counters, &p.key);
-	tag = l7mp_match_tag(&p.key, L7MP_KIND_FAMILY(kind));
-	if (a->match_tag != tag)
-		return L7MP_VERDICT_PASS_STALE;
-	if (!to_us(data, a))
-		return L7MP_VERDICT_PASS_NOT_HOST;
-	if (l7mp_handover_waits(a))
-		return L7MP_VERDICT_PASS_HANDOVER;
-	if (a->verb == L7MP_VERB_COUNT)
-		verdict = l7mp_replaced(a, tag) ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_COUNTED;
-	else
-		verdict = forward(ctx, &p, a, tag, kind);
+	verdict = judge(ctx, data, &p, a, kind);
 	if (verdict <= L7MP_VERDICT_COUNTED)
 		l7mp_count_flow(c, 1, p.payload_len);
 	return verdict;

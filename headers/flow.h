@@ -1,38 +1,70 @@
 /* SPDX-License-Identifier: MIT */
-/* Flow look-up and its guard. Used by the programs and, for the tag, by user space. */
+/*
+ * Is what was read of a flow one value, and that of the packet's flow? The look-up alone does not
+ * say so: when an entry is deleted, or replaced by an update, the kernel gives its memory to the
+ * next one at once, while a program may still read it.
+ *
+ * A program reads the value in three steps:
+ *
+ *   1. l7mp_flow_begin: `version` and `version_end` are equal, so no write was half done then.
+ *   2. It copies all that it needs.
+ *   3. l7mp_flow_replaced: the key, then both versions once more. If they are what they were, the
+ *      copy is of one value, and that value belongs to the packet's flow.
+ *
+ * The kernel copies a value as one block, upwards or downwards depending on the processor and on
+ * the addresses. Upwards, a write that touches a field in step 2 has changed `version` and then the
+ * key before; downwards, `version_end`. So step 3 sees it in both cases. No two values that are
+ * written have the same version, so that an entry which is replaced twice is noticed, too. Whenever
+ * there is a doubt the packet goes up: verdict `stale`.
+ */
 #pragma once
 
-#include "l7mp/abi.h"
+#include "maps.h"
+#include "words.h"
 
-/*
- * A word made of the whole key, also kept in the action. The kernel gives the memory of an element
- * that was deleted, or replaced by an update, to the next one at once, while a program may still
- * read it. So a program looks at the tag when it has found the flow, takes all that it needs, and
- * looks again (l7mp_replaced) before it changes anything: the tag is what the kernel writes first,
- * so if it still fits, nothing that was read is another flow's. Otherwise the packet goes up.
- */
-static inline __attribute__((always_inline)) __u32 l7mp_match_tag(const struct l7mp_flow_key *key,
-                                                                  const __u8 family)
+/* The words at both ends of a value, as they were when its reading began. */
+struct l7mp_flow_read {
+	__u64 head; /* version, in_ifindex */
+	__u64 tail; /* handover, padding, version_end */
+};
+
+static __always_inline const volatile __u64 *l7mp_flow_head(const struct l7mp_flow_action *a)
 {
-	const __u32 *w = (const __u32 *)key;
-	__u32 tag = w[8] ^ w[9];
-
-	if (family == L7MP_FAMILY_V4)
-		return tag ^ w[0] ^ ((w[4] << 7) | (w[4] >> 25));
-		/*
-		 * Not a loop: the verifier takes constant offsets only, whatever the compiler
-		 * thinks of unrolling.
-		 */
-#define L7MP_MIX(i) (w[i] ^ ((w[4 + (i)] << (7 + (i))) | (w[4 + (i)] >> (25 - (i)))))
-	tag ^= L7MP_MIX(0) ^ L7MP_MIX(1) ^ L7MP_MIX(2) ^ L7MP_MIX(3);
-#undef L7MP_MIX
-	return tag;
+	return (const volatile __u64 *)&a->version;
 }
 
-static inline __attribute__((always_inline)) int l7mp_replaced(const struct l7mp_flow_action *a,
-                                                               __u32 tag)
+static __always_inline const volatile __u64 *l7mp_flow_tail(const struct l7mp_flow_action *a)
 {
-	/* The compiler must not read anything of the action after this. */
+	return (const volatile __u64 *)&a->handover;
+}
+
+/* 0: the value is being written. */
+static __always_inline int l7mp_flow_begin(const struct l7mp_flow_action *a,
+                                           struct l7mp_flow_read *rd)
+{
+	rd->head = *l7mp_flow_head(a);
+	rd->tail = *l7mp_flow_tail(a);
+	/* The compiler must not move reads of the value to a place before this one. */
 	__asm__ volatile("" ::: "memory");
-	return *(const volatile __u32 *)&a->match_tag != tag;
+	return L7MP_FIRST32(rd->head) == L7MP_SECOND32(rd->tail);
+}
+
+/*
+ * 1: what was read since l7mp_flow_begin may be of another flow. `key_words` is the packet's key,
+ * `family` is constant. The reads are volatile, so that they stay in order.
+ */
+static __always_inline int l7mp_flow_replaced(const struct l7mp_flow_action *a,
+                                              const struct l7mp_flow_read *rd,
+                                              const __u64 key_words[5], const __u8 family)
+{
+	const volatile __u64 *key = (const volatile __u64 *)&a->key;
+	__u64 differ;
+
+	__asm__ volatile("" ::: "memory");
+	differ = (key[0] ^ key_words[0]) | (key[2] ^ key_words[2]) | (key[4] ^ key_words[4]);
+	if (family == L7MP_FAMILY_V6) /* for IPv4 these are zero in every key */
+		differ |= (key[1] ^ key_words[1]) | (key[3] ^ key_words[3]);
+	differ |= *l7mp_flow_head(a) ^ rd->head;
+	differ |= *l7mp_flow_tail(a) ^ rd->tail;
+	return differ != 0;
 }

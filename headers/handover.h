@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The first packets of a flow, whose predecessors user space may still hold: see l7mp_handover in
- * abi.h.
+ * Holds the packets of a new flow back while user space may still have earlier ones: see
+ * l7mp_handover in abi.h.
  */
 #pragma once
 
 #include "maps.h"
 #include "words.h"
 
-/* 1: pass the packet up, it must not overtake; 0: the flow has begun. */
+/*
+ * 1: pass the packet up, or it would overtake others; 0: the flow has begun. The index may be that
+ * of a flow whose value is just being written: then the other flow begins a moment later.
+ */
 static __always_inline int l7mp_handover_waits(const struct l7mp_flow_action *a)
 {
 	__u64 slot = L7MP_WORD64(a->handover, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writes what a flow makes of a packet. Called only when every check has
- * passed; the bounds tests here are for the verifier and can't fail then.
+ * Writes what a flow makes of a packet. Called only when every check has passed; the bounds tests
+ * here are for the verifier and can't fail then.
  */
 #pragma once
 
@@ -10,50 +10,50 @@
 #include "parse.h"
 
 /*
- * What is written, taken out of the action before its tag is looked at for the last time. In the
- * action's own groups of 8 bytes: see words.h.
+ * What is written, copied out of the value before it is checked for the last time
+ * (l7mp_flow_replaced). In the value's own groups of 8 bytes: see words.h.
  */
 struct l7mp_rewrite {
 	__u64 saddr[2], daddr[2];
 	__u64 ports;   /* sport, dport, verb, n_vlans, flags */
 	__u64 egress;  /* ifindex, mtu */
-	__u64 macs[2]; /* dmac, smac, csum_l3 */
-	__u64 csums;   /* csum_addr, csum_port */
+	__u64 macs[2]; /* dmac, smac, the first bytes of in_mac */
+	__u64 csums;   /* the last bytes of in_mac, csum_l3, csum_addr, csum_port */
 	__u64 vlans;   /* vlan_proto, vlan_tci */
 };
 
-/* What the checks look at. */
-static __always_inline void l7mp_take_checked(struct l7mp_rewrite *n,
+/* Copies what the checks look at. */
+static __always_inline void l7mp_take_checked(struct l7mp_rewrite *rw,
                                               const struct l7mp_flow_action *a)
 {
-	n->ports = *(const __u64 *)&a->sport;
-	n->egress = *(const __u64 *)&a->ifindex;
+	rw->ports = *(const __u64 *)&a->sport;
+	rw->egress = *(const __u64 *)&a->ifindex;
 }
 
-static __always_inline void l7mp_take(struct l7mp_rewrite *n, const struct l7mp_flow_action *a,
+static __always_inline void l7mp_take(struct l7mp_rewrite *rw, const struct l7mp_flow_action *a,
                                       const __u8 family)
 {
 	const __u64 *saddr = (const __u64 *)&a->saddr, *daddr = (const __u64 *)&a->daddr;
 	const __u64 *macs = (const __u64 *)a->dmac;
 
-	n->saddr[0] = saddr[0];
-	n->daddr[0] = daddr[0];
+	rw->saddr[0] = saddr[0];
+	rw->daddr[0] = daddr[0];
 	if (family == L7MP_FAMILY_V6) {
-		n->saddr[1] = saddr[1];
-		n->daddr[1] = daddr[1];
+		rw->saddr[1] = saddr[1];
+		rw->daddr[1] = daddr[1];
 	}
-	n->macs[0] = macs[0];
-	n->macs[1] = macs[1];
-	n->csums = *(const __u64 *)&a->csum_addr;
+	rw->macs[0] = macs[0];
+	rw->macs[1] = macs[1];
+	rw->csums = macs[2];
 }
 
-static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *n,
+static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *rw,
                                             const struct l7mp_flow_action *a)
 {
-	n->vlans = *(const __u64 *)a->vlan_proto;
+	rw->vlans = *(const __u64 *)a->vlan_proto;
 }
 
-/* Their parts, as they are in memory. */
+/* The parts of these words, as they are in memory. */
 static __always_inline __u32 l7mp_word32(const __u64 *words, int i)
 {
 	return ((const __u32 *)words)[i];
@@ -64,39 +64,44 @@ static __always_inline __be16 l7mp_word16(const __u64 *words, int i)
 	return ((const __be16 *)words)[i];
 }
 
-static __always_inline __u8 l7mp_verb(const struct l7mp_rewrite *n)
+static __always_inline __u8 l7mp_verb(const struct l7mp_rewrite *rw)
 {
-	return ((const __u8 *)&n->ports)[4];
+	return ((const __u8 *)&rw->ports)[4];
 }
 
-static __always_inline __u8 l7mp_n_vlans(const struct l7mp_rewrite *n)
+static __always_inline __u8 l7mp_n_vlans(const struct l7mp_rewrite *rw)
 {
-	return ((const __u8 *)&n->ports)[5];
+	return ((const __u8 *)&rw->ports)[5];
 }
 
-static __always_inline __u16 l7mp_flags(const struct l7mp_rewrite *n)
+static __always_inline __u16 l7mp_flags(const struct l7mp_rewrite *rw)
 {
-	return ((const __u16 *)&n->ports)[3];
+	return ((const __u16 *)&rw->ports)[3];
 }
 
-static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *n)
+static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *rw)
 {
-	return l7mp_word32(&n->egress, 0);
+	return l7mp_word32(&rw->egress, 0);
 }
 
-static __always_inline __u32 l7mp_mtu(const struct l7mp_rewrite *n)
+static __always_inline __u32 l7mp_mtu(const struct l7mp_rewrite *rw)
 {
-	return l7mp_word32(&n->egress, 1);
+	return l7mp_word32(&rw->egress, 1);
 }
 
-static __always_inline __u32 l7mp_csum_addr(const struct l7mp_rewrite *n)
+static __always_inline __u32 l7mp_csum_l3(const struct l7mp_rewrite *rw)
 {
-	return l7mp_word32(&n->csums, 0);
+	return l7mp_word16(&rw->csums, 1);
 }
 
-static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *n)
+static __always_inline __u32 l7mp_csum_addr(const struct l7mp_rewrite *rw)
 {
-	return l7mp_word32(&n->csums, 1);
+	return l7mp_word16(&rw->csums, 2);
+}
+
+static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *rw)
+{
+	return l7mp_word16(&rw->csums, 3);
 }
 
 /*
@@ -104,7 +109,7 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *n)
  * 0, or -1 when the verifier's bounds test failed. l3, family and csum are constants.
  */
 static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
-                                           const int csum, const struct l7mp_rewrite *n)
+                                           const int csum, const struct l7mp_rewrite *rw)
 {
 	struct udphdr *udp;
 
@@ -115,9 +120,9 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->ttl--;
-		ip->check = l7mp_csum_apply(ip->check, l7mp_word32(n->macs, 3));
-		__builtin_memcpy(&ip->saddr, n->saddr, 4);
-		__builtin_memcpy(&ip->daddr, n->daddr, 4);
+		ip->check = l7mp_csum_apply(ip->check, l7mp_csum_l3(rw));
+		__builtin_memcpy(&ip->saddr, rw->saddr, 4);
+		__builtin_memcpy(&ip->daddr, rw->daddr, 4);
 	} else {
 		struct ipv6hdr *ip = data + l3;
 
@@ -125,22 +130,23 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->hop_limit--;
-		__builtin_memcpy(&ip->saddr, n->saddr, 16);
-		__builtin_memcpy(&ip->daddr, n->daddr, 16);
+		__builtin_memcpy(&ip->saddr, rw->saddr, 16);
+		__builtin_memcpy(&ip->daddr, rw->daddr, 16);
 	}
-	udp->source = l7mp_word16(&n->ports, 0);
-	udp->dest = l7mp_word16(&n->ports, 1);
+	udp->source = l7mp_word16(&rw->ports, 0);
+	udp->dest = l7mp_word16(&rw->ports, 1);
 	if (csum)
-		udp->check = l7mp_csum_apply_udp(udp->check, l7mp_csum_addr(n) + l7mp_csum_port(n));
+		udp->check =
+		        l7mp_csum_apply_udp(udp->check, l7mp_csum_addr(rw) + l7mp_csum_port(rw));
 	return 0;
 }
 
-static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_rewrite *n)
+static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l7mp_rewrite *rw)
 {
 	__be16 *to = (__be16 *)eth; /* both addresses, 12 bytes */
 
 	for (int i = 0; i < 6; i++)
-		to[i] = l7mp_word16(n->macs, i);
+		to[i] = l7mp_word16(rw->macs, i);
 }
 
 /* `c` may be NULL: then the flow is being removed. */

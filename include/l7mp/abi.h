@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The contract between the BPF programs and user space: every map's key and
- * value. Included by both, so only <linux/types.h>.
+ * The contract between the BPF programs and user space: the key and the value of every map. Both
+ * include it, so it needs nothing but <linux/types.h>.
  *
- * Addresses are byte arrays and ports of the key are in network order, as they
- * are in the packet; the value repeats the ports in host order, so that
- * `bpftool map dump pinned .../flows` reads like the flow. All padding is
- * explicit and zero (the kernel compares keys byte by byte; without CAP_PERFMON the
- * verifier refuses structs with uninitialised bytes).
+ * Addresses are byte arrays, and the ports of the key are in network order, as they are in the
+ * packet. The value repeats the ports in host order, so that `bpftool map dump pinned .../flows`
+ * reads like the flow. All padding is explicit and zero: the kernel compares keys byte by byte, and
+ * without CAP_PERFMON the verifier refuses structs with uninitialised bytes.
  *
- * A change of any size, offset or meaning here increments L7MP_ABI_VERSION,
- * which is part of the pin path: /sys/fs/bpf/l7mp/<instance>/ holds `abi`, and a daemon refuses
- * to use (no_init) maps of another version.
+ * A change of any size, offset or meaning here increments L7MP_ABI_VERSION. The pin directory
+ * /sys/fs/bpf/l7mp/<instance>/ holds it in the map `abi`, and a daemon that is to use what is
+ * pinned there (admin.offload: no_init) refuses another version.
  */
 #pragma once
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 3
+#define L7MP_ABI_VERSION 4
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
 #define L7MP_MAP_FLOWS    "flows"
@@ -43,7 +42,7 @@ struct l7mp_abi_addr {
 	__u8 bytes[16];
 } __attribute__((aligned(4)));
 
-/* flows and counters: the packet's 5-tuple as it comes in. */
+/* Key of flows and counters: the 5-tuple of a packet as it comes in. */
 struct l7mp_flow_key {
 	struct l7mp_abi_addr saddr;
 	struct l7mp_abi_addr daddr;
@@ -68,15 +67,23 @@ enum l7mp_flow_flags {
 };
 
 /*
- * What is done to a packet of the flow. The checksum deltas are constant per
- * flow, because the key fixes every old value (RFC 1624: HC' = ~(~HC + ~m + m')):
- * each is the one's-complement sum of ~old and new words, in the byte order of the
- * packet, folded to 16 bits.
+ * Value of flows: which packets the flow takes, and what is done to them.
+ *
+ * The programs read the fields up to version_end for every packet, in groups of 8 bytes; what
+ * follows is for people. The kernel gives the memory of an entry that was deleted or replaced to
+ * the next one at once, while a program may still read it. So the value repeats its key, and
+ * user space gives a new number, the same in `version` and `version_end`, to each value that it
+ * writes: headers/flow.h says how the programs use these to know that they have read one value.
+ *
+ * The checksum deltas are constant per flow, because the key fixes every old value (RFC 1624:
+ * HC' = ~(~HC + ~m + m')): each is the one's-complement sum of ~old and new words, in the byte
+ * order of the packet, folded to 16 bits.
  */
 struct l7mp_flow_action {
-	/* What the programs read for every packet, together, and in groups of 8 bytes. */
-	__u32 match_tag; /* l7mp_match_tag() of the key; first, as the kernel writes in this order: headers/flow.h */
-	__u32 handover;             /* with L7MP_FLOW_HANDOVER: its place in the map of that name */
+	__u32 version;
+	/* The interface that the packets must come in by: that of the program, not a VLAN above. */
+	__u32 in_ifindex;
+	struct l7mp_flow_key key;
 	struct l7mp_abi_addr saddr; /* new addresses */
 	struct l7mp_abi_addr daddr;
 	__be16 sport; /* new ports, network order */
@@ -84,50 +91,42 @@ struct l7mp_flow_action {
 	__u8 verb;    /* enum l7mp_flow_verb */
 	__u8 n_vlans; /* tags to send with: 0, 1 or 2, outer first */
 	__u16 flags;
-	__u32 ifindex; /* where it leaves: real device for XDP, route's device for tc */
+	__u32 ifindex; /* of the egress: the real device for XDP, the route's device for tc */
 	__u32 mtu;     /* largest IP packet that may leave there */
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u32 csum_l3;   /* IPv4 header: the addresses, and TTL less one */
-	__u32 csum_addr; /* pseudo header: the addresses */
-	__u32 csum_port; /* the ports */
-	/* Link address that the packets are sent to; XDP has no other way to know. */
-	__u8 in_mac[6];
-	__u8 pad0[2];
-	__be16 vlan_proto[2]; /* ETH_P_8021Q, ETH_P_8021AD in network order */
+	__u8 in_mac[6];       /* link address that the packets must be sent to */
+	__u16 csum_l3;        /* IPv4 header: the addresses, and TTL less one */
+	__u16 csum_addr;      /* pseudo header: the addresses */
+	__u16 csum_port;      /* the ports */
+	__be16 vlan_proto[2]; /* of the tags to send with: ETH_P_8021Q, ETH_P_8021AD */
 	__be16 vlan_tci[2];
+	/* The tags that the packets must come in with, outer first; the rest is zero. */
+	__be16 in_vlan_proto[2];
+	__be16 in_vlan_id[2];
+	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
+	__u8 pad[2];
+	__u32 version_end; /* the same as `version` */
 
-	__u16 sport_host; /* the new ports, for people */
+	__u16 sport_host; /* the new ports in host order */
 	__u16 dport_host;
-	__u16 match_sport_host; /* the key's, for people */
+	__u16 match_sport_host; /* those of the key in host order */
 	__u16 match_dport_host;
 	__u64 session; /* id of the session: key of `sessions` */
-	__u64 cookie;  /* of the pipe's owner in user space */
-
-	/*
-	 * Reserved for TCP splicing: added to sequence, acknowledgement, timestamps; window shift.
-	 */
-	__u32 seq_delta;
-	__u32 ack_delta;
-	__u32 ts_delta;
-	__u32 ts_echo_delta;
-	__s8 window_shift;
-	__u8 tcp_flags;
-	__u8 pad[6];
 };
 
 /*
- * handover: an array of these, written by both sides (BPF_F_MMAPABLE), so that a flow begins
- * without overtaking what is still on its way through user space. While the two numbers differ, the
- * programs pass the flow's packets up and count them in `passed`. User space notes `passed`, relays
- * all that its sockets hold, and stores what it noted in `relayed`. If the next packet finds
- * both equal, nothing is left in front of it: from then on the flow is fast, because nobody changes
- * the numbers any more. `passed` begins with 1 and `relayed` with 0, for what came before the flow
- * was there.
+ * handover: an array of these that the programs and user space both write (BPF_F_MMAPABLE), so that
+ * the packets of a new flow do not overtake those that user space still holds. While the two
+ * numbers differ, the programs pass the flow's packets up and count them in `passed`. User space
+ * reads `passed`, relays all that its sockets hold, and then stores the number that it has read in
+ * `relayed`. If the next packet finds both equal, no packet is in front of it: from then on the
+ * flow is fast, because nobody changes the numbers any more. `passed` starts at 1 and `relayed` at
+ * 0, for the packets that came before the flow was added.
  */
 struct l7mp_handover {
-	__u64 passed;  /* the programs', atomically */
-	__u64 relayed; /* user space's */
+	__u64 passed;  /* written by the programs, atomically */
+	__u64 relayed; /* written by user space */
 };
 #define L7MP_HANDOVER_SLOTS 4096
 
@@ -136,31 +135,33 @@ struct l7mp_flow_counter {
 	__u64 packets;   /* wire datagrams: a GSO packet counts its segments */
 	__u64 bytes;     /* transport payload */
 	__u64 last_seen; /* CLOCK_MONOTONIC ns, coarse; 0: never */
-	__u64 tick;      /* jiffies when last_seen was set; the programs' own */
+	__u64 tick;      /* jiffies when last_seen was set; only for the programs */
 };
 
 /* verdicts: per-CPU array. X(identifier, text, what it means) */
-#define L7MP_VERDICTS(X)                                                                           \
-	X(FORWARDED, "forwarded", "rewritten and redirected")                                      \
-	X(REFLECTED, "reflected", "sent back by an Echo flow")                                     \
-	X(COUNTED, "counted", "swallowed by a Discard flow")                                       \
-	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                              \
-	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")                   \
-	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header")            \
-	X(PASS_NOT_HOST, "not-host",                                                               \
-	  "link address is not this host's own: multicast, broadcast, other")                      \
-	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                             \
-	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")                 \
-	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                              \
-	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                              \
-	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                           \
-	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                           \
-	X(PASS_MTU, "mtu", "larger than the way out takes")                                        \
-	X(PASS_DEVICE, "device", "the way out is not there any more")                              \
-	X(PASS_VLAN, "vlan", "the tags can't be changed as the flow needs")                        \
-	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                          \
-	X(PASS_STALE, "stale", "the flow was replaced while it was read")                          \
-	X(PASS_HANDOVER, "handover", "what came before it is still on its way through user space") \
+#define L7MP_VERDICTS(X)                                                                     \
+	X(FORWARDED, "forwarded", "rewritten and redirected")                                \
+	X(REFLECTED, "reflected", "sent back by an Echo flow")                               \
+	X(COUNTED, "counted", "swallowed by a Discard flow")                                 \
+	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                        \
+	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")             \
+	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header")      \
+	X(PASS_NOT_HOST, "not-host",                                                         \
+	  "link address is not this host's own: multicast, broadcast, other")                \
+	X(PASS_INGRESS, "ingress", "came in by another interface than the flow's")           \
+	X(PASS_TAGS, "tags", "came in with other VLAN tags than the flow's")                 \
+	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                       \
+	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")           \
+	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                        \
+	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                        \
+	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                     \
+	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                     \
+	X(PASS_MTU, "mtu", "larger than the egress takes")                                   \
+	X(PASS_DEVICE, "device", "the egress interface is not there any more")               \
+	X(PASS_VLAN, "vlan", "the VLAN tags can't be changed as the flow needs")             \
+	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                    \
+	X(PASS_STALE, "stale", "the flow was replaced while it was read")                    \
+	X(PASS_HANDOVER, "handover", "user space has not yet relayed the packets before it") \
 	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
@@ -203,17 +204,22 @@ struct l7mp_abi_attached {
 #define L7MP_ABI_ASSERT(cond) _Static_assert(cond, #cond)
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, match_tag) == 0);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, saddr) == 8);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, daddr) == 24);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport) == 40);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, dmac) == 56);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 68);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 72);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 88);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 96);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 104);
-L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 144);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version) == 0);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, key) == 8);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, saddr) == 48);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, daddr) == 64);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport) == 80);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 88);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, dmac) == 96);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 114);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 116);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 120);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, in_vlan_proto) == 128);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, handover) == 136);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version_end) == 140);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 144);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 152);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 160);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

@@ -126,6 +126,7 @@ static void measure(struct bench *b, const char *name, int prog, bool xdp, int w
                     uint32_t set, uint32_t n)
 {
 	struct __sk_buff skb = {.ifindex = b->rig.in, .ingress_ifindex = b->rig.in};
+	struct xdp_md md = {.ingress_ifindex = b->rig.in};
 	static uint8_t in[PACKET_MAX], out[PACKET_MAX];
 	__u32 ns[RUNS];
 
@@ -137,7 +138,9 @@ static void measure(struct bench *b, const char *name, int prog, bool xdp, int w
 		LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in,
 		            .data_size_in = (__u32)packet_build(&p, in), .data_out = out,
 		            .data_size_out = sizeof(out), .repeat = REPEAT,
-		            .ctx_in = xdp ? NULL : &skb, .ctx_size_in = xdp ? 0 : sizeof(skb));
+		            .ctx_in = xdp ? (void *)&md : (void *)&skb,
+		            .ctx_size_in = xdp ? sizeof(md) : sizeof(skb));
+		md.data_end = o.data_size_in;
 		if (bpf_prog_test_run_opts(prog, &o))
 			tap_bail("%s: %s", name, strerror(errno));
 		if ((int)o.retval != want)
@@ -159,6 +162,7 @@ static int ref_prog(const struct bench *b, const char *name)
 
 static void live(struct bench *b, const char *name, int prog, int family, uint32_t set, uint32_t n)
 {
+	struct xdp_md md = {.ingress_ifindex = b->rig.in};
 	static uint8_t in[PACKET_MAX];
 	struct packet p;
 	__u32 ns[9];
@@ -167,8 +171,10 @@ static void live(struct bench *b, const char *name, int prog, int family, uint32
 	for (int i = 0; i < 9; i++) {
 		flow_packet(b, family, set, 0, &p);
 		LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = in,
-		            .data_size_in = (__u32)packet_build(&p, in), .repeat = LIVE,
+		            .data_size_in = (__u32)packet_build(&p, in), .ctx_in = &md,
+		            .ctx_size_in = sizeof(md), .repeat = LIVE,
 		            .flags = BPF_F_TEST_XDP_LIVE_FRAMES, .batch_size = 64);
+		md.data_end = o.data_size_in;
 		if (bpf_prog_test_run_opts(prog, &o))
 			tap_bail("%s: %s", name, strerror(errno));
 		ns[i] = o.duration;

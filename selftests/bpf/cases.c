@@ -107,7 +107,49 @@ static void reversed(struct tcase *t)
 }
 static void no_flow(struct tcase *t)   { t->no_flow = true; }
 
-static void stale(struct tcase *t)     { t->action.match_tag ^= 0x40; }
+static void half_new(struct tcase *t)  { t->action.version++; }
+static void half_old(struct tcase *t)  { t->action.version_end++; }
+static void key_saddr(struct tcase *t) { t->action.key.saddr.bytes[3]++; }
+static void key_daddr(struct tcase *t) { t->action.key.daddr.bytes[0]++; }
+static void key_saddr6(struct tcase *t) { t->action.key.saddr.bytes[15]++; }
+static void key_daddr6(struct tcase *t) { t->action.key.daddr.bytes[8]++; }
+static void key_sport(struct tcase *t) { t->action.key.sport ^= htons(2); }
+static void key_dport(struct tcase *t) { t->action.key.dport ^= htons(2); }
+static void key_family(struct tcase *t) { t->action.key.family ^= 2; }
+/* What an exclusive or of the fields takes for the same: source + 2, destination port + 2. */
+static void key_both(struct tcase *t)
+{
+	t->action.key.saddr.bytes[3] ^= 2;
+	t->action.key.dport ^= htons(2);
+}
+
+static void elsewhere(struct tcase *t)
+{
+	t->from = t->rig->out;
+	memcpy(t->in.dmac, t->rig->out_mac, 6);
+}
+static void of_lo(struct tcase *t)     { t->action.in_ifindex = 1; memset(t->action.in_mac, 0, 6); }
+static void at_lo(struct tcase *t)     { t->from = 1; memset(t->in.dmac, 0, 6); }
+static void localhost(struct tcase *t)
+{
+	static const uint8_t one[16] = {[15] = 1};
+
+	memcpy(t->in.saddr, t->in.family == 4 ? (const uint8_t *)"\x7f\0\0\1" : one, t->in.family == 4 ? 4 : 16);
+	memcpy(t->in.daddr, t->in.saddr, 16);
+	t->key_of = t->in;
+}
+static void own_tags(struct tcase *t)  { t->own_tags = true; }
+static void tag_more(struct tcase *t)  { own_tags(t); in_q1(t); }
+static void tags_more(struct tcase *t) { own_tags(t); in_q2(t); }
+static void tag_missing(struct tcase *t)  { own_tags(t); tags(&t->key_of, 1, QTAG); }
+static void tags_missing(struct tcase *t) { tag_missing(t); t->key_of.n_vlans = 2; }
+static void tag_id(struct tcase *t)    { tag_missing(t); in_q1(t); t->in.vlan_tci[0] ^= 1; }
+static void tag_zero(struct tcase *t)  { own_tags(t); in_q1(t); t->in.vlan_tci[0] = 0; }
+static void tag_proto(struct tcase *t) { tag_missing(t); in_ad1(t); }
+static void tag_inner(struct tcase *t) { tags_missing(t); in_q2(t); t->in.vlan_tci[1] ^= 0x100; }
+static void tag_twice(struct tcase *t) { tag_missing(t); in_q2(t); }
+static void tag_prio(struct tcase *t)  { tag_missing(t); in_q1(t); t->in.vlan_tci[0] ^= 0xe000; }
+static void tag_third(struct tcase *t) { tags_missing(t); in_q3(t); }
 static void no_device(struct tcase *t) { t->action.ifindex = 60000; }
 static void tc_only(struct tcase *t)   { t->action.flags = L7MP_FLOW_TC_ONLY; }
 static void neigh(struct tcase *t)     { t->action.flags = L7MP_FLOW_NEIGH; }
@@ -242,7 +284,36 @@ const struct tcase_def tcases[] = {
         {"another source", 0, BOTH(PASS_NO_FLOW), other_src, NULL},
         {"another destination", 0, BOTH(PASS_NO_FLOW), other_dst, NULL},
         {"the other direction", 0, BOTH(PASS_NO_FLOW), reversed, NULL},
-        {"stale flow", 0, BOTH(PASS_STALE), NULL, stale},
+        {"the value is being overwritten upwards", 0, BOTH(PASS_STALE), NULL, half_new},
+        {"the value is being overwritten downwards", 0, BOTH(PASS_STALE), NULL, half_old},
+        {"the value is that of another source", 0, BOTH(PASS_STALE), NULL, key_saddr},
+        {"the value is that of another destination", 0, BOTH(PASS_STALE), NULL, key_daddr},
+        {"the value differs in the source's end", 6, BOTH(PASS_STALE), NULL, key_saddr6},
+        {"the value differs in the destination's end", 6, BOTH(PASS_STALE), NULL, key_daddr6},
+        {"the value is that of another source port", 0, BOTH(PASS_STALE), NULL, key_sport},
+        {"the value is that of another destination port", 0, BOTH(PASS_STALE), NULL, key_dport},
+        {"the value is that of the other family", 0, BOTH(PASS_STALE), NULL, key_family},
+        {"the value differs twice in the same bits", 0, BOTH(PASS_STALE), NULL, key_both},
+        /* ingress */
+        {"by another interface", 0, BOTH(PASS_INGRESS), elsewhere, NULL},
+        {"a flow of lo, a frame on the wire", 0, BOTH(PASS_INGRESS), NULL, of_lo},
+        {"a flow of lo, a frame on the wire from localhost", 0, BOTH(PASS_INGRESS), localhost,
+         of_lo},
+        {"a flow of lo, a packet on lo", 0, NOT_RUN, V(FORWARDED), at_lo, of_lo},
+        {"by another interface, Echo", 0, BOTH(PASS_INGRESS), elsewhere, reflect_v},
+        {"by another interface, Discard", 0, BOTH(PASS_INGRESS), elsewhere, count_v},
+        {"a tag that the flow does not have", 0, BOTH(PASS_TAGS), tag_more, NULL},
+        {"two tags that the flow does not have", 0, BOTH(PASS_TAGS), tags_more, NULL},
+        {"a priority tag (VLAN 0)", 0, BOTH(PASS_TAGS), tag_zero, NULL},
+        {"the flow's tag is missing", 0, BOTH(PASS_TAGS), tag_missing, NULL},
+        {"the flow's two tags are missing", 0, BOTH(PASS_TAGS), tags_missing, NULL},
+        {"another VLAN", 0, BOTH(PASS_TAGS), tag_id, NULL},
+        {"the other tag protocol", 0, BOTH(PASS_TAGS), tag_proto, NULL},
+        {"another inner VLAN", 0, BOTH(PASS_TAGS), tag_inner, NULL},
+        {"a second tag inside", 0, BOTH(PASS_TAGS), tag_twice, NULL},
+        {"the flow's VLAN, another priority", 0, FWD, tag_prio, NULL},
+        {"a third tag inside", 0, BOTH(PASS_NOT_IP), tag_third, NULL},
+        {"Discard, a tag too many", 0, BOTH(PASS_TAGS), tag_more, count_v},
         /* ways out */
         {"device is not in the map", 0, V(PASS_DEVICE), NOT_RUN, NULL, no_device},
         {"left to tc", 0, V(PASS_TO_TC), V(FORWARDED), NULL, tc_only},

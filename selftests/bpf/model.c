@@ -127,9 +127,13 @@ void model_receive(const uint8_t *frame, size_t len, struct model *m)
 		return;
 	type = be16(frame + at);
 	while (type == 0x8100 || type == 0x88a8) {
-		at += 4;
-		if (++m->n_vlans > 2 || at + 2 > len)
+		if (m->n_vlans == 2 || at + 6 > len) {
+			m->n_vlans++;
 			return;
+		}
+		m->vlan_proto[m->n_vlans] = (uint16_t)type;
+		m->vlan_tci[m->n_vlans++] = (uint16_t)be16(frame + at + 2);
+		at += 4;
 		type = be16(frame + at);
 	}
 	m->l3 = at + 2;

@@ -19,7 +19,8 @@ enum model_fate {
 struct model {
 	enum model_fate fate;
 	int family;
-	int n_vlans;
+	int n_vlans; /* 3: more than two, or they are cut off */
+	uint16_t vlan_proto[2], vlan_tci[2];
 	size_t l3, ip_len; /* ip_len: as the header says */
 	uint8_t saddr[16], daddr[16];
 	uint16_t sport, dport;

@@ -6,6 +6,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_link.h>
 #include <linux/pkt_cls.h>
 #include <net/if.h>
 #include <sched.h>
@@ -14,8 +15,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
-
-#include "flow.h"
 
 #define MAX_CPUS 256
 
@@ -43,7 +42,10 @@ static void make_devices(struct rig *r)
 {
 	if (unshare(CLONE_NEWNET))
 		tap_bail("a network namespace needs root: %s", strerror(errno));
+	/* Without IPv6 of their own, so that no packet but the tests' is counted. */
 	if (system("ip link set lo up && ip link add l7in type veth peer name l7out && "
+	           "echo 1 >/proc/sys/net/ipv6/conf/l7in/disable_ipv6 && "
+	           "echo 1 >/proc/sys/net/ipv6/conf/l7out/disable_ipv6 && "
 	           "ip link set l7in up && ip link set l7out up"))
 		tap_bail("can't make veth devices");
 	r->in = if_nametoindex("l7in");
@@ -130,6 +132,10 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	r->prog_tc_l3 = prog_fd(t, L7MP_PROG_TC_L3);
 	if (bpf_map_update_elem(r->devices, &r->out, &r->out, BPF_ANY))
 		tap_bail("devices: %s", strerror(errno));
+	/* A test run can name the device as ingress only while a program is attached to it. */
+	if (bpf_xdp_attach((int)r->in, r->prog_xdp, XDP_FLAGS_DRV_MODE, NULL) ||
+	    bpf_xdp_attach((int)r->out, r->prog_xdp, XDP_FLAGS_DRV_MODE, NULL))
+		tap_bail("can't attach to veth: %s", strerror(errno));
 	/* The objects live as long as the process: their descriptors are in use. */
 	r->objects[RIG_XDP] = x;
 	r->objects[RIG_TC] = t;
@@ -159,7 +165,7 @@ void rig_key(const struct packet *p, struct l7mp_flow_key *key)
 }
 
 /* Sum of the new words and the complements of the old ones, in the packet's byte order. */
-static uint32_t difference(const uint8_t *old, const uint8_t *new, size_t n)
+static uint16_t difference(const uint8_t *old, const uint8_t *new, size_t n)
 {
 	uint8_t inverted[16];
 
@@ -168,15 +174,16 @@ static uint32_t difference(const uint8_t *old, const uint8_t *new, size_t n)
 	return htons(packet_sum(inverted, n, packet_sum(new, n, 0)));
 }
 
-static uint32_t fold(uint32_t sum)
+static uint16_t fold(uint32_t sum)
 {
-	return sum > 0xffff ? (sum & 0xffff) + (sum >> 16) : sum;
+	return (uint16_t)(sum > 0xffff ? (sum & 0xffff) + (sum >> 16) : sum);
 }
 
 void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
                 struct l7mp_flow_action *a)
 {
 	size_t n = from->family == 4 ? 4 : 16;
+	static uint32_t version;
 	struct l7mp_flow_key key;
 	uint16_t old[2] = {htons(from->sport), htons(from->dport)};
 	uint16_t new[2] = {htons(to->sport), htons(to->dport)};
@@ -204,8 +211,14 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 	a->csum_port = difference((uint8_t *)old, (uint8_t *)new, 4);
 	if (from->family == 4)
 		a->csum_l3 = fold(a->csum_addr + htons(0xfeff)); /* TTL is a high byte */
+	a->in_ifindex = r->in;
 	memcpy(a->in_mac, r->in_mac, 6);
-	a->match_tag = l7mp_match_tag(&key, key.family);
+	for (int i = 0; i < from->n_vlans && i < 2; i++) {
+		a->in_vlan_proto[i] = htons(from->vlan_proto[i]);
+		a->in_vlan_id[i] = htons(from->vlan_tci[i] & 0x0fff);
+	}
+	a->key = key;
+	a->version = a->version_end = ++version;
 }
 
 void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct l7mp_flow_action *a)
@@ -287,22 +300,16 @@ int rig_test_run(struct rig_run *run)
 int rig_send(const struct rig *r, enum rig_hook hook, struct rig_run *run)
 {
 	struct __sk_buff skb = {.ifindex = r->in, .ingress_ifindex = r->in};
+	struct xdp_md md = {.data_end = (uint32_t)run->in_len, .ingress_ifindex = r->in};
+	int rc;
 
-	if (hook == RIG_XDP) {
-		run->prog = r->prog_xdp;
-	} else {
-		if (!run->prog || run->prog == r->prog_xdp)
-			run->prog = r->prog_tc;
-		if (!run->ctx) {
-			int rc;
-
-			run->ctx = &skb;
-			run->ctx_len = sizeof(skb);
-			rc = rig_test_run(run);
-			run->ctx = NULL;
-			run->ctx_len = 0;
-			return rc;
-		}
-	}
-	return rig_test_run(run);
+	run->prog = hook == RIG_XDP ? r->prog_xdp : r->prog_tc;
+	if (run->ctx)
+		return rig_test_run(run);
+	run->ctx = hook == RIG_XDP ? (void *)&md : (void *)&skb;
+	run->ctx_len = hook == RIG_XDP ? sizeof(md) : sizeof(skb);
+	rc = rig_test_run(run);
+	run->ctx = NULL;
+	run->ctx_len = 0;
+	return rc;
 }

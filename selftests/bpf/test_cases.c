@@ -159,24 +159,23 @@ static bool check_frame(const struct tcase *t, const struct rig_run *run, int wa
 static int run_case(const struct tcase *t, const uint8_t *frame, size_t len, int want)
 {
 	struct rig_run run = {.in = frame, .in_len = len};
-	struct __sk_buff skb = {.ifindex = t->rig->in,
-	                        .ingress_ifindex = t->rig->in,
+	struct __sk_buff skb = {.ifindex = t->from,
+	                        .ingress_ifindex = t->from,
 	                        .gso_size = t->gso_size,
 	                        .gso_segs = t->gso_segs};
-	struct xdp_md md = {.data = (uint32_t)t->meta, .data_end = (uint32_t)(len + t->meta)};
+	struct xdp_md md = {.data = (uint32_t)t->meta,
+	                    .data_end = (uint32_t)(len + t->meta),
+	                    .ingress_ifindex = t->from};
 	uint8_t with_meta[PACKET_MAX + 256] = {0};
 	bool ok = true;
 	int rc;
 
-	if (t->hook == RIG_TC) {
-		run.ctx = &skb;
-		run.ctx_len = sizeof(skb);
-	} else if (t->meta) {
+	run.ctx = t->hook == RIG_TC ? (void *)&skb : (void *)&md;
+	run.ctx_len = t->hook == RIG_TC ? sizeof(skb) : sizeof(md);
+	if (t->hook == RIG_XDP && t->meta) {
 		memcpy(with_meta + t->meta, frame, len);
 		run.in = with_meta;
 		run.in_len = len + t->meta;
-		run.ctx = &md;
-		run.ctx_len = sizeof(md);
 	}
 	rc = rig_send(t->rig, t->hook, &run);
 	if (rc == -EINVAL && t->meta)
@@ -198,7 +197,7 @@ static int run_case(const struct tcase *t, const uint8_t *frame, size_t len, int
 
 static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, int family)
 {
-	struct tcase t = {.rig = r, .hook = hook};
+	struct tcase t = {.rig = r, .hook = hook, .from = r->in};
 	int want = hook == RIG_XDP ? def->xdp : def->tc;
 	struct l7mp_flow_key key;
 	uint8_t frame[PACKET_MAX], out[PACKET_MAX];
@@ -209,6 +208,11 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 	t.key_of = t.in;
 	if (def->make)
 		def->make(&t);
+	if (!t.own_tags) { /* the flow has the packet's, whatever they are */
+		t.key_of.n_vlans = t.in.n_vlans;
+		memcpy(t.key_of.vlan_proto, t.in.vlan_proto, sizeof(t.in.vlan_proto));
+		memcpy(t.key_of.vlan_tci, t.in.vlan_tci, sizeof(t.in.vlan_tci));
+	}
 	if (t.zero_out) {
 		struct packet p = t.to;
 
@@ -241,7 +245,7 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 /* Every length shorter than the packet goes up as it came. */
 static void truncation(struct rig *r, enum rig_hook hook, int family, int n_vlans)
 {
-	struct tcase t = {.rig = r, .hook = hook};
+	struct tcase t = {.rig = r, .hook = hook, .from = r->in};
 	struct l7mp_flow_key key;
 	uint8_t frame[PACKET_MAX];
 	size_t len, bad = 0, refused = 0;

@@ -129,14 +129,15 @@ static void base(int family, struct packet *p, struct packet *to)
 	memcpy(to->dmac, "\x02\x00\x00\x00\x00\x77", 6);
 }
 
-static void add_flow(const struct packet *p, const struct packet *to, uint32_t ifindex,
-                     uint16_t flags, struct l7mp_flow_key *key)
+static void add_flow(const struct port *from, const struct packet *p, const struct packet *to,
+                     uint32_t ifindex, uint16_t flags, struct l7mp_flow_key *key)
 {
 	struct l7mp_flow_action a;
 
 	rig_action(&rig, p, to, &a);
 	a.ifindex = ifindex;
 	a.flags = flags;
+	a.in_ifindex = from->ifindex;
 	memcpy(a.in_mac, in.mac, sizeof(a.in_mac));
 	a.verb = L7MP_VERB_FORWARD;
 	rig_key(p, key);
@@ -179,12 +180,12 @@ static void through_tc(const char *what, int family, int n_vlans, bool partial)
 	bool ok;
 
 	base(family, &p, &to);
-	add_flow(&p, &to, out.ifindex, 0, &key);
 	p.n_vlans = n_vlans;
 	for (int i = 0; i < n_vlans; i++) {
 		p.vlan_proto[i] = i + 1 < n_vlans ? 0x88a8 : 0x8100;
 		p.vlan_tci[i] = (uint16_t)(100 + i);
 	}
+	add_flow(&in, &p, &to, out.ifindex, 0, &key);
 	len = packet_build(&p, frame);
 	l4 = packet_payload_at(&p) - 8;
 	if (partial) { /* only the pseudo header's sum, uncomplemented; the device does the rest */
@@ -222,7 +223,7 @@ static void segments(int family)
 
 	base(family, &p, &to);
 	p.payload = total;
-	add_flow(&p, &to, out.ifindex, 0, &key);
+	add_flow(&in, &p, &to, out.ifindex, 0, &key);
 	len = packet_build(&p, frame);
 	l4 = packet_payload_at(&p) - 8;
 	sum = packet_sum(p.daddr, a, packet_sum(p.saddr, a, 17 + 8 + (uint32_t)total));
@@ -269,9 +270,9 @@ static void without_link(int family, bool to_tap)
 
 	base(family, &p, &to);
 	if (to_tap)
-		add_flow(&p, &to, out.ifindex, 0, &key);
+		add_flow(&tun, &p, &to, out.ifindex, 0, &key);
 	else
-		add_flow(&p, &to, tun.ifindex, L7MP_FLOW_NEIGH | L7MP_FLOW_TC_ONLY, &key);
+		add_flow(&tun, &p, &to, tun.ifindex, L7MP_FLOW_NEIGH | L7MP_FLOW_TC_ONLY, &key);
 	len = packet_build(&p, frame);
 	send_frame(&tun, &vnet, frame + 14, len - 14);
 	n = receive(to_tap ? &out : &tun, got);
@@ -298,7 +299,7 @@ static void through_xdp(int family, int n_vlans)
 	to.vlan_proto[0] = to.vlan_proto[1] = 0x8100;
 	to.vlan_tci[0] = 11;
 	to.vlan_tci[1] = 12;
-	add_flow(&p, &to, out.ifindex, 0, &key);
+	add_flow(&in, &p, &to, out.ifindex, 0, &key);
 	len = packet_build(&p, frame);
 	send_frame(&in, &vnet, frame, len);
 	n = receive(&out, got);

@@ -82,6 +82,7 @@ static void make_flow(struct run *r, struct flow *f, int i)
 	f->from.sport = (uint16_t)(1 + rnd(r, 65535));
 	f->from.dport = (uint16_t)(1 + rnd(r, 65535));
 	memcpy(f->from.dmac, r->rig.in_mac, 6);
+	rnd_tags(r, &f->from, i % 3 ? 0 : (int)rnd(r, 3));
 	rnd_bytes(r, f->from.smac, 6);
 	f->to = f->from;
 	rnd_bytes(r, f->to.saddr, 16);
@@ -156,7 +157,10 @@ static size_t make_packet(struct run *r, const struct flow *f, uint8_t out[stati
 	uint8_t becomes_zero[PACKET_MAX];
 	size_t len;
 
-	rnd_tags(r, &p, chance(r, 60) ? 0 : (int)rnd(r, 4));
+	if (chance(r, 10))
+		rnd_tags(r, &p, (int)rnd(r, 4));
+	for (int i = 0; i < p.n_vlans; i++) /* another priority is no other VLAN */
+		p.vlan_tci[i] ^= (uint16_t)(rnd(r, 16) << 12);
 	p.ttl = (uint8_t)(2 + rnd(r, 254));
 	p.tos = (uint8_t)rnd(r, 256);
 	p.id = (uint16_t)rnd(r, 65536);
@@ -207,6 +211,18 @@ static struct flow *find(struct run *r, const struct model *m)
 	return NULL;
 }
 
+/* Has the packet the tags that the flow expects? */
+static bool flow_tags(const struct flow *f, const struct model *in)
+{
+	if (in->n_vlans != f->from.n_vlans)
+		return false;
+	for (int i = 0; i < in->n_vlans; i++)
+		if (in->vlan_proto[i] != f->from.vlan_proto[i] ||
+		    (in->vlan_tci[i] ^ f->from.vlan_tci[i]) & 0x0fff)
+			return false;
+	return true;
+}
+
 /* Every byte of the IP packet that is neither address, port, TTL nor checksum. */
 static bool rest_equal(const uint8_t *in, const uint8_t *out, size_t len, int family)
 {
@@ -235,7 +251,7 @@ static const char *check_redirect(const struct flow *f, const struct rig_run *ru
 		return "redirected without a flow";
 	if (in->fate != MODEL_DELIVER && in->fate != MODEL_DROP)
 		return "redirected, though it was nothing that a relay would have seen whole";
-	if (!in->plain || in->ttl < 2 || in->ip_len > MTU || in->n_vlans > 2)
+	if (!in->plain || in->ttl < 2 || in->ip_len > MTU || !flow_tags(f, in))
 		return "redirected, though there was a doubt";
 	if (run->out_len != run->in_len - in->l3 + link)
 		return "another length";
@@ -261,7 +277,7 @@ static const char *check_redirect(const struct flow *f, const struct rig_run *ru
 static bool must_be_fast(const struct run *r, const struct flow *f, const struct model *in,
                          const uint8_t *frame)
 {
-	if (!f || in->fate != MODEL_DELIVER || !in->plain || in->ttl < 2 || in->n_vlans > 2)
+	if (!f || in->fate != MODEL_DELIVER || !in->plain || in->ttl < 2 || !flow_tags(f, in))
 		return false;
 	if (memcmp(frame, r->rig.in_mac, 6))
 		return false;

@@ -9,8 +9,6 @@
 #include "../bpf/model.h"
 #include "parse.h"
 
-#include "flow.h"
-
 static void compare(const uint8_t *frame, size_t len, int kind, const struct l7mp_packet *p)
 {
 	size_t n = p->key.family == L7MP_FAMILY_V4 ? 4 : 16;
@@ -28,7 +26,6 @@ static void compare(const uint8_t *frame, size_t len, int kind, const struct l7m
 	           !memcmp(p->key.daddr.bytes, m.daddr, 16));
 	FUZZ_CHECK(ntohs(p->key.sport) == m.sport && ntohs(p->key.dport) == m.dport);
 	FUZZ_CHECK(n == 16 || !memcmp(p->key.saddr.bytes + 4, "\0\0\0\0\0\0\0\0\0\0\0", 12));
-	(void)l7mp_match_tag(&p->key, p->key.family);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -182,7 +182,7 @@ static void test_key(void **state)
 	assert_int_equal(action.match_dport_host, 9000);
 	assert_int_equal(action.sport_host, 9000);
 	assert_int_equal(action.dport, htons(5000));
-	assert_int_not_equal(action.match_tag, 0);
+	assert_memory_equal(&action.key, &key, sizeof(key));
 }
 
 static void test_exit(void **state)

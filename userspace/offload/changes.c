@@ -162,8 +162,9 @@ static void update(struct l7mp_offload_engine *e, struct off_direction *s,
 	struct off_batch *b = &e->batch;
 
 	s->action = *action;
+	off_action_renew(&e->table, &s->action);
 	b->keys[b->n_actions] = s->key;
-	b->actions[b->n_actions] = *action;
+	b->actions[b->n_actions] = s->action;
 	b->owner[b->n_actions++] = s->flow;
 	if (b->n_actions == OFF_BATCH)
 		flush_updates(e);
@@ -171,12 +172,12 @@ static void update(struct l7mp_offload_engine *e, struct off_direction *s,
 
 static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	struct off_egress egress[2];
+	struct off_plan plan[2];
 	enum l7mp_reason reason;
 
 	if (flow->out)
 		return;
-	reason = off_flow_plan(e, flow, egress);
+	reason = off_flow_plan(e, flow, plan);
 	if (reason) {
 		leave(e, flow, reason);
 		return;
@@ -186,7 +187,8 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		struct off_direction *s = &flow->dir[i];
 		struct l7mp_flow_action action = s->action;
 
-		off_action_set_egress(&action, &egress[i]);
+		off_action_set_ingress(&action, &plan[i].in);
+		off_action_set_egress(&action, &plan[i].out);
 		if (memcmp(&action, &s->action, sizeof(action)) != 0)
 			update(e, s, &action);
 	}

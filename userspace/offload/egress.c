@@ -5,17 +5,42 @@
 
 #include "engine.h"
 
-enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
-                                  struct off_link **out)
+/* The tags of what is seen at `served` and belongs to `link`, a VLAN device above it or itself. */
+static void ingress_tags(const struct l7mp_offload_engine *e, const struct off_link *link,
+                         const struct off_link *served, struct off_ingress *in)
 {
-	/*
-	 * Packets of the peer come in where packets to it leave. If they don't, they meet no flow
-	 * and go up.
-	 */
+	for (; link && link != served; link = off_link_find(&e->path, link->parent)) {
+		/* Found from the inside out. */
+		in->vlan_proto[1] = in->vlan_proto[0];
+		in->vlan_id[1] = in->vlan_id[0];
+		in->vlan_proto[0] = link->vlan_proto;
+		in->vlan_id[0] = htons(link->vlan_id);
+	}
+}
+
+/*
+ * Packets of the peer are expected by the interface to which the route to it points. A peer whose
+ * packets come in by another one (asymmetric routing) stays in user space: the program passes them
+ * up, and the stack decides whether it takes them.
+ */
+enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
+                                  struct off_link **out, struct off_ingress *in)
+{
+	struct off_link *link = off_link_find(&e->path, nh->ifindex);
+
 	if (!nh->ifindex || nh->reason == L7MP_REASON_NO_ROUTE)
 		return L7MP_REASON_NO_ROUTE;
-	*out = off_link_served(&e->path, off_link_find(&e->path, nh->ifindex));
-	return *out ? L7MP_REASON_NONE : L7MP_REASON_INTERFACE;
+	*out = off_link_served(&e->path, link);
+	if (!*out)
+		return L7MP_REASON_INTERFACE;
+	if (!in)
+		return L7MP_REASON_NONE;
+	memset(in, 0, sizeof(*in));
+	in->ifindex = (*out)->ifindex;
+	/* A VLAN device may have a link address of its own. */
+	memcpy(in->mac, link->mac, sizeof(in->mac));
+	ingress_tags(e, link, *out, in);
+	return L7MP_REASON_NONE;
 }
 
 static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_nexthop *nh,

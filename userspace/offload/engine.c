@@ -145,7 +145,9 @@ static void compose(struct l7mp_offload_engine *e)
 	                              .served = on_served,
 	                              .arg = e,
 	                              .dispatcher = -1};
-	e->table = (struct off_table){.loop = e->loop, .polled = on_polled, .arg = e};
+	/* Not the versions that a predecessor gave: its maps may be taken over. */
+	e->table = (struct off_table){
+	        .loop = e->loop, .polled = on_polled, .arg = e, .version = (uint32_t)off_mono_ns()};
 	off_maps_init(&e->table.maps);
 	off_sysctls_init(&e->hooks.sysctls);
 }

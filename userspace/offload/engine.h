@@ -96,14 +96,23 @@ void off_changes_work(struct l7mp_timer *t, void *arg);
 /* ---- flows.c, egress.c ---- */
 
 extern const struct l7mp_offload off_ops;
-/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
+/* What a direction of a flow needs to know of the network. */
+struct off_plan {
+	struct off_ingress in;
+	struct off_egress out;
+};
+/* Where each direction comes in, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                               struct off_egress egress[2]);
+                               struct off_plan plan[2]);
 /* Out of everything, and freed. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
 /* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
                                  const struct off_nexthop *nh, struct off_egress *out);
+/*
+ * The interface whose program sees what the peer behind `nh` sends, and how it sees it (`in`, may
+ * be NULL). NONE or a reason.
+ */
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
-                                  struct off_link **out);
+                                  struct off_link **out, struct off_ingress *in);

@@ -66,8 +66,10 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 	for (int i = 0; !rc && i < flow->n_dirs; i++)
 		rc = put(e->table.maps.counters, &flow->dir[i].key, e->table.zeros);
-	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--)
+	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--) {
+		off_action_renew(&e->table, &flow->dir[i].action);
 		rc = put(e->table.maps.flows, &flow->dir[i].key, &flow->dir[i].action);
+	}
 	if (!rc)
 		return 0;
 	uninstall(e, flow, false);
@@ -76,33 +78,27 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 /* ---- planning ---- */
 
-/* Who serves each direction, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                               struct off_egress egress[2])
+                               struct off_plan plan[2])
 {
 	struct off_link *in[2] = {NULL, NULL};
 	enum l7mp_reason reason;
 
+	memset(plan, 0, 2 * sizeof(*plan));
 	for (int i = 0; i < flow->n_dirs; i++) {
-		reason = off_ingress_find(e, flow->nh[i], &in[i]);
+		reason = off_ingress_find(e, flow->nh[i], &in[i], &plan[i].in);
 		if (reason)
 			return reason;
 	}
-	memset(egress, 0, 2 * sizeof(*egress));
 	for (int i = 0; i < flow->n_dirs; i++) {
 		const struct off_nexthop *to =
 		        flow->verb == L7MP_VERB_REFLECT ? flow->nh[0] : flow->nh[!i];
-		const struct off_link *from = off_link_find(&e->path, flow->nh[i]->ifindex);
 
-		reason = flow->verb == L7MP_VERB_COUNT ? L7MP_REASON_NONE
-		                                       : off_egress_find(e, in[i], to, &egress[i]);
+		reason = flow->verb == L7MP_VERB_COUNT
+		                 ? L7MP_REASON_NONE
+		                 : off_egress_find(e, in[i], to, &plan[i].out);
 		if (reason)
 			return reason;
-		/*
-		 * `from` may be a VLAN device with an address of its own; `in` is what is below it.
-		 */
-		if (from)
-			memcpy(egress[i].in_mac, from->mac, sizeof(egress[i].in_mac));
 	}
 	return L7MP_REASON_NONE;
 }
@@ -129,7 +125,6 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	}
 	for (int i = 0; i < flow->n_dirs; i++) {
 		s[i].flow = flow;
-		s[i].action.cookie = flow->cookie;
 		s[i].action.session = flow->session;
 	}
 }
@@ -194,7 +189,7 @@ static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                               const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
-	struct off_egress egress[2];
+	struct off_plan plan[2];
 	enum l7mp_reason reason;
 
 	set_sides(flow, a, b);
@@ -202,11 +197,13 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		return L7MP_REASON_CONFLICT;
 	reason = find_hops(e, flow, a, b);
 	if (!reason)
-		reason = off_flow_plan(e, flow, egress);
+		reason = off_flow_plan(e, flow, plan);
 	if (reason)
 		return reason;
-	for (int i = 0; i < flow->n_dirs; i++)
-		off_action_set_egress(&flow->dir[i].action, &egress[i]);
+	for (int i = 0; i < flow->n_dirs; i++) {
+		off_action_set_ingress(&flow->dir[i].action, &plan[i].in);
+		off_action_set_egress(&flow->dir[i].action, &plan[i].out);
+	}
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
 	off_handover_prepare(&e->table, flow);
@@ -316,7 +313,7 @@ static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_directio
 	const struct off_nexthop *nh = flow->nh[flow->n_dirs == 2 && dir == L7MP_EGRESS];
 	struct off_link *in;
 
-	if (off_ingress_find(e, nh, &in))
+	if (off_ingress_find(e, nh, &in, NULL))
 		return;
 	*hook = off_hook_name(in->hook);
 	*interface = in->name;

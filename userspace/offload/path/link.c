@@ -210,13 +210,20 @@ void off_links_clear(struct off_path *p)
 
 struct off_link *off_link_served(const struct off_path *p, struct off_link *link)
 {
+	const struct off_link *top = link;
+	struct off_link *found = NULL;
+
 	/* At most two tags are understood: two VLAN devices above a real one. */
 	for (int i = 0; link && i <= 2; i++) {
-		if (link->hook != OFF_HOOK_NONE)
-			return link;
+		/* tc takes what is sent to another address than the device's for not ours. */
+		bool sees = link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC ||
+		            !memcmp(link->mac, top->mac, sizeof(top->mac));
+
+		if (link->hook != OFF_HOOK_NONE && (sees || !found))
+			found = link;
 		link = link->parent ? off_link_find(p, link->parent) : NULL;
 	}
-	return NULL;
+	return found;
 }
 
 void off_link_driver(const char *ifname, char out[static 32])

@@ -114,8 +114,8 @@ void off_links_clear(struct off_path *p);
 /* Fills the rtnetlink fields of *out from an RTM_NEWLINK. 0 or -EINVAL. */
 int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out);
 /*
- * The interface whose program sees what comes in by `link`: itself, or for a VLAN device one below
- * it. NULL: none is served.
+ * The interface whose program is the first to see what comes in by `link`: itself, or for a VLAN
+ * device the lowest one below it that is served. NULL: none is.
  */
 struct off_link *off_link_served(const struct off_path *p, struct off_link *link);
 /* ethtool's driver name (ETHTOOL_GDRVINFO); "" when there is none. */

@@ -135,6 +135,7 @@ static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 			continue;
 		plain.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
 		plain.handover = 0;
+		off_action_renew(tbl, &plain);
 		/* However it began: from now on nothing waits. */
 		__atomic_store_n(&slot_of(tbl, s)->relayed, slot_of(tbl, s)->passed,
 		                 __ATOMIC_SEQ_CST);

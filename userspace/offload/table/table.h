@@ -16,13 +16,20 @@
 
 /* ---- translate: pure functions ---- */
 
-/* Where and how a packet of a flow leaves. */
+/* Where the packets of a flow must come in: see struct l7mp_flow_action. */
+struct off_ingress {
+	uint32_t ifindex;
+	uint8_t mac[6];
+	uint16_t vlan_proto[2]; /* network order, outer first; 0: no tag */
+	uint16_t vlan_id[2];
+};
+
+/* How a packet of a flow leaves, and by which interface. */
 struct off_egress {
 	uint32_t ifindex;
 	uint32_t mtu;
 	uint16_t flags; /* enum l7mp_flow_flags */
 	uint8_t dmac[6], smac[6];
-	uint8_t in_mac[6]; /* of the device that the packets come in by */
 	uint8_t n_vlans;
 	uint16_t vlan_proto[2]; /* network order, outer first */
 	uint16_t vlan_tci[2];
@@ -30,11 +37,12 @@ struct off_egress {
 /* The key of packets from -> to. Both of one family, with ports. */
 void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
                  const struct l7mp_addr *to);
-/* The action that makes them packets of src -> dst: everything but the exit. */
+/* The action that makes them packets of src -> dst: everything but ingress and egress. */
 void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst);
 void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
+void off_action_set_ingress(struct l7mp_flow_action *a, const struct off_ingress *in);
 /* May this pair be offloaded as far as its ends tell? NONE or the reason. */
 enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 
@@ -134,6 +142,7 @@ struct off_table {
 
 	struct off_maps maps;
 	struct off_index index; /* by key */
+	uint32_t version;       /* of the value that was written last */
 	uint64_t n_flows;
 	uint64_t n_records;                    /* in the map `sessions` */
 	int n_cpus;                            /* possible ones */
@@ -141,6 +150,15 @@ struct off_table {
 	struct off_counter_poll counter_poll;
 	struct off_handover handover;
 };
+
+/*
+ * Gives the action a version that no other has. Before each write into the map of flows: the
+ * programs rely on it (headers/flow.h).
+ */
+static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow_action *a)
+{
+	a->version = a->version_end = ++tbl->version;
+}
 
 /* ---- hand-over ---- */
 

@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#include "flow.h"
 #include "table.h"
 
 /* Only unicast addresses that mean the same on every interface. */
@@ -70,11 +69,11 @@ void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *
 
 /* ---- checksums (RFC 1624) ---- */
 
-static uint32_t fold(uint64_t sum)
+static uint16_t fold(uint64_t sum)
 {
 	while (sum >> 16)
 		sum = (sum & 0xffff) + (sum >> 16);
-	return (uint32_t)sum;
+	return (uint16_t)sum;
 }
 
 /* Sum of ~old and new over n bytes, in the byte order of the packet. */
@@ -95,10 +94,10 @@ static uint64_t delta(const void *old, const void *new, size_t n)
 }
 
 /*
- * Words that are the same add 0xffff each, which is zero: then the delta is really 0, and helpers
- * are spared.
+ * Equal words add 0xffff each, which is zero in one's complement. When nothing changes, a real 0
+ * spares the programs the calls of checksum helpers.
  */
-static uint32_t delta_or_zero(const void *old, const void *new, size_t n)
+static uint16_t delta_or_zero(const void *old, const void *new, size_t n)
 {
 	return memcmp(old, new, n) ? fold(delta(old, new, n)) : 0;
 }
@@ -129,7 +128,7 @@ void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
 	a->verb = (uint8_t)verb;
 	a->match_sport_host = ntohs(key->sport);
 	a->match_dport_host = ntohs(key->dport);
-	a->match_tag = l7mp_match_tag(key, key->family);
+	a->key = *key;
 	if (verb == L7MP_VERB_COUNT)
 		return;
 	off_abi_addr(src, a->saddr.bytes);
@@ -148,10 +147,19 @@ void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *
 	a->flags = x->flags | (a->flags & L7MP_FLOW_HANDOVER);
 	memcpy(a->dmac, x->dmac, sizeof(a->dmac));
 	memcpy(a->smac, x->smac, sizeof(a->smac));
-	memcpy(a->in_mac, x->in_mac, sizeof(a->in_mac));
 	a->n_vlans = x->n_vlans;
 	for (int i = 0; i < 2; i++) {
 		a->vlan_proto[i] = x->vlan_proto[i];
 		a->vlan_tci[i] = x->vlan_tci[i];
+	}
+}
+
+void off_action_set_ingress(struct l7mp_flow_action *a, const struct off_ingress *in)
+{
+	a->in_ifindex = in->ifindex;
+	memcpy(a->in_mac, in->mac, sizeof(a->in_mac));
+	for (int i = 0; i < 2; i++) {
+		a->in_vlan_proto[i] = in->vlan_proto[i];
+		a->in_vlan_id[i] = in->vlan_id[i];
 	}
 }
