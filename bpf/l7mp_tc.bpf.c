@@ -127,12 +127,18 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > l7mp_mtu(rw))
 		return L7MP_VERDICT_PASS_MTU;
+	/* Cutting it would end the segmentation, too. */
+	if (p->trailer && skb->gso_size)
+		return L7MP_VERDICT_PASS_MALFORMED;
 	/* Meant for XDP on the real device; here the tags would be missing. */
 	if (l7mp_n_vlans(rw))
 		return L7MP_VERDICT_PASS_VLAN;
 	l7mp_take(rw, a, family);
 	if (l7mp_flow_replaced(a, rd, p->key_words, family))
 		return L7MP_VERDICT_PASS_STALE;
+	/* What is behind the IP packet: no socket would send it on. */
+	if (p->trailer && bpf_skb_change_tail(skb, skb->len - (__u32)p->trailer, 0))
+		return L7MP_VERDICT_PASS_KERNEL;
 	/*
 	 * Redirecting drops what has no link header, even where the kernel writes the
 	 * header: a packet of a tun device gets one first.
@@ -172,6 +178,17 @@ static __always_inline __u64 packet_tags(const struct __sk_buff *skb, const stru
 	return l7mp_tags((__be16)skb->vlan_proto, eth->h_proto, tci, vlan[0].tci);
 }
 
+/*
+ * Does the payload, which may be in the non-linear part, begin like a JSON object? Then a
+ * JSONSocket client may have begun anew.
+ */
+static __always_inline int may_be_json(struct __sk_buff *skb, const __u32 at)
+{
+	__u64 first = 0;
+
+	return bpf_skb_load_bytes(skb, at, &first, 1) || *(const __u8 *)&first == '{';
+}
+
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth,
                                  const struct l7mp_packet *p, const struct l7mp_flow_action *a,
@@ -188,6 +205,9 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 		return verdict;
 	if (l7mp_handover_waits(a))
 		return L7MP_VERDICT_PASS_HANDOVER;
+	if (a->flags & L7MP_FLOW_JSON_UP && p->payload_len &&
+	    may_be_json(skb, L7MP_KIND_PAYLOAD(kind) - (has_link ? 0 : ETH_HLEN)))
+		return L7MP_VERDICT_PASS_JSON;
 	if (a->verb != L7MP_VERB_COUNT)
 		return forward(skb, p, a, &rd, rw, kind, has_link);
 	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))

@@ -54,18 +54,26 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_re
 	return 0;
 }
 
+/* Takes off what is behind the IP packet: no socket would send it on. Shortening never fails. */
+static __always_inline int cut_trailer(struct xdp_md *ctx, __u32 trailer)
+{
+	return trailer && bpf_xdp_adjust_tail(ctx, -(int)trailer);
+}
+
 /*
  * The packet leaves with another number of tags than it came in with. 0, or a verdict, and then
  * nothing was changed.
  */
 static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
-                                       __u32 n_vlans, const __u8 family)
+                                       __u32 n_vlans, __u32 trailer, const __u8 family)
 {
 	__u32 to = l7mp_n_vlans(rw);
 	__s32 grow = ((__s32)n_vlans - (__s32)to) * (__s32)sizeof(struct l7mp_vlan);
 
 	if (to > L7MP_MAX_VLANS || bpf_xdp_adjust_head(ctx, grow))
 		return L7MP_VERDICT_PASS_VLAN;
+	if (cut_trailer(ctx, trailer))
+		return L7MP_VERDICT_PASS_KERNEL;
 	if (to == 0)
 		return write_packet(ctx, rw, 0, family);
 	if (to == 1)
@@ -73,14 +81,16 @@ static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rew
 	return write_packet(ctx, rw, 2, family);
 }
 
-static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans)
+static __noinline int move_v4(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans,
+                              __u32 trailer)
 {
-	return move_packet(ctx, rw, n_vlans, L7MP_FAMILY_V4);
+	return move_packet(ctx, rw, n_vlans, trailer, L7MP_FAMILY_V4);
 }
 
-static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans)
+static __noinline int move_v6(struct xdp_md *ctx, const struct l7mp_rewrite *rw, __u32 n_vlans,
+                              __u32 trailer)
 {
-	return move_packet(ctx, rw, n_vlans, L7MP_FAMILY_V6);
+	return move_packet(ctx, rw, n_vlans, trailer, L7MP_FAMILY_V6);
 }
 
 static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet *p,
@@ -108,15 +118,24 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	if (l7mp_flow_replaced(a, rd, p->key_words, family))
 		return L7MP_VERDICT_PASS_STALE;
 	if (l7mp_n_vlans(&rw) == n_vlans)
-		rc = write_packet(ctx, &rw, n_vlans, family);
+		rc = cut_trailer(ctx, (__u32)p->trailer) ? L7MP_VERDICT_PASS_KERNEL
+		                                         : write_packet(ctx, &rw, n_vlans, family);
 	else if (family == L7MP_FAMILY_V4)
-		rc = move_v4(ctx, &rw, n_vlans);
+		rc = move_v4(ctx, &rw, n_vlans, (__u32)p->trailer);
 	else
-		rc = move_v6(ctx, &rw, n_vlans);
+		rc = move_v6(ctx, &rw, n_vlans, (__u32)p->trailer);
 	if (rc)
 		return rc;
 	return l7mp_verb(&rw) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED
 	                                           : L7MP_VERDICT_FORWARDED;
+}
+
+/* Does the payload begin like a JSON object? Then a JSONSocket client may have begun anew. */
+static __always_inline int may_be_json(struct xdp_md *ctx, const void *data, const int kind)
+{
+	const __u8 *payload = data + L7MP_KIND_PAYLOAD(kind);
+
+	return (const void *)(payload + 1) > (void *)(long)ctx->data_end || *payload == '{';
 }
 
 /* The flow's verdict on the packet; nothing but forward() changes it. */
@@ -135,6 +154,8 @@ static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
 		return verdict;
 	if (l7mp_handover_waits(a))
 		return L7MP_VERDICT_PASS_HANDOVER;
+	if (a->flags & L7MP_FLOW_JSON_UP && p->payload_len && may_be_json(ctx, eth, kind))
+		return L7MP_VERDICT_PASS_JSON;
 	if (a->verb != L7MP_VERB_COUNT)
 		return forward(ctx, p, a, &rd, kind);
 	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))

@@ -25,6 +25,7 @@
 #include <arpa/inet.h>
 #define bpf_htons htons
 #define bpf_ntohs ntohs
+#define bpf_htonl htonl
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
@@ -44,6 +45,7 @@ struct l7mp_packet {
 	 */
 	__u64 ip_len;      /* whole IP packet */
 	__u64 payload_len; /* transport payload */
+	__u64 trailer;     /* bytes behind the IP packet: padding of short frames, and whatever */
 	union {
 		struct l7mp_flow_key key;
 		__u64 key_words[5];
@@ -107,6 +109,7 @@ static __always_inline int l7mp_parse_v4(const struct iphdr *ip, const void *end
 		return L7MP_VERDICT_PASS_MALFORMED;
 	if (l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
+	p->trailer = wire_len - (l3 + p->ip_len);
 	p->key_words[0] = L7MP_WORD64(l7mp_load32(&ip->saddr), 0);
 	p->key_words[1] = 0;
 	p->key_words[2] = L7MP_WORD64(l7mp_load32(&ip->daddr), 0);
@@ -132,6 +135,7 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 		return L7MP_VERDICT_PASS_MALFORMED;
 	if (l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
+	p->trailer = wire_len - (l3 + p->ip_len);
 	p->key_words[0] = l7mp_load64(&ip->saddr);
 	p->key_words[1] = l7mp_load64((const __u8 *)&ip->saddr + 8);
 	p->key_words[2] = l7mp_load64(&ip->daddr);
@@ -164,6 +168,10 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 #define L7MP_KIND_VLANS(kind)      ((kind) >> 4)
 #define L7MP_KIND_FAMILY(kind)     ((kind)&15)
 #define L7MP_KIND_L3(kind)         (ETH_HLEN + L7MP_KIND_VLANS(kind) * (__u32)sizeof(struct l7mp_vlan))
+#define L7MP_KIND_PAYLOAD(kind)                                                  \
+	(L7MP_KIND_L3(kind) + (__u32)sizeof(struct udphdr) +                     \
+	 (__u32)(L7MP_KIND_FAMILY(kind) == L7MP_FAMILY_V4 ? sizeof(struct iphdr) \
+	                                                  : sizeof(struct ipv6hdr)))
 #define L7MP_KINDS(X)        \
 	X(0, L7MP_FAMILY_V4) \
 	X(0, L7MP_FAMILY_V6) \

@@ -20,6 +20,7 @@ struct l7mp_rewrite {
 	__u64 macs[2]; /* dmac, smac, the first bytes of in_mac */
 	__u64 csums;   /* the last bytes of in_mac, csum_l3, csum_addr, csum_port */
 	__u64 vlans;   /* vlan_proto, vlan_tci */
+	__u64 tail;    /* handover, tos, padding, version_end */
 };
 
 /* Copies what the checks look at. */
@@ -45,6 +46,7 @@ static __always_inline void l7mp_take(struct l7mp_rewrite *rw, const struct l7mp
 	rw->macs[0] = macs[0];
 	rw->macs[1] = macs[1];
 	rw->csums = macs[2];
+	rw->tail = *(const __u64 *)&a->handover;
 }
 
 static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *rw,
@@ -79,6 +81,11 @@ static __always_inline __u16 l7mp_flags(const struct l7mp_rewrite *rw)
 	return ((const __u16 *)&rw->ports)[3];
 }
 
+static __always_inline __u8 l7mp_tos(const struct l7mp_rewrite *rw)
+{
+	return ((const __u8 *)&rw->tail)[2];
+}
+
 static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *rw)
 {
 	return l7mp_word32(&rw->egress, 0);
@@ -105,7 +112,39 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *rw)
 }
 
 /*
- * Ports, addresses, TTL of the IP packet l3 bytes into the frame; with `csum` the UDP checksum too.
+ * The fields that a socket would set anew, by the same rule as user space's sockets: DSCP and ECN
+ * are the flow's or stay, DF is set, an IPv6 flow label is zero. Returns what the checksum of the
+ * IPv4 header has to be changed by.
+ */
+static __always_inline __u32 l7mp_rewrite_fields_v4(struct iphdr *ip, const struct l7mp_rewrite *rw)
+{
+	const __be16 first = bpf_htons((__u16)(0x4500 | l7mp_tos(rw))), df = bpf_htons(0x4000);
+	__be16 *words = (__be16 *)ip;
+	__u32 delta = 0;
+
+	if (words[0] != first && !(l7mp_flags(rw) & L7MP_FLOW_KEEP_TOS)) {
+		delta = (__u16)~words[0] + first;
+		words[0] = first;
+	}
+	if (words[3] != df) {
+		delta += (__u16)~words[3] + df;
+		words[3] = df;
+	}
+	return delta;
+}
+
+static __always_inline void l7mp_rewrite_fields_v6(struct ipv6hdr *ip,
+                                                   const struct l7mp_rewrite *rw)
+{
+	__u32 tos = bpf_htonl((__u32)l7mp_tos(rw) << 20);
+
+	if (l7mp_flags(rw) & L7MP_FLOW_KEEP_TOS)
+		tos = l7mp_load32(ip) & bpf_htonl(0x0ff00000);
+	*(__u32 *)ip = bpf_htonl(0x60000000) | tos;
+}
+
+/*
+ * All that changes in the IP packet l3 bytes into the frame; with `csum` the UDP checksum too.
  * 0, or -1 when the verifier's bounds test failed. l3, family and csum are constants.
  */
 static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
@@ -120,7 +159,8 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->ttl--;
-		ip->check = l7mp_csum_apply(ip->check, l7mp_csum_l3(rw));
+		ip->check = l7mp_csum_apply(ip->check,
+		                            l7mp_csum_l3(rw) + l7mp_rewrite_fields_v4(ip, rw));
 		__builtin_memcpy(&ip->saddr, rw->saddr, 4);
 		__builtin_memcpy(&ip->daddr, rw->daddr, 4);
 	} else {
@@ -130,6 +170,7 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->hop_limit--;
+		l7mp_rewrite_fields_v6(ip, rw);
 		__builtin_memcpy(&ip->saddr, rw->saddr, 16);
 		__builtin_memcpy(&ip->daddr, rw->daddr, 16);
 	}

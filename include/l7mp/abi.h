@@ -64,6 +64,8 @@ enum l7mp_flow_flags {
 	L7MP_FLOW_NEIGH = 1 << 1,      /* let the kernel find the link addresses: tc only */
 	L7MP_FLOW_TC_ONLY = 1 << 2,    /* XDP can't send it out: the tc program behind it can */
 	L7MP_FLOW_HANDOVER = 1 << 3,   /* begins when user space has caught up: see l7mp_handover */
+	L7MP_FLOW_KEEP_TOS = 1 << 4,   /* DSCP and ECN stay as they came; else they become `tos` */
+	L7MP_FLOW_JSON_UP = 1 << 5,    /* what begins with { goes up: may be a JSONSocket header */
 };
 
 /*
@@ -105,7 +107,8 @@ struct l7mp_flow_action {
 	__be16 in_vlan_proto[2];
 	__be16 in_vlan_id[2];
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
-	__u8 pad[2];
+	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */
+	__u8 pad;
 	__u32 version_end; /* the same as `version` */
 
 	__u16 sport_host; /* the new ports in host order */
@@ -162,6 +165,7 @@ struct l7mp_flow_counter {
 	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                    \
 	X(PASS_STALE, "stale", "the flow was replaced while it was read")                    \
 	X(PASS_HANDOVER, "handover", "user space has not yet relayed the packets before it") \
+	X(PASS_JSON, "json", "begins with { and may be the header of a JSONSocket client")   \
 	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,

@@ -49,6 +49,27 @@ static void ttl1(struct tcase *t)   { t->in.ttl = 1; }
 static void ttl2(struct tcase *t)   { t->in.ttl = 2; }
 static void ttl255(struct tcase *t) { t->in.ttl = 255; }
 static void tos(struct tcase *t)    { t->in.tos = 0xb9; t->in.flow_label = 0xabcde; }
+static void tos_df(struct tcase *t) { tos(t); t->in.frag = 0x4000; }
+static void tos_keep(struct tcase *t) { t->action.flags = L7MP_FLOW_KEEP_TOS; t->action.tos = 0x28; }
+static void tos_ef(struct tcase *t)   { t->action.tos = 0xb8; }
+static void pad60(struct tcase *t)  { t->in.payload = 2; t->in.trailer = 60 - 14 - packet_ip_len(&t->in); }
+static void pad60_v6(struct tcase *t) { t->in.payload = 0; t->in.trailer = 6; }
+static void mtu_trailer(struct tcase *t) { t->in.payload = t->in.family == 4 ? 1472 : 1452; t->in.trailer = 300; }
+static void trailer_move(struct tcase *t) { t->in.trailer = 7; out_q1(t); }
+static void gso_trailer(struct tcase *t)  { t->in.payload = 1000; t->in.trailer = 5; t->gso_size = 300; t->gso_segs = 4; }
+static void brace(struct tcase *t)   { t->in.bytes = (const uint8_t *)"{\"JSONSocketVersion\":1}"; t->in.payload = 23; }
+static void brace1(struct tcase *t)  { brace(t); t->in.payload = 1; }
+static void brace_tag(struct tcase *t) { brace(t); in_q1(t); }
+static void no_brace(struct tcase *t) { t->in.bytes = (const uint8_t *)" {\"JSONSocketVersion\":1}"; t->in.payload = 24; }
+static void json_up(struct tcase *t) { t->action.flags = L7MP_FLOW_JSON_UP; }
+static void json_waits(struct tcase *t)
+{
+	t->action.flags = L7MP_FLOW_JSON_UP | L7MP_FLOW_HANDOVER;
+	t->action.handover = 7;
+	t->passed = 3;
+	t->relayed = 2;
+}
+static void json_count(struct tcase *t) { json_up(t); t->action.verb = L7MP_VERB_COUNT; }
 
 static void no_csum(struct tcase *t)   { t->in.no_csum = true; }
 static void zero_sum(struct tcase *t)  { t->in.zero_sum = true; }
@@ -180,6 +201,9 @@ static void same(struct tcase *t)
 	t->to.sport = t->in.sport;
 	t->to.dport = t->in.dport;
 }
+static void tos_tag(struct tcase *t)   { tos(t); in_q2(t); }
+static void tos_wrong(struct tcase *t) { tos(t); wrong_ip(t); }
+static void reflect_ttl2(struct tcase *t) { ttl2(t); reflect(t); }
 static void same_addr(struct tcase *t)
 {
 	same(t);
@@ -196,6 +220,7 @@ static void gso_no_segs(struct tcase *t) { t->in.payload = 1000; t->gso_size = 3
 static void gso_big(struct tcase *t)   { t->in.payload = 2900; t->gso_size = 1400; t->gso_segs = 3; }
 static void gso_over(struct tcase *t)  { t->in.payload = 2900; t->gso_size = 1473; t->gso_segs = 2; }
 static void no_headroom(struct tcase *t) { t->meta = 216; out_q1(t); }
+static void trailer_room(struct tcase *t) { no_headroom(t); t->in.trailer = 4; }
 /* clang-format on */
 
 #define V(v)    L7MP_VERDICT_##v
@@ -206,8 +231,22 @@ const struct tcase_def tcases[] = {
         {"empty payload", 0, FWD, payload0, NULL},
         {"payload of 1", 0, FWD, payload1, NULL},
         {"odd payload", 0, FWD, odd, NULL},
-        {"trailing Ethernet padding stays", 0, FWD, trailer, NULL},
-        {"TOS, flow label stay", 0, FWD, tos, NULL},
+        {"trailing bytes are cut off", 0, FWD, trailer, NULL},
+        {"a short frame's padding is cut off", 4, FWD, pad60, NULL},
+        {"a short frame's padding is cut off", 6, FWD, pad60_v6, NULL},
+        {"exactly the MTU and trailing bytes", 0, FWD, mtu_trailer, NULL},
+        {"trailing bytes and another number of tags", 0, V(FORWARDED), V(PASS_VLAN), trailer_move,
+         NULL},
+        {"trailing bytes, no headroom for a tag", 0, V(PASS_VLAN), NOT_RUN, trailer_room, NULL},
+        {"trailing bytes behind a GSO packet", 0, NOT_RUN, V(PASS_MALFORMED), gso_trailer, NULL},
+        {"Discard takes trailing bytes", 0, BOTH(COUNTED), trailer, count_v},
+        {"TOS becomes the flow's, DF is set, no flow label", 0, FWD, tos, NULL},
+        {"TOS becomes the flow's, DF was set", 0, FWD, tos_df, NULL},
+        {"TOS becomes the flow's 0xb8", 0, FWD, tos, tos_ef},
+        {"TOS of 0 becomes the flow's 0xb8", 0, FWD, NULL, tos_ef},
+        {"TOS stays", 0, FWD, tos, tos_keep},
+        {"TOS stays, tagged", 0, FWD, tos_tag, tos_keep},
+        {"a wrong IP checksum stays wrong, other TOS", 4, FWD, tos_wrong, tos_ef},
         {"TTL 2", 0, FWD, ttl2, NULL},
         {"TTL 255", 0, FWD, ttl255, NULL},
         {"TTL 1", 0, BOTH(PASS_TTL), ttl1, NULL},
@@ -254,7 +293,7 @@ const struct tcase_def tcases[] = {
         {"middle fragment", 4, BOTH(PASS_FRAGMENT), frag_middle, NULL},
         {"last fragment", 4, BOTH(PASS_FRAGMENT), frag_last, NULL},
         {"DF", 4, FWD, df, NULL},
-        {"reserved flag", 4, FWD, evil, NULL},
+        {"the reserved flag becomes DF", 4, FWD, evil, NULL},
         {"hop-by-hop options", 6, BOTH(PASS_NOT_UDP), hopopts, NULL},
         {"destination options", 6, BOTH(PASS_NOT_UDP), dstopts, NULL},
         {"routing header", 6, BOTH(PASS_NOT_UDP), routing, NULL},
@@ -322,9 +361,20 @@ const struct tcase_def tcases[] = {
         {"Echo", 0, BOTH(REFLECTED), reflect, reflect_v},
         {"Echo, wrong checksum stays wrong", 0, BOTH(REFLECTED), wrong, reflect_v},
         {"Echo of TTL 1", 0, BOTH(PASS_TTL), ttl1, reflect_v},
+        {"Echo of TTL 2 leaves with 1", 0, BOTH(REFLECTED), reflect_ttl2, reflect_v},
+        {"Discard of TTL 1", 0, BOTH(PASS_TTL), ttl1, count_v},
         {"Discard", 0, BOTH(COUNTED), NULL, count_v},
         {"Discard takes any size", 0, BOTH(COUNTED), jumbo, count_v},
         {"unknown verb", 0, BOTH(PASS_KERNEL), NULL, verb_bad},
+        /* JSONSocket */
+        {"begins with {", 0, BOTH(PASS_JSON), brace, json_up},
+        {"is {", 0, BOTH(PASS_JSON), brace1, json_up},
+        {"begins with {, tagged", 0, BOTH(PASS_JSON), brace_tag, json_up},
+        {"begins with {, Discard", 0, BOTH(PASS_JSON), brace, json_count},
+        {"begins with {, in the hand-over", 0, BOTH(PASS_HANDOVER), brace, json_waits},
+        {"begins with a blank", 0, FWD, no_brace, json_up},
+        {"empty, of a JSONSocket", 0, FWD, payload0, json_up},
+        {"begins with {, of no JSONSocket", 0, FWD, brace, NULL},
         /* hand-over */
         {"a packet before it is still in user space", 0, BOTH(PASS_HANDOVER), NULL, waits},
         {"the same, for the tc program behind", 0, BOTH(PASS_HANDOVER), NULL, waits_tc},

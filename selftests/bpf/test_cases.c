@@ -63,6 +63,11 @@ static size_t expected(const struct tcase *t, uint8_t out[static PACKET_MAX])
 	packet_build(&t->in, in);
 	p.bytes = in + packet_payload_at(&t->in); /* what came in, whatever it was made for */
 	p.zero_sum = false;
+	p.trailer = 0;
+	if (!(t->action.flags & L7MP_FLOW_KEEP_TOS))
+		p.tos = t->action.tos;
+	p.frag = 0x4000; /* DF */
+	p.flow_label = 0;
 
 	memcpy(p.saddr, t->to.saddr, 16);
 	memcpy(p.daddr, t->to.daddr, 16);
@@ -100,6 +105,18 @@ static bool check_verdict(const struct rig *r, int want)
 		ok = false;
 	}
 	return ok;
+}
+
+/* All were reflected but one. */
+static bool check_last(const struct rig *r, int last)
+{
+	uint64_t got[L7MP_VERDICT_COUNT];
+
+	rig_verdicts(r, got);
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++)
+		if (i != L7MP_VERDICT_REFLECTED && got[i] != (i == last))
+			return false;
+	return true;
 }
 
 static bool check_counter(const struct tcase *t, int want)
@@ -242,6 +259,50 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 	rig_del(r, &key);
 }
 
+/* Two Echo flows that answer each other: the packet goes up when its TTL is spent. */
+static void reflection_ends(struct rig *r, enum rig_hook hook, int family)
+{
+	struct packet p[2], to[2];
+	struct l7mp_flow_key keys[2];
+	struct rig_run run = {.in_len = 0};
+	uint8_t frame[PACKET_MAX];
+	unsigned rounds = 0;
+
+	for (int i = 0; i < 2; i++) {
+		struct l7mp_flow_action a;
+
+		base_packet(r, family, &p[i], &to[i]);
+		if (i) {
+			memcpy(p[1].saddr, p[0].daddr, 16);
+			memcpy(p[1].daddr, p[0].saddr, 16);
+			p[1].sport = p[0].dport;
+			p[1].dport = p[0].sport;
+		}
+		to[i] = p[i];
+		memcpy(to[i].saddr, p[i].daddr, 16);
+		memcpy(to[i].daddr, p[i].saddr, 16);
+		to[i].sport = p[i].dport;
+		to[i].dport = p[i].sport;
+		rig_key(&p[i], &keys[i]);
+		rig_action(r, &p[i], &to[i], &a);
+		a.verb = L7MP_VERB_REFLECT;
+		rig_put(r, &keys[i], &a);
+	}
+	rig_verdicts_start(r);
+	run.in = frame;
+	run.in_len = packet_build(&p[0], frame);
+	while (rounds < 300 && !rig_send(r, hook, &run) &&
+	       run.action == (hook == RIG_XDP ? XDP_REDIRECT : TC_ACT_REDIRECT)) {
+		memcpy(frame, run.out, run.out_len);
+		rounds++;
+	}
+	tap_result(rounds == p[0].ttl - 1U && check_last(r, L7MP_VERDICT_PASS_TTL),
+	           "%s, IPv%d: two Echo flows answer each other %u times, then it goes up",
+	           hook_names[hook], family, rounds);
+	for (int i = 0; i < 2; i++)
+		rig_del(r, &keys[i]);
+}
+
 /* Every length shorter than the packet goes up as it came. */
 static void truncation(struct rig *r, enum rig_hook hook, int family, int n_vlans)
 {
@@ -303,6 +364,9 @@ int main(void)
 		for (int family = 4; family <= 6; family += 2)
 			for (int n = 0; n <= 2; n++)
 				truncation(&r, hook, family, n);
+	for (int hook = 0; hook < RIG_HOOKS; hook++)
+		for (int family = 4; family <= 6; family += 2)
+			reflection_ends(&r, hook, family);
 	all_verdicts_seen();
 	return tap_done();
 }

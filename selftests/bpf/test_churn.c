@@ -86,6 +86,7 @@ static void flow_rewrite(uint32_t i, uint8_t value, struct packet *p)
 	const uint8_t id[4] = {(uint8_t)(i >> 8), (uint8_t)i, value, 0};
 
 	p->ttl--;
+	p->frag = 0x4000; /* DF */
 	for (int at = 0; at < 16; at += 4) {
 		memcpy(p->saddr + at, id, 4);
 		memcpy(p->daddr + at, id, 4);

@@ -125,6 +125,7 @@ static void base(int family, struct packet *p, struct packet *to)
 	to->sport = 7;
 	to->dport = 60000;
 	to->ttl = 63;
+	to->frag = 0x4000; /* DF */
 	memcpy(to->smac, out.mac, 6);
 	memcpy(to->dmac, "\x02\x00\x00\x00\x00\x77", 6);
 }

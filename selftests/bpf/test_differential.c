@@ -100,6 +100,9 @@ static void make_flow(struct run *r, struct flow *f, int i)
 	f->action.mtu = MTU;
 	if (i % 16 == 14)
 		f->action.verb = L7MP_VERB_COUNT;
+	f->action.tos = (uint8_t)(rnd(r, 64) << 2);
+	if (i % 4 == 3)
+		f->action.flags |= L7MP_FLOW_KEEP_TOS;
 	rig_put(&r->rig, &f->key, &f->action);
 }
 
@@ -223,20 +226,34 @@ static bool flow_tags(const struct flow *f, const struct model *in)
 	return true;
 }
 
-/* Every byte of the IP packet that is neither address, port, TTL nor checksum. */
+/* Every byte of the IP packet but addresses, ports, TTL, checksums and what fields_right checks. */
 static bool rest_equal(const uint8_t *in, const uint8_t *out, size_t len, int family)
 {
 	size_t ttl = family == 4 ? 8 : 7, sum = family == 4 ? 10 : 7, from = family == 4 ? 12 : 8;
 	size_t to = family == 4 ? 24 : 44, check = family == 4 ? 26 : 46;
 
-	for (size_t i = 0; i < len; i++) {
-		if (i == ttl || (family == 4 && (i == sum || i == sum + 1)) ||
+	for (size_t i = family == 4 ? 2 : 4; i < len; i++) {
+		if (i == ttl || (family == 4 && (i == sum || i == sum + 1 || i == 6 || i == 7)) ||
 		    (i >= from && i < to) || i == check || i == check + 1)
 			continue;
 		if (in[i] != out[i])
 			return false;
 	}
 	return (uint8_t)(in[ttl] - 1) == out[ttl];
+}
+
+/* TOS as the flow says; DF is set, which is all of the fragment word; no flow label. */
+static bool fields_right(const struct flow *f, const uint8_t *in, const uint8_t *out)
+{
+	uint8_t tos = f->action.tos;
+
+	if (f->from.family == 4) {
+		tos = f->action.flags & L7MP_FLOW_KEEP_TOS ? in[1] : tos;
+		return out[0] == in[0] && out[1] == tos && out[6] == 0x40 && out[7] == 0;
+	}
+	if (f->action.flags & L7MP_FLOW_KEEP_TOS)
+		tos = (uint8_t)(in[0] << 4 | in[1] >> 4);
+	return out[0] == (0x60 | tos >> 4) && out[1] == (uint8_t)(tos << 4) && !out[2] && !out[3];
 }
 
 static const char *check_redirect(const struct flow *f, const struct rig_run *run,
@@ -253,13 +270,15 @@ static const char *check_redirect(const struct flow *f, const struct rig_run *ru
 		return "redirected, though it was nothing that a relay would have seen whole";
 	if (!in->plain || in->ttl < 2 || in->ip_len > MTU || !flow_tags(f, in))
 		return "redirected, though there was a doubt";
-	if (run->out_len != run->in_len - in->l3 + link)
+	if (run->out_len != in->ip_len + link)
 		return "another length";
 	packet_build(&to, header); /* for its link header only */
 	if (memcmp(header, run->out, link))
 		return "wrong link header";
-	if (!rest_equal(run->in + in->l3, run->out + link, run->in_len - in->l3, in->family))
+	if (!rest_equal(run->in + in->l3, run->out + link, in->ip_len, in->family))
 		return "bytes changed that must not";
+	if (!fields_right(f, run->in + in->l3, run->out + link))
+		return "wrong TOS, DF or flow label";
 	model_receive(run->out, run->out_len, &out);
 	if (out.fate != in->fate)
 		return in->fate == MODEL_DROP ? "a wrong checksum became right"
