@@ -216,7 +216,7 @@ struct l7mp_lookup {
  * goes on in another list (a list in which nothing matches returns to the rule
  * after the one that applied it). 0; -ENOENT nothing matches; -ELOOP too deep;
  * -ESRCH a rule list or route that does not exist (err says which); -E2BIG matching takes more
- * effort than one session may cause (predicate.h). Loop thread.
+ * effort than one session may cause (predicate.h). Any thread while nobody changes the model.
  */
 int l7mp_rules_lookup(const struct l7mp_model *m, const char *rulelist, cJSON *metadata,
                       struct l7mp_effort *effort, struct l7mp_lookup *out, struct l7mp_error *err);

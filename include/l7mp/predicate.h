@@ -30,10 +30,10 @@ struct l7mp_effort {
 	uint64_t left;
 	bool exhausted;
 };
-#define L7MP_EFFORT_MAX 400000 /* about 1 ms: for one session */
+#define L7MP_EFFORT_MAX 300000 /* 0.75 ms to 1 ms: for one session */
 #define L7MP_EFFORT     ((struct l7mp_effort){.left = L7MP_EFFORT_MAX})
 
-/* Does the predicate hold? NULL holds always. Loop thread. */
+/* Does the predicate hold? NULL holds always. Any thread. */
 bool l7mp_predicate_eval(const struct l7mp_predicate *p, const cJSON *metadata,
                          struct l7mp_effort *effort);
 void l7mp_predicate_free(struct l7mp_predicate **p);

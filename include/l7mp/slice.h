@@ -16,6 +16,11 @@
 
 /* What slices may take of one turn of the loop, in µs. */
 #define L7MP_SLICE_US 500
+/*
+ * How many tasks they may post. Tasks run in the same turn, so they belong to what the turn takes:
+ * to end a session takes three times as long in its tasks as in the slice.
+ */
+#define L7MP_SLICE_TASKS 128
 
 struct l7mp_slice {
 	void (*cb)(struct l7mp_slice *slice, void *arg);
@@ -26,7 +31,7 @@ void l7mp_slice_init(struct l7mp_slice *s, void (*cb)(struct l7mp_slice *s, void
 /* Runs once, in this turn or a later one, behind those that wait already. No-op when posted. */
 void l7mp_slice_post(struct l7mp_loop *loop, struct l7mp_slice *s);
 void l7mp_slice_cancel(struct l7mp_loop *loop, struct l7mp_slice *s);
-/* Inside a slice: is its time used up? Outside of one always true. */
+/* Inside a slice: is its time used up, or its share of tasks? Outside of one always true. */
 bool l7mp_slice_over(const struct l7mp_loop *loop);
 
 /* ---- how long slices really took, for metrics and tests ---- */
@@ -40,11 +45,21 @@ struct l7mp_slice_stats {
 };
 extern const uint32_t l7mp_slice_bounds_us[L7MP_SLICE_BUCKETS];
 const struct l7mp_slice_stats *l7mp_loop_slice_stats(const struct l7mp_loop *loop);
-/*
- * Counts work that ran on the loop at once, outside of a slice, among the slices: for short
- * requests, so that the meter sees all that control does.
- */
-void l7mp_slice_note(struct l7mp_loop *loop, uint64_t us);
+
+/* ---- what turns of the loop that ran slices took, in processor time ---- */
+
+enum l7mp_turn_part {
+	L7MP_TURN_TIMERS,
+	L7MP_TURN_SLICES,
+	L7MP_TURN_TASKS,
+	L7MP_TURN_IO, /* polling, what descriptors report, handles that are closed */
+	L7MP_TURN_PARTS,
+};
+struct l7mp_turn_stats {
+	struct l7mp_slice_stats turns;    /* all parts together */
+	uint64_t max_us[L7MP_TURN_PARTS]; /* the longest of each part since the start */
+};
+const struct l7mp_turn_stats *l7mp_loop_turn_stats(const struct l7mp_loop *loop);
 
 /* Monotonic time in µs, read now; a manual loop's moves by l7mp_loop_advance and _spend. */
 uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop);

@@ -80,6 +80,8 @@ int sfix_free(void **state)
 		l7mp_sessions_shutdown(f->sessions, 1000, done, f);
 	l7mp_loop_turn(f->loop);
 	l7mp_loop_advance(f->loop, 1001);
+	for (int i = 0; !f->shut_down && i < 1000; i++)
+		l7mp_loop_turn(f->loop); /* they end in slices */
 	if (!f->shut_down) {
 		fprintf(stderr, "sessions are left after the shutdown\n");
 		return -1;

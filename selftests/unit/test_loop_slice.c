@@ -104,6 +104,58 @@ static void test_slices_take_turns(void **state)
 	assert_int_equal(l7mp_loop_free(&loop), 0);
 }
 
+/* Ends things, each of which has to be tidied up by a task of its own. */
+struct ender {
+	struct l7mp_slice slice;
+	struct l7mp_loop *loop;
+	struct l7mp_task tasks[3 * L7MP_SLICE_TASKS];
+	size_t at, done; /* tasks that were posted; that ran */
+};
+
+static void ender_task(struct l7mp_task *task, void *arg)
+{
+	(void)task;
+	((struct ender *)arg)->done++;
+}
+
+static void ender_run(struct l7mp_slice *slice, void *arg)
+{
+	struct ender *e = arg;
+
+	while (e->at < L7MP_ARRAY_SIZE(e->tasks)) {
+		l7mp_task_init(&e->tasks[e->at], ender_task, e);
+		l7mp_task_post(e->loop, &e->tasks[e->at++]);
+		if (!l7mp_slice_over(e->loop))
+			continue;
+		l7mp_slice_post(e->loop, slice);
+		return;
+	}
+}
+
+/* What slices leave to tasks is bounded, too; no time passes here. */
+static void test_tasks_of_a_slice_are_bounded(void **state)
+{
+	static struct ender e;
+	struct l7mp_loop *loop;
+	char log[64] = "";
+	struct job j;
+
+	(void)state;
+	assert_int_equal(l7mp_loop_new_manual(&loop), 0);
+	e.loop = loop;
+	l7mp_slice_init(&e.slice, ender_run, &e);
+	l7mp_slice_post(loop, &e.slice);
+	job_begin(&j, loop, 'j', 1, log);
+	l7mp_loop_turn(loop);
+	assert_int_equal(e.done, L7MP_SLICE_TASKS);
+	assert_string_equal(log, ""); /* the others wait, too */
+	for (int i = 0; i < 5; i++)
+		l7mp_loop_turn(loop);
+	assert_int_equal(e.done, L7MP_ARRAY_SIZE(e.tasks));
+	assert_string_equal(log, "j");
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+}
+
 static void test_cancel_from_within(void **state)
 {
 	char log[64] = "";
@@ -187,6 +239,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_a_turn_is_bounded),
 	        cmocka_unit_test(test_slices_take_turns),
+	        cmocka_unit_test(test_tasks_of_a_slice_are_bounded),
 	        cmocka_unit_test(test_cancel_from_within),
 	        cmocka_unit_test(test_work),
 	        cmocka_unit_test(test_work_on_a_manual_loop),

@@ -61,8 +61,6 @@ enum api_route_flags {
 	API_JOB = 1 << 0,
 	/* The same, but only for what may be large: recursive views and rule lists. */
 	API_JOB_IF_LARGE = 1 << 1,
-	/* The body is parsed in a thread, then the handler runs on the loop. */
-	API_BODY = 1 << 2,
 };
 
 struct api_binding {

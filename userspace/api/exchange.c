@@ -11,14 +11,12 @@
 
 #include "api_int.h"
 #include "l7mp/slice.h"
-#include "l7mp/work.h"
 
 #define PIECE (32 * 1024)
 
 enum exchange_state {
 	EXCHANGE_NEW,    /* the first slice is to come */
 	EXCHANGE_JOB,    /* waits for the runtime, or is being done there */
-	EXCHANGE_PARSE,  /* a thread reads the body */
 	EXCHANGE_BEGIN,  /* a stream finds its beginning */
 	EXCHANGE_STREAM, /* the answer has begun and its body is being made */
 	EXCHANGE_TEXT,   /* ... is all in rs.text */
@@ -37,7 +35,6 @@ struct api_exchange {
 	struct api_response rs;
 	struct l7mp_slice slice;
 	struct l7mp_runtime_job job;
-	struct l7mp_work work;
 	struct l7mp_str piece; /* of a stream: made, not read yet */
 	size_t off;            /* of rs.text: read so far */
 	int step_rc;           /* of the stream's last step, in a job */
@@ -101,7 +98,10 @@ static struct l7mp_change *job_build(void *arg)
 
 	x->rq.binding.handler(&x->rq, &x->rs);
 	api_print(&x->rs, x->rq.format);
+	/* Megabytes, that the loop is not to give back. */
 	l7mp_document_free(&x->rq.document);
+	free(x->rq.body);
+	x->rq.body = NULL;
 	return x->rq.change;
 }
 
@@ -149,42 +149,14 @@ static void submit(struct api_exchange *x)
 	answered(x);
 }
 
-static void parse_run(void *arg)
-{
-	struct api_exchange *x = arg;
-
-	(void)api_body(&x->rq, &x->rs);
-}
-
-static void parse_done(void *arg)
-{
-	struct api_exchange *x = arg;
-
-	if (!x->ready) {
-		destroy(x);
-		return;
-	}
-	x->state = EXCHANGE_NEW;
-	if (!x->rs.status)
-		x->rq.binding.handler(&x->rq, &x->rs);
-	answered(x);
-}
-
 static void begin(struct api_exchange *x)
 {
 	if (!x->rs.status)
 		x->service->answer(&x->rq, &x->rs);
-	if (x->rs.status) {
+	if (x->rs.status)
 		answered(x);
-	} else if (x->rq.binding.flags & API_BODY) {
-		x->state = EXCHANGE_PARSE;
-		if (l7mp_work_start(x->loop, &x->work, parse_run, parse_done, x)) {
-			api_fail(&x->rs, 503, "no thread is free to read the body");
-			answered(x);
-		}
-	} else {
+	else
 		submit(x);
-	}
 }
 
 /* ---- bodies that are made while they are read ---- */
@@ -356,8 +328,6 @@ void api_exchange_free(struct api_exchange **xp)
 	if ((x->state == EXCHANGE_JOB || x->in_job) &&
 	    !l7mp_runtime_withdraw(x->api->params.runtime, &x->job))
 		return; /* job_done or steps_done frees it */
-	if (x->state == EXCHANGE_PARSE)
-		return; /* parse_done does */
 	destroy(x);
 }
 

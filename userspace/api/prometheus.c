@@ -195,15 +195,10 @@ static void process(const struct l7mp_api *api, struct l7mp_str *out)
 	              (double)l7mp_loop_latency_us(loop, true) / 1e6);
 }
 
-/* How long the slices of long requests held the loop. */
-static void slices(const struct l7mp_api *api, struct l7mp_str *out)
+static void histogram(struct l7mp_str *out, const char *name, const struct l7mp_slice_stats *st,
+                      const char *help)
 {
-	const struct l7mp_slice_stats *st = l7mp_loop_slice_stats(api->params.env->loop);
-	const char *name = "l7mp_control_slice_seconds";
-
-	l7mp_metrics_head(out, name, "histogram",
-	                  "Time that requests, changes and other long work held the event loop in "
-	                  "one turn");
+	l7mp_metrics_head(out, name, "histogram", help);
 	for (int i = 0; i < L7MP_SLICE_BUCKETS; i++)
 		l7mp_str_addf(out, "%s_bucket{le=\"%g\"} %llu\n", name,
 		              (double)l7mp_slice_bounds_us[i] / 1e6,
@@ -211,9 +206,30 @@ static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 	l7mp_str_addf(out, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)st->count);
 	l7mp_str_addf(out, "%s_sum %.6f\n%s_count %llu\n", name, (double)st->sum_us / 1e6, name,
 	              (unsigned long long)st->count);
+}
+
+/* How long the slices of long requests held the loop, and what the turns with slices cost. */
+static void slices(const struct l7mp_api *api, struct l7mp_str *out)
+{
+	static const char *const parts[L7MP_TURN_PARTS] = {"timers", "slices", "tasks", "io"};
+	const struct l7mp_loop *loop = api->params.env->loop;
+	const struct l7mp_slice_stats *st = l7mp_loop_slice_stats(loop);
+	const struct l7mp_turn_stats *turns = l7mp_loop_turn_stats(loop);
+
+	histogram(out, "l7mp_control_slice_seconds", st,
+	          "Time that requests, changes and other long work held the event loop in one "
+	          "turn");
 	l7mp_metrics_head(out, "l7mp_control_slice_max_seconds", "gauge",
 	                  "The longest of them since the start");
 	l7mp_str_addf(out, "l7mp_control_slice_max_seconds %.6f\n", (double)st->max_us / 1e6);
+	histogram(out, "l7mp_loop_control_cpu_seconds", &turns->turns,
+	          "Processor time of the turns of the event loop that did such work, with all that "
+	          "they did besides");
+	l7mp_metrics_head(out, "l7mp_loop_control_cpu_max_seconds", "gauge",
+	                  "The most that one part of such a turn took since the start");
+	for (int i = 0; i < L7MP_TURN_PARTS; i++)
+		l7mp_str_addf(out, "l7mp_loop_control_cpu_max_seconds{part=\"%s\"} %.6f\n",
+		              parts[i], (double)turns->max_us[i] / 1e6);
 }
 
 /* What one protocol itself counts; then what the program adds. false: that was all. */

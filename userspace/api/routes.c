@@ -29,7 +29,7 @@ struct api_binding api_binding(enum l7mp_rest_op op)
 		BIND(RULE_GET, api_rule_get, API_JOB_IF_LARGE);
 		BIND(RULE_INSERT, api_rule_insert, API_JOB);
 		BIND(RULE_REMOVE, api_rule_remove, API_JOB);
-		BIND(LOOKUP, api_lookup, API_BODY);
+		BIND(LOOKUP, api_lookup, API_JOB);
 		BIND(SESSIONS_LIST, api_sessions_list, 0);
 		BIND(SESSION_GET, api_session_get, 0);
 		BIND(SESSION_END, api_session_delete, 0);

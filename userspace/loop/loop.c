@@ -87,12 +87,17 @@ static void prepare_cb(uv_prepare_t *prepare)
 {
 	struct l7mp_loop *loop = prepare->data;
 
+	l7mp_turn_begin(loop);
 	l7mp_heap_fire(&loop->heap, uv_now(&loop->uv));
+	l7mp_turn_mark(loop, L7MP_TURN_TIMERS);
 	if (l7mp_tasks_pending(loop))
 		l7mp_tasks_run(loop);
+	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
 	l7mp_slices_run(loop);
+	l7mp_turn_mark(loop, L7MP_TURN_SLICES);
 	if (l7mp_tasks_pending(loop))
 		l7mp_tasks_run(loop);
+	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
 	set_sleep(loop);
 	note_latency(loop);
 }
@@ -101,8 +106,10 @@ static void check_cb(uv_check_t *check)
 {
 	struct l7mp_loop *loop = check->data;
 
+	l7mp_turn_mark(loop, L7MP_TURN_IO);
 	if (l7mp_tasks_pending(loop))
 		l7mp_tasks_run(loop);
+	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
 }
 
 /* ---- life ---- */

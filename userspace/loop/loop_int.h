@@ -32,6 +32,13 @@ struct l7mp_heap {
 
 #define L7MP_IO_BATCH 256
 
+/* The turn that is running, when it is measured (turn.c). */
+struct l7mp_turn {
+	bool measured;
+	uint64_t stamp; /* processor time in µs, at the last mark */
+	uint64_t us[L7MP_TURN_PARTS];
+};
+
 struct l7mp_loop {
 	bool manual;
 	uv_loop_t uv;
@@ -48,7 +55,10 @@ struct l7mp_loop {
 	struct l7mp_flush flushs; /* sentinel */
 	struct l7mp_slice slices; /* sentinel */
 	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
+	unsigned slice_tasks;     /* posted by the slices of this turn */
 	struct l7mp_slice_stats slice_stats;
+	struct l7mp_turn turn;
+	struct l7mp_turn_stats turn_stats;
 	struct l7mp_worker *worker; /* made at first use */
 	uv_prepare_t prepare;
 	uv_check_t check;
@@ -95,6 +105,14 @@ static inline bool l7mp_slices_pending(const struct l7mp_loop *loop)
 {
 	return loop->slices.next != &loop->slices;
 }
+
+void l7mp_slice_count(struct l7mp_slice_stats *st, uint64_t us);
+
+/* turn.c */
+/* A turn begins, so the one before is over. */
+void l7mp_turn_begin(struct l7mp_loop *loop);
+/* What ran since the last mark belongs to this part. */
+void l7mp_turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part);
 
 /* work.c */
 /* Ends the thread, whose work is all done, and closes its handle; then the loop runs once more. */

@@ -39,13 +39,12 @@ void l7mp_slice_cancel(struct l7mp_loop *loop, struct l7mp_slice *s)
 
 bool l7mp_slice_over(const struct l7mp_loop *loop)
 {
-	return l7mp_loop_clock_us(loop) >= loop->slice_until;
+	return loop->slice_tasks >= L7MP_SLICE_TASKS ||
+	       l7mp_loop_clock_us(loop) >= loop->slice_until;
 }
 
-void l7mp_slice_note(struct l7mp_loop *loop, uint64_t us)
+void l7mp_slice_count(struct l7mp_slice_stats *st, uint64_t us)
 {
-	struct l7mp_slice_stats *st = &loop->slice_stats;
-
 	st->count++;
 	st->sum_us += us;
 	if (us > st->max_us)
@@ -79,11 +78,13 @@ void l7mp_slices_run(struct l7mp_loop *loop)
 		return;
 	start = now = l7mp_loop_clock_us(loop);
 	loop->slice_until = start + L7MP_SLICE_US;
+	loop->slice_tasks = 0;
 	head.next = loop->slices.next;
 	head.prev = loop->slices.prev;
 	head.next->prev = head.prev->next = &head;
 	l7mp_slices_init(loop);
-	while (head.next != &head && now < loop->slice_until) {
+	while (head.next != &head && now < loop->slice_until &&
+	       loop->slice_tasks < L7MP_SLICE_TASKS) {
 		struct l7mp_slice *s = head.next;
 
 		l7mp_slice_cancel(loop, s);
@@ -92,7 +93,7 @@ void l7mp_slices_run(struct l7mp_loop *loop)
 	}
 	put_back(loop, &head);
 	loop->slice_until = 0;
-	l7mp_slice_note(loop, now - start);
+	l7mp_slice_count(&loop->slice_stats, now - start);
 }
 
 const struct l7mp_slice_stats *l7mp_loop_slice_stats(const struct l7mp_loop *loop)

@@ -23,6 +23,7 @@ void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t)
 	t->next = &loop->tasks;
 	t->prev->next = t;
 	loop->tasks.prev = t;
+	loop->slice_tasks++;
 	l7mp_loop_wake(loop);
 }
 

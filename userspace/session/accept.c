@@ -116,7 +116,7 @@ static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, c
  * get EFFORT_BURST, filled up at a rate of a quarter of the processor's time; but a session never
  * gets less than is enough for reasonable patterns, whatever others cost before it.
  */
-#define EFFORT_BURST  800000 /* 2 ms */
+#define EFFORT_BURST  400000 /* 1 ms to 1.4 ms */
 #define EFFORT_PER_MS 100000
 #define EFFORT_MIN    20000
 
