@@ -14,7 +14,7 @@ struct l7mp_runtime;
 
 int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
                      struct l7mp_runtime **out);
-/* Listeners must have been stopped. */
+/* Listeners must have been stopped, and no job's thread may be at work: the loop has run dry. */
 void l7mp_runtime_free(struct l7mp_runtime **rt);
 /*
  * Prepares (binds), commits and activates at once; takes nothing: the caller frees the
@@ -25,14 +25,20 @@ void l7mp_runtime_free(struct l7mp_runtime **rt);
 int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, struct l7mp_error *err);
 
 /*
- * A job on the model: something that reads it whole, or changes it. Jobs are done one after the
- * other, in the order of their submission; while one is done the model is changed by nobody
- * else. The long part runs in a thread, and what remains for the loop is done in slices.
+ * A job on the model: something that reads it whole, or changes it. The long part runs in a
+ * thread, where nobody changes the model meanwhile, and what remains for the loop is done in
+ * slices.
+ *
+ * Changes are made one after the other, in the order of their submission. Jobs that only read have
+ * a queue and a thread of their own: they run beside a change that is being worked out, or that
+ * ends sessions. They never run beside its commit, so that a job sees the model as it was before
+ * or as it is afterwards. A change whose commit is next waits for the reading job that runs, and
+ * those behind it wait for the commit.
  */
 struct l7mp_runtime_job {
 	/*
-	 * In a thread of the pool, where the model and the objects in it may be read, but not
-	 * what belongs to the loop. NULL: there is nothing to apply.
+	 * In a thread, where the model and the objects in it may be read, but not what belongs
+	 * to the loop. NULL: there is nothing to apply, as always for one that only reads.
 	 */
 	struct l7mp_change *(*build)(void *arg);
 	/*
@@ -49,10 +55,11 @@ struct l7mp_runtime_job {
 	void *arg;
 	/* The session that carries the request and must not end before the answer; may be NULL. */
 	const char *session;
+	bool reads;   /* and does nothing else */
 	bool goes_on; /* with what has begun: is not refused since many wait */
 	struct l7mp_runtime_job *prev, *next; /* private */
 };
-#define L7MP_RUNTIME_JOBS 256 /* that may wait */
+#define L7MP_RUNTIME_JOBS 256 /* that may wait, of those that change and of those that read */
 /* The job is borrowed until `done`. 0, or -EBUSY: too many wait; -ESHUTDOWN: stopping. */
 int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
 /* Takes a job back. false: too late, it is being done, and `done` is still going to come. */

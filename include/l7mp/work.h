@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Work in a thread beside the loop: for what can't be cut into slices (parsing a document,
+ * Work in threads beside the loop: for what can't be cut into slices (parsing a document,
  * computing what a new configuration changes) and needs nothing that the loop may alter
- * meanwhile. There is one such thread per loop; it does one thing after the other.
+ * meanwhile. There are at most two such threads per loop, and work is begun in the order of its
+ * start: what must not run beside something else is started when that is done.
  *
  * On a manual loop the work runs inside l7mp_work_start and `done` in the next turn.
  */

@@ -56,11 +56,13 @@ enum api_route_flags {
 	/*
 	 * The handler runs in a thread, where it may read the model, which nobody changes
 	 * meanwhile, and nothing else that belongs to the loop. It may leave a change in
-	 * rq->change instead of a status: that is then applied on the loop.
+	 * rq->change instead of a status: that is then applied on the loop. One after the other.
 	 */
-	API_JOB = 1 << 0,
+	API_CHANGE = 1 << 0,
+	/* The same, but it leaves no change. It runs beside changes, not beside commits. */
+	API_READ = 1 << 1,
 	/* The same, but only for what may be large: recursive views and rule lists. */
-	API_JOB_IF_LARGE = 1 << 1,
+	API_READ_IF_LARGE = 1 << 2,
 };
 
 struct api_binding {

@@ -135,14 +135,14 @@ static void submit(struct api_exchange *x)
 	                                   .built = job_built,
 	                                   .done = job_done,
 	                                   .arg = x,
-	                                   .session = x->rq.session};
+	                                   .session = x->rq.session,
+	                                   .reads = !(x->rq.binding.flags & API_CHANGE)};
 	x->state = EXCHANGE_JOB;
 	rc = l7mp_runtime_submit(x->api->params.runtime, &x->job);
 	if (!rc)
 		return;
 	if (rc == -EBUSY)
-		api_fail(&x->rs, 503, "%d requests wait for a change of the configuration already",
-		         L7MP_RUNTIME_JOBS);
+		api_fail(&x->rs, 503, "%d requests wait already", L7MP_RUNTIME_JOBS);
 	else
 		api_fail(&x->rs, 503, "the proxy is shutting down");
 	x->rs.retry = true;
@@ -240,7 +240,7 @@ static void produce(struct api_exchange *x)
 	}
 	x->in_job = true;
 	x->job = (struct l7mp_runtime_job){
-	        .build = steps_run, .done = steps_done, .arg = x, .goes_on = true};
+	        .build = steps_run, .done = steps_done, .arg = x, .reads = true, .goes_on = true};
 	rc = l7mp_runtime_submit(x->api->params.runtime, &x->job);
 	if (rc) {
 		x->in_job = false;

@@ -207,7 +207,7 @@ void api_dispatch(struct api_request *rq, struct api_response *rs)
 	if (rs->status)
 		return;
 	flags = rq->binding.flags;
-	if (flags & API_JOB || (flags & API_JOB_IF_LARGE && is_large(rq)))
+	if (flags & (API_CHANGE | API_READ) || (flags & API_READ_IF_LARGE && is_large(rq)))
 		return;
 	rq->binding.handler(rq, rs);
 	if (!rs->status)

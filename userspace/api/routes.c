@@ -15,28 +15,28 @@ struct api_binding api_binding(enum l7mp_rest_op op)
 		}
 
 	switch (op) {
-		BIND(LIST, api_list, API_JOB);
-		BIND(ADD, api_add, API_JOB);
-		BIND(GET, api_get, API_JOB_IF_LARGE);
-		BIND(PUT, api_put, API_JOB);
-		BIND(DELETE, api_delete, API_JOB);
-		BIND(CONFIG_GET, api_config_get, API_JOB);
-		BIND(CONFIG_SET, api_config_post, API_JOB);
+		BIND(LIST, api_list, API_READ);
+		BIND(ADD, api_add, API_CHANGE);
+		BIND(GET, api_get, API_READ_IF_LARGE);
+		BIND(PUT, api_put, API_CHANGE);
+		BIND(DELETE, api_delete, API_CHANGE);
+		BIND(CONFIG_GET, api_config_get, API_READ);
+		BIND(CONFIG_SET, api_config_post, API_CHANGE);
 		BIND(ADMIN_GET, api_admin_get, 0);
-		BIND(ADMIN_SET, api_admin_post, API_JOB);
-		BIND(ENDPOINTS_LIST, api_endpoints_list, API_JOB);
-		BIND(ENDPOINTS_ADD, api_endpoints_add, API_JOB);
-		BIND(RULE_GET, api_rule_get, API_JOB_IF_LARGE);
-		BIND(RULE_INSERT, api_rule_insert, API_JOB);
-		BIND(RULE_REMOVE, api_rule_remove, API_JOB);
-		BIND(LOOKUP, api_lookup, API_JOB);
+		BIND(ADMIN_SET, api_admin_post, API_CHANGE);
+		BIND(ENDPOINTS_LIST, api_endpoints_list, API_READ);
+		BIND(ENDPOINTS_ADD, api_endpoints_add, API_CHANGE);
+		BIND(RULE_GET, api_rule_get, API_READ_IF_LARGE);
+		BIND(RULE_INSERT, api_rule_insert, API_CHANGE);
+		BIND(RULE_REMOVE, api_rule_remove, API_CHANGE);
+		BIND(LOOKUP, api_lookup, API_READ);
 		BIND(SESSIONS_LIST, api_sessions_list, 0);
 		BIND(SESSION_GET, api_session_get, 0);
 		BIND(SESSION_END, api_session_delete, 0);
 		BIND(OFFLOAD_GET, api_offload, 0);
 		BIND(FLOWS_LIST, api_offload_flows, 0);
-		BIND(OPENAPI_JSON, api_openapi_json, API_JOB);
-		BIND(OPENAPI_YAML, api_openapi_yaml, API_JOB);
+		BIND(OPENAPI_JSON, api_openapi_json, API_READ);
+		BIND(OPENAPI_YAML, api_openapi_yaml, API_READ);
 	}
 #undef BIND
 	abort();

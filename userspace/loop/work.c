@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One thread beside the loop, made when it is first needed. Why not libuv's pool: what is done
- * here allocates much, and glibc gives each thread a heap of its own, which keeps its size; and
- * whatever else waits in the pool would wait behind a large configuration.
+ * Two threads beside the loop, each made when it is first needed. Why not libuv's pool: what is
+ * done here allocates much, and glibc gives each thread a heap of its own, which keeps its size;
+ * and whatever else waits in the pool would wait behind a large configuration. Why two: a short
+ * work finds a thread beside a long one.
  */
 #include "l7mp/work.h"
 
@@ -16,11 +17,13 @@
 #include "l7mp/hash.h"
 #include "loop_int.h"
 
-#define NICE 10
+#define NICE    10
+#define THREADS 2
 
 struct l7mp_worker {
 	struct l7mp_loop *loop;
-	uv_thread_t thread;
+	uv_thread_t threads[THREADS];
+	unsigned n_threads;
 	uv_async_t async; /* something is in `done`; keeps the loop running while `busy` */
 	uv_mutex_t lock;  /* guards what follows up to `stop` */
 	uv_cond_t wake;
@@ -103,7 +106,7 @@ static void async_cb(uv_async_t *async)
 	}
 }
 
-/* All signals stay with the loop's thread. */
+/* One more thread. All signals stay with the loop's thread. */
 static int start_thread(struct l7mp_worker *wk)
 {
 	sigset_t all, before;
@@ -111,9 +114,21 @@ static int start_thread(struct l7mp_worker *wk)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = uv_thread_create(&wk->thread, thread_main, wk);
+	rc = uv_thread_create(&wk->threads[wk->n_threads], thread_main, wk);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	wk->n_threads += !rc;
 	return rc;
+}
+
+/* Makes one more thread when all are busy. 0, or negative errno: there is none at all. */
+static int have_thread(struct l7mp_worker *wk)
+{
+	int rc;
+
+	if (wk->n_threads == THREADS || wk->n_threads > wk->busy)
+		return 0;
+	rc = start_thread(wk);
+	return wk->n_threads ? 0 : rc;
 }
 
 static int worker_new(struct l7mp_loop *loop)
@@ -136,10 +151,7 @@ static int worker_new(struct l7mp_loop *loop)
 	wk->async.data = wk;
 	uv_unref((uv_handle_t *)&wk->async);
 	loop->worker = wk;
-	rc = start_thread(wk);
-	if (rc)
-		wk->stop = true; /* and l7mp_worker_stop is not going to join it */
-	return rc;
+	return 0;
 no_async:
 	uv_cond_destroy(&wk->wake);
 no_cond:
@@ -155,13 +167,12 @@ void l7mp_worker_stop(struct l7mp_loop *loop)
 
 	if (!wk)
 		return;
-	if (!wk->stop) {
-		uv_mutex_lock(&wk->lock);
-		wk->stop = true;
-		uv_cond_signal(&wk->wake);
-		uv_mutex_unlock(&wk->lock);
-		uv_thread_join(&wk->thread);
-	}
+	uv_mutex_lock(&wk->lock);
+	wk->stop = true;
+	uv_cond_broadcast(&wk->wake);
+	uv_mutex_unlock(&wk->lock);
+	for (unsigned i = 0; i < wk->n_threads; i++)
+		uv_thread_join(&wk->threads[i]);
 	uv_close((uv_handle_t *)&wk->async, NULL);
 }
 
@@ -200,8 +211,10 @@ int l7mp_work_start(struct l7mp_loop *loop, struct l7mp_work *w, void (*run)(voi
 	if (!loop->worker)
 		rc = worker_new(loop);
 	wk = loop->worker;
-	if (rc || wk->stop)
-		return rc ? rc : -EAGAIN;
+	if (!rc)
+		rc = have_thread(wk);
+	if (rc)
+		return rc;
 	w->busy = true;
 	if (!wk->busy++)
 		uv_ref((uv_handle_t *)&wk->async);

@@ -64,9 +64,12 @@ struct l7mp_runtime {
 	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
 	void *on_admin_arg;
 
-	struct l7mp_runtime_job *waiting, *job; /* job: the one that is being done */
+	struct l7mp_runtime_job *waiting, *job; /* changes; job: the one that is being made */
 	size_t n_waiting;
 	struct l7mp_work work; /* builds, and frees a change that is done with */
+	struct l7mp_runtime_job *readers, *reading; /* jobs that read; the one in the thread */
+	size_t n_readers;
+	struct l7mp_work read_work;
 	struct l7mp_slice slice;
 	struct l7mp_change *change; /* of job */
 	struct apply apply;
@@ -429,11 +432,61 @@ static void job_over(struct l7mp_runtime *rt, struct apply *w, int rc, const str
 	next_job(rt);
 }
 
+/* Is the model being altered, or about to be? A thread must not read it then. */
+static bool altering(const struct l7mp_runtime *rt)
+{
+	return rt->applying && rt->apply.phase >= APPLY_PLACE && rt->apply.phase <= APPLY_SETTLE;
+}
+
+static void read_cb(void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+
+	(void)rt->reading->build(rt->reading->arg);
+}
+
+static void next_reader(struct l7mp_runtime *rt);
+
+static void read_done_cb(void *arg)
+{
+	struct l7mp_runtime *rt = arg;
+	struct l7mp_runtime_job *job = rt->reading;
+	struct l7mp_error err = {0};
+
+	rt->reading = NULL;
+	if (altering(rt) && !rt->stopping)
+		l7mp_slice_post(rt->env->loop, &rt->slice); /* it waited for this */
+	job->done(job->arg, NULL, 0, &err);
+	next_reader(rt);
+}
+
+static void next_reader(struct l7mp_runtime *rt)
+{
+	struct l7mp_runtime_job *job = rt->readers;
+
+	if (!job || rt->reading || altering(rt))
+		return;
+	DL_DELETE(rt->readers, job);
+	job->prev = job->next = NULL;
+	rt->n_readers--;
+	rt->reading = job;
+	if (l7mp_work_start(rt->env->loop, &rt->read_work, read_cb, read_done_cb, rt)) {
+		/* No thread: better slow than not at all. */
+		read_cb(rt);
+		read_done_cb(rt);
+	}
+}
+
 static void apply_some(struct l7mp_slice *slice, void *arg)
 {
 	struct l7mp_runtime *rt = arg;
 
-	while (apply_step(rt, &rt->apply)) {
+	for (;;) {
+		if (altering(rt) && rt->reading)
+			return; /* read_done_cb goes on */
+		if (!apply_step(rt, &rt->apply))
+			break;
+		next_reader(rt);
 		if (!l7mp_slice_over(rt->env->loop))
 			continue;
 		l7mp_slice_post(rt->env->loop, slice);
@@ -492,12 +545,19 @@ static void next_job(struct l7mp_runtime *rt)
 
 int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job)
 {
+	size_t *n = job->reads ? &rt->n_readers : &rt->n_waiting;
+
 	if (rt->stopping)
 		return -ESHUTDOWN;
-	if (rt->n_waiting >= L7MP_RUNTIME_JOBS && !job->goes_on)
+	if (*n >= L7MP_RUNTIME_JOBS && !job->goes_on)
 		return -EBUSY;
+	++*n;
+	if (job->reads) {
+		DL_APPEND(rt->readers, job);
+		next_reader(rt);
+		return 0;
+	}
 	DL_APPEND(rt->waiting, job);
-	rt->n_waiting++;
 	if (!rt->work.busy)
 		next_job(rt);
 	return 0;
@@ -507,9 +567,14 @@ bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job
 {
 	if (!job->prev)
 		return false;
-	DL_DELETE(rt->waiting, job);
+	if (job->reads) {
+		DL_DELETE(rt->readers, job);
+		rt->n_readers--;
+	} else {
+		DL_DELETE(rt->waiting, job);
+		rt->n_waiting--;
+	}
 	job->prev = job->next = NULL;
-	rt->n_waiting--;
 	return true;
 }
 
@@ -518,8 +583,8 @@ static void stop_jobs(struct l7mp_runtime *rt)
 	const struct l7mp_error err = {.code = L7MP_ERR_LIMIT, .message = "the proxy is stopping"};
 
 	rt->stopping = true;
-	while (rt->waiting) {
-		struct l7mp_runtime_job *job = rt->waiting;
+	while (rt->waiting || rt->readers) {
+		struct l7mp_runtime_job *job = rt->waiting ? rt->waiting : rt->readers;
 
 		(void)l7mp_runtime_withdraw(rt, job);
 		job->done(job->arg, NULL, -ESHUTDOWN, &err);
@@ -527,7 +592,8 @@ static void stop_jobs(struct l7mp_runtime *rt)
 	if (!rt->applying)
 		return;
 	l7mp_slice_cancel(rt->env->loop, &rt->slice);
-	if (rt->apply.phase < APPLY_PLACE) {
+	/* With nothing placed yet a job may still be reading the model. */
+	if (rt->apply.phase < APPLY_PLACE || (rt->apply.phase == APPLY_PLACE && !rt->apply.i)) {
 		rt->apply.rc = -ESHUTDOWN;
 		rt->apply.err = err;
 		rt->apply.phase = APPLY_OVER;
