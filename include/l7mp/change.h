@@ -39,10 +39,15 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
                     const char *path, struct l7mp_error *err);
 /*
  * Replaces the object `name`, which must exist; doc.name must be absent or equal. Inline objects of
- * the old version that the new one does not use are deleted.
+ * the old version that the new one does not use are deleted. Inline objects that are what the model
+ * has under their names are references to those, whoever owns them, so that what a recursive view
+ * shows can be put back. -EEXIST when one differs from an object that is not a part of this one.
  */
 int l7mp_change_replace(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
                         const cJSON *doc, const char *path, struct l7mp_error *err);
+/* The same, but an object (other than an endpoint) that does not exist is added. */
+int l7mp_change_put(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
+                    const cJSON *doc, const char *path, struct l7mp_error *err);
 /*
  * Deletes an object. References to it stay in other objects and become stale. A cluster's endpoints
  * are always deleted with it. `recursive` also deletes, at any depth, the objects that were given

@@ -78,19 +78,27 @@ static bool fill_endpoints(const struct api_request *rq, const struct l7mp_objec
 	return endpoints && !l7mp_json_add(doc, "endpoints", endpoints);
 }
 
-/* A new object takes its name from the path. */
-static bool fill_name(const struct api_request *rq, cJSON *doc, const char *path,
-                      struct api_response *rs)
+/* GET of a listener shows the port that it got: put back, that is the one that it asked for. */
+static bool fill_spec(const struct api_request *rq, const struct l7mp_object *o, cJSON *doc)
 {
-	const cJSON *given = l7mp_json_member(doc, "name");
+	cJSON *spec = l7mp_json_member(doc, "spec"), *shown, *own;
+	const struct l7mp_listener *l = (const struct l7mp_listener *)o;
+	bool same;
 
-	if (!given)
-		return !cJSON_IsObject(doc) || !l7mp_json_add_str(doc, "name", rq->args[0]);
-	if (!cJSON_IsString(given) || !strcmp(given->valuestring, rq->args[0]))
+	if (kind_of(rq) != L7MP_OBJ_LISTENER || !o || !spec)
 		return true;
-	api_fail(rs, 422, "%s.name: expected \"%s\" or nothing, got \"%.80s\"", path, rq->args[0],
-	         given->valuestring);
-	api_add_content(rs, "name", "expected the name in the path, or none", 0);
+	shown = cJSON_Duplicate(l->spec, true);
+	if (!shown)
+		return false;
+	l7mp_runtime_bound(rq->api->params.runtime, l, shown);
+	same = l7mp_json_equal(shown, spec);
+	cJSON_Delete(shown);
+	if (!same)
+		return true;
+	own = cJSON_Duplicate(l->spec, true);
+	if (own && cJSON_ReplaceItemViaPointer(doc, spec, own))
+		return true;
+	cJSON_Delete(own);
 	return false;
 }
 
@@ -112,7 +120,6 @@ void api_put(struct api_request *rq, struct api_response *rs)
 	struct l7mp_error err = {0};
 	struct l7mp_change *c;
 	cJSON *doc;
-	int rc;
 
 	/* An endpoint is made in its cluster. */
 	if (!o && kind == L7MP_OBJ_ENDPOINT)
@@ -120,20 +127,16 @@ void api_put(struct api_request *rq, struct api_response *rs)
 	else if (!o && rq->if_match)
 		api_fail(rs, 412, "no %s is named '%s', so no ETag matches", wrapper, rq->args[0]);
 	doc = rs->status || !api_if_match(rq, o, rs) ? NULL : put_body(rq, wrapper, rs);
-	if (!doc || (!o && !fill_name(rq, doc, wrapper, rs)))
+	if (!doc)
 		return;
-	if (!fill_endpoints(rq, o, doc)) {
+	if (!fill_endpoints(rq, o, doc) || !fill_spec(rq, o, doc)) {
 		api_fail(rs, 500, "out of memory");
 		return;
 	}
 	c = api_begin_change(rq, rs);
-	if (!c)
-		return;
-	if (o)
-		rc = l7mp_change_replace(c, kind, rq->args[0], doc, wrapper, &err);
-	else
-		rc = l7mp_change_add(c, kind, doc, wrapper, &err);
-	api_built_change(rq, &c, rc, &err, rs);
+	if (c)
+		api_built_change(rq, &c, l7mp_change_put(c, kind, rq->args[0], doc, wrapper, &err),
+		                 &err, rs);
 }
 
 void api_delete(struct api_request *rq, struct api_response *rs)

@@ -179,7 +179,7 @@ int l7mp_change_exists(struct l7mp_error *err, enum l7mp_obj_kind kind, const ch
                        const char *path);
 int l7mp_change_missing(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name);
 
-/* ---- build_names.c, build_stage.c: drafts into a change ---- */
+/* ---- build_same.c, build_names.c, build_stage.c: drafts into a change ---- */
 
 enum l7mp_builder_mode {
 	L7MP_BUILD_ADD,     /* every name must be free */
@@ -194,6 +194,11 @@ struct l7mp_builder {
 	const struct l7mp_object *owner;
 	struct l7mp_draft *names[L7MP_OBJ_KINDS]; /* drafts by name */
 };
+/*
+ * Inline objects of the draft, before its names are entered, that are what is there under their
+ * names become references. 0 or -ENOMEM with err.
+ */
+int l7mp_builder_refer(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 /* Enters the given names of the tree; files an issue for a name twice. */
 int l7mp_builder_claim(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 struct l7mp_draft *l7mp_builder_claimed(const struct l7mp_builder *b, enum l7mp_obj_kind kind,
@@ -203,6 +208,8 @@ int l7mp_builder_generate(struct l7mp_builder *b, struct l7mp_draft *d, const ch
                           enum l7mp_slot slot, struct l7mp_error *err);
 /* Names for all drafts below d, which has one. */
 int l7mp_builder_bind(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
+/* May the builder put a new version of what is there? */
+bool l7mp_builder_may_replace(const struct l7mp_builder *b, const struct l7mp_object *there);
 /* Stages the tree, whose drafts are all bound. */
 int l7mp_builder_stage(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 /* REPLACE: drops what replaced objects owned and do not use any more. */

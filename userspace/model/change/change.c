@@ -322,7 +322,9 @@ void l7mp_change_flip(struct l7mp_change *c)
 {
 	struct l7mp_model *m = c->model;
 
-	m->generation++;
+	/* A version of the model is told by it, so that only what changes something counts. */
+	if (l7mp_change_count(c) || c->admin || !m->generation)
+		m->generation++;
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		m->tables[k].n += (size_t)c->grown[k];
 	if (c->admin) {

@@ -28,11 +28,13 @@ static int parse(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *do
 	return -ENOMEM;
 }
 
-/* The draft, claimed and bound, into the change. Takes d. */
-static int build(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err)
+/* The draft, claimed and bound, into the change. Takes d. `put`: as GET may have shown it. */
+static int build(struct l7mp_builder *b, struct l7mp_draft *d, bool put, struct l7mp_error *err)
 {
-	int rc = l7mp_builder_claim(b, d, err);
+	int rc = put ? l7mp_builder_refer(b, d, err) : 0;
 
+	if (!rc)
+		rc = l7mp_builder_claim(b, d, err);
 	if (!rc)
 		rc = l7mp_change_check(b->c, err);
 	if (!rc && !d->name)
@@ -65,8 +67,8 @@ static int refuse_endpoint(struct l7mp_error *err)
 	                      "an endpoint is added to a cluster, not by itself");
 }
 
-int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *doc,
-                    const char *path, struct l7mp_error *err)
+static int add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *doc, const char *path,
+               bool put, struct l7mp_error *err)
 {
 	struct l7mp_builder b = {.c = c, .mode = L7MP_BUILD_ADD};
 	struct l7mp_draft *d;
@@ -77,7 +79,13 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
 	l7mp_schema_check(l7mp_schema_of_kind(kind), c->model->registry, doc, path, &c->issues);
 	check_named(c, doc, path);
 	rc = parse(c, kind, doc, path, &d, err);
-	return rc ? rc : build(&b, d, err);
+	return rc ? rc : build(&b, d, put, err);
+}
+
+int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *doc,
+                    const char *path, struct l7mp_error *err)
+{
+	return add(c, kind, doc, path, false, err);
 }
 
 /* The document with its name; a copy that lives as long as the change when it has none. */
@@ -236,7 +244,19 @@ int l7mp_change_replace(struct l7mp_change *c, enum l7mp_obj_kind kind, const ch
 		return replace_endpoint(c, (struct l7mp_endpoint *)old, doc, path, err);
 	l7mp_schema_check(l7mp_schema_of_kind(kind), c->model->registry, doc, path, &c->issues);
 	rc = parse(c, kind, doc, path, &d, err);
-	return rc ? rc : build(&b, d, err);
+	return rc ? rc : build(&b, d, true, err);
+}
+
+int l7mp_change_put(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
+                    const cJSON *doc, const char *path, struct l7mp_error *err)
+{
+	if (kind == L7MP_OBJ_ENDPOINT || l7mp_change_find(c, kind, name))
+		return l7mp_change_replace(c, kind, name, doc, path, err);
+	doc = with_name(c, doc, name);
+	if (!doc)
+		return l7mp_change_oom(err);
+	check_same_name(c, doc, name, path);
+	return add(c, kind, doc, path, true, err);
 }
 
 /* ---- delete ---- */
@@ -313,7 +333,7 @@ static int add_rule(struct l7mp_change *c, const struct l7mp_rulelist *l, const 
 	rc = parse(c, L7MP_OBJ_RULE, doc, path, &d, err);
 	if (rc)
 		return rc;
-	rc = build(&b, d, err);
+	rc = build(&b, d, false, err);
 	for (size_t i = first; !rc && i < c->n_items; i++)
 		if (c->items[i]->item.kind == L7MP_OBJ_RULE && !strcmp(c->items[i]->path, path))
 			*name = c->items[i]->name;

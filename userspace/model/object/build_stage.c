@@ -100,7 +100,7 @@ static bool below_top(const struct l7mp_builder *b, const struct l7mp_object *o)
 	return false;
 }
 
-static bool may_replace(const struct l7mp_builder *b, const struct l7mp_object *there)
+bool l7mp_builder_may_replace(const struct l7mp_builder *b, const struct l7mp_object *there)
 {
 	if (b->mode == L7MP_BUILD_CONFIG)
 		return true;
@@ -115,7 +115,7 @@ static int stage_endpoint(struct l7mp_builder *b, struct l7mp_draft *d, const ch
 	struct l7mp_object *there = l7mp_change_find(b->c, L7MP_OBJ_ENDPOINT, d->name);
 	struct l7mp_endpoint *e = (struct l7mp_endpoint *)d->object;
 
-	if (there && !may_replace(b, there))
+	if (there && !l7mp_builder_may_replace(b, there))
 		return l7mp_change_exists(err, L7MP_OBJ_ENDPOINT, d->name, d->path);
 	if (there && !strcmp(((struct l7mp_endpoint *)there)->cluster, cluster) &&
 	    l7mp_object_same(d->object, there)) {
@@ -203,7 +203,7 @@ static int stage_one(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_e
 	struct l7mp_object *there = l7mp_change_find(b->c, d->kind, d->name);
 	int rc;
 
-	if (there && !may_replace(b, there))
+	if (there && !l7mp_builder_may_replace(b, there))
 		return l7mp_change_exists(err, d->kind, d->name, d->path);
 	d->object->name = strdup(d->name);
 	if (!d->object->name || put_refs(d) || put_owner(b, d, there))

@@ -74,11 +74,10 @@ static const struct l7mp_field action_fields[] = {
         },
         {
                 .key = "apply",
-                .type = L7MP_T_STRING,
-                .pattern = L7MP_P_NAME,
-                .doc = "The name of a rule list in which matching goes on; when nothing matches "
-                       "there, it goes "
-                       "on after this rule",
+                .type = L7MP_T_REF,
+                .sub = &l7mp_schema_rulelist,
+                .doc = "The rule list in which matching goes on, by its name or inline; when "
+                       "nothing matches there, it goes on after this rule",
         },
         {.key = NULL},
 };
