@@ -190,6 +190,53 @@ class Difference(Base):
                      {"listeners": [], "rulelists": None}):
             self.refused(422, body, "expected an array")
 
+    def test_misspelt_lists(self):
+        """a list that is missing while there is an unknown key, which may be the list, is refused: nothing is deleted"""
+        for wrong in ("cluster", "Clusters", "clusters ", "rotues", "rule", "rulelist", "x"):
+            new = copy.deepcopy(CONFIG)
+            new[wrong] = new.pop("clusters")
+            self.refused(422, new, wrong.strip(), "clusters", "would be deleted")
+            self.refused(422, {"config": new}, wrong.strip(), "would be deleted")
+        for lost in ("clusters", "rulelists", "rules", "routes"):
+            new = copy.deepcopy(CONFIG)
+            new["my" + lost] = new.pop(lost)
+            self.refused(422, new, "my" + lost, lost, "would be deleted")
+        new = copy.deepcopy(CONFIG)
+        new["x"] = 1
+        before = self.config()
+        status = self.api.post("/config", new)[0]
+        self.assertEqual(status, 422 if self.strict else 200, "no list is missing: an unknown key is what it is elsewhere")
+        self.assertEqual(self.config(), before)
+
+    def test_beside_the_wrapper(self):
+        """what stands beside the wrapper is refused: which of the two is meant is not clear"""
+        for body in ({"config": CONFIG, "listeners": []}, {"listeners": [], "config": CONFIG}, {"config": CONFIG, "x": 1},
+                     {"config": None, "listeners": []}, {"config": {}}):
+            self.refused(422, body)
+        self.assertEqual(self.api.post("/admin", {"admin": {}, "log_level": "silent"})[0], 422)
+
+    def test_nothing(self):
+        """documents with nothing in them are refused in JSON and in YAML: nothing is deleted"""
+        before, s = self.config(), self.connect()
+        for kind, texts in (("application/json", ("", " ", "null", "{}", "[]", '""', "0", '{"config": null}', '{"config": {}}')),
+                            ("text/yaml", ("", " ", "---", "---\n...\n", "~", "# nothing\n", "{}", "config:\n", "listeners:\n", "listeners: ~\n"))):
+            for text in texts:
+                with self.subTest(kind=kind, text=text):
+                    self.assertIn(self.api.call("POST", "/config", text, kind)[0], (400, 422))
+                    self.assertEqual(self.config(), before)
+        self.assertTrue(self.echoes(s))
+
+    def test_parts(self):
+        """null in the place of a part of an object is refused, too: nothing of it is deleted"""
+        for path, wrapper, keys in (("/clusters/c", "cluster", ("endpoints", "spec")), ("/rulelists/rl", "rulelist", ("rules",)),
+                                    ("/rules/r1", "rule", ("action",)), ("/routes/ro", "route", ("destination", "ingress", "egress")),
+                                    ("/listeners/free", "listener", ("rules", "spec"))):
+            shown = self.api.get(path)[1]
+            for key in keys:
+                with self.subTest(path=path, key=key):
+                    self.assertEqual(self.api.put(path, {wrapper: {**shown, key: None}})[0], 422)
+                    self.assertEqual(self.api.get(path)[1], shown)
+
     def test_refused_schema(self):
         """a config that is not valid changes nothing and names the place"""
         new = copy.deepcopy(CONFIG)

@@ -239,6 +239,21 @@ class Reload(unittest.TestCase):
             s.sendall(b"c")
             self.assertEqual(s.recv(10), b"c")
 
+    def test_lost(self):
+        """a reload of a file that lost its lists (emptied, null, misspelt) changes nothing"""
+        self.reload({**self.base, "clusters": [{"name": "c", "spec": {"protocol": "Echo"}}]})
+        stays = self.connect(15000)
+        before = self.p.api.get("/config")[1]
+        for text in ("", "null", "{}", "[]", {"listeners": None}, {**self.base, "clusters": None}, {"Listeners": self.base["listeners"]},
+                     {**self.base, "cluster": [{"name": "c", "spec": {"protocol": "Echo"}}]}):
+            with self.subTest(text=text):
+                self.reload(text)
+                after = self.p.api.get("/config")[1]
+                self.assertEqual({k: v for k, v in after.items() if k != "sessions"}, {k: v for k, v in before.items() if k != "sessions"})
+        self.assertNotIn("removes", self.p.stderr())
+        stays.sendall(b"c")
+        self.assertEqual(stays.recv(10), b"c")
+
     def test_unreadable(self):
         """a reload without the file changes nothing"""
         stays = self.connect(15000)

@@ -22,29 +22,40 @@ void api_config_get(struct api_request *rq, struct api_response *rs)
 	api_list_config(rq, admin_json(rq->api), rs);
 }
 
-/* {"config": {...}} or bare: the member, when it is all that there is. */
-static cJSON *unwrap(cJSON *root, const char *wrapper)
+/*
+ * {"config": {...}} or bare. NULL with rs filled: not an object, or something stands beside the
+ * wrapper, so that it is not clear which of the two is meant.
+ */
+static const cJSON *unwrap(const cJSON *root, const char *wrapper, struct api_response *rs)
 {
-	cJSON *inner = l7mp_json_member(root, wrapper);
+	const cJSON *inner = l7mp_json_member(root, wrapper), *other;
 
-	return inner && cJSON_GetArraySize(root) == 1 ? inner : root;
+	if (!inner)
+		return root;
+	other = root->child == inner ? inner->next : root->child;
+	if (other) {
+		api_fail(rs, 422, "%.80s: unknown key beside '%s', expected '%s' alone",
+		         other->string, wrapper, wrapper);
+		api_add_content(rs, other->string, "unknown key", 0);
+		return NULL;
+	}
+	if (cJSON_IsObject(inner))
+		return inner;
+	api_fail(rs, 422, "%s: expected an object, got %s", wrapper, l7mp_json_type(inner));
+	api_add_content(rs, wrapper, "expected an object", 0);
+	return NULL;
 }
 
 void api_config_post(struct api_request *rq, struct api_response *rs)
 {
 	struct l7mp_error err = {0};
 	struct l7mp_change *c;
-	cJSON *doc = api_body(rq, rs);
+	const cJSON *doc = api_body(rq, rs);
 
 	if (!doc || !api_if_match(rq, NULL, rs))
 		return;
-	doc = unwrap(doc, "config");
-	if (!cJSON_IsObject(doc)) {
-		api_fail(rs, 422, "config: expected an object, got %s", l7mp_json_type(doc));
-		api_add_content(rs, "config", "expected an object", 0);
-		return;
-	}
-	c = api_begin_change(rq, rs);
+	doc = unwrap(doc, "config", rs);
+	c = doc ? api_begin_change(rq, rs) : NULL;
 	if (c)
 		api_built_change(rq, &c, l7mp_change_config(c, doc, &err), &err, rs);
 }
@@ -63,13 +74,8 @@ void api_admin_post(struct api_request *rq, struct api_response *rs)
 
 	if (!doc || !api_if_match(rq, NULL, rs))
 		return;
-	doc = unwrap((cJSON *)doc, "admin");
-	if (!cJSON_IsObject(doc)) {
-		api_fail(rs, 422, "admin: expected an object, got %s", l7mp_json_type(doc));
-		api_add_content(rs, "admin", "expected an object", 0);
-		return;
-	}
-	c = api_begin_change(rq, rs);
+	doc = unwrap(doc, "admin", rs);
+	c = doc ? api_begin_change(rq, rs) : NULL;
 	if (c)
 		api_built_change(rq, &c, l7mp_change_admin(c, doc, "admin", &err), &err, rs);
 }
