@@ -96,7 +96,7 @@ static bool fill_spec(const struct api_request *rq, const struct l7mp_object *o,
 	if (!same)
 		return true;
 	own = cJSON_Duplicate(l->spec, true);
-	if (own && cJSON_ReplaceItemViaPointer(doc, spec, own))
+	if (own && cJSON_ReplaceItemInObjectCaseSensitive(doc, "spec", own))
 		return true;
 	cJSON_Delete(own);
 	return false;
