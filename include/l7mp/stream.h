@@ -98,6 +98,13 @@ struct l7mp_stream_ops {
 	 * from inside an event. Returns the number of datagrams, of all streams of the socket.
 	 */
 	size_t (*drain_now)(struct l7mp_stream *s);
+	/*
+	 * Optional; sessions of a shared datagram socket: closes the stream at once, and has this
+	 * datagram (taken) begin a new one at the listener, as from a peer that was not known.
+	 * `accept` of the listener comes from inside the call. For who stands between the stream
+	 * and the session (JSONSocket).
+	 */
+	void (*renew)(struct l7mp_stream *s, struct l7mp_buf *buf);
 	/* Optional; for L7MP_FLOW_PASS: what passed in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };

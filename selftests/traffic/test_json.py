@@ -218,6 +218,23 @@ class JsonSocket(traffic.Case):
         self.assertTrue(silent(s))
         self.assertEqual(self.api.delete("/sessions/" + found["name"])[0], 200)
 
+    def test_udp_begins_anew(self):
+        """over UDP: a client that starts again on the same port gets a session of its own, at the limit too"""
+        self.start(self.begin("UDP", 15000, inline("Echo")), admin={"limits": {"max_sessions": 20}})
+        port = None
+        for n in range(30):
+            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            s.settimeout(30)
+            s.bind(("127.0.0.1", port or 0))
+            port = s.getsockname()[1]
+            s.connect(("127.0.0.1", 15000))
+            s.send(head(start=n).encode())
+            self.assertEqual(json.loads(s.recv(1000))["JSONSocketStatus"], 200)
+            s.send(b"media %d" % n)
+            self.assertEqual(s.recv(1000), b"media %d" % n)
+            self.assertEqual(self.session("JSONSocket:js-")["metadata"]["JSONSocket"]["start"], n)
+            s.close()
+
     def test_udp_errors(self):
         """over UDP: 400, 505, 404, 502; nothing longer than what was sent"""
         self.start(self.begin("UDP", 15000, "missing", match={"op": "defined", "path": "/JSONSocket/go"}))

@@ -305,6 +305,25 @@ class Peers(Case):
             self.assertEqual(s.recv(10), b"x")
         self.assertEqual(echo.seen[0][0], ("127.0.0.77", 9555))
 
+    def test_bind_port_moves(self):
+        """udp: a client that changes its port keeps its cluster's bind.port"""
+        echo = UdpEcho(9001)
+        self.start(listener("l", "UDP", 9000, cluster("UDP", 9001, bind={"port": 9555})))
+        for n in range(3):
+            with udp_socket() as s:
+                s.settimeout(1)
+                for _ in range(60):  # the port changes hands once a second
+                    s.sendto(b"%d" % n, ("127.0.0.1", 9000))
+                    try:
+                        self.assertEqual(s.recv(10), b"%d" % n)
+                        break
+                    except TimeoutError:
+                        pass
+                else:
+                    self.fail("not answered on port %d" % s.getsockname()[1])
+        self.assertEqual({peer for peer, _ in echo.seen}, {("127.0.0.1", 9555)})
+        self.assertEqual(len(self.sessions("UDP:")), 1)
+
     def test_upstream_comes_later(self):
         """udp: an unreachable upstream port doesn't end the session; it is heard once it is there"""
         self.start(listener("l", "UDP", 9000, cluster("UDP", 9001)))

@@ -149,6 +149,78 @@ static void udp_handshake(void **state)
 	close(fd);
 }
 
+#define OTHER "{\"JSONSocketVersion\":1,\"a\":2}"
+
+/* A different header from the same address and port: the client began anew. */
+static void udp_client_begins_anew(void **state)
+{
+	struct pfix *f = *state;
+	unsigned port = listen_on(f, "UDP");
+	int fd = pfix_udp("127.0.0.1", 0);
+	struct pconn *c;
+
+	udp_send(fd, port, HEADER);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 30000));
+	c = last(f);
+	result(c, 200, "OK");
+	assert_string_equal(receive(f, fd, 30000), OK);
+	udp_send(fd, port, "one");
+	/* Payload, however much it looks like a header. */
+	udp_send(fd, port, HEADER);
+	udp_send(fd, port, "{\"JSONSocketVersion\":\"1\"}");
+	udp_send(fd, port, "{\"JSONSocketVersion\":1");
+	udp_send(fd, port, "[{\"JSONSocketVersion\":1}]");
+	udp_send(fd, port, "{\"a\":1}");
+	assert_true(pfix_until_n(f, &c->messages, 6, 30000));
+	assert_int_equal(c->closed, 0);
+	udp_send(fd, port, OTHER);
+	assert_true(pfix_until_size(f, &f->n_conns, 2, 30000));
+	assert_int_equal(c->closed, 1);
+	assert_true(c->failed);
+	assert_non_null(strstr(c->message, "began anew"));
+	c = last(f);
+	assert_int_equal(l7mp_json_num(l7mp_json_get(c->metadata, "/JSONSocket"), "a", 0), 2);
+	/* Before the route has answered, and again: back to the first. */
+	udp_send(fd, port, OTHER);
+	udp_send(fd, port, "  \n" HEADER);
+	assert_true(pfix_until_size(f, &f->n_conns, 3, 30000));
+	assert_int_equal(c->closed, 1);
+	assert_int_equal(c->messages, 0);
+	c = last(f);
+	result(c, 200, "OK");
+	assert_string_equal(receive(f, fd, 30000), OK);
+	udp_send(fd, port, "two");
+	assert_true(pfix_until_n(f, &c->messages, 1, 30000));
+	assert_string_equal(c->data, "two");
+	/* Nobody listens any more: the old session ends all the same, the new one is not begun. */
+	pfix_unlisten(listener);
+	listener = NULL;
+	udp_send(fd, port, OTHER);
+	assert_true(pfix_until_n(f, &c->closed, 1, 30000));
+	assert_int_equal(f->n_conns, 3);
+	close(fd);
+}
+
+/* The limits refuse the new one: it is told so, in no more bytes than it has sent. */
+static void udp_anew_refused(void **state)
+{
+	struct pfix *f = *state;
+	unsigned port = listen_on(f, "UDP");
+	int fd = pfix_udp("127.0.0.1", 0);
+
+	udp_send(fd, port, HEADER);
+	assert_true(pfix_until_size(f, &f->n_conns, 1, 30000));
+	result(last(f), 200, "OK");
+	assert_string_equal(receive(f, fd, 30000), OK);
+	f->admit_rc = -16;
+	udp_send(fd, port, OTHER);
+	assert_true(pfix_until_n(f, &last(f)->closed, 1, 30000));
+	assert_string_equal(receive(f, fd, 50), "(nothing)");
+	udp_send(fd, port, OTHER PADDING PADDING);
+	assert_string_equal(receive(f, fd, 30000), ANSWER(503, "a limit refuses the session"));
+	close(fd);
+}
+
 static void udp_early_payload(void **state)
 {
 	struct pfix *f = *state;
@@ -814,6 +886,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	        T(udp_handshake),
+	        T(udp_client_begins_anew),
+	        T(udp_anew_refused),
 	        T(udp_early_payload),
 	        T(udp_bad_headers),
 	        T(udp_no_amplification),

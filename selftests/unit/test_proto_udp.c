@@ -684,6 +684,63 @@ static void upstream_bound(void **state)
 	close(server);
 }
 
+/*
+ * A client that changes its port has two sessions for a while: the newer one gets bind.port. A
+ * session that has lost it does not get it back, nor does another client.
+ */
+static void bound_port_goes_to_the_newer_session(void **state)
+{
+	struct pfix *f = *state;
+	int server = pfix_udp("127.0.0.1", 0), probe = pfix_udp("127.0.0.1", 0);
+	unsigned port = pfix_fd_port(probe);
+	cJSON *client = cJSON_Parse("{\"IP\":{\"src_addr\":\"192.0.2.1\"}}");
+	cJSON *other = cJSON_Parse("{\"IP\":{\"src_addr\":\"192.0.2.2\"}}");
+	char spec[128], got[16], from[128], want[64];
+	struct pconn *a, *b, *c = NULL;
+
+	close(probe);
+	snprintf(want, sizeof(want), "127.0.0.1:%u", port);
+	snprintf(spec, sizeof(spec), "{'port':%u,'bind':{'port':%u}}", pfix_fd_port(server), port);
+	f->metadata = client;
+	f->session = "a";
+	a = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_true(pfix_until(f, &a->opened, 30000));
+	f->metadata = other;
+	f->session = "x";
+	assert_null(pfix_connect(f, UDP, spec, "127.0.0.1"));
+	assert_non_null(strstr(f->err.message, "address already in use"));
+	f->metadata = client;
+	f->session = "b";
+	b = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_non_null(b);
+	assert_true(pfix_until(f, &b->opened, 30000));
+	assert_true(pfix_until_n(f, &a->closed, 1, 30000));
+	assert_true(a->failed);
+	assert_non_null(strstr(a->message, "bind.port"));
+	pfix_write(b, "b", 1);
+	assert_int_equal(pfix_recv(f, server, got, sizeof(got), from, 30000), 1);
+	assert_string_equal(from, want);
+	/* The first session retries: the port is the newer one's. */
+	f->session = "a";
+	assert_null(pfix_connect(f, UDP, spec, "127.0.0.1"));
+	/* A third one: two clients that both go on don't take it from each other all the time. */
+	f->session = "c";
+	assert_null(pfix_connect(f, UDP, spec, "127.0.0.1"));
+	for (int i = 0; i < 300 && !c; i++) {
+		pfix_turn(f, 100);
+		c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	}
+	assert_non_null(c);
+	assert_true(pfix_until_n(f, &b->closed, 1, 30000));
+	f->session = "a";
+	assert_null(pfix_connect(f, UDP, spec, "127.0.0.1"));
+	f->session = NULL;
+	f->metadata = NULL;
+	cJSON_Delete(client);
+	cJSON_Delete(other);
+	close(server);
+}
+
 static void refused_does_not_end_the_stream(void **state)
 {
 	struct pfix *f = *state;
@@ -841,6 +898,7 @@ int main(void)
 	        T(the_clients_family_is_preferred),
 	        T(a_changed_address_is_followed),
 	        T(upstream_bound),
+	        T(bound_port_goes_to_the_newer_session),
 	        T(refused_does_not_end_the_stream),
 	};
 

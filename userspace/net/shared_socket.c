@@ -301,6 +301,18 @@ static size_t op_drain_now(struct l7mp_stream *base)
 	return l7mp_dgram_drain(((struct l7mp_shared_session *)base)->socket->dgram);
 }
 
+static void op_renew(struct l7mp_stream *base, struct l7mp_buf *buf)
+{
+	struct l7mp_shared_session *p = (struct l7mp_shared_session *)base;
+
+	/* p exists until its task runs. */
+	end_session(p, 0);
+	if (p->socket->ops->renew && p->socket->listener)
+		p->socket->ops->renew(p, buf);
+	else
+		l7mp_shared_socket_drop(p->socket, L7MP_DROP_PEER, buf);
+}
+
 static const struct l7mp_stream_ops session_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -309,6 +321,7 @@ static const struct l7mp_stream_ops session_ops = {
         .flow = op_flow,
         .local = op_local,
         .drain_now = op_drain_now,
+        .renew = op_renew,
 };
 
 /* ---- sessions ---- */

@@ -50,6 +50,11 @@ struct l7mp_shared_ops {
 	int (*local)(struct l7mp_shared_session *p, struct l7mp_addr *out);
 	/* Sets *out to the reason for which l7mp_shared_socket_fail ended the sessions. */
 	void (*describe)(const struct l7mp_shared_socket *s, int err, struct l7mp_error *out);
+	/*
+	 * Optional: a datagram of the peer whose session has just ended begins another one; takes
+	 * buf. Only when the socket has a listener.
+	 */
+	void (*renew)(const struct l7mp_shared_session *p, struct l7mp_buf *buf);
 	/* Optional: the session was removed from the table; its memory remains valid. */
 	void (*removed)(struct l7mp_shared_session *p);
 	/* The last reference was dropped and the descriptor is closed: frees the socket. */

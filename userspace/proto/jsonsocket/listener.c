@@ -7,6 +7,10 @@
  *   in listener->pending --header--> emitted --result 2xx--> connected
  *          \--bad header, time-out--> answered, closing, still in listener->pending
  *
+ * A valid header that differs from the first one, from the same source, is a client that began
+ * anew: its old session ends, and the header begins another one (RFC 6347, section 4.2.8, has the
+ * same case for DTLS). The first header itself is payload once the client has sent something else.
+ *
  * All paths end with `closed` of the transport's stream, which frees the memory.
  */
 #include <errno.h>
@@ -55,6 +59,7 @@ struct jsock_source {
 	char *answer;            /* sent again when the header is repeated; NULL: not needed */
 	bool connected;          /* the route is connected and the client was told */
 	bool payload_seen;       /* something other than the header was received */
+	uint64_t header_hash; /* of the first header, whose text is freed before the session ends */
 	bool closing;
 };
 
@@ -177,6 +182,7 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 	struct l7mp_accept a = s->accept;
 
 	remove_pending(s);
+	s->header_hash = l7mp_hash(s->first.text.s, s->first.text.len);
 	a.stream = &s->base;
 	a.name = l7mp_asprintf("JSONSocket:%s-%llu", l->name,
 	                       (unsigned long long)++l->state->last_id);
@@ -257,6 +263,41 @@ static bool repeated(struct jsock_source *s, const struct l7mp_buf *buf)
 	return true;
 }
 
+/* Has the client begun anew? Only who may be one pays for the parser. */
+static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *buf)
+{
+	static const char key[] = "\"JSONSocketVersion\"";
+	const uint8_t *p = buf->data, *end = p + buf->len;
+	cJSON *header;
+	char why[256];
+	int status;
+
+	if (!s->transport->lossy || !s->inner->ops->renew || buf->len > JSOCK_HEAD_MAX)
+		return false;
+	while (p < end && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n'))
+		p++;
+	if (p == end || *p != '{' || !memmem(p, (size_t)(end - p), key, sizeof(key) - 1) ||
+	    l7mp_hash(buf->data, buf->len) == s->header_hash)
+		return false;
+	header = jsock_header_parse((const char *)buf->data, buf->len, &status, why, sizeof(why));
+	cJSON_Delete(header);
+	return header;
+}
+
+/* Ends the session, and gives its place to the client's new header; takes buf. */
+static void begin_anew(struct jsock_source *s, struct l7mp_buf *buf)
+{
+	struct l7mp_error err = {.code = L7MP_OK};
+	const struct l7mp_stream_events *events = s->base.events;
+
+	l7mp_error_set(&err, -ECONNRESET, L7MP_ERR_UPSTREAM,
+	               "the client began anew with another header");
+	s->closing = true;
+	s->base.events = NULL;
+	events->closed(s->base.owner, &err);
+	s->inner->ops->renew(s->inner, buf);
+}
+
 /* ---- events of the transport ---- */
 
 static void on_open(void *owner)
@@ -274,6 +315,10 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 	}
 	if (s->closing || !s->base.events || repeated(s, buf)) {
 		l7mp_buf_unref(buf);
+		return;
+	}
+	if (is_new_client(s, buf)) {
+		begin_anew(s, buf);
 		return;
 	}
 	if (s->base.kind == L7MP_KIND_STREAM)

@@ -8,12 +8,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "jsonsocket.h"
 
 #define REPEAT_MS 500 /* between two headers, if messages may be lost */
 /* Headers are padded to this length where the answer may not be longer than the header. */
 #define HEADER_PAD 256
+/* White space behind a header in which sessions differ, where messages may be lost. */
+#define MARK_LEN 32
 /* How long after the first answer another one, to a repeated header, may be received. */
 #define REPEATED_ANSWER_MS 5000
 
@@ -323,6 +326,36 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- connecting ---- */
 
+/*
+ * Makes the header differ from that of every other session: by it a server tells a client that
+ * began anew on the same port from one that repeats itself.
+ */
+static int mark_header(struct jsock_upstream *u)
+{
+	size_t len = strlen(u->header), blank = len;
+	uint32_t mark;
+	char *text;
+
+	if (!u->transport->lossy)
+		return 0;
+	while (blank && u->header[blank - 1] == ' ')
+		blank--;
+	if (len - blank < MARK_LEN)
+		len = blank + MARK_LEN;
+	if (len > JSOCK_HEAD_MAX)
+		return 0;
+	text = realloc(u->header, len + 1);
+	if (!text)
+		return -ENOMEM;
+	u->header = text;
+	if (getrandom(&mark, sizeof(mark), GRND_NONBLOCK) != sizeof(mark))
+		mark = (uint32_t)l7mp_loop_now(u->env->loop);
+	for (size_t i = len - MARK_LEN; i < len; i++, mark >>= 1)
+		text[i] = mark & 1 ? '\t' : ' ';
+	text[len] = '\0';
+	return 0;
+}
+
 static int start(struct jsock_upstream *u, const struct l7mp_connect *params,
                  const struct l7mp_proto *proto, struct l7mp_error *err)
 {
@@ -333,6 +366,9 @@ static int start(struct jsock_upstream *u, const struct l7mp_connect *params,
 	                       u->transport->spoofable ? HEADER_PAD : 0, &u->header, err);
 	if (rc)
 		return rc;
+	rc = mark_header(u);
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
 	inner.cluster_spec = l7mp_json_member(params->cluster_spec, "transport");
 	rc = proto->connect(&inner, &u->inner, err);
 	if (rc)

@@ -279,6 +279,14 @@ static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
 	}
 }
 
+static void renew(const struct l7mp_shared_session *p, struct l7mp_buf *buf)
+{
+	struct l7mp_addr peer, local;
+
+	addrs_of(p, &peer, &local);
+	first_datagram((struct udp_listener *)p->socket->listener, buf, &peer, &local);
+}
+
 static void free_socket(struct l7mp_shared_socket *s)
 {
 	free((struct udp_socket *)s);
@@ -289,6 +297,7 @@ static const struct l7mp_shared_ops shared_ops = {
         .send = send_to,
         .flow = flow,
         .local = session_local,
+        .renew = renew,
         .free = free_socket,
 };
 
@@ -327,6 +336,15 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 }
 
 /* ---- operations ---- */
+
+static int udp_start(struct l7mp_env *env, void **state, struct l7mp_error *err)
+{
+	(void)env;
+	*state = calloc(1, sizeof(struct udp_state));
+	if (!*state)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	return 0;
+}
 
 static int read_connect(struct udp_listener *l, const cJSON *spec,
                         const struct l7mp_bind_addr *want, struct l7mp_error *err)
@@ -525,7 +543,7 @@ const struct l7mp_proto l7mp_proto_udp = {
                         .endpoint_spec = &udp_endpoint_spec,
                         .idle_timeout = 60,
                 },
-        .start = l7mp_shared_start,
+        .start = udp_start,
         .stop = l7mp_shared_stop,
         .listen = udp_listen,
         .activate = udp_activate,

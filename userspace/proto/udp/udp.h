@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "l7mp/proto.h"
+#include "net/shared_socket.h"
 
 /* Largest payloads: 65,535 less the IPv4 and UDP headers; IPv6 does not count its own header. */
 #define UDP_MAX4 65507
@@ -31,6 +32,12 @@ void udp_key_set(struct udp_key *key, const struct l7mp_addr *peer, const struct
 /* The inverse; local_port in host order. local->len is 0 when the address is not known. */
 void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_addr *peer,
                    struct l7mp_addr *local);
+
+/* The protocol's state in the process. */
+struct udp_state {
+	struct l7mp_shared_table table; /* of the listeners' sockets; first */
+	struct udp_bound *bound;        /* upstreams that have a port of their own */
+};
 
 /* ---- upstream.c ---- */
 

@@ -7,6 +7,9 @@
  * until one of them answers: a refusal (an ICMP error) goes on to the next address, to which the
  * datagrams that nobody has taken are sent again. With options.dns_refresh the name is looked up
  * again and again, and a session whose address is no longer among the answers moves.
+ *
+ * With bind.port only one session at a time can have a socket. A newer session of the same client
+ * address takes the port over, because a client that has changed its port has two sessions.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,8 +19,11 @@
 #include <unistd.h>
 
 #include "l7mp/dgram.h"
+#include "l7mp/hash.h"
 #include "l7mp/log.h"
+#include "l7mp/protos.h"
 #include "l7mp/resolve.h"
+#include "l7mp/util.h"
 #include "net/net.h"
 #include "udp.h"
 
@@ -47,12 +53,28 @@ struct names {
 	size_t kept_bytes;
 };
 
+/* A port of a cluster's own takes turns between sessions no faster than this. */
+#define TAKE_OVER_MS 1000
+
+/* An upstream whose cluster has a bind.port. */
+struct udp_bound {
+	struct udp_bound *prev, *next; /* of the protocol's state; prev NULL: not connected */
+	struct udp_state *state;
+	struct udp_upstream *upstream;
+	struct l7mp_addr local;  /* that it is bound to */
+	struct l7mp_addr client; /* address of the session's client; len 0: none */
+	uint64_t session;        /* a hash of the session's name */
+	uint64_t taken_ms;       /* when it took the port from another session; 0: it did not */
+	uint64_t displaced[8];   /* the sessions that had the port before; they don't get it back */
+};
+
 struct udp_upstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
-	struct names *names; /* NULL: a numeric address, or nothing is left to be tried */
-	struct udp_key key;  /* peer and local address, once connected */
+	struct names *names;     /* NULL: a numeric address, or nothing is left to be tried */
+	struct udp_bound *bound; /* NULL: no bind.port */
+	struct udp_key key;      /* peer and local address, once connected */
 	uint16_t local_port;
 	bool open, closing;
 	int err;
@@ -101,9 +123,21 @@ static void settle(struct udp_upstream *u)
 	n->refused = false;
 }
 
+static void unlist(struct udp_upstream *u)
+{
+	struct udp_bound *b = u->bound;
+
+	if (!b || !b->prev)
+		return;
+	DL_DELETE(b->state->bound, b);
+	b->prev = b->next = NULL;
+}
+
 static void upstream_free(struct udp_upstream *u)
 {
 	l7mp_task_cancel(u->env->loop, &u->task);
+	unlist(u);
+	free(u->bound);
 	names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
@@ -115,7 +149,11 @@ static void finish(struct udp_upstream *u)
 	struct l7mp_error err = {.code = L7MP_OK};
 	const char *host = u->names ? u->names->host : "";
 
-	if (u->err && u->err != -EAFNOSUPPORT)
+	if (u->err == -ECONNABORTED)
+		l7mp_error_set(&err, u->err, L7MP_ERR_UPSTREAM,
+		               "UDP: a newer session of the same client address has taken "
+		               "bind.port over");
+	else if (u->err && u->err != -EAFNOSUPPORT)
 		l7mp_error_set(&err, u->err, l7mp_connect_code(u->err), "UDP %s: %s", host,
 		               l7mp_errno_text(u->err));
 	else if (u->err)
@@ -300,6 +338,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 		return;
 	u->closing = true;
 	u->err = 0;
+	unlist(u);
 	names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
@@ -377,9 +416,51 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	return fd;
 }
 
+static bool was_displaced(const struct udp_bound *b, uint64_t session)
+{
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(b->displaced); i++)
+		if (b->displaced[i] == session)
+			return true;
+	return false;
+}
+
+/* Ends an older session of the same client that has this local address. False: there is none. */
+static bool take_over(struct udp_upstream *u, const struct l7mp_addr *local)
+{
+	struct udp_bound *me = u->bound, *b;
+	uint64_t now = l7mp_loop_now(u->env->loop);
+
+	if (!me || !me->client.len)
+		return false;
+	DL_FOREACH (me->state->bound, b)
+		if (l7mp_addr_equal(&b->local, local))
+			break;
+	if (!b || !b->client.len || !l7mp_addr_equal_ip(&b->client, &me->client) ||
+	    was_displaced(b, me->session) || (b->taken_ms && now - b->taken_ms < TAKE_OVER_MS))
+		return false;
+	memcpy(me->displaced + 1, b->displaced, sizeof(me->displaced) - sizeof(me->displaced[0]));
+	me->displaced[0] = b->session;
+	me->taken_ms = now;
+	op_close(&b->upstream->base, true);
+	b->upstream->err = -ECONNABORTED;
+	return true;
+}
+
+static void list(struct udp_upstream *u, const struct l7mp_addr *local)
+{
+	struct udp_bound *b = u->bound;
+
+	if (!b)
+		return;
+	b->local = *local;
+	if (!b->prev)
+		DL_APPEND(b->state->bound, b);
+}
+
 static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, const cJSON *bind)
 {
 	struct l7mp_addr local;
+	struct l7mp_addr asked;
 	struct l7mp_dgram *dgram;
 	int fd, rc = l7mp_bind_for_family(bind, l7mp_addr_family(remote), &local);
 
@@ -388,7 +469,10 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	/* A port of its own can't be bound twice. */
 	if (u->dgram && l7mp_addr_port(&local))
 		l7mp_dgram_close(&u->dgram);
+	asked = local;
 	fd = open_fd(remote, &local, &u->options);
+	if (fd == -EADDRINUSE && take_over(u, &asked))
+		fd = open_fd(remote, &local, &u->options);
 	if (fd < 0)
 		return fd;
 	rc = l7mp_fd_local(fd, &local);
@@ -403,6 +487,7 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
 	u->dgram = dgram;
+	list(u, &asked);
 	udp_key_set(&u->key, remote, &local);
 	u->local_port = l7mp_addr_port(&local);
 	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
@@ -569,6 +654,26 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 	on_task(&u->task, u);
 }
 
+/* For a cluster with bind.port: who the session works for. */
+static int bound_new(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
+	const char *source = l7mp_json_str(l7mp_json_member(p->metadata, "IP"), "src_addr", "");
+	struct udp_bound *b;
+
+	if (!l7mp_json_num(bind, "port", 0))
+		return 0;
+	b = u->bound = calloc(1, sizeof(*b));
+	if (!b)
+		return -ENOMEM;
+	b->upstream = u;
+	b->state = l7mp_proto_state(p->env, &l7mp_proto_udp, NULL);
+	b->session = l7mp_hash(p->session, strlen(p->session));
+	if (l7mp_addr_parse(&b->client, source, 0))
+		b->client.len = 0;
+	return b->state ? 0 : -ENOMEM;
+}
+
 static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
@@ -601,6 +706,9 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 	u->options.reuseport = false;
 	if (!u->options.rcvbuf)
 		u->options.rcvbuf = RCVBUF;
+	rc = bound_new(u, p);
+	if (rc)
+		return rc;
 	if (l7mp_addr_parse(&remote, p->address, l7mp_spec_port(p->cluster_spec)))
 		return start_names(u, p);
 	rc = connect_to(u, &remote, l7mp_json_member(p->cluster_spec, "bind"));

@@ -130,6 +130,15 @@ static bool matches(const struct l7mp_shared_socket *s, const void *want)
 	return !strcmp(l7mp_unix_path_name(((const struct dgram_socket *)s)->path), want);
 }
 
+static void renew(const struct l7mp_shared_session *p, struct l7mp_buf *buf)
+{
+	struct l7mp_addr from = {.len = 0};
+
+	if (!unnamed(p))
+		peer_addr(p, &from);
+	first_datagram((struct dgram_socket *)p->socket, buf, &from, p->key, p->key_len);
+}
+
 static void describe(const struct l7mp_shared_socket *s, int err, struct l7mp_error *out)
 {
 	l7mp_error_set(out, err, L7MP_ERR_UPSTREAM, "UNIX/dgram %s: %s",
@@ -149,6 +158,7 @@ static const struct l7mp_shared_ops shared_ops = {
         .matches = matches,
         .send = send_to,
         .lost = on_session_lost,
+        .renew = renew,
         .describe = describe,
         .free = free_socket,
         .back_pressure = true,
