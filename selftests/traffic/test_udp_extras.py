@@ -12,6 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+import l7net  # noqa: E402
 import l7test  # noqa: E402
 from l7test import Proxy, controller, udp_socket, wait_for  # noqa: E402
 
@@ -29,6 +30,84 @@ def tos_of(sock, level):
     _, control, _, peer = sock.recvmsg(2048, 256)
     values = [c[2][0] for c in control if c[0] == level]
     return values[0] if values else None, peer[0]
+
+
+class Groups(unittest.TestCase):
+    """Broadcast and multicast, between this namespace and a peer's."""
+
+    def setUp(self):
+        self.peer = l7net.Peer("l7leg0", "10.77.0.1", "10.77.0.2", "fd77::1", "fd77::2")
+        self.addCleanup(self.peer.close)
+
+    def asks(self, host, port=5000, tries=300):
+        """What comes back, and from where, for a datagram to `host`; repeated, because addresses and groups take time."""
+        v6 = ":" in host
+        with self.peer.inside():
+            s = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+            index = socket.if_nametoindex("eth0")
+        with s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if v6:
+                s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            else:
+                s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.77.0.2"))
+            s.bind(("fd77::2" if v6 else "10.77.0.2", 0))
+            s.settimeout(0.1)
+            for _ in range(tries):
+                s.sendto(b"who", (host, port))
+                try:
+                    data, peer = s.recvfrom(100)
+                except TimeoutError:
+                    continue
+                self.assertEqual(data, b"who")
+                return peer[0]
+        return None
+
+    def test_broadcast(self):
+        """udp: who writes to the subnet's broadcast address is answered from the interface's"""
+        for keys in ({}, {"address": "0.0.0.0"}, {"address": "10.77.0.255"}):
+            with Proxy({"listeners": [controller(), listener(**keys)]}) as p:
+                self.assertEqual(self.asks("10.77.0.255"), "10.77.0.1", keys)
+                self.assertEqual(len([s for s in p.api.get("/sessions")[1] if s["name"].startswith("UDP:")]), 1)
+                if keys.get("address") != "10.77.0.255":
+                    self.assertEqual(self.asks("255.255.255.255"), "10.77.0.1", keys)
+                    self.assertEqual(self.asks("10.77.0.1"), "10.77.0.1", keys)
+
+    def test_multicast(self):
+        """udp: a listener with a multicast address joins its group, in both families, and answers from its own address"""
+        for address in ("239.7.7.7", "ff12::7777"):
+            with Proxy({"listeners": [controller(), listener(address=address,
+                                                             options={"multicast_interface": "l7leg0"})]}) as p:
+                self.assertIn(self.asks(address), ("10.77.0.1", "fd77::1"))
+                self.assertEqual(len([s for s in p.api.get("/sessions")[1] if s["name"].startswith("UDP:")]), 1)
+        with Proxy({"listeners": [controller(), listener(address="ff12::7777%l7leg0")]}):
+            self.assertEqual(self.asks("ff12::7777"), "fd77::1")
+        subprocess.run("ip route add 239.0.0.0/8 dev l7leg0".split(), check=True)
+        with Proxy({"listeners": [controller(), listener(address="239.7.7.7")]}) as p:
+            self.assertEqual(self.asks("239.7.7.7"), "10.77.0.1")
+            # Replaced: the socket stays, the group is joined elsewhere.
+            there = listener(address="239.7.7.7", options={"multicast_interface": "lo"})
+            self.assertEqual(p.api.put("/listeners/udp", {"listener": there})[0], 200)
+            self.assertIsNone(self.asks("239.7.7.7", tries=10))
+            there["spec"]["options"]["multicast_interface"] = "none0"
+            status, answer = p.api.put("/listeners/udp", {"listener": there})
+            self.assertEqual(status, 400, answer)
+            self.assertIn('there is no interface "none0"', str(answer))
+            there["spec"]["options"]["multicast_interface"] = "l7leg0"
+            self.assertEqual(p.api.put("/listeners/udp", {"listener": there})[0], 200)
+            self.assertEqual(self.asks("239.7.7.7"), "10.77.0.1")
+
+    def test_multicast_refused(self):
+        """udp: a group that can't be joined, and an interface without a group, are refused, and the message says what to do"""
+        subprocess.run("ip route del 224.0.0.0/4".split(), check=False, stderr=subprocess.DEVNULL)
+        for keys, text in (({"address": "239.7.7.7"}, "name one in options.multicast_interface"),
+                           ({"address": "ff12::1"}, "a link-local group needs"),
+                           ({"address": "239.7.7.7", "options": {"multicast_interface": "none0"}}, "there is no interface"),
+                           ({"address": "10.77.0.1", "options": {"multicast_interface": "lo"}}, "not a multicast address")):
+            with Proxy({"listeners": [controller()]}) as p:
+                status, answer = p.api.post("/listeners", {"listener": listener(**keys)})
+                self.assertEqual(status, 400, answer)
+                self.assertIn(text, str(answer))
 
 
 class Extras(unittest.TestCase):

@@ -257,6 +257,13 @@ bool l7mp_addr_is_any(const struct l7mp_addr *a)
 	}
 }
 
+bool l7mp_addr_is_multicast(const struct l7mp_addr *a)
+{
+	if (l7mp_addr_family(a) == AF_INET)
+		return IN_MULTICAST(ntohl(a->in.sin_addr.s_addr));
+	return l7mp_addr_family(a) == AF_INET6 && IN6_IS_ADDR_MULTICAST(&a->in6.sin6_addr);
+}
+
 bool l7mp_addr_is_loopback(const struct l7mp_addr *a)
 {
 	switch (l7mp_addr_family(a)) {

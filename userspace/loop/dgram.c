@@ -225,14 +225,9 @@ static void parse_in6(struct l7mp_dgram *d, const struct cmsghdr *c, struct l7mp
 	struct in6_pktinfo info;
 
 	memcpy(&info, CMSG_DATA(c), sizeof(info));
-	if (IN6_IS_ADDR_V4MAPPED(&info.ipi6_addr)) {
-		struct in_addr v4;
-
-		memcpy(&v4, &info.ipi6_addr.s6_addr[12], sizeof(v4));
-		if (!IN_MULTICAST(ntohl(v4.s_addr)) && v4.s_addr != INADDR_BROADCAST)
-			set_to4(d, v4, to);
+	/* An IPv4 datagram of a dual-stack socket: IP_PKTINFO says more. */
+	if (IN6_IS_ADDR_V4MAPPED(&info.ipi6_addr))
 		return;
-	}
 	if (IN6_IS_ADDR_MULTICAST(&info.ipi6_addr))
 		return; /* nothing to answer from: the kernel chooses */
 	to->len = sizeof(to->in6);
@@ -1091,7 +1086,11 @@ static int set_options(struct l7mp_dgram *d)
 	if ((d->flags & L7MP_DGRAM_PKTINFO) && d->family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on)))
 		return -errno;
-	if ((d->flags & L7MP_DGRAM_PKTINFO) && d->family == AF_INET &&
+	/*
+	 * Also on IPv6 sockets, for the IPv4 peers of a dual-stack one: IPV6_PKTINFO tells the
+	 * address that a datagram was sent to, which may be a broadcast address, not our own.
+	 */
+	if ((d->flags & L7MP_DGRAM_PKTINFO) &&
 	    setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)))
 		return -errno;
 	/* A kernel without these still relays. */

@@ -4,6 +4,8 @@
  * session, in singleton mode there is one session, with one peer.
  */
 #include <errno.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,8 @@ enum udp_mode { UDP_SERVER, UDP_SINGLETON };
 struct udp_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct l7mp_bind_addr bind_addr;
-	bool sets_dscp; /* packets are marked, and the fast path would not mark them */
+	unsigned ifindex; /* a multicast address: of the group's interface; 0: by route */
+	bool sets_dscp;   /* packets are marked, and the fast path would not mark them */
 };
 
 struct udp_listener {
@@ -34,6 +37,7 @@ struct udp_listener {
 	struct l7mp_addr peer_ip;           /* `connect` of the spec; len 0: any */
 	uint16_t peer_port;                 /* 0: any */
 	enum udp_mode mode;
+	unsigned ifindex; /* options.multicast_interface */
 	struct l7mp_socket_options options;
 };
 
@@ -113,9 +117,13 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 {
 	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON};
 	struct l7mp_shared_session *p;
+	struct l7mp_addr ours = *local;
 	struct udp_key key;
 
-	udp_key_set(&key, peer, local);
+	/* Nothing is sent from a group: the kernel chooses the address, as it does for `::`. */
+	if (l7mp_addr_is_multicast(local))
+		l7mp_addr_any(&ours, l7mp_addr_family(local), l7mp_addr_port(local));
+	udp_key_set(&key, peer, &ours);
 	p = l7mp_shared_session_admit(&l->shared, &a, &key, sizeof(key),
 	                              key.family == AF_INET ? UDP_MAX4 : UDP_MAX6, buf);
 	if (!p)
@@ -301,16 +309,96 @@ static const struct l7mp_shared_ops shared_ops = {
         .free = free_socket,
 };
 
+/* ---- multicast ---- */
+
+/* Joins or leaves the group that the socket is bound to; 0: the interface is found by route. */
+static int membership(const struct udp_socket *s, unsigned ifindex, bool join)
+{
+	const struct l7mp_addr *a = &s->bind_addr.addr;
+	int fd = l7mp_dgram_fd(s->shared.dgram), rc;
+
+	if (l7mp_addr_family(a) == AF_INET) {
+		struct ip_mreqn m = {.imr_multiaddr = a->in.sin_addr, .imr_ifindex = (int)ifindex};
+
+		rc = setsockopt(fd, IPPROTO_IP, join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP, &m,
+		                sizeof(m));
+	} else {
+		struct ipv6_mreq m = {.ipv6mr_multiaddr = a->in6.sin6_addr,
+		                      .ipv6mr_interface = ifindex};
+
+		rc = setsockopt(fd, IPPROTO_IPV6, join ? IPV6_JOIN_GROUP : IPV6_LEAVE_GROUP, &m,
+		                sizeof(m));
+	}
+	return rc ? -errno : 0;
+}
+
+/* On failure the group is left as it was before, which is what closing a new socket does. */
+static int join(const struct udp_socket *s, unsigned ifindex, struct l7mp_error *err)
+{
+	char text[L7MP_ADDR_STRLEN], name[IF_NAMESIZE] = "";
+	int rc = membership(s, ifindex, true);
+
+	if (!rc)
+		return 0;
+	if (ifindex)
+		(void)if_indextoname(ifindex, name);
+	return l7mp_error_set(err, rc, L7MP_ERR_REALISE,
+	                      "address %s: the multicast group can't be joined on %s: %s%s",
+	                      l7mp_addr_ip(&s->bind_addr.addr, text),
+	                      ifindex ? name : "the interface of its route", l7mp_errno_text(rc),
+	                      ifindex ? "" : "; name one in options.multicast_interface");
+}
+
+/* The interface of a group: of the option, or the scope of an IPv6 address (ff02::1%eth0). */
+static int read_interface(struct udp_listener *l, const cJSON *spec, struct l7mp_bind_addr *want,
+                          struct l7mp_error *err)
+{
+	bool v6 = l7mp_addr_family(&want->addr) == AF_INET6;
+	const char *name =
+	        l7mp_json_str(l7mp_json_member(spec, "options"), "multicast_interface", NULL);
+
+	if (!l7mp_addr_is_multicast(&want->addr)) {
+		if (!name)
+			return 0;
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
+		                      "options.multicast_interface: address is not a multicast "
+		                      "address");
+	}
+	if (v6)
+		l->ifindex = want->addr.in6.sin6_scope_id;
+	if (name)
+		l->ifindex = if_nametoindex(name);
+	if (!l->ifindex && !name && v6 && IN6_IS_ADDR_MC_LINKLOCAL(&want->addr.in6.sin6_addr))
+		return l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
+		                      "address: a link-local group needs "
+		                      "options.multicast_interface");
+	/* Link-local groups are bound with their interface. */
+	if (v6 && IN6_IS_ADDR_MC_LINKLOCAL(&want->addr.in6.sin6_addr))
+		want->addr.in6.sin6_scope_id = l->ifindex;
+	if (l->ifindex || !name)
+		return 0;
+	return l7mp_error_set(err, -ENODEV, L7MP_ERR_REALISE,
+	                      "options.multicast_interface: there is no interface \"%.64s\"", name);
+}
+
 /* A reference to a socket for `want`: one that is free, or a new one. */
 static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
-                      const struct l7mp_listen *params, struct l7mp_socket_options *options,
+                      const struct l7mp_listen *params, struct udp_listener *l,
                       struct l7mp_shared_socket **out, struct l7mp_error *err)
 {
+	struct l7mp_socket_options *options = &l->options;
 	struct udp_socket *s;
 	int fd, rc;
 
 	*out = l7mp_shared_socket_find(table, l7mp_addr_port(&want->addr), want, params);
-	if (*out)
+	s = (struct udp_socket *)*out;
+	if (s && l7mp_addr_is_multicast(&want->addr) && s->ifindex != l->ifindex) {
+		rc = join(s, l->ifindex, err);
+		if (rc)
+			l7mp_shared_socket_unref(*out);
+		return rc;
+	}
+	if (s)
 		return 0;
 	s = calloc(1, sizeof(*s));
 	if (!s)
@@ -328,6 +416,12 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 		free(s);
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "port %u: %s",
 		                      l7mp_addr_port(&want->addr), l7mp_errno_text(rc));
+	}
+	s->ifindex = l->ifindex;
+	rc = l7mp_addr_is_multicast(&want->addr) ? join(s, l->ifindex, err) : 0;
+	if (rc) {
+		l7mp_shared_socket_unref(&s->shared);
+		return rc;
 	}
 	s->sets_dscp = options->dscp >= 0;
 	l7mp_shared_socket_publish(&s->shared, l7mp_addr_port(&s->bind_addr.addr));
@@ -401,8 +495,10 @@ static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listen
 		rc = read_connect(l, params->spec, &want, err);
 	if (!rc) {
 		read_options(l, params->spec);
-		rc = get_socket(table, &want, params, &l->options, &s, err);
+		rc = read_interface(l, params->spec, &want, err);
 	}
+	if (!rc)
+		rc = get_socket(table, &want, params, l, &s, err);
 	if (rc) {
 		l7mp_shared_unlisten(&l->shared.base);
 		return rc;
@@ -438,12 +534,27 @@ static void udp_activate(struct l7mp_proto_listener *base)
 		options.dscp = 0;
 	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &options);
 	s->sets_dscp = l->options.dscp >= 0;
+	if (s->ifindex != l->ifindex)
+		(void)membership(s, s->ifindex, false);
+	s->ifindex = l->ifindex;
 	l7mp_shared_listener_activate(&l->shared);
 	if (l->mode != UDP_SINGLETON)
 		return;
 	adopt_session(l);
 	if (l->peer_ip.len && l->peer_port && !l->shared.session)
 		l7mp_shared_listener_start(&l->shared, 0);
+}
+
+static void udp_unlisten(struct l7mp_proto_listener *base)
+{
+	struct udp_listener *l = (struct udp_listener *)base;
+	struct udp_socket *s = socket_of(l);
+
+	/* It joined for a change that was given up. */
+	if (s && !l7mp_shared_listener_active(&l->shared) && s->shared.successor == &l->shared &&
+	    s->ifindex != l->ifindex)
+		(void)membership(s, l->ifindex, false);
+	l7mp_shared_unlisten(base);
 }
 
 static void udp_bound(const struct l7mp_proto_listener *base, cJSON *spec)
@@ -486,6 +597,12 @@ static const struct l7mp_field option_fields[] = {
                 "the kernel drops for want of room is counted (receive-buffer)"),
         L7MP_SPEC_SNDBUF,
         L7MP_SPEC_REUSEPORT,
+        {.key = "multicast_interface",
+         .type = L7MP_T_STRING,
+         .min = 1,
+         .max = 15,
+         .doc = "name of the interface on which the multicast group in `address` is joined; "
+                "default: that of the route to it"},
         {0},
 };
 static const struct l7mp_schema options_schema = {
@@ -547,7 +664,7 @@ const struct l7mp_proto l7mp_proto_udp = {
         .stop = l7mp_shared_stop,
         .listen = udp_listen,
         .activate = udp_activate,
-        .unlisten = l7mp_shared_unlisten,
+        .unlisten = udp_unlisten,
         .bound = udp_bound,
         .connect = udp_connect,
 };
