@@ -154,6 +154,53 @@ class Signals(unittest.TestCase):
         s.close()
         p.stop(check=False)
 
+    def test_hup_while_stopping(self):
+        """SIGHUP behind SIGTERM changes nothing: the exit status is 0, however late it comes"""
+        for i in range(100 if l7test.FULL else 15):
+            p = l7test.Proxy(config(listener("tcp", "TCP", 15000)), "-l", "warn")
+            p.process.send_signal(signal.SIGTERM)
+            while p.process.poll() is None:
+                p.process.send_signal(signal.SIGHUP)
+                time.sleep(0.0001 * (i % 5))
+            self.assertEqual(p.process.returncode, 0, p.stderr())
+            p.stop()
+
+    def test_ignored_child(self):
+        """SIGCHLD that was inherited as ignored: processes are seen to end, with their status, and nothing spins"""
+        fork = {"name": "f", "spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 15000}, "options": {"track": 60},
+                "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "STDIO-fork",
+                                                                         "command": ["sh", "-c", "echo here; exit 3"]}}}}}]}
+        p = l7test.Proxy(config(fork), "-l", "warn", wrapper=("sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"))
+        with socket.create_connection(("127.0.0.1", 15000), 30) as s:
+            s.settimeout(30)
+            self.assertEqual(s.makefile("rb").read(), b"here\n")
+        l7test.wait_for(lambda: "status 3" in json.dumps(p.api.get("/sessions")[1]))
+        before = self.cpu(p.pid)
+        time.sleep(1)
+        self.assertLess(self.cpu(p.pid) - before, 0.7)
+        p.stop()
+
+    @staticmethod
+    def cpu(pid):
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_api_port_comes_last(self):
+        """the ports of the API accept when every other listener does, although they are bound first"""
+        many = [listener(f"t{n}", "TCP", 15000 + n) for n in range(300)]
+        for port, admin in ((1234, {}), (1235, {"server": {"port": 1235}})):
+            p = l7test.Proxy(config(*many, **admin), "-l", "warn", wait=False)
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 30).close()
+                    break
+                except ConnectionRefusedError:
+                    self.assertIsNone(p.process.poll(), p.stderr())
+            for n in (299, 150, 0):
+                socket.create_connection(("127.0.0.1", 15000 + n), 30).close()
+            p.stop()
+
     @staticmethod
     def catches(pid, sig):
         with open(f"/proc/{pid}/status") as f:

@@ -2,6 +2,7 @@
 /* Running l7mp-proxy for what it knows and we don't. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -55,6 +56,8 @@ cJSON *ctl_ask_proxy(const char *command, char *const args[])
 		return NULL;
 	}
 	fflush(stdout);
+	/* If it were ignored, as whoever started us may have it, there would be no status. */
+	signal(SIGCHLD, SIG_DFL);
 	child = fork();
 	if (child == 0) {
 		if (dup2(fds[1], STDOUT_FILENO) >= 0)

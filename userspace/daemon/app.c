@@ -132,9 +132,11 @@ static int start(struct l7mp_app *app)
 	if (!rc)
 		rc = l7mp_app_use_offload(app, admin, &err);
 	if (!rc)
-		rc = l7mp_api_server_prepare(app->admin_server, &admin->server, &err);
-	if (!rc)
 		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
+	/* Its port accepts at once, and tells thereby that all listeners are there. */
+	if (!rc)
+		rc = l7mp_api_server_prepare(app->admin_server,
+		                             &l7mp_model_admin(app->model)->server, &err);
 	l7mp_change_free(&app->initial);
 	if (rc)
 		l7mp_app_report_error(app, true, &err);

@@ -30,6 +30,8 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 512 * 1024);
 	/* A peer that went away must end a write with EPIPE, not the process. */
 	signal(SIGPIPE, SIG_IGN);
+	/* Whoever starts us may ignore it; then nobody could wait for a process. */
+	signal(SIGCHLD, SIG_DFL);
 
 	switch (l7mp_options_parse(argc, argv, &options)) {
 	case L7MP_OPTIONS_DONE:

@@ -11,6 +11,22 @@
 
 #define GRACE_MS 2000
 
+/* A SIGHUP that comes in the last moments is not to end the process as if it had failed. */
+static void close_signals(struct l7mp_app *app)
+{
+	sigset_t hup, before;
+
+	sigemptyset(&hup);
+	sigaddset(&hup, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &hup, &before);
+	for (int i = 0; i < app->n_signals; i++)
+		uv_close((uv_handle_t *)&app->signals[i], NULL);
+	app->n_signals = 0;
+	/* libuv has set the default. */
+	signal(SIGHUP, SIG_IGN);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 static void server_stopped(void *arg)
 {
 	struct l7mp_app *app = arg;
@@ -24,9 +40,7 @@ static void server_stopped(void *arg)
 			p->stop(&app->env, app->env.states[i]);
 		app->env.states[i] = NULL;
 	}
-	for (int i = 0; i < app->n_signals; i++)
-		uv_close((uv_handle_t *)&app->signals[i], NULL);
-	app->n_signals = 0;
+	close_signals(app);
 }
 
 /* Until here the admin server tells how the shutdown goes. */

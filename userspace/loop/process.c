@@ -51,7 +51,13 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 	siginfo_t info = {0};
 
 	(void)events;
-	if (waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid)
+	if (waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED | WNOHANG | WNOWAIT)) {
+		/* Somebody else has reaped it: the descriptor stays readable for good. */
+		if (errno == ECHILD)
+			exited(p, &(siginfo_t){.si_code = CLD_EXITED, .si_status = 255});
+		return;
+	}
+	if (!info.si_pid)
 		return;
 	/* As long as it is not reaped, nobody else can get this group's number. */
 	kill(-p->pid, p->terminating ? SIGKILL : SIGTERM);

@@ -3,6 +3,7 @@
 #include "net.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -99,4 +100,16 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
 		l7mp_addr_set_port(&bound->addr, l7mp_addr_port(&w.addr));
 	}
 	return fd;
+}
+
+void l7mp_listen_hold(int fd, bool hold)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog program = {.len = 1, .filter = &drop};
+	int unused = 0;
+
+	if (hold)
+		(void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+	else
+		(void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused));
 }

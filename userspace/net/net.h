@@ -31,6 +31,13 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
 
+/*
+ * Between listen(2) and the moment when connections are served: with `hold` the kernel drops what
+ * comes to a listening TCP socket, so that a port that accepts is one that works; who connects
+ * meanwhile tries again by itself, after a second. Best effort.
+ */
+void l7mp_listen_hold(int fd, bool hold);
+
 /* The error code of a failed connect: L7MP_ERR_TIMEOUT for ETIMEDOUT, else L7MP_ERR_UPSTREAM. */
 enum l7mp_code l7mp_connect_code(int err);
 
