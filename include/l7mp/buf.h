@@ -52,6 +52,13 @@ int l7mp_buf_pool_new(size_t max_cached, struct l7mp_buf_pool **out);
 void l7mp_buf_pool_free(struct l7mp_buf_pool **pool);
 /* Returns how many buffers are in use; leak checks of tests expect 0 at the end. */
 size_t l7mp_buf_pool_used(const struct l7mp_buf_pool *pool);
+/*
+ * Bytes that they take, headers and unused room included, and what was charged to the pool: it is
+ * the account of its loop's memory.
+ */
+size_t l7mp_buf_pool_held(const struct l7mp_buf_pool *pool);
+/* Counts memory that is no buffer: what is charged is to be charged back (negative) later. */
+void l7mp_buf_pool_charge(struct l7mp_buf_pool *pool, ptrdiff_t bytes);
 
 /*
  * Makes an empty buffer (len 0) with L7MP_BUF_HEADROOM bytes before `data` and room for `capacity`

@@ -142,6 +142,7 @@ struct l7mp_limits {
 	uint32_t max_body;
 	uint32_t max_queue;
 	uint32_t max_processes;
+	uint64_t max_memory;
 };
 
 enum l7mp_offload_start { L7MP_OFFLOAD_INIT, L7MP_OFFLOAD_NO_INIT, L7MP_OFFLOAD_DISABLE };

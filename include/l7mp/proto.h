@@ -29,6 +29,24 @@ struct l7mp_env {
 	struct l7mp_model *model; /* for api/ clusters only */
 	void *app;                /* for api/ clusters only */
 };
+/*
+ * What counts for limits.max_memory: sessions and connections at what they cost on average, buffers
+ * and unfinished messages at what they take.
+ */
+static inline uint64_t l7mp_memory_used(const struct l7mp_env *env)
+{
+	return l7mp_buf_pool_held(l7mp_loop_bufs(env->loop));
+}
+/*
+ * True: what a peer sends must not make anything grow by so many bytes. A tenth of the limit is
+ * kept for the operator's requests.
+ */
+static inline bool l7mp_memory_short(const struct l7mp_env *env, uint64_t bytes)
+{
+	uint64_t max = env->limits ? env->limits->max_memory : 0;
+
+	return max && l7mp_memory_used(env) + bytes > max - max / 10;
+}
 /* By any spelling of the name, case-insensitive; NULL: unknown. */
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
 /* The protocol's state, created by its `start` at first use; NULL with err on failure. */

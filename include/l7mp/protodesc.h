@@ -47,6 +47,8 @@ struct l7mp_protodesc {
 	        *endpoint_spec; /* keys of endpoints[].spec, `address` among them */
 	/* Idle time-out of listener sessions when the config names none, in s; 0: never. */
 	unsigned idle_timeout;
+	/* Bytes that a stream takes beside buffers (selftests/bench/memory.py measures it). */
+	unsigned cost;
 };
 
 /* The set of protocols of this program; composed by daemon/, passed down. */

@@ -38,6 +38,7 @@
 	X(MAX_BODY, "max_body", "REST body")                                                    \
 	X(MAX_QUEUE, "max_queue", "bytes queued in a pipe")                                     \
 	X(MAX_PROCESSES, "max_processes", "processes of STDIO-fork clusters")                   \
+	X(MAX_MEMORY, "max_memory", "bytes of sessions, buffers and unfinished messages")       \
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
 	X(TLS, "tls", "TLS handshakes of clients that failed")
 

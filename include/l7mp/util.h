@@ -42,3 +42,9 @@ const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN
  * negative errno.
  */
 int l7mp_read_file(const char *path, size_t max, char **out, size_t *len);
+
+/*
+ * Bytes of memory that this process may use: the machine's, or less where its cgroups (version 1
+ * or 2, those above it included) say so. Reads files; any thread.
+ */
+uint64_t l7mp_machine_memory(void);

@@ -90,7 +90,8 @@ int sfix_free(void **state)
 	l7mp_sessions_free(&f->sessions);
 	l7mp_model_free(&f->model);
 	fake_world_free(&f->world);
-	buffers = l7mp_buf_pool_used(l7mp_loop_bufs(f->loop));
+	buffers = l7mp_buf_pool_used(l7mp_loop_bufs(f->loop)) +
+	          l7mp_buf_pool_held(l7mp_loop_bufs(f->loop));
 	if (buffers || f->offload.flows || f->stats.sessions_started != f->stats.sessions_ended) {
 		fprintf(stderr, "left: %zu buffers, %s flows, sessions %llu of %llu\n", buffers,
 		        f->offload.flows ? "some" : "no",

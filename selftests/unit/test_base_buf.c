@@ -24,7 +24,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct l7mp_buf_pool *pool = *state;
-	size_t used = l7mp_buf_pool_used(pool);
+	size_t used = l7mp_buf_pool_used(pool) + l7mp_buf_pool_held(pool);
 
 	l7mp_buf_pool_free(&pool);
 	return pool || used ? -1 : 0;

@@ -349,7 +349,7 @@ static void too_many_values(void **state)
 	while (n < sizeof(text) - 10)
 		n += (size_t)snprintf(text + n, sizeof(text) - n, ",1");
 	snprintf(text + n, sizeof(text) - n, "]}");
-	udp_refused(f, port, text, ANSWER(400, "more than 1000 values"));
+	udp_refused(f, port, text, ANSWER(400, "more than 100 values"));
 }
 
 static void udp_status_of_the_session(void **state)

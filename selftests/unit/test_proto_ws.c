@@ -298,6 +298,7 @@ static int tear_down(void **state)
 	l7mp_proto_ws.stop(&r->env, r->states[0]);
 	l7mp_loop_run(r->loop); /* ends by itself, or a handle was forgotten */
 	assert_int_equal(l7mp_buf_pool_used(l7mp_loop_bufs(r->loop)), 0);
+	assert_int_equal(l7mp_buf_pool_held(l7mp_loop_bufs(r->loop)), 0);
 	assert_int_equal(l7mp_loop_free(&r->loop), 0);
 	cJSON_Delete(r->metadata);
 	free(r);

@@ -114,15 +114,22 @@ static void sessions(const struct l7mp_api *api, struct l7mp_str *out)
 	                   s->sessions_started);
 	l7mp_metrics_plain(out, "l7mp_sessions_ended_total", "counter", "Sessions that ended",
 	                   s->sessions_ended);
+	l7mp_metrics_plain(
+	        out, "l7mp_memory_bytes", "gauge",
+	        "What counts for limits.max_memory: sessions, buffers, unfinished messages",
+	        l7mp_memory_used(api->params.env));
+	l7mp_metrics_plain(out, "l7mp_memory_max_bytes", "gauge", "limits.max_memory",
+	                   api->params.env->limits->max_memory);
 	l7mp_metrics_plain(out, "l7mp_retries_total", "counter",
 	                   "Attempts to connect a stage again", s->retries);
 }
 
 static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 {
-	static const enum l7mp_refuse evict[] = {
-	        L7MP_REFUSE_MAX_SESSIONS, L7MP_REFUSE_LISTENER_SESSIONS,
-	        L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE, L7MP_REFUSE_DESCRIPTORS};
+	static const enum l7mp_refuse evict[] = {L7MP_REFUSE_MAX_SESSIONS,
+	                                         L7MP_REFUSE_LISTENER_SESSIONS,
+	                                         L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE,
+	                                         L7MP_REFUSE_DESCRIPTORS, L7MP_REFUSE_MAX_MEMORY};
 
 	l7mp_metrics_head(out, "l7mp_drops_total", "counter",
 	                  "Datagrams that were not delivered, by reason");

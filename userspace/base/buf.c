@@ -38,7 +38,8 @@ struct l7mp_buf_pool {
 	size_t cached; /* bytes in the free lists */
 	size_t max_cached;
 	size_t used;
-	bool dead; /* freed by its owner; the last buffer takes it along */
+	size_t held; /* bytes of those in use, and what was charged */
+	bool dead;   /* freed by its owner; the last buffer takes it along */
 };
 
 int l7mp_buf_pool_new(size_t max_cached, struct l7mp_buf_pool **out)
@@ -91,6 +92,16 @@ size_t l7mp_buf_pool_used(const struct l7mp_buf_pool *pool)
 	return pool->used;
 }
 
+size_t l7mp_buf_pool_held(const struct l7mp_buf_pool *pool)
+{
+	return pool->held;
+}
+
+void l7mp_buf_pool_charge(struct l7mp_buf_pool *pool, ptrdiff_t bytes)
+{
+	pool->held += (size_t)bytes;
+}
+
 static inline size_t class_for(size_t room)
 {
 	for (size_t c = 1; c < CLASSES; c++)
@@ -127,6 +138,7 @@ static inline struct l7mp_buf *buf_alloc(struct l7mp_buf_pool *pool, size_t c, s
 			return NULL;
 	}
 	pool->used++;
+	pool->held += size;
 	return buf;
 }
 
@@ -205,6 +217,7 @@ static void buf_release(struct l7mp_buf *buf)
 	if (buf->meta)
 		cJSON_Delete(buf->meta);
 	pool->used--;
+	pool->held -= buf->parent ? alloc_size(0) : sizeof(*buf) + buf->size;
 	if (c != CLASS_NONE) {
 		size_t size = alloc_size(class_room[c]);
 

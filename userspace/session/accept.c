@@ -402,6 +402,7 @@ void l7mp_session_free(struct l7mp_session *s)
 		l7mp_stage_release(&s->stages[i]);
 	}
 	m->counts[s->state]--;
+	l7mp_buf_pool_charge(l7mp_loop_bufs(m->env->loop), -(ptrdiff_t)s->cost);
 	l7mp_cursors_leave(s);
 	HASH_DEL(m->by_name, s);
 	l7mp_session_events_clear(s);

@@ -153,6 +153,7 @@ struct l7mp_session {
 	bool leaving : 1;   /* ends to make room; counted as such */
 	bool operators : 1; /* serves the operator; counted as such */
 	uint8_t proof;      /* enum session_proof */
+	uint32_t cost;      /* charged to the pool of buffers until it is freed */
 
 	struct session_pipe *pipes;
 	struct session_stage stages[];

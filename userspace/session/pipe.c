@@ -104,6 +104,11 @@ static void enqueue(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 			drop_buf(s, i, buf, L7MP_DROP_QUEUE);
 			return;
 		}
+		if (l7mp_memory_short(s->m->env, buf->len)) {
+			s->m->env->stats->refusals[L7MP_REFUSE_MAX_MEMORY]++;
+			drop_buf(s, i, buf, L7MP_DROP_MEMORY);
+			return;
+		}
 	} else if ((uint64_t)p->bytes + charge(buf) > max + STREAM_SLACK) {
 		l7mp_buf_unref(buf);
 		l7mp_session_finish(s, &err, true, "a stage does not stop sending to a full pipe");

@@ -44,6 +44,9 @@ static bool for_operator(const struct l7mp_sessions *m, const struct l7mp_route 
 
 /* ---- lists of sessions that are not proven ---- */
 
+/* Name, events, entries in tables: measured, beside the block of the session. */
+#define SESSION_COST 1200
+
 #define LIST(s, room) (&(room)->unproven[(s)->proof == SESSION_ANSWERED])
 
 static void list_add(struct l7mp_session *s)
@@ -207,6 +210,27 @@ static bool has_descriptors(const struct l7mp_source *src, bool whole)
 	return ended && fd >= 0 && (uint64_t)fd < bound + step;
 }
 
+/*
+ * A newcomer is admitted while there is memory for it. Victims give theirs back within this turn
+ * of the loop; as with descriptors, who may be forged gets less than others.
+ */
+static bool has_memory(const struct l7mp_source *src, bool whole)
+{
+	struct l7mp_sessions *m = src->m;
+	uint64_t max = m->env->limits->max_memory, used = l7mp_memory_used(m->env);
+	uint64_t step = max / 20, bound;
+	struct l7mp_session *victim;
+
+	bound = whole ? max : share(max) - (src->forgeable ? step : 0);
+	if (!max || used < bound)
+		return true;
+	victim = may_evict(&m->room) ? victim_of(&m->room) : NULL;
+	if (!victim)
+		return false;
+	end_victim(victim, L7MP_REFUSE_MAX_MEMORY);
+	return used < bound + step;
+}
+
 /* Token bucket: a second's worth of sessions at once, refilled evenly. */
 static void refill(struct l7mp_source *src, uint64_t rate)
 {
@@ -250,6 +274,8 @@ static int judge(struct l7mp_source *src, struct session_peer *peer, bool whole)
 		return refuse(m, L7MP_REFUSE_LISTENER_SESSIONS);
 	if (!has_room(&m->room, limits->max_sessions, whole, L7MP_REFUSE_MAX_SESSIONS))
 		return refuse(m, L7MP_REFUSE_MAX_SESSIONS);
+	if (!has_memory(src, whole))
+		return refuse(m, L7MP_REFUSE_MAX_MEMORY);
 	if (!has_descriptors(src, whole))
 		return refuse(m, L7MP_REFUSE_DESCRIPTORS);
 	return 0;
@@ -288,12 +314,43 @@ int l7mp_room_judge_again(struct l7mp_source *src, const struct l7mp_accept *a,
 	return judge(src, l7mp_session_peer_find(m, &a->peer, src->forgeable), false);
 }
 
+/* A tree's nodes with their texts, as the allocator hands them out. */
+static size_t tree_cost(const cJSON *node)
+{
+	size_t sum = 0;
+
+	for (; node; node = node->next) {
+		sum += sizeof(*node) + 16;
+		sum += node->string ? strlen(node->string) + 24 : 0;
+		sum += node->valuestring ? strlen(node->valuestring) + 24 : 0;
+		sum += tree_cost(node->child);
+	}
+	return sum;
+}
+
+/* What a session takes beside buffers. Clusters count at what they say. */
+static size_t cost_of(const struct l7mp_session *s)
+{
+	size_t sum = sizeof(*s) + s->n * (sizeof(s->stages[0]) + sizeof(s->pipes[0]));
+
+	sum += SESSION_COST + s->listener->proto->cost;
+	for (unsigned i = 1; i < s->n; i++) {
+		const struct l7mp_cluster *c =
+		        l7mp_model_find(s->m->env->model, L7MP_OBJ_CLUSTER, s->stages[i].cluster);
+
+		sum += c ? c->proto->cost : 0;
+	}
+	return sum + tree_cost(s->metadata);
+}
+
 void l7mp_room_enter(struct l7mp_session *s, const struct l7mp_accept *a)
 {
 	struct l7mp_source *src = s->source;
 
 	s->m->room.live++;
 	src->room.live++;
+	s->cost = (uint32_t)cost_of(s);
+	l7mp_buf_pool_charge(l7mp_loop_bufs(s->m->env->loop), (ptrdiff_t)s->cost);
 	s->operators = src->requests && for_operator(s->m, s->lookup.route);
 	s->m->room.operators += s->operators;
 	src->room.operators += s->operators;

@@ -23,9 +23,11 @@
 /* The longest object in a byte stream; for datagrams the sender's protocol has a limit. */
 #define STREAM_OBJECT_MAX (1U << 20)
 /* The largest WebSocket message, after JSONEncap. */
-#define DATAGRAM_MAX    (32U << 20)
-#define LOG_INTERVAL_MS 10000
-#define LOG_BURST       5
+#define DATAGRAM_MAX (32U << 20)
+/* Default of `object_timeout`. */
+#define OBJECT_TIMEOUT_S 60
+#define LOG_INTERVAL_MS  10000
+#define LOG_BURST        5
 
 struct decap_state {
 	/* One for all sessions: it is their senders who cause the records. */
@@ -39,6 +41,9 @@ struct decap {
 	struct l7mp_jsonframe frame;
 	struct l7mp_str held; /* the beginning of an object that is not complete */
 	bool skipping;        /* everything up to the next newline */
+	size_t charged;       /* of what is held, to the loop's memory */
+	uint32_t timeout_ms;  /* for an object to be complete, from its beginning */
+	struct l7mp_timer timer;
 };
 
 static void log_dropped(struct decap *d, const char *what)
@@ -183,6 +188,19 @@ static void object(struct decap *d, const char *p, size_t n)
 		l7mp_buf_unref(out);
 }
 
+/* What is held is counted, and has a deadline from its first byte on. */
+static void account(struct decap *d)
+{
+	struct l7mp_loop *loop = d->t.env->loop;
+
+	l7mp_buf_pool_charge(l7mp_loop_bufs(loop), (ptrdiff_t)d->held.len - (ptrdiff_t)d->charged);
+	d->charged = d->held.len;
+	if (!d->held.len)
+		l7mp_timer_stop(loop, &d->timer);
+	else if (!l7mp_timer_armed(&d->timer))
+		(void)l7mp_timer_start(loop, &d->timer, d->timeout_ms);
+}
+
 /* Consumes up to one object, or a piece of one. Returns the number of bytes. */
 static size_t take(struct decap *d, const char *p, size_t n)
 {
@@ -194,8 +212,14 @@ static size_t take(struct decap *d, const char *p, size_t n)
 		d->skipping = !nl;
 		return nl ? (size_t)(nl - p) + 1 : n;
 	}
+	if (d->held.len && l7mp_memory_short(d->t.env, n)) {
+		d->t.env->stats->refusals[L7MP_REFUSE_MAX_MEMORY]++;
+		skip(d, d->held.len, "limits.max_memory is reached");
+		return 0;
+	}
 	switch (l7mp_jsonframe_take(&d->frame, p, n, &start, &used)) {
 	case L7MP_JSONFRAME_DONE:
+		l7mp_timer_stop(d->t.env->loop, &d->timer); /* the next one has its own time */
 		object(d, p + start, used - start);
 		break;
 	case L7MP_JSONFRAME_MORE:
@@ -214,6 +238,18 @@ static size_t take(struct decap *d, const char *p, size_t n)
 	return used;
 }
 
+/* An object was begun and is not finished in time: what is left of it is skipped. */
+static void on_timer(struct l7mp_timer *timer, void *arg)
+{
+	struct decap *d = arg;
+
+	(void)timer;
+	if (!d->held.len || d->t.closing)
+		return;
+	skip(d, d->held.len, "an object that is not complete in time (object_timeout)");
+	account(d);
+}
+
 static int decap_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 {
 	struct decap *d = (struct decap *)s;
@@ -227,6 +263,7 @@ static int decap_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 	p = (const char *)buf->data;
 	for (size_t off = 0; off < buf->len && !d->t.closing;)
 		off += take(d, p + off, buf->len - off);
+	account(d);
 	l7mp_buf_unref(buf);
 	return 0;
 }
@@ -241,7 +278,10 @@ static void decap_flush(struct l7mp_transform *t)
 
 static void decap_release(struct l7mp_transform *t)
 {
-	l7mp_str_free(&((struct decap *)t)->held);
+	struct decap *d = (struct decap *)t;
+
+	l7mp_str_free(&d->held);
+	account(d);
 }
 
 static const struct l7mp_transform_ops ops = {
@@ -263,6 +303,9 @@ static int decap_connect(const struct l7mp_connect *params, struct l7mp_stream *
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	d->state = state;
 	d->session = params->session ? params->session : "?";
+	d->timeout_ms = (uint32_t)(1000 * l7mp_json_num(params->cluster_spec, "object_timeout",
+	                                                OBJECT_TIMEOUT_S));
+	l7mp_timer_init(&d->timer, on_timer, d);
 	*out = &d->t.base;
 	return 0;
 }
@@ -282,6 +325,22 @@ static void decap_stop(struct l7mp_env *env, void *state)
 	free(state);
 }
 
+static const struct l7mp_field cluster_fields[] = {
+        {.key = "object_timeout",
+         .type = L7MP_T_NUMBER,
+         .min = 0.1,
+         .max = 86400,
+         .def = "60",
+         .doc = "seconds within which an object that has begun on a byte stream has to be "
+                "complete; else it is dropped"},
+        {0},
+};
+static const struct l7mp_schema cluster_spec = {
+        .name = "jsondecap-cluster",
+        .doc = "Unwraps objects",
+        .fields = cluster_fields,
+};
+
 static const char *const aliases[] = {"INLINE/JSONDecap", NULL};
 
 const struct l7mp_proto l7mp_transform_jsondecap = {
@@ -297,6 +356,7 @@ const struct l7mp_proto l7mp_transform_jsondecap = {
                         .roles = L7MP_ROLE_CLUSTER,
                         .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
                         .kind = L7MP_KIND_DATAGRAM,
+                        .cluster_spec = &cluster_spec,
                 },
         .start = decap_start,
         .stop = decap_stop,

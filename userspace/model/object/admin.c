@@ -166,6 +166,8 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(limit_keys); i++)
 		*limit(&out->limits, i) =
 		        (uint32_t)l7mp_json_num(limits, limit_keys[i].key, *limit(&out->limits, i));
+	out->limits.max_memory =
+	        (uint64_t)l7mp_json_num(limits, "max_memory", (double)out->limits.max_memory);
 	if (!rc)
 		rc = merge_text(&out->log_file, doc, "log_file");
 	if (!rc)
@@ -209,6 +211,8 @@ int l7mp_admin_defaults(struct l7mp_admin *a)
 	cJSON *doc = defaults_of(&l7mp_schema_admin);
 	int rc = doc ? l7mp_admin_merge(&nothing, doc, a) : -ENOMEM;
 
+	if (!rc)
+		a->limits.max_memory = l7mp_machine_memory() / 2;
 	if (!rc)
 		a->server.enabled = false; /* off unless a document has the object */
 	cJSON_Delete(doc);
@@ -255,12 +259,22 @@ const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_a
 	return NULL;
 }
 
+static bool same_limits(const struct l7mp_limits *a, const struct l7mp_limits *b)
+{
+	struct l7mp_limits x = *a, y = *b;
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(limit_keys); i++)
+		if (*limit(&x, i) != *limit(&y, i))
+			return false;
+	return a->max_memory == b->max_memory;
+}
+
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
 	       same_server(&a->server, &b->server) && a->metrics_sessions == b->metrics_sessions &&
 	       a->offload == b->offload && a->offload_mode == b->offload_mode && same_ifs(a, b) &&
-	       !memcmp(&a->limits, &b->limits, sizeof(a->limits));
+	       same_limits(&a->limits, &b->limits);
 }
 
 /* ---- showing ---- */
@@ -280,6 +294,10 @@ static cJSON *limits_to_json(const struct l7mp_limits *limits)
 			cJSON_Delete(out);
 			return NULL;
 		}
+	if (l7mp_json_add_num(out, "max_memory", (double)copy.max_memory)) {
+		cJSON_Delete(out);
+		return NULL;
+	}
 	return out;
 }
 

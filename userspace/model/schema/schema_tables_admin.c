@@ -63,6 +63,14 @@ static const struct l7mp_field limit_fields[] = {
                 .def = "256",
                 .doc = "Processes of `STDIO-fork` clusters at once",
         },
+        {
+                .key = "max_memory",
+                .type = L7MP_T_INT,
+                .min = 8388608,
+                .max = 1099511627776,
+                .doc = "Bytes of sessions, buffers and unfinished messages. Default: half of what "
+                       "the machine or the cgroup has",
+        },
         {.key = NULL},
 };
 static const struct l7mp_schema limits = {

@@ -134,8 +134,15 @@ int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct 
 void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_addr *peer,
                           enum l7mp_origin origin)
 {
-	struct pending *c = calloc(1, sizeof(*c));
+	struct pending *c;
 
+	if (l7mp_memory_short(g->p.env, 0)) {
+		g->p.env->stats->refusals[L7MP_REFUSE_MAX_MEMORY]++;
+		close(fd);
+		refused(g, peer, "limits.max_memory is reached");
+		return;
+	}
+	c = calloc(1, sizeof(*c));
 	if (!c) {
 		close(fd);
 		refused(g, peer, "out of memory");

@@ -228,8 +228,12 @@ static void on_error(void *arg, int err)
 	t->ops->error(t->arg, err);
 }
 
+/* What OpenSSL keeps for a connection, measured: buffers for records, keys, the handshake. */
+#define TLS_COST (24 * 1024)
+
 static void tls_free(struct l7mp_tls *t)
 {
+	l7mp_buf_pool_charge(l7mp_loop_bufs(t->loop), -TLS_COST);
 	l7mp_task_cancel(t->loop, &t->task);
 	SSL_free(t->ssl);
 	X509_free(t->bad);
@@ -307,6 +311,7 @@ static struct l7mp_tls *tls_new(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx
 	t->loop = loop;
 	t->ops = ops;
 	t->arg = arg;
+	l7mp_buf_pool_charge(l7mp_loop_bufs(loop), TLS_COST);
 	l7mp_task_init(&t->task, on_task, t);
 	t->ssl = SSL_new(l7mp_tls_ctx_ssl(ctx));
 	t->in = BIO_new(BIO_s_mem());

@@ -14,6 +14,8 @@
 
 /* How often a connection is looked at while something has to be polled, in ms. */
 #define POLL_MS 1000
+/* Bytes that a connection takes with the stream below it, whether it asks for anything or not. */
+#define HTTP_CONN_COST 2048
 /* Pieces of a body up to this size are copied, so that they do not hold a large buffer. */
 #define COPY_MAX 1024
 
@@ -627,6 +629,7 @@ static void io_closed(void *arg, const struct l7mp_error *err)
 	l7mp_bufq_clear(&c->in);
 	reset_reader(c);
 	l7mp_peer_clear(&c->peer);
+	l7mp_buf_pool_charge(l7mp_loop_bufs(loop_of(c)), -HTTP_CONN_COST);
 	free(c);
 	http_conn_gone(state);
 }
@@ -675,6 +678,7 @@ void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l
 	c->listener = l;
 	c->state = l->state;
 	c->io = stream;
+	l7mp_buf_pool_charge(l7mp_loop_bufs(loop_of(c)), HTTP_CONN_COST);
 	c->peer = *peer;
 	c->since = now_of(c);
 	l7mp_bufq_init(&c->in);

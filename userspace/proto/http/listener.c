@@ -215,6 +215,7 @@ const struct l7mp_proto l7mp_proto_http = {
                                "headers as metadata",
                         .roles = L7MP_ROLE_LISTENER,
                         .flags = L7MP_PROTO_REQUESTS,
+                        .cost = 1024,
                         .kind = L7MP_KIND_STREAM,
                         .listener_spec = &listener_schema,
                 },

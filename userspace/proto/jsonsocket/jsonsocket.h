@@ -15,8 +15,9 @@
 #include "l7mp/proto.h"
 #include "l7mp/util.h"
 
-#define JSOCK_HEAD_MAX   65536 /* bytes of a header or an answer */
-#define JSOCK_VALUES_MAX 1000  /* JSON values in it: they become metadata */
+#define JSOCK_HEAD_MAX 65536 /* bytes of a header or an answer */
+/* JSON values in it: they become metadata, at some 80 bytes each. */
+#define JSOCK_VALUES_MAX 100
 
 /* What the handshake needs to know of a transport. */
 struct jsock_transport {

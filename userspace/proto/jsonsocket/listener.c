@@ -690,6 +690,7 @@ const struct l7mp_proto l7mp_proto_jsonsocket = {
         .desc =
                 {
                         .name = "JSONSocket",
+                        .cost = 3000,
                         .doc = "A JSON header and its answer in front of another protocol's "
                                "stream (docs/jsonsocket.md); it carries what the transport carries",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,

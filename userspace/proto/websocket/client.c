@@ -288,7 +288,8 @@ static struct ws_conn *conn_new(struct ws_state *st, const struct l7mp_connect *
 	struct ws_conn *c = NULL;
 
 	if (d)
-		c = l7mp_ws_conn_new(st, true, l7mp_ws_ping_ms(p->cluster_spec));
+		c = l7mp_ws_conn_new(st, true, l7mp_ws_ping_ms(p->cluster_spec),
+		                     l7mp_ws_message_ms(p->cluster_spec));
 	if (!c)
 		l7mp_ws_dial_free(d);
 	else

@@ -409,12 +409,21 @@ static void on_slow(struct l7mp_timer *t, void *arg)
 		return;
 	if (c->flowing && c->message->len - c->grown < L7MP_WS_MESSAGE_GROW) {
 		(void)fault(c, c->wsi, 1008, L7MP_ERR_TIMEOUT,
-		            "a message of which less than 64 KiB came in 60 s");
+		            "a message of which less than 64 KiB came in message_timeout");
 		c->kill = true;
 		return;
 	}
 	c->grown = c->message->len;
-	(void)l7mp_timer_start(l7mp_ws_loop(c), t, L7MP_WS_MESSAGE_MS);
+	(void)l7mp_timer_start(l7mp_ws_loop(c), t, c->message_ms);
+}
+
+/* Would n more bytes take memory that there is not (limits.max_memory)? A small message may. */
+static bool grows_short(const struct ws_conn *c, size_t n)
+{
+	size_t have = c->message ? c->message->len : 0;
+	bool fits = c->message ? l7mp_buf_tailroom(c->message) >= n : n <= 16384;
+
+	return !fits && l7mp_memory_short(c->state->env, have + n);
 }
 
 /* Room for n more bytes; grows by doubling, so that an announced length alone costs nothing. */
@@ -485,6 +494,10 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 	if (!text_valid(c, wsi, data, len))
 		return fault(c, wsi, 1007, L7MP_ERR_UPSTREAM,
 		             "the peer broke the protocol: text that is not UTF-8");
+	if (grows_short(c, len)) {
+		c->state->env->stats->refusals[L7MP_REFUSE_MAX_MEMORY]++;
+		return fault(c, wsi, 1013, L7MP_ERR_LIMIT, "limits.max_memory is reached");
+	}
 	if (!make_room(c, len, left))
 		return fault(c, wsi, 1011, L7MP_ERR_INTERNAL, "out of memory");
 	if (len)
@@ -494,7 +507,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 		return whole(c, wsi);
 	if (!l7mp_timer_armed(&c->slow)) {
 		c->grown = c->message->len;
-		(void)l7mp_timer_start(l7mp_ws_loop(c), &c->slow, L7MP_WS_MESSAGE_MS);
+		(void)l7mp_timer_start(l7mp_ws_loop(c), &c->slow, c->message_ms);
 	}
 	return 0;
 }
@@ -889,7 +902,8 @@ static const struct l7mp_stream_ops server_ops = {
         .subprotocol = op_subprotocol,
 };
 
-struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms)
+struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms,
+                                 uint32_t message_ms)
 {
 	struct ws_conn *c = calloc(1, sizeof(*c));
 
@@ -900,6 +914,7 @@ struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping
 	c->state = st;
 	c->client = client;
 	c->ping_ms = ping_ms;
+	c->message_ms = message_ms;
 	c->paused = true;
 	l7mp_bufq_init(&c->in);
 	l7mp_bufq_init(&c->out);

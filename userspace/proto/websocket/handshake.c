@@ -263,7 +263,7 @@ static void hand_up(struct ws_head *h, const struct l7mp_http_request *r)
 	snprintf(h->key, sizeof(h->key), "%s", l7mp_http_field(&r->fields, "sec-websocket-key"));
 	h->offer = offer_of(&r->fields);
 	choose_own(h, l);
-	h->conn = l7mp_ws_conn_new(l->state, false, l->ping_ms);
+	h->conn = l7mp_ws_conn_new(l->state, false, l->ping_ms, l->message_ms);
 	if (!h->conn) {
 		l7mp_stream_close(h->io, true);
 		return;

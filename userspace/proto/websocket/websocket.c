@@ -35,6 +35,11 @@ uint32_t l7mp_ws_ping_ms(const cJSON *spec)
 	return (uint32_t)(1000 * l7mp_json_num(spec, "ping_interval", L7MP_WS_PING_S));
 }
 
+uint32_t l7mp_ws_message_ms(const cJSON *spec)
+{
+	return (uint32_t)(1000 * l7mp_json_num(spec, "message_timeout", L7MP_WS_MESSAGE_S));
+}
+
 /* An optional list of a spec. 0 or -ENOMEM. */
 static int copy_list(const cJSON *spec, const char *key, cJSON **out)
 {
@@ -66,6 +71,7 @@ static int ws_listen(const struct l7mp_listen *params, struct l7mp_proto_listene
 		}
 	}
 	l->ping_ms = l7mp_ws_ping_ms(params->spec);
+	l->message_ms = l7mp_ws_message_ms(params->spec);
 	if (copy_list(params->spec, "subprotocol", &l->subprotocols) ||
 	    copy_list(params->spec, "origins", &l->origins)) {
 		listener_free(l);
@@ -139,6 +145,15 @@ static void ws_reload(struct l7mp_env *env, void *state)
 
 /* ---- tables ---- */
 
+#define MESSAGE_TIMEOUT                                                                          \
+	{                                                                                        \
+		.key = "message_timeout", .type = L7MP_T_NUMBER, .min = 0.1, .max = 86400,       \
+		.def = "60",                                                                     \
+		.doc = "seconds in which a message that is not finished has to grow by 64 KiB; " \
+		       "else the "                                                               \
+		       "connection is closed with code 1008"                                     \
+	}
+
 static const struct l7mp_field option_fields[] = {
         L7MP_SPEC_USER_TIMEOUT,
         {0},
@@ -175,6 +190,7 @@ static const struct l7mp_field listener_fields[] = {
          .def = "30",
          .doc = "seconds between pings to the client, which is dropped when it has not answered by "
                 "the next one; 0: no pings"},
+        MESSAGE_TIMEOUT,
         {.key = "tls",
          .type = L7MP_T_OBJECT,
          .sub = &l7mp_tls_listener_schema,
@@ -212,6 +228,7 @@ static const struct l7mp_field cluster_fields[] = {
          .max = 86400,
          .def = "30",
          .doc = "seconds between pings to the server, as of listeners; 0: no pings"},
+        MESSAGE_TIMEOUT,
         L7MP_SPEC_BIND,
         {.key = "tls",
          .type = L7MP_T_OBJECT,
@@ -246,6 +263,7 @@ const struct l7mp_proto l7mp_proto_ws = {
         .desc =
                 {
                         .name = "WebSocket",
+                        .cost = 8192,
                         .aliases = aliases,
                         .doc = "WebSocket connections (RFC 6455); a message is a datagram, text or "
                                "binary",

@@ -48,8 +48,11 @@ struct lws_vhost;
 
 /* A message may have this many bytes; more is answered with close code 1009. */
 #define L7MP_WS_MESSAGE_MAX (16 * 1024 * 1024)
-/* In this time, in ms, a message that is not finished has to grow by so many bytes. */
-#define L7MP_WS_MESSAGE_MS   60000
+/*
+ * In this time, in s (`message_timeout`), a message that is not finished has to grow by so many
+ * bytes.
+ */
+#define L7MP_WS_MESSAGE_S    60
 #define L7MP_WS_MESSAGE_GROW 65536
 /* For the request's head to come, and for the peer to answer a Close frame, in ms. */
 #define L7MP_WS_HEAD_MS  5000
@@ -131,8 +134,9 @@ struct ws_conn {
 	bool over;        /* nothing comes any more */
 	bool told;        /* `closed` was emitted: the owner is gone */
 	bool pinged, heard;
-	int code;          /* of our Close frame, or the peer's */
-	uint32_t ping_ms;  /* 0: no pings */
+	int code;         /* of our Close frame, or the peer's */
+	uint32_t ping_ms; /* 0: no pings */
+	uint32_t message_ms;
 	char *subprotocol; /* that was agreed on; "": none */
 	struct l7mp_error error;
 
@@ -151,6 +155,7 @@ struct ws_listener {
 	cJSON *subprotocols; /* NULL: none of its own */
 	cJSON *origins;      /* NULL: any */
 	uint32_t ping_ms;
+	uint32_t message_ms;
 	struct ws_head *heads; /* connections whose head is being read */
 };
 
@@ -176,7 +181,8 @@ void l7mp_ws_lws_dial(struct ws_conn *c);
 /* ---- conn.c ---- */
 
 /* Neither accepted nor connecting yet. NULL: no memory. */
-struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms);
+struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms,
+                                 uint32_t message_ms);
 /*
  * Ends a connection: with the first call's message as its error, code L7MP_OK for an orderly end.
  * `closed` follows, never from inside.
@@ -227,6 +233,8 @@ void l7mp_ws_orphan(struct l7mp_stream *io, bool abort);
 
 /* `ping_interval` of a spec, in ms. */
 uint32_t l7mp_ws_ping_ms(const cJSON *spec);
+/* `message_timeout` of a spec, in ms. */
+uint32_t l7mp_ws_message_ms(const cJSON *spec);
 
 /* ---- client.c ---- */
 
