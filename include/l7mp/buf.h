@@ -22,12 +22,18 @@ struct l7mp_buf_pool;
 
 enum l7mp_buf_flags {
 	L7MP_BUF_TEXT = 1 << 0, /* a WebSocket text message; kept from WebSocket to WebSocket */
+	/*
+	 * A UDP datagram on its way back to where it came from, or to others of its group: it
+	 * leaves with `hops` as its TTL, so that it can't go round for ever.
+	 */
+	L7MP_BUF_HOPS = 1 << 1,
 };
 
 struct l7mp_buf {
 	uint8_t *data;  /* first payload byte */
 	uint32_t len;   /* payload bytes */
-	uint32_t flags; /* enum l7mp_buf_flags */
+	uint16_t flags; /* enum l7mp_buf_flags */
+	uint8_t hops;   /* UDP: TTL or hop limit that it was received with; 0: not known */
 	/*
 	 * Attributes of the message, owned; NULL for most. The first buffer of an HTTP response has
 	 * {"HTTP": {"status": 404, "headers": {...}}}.

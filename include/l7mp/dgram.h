@@ -32,6 +32,7 @@ enum l7mp_dgram_flags {
 	 * with a struct virtio_net_hdr.
 	 */
 	L7MP_DGRAM_VNET = 1 << 5,
+	L7MP_DGRAM_HOPS = 1 << 6, /* UDP: sets the `hops` of received buffers */
 };
 
 struct l7mp_dgram_ops {
@@ -84,7 +85,8 @@ int l7mp_dgram_new(struct l7mp_loop *loop, int fd, unsigned flags, size_t max_da
 /* Starts or stops reading; what arrives meanwhile waits in the kernel. */
 void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
 /*
- * Queues one datagram; takes buf, also on failure. `to` NULL: the connected peer. `from` NULL or
+ * Queues one datagram; takes buf, also on failure. One with L7MP_BUF_HOPS leaves an unconnected UDP
+ * socket with its own TTL or hop limit. `to` NULL: the connected peer. `from` NULL or
  * len 0: the kernel chooses the source address. `tag` is passed to `lost`. Returns 0; -EMSGSIZE;
  * -ENOBUFS when the send queue (1 MiB per socket) is full; -ENOMEM. The caller counts a failure.
  */

@@ -27,6 +27,8 @@
 	X(LIMIT, "limit", "a configured limit refused the session it would start")                 \
 	X(MEMORY, "memory", "out of memory")                                                       \
 	X(CLOSED, "closed", "the session ended before it was delivered")                           \
+	X(TTL, "ttl", "to be sent back, but the TTL it came with is spent")                        \
+	X(LOOP, "loop", "from one of the proxy's own listeners: it would come back for ever")      \
 	X(DISCARD, "discard", "written to a Discard cluster")
 
 #define L7MP_REFUSALS(X)                                                                        \
@@ -79,6 +81,6 @@ static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, 
  * The drop reason for a negative errno that a write returned: EMSGSIZE too-large,
  * ERANGE too-short, EAGAIN ENOBUFS queue, ENOTCONN EPIPE not-connected, ECONNREFUSED
  * refused, EDESTADDRREQ no-receiver, EBADMSG EPROTO malformed, ENOMEM memory,
- * ECANCELED ECONNRESET closed; any other: send.
+ * ECANCELED ECONNRESET closed, ETIME ttl; any other: send.
  */
 enum l7mp_drop l7mp_drop_from_errno(int err);

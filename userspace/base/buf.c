@@ -158,6 +158,7 @@ struct l7mp_buf *l7mp_buf_new(struct l7mp_buf_pool *pool, size_t capacity)
 	buf->data = buf->base + L7MP_BUF_HEADROOM;
 	buf->len = 0;
 	buf->flags = 0;
+	buf->hops = 0;
 	buf->meta = NULL;
 	buf->next = NULL;
 	buf->refs = 1;
@@ -194,6 +195,7 @@ struct l7mp_buf *l7mp_buf_slice(struct l7mp_buf *parent, size_t off, size_t len)
 	buf->data = parent->data + off;
 	buf->len = (uint32_t)len;
 	buf->flags = parent->flags;
+	buf->hops = parent->hops;
 	buf->meta = NULL;
 	buf->next = NULL;
 	buf->refs = 1;
@@ -286,6 +288,7 @@ static struct l7mp_buf *buf_replace(struct l7mp_buf *buf, size_t headroom, size_
 	copy->data += extra;
 	copy->len = buf->len;
 	copy->flags = buf->flags;
+	copy->hops = buf->hops;
 	if (buf->len)
 		memcpy(copy->data, buf->data, buf->len);
 	if (buf->meta && buf->refs == 1) {

@@ -39,6 +39,8 @@ enum l7mp_drop l7mp_drop_from_errno(int err)
 		return L7MP_DROP_MALFORMED;
 	case ENOMEM:
 		return L7MP_DROP_MEMORY;
+	case ETIME:
+		return L7MP_DROP_TTL;
 	case ECANCELED:
 	case ECONNRESET:
 		return L7MP_DROP_CLOSED;

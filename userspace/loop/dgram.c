@@ -52,6 +52,7 @@ struct dg_msg {
 	uint32_t repeats; /* in the lost list: how many more like this */
 	int err;          /* in the lost list */
 	uint8_t from_family;
+	uint8_t hops; /* the TTL to leave with; 0: the socket's */
 	bool plain;   /* never as a part of a GSO send */
 	bool retried; /* was sent again after an error that an earlier datagram had caused */
 	uint32_t from_ifindex;
@@ -97,11 +98,11 @@ struct l7mp_dgram {
 	struct l7mp_timer timer; /* UNIX receivers that are full */
 };
 
-/* Room for one packet-info and one integer message, and for PACKET_AUXDATA. */
+/* Room for one packet-info and two integer messages, and for PACKET_AUXDATA. */
 union dg_control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-	           CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
+	           2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
 };
 
 /* Belongs to the loop: an idle socket costs no batch. */
@@ -165,6 +166,7 @@ static void dg_flush_cb(struct l7mp_flush *f, void *arg);
 static void dg_stall_cb(struct l7mp_timer *t, void *arg);
 
 struct dg_info {
+	uint8_t hops; /* 0: not known */
 	int gso_size; /* 0: one datagram */
 	bool has_overflow;
 	uint32_t overflow; /* datagrams that the kernel dropped since the socket was made */
@@ -250,6 +252,14 @@ static void parse_aux(const struct cmsghdr *c, struct dg_info *info)
 	        aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
 }
 
+static uint8_t parse_hops(const struct cmsghdr *c)
+{
+	int n;
+
+	memcpy(&n, CMSG_DATA(c), sizeof(n));
+	return n > 0 && n <= UINT8_MAX ? (uint8_t)n : 0;
+}
+
 static void dg_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_info *info,
                           struct l7mp_addr *to)
 {
@@ -260,6 +270,9 @@ static void dg_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_in
 			parse_in6(d, c, to);
 		else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
 			parse_in(d, c, to);
+		else if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TTL) ||
+		         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_HOPLIMIT))
+			info->hops = parse_hops(c);
 		else if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
 			memcpy(&info->gso_size, CMSG_DATA(c), sizeof(int));
 		else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_RXQ_OVFL) {
@@ -304,6 +317,13 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 
 		memcpy(&info.ipi_spec_dst, &m->from, sizeof(info.ipi_spec_dst));
 		len = put(room, len, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
+	}
+	if (m->hops) {
+		bool v4 = d->family == AF_INET || IN6_IS_ADDR_V4MAPPED(&m->to.in6.sin6_addr);
+		int hops = m->hops;
+
+		len = put(room, len, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TTL : IPV6_HOPLIMIT,
+		          &hops, sizeof(hops));
 	}
 	if (gso_size) {
 		uint16_t size = (uint16_t)gso_size;
@@ -459,6 +479,7 @@ static void deliver(struct l7mp_dgram *d, struct l7mp_buf *whole, const struct d
 			dropped(d, -ENOMEM, (uint32_t)len);
 			continue;
 		}
+		buf->hops = info->hops;
 		if (info->vlan)
 			put_vlan(d, buf, info);
 		d->ops->recv(d->arg, buf, from, to);
@@ -650,6 +671,7 @@ int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7m
 	m->buf = buf;
 	m->tag = tag;
 	m->len = buf->len;
+	m->hops = d->udp && m->to_len && (buf->flags & L7MP_BUF_HOPS) ? buf->hops : 0;
 	m->stamp = (uint32_t)l7mp_loop_now(d->loop);
 	m->repeats = 0;
 	m->err = 0;
@@ -680,7 +702,7 @@ static bool same_to(const struct dg_msg *a, const struct dg_msg *b)
 
 static bool same_path(const struct dg_msg *a, const struct dg_msg *b)
 {
-	return same_to(a, b) && a->from_family == b->from_family &&
+	return same_to(a, b) && a->hops == b->hops && a->from_family == b->from_family &&
 	       a->from_ifindex == b->from_ifindex &&
 	       (!a->from_family || !memcmp(&a->from, &b->from, sizeof(a->from)));
 }
@@ -728,7 +750,7 @@ static unsigned build(struct l7mp_dgram *d, unsigned limit)
 			msg->msg_name = m->un ? (void *)m->un : (void *)&m->to;
 			msg->msg_namelen = m->to_len;
 		}
-		if (m->from_family || run > 1)
+		if (m->from_family || m->hops || run > 1)
 			dg_cmsg_build(d, m, run > 1 ? (int)m->len : 0, &sh->scontrol[n], msg);
 		sh->group[n] = (uint16_t)run;
 		for (; run; run--, m = m->next)
@@ -1093,7 +1115,12 @@ static int set_options(struct l7mp_dgram *d)
 	if ((d->flags & L7MP_DGRAM_PKTINFO) &&
 	    setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)))
 		return -errno;
-	/* A kernel without these still relays. */
+	/* A kernel without these still relays. A dual-stack socket needs both for the TTL. */
+	if (d->udp && (d->flags & L7MP_DGRAM_HOPS)) {
+		(void)setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &on, sizeof(on));
+		if (d->family == AF_INET6)
+			(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &on, sizeof(on));
+	}
 	if (d->udp && d->ops->overflow)
 		d->counts_overflow = !setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof(on));
 	if ((d->flags & L7MP_DGRAM_GRO) && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on)))

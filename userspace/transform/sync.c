@@ -93,6 +93,8 @@ static int sync_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 	int rc = l7mp_transform_check(&self->t, buf);
 	size_t receivers = 0;
 
+	if (!rc)
+		rc = l7mp_transform_hop(&buf);
 	if (rc)
 		return rc;
 	DL_FOREACH (self->group->members, m) {

@@ -54,6 +54,22 @@ int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf)
 	return t->open ? -EPIPE : -ENOTCONN;
 }
 
+int l7mp_transform_hop(struct l7mp_buf **buf)
+{
+	struct l7mp_buf *b = *buf;
+
+	if (!b->hops)
+		return 0;
+	if (b->hops == 1) {
+		l7mp_buf_unref(b);
+		*buf = NULL;
+		return -ETIME;
+	}
+	b->hops--;
+	b->flags |= L7MP_BUF_HOPS;
+	return 0;
+}
+
 /* A transformer buffers nothing; the session considers the stage behind it. */
 void l7mp_transform_pause(struct l7mp_stream *s, bool on)
 {

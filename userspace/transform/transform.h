@@ -39,6 +39,12 @@ void l7mp_transform_discard_new(struct l7mp_transform *t);
 
 /* Can it be written to? 0, or frees buf and returns -ENOTCONN or -EPIPE, for write to return. */
 int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf);
+/*
+ * For what sends a datagram back, or on to others: two such listeners that got hold of each other's
+ * address would do so for ever. As a router does, lowers the TTL that it came with, for it to leave
+ * with. 0, or frees *buf and returns -ETIME, for write to return: it is spent.
+ */
+int l7mp_transform_hop(struct l7mp_buf **buf);
 /* Emits data; takes buf. */
 static inline void l7mp_transform_emit(struct l7mp_transform *t, struct l7mp_buf *buf)
 {

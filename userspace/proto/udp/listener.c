@@ -136,6 +136,73 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	return true;
 }
 
+/* Does this host have the address? What can be bound is its own. */
+static bool is_local(const struct l7mp_addr *ip, const struct l7mp_addr *to)
+{
+	struct l7mp_addr a = *ip;
+	bool yes;
+	int fd;
+
+	if (l7mp_addr_equal_ip(ip, to))
+		return true;
+	l7mp_addr_set_port(&a, 0);
+	fd = socket(l7mp_addr_family(&a), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	yes = !bind(fd, &a.sa, a.len);
+	close(fd);
+	return yes;
+}
+
+/* A singleton sends from its listener's socket to the peer that it was configured with. */
+static bool is_meant(const struct l7mp_shared_socket *from, const struct l7mp_addr *to)
+{
+	const struct udp_listener *l = (const struct udp_listener *)from->listener;
+
+	return l && l->mode == UDP_SINGLETON && l->peer_port == l7mp_addr_port(to) &&
+	       l->peer_ip.len && l7mp_addr_equal_ip(&l->peer_ip, to);
+}
+
+/*
+ * Does the datagram come from a socket on which we listen? Nobody sends from there but our own
+ * answers, and forged ones that want two of our listeners to answer each other. The protocol's
+ * sockets are found by their port; the addresses are looked at when one has the port.
+ */
+static bool from_ourselves(const struct udp_listener *l, const struct l7mp_addr *from,
+                           const struct l7mp_addr *to)
+{
+	uint16_t port = l7mp_addr_port(from);
+	struct l7mp_shared_table *table = l->shared.socket->table;
+	const struct l7mp_shared_socket *s = table->buckets[port % L7MP_SHARED_BUCKETS];
+
+	for (; s; s = s->next) {
+		const struct l7mp_bind_addr *bound = &((const struct udp_socket *)s)->bind_addr;
+
+		if (l7mp_addr_port(&bound->addr) != port || is_meant(s, to))
+			continue;
+		if (!l7mp_addr_is_any(&bound->addr)) {
+			if (l7mp_addr_equal_ip(&bound->addr, from))
+				return true;
+		} else if ((bound->dual ||
+		            l7mp_addr_family(&bound->addr) == l7mp_addr_family(from)) &&
+		           is_local(from, to)) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from)
+{
+	char text[L7MP_ADDR_STRLEN];
+
+	l7mp_shared_socket_warn(l->shared.socket, "udp", l->shared.name,
+	                        "datagrams whose source is a listener of ours are dropped: they "
+	                        "would come back for ever");
+	l7mp_log_verbose("udp", "%s: such a datagram from %s", l->shared.name,
+	                 l7mp_addr_str(from, text));
+}
+
 /* A datagram that belongs to no session so far; takes buf. */
 static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
                            const struct l7mp_addr *from, const struct l7mp_addr *to)
@@ -146,6 +213,11 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 
 	if (!takes(l, from) || !l7mp_addr_port(from)) {
 		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		return;
+	}
+	if (!p && from_ourselves(l, from, to)) {
+		warn_loop(l, from);
+		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_LOOP, buf);
 		return;
 	}
 	if (!p) {
@@ -410,7 +482,8 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 		return fd;
 	}
 	rc = l7mp_shared_socket_init(&s->shared, &shared_ops, params->env, table, fd,
-	                             L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO,
+	                             L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO |
+	                                     L7MP_DGRAM_HOPS,
 	                             UINT16_MAX, &dgram_ops);
 	if (rc) {
 		free(s);
