@@ -33,6 +33,14 @@
 	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \
 	X(NOT_ESTABLISHED, "not-established",                                                     \
 	  "an end is not connected, or its handshake is not done")                                \
+	X(FILTERED, "send-filtered",                                                              \
+	  "a packet filter of this host refused what the session sent (netfilter, EPERM)")        \
+	X(BYPASSED, "bypassed",                                                                   \
+	  "packets reached user space past the program: NAT before the listener, or a tc filter " \
+	  "in front")                                                                             \
+	X(MIXED, "mixed-paths",                                                                   \
+	  "many packets had to take user space beside the flow, so all do, in order")             \
+	X(HOOK_LOST, "hook-lost", "somebody took our program away from an interface")             \
 	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")   \
 	X(TCP, "tcp-options", "the two TCP connections can't be spliced")                         \
 	X(KERNEL, "kernel", "the kernel refused; the log and /offload say why")
@@ -124,6 +132,11 @@ struct l7mp_offload {
 	 */
 	void (*read)(void *ctx, struct l7mp_flow *flow, bool fresh,
 	             struct l7mp_flow_counters now[2]);
+	/*
+	 * Optional. The kernel has learned something about the flow's routes that it tells by no
+	 * event (a path's MTU): they are asked for again, now. Does not remove the flow.
+	 */
+	void (*recheck)(void *ctx, struct l7mp_flow *flow);
 	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);

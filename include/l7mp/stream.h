@@ -42,6 +42,11 @@ struct l7mp_stream_events {
 	void (*end)(void *owner, int code);
 	/* Datagrams that write had accepted were not sent: negative errno. */
 	void (*lost)(void *owner, int err, uint64_t packets, uint64_t bytes);
+	/*
+	 * Optional. The kernel has learned a smaller MTU of the path to the peer (EMSGSIZE from
+	 * ICMP, or from a send).
+	 */
+	void (*path_changed)(void *owner);
 	/* Something for the session's events (TLS details, a refused datagram). */
 	void (*notice)(void *owner, const char *event, const char *message);
 	/*

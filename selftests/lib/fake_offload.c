@@ -62,6 +62,14 @@ static void read_flow(void *ctx, struct l7mp_flow *flow, bool fresh,
 	memcpy(now, flow->now, sizeof(flow->now));
 }
 
+static void recheck(void *ctx, struct l7mp_flow *flow)
+{
+	struct fake_offload *o = ctx;
+
+	(void)flow;
+	o->rechecks++;
+}
+
 static void where(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
                   const char **hook, const char **interface)
 {
@@ -79,6 +87,7 @@ void fake_offload_init(struct fake_offload *o)
 	                               .add = add,
 	                               .remove = remove_flow,
 	                               .read = read_flow,
+	                               .recheck = recheck,
 	                               .where = where};
 }
 

@@ -18,7 +18,7 @@ struct fake_offload {
 	void *arg;
 	enum l7mp_reason refuse; /* NONE: accept */
 	struct l7mp_flow *flows;
-	unsigned adds, removes, fresh_reads;
+	unsigned adds, removes, fresh_reads, rechecks;
 	/* called from remove: to look at what is still open then */
 	void (*on_remove)(void *arg);
 	void *on_remove_arg;

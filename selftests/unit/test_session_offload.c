@@ -214,6 +214,116 @@ static void test_way_again(void **state)
 	assert_string_equal(off(f, "state"), "fast");
 }
 
+/* What a packet filter refuses must not be forwarded past it. */
+static void test_filtered(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+
+	for (unsigned i = 0; i < 40; i++) {
+		fake_data(src, "x");
+		sfix_advance(f, 1);
+		up->base.events->lost(up->base.owner, -EPERM, 1, 1);
+		assert_null(f->offload.flows);
+		assert_string_equal(off(f, "directions/0/reason"), "send-filtered");
+		sfix_advance(f, i % 2 ? 100 : 3000);
+		fake_offload_retry(&f->offload);
+		sfix_advance(f, 1);
+	}
+	assert_int_equal(f->offload.adds, 1);
+	/* One packet has to leave before the next one asks. */
+	sfix_advance(f, 3000);
+	fake_data(src, "x");
+	sfix_advance(f, 100);
+	assert_int_equal(f->offload.adds, 1);
+	fake_data(src, "x");
+	sfix_advance(f, 1);
+	assert_int_equal(f->offload.adds, 2);
+	fake_offload_begin(&f->offload, false);
+	assert_string_equal(off(f, "state"), "fast");
+	/* Other losses say nothing of filters. */
+	up->base.events->lost(up->base.owner, -ENOBUFS, 1, 1);
+	assert_string_equal(off(f, "state"), "fast");
+	up->base.events->lost(up->base.owner, -EPERM, 1, 1);
+	assert_string_equal(off(f, "directions/1/reason"), "send-filtered");
+}
+
+static void beside(struct sfix *f, struct fake_stream *src, unsigned n)
+{
+	while (n--) {
+		fake_data(src, "x");
+		sfix_advance(f, 1);
+	}
+}
+
+/* Packets come up, and the flow counts none: it never sees them. */
+static void test_bypassed(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	uint64_t hold = 10000;
+
+	beside(f, src, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		fake_offload_begin(&f->offload, false);
+		/* What may have been under way when it began is no sign. */
+		beside(f, src, 20);
+		assert_string_equal(off(f, "state"), "fast");
+		sfix_advance(f, 300);
+		beside(f, src, 2);
+		assert_string_equal(off(f, "directions/0/reason"), "bypassed");
+		assert_null(f->offload.flows);
+		/* Out for a while, twice as long each time, whatever the engine says. */
+		sfix_advance(f, hold - 100);
+		fake_offload_retry(&f->offload);
+		beside(f, src, 2);
+		assert_null(f->offload.flows);
+		sfix_advance(f, 200);
+		beside(f, src, 1);
+		assert_non_null(f->offload.flows);
+		hold *= 2;
+	}
+}
+
+/* Some packets come up, others are forwarded: a few are no harm, many are out of order. */
+static void test_mixed(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+
+	beside(f, src, 1);
+	fake_offload_begin(&f->offload, false);
+	sfix_advance(f, 300);
+	for (unsigned i = 0; i < 50; i++) {
+		f->offload.flows->now[0].packets += 100;
+		beside(f, src, 1);
+		sfix_advance(f, 500);
+	}
+	assert_string_equal(off(f, "state"), "fast");
+	for (unsigned i = 0; i < 16 && f->offload.flows; i++) {
+		f->offload.flows->now[0].packets += 100;
+		beside(f, src, 1);
+	}
+	assert_string_equal(off(f, "directions/0/reason"), "mixed-paths");
+	beside(f, src, 20);
+	assert_int_equal(f->offload.adds, 1);
+}
+
+/* The kernel knows a smaller MTU: the engine is to ask for it at once. */
+static void test_path_changed(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *src = start(f, "");
+	struct fake_stream *up = fake_connected(&f->world, "c", 0);
+
+	up->base.events->path_changed(up->base.owner);
+	assert_int_equal(f->offload.rechecks, 0);
+	beside(f, src, 1);
+	up->base.events->path_changed(up->base.owner);
+	assert_int_equal(f->offload.rechecks, 1);
+}
+
 static void test_withdrawn(void **state)
 {
 	struct sfix *f = *state;
@@ -434,6 +544,10 @@ int main(void)
 	        T(test_refused),
 	        T(test_way_again),
 	        T(test_moved),
+	        T(test_filtered),
+	        T(test_bypassed),
+	        T(test_mixed),
+	        T(test_path_changed),
 	        T(test_withdrawn),
 	        T(test_chains),
 	        T(test_kinds),

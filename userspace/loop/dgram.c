@@ -50,7 +50,7 @@ struct dg_msg {
 	uint32_t len;
 	uint32_t stamp;   /* loop time in ms, when it was queued */
 	uint32_t repeats; /* in the lost list: how many more like this */
-	int err;          /* in the lost list */
+	int err;          /* of its first attempt; in the lost list: why it was lost */
 	uint8_t from_family;
 	uint8_t hops; /* the TTL to leave with; 0: the socket's */
 	bool plain;   /* never as a part of a GSO send */
@@ -867,8 +867,15 @@ static bool failed(struct l7mp_dgram *d, int err, struct dg_queue *aside)
 	/* A connected UDP socket fails once for an ICMP error of an earlier datagram. */
 	if (d->udp && d->connected && is_icmp(err))
 		d->pending_err = -err;
+	/*
+	 * A packet filter that rejects answers the first attempt with an ICMP error as well, which is
+	 * what the second one fails for. The datagram's own error is the filter's.
+	 */
+	if (m->retried && m->err == EPERM)
+		err = EPERM;
 	if (d->udp && d->connected && !m->retried) {
 		m->retried = true;
+		m->err = err;
 		return true;
 	}
 	if (d->loop->dgram->group[0] > 1) {

@@ -306,6 +306,14 @@ static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_f
 	counters_of(flow, now);
 }
 
+static void op_recheck(void *ctx, struct l7mp_flow *flow)
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
+		off_nexthop_recheck(&e->path, flow->nh[i]);
+}
+
 static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
                      const char **hook, const char **interface)
 {
@@ -332,5 +340,6 @@ const struct l7mp_offload off_ops = {
         .add = op_add,
         .remove = op_remove,
         .read = op_read,
+        .recheck = op_recheck,
         .where = op_where,
 };

@@ -133,6 +133,13 @@ struct l7mp_session {
 	int64_t idle_ms;         /* 0: never */
 	uint64_t off_refused_ms; /* when */
 	uint64_t off_begun_ms;   /* loop time when the flow began */
+	uint64_t off_until_ms;   /* not asked before, when refused for what was seen; see held() */
+	uint64_t off_passed_ms;  /* when its last packet passed in user space, while held */
+	/* Packets that came up beside the flow, since `seen` was what the flow had counted. */
+	struct session_beside {
+		uint64_t seen, since_ms;
+		uint8_t n;
+	} beside[2];
 
 	uint16_t n, dest; /* stages in all; index of the destination */
 	uint16_t orphans; /* streams given up whose `closed` is awaited */
@@ -140,6 +147,7 @@ struct l7mp_session {
 	uint8_t state;      /* enum l7mp_session_state */
 	uint8_t off_state;  /* enum session_off */
 	uint8_t off_reason; /* enum l7mp_reason */
+	uint8_t off_holds;  /* how often it left the kernel for what was seen: each holds longer */
 	struct session_client client;
 	bool off_never : 1;
 	bool ending : 1;
@@ -358,8 +366,15 @@ const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t s
 
 extern const struct l7mp_offload_events l7mp_session_offload_events;
 void l7mp_session_offload_init(struct l7mp_session *s);
-/* A packet passed: ask once this batch is through, unless the answer is known. */
-void l7mp_session_offload_ask(struct l7mp_session *s);
+/*
+ * A packet passed in user space: asks once this batch is through, unless the answer is known. If a
+ * flow carries the session already, this may take it out of the kernel.
+ */
+void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir);
+/* A packet filter refused what it sent: what the kernel forwarded would not meet that filter. */
+void l7mp_session_offload_filtered(struct l7mp_session *s);
+/* The route of one of its ends may have changed. */
+void l7mp_session_offload_recheck(struct l7mp_session *s);
 /* Out of the kernel, before a stream of it closes. `again`: the next packet asks again. */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
 /* Reads the flow's counters; moves active_ms. */

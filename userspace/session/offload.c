@@ -22,10 +22,27 @@
 #define WAY_AGAIN_MS 1000
 /*
  * What comes up so soon after a flow has begun may have been overtaken: its processor was taken
- * away (by other virtual
- * machines, say) between the program and the socket. Or the program had a doubt about it.
+ * away (by other virtual machines, say) between the program and the socket. Or the program had a
+ * doubt about it.
  */
 #define LATE_MS 200
+/*
+ * Packets that come up beside a flow, after that. The flow never sees what NAT rewrites before the
+ * listener or what a foreign tc filter takes: then nothing is counted by it while packets come up,
+ * and its answers may be wrong. And packets that a program always passes up (fragments, those larger
+ * than the MTU) are overtaken by those that the flow carries. In both cases the session leaves the
+ * kernel: after FIRST packets of a direction in which the flow has not counted any, after MANY if
+ * it has counted none meanwhile, and after MANY within WITHIN_MS in any case.
+ */
+#define BESIDE_FIRST     2
+#define BESIDE_MANY      8
+#define BESIDE_WITHIN_MS 1000
+/* How long it stays out then: twice as long each time, unless a flow lasted FORGET. */
+#define HOLD_MS        10000
+#define HOLDS_MAX      5
+#define HOLD_FORGET_MS 60000
+/* After a refused send: and then a packet has to leave before a flow is asked for. */
+#define FILTERED_MS 1000
 
 static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
 {
@@ -79,18 +96,97 @@ static bool may_have_way(const struct l7mp_session *s)
 	       l7mp_loop_now(session_loop(s)) - s->off_refused_ms >= WAY_AGAIN_MS;
 }
 
-void l7mp_session_offload_ask(struct l7mp_session *s)
+/* Refused for what the session itself saw: nothing that the engine can know of ends that. */
+static bool by_session(const struct l7mp_session *s)
+{
+	return s->off_reason == L7MP_REASON_FILTERED || s->off_reason == L7MP_REASON_BYPASSED ||
+	       s->off_reason == L7MP_REASON_MIXED;
+}
+
+/* A packet passes while it is refused for that: may it be asked again? */
+static bool hold_is_over(struct l7mp_session *s)
+{
+	uint64_t now = l7mp_loop_now(session_loop(s)), before = s->off_passed_ms;
+
+	s->off_passed_ms = now;
+	if (now < s->off_until_ms)
+		return false;
+	/* The loss of an earlier turn's packet would be known by now; this one's is not. */
+	return s->off_reason != L7MP_REASON_FILTERED ||
+	       (before > s->off_refused_ms && before < now);
+}
+
+/* Out of the kernel, for what was seen; the next packets take user space, all of them. */
+static void stay_out(struct l7mp_session *s, enum l7mp_reason reason)
+{
+	uint64_t now = l7mp_loop_now(session_loop(s));
+
+	if (s->off_state == SESSION_OFF_FAST && now - s->off_begun_ms >= HOLD_FORGET_MS)
+		s->off_holds = 0;
+	l7mp_session_offload_remove(s, true);
+	refuse(s, reason);
+	if (reason == L7MP_REASON_FILTERED) {
+		s->off_until_ms = now + FILTERED_MS;
+		return;
+	}
+	s->off_until_ms = now + ((uint64_t)HOLD_MS << s->off_holds);
+	if (s->off_holds < HOLDS_MAX)
+		s->off_holds++;
+}
+
+/* A packet came up beside the flow. */
+static void came_beside(struct l7mp_session *s, enum l7mp_direction dir)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct session_beside *b = &s->beside[dir];
+	struct l7mp_flow_counters counters[2] = {{0}};
+	uint64_t now = l7mp_loop_now(session_loop(s));
+
+	if (++b->n < (b->seen ? BESIDE_MANY : BESIDE_FIRST))
+		return;
+	o->read(o->ctx, s->flow, true, counters);
+	if (b->seen && now - b->since_ms <= BESIDE_WITHIN_MS) {
+		stay_out(s, L7MP_REASON_MIXED);
+	} else if (counters[dir].packets == b->seen) {
+		stay_out(s, L7MP_REASON_BYPASSED);
+	} else {
+		b->n = 0;
+		b->seen = counters[dir].packets;
+		b->since_ms = now;
+	}
+}
+
+void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir)
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
 	if (s->off_state == SESSION_OFF_FAST) {
 		if (l7mp_loop_now(session_loop(s)) - s->off_begun_ms <= LATE_MS)
 			s->m->env->stats->handover_late++;
+		else
+			came_beside(s, dir);
 		return;
 	}
 	if (s->off_state == SESSION_OFF_SLOW ||
-	    (s->off_state == SESSION_OFF_REFUSED && may_have_way(s)))
+	    (s->off_state == SESSION_OFF_REFUSED &&
+	     (by_session(s) ? hold_is_over(s) : may_have_way(s))))
 		queue(s);
+}
+
+void l7mp_session_offload_filtered(struct l7mp_session *s)
+{
+	if (s->off_never || s->state != L7MP_SESSION_CONNECTED)
+		return;
+	if (s->off_state != SESSION_OFF_REFUSED || s->off_reason == L7MP_REASON_FILTERED)
+		stay_out(s, L7MP_REASON_FILTERED);
+}
+
+void l7mp_session_offload_recheck(struct l7mp_session *s)
+{
+	const struct l7mp_offload *o = s->m->offload;
+
+	if (s->flow && o->recheck)
+		o->recheck(o->ctx, s->flow);
 }
 
 static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2]);
@@ -188,6 +284,7 @@ static void on_begun(void *arg, uint64_t cookie, bool late)
 	(void)arg;
 	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
 	s->off_begun_ms = l7mp_loop_now(session_loop(s));
+	memset(s->beside, 0, sizeof(s->beside));
 	if (late)
 		(void)drain(s);
 }
@@ -372,7 +469,7 @@ void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg)
 	struct l7mp_session *s;
 
 	while ((s = l7mp_cursor_next(&m->retry_walk))) {
-		if ((s->off_state == SESSION_OFF_REFUSED ||
+		if (((s->off_state == SESSION_OFF_REFUSED && !by_session(s)) ||
 		     s->off_reason == L7MP_REASON_NOT_ESTABLISHED) &&
 		    !s->off_never && s->state == L7MP_SESSION_CONNECTED)
 			queue(s);

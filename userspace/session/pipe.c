@@ -139,7 +139,7 @@ void l7mp_pipe_clear(struct l7mp_session *s, unsigned i)
 static void count(struct l7mp_session *s, unsigned i, uint32_t len)
 {
 	struct l7mp_stats *stats = s->m->env->stats;
-	int dir = i == 0 ? L7MP_INGRESS : L7MP_EGRESS;
+	enum l7mp_direction dir = i == 0 ? L7MP_INGRESS : L7MP_EGRESS;
 
 	if (i != 0 && i != s->dest)
 		return;
@@ -147,7 +147,7 @@ static void count(struct l7mp_session *s, unsigned i, uint32_t len)
 	s->slow[dir].bytes += len;
 	stats->slow_packets[dir]++;
 	stats->slow_bytes[dir] += len;
-	l7mp_session_offload_ask(s);
+	l7mp_session_offload_passed(s, dir);
 }
 
 static void refused(struct l7mp_session *s, unsigned i, int rc, uint32_t len)

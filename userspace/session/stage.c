@@ -67,6 +67,13 @@ static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
 	struct session_stage *st = owner;
 
 	l7mp_session_drop(st->s, l7mp_drop_from_errno(err), packets, bytes);
+	if (err == -EPERM)
+		l7mp_session_offload_filtered(st->s);
+}
+
+static void on_path_changed(void *owner)
+{
+	l7mp_session_offload_recheck(((struct session_stage *)owner)->s);
 }
 
 static void on_notice(void *owner, const char *event, const char *message)
@@ -121,6 +128,7 @@ const struct l7mp_stream_events l7mp_stage_events = {
         .drain = on_drain,
         .end = on_end,
         .lost = on_lost,
+        .path_changed = on_path_changed,
         .notice = on_notice,
         .moved = on_moved,
         .closed = on_closed,

@@ -355,6 +355,14 @@ static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
 		s->base.events->lost(s->base.owner, err, packets, bytes);
 }
 
+static void on_path_changed(void *owner)
+{
+	const struct jsock_source *s = owner;
+
+	if (s->base.events && s->base.events->path_changed)
+		s->base.events->path_changed(s->base.owner);
+}
+
 static void on_notice(void *owner, const char *event, const char *message)
 {
 	struct jsock_source *s = owner;
@@ -383,6 +391,7 @@ static const struct l7mp_stream_events transport_events = {
         .drain = on_drain,
         .end = on_end,
         .lost = on_lost,
+        .path_changed = on_path_changed,
         .notice = on_notice,
         .closed = on_closed,
 };
@@ -458,6 +467,14 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return s->inner->ops->local ? s->inner->ops->local(s->inner, out) : -ENOTSUP;
 }
 
+/* Over UDP a flow is about to begin, and what waits in the socket must not be overtaken. */
+static size_t op_drain_now(struct l7mp_stream *base)
+{
+	const struct jsock_source *s = (struct jsock_source *)base;
+
+	return s->inner->ops->drain_now ? s->inner->ops->drain_now(s->inner) : 0;
+}
+
 static const struct l7mp_stream_ops source_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -466,6 +483,7 @@ static const struct l7mp_stream_ops source_ops = {
         .result = op_result,
         .flow = op_flow,
         .local = op_local,
+        .drain_now = op_drain_now,
 };
 
 /* Begins the handshake on an accepted stream; takes all of *a. */

@@ -205,6 +205,14 @@ static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
 		u->base.events->lost(u->base.owner, err, packets, bytes);
 }
 
+static void on_path_changed(void *owner)
+{
+	const struct jsock_upstream *u = owner;
+
+	if (u->base.events && u->base.events->path_changed)
+		u->base.events->path_changed(u->base.owner);
+}
+
 static void on_notice(void *owner, const char *event, const char *message)
 {
 	struct jsock_upstream *u = owner;
@@ -235,6 +243,7 @@ static const struct l7mp_stream_events transport_events = {
         .drain = on_drain,
         .end = on_end,
         .lost = on_lost,
+        .path_changed = on_path_changed,
         .notice = on_notice,
         .closed = on_closed,
 };
@@ -314,6 +323,14 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 	return u->inner->ops->remote ? u->inner->ops->remote(u->inner, out) : -ENOTSUP;
 }
 
+/* Over UDP a flow is about to begin, and what waits in the socket must not be overtaken. */
+static size_t op_drain_now(struct l7mp_stream *base)
+{
+	const struct jsock_upstream *u = (struct jsock_upstream *)base;
+
+	return u->inner->ops->drain_now ? u->inner->ops->drain_now(u->inner) : 0;
+}
+
 static const struct l7mp_stream_ops stream_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -321,6 +338,7 @@ static const struct l7mp_stream_ops stream_ops = {
         .close = op_close,
         .flow = op_flow,
         .local = op_local,
+        .drain_now = op_drain_now,
         .remote = op_remote,
 };
 

@@ -232,6 +232,12 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 	u->base.events->data(u->base.owner, buf);
 }
 
+static void path_changed(const struct udp_upstream *u)
+{
+	if (u->base.events->path_changed)
+		u->base.events->path_changed(u->base.owner);
+}
+
 static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 {
 	struct udp_upstream *u = arg;
@@ -239,6 +245,8 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 	(void)tag;
 	if (tries_next(u, err))
 		return;
+	if (err == -EMSGSIZE)
+		path_changed(u);
 	if (u->base.events->lost)
 		u->base.events->lost(u->base.owner, err, 1, len);
 	else
@@ -258,6 +266,9 @@ static void on_error(void *arg, int err)
 
 	if (tries_next(u, err))
 		return;
+	/* ICMP "fragmentation needed", "packet too big": the route has a smaller MTU by now. */
+	if (err == -EMSGSIZE)
+		path_changed(u);
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, 0);
 	if (!u->base.events->notice ||
 	    !l7mp_log_allowed(&u->notice_limit, l7mp_loop_now(u->env->loop), 10000, 1, &suppressed))
