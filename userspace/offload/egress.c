@@ -5,6 +5,17 @@
 
 #include "engine.h"
 
+/* Why nothing serves what comes in by `l`. */
+static enum l7mp_reason not_served(const struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	for (int i = 0; l && i <= 2; i++) {
+		if (l->lost)
+			return L7MP_REASON_HOOK_LOST;
+		l = l->parent ? off_link_find(&e->path, l->parent) : NULL;
+	}
+	return L7MP_REASON_INTERFACE;
+}
+
 /* The tags of what is seen at `served` and belongs to `link`, a VLAN device above it or itself. */
 static void ingress_tags(const struct l7mp_offload_engine *e, const struct off_link *link,
                          const struct off_link *served, struct off_ingress *in)
@@ -32,7 +43,7 @@ enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct of
 		return L7MP_REASON_NO_ROUTE;
 	*out = off_link_served(&e->path, link);
 	if (!*out)
-		return L7MP_REASON_INTERFACE;
+		return not_served(e, link);
 	if (!in)
 		return L7MP_REASON_NONE;
 	memset(in, 0, sizeof(*in));

@@ -97,6 +97,7 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 {
 	struct l7mp_offload_engine *e = arg;
+	struct off_link *next;
 
 	switch (event) {
 	case OFF_PATH_WORK:
@@ -107,13 +108,21 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		off_retry_soon(e);
 		break;
 	case OFF_PATH_LINK:
+		/* An XDP program is set and taken away by messages about its link. */
+		if (link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC)
+			off_attach_check(&e->hooks, link);
 		off_attach_update(&e->hooks, link);
 		break;
 	case OFF_PATH_LINK_GONE:
 		off_detach(&e->hooks, link);
 		break;
+	case OFF_PATH_HOOK:
+		off_attach_check(&e->hooks, link);
+		break;
 	case OFF_PATH_RESYNC:
 		off_attach_update_all(&e->hooks);
+		HASH_ITER (hh, e->path.links, link, next)
+			off_attach_check(&e->hooks, link);
 		break;
 	}
 }

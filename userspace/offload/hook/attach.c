@@ -206,19 +206,56 @@ static void find_predecessor(struct off_hooks *h, struct off_link *l)
 {
 	enum off_hook hook = off_xdp_find(l->ifindex, h->maps);
 	struct l7mp_abi_attached rec;
+	unsigned n_before;
 
-	l->tc = off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3);
+	l->tc = off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3,
+	                    &n_before) > 0;
 	if (hook == OFF_HOOK_NONE && l->tc)
 		hook = OFF_HOOK_TC;
 	if (hook == OFF_HOOK_NONE)
 		return;
 	l->hook = hook;
+	l->lost = false;
 	snprintf(l->why, sizeof(l->why), "found attached (offload: no_init)");
 	off_link_driver(l->name, l->driver);
 	if (l->type == OFF_ARP_LOOPBACK)
 		h->sysctls.ready = !bpf_map_lookup_elem(h->maps->attached, &l->ifindex, &rec) &&
 		                   rec.flags & L7MP_ATTACHED_SYSCTLS;
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(hook), l->why);
+}
+
+/* What is missing of the programs that were attached; NULL: nothing. */
+static const char *missing(struct off_hooks *h, const struct off_link *l)
+{
+	unsigned n_before;
+
+	if ((l->hook == OFF_HOOK_NATIVE || l->hook == OFF_HOOK_GENERIC) &&
+	    off_xdp_find(l->ifindex, h->maps) == OFF_HOOK_NONE)
+		return "the XDP program";
+	if (l->tc &&
+	    !off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3, &n_before))
+		return "the tc filter";
+	return NULL;
+}
+
+void off_attach_check(struct off_hooks *h, struct off_link *l)
+{
+	const char *what;
+
+	if (!h->active || l->hook == OFF_HOOK_NONE)
+		return;
+	what = missing(h, l);
+	if (!what)
+		return;
+	l7mp_log_warn(OFF_MODULE,
+	              "%s: somebody took %s away; it is served again when it changes, or is taken "
+	              "out of offload_ifs and put in again",
+	              l->name, what);
+	l->lost = true;
+	h->leave(h->arg, l);
+	off_detach(h, l);
+	l->tried = true;
+	snprintf(l->why, sizeof(l->why), "hook-lost: somebody took %s away", what);
 }
 
 void off_attach_update(struct off_hooks *h, struct off_link *l)
@@ -254,7 +291,7 @@ void off_attach_retry_all(struct off_hooks *h)
 	struct off_link *l, *next;
 
 	HASH_ITER (hh, h->path->links, l, next)
-		l->tried = false;
+		l->tried = l->lost = false;
 	off_attach_update_all(h);
 }
 

@@ -69,6 +69,12 @@ void off_attach_update_all(struct off_hooks *h);
 /* The same, also for interfaces that were refused before. */
 void off_attach_retry_all(struct off_hooks *h);
 void off_detach(struct off_hooks *h, struct off_link *l);
+/*
+ * Somebody may have changed its tc filters, qdiscs or XDP program. When ours is not there any more,
+ * its flows leave and it is not served again before it or offload_ifs changes: who took the program
+ * away did not want it. The flows' reason is then L7MP_REASON_HOOK_LOST.
+ */
+void off_attach_check(struct off_hooks *h, struct off_link *l);
 bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
 /*
  * init: takes away what a predecessor of the same instance left. `old` has its programs and maps.
@@ -97,6 +103,11 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 void off_tc_detach(struct off_hooks *h, struct off_link *l);
 /* Removes the ingress filters that run one of the programs; returns how many there were. */
 unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3);
-bool off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3);
+/*
+ * Is one of the programs attached? 1, and *n_before is how many filters of any kind run before it;
+ * 0; negative errno: the kernel does not say.
+ */
+int off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3,
+                unsigned *n_before);
 /* Removes the clsact qdisc unless it still has filters. */
 void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc may be
- * somebody else's, and so may other filters: ours is told by its program.
+ * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc may be somebody
+ * else's, and so may other filters: ours is told by its program.
+ *
+ * Filters run in the order of their preference, the lowest first, and the first one that decides
+ * ends it. Ours passes on (TC_ACT_UNSPEC) what it does not take, so it goes in front of what others
+ * have there, with one place left before it for who means to be first.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -19,11 +23,16 @@
 #define INGRESS TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 #define EGRESS  TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 
+#define PREFERENCE 2
+/* A preference can be taken by a filter of another kind (flower, matchall): then the next one. */
+#define PREFERENCES 64
+
 int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts);
 	int rc = bpf_tc_hook_create(&hook);
+	unsigned n_before = 0;
 
 	if (rc && rc != -EEXIST) {
 		snprintf(why, size, "tc: can't make a clsact qdisc: %s", strerror(-rc));
@@ -31,7 +40,14 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 	}
 	l->made_clsact = !rc;
 	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
-	rc = bpf_tc_attach(&hook, &opts);
+	for (uint32_t i = 0; i < PREFERENCES; i++) {
+		opts.priority = PREFERENCE + i;
+		opts.handle = 0;
+		opts.prog_id = 0;
+		rc = bpf_tc_attach(&hook, &opts);
+		if (rc != -EINVAL && rc != -EEXIST && rc != -EOPNOTSUPP)
+			break;
+	}
 	if (rc) {
 		snprintf(why, size, "tc: can't attach: %s", strerror(-rc));
 		if (l->made_clsact)
@@ -42,6 +58,13 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 	l->tc = true;
 	l->handle = opts.handle;
 	l->priority = opts.priority;
+	if (off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3, &n_before) >
+	            0 &&
+	    n_before)
+		l7mp_log_warn(OFF_MODULE,
+		              "%s: %u tc filters run before ours (preference %u); what they take "
+		              "is not forwarded by the kernel",
+		              l->name, n_before, l->priority);
 	return 0;
 }
 
@@ -79,6 +102,7 @@ void off_tc_detach(struct off_hooks *h, struct off_link *l)
 
 struct filter {
 	uint32_t handle, priority, id;
+	unsigned n_before; /* filters of any kind that run first */
 };
 
 struct filters {
@@ -125,6 +149,7 @@ static int on_filter(const struct nlmsghdr *nlh, void *arg)
 	if (strcmp(kind, "bpf") || !options || f->n == L7MP_ARRAY_SIZE(f->v) ||
 	    attr_u32(options, TCA_BPF_ID, &id))
 		return MNL_CB_OK;
+	f->v[f->n].n_before = f->total - 1;
 	f->v[f->n].handle = tcm->tcm_handle;
 	f->v[f->n].priority = tcm->tcm_info >> 16;
 	f->v[f->n++].id = id;
@@ -162,16 +187,21 @@ unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_
 	return found;
 }
 
-bool off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3)
+int off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3,
+                unsigned *n_before)
 {
 	struct filters f = {.n = 0};
+	int rc = list_filters(nl, ifindex, INGRESS, &f);
 
-	if (list_filters(nl, ifindex, INGRESS, &f))
-		return false;
-	for (unsigned i = 0; i < f.n; i++)
-		if (f.v[i].id && (f.v[i].id == id || f.v[i].id == id_l3))
-			return true;
-	return false;
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < f.n; i++) {
+		if (!f.v[i].id || (f.v[i].id != id && f.v[i].id != id_l3))
+			continue;
+		*n_before = f.v[i].n_before;
+		return 1;
+	}
+	return 0;
 }
 
 void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex)
@@ -186,7 +216,8 @@ void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex)
 	    f.total)
 		return;
 	rc = bpf_tc_hook_destroy(&hook);
-	if (rc && rc != -ENOENT && rc != -ENODEV)
+	/* EINVAL: there is none any more. */
+	if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EINVAL)
 		l7mp_log_warn(OFF_MODULE, "tc: can't remove the clsact qdisc of interface %u: %s",
 		              ifindex, strerror(-rc));
 }

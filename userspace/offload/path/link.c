@@ -124,7 +124,7 @@ static bool link_change(struct off_link *l, const struct off_link *fresh)
 	l->vlan_proto = fresh->vlan_proto;
 	memcpy(l->mac, fresh->mac, sizeof(l->mac));
 	if (changed)
-		l->tried = false;
+		l->tried = l->lost = false;
 	return changed;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Rtnetlink events: routes, neighbours, links, addresses, rules. */
+/* Rtnetlink events: routes, neighbours, links, addresses, rules, tc. */
 #include <errno.h>
 #include <linux/if_addr.h>
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,11 +53,52 @@ static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 		                          mnl_attr_get_payload_len(addr));
 }
 
+/* Thousands of filters may be changed at once: their device is told of once for all of them. */
+static void tc_event(struct off_path *p, const struct nlmsghdr *nlh)
+{
+	const struct tcmsg *tcm = mnl_nlmsg_get_payload(nlh);
+	struct off_link *l = off_link_find(p, (uint32_t)tcm->tcm_ifindex);
+
+	if (!l || l->hook == OFF_HOOK_NONE)
+		return;
+	l->tc_changed = true;
+	p->tc_changed = true;
+}
+
+static void tell_tc_changes(struct off_path *p)
+{
+	struct off_link *l, *next;
+
+	if (!p->tc_changed)
+		return;
+	p->tc_changed = false;
+	HASH_ITER (hh, p->links, l, next) {
+		if (!l->tc_changed)
+			continue;
+		l->tc_changed = false;
+		off_path_tell(p, OFF_PATH_HOOK, l);
+	}
+}
+
+static bool about_routes(uint16_t type)
+{
+	switch (type) {
+	case RTM_NEWNEIGH:
+	case RTM_DELNEIGH:
+	case RTM_NEWTFILTER:
+	case RTM_DELTFILTER:
+	case RTM_NEWQDISC:
+	case RTM_DELQDISC:
+		return false;
+	}
+	return true;
+}
+
 static int on_event(const struct nlmsghdr *nlh, void *arg)
 {
 	struct off_path *p = arg;
 
-	if (nlh->nlmsg_type != RTM_NEWNEIGH && nlh->nlmsg_type != RTM_DELNEIGH)
+	if (about_routes(nlh->nlmsg_type))
 		p->routes_changed_ms = l7mp_loop_now(p->loop);
 	switch (nlh->nlmsg_type) {
 	case RTM_NEWLINK:
@@ -74,6 +116,17 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 	case RTM_NEWADDR:
 	case RTM_DELADDR:
 		address_event(p, nlh);
+		break;
+	case RTM_NEWTFILTER:
+	case RTM_DELTFILTER:
+	case RTM_NEWQDISC:
+	case RTM_DELQDISC:
+		tc_event(p, nlh);
+		break;
+	case RTM_NEWTCLASS: /* the rest of tc's group */
+	case RTM_DELTCLASS:
+	case RTM_NEWCHAIN:
+	case RTM_DELCHAIN:
 		break;
 	default: /* rules, next hops: rare, and may mean anything */
 		off_nexthops_dirty_all(p);
@@ -98,17 +151,18 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 			continue;
 		}
 		if (n <= 0)
-			return;
+			break;
 		(void)mnl_cb_run(buf, (size_t)n, 0, 0, on_event, p);
 		if (!p->poll) /* the engine was stopped by what happened */
 			return;
 	}
+	tell_tc_changes(p);
 }
 
 static const int groups[] = {
-        RTNLGRP_LINK,       RTNLGRP_NEIGH,       RTNLGRP_IPV4_ROUTE,
-        RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
-        RTNLGRP_IPV4_RULE,  RTNLGRP_IPV6_RULE,   RTNLGRP_NEXTHOP,
+        RTNLGRP_LINK,        RTNLGRP_NEIGH,       RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
+        RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_RULE,  RTNLGRP_IPV6_RULE,
+        RTNLGRP_TC,          RTNLGRP_NEXTHOP,
 };
 
 static int subscribe(struct off_nl *nl)

@@ -80,6 +80,8 @@ struct off_link {
 	bool ours;                 /* attached by this process; else found (no_init) */
 	bool made_clsact;          /* we made the qdisc */
 	bool tried;                /* and refused: not tried again before something changes */
+	bool lost;                 /* ... because somebody else took our program away */
+	bool tc_changed;           /* its filters or qdiscs may have: to be told after this batch */
 	bool in_devmap;            /* XDP may send out here */
 	uint32_t handle, priority; /* of the tc filter */
 	struct xdp_program *xdp;   /* behind libxdp's dispatcher; NULL: attached alone */
@@ -268,12 +270,13 @@ enum off_path_event {
 	OFF_PATH_BETTER,    /* what was refused may be possible now */
 	OFF_PATH_LINK,      /* `link` is new or has changed */
 	OFF_PATH_LINK_GONE, /* `link` is about to be freed */
+	OFF_PATH_HOOK,      /* somebody changed tc filters, qdiscs or the XDP program of `link` */
 	OFF_PATH_RESYNC,    /* events were lost: all links may have changed */
 };
 
 struct off_path {
 	struct l7mp_loop *loop;
-	/* `link` only with LINK and LINK_GONE. */
+	/* `link` only with LINK, LINK_GONE and HOOK. */
 	void (*changed)(void *arg, enum off_path_event event, struct off_link *link);
 	void *arg;
 
@@ -281,6 +284,7 @@ struct off_path {
 	struct off_nl watch; /* for events */
 	uv_poll_t *poll;
 	struct off_link *links;
+	bool tc_changed; /* of some link: see there */
 	struct off_neigh *neighs;
 	struct off_neigh *waiting_neighs; /* first the one whose turn comes first */
 	struct l7mp_timer neigh_timer;
