@@ -2,10 +2,11 @@
 #include "l7mp/buf.h"
 
 #include <assert.h>
-#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "l7mp/json.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)

@@ -2,8 +2,6 @@
 /* What the files of daemon/ share. */
 #pragma once
 
-#include <uv.h>
-
 #include "access_log.h"
 #include "l7mp/api.h"
 #include "l7mp/app.h"

@@ -2,9 +2,10 @@
 /* What the files of json.h share. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "l7mp/json.h"
 
 /*
  * Members of one object by key, because cJSON's own look-up is linear and a peer
