@@ -9,8 +9,8 @@
 
 struct l7mp_mail {
 	void (*cb)(struct l7mp_mail *mail,
-	           void *arg);  /* on the loop's thread; owns mail from then on */
-	struct l7mp_mail *next; /* private */
+	           void *arg);         /* on the loop's thread; owns mail from then on */
+	struct l7mp_mail *prev, *next; /* private */
 };
 
 struct l7mp_mailbox;

@@ -5,13 +5,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "l7mp/hash.h"
 #include "loop_int.h"
 
 struct l7mp_mailbox {
 	uv_async_t async;
-	uv_mutex_t lock; /* guards what follows up to refs */
-	struct l7mp_mail *head;
-	struct l7mp_mail **tail;
+	uv_mutex_t lock;         /* guards what follows up to refs */
+	struct l7mp_mail *mails; /* utlist */
 	bool closed;
 	atomic_size_t refs; /* the loop's until the handle is closed, and one a poster */
 	void *arg;
@@ -22,9 +22,8 @@ static struct l7mp_mail *take_all(struct l7mp_mailbox *mb, bool close)
 	struct l7mp_mail *mail;
 
 	uv_mutex_lock(&mb->lock);
-	mail = mb->head;
-	mb->head = NULL;
-	mb->tail = &mb->head;
+	mail = mb->mails;
+	mb->mails = NULL;
 	if (close)
 		mb->closed = true;
 	uv_mutex_unlock(&mb->lock);
@@ -34,12 +33,11 @@ static struct l7mp_mail *take_all(struct l7mp_mailbox *mb, bool close)
 /* A callback may close the mailbox: it is not touched after the list was taken. */
 static void deliver(struct l7mp_mail *mail, void *arg)
 {
-	while (mail) {
-		struct l7mp_mail *next = mail->next;
+	struct l7mp_mail *next;
 
-		mail->next = NULL;
+	for (; mail; mail = next) {
+		next = mail->next;
 		mail->cb(mail, arg);
-		mail = next;
 	}
 }
 
@@ -69,7 +67,6 @@ int l7mp_mailbox_new(struct l7mp_loop *loop, void *arg, struct l7mp_mailbox **ou
 		goto fail;
 	}
 	mb->async.data = mb;
-	mb->tail = &mb->head;
 	mb->arg = arg;
 	atomic_init(&mb->refs, 1);
 	*out = mb;
@@ -83,15 +80,13 @@ int l7mp_mailbox_post(struct l7mp_mailbox *mb, struct l7mp_mail *mail)
 {
 	int rc = 0;
 
-	mail->next = NULL;
 	uv_mutex_lock(&mb->lock);
 	if (mb->closed) {
 		rc = -ESHUTDOWN;
 	} else {
-		bool first = !mb->head;
+		bool first = !mb->mails;
 
-		*mb->tail = mail;
-		mb->tail = &mail->next;
+		DL_APPEND(mb->mails, mail);
 		/* Under the lock: after `closed` is set the handle may go. */
 		if (first)
 			uv_async_send(&mb->async);
