@@ -21,18 +21,27 @@
 		.key = "address", .type = L7MP_T_STRING, .pattern = L7MP_P_ADDRESS,       \
 		.doc = "IP address to listen on; without it all addresses, IPv4 and IPv6" \
 	}
-#define L7MP_SPEC_LISTEN_PORT                                                                     \
-	{                                                                                         \
-		.key = "port", .type = L7MP_T_INT, .flags = L7MP_F_REQUIRED, .min = 0,            \
-		.max = 65535, .doc = "port to listen on; 0 takes a free one, and GET shows which" \
+#define L7MP_SPEC_LISTEN_PORT L7MP_SPEC_LISTEN_PORT_FLAGS(L7MP_F_REQUIRED)
+/* The same where it may be absent: flags 0. */
+#define L7MP_SPEC_LISTEN_PORT_FLAGS(flags_)                                                   \
+	{                                                                                     \
+		.key = "port", .type = L7MP_T_INT, .flags = (flags_), .min = 0, .max = 65535, \
+		.doc = "port to listen on; 0 takes a free one, and GET shows which"           \
 	}
 /* The name of a UNIX socket to listen on. */
-#define L7MP_SPEC_LISTEN_FILENAME                                                                  \
+#define L7MP_SPEC_LISTEN_FILENAME \
+	L7MP_SPEC_LISTEN_FILENAME_FLAGS(L7MP_F_REQUIRED, "path of the socket")
+/* The same where it may be absent. */
+#define L7MP_SPEC_LISTEN_FILENAME_FLAGS(flags_, what)                                            \
+	{                                                                                        \
+		.key = "filename", .type = L7MP_T_STRING, .flags = (flags_),                     \
+		.pattern = L7MP_P_FILENAME,                                                      \
+		.doc = what ", or @name for an abstract one; a socket that is there already is " \
+		            "replaced only if nothing listens on it"                             \
+	}
+#define L7MP_SPEC_LISTEN_TLS(text)                                                                 \
 	{                                                                                          \
-		.key = "filename", .type = L7MP_T_STRING, .flags = L7MP_F_REQUIRED,                \
-		.pattern = L7MP_P_FILENAME,                                                        \
-		.doc = "path of the socket, or @name for an abstract one; a socket that is there " \
-		       "already is replaced only if nothing listens on it"                         \
+		.key = "tls", .type = L7MP_T_OBJECT, .sub = &l7mp_tls_listener_schema, .doc = text \
 	}
 
 /* ---- keys of clusters and endpoints ---- */
@@ -46,6 +55,10 @@
 	{                                                                       \
 		.key = "bind", .type = L7MP_T_OBJECT, .sub = &l7mp_bind_schema, \
 		.doc = "local address and port to connect or send from"         \
+	}
+#define L7MP_SPEC_CLUSTER_TLS(text)                                                               \
+	{                                                                                         \
+		.key = "tls", .type = L7MP_T_OBJECT, .sub = &l7mp_tls_cluster_schema, .doc = text \
 	}
 /* The address of an endpoint: an IP address or a host name. */
 #define L7MP_SPEC_ENDPOINT_HOST                                                            \
@@ -78,13 +91,6 @@
 		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63,        \
 		.doc = "DSCP of what is sent; such sessions are not offloaded" \
 	}
-/* What becomes of a TCP peer that takes nothing of what was sent. */
-#define L7MP_SPEC_USER_TIMEOUT                                                                    \
-	{                                                                                         \
-		.key = "user_timeout", .type = L7MP_T_INT, .min = 0, .max = 86400, .def = "30",   \
-		.doc = "seconds after which a peer that takes nothing of what was sent to it is " \
-		       "given up (TCP_USER_TIMEOUT); 0: the system's"                             \
-	}
 #define L7MP_SPEC_REUSEPORT                                                                      \
 	{                                                                                        \
 		.key = "reuseport", .type = L7MP_T_BOOL, .def = "false",                         \
@@ -93,8 +99,17 @@
 		       "peers"                                                                   \
 	}
 
+/* `options` of protocols on TCP. */
+#define L7MP_SPEC_CONNECTION_OPTIONS                                                             \
+	{                                                                                        \
+		.key = "options", .type = L7MP_T_OBJECT, .sub = &l7mp_connection_options_schema, \
+		.doc = "options of the connections"                                              \
+	}
+
 /* {address, port}: the value of `bind`. */
 extern const struct l7mp_schema l7mp_bind_schema;
+/* {user_timeout}. */
+extern const struct l7mp_schema l7mp_connection_options_schema;
 
 /* ---- reading; every spec was validated before ---- */
 

@@ -154,36 +154,13 @@ static void http_reload(struct l7mp_env *env, void *state)
 
 /* ---- tables ---- */
 
-static const struct l7mp_field option_fields[] = {
-        L7MP_SPEC_USER_TIMEOUT,
-        {0},
-};
-static const struct l7mp_schema option_schema = {
-        .name = "http-options",
-        .doc = "Options of an HTTP listener",
-        .fields = option_fields,
-};
-
 static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_ADDRESS,
-        {.key = "port",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 65535,
-         .doc = "port to listen on; 0 takes a free one, and GET shows which"},
-        {.key = "filename",
-         .type = L7MP_T_STRING,
-         .pattern = L7MP_P_FILENAME,
-         .doc = "in the place of address and port: path of a UNIX socket to listen on, or @name "
-                "for an abstract one"},
-        {.key = "tls",
-         .type = L7MP_T_OBJECT,
-         .sub = &l7mp_tls_listener_schema,
-         .doc = "take only TLS connections (https)"},
-        {.key = "options",
-         .type = L7MP_T_OBJECT,
-         .sub = &option_schema,
-         .doc = "options of the connections"},
+        L7MP_SPEC_LISTEN_PORT_FLAGS(0),
+        L7MP_SPEC_LISTEN_FILENAME_FLAGS(
+                0, "in the place of address and port: path of a UNIX socket to listen on"),
+        L7MP_SPEC_LISTEN_TLS("take only TLS connections (https)"),
+        L7MP_SPEC_CONNECTION_OPTIONS,
         {0},
 };
 

@@ -127,27 +127,11 @@ static void tcp_reload(struct l7mp_env *env, void *state)
 	l7mp_tls_set_reload(state);
 }
 
-static const struct l7mp_field option_fields[] = {
-        L7MP_SPEC_USER_TIMEOUT,
-        {0},
-};
-static const struct l7mp_schema option_schema = {
-        .name = "tcp-options",
-        .doc = "Options of TCP connections",
-        .fields = option_fields,
-};
-
 static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_ADDRESS,
         L7MP_SPEC_LISTEN_PORT,
-        {.key = "tls",
-         .type = L7MP_T_OBJECT,
-         .sub = &l7mp_tls_listener_schema,
-         .doc = "take only TLS connections, and relay what is in them"},
-        {.key = "options",
-         .type = L7MP_T_OBJECT,
-         .sub = &option_schema,
-         .doc = "options of the connections"},
+        L7MP_SPEC_LISTEN_TLS("take only TLS connections, and relay what is in them"),
+        L7MP_SPEC_CONNECTION_OPTIONS,
         {0},
 };
 static const struct l7mp_schema listener_spec = {
@@ -159,14 +143,9 @@ static const struct l7mp_schema listener_spec = {
 static const struct l7mp_field cluster_fields[] = {
         L7MP_SPEC_ENDPOINT_PORT,
         L7MP_SPEC_BIND,
-        {.key = "tls",
-         .type = L7MP_T_OBJECT,
-         .sub = &l7mp_tls_cluster_schema,
-         .doc = "connect with TLS; {} checks the certificate against the system's CAs"},
-        {.key = "options",
-         .type = L7MP_T_OBJECT,
-         .sub = &option_schema,
-         .doc = "options of the connections"},
+        L7MP_SPEC_CLUSTER_TLS(
+                "connect with TLS; {} checks the certificate against the system's CAs"),
+        L7MP_SPEC_CONNECTION_OPTIONS,
         {0},
 };
 static const struct l7mp_schema cluster_spec = {

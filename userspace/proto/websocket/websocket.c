@@ -154,16 +154,6 @@ static void ws_reload(struct l7mp_env *env, void *state)
 		       "connection is closed with code 1008"                                     \
 	}
 
-static const struct l7mp_field option_fields[] = {
-        L7MP_SPEC_USER_TIMEOUT,
-        {0},
-};
-static const struct l7mp_schema option_schema = {
-        .name = "websocket-options",
-        .doc = "Options of the TCP connections below",
-        .fields = option_fields,
-};
-
 static const struct l7mp_field name_item = {.type = L7MP_T_STRING, .min = 1, .max = 100};
 static const struct l7mp_field origin_item = {.type = L7MP_T_STRING, .min = 1, .max = 300};
 static const struct l7mp_field listener_fields[] = {
@@ -191,14 +181,8 @@ static const struct l7mp_field listener_fields[] = {
          .doc = "seconds between pings to the client, which is dropped when it has not answered by "
                 "the next one; 0: no pings"},
         MESSAGE_TIMEOUT,
-        {.key = "tls",
-         .type = L7MP_T_OBJECT,
-         .sub = &l7mp_tls_listener_schema,
-         .doc = "take only TLS connections (wss)"},
-        {.key = "options",
-         .type = L7MP_T_OBJECT,
-         .sub = &option_schema,
-         .doc = "options of the connections"},
+        L7MP_SPEC_LISTEN_TLS("take only TLS connections (wss)"),
+        L7MP_SPEC_CONNECTION_OPTIONS,
         {.key = NULL},
 };
 static const struct l7mp_schema listener_spec = {
@@ -230,14 +214,9 @@ static const struct l7mp_field cluster_fields[] = {
          .doc = "seconds between pings to the server, as of listeners; 0: no pings"},
         MESSAGE_TIMEOUT,
         L7MP_SPEC_BIND,
-        {.key = "tls",
-         .type = L7MP_T_OBJECT,
-         .sub = &l7mp_tls_cluster_schema,
-         .doc = "connect with TLS (wss); {} checks the certificate against the system's CAs"},
-        {.key = "options",
-         .type = L7MP_T_OBJECT,
-         .sub = &option_schema,
-         .doc = "options of the connections"},
+        L7MP_SPEC_CLUSTER_TLS(
+                "connect with TLS (wss); {} checks the certificate against the system's CAs"),
+        L7MP_SPEC_CONNECTION_OPTIONS,
         {.key = NULL},
 };
 static const struct l7mp_schema cluster_spec = {
