@@ -460,36 +460,47 @@ static void on_start(struct l7mp_timer *t, void *arg)
 	l->start(l);
 }
 
-void *l7mp_shared_listener_new(size_t size, const struct l7mp_proto *proto,
-                               const struct l7mp_listen *params,
-                               void (*start)(struct l7mp_shared_listener *l),
-                               struct l7mp_error *err)
+int l7mp_shared_listen(size_t size, const struct l7mp_proto *proto,
+                       const struct l7mp_listen *params,
+                       int (*open)(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
+                                   const struct l7mp_listen *params,
+                                   struct l7mp_shared_socket **out, struct l7mp_error *err),
+                       void (*start)(struct l7mp_shared_listener *l),
+                       struct l7mp_proto_listener **out, struct l7mp_error *err)
 {
-	struct l7mp_shared_listener *l = calloc(1, size);
+	struct l7mp_shared_table *table = l7mp_proto_state(params->env, proto, err);
+	struct l7mp_shared_listener *l;
+	int rc;
 
+	if (!table)
+		return -ENOMEM;
+	l = calloc(1, size);
 	if (l)
 		l->name = strdup(params->name ? params->name : "");
 	if (!l || !l->name) {
 		free(l);
-		l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-		return NULL;
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	}
 	l->base = (struct l7mp_proto_listener){
 	        .proto = proto, .events = params->events, .arg = params->arg};
 	l->env = params->env;
 	l->start = start;
 	l7mp_timer_init(&l->start_timer, on_start, l);
-	return l;
+	rc = open(l, table, params, &l->socket, err);
+	if (rc) {
+		l->socket = NULL;
+		l7mp_shared_unlisten(&l->base);
+		return rc;
+	}
+	l->socket->successor = l;
+	*out = &l->base;
+	return 0;
 }
 
-void l7mp_shared_listener_reserve(struct l7mp_shared_listener *l, struct l7mp_shared_socket *s)
+void l7mp_shared_activate(struct l7mp_proto_listener *base)
 {
-	l->socket = s;
-	s->successor = l;
-}
+	struct l7mp_shared_listener *l = (struct l7mp_shared_listener *)base;
 
-void l7mp_shared_listener_activate(struct l7mp_shared_listener *l)
-{
 	l->socket->listener = l;
 	l->socket->successor = NULL;
 	l7mp_dgram_read(l->socket->dgram, true);

@@ -226,18 +226,24 @@ void l7mp_shared_session_notice(struct l7mp_shared_session *p, const char *event
 /* ---- listeners ---- */
 
 /*
- * Allocates a listener of `size` bytes, zeroed but for its first member, which is a struct
- * l7mp_shared_listener. `start` (NULL: none) is called by l7mp_shared_listener_start. NULL
- * with err: out of memory. Freed by l7mp_shared_unlisten.
+ * For the operation `listen` of struct l7mp_proto. Allocates a listener of `size` bytes, zeroed but
+ * for its first member, which is a struct l7mp_shared_listener, and reserves a socket for it.
+ * `open` reads the spec into the listener and gets a socket: one from l7mp_shared_socket_find, or a
+ * new one; *out is a reference that it passes on. `start` (NULL: none) is called by
+ * l7mp_shared_listener_start. 0, or negative errno with err; freed by l7mp_shared_unlisten.
  */
-void *l7mp_shared_listener_new(size_t size, const struct l7mp_proto *proto,
-                               const struct l7mp_listen *params,
-                               void (*start)(struct l7mp_shared_listener *l),
-                               struct l7mp_error *err);
-/* Reserves the socket for the listener; takes the caller's reference. */
-void l7mp_shared_listener_reserve(struct l7mp_shared_listener *l, struct l7mp_shared_socket *s);
-/* The listener gets all new sessions of its socket from now on. Starts reading. */
-void l7mp_shared_listener_activate(struct l7mp_shared_listener *l);
+int l7mp_shared_listen(size_t size, const struct l7mp_proto *proto,
+                       const struct l7mp_listen *params,
+                       int (*open)(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
+                                   const struct l7mp_listen *params,
+                                   struct l7mp_shared_socket **out, struct l7mp_error *err),
+                       void (*start)(struct l7mp_shared_listener *l),
+                       struct l7mp_proto_listener **out, struct l7mp_error *err);
+/*
+ * The operation `activate` of struct l7mp_proto, or the beginning of it: the listener gets all new
+ * sessions of its socket from now on. Starts reading.
+ */
+void l7mp_shared_activate(struct l7mp_proto_listener *base);
 /* Is it activated, and not yet replaced by another? */
 static inline bool l7mp_shared_listener_active(const struct l7mp_shared_listener *l)
 {
@@ -248,5 +254,5 @@ static inline bool l7mp_shared_listener_active(const struct l7mp_shared_listener
  * change that brings the listener is not complete yet. No-op unless the listener is active.
  */
 void l7mp_shared_listener_start(struct l7mp_shared_listener *l, uint64_t ms);
-/* The operation of struct l7mp_proto, and the clean-up after a failed `listen`. */
+/* The operation `unlisten` of struct l7mp_proto. */
 void l7mp_shared_unlisten(struct l7mp_proto_listener *base);

@@ -423,30 +423,6 @@ static int socket_new(struct l7mp_env *env, struct l7mp_shared_table *table,
 	return 0;
 }
 
-/* A reference to a socket as *want says: one that is free, or a new one. */
-static int get_socket(struct l7mp_shared_table *table, const struct packet_socket *want,
-                      const struct l7mp_listen *params, struct l7mp_shared_socket **out,
-                      struct l7mp_error *err)
-{
-	const char *name = want->interface.name;
-	uint32_t hash = (uint32_t)l7mp_hash(name, strlen(name));
-	struct packet_socket *s;
-	int rc;
-
-	*out = l7mp_shared_socket_find(table, hash, want, params);
-	if (*out)
-		return 0;
-	rc = socket_new(params->env, table, want, &s, err);
-	if (rc) {
-		if (err)
-			snprintf(err->path, sizeof(err->path), "interface");
-		return rc;
-	}
-	l7mp_shared_socket_publish(&s->shared, hash);
-	*out = &s->shared;
-	return 0;
-}
-
 /* ---- listening ---- */
 
 static int read_ethertype(const cJSON *spec, uint16_t *out, struct l7mp_error *err)
@@ -471,31 +447,38 @@ static int read_listener(const cJSON *spec, struct packet_socket *out, struct l7
 	return read_ethertype(spec, &out->interface.ethertype, err);
 }
 
+/* A reference to a socket as the spec says: one that is free, or a new one. */
+static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
+                       const struct l7mp_listen *params, struct l7mp_shared_socket **out,
+                       struct l7mp_error *err)
+{
+	struct packet_socket want = {.mode = PKT_SINGLETON}, *s;
+	int rc = read_listener(params->spec, &want, err);
+	uint32_t hash;
+
+	(void)l;
+	if (rc)
+		return rc;
+	hash = (uint32_t)l7mp_hash(want.interface.name, strlen(want.interface.name));
+	*out = l7mp_shared_socket_find(table, hash, &want, params);
+	if (*out)
+		return 0;
+	rc = socket_new(params->env, table, &want, &s, err);
+	if (rc) {
+		if (err)
+			snprintf(err->path, sizeof(err->path), "interface");
+		return rc;
+	}
+	l7mp_shared_socket_publish(&s->shared, hash);
+	*out = &s->shared;
+	return 0;
+}
+
 static int packet_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                          struct l7mp_error *err)
 {
-	struct l7mp_shared_table *table = l7mp_proto_state(params->env, &l7mp_proto_packet, err);
-	struct packet_socket want = {.mode = PKT_SINGLETON};
-	struct l7mp_shared_socket *s;
-	struct packet_listener *l;
-	int rc;
-
-	if (!table)
-		return -ENOMEM;
-	rc = read_listener(params->spec, &want, err);
-	if (rc)
-		return rc;
-	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_packet, params, start_singleton, err);
-	if (!l)
-		return -ENOMEM;
-	rc = get_socket(table, &want, params, &s, err);
-	if (rc) {
-		l7mp_shared_unlisten(&l->shared.base);
-		return rc;
-	}
-	l7mp_shared_listener_reserve(&l->shared, s);
-	*out = &l->shared.base;
-	return 0;
+	return l7mp_shared_listen(sizeof(struct packet_listener), &l7mp_proto_packet, params,
+	                          open_socket, start_singleton, out, err);
 }
 
 static void packet_activate(struct l7mp_proto_listener *base)
@@ -503,7 +486,7 @@ static void packet_activate(struct l7mp_proto_listener *base)
 	struct packet_listener *l = (struct packet_listener *)base;
 	struct packet_socket *s = socket_of(l);
 
-	l7mp_shared_listener_activate(&l->shared);
+	l7mp_shared_activate(base);
 	if (s->down)
 		l7mp_log_warn("packet", "%s: interface %s is down; waiting for it", l->shared.name,
 		              s->interface.name);

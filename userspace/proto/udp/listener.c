@@ -549,36 +549,30 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 		l->options.rcvbuf = RCVBUF;
 }
 
+static int open_socket(struct l7mp_shared_listener *base, struct l7mp_shared_table *table,
+                       const struct l7mp_listen *params, struct l7mp_shared_socket **out,
+                       struct l7mp_error *err)
+{
+	struct udp_listener *l = (struct udp_listener *)base;
+	struct l7mp_bind_addr want;
+	int rc = l7mp_bind_addr_from_spec(params->spec, &want, err);
+
+	if (!rc)
+		rc = read_connect(l, params->spec, &want, err);
+	if (rc)
+		return rc;
+	read_options(l, params->spec);
+	rc = read_interface(l, params->spec, &want, err);
+	if (rc)
+		return rc;
+	return get_socket(table, &want, params, l, out, err);
+}
+
 static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                       struct l7mp_error *err)
 {
-	struct l7mp_shared_table *table = l7mp_proto_state(params->env, &l7mp_proto_udp, err);
-	struct l7mp_shared_socket *s = NULL;
-	struct l7mp_bind_addr want;
-	struct udp_listener *l;
-	int rc;
-
-	if (!table)
-		return -ENOMEM;
-	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_udp, params, start_singleton, err);
-	if (!l)
-		return -ENOMEM;
-	rc = l7mp_bind_addr_from_spec(params->spec, &want, err);
-	if (!rc)
-		rc = read_connect(l, params->spec, &want, err);
-	if (!rc) {
-		read_options(l, params->spec);
-		rc = read_interface(l, params->spec, &want, err);
-	}
-	if (!rc)
-		rc = get_socket(table, &want, params, l, &s, err);
-	if (rc) {
-		l7mp_shared_unlisten(&l->shared.base);
-		return rc;
-	}
-	l7mp_shared_listener_reserve(&l->shared, s);
-	*out = &l->shared.base;
-	return 0;
+	return l7mp_shared_listen(sizeof(struct udp_listener), &l7mp_proto_udp, params, open_socket,
+	                          start_singleton, out, err);
 }
 
 /* A singleton adopts a session that its predecessor on the socket has left, if the peer fits. */
@@ -610,7 +604,7 @@ static void udp_activate(struct l7mp_proto_listener *base)
 	if (s->ifindex != l->ifindex)
 		(void)membership(s, s->ifindex, false);
 	s->ifindex = l->ifindex;
-	l7mp_shared_listener_activate(&l->shared);
+	l7mp_shared_activate(base);
 	if (l->mode != UDP_SINGLETON)
 		return;
 	adopt_session(l);

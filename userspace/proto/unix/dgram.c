@@ -164,15 +164,17 @@ static const struct l7mp_shared_ops shared_ops = {
         .back_pressure = true,
 };
 
-/* A reference to a socket at `filename`: one that is free, or a new one. */
-static int get_socket(struct l7mp_shared_table *table, const char *filename,
-                      const struct l7mp_listen *params, struct l7mp_shared_socket **out,
-                      struct l7mp_error *err)
+/* A reference to a socket with the listener's name: one that is free, or a new one. */
+static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
+                       const struct l7mp_listen *params, struct l7mp_shared_socket **out,
+                       struct l7mp_error *err)
 {
+	const char *filename = l7mp_spec_filename(params->spec);
 	uint32_t hash = (uint32_t)l7mp_hash(filename, strlen(filename));
 	struct dgram_socket *s;
 	int fd, rc;
 
+	(void)l;
 	*out = l7mp_shared_socket_find(table, hash, filename, params);
 	if (*out)
 		return 0;
@@ -203,31 +205,8 @@ static int get_socket(struct l7mp_shared_table *table, const char *filename,
 static int dgram_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                         struct l7mp_error *err)
 {
-	const char *filename = l7mp_spec_filename(params->spec);
-	struct l7mp_shared_table *table =
-	        l7mp_proto_state(params->env, &l7mp_proto_unix_dgram, err);
-	struct l7mp_shared_listener *l;
-	struct l7mp_shared_socket *s;
-	int rc;
-
-	if (!table)
-		return -ENOMEM;
-	l = l7mp_shared_listener_new(sizeof(*l), &l7mp_proto_unix_dgram, params, NULL, err);
-	if (!l)
-		return -ENOMEM;
-	rc = get_socket(table, filename, params, &s, err);
-	if (rc) {
-		l7mp_shared_unlisten(&l->base);
-		return rc;
-	}
-	l7mp_shared_listener_reserve(l, s);
-	*out = &l->base;
-	return 0;
-}
-
-static void dgram_activate(struct l7mp_proto_listener *base)
-{
-	l7mp_shared_listener_activate((struct l7mp_shared_listener *)base);
+	return l7mp_shared_listen(sizeof(struct l7mp_shared_listener), &l7mp_proto_unix_dgram,
+	                          params, open_socket, NULL, out, err);
 }
 
 static int dgram_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
@@ -305,7 +284,7 @@ const struct l7mp_proto l7mp_proto_unix_dgram = {
         .start = l7mp_shared_start,
         .stop = l7mp_shared_stop,
         .listen = dgram_listen,
-        .activate = dgram_activate,
+        .activate = l7mp_shared_activate,
         .unlisten = l7mp_shared_unlisten,
         .connect = dgram_connect,
 };
