@@ -157,6 +157,8 @@ struct l7mp_proto {
 	 * from now on. A file that can't be read is logged, and its earlier content is kept.
 	 */
 	void (*reload)(struct l7mp_env *env, void *state);
+	/* Optional, on SIGHUP and SIGUSR1: opens the files again that it writes to. */
+	void (*reopen)(struct l7mp_env *env, void *state);
 
 	/*
 	 * Binds. Everything that can fail fails here; nothing is accepted before `activate`.

@@ -173,6 +173,19 @@ static void levels(void **state)
 	free(text);
 }
 
+/* Whatever a FIFO or pipe has now. */
+static char *read_all(int fd)
+{
+	static char buf[1 << 20];
+	ssize_t n;
+	size_t len = 0;
+
+	while ((n = read(fd, buf + len, sizeof(buf) - 1 - len)) > 0)
+		len += (size_t)n;
+	buf[len] = '\0';
+	return buf;
+}
+
 static void targets(void **state)
 {
 	char other[112], *text;
@@ -218,9 +231,35 @@ static void targets(void **state)
 	assert_int_equal(l7mp_log_open(path, false), 0);
 	for (int i = 0; i < 3000; i++)
 		l7mp_log_warn("m", "a record of some length for a pipe that is full soon");
+	/* Its reader comes back: it is told how many it has missed, and sees whole lines. */
+	read_all(fd);
+	l7mp_log_warn("m", "after");
+	text = read_all(fd);
+	assert_non_null(strstr(text, " records before this one were lost\n"));
+	assert_non_null(strstr(text, "warn m after\n"));
 	close(fd);
 	l7mp_log_close();
 	assert_int_equal(l7mp_log_reopen(), 0);
+}
+
+/* The standard error is a pipe that nobody reads, and blocking: nobody waits for it. */
+static void full_stderr(void **state)
+{
+	int fd[2], saved = dup(STDERR_FILENO);
+
+	(void)state;
+	assert_int_equal(pipe(fd), 0);
+	l7mp_log_close();
+	assert_true(dup2(fd[1], STDERR_FILENO) >= 0);
+	assert_int_equal(l7mp_log_open("stderr", false), 0);
+	for (int i = 0; i < 3000; i++)
+		l7mp_log_warn("m", "%0*d", i % 5000, i);
+	assert_int_equal(fcntl(fd[1], F_GETFL) & O_NONBLOCK, 0);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(fd[0]);
+	close(fd[1]);
+	l7mp_log_close();
 }
 
 static void *writer(void *arg)
@@ -293,6 +332,7 @@ int main(void)
 	        T(levels),
 	        T(targets),
 	        T(threads_do_not_mix_lines),
+	        cmocka_unit_test(full_stderr),
 	        cmocka_unit_test(limit),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

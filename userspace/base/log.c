@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "l7mp/util.h"
@@ -29,8 +31,11 @@ static struct {
 	pthread_mutex_t lock;
 	int fd;
 	bool json;
+	bool cut;      /* the last record has no end */
+	unsigned lost; /* records, since the last one that was written */
+	size_t chunk;  /* what can be written at once without blocking when fd polls writable */
 	char *path;
-} target = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = STDERR_FILENO};
+} target = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = STDERR_FILENO, .chunk = 256};
 
 /* ---- level ---- */
 
@@ -73,6 +78,15 @@ static int path_open(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
+static size_t chunk_of(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) || S_ISCHR(st.st_mode))
+		return 256;
+	return S_ISREG(st.st_mode) ? RECORD_MAX : PIPE_BUF;
+}
+
 /* Takes path and, with a path, fd. */
 static void target_set(int fd, char *path)
 {
@@ -82,6 +96,9 @@ static void target_set(int fd, char *path)
 	}
 	target.fd = fd;
 	target.path = path;
+	target.cut = false;
+	target.lost = 0;
+	target.chunk = chunk_of(fd);
 }
 
 int l7mp_log_open(const char *name, bool json)
@@ -123,6 +140,8 @@ int l7mp_log_reopen(void)
 		if (fd >= 0) {
 			close(target.fd);
 			target.fd = fd;
+			target.cut = false;
+			target.chunk = chunk_of(fd);
 		} else {
 			rc = fd;
 		}
@@ -233,30 +252,53 @@ static void record_build(struct record *r, bool json, enum l7mp_log_level level,
 	put_tail(r, json ? "\"}\n" : "\n");
 }
 
+/* A descriptor may be shared with other programs, and must stay blocking: so it is asked before. */
+static bool writable(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+	return poll(&p, 1, 0) > 0;
+}
+
 /*
- * Whole, or not at all: a full non-blocking pipe loses the record rather than
- * stopping the loop; only the rest of one that has begun is waited for.
+ * Whole, or not at all: what a full pipe, a stopped terminal or a socket does not take at once is
+ * lost, rather than that the loop stops. A pipe that polls writable takes PIPE_BUF bytes, a
+ * terminal less; a record that was cut between two pieces is ended by the next one.
  */
-static void record_write(int fd, const char *s, size_t n)
+static bool record_write(int fd, const char *s, size_t n)
 {
 	bool begun = false;
 
-	while (n) {
-		ssize_t rc = write(fd, s, n);
+	if (target.cut && (!writable(fd) || write(fd, "\n", 1) != 1))
+		return false;
+	target.cut = false;
+	while (n && writable(fd)) {
+		ssize_t rc = write(fd, s, n < target.chunk ? n : target.chunk);
 
-		if (rc >= 0) {
-			begun = true;
-			s += rc;
-			n -= (size_t)rc;
-		} else if (errno == EAGAIN && begun) {
-			struct pollfd p = {.fd = fd, .events = POLLOUT};
-
-			if (poll(&p, 1, 100) <= 0)
-				return;
-		} else if (errno != EINTR) {
-			return;
-		}
+		if (rc < 0 && errno == EINTR)
+			continue;
+		if (rc <= 0)
+			break;
+		begun = true;
+		s += rc;
+		n -= (size_t)rc;
 	}
+	target.cut = begun && n;
+	return !n;
+}
+
+/* Says how many records were lost, as soon as that can be said. Under the lock. */
+static void tell_lost(struct record *r)
+{
+	char text[64];
+	int n = snprintf(text, sizeof(text), "%u records before this one were lost", target.lost);
+
+	if (!target.lost)
+		return;
+	r->len = 0;
+	record_build(r, target.json, L7MP_LOG_WARN, "log", text, (size_t)n, false);
+	if (record_write(target.fd, r->s, r->len))
+		target.lost = 0;
 }
 
 void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *fmt, ...)
@@ -280,9 +322,11 @@ void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *f
 		cut = true;
 	}
 	pthread_mutex_lock(&target.lock);
+	tell_lost(&r);
 	r.len = 0;
 	record_build(&r, target.json, level, module ? module : "", text, (size_t)n, cut);
-	record_write(target.fd, r.s, r.len);
+	if (target.lost || !record_write(target.fd, r.s, r.len))
+		target.lost += target.lost < UINT32_MAX;
 	pthread_mutex_unlock(&target.lock);
 	errno = saved;
 }

@@ -16,7 +16,7 @@
 #include "l7mp/stats.h"
 #include "trim.h"
 
-enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_COUNT };
+enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_USR1, L7MP_SIG_COUNT };
 
 struct l7mp_app {
 	struct l7mp_options options;
@@ -70,6 +70,8 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
  * systemd (READY=1) when it is done.
  */
 void l7mp_app_reload(struct l7mp_app *app);
+/* Opens all log files again, after a rotation: the log, the access log, those of Loggers. */
+void l7mp_app_reopen_logs(struct l7mp_app *app);
 
 /* offload.c: makes the engine, idle; 0 or negative errno */
 int l7mp_app_make_offload(struct l7mp_app *app);

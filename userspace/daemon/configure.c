@@ -280,6 +280,17 @@ static void reload_done(void *arg, struct l7mp_change *change, int rc, const str
 	l7mp_slice_post(app->loop, &app->reload_slice);
 }
 
+void l7mp_app_reopen_logs(struct l7mp_app *app)
+{
+	if (l7mp_log_reopen())
+		l7mp_log_warn("daemon", "the log can't be opened again; the old file stays");
+	if (l7mp_access_log_reopen(&app->access_log))
+		l7mp_log_warn("daemon", "the access log can't be opened again; the old file stays");
+	for (size_t i = 0; app->env.protos[i]; i++)
+		if (app->env.protos[i]->reopen && app->env.states[i])
+			app->env.protos[i]->reopen(&app->env, app->env.states[i]);
+}
+
 void l7mp_app_reload(struct l7mp_app *app)
 {
 	if (app->reloading) {
@@ -287,9 +298,7 @@ void l7mp_app_reload(struct l7mp_app *app)
 		app->reload_again = true;
 		return;
 	}
-	l7mp_log_reopen();
-	if (l7mp_access_log_reopen(&app->access_log))
-		l7mp_log_warn("daemon", "the access log can't be opened again; the old one stays");
+	l7mp_app_reopen_logs(app);
 	l7mp_log_notice("daemon", "reloading %s",
 	                app->config_path ? app->config_path : "certificates");
 	app->reload = (struct l7mp_runtime_job){

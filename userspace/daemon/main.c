@@ -48,6 +48,7 @@ int main(int argc, char **argv)
 		signal(SIGTERM, quit);
 		signal(SIGINT, quit);
 		signal(SIGHUP, SIG_IGN);
+		signal(SIGUSR1, SIG_IGN);
 	}
 	rc = l7mp_app_new(&options, &app);
 	if (!rc && !options.check_only)

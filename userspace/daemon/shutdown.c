@@ -76,17 +76,21 @@ static void on_signal(uv_signal_t *handle, int signum)
 		l7mp_app_reload(app);
 		return;
 	}
+	if (signum == SIGUSR1) {
+		l7mp_app_reopen_logs(app);
+		return;
+	}
 	l7mp_log_notice("daemon", "%s: stopping", signum == SIGINT ? "SIGINT" : "SIGTERM");
 	/* A second signal ends the process at once, whatever the loop is doing. */
 	for (int i = 0; i < app->n_signals; i++)
-		if (app->signals[i].signum != SIGHUP)
+		if (app->signals[i].signum == SIGTERM || app->signals[i].signum == SIGINT)
 			uv_signal_stop(&app->signals[i]);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	l7mp_app_stop(app);
 }
 
-static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP};
+static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 
 static void mask_signals(int how)
 {

@@ -81,12 +81,18 @@ static void logger_stop(struct l7mp_env *env, void *state)
 	l7mp_sinks_free(&sinks);
 }
 
+static void logger_reopen(struct l7mp_env *env, void *state)
+{
+	(void)env;
+	l7mp_sinks_reopen(state);
+}
+
 static const struct l7mp_field cluster_fields[] = {
         {.key = "log_file",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_PATH,
          .def = "\"-\"",
-         .doc = "file to append to; - is the standard output"},
+         .doc = "file to append to, opened again at SIGHUP and SIGUSR1; - is the standard output"},
         {.key = "log_prefix",
          .type = L7MP_T_STRING,
          .def = "\"\"",
@@ -95,8 +101,8 @@ static const struct l7mp_field cluster_fields[] = {
 };
 static const struct l7mp_schema cluster_spec = {
         .name = "logger-cluster",
-        .doc = "Passes everything through and writes it, one record a message, as text: control "
-               "characters and bytes that are not UTF-8 as \\xNN",
+        .doc = "Passes everything through and writes it, one line a message, as text: newlines "
+               "within it as \\n, other control characters and bytes that are not UTF-8 as \\xNN",
         .fields = cluster_fields,
 };
 
@@ -116,5 +122,6 @@ const struct l7mp_proto l7mp_transform_logger = {
                 },
         .start = logger_start,
         .stop = logger_stop,
+        .reopen = logger_reopen,
         .connect = logger_connect,
 };

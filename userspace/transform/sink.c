@@ -19,7 +19,7 @@
 #define MODULE      "logger"
 #define QUEUE_MAX   (1U << 20)
 #define RETRY_MS    20
-#define CLOSE_MS    100
+#define LINGER_MS   2000        /* from the last reference: for what a reader has not taken yet */
 #define KEEP_BUFFER (64U << 10) /* a larger buffer is freed when it is empty */
 
 struct l7mp_sinks {
@@ -39,7 +39,8 @@ struct l7mp_sink {
 	struct l7mp_str text;
 	size_t done; /* bytes of text that were written */
 	uint64_t dropped;
-	int failed; /* negative errno that was logged */
+	int failed;            /* negative errno that was logged */
+	uint64_t linger_until; /* without references: loop time */
 	struct l7mp_flush flush;
 	struct l7mp_timer retry_timer;
 	char path[];
@@ -52,12 +53,6 @@ int l7mp_sinks_new(struct l7mp_loop *loop, struct l7mp_sinks **out)
 		return -ENOMEM;
 	(*out)->loop = loop;
 	return 0;
-}
-
-void l7mp_sinks_free(struct l7mp_sinks **sinks)
-{
-	free(*sinks);
-	*sinks = NULL;
 }
 
 /* ---- writing ---- */
@@ -127,19 +122,43 @@ static int write_out(struct l7mp_sink *k)
 	return 0;
 }
 
+static void sink_free(struct l7mp_sink *k)
+{
+	if (k->text.len)
+		l7mp_log_warn(MODULE, "%s: closed with %zu bytes that were not read", k->path,
+		              k->text.len - k->done);
+	l7mp_flush_cancel(k->sinks->loop, &k->flush);
+	l7mp_timer_stop(k->sinks->loop, &k->retry_timer);
+	DL_DELETE(k->sinks->head, k);
+	l7mp_str_free(&k->text);
+	if (!k->is_stdout)
+		close(k->fd);
+	free(k);
+}
+
+/* Without references: gone when all is written, or when that takes too long. */
+static void settle(struct l7mp_sink *k)
+{
+	struct l7mp_loop *loop = k->sinks->loop;
+	bool rest = write_out(k) != 0;
+
+	if (!k->refs && (!rest || l7mp_loop_now(loop) >= k->linger_until))
+		sink_free(k);
+	else if (rest && !l7mp_timer_armed(&k->retry_timer) &&
+	         l7mp_timer_start(loop, &k->retry_timer, RETRY_MS) && !k->refs)
+		sink_free(k);
+}
+
 static void on_flush(struct l7mp_flush *f, void *arg)
 {
-	struct l7mp_sink *k = arg;
-
 	(void)f;
-	if (write_out(k) && !l7mp_timer_armed(&k->retry_timer))
-		(void)l7mp_timer_start(k->sinks->loop, &k->retry_timer, RETRY_MS);
+	settle(arg);
 }
 
 static void on_retry(struct l7mp_timer *t, void *arg)
 {
 	(void)t;
-	on_flush(NULL, arg);
+	settle(arg);
 }
 
 /* ---- text ---- */
@@ -153,8 +172,12 @@ static size_t plain_len(const uint8_t *p, size_t n)
 		uint32_t cp = p[i];
 		size_t len = cp < 0x80 ? 1 : l7mp_utf8_decode(p + i, n - i, &cp);
 
-		/* C0 (but for tab and newline), DEL and C1 characters control terminals. */
-		if (!len || (cp < 0x20 && cp != '\n' && cp != '\t') || (cp >= 0x7f && cp < 0xa0))
+		/*
+		 * C0 (but for tab), DEL and C1 characters control terminals; a newline, and what
+		 * some programs take for one (U+2028, U+2029), would begin another record.
+		 */
+		if (!len || (cp < 0x20 && cp != '\t') || (cp >= 0x7f && cp < 0xa0) ||
+		    cp == 0x2028 || cp == 0x2029)
 			break;
 		i += len;
 	}
@@ -169,17 +192,22 @@ void l7mp_sink_record(struct l7mp_sink *k, const char *prefix, const void *data,
 		k->dropped++;
 		return;
 	}
+	/* The newline at the end of a line of text is the record's. */
+	if (len && p[len - 1] == '\n')
+		len--;
 	l7mp_str_add(&k->text, prefix);
 	for (size_t i = 0; i < len;) {
 		size_t n = plain_len(p + i, len - i);
 
 		l7mp_str_addn(&k->text, p + i, n);
 		i += n;
-		if (i < len)
-			l7mp_str_addf(&k->text, "\\x%02x", p[i++]);
+		if (i < len && p[i] == '\n')
+			l7mp_str_add(&k->text, "\\n");
+		else if (i < len)
+			l7mp_str_addf(&k->text, "\\x%02x", p[i]);
+		i++;
 	}
-	if (!len || p[len - 1] != '\n')
-		l7mp_str_add(&k->text, "\n");
+	l7mp_str_add(&k->text, "\n");
 	if (k->text.oom) {
 		/* Everything is dropped, so that no half record is written. */
 		l7mp_str_free(&k->text);
@@ -205,6 +233,8 @@ static int open_fd(struct l7mp_sink *k)
 	                       0640);
 	if (k->fd < 0 || fstat(k->fd, &st))
 		return -errno;
+	if (S_ISBLK(st.st_mode))
+		return -EINVAL;
 	k->is_file = S_ISREG(st.st_mode);
 	k->is_socket = S_ISSOCK(st.st_mode);
 	k->chunk = S_ISCHR(st.st_mode) ? 256 : PIPE_BUF;
@@ -246,22 +276,51 @@ int l7mp_sink_open(struct l7mp_sinks *sinks, const char *path, struct l7mp_sink 
 void l7mp_sink_close(struct l7mp_sink **kp)
 {
 	struct l7mp_sink *k = *kp;
-	struct pollfd pfd;
 
 	*kp = NULL;
 	if (!k || --k->refs)
 		return;
-	pfd = (struct pollfd){.fd = k->fd, .events = POLLOUT};
-	while (write_out(k) && poll(&pfd, 1, CLOSE_MS) > 0)
-		;
-	if (k->text.len)
-		l7mp_log_warn(MODULE, "%s: closed with %zu bytes that were not read", k->path,
-		              k->text.len - k->done);
-	l7mp_flush_cancel(k->sinks->loop, &k->flush);
-	l7mp_timer_stop(k->sinks->loop, &k->retry_timer);
-	DL_DELETE(k->sinks->head, k);
-	l7mp_str_free(&k->text);
-	if (!k->is_stdout)
+	k->linger_until = l7mp_loop_now(k->sinks->loop) + LINGER_MS;
+	settle(k);
+}
+
+/* What was gathered so far goes to the old file. */
+static void reopen(struct l7mp_sink *k)
+{
+	struct l7mp_sink old = *k;
+	int rc;
+
+	if (k->is_stdout || write_out(k))
+		return;
+	rc = open_fd(k);
+	if (!rc) {
+		close(old.fd);
+		return;
+	}
+	if (k->fd >= 0)
 		close(k->fd);
-	free(k);
+	k->fd = old.fd;
+	k->is_file = old.is_file;
+	k->is_socket = old.is_socket;
+	k->chunk = old.chunk;
+	l7mp_log_warn(MODULE, "%s: can't be opened again, the old file stays: %s", k->path,
+	              strerror(-rc));
+}
+
+void l7mp_sinks_reopen(struct l7mp_sinks *sinks)
+{
+	struct l7mp_sink *k;
+
+	DL_FOREACH (sinks->head, k)
+		reopen(k);
+}
+
+void l7mp_sinks_free(struct l7mp_sinks **sinks)
+{
+	while ((*sinks)->head) {
+		(void)write_out((*sinks)->head);
+		sink_free((*sinks)->head);
+	}
+	free(*sinks);
+	*sinks = NULL;
 }
