@@ -44,6 +44,23 @@
 		.key = "tls", .type = L7MP_T_OBJECT, .sub = &l7mp_tls_listener_schema, .doc = text \
 	}
 
+/* Who may use that socket: three elements. */
+#define L7MP_SPEC_UNIX_ACCESS                                                                  \
+	{.key = "mode",                                                                        \
+	 .type = L7MP_T_ONEOF,                                                                 \
+	 .alternatives = l7mp_unix_modes,                                                      \
+	 .doc = "permissions of the socket's file, in octal as chmod(1) takes them "           \
+	        "(`0660`); without it the umask decides"},                                     \
+	        {.key = "owner",                                                               \
+	         .type = L7MP_T_ONEOF,                                                         \
+	         .alternatives = l7mp_unix_owners,                                             \
+	         .doc = "user that owns the file, by name or number; needs CAP_CHOWN"},        \
+	{                                                                                      \
+		.key = "group", .type = L7MP_T_ONEOF, .alternatives = l7mp_unix_owners,        \
+		.doc = "group of the file, by name or number; one that the proxy's user is in" \
+	}
+extern const struct l7mp_field *const l7mp_unix_modes[], *const l7mp_unix_owners[];
+
 /* ---- keys of clusters and endpoints ---- */
 
 #define L7MP_SPEC_ENDPOINT_PORT                                                        \

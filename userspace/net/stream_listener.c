@@ -228,6 +228,8 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 	struct l7mp_bind_addr want;
 	int fd, rc = l7mp_bind_addr_from_spec(params->spec, &want, err);
 
+	if (!rc)
+		rc = l7mp_unix_access_from_spec(params->spec, &l->access, err);
 	if (rc)
 		return rc;
 	fd = share_retiring(l, filename, &want, params, err);
@@ -235,7 +237,7 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 		return fd;
 	if (*filename)
 		return l7mp_unix_bind(filename, l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
-		                      &l->unix_path, err);
+		                      &l->access, &l->unix_path, err);
 	fd = l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &l->bind_addr, err);
 	if (fd >= 0)
 		l7mp_listen_hold(fd, true);
@@ -284,7 +286,11 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 {
 	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+	int rc = l->from && l->unix_path ? l7mp_unix_path_access(l->unix_path, &l->access) : 0;
 
+	if (rc)
+		l7mp_log_warn(l->ops->module, "%s: mode, owner or group can't be set: %s", l->name,
+		              l7mp_errno_text(rc));
 	l->active = true;
 	forget(l);
 	l7mp_listen_hold(l7mp_acceptor_fd(l->acceptor), false);

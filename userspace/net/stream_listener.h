@@ -82,6 +82,7 @@ struct l7mp_stream_listener {
 	struct l7mp_tls_gate *gate;
 	struct l7mp_bind_addr bind_addr;  /* of a TCP socket */
 	struct l7mp_unix_path *unix_path; /* of a UNIX socket; NULL: TCP */
+	struct l7mp_unix_access access;
 	struct l7mp_acceptor *acceptor;
 	unsigned user_timeout_ms;
 	/* Until the change is committed: who shares our socket, and whose we share. */

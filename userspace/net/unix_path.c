@@ -2,6 +2,9 @@
 #include "unix_path.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +14,7 @@
 #include <unistd.h>
 
 #include "l7mp/addr.h"
+#include "l7mp/util.h"
 #include "net.h"
 
 struct l7mp_unix_path {
@@ -80,8 +84,135 @@ static int bind_fd(int fd, const char *filename, const struct l7mp_addr *addr, i
 	return 0;
 }
 
-int l7mp_unix_bind(const char *filename, int type, struct l7mp_unix_path **out,
-                   struct l7mp_error *err)
+/* ---- who may use it ---- */
+
+#define MODE_MAX 0777
+
+static const struct l7mp_field mode_text = {.type = L7MP_T_STRING, .min = 1, .max = 4};
+static const struct l7mp_field mode_digits = {.type = L7MP_T_INT, .min = 0, .max = 777};
+static const struct l7mp_field owner_name = {
+        .type = L7MP_T_STRING, .pattern = L7MP_P_NAME, .max = 256};
+static const struct l7mp_field owner_number = {.type = L7MP_T_INT, .min = 0, .max = 4294967294};
+const struct l7mp_field *const l7mp_unix_modes[] = {&mode_text, &mode_digits, NULL};
+const struct l7mp_field *const l7mp_unix_owners[] = {&owner_name, &owner_number, NULL};
+
+/*
+ * "0660", or the number 660 (YAML and JSON give `mode: 0660` as that): its digits are octal. -1:
+ * it is none.
+ */
+static int mode_of(const cJSON *value)
+{
+	char text[16];
+	char *end;
+	long mode;
+
+	if (cJSON_IsString(value))
+		snprintf(text, sizeof(text), "%s", value->valuestring);
+	else
+		snprintf(text, sizeof(text), "%.0f", value->valuedouble);
+	if (!*text || text[strspn(text, "01234567")])
+		return -1;
+	mode = strtol(text, &end, 8);
+	return mode <= MODE_MAX ? (int)mode : -1;
+}
+
+void l7mp_unix_access_check(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	static const char *const keys[] = {"mode", "owner", "group"};
+	const char *filename = l7mp_spec_filename(spec);
+	const cJSON *mode = l7mp_json_member(spec, "mode");
+	char at[256];
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(keys); i++) {
+		const cJSON *value = l7mp_json_member(spec, keys[i]);
+
+		snprintf(at, sizeof(at), "%.200s.%s", path, keys[i]);
+		if (value && (!*filename || *filename == '@'))
+			l7mp_issues_add(issues, false, value, at,
+			                "expected only with a filename that is a path");
+	}
+	snprintf(at, sizeof(at), "%.200s.mode", path);
+	if (mode && (cJSON_IsString(mode) || cJSON_IsNumber(mode)) && mode_of(mode) < 0)
+		l7mp_issues_add(issues, false, mode, at, "expected octal digits up to 0777");
+}
+
+/* A user or group by name or number. False: there is none of that name. */
+static bool find_id(const cJSON *value, bool group, unsigned *out)
+{
+	const struct passwd *pw;
+	const struct group *gr;
+	unsigned long id;
+	char *end;
+
+	if (cJSON_IsNumber(value)) {
+		*out = (unsigned)value->valuedouble;
+		return true;
+	}
+	pw = group ? NULL : getpwnam(value->valuestring);
+	gr = group ? getgrnam(value->valuestring) : NULL;
+	if (pw || gr) {
+		*out = pw ? pw->pw_uid : gr->gr_gid;
+		return true;
+	}
+	/* As chown(1): what is no name may be a number. */
+	id = strtoul(value->valuestring, &end, 10);
+	*out = (unsigned)id;
+	return value->valuestring[0] >= '0' && value->valuestring[0] <= '9' && !*end &&
+	       id < UINT32_MAX;
+}
+
+int l7mp_unix_access_from_spec(const cJSON *spec, struct l7mp_unix_access *out,
+                               struct l7mp_error *err)
+{
+	static const char *const keys[] = {"owner", "group"};
+	const cJSON *mode = l7mp_json_member(spec, "mode");
+	unsigned ids[2] = {(unsigned)-1, (unsigned)-1};
+
+	for (size_t i = 0; i < 2; i++) {
+		const cJSON *value = l7mp_json_member(spec, keys[i]);
+
+		if (!value || find_id(value, i == 1, &ids[i]))
+			continue;
+		l7mp_error_set(err, -ENOENT, L7MP_ERR_REALISE, "there is no %s '%s' on this host",
+		               i ? "group" : "user", value->valuestring);
+		if (err)
+			snprintf(err->path, sizeof(err->path), "%s", keys[i]);
+		return -ENOENT;
+	}
+	*out = (struct l7mp_unix_access){
+	        .mode = mode ? mode_of(mode) : -1, .uid = ids[0], .gid = ids[1]};
+	return 0;
+}
+
+int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix_access *access)
+{
+	char self[64];
+	struct stat st;
+	int fd, rc = 0;
+
+	if (access->mode < 0 && access->uid == (uid_t)-1 && access->gid == (gid_t)-1)
+		return 0;
+	if (p->abstract)
+		return -EINVAL;
+	/* By a descriptor: the name may be another file meanwhile, or a link to one. */
+	fd = open(p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	if (fstat(fd, &st) || st.st_dev != p->dev || st.st_ino != p->ino)
+		rc = -ESTALE;
+	else if (fchownat(fd, "", access->uid, access->gid, AT_EMPTY_PATH))
+		rc = -errno;
+	else if (access->mode >= 0 && chmod(self, (mode_t)access->mode))
+		rc = -errno;
+	close(fd);
+	return rc;
+}
+
+/* ---- binding ---- */
+
+int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access *access,
+                   struct l7mp_unix_path **out, struct l7mp_error *err)
 {
 	struct l7mp_addr addr;
 	struct l7mp_unix_path *p;
@@ -103,6 +234,9 @@ int l7mp_unix_bind(const char *filename, int type, struct l7mp_unix_path **out,
 		rc = path_error(err, -errno, filename, l7mp_errno_text(errno));
 		goto fail;
 	}
+	/* The file is made with what this says: nobody gets in before owner and group are right. */
+	if (access && access->mode >= 0 && !p->abstract)
+		(void)fchmod(fd, (mode_t)access->mode & S_IRWXU);
 	rc = bind_fd(fd, filename, &addr, type, err);
 	if (rc)
 		goto fail;
@@ -110,8 +244,11 @@ int l7mp_unix_bind(const char *filename, int type, struct l7mp_unix_path **out,
 		p->dev = st.st_dev;
 		p->ino = st.st_ino;
 	}
-	if (type != SOCK_DGRAM && listen(fd, SOMAXCONN)) {
-		rc = path_error(err, -errno, filename, l7mp_errno_text(errno));
+	rc = access ? l7mp_unix_path_access(p, access) : 0;
+	if (!rc && type != SOCK_DGRAM && listen(fd, SOMAXCONN))
+		rc = -errno;
+	if (rc) {
+		path_error(err, rc, filename, l7mp_errno_text(rc));
 		l7mp_unix_path_unref(&p);
 		close(fd);
 		return rc;

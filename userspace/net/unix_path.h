@@ -7,7 +7,26 @@
 
 #include <stdbool.h>
 
+#include <sys/types.h>
+
 #include "l7mp/error.h"
+#include "l7mp/json.h"
+#include "l7mp/schema.h"
+
+/* Who may use a socket that has a name in the file system. */
+struct l7mp_unix_access {
+	int mode;  /* -1: as the umask says */
+	uid_t uid; /* -1: as it is */
+	gid_t gid;
+};
+/*
+ * From the keys `mode`, `owner` and `group` of a spec; names are looked up. 0, or negative errno
+ * with err.
+ */
+int l7mp_unix_access_from_spec(const cJSON *spec, struct l7mp_unix_access *out,
+                               struct l7mp_error *err);
+/* For the `check` of a schema with these keys: issues about `mode`. */
+void l7mp_unix_access_check(const cJSON *spec, const char *path, struct l7mp_issues *issues);
 
 /* A bound name, reference-counted: a listener shares it with the one that replaces it. */
 struct l7mp_unix_path;
@@ -15,11 +34,17 @@ struct l7mp_unix_path;
 /*
  * Creates a non-blocking socket of `type` (SOCK_STREAM, SOCK_SEQPACKET: listening; SOCK_DGRAM)
  * bound to `filename` ('@' as the first character: an abstract name). An existing file is
- * replaced only if it is a socket on which nobody listens. Returns the descriptor and one
- * reference in *out, or negative errno with err.
+ * replaced only if it is a socket on which nobody listens. `access` (NULL: as the umask says)
+ * holds from the moment that the socket can be used. Returns the descriptor and one reference in
+ * *out, or negative errno with err.
  */
-int l7mp_unix_bind(const char *filename, int type, struct l7mp_unix_path **out,
-                   struct l7mp_error *err);
+int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access *access,
+                   struct l7mp_unix_path **out, struct l7mp_error *err);
+/*
+ * Changes who may use a socket that is bound already. 0, or negative errno: also when the file is
+ * not ours any more (-ESTALE), and -EINVAL for an abstract name.
+ */
+int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix_access *access);
 struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p);
 /* Drops a reference; the last one removes the file if it still is the one that was bound. */
 void l7mp_unix_path_unref(struct l7mp_unix_path **p);

@@ -305,7 +305,8 @@ static int number(const struct oneliner_text *t, const struct oneliner_part *p, 
 /* socat's names for what a spec has: X(option, pointer in the spec) */
 static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
 {
-	static const struct {
+	const bool is_unix = !strncasecmp(e->word->protocol, "UNIX", 4);
+	const struct {
 		const char *option, *pointer;
 		double max; /* 0: text */
 	} names[] = {
@@ -314,7 +315,8 @@ static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_
 	        {"so-rcvbuf", "options/rcvbuf", 1 << 30},
 	        {"sndbuf", "options/sndbuf", 1 << 30},
 	        {"so-sndbuf", "options/sndbuf", 1 << 30},
-	        {"mode", "options/mode", 0},
+	        {"mode", is_unix ? "mode" : "options/mode", 0},
+	        {is_unix ? "user" : "", "owner", 0},
 	        {"cd", "cwd", 0},
 	        {"chdir", "cwd", 0},
 	        {"protocol", "subprotocol", 0},

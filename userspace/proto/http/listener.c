@@ -159,6 +159,7 @@ static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_PORT_FLAGS(0),
         L7MP_SPEC_LISTEN_FILENAME_FLAGS(
                 0, "in the place of address and port: path of a UNIX socket to listen on"),
+        L7MP_SPEC_UNIX_ACCESS,
         L7MP_SPEC_LISTEN_TLS("take only TLS connections (https)"),
         L7MP_SPEC_CONNECTION_OPTIONS,
         {0},
@@ -174,6 +175,7 @@ static void check_listener(const cJSON *spec, const char *path, struct l7mp_issu
 	else if (name && (port || l7mp_json_member(spec, "address")))
 		l7mp_issues_add(issues, false, spec, path,
 		                "expected either port (and address) or filename, got both");
+	l7mp_unix_access_check(spec, path, issues);
 }
 
 static const struct l7mp_schema listener_schema = {

@@ -171,6 +171,7 @@ static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table 
 {
 	const char *filename = l7mp_spec_filename(params->spec);
 	uint32_t hash = (uint32_t)l7mp_hash(filename, strlen(filename));
+	struct l7mp_unix_access access;
 	struct dgram_socket *s;
 	int fd, rc;
 
@@ -181,7 +182,8 @@ static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table 
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	fd = l7mp_unix_bind(filename, SOCK_DGRAM, &s->path, err);
+	rc = l7mp_unix_access_from_spec(params->spec, &access, err);
+	fd = rc ? rc : l7mp_unix_bind(filename, SOCK_DGRAM, &access, &s->path, err);
 	if (fd < 0) {
 		free(s);
 		return fd;
@@ -229,6 +231,7 @@ static const struct l7mp_schema listener_spec = {
         .doc = "Receives datagrams on a UNIX socket; a session per path (or abstract name) of a "
                "sender, one for all senders without a name, which can't be answered",
         .fields = unix_listener_fields,
+        .check = l7mp_unix_access_check,
 };
 static const struct l7mp_field bind_fields[] = {
         {.key = "filename",

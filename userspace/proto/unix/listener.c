@@ -94,6 +94,7 @@ static void unix_stop(struct l7mp_env *env, void *state)
 
 const struct l7mp_field unix_listener_fields[] = {
         L7MP_SPEC_LISTEN_FILENAME,
+        L7MP_SPEC_UNIX_ACCESS,
         {0},
 };
 
@@ -135,6 +136,7 @@ static const struct l7mp_schema stream_listener_spec = {
         .name = "unix-listener",
         .doc = "Accepts connections on a UNIX stream socket, each of them a session",
         .fields = unix_listener_fields,
+        .check = l7mp_unix_access_check,
 };
 static const struct l7mp_schema stream_endpoint_spec = {
         .name = "unix-endpoint",
@@ -200,6 +202,7 @@ static const struct l7mp_schema seqpacket_listener_spec = {
         .name = "unix-seqpacket-listener",
         .doc = "Accepts connections on a UNIX seqpacket socket, each of them a session",
         .fields = unix_listener_fields,
+        .check = l7mp_unix_access_check,
 };
 static const struct l7mp_schema seqpacket_endpoint_spec = {
         .name = "unix-seqpacket-endpoint",

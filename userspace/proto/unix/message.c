@@ -354,7 +354,7 @@ static int datagram_socket(struct message_stream *u, const char *bind_to, struct
 	int rc;
 
 	if (bind_to)
-		return l7mp_unix_bind(bind_to, SOCK_DGRAM, &u->path, err);
+		return l7mp_unix_bind(bind_to, SOCK_DGRAM, NULL, &u->path, err);
 	rc = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (rc >= 0 && bind(rc, (const struct sockaddr *)&autobind, sizeof(sa_family_t))) {
 		int saved = errno;
