@@ -48,7 +48,7 @@ INSIDE = {
 }
 # Headers of the C library, of the kernel and of the compiler: everything else is a library's.
 SYSTEM_FOLDERS = ("sys/", "linux/", "net/", "netinet/", "arpa/", "asm/", "sanitizer/")
-SYSTEM = set("""assert ctype dirent elf errno fcntl getopt ifaddrs inttypes limits locale malloc math netdb poll
+SYSTEM = set("""assert ctype dirent elf errno fcntl getopt grp ifaddrs inttypes limits locale malloc math netdb poll pwd
     pthread sched setjmp signal spawn stdarg stdatomic stdbool stddef stdint stdio stdlib string strings
     termios time unistd""".split())
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)

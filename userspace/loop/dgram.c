@@ -868,8 +868,8 @@ static bool failed(struct l7mp_dgram *d, int err, struct dg_queue *aside)
 	if (d->udp && d->connected && is_icmp(err))
 		d->pending_err = -err;
 	/*
-	 * A packet filter that rejects answers the first attempt with an ICMP error as well, which is
-	 * what the second one fails for. The datagram's own error is the filter's.
+	 * A packet filter that rejects a datagram also answers it with an ICMP error, for which the
+	 * second attempt fails. The error to report is that of the filter.
 	 */
 	if (m->retried && m->err == EPERM)
 		err = EPERM;

@@ -29,9 +29,9 @@
 /*
  * Packets that come up beside a flow, after that. The flow never sees what NAT rewrites before the
  * listener or what a foreign tc filter takes: then nothing is counted by it while packets come up,
- * and its answers may be wrong. And packets that a program always passes up (fragments, those larger
- * than the MTU) are overtaken by those that the flow carries. In both cases the session leaves the
- * kernel: after FIRST packets of a direction in which the flow has not counted any, after MANY if
+ * and its answers may be wrong. And packets that a program always passes up (fragments, those
+ * larger than the MTU) are overtaken by those that the flow carries. In both cases the session
+ * leaves the kernel: after FIRST packets of a direction in which the flow has not counted any, after MANY if
  * it has counted none meanwhile, and after MANY within WITHIN_MS in any case.
  */
 #define BESIDE_FIRST     2
