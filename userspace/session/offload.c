@@ -31,8 +31,8 @@
  * listener or what a foreign tc filter takes: then nothing is counted by it while packets come up,
  * and its answers may be wrong. And packets that a program always passes up (fragments, those
  * larger than the MTU) are overtaken by those that the flow carries. In both cases the session
- * leaves the kernel: after FIRST packets of a direction in which the flow has not counted any, after MANY if
- * it has counted none meanwhile, and after MANY within WITHIN_MS in any case.
+ * leaves the kernel: after FIRST packets of a direction in which the flow has not counted any,
+ * after MANY if it has counted none meanwhile, and after MANY within WITHIN_MS in any case.
  */
 #define BESIDE_FIRST     2
 #define BESIDE_MANY      8
