@@ -14,6 +14,8 @@
 #include "l7mp/log.h"
 #include "path.h"
 
+#define DUMPS 5 /* tries to get a consistent answer */
+
 struct attrs {
 	const struct nlattr **v;
 	int max;
@@ -181,11 +183,13 @@ static int on_link(const struct nlmsghdr *nlh, void *arg)
 	if (l)
 		(void)link_change(l, &fresh);
 	else
-		(void)link_add(p, &fresh);
+		l = link_add(p, &fresh);
+	if (l)
+		l->seen = true;
 	return MNL_CB_OK;
 }
 
-int off_links_dump(struct off_path *p)
+static int ask_links(struct off_path *p)
 {
 	char buf[128] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -196,6 +200,24 @@ int off_links_dump(struct off_path *p)
 	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
 	ifi->ifi_family = AF_UNSPEC;
 	return off_nl_ask(&p->nl, nlh, on_link, p);
+}
+
+int off_links_dump(struct off_path *p)
+{
+	struct off_link *l, *next;
+	int rc = -EINTR;
+
+	/* EINTR: they changed meanwhile, and some may be missing in the answer. */
+	for (int i = 0; i < DUMPS && rc == -EINTR; i++) {
+		HASH_ITER (hh, p->links, l, next)
+			l->seen = false;
+		rc = ask_links(p);
+	}
+	/* When events were lost, the deletion of a link may have been among them. */
+	HASH_ITER (hh, p->links, l, next)
+		if (!rc && !l->seen)
+			link_gone(p, l->ifindex);
+	return rc;
 }
 
 void off_links_clear(struct off_path *p)

@@ -141,7 +141,11 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 	char buf[32 << 10] __attribute__((aligned(8)));
 
 	(void)events;
-	if (status < 0)
+	/*
+	 * Lost messages are an error of the socket (ENOBUFS, which the first receive brings), and
+	 * libuv has stopped watching for it.
+	 */
+	if (status < 0 && uv_poll_start(poll, UV_READABLE, on_readable))
 		return;
 	for (int i = 0; i < BATCH; i++) {
 		ssize_t n = mnl_socket_recvfrom(p->watch.socket, buf, sizeof(buf));

@@ -81,6 +81,7 @@ struct off_link {
 	bool made_clsact;          /* we made the qdisc */
 	bool tried;                /* and refused: not tried again before something changes */
 	bool lost;                 /* ... because somebody else took our program away */
+	bool seen;                 /* by the dump that is under way */
 	bool tc_changed;           /* its filters or qdiscs may have: to be told after this batch */
 	bool in_devmap;            /* XDP may send out here */
 	uint32_t handle, priority; /* of the tc filter */
@@ -108,7 +109,7 @@ static inline bool off_link_l3(const struct off_link *l)
 struct off_path;
 
 struct off_link *off_link_find(const struct off_path *p, uint32_t ifindex); /* NULL: none */
-/* Reads all interfaces. 0 or negative errno. */
+/* Reads all interfaces; those that are not there any more go. 0 or negative errno. */
 int off_links_dump(struct off_path *p);
 /* An RTM_NEWLINK or RTM_DELLINK. */
 void off_links_event(struct off_path *p, const struct nlmsghdr *nlh);

@@ -18,16 +18,14 @@
 
 #include "table.h"
 
-#define TICK_MS     1
-#define SETTLE_US   900   /* a batch of packets crosses the stack in less */
-#define HURRY_US    5000  /* after that long, a pause of BRIEF_US must do */
-#define BRIEF_US    30    /* longer than a packet needs; waited for actively */
-#define BRIEF_TRIES 4     /* a tick */
-#define BRIEF_FLOWS 8     /* a tick, at most: the loop has other things to do */
-#define TICK_FLOWS  256   /* a tick */
-#define TICK_US     4000  /* ... and no longer: their sockets may hold much */
-#define FORCE_US    50000 /* then it begins in any case */
-#define MAP_BYTES   (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
+#define TICK_MS    1
+#define SETTLE_US  900   /* a batch of packets crosses the stack in less */
+#define HURRY_US   5000  /* after that long, a pause of BRIEF_US must do, seen from turn to turn */
+#define BRIEF_US   30    /* longer than a packet needs */
+#define TICK_FLOWS 256   /* a tick */
+#define TICK_US    4000  /* ... and no longer: their sockets may hold much */
+#define FORCE_US   50000 /* then it begins in any case */
+#define MAP_BYTES  (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
 
 static uint64_t now_us(void)
 {
@@ -153,28 +151,6 @@ static void begin(struct off_table *tbl, struct l7mp_flow *flow, bool forced)
 		tbl->events->begun(tbl->events_arg, flow->cookie, forced);
 }
 
-static void pause_us(uint64_t us)
-{
-	uint64_t end = now_us() + us;
-
-	while (now_us() < end)
-		;
-}
-
-static bool brief_pause(struct off_table *tbl, struct l7mp_flow *flow)
-{
-	for (int i = 0; i < BRIEF_TRIES; i++) {
-		pause_us(BRIEF_US);
-		if (!settled(tbl, flow))
-			continue;
-		if (hand_over(tbl, flow))
-			return true;
-		if (!tbl->handover.at)
-			return false;
-	}
-	return false;
-}
-
 /* All places were taken when it came. */
 static bool unordered(const struct l7mp_flow *flow)
 {
@@ -184,12 +160,16 @@ static bool unordered(const struct l7mp_flow *flow)
 	return false;
 }
 
-/* May remove this flow, and others. */
-static void step(struct off_table *tbl, struct l7mp_flow *flow, unsigned *brief)
+/*
+ * May remove this flow, and others. True: it never pauses for long, so it is to be looked at again
+ * in the next turn of the loop, not in the next tick.
+ */
+static bool step(struct off_table *tbl, struct l7mp_flow *flow)
 {
-	uint64_t now = now_us();
-	bool same = settled(tbl, flow), orderly = false;
+	uint64_t now = now_us(), before = flow->looked_us;
+	bool same = settled(tbl, flow), orderly = false, hurry;
 
+	flow->looked_us = now;
 	/*
 	 * A program that found the numbers different just before we made them equal may count its
 	 * packet just after. So they must still be equal a tick later; meanwhile the programs use
@@ -197,34 +177,32 @@ static void step(struct off_table *tbl, struct l7mp_flow *flow, unsigned *brief)
 	 */
 	if (flow->agreed && same) {
 		begin(tbl, flow, unordered(flow));
-		return;
+		return false;
 	}
 	flow->agreed = false;
 	tbl->handover.at = flow;
 	if (!same)
 		flow->settled_us = now;
-	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US) {
+	hurry = now - flow->added_us >= HURRY_US;
+	if (flow->verb == L7MP_VERB_COUNT || now - flow->settled_us >= SETTLE_US ||
+	    (hurry && same && now - before >= BRIEF_US))
 		orderly = hand_over(tbl, flow);
-		/* Something was sent just now: it has left after a short while. */
-		if (!orderly && tbl->handover.at && (*brief)++ < BRIEF_FLOWS)
-			orderly = brief_pause(tbl, flow);
-	} else if (now - flow->added_us >= HURRY_US && (*brief)++ < BRIEF_FLOWS) {
-		orderly = brief_pause(tbl, flow);
-	}
 	if (!tbl->handover.at)
-		return;
+		return false;
 	if (orderly)
 		flow->agreed = true;
 	else if (now - flow->added_us >= FORCE_US)
 		begin(tbl, flow, true);
+	return hurry && !orderly && tbl->handover.at;
 }
 
 static void tick(struct l7mp_timer *timer, void *arg)
 {
 	struct off_table *tbl = arg;
 	struct off_handover *h = &tbl->handover;
-	unsigned brief = 0, n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
+	unsigned n = h->n_flows < TICK_FLOWS ? h->n_flows : TICK_FLOWS;
 	uint64_t start = now_us();
+	bool hurry = false;
 
 	/*
 	 * Each once; the list may change under us, so always from its head, and what stays goes to
@@ -235,11 +213,11 @@ static void tick(struct l7mp_timer *timer, void *arg)
 
 		DL_DELETE2(h->flows, flow, hprev, hnext);
 		DL_APPEND2(h->flows, flow, hprev, hnext);
-		step(tbl, flow, &brief);
+		hurry |= step(tbl, flow);
 	}
 	h->at = NULL;
 	if (h->flows && !l7mp_timer_armed(timer))
-		(void)l7mp_timer_start(tbl->loop, timer, TICK_MS);
+		(void)l7mp_timer_start(tbl->loop, timer, hurry ? 0 : TICK_MS);
 }
 
 /* ---- for the engine ---- */
@@ -254,7 +232,7 @@ void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	struct off_handover *h = &tbl->handover;
 
-	flow->added_us = flow->settled_us = now_us();
+	flow->added_us = flow->settled_us = flow->looked_us = now_us();
 	flow->beginning = true;
 	flow->agreed = false;
 	DL_APPEND2(h->flows, flow, hprev, hnext);

@@ -69,10 +69,10 @@ struct l7mp_flow {
 	bool beginning;                  /* in the engine's list of hand-overs */
 	bool agreed;                     /* its numbers were equal when it was looked at last */
 	struct l7mp_flow *hprev, *hnext; /* there */
-	uint64_t added_us,
-	        settled_us; /* CLOCK_MONOTONIC: since when it is there, since when nothing came */
-	bool out;           /* taken out of the map already, by changes.c */
-	uint8_t out_reason; /* enum l7mp_reason */
+	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last examined. */
+	uint64_t added_us, settled_us, looked_us;
+	bool out;                  /* taken out of the map already, by changes.c */
+	uint8_t out_reason;        /* enum l7mp_reason */
 	struct off_nexthop *nh[2]; /* to a's peer, to b's peer; the second only with two sides */
 	struct off_use use[2];
 };
