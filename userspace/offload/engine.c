@@ -119,6 +119,10 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 	case OFF_PATH_HOOK:
 		off_attach_check(&e->hooks, link);
 		break;
+	case OFF_PATH_REPLAN:
+		off_flows_withdraw_all(e, L7MP_REASON_PENDING);
+		off_retry_soon(e);
+		break;
 	case OFF_PATH_RESYNC:
 		off_attach_update_all(&e->hooks);
 		HASH_ITER (hh, e->path.links, link, next)
@@ -290,6 +294,8 @@ static int prepare(struct l7mp_offload_engine *e)
 		rc = explain(e, off_monitor_start(&e->path), "can't watch rtnetlink");
 	if (!rc)
 		rc = explain(e, off_links_dump(&e->path), "can't list the interfaces");
+	if (!rc)
+		off_routes_check_ports(&e->path);
 	return rc;
 }
 

@@ -136,7 +136,7 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_nexthop *nh =
-		        off_nexthop_get(&e->path, &ends[i]->local, &ends[i]->remote);
+		        off_nexthop_get(&e->path, ends[i]->l4, &ends[i]->local, &ends[i]->remote);
 
 		if (!nh)
 			return L7MP_REASON_KERNEL;

@@ -128,7 +128,12 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 	case RTM_NEWCHAIN:
 	case RTM_DELCHAIN:
 		break;
-	default: /* rules, next hops: rare, and may mean anything */
+	case RTM_NEWRULE:
+	case RTM_DELRULE:
+		p->rules_changed = true;
+		off_nexthops_dirty_all(p);
+		break;
+	default: /* next hops: rare, and may mean anything */
 		off_nexthops_dirty_all(p);
 		break;
 	}
@@ -161,6 +166,9 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 			return;
 	}
 	tell_tc_changes(p);
+	if (p->rules_changed)
+		off_routes_check_ports(p);
+	p->rules_changed = false;
 }
 
 static const int groups[] = {

@@ -3,6 +3,7 @@
  * Nexthops: what the kernel's routing answered for a peer, asked once and kept up to date by
  * rtnetlink events, so that the programs need no FIB look-up per packet.
  */
+#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,7 +46,7 @@ static void nexthop_idle(struct off_path *p, struct off_nexthop *nh)
 	nh->failed_ms = l7mp_loop_now(p->loop) | 1;
 }
 
-static void nexthop_key(struct off_nexthop_key *key, const struct l7mp_addr *local,
+static void nexthop_key(struct off_nexthop_key *key, uint8_t l4, const struct l7mp_addr *local,
                         const struct l7mp_addr *remote)
 {
 	memset(key, 0, sizeof(*key));
@@ -54,15 +55,20 @@ static void nexthop_key(struct off_nexthop_key *key, const struct l7mp_addr *loc
 	off_abi_addr(local, key->src);
 	if (key->family == L7MP_FAMILY_V6)
 		key->scope = remote->in6.sin6_scope_id;
+	if (!l4)
+		return;
+	key->l4 = l4;
+	key->sport = htons(l7mp_addr_port(local));
+	key->dport = htons(l7mp_addr_port(remote));
 }
 
-struct off_nexthop *off_nexthop_get(struct off_path *p, const struct l7mp_addr *local,
+struct off_nexthop *off_nexthop_get(struct off_path *p, uint8_t l4, const struct l7mp_addr *local,
                                     const struct l7mp_addr *remote)
 {
 	struct off_nexthop_key key;
 	struct off_nexthop *nh = NULL;
 
-	nexthop_key(&key, local, remote);
+	nexthop_key(&key, p->by_port ? l4 : 0, local, remote);
 	HASH_FIND(hh, p->nexthops, &key, sizeof(key), nh);
 	if (nh) {
 		if (!nh->recheck) /* nobody used it for a while */

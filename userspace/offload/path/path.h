@@ -166,7 +166,9 @@ struct off_nexthop_key {
 	uint8_t src[16];
 	uint32_t scope;
 	uint8_t family; /* enum l7mp_abi_family */
-	uint8_t pad[3];
+	uint8_t l4;     /* with both ports, in network order, when routes depend on them; else 0 */
+	uint16_t sport, dport;
+	uint8_t pad[2];
 };
 
 /* One flow's use of a nexthop. */
@@ -208,7 +210,7 @@ struct off_nexthop {
  * Finds or looks up. NULL when out of memory. The result lives while it has uses; one that failed
  * is kept for a minute without, so that its recovery is noticed.
  */
-struct off_nexthop *off_nexthop_get(struct off_path *p, const struct l7mp_addr *local,
+struct off_nexthop *off_nexthop_get(struct off_path *p, uint8_t l4, const struct l7mp_addr *local,
                                     const struct l7mp_addr *remote);
 void off_nexthop_use(struct off_nexthop *nh, struct off_use *use);
 /* `use` NULL: only checks whether it is still needed. May free nh. */
@@ -250,6 +252,14 @@ bool off_route_changed(struct off_path *p, const struct off_nexthop *nh);
 /* An RTM_NEWROUTE or RTM_DELROUTE. */
 void off_routes_event(struct off_path *p, const struct nlmsghdr *nlh);
 
+/*
+ * Do routes depend on ports here? Then the kernel is asked with protocol and ports, so that a
+ * multipath route answers with the leg that the session's socket takes, and each flow has a nexthop
+ * of its own; else those of equal addresses share one. Looks at the kernel's settings again, and
+ * reports OFF_PATH_REPLAN when the answer has changed.
+ */
+void off_routes_check_ports(struct off_path *p);
+
 /* ---- rechecks ---- */
 
 #define OFF_RECHECKS 3
@@ -272,7 +282,8 @@ enum off_path_event {
 	OFF_PATH_LINK,      /* `link` is new or has changed */
 	OFF_PATH_LINK_GONE, /* `link` is about to be freed */
 	OFF_PATH_HOOK,      /* somebody changed tc filters, qdiscs or the XDP program of `link` */
-	OFF_PATH_RESYNC,    /* events were lost: all links may have changed */
+	OFF_PATH_REPLAN, /* nexthops have other keys from now on: all flows are to be made anew */
+	OFF_PATH_RESYNC, /* events were lost: all links may have changed */
 };
 
 struct off_path {
@@ -294,6 +305,9 @@ struct off_path {
 	unsigned n_failed_nexthops;
 	struct off_nexthop *recheck[OFF_RECHECKS];
 	struct l7mp_timer recheck_timer;
+	bool by_port;               /* see off_routes_check_ports */
+	bool rules_changed;         /* to be looked at after this batch of events */
+	uint64_t ports_ms;          /* when by_port was looked at last */
 	uint64_t routes_changed_ms; /* when an event about routes came last; 0: never */
 };
 

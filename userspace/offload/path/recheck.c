@@ -84,6 +84,9 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		}
 	}
 	arm(p);
+	/* No event tells of these settings. */
+	if (now - p->ports_ms >= delay_ms[ALWAYS])
+		off_routes_check_ports(p);
 }
 
 int off_recheck_start(struct off_path *p)

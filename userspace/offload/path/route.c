@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Routes, as the kernel answers them (rtnetlink(7), RTM_GETROUTE), and events about them. */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "l7mp/log.h"
 #include "path.h"
@@ -100,6 +104,11 @@ static int ask_route(struct off_path *p, const struct off_nexthop_key *key, stru
 	mnl_attr_put(nlh, RTA_SRC, len, key->src);
 	if (key->scope)
 		mnl_attr_put_u32(nlh, RTA_OIF, key->scope);
+	if (key->l4) {
+		mnl_attr_put_u8(nlh, RTA_IP_PROTO, key->l4);
+		mnl_attr_put_u16(nlh, RTA_SPORT, key->sport);
+		mnl_attr_put_u16(nlh, RTA_DPORT, key->dport);
+	}
 	memset(out, 0, sizeof(*out));
 	rc = off_nl_ask(&p->nl, nlh, on_route, out);
 	return rc ? rc : out->seen ? 0 : -ENOENT;
@@ -145,6 +154,68 @@ void off_route_lookup(struct off_path *p, struct off_nexthop *nh)
 		return;
 	}
 	off_neigh_bind(p, nh);
+}
+
+/* ---- do ports matter? ---- */
+
+/* Multipath routes choose a leg by a hash; all but policy 0 may take the ports into it. */
+static bool hashes_ports(const char *family)
+{
+	char path[80], digit = '0';
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/%s/fib_multipath_hash_policy", family);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (read(fd, &digit, 1) != 1)
+		digit = '0';
+	close(fd);
+	return digit != '0';
+}
+
+static int on_rule(const struct nlmsghdr *nlh, void *arg)
+{
+	const struct nlattr *a;
+	bool *found = arg;
+
+	if (nlh->nlmsg_type != RTM_NEWRULE)
+		return MNL_CB_OK;
+	mnl_attr_for_each(a, nlh, sizeof(struct fib_rule_hdr))
+	{
+		int type = mnl_attr_get_type(a);
+
+		*found = *found || type == FRA_IP_PROTO || type == FRA_SPORT_RANGE ||
+		         type == FRA_DPORT_RANGE;
+	}
+	return MNL_CB_OK;
+}
+
+static bool rules_have_ports(struct off_path *p, uint8_t family)
+{
+	char buf[128] __attribute__((aligned(8)));
+	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
+	struct fib_rule_hdr *rule;
+	bool found = false;
+
+	nlh->nlmsg_type = RTM_GETRULE;
+	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	rule = mnl_nlmsg_put_extra_header(nlh, sizeof(*rule));
+	rule->family = (uint8_t)af(family);
+	(void)off_nl_ask(&p->nl, nlh, on_rule, &found);
+	return found;
+}
+
+void off_routes_check_ports(struct off_path *p)
+{
+	bool by_port = hashes_ports("ipv4") || hashes_ports("ipv6") ||
+	               rules_have_ports(p, L7MP_FAMILY_V4) || rules_have_ports(p, L7MP_FAMILY_V6);
+
+	p->ports_ms = l7mp_loop_now(p->loop);
+	if (by_port == p->by_port)
+		return;
+	p->by_port = by_port;
+	off_path_tell(p, OFF_PATH_REPLAN, NULL);
 }
 
 /* ---- events ---- */
