@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The one document tree: configuration, REST bodies and session metadata are
- * cJSON trees. These are the helpers that cJSON lacks.
+ * JSON: configuration, REST bodies and session metadata are all cJSON trees. This header has what
+ * cJSON lacks: a strict parser, printing in several formats, JSON pointers and safe access.
  *
- * Lookups are case-sensitive. A node has one owner; functions borrow unless
- * their comment says *takes*.
+ * Lookups are case-sensitive. A node has one owner; functions borrow their arguments unless the
+ * comment says "takes".
+ *
+ * Thread: any; a tree belongs to one thread at a time.
  */
 #pragma once
 
@@ -13,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Text as it comes from JSON.stringify and friends; see docs/api.md, ?format=. */
+/* The formats of the query parameter ?format= (docs/api.md). */
 enum l7mp_json_format {
 	L7MP_JSON_PLAIN, /* compact, one line: the default */
 	L7MP_JSON_TERSE, /* compact, without quotes where YAML needs none */
@@ -21,61 +23,69 @@ enum l7mp_json_format {
 	L7MP_JSON_LINES, /* indented */
 	L7MP_JSON_DIFFY, /* indented, keys sorted, one scalar a line: for diff(1) */
 };
+/* Finds a format by its name ("plain" ...), in any case. Returns 0, or -EINVAL if unknown. */
 int l7mp_json_format_parse(const char *name, enum l7mp_json_format *out);
-/* Heap text with a final newline, NULL when out of memory; free() it. */
+/* Prints a tree, with a final newline. Free the text with free(). NULL when out of memory. */
 char *l7mp_json_print(const cJSON *node, enum l7mp_json_format format);
 
-#define L7MP_JSON_DEPTH  128     /* containers inside each other */
+#define L7MP_JSON_DEPTH  128     /* nested containers */
 #define L7MP_JSON_VALUES 1000000 /* values in one text: each costs about 80 bytes as a node */
 
 /*
- * Parses exactly one JSON text (RFC 8259): nothing but white space may follow; depth at most
- * L7MP_JSON_DEPTH. Refuses besides: duplicate keys, \u0000 in strings (cJSON's strings end there),
- * integers beyond 2^53 (a double would round them), numbers out of double's range or over 63
- * characters, more than L7MP_JSON_VALUES values. A byte order mark is skipped.
+ * Parses exactly one JSON text (RFC 8259), after which only white space may follow. A byte order
+ * mark is skipped. Besides syntax errors it refuses duplicate keys, \u0000 in strings (cJSON's
+ * strings end at NUL), integers beyond 2^53 (a double would round them), numbers that a double
+ * can't hold or that are longer than 63 characters, and more than L7MP_JSON_DEPTH levels or
+ * L7MP_JSON_VALUES values.
  *
- * A new tree, or NULL with line (1-based; 0 when out of memory) and a message; both may be NULL.
- * Any thread.
+ * Returns a new tree. On failure returns NULL, sets *line (counted from 1; 0 when out of memory)
+ * and writes a message; both may be NULL.
  */
 cJSON *l7mp_json_parse(const char *text, size_t len, int *line, char *message, size_t message_size);
 /*
- * The same, and calls on_node for each node when it is reached, in document order, before its value
- * is read: a node, then its children. `line` is where it begins (its key, for a member). Anything
- * but 0 ends the parse: -ENOMEM as "out of memory".
+ * As l7mp_json_parse, and calls on_node for each node in document order, before its value is read:
+ * a node first, then its children. `line` is where the node begins, or its key for a member of an
+ * object. When on_node does not return 0, parsing fails as out of memory.
  */
 typedef int (*l7mp_json_node_fn)(void *arg, const cJSON *node, int line);
 cJSON *l7mp_json_parse_nodes(const char *text, size_t len, l7mp_json_node_fn on_node, void *arg,
                              int *line, char *message, size_t message_size);
 
 /*
- * JSON pointers (RFC 6901), with or without the leading '/'; "" and "/" are the
- * root. get: NULL when there is none. set: *takes* value, finds or creates
- * objects on the way ("-" or the length appends to an array); -EINVAL when the
- * way leads through a scalar or a bad array index or is deeper than
- * L7MP_JSON_DEPTH, -ENOMEM; the tree is then as it was. Setting the root replaces
- * what *root holds, root itself stays.
+ * JSON pointers are those of RFC 6901, except that the leading '/' may be absent, and that "/"
+ * means the root, as "" does.
  */
+/* Returns the node that `pointer` refers to, or NULL when there is none. */
 cJSON *l7mp_json_get(const cJSON *root, const char *pointer);
+/*
+ * Sets the node that `pointer` refers to. Takes `value`, also on failure. Missing objects on the
+ * path are created; the index "-", or one equal to the length, appends to an array. Setting the
+ * root replaces its contents, while the node `root` stays. Returns 0; -EINVAL when the path goes
+ * through a scalar or an invalid array index, or is deeper than L7MP_JSON_DEPTH; -ENOMEM. On
+ * failure the tree is unchanged.
+ */
 int l7mp_json_set(cJSON *root, const char *pointer, cJSON *value);
-/* Is the pointer text well formed ('~' only as ~0 or ~1) and not too deep? */
+/* Returns whether a pointer is well formed ('~' only as ~0 or ~1) and not too deep. */
 bool l7mp_json_pointer_valid(const char *pointer);
 
-/* Member of an object by its exact key; NULL when absent or not an object. */
+/* Returns a member by its exact key; NULL when it is absent or `object` is no object. */
 cJSON *l7mp_json_member(const cJSON *object, const char *key);
+/* Return a member's value, or `fallback` when it is absent or has another type. */
 const char *l7mp_json_str(const cJSON *object, const char *key, const char *fallback);
 double l7mp_json_num(const cJSON *object, const char *key, double fallback);
 bool l7mp_json_bool(const cJSON *object, const char *key, bool fallback);
 
-/* "null" "boolean" "number" "string" "array" "object" */
+/* Returns the JSON type of a node: "null", "boolean", "number", "string", "array", "object". */
 const char *l7mp_json_type(const cJSON *node);
-/* Deep equality: objects without order, numbers by value. */
+/* Compares two trees: members of objects in any order, numbers by value. */
 bool l7mp_json_equal(const cJSON *a, const cJSON *b);
-/* A short text of any value for messages ("got 99999"), truncated with "...". */
+/* Writes a short text of any value for messages ("got 99999"), truncated with "...". */
 const char *l7mp_json_brief(const cJSON *node, char *buf, size_t size);
 
 /*
- * Adders that survive NULL: 0 or -ENOMEM. `add` *takes* item also on failure and does not
- * look for the key. A NULL string becomes null.
+ * Add a member to an object without checking whether the key exists. Return 0 or -ENOMEM, the
+ * latter also when `object` or `item` is NULL, so that the caller need not check these allocations
+ * first. l7mp_json_add takes `item`, also on failure. A NULL string becomes null.
  */
 int l7mp_json_add(cJSON *object, const char *key, cJSON *item);
 int l7mp_json_add_str(cJSON *object, const char *key, const char *value);

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Logging: one line a record, the only process-wide state of the project.
+ * Logging: one line per record. The level and the target are process-wide.
  *
  * Text:  2026-11-23T05:49:21.123Z warn udp text
  * JSON:  {"time":"...","level":"warn","module":"udp","message":"text"}
  *
- * Thread: any. Records are written whole with one write(2), so lines of
- * different threads never mix.
+ * Thread: any. A record is written with one write(2), so lines of different threads never mix.
  */
 #pragma once
 
@@ -23,27 +22,32 @@ enum l7mp_log_level {
 	L7MP_LOG_SILENT,
 };
 
-/* Level by its name, case-insensitive. 0, or -EINVAL when unknown. */
+/* Finds a level by its name, in any case. Returns 0, or -EINVAL if unknown. */
 int l7mp_log_level_parse(const char *name, enum l7mp_log_level *out);
 const char *l7mp_log_level_name(enum l7mp_log_level level);
 
+/* Records below this level are not written. The default is L7MP_LOG_NOTICE. */
 void l7mp_log_set_level(enum l7mp_log_level level);
 enum l7mp_log_level l7mp_log_get_level(void);
 
 /*
- * Where records go: "stdout", "stderr" (the state before any call) or a path,
- * which is opened for appending, mode 0640, close-on-exec. The old target
- * stays when the new one can't be opened. 0 or negative errno.
+ * Sets the target: "stdout", "stderr" (the default) or a path, which is opened for appending with
+ * mode 0640. `json`: write JSON records. Returns 0, or a negative errno; the old target then stays.
  */
 int l7mp_log_open(const char *target, bool json);
-/* Opens the same path again (after a rotation). 0 or negative errno. */
+/*
+ * Opens the same path again, after the file was rotated. Returns 0, or a negative errno; the open
+ * file then stays in use. Does nothing for stdout and stderr.
+ */
 int l7mp_log_reopen(void);
+/* Closes the file; later records go to stderr, as text. */
 void l7mp_log_close(void);
 
+/* Writes a record whatever the level is; use the macros below. Control characters are escaped. */
 void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 
-/* The arguments are not evaluated when the level is off. */
+/* Writes a record if its level is enabled; else the arguments are not evaluated. */
 #define l7mp_log(level, module, ...)                                    \
 	do {                                                            \
 		if ((level) >= l7mp_log_get_level())                    \
@@ -58,10 +62,10 @@ void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *f
 #define l7mp_log_error(module, ...)   l7mp_log(L7MP_LOG_ERROR, module, __VA_ARGS__)
 
 /*
- * Limits how often a peer can make us log: at most `burst` records per
- * `interval_ms`, then one record that says how many were left out. Zero-init
- * the state. Returns true when the caller may log now; *suppressed then holds
- * how many were left out since the last one.
+ * Rate limit for records that a peer can cause: at most `burst` records per `interval_ms`. A zeroed
+ * state is a new one. Returns whether the caller may log now; then *suppressed is the number of
+ * records left out since the last one, which the caller should mention. Not thread-safe: the state
+ * belongs to one thread.
  */
 struct l7mp_log_limit {
 	uint64_t window_start_ms;

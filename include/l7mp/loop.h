@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: libuv, with timers and deferred tasks whose cancellation is
- * synchronous (an owner may free them at once; libuv's handles may not).
+ * The event loop: libuv, with timers and deferred tasks of our own. Cancelling these is
+ * synchronous, so that their owner may free them at once, which libuv's handles do not allow.
  *
- * The loop is passed, never looked up, so that several loops on several cores
- * stay possible. Thread: every function is for the loop's own thread, except
- * l7mp_mailbox_post (mailbox.h).
+ * A turn of the loop runs: timers, I/O callbacks, tasks, flush hooks (batched sends), slices of
+ * long work (slice.h), close callbacks.
  *
- * A turn of the loop: timers -> I/O callbacks -> tasks -> flush hooks (batched
- * sends) -> slices of long work (slice.h) -> close callbacks.
+ * Thread: every function must be called on the loop's own thread. To reach the loop from another
+ * thread, use mailbox.h. The loop is always passed as an argument, so that there can be several.
  */
 #pragma once
 
@@ -21,32 +20,37 @@
 
 struct l7mp_loop;
 
+/* Makes a loop. Returns 0 or a negative errno. */
 int l7mp_loop_new(struct l7mp_loop **out);
 /*
- * A loop for unit tests, with a clock of its own that starts at 1,000,000 ms and
- * moves only by l7mp_loop_advance. It has no uv loop: nothing may open a descriptor on it.
+ * Makes a manual loop, for unit tests: its clock starts at 1,000,000 ms and moves only by
+ * l7mp_loop_advance. It has no uv loop, so nothing may watch a descriptor on it. Returns 0 or a
+ * negative errno.
  */
 int l7mp_loop_new_manual(struct l7mp_loop **out);
 /*
- * Advances a manual clock by ms, firing timers in order and running tasks and flush hooks after
- * each.
+ * Manual loops: advances the clock by `ms` milliseconds, firing the timers that become due in
+ * order, and running tasks and flush hooks after each.
  */
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms);
-/* Runs tasks and flush hooks that are due, without moving a manual clock. */
+/* Manual loops: runs the timers, tasks and flush hooks that are due, without moving the clock. */
 void l7mp_loop_turn(struct l7mp_loop *loop);
 
-/* Runs until no handle is left or l7mp_loop_stop. 0. */
+/* Runs until no active handle is left or l7mp_loop_stop was called. Returns 0. */
 int l7mp_loop_run(struct l7mp_loop *loop);
+/* Makes l7mp_loop_run return at the end of this turn. */
 void l7mp_loop_stop(struct l7mp_loop *loop);
 /*
- * Closes own handles, runs the loop dry and frees it. Returns uv_loop_close()'s result: 0, or
- * UV_EBUSY when a module left a handle open (a bug).
+ * Closes the loop's own handles, runs until all pending callbacks were called, and frees the loop.
+ * Returns 0, or UV_EBUSY when a module has left a handle open, which is a bug. Nulls the pointer.
  */
 int l7mp_loop_free(struct l7mp_loop **loop);
 
-uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop); /* NULL for a manual loop */
+/* Returns libuv's loop, for handles of libuv; NULL for a manual loop. */
+uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop);
+/* Returns the loop's buffer pool. */
 struct l7mp_buf_pool *l7mp_loop_bufs(struct l7mp_loop *loop);
-/* Monotonic ms, as of the start of this turn. */
+/* Returns the monotonic time in ms as of the start of this turn. */
 uint64_t l7mp_loop_now(const struct l7mp_loop *loop);
 
 /* ---- timers: one shot, ms resolution, cancel is synchronous ---- */
@@ -54,27 +58,34 @@ uint64_t l7mp_loop_now(const struct l7mp_loop *loop);
 struct l7mp_timer {
 	void (*cb)(struct l7mp_timer *timer, void *arg);
 	void *arg;
-	uint64_t due; /* loop time in ms; private */
-	size_t index; /* 1-based place in the loop's heap; 0: not armed */
+	/* Private. */
+	uint64_t due; /* loop time in ms */
+	size_t index; /* position in the loop's heap, from 1; 0: not armed */
 	bool reserved;
 };
+/* Initialises a timer that calls cb(timer, arg) when it fires. */
 void l7mp_timer_init(struct l7mp_timer *t, void (*cb)(struct l7mp_timer *t, void *arg), void *arg);
-/* Arms, or moves, the timer. 0 or -ENOMEM. A delay of 0 fires in the next turn. */
-int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms);
-void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t); /* fine when not armed */
 /*
- * Keeps a place for the timer until it is given back, so that starting it can't fail: for what
- * nobody would do again (a sweep, a queue that is waited for). 0 or -ENOMEM; no-op when it has one.
+ * Arms the timer, or moves it when it is armed. A delay of 0 fires in the next turn. Returns 0 or
+ * -ENOMEM; it can't fail for an armed or reserved timer.
+ */
+int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms);
+/* Disarms the timer; does nothing when it is not armed. */
+void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t);
+/*
+ * Reserves memory for the timer until l7mp_timer_give_back, so that starting it can't fail: for
+ * timers whose failure nothing would repair, such as a periodic poll. Returns 0 or -ENOMEM. Does
+ * nothing when it is reserved already.
  */
 int l7mp_timer_reserve(struct l7mp_loop *loop, struct l7mp_timer *t);
-/* Stops the timer, too. No-op when it has no place. */
+/* Gives the reservation up and stops the timer. Does nothing when it is not reserved. */
 void l7mp_timer_give_back(struct l7mp_loop *loop, struct l7mp_timer *t);
 static inline bool l7mp_timer_armed(const struct l7mp_timer *t)
 {
 	return t->index != 0;
 }
 
-/* ---- tasks: run once, later in this turn or in the next; never from inside post ---- */
+/* ---- tasks: run once, later in this turn or in the next, never from inside post ---- */
 
 struct l7mp_task {
 	void (*cb)(struct l7mp_task *task, void *arg);
@@ -82,10 +93,12 @@ struct l7mp_task {
 	struct l7mp_task *prev, *next; /* private; prev NULL: not posted */
 };
 void l7mp_task_init(struct l7mp_task *t, void (*cb)(struct l7mp_task *t, void *arg), void *arg);
-void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t); /* no-op when posted */
+/* Posts the task; does nothing when it is posted already. Can't fail. */
+void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t);
+/* Cancels it, after which it may be freed; does nothing when it is not posted. */
 void l7mp_task_cancel(struct l7mp_loop *loop, struct l7mp_task *t);
 
-/* ---- flush hooks: run at the end of a turn when asked for (batched sends) ---- */
+/* ---- flush hooks: run once at the end of the turn, for batched sends ---- */
 
 struct l7mp_flush {
 	void (*cb)(struct l7mp_flush *flush, void *arg);
@@ -93,11 +106,13 @@ struct l7mp_flush {
 	struct l7mp_flush *prev, *next; /* private; prev NULL: not pending */
 };
 void l7mp_flush_init(struct l7mp_flush *f, void (*cb)(struct l7mp_flush *f, void *arg), void *arg);
+/* Requests the hook for this turn; does nothing when it is pending. Can't fail. */
 void l7mp_flush_request(struct l7mp_loop *loop, struct l7mp_flush *f);
+/* Cancels it, after which it may be freed; does nothing when it is not pending. */
 void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f);
 
 /*
- * Longest time between two polls in the last second and its running maximum, in µs: a gauge for
- * metrics.
+ * Returns, in µs, the longest time between two polls for I/O within the last second, or with
+ * `maximum` since the start.
  */
 uint64_t l7mp_loop_latency_us(const struct l7mp_loop *loop, bool maximum);

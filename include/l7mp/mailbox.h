@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages from other threads (civetweb's workers) to the loop. uv_async_send
- * coalesces, so a wake-up drains the whole queue, in order of posting.
+ * Messages from other threads (civetweb's workers) to the loop. They are delivered in the order in
+ * which they were posted. uv_async_send coalesces wake-ups, so each one drains the whole queue.
  */
 #pragma once
 
@@ -14,15 +14,18 @@ struct l7mp_mail {
 };
 
 struct l7mp_mailbox;
-/* `arg` is handed to every mail's callback. Keeps the loop alive until closed. */
+/*
+ * Makes a mailbox. `arg` is passed to every mail's callback. The mailbox keeps the loop running
+ * until it is closed. Loop thread. Returns 0 or a negative errno.
+ */
 int l7mp_mailbox_new(struct l7mp_loop *loop, void *arg, struct l7mp_mailbox **out);
-/* Any thread. Takes the mail when 0; -ESHUTDOWN (mail stays the caller's) after close. */
+/* Posts a mail. Returns 0 and takes it, or -ESHUTDOWN after close and does not. Any thread. */
 int l7mp_mailbox_post(struct l7mp_mailbox *mb, struct l7mp_mail *mail);
 /*
- * Loop thread. Delivers what is queued, refuses the rest, frees itself when the last reference is
- * gone.
+ * Delivers the queued mails and refuses later ones. The mailbox is freed with the last reference.
+ * Nulls the pointer. Loop thread.
  */
 void l7mp_mailbox_close(struct l7mp_mailbox **mb);
-/* Any thread: a poster holds a reference for as long as it may post. */
+/* References: a thread must hold one for as long as it may post. Any thread. */
 struct l7mp_mailbox *l7mp_mailbox_ref(struct l7mp_mailbox *mb);
 void l7mp_mailbox_unref(struct l7mp_mailbox *mb);

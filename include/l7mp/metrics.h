@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prometheus' text format 0.0.4, for whoever has metrics to show. All lines of one
- * metric must stay together: head, then its samples.
+ * Writes metrics in the Prometheus text format, version 0.0.4. The format wants all lines of a
+ * metric together: write its head, then all of its samples. Allocation failures are recorded in
+ * out->oom.
+ *
+ * Thread: any.
  */
 #pragma once
 
@@ -9,16 +12,19 @@
 
 #include "l7mp/util.h"
 
-/* "# HELP" and "# TYPE"; type "counter" or "gauge"; help without line breaks or backslashes. */
+/*
+ * Writes the lines "# HELP" and "# TYPE". `type` is "counter", "gauge" or "histogram"; `help` must
+ * have no line breaks and no backslashes.
+ */
 void l7mp_metrics_head(struct l7mp_str *out, const char *name, const char *type, const char *help);
 
 struct l7mp_label {
 	const char *key;
-	const char *value; /* escaped here; what is not UTF-8 becomes U+FFFD */
+	const char *value; /* any text; it is escaped, and invalid UTF-8 becomes U+FFFD */
 };
-/* One sample; `labels` ends with key NULL and may itself be NULL. */
+/* Writes one sample. `labels` ends with an entry whose key is NULL; it may be NULL itself. */
 void l7mp_metrics_sample(struct l7mp_str *out, const char *name, const struct l7mp_label *labels,
                          uint64_t value);
-/* head and one sample without labels */
+/* Writes the head and a single sample without labels. */
 void l7mp_metrics_plain(struct l7mp_str *out, const char *name, const char *type, const char *help,
                         uint64_t value);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Two addresses on the command line, as socat(1) has them, into the config document
- * that a file would hold: docs/oneliners.md.
+ * One-liners: two addresses on the command line, in the style of socat(1), are translated into the
+ * document that a config file would contain (docs/oneliners.md).
  *
  *   UDP-LISTEN:15000,dscp=46   WS:127.0.0.1:16000/path
  */
@@ -14,8 +14,9 @@
 
 struct l7mp_registry;
 
+/* All strings are borrowed. */
 struct l7mp_oneliner {
-	const char *first, *second;
+	const char *first, *second; /* the addresses */
 	/* Transformers from the first to the second address, and from the second to the first. */
 	const char *const *via;
 	size_t n_via;
@@ -25,14 +26,14 @@ struct l7mp_oneliner {
 };
 
 /*
- * A new document. NULL with err: message "argument 1, at 12: expected a port in 1..65535,
- * got 'x'"; positions count from 1.
+ * Returns a new document, or NULL with err set: "argument 1, at 12: expected a port in 1..65535,
+ * got 'x'", where 12 is a position in the argument, counted from 1.
  */
 cJSON *l7mp_oneliner_config(const struct l7mp_registry *registry, const struct l7mp_oneliner *o,
                             struct l7mp_error *err);
 /*
- * What of the command line a JSON path of that document comes from: "argument 1
- * (UDP-LISTEN:99999)"; NULL when nothing.
+ * Writes which argument a JSON path of that document comes from, "argument 1 (UDP-LISTEN:99999)",
+ * and returns `buf`. Returns NULL when it comes from none.
  */
 const char *l7mp_oneliner_where(const struct l7mp_oneliner *o, const char *path, char *buf,
                                 size_t size);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSON predicates: draft-snell-json-test-07, all of it, compiled once and
- * evaluated against a session's metadata. Texts of peers meet patterns of the operator here, so
- * what an evaluation may cost is counted.
+ * JSON predicates (draft-snell-json-test-07, complete), which are compiled once and evaluated
+ * against a session's metadata. Peers choose the strings that the operator's patterns are matched
+ * against, so the cost of an evaluation is bounded.
  */
 #pragma once
 
@@ -15,16 +15,17 @@
 struct l7mp_predicate;
 
 /*
- * Compiles; files issues with paths below `path`. NULL or a string compiles to
- * "matches all". -EINVAL when issues have errors, -ENOMEM. Nesting at most 64.
+ * Compiles a predicate, which may be nested 64 levels deep; adds issues with paths below `path`. A
+ * `match` of NULL or a string compiles to one that always holds. Returns 0; -EINVAL when errors
+ * were added; -ENOMEM. Thread: any.
  */
 int l7mp_predicate_compile(const cJSON *match, const char *path, struct l7mp_issues *issues,
                            struct l7mp_predicate **out);
 
 /*
- * What evaluations may still cost, all that are made for one session together, in units of about
- * 2.5 ns on a processor of 2020. Once it is exhausted every comparison with a text is false, so
- * the result means nothing (a `not` of it would be true): the caller must look.
+ * The remaining cost budget of all evaluations for one session, in units of about 2.5 ns on a
+ * processor of 2020. Once it is exhausted, every comparison with a string is false, so that the
+ * result is meaningless (`not` would make it true): the caller must check `exhausted`.
  */
 struct l7mp_effort {
 	uint64_t left;
@@ -36,4 +37,5 @@ struct l7mp_effort {
 /* Does the predicate hold? NULL holds always. Any thread. */
 bool l7mp_predicate_eval(const struct l7mp_predicate *p, const cJSON *metadata,
                          struct l7mp_effort *effort);
+/* Frees a predicate. NULL inside is fine; nulls the pointer. Thread: any. */
 void l7mp_predicate_free(struct l7mp_predicate **p);

@@ -23,29 +23,29 @@ enum l7mp_process_pipes {
 
 struct l7mp_process_options {
 	const char *const *argv; /* ends with NULL; argv[0] without a slash is looked up in PATH */
-	const char *const
-	        *env;    /* "NAME=value", ends with NULL; added to this process's own; NULL: none */
-	const char *cwd; /* NULL: this process's */
-	unsigned pipes;  /* what is not asked for is /dev/null */
+	/* "NAME=value" strings added to this process's environment; ends with NULL; may be NULL */
+	const char *const *env;
+	const char *cwd; /* working directory; NULL: that of this process */
+	unsigned pipes;  /* enum l7mp_process_pipes; the others are /dev/null */
 };
 
 /*
- * The process has ended and was reaped; `status` is its exit status, or `signal`
- * what killed it (else 0). Once, never from inside a call; the handle is gone when it
- * returns. What is left of its process group gets SIGTERM.
+ * The process has ended and was reaped. `status` is its exit status; `signal` is the signal that
+ * killed it, or 0. Called once, never from inside another call. The handle is invalid afterwards.
+ * The remaining members of the process group get SIGTERM.
  */
 typedef void (*l7mp_process_exit_cb)(void *arg, int status, int signal);
 
 /*
- * fds[i]: this side's end of pipe i (non-blocking, close-on-exec; the caller's from
- * then on), or -1. 0 or negative errno: -ENOENT and -EACCES for the program or
- * cwd, -E2BIG, -EMFILE, -EAGAIN ...
+ * Starts a child. fds[i] is set to the parent's end of pipe i, which is non-blocking, close-on-exec
+ * and owned by the caller, or to -1. `options` is borrowed for the call. Returns 0 or a negative
+ * errno: -ENOENT or -EACCES for the program or cwd, -E2BIG, -EMFILE, -EAGAIN ...
  */
 int l7mp_process_spawn(struct l7mp_loop *loop, const struct l7mp_process_options *options,
                        int fds[static 3], l7mp_process_exit_cb cb, void *arg,
                        struct l7mp_process **out);
 /*
- * SIGTERM to its group now, SIGKILL when it is still there after grace_ms. Idempotent; the exit
- * comes as always.
+ * Sends SIGTERM to the process group, and SIGKILL when the process still exists after grace_ms. The
+ * exit callback is called as usual. Idempotent.
  */
 void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms);

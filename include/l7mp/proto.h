@@ -19,7 +19,7 @@ struct l7mp_proto;
 struct l7mp_sessions;
 struct l7mp_str;
 
-/* What a protocol may use; exists as long as the program runs. */
+/* What protocols share in this process; exists as long as the program runs. */
 struct l7mp_env {
 	struct l7mp_loop *loop;
 	struct l7mp_stats *stats;
@@ -49,7 +49,10 @@ static inline bool l7mp_memory_short(const struct l7mp_env *env, uint64_t bytes)
 }
 /* By any spelling of the name, case-insensitive; NULL: unknown. */
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
-/* The protocol's state, created by its `start` at first use; NULL with err on failure. */
+/*
+ * Returns the state of a protocol, which its `start` makes at first use. NULL, with err set, when
+ * that failed.
+ */
 void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
                        struct l7mp_error *err);
 

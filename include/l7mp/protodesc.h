@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the model has to know of a protocol: names, roles, kind and schema
- * tables. Pure data; the operations behind it are in proto.h.
+ * Descriptions of protocols and transformers: names, roles, kind and schema tables, which is all
+ * that the model needs to know of them. The operations are in proto.h.
  */
 #pragma once
 
@@ -12,19 +12,19 @@
 
 enum l7mp_kind {
 	L7MP_KIND_DATAGRAM, /* message boundaries are kept */
-	L7MP_KIND_STREAM,   /* they are not */
+	L7MP_KIND_STREAM,   /* bytes without boundaries */
 };
 
 enum l7mp_role {
 	L7MP_ROLE_LISTENER = 1 << 0,
 	L7MP_ROLE_CLUSTER = 1 << 1,
-	L7MP_ROLE_ENDPOINT = 1 << 2, /* only as `min` of an L7MP_T_PROTOCOL_SPEC */
+	L7MP_ROLE_ENDPOINT = 1 << 2, /* used in schema tables only (L7MP_T_PROTOCOL_SPEC) */
 };
 
 enum l7mp_proto_flags {
-	L7MP_PROTO_VIRTUAL =
-	        1 << 0, /* a cluster without endpoints: shown with one, named after it */
-	L7MP_PROTO_KEEPS_KIND = 1 << 1, /* a transformer: the kind of what it receives */
+	/* A cluster without endpoints. The API shows one endpoint with the cluster's name. */
+	L7MP_PROTO_VIRTUAL = 1 << 0,
+	L7MP_PROTO_KEEPS_KIND = 1 << 1, /* a transformer whose output has the kind of its input */
 	L7MP_PROTO_PASS = 1 << 2,       /* may stand in an ingress or egress chain */
 	/* A listener whose sessions begin with one datagram: its source address may be forged. */
 	L7MP_PROTO_FORGEABLE = 1 << 3,
@@ -36,11 +36,11 @@ enum l7mp_proto_flags {
 struct l7mp_protodesc {
 	const char *name;           /* the canonical spelling: "UnixDomainSocket" */
 	const char *const *aliases; /* ends with NULL; may be NULL */
-	const char *doc;
-	unsigned roles;
-	unsigned flags;
+	const char *doc;            /* for the reference page */
+	unsigned roles;             /* enum l7mp_role */
+	unsigned flags;             /* enum l7mp_proto_flags */
 	enum l7mp_kind kind;
-	/* Keys beside `protocol`; NULL: none. */
+	/* The keys of its specs besides `protocol`; NULL: none. */
 	const struct l7mp_schema *listener_spec;
 	const struct l7mp_schema *cluster_spec;
 	const struct l7mp_schema
@@ -51,9 +51,9 @@ struct l7mp_protodesc {
 	unsigned cost;
 };
 
-/* The set of protocols of this program; composed by daemon/, passed down. */
+/* The protocols of this program; daemon/ defines it and passes it down. */
 struct l7mp_registry {
 	const struct l7mp_protodesc *const *descs; /* ends with NULL */
 };
-/* By any spelling, case-insensitive; NULL when unknown. */
+/* Finds a description by a name or an alias, in any case; NULL if unknown. Any thread. */
 const struct l7mp_protodesc *l7mp_registry_find(const struct l7mp_registry *r, const char *name);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The protocols; daemon/ lists them in its registry. */
+/* The protocols' tables of operations, which daemon/ puts into its registry. */
 #pragma once
 
 #include "l7mp/proto.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The protocols of this program. Defined by daemon/registry.c; only programs'
- * main files (the daemon, docgen) and tests of the whole may include it.
+ * The registry of all protocols, defined by daemon/registry.c. Only main programs (the daemon,
+ * docgen) and tests of the whole program may include this header: everything else gets the registry
+ * as an argument.
  */
 #pragma once
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The REST API as data: the one table of what it serves. The router of api/ and the labels of
+ * The table of the REST API's methods and paths. The router of api/, the labels of
  * l7mp_rest_requests_total, the OpenAPI document and docs/api.md are made from it.
  */
 #pragma once
@@ -8,7 +8,7 @@
 #include "l7mp/model.h"
 #include "l7mp/schema.h"
 
-/* What a route does. api/routes.c binds a handler to each; the compiler tells if one is missing. */
+/* What a route does. api/routes.c has a handler for each; a missing one is a compiler error. */
 enum l7mp_rest_op {
 	/* On the objects of the route's kind. */
 	L7MP_REST_OP_LIST,

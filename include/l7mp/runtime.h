@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The runtime realises changes of the model: binds new listeners (all or
- * nothing), commits, starts and stops accepting, ends sessions of what was
- * deleted recursively. Thread: loop only.
+ * The runtime carries out changes of the model: it binds new listeners (all of them, or the change
+ * fails), commits, starts and stops accepting, and ends the sessions of objects that were deleted
+ * recursively.
+ *
+ * Thread: loop only.
  */
 #pragma once
 
@@ -12,15 +14,16 @@
 
 struct l7mp_runtime;
 
+/* Makes the runtime; `env` and `sessions` are borrowed. Returns 0 or -ENOMEM. */
 int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
                      struct l7mp_runtime **out);
 /* Listeners must have been stopped, and no job's thread may be at work: the loop has run dry. */
 void l7mp_runtime_free(struct l7mp_runtime **rt);
 /*
- * Prepares (binds), commits and activates at once; takes nothing: the caller frees the
- * change. On failure nothing is changed and err says which listener and why (code
- * L7MP_ERR_REALISE, path as in the document). For the start of the program, when nobody waits
- * for the loop; a running one submits jobs.
+ * Binds, commits and activates a change in one go. The caller frees the change. Returns 0, or a
+ * negative errno: then nothing is changed, and err says which listener failed and why (code
+ * L7MP_ERR_REALISE, path as in the document). For the start of the program, before the loop runs;
+ * later changes are submitted as jobs.
  */
 int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, struct l7mp_error *err);
 
@@ -42,18 +45,18 @@ struct l7mp_runtime_job {
 	 */
 	struct l7mp_change *(*build)(void *arg);
 	/*
-	 * On the loop, optional: the change is there and is going to be applied. 0, or negative
-	 * errno with err: it is not.
+	 * Optional, called on the loop before the change is applied. A negative errno, with err
+	 * set, prevents that.
 	 */
 	int (*built)(void *arg, struct l7mp_change *change, struct l7mp_error *err);
 	/*
-	 * On the loop: applied (rc 0; `change` NULL when there was none), or not (rc negative,
-	 * err says why; nothing is changed). The change is freed after this returned; the job
-	 * is forgotten before.
+	 * Called on the loop at the end: the change was applied (rc 0; `change` is NULL when there
+	 * was none), or nothing was changed (rc negative, err says why). The job may be freed or
+	 * reused from then on. The change is freed after this returned.
 	 */
 	void (*done)(void *arg, struct l7mp_change *change, int rc, const struct l7mp_error *err);
 	void *arg;
-	/* The session that carries the request and must not end before the answer; may be NULL. */
+	/* Name of the session that carries the request: it is ended last. May be NULL. */
 	const char *session;
 	bool reads;   /* and does nothing else */
 	bool goes_on; /* with what has begun: is not refused since many wait */
@@ -62,26 +65,28 @@ struct l7mp_runtime_job {
 #define L7MP_RUNTIME_JOBS 256 /* that may wait, of those that change and of those that read */
 /* The job is borrowed until `done`. 0, or -EBUSY: too many wait; -ESHUTDOWN: stopping. */
 int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
-/* Takes a job back. false: too late, it is being done, and `done` is still going to come. */
+/* Removes a waiting job. Returns false when it has started: then `done` will be called. */
 bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
 
 /*
- * Writes what a listener really bound into a copy of its spec; no-op when it has no socket. On
- * the loop or in a job's thread.
+ * Writes the address that a listener has bound (the port, for port 0) into a copy of its spec. Does
+ * nothing when it has no socket. On the loop, or in the thread of a job.
  */
 void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listener *l, cJSON *spec);
 /*
- * Stops accepting everywhere; sessions go on. A change whose commit is done is finished, jobs
- * that wait fail with -ESHUTDOWN, and so does one that is being built, later. For shutdown.
+ * For shutdown: stops accepting on all listeners; sessions go on. A change that is committed is
+ * carried out to its end. Waiting jobs fail with -ESHUTDOWN, and so does one that is being built,
+ * as soon as `build` returns.
  */
 void l7mp_runtime_stop(struct l7mp_runtime *rt);
 /*
- * Called right before the commit of a change that has a new admin: what can fail, such as binding
- * a port, fails here, and then nothing is changed. Its arg is that of l7mp_runtime_on_admin.
+ * Sets the function that is called right before the commit of a change with a new admin object, to
+ * do what may fail, such as binding a port. When it returns a negative errno, nothing is changed.
+ * Its arg is that of l7mp_runtime_on_admin.
  */
 void l7mp_runtime_before_admin(struct l7mp_runtime *rt,
                                int (*cb)(void *arg, const struct l7mp_admin *next,
                                          struct l7mp_error *err));
-/* Called after each successful apply with the new admin (when it changed). */
+/* Sets the function that is called after the commit of a change with a new admin object. */
 void l7mp_runtime_on_admin(struct l7mp_runtime *rt,
                            void (*cb)(void *arg, const struct l7mp_admin *admin), void *arg);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Schema tables: the single source for validation, defaults, the OpenAPI text
- * and the configuration reference page.
+ * Schema tables: the single source of validation, defaults, the OpenAPI document and the
+ * configuration reference.
  *
- * A table describes one object: its keys, their types, ranges, defaults and
- * documentation. Protocols bring the tables of their specs (protodesc.h).
+ * A table describes one object: its keys, and their types, ranges, defaults and documentation. Each
+ * protocol has tables for its specs (protodesc.h).
+ *
+ * Thread: any; tables are constant.
  */
 #pragma once
 
@@ -21,16 +23,19 @@ enum l7mp_schema_type {
 	L7MP_T_STRING, /* length in [min, max] when max > 0; `pattern` names a check */
 	L7MP_T_ENUM,   /* string, one of `values` (case-insensitive with L7MP_F_NOCASE) */
 	L7MP_T_OBJECT, /* `sub` describes it; without `sub` any object */
-	L7MP_T_MAP,    /* object with free keys, each value as `item` (any when NULL) */
-	L7MP_T_ARRAY,  /* each element as `item`; number of elements in [min, max] when max > 0 */
+	L7MP_T_MAP,    /* object with any keys; `item` describes the values (NULL: any) */
+	L7MP_T_ARRAY,  /* `item` describes the elements; [min, max] of them when max > 0 */
 	L7MP_T_ANY,
 	/*
-	 * valid when one of `alternatives` (ends with NULL) accepts it; errors come from the
-	 * alternative of the same JSON type
+	 * Valid when one of `alternatives` (ends with NULL) accepts it. Errors are those of the
+	 * alternative with the same JSON type.
 	 */
 	L7MP_T_ONEOF,
 	L7MP_T_REF, /* a name, or an inline object described by `sub` */
-	/* {protocol, ...}: the rest by the protocol's own table (role in `min`: L7MP_ROLE_*) */
+	/*
+	 * {protocol, ...}: the table of that protocol describes it, for the role (L7MP_ROLE_*) in
+	 * `min`
+	 */
 	L7MP_T_PROTOCOL_SPEC,
 };
 
@@ -58,7 +63,7 @@ enum l7mp_schema_pattern {
 struct l7mp_schema;
 
 struct l7mp_field {
-	const char *key; /* NULL in an `item` or alternative */
+	const char *key; /* NULL in an `item` or an alternative, and at the end of a table */
 	enum l7mp_schema_type type;
 	unsigned flags;
 	double min, max;
@@ -75,40 +80,40 @@ struct l7mp_schema {
 	const char *name; /* "listener": OpenAPI component and heading */
 	const char *doc;
 	const struct l7mp_field *fields; /* ends with key == NULL */
-	/* Optional, after the fields: what a table can't say. Files issues itself. */
+	/* Optional: checks what a table can't express, after the fields. Adds issues. */
 	void (*check)(const cJSON *object, const char *path, struct l7mp_issues *issues);
 };
 
 struct l7mp_registry;
 
 /*
- * Checks `node` against the table; files issues with paths that begin with
- * `path`. `registry` resolves protocol names; may be NULL when the table has no
- * L7MP_T_PROTOCOL_SPEC. Every issue is found, not only the first.
+ * Checks `node` against the table, and adds all issues, with paths that begin with `path`.
+ * `registry` resolves protocol names; it may be NULL when the table has no L7MP_T_PROTOCOL_SPEC.
  */
 void l7mp_schema_check(const struct l7mp_schema *schema, const struct l7mp_registry *registry,
                        const cJSON *node, const char *path, struct l7mp_issues *issues);
+/* Returns the description of a key; NULL when the table has none. */
 const struct l7mp_field *l7mp_schema_field(const struct l7mp_schema *schema, const char *key);
-/* The default of a field as a new node; NULL when it has none. */
+/* Returns the default of a key as a new node; NULL when it has none, or when out of memory. */
 cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key);
 
-/*
- * An endpoint by itself (POST /clusters/{name}/endpoints): its spec is checked with the table of
- * its
- * cluster's protocol. Inside a cluster l7mp_schema_check finds the protocol in the cluster's spec.
- */
 struct l7mp_protodesc;
+/*
+ * Checks an endpoint that comes without its cluster (POST /clusters/{name}/endpoints); its spec is
+ * checked with the table of cluster_proto. Inside of a cluster, l7mp_schema_check takes the
+ * protocol from the cluster's spec.
+ */
 void l7mp_schema_check_endpoint(const struct l7mp_registry *registry,
                                 const struct l7mp_protodesc *cluster_proto, const cJSON *node,
                                 const char *path, struct l7mp_issues *issues);
 
 /* ---- for documents made from the tables ---- */
 
-/* "an integer in 1..65535": what a message says after "expected". */
+/* Writes what a message says after "expected": "an integer in 1..65535". Returns `buf`. */
 const char *l7mp_schema_describe(const struct l7mp_field *field, char *buf, size_t size);
-/* "a name without white space"; NULL for L7MP_P_NONE. */
+/* Describes a named check: "a name without white space". Static; NULL for L7MP_P_NONE. */
 const char *l7mp_schema_pattern_text(enum l7mp_schema_pattern pattern);
-/* The same as a regular expression (ECMA 262), NULL where there is none that is exact enough. */
+/* The same as a regular expression (ECMA 262); NULL where none is exact enough. */
 const char *l7mp_schema_pattern_regex(enum l7mp_schema_pattern pattern);
-/* Does the text pass the named check? */
+/* Returns whether a text passes the named check. */
 bool l7mp_schema_pattern_ok(enum l7mp_schema_pattern pattern, const char *text);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The transformers, and the clusters without a peer; daemon/ lists them in its registry. */
+/* The tables of transformers, and of clusters without a peer; daemon/ registers them. */
 #pragma once
 
 #include "l7mp/proto.h"
