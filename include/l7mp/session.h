@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sessions: a source stream, the stages of its route, the pipes between them.
+ * Sessions. A session consists of a source stream, the stages of its route, and the pipes between
+ * them:
  *
  *   ingress   source -> ingress[0] -> ... -> destination
  *   egress    destination -> egress[0] -> ... -> source
  *
- * A session never asks what protocol it holds. Thread: loop only.
+ * Sessions do not know protocols, only streams (stream.h). Thread: loop only.
  */
 #pragma once
 
@@ -21,16 +22,18 @@ enum l7mp_session_state {
 	L7MP_SESSION_DESTROYED, /* ended; still listed while tracked */
 	L7MP_SESSION_STATES,
 };
+/* Returns the state's name as the API shows it. Static. */
 const char *l7mp_session_state_name(enum l7mp_session_state state);
 
 enum l7mp_stage_state {
 	L7MP_STAGE_INIT,
-	L7MP_STAGE_CONNECTED, /* connected, others are not yet */
+	L7MP_STAGE_CONNECTED, /* connected, while other stages are not yet */
 	L7MP_STAGE_READY,     /* data flows */
 	L7MP_STAGE_DISCONNECTED,
 	L7MP_STAGE_RETRYING,
 	L7MP_STAGE_END,
 };
+/* Returns the state's name as the API shows it. Static. */
 const char *l7mp_stage_state_name(enum l7mp_stage_state state);
 
 struct l7mp_session;
@@ -39,67 +42,77 @@ struct l7mp_sessions;
 struct l7mp_sessions_params {
 	struct l7mp_env *env;
 	const struct l7mp_offload *offload; /* NULL: none (reason "disabled") */
-	/* Optional: a session ended; for the access log. The tree is borrowed. */
+	/* Optional: a session has ended; for the access log. The session is borrowed. */
 	void (*ended)(void *arg, const struct l7mp_session *s);
 	void *arg;
 };
 
+/* Makes the set of all sessions. The struct is copied; `env` is borrowed. Returns 0 or -ENOMEM. */
 int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_sessions **out);
-/* All sessions must have ended (l7mp_sessions_shutdown). */
+/* Frees the set. All sessions must have ended (l7mp_sessions_shutdown). Nulls the pointer. */
 void l7mp_sessions_free(struct l7mp_sessions **m);
 /*
- * Refuses new sessions (503), ends all gracefully, aborts what is left after grace_ms, then calls
- * done.
+ * Refuses new sessions (status 503), ends all others gracefully, aborts those that are left after
+ * grace_ms, and then calls `done`.
  */
 void l7mp_sessions_shutdown(struct l7mp_sessions *m, uint64_t grace_ms, void (*done)(void *arg),
                             void *arg);
 
-/* Per-listener state (set-up rate, counters), made and freed by the runtime. */
+/*
+ * The state of a listener that sessions need: the rate of new sessions, counters. The runtime makes
+ * and frees it. l7mp_source_new takes a reference to `listener`, and returns 0 or -ENOMEM.
+ */
 struct l7mp_source;
 int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
                     struct l7mp_source **out);
-void l7mp_source_set_listener(
-        struct l7mp_source *src,
-        struct l7mp_listener *listener);         /* PUT: new sessions follow the new one */
-void l7mp_source_free(struct l7mp_source **src); /* its sessions go on */
-/* The callbacks to listen with; their arg is a struct l7mp_source *. */
+/* Replaces the listener: later sessions use the new version. */
+void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *listener);
+/* Frees the state; sessions of the listener go on. Nulls the pointer. */
+void l7mp_source_free(struct l7mp_source **src);
+/* The callbacks for l7mp_proto.listen; their arg is a struct l7mp_source *. */
 extern const struct l7mp_listen_events l7mp_source_events;
 
-/* ---- looking ---- */
+/* ---- reading ---- */
+
+/* Returns the number of sessions in a state. */
 size_t l7mp_sessions_count(const struct l7mp_sessions *m, enum l7mp_session_state state);
+/* Finds a session by name; borrowed, NULL when there is none. */
 struct l7mp_session *l7mp_sessions_find(const struct l7mp_sessions *m, const char *name);
-/* In order of creation; tracked ones included. */
+/* Iterate in order of creation, including ended sessions that are still listed (options.track). */
 struct l7mp_session *l7mp_sessions_first(const struct l7mp_sessions *m);
 struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s);
-/* Counts up with each session that is made, from 1: a later session has a larger one. */
+/* Returns a number that increases with each session that is made, from 1. */
 uint64_t l7mp_session_id(const struct l7mp_session *s);
 
 /*
- * A walk over the sessions that goes on from slice to slice: sessions may end and be freed,
- * and new ones begin, between two calls of l7mp_cursor_next. Each session comes at most once,
- * in order of creation; those that are there at the beginning and still at the end all come;
- * those that begin after l7mp_cursor_open do not.
+ * An iteration over the sessions that may continue from slice to slice: between two calls of
+ * l7mp_cursor_next sessions may end and be freed, and new ones begin. It returns, in order of
+ * creation and each once, all sessions that exist from l7mp_cursor_open until the end, and none
+ * that begins after l7mp_cursor_open.
  */
 struct l7mp_session_cursor {
 	struct l7mp_sessions *m;
-	struct l7mp_session *at;                 /* what comes next; NULL: the end */
-	uint64_t last;                           /* the largest id that comes */
-	struct l7mp_session_cursor *prev, *next; /* of those that stand at the same session */
+	struct l7mp_session *at;                 /* the next session; NULL: the end */
+	uint64_t last;                           /* the largest id to return */
+	struct l7mp_session_cursor *prev, *next; /* cursors with the same `at` */
 };
 void l7mp_cursor_open(struct l7mp_session_cursor *c, struct l7mp_sessions *m);
-/* The session is borrowed until the caller returns to the loop. NULL: no more. */
+/* Returns the next session, borrowed until the caller returns to the loop; NULL at the end. */
 struct l7mp_session *l7mp_cursor_next(struct l7mp_session_cursor *c);
-/* *c begins where `from` stands. */
+/* Opens *c at the position of `from`. */
 void l7mp_cursor_copy(struct l7mp_session_cursor *c, const struct l7mp_session_cursor *from);
-/* Nothing with an id above `last` comes. */
+/* Makes the cursor end before the first session whose id is larger than `last`. */
 void l7mp_cursor_limit(struct l7mp_session_cursor *c, uint64_t last);
-void l7mp_cursor_close(struct l7mp_session_cursor *c); /* idempotent; fine when zeroed */
+/* Closes a cursor. Idempotent; a zeroed cursor is a closed one. */
+void l7mp_cursor_close(struct l7mp_session_cursor *c);
+/* Borrowed. */
 const char *l7mp_session_name(const struct l7mp_session *s);
 const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
+/* Returns what GET /sessions shows of a session. A new tree; NULL when out of memory. */
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
-/* Its packets' way through the kernel; NULL: they take none. Borrowed, until the loop turns. */
+/* Returns its kernel flow, borrowed until the end of this turn; NULL when it has none. */
 struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
-/* One record of the access log. */
+/* Returns its record for the access log. A new tree; NULL when out of memory. */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 
 struct l7mp_session_client {
@@ -123,20 +136,21 @@ struct l7mp_watched {
 	struct l7mp_stream *stream;
 };
 struct l7mp_watch_ops {
-	/* `stream` was made for the session; it may not be connected yet. NULL: not interested. */
+	/*
+	 * A stream was made for the session; it may not be connected yet. Returns a new record, or
+	 * NULL to ignore this stream.
+	 */
 	struct l7mp_watched *(*begin)(void *arg, struct l7mp_session *s,
 	                              struct l7mp_stream *stream);
-	/* It is connected: both its addresses are final. */
+	/* The stream is connected: both of its addresses are final. */
 	void (*open)(void *arg, struct l7mp_watched *watched);
-	/*
-	 * Its `closed` came: the socket is gone and the stream about to be. Frees what begin gave.
-	 */
+	/* The stream emitted `closed` and is about to be freed. Frees the record. */
 	void (*end)(void *arg, struct l7mp_watched *watched);
 	/* As `origin` of struct l7mp_listen_events, which is passed on to here. */
 	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
 	                           const struct l7mp_addr *local);
 };
-/* One watcher, set before the first session; both arguments are borrowed. */
+/* Sets the only observer, before the first session. `ops` and `arg` are borrowed. */
 void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);
 
 /* The counter of one object; false when it has none yet. *protocol is static. */
@@ -144,33 +158,34 @@ bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kin
                            const char **protocol, uint64_t *count);
 
 /*
- * Tells transformers that count (Metric) what the fast path has carried past them so far. For
- * each session before their counters are read.
+ * Adds what the fast path has carried so far to the counters of the session's transformers
+ * (Metric). Must be called for each session before these counters are read.
  */
 void l7mp_session_sync(struct l7mp_session *s);
 
-/* ---- acting ---- */
+/* ---- ending ---- */
+
 /*
- * Ends it; `reason` goes to its events and the access log. A request whose answer is
- * under way (HTTP) gets up to 5 s to finish.
+ * Ends a session; `reason` is shown in its events and in the access log. An HTTP request that is
+ * being answered gets up to 5 s to finish.
  */
 void l7mp_session_end(struct l7mp_session *s, const char *reason);
 
 /*
- * Ends all sessions that use one of some deleted objects (listener, rule list, rule, route,
- * cluster); for an endpoint its stages are disconnected, and retry elsewhere. One walk over the
- * sessions serves all objects and is done step by step, so that the caller can do it in slices.
+ * Ends all sessions that use any of a set of deleted objects (listener, rule list, rule, route,
+ * cluster); stages connected to a deleted endpoint are disconnected, and retry with another one.
+ * One iteration over the sessions serves all objects, in steps, so that the caller can slice it.
  */
 struct l7mp_session_ender;
-/* 0 or -ENOMEM. Sessions that begin after this call are left alone. */
+/* Starts an iteration over the present sessions. Returns 0 or -ENOMEM. */
 int l7mp_ender_new(struct l7mp_sessions *m, struct l7mp_session_ender **out);
-/* The object is borrowed until l7mp_ender_free. 0 or -ENOMEM. */
+/* Adds an object to the set, borrowed until l7mp_ender_free. Returns 0 or -ENOMEM. */
 int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *object);
-/* The session of this name comes last: it carries the request and waits for the answer. */
+/* Leaves this session to l7mp_ender_finish: it carries the request and waits for the answer. */
 void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name);
-/* Looks at one session. false: that was the last one, but for the spared. */
+/* Does one session. Returns false when that was the last one, except for the spared one. */
 bool l7mp_ender_step(struct l7mp_session_ender *e);
-/* Ends the spared session, when it uses any of the objects. The walk is over then. */
+/* Ends the spared session if it uses any of the objects, and the iteration. */
 void l7mp_ender_finish(struct l7mp_session_ender *e);
-/* After l7mp_ender_finish; in any thread, as there may be many objects. */
+/* Frees it, after l7mp_ender_finish. Any thread, as freeing many objects takes long. */
 void l7mp_ender_free(struct l7mp_session_ender **e);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The process's counters, and the closed lists of reasons behind them. A
- * reason's text is what metrics, the API and the docs show. Every datagram that
- * is not delivered increments exactly one drop reason.
+ * The counters of the process, and the complete lists of reasons for drops and refusals, whose
+ * texts metrics, API and docs show. Every datagram that is not delivered is counted with exactly
+ * one drop reason.
  *
  * Thread: loop only.
  */
@@ -21,7 +21,7 @@
 	X(TOO_SHORT, "too-short", "shorter than the next hop's smallest message")                  \
 	X(SEND, "send", "the kernel refused to send")                                              \
 	X(REFUSED, "refused", "the upstream host answered port unreachable")                       \
-	X(NO_RECEIVER, "no-receiver", "nobody to send to: an unnamed peer, an empty group")        \
+	X(NO_RECEIVER, "no-receiver", "there is no receiver: an unnamed peer, an empty group")     \
 	X(MALFORMED, "malformed", "not what the transformer or protocol expects")                  \
 	X(NO_MATCH, "no-match", "no rule matched the session that the datagram would start")       \
 	X(LIMIT, "limit", "a configured limit refused the session it would start")                 \
@@ -60,17 +60,19 @@ struct l7mp_stats {
 	uint64_t sessions_started;
 	uint64_t sessions_ended;
 	uint64_t retries;
-	uint64_t slow_packets[2]; /* relayed in user space; 0: ingress, 1: egress */
+	/* Indexed by enum l7mp_direction. */
+	uint64_t slow_packets[2]; /* relayed in user space */
 	uint64_t slow_bytes[2];
-	uint64_t
-	        fast_packets[2]; /* carried by flows, as far as sessions have read their counters */
+	uint64_t fast_packets[2]; /* relayed in the kernel, as of the last poll of its counters */
 	uint64_t fast_bytes[2];
-	/* datagrams read right after their flow had begun: may be overtaken */
+	/* Datagrams read right after their flow had begun, which later ones may have overtaken. */
 	uint64_t handover_late;
 };
 
+/* Return the text of a reason. Static. */
 const char *l7mp_drop_name(enum l7mp_drop reason);
 const char *l7mp_refuse_name(enum l7mp_refuse reason);
+/* Counts dropped packets and their payload bytes. */
 static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, uint64_t packets,
                                    uint64_t bytes)
 {
@@ -78,7 +80,7 @@ static inline void l7mp_stats_drop(struct l7mp_stats *s, enum l7mp_drop reason, 
 	s->drop_bytes[reason] += bytes;
 }
 /*
- * The drop reason for a negative errno that a write returned: EMSGSIZE too-large,
+ * Returns the drop reason for the negative errno of a failed write: EMSGSIZE too-large,
  * ERANGE too-short, EAGAIN ENOBUFS queue, ENOTCONN EPIPE not-connected, ECONNREFUSED
  * refused, EDESTADDRREQ no-receiver, EBADMSG EPROTO malformed, ENOMEM memory,
  * ECANCELED ECONNRESET closed, ETIME ttl; any other: send.

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stream is what each protocol and each transformer looks like to a session.
+ * The stream interface, which every protocol and every transformer offers to sessions.
  *
  *   listener ---accept--> stream   (open)
  *   cluster  --connect--> stream   (opens later, or fails)
  *
  * Bytes from the peer are emitted as `data` events; bytes for the peer are passed to
- * l7mp_stream_write. A transformer emits as `data` what it made of what was written to it.
+ * l7mp_stream_write. A transformer emits as `data` the result of transforming what was written.
  *
  * The contract:
  *  - Thread: loop only.
@@ -35,12 +35,12 @@
 struct l7mp_stream;
 
 struct l7mp_stream_events {
-	void (*open)(void *owner);
+	void (*open)(void *owner); /* connected; only for streams of clusters */
 	void (*data)(void *owner, struct l7mp_buf *buf); /* takes buf */
-	void (*drain)(void *owner); /* after a write returned L7MP_STREAM_FULL */
+	void (*drain)(void *owner); /* writing may continue after L7MP_STREAM_FULL */
 	/* The peer finished writing. code: a WebSocket close code to pass on; 0: none. */
 	void (*end)(void *owner, int code);
-	/* Datagrams that write had accepted were not sent: negative errno. */
+	/* Datagrams that write had accepted could not be sent: negative errno. */
 	void (*lost)(void *owner, int err, uint64_t packets, uint64_t bytes);
 	/*
 	 * Optional. The kernel has learned a smaller MTU of the path to the peer (EMSGSIZE from
@@ -67,7 +67,7 @@ struct l7mp_stream_ops {
 	 */
 	int (*write)(struct l7mp_stream *s, struct l7mp_buf *buf);
 	void (*pause)(struct l7mp_stream *s, bool on);
-	/* Ends writing after what was written; code as in `end`. Idempotent. */
+	/* Ends the write direction after what was written; code as in `end`. Idempotent. */
 	void (*shutdown)(struct l7mp_stream *s, int code);
 	/*
 	 * Idempotent, asynchronous. abort: what is queued is dropped, and the peer sees a failure
@@ -98,9 +98,10 @@ struct l7mp_stream_ops {
 	 */
 	int (*remote)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*
-	 * Optional; streams on a datagram socket: receives and emits what waits in the socket and
-	 * sends what is queued, at once. The only call of the owner that emits; not to be called
-	 * from inside an event. Returns the number of datagrams, of all streams of the socket.
+	 * Optional; streams on a datagram socket: receives and emits what waits in the socket, and
+	 * sends what is queued, at once. The only operation that emits events; it must not be
+	 * called from inside an event. Returns the number of datagrams received, for all streams
+	 * of the socket.
 	 */
 	size_t (*drain_now)(struct l7mp_stream *s);
 	/*
@@ -120,24 +121,28 @@ struct l7mp_stream {
 	const struct l7mp_stream_events *events; /* NULL before attach */
 	void *owner;
 	enum l7mp_kind kind;
-	bool is_transformer; /* emits what was written to it, changed or not */
-	/* a request (HTTP): its end is not the end of the talk, its answer is still to come */
+	bool is_transformer; /* emits what was written to it, transformed or not */
+	/* A request-response protocol (HTTP): after `end` an answer is still to be written. */
 	bool asks;
 	/*
-	 * The subprotocol (WebSocket) that its peer has agreed to, from `open` on: "" when to none,
-	 * NULL when the protocol knows no such thing. The stream's own.
+	 * The subprotocol (WebSocket) that the peer has agreed to, set before `open`: "" for none,
+	 * NULL when the protocol has no subprotocols. Owned by the stream.
 	 */
 	const char *subprotocol;
 	/* Largest datagram that write accepts, for splitting byte streams; 0: 65,507. */
 	uint32_t max_write;
 };
 
+/*
+ * Sets the receiver of the events; `events` and `owner` are borrowed. Until then none is emitted.
+ */
 static inline void l7mp_stream_attach(struct l7mp_stream *s,
                                       const struct l7mp_stream_events *events, void *owner)
 {
 	s->events = events;
 	s->owner = owner;
 }
+/* The functions below call the operations of the same name. */
 static inline int l7mp_stream_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 {
 	return s->ops->write(s, buf);
@@ -154,5 +159,5 @@ static inline void l7mp_stream_close(struct l7mp_stream *s, bool abort)
 {
 	s->ops->close(s, abort);
 }
-/* Sets *out to L7MP_FLOW_NONE and L7MP_REASON_PROTOCOL if the stream has no flow operation. */
+/* Describes the stream for offloading; without the operation it is L7MP_REASON_PROTOCOL. */
 void l7mp_stream_flow(struct l7mp_stream *s, struct l7mp_flow_end *out);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Small things that everything uses. */
+/* Strings, time and files: helpers of general use. Thread: any. */
 #pragma once
 
 #include <stdarg.h>
@@ -12,34 +12,39 @@
 #define L7MP_ARRAY_SIZE(a)                   (sizeof(a) / sizeof((a)[0]))
 #define l7mp_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-/* A growing string. After an allocation failed `oom` is set and appends do nothing. */
+/*
+ * A growing string; zeroed is empty. When an allocation fails `oom` is set, and appends do nothing.
+ */
 struct l7mp_str {
-	char *s; /* always terminated once something was appended; may be NULL before */
-	size_t len;
+	char *s;    /* terminated; NULL before the first append */
+	size_t len; /* bytes without the terminator */
 	size_t cap;
 	int oom;
 };
+/* Frees the text and makes the string empty. */
 void l7mp_str_free(struct l7mp_str *str);
+/* Append a string, n bytes, or a printf format. */
 void l7mp_str_add(struct l7mp_str *str, const char *text);
 void l7mp_str_addn(struct l7mp_str *str, const void *bytes, size_t n);
 void l7mp_str_addf(struct l7mp_str *str, const char *fmt, ...)
         __attribute__((format(printf, 2, 3)));
-/* Text of strangers: each byte that is not UTF-8 becomes U+FFFD. */
+/* Appends text of unknown origin: each byte that is not UTF-8 becomes U+FFFD. */
 void l7mp_str_add_utf8(struct l7mp_str *str, const void *bytes, size_t n);
-/* Gives the heap string away (never NULL unless oom) and empties str. */
+/* Returns the text, which the caller frees, and empties the string. NULL only after oom. */
 char *l7mp_str_take(struct l7mp_str *str);
 
-/* Heap string by printf format; NULL when out of memory. */
+/* Returns a formatted string, which the caller frees; NULL when out of memory. */
 char *l7mp_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Wall-clock time in ms since the epoch, and its ISO-8601 UTC text "2026-11-23T05:49:21.123Z". */
+/* Returns the wall-clock time in ms since the epoch. */
 uint64_t l7mp_wallclock_ms(void);
 #define L7MP_ISO8601_LEN 25
+/* Writes such a time as "2026-11-23T05:49:21.123Z" (ISO 8601, UTC). Returns `buf`. */
 const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN]);
 
 /*
- * Reads a whole file of at most max bytes; *out is terminated and malloc'd. 0, -EFBIG or another
- * negative errno.
+ * Reads a whole file of at most `max` bytes. *out is terminated, and the caller frees it. Returns
+ * 0, -EFBIG when the file is larger, or another negative errno.
  */
 int l7mp_read_file(const char *path, size_t max, char **out, size_t *len);
 

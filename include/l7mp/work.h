@@ -12,24 +12,25 @@
 #include "l7mp/loop.h"
 
 struct l7mp_work {
-	void (*run)(void *arg);  /* in the thread */
-	void (*done)(void *arg); /* on the loop, after run; may free what holds this struct */
+	void (*run)(void *arg);  /* called in the worker thread */
+	void (*done)(void *arg); /* called on the loop after run; may free this struct */
 	void *arg;
-	bool busy;                     /* between start and done */
+	bool busy;                     /* from start until done */
 	struct l7mp_work *prev, *next; /* private */
 	struct l7mp_task task;         /* private; manual loops */
 };
 /*
- * Loop thread. 0, or negative errno (nothing will be called then). Can't be cancelled: whoever
- * starts it keeps *w and what `run` touches until `done`. Keeps the loop running until then.
+ * Queues work. It can't be cancelled: the caller keeps *w, and everything that `run` uses, until
+ * `done`. The loop keeps running until then. Returns 0, or a negative errno: then nothing is
+ * called. Loop thread.
  */
 int l7mp_work_start(struct l7mp_loop *loop, struct l7mp_work *w, void (*run)(void *arg),
                     void (*done)(void *arg), void *arg);
 
 /*
- * The calling thread is not the loop's: when both want the same processor, the loop comes first.
- * A thread of the batch class never preempts one that wakes it (sched(7)): without that a worker
- * took the loop's processor for 3 ms at the moment when it was given work. The thread of
- * l7mp_work_start does this itself; other threads beside the loop should call it once.
+ * Gives the calling thread the scheduling class SCHED_BATCH (sched(7)), in which it does not
+ * preempt the thread that wakes it. Without this a worker took the loop's processor for 3 ms when
+ * it was given work. The thread of l7mp_work_start calls it itself; every other thread besides the
+ * loop should call it once.
  */
 void l7mp_thread_background(void);
