@@ -20,7 +20,7 @@ static void set_in(struct l7mp_addr *out, struct in_addr ip, in_port_t port)
 	out->in.sin_port = port;
 }
 
-/* The only way an IPv6 address comes in: mapped ones leave as IPv4, the flow label is dropped. */
+/* Makes an IPv6 address. IPv4-mapped ones become IPv4; the flow label is dropped. */
 static void set_in6(struct l7mp_addr *out, const struct in6_addr *ip, in_port_t port,
                     uint32_t scope)
 {
@@ -107,7 +107,7 @@ int l7mp_addr_unix(struct l7mp_addr *out, const char *filename)
 		return -EINVAL;
 	n = strlen(filename);
 	abstract = filename[0] == '@';
-	/* "@" alone would be bind(2)'s "choose a name for me". */
+	/* bind(2) chooses a name itself for an empty abstract name ("@"). */
 	if (n < (abstract ? 2u : 1u))
 		return -EINVAL;
 	if (n > sizeof(out->un.sun_path) - 1)

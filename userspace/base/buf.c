@@ -17,7 +17,7 @@
 #define BUF_ASAN 1
 #endif
 #ifdef BUF_ASAN
-/* A use after the last unref shall be found although the memory is only cached. */
+/* Poisons cached buffers, so that ASan finds a use after the last unref. */
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(p, n)   ((void)(p), (void)(n))
@@ -25,9 +25,9 @@
 #endif
 
 /*
- * Room after the headroom. 0: a slice, which is only a header. 256 for what waits
- * in queues, 2 KiB for a datagram of an Ethernet, 16 KiB for a read of a stream,
- * 64 KiB for a GRO receive. What is larger is not cached.
+ * Bytes after the headroom in each size class: 0 for a slice, which is only a header; 256 for what
+ * waits in queues; 2 KiB for an Ethernet datagram; 16 KiB for a read of a stream; 64 KiB for a GRO
+ * receive. Larger buffers are not cached.
  */
 static const uint32_t class_room[] = {0, 256, 2048, 16384, 65536};
 #define CLASSES     (sizeof(class_room) / sizeof(class_room[0]))
@@ -54,7 +54,7 @@ int l7mp_buf_pool_new(size_t max_cached, struct l7mp_buf_pool **out)
 	return 0;
 }
 
-/* Bytes of an allocation: the header, and behind it headroom and room. */
+/* Bytes of an allocation: header, headroom and room. */
 static size_t alloc_size(size_t room)
 {
 	return sizeof(struct l7mp_buf) + (room ? L7MP_BUF_HEADROOM + room : 0);
@@ -111,7 +111,7 @@ static inline size_t class_for(size_t room)
 	return CLASS_NONE;
 }
 
-/* The class of a buffer that is given back; the header keeps only its sizes. */
+/* The size class of a buffer, found from its sizes. */
 static inline size_t class_of(const struct l7mp_buf *buf)
 {
 	size_t c;
@@ -122,7 +122,7 @@ static inline size_t class_of(const struct l7mp_buf *buf)
 	return c != CLASS_NONE && class_room[c] + L7MP_BUF_HEADROOM == buf->size ? c : CLASS_NONE;
 }
 
-/* From the free list or the allocator; the header is not filled in. */
+/* Gets memory from the free list or the allocator. The header is not filled in. */
 static inline struct l7mp_buf *buf_alloc(struct l7mp_buf_pool *pool, size_t c, size_t room)
 {
 	struct l7mp_buf *buf;
@@ -182,7 +182,7 @@ struct l7mp_buf *l7mp_buf_copy(struct l7mp_buf_pool *pool, const void *data, siz
 
 struct l7mp_buf *l7mp_buf_slice(struct l7mp_buf *parent, size_t off, size_t len)
 {
-	/* A slice of a slice hangs on the bytes' owner: chains stay one long. */
+	/* A slice of a slice refers to the owner of the memory, so that there are no chains. */
 	struct l7mp_buf *owner = parent->parent ? parent->parent : parent;
 	struct l7mp_buf *buf;
 
@@ -211,7 +211,7 @@ struct l7mp_buf *l7mp_buf_ref(struct l7mp_buf *buf)
 	return buf;
 }
 
-/* The last reference is gone: into the free list, or back to the allocator. */
+/* Returns the memory to the free list or to the allocator. */
 static void buf_release(struct l7mp_buf *buf)
 {
 	struct l7mp_buf_pool *pool = buf->pool;
@@ -247,7 +247,7 @@ void l7mp_buf_unref(struct l7mp_buf *buf)
 	if (--buf->refs)
 		return;
 	parent = buf->parent;
-	/* The slice goes first: its parent keeps the pool alive. */
+	/* The slice is released before its parent, which keeps the pool alive. */
 	buf_release(buf);
 	if (parent && --parent->refs == 0)
 		buf_release(parent);
@@ -258,7 +258,7 @@ bool l7mp_buf_writable(const struct l7mp_buf *buf)
 	return buf->refs == 1 && (!buf->parent || buf->parent->refs == 1);
 }
 
-/* What lies around a slice's bytes are its siblings, as long as there may be any. */
+/* Whether the bytes around a slice may belong to other slices. */
 static inline bool has_siblings(const struct l7mp_buf *buf)
 {
 	return buf->parent && buf->parent->refs > 1;
@@ -274,7 +274,7 @@ size_t l7mp_buf_tailroom(const struct l7mp_buf *buf)
 	return has_siblings(buf) ? 0 : (size_t)(buf->base + buf->size - buf->data) - buf->len;
 }
 
-/* A private copy of buf, which it takes: bytes, flags and attributes. */
+/* Returns a private copy of the bytes, flags and attributes; takes buf. */
 static struct l7mp_buf *buf_replace(struct l7mp_buf *buf, size_t headroom, size_t capacity)
 {
 	size_t extra = headroom > L7MP_BUF_HEADROOM ? headroom - L7MP_BUF_HEADROOM : 0;
@@ -319,7 +319,7 @@ struct l7mp_buf *l7mp_buf_compact(struct l7mp_buf *buf)
 {
 	size_t c = class_for(buf->len);
 
-	/* Less than four times what a copy would take is not worth copying. */
+	/* A copy that saves less than three quarters of the memory is not worth the time. */
 	if (c == CLASS_NONE || buf->size / 4 < class_room[c] + L7MP_BUF_HEADROOM)
 		return buf;
 	return buf_replace(buf, 0, 0);

@@ -16,7 +16,7 @@ int l7mp_error_set(struct l7mp_error *err, int rc, enum l7mp_code code, const ch
 
 	if (!err)
 		return rc;
-	/* The arguments may be err's own texts. */
+	/* The arguments may point into *err. */
 	va_start(ap, fmt);
 	vsnprintf(message, sizeof(message), fmt, ap);
 	va_end(ap);
@@ -54,9 +54,8 @@ void l7mp_issues_clear(struct l7mp_issues *is)
 }
 
 /*
- * Files an issue, takes its strings (NULL: out of memory; it is then only
- * counted). An error pushes out a warning when the list is full, so that
- * whoever fails because of `errors` can say why.
+ * Adds an issue and takes its strings; when these are NULL (out of memory) it is only counted. In a
+ * full list an error replaces a warning, so that there is always an error to report.
  */
 static void issues_put(struct l7mp_issues *is, struct l7mp_issue issue)
 {

@@ -11,8 +11,8 @@
 #include "hash_private.h"
 
 /*
- * XXH3's whole secret is random, which leaves an attacker more to guess than a
- * 64-bit seed would. Written once before main, read-only afterwards.
+ * All of XXH3's secret is random, which is harder to guess than a 64-bit seed. It is written once,
+ * before main, and read-only afterwards.
  */
 static uint8_t secret[XXH3_SECRET_SIZE_MIN + 56];
 
@@ -22,13 +22,15 @@ __attribute__((constructor(101))) static void secret_init(void)
 	const void *fallback = (const void *)getauxval(AT_RANDOM);
 	ssize_t n;
 
-	/* Up to 256 bytes come whole, or not at all (EINTR). */
+	/* getrandom(2) returns up to 256 bytes completely or not at all (EINTR). */
 	do {
 		n = getrandom(secret, sizeof(secret), 0);
 	} while (n < 0 && errno == EINTR);
 	if (n == (ssize_t)sizeof(secret) || !fallback)
 		return;
-	/* A filter refused the call: stretch the 16 random bytes of execve(2). */
+	/*
+	 * A seccomp filter may refuse the call: expand the 16 random bytes that execve(2) provides.
+	 */
 	for (size_t i = 0; i < sizeof(secret) / 8; i++) {
 		uint64_t word = XXH3_64bits_withSeed(fallback, 16, i);
 

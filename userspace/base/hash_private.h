@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* What base/ shares within itself. */
+/* Private to base/. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* 128 seeded bits: wide enough to stand for the data itself. */
+/* A seeded hash of 128 bits, wide enough to be used in place of the data. */
 void l7mp_hash128(const void *data, size_t len, uint8_t out[static 16]);

@@ -26,7 +26,7 @@ static const char *const level_names[] = {"silly", "verbose", "info",  "notice",
 
 static _Atomic int log_level = L7MP_LOG_NOTICE;
 
-/* Where records go; under the lock. path NULL: fd is one of the standard ones. */
+/* The target, guarded by the lock. path NULL: fd is stdout or stderr. */
 static struct {
 	pthread_mutex_t lock;
 	int fd;
@@ -69,7 +69,7 @@ enum l7mp_log_level l7mp_log_get_level(void)
 
 /* ---- target ---- */
 
-/* O_NONBLOCK: a FIFO that nobody reads gives ENXIO at once, and never stops us later. */
+/* O_NONBLOCK: a FIFO without a reader fails with ENXIO, and writing never blocks later. */
 static int path_open(const char *path)
 {
 	int fd =
@@ -165,10 +165,10 @@ struct record {
 	char s[RECORD_MAX];
 };
 
-/* Space that stays free for "...", a closing quote, a brace and the newline. */
+/* Bytes reserved for "...", a closing quote, a brace and the newline. */
 #define RECORD_TAIL 8
 
-/* false: does not fit; nothing was added then. */
+/* Appends n bytes, or nothing; false: they do not fit. */
 static bool put(struct record *r, const char *s, size_t n)
 {
 	if (n > sizeof(r->s) - RECORD_TAIL - r->len)
@@ -186,14 +186,17 @@ static void put_tail(struct record *r, const char *s)
 	r->len += n;
 }
 
-/* One character of a text as it may stand in the record; returns the bytes of input used. */
+/* Escapes one character; returns the number of input bytes used. */
 static size_t escape(const char *in, size_t n, bool json, char out[static 16], size_t *out_len)
 {
 	uint32_t cp = 0;
 	size_t used = l7mp_utf8_decode(in, n, &cp);
 
 	if (!used) {
-		/* Not UTF-8: show the byte; in JSON too, where it can only be told by its text. */
+		/*
+		 * A byte that is not UTF-8 is shown in hexadecimal; JSON has no escape for a byte,
+		 * so there the backslash is part of the text.
+		 */
 		*out_len = (size_t)snprintf(out, 16, json ? "\\\\x%02x" : "\\x%02x",
 		                            (unsigned)(uint8_t)in[0]);
 		return 1;

@@ -9,7 +9,7 @@ void l7mp_metrics_head(struct l7mp_str *out, const char *name, const char *type,
 	l7mp_str_addf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-/* What the format wants escaped: backslash, quote, line feed. */
+/* The format requires escapes for backslash, quote and line feed. */
 static void add_value(struct l7mp_str *out, const char *value)
 {
 	while (*value) {

@@ -52,7 +52,7 @@ size_t l7mp_utf8_encode(uint32_t cp, char out[static 4])
 	return n;
 }
 
-/* What begins with b; false: no character does. */
+/* Begins a character with its first byte b. False: no character begins so. */
 static bool utf8_begin(struct l7mp_utf8_check *u, uint8_t b)
 {
 	u->lo = 0x80;

@@ -17,7 +17,7 @@ void l7mp_str_free(struct l7mp_str *str)
 	*str = (struct l7mp_str){0};
 }
 
-/* Room for n more bytes and the terminator. */
+/* Makes room for n more bytes and the terminator. */
 static int str_reserve(struct l7mp_str *str, size_t n)
 {
 	size_t cap = str->cap ? str->cap : 64;
@@ -140,7 +140,7 @@ const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN
 	struct tm tm;
 	time_t sec;
 
-	/* Five-digit years would not fit and mean a broken clock anyway. */
+	/* Years of five digits would not fit, and only a wrong clock gives them. */
 	if (wallclock_ms >= year_10000_ms)
 		wallclock_ms = year_10000_ms - 1;
 	sec = (time_t)(wallclock_ms / 1000);
@@ -152,7 +152,7 @@ const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN
 
 /* ---- files ---- */
 
-/* Reads until the end or one byte more than max. */
+/* Reads until the end of the file, or until there is one byte more than max. */
 static int read_all(int fd, size_t max, struct l7mp_str *str)
 {
 	for (;;) {

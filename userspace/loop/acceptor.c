@@ -21,7 +21,7 @@ struct l7mp_acceptor {
 
 static void acceptor_listen(struct l7mp_acceptor *a)
 {
-	/* No memory for the watcher is no reason to be deaf for good. */
+	/* Without memory for the watcher accept nothing for now, and try again later. */
 	if (l7mp_io_set(a->loop, &a->io, EPOLLIN))
 		(void)l7mp_timer_start(a->loop, &a->timer, BACKOFF_MS);
 }
@@ -32,7 +32,7 @@ static void timer_cb(struct l7mp_timer *t, void *arg)
 	acceptor_listen(arg);
 }
 
-/* Waits for a while, then tries again; the connections stay in the backlog. */
+/* Stops accepting for a while; the connections stay in the backlog. */
 static void back_off(struct l7mp_acceptor *a, int err)
 {
 	if (!l7mp_timer_start(a->loop, &a->timer, BACKOFF_MS))
@@ -41,7 +41,7 @@ static void back_off(struct l7mp_acceptor *a, int err)
 		a->ops->exhausted(a->arg, err);
 }
 
-/* Errors of one connection that is gone already (accept(2)); any other would come again at once. */
+/* Errors that concern only the connection that was to be accepted (accept(2)). */
 static bool is_gone(int err)
 {
 	switch (err) {
@@ -62,7 +62,7 @@ static bool is_gone(int err)
 	}
 }
 
-/* False: nothing more to accept now. */
+/* Accepts a connection. Returns false when there is none, or accepting has to pause. */
 static bool accept_one(struct l7mp_acceptor *a)
 {
 	struct l7mp_addr raw, peer;

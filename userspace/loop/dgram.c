@@ -25,23 +25,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define DG_BATCH     64          /* messages of one recvmmsg or sendmmsg */
-#define DG_ROUNDS    4           /* recvmmsg calls of one socket in a turn, for fairness */
-#define DG_SLOT      65536u      /* bytes of a receive slot, unless a socket asks for more */
-#define DG_COPYBREAK 4096u       /* up to here a datagram is copied and its slot stays */
-#define DG_IOV       1024        /* datagrams of one sendmmsg, GSO segments counted */
-#define DG_QUEUE_MAX (1u << 20)  /* bytes queued for sending per socket, with DG_COST each */
-#define DG_COST      128u        /* what an entry costs beside its payload */
-#define DG_EARLY     256         /* queued messages that don't wait for the end of the turn */
-#define DG_FREE_MAX  4096        /* queue entries that are kept for the next turn */
-#define DG_STALL_MS  1000        /* a UNIX receiver that reads nothing for that long loses */
+#define DG_BATCH     64         /* messages of one recvmmsg or sendmmsg */
+#define DG_ROUNDS    4          /* recvmmsg calls of one socket in a turn, for fairness */
+#define DG_SLOT      65536u     /* bytes of a receive slot, unless a socket asks for more */
+#define DG_COPYBREAK 4096u      /* up to here a datagram is copied and its slot stays */
+#define DG_IOV       1024       /* datagrams of one sendmmsg, GSO segments counted */
+#define DG_QUEUE_MAX (1u << 20) /* bytes queued for sending per socket, with DG_COST each */
+#define DG_COST      128u       /* what an entry costs beside its payload */
+#define DG_EARLY     256        /* queued messages that don't wait for the end of the turn */
+#define DG_FREE_MAX  4096       /* queue entries that are kept for the next turn */
+/* a UNIX receiver that reads nothing for that long loses datagrams */
+#define DG_STALL_MS  1000
 #define DG_GSO_SEGS  64          /* UDP_MAX_SEGMENTS of older kernels */
 #define DG_GSO_BYTES 65000u      /* below 64 KiB less any header */
-#define DG_LOW       (64u << 10) /* waiting bytes below which `drain` is told */
+#define DG_LOW       (64u << 10) /* waiting bytes below which `drain` is called */
 #define DG_GSO_SURE  1200u       /* a segment that fits every path's MTU, practically */
 
 /*
- * One queued datagram. The destination lies in front of the allocation's end: UNIX ones are longer.
+ * One queued datagram. The destination is at the end of the allocation, and has the size that it
+ * needs: UNIX addresses are longer.
  */
 struct dg_msg {
 	struct dg_msg *next;
@@ -83,19 +85,19 @@ struct l7mp_dgram {
 	in_port_t port; /* local, network order; 0: not known yet */
 	bool connected, udp;
 	bool reading, ended, closed;
-	bool blocked;  /* waits until the kernel takes more */
-	bool draining; /* was blocked: `drain` is to be told */
-	bool has_cred; /* of the datagram that recv is told of */
+	bool blocked;  /* waiting for EPOLLOUT */
+	bool draining; /* was blocked: `drain` has to be called */
+	bool has_cred; /* credentials of the present datagram are known */
 	struct ucred cred;
-	uint8_t busy;     /* inside callbacks: free later */
-	uint16_t gso_max; /* largest segment; 0: the kernel can't */
+	uint8_t busy;     /* inside of a callback: free it later */
+	uint16_t gso_max; /* largest GSO segment; 0: the kernel has no GSO */
 	struct dg_queue queue, lost;
 	size_t queued_bytes, queued;
 	int pending_err; /* for the error callback */
 	bool counts_overflow;
-	uint32_t overflow; /* what was told of the kernel's own drops */
+	uint32_t overflow; /* the kernel's drop counter as last reported */
 	struct l7mp_flush flush;
-	struct l7mp_timer timer; /* UNIX receivers that are full */
+	struct l7mp_timer timer; /* for UNIX receivers that are full */
 };
 
 /* Room for one packet-info and two integer messages, and for PACKET_AUXDATA. */
@@ -105,7 +107,7 @@ union dg_control {
 	           2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
 };
 
-/* Belongs to the loop: an idle socket costs no batch. */
+/* Buffers of a batch, shared by all sockets of the loop, so that an idle socket needs none. */
 struct l7mp_dgram_shared {
 	/* receiving: entries [0, dirty) were used and have to be set up again */
 	size_t dirty, size;
@@ -175,10 +177,12 @@ struct dg_info {
 	bool vlan;
 	uint16_t vlan_tci, vlan_tpid;
 };
-/* Reads what came with a message; fills `to` when there is packet info, else leaves len 0. */
+/*
+ * Reads the control messages of a datagram; `to` is the packet info's address, else its len is 0.
+ */
 static void dg_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_info *info,
                           struct l7mp_addr *to);
-/* Source address and segment size of a message to send. */
+/* Writes the control messages for sending: source address and segment size. */
 static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, int gso_size,
                           union dg_control *room, struct msghdr *msg);
 
@@ -195,7 +199,7 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 #define UDP_SEGMENT 103
 #endif
 
-/* The port is the socket's; one that was bound late is asked for when first needed. */
+/* Returns the local port, which is read from the socket when it is first needed. */
 static in_port_t local_port(struct l7mp_dgram *d)
 {
 	struct sockaddr_in6 sa;
@@ -231,7 +235,7 @@ static void parse_in6(struct l7mp_dgram *d, const struct cmsghdr *c, struct l7mp
 	if (IN6_IS_ADDR_V4MAPPED(&info.ipi6_addr))
 		return;
 	if (IN6_IS_ADDR_MULTICAST(&info.ipi6_addr))
-		return; /* nothing to answer from: the kernel chooses */
+		return; /* no address to answer from: the kernel chooses */
 	to->len = sizeof(to->in6);
 	to->in6 = (struct sockaddr_in6){
 	        .sin6_family = AF_INET6, .sin6_port = local_port(d), .sin6_addr = info.ipi6_addr};
@@ -305,10 +309,7 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 	size_t len = 0;
 
 	if (m->from_family && d->family == AF_INET6) {
-		/*
-		 * An IPv4 source of a dual-stack socket goes in mapped; IP_PKTINFO would be
-		 * ignored.
-		 */
+		/* A dual-stack socket needs a mapped IPv4 source address; it ignores IP_PKTINFO. */
 		struct in6_pktinfo info = {.ipi6_addr = m->from, .ipi6_ifindex = m->from_ifindex};
 
 		len = put(room, len, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
@@ -336,7 +337,10 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 
 /* ---- receiving ---- */
 
-/* Slots that together stay below 4 MiB: sockets with huge datagrams get smaller batches. */
+/*
+ * The number of slots: they stay below 4 MiB in total, so sockets with huge datagrams have smaller
+ * batches.
+ */
 static size_t batch_size(const struct l7mp_dgram *d)
 {
 	size_t n = DG_BATCH * (size_t)DG_SLOT / d->max;
@@ -344,7 +348,7 @@ static size_t batch_size(const struct l7mp_dgram *d)
 	return n > DG_BATCH ? DG_BATCH : n ? n : 1;
 }
 
-/* The slot keeps its buffer for as long as datagrams are copied out of it. */
+/* Allocates the slot's buffer unless it still has one. */
 static int slot_fill(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i)
 {
 	size_t want = d->max > DG_SLOT ? d->max : DG_SLOT;
@@ -359,8 +363,8 @@ static int slot_fill(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t 
 }
 
 /*
- * Sets the headers up, only those that the last call changed when that was for a
- * socket of the same kind. Returns how many are usable.
+ * Sets up the message headers; after a call for a socket of the same kind only those that were
+ * changed. Returns the number of usable ones.
  */
 static size_t setup(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh)
 {
@@ -394,7 +398,7 @@ static size_t setup(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh)
 	return n;
 }
 
-/* In place, and only what differs: this is done for each datagram. */
+/* Normalises the sender's address in place, as this is done for each datagram. */
 static void fix_name(struct l7mp_addr *from, const struct msghdr *msg)
 {
 	from->len = msg->msg_namelen;
@@ -421,8 +425,8 @@ static void dropped(struct l7mp_dgram *d, int err, uint32_t len)
 }
 
 /*
- * Offsets in the virtio_net_hdr count from the frame's first byte: behind the tag they are further
- * away.
+ * Offsets in the virtio_net_hdr count from the first byte of the frame, so a tag that is inserted
+ * moves them.
  */
 static void shift_vnet(struct virtio_net_hdr *h, uint16_t by)
 {
@@ -432,7 +436,7 @@ static void shift_vnet(struct virtio_net_hdr *h, uint16_t by)
 		h->hdr_len = (uint16_t)(h->hdr_len + by);
 }
 
-/* The tag that the card took off goes back behind the MAC addresses, into the headroom. */
+/* Inserts the VLAN tag that the NIC removed behind the MAC addresses, using the headroom. */
 static void put_vlan(const struct l7mp_dgram *d, struct l7mp_buf *buf, const struct dg_info *info)
 {
 	uint16_t tag[2] = {htons(info->vlan_tpid), htons(info->vlan_tci)};
@@ -452,7 +456,7 @@ static void put_vlan(const struct l7mp_dgram *d, struct l7mp_buf *buf, const str
 	memcpy(buf->data, &h, sizeof(h));
 }
 
-/* A buffer for bytes of the slot: a copy when small, else a share of the slot itself. */
+/* Returns a buffer for bytes of the slot: a copy when they are few, else a slice of the slot. */
 static struct l7mp_buf *take(struct l7mp_dgram *d, struct l7mp_buf *whole, bool copy, size_t off,
                              size_t len)
 {
@@ -486,7 +490,7 @@ static void deliver(struct l7mp_dgram *d, struct l7mp_buf *whole, const struct d
 	} while (off < total && !d->closed);
 }
 
-/* One message of the batch; the socket may be closed afterwards. */
+/* Delivers one message of the batch; the socket may be closed afterwards. */
 static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i)
 {
 	struct msghdr *msg = &sh->rmsg[i].msg_hdr;
@@ -511,9 +515,7 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 		dg_cmsg_parse(d, msg, &info, &to);
 	if (sh->has_name)
 		fix_name(&sh->rname[i], msg);
-	/*
-	 * Larger ones leave with the slot's buffer; the slot gets another one for the next batch.
-	 */
+	/* The slot's buffer went with a larger datagram: the next batch allocates another one. */
 	if (len > DG_COPYBREAK)
 		sh->slot[i] = NULL;
 	whole->len = len;
@@ -530,7 +532,7 @@ static void message(struct l7mp_dgram *d, struct l7mp_dgram_shared *sh, size_t i
 		l7mp_buf_unref(whole);
 }
 
-/* Messages received; *more: there may be more. */
+/* Receives one batch. Returns the number of messages; *more: there may be more. */
 static size_t round_once(struct l7mp_dgram *d, bool *more)
 {
 	struct l7mp_dgram_shared *sh = d->loop->dgram;
@@ -708,8 +710,8 @@ static bool same_path(const struct dg_msg *a, const struct dg_msg *b)
 }
 
 /*
- * How many from m on may leave as one GSO send: equal sizes (the last may be
- * shorter), same addresses.
+ * Returns how many messages from m on can be one GSO send: same addresses and equal sizes, except
+ * that the last may be shorter.
  */
 static size_t run_length(const struct l7mp_dgram *d, const struct dg_msg *m, size_t room)
 {
@@ -733,7 +735,7 @@ static size_t run_length(const struct l7mp_dgram *d, const struct dg_msg *m, siz
 	return n;
 }
 
-/* The next messages of the queue, which stay in it. Returns how many. */
+/* Builds the next batch; the messages stay queued. Returns the number of messages. */
 static unsigned build(struct l7mp_dgram *d, unsigned limit)
 {
 	struct l7mp_dgram_shared *sh = d->loop->dgram;
@@ -780,7 +782,10 @@ static void sent(struct l7mp_dgram *d, unsigned n)
 
 /* ---- errors ---- */
 
-/* Reported later; equal ones in a row are one entry, so that the list stays short. */
+/*
+ * Records a lost message for a later report. Equal ones in a row are one entry, so that the list
+ * stays short.
+ */
 static void lose(struct l7mp_dgram *d, struct dg_msg *m, int err)
 {
 	struct dg_msg *last =
@@ -797,7 +802,7 @@ static void lose(struct l7mp_dgram *d, struct dg_msg *m, int err)
 	dg_queue_push(&d->lost, m);
 }
 
-/* A GSO send was refused: its datagrams go one by one, and the next runs fit better. */
+/* After a refused GSO send: its datagrams are sent one by one, and later runs are shorter. */
 static void unsegment(struct l7mp_dgram *d, int err)
 {
 	struct dg_msg *m = d->queue.head;
@@ -811,15 +816,15 @@ static void unsegment(struct l7mp_dgram *d, int err)
 		m->plain = true;
 }
 
-/* Errors that only an ICMP message can have caused; others may be the message's own. */
+/* Whether only an ICMP message can cause this error; others may be the datagram's own. */
 static bool is_icmp(int err)
 {
 	return err == ECONNREFUSED || err == ENOPROTOOPT || err == EHOSTDOWN || err == ENONET;
 }
 
 /*
- * An unconnected UNIX socket can't be polled for one receiver: what goes there waits, the rest goes
- * on.
+ * Moves the datagrams for one UNIX receiver out of the queue, as an unconnected socket can't be
+ * polled for one receiver; datagrams for others are sent.
  */
 static void set_aside(struct l7mp_dgram *d, struct dg_queue *aside)
 {
@@ -830,9 +835,7 @@ static void set_aside(struct l7mp_dgram *d, struct dg_queue *aside)
 
 	dg_queue_init(&rest);
 	while ((m = dg_queue_pop(&d->queue))) {
-		/*
-		 * The first one stays alive until the end: it is what the others are compared with.
-		 */
+		/* The first one is freed last, as the others are compared with it. */
 		if (m == full || same_to(m, full))
 			dg_queue_push(aside, m);
 		else
@@ -864,7 +867,7 @@ static bool failed(struct l7mp_dgram *d, int err, struct dg_queue *aside)
 		d->blocked = true;
 		return false;
 	}
-	/* A connected UDP socket fails once for an ICMP error of an earlier datagram. */
+	/* A connected UDP socket fails once for an ICMP error that an earlier datagram caused. */
 	if (d->udp && d->connected && is_icmp(err))
 		d->pending_err = -err;
 	/*
@@ -889,7 +892,10 @@ static bool failed(struct l7mp_dgram *d, int err, struct dg_queue *aside)
 	return true;
 }
 
-/* After a single message that followed a hidden error: did it bring an ICMP error back at once? */
+/*
+ * After a single message that followed a hidden error: reads the socket's error at once, to see
+ * whether that message caused it.
+ */
 static void probe(struct l7mp_dgram *d)
 {
 	int err = 0;
@@ -1058,7 +1064,7 @@ static void dg_watch(struct l7mp_dgram *d)
 		events |= EPOLLIN;
 	if (d->blocked && !l7mp_timer_armed(&d->timer))
 		events |= EPOLLOUT;
-	/* Only adding can fail, for want of memory: the next change tries again. */
+	/* Only adding a descriptor can fail, for lack of memory; the next change tries again. */
 	if (l7mp_io_set(d->loop, &d->io, events) && d->blocked)
 		(void)l7mp_timer_start(d->loop, &d->timer, 1);
 }
@@ -1078,7 +1084,7 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 	dg_leave(d);
 }
 
-/* What the kernel says about the socket: family, whether it is connected, its port. */
+/* Reads from the kernel the socket's family, whether it is connected, and its port. */
 static int learn(struct l7mp_dgram *d)
 {
 	struct l7mp_addr a = {0};
@@ -1101,7 +1107,7 @@ static int set_options(struct l7mp_dgram *d)
 
 	if (!d->udp)
 		d->flags &= ~(unsigned)(L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO);
-	/* VLAN tags that the card took off come beside the frame. */
+	/* VLAN tags that the NIC removed are in a control message. */
 	if (d->family == AF_PACKET)
 		(void)setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on));
 	if (d->family != AF_PACKET)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Descriptor watchers: one epoll set for all engines, polled by libuv as one descriptor. */
+/*
+ * Descriptor watchers: one epoll set for all of our sockets, which libuv polls as one descriptor.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -7,8 +9,8 @@
 #include "loop_int.h"
 
 /*
- * epoll refuses regular files and /dev/null (EPERM): they never make anyone
- * wait. A task that posts itself stands in for readiness.
+ * epoll refuses regular files and /dev/null (EPERM), as they are always ready. For these, a task
+ * that posts itself in each turn reports readiness.
  */
 struct l7mp_io_always {
 	struct l7mp_task task;
@@ -21,7 +23,7 @@ static void always_cb(struct l7mp_task *task, void *arg)
 	struct l7mp_io_always *always = arg;
 	struct l7mp_io *io = always->io;
 
-	/* Posted again before the callback, which may stop the watcher and so free this. */
+	/* Posted before the callback, which may stop the watcher and so free the task. */
 	l7mp_task_post(always->loop, task);
 	io->cb(io, io->events);
 }
@@ -49,7 +51,7 @@ static int always_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t event
 	return 0;
 }
 
-/* Events of this watcher that the kernel has reported but that were not dispatched yet. */
+/* Removes events of this watcher that were reported but not dispatched yet. */
 static void forget_events(struct l7mp_loop *loop, const struct l7mp_io *io)
 {
 	for (int i = loop->event_at; i < loop->event_n; i++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Timers: a binary heap; each timer knows its place, so that moving and stopping one are O(log n).
+ * Timers: a binary heap. Each timer knows its index, so that moving and stopping one are O(log n).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -50,7 +50,7 @@ static void heap_remove(struct l7mp_heap *h, struct l7mp_timer *t)
 		sift(h, i, last);
 }
 
-/* Room for one more that has no place yet. */
+/* Makes room for one more entry. */
 static int heap_grow(struct l7mp_heap *h)
 {
 	size_t cap = h->cap ? 2 * h->cap : 64;
@@ -78,7 +78,7 @@ void l7mp_heap_fire(struct l7mp_heap *h, uint64_t now)
 {
 	uint64_t limit = h->seq;
 
-	/* One that is armed meanwhile sorts behind all others that are due. */
+	/* Timers that are armed meanwhile have a higher seq, and are not fired. */
 	while (h->n && h->v[0].due <= now && h->v[0].seq < limit) {
 		struct l7mp_timer *t = h->v[0].timer;
 

@@ -10,7 +10,8 @@
 #define BUF_CACHE       (8u << 20) /* bytes of free buffers that are kept */
 #define MANUAL_START_MS 1000000u
 #define DRY_GUARD_MS    8000u /* longer than the longest graceful close */
-#define MANUAL_ROUNDS   1000  /* timers that arm themselves with 0 must not hang a test */
+/* bound for timers that arm themselves with 0, which would hang a test */
+#define MANUAL_ROUNDS 1000
 
 /* ---- the loop's hooks around each poll ---- */
 
@@ -42,7 +43,7 @@ void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due)
 	uv_timer_start(&loop->timer, wakeup_cb, due > now ? due - now : 0, 0);
 }
 
-/* Once a turn: how long the next poll may sleep. */
+/* Computes, once per turn, how long the next poll may sleep. */
 static void set_sleep(struct l7mp_loop *loop)
 {
 	const struct l7mp_heap *h = &loop->heap;
@@ -178,7 +179,7 @@ static void guard_cb(uv_timer_t *timer)
 	uv_stop(timer->loop);
 }
 
-/* Runs until nothing is left that keeps the loop alive, or a bug has kept it for too long. */
+/* Runs until nothing keeps the loop alive, or until DRY_GUARD_MS, which only a bug exceeds. */
 static void run_dry(struct l7mp_loop *loop)
 {
 	uv_timer_t guard;
@@ -190,8 +191,7 @@ static void run_dry(struct l7mp_loop *loop)
 	uv_unref((uv_handle_t *)&guard);
 	uv_run(&loop->uv, UV_RUN_DEFAULT);
 	uv_close((uv_handle_t *)&guard, NULL);
-	uv_run(&loop->uv,
-	       UV_RUN_NOWAIT); /* the handle lives on this stack until its close is through */
+	uv_run(&loop->uv, UV_RUN_NOWAIT); /* the handle is on this stack until its close callback */
 }
 
 static int stop_uv(struct l7mp_loop *loop)
@@ -228,7 +228,7 @@ int l7mp_loop_free(struct l7mp_loop **loopp)
 		rc = stop_uv(loop);
 	}
 	if (rc)
-		return rc; /* someone still points into it: leaking is the safe end of that bug */
+		return rc; /* a handle may still refer to the loop, so leak it */
 	l7mp_dgram_shared_free(&loop->dgram);
 	l7mp_buf_pool_free(&loop->bufs);
 	free(loop);

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Inside of loop/: the loop itself and the descriptor watchers that the engines
- * share. Not for other layers.
- */
+/* Private to loop/: the loop itself, and the descriptor watchers. */
 #pragma once
 
 #include <sys/epoll.h>
@@ -16,17 +13,17 @@ struct l7mp_resolver;
 struct l7mp_io;
 struct l7mp_worker;
 
-/* The key lies beside the timer's pointer: sifting touches no timer but those it moves. */
+/* The due time is stored beside the pointer, so that sifting does not touch the timers. */
 struct l7mp_heap_entry {
 	uint64_t due;
-	uint64_t seq; /* timers that are due together fire in the order they were armed */
+	uint64_t seq; /* timers of the same due time fire in the order of arming */
 	struct l7mp_timer *timer;
 };
 
 struct l7mp_heap {
 	struct l7mp_heap_entry *v; /* v[0] is the first one due */
 	size_t n, cap;
-	size_t kept; /* places of reserved timers that are not armed */
+	size_t kept; /* entries kept for reserved timers that are not armed */
 	uint64_t seq;
 };
 
@@ -43,8 +40,8 @@ struct l7mp_loop {
 	bool manual;
 	uv_loop_t uv;
 	uint64_t manual_now;     /* ms */
-	uint64_t manual_us;      /* what passed besides, within turns */
-	uint64_t manual_each_us; /* what passes with each reading of the clock */
+	uint64_t manual_us;      /* additional time that has passed within turns */
+	uint64_t manual_each_us; /* time that passes with each reading of the clock */
 	struct l7mp_buf_pool *bufs;
 
 	struct l7mp_heap heap;
@@ -71,7 +68,7 @@ struct l7mp_loop {
 	 */
 	int epfd;
 	uv_poll_t epoll;
-	struct epoll_event *events; /* of the round that is being dispatched */
+	struct epoll_event *events; /* the events that are being dispatched */
 	int event_at, event_n;
 	size_t holds;
 
@@ -85,12 +82,15 @@ struct l7mp_loop {
 
 /* heap.c */
 void l7mp_heap_free(struct l7mp_heap *h);
-/* Fires what is due at `now`, but nothing that is armed meanwhile. */
+/* Fires the timers that are due at `now`, but none that is armed meanwhile. */
 void l7mp_heap_fire(struct l7mp_heap *h, uint64_t now);
 
 /* task.c */
 void l7mp_tasks_init(struct l7mp_loop *loop);
-/* Tasks, then flush hooks; bounded rounds, so that tasks that post tasks can't keep I/O out. */
+/*
+ * Runs tasks, then flush hooks. The rounds are bounded, so that tasks that post tasks can't starve
+ * I/O.
+ */
 void l7mp_tasks_run(struct l7mp_loop *loop);
 static inline bool l7mp_tasks_pending(const struct l7mp_loop *loop)
 {
@@ -99,7 +99,7 @@ static inline bool l7mp_tasks_pending(const struct l7mp_loop *loop)
 
 /* slice.c */
 void l7mp_slices_init(struct l7mp_loop *loop);
-/* What is posted, within the time that slices have in a turn. */
+/* Runs posted slices, within the time that slices have in a turn. */
 void l7mp_slices_run(struct l7mp_loop *loop);
 static inline bool l7mp_slices_pending(const struct l7mp_loop *loop)
 {
@@ -115,18 +115,18 @@ void l7mp_turn_begin(struct l7mp_loop *loop);
 void l7mp_turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part);
 
 /* work.c */
-/* Ends the thread, whose work is all done, and closes its handle; then the loop runs once more. */
+/* Ends the thread, which must be idle, and closes its handle; the loop has to run once more. */
 void l7mp_worker_stop(struct l7mp_loop *loop);
 void l7mp_worker_free(struct l7mp_loop *loop);
 
-/* Makes sure that the next poll does not sleep. */
+/* Makes the next poll not sleep. */
 void l7mp_loop_wake(struct l7mp_loop *loop);
-/* The next poll sleeps at most until `due`. */
+/* Limits the sleep of the next poll to `due`. */
 void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due);
 
 /*
- * An open object (socket, acceptor, process) keeps the loop running, also while it waits for
- * nothing.
+ * Reference count of open objects (sockets, acceptors, processes), which keep the loop running even
+ * while they wait for no event.
  */
 void l7mp_loop_hold(struct l7mp_loop *loop);
 void l7mp_loop_release(struct l7mp_loop *loop);
@@ -142,7 +142,7 @@ struct l7mp_io {
 	 */
 	void (*cb)(struct l7mp_io *io, uint32_t events);
 	int fd;
-	uint32_t events; /* what is waited for; 0: not in the set, reports nothing */
+	uint32_t events; /* events to wait for; 0: not in the epoll set */
 	struct l7mp_io_always
 	        *always; /* a descriptor that epoll refuses since it is always ready (a file) */
 };
@@ -151,9 +151,15 @@ static inline void l7mp_io_init(struct l7mp_io *io, int fd, void (*cb)(struct l7
 {
 	*io = (struct l7mp_io){.cb = cb, .fd = fd};
 }
-/* 0 or negative errno (-ENOMEM, -ENOSPC); adding can fail, changing and stopping can't. */
+/*
+ * Sets the events to wait for. Returns 0 or a negative errno (-ENOMEM, -ENOSPC); only adding a
+ * descriptor can fail, changing and stopping can't.
+ */
 int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events);
-/* Before the descriptor is closed. Nothing is reported any more, not even by this round. */
+/*
+ * Stops watching, before the descriptor is closed. Nothing is reported afterwards, not even events
+ * that the present poll has returned.
+ */
 static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 {
 	if (io->events)
@@ -166,10 +172,10 @@ void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
 
 /* ---- resolve.c ---- */
 
-/* Cancels what is under way; nobody may wait for an answer any more. NULL inside is fine. */
+/* Cancels all queries; there must be no waiting caller. NULL inside is fine. */
 void l7mp_resolver_free(struct l7mp_resolver **resolver);
 /*
- * Asks these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf. For tests. 0
- * or negative errno.
+ * Uses these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf, for tests.
+ * Returns 0 or a negative errno.
  */
 int l7mp_resolver_set_servers(struct l7mp_loop *loop, const char *csv);

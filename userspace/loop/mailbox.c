@@ -13,7 +13,7 @@ struct l7mp_mailbox {
 	uv_mutex_t lock;         /* guards what follows up to refs */
 	struct l7mp_mail *mails; /* utlist */
 	bool closed;
-	atomic_size_t refs; /* the loop's until the handle is closed, and one a poster */
+	atomic_size_t refs; /* one for the loop until the handle is closed, and one per poster */
 	void *arg;
 };
 
@@ -30,7 +30,7 @@ static struct l7mp_mail *take_all(struct l7mp_mailbox *mb, bool close)
 	return mail;
 }
 
-/* A callback may close the mailbox: it is not touched after the list was taken. */
+/* The list is taken first, because a callback may close the mailbox. */
 static void deliver(struct l7mp_mail *mail, void *arg)
 {
 	struct l7mp_mail *next;

@@ -59,7 +59,7 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 	}
 	if (!info.si_pid)
 		return;
-	/* As long as it is not reaped, nobody else can get this group's number. */
+	/* Before the process is reaped its group's number can't be reused. */
 	kill(-p->pid, p->terminating ? SIGKILL : SIGTERM);
 	(void)waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED);
 	exited(p, &info);
@@ -79,7 +79,7 @@ void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms)
 		return;
 	p->terminating = true;
 	kill(-p->pid, SIGTERM);
-	kill(-p->pid, SIGCONT); /* a stopped one would not see it */
+	kill(-p->pid, SIGCONT); /* else a stopped process would not handle the signal */
 	if (l7mp_timer_start(p->loop, &p->timer, grace_ms))
 		kill(-p->pid, SIGKILL);
 }
@@ -95,8 +95,8 @@ static void close_all(int fds[static 3])
 	}
 }
 
-/* Away from 0..2, which are dup2's targets. */
-static int move_up(int *fd)
+/* Moves a descriptor above 2, because 0..2 are the targets of dup2. */
+static int move_above_stdio(int *fd)
 {
 	int up;
 
@@ -110,23 +110,23 @@ static int move_up(int *fd)
 	return 0;
 }
 
-/* Both ends of stream i, or the child's end only: /dev/null. */
+/* Opens both ends of stream i, or only the child's end: /dev/null. */
 static int open_end(int i, bool wanted, int *mine, int *childs)
 {
 	int fd[2], rc;
 
 	if (!wanted) {
 		*childs = open("/dev/null", (i ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
-		return *childs < 0 ? -errno : move_up(childs);
+		return *childs < 0 ? -errno : move_above_stdio(childs);
 	}
 	if (pipe2(fd, O_CLOEXEC))
 		return -errno;
 	*mine = i ? fd[0] : fd[1];
 	*childs = i ? fd[1] : fd[0];
-	rc = move_up(mine);
+	rc = move_above_stdio(mine);
 	if (!rc)
-		rc = move_up(childs);
-	/* Only this side: programs don't expect a non-blocking stdin. */
+		rc = move_above_stdio(childs);
+	/* Only the parent's end: programs don't expect a non-blocking stdin. */
 	if (!rc && fcntl(*mine, F_SETFL, O_NONBLOCK))
 		rc = -errno;
 	return rc;
@@ -140,8 +140,8 @@ static bool same_name(const char *a, const char *b)
 }
 
 /*
- * This process's environment with `more` in place of what has the same names. The strings are
- * borrowed.
+ * Returns this process's environment, in which `more` replaces variables of the same name. The
+ * strings are borrowed.
  */
 static char **merge_env(const char *const *more)
 {
@@ -315,7 +315,7 @@ static int spawn(const struct l7mp_process_options *o, const int childs[static 3
 	return -c.err;
 }
 
-/* Sees to it that the process is watched; one that can't be is ended and reaped here. */
+/* Watches the process; when that fails it is killed and reaped here. */
 static int watch(struct l7mp_process *p)
 {
 	int fd = pidfd_open(p->pid, 0), rc = fd < 0 ? -errno : 0;

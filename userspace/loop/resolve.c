@@ -52,11 +52,11 @@ struct channel {
 	struct l7mp_timer timer; /* retransmission */
 	struct l7mp_task task;   /* frees it; never from inside a callback of c-ares */
 	struct sock *socks;
-	size_t lookups; /* that it works on */
+	size_t lookups; /* lookups in progress */
 	bool retired;
 };
 
-/* A descriptor that c-ares wants to be watched. */
+/* A descriptor that c-ares wants watched. */
 struct sock {
 	struct l7mp_io io;
 	struct sock *prev, *next;
@@ -72,9 +72,9 @@ struct lookup {
 	UT_hash_handle hh;          /* in the resolver's table */
 	struct lookup *prev, *next; /* answered ones, by age */
 	struct l7mp_resolver *resolver;
-	struct channel *channel; /* that is asked; NULL: answered */
+	struct channel *channel; /* channel of the query; NULL: answered */
 	struct l7mp_resolve *waiters;
-	struct l7mp_task task; /* hands the answer to those who asked when it was there already */
+	struct l7mp_task task; /* delivers a cached answer */
 	uint64_t expires;      /* loop time in ms */
 	int err;               /* negative errno; 0: addrs */
 	bool delivering;
@@ -89,9 +89,10 @@ struct l7mp_resolver {
 	struct lookup *answered; /* oldest first */
 	size_t n_answered;
 	struct channel *channels; /* the current one first */
-	size_t n_waiting;      /* callers without an answer; without any, no timer keeps the loop */
-	uint64_t checked;      /* when resolv.conf was looked at */
-	struct timespec mtime; /* what it was then */
+	/* callers without an answer; while there are none, no timer keeps the loop running */
+	size_t n_waiting;
+	uint64_t checked;      /* when resolv.conf was checked */
+	struct timespec mtime; /* its time of modification then */
 	char *servers;         /* for tests: instead of resolv.conf's */
 };
 
@@ -129,7 +130,7 @@ static void lookup_free(struct lookup *l)
 
 static void channel_arm(struct channel *c);
 
-/* A timer keeps the loop running: nobody waits, so retransmissions wait for the next question. */
+/* Timers keep the loop running, so retransmissions stop while no caller waits. */
 static void waiter_gone(struct l7mp_resolve *w)
 {
 	struct l7mp_resolver *r = w->loop->resolver;
@@ -142,7 +143,7 @@ static void waiter_gone(struct l7mp_resolve *w)
 			channel_arm(c);
 }
 
-/* Gives everybody who waits now the answer. What a callback asks for comes in the next turn. */
+/* Calls all present waiters. Lookups that their callbacks start are answered in the next turn. */
 static void deliver_cb(struct l7mp_task *task, void *arg)
 {
 	struct lookup *l = arg;
@@ -176,7 +177,7 @@ static uint64_t clamp(uint64_t v, uint64_t min, uint64_t max)
 static void channel_release(struct channel *c);
 
 /*
- * The answer is there. Delivered by a task, because callers may not be called from inside c-ares.
+ * Stores the answer. A task delivers it, because callbacks must not be called from inside c-ares.
  */
 static void lookup_answered(struct lookup *l, int err, uint64_t ttl_s)
 {
@@ -192,7 +193,7 @@ static void lookup_answered(struct lookup *l, int err, uint64_t ttl_s)
 	channel_release(c);
 }
 
-/* Makes room for one more answer: first what has expired, then what is oldest. */
+/* Makes room for one more answer: removes expired ones, then the oldest. */
 static void evict(struct l7mp_resolver *r)
 {
 	uint64_t now = l7mp_loop_now(r->loop);
@@ -210,7 +211,7 @@ static void evict(struct l7mp_resolver *r)
 
 /* ---- c-ares ---- */
 
-/* Retransmissions: c-ares says when it wants to be called next. */
+/* Arms the timer for retransmissions, at the time that c-ares gives. */
 static void channel_arm(struct channel *c)
 {
 	struct timeval tv, *next = ares_timeout(c->ares, NULL, &tv);
@@ -236,7 +237,9 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 	channel_arm(c);
 }
 
-/* ares_sock_state_cb: which descriptors to watch. Both false: it is about to be closed. */
+/*
+ * ares_sock_state_cb: sets the events to watch. Both false: the descriptor is about to be closed.
+ */
 static void sock_state_cb(void *arg, ares_socket_t fd, int readable, int writable)
 {
 	struct channel *c = arg;
@@ -258,7 +261,7 @@ static void sock_state_cb(void *arg, ares_socket_t fd, int readable, int writabl
 	if (!s) {
 		s = calloc(1, sizeof(*s));
 		if (!s)
-			return; /* not watched: the question times out */
+			return; /* not watched: the query times out */
 		l7mp_io_init(&s->io, fd, io_cb);
 		s->channel = c;
 		DL_APPEND(c->socks, s);
@@ -311,7 +314,7 @@ static int channel_new(struct l7mp_resolver *r)
 	int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB | ARES_OPT_FLAGS;
 
 #ifdef ARES_OPT_QUERY_CACHE
-	/* From 1.31 on it has a cache of its own, in front of which ours could not be bounded. */
+	/* c-ares 1.31 and later has a cache of its own, which would defeat the bounds of ours. */
 	options.qcache_max_ttl = 0;
 	mask |= ARES_OPT_QUERY_CACHE;
 #endif
@@ -341,10 +344,7 @@ static int channel_new(struct l7mp_resolver *r)
 	return 0;
 }
 
-/*
- * The channel for new questions; a new one when resolv.conf is another one than before. NULL: no
- * memory.
- */
+/* Returns the channel for new queries, a new one when resolv.conf has changed. NULL: no memory. */
 static struct channel *channel_current(struct l7mp_resolver *r)
 {
 	uint64_t now = l7mp_loop_now(r->loop);
@@ -385,7 +385,7 @@ static int from_ares(int status)
 	}
 }
 
-/* Adds what is not there yet: names may have an address twice, plain and IPv4-mapped. */
+/* Adds addresses without duplicates: a name may have one both as IPv4 and IPv4-mapped. */
 static void lookup_add(struct lookup *l, const struct ares_addrinfo_node *node)
 {
 	struct l7mp_addr *addr = &l->addrs[l->n];
@@ -401,7 +401,7 @@ static void lookup_add(struct lookup *l, const struct ares_addrinfo_node *node)
 	l->n++;
 }
 
-/* Skips a name of a message (RFC 1035, section 4.1.4). NULL: malformed. */
+/* Skips a name in a message (RFC 1035, section 4.1.4). NULL: malformed. */
 static const unsigned char *skip_name(const unsigned char *p, const unsigned char *msg, int len)
 {
 	char *name;
@@ -424,8 +424,8 @@ static uint32_t be32(const unsigned char *p)
 }
 
 /*
- * How long "no such name" holds: the lesser of the SOA's TTL and its minimum (RFC 2308). 0: not
- * said.
+ * Returns how long "no such name" is valid: the lesser of the SOA's TTL and its minimum field (RFC
+ * 2308). 0: there is no SOA.
  */
 static uint64_t negative_ttl(const unsigned char *msg, int len)
 {
@@ -464,14 +464,14 @@ static uint64_t negative_ttl(const unsigned char *msg, int len)
 	return 0;
 }
 
-/* The answer to the question that is asked only for its SOA record. */
+/* The answer to the query that is made only for its SOA record. */
 static void soa_cb(void *arg, int status, int timeouts, unsigned char *msg, int len)
 {
 	struct lookup *l = arg;
 
 	(void)timeouts;
 	if (status == ARES_EDESTRUCTION)
-		return; /* the resolver goes, and frees l */
+		return; /* the resolver is being freed, which frees l */
 	lookup_answered(l, l->err, clamp(negative_ttl(msg, len), TTL_MIN, NEGATIVE_MAX));
 }
 
@@ -523,7 +523,7 @@ static int key_set(struct key *k, const char *host, int family)
 	return 0;
 }
 
-/* The lookup for a key: cached and fresh, under way, or begun now. NULL: no memory. */
+/* Returns the lookup for a key: a cached one, one in progress, or a new one. NULL: no memory. */
 static struct lookup *lookup_get(struct l7mp_resolver *r, const struct key *key)
 {
 	struct ares_addrinfo_hints hints = {.ai_family = key->family, .ai_socktype = SOCK_STREAM};
@@ -550,7 +550,7 @@ static struct lookup *lookup_get(struct l7mp_resolver *r, const struct key *key)
 	}
 	l->channel = c;
 	c->lookups++;
-	/* Names of /etc/hosts and localhost are answered from inside this call. */
+	/* For names of /etc/hosts and localhost the callback is called from inside this call. */
 	ares_getaddrinfo(c->ares, l->key.name, NULL, &hints, addrinfo_cb, l);
 	return l;
 }
@@ -581,7 +581,7 @@ static void numeric_cb(struct l7mp_task *task, void *self)
 		cb(arg, -ENOENT, NULL, 0);
 }
 
-/* Puts the question to a lookup. 0, or negative errno: nobody will answer. */
+/* Adds the caller to a lookup. Returns 0, or a negative errno: no answer will follow. */
 static int ask(struct l7mp_resolve *r, const struct key *key)
 {
 	struct l7mp_resolver *resolver = resolver_get(r->loop);
@@ -618,7 +618,7 @@ int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, 
 			r->numeric.len = 0;
 		l7mp_task_post(loop, &r->task);
 	} else if (key_set(&key, host, family)) {
-		r->numeric.len = 0; /* no name can be like this */
+		r->numeric.len = 0; /* too long for a name */
 		l7mp_task_post(loop, &r->task);
 	} else {
 		rc = loop->manual ? -ENOTSUP : ask(r, &key);
@@ -641,7 +641,7 @@ void l7mp_resolve_cancel(struct l7mp_resolve **rp)
 	*rp = NULL;
 	l7mp_task_cancel(r->loop, &r->task);
 	if (r->lookup) {
-		DL_DELETE(r->lookup->waiters, r); /* it goes on: its answer is cached */
+		DL_DELETE(r->lookup->waiters, r); /* the query continues: its answer is cached */
 		waiter_gone(r);
 	} else {
 		l7mp_loop_release(r->loop);

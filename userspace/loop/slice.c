@@ -54,7 +54,7 @@ void l7mp_slice_count(struct l7mp_slice_stats *st, uint64_t us)
 			st->bucket[i]++;
 }
 
-/* Puts what is left of `head` in front of what was posted meanwhile. */
+/* Puts the remaining slices of `head` in front of those that were posted meanwhile. */
 static void put_back(struct l7mp_loop *loop, struct l7mp_slice *head)
 {
 	if (head->next == head)
@@ -66,8 +66,9 @@ static void put_back(struct l7mp_loop *loop, struct l7mp_slice *head)
 }
 
 /*
- * One turn runs each slice at most once, in the order of posting: what is posted meanwhile,
- * also by a slice itself, waits for the next turn. The list moves to a head of its own.
+ * A turn runs each slice at most once, in the order of posting: slices that are posted meanwhile,
+ * also by a slice itself, wait for the next turn. Therefore the list is first moved to another
+ * head.
  */
 void l7mp_slices_run(struct l7mp_loop *loop)
 {
@@ -105,7 +106,7 @@ uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop)
 {
 	if (!loop->manual)
 		return uv_hrtime() / 1000;
-	/* The tests' clock is not a state of the loop. */
+	/* The clock of manual loops is not part of the loop's state. */
 	((struct l7mp_loop *)loop)->manual_us += loop->manual_each_us;
 	return loop->manual_now * 1000 + loop->manual_us;
 }

@@ -14,13 +14,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define SIO_READ      32768u /* bytes of one read: measured; larger ones fall out of the L2 cache */
-#define SIO_ROUNDS    8      /* reads of one stream in a turn, for fairness */
-#define SIO_HIGH      65536u /* queued bytes from which the writer has to stop */
-#define SIO_LOW       16384u
-#define SIO_IOV       32
-#define SIO_CLOSE_MS  5000 /* how long a close waits for what is queued */
-#define SIO_LINGER_MS 1000 /* how long it reads on, so that no RST overtakes what was written */
+#define SIO_READ     32768u /* bytes of one read: measured; larger ones fall out of the L2 cache */
+#define SIO_ROUNDS   8      /* reads of one stream in a turn, for fairness */
+#define SIO_HIGH     65536u /* queued bytes from which the writer has to stop */
+#define SIO_LOW      16384u
+#define SIO_IOV      32
+#define SIO_CLOSE_MS 5000 /* how long a close waits for the queue */
+/* how long to read after closing, so that no RST overtakes the last data */
+#define SIO_LINGER_MS 1000
 #define SIO_STALL_MS  5000 /* how long a socket that was reset is kept while reading is stopped */
 #define SIO_DIAL_MS   5    /* between attempts when a UNIX listener's backlog is full */
 
@@ -34,11 +35,11 @@ struct l7mp_stream_io {
 	void *arg;
 	struct l7mp_bufq q;
 	size_t off;               /* bytes of the queue's head that are written */
-	struct l7mp_task task;    /* callbacks that must not come from inside a call */
-	struct l7mp_timer timer;  /* close, linger, another dial */
+	struct l7mp_task task;    /* calls callbacks later, not from inside a call */
+	struct l7mp_timer timer;  /* close, linger, another attempt to connect */
 	struct l7mp_addr *remote; /* while a UNIX connect is tried again */
-	int err;                  /* failed: to report, or reported */
-	int werr;                 /* writing failed, reading goes on to the end */
+	int err;                  /* failed, whether reported or not */
+	int werr;                 /* writing failed; reading continues until the end */
 	uint8_t kind;
 	bool reading, read_armed, eof;
 	bool started; /* was read from once: before that the descriptor is not watched */
@@ -56,9 +57,9 @@ static inline bool sio_is_socket(const struct l7mp_stream_io *s)
 
 static int sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
                      const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_stream_io **out);
-/* Later, once, as `error`. */
+/* Reports `error`, later and once. */
 static void sio_fail(struct l7mp_stream_io *s, int err);
-/* The queue is written and the stream is closing. */
+/* The queue was written, and the stream is closing. */
 static void sio_finish(struct l7mp_stream_io *s);
 static void sio_teardown(struct l7mp_stream_io *s, bool reset);
 
@@ -71,7 +72,7 @@ static void sio_write_failed(struct l7mp_stream_io *s, int err);
 static void sio_do_shutdown(struct l7mp_stream_io *s);
 static void sio_linger(struct l7mp_stream_io *s);
 
-static void sio_dial_done(struct l7mp_stream_io *s); /* the kernel has news of a connect */
+static void sio_dial_done(struct l7mp_stream_io *s); /* the outcome of a connect is known */
 static void sio_dial_again(struct l7mp_stream_io *s);
 
 /* ---- events of the descriptors ---- */
@@ -93,8 +94,8 @@ static void sio_watch(struct l7mp_stream_io *s)
 	if (wio == &s->in)
 		in |= out;
 	/*
-	 * Of a paused socket only an error is wanted, once: EPOLLERR can't be masked, and
-	 * edge-triggered it does not come again and again.
+	 * For a paused socket only an error matters, once: EPOLLERR can't be masked, and
+	 * edge-triggered it is not reported again and again.
 	 */
 	if (!in && sio_is_socket(s) && !s->eof && !s->closing && s->started)
 		in = EPOLLET;
@@ -139,8 +140,8 @@ static void sio_do_shutdown(struct l7mp_stream_io *s)
 }
 
 /*
- * When the peer only takes no more, what it has said before can still be read;
- * the error is told at the end of that.
+ * When the peer has only stopped reading, the data that it sent can still be read; the error is
+ * reported after that.
  */
 static void sio_write_failed(struct l7mp_stream_io *s, int err)
 {
@@ -201,7 +202,7 @@ static void sio_flush(struct l7mp_stream_io *s)
 		sio_do_shutdown(s);
 }
 
-/* Writable: what is queued goes out; the writer may go on when enough is gone. */
+/* The descriptor is writable: sends the queue; `drain` is called when enough was sent. */
 static void on_writable(struct l7mp_stream_io *s)
 {
 	sio_flush(s);
@@ -267,13 +268,13 @@ static void on_readable(struct l7mp_stream_io *s, uint32_t events)
 		}
 		buf->len = (uint32_t)n;
 		s->ops->data(s->arg, buf);
-		/* A short read emptied the socket, unless the end waits behind it. */
+		/* A short read has emptied the socket, unless the end follows. */
 		if (n < (ssize_t)SIO_READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
 			return;
 	}
 }
 
-/* Reads on after the last byte was written, for nobody, until the peer has closed too. */
+/* Reads and discards data after the last byte was written, until the peer has closed. */
 static void discard(struct l7mp_stream_io *s, bool first)
 {
 	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
@@ -308,8 +309,8 @@ static void sio_linger(struct l7mp_stream_io *s)
 /* ---- events ---- */
 
 /*
- * A reset of a socket that nobody reads: what it has received may still be wanted, but
- * when reading stays stopped nobody would ever hear of it.
+ * A paused socket was reset. The received data may still be wanted, but when reading stays paused
+ * nothing else would report the error.
  */
 static void paused(struct l7mp_stream_io *s, uint32_t events)
 {
@@ -395,7 +396,10 @@ int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
 {
 	int rc = 0, given = write_fd;
 
-	/* A terminal is often one descriptor for both; epoll takes each only once. */
+	/*
+	 * A terminal is often one descriptor for both directions; epoll accepts a descriptor only
+	 * once.
+	 */
 	if (read_fd >= 0 && read_fd == write_fd) {
 		write_fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
 		rc = write_fd < 0 ? -errno : 0;
@@ -413,7 +417,10 @@ int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
 
 /* ---- connecting ---- */
 
-/* A connect to a free local port of the ephemeral range may meet itself: nobody listens there. */
+/*
+ * A connect to a free local port of the ephemeral range may be connected to itself (TCP
+ * simultaneous open).
+ */
 static bool meets_itself(const struct l7mp_stream_io *s)
 {
 	struct l7mp_addr local, remote;
@@ -456,7 +463,7 @@ static void sio_dial_done(struct l7mp_stream_io *s)
 		connected(s);
 }
 
-/* The outcome of connect(2), which is never told from inside the caller's call. */
+/* The outcome of connect(2), which is never reported from inside the caller's call. */
 static void dialled(struct l7mp_stream_io *s, int err)
 {
 	if (!err) {
@@ -481,13 +488,13 @@ static int dial(struct l7mp_stream_io *s, const struct l7mp_addr *remote)
 	return rc;
 }
 
-/* A UNIX listener with a full backlog has no "in progress": the owner's time-out ends this. */
+/* UNIX sockets have no EINPROGRESS for a full backlog: tries again until the owner's time-out. */
 static void sio_dial_again(struct l7mp_stream_io *s)
 {
 	dialled(s, dial(s, s->remote));
 }
 
-/* The kernel chooses the port at connect: it only has to be free for this remote address. */
+/* The kernel chooses the port at connect(2): it must be free only for this remote address. */
 static int bind_local(int fd, const struct l7mp_addr *local)
 {
 	int on = 1;
@@ -660,8 +667,8 @@ static void sio_teardown(struct l7mp_stream_io *s, bool reset)
 static void sio_finish(struct l7mp_stream_io *s)
 {
 	/*
-	 * Closing a TCP socket with unread data sends RST, which may destroy what was
-	 * just written on its way: then reading goes on for a moment.
+	 * Closing a TCP socket with unread data sends RST, which may discard what was just sent: so
+	 * read for a moment.
 	 */
 	if (s->kind == SIO_TCP && !s->eof && !s->err && !s->werr)
 		sio_linger(s);
@@ -687,7 +694,7 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 	else if (!s->q.count)
 		sio_finish(s);
 	else if (l7mp_timer_start(s->loop, &s->timer, SIO_CLOSE_MS))
-		sio_teardown(s, true); /* no memory to wait with */
+		sio_teardown(s, true); /* no memory for a timer */
 	else
 		sio_watch(s);
 }
@@ -736,7 +743,7 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 	if (!s->q.count && done) {
 		s->off = done;
 	} else {
-		/* A small piece must not keep a large buffer while it waits. */
+		/* A small piece must not keep a large buffer allocated while it waits. */
 		buf = l7mp_buf_compact(buf);
 		if (!buf) {
 			sio_write_failed(s, -ENOMEM);
@@ -788,7 +795,7 @@ void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on)
 	s->started = true;
 	if (on && !s->connecting)
 		l7mp_timer_stop(s->loop, &s->timer);
-	/* Stopping waits for the next event: a short pause costs no system call. */
+	/* Pausing takes effect at the next event: a short pause costs no system call. */
 	if (on)
 		sio_watch(s);
 }

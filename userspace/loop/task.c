@@ -63,7 +63,7 @@ void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f)
 	f->prev = f->next = NULL;
 }
 
-/* What is posted meanwhile waits for the next round: the list moves to a head of its own. */
+/* The list is moved to another head, so that tasks posted meanwhile wait for the next round. */
 static void tasks_round(struct l7mp_loop *loop)
 {
 	struct l7mp_task head;

@@ -30,7 +30,7 @@ struct l7mp_worker {
 	struct l7mp_work *todo; /* utlist queues */
 	struct l7mp_work *done;
 	bool stop;
-	size_t busy; /* started and not given back yet; loop only */
+	size_t busy; /* started and not done */
 };
 
 void l7mp_thread_background(void)
@@ -38,7 +38,7 @@ void l7mp_thread_background(void)
 	const struct sched_param param = {0};
 	int now;
 
-	/* Real-time policies are the choice of whoever started us. */
+	/* Another policy was chosen by the user: keep it. */
 	if (sched_getscheduler(0) != SCHED_OTHER)
 		return;
 	(void)sched_setscheduler(0, SCHED_BATCH, &param);

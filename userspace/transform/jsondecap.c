@@ -30,7 +30,7 @@
 #define LOG_BURST        5
 
 struct decap_state {
-	/* One for all sessions: it is their senders who cause the records. */
+	/* Shared by all sessions, because the limit is against what senders cause. */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -80,14 +80,14 @@ static int base64_decode(const char *text, size_t len, uint8_t *out)
 	n = EVP_DecodeBlock(out, (const unsigned char *)text, (int)len);
 	if (n < 0 || (size_t)n != len / 4 * 3)
 		return -EINVAL;
-	/* It ignores the bits that are left over before the padding. */
+	/* OpenSSL ignores the unused bits before the padding, so compare them. */
 	EVP_EncodeBlock((unsigned char *)last, out + n - 3, 3 - (int)pad);
 	return memcmp(last, text + len - 4, 4) ? -EINVAL : n - (int)pad;
 }
 
 /*
- * The payload of one object. NULL with a reason in `why`: no memory, or malformed; *bad_json:
- * it is not even JSON.
+ * Returns the payload of one object. On failure returns NULL and sets `why`; *bad_json: the text is
+ * not JSON.
  */
 static struct l7mp_buf *unwrap(struct decap *d, const char *text, size_t len, bool *bad_json,
                                char *why, size_t size)
@@ -150,7 +150,7 @@ static void malformed(struct decap *d, size_t bytes, const char *why)
 		d->t.base.events->lost(d->t.base.owner, -EBADMSG, 1, bytes);
 }
 
-/* Not an object: the next one can be recognised after a newline only. */
+/* Starts to skip: after text that is not an object, the next one is recognised after a newline. */
 static void skip(struct decap *d, size_t bytes, const char *why)
 {
 	memset(&d->frame, 0, sizeof(d->frame));
@@ -158,7 +158,7 @@ static void skip(struct decap *d, size_t bytes, const char *why)
 	malformed(d, bytes, why);
 }
 
-/* An object is complete: what is held, and the n bytes at p. */
+/* Processes a complete object: the bytes held so far, and n more at p. */
 static void object(struct decap *d, const char *p, size_t n)
 {
 	size_t len = d->held.len + n;

@@ -18,7 +18,7 @@
 
 struct encap {
 	struct l7mp_transform t;
-	const cJSON *metadata; /* the session's; it does not change after a stage has connected */
+	const cJSON *metadata; /* the session's; constant after a stage has connected */
 	struct l7mp_str head;  /* the text before the payload, printed once */
 	bool newline;
 };
@@ -58,7 +58,7 @@ static struct l7mp_buf *wrap(struct encap *e, const struct l7mp_buf *in)
 	p = (char *)out->data;
 	memcpy(p, e->head.s, e->head.len);
 	p += e->head.len;
-	/* With a NUL after it, for which there is room: three bytes follow. */
+	/* It writes a terminator, for which there is room, as three bytes follow. */
 	EVP_EncodeBlock((unsigned char *)p, in->data, (int)in->len);
 	p += BASE64_LEN(in->len);
 	*p++ = '"';

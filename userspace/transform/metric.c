@@ -109,7 +109,7 @@ static void metric_metrics(struct l7mp_env *env, void *state, struct l7mp_str *o
 	        "Payload bytes that passed a Metric cluster, by session"};
 	struct metric_state *st = state;
 
-	/* A scrape must not grow with the sessions unless somebody has asked for that. */
+	/* Series per session are optional, so that a scrape does not grow with the sessions. */
 	if (env->model && !l7mp_model_admin(env->model)->metrics_sessions)
 		return;
 	if (st)

@@ -8,11 +8,12 @@ static bool is_space(uint8_t c)
 	return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* One byte of a string. False: it can't be there. */
+/* Processes one byte of a string. Returns false when it is invalid. */
 static bool string_byte(struct l7mp_jsonframe *f, uint8_t c)
 {
 	if (c < 0x20)
-		return false; /* RFC 8259, section 7: so a forgotten quote ends at the line's end */
+		/* RFC 8259, section 7; so a missing quote is noticed at the end of the line */
+		return false;
 	if (f->escaped)
 		f->escaped = false;
 	else if (c == '\\')

@@ -8,7 +8,7 @@
 
 #define SEARCH_IN_PLACE 8
 
-/* The slot of key: its member's, or the free one where it belongs. */
+/* Returns the slot of the member with this key, or the free slot where it belongs. */
 static const cJSON **slot_of(const struct json_index *index, const char *key)
 {
 	size_t i = (size_t)l7mp_hash(key, strlen(key)) & index->mask;

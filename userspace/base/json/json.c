@@ -65,7 +65,7 @@ static bool objects_equal(const cJSON *a, const cJSON *b)
 	}
 	if (n)
 		return false;
-	/* Out of memory costs only time: look-ups then go through the list. */
+	/* Without memory for the index, look-ups are linear. */
 	json_index_build(&index, b);
 	for (const cJSON *m = a->child; m && equal; m = m->next) {
 		const cJSON *other = m->string ? json_index_find(&index, m->string) : NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of json.h share. */
+/* Private to base/json/. */
 #pragma once
 
 #include <stddef.h>
@@ -8,18 +8,18 @@
 #include "l7mp/json.h"
 
 /*
- * Members of one object by key, because cJSON's own look-up is linear and a peer
- * chooses how many members there are. Small objects are searched in place.
+ * An index of the members of an object, because cJSON's look-up is linear and a peer chooses how
+ * many members there are. Small objects are searched linearly.
  */
 struct json_index {
 	const cJSON *object;
-	const cJSON **slots; /* NULL: search in place */
+	const cJSON **slots; /* NULL: search linearly */
 	size_t mask;
 };
 
 /*
- * 0 or -ENOMEM; the index works (slowly) then too. Afterwards find gives the
- * first of equal keys.
+ * Builds an index. Returns 0 or -ENOMEM; in both cases find works, if slowly, and returns the first
+ * of equal keys.
  */
 int json_index_build(struct json_index *index, const cJSON *object);
 const cJSON *json_index_find(const struct json_index *index, const char *key);

@@ -12,7 +12,7 @@ struct token {
 	size_t len;
 };
 
-/* "a/b" is "/a/b". NULL: the root. */
+/* Skips the optional leading '/'. Returns NULL for the root. */
 static const char *pointer_start(const char *pointer)
 {
 	if (pointer[0] == '/')
@@ -20,7 +20,7 @@ static const char *pointer_start(const char *pointer)
 	return pointer[0] ? pointer : NULL;
 }
 
-/* Cuts the next token off; *rest becomes NULL after the last. */
+/* Returns the next token; *rest becomes NULL after the last. */
 static struct token token_next(const char **rest)
 {
 	const char *s = *rest;
@@ -30,7 +30,7 @@ static struct token token_next(const char **rest)
 	return (struct token){s, len};
 }
 
-/* Unescapes the character at *i and moves on. */
+/* Returns the unescaped character at *i, and advances *i. */
 static char token_char(struct token t, size_t *i)
 {
 	char ch = t.s[(*i)++];
@@ -45,14 +45,14 @@ static bool token_is(struct token t, const char *key)
 	size_t i = 0;
 
 	while (i < t.len) {
-		/* A key's end differs from every character of a token. */
+		/* At its end the key has a NUL, which no token contains. */
 		if (token_char(t, &i) != *key++)
 			return false;
 	}
 	return !*key;
 }
 
-/* For cJSON, which frees it with its own hook. */
+/* Allocated for cJSON, which frees it with its own hook. */
 static char *token_key(struct token t)
 {
 	char *key = cJSON_malloc(t.len + 1);
@@ -66,7 +66,7 @@ static char *token_key(struct token t)
 	return key;
 }
 
-/* 0, or -EINVAL for what is not an array index: leading zeros, signs, too long. */
+/* Returns 0, or -EINVAL for what is not an array index: leading zeros, signs, too long. */
 static int token_index(struct token t, size_t *out)
 {
 	size_t n = 0;
@@ -130,7 +130,7 @@ cJSON *l7mp_json_get(const cJSON *root, const char *pointer)
 
 /* ---- set ---- */
 
-/* root becomes value and keeps its own place, name and address. */
+/* Replaces the contents of root by those of value; root keeps its place, name and address. */
 static void replace_root(cJSON *root, cJSON *value)
 {
 	cJSON old = *root;
@@ -144,7 +144,7 @@ static void replace_root(cJSON *root, cJSON *value)
 	root->string = name;
 	root->type = (value->type & ~cJSON_StringIsConst) | name_is_const;
 
-	/* The old content leaves in value's shell. */
+	/* The old contents are freed with value. */
 	value->child = old.child;
 	value->valuestring = old.valuestring;
 	value->type = (old.type & ~cJSON_StringIsConst) | (value->type & cJSON_StringIsConst);
@@ -153,7 +153,7 @@ static void replace_root(cJSON *root, cJSON *value)
 	cJSON_Delete(value);
 }
 
-/* The objects for the tokens of `rest` around value, which it takes; NULL: out of memory. */
+/* Wraps value, which it takes, in objects for the tokens of `rest`. NULL: out of memory. */
 static cJSON *wrap(const char *rest, cJSON *value)
 {
 	cJSON *object, *inner;
@@ -185,7 +185,7 @@ static void set_name(cJSON *item, char *name)
 	item->string = name;
 }
 
-/* Puts value, which it takes, at `t` of parent. */
+/* Sets member `t` of parent to value, which it takes. */
 static int put_member(cJSON *parent, struct token t, cJSON *value)
 {
 	cJSON *old = child_of(parent, t);
@@ -209,7 +209,7 @@ static int put_member(cJSON *parent, struct token t, cJSON *value)
 	return rc;
 }
 
-/* "-" and the length append. */
+/* Sets element `t` of parent; "-" and the length append. */
 static int put_element(cJSON *parent, struct token t, cJSON *value)
 {
 	size_t count = (size_t)cJSON_GetArraySize(parent);
@@ -253,7 +253,7 @@ int l7mp_json_set(cJSON *root, const char *pointer, cJSON *value)
 			break;
 		parent = child;
 	}
-	/* Built whole before it is hung in, so that a failure leaves nothing behind. */
+	/* Complete before it is linked, so that a failure changes nothing. */
 	value = wrap(rest, value);
 	if (!value)
 		return -ENOMEM;

@@ -15,7 +15,7 @@
 struct printer {
 	struct l7mp_str out;
 	enum l7mp_json_format format;
-	size_t max; /* stop soon after this many bytes */
+	size_t max; /* printing stops soon after this many bytes */
 };
 
 static const char *const format_names[] = {"plain", "terse", "space", "lines", "diffy"};
@@ -63,8 +63,8 @@ static void print_number(struct printer *p, double d)
 }
 
 /*
- * Escapes what JSON asks for, and besides what would break a terminal, a line or a
- * YAML reader. Bytes that are not UTF-8 become U+FFFD: the output is always JSON.
+ * Escapes what JSON requires, and also what would affect a terminal, break a line or confuse a YAML
+ * reader. Bytes that are not UTF-8 become U+FFFD, so that the output is always valid JSON.
  */
 static void print_char(struct l7mp_str *out, const char *s, size_t len, uint32_t cp)
 {
@@ -106,14 +106,14 @@ static void print_quoted(struct printer *p, const char *s)
 	l7mp_str_add(&p->out, "\"");
 }
 
-/* Would YAML (1.1 or 1.2, in a flow) read the bare text as this very string? */
+/* Returns whether YAML (1.1 or 1.2, in flow style) reads the unquoted text as this string. */
 static bool is_bare(const char *s)
 {
 	static const char *const taken[] = {"true", "false", "null", "yes", "no",
 	                                    "on",   "off",   "y",    "n"};
 	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-");
 
-	/* Beginning with a letter or '/', it can't be a number either. */
+	/* It can't be a number, as it begins with a letter or '/'. */
 	if (!n || s[n] || n > 512 || strchr("0123456789.-", s[0]))
 		return false;
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(taken); i++)
@@ -153,7 +153,7 @@ static void print_child(struct printer *p, const cJSON *node, bool member, bool 
 	print_newline(p, depth);
 	if (member) {
 		print_string(p, node->string);
-		/* Terse too needs the space: YAML reads a:b as one word. */
+		/* L7MP_JSON_TERSE needs the space, because YAML reads a:b as one scalar. */
 		l7mp_str_add(&p->out, p->format == L7MP_JSON_PLAIN ? ":" : ": ");
 	}
 	print_node(p, node, depth);
@@ -241,7 +241,7 @@ const char *l7mp_json_brief(const cJSON *node, char *buf, size_t size)
 	} else if (p.out.len < size) {
 		memcpy(buf, p.out.s, p.out.len + 1);
 	} else {
-		/* Cut between characters; the text is valid UTF-8 by now. */
+		/* Truncates between characters; the text is valid UTF-8. */
 		n = size > 4 ? size - 4 : 0;
 		while (n && ((uint8_t)p.out.s[n] & 0xc0) == 0x80)
 			n--;

@@ -25,7 +25,7 @@ struct cursor {
 	const char *end;
 	int line;
 	size_t nodes;
-	int *key_lines; /* a stack: of the members of all objects that are open */
+	int *key_lines; /* a stack: the lines of all members of all open objects */
 	size_t n_keys, keys_cap;
 	l7mp_json_node_fn on_node; /* may be NULL */
 	void *arg;
@@ -46,7 +46,7 @@ __attribute__((format(printf, 2, 3))) static int fail(struct cursor *c, const ch
 	return -EINVAL;
 }
 
-/* "expected ..., got ..." about the next character. */
+/* Fails with "expected ..., got ..." for the next character. */
 static int fail_expected(struct cursor *c, const char *what)
 {
 	size_t left = (size_t)(c->end - c->p);
@@ -96,7 +96,7 @@ static int hex4(struct cursor *c, unsigned *out)
 	return 0;
 }
 
-/* After the backslash: one character, as UTF-8, to *out. */
+/* Reads the rest of an escape sequence, and writes the character to *out as UTF-8. */
 static int read_escape(struct cursor *c, char **out)
 {
 	static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
@@ -129,7 +129,7 @@ static int read_escape(struct cursor *c, char **out)
 	return 0;
 }
 
-/* What stands up to the next quote, escape or anything that may not be there. */
+/* Skips characters up to the next quote, backslash or invalid character. */
 static int read_plain(struct cursor *c)
 {
 	while (c->p < c->end && *c->p != '"' && *c->p != '\\') {
@@ -148,7 +148,10 @@ static int read_plain(struct cursor *c)
 	return c->p < c->end ? 0 : fail(c, "a string has no end");
 }
 
-/* The opening quote is next. *out: heap; an escape is never shorter than what it stands for. */
+/*
+ * Reads a string, beginning with its opening quote, into heap memory. The length of the source is
+ * enough, because an escape is never shorter than its character.
+ */
 static int read_string(struct cursor *c, char **out)
 {
 	const char *start = ++c->p, *close;
@@ -156,7 +159,7 @@ static int read_string(struct cursor *c, char **out)
 
 	if (read_plain(c))
 		return -EINVAL;
-	/* Usually the end; with escapes at most the distance to an unescaped quote. */
+	/* Finds the closing quote; with escapes, an upper bound of the length. */
 	for (close = c->p; close < c->end && *close != '"'; close++)
 		close += *close == '\\';
 	text = malloc((size_t)((close < c->end ? close : c->end) - start) + 1);
@@ -195,7 +198,10 @@ static int scan_digits(struct cursor *c, const char *where)
 	return 0;
 }
 
-/* Only digits, and more than 2^53 (RFC 8259, section 6: what all readers agree on ends there)? */
+/*
+ * Whether this is an integer beyond 2^53, up to which all implementations agree (RFC 8259, section
+ * 6).
+ */
 static bool too_large(const char *digits, size_t n)
 {
 	static const char max[] = "9007199254740992";
@@ -273,7 +279,7 @@ static int read_literal(struct cursor *c, cJSON *node)
 
 static int read_value(struct cursor *c, cJSON *node, int line, int depth);
 
-/* A member's key and the colon; *line becomes the key's. */
+/* Reads a member's key and the colon; *line is set to the key's line. */
 static int read_key(struct cursor *c, char **key, int *line)
 {
 	int rc;
@@ -292,7 +298,7 @@ static int read_key(struct cursor *c, char **key, int *line)
 	return 0;
 }
 
-/* A new last child. cJSON keeps the last one in the first one's `prev`. NULL: no memory. */
+/* Appends a child. cJSON keeps the last child in the first one's `prev`. NULL: no memory. */
 static cJSON *append(struct cursor *c, cJSON *parent)
 {
 	cJSON *node = cJSON_CreateNull();
@@ -331,7 +337,7 @@ static int push_key_line(struct cursor *c, int line)
 	return 0;
 }
 
-/* Each key once. `base`: where the lines of this object's keys begin. */
+/* Checks for duplicate keys. `base` is where the lines of this object's keys begin. */
 static int check_keys(struct cursor *c, const cJSON *object, size_t base)
 {
 	struct json_index index;
@@ -390,7 +396,7 @@ static int read_container(struct cursor *c, cJSON *node, int depth)
 	}
 }
 
-/* `line` is where the node begins: at its key, when it has one. */
+/* Reads a value into node. `line` is where the node begins, which is at its key, if any. */
 static int read_value(struct cursor *c, cJSON *node, int line, int depth)
 {
 	int rc;
