@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What model.c, object.c, view.c, admin.c, build*.c and change*.c share. */
+/* Private to model/: shared by model.c, object.c, view.c, admin.c, build*.c and change*.c. */
 #pragma once
 
 #include "l7mp/change.h"
@@ -9,13 +9,13 @@
 /* ---- model.c ---- */
 
 /*
- * Objects of one kind. The guard is always the first element and never shown: with
- * it uthash keeps its table, so that adding at commit can't fail.
+ * The objects of one kind. The first element is always the guard, which is not an object: with it
+ * uthash keeps its table, so that adding at commit can't fail.
  */
 struct l7mp_table {
 	struct l7mp_object *head;
 	struct l7mp_object guard;
-	size_t n; /* objects that are seen */
+	size_t n; /* objects, without those that are not visible (yet) */
 };
 
 struct l7mp_model {
@@ -23,19 +23,19 @@ struct l7mp_model {
 	struct l7mp_table tables[L7MP_OBJ_KINDS];
 	struct l7mp_admin admin;
 	uint64_t generation;
-	unsigned next_name[L7MP_OBJ_KINDS]; /* the n of generated names */
+	unsigned next_name[L7MP_OBJ_KINDS]; /* next number for a generated name */
 	bool changing;                      /* a change is open */
 };
 
-/* Takes a reference on the object. Cannot fail; the name must not be there yet. */
+/* Adds an object and takes a reference to it. Can't fail; its name must not be in the table. */
 void l7mp_table_add(struct l7mp_table *t, struct l7mp_object *o);
-/* `o` takes the place of `old`, also in the order. The same name. */
+/* Replaces `old` by `o`, which has the same name, also in the order. */
 void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7mp_object *o);
 void l7mp_table_remove(struct l7mp_table *t, struct l7mp_object *o);
 
 /* ---- object.c ---- */
 
-/* The places in which objects refer to others. */
+/* The references that objects can have to others. */
 enum l7mp_slot {
 	L7MP_SLOT_RULES,     /* listener -> rule list */
 	L7MP_SLOT_ENDPOINTS, /* cluster -> endpoints */
@@ -52,27 +52,33 @@ struct l7mp_slot_info {
 	const char *infix; /* of generated names: <owner>-<infix>-<n> */
 };
 const struct l7mp_slot_info *l7mp_slot(enum l7mp_slot slot);
-/* The slots of a kind are [first, end). */
+/* Return the range [first, end) of the slots of a kind. */
 enum l7mp_slot l7mp_slot_first(enum l7mp_obj_kind kind);
 enum l7mp_slot l7mp_slot_end(enum l7mp_obj_kind kind);
 
-/* Zeroed, one reference. NULL: out of memory. */
+/* Makes a zeroed object with one reference. NULL: out of memory. */
 void *l7mp_object_new(enum l7mp_obj_kind kind);
 size_t l7mp_object_ref_count(const struct l7mp_object *o, enum l7mp_slot slot);
 const char *l7mp_object_ref_name(const struct l7mp_object *o, enum l7mp_slot slot, size_t i);
-/* Equal but for name, owner and references. */
+/* Whether two objects are equal, except for name, owner and references. */
 bool l7mp_object_same(const struct l7mp_object *a, const struct l7mp_object *b);
-/* Equal names of all references; clusters: the same endpoint objects. */
+/*
+ * Whether all references have the same names; for clusters, whether the endpoint objects are the
+ * same.
+ */
 bool l7mp_object_same_refs(const struct l7mp_object *a, const struct l7mp_object *b);
-/* Objects that are `same` have equal signatures. */
+/* Returns a hash that is equal for objects that are `same`. */
 uint64_t l7mp_object_signature(const struct l7mp_object *o);
 bool l7mp_object_owned_by(const struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
 /* 0 or -ENOMEM. */
 int l7mp_object_set_owner(struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
-/* A copy of the array in one block: free() it. n > 0. NULL: out of memory. */
+/*
+ * Returns a copy of an array of n > 0 names in one block, which is freed with free(). NULL: out of
+ * memory.
+ */
 char **l7mp_names_pack(const char *const *names, size_t n);
 /*
- * New versions to be altered before they are shared; endpoints of the cluster are referenced, its
+ * Return copies to be modified before they are shared. The cluster's endpoints are referenced, its
  * `lb` is missing; the rule list has no rules. NULL: out of memory.
  */
 struct l7mp_cluster *l7mp_cluster_copy(const struct l7mp_cluster *c, size_t n_endpoints);
@@ -83,11 +89,12 @@ struct l7mp_rulelist *l7mp_rulelist_copy(const struct l7mp_rulelist *l);
 int l7mp_admin_defaults(struct l7mp_admin *a);
 void l7mp_admin_clear(struct l7mp_admin *a);
 /*
- * *out = base with the keys of doc (schema-checked) put over it. 0 or -ENOMEM; out is then empty.
+ * Sets *out to base with the keys of doc, which has passed the schema check, put over it. Returns 0
+ * or -ENOMEM; out is empty then.
  */
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out);
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b);
-/* First key that differs and can't change at run time; NULL when there is none. */
+/* Returns the first key that differs and can't change at run time; NULL when there is none. */
 const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_admin *b);
 
 /* ---- build.c: document -> draft tree ---- */
@@ -101,16 +108,16 @@ struct l7mp_draft_refs {
 	struct l7mp_draft_ref *v;
 	size_t n;
 };
-#define L7MP_KIND_SLOTS 3 /* at most, per kind */
+#define L7MP_KIND_SLOTS 3 /* the most slots that a kind has */
 
-/* An object of a document with its inline objects, before it is one of the model. */
+/* An object of a document with its inline objects, before it is added to a change. */
 struct l7mp_draft {
 	enum l7mp_obj_kind kind;
 	char *path;
-	char *name;                 /* NULL until bound, when the document gives none */
+	char *name;                 /* NULL until a name is generated, when the document has none */
 	struct l7mp_object *object; /* without name and references until it is staged */
-	struct l7mp_draft *owner;   /* whose inline object it is; borrowed */
-	enum l7mp_slot slot;        /* of owner */
+	struct l7mp_draft *owner;   /* the draft in which it is inline */
+	enum l7mp_slot slot;        /* the slot of owner that it is in */
 	struct l7mp_draft_refs refs[L7MP_KIND_SLOTS];
 	UT_hash_handle hh; /* in the builder's table of names */
 };
@@ -121,8 +128,8 @@ struct l7mp_build {
 	bool oom;
 };
 /*
- * The tree of a schema-checked document; NULL when out of memory or when the issues
- * got an error.
+ * Builds the tree of a document that has passed the schema check; NULL when out of memory or when
+ * an error was added to the issues.
  */
 struct l7mp_draft *l7mp_draft_parse(struct l7mp_build *b, enum l7mp_obj_kind kind, const cJSON *doc,
                                     const char *path);
@@ -131,7 +138,7 @@ static inline struct l7mp_draft_refs *l7mp_draft_slot(struct l7mp_draft *d, enum
 {
 	return &d->refs[slot - l7mp_slot_first(d->kind)];
 }
-/* Paths; NULL when out of memory. */
+/* Join a path with a key or an index. NULL: out of memory. */
 char *l7mp_path_key(const char *path, const char *key);
 
 /* ---- change.c: what is staged ---- */
@@ -150,31 +157,38 @@ struct l7mp_change {
 	struct l7mp_staged *staged[L7MP_OBJ_KINDS]; /* by name */
 	struct l7mp_staged **items;                 /* all of them */
 	size_t n_items, cap_items;
-	size_t n_real; /* those that do something come first, once sorted */
+	size_t n_real; /* those that have an effect come first, once sorted */
 	bool sorted;
-	ptrdiff_t grown[L7MP_OBJ_KINDS]; /* by how many objects, as far as they are placed */
+	ptrdiff_t grown[L7MP_OBJ_KINDS]; /* number of objects added by the items placed so far */
 	bool committed;
-	bool closed; /* touches the model no more */
+	bool closed; /* does not use the model any more */
 	unsigned next_name[L7MP_OBJ_KINDS];
 	struct l7mp_admin *admin; /* the new one; after commit the old one */
-	cJSON *docs;              /* documents that were completed; issues point into them */
+	/* documents that were given a name; issues refer to their nodes */
+	cJSON *docs;
 };
 
-/* As it will be after the commit; borrowed. */
+/* Finds an object as of after the commit; borrowed. */
 struct l7mp_object *l7mp_change_find(const struct l7mp_change *c, enum l7mp_obj_kind kind,
                                      const char *name);
-/* `o` (borrowed, referenced; NULL: deletion) under the name. 0 or -ENOMEM with err. */
+/*
+ * Stages object `o` under a name (takes a new reference), or with NULL its deletion. Returns 0, or
+ * -ENOMEM with err.
+ */
 int l7mp_change_stage(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
                       struct l7mp_object *o, bool end_sessions, const char *path,
                       struct l7mp_error *err);
-/* Deletes it, and with a cluster its endpoints; recursive: what is its own as well. */
+/*
+ * Stages the deletion of an object, of a cluster's endpoints, and if recursive of its inline
+ * objects.
+ */
 int l7mp_change_drop(struct l7mp_change *c, struct l7mp_object *o, bool recursive,
                      bool end_sessions, struct l7mp_error *err);
 int l7mp_change_oom(struct l7mp_error *err);
-/* -EINVAL with err when the issues have errors, else 0. */
+/* Returns -EINVAL with err when the issues have errors, else 0. */
 int l7mp_change_check(struct l7mp_change *c, struct l7mp_error *err);
 
-/* EXISTS with the place in the document. Returns -EEXIST. */
+/* Sets an error L7MP_ERR_EXISTS with the path in the document. Returns -EEXIST. */
 int l7mp_change_exists(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name,
                        const char *path);
 int l7mp_change_missing(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name);
@@ -182,15 +196,15 @@ int l7mp_change_missing(struct l7mp_error *err, enum l7mp_obj_kind kind, const c
 /* ---- build_same.c, build_names.c, build_stage.c: drafts into a change ---- */
 
 enum l7mp_builder_mode {
-	L7MP_BUILD_ADD,     /* every name must be free */
-	L7MP_BUILD_REPLACE, /* the first draft and what it owned may be there */
-	L7MP_BUILD_CONFIG,  /* everything may be there */
+	L7MP_BUILD_ADD,     /* no name may exist */
+	L7MP_BUILD_REPLACE, /* the first draft and its inline objects may exist */
+	L7MP_BUILD_CONFIG,  /* every name may exist */
 };
 struct l7mp_builder {
 	struct l7mp_change *c;
 	enum l7mp_builder_mode mode;
-	const struct l7mp_object *top; /* REPLACE: what is replaced */
-	/* of the first draft, when it is inline in an object that is there; or NULL */
+	const struct l7mp_object *top; /* REPLACE: the object that is replaced */
+	/* owner of the first draft when it is inline in an existing object; or NULL */
 	const struct l7mp_object *owner;
 	struct l7mp_draft *names[L7MP_OBJ_KINDS]; /* drafts by name */
 };
@@ -203,16 +217,16 @@ int l7mp_builder_refer(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp
 int l7mp_builder_claim(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 struct l7mp_draft *l7mp_builder_claimed(const struct l7mp_builder *b, enum l7mp_obj_kind kind,
                                         const char *name);
-/* d->name = <owner>-<infix>-<n>, entered. */
+/* Generates d->name, <owner>-<infix>-<n>, and enters it. */
 int l7mp_builder_generate(struct l7mp_builder *b, struct l7mp_draft *d, const char *owner,
                           enum l7mp_slot slot, struct l7mp_error *err);
-/* Names for all drafts below d, which has one. */
+/* Generates names for all drafts below d, which has one. */
 int l7mp_builder_bind(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 /* May the builder put a new version of what is there? */
 bool l7mp_builder_may_replace(const struct l7mp_builder *b, const struct l7mp_object *there);
 /* Stages the tree, whose drafts are all bound. */
 int l7mp_builder_stage(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-/* REPLACE: drops what replaced objects owned and do not use any more. */
+/* REPLACE: deletes inline objects of replaced objects that are not used any more. */
 int l7mp_builder_prune(struct l7mp_builder *b, struct l7mp_error *err);
-/* Forgets the names; before the drafts are freed. */
+/* Clears the table of names, before the drafts are freed. */
 void l7mp_builder_clear(struct l7mp_builder *b);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a change has staged, and its end: commit or nothing. */
+/* The contents of a change, and its end: committed or discarded. */
 #include "l7mp/change.h"
 
 #include <errno.h>
@@ -181,7 +181,7 @@ int l7mp_change_stage(struct l7mp_change *c, enum l7mp_obj_kind kind, const char
 /* ---- deletion, iterative: what objects own may nest as deep as anybody likes ---- */
 
 struct stack {
-	struct l7mp_object **v; /* references held */
+	struct l7mp_object **v; /* holds references */
 	size_t n, cap;
 };
 
@@ -203,7 +203,7 @@ static int push(struct stack *st, struct l7mp_object *o)
 static int push_owned(struct l7mp_change *c, struct stack *st, const struct l7mp_object *o,
                       bool recursive)
 {
-	/* The last first, so that they leave the stack in order. */
+	/* Pushed in reverse, so that they leave the stack in order. */
 	for (enum l7mp_slot s = l7mp_slot_end(o->kind); s-- > l7mp_slot_first(o->kind);) {
 		if (s != L7MP_SLOT_ENDPOINTS && !recursive)
 			continue;
@@ -248,7 +248,10 @@ int l7mp_change_drop(struct l7mp_change *c, struct l7mp_object *o, bool recursiv
 
 /* ---- items ---- */
 
-/* Additions from the bottom up, then deletions from the top down, then what came to nothing. */
+/*
+ * Sort order: additions from endpoints up, then deletions from listeners down, then objects that
+ * end as they were.
+ */
 static int rank(const struct l7mp_staged *s)
 {
 	static const int up[L7MP_OBJ_KINDS] = {
@@ -284,7 +287,7 @@ static void sort_items(struct l7mp_change *c)
 
 size_t l7mp_change_count(const struct l7mp_change *c)
 {
-	/* The order of the items is a cache, not a state that anybody sees. */
+	/* Sorting is a cache and does not change what callers see. */
 	sort_items((struct l7mp_change *)c);
 	return c->n_real;
 }

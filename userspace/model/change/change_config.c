@@ -9,7 +9,7 @@
 
 /* ---- admin ---- */
 
-/* *path: of the admin object in the document. */
+/* *path: the path of the admin object in the document. */
 static int change_admin(struct l7mp_change *c, const cJSON *doc, const char *path,
                         struct l7mp_error *err)
 {
@@ -21,7 +21,7 @@ static int change_admin(struct l7mp_change *c, const cJSON *doc, const char *pat
 		free(next);
 		return l7mp_change_oom(err);
 	}
-	/* The first config is what the program starts with. */
+	/* Everything may be set by the first config, with which the program starts. */
 	fixed = c->model->generation ? l7mp_admin_fixed_key(now, next) : NULL;
 	if (fixed) {
 		l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
@@ -55,7 +55,7 @@ int l7mp_change_admin(struct l7mp_change *c, const cJSON *doc, const char *path,
 
 /* ---- the whole config ---- */
 
-/* Named objects before those that listeners bring along. */
+/* Named objects first, before those that are inline in listeners. */
 static const enum l7mp_obj_kind order[] = {L7MP_OBJ_CLUSTER, L7MP_OBJ_ROUTE, L7MP_OBJ_RULE,
                                            L7MP_OBJ_RULELIST, L7MP_OBJ_LISTENER};
 
@@ -122,7 +122,7 @@ static int parse_all(struct l7mp_change *c, const cJSON *doc, struct drafts *ds,
 	return 0;
 }
 
-/* Deletes what the document does not have. */
+/* Deletes the objects that the document does not have. */
 static int drop_missing(struct l7mp_builder *b, struct l7mp_error *err)
 {
 	const struct l7mp_model *m = b->c->model;
@@ -131,7 +131,7 @@ static int drop_missing(struct l7mp_builder *b, struct l7mp_error *err)
 	for (size_t k = 0; k < L7MP_ARRAY_SIZE(order); k++)
 		for (struct l7mp_object *o = l7mp_model_first(m, order[k]); o && !rc;
 		     o = l7mp_model_next(o))
-			/* Not recursively: whatever else is missing has its own turn. */
+			/* Not recursively: every missing object is deleted by this loop. */
 			if (!l7mp_builder_claimed(b, order[k], o->name))
 				rc = l7mp_change_drop(b->c, o, false, true, err);
 	return rc;
@@ -141,7 +141,7 @@ static int build_all(struct l7mp_builder *b, const struct drafts *ds, struct l7m
 {
 	int rc = 0;
 
-	/* All given names first: generated ones keep out of their way. */
+	/* Enters all given names first, so that generated ones avoid them. */
 	for (size_t i = 0; !rc && i < ds->n; i++)
 		rc = l7mp_builder_claim(b, ds->v[i], err);
 	if (!rc)

@@ -50,7 +50,7 @@ static int build(struct l7mp_builder *b, struct l7mp_draft *d, bool put, struct 
 	return rc;
 }
 
-/* By itself an object needs a name: nobody could refer to it. */
+/* A top-level object needs a name, as nothing could refer to it without one. */
 static void check_named(struct l7mp_change *c, const cJSON *doc, const char *path)
 {
 	char *where = l7mp_path_key(path, "name");
@@ -88,7 +88,7 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
 	return add(c, kind, doc, path, false, err);
 }
 
-/* The document with its name; a copy that lives as long as the change when it has none. */
+/* Returns the document with its name: when it has none, a copy that lives as long as the change. */
 static const cJSON *with_name(struct l7mp_change *c, const cJSON *doc, const char *name)
 {
 	cJSON *copy;
@@ -123,9 +123,8 @@ static void check_same_name(struct l7mp_change *c, const cJSON *doc, const char 
 /* ---- endpoints ---- */
 
 /*
- * The cluster's next version: without `out` (may be NULL), with `in` (may be NULL) in its place or
- * at
- * the end.
+ * Stages a new version of the cluster: without `out` (may be NULL), and with `in` (may be NULL) in
+ * its place or at the end.
  */
 static int recluster(struct l7mp_change *c, struct l7mp_cluster *old,
                      const struct l7mp_endpoint *out, struct l7mp_endpoint *in, const char *path,
@@ -151,7 +150,7 @@ static int recluster(struct l7mp_change *c, struct l7mp_cluster *old,
 	return rc;
 }
 
-/* An endpoint of the document; d->object is complete. */
+/* Builds an endpoint from the document; d->object is complete then. */
 static int parse_endpoint(struct l7mp_change *c, const struct l7mp_cluster *cluster,
                           const cJSON *doc, const char *path, struct l7mp_draft **out,
                           struct l7mp_error *err)
@@ -284,7 +283,10 @@ int l7mp_change_delete(struct l7mp_change *c, enum l7mp_obj_kind kind, const cha
 
 /* ---- the rules of a list ---- */
 
-/* The list's next version: at `position`, one rule in or (NULL) out. */
+/*
+ * Stages a new version of the list, with a rule inserted at `position`, or (NULL) the one there
+ * removed.
+ */
 static int relist(struct l7mp_change *c, const struct l7mp_rulelist *old, size_t position,
                   const char *in, const char *path, struct l7mp_error *err)
 {
@@ -320,7 +322,7 @@ static int bad_position(struct l7mp_error *err, const struct l7mp_rulelist *l, s
 	                      l->obj.name, l->n_rules, position);
 }
 
-/* A new rule below the list; *name is borrowed from the change. */
+/* Adds a rule that belongs to the list; *name is borrowed from the change. */
 static int add_rule(struct l7mp_change *c, const struct l7mp_rulelist *l, const cJSON *doc,
                     const char *path, const char **name, struct l7mp_error *err)
 {
@@ -382,7 +384,7 @@ int l7mp_change_remove_rule(struct l7mp_change *c, const char *rulelist, size_t 
 	if (position >= l->n_rules)
 		return bad_position(err, l, position);
 	rule = l7mp_change_find(c, L7MP_OBJ_RULE, l->rules[position]);
-	for (size_t i = 0; rule && i < l->n_rules; i++) /* the list may hold it twice */
+	for (size_t i = 0; rule && i < l->n_rules; i++) /* the list may have it twice */
 		if (i != position && !strcmp(l->rules[i], rule->name))
 			rule = NULL;
 	if (recursive && rule && l7mp_object_owned_by(rule, L7MP_OBJ_RULELIST, rulelist)) {

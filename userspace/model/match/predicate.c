@@ -40,7 +40,7 @@ void l7mp_predicate_free(struct l7mp_predicate **p)
 	*p = NULL;
 }
 
-/* The string representation of a scalar; NULL: it has none. */
+/* Returns the string representation of a scalar; NULL: it has none. */
 static const char *text_of(const cJSON *node, char *buf, size_t size)
 {
 	if (cJSON_IsString(node))
@@ -128,7 +128,7 @@ static bool eval_any(const struct l7mp_predicate *p, const cJSON *node, bool val
 	return false;
 }
 
-/* `context` NULL: what the path before this one named does not exist. */
+/* `context` is NULL when the path so far refers to nothing. */
 static bool eval(const struct l7mp_predicate *p, const cJSON *context, struct l7mp_effort *effort)
 {
 	const cJSON *node = context && p->path ? l7mp_json_get(context, p->path) : context;

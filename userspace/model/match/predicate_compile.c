@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* From the document to a compiled predicate; every fault is an issue with its path. */
+/* Compiles predicates; every error becomes an issue with its path. */
 #include "l7mp/predicate.h"
 
 #include <errno.h>
@@ -12,14 +12,14 @@
 
 #define DEPTH_MAX 64
 
-/* What `value` has to be. */
+/* The type that `value` must have. */
 enum want { WANT_NOTHING, WANT_STRING, WANT_NUMBER, WANT_ARRAY, WANT_ANY, WANT_TYPE, WANT_REGEX };
 
 static const struct op_info {
 	const char *name;
 	enum l7mp_pop op;
 	enum want want;
-	bool nocase; /* may ignore case */
+	bool nocase; /* has the option ignore_case */
 } ops[] = {
         {"and", L7MP_OP_AND, WANT_NOTHING, false},
         {"or", L7MP_OP_OR, WANT_NOTHING, false},

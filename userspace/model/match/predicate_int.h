@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by predicate*.c only. */
+/* Private to predicate*.c. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,19 +15,22 @@ struct l7mp_regex;
 enum l7mp_regex_flags {
 	L7MP_RE_NOCASE = 1 << 0,
 	L7MP_RE_LITERAL = 1 << 1, /* the pattern is plain text */
-	L7MP_RE_BEGIN = 1 << 2,   /* must match at the begin of the text */
-	L7MP_RE_END = 1 << 3,     /* must match up to its end */
+	L7MP_RE_BEGIN = 1 << 2,   /* must match at the beginning of the text */
+	L7MP_RE_END = 1 << 3,     /* must match up to the end of the text */
 };
 
-/* 0; -EINVAL with a message; -ENOMEM. */
+/* Compiles a pattern. Returns 0; -EINVAL with a message; -ENOMEM. */
 int l7mp_regex_compile(const char *pattern, unsigned flags, struct l7mp_regex **out, char *message,
                        size_t size);
-/* False also when the effort is, or becomes, exhausted: a pattern can't hold the loop. */
+/*
+ * Returns whether the text matches. Also false when the effort budget is or becomes exhausted, so
+ * that a pattern can't occupy the loop.
+ */
 bool l7mp_regex_match(const struct l7mp_regex *re, const char *text, struct l7mp_effort *effort);
 void l7mp_regex_free(struct l7mp_regex **re);
-/* Equal but for case, by Unicode's rules. */
+/* Compares two texts without regard to case, by Unicode's rules. */
 bool l7mp_caseless_equal(const char *a, const char *b, struct l7mp_effort *effort);
-/* Counts what was done; exhausts the effort when it is not worth that much any more. */
+/* Takes units from the effort budget; exhausts it when fewer are left. */
 void l7mp_effort_take(struct l7mp_effort *e, uint64_t units);
 
 /* ---- predicate_types.c: the type names of the draft ---- */
@@ -51,7 +54,7 @@ enum l7mp_ptype {
 };
 const char *l7mp_ptype_name(enum l7mp_ptype t);
 int l7mp_ptype_parse(const char *name, enum l7mp_ptype *out); /* 0 or -EINVAL */
-/* `node` NULL: undefined. */
+/* Returns whether a node has the type. `node` NULL: undefined. */
 bool l7mp_ptype_is(enum l7mp_ptype t, const cJSON *node);
 
 /* ---- predicate_iri.c ---- */
@@ -83,7 +86,7 @@ struct l7mp_predicate {
 	bool nocase;
 	enum l7mp_ptype type;
 	char *path;            /* NULL: the context itself */
-	cJSON *value;          /* own copy */
+	cJSON *value;          /* a copy that is owned */
 	struct l7mp_regex *re; /* matches; contains/starts/ends without case */
 	struct l7mp_predicate *sub;
 	size_t n_sub;

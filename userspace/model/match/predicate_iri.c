@@ -24,7 +24,10 @@ static bool hex(char c)
 	return digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-/* One code point of UTF-8; its length, 0 when malformed (overlong forms and surrogates are). */
+/*
+ * Decodes a code point; returns its length, 0 when it is malformed (also for overlong forms and
+ * surrogates).
+ */
 static size_t decode(const char *s, const char *end, uint32_t *cp)
 {
 	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -42,7 +45,7 @@ static size_t decode(const char *s, const char *end, uint32_t *cp)
 	return *cp < least[n] || (*cp >= 0xd800 && *cp < 0xe000) || *cp > 0x10ffff ? 0 : n;
 }
 
-/* ucschar, and iprivate where a query allows it. */
+/* Whether this is a ucschar, or, where a query allows it, an iprivate. */
 static bool ucs_ok(uint32_t cp, bool private_too)
 {
 	if (cp < 0xa0 || (cp >= 0xfdd0 && cp <= 0xfdef) || (cp & 0xfffe) == 0xfffe)
@@ -54,7 +57,7 @@ static bool ucs_ok(uint32_t cp, bool private_too)
 	return cp < 0xe0000 || cp >= 0xe1000;
 }
 
-/* Unreserved, percent-encoded, sub-delims, ucschar and what `also` lists. */
+/* Whether all characters are unreserved, percent-encoded, sub-delims, ucschar or in `also`. */
 static bool all_of(const char *s, const char *end, const char *also, bool private_too)
 {
 	while (s < end) {
@@ -78,7 +81,7 @@ static bool all_of(const char *s, const char *end, const char *also, bool privat
 	return true;
 }
 
-/* "[2001:db8::1]" or "[v1.x]"; *s moves behind the bracket. */
+/* Parses "[2001:db8::1]" or "[v1.x]"; moves *s behind the bracket. */
 static bool ip_literal(const char **s, const char *end)
 {
 	const char *close = memchr(*s, ']', (size_t)(end - *s));
@@ -131,7 +134,7 @@ static bool authority(const char *s, const char *end)
 	return true;
 }
 
-/* The scheme's length without its colon; 0: there is none. */
+/* Returns the length of the scheme without its colon; 0: there is none. */
 static size_t scheme(const char *s)
 {
 	size_t n = 0;
@@ -162,7 +165,7 @@ static bool reference(const char *s, bool has_scheme)
 		if (!authority(s + 2, path))
 			return false;
 	} else if (!has_scheme) {
-		/* "a:b" would be a scheme: a relative path has no colon in its first segment. */
+		/* In "a:b" a is a scheme, so a relative path has no colon in its first segment. */
 		const char *colon = memchr(s, ':', (size_t)(end - s));
 
 		if (colon && !memchr(s, '/', (size_t)(colon - s)))

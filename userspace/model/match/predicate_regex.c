@@ -32,17 +32,17 @@
 /* In units of about 2.5 ns (predicate.h). */
 #define COST_CALL    8
 #define COST_CHAR    3
-#define COST_MATCH   80 /* whatever it finds */
-#define COST_COMPILE 40 /* a byte */
+#define COST_MATCH   80 /* for each match attempt */
+#define COST_COMPILE 40 /* for each byte of the pattern */
 
 struct l7mp_regex {
 	pcre2_code *plain, *counted;
-	bool backrefs; /* a comparison with a group may look at much and move nothing */
+	bool backrefs; /* has back-references, whose comparisons may be long without advancing */
 };
 
 static uint32_t options(unsigned flags)
 {
-	/* Peers send bytes that are not UTF-8; those then match nothing but themselves. */
+	/* Peers may send bytes that are not UTF-8; these match only themselves. */
 	uint32_t o = PCRE2_UTF | PCRE2_MATCH_INVALID_UTF | PCRE2_DOLLAR_ENDONLY;
 
 	if (flags & L7MP_RE_NOCASE)
@@ -111,11 +111,11 @@ void l7mp_effort_take(struct l7mp_effort *e, uint64_t units)
 
 struct counting {
 	struct l7mp_effort *effort;
-	size_t last;  /* where the last call was */
-	size_t extra; /* units that each call costs besides */
+	size_t last;  /* position of the last call */
+	size_t extra; /* additional units for each call */
 };
 
-/* Before each item of the pattern. */
+/* Called before each item of the pattern. */
 static int count(pcre2_callout_block *block, void *arg)
 {
 	struct counting *c = arg;
@@ -128,8 +128,8 @@ static int count(pcre2_callout_block *block, void *arg)
 }
 
 /*
- * The scratch memory is made for each match: PCRE2 keeps in it what a match has needed, up to the
- * heap limit, and there may be thousands of patterns.
+ * The match data is allocated for each match: PCRE2 would keep what a match needed in it, up to the
+ * heap limit, for each of maybe thousands of patterns.
  */
 static int match(const pcre2_code *code, const char *text, size_t len, uint32_t limit,
                  struct counting *c)
@@ -163,7 +163,7 @@ bool l7mp_regex_match(const struct l7mp_regex *re, const char *text, struct l7mp
 	if (len <= SHORT_MAX) {
 		uint32_t limit = (uint32_t)(SHORT_LIMIT / (len + 32));
 
-		/* 0: matched, but more groups than we keep. */
+		/* 0: matched, but there are more groups than places in the match data. */
 		rc = match(re->plain, text, len, limit, NULL);
 		if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH)
 			return rc >= 0;
@@ -190,7 +190,7 @@ static int fold(char c)
 	return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : (unsigned char)c;
 }
 
-/* Texts with anything beyond ASCII go the slow way, through PCRE2's tables. */
+/* Texts that are not ASCII need PCRE2's tables. */
 bool l7mp_caseless_equal(const char *a, const char *b, struct l7mp_effort *effort)
 {
 	struct l7mp_regex *re = NULL;

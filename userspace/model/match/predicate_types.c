@@ -48,7 +48,7 @@ static bool alpha(char c)
 	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* Exactly n digits; moves *s behind them. */
+/* Parses exactly n digits; moves *s behind them. */
 static bool number(const char **s, int n, int *out)
 {
 	*out = 0;
@@ -123,10 +123,10 @@ static bool is_date_time(const char *s)
 struct subtag {
 	const char *s;
 	size_t n;
-	bool alphas, digits; /* made of nothing else */
+	bool alphas, digits; /* consists only of these */
 };
 
-/* The next subtag at *s (1..8 alphanumerics); false when it is malformed or there is none. */
+/* Reads the next subtag at *s (1..8 alphanumerics); false when it is malformed or there is none. */
 static bool next_subtag(const char **s, struct subtag *t)
 {
 	*t = (struct subtag){.s = *s, .alphas = true, .digits = true};
@@ -146,7 +146,7 @@ static bool next_subtag(const char **s, struct subtag *t)
 
 static bool irregular(const char *s)
 {
-	/* The grandfathered tags that the grammar doesn't cover; the list is closed. */
+	/* The grandfathered tags that do not match the grammar; no new ones are registered. */
 	static const char *const tags[] = {
 	        "en-GB-oed", "i-ami", "i-bnn",     "i-default", "i-enochian", "i-hak",
 	        "i-klingon", "i-lux", "i-mingo",   "i-navajo",  "i-pwn",      "i-tao",
@@ -158,7 +158,7 @@ static bool irregular(const char *s)
 	return false;
 }
 
-/* Subtags up to the end, each of min..8 characters; at least one. */
+/* Whether at least one subtag follows, and all up to the end have min..8 characters. */
 static bool rest_of(const char *s, size_t min)
 {
 	struct subtag t;
@@ -176,7 +176,7 @@ static bool is_singleton(const struct subtag *t)
 	return t->n == 1 && *t->s != 'x' && *t->s != 'X';
 }
 
-/* extlang, script, region and variants, in this order, each once (variants: any number). */
+/* Accepts extlang, script, region and variants, in this order, each once (variants: any number). */
 static bool middle(const struct subtag *t, int *stage, int *extlangs)
 {
 	if (*stage == 0 && t->n == 3 && t->alphas && (*extlangs)++ < 3)
@@ -209,7 +209,7 @@ static bool is_lang(const char *s)
 	if (t.n < 2 || !t.alphas)
 		return false;
 	if (t.n > 3)
-		extlangs = 3; /* only a two or three letter language takes them */
+		extlangs = 3; /* only languages of two or three letters can have extlangs */
 	while (*s) {
 		if (!next_subtag(&s, &t))
 			return false;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rule look-up. A rule that names both `apply` and `route`: the other list is
- * tried first, its own route is taken when nothing matches there. A name in a rule
- * list whose rule is gone matches nothing.
+ * Rule lookup. For a rule with both `apply` and `route` the other list is tried first, and the
+ * rule's own route is taken when nothing matches there. A name in a rule list that has no rule
+ * matches nothing.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,8 +10,8 @@
 #include "l7mp/model.h"
 
 /*
- * Lists that apply lists that apply lists, each of them twice, would be walked
- * 2^depth times: so many applications are enough for one session.
+ * Bound of rule lists applied in one lookup: nested lists that are each applied twice would be
+ * searched 2^depth times.
  */
 #define APPLY_MAX 4096
 
@@ -25,7 +25,7 @@ struct lookup {
 	struct l7mp_effort *effort;
 };
 
-/* What is tried again and again since lists apply it costs no more than this many rules. */
+/* Bound of rules tried in addition, because lists are applied repeatedly. */
 #define TRIED_AGAIN_MAX 20000
 
 static int rewrite(struct lookup *l, const struct l7mp_rule *rule)
@@ -65,7 +65,7 @@ static int decide(struct lookup *l, struct l7mp_rulelist *list, struct l7mp_rule
 	return 0;
 }
 
-/* Fails the session: to go on would take a rule for one that does not match, and it may. */
+/* Fails the session: continuing would treat a rule as one that does not match, although it may. */
 static int too_much(const struct lookup *l, const struct l7mp_rule *rule)
 {
 	if (l->effort->exhausted)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The admin object: defaults, what a document says, what may change while the program runs. */
+/* The admin object: defaults, merging a document, and which keys may change at run time. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +78,7 @@ static int merge_text(char **to, const cJSON *doc, const char *key)
 	return cJSON_IsString(node) ? copy_text(to, node->valuestring) : 0;
 }
 
-/* Position of the key's value in the names; `now` when it has none. */
+/* Returns the index of the key's value in the names; `now` when the key is absent. */
 static int merge_enum(const cJSON *doc, const char *key, const char *const *names, int now)
 {
 	const char *text = l7mp_json_str(doc, key, NULL);
@@ -134,7 +134,9 @@ static int merge_ifs(struct l7mp_admin *a, const cJSON *node)
 	return rc;
 }
 
-/* A `server` object turns it on, unless it says otherwise; keys that it lacks stay. */
+/*
+ * A `server` object enables the server unless it has enabled: false; absent keys keep their values.
+ */
 static void merge_server(struct l7mp_admin_server *s, const cJSON *doc)
 {
 	const char *address = l7mp_json_str(doc, "address", s->address);
@@ -183,7 +185,7 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	return rc;
 }
 
-/* The defaults of the table, as a document. NULL: out of memory. */
+/* Returns the defaults of the table as a document. NULL: out of memory. */
 static cJSON *defaults_of(const struct l7mp_schema *schema)
 {
 	cJSON *out = cJSON_CreateObject();
@@ -301,7 +303,7 @@ static cJSON *limits_to_json(const struct l7mp_limits *limits)
 	return out;
 }
 
-/* Only while it is on: posted back, what is shown must not turn it on. */
+/* Only while it is enabled, so that posting the answer back does not enable it. */
 static int add_server(cJSON *out, const struct l7mp_admin_server *s)
 {
 	cJSON *json;

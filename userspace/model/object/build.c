@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Document -> draft tree: objects of the document and, below each, its inline
- * objects. Documents have passed the schema tables; what follows is only careful
- * enough not to fall over one that has not.
+ * Builds the draft tree: objects of a document and, below each, its inline objects. Documents have
+ * passed the schema check, so this code only avoids crashes on other ones.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +38,7 @@ void l7mp_draft_free(struct l7mp_draft *d)
 	free(d);
 }
 
-/* Takes path. NULL: out of memory, b->oom is set. */
+/* Makes a draft. Takes path. NULL: out of memory, b->oom is set. */
 static struct l7mp_draft *draft_new(struct l7mp_build *b, enum l7mp_obj_kind kind, const cJSON *doc,
                                     char *path)
 {
@@ -74,7 +73,7 @@ static void reserve(struct l7mp_build *b, struct l7mp_draft *d, enum l7mp_slot s
 		b->oom = true;
 }
 
-/* A name or an inline object into the reserved slot. Takes path. */
+/* Adds a reference, given as a name or an inline object, to the reserved slot. Takes path. */
 static void add_ref(struct l7mp_build *b, struct l7mp_draft *d, enum l7mp_slot slot,
                     const cJSON *node, char *path)
 {
@@ -152,7 +151,7 @@ static cJSON *copy_tree(struct l7mp_build *b, const cJSON *node)
 	return copy;
 }
 
-/* An empty object says no more than none. */
+/* An empty object means the same as none. */
 static cJSON *copy_options(struct l7mp_build *b, const cJSON *node)
 {
 	return cJSON_IsObject(node) && node->child ? copy_tree(b, node) : NULL;
@@ -212,7 +211,7 @@ static const struct {
         {"Random", L7MP_LB_RANDOM},
 };
 
-/* What GET shows of a virtual cluster may come back; nothing else may. */
+/* A virtual cluster may have the one endpoint that GET shows for it, and no other. */
 static void check_virtual(struct l7mp_build *b, const struct l7mp_draft *d, const cJSON *endpoints)
 {
 	const struct l7mp_cluster *c = (const struct l7mp_cluster *)d->object;
@@ -320,7 +319,7 @@ static void parse_object(struct l7mp_build *b, struct l7mp_draft *d, const cJSON
 		parse_endpoint(b, d, doc);
 		break;
 	case L7MP_OBJ_RULELIST:
-		/* A listener's `rules` may be the rules themselves. */
+		/* A listener's `rules` may be an array of rules. */
 		if (cJSON_IsArray(doc))
 			parse_refs(b, d, L7MP_SLOT_LIST, doc, d->path);
 		else

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Names of drafts: given ones must be unique in the document; an unnamed inline
- * object takes the name of what its owner had in that place before, when there was
- * such a thing, and else a generated one.
+ * Names of drafts. Given names must be unique in the document. An unnamed inline object keeps the
+ * name of the one that its owner had in that place before, if any; else a name is generated.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +9,9 @@
 
 #include "model/model_private.h"
 
-/* Rules that differ in their routes alone look alike at first: give up after some. */
+/*
+ * Bound of comparisons with one signature: rules that differ only in their routes have equal ones.
+ */
 #define MATCH_TRIES 64
 
 struct l7mp_draft *l7mp_builder_claimed(const struct l7mp_builder *b, enum l7mp_obj_kind kind,
@@ -87,8 +88,8 @@ static bool belongs(const struct l7mp_object *o, enum l7mp_obj_kind kind, const 
 }
 
 /*
- * The object in that place of the old owner, when an unnamed draft may take its
- * name. A config takes any that the document does not name elsewhere.
+ * Returns the object in that place of the old owner if an unnamed draft may take its name, which a
+ * config does unless the document uses the name elsewhere.
  */
 static struct l7mp_object *candidate(const struct l7mp_builder *b, const struct l7mp_object *owner,
                                      enum l7mp_slot slot, size_t i, bool must_belong)
@@ -108,7 +109,7 @@ static bool equals(const struct l7mp_builder *b, struct l7mp_draft *d, const str
 
 	if (d->name ? strcmp(d->name, o->name) != 0 : !l7mp_object_same(d->object, o))
 		return false;
-	if (d->name) /* compared where it is staged */
+	if (d->name) /* compared when it is staged */
 		return true;
 	for (enum l7mp_slot s = l7mp_slot_first(d->kind); s < l7mp_slot_end(d->kind); s++) {
 		struct l7mp_draft_refs *refs = l7mp_draft_slot(d, s);
@@ -131,7 +132,7 @@ static bool equals(const struct l7mp_builder *b, struct l7mp_draft *d, const str
 	return true;
 }
 
-/* The matching of one slot's unnamed drafts with what was in that slot. */
+/* State for matching the unnamed drafts of one slot with the objects that were in it. */
 struct match {
 	struct l7mp_builder *b;
 	struct l7mp_draft_refs *refs;
@@ -151,7 +152,7 @@ static bool unnamed(const struct l7mp_draft_ref *r)
 	return r->draft && !r->draft->name;
 }
 
-/* Is it referred to by name in the same slot? */
+/* Whether an object is referred to by name in the same slot. */
 static bool named_here(const struct match *m, const char *name)
 {
 	for (size_t i = 0; i < m->refs->n; i++)
@@ -221,7 +222,7 @@ static int match_signature(const struct match *m, struct l7mp_draft *d, const st
 	return 0;
 }
 
-/* Elements that only moved, because others were put in or taken out. */
+/* Matches elements that only moved, because others were inserted or removed. */
 static int match_moved(const struct match *m)
 {
 	struct old_ref *v;
@@ -260,7 +261,7 @@ static int bind_slot(struct l7mp_builder *b, struct l7mp_draft *d, enum l7mp_slo
 		rc = match_same_place(&m, true);
 		if (!rc)
 			rc = match_moved(&m);
-		/* What is left in its place is the same object in a new version. */
+		/* A remaining element in the same place is a new version of the same object. */
 		if (!rc)
 			rc = match_same_place(&m, false);
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Drafts with names -> complete objects, staged in a change where they are new or
- * differ from what is there.
+ * Makes complete objects of drafts with names, and stages them in a change if they are new or
+ * differ from the present ones.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -34,7 +34,7 @@ static int put_name(char **out, const struct l7mp_draft_refs *refs)
 	return *out ? 0 : -ENOMEM;
 }
 
-/* Names for the references of all kinds but clusters. */
+/* Sets the names of references, for all kinds but clusters. */
 static int put_refs(struct l7mp_draft *d)
 {
 	struct l7mp_listener *l = (struct l7mp_listener *)d->object;
@@ -80,7 +80,7 @@ static int put_owner(const struct l7mp_builder *b, struct l7mp_draft *d,
 
 /* ---- may it be there? ---- */
 
-/* Was it inline, at whatever depth, in what is replaced? */
+/* Whether an object is inline, at any depth, in the one that is replaced. */
 static bool below_top(const struct l7mp_builder *b, const struct l7mp_object *o)
 {
 	const struct l7mp_model *m = b->c->model;
@@ -148,7 +148,7 @@ static int put_endpoints(struct l7mp_builder *b, struct l7mp_draft *d, struct l7
 	return rc;
 }
 
-/* Endpoints that the old version had and the document has nowhere. */
+/* Deletes endpoints that the old version had and the document does not. */
 static int drop_endpoints(struct l7mp_builder *b, const struct l7mp_cluster *old,
                           struct l7mp_error *err)
 {
@@ -167,7 +167,7 @@ static int drop_endpoints(struct l7mp_builder *b, const struct l7mp_cluster *old
 
 /* ---- one object ---- */
 
-/* What is only needed of objects that stay: a rule's predicate, a cluster's balancer. */
+/* Makes what only staged objects need: a rule's predicate, a cluster's balancer. */
 static int complete(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err)
 {
 	struct l7mp_cluster *c = (struct l7mp_cluster *)d->object;
@@ -267,7 +267,7 @@ static int prune_slot(struct l7mp_builder *b, const struct l7mp_object *old,
 int l7mp_builder_prune(struct l7mp_builder *b, struct l7mp_error *err)
 {
 	struct l7mp_change *c = b->c;
-	size_t n = c->n_items; /* what is dropped below drops its own */
+	size_t n = c->n_items; /* objects staged below delete their own inline objects */
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < n; i++) {

@@ -2,11 +2,10 @@
 /*
  * Load balancing.
  *
- * The hash ring: each endpoint stands on it many times, in proportion to its
- * weight, at places that depend on nothing but its spec (not on its name, its
- * order, the process or the other endpoints). So the same key goes to the same
- * endpoint in every proxy with that cluster, and when one of N endpoints comes or
- * goes only about 1/N of the keys move.
+ * The hash ring has many points for each endpoint, in proportion to its weight, at positions that
+ * depend only on its spec (not on its name, its order, the process or the other endpoints). So the
+ * same key goes to the same endpoint in every proxy with that cluster, and when one of N endpoints
+ * is added or removed only about 1/N of the keys move.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,7 +29,7 @@ struct l7mp_lb {
 	double *weight;  /* of each endpoint */
 	double *current; /* smooth round robin: credit of each endpoint */
 	double total;
-	struct point *ring; /* sorted; NULL: not that policy, or not enough endpoints */
+	struct point *ring; /* sorted; NULL: another policy, or not enough endpoints */
 	size_t n_points;
 	uint64_t random;
 };
@@ -59,7 +58,7 @@ static int by_place(const void *a, const void *b)
 	return p->endpoint < q->endpoint ? -1 : p->endpoint > q->endpoint;
 }
 
-/* What an endpoint is, as text: its spec less the weight, heap. */
+/* Returns the identity of an endpoint as text: its spec without the weight. Heap. */
 static char *identity(const struct l7mp_endpoint *e)
 {
 	cJSON *spec = e->spec ? cJSON_Duplicate(e->spec, true) : cJSON_CreateObject();
@@ -73,7 +72,9 @@ static char *identity(const struct l7mp_endpoint *e)
 	return text;
 }
 
-/* Points per weight: changed in powers of two, and only at extremes, so that places stay. */
+/*
+ * Points per unit of weight: changed in powers of two and only at extremes, so that positions stay.
+ */
 static double density(const struct l7mp_lb *lb, size_t n)
 {
 	double d = POINTS_PER_WEIGHT;
@@ -95,7 +96,7 @@ static size_t share(double weight, double d)
 struct identity {
 	char *text;
 	size_t endpoint;
-	uint64_t ordinal; /* how many before it have the same text */
+	uint64_t ordinal; /* number of earlier ones with */
 };
 
 static int by_text(const void *a, const void *b)
@@ -107,8 +108,8 @@ static int by_text(const void *a, const void *b)
 }
 
 /*
- * Sorted by text. Two endpoints with the same spec would hide each other: the n-th gets places of
- * its own.
+ * Sorted by text. Endpoints with the same spec would have the same points, so the n-th of them gets
+ * other positions.
  */
 static struct identity *identities(const struct l7mp_cluster *c)
 {
@@ -207,7 +208,7 @@ static bool avoided(const struct l7mp_cluster *c, size_t i, const char *avoid)
 	return avoid && strcmp(c->endpoints[i]->obj.name, avoid) == 0;
 }
 
-/* Each of these returns an index; `avoid` names at most all but one of the endpoints. */
+/* Each of these functions returns an index; `avoid` names at most all but one of the endpoints. */
 
 static size_t pick_first(const struct l7mp_cluster *c, const char *avoid)
 {
@@ -235,7 +236,10 @@ static size_t pick_random(struct l7mp_cluster *c, const char *avoid)
 	return last;
 }
 
-/* Each endpoint earns its weight in every round, the richest is picked and pays for all. */
+/*
+ * Smooth weighted round robin, as in nginx: each round adds every endpoint's weight to its credit;
+ * the one with the highest credit is picked, and pays the sum of all weights.
+ */
 static size_t pick_round_robin(struct l7mp_cluster *c, const char *avoid)
 {
 	struct l7mp_lb *lb = c->lb;
@@ -254,7 +258,7 @@ static size_t pick_round_robin(struct l7mp_cluster *c, const char *avoid)
 	return best;
 }
 
-/* First point of the ring at or after the place. */
+/* Returns the first point of the ring at or after a position. */
 static size_t ring_find(const struct l7mp_lb *lb, uint64_t at)
 {
 	size_t lo = 0, hi = lb->n_points;
@@ -270,7 +274,10 @@ static size_t ring_find(const struct l7mp_lb *lb, uint64_t at)
 	return lo == lb->n_points ? 0 : lo;
 }
 
-/* A string is hashed as it is, anything else as its JSON text: 1 and "1" are the same key. */
+/*
+ * Hashes a key: a string as it is, anything else as its JSON text, so that 1 and "1" are the same
+ * key.
+ */
 static bool hash_key(const cJSON *value, uint64_t *out)
 {
 	char *text = cJSON_IsString(value) ? NULL : cJSON_PrintUnformatted(value);
@@ -297,8 +304,8 @@ static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const cha
 		return pick_random(c, avoid);
 	}
 	/*
-	 * Another one for a key whose endpoint failed: the next on the ring, the same for all with
-	 * that key.
+	 * After a failure take the next endpoint on the ring, which is the same for all sessions
+	 * with that key.
 	 */
 	for (i = ring_find(lb, at); avoided(c, lb->ring[i].endpoint, avoid);)
 		i = i + 1 == lb->n_points ? 0 : i + 1;

@@ -51,7 +51,9 @@ void l7mp_table_add(struct l7mp_table *t, struct l7mp_object *o)
 	if (!o->hh.tbl) {
 		unsigned noexpand = tbl->noexpand;
 
-		/* No memory for more buckets: longer chains then, until the next addition. */
+		/*
+		 * Without memory for more buckets the chains are longer, until the next addition.
+		 */
 		tbl->noexpand = 1;
 		HASH_ADD_KEYPTR(hh, t->head, o->name, len, o);
 		tbl->noexpand = noexpand;
@@ -63,8 +65,10 @@ void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7
 	UT_hash_table *tbl = t->guard.hh.tbl;
 	struct l7mp_object *prev = old->hh.prev, *next = old->hh.next;
 
-	/* The new handle takes the old one's links: uthash itself would append. There is always a
-	 * prev, the guard. */
+	/*
+	 * Moves uthash's links to the new handle, because uthash would append it. There is always a
+	 * `prev`, as the guard is first.
+	 */
 	l7mp_object_ref(o);
 	o->hh = old->hh;
 	o->hh.key = o->name;
@@ -136,7 +140,10 @@ struct l7mp_admin *l7mp_model_admin(struct l7mp_model *m)
 	return &m->admin;
 }
 
-/* What stands for an element of a table in this generation, while a change is being committed. */
+/*
+ * Returns the version of an element that is visible in this generation, while a change is being
+ * committed.
+ */
 static struct l7mp_object *seen(const struct l7mp_model *m, struct l7mp_object *o)
 {
 	if (o->generation > m->generation)

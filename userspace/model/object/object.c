@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Life of objects, and what all kinds have in common: slots that refer to other objects. */
+/* Objects: making, freeing and copying them, and the slots that refer to other objects. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Is this object, but for its name, that one? */
+/* Comparison of objects, except for their names. */
 #include <string.h>
 
 #include "model/model_private.h"
@@ -112,7 +112,7 @@ static uint64_t json_signature(const cJSON *node, int depth)
 	uint64_t sum = 0;
 	const cJSON *item;
 
-	/* Deeper parts are left to the comparison itself. */
+	/* Deeper levels are not hashed, only compared. */
 	if (!node || depth > 64)
 		return 1;
 	if (cJSON_IsString(node))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What GET shows. Recursive views follow references, and `apply` may lead in
- * circles or fan out: a rule list inside itself, one deeper than a look-up would
- * go, and everything past the budget of a view are shown by name.
+ * What GET shows. Recursive views follow references, and `apply` may form circles or fan out.
+ * Therefore a rule list inside itself, one nested deeper than a lookup would go, and everything
+ * beyond the budget are shown by name.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@ struct frame {
 struct view {
 	const struct l7mp_model *model;
 	bool recursive;
-	bool config; /* endpoints in full, the rest by name */
+	bool config; /* the form of POST /config: endpoints in full, others by name */
 	bool oom;
 	size_t budget;
 	const struct frame *lists; /* rule lists being shown */
@@ -28,7 +28,7 @@ struct view {
 
 static cJSON *view_object(struct view *v, const struct l7mp_object *o);
 
-/* All adders take item, NULL included, and remember a failure for the end. */
+/* The functions that add take item, which may be NULL, and record a failure in the view. */
 static void put(struct view *v, cJSON *object, const char *key, cJSON *item)
 {
 	if (l7mp_json_add(object, key, item))
@@ -79,7 +79,7 @@ static bool may_enter(const struct view *v, const struct l7mp_object *list)
 	return true;
 }
 
-/* A reference: its name, or the object itself. */
+/* Shows a reference: its name, or the object. */
 static cJSON *view_ref(struct view *v, enum l7mp_obj_kind kind, const char *name)
 {
 	const struct l7mp_object *o;

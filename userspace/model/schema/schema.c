@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The walk over document and tables; scalars are in schema_scalar.c, protocol specs in
+ * Validation of a document by its tables. Scalars are in schema_scalar.c, protocol specs in
  * schema_spec.c.
  */
 #include "l7mp/schema.h"
@@ -59,7 +59,7 @@ void l7mp_schema_mismatch(struct l7mp_schema_ctx *ctx, const struct l7mp_field *
 	                l7mp_json_brief(node, got, sizeof(got)));
 }
 
-/* "name, spec, rules": for the message about an unknown key. */
+/* Writes the known keys, "name, spec, rules", for the message about an unknown one. */
 static void known_keys(const struct l7mp_schema *schema, const char *extra, struct l7mp_str *out)
 {
 	if (extra)
@@ -84,8 +84,8 @@ static bool spec_has_key(const struct l7mp_schema *spec, const char *section, co
 }
 
 /*
- * Does the spec of some protocol have this key? Configs of the original give `port`, `bind` and the
- * like to protocols that have no use for them.
+ * Whether the spec of another protocol has this key. Configs of the original l7mp have keys such as
+ * `port` and `bind` also for protocols that do not use them.
  */
 static bool is_other_protocols(const struct l7mp_schema_ctx *ctx, const char *key)
 {
@@ -118,9 +118,9 @@ static void unknown_key(struct l7mp_schema_ctx *ctx, const struct l7mp_schema *s
 }
 
 /*
- * An empty section ("options:" with nothing below it) is YAML's null: as if it were absent. Not so
- * for
- * a list, where absent may mean that all its members are deleted: none is written [].
+ * An empty section ("options:" with nothing below it) is null in YAML, and means the same as an
+ * absent one. Not so for a list, where absent may mean that all members are deleted; an empty list
+ * is written [].
  */
 static bool is_absent(const struct l7mp_field *f, const cJSON *child)
 {
@@ -230,9 +230,7 @@ static void check_map(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f, c
 	}
 }
 
-/*
- * Could this JSON type be meant for the field at all? Picks the alternative whose errors are shown.
- */
+/* Whether the field could have this JSON type: selects the alternative whose errors are shown. */
 static bool fits(const struct l7mp_field *f, const cJSON *node)
 {
 	switch (f->type) {
@@ -318,10 +316,7 @@ static void check_section(struct l7mp_schema_ctx *ctx, const struct l7mp_field *
 
 	if (!f->sub)
 		return;
-	/*
-	 * One level below a protocol's spec, such as `bind` or `options`; not deeper, and not
-	 * elsewhere.
-	 */
+	/* Only one level below a protocol's spec, such as `bind` or `options`. */
 	ctx->spec_section = outer && !*outer && f->key ? f->key : NULL;
 	l7mp_schema_check_object(ctx, f->sub, NULL, node, path);
 	ctx->spec_section = outer;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Scalars: ranges, named string checks, and the words for both. */
+/* Scalars: ranges, named string checks, and their descriptions. */
 #include <arpa/inet.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +34,7 @@ static bool is_address(const char *s)
 }
 
 /*
- * RFC 1123 with the underscore of real life; a last label of digits only would be a bad IPv4
+ * RFC 1123, and underscores, which are in use. A last label of digits only would be an invalid IPv4
  * address.
  */
 static bool is_hostname(const char *s)
@@ -82,9 +82,7 @@ static bool is_filename(const char *s)
 {
 	size_t n = strlen(s);
 
-	/*
-	 * sun_path keeps one byte for the end; an abstract name's '@' stands for its leading NUL.
-	 */
+	/* sun_path needs a byte for the terminator; an abstract name's '@' is its leading NUL. */
 	return n > (size_t)(s[0] == '@') && n < sizeof(((struct sockaddr_un *)0)->sun_path);
 }
 
@@ -296,7 +294,7 @@ static void check_enum(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f, 
 	l7mp_schema_mismatch(ctx, f, node, path);
 }
 
-/* The JSON type is right already. */
+/* Checks a value whose JSON type is right. */
 void l7mp_schema_check_scalar(struct l7mp_schema_ctx *ctx, const struct l7mp_field *f,
                               const cJSON *node, const char *path)
 {

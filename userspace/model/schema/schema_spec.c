@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* {protocol: UDP, ...}: the rest of the keys is the protocol's business. */
+/* {protocol: UDP, ...}: the other keys are checked with the protocol's table. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +10,8 @@ static const struct l7mp_field no_fields[] = {{.key = NULL}};
 static const struct l7mp_schema no_keys = {.name = "spec", .fields = no_fields};
 
 /*
- * The original documents an endpoint's weight both beside `spec` (README) and in it (OpenAPI); both
- * are
- * accepted.
+ * The original l7mp documents an endpoint's weight both beside `spec` (README) and in it (OpenAPI);
+ * both are accepted.
  */
 static const struct l7mp_field weight = {
         .key = "weight", .type = L7MP_T_NUMBER, .min = 0.001, .max = 1000000};
@@ -42,7 +41,7 @@ static void bad_protocol(struct l7mp_schema_ctx *ctx, unsigned role, const char 
 	free(sub);
 }
 
-/* The protocol that `spec.protocol` names, after complaining NULL. */
+/* Returns the protocol that `spec.protocol` names, or NULL after adding an error. */
 static const struct l7mp_protodesc *find_protocol(struct l7mp_schema_ctx *ctx, unsigned role,
                                                   const cJSON *node, const char *path)
 {
@@ -84,7 +83,7 @@ static void check_endpoint_spec(struct l7mp_schema_ctx *ctx, const cJSON *node, 
 	const cJSON *w = l7mp_json_member(node, "weight");
 	const struct l7mp_schema *table;
 
-	if (!ctx->cluster) /* unknown protocol: said elsewhere */
+	if (!ctx->cluster) /* unknown protocol: reported elsewhere */
 		return;
 	table = ctx->cluster->endpoint_spec;
 	if (w && !l7mp_schema_field(table, "weight")) {

@@ -267,7 +267,7 @@ static void add_issue(struct l7mp_issues *issues, const cJSON *node, const char 
 	free(sub);
 }
 
-/* "eth0, lo": each part a name; an empty text is no interface at all. */
+/* Checks a list such as "eth0, lo"; an empty string is not an interface. */
 static bool ifs_list_ok(const char *s)
 {
 	if (!s[strspn(s, " ")])
@@ -305,7 +305,7 @@ static void check_admin(const cJSON *admin, const char *path, struct l7mp_issues
 	/* civetweb, as Debian builds it, has no IPv6. */
 	if (cJSON_IsString(address) && strchr(address->valuestring, ':'))
 		add_issue(issues, address, path, "server.address", "an IPv4 address");
-	/* It becomes a directory. */
+	/* The instance becomes the name of a directory. */
 	if (cJSON_IsString(instance) &&
 	    (strchr(instance->valuestring, '/') || instance->valuestring[0] == '.'))
 		add_issue(issues, instance, path, "instance",

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by schema_tables*.c only. */
+/* Private to schema_tables*.c. */
 #pragma once
 
 #include "l7mp/model.h"
 
-/* Longest name of an object, and of a reference to one. */
+/* The longest name of an object, in bytes. */
 #define L7MP_NAME_MAX 255
 
 extern const char *const l7mp_schema_offload_policies[];

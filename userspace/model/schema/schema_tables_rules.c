@@ -120,7 +120,10 @@ static const struct l7mp_field rule_fields[] = {
         {.key = NULL},
 };
 
-/* The predicate's own errors. Its warnings come once, from whoever compiles it to keep it. */
+/*
+ * Adds the errors of the predicate. Its warnings are added when the rule's predicate is compiled
+ * for use.
+ */
 static void check_rule(const cJSON *rule, const char *path, struct l7mp_issues *issues)
 {
 	const cJSON *match = l7mp_json_member(rule, "match");
