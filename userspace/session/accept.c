@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From an accepted stream to a session: limits, the rule that decides, the block of
- * memory, the first attempts to connect. A stream that no rule wants never
- * becomes a session.
+ * Makes a session of an accepted stream: limits, rule lookup, allocation, the first attempts to
+ * connect. A stream that no rule matches does not become a session.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -113,8 +112,8 @@ static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, c
 
 /*
  * Sessions that begin in one turn of the loop are matched one after the other. All of them together
- * get EFFORT_BURST, filled up at a rate of a quarter of the processor's time; but a session never
- * gets less than is enough for reasonable patterns, whatever others cost before it.
+ * have EFFORT_BURST, refilled at a rate of a quarter of the processor's time; but each session gets
+ * at least what reasonable patterns need, whatever others have used.
  */
 #define EFFORT_BURST  400000 /* 1 ms to 1.4 ms */
 #define EFFORT_PER_MS 100000
@@ -141,7 +140,7 @@ static void effort_put(struct l7mp_sessions *m, uint64_t used)
 	m->effort -= used < m->effort ? used : m->effort;
 }
 
-/* Which rule decides. 0, or the status for the source with the reason in err. */
+/* Looks the route up. Returns 0, or the HTTP status for the source, with the reason in err. */
 static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
                      struct l7mp_lookup *lookup, struct l7mp_error *err)
 {
@@ -201,8 +200,8 @@ static struct l7mp_session *session_alloc(struct l7mp_sessions *m, const struct 
 }
 
 /*
- * The name may be in use: by an ended session that is only shown (it goes), or by one that still
- * ends.
+ * Takes the name, which may be in use: by an ended session that is only listed, which is freed, or
+ * by one that has not ended yet.
  */
 static int take_name(struct l7mp_session *s, char *name)
 {
@@ -303,7 +302,7 @@ void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_clien
 		out->local.len = 0;
 }
 
-/* Takes a's name and metadata when 0. */
+/* Makes the session. Takes a's name and metadata if it returns 0. */
 static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
                 struct l7mp_session **out)
 {
@@ -388,7 +387,7 @@ const struct l7mp_listen_events l7mp_source_events = {
 
 /* ---- unmaking ---- */
 
-/* Only for a session whose streams are all gone. */
+/* All streams of the session must be closed. */
 void l7mp_session_free(struct l7mp_session *s)
 {
 	struct l7mp_sessions *m = s->m;

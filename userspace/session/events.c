@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bounded ring of a session's events. It grows only as events come, so that a
- * session without trouble costs little; the oldest go first.
+ * The ring of a session's events. It is allocated and grows only when events occur, so that most
+ * sessions need little; it is bounded, and the oldest events are dropped.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -23,50 +23,51 @@
 
 struct session_event {
 	uint64_t time;      /* wall clock, ms */
-	const char *name;   /* static, or the beginning of text */
+	const char *name;   /* static, or the first part of text */
 	char *text;         /* owned; NULL: none */
 	const char *detail; /* in text, or static; NULL: none */
-	int16_t stage;      /* -1: the session's */
-	uint16_t attempt;   /* of a retry; else 0 */
+	int16_t stage;      /* -1: of the session */
+	uint16_t attempt;   /* number of a retry; else 0 */
 };
 #define SESSION_EVENTS_MAX 32
 
-/* One directed edge. The queue holds what the next stage can't take yet, in order. */
+/*
+ * A pipe from one stage to the next. The queue holds, in order, what the next stage can't take yet.
+ */
 struct session_pipe {
 	struct l7mp_buf *head;
 	struct l7mp_buf *tail;
-	uint32_t bytes;   /* charged for the queue */
-	uint16_t code;    /* of the end */
-	bool blocked : 1; /* the next stage said FULL */
+	uint32_t bytes;   /* memory charged for the queue */
+	uint16_t code;    /* close code passed with the end */
+	bool blocked : 1; /* the next stage returned L7MP_STREAM_FULL */
 	bool busy : 1;    /* a write is on the stack */
 	bool end : 1;     /* the stage before finished writing */
-	bool shut : 1;    /* ... and the next one was told */
+	bool shut : 1;    /* ... and the next one was shut down */
 };
 
 struct session_stage {
 	struct l7mp_session *s;
-	struct l7mp_stream *stream;     /* NULL: none, or given up (an orphan) */
+	struct l7mp_stream *stream;     /* NULL: none, or detached (an orphan) */
 	const char *cluster;            /* name, borrowed from the route; NULL: the source */
 	struct l7mp_cluster *object;    /* as of the last attempt; reference held */
 	struct l7mp_endpoint *endpoint; /* of the last attempt; reference held */
-	struct l7mp_endpoint *avoid;    /* what failed; reference held */
-	struct l7mp_timer timer;        /* of the attempt, or until the next one */
+	struct l7mp_endpoint *avoid;    /* the endpoint that failed; reference held */
+	struct l7mp_timer timer;        /* time-out of the attempt, or delay until the next one */
 	uint64_t attempt_ms;            /* loop time when the last attempt began */
 	uint32_t retries;
-	struct l7mp_watched
-	        *watched; /* what the owner of `watch` keeps for the stream; NULL: none */
+	struct l7mp_watched *watched; /* record of the observer for the stream; NULL: none */
 	uint16_t index;
 	uint8_t state; /* enum l7mp_stage_state */
 	bool paused : 1;
-	bool was_up : 1; /* since set-up: its losses are disconnects */
+	bool was_up : 1; /* was connected since the set-up: losing it is a disconnect */
 };
 
 enum session_off {
-	SESSION_OFF_SLOW,    /* not asked yet: the next packet does */
-	SESSION_OFF_QUEUED,  /* will be asked after this batch */
-	SESSION_OFF_BEGINS,  /* has a flow that has not begun: packets still come up */
+	SESSION_OFF_SLOW,    /* not requested yet: the next packet does it */
+	SESSION_OFF_QUEUED,  /* to be requested after this batch */
+	SESSION_OFF_BEGINS,  /* has a flow that has not begun: sockets still receive packets */
 	SESSION_OFF_FAST,    /* in the kernel */
-	SESSION_OFF_REFUSED, /* off_reason says why */
+	SESSION_OFF_REFUSED, /* refused; off_reason says why */
 };
 
 struct session_count {
@@ -74,7 +75,7 @@ struct session_count {
 	uint64_t bytes;
 };
 
-/* Who connected, packed; see l7mp_session_client. */
+/* The client, packed; see l7mp_session_client. */
 struct session_client {
 	uint8_t origin; /* enum l7mp_origin */
 	uint8_t family; /* of a TCP client: AF_INET, AF_INET6; else 0 */
@@ -107,13 +108,13 @@ struct l7mp_session {
 	struct l7mp_sessions *m;
 	struct l7mp_session *prev, *next; /* in verdicts while QUEUED, in tracked when DESTROYED */
 	uint64_t id;
-	struct l7mp_session_cursor *cursors; /* walks that go on here */
+	struct l7mp_session_cursor *cursors; /* cursors whose next session is this one */
 	char *name;
 	cJSON *metadata;
-	char *reason; /* why it ended */
+	char *reason; /* reason of the end */
 	struct l7mp_listener *listener;
 	struct l7mp_lookup lookup;
-	struct session_peer *peer;                 /* count of its source address; NULL: none */
+	struct session_peer *peer;                 /* counter of its source address; NULL: none */
 	struct l7mp_source *source;                /* reference held; NULL when it is over */
 	struct session_link links[SESSION_SCOPES]; /* while it is not proven */
 	uint64_t proof_packets; /* that the kernel had taken from the source when it was answered */
@@ -121,10 +122,11 @@ struct l7mp_session {
 	void *reopen_arg;
 	void (*reopen_ended)(void *arg);
 	struct l7mp_timer timer; /* idle, drain, track */
-	struct l7mp_task task;   /* closes; frees */
+	struct l7mp_task task;   /* closes the streams; frees the session */
 
 	uint64_t start_wall, end_wall, start_ms, active_ms;
-	struct session_count slow[2], fast[2], fast_read[2]; /* fast: of flows that are gone */
+	/* fast: of flows that have been removed */
+	struct session_count slow[2], fast[2], fast_read[2];
 	uint64_t fast_seen[2];
 	uint64_t drops;
 
@@ -142,7 +144,7 @@ struct l7mp_session {
 	} beside[2];
 
 	uint16_t n, dest; /* stages in all; index of the destination */
-	uint16_t orphans; /* streams given up whose `closed` is awaited */
+	uint16_t orphans; /* detached streams whose `closed` is awaited */
 	uint8_t n_events, first_event, cap_events;
 	uint8_t state;      /* enum l7mp_session_state */
 	uint8_t off_state;  /* enum session_off */
@@ -153,10 +155,10 @@ struct l7mp_session {
 	bool ending : 1;
 	bool abort : 1;
 	bool closing : 1;     /* the task has closed the streams */
-	bool answered : 1;    /* `result` was given */
-	bool source_gone : 1; /* in an orderly way; what it sent is still delivered */
-	bool linger : 1;      /* half-closed towards a stage that can't say its end */
-	bool draining : 1;    /* ends when its answer is through */
+	bool answered : 1;    /* `result` was called */
+	bool source_gone : 1; /* closed in an orderly way; what it sent is still delivered */
+	bool linger : 1;      /* half-closed towards a stage that can't signal its end */
+	bool draining : 1;    /* ends when its answer was sent */
 	bool warned_kind : 1;
 	bool leaving : 1;   /* ends to make room; counted as such */
 	bool operators : 1; /* serves the operator; counted as such */
@@ -193,27 +195,27 @@ struct l7mp_sessions {
 	void *ended_arg;
 	struct l7mp_session *by_name;
 	uint64_t last_id;
-	struct l7mp_session *tracked; /* ended, still shown; oldest first */
+	struct l7mp_session *tracked; /* ended but still listed; oldest first */
 	struct l7mp_session *verdicts;
 	struct l7mp_timer verdict_timer;
-	size_t drained;     /* datagrams taken out of sockets for verdicts of this turn */
+	size_t drained;     /* datagrams read from sockets for verdicts in this turn */
 	unsigned beginning; /* sessions in SESSION_OFF_BEGINS */
 	struct session_peer *peers;
 	struct session_counter *counters;
-	const struct l7mp_watch_ops *watch; /* NULL: nobody watches */
+	const struct l7mp_watch_ops *watch; /* NULL: none */
 	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
 	struct session_room room;
 	int probe_fd;       /* is duplicated to learn the lowest free descriptor; -1: can't */
-	uint64_t effort;    /* for matching rules, of all sessions together; see accept.c */
-	uint64_t effort_ms; /* when it was filled up last */
+	uint64_t effort;    /* budget for matching rules, of all sessions together; see accept.c */
+	uint64_t effort_ms; /* when it was refilled */
 	struct l7mp_timer grace;
-	struct l7mp_session_cursor retry_walk; /* sessions that ask the fast path again */
+	struct l7mp_session_cursor retry_walk; /* sessions that request the fast path again */
 	struct l7mp_slice retry_slice;
 	struct l7mp_session_cursor end_walk; /* of shutdown: the next session to end */
 	struct l7mp_slice end_slice;
-	bool end_abort;   /* the grace time is over */
-	bool end_walking; /* end_walk has not come to its end: tracked sessions may be left */
+	bool end_abort;   /* the grace time has passed */
+	bool end_walking; /* end_walk is not at its end: tracked sessions may be left */
 	struct l7mp_task done_task;
 	void (*done)(void *arg);
 	void *done_arg;
@@ -228,11 +230,11 @@ struct l7mp_source {
 	uint64_t tokens_ms;
 	struct session_room room;
 	size_t refs;    /* sessions that hold this struct */
-	bool gone;      /* the listener is: nobody can open a source again */
+	bool gone;      /* the listener is closed, so no source can be opened again */
 	bool forgeable; /* sessions begin with a datagram, whose address may be forged */
 	bool requests;  /* sessions may be requests to the operator's clusters */
 };
-/* A session lets go of it. */
+/* Gives up a session's reference. */
 void l7mp_source_put(struct l7mp_source **source);
 static inline bool session_can_reopen(const struct l7mp_session *s)
 {
@@ -247,16 +249,16 @@ int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr,
 void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
                            const char *protocol);
-/* The object is gone: its counter goes too. */
+/* Removes the counter of a deleted object. */
 void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name);
-/* May log now? (A peer can cause these records.) */
+/* Whether the rate limit of records that peers can cause allows one now. */
 bool l7mp_sessions_may_log(struct l7mp_sessions *m);
 void l7mp_session_free(struct l7mp_session *s);
 void l7mp_sessions_track(struct l7mp_session *s);
 
 /* ---- walk.c ---- */
 
-/* The session goes: walks that stand at it go on with the next one. */
+/* The session is about to be freed: cursors at it move to the next one. */
 void l7mp_cursors_leave(struct l7mp_session *s);
 
 /* ---- room.c ---- */
@@ -300,17 +302,17 @@ static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
 
 /* A stage came up: are all? */
 void l7mp_session_check_ready(struct l7mp_session *s);
-/* A stage was lost. */
+/* A stage was lost: the session is not connected any more. */
 void l7mp_session_not_ready(struct l7mp_session *s);
-/* Ends it. err NULL or code OK: orderly. Safe on any stack of callbacks. */
+/* Ends the session. err NULL or code L7MP_OK: orderly. May be called from inside any callback. */
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-/* A stream's `closed` came while the session is ending. */
+/* A stream emitted `closed` while the session is ending. */
 void l7mp_session_closed_one(struct l7mp_session *s);
 void l7mp_session_arm_idle(struct l7mp_session *s);
 void l7mp_session_task(struct l7mp_task *task, void *arg);
 void l7mp_session_timer(struct l7mp_timer *timer, void *arg);
-/* Something ended: is all of it over? */
+/* A direction ended: checks whether both have. */
 void l7mp_session_check_end(struct l7mp_session *s);
 #define SESSION_LINGER_MS 10000
 #define SESSION_DRAIN_MS  5000
@@ -319,19 +321,22 @@ void l7mp_session_check_end(struct l7mp_session *s);
 
 extern const struct l7mp_stream_events l7mp_stage_events;
 void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream);
-/* Gives the stream up: closes it; its `closed` is still awaited by the session. */
+/* Detaches the stream and closes it; the session still waits for its `closed`. */
 void l7mp_stage_detach(struct session_stage *st, bool abort);
-/* One attempt to connect; failure goes to l7mp_stage_lost. */
+/* Makes one attempt to connect; a failure is passed to l7mp_stage_lost. */
 void l7mp_stage_connect(struct session_stage *st);
 void l7mp_stage_release(struct session_stage *st);
 const char *l7mp_stage_where(const struct session_stage *st, char *buf, size_t size);
 
 /* ---- retry.c ---- */
 
-/* Not there any more, or never was; err->code OK: an orderly end. Retries or ends the session. */
+/*
+ * The stage was disconnected or could not be connected; err->code L7MP_OK: an orderly end. Retries,
+ * or ends the session.
+ */
 void l7mp_stage_lost(struct session_stage *st, const struct l7mp_error *err);
 void l7mp_stage_source_lost(struct session_stage *st, const struct l7mp_error *err);
-/* The endpoint was deleted: connects elsewhere at once, when the route retries at all. */
+/* The endpoint was deleted: connects to another one at once, if the route retries at all. */
 void l7mp_stage_move(struct session_stage *st);
 void l7mp_stage_timer(struct l7mp_timer *timer, void *arg);
 
@@ -342,17 +347,17 @@ void l7mp_pipe_flush(struct l7mp_session *s, unsigned i);
 void l7mp_pipe_drained(struct l7mp_session *s, unsigned i);
 void l7mp_pipe_end(struct l7mp_session *s, unsigned i, int code);
 void l7mp_pipe_clear(struct l7mp_session *s, unsigned i);
-/* Pauses and resumes the stages' streams as pipes and states demand. */
+/* Pauses or resumes the stages' streams, depending on pipes and states. */
 void l7mp_pipe_flow_control(struct l7mp_session *s);
 void l7mp_session_drop(struct l7mp_session *s, enum l7mp_drop reason, uint64_t packets,
                        uint64_t bytes);
 
 /* ---- events.c ---- */
 
-/* `name` static. text may be NULL. */
+/* Adds an event. `name` is static; `text` may be NULL. */
 void l7mp_session_event(struct l7mp_session *s, const char *name, int stage, unsigned attempt,
                         const char *text);
-/* name copied too */
+/* as l7mp_session_event, but `name` is copied */
 void l7mp_session_notice(struct l7mp_session *s, int stage, const char *name, const char *text);
 void l7mp_session_events_clear(struct l7mp_session *s);
 cJSON *l7mp_session_events_json(const struct l7mp_session *s);
@@ -377,9 +382,9 @@ void l7mp_session_offload_filtered(struct l7mp_session *s);
 void l7mp_session_offload_recheck(struct l7mp_session *s);
 /* Out of the kernel, before a stream of it closes. `again`: the next packet asks again. */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
-/* Reads the flow's counters; moves active_ms. */
+/* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
-/* Counts of the fast path, flows that are gone included. */
+/* Returns the counts of the fast path, including flows that were removed. */
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
                        uint64_t last_seen[2]);
 void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);

@@ -1,25 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The verdict on a session's packets: slow, queued for the question, in the kernel,
- * or refused with a reason that is remembered.
+ * Offloading of sessions. A session's packets are relayed in user space, or it is queued for a
+ * request to the offload engine, or it has a flow in the kernel, or the engine refused with a
+ * reason, which is kept.
  *
- * The question is asked in the turn after a packet passed. Both directions go into
- * the kernel together, and out of it before a stream of theirs closes. A flow that went in begins
- * when the engine says so: before, it asks us to empty the sockets, so that nothing that waits
- * there is overtaken.
+ * The request is made in the turn after a packet has passed. Both directions are added together,
+ * and removed before one of their streams is closed. A flow begins when the engine says so; before
+ * that it has us empty the sockets, so that nothing that waits there is overtaken.
  */
 #include <string.h>
 
 #include "internal.h"
 
-/* Questions per turn: a table of refused sessions must not hold the loop. */
+/* Requests per turn, so that a large number of refused sessions does not occupy the loop. */
 #define VERDICTS_PER_TURN 256
-/* ... and datagrams that they may take out of sockets in that turn. */
+/* Datagrams that they may read from sockets in that turn. */
 #define DRAINED_PER_TURN 4096
-/* Flows that may be beginning at a time: half of what the hand-over has places for, two a flow. */
+/*
+ * The most flows that may be beginning at a time: half of the places that the hand-over has, as
+ * each needs two.
+ */
 #define BEGINNING_MAX 1024
-/* How often the packets of a session without a way ask for one. */
-#define WAY_AGAIN_MS 1000
+/* How often a session without a route or neighbour requests the fast path again. */
+#define ROUTE_RETRY_MS 1000
 /*
  * What comes up so soon after a flow has begun may have been overtaken: its processor was taken
  * away (by other virtual machines, say) between the program and the socket. Or the program had a
@@ -67,7 +70,7 @@ static void queue(struct l7mp_session *s)
 	struct l7mp_sessions *m = s->m;
 
 	if (!l7mp_timer_armed(&m->verdict_timer))
-		(void)l7mp_timer_start(m->env->loop, &m->verdict_timer, 0); /* has a place */
+		(void)l7mp_timer_start(m->env->loop, &m->verdict_timer, 0); /* reserved */
 	set(s, SESSION_OFF_QUEUED, L7MP_REASON_PENDING);
 	DL_APPEND(m->verdicts, s);
 }
@@ -86,14 +89,14 @@ static void refuse(struct l7mp_session *s, enum l7mp_reason reason)
 }
 
 /*
- * The engine tells when a way is there again, but watches only so many that failed, and each
- * for a minute. Packets that go out are a sign of their own.
+ * The engine reports when a route or neighbour is available again, but only for a limited number of
+ * failed ones, and for a minute each. So packets that are sent also trigger a request.
  */
-static bool may_have_way(const struct l7mp_session *s)
+static bool may_have_route(const struct l7mp_session *s)
 {
 	return (s->off_reason == L7MP_REASON_NO_ROUTE ||
 	        s->off_reason == L7MP_REASON_NO_NEIGHBOUR) &&
-	       l7mp_loop_now(session_loop(s)) - s->off_refused_ms >= WAY_AGAIN_MS;
+	       l7mp_loop_now(session_loop(s)) - s->off_refused_ms >= ROUTE_RETRY_MS;
 }
 
 /* Refused for what the session itself saw: nothing that the engine can know of ends that. */
@@ -169,7 +172,7 @@ void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir
 	}
 	if (s->off_state == SESSION_OFF_SLOW ||
 	    (s->off_state == SESSION_OFF_REFUSED &&
-	     (by_session(s) ? hold_is_over(s) : may_have_way(s))))
+	     (by_session(s) ? hold_is_over(s) : may_have_route(s))))
 		queue(s);
 }
 
@@ -193,7 +196,7 @@ static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final
 
 /* ---- the ends ---- */
 
-/* The two ends of the flow. 0, or the reason why there is none. */
+/* Determines the two ends of the flow. Returns 0, or the reason why there is none. */
 static enum l7mp_reason ends(struct l7mp_session *s, struct l7mp_flow_end *a,
                              struct l7mp_flow_end *b)
 {
@@ -212,7 +215,7 @@ static enum l7mp_reason ends(struct l7mp_session *s, struct l7mp_flow_end *a,
 		return L7MP_REASON_PROTOCOL;
 	if (b->kind == L7MP_FLOW_NONE)
 		return b->reason ? b->reason : L7MP_REASON_PROTOCOL;
-	/* What passes everything on sends it back when it stands at the end. */
+	/* At the end of the chain, a stage that passes everything on reflects it. */
 	if (b->kind == L7MP_FLOW_PASS)
 		b->kind = L7MP_FLOW_REFLECT;
 	return L7MP_REASON_NONE;
@@ -228,16 +231,15 @@ static bool quiet(const struct l7mp_session *s)
 	return true;
 }
 
-/* False: there may be more. */
+/* Empties one socket. Returns false when there may be more. */
 static bool drain_one(struct l7mp_session *s, unsigned i)
 {
 	size_t n = 1;
 
-	/*
-	 * Until it is empty; a sender that is faster than we are doesn't get more than its share.
-	 */
+	/* Until the socket is empty, but bounded, as a sender may be faster than this loop. */
 	for (size_t total = 0; n && total < DRAINED_PER_TURN; total += n) {
-		struct l7mp_stream *stream = s->stages[i].stream; /* what came may end it */
+		/* what was received may end the session */
+		struct l7mp_stream *stream = s->stages[i].stream;
 
 		if (!stream || !stream->ops->drain_now)
 			return true;
@@ -247,7 +249,7 @@ static bool drain_one(struct l7mp_session *s, unsigned i)
 	return !n;
 }
 
-/* The source last, too: what the destination answered leaves by its socket. */
+/* The source again at the end, because its socket sends what the destination answered. */
 static bool drain(struct l7mp_session *s)
 {
 	bool empty = drain_one(s, 0);
@@ -271,8 +273,8 @@ static bool on_ready(void *arg, uint64_t cookie)
 
 	(void)arg;
 	/*
-	 * What we have just sent may wait for another processor or queue than the flow's packets
-	 * take.
+	 * Packets that were just sent may wait in another queue than those of the flow, and be
+	 * overtaken.
 	 */
 	return drain(s) && s->m->drained == before && quiet(s);
 }
@@ -320,11 +322,11 @@ static void decide(struct l7mp_session *s)
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
 
-	/* What waits in a queue would be overtaken: the next packet asks again. */
+	/* Queued data would be overtaken: the next packet requests it again. */
 	if (!quiet(s))
 		return;
 	reason = ends(s, &a, &b);
-	/* That changes without anybody telling us: the next packet asks again. */
+	/* No event follows when this changes: the next packet requests it again. */
 	if (reason == L7MP_REASON_NOT_ESTABLISHED) {
 		set(s, SESSION_OFF_SLOW, reason);
 		return;
@@ -355,7 +357,7 @@ void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
 
 /* ---- counters ---- */
 
-/* Transformers that only count get what passed them in the kernel. */
+/* Reports to transformers that only count what passed them in the kernel. */
 static void tell_passed(struct l7mp_session *s, unsigned from, unsigned to, uint64_t packets,
                         uint64_t bytes)
 {
@@ -383,7 +385,7 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 			continue;
 		s->m->env->stats->fast_packets[dir] += packets;
 		s->m->env->stats->fast_bytes[dir] += bytes;
-		/* The destination is passed on the way in. */
+		/* The destination counts in the ingress direction. */
 		if (dir == L7MP_INGRESS)
 			tell_passed(s, 1, s->dest + 1U, packets, bytes);
 		else
@@ -391,7 +393,7 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 	}
 }
 
-/* The flow is no more: what it counted becomes the session's. */
+/* The flow was removed: its counters are added to those of the session. */
 static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2])
 {
 	take_counters(s, final);
@@ -442,7 +444,7 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 	struct l7mp_flow_counters now[2] = {{0}};
 
 	if (s->flow)
-		o->read(o->ctx, s->flow, true, now); /* what is shown is what the map holds now */
+		o->read(o->ctx, s->flow, true, now); /* show the present values of the map */
 	for (int dir = 0; dir < 2; dir++) {
 		out[dir].packets = s->fast[dir].packets + now[dir].packets;
 		out[dir].bytes = s->fast[dir].bytes + now[dir].bytes;
@@ -480,7 +482,10 @@ void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg)
 	}
 }
 
-/* Something changed that may let refused sessions in: they are all asked again, in slices. */
+/*
+ * Something changed, so that refused sessions may be accepted: all of them request again, in
+ * slices.
+ */
 static void on_retry(void *arg)
 {
 	struct l7mp_sessions *m = arg;

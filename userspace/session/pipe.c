@@ -14,14 +14,16 @@
 #include "internal.h"
 #include "l7mp/log.h"
 
-/* The least that a queued datagram is charged, so that empty ones are bounded too. */
+/*
+ * The minimum that a queued datagram is charged, so that the number of empty ones is bounded, too.
+ */
 #define CHARGE_MIN 64
 /*
- * Byte streams that ignore a pause are a bug or an attack: this much over the limit ends the
- * session.
+ * Exceeding the limit by this much ends the session: a byte stream that ignores a pause is a bug or
+ * an attack.
  */
 #define STREAM_SLACK (16U << 20)
-/* Largest datagram for next hops that name none: UDP over IPv4. */
+/* The largest datagram for stages that name no limit: UDP over IPv4. */
 #define SPLIT_DEFAULT 65507U
 
 static uint32_t charge(const struct l7mp_buf *buf)
@@ -114,7 +116,7 @@ static void enqueue(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 		l7mp_session_finish(s, &err, true, "a stage does not stop sending to a full pipe");
 		return;
 	}
-	/* What waits must not hold the large buffer that it came in. */
+	/* A queued piece must not keep the large buffer that it was received in. */
 	small = l7mp_buf_compact(buf);
 	if (small) {
 		append(p, small);
@@ -159,7 +161,7 @@ static void refused(struct l7mp_session *s, unsigned i, int rc, uint32_t len)
 		l7mp_session_drop(s, l7mp_drop_from_errno(rc), 1, len);
 	if (to->stream->kind == L7MP_KIND_DATAGRAM || to->stream->is_transformer)
 		return;
-	/* A byte stream with a hole in it is of no use to anybody. */
+	/* A byte stream with missing bytes is useless. */
 	l7mp_error_set(&err, rc, L7MP_ERR_UPSTREAM, "write failed: %s", strerror(-rc));
 	err.path[0] = '\0';
 	err.line = 0;
@@ -169,8 +171,8 @@ static void refused(struct l7mp_session *s, unsigned i, int rc, uint32_t len)
 		l7mp_stage_lost(to, &err);
 }
 
-/* One buffer that the next stage can carry as it is. */
-static void write_whole(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
+/* Writes one buffer that the next stage can carry as it is. */
+static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 {
 	struct session_pipe *p = &s->pipes[i];
 	struct session_stage *to = pipe_to(s, i);
@@ -196,7 +198,7 @@ static void write_whole(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf
 	}
 }
 
-/* A piece of a byte stream for a datagram stage: as many datagrams as it takes. */
+/* Writes a piece of a byte stream to a datagram stage, as as many datagrams as needed. */
 static void write_split(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf, uint32_t max)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -216,7 +218,7 @@ static void write_split(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf
 			prepend(p, part);
 			break;
 		} else {
-			write_whole(s, i, part);
+			write_buffer(s, i, part);
 		}
 		off += len;
 	}
@@ -231,7 +233,7 @@ static void write_buf(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 	if (out->kind == L7MP_KIND_DATAGRAM && buf->len > max && from_stream(s, i))
 		write_split(s, i, buf, max);
 	else
-		write_whole(s, i, buf);
+		write_buffer(s, i, buf);
 }
 
 void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
@@ -257,7 +259,7 @@ void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 
 /* ---- end and flush ---- */
 
-/* Passes an end-of-stream on, once all before it is written. */
+/* Passes the end of the stream on, after everything before it was written. */
 static void pass_end(struct l7mp_session *s, unsigned i)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -273,8 +275,8 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 		               !to->stream->is_transformer;
 
 		/*
-		 * Who asks (HTTP) wants the answer: a WebSocket has no half-close, its peer
-		 * would not answer any more.
+		 * A request (HTTP) waits for its answer: the shutdown is not passed to a WebSocket,
+		 * which has no half-close, because its peer would not answer any more.
 		 */
 		if (!lingers || p->code || !source || !source->asks)
 			l7mp_stream_shutdown(to->stream, p->code);
@@ -321,7 +323,10 @@ void l7mp_pipe_drained(struct l7mp_session *s, unsigned i)
 
 /* ---- back-pressure ---- */
 
-/* Full behind stage i? Transformers hold nothing back: look through them. */
+/*
+ * Whether the pipe behind stage i is full. Transformers hold nothing back, so the stages behind
+ * them count.
+ */
 static bool full_behind(const struct l7mp_session *s, unsigned i)
 {
 	for (unsigned k = 0; k < s->n; k++) {

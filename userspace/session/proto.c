@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Looking protocols up, their state, and what streams are on the wire. */
+/* Look-up of protocols and their state; describing streams for offloading. */
 #include "l7mp/proto.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What happens to a stage that is lost, and when it is tried again.
+ * Stages that were lost, and when they are retried.
  *
- * Attempts begin at least the route's timeout apart, so that an upstream that
- * accepts and drops in a circle costs one connection per timeout; a stage that was
- * up for longer is reconnected at once.
+ * Attempts begin at least the route's timeout apart, so that an upstream that accepts and closes
+ * again and again costs one connection per timeout; a stage that was connected for longer is
+ * reconnected at once.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -32,12 +32,12 @@ static uint64_t delay(const struct session_stage *st)
 	return due > now ? due - now : 0;
 }
 
-/* The session can't go on without this stage. */
+/* Ends the session, which can't continue without this stage. */
 static void give_up(struct session_stage *st, const struct l7mp_error *err)
 {
 	struct l7mp_session *s = st->s;
 	unsigned tried = st->retries;
-	/* Whoever got a complete answer must not lose it to a reset. */
+	/* A client that got a complete answer must not lose it to a reset. */
 	bool orderly = err->code == L7MP_OK || stage_out(st)->shut;
 	const char *why = err->message[0] ? err->message : "closed";
 	char where[300];
@@ -65,13 +65,13 @@ static void schedule(struct session_stage *st, const struct l7mp_error *err, uin
 		give_up(st, &oom);
 }
 
-/* What was up until now and has said its end, or was told of ours, was not dropped: it is over. */
+/* A connected stage whose end was received, or that was shut down, has not failed: it is over. */
 static bool is_over(const struct session_stage *st, bool lost)
 {
 	return lost && (stage_out(st)->shut || stage_in(st)->end);
 }
 
-/* May it be tried again? `lost`: it was up until now. */
+/* Whether the stage may be retried. `lost`: it was connected until now. */
 static bool may_retry(const struct session_stage *st, bool lost)
 {
 	enum l7mp_retry_on need = st->was_up ? L7MP_RETRY_DISCONNECT : L7MP_RETRY_CONNECT_FAILURE;
@@ -81,7 +81,7 @@ static bool may_retry(const struct session_stage *st, bool lost)
 	return !is_over(st, lost);
 }
 
-/* Forgets the connection, keeps what waits for the next one. */
+/* Drops the connection, and keeps what waits for the next one. */
 static bool disconnect(struct session_stage *st, bool abort)
 {
 	bool lost = up(st);
@@ -135,7 +135,7 @@ void l7mp_stage_move(struct session_stage *st)
 		return;
 	}
 	fresh_pipes(st);
-	/* The operator's wish, not a failure: whatever retry_on says, and nothing to wait for. */
+	/* The operator deleted the endpoint, so retry at once, whatever retry_on is. */
 	schedule(st, &err, 0);
 }
 
@@ -159,7 +159,7 @@ void l7mp_stage_source_lost(struct session_stage *st, const struct l7mp_error *e
 		l7mp_session_finish(s, err, true, "source: %s", err->message);
 		return;
 	}
-	/* What it sent before it went is still delivered. */
+	/* What it sent before it closed is still delivered. */
 	s->source_gone = true;
 	s->active_ms = l7mp_loop_now(session_loop(s));
 	l7mp_session_arm_idle(s);

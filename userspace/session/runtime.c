@@ -27,30 +27,30 @@ struct binding {
 };
 
 enum apply_phase {
-	APPLY_COLLECT,  /* which listeners are going to close */
-	APPLY_PREPARE,  /* binds, one listener a step */
-	APPLY_ADMIN,    /* may be refused; nothing is changed yet, later nothing is refused */
-	APPLY_PLACE,    /* new versions beside the old ones, unseen */
-	APPLY_COMMIT,   /* they are seen: all in one step */
-	APPLY_SETTLE,   /* old versions leave the tables */
-	APPLY_ACTIVATE, /* new sockets accept and take the place of the old ones in the table */
-	APPLY_CLOSE,    /* what was replaced or deleted */
-	APPLY_FORGET,   /* counters of deleted objects; which sessions are to end */
-	APPLY_END,      /* one session a step */
+	APPLY_COLLECT,  /* collects the listeners that will be closed */
+	APPLY_PREPARE,  /* binds, one listener per step */
+	APPLY_ADMIN,    /* the admin object; the last phase that can fail */
+	APPLY_PLACE,    /* inserts new versions beside the old ones, invisible */
+	APPLY_COMMIT,   /* makes them visible, all in one step */
+	APPLY_SETTLE,   /* removes old versions from the tables */
+	APPLY_ACTIVATE, /* new sockets accept, and replace the old ones in the table */
+	APPLY_CLOSE,    /* closes replaced and deleted listeners */
+	APPLY_FORGET,   /* removes counters of deleted objects; collects sessions to end */
+	APPLY_END,      /* ends sessions, one per step */
 	APPLY_OVER,
 };
 
-/* The realisation of one change. */
+/* The state of carrying out one change. */
 struct apply {
 	struct l7mp_change *change;
 	enum apply_phase phase;
 	size_t n, i;                           /* items; the next one of this phase */
-	struct binding **fresh;                /* one per item that is about a listener; or NULL */
-	struct l7mp_proto_listener **retiring; /* all that will close */
+	struct binding **fresh;                /* one per item that is a listener; or NULL */
+	struct l7mp_proto_listener **retiring; /* all that will be closed */
 	size_t n_retiring;
-	struct l7mp_proto_listener **same; /* those of one protocol; scratch */
+	struct l7mp_proto_listener **same; /* those of one protocol; temporary */
 	struct l7mp_session_ender *ender;
-	const char *session; /* of the request; ends last */
+	const char *session; /* session of the request, which ends last */
 	int rc;
 	struct l7mp_error err;
 };
@@ -58,7 +58,7 @@ struct apply {
 struct l7mp_runtime {
 	struct l7mp_env *env;
 	struct l7mp_sessions *sessions;
-	uv_mutex_t lock; /* of bindings: a job's thread looks into them, too */
+	uv_mutex_t lock; /* guards bindings, which a job's thread reads, too */
 	struct binding *bindings;
 	int (*before_admin)(void *arg, const struct l7mp_admin *next, struct l7mp_error *err);
 	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
@@ -137,7 +137,7 @@ static const struct l7mp_listener *new_listener(const struct l7mp_change_item *i
 	return (const struct l7mp_listener *)item->new_object;
 }
 
-/* A replaced listener whose spec is what it was keeps its socket and only follows new rules. */
+/* A replaced listener with an equal spec keeps its socket, and only uses new rules. */
 static bool keeps_socket(const struct l7mp_runtime *rt, const struct l7mp_change_item *item)
 {
 	return item->old_object && item->new_object && find(rt, item->old_object->name) &&
@@ -183,7 +183,7 @@ static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const st
 	return 0;
 }
 
-/* Says which listener it was: "listeners[0].spec.port" or "listener 'name'.spec". */
+/* Adds the place to an error: "listeners[0].spec.port" or "listener 'name'.spec". */
 static void place_error(const struct l7mp_change_item *item, int rc, struct l7mp_error *err)
 {
 	char within[128];
@@ -212,7 +212,7 @@ static void collect_one(const struct l7mp_runtime *rt, struct apply *w,
 		w->retiring[w->n_retiring++] = b->plistener;
 }
 
-/* Binds the listener of one item, when it needs a socket. */
+/* Binds the listener of one item, if it needs a socket. */
 static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
                        const struct l7mp_change_item *item)
 {
@@ -239,7 +239,7 @@ static void commit(struct l7mp_runtime *rt, struct apply *w)
 	bool admin = l7mp_change_new_admin(w->change) != NULL;
 
 	l7mp_change_flip(w->change);
-	/* What begins from now on uses nothing that was deleted. */
+	/* Sessions that begin from now on use no deleted object. */
 	if (l7mp_ender_new(rt->sessions, &w->ender))
 		w->ender = NULL;
 	else
@@ -248,7 +248,7 @@ static void commit(struct l7mp_runtime *rt, struct apply *w)
 		rt->on_admin(rt->on_admin_arg, l7mp_model_admin(rt->env->model));
 }
 
-/* The new socket takes the place of the old one in the table; that is left in w->fresh. */
+/* Puts the new socket into the table; the old one is then in w->fresh. */
 static void activate_one(struct l7mp_runtime *rt, struct apply *w,
                          const struct l7mp_change_item *item)
 {
@@ -272,7 +272,9 @@ static void activate_one(struct l7mp_runtime *rt, struct apply *w,
 	if (!fresh)
 		return;
 	if (!fresh->hh.tbl) {
-		/* No memory for the table: the commit stands, the listener is not served. */
+		/*
+		 * Without memory for the table the commit stands, but the listener is not served.
+		 */
 		l7mp_log_error("runtime", "listener %s: out of memory", fresh->name);
 		binding_free(&fresh);
 		return;
@@ -292,7 +294,7 @@ static void forget_one(struct l7mp_runtime *rt, struct apply *w,
 		l7mp_sessions_forget(rt->sessions, item->kind, item->old_object->name);
 }
 
-/* The step of the phase for item w->i. */
+/* Does the step of the present phase for item w->i. */
 static void item_step(struct l7mp_runtime *rt, struct apply *w)
 {
 	const struct l7mp_change_item *item = l7mp_change_item(w->change, w->i);
@@ -323,7 +325,7 @@ static void item_step(struct l7mp_runtime *rt, struct apply *w)
 	w->i++;
 }
 
-/* One step. false: it is over, w->rc says how. */
+/* Does one step. Returns false at the end; w->rc is the result. */
 static bool apply_step(struct l7mp_runtime *rt, struct apply *w)
 {
 	bool more;
@@ -356,7 +358,7 @@ static void apply_begin(struct apply *w, struct l7mp_change *change, const char 
 {
 	*w = (struct apply){.change = change, .session = session};
 	w->n = l7mp_change_count(change);
-	/* Arrays of pointers. */
+	/* Three arrays of pointers. */
 	w->fresh = calloc(w->n + 1, sizeof(void *));
 	w->retiring = calloc(w->n + 1, sizeof(void *));
 	w->same = calloc(w->n + 1, sizeof(void *));
@@ -366,7 +368,7 @@ static void apply_begin(struct apply *w, struct l7mp_change *change, const char 
 	w->rc = l7mp_error_set(&w->err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 }
 
-/* What remains is to free the ender. */
+/* Clears everything but the ender, which is freed later. */
 static void apply_clear(struct apply *w)
 {
 	for (size_t i = 0; w->fresh && i < w->n; i++)
@@ -413,13 +415,16 @@ static void discarded_cb(void *arg)
 	next_job(arg);
 }
 
-/* Tells the job's owner, then gives the change back in a thread: it may hold much. */
+/* Calls the job's owner, then frees the change in the worker thread, as it may be large. */
 static void job_over(struct l7mp_runtime *rt, struct apply *w, int rc, const struct l7mp_error *err)
 {
 	struct l7mp_runtime_job *job = rt->job;
 
 	job->done(job->arg, rt->change, rc, err);
-	/* The answer came first: the session that carries the request may be the last to end. */
+	/*
+	 * The answer is sent first, because the session that carries the request may be the last to
+	 * end.
+	 */
 	if (w)
 		apply_clear(w);
 	rt->job = NULL;
@@ -502,7 +507,7 @@ static void build_cb(void *arg)
 
 	rt->change = rt->job->build(rt->job->arg);
 	if (rt->change)
-		(void)l7mp_change_count(rt->change); /* sorts what there is to do */
+		(void)l7mp_change_count(rt->change); /* sorts the items */
 }
 
 static void built_cb(void *arg)
@@ -537,7 +542,7 @@ static void next_job(struct l7mp_runtime *rt)
 	rt->job = job;
 	rt->change = NULL;
 	if (l7mp_work_start(rt->env->loop, &rt->work, build_cb, built_cb, rt)) {
-		/* No thread: better slow than not at all. */
+		/* Without a thread build on the loop. */
 		build_cb(rt);
 		built_cb(rt);
 	}
@@ -598,7 +603,7 @@ static void stop_jobs(struct l7mp_runtime *rt)
 		rt->apply.err = err;
 		rt->apply.phase = APPLY_OVER;
 	}
-	/* All sessions are going to end anyway. */
+	/* All sessions will be ended in any case. */
 	while (rt->apply.phase < APPLY_END && apply_step(rt, &rt->apply))
 		;
 	rt->applying = false;

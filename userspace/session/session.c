@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The life of a session: set-up is in accept.c; here are its states and its end. */
+/* The states of a session and its end; accept.c makes it. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ static int http_status(enum l7mp_code code)
 	}
 }
 
-/* Tells a source that waits for it how the set-up went; once. */
+/* Reports the result of the set-up to a source that waits for it, once. */
 static void answer(struct l7mp_session *s, int status, const char *message)
 {
 	struct l7mp_stream *source = s->stages[0].stream;
@@ -60,7 +60,7 @@ static void answer(struct l7mp_session *s, int status, const char *message)
 	s->answered = true;
 	if (!source || !source->ops->result)
 		return;
-	/* What the destination's peer has chosen is what the source's peer is told. */
+	/* The subprotocol that the destination's peer has chosen is passed to the source's peer. */
 	if (status == 200 && destination && destination->subprotocol && source->ops->subprotocol)
 		source->ops->subprotocol(source, destination->subprotocol);
 	source->ops->result(source, status, message);
@@ -127,7 +127,10 @@ static int64_t idle_now(const struct l7mp_session *s)
 	return s->idle_ms;
 }
 
-/* Not armed per packet: when it fires it looks when the last one was, and waits on. */
+/*
+ * The timer is not moved for each packet: when it fires it checks the time of the last one, and
+ * waits for the rest.
+ */
 void l7mp_session_arm_idle(struct l7mp_session *s)
 {
 	int64_t idle = idle_now(s);
@@ -135,7 +138,7 @@ void l7mp_session_arm_idle(struct l7mp_session *s)
 
 	if (!idle || s->ending || s->draining)
 		return;
-	/* Without memory for it the session merely lives longer. */
+	/* Without memory for the timer the session merely lives longer. */
 	(void)l7mp_timer_start(session_loop(s), &s->timer, due > now ? due - now : 0);
 }
 
@@ -144,11 +147,14 @@ static void idle_check(struct l7mp_session *s)
 	uint64_t now = l7mp_loop_now(session_loop(s));
 	uint64_t idle = (uint64_t)idle_now(s);
 
-	/* The cheap figures first; the kernel is only asked before it would end. */
+	/*
+	 * First with the counters of the last poll; the kernel is asked only before the session
+	 * would end.
+	 */
 	l7mp_session_offload_sync(s, false);
 	if (now >= s->active_ms + idle)
 		l7mp_session_offload_sync(s, true);
-	/* What a source left behind waits for a connection as long as there are retries. */
+	/* Data of a source that has closed waits for a connection as long as there are retries. */
 	if (s->source_gone && s->state != L7MP_SESSION_CONNECTED)
 		s->active_ms = now;
 	if (now < s->active_ms + idle) {
@@ -164,10 +170,7 @@ static void idle_check(struct l7mp_session *s)
 		                    (unsigned long long)(idle / 1000));
 }
 
-/*
- * The session ends from outside before its answer does: a request (HTTP) must not be answered as
- * if what has come so far were all of it.
- */
+/* The session is ended while it is being answered: an HTTP answer must not look complete. */
 static void cut_answer(struct l7mp_session *s, const char *reason)
 {
 	struct l7mp_stream *source = s->stages[0].stream;
@@ -217,7 +220,7 @@ void l7mp_session_check_end(struct l7mp_session *s)
 	else if (s->source_gone && s->pipes[s->dest - 1U].shut)
 		l7mp_session_finish(s, NULL, false, "source closed");
 	else if (back->shut && source->stream && source->stream->kind == L7MP_KIND_DATAGRAM)
-		/* The source has no way to answer a half-close with one. */
+		/* The source can't answer a half-close with another. */
 		l7mp_session_finish(s, NULL, false, "destination closed");
 }
 
@@ -250,7 +253,7 @@ void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, b
 		l7mp_timer_stop(session_loop(s), &s->stages[i].timer);
 	l7mp_session_event(s, failed ? "ERROR" : "END", -1, 0, text);
 	log_end(s, failed);
-	/* An answer about the set-up must still reach the source; so no abort then. */
+	/* A reply about the set-up must still reach the source, so it is not aborted. */
 	s->abort =
 	        abort && (s->answered || !s->stages[0].stream || !s->stages[0].stream->ops->result);
 	answer(s, failed ? http_status(err->code) : 503, text);
@@ -269,14 +272,14 @@ static void close_streams(struct l7mp_session *s)
 
 		if (!st->stream)
 			continue;
-		/* Pass a close code on that could not be passed on yet. */
+		/* Passes on a close code that could not be passed on before. */
 		if (before->end && !before->shut && !s->abort)
 			l7mp_stream_shutdown(st->stream, before->code);
 		l7mp_stream_close(st->stream, s->abort);
 	}
 }
 
-/* Who could have opened the source again is free to make another session. */
+/* The owner of reopen_arg may make another session now. */
 static void let_source_go(struct l7mp_session *s)
 {
 	bool there = session_can_reopen(s);
@@ -287,7 +290,7 @@ static void let_source_go(struct l7mp_session *s)
 		s->reopen_ended(s->reopen_arg);
 }
 
-/* All streams are gone. */
+/* All streams are closed. */
 static void over(struct l7mp_session *s)
 {
 	struct l7mp_sessions *m = s->m;
@@ -330,7 +333,7 @@ void l7mp_session_closed_one(struct l7mp_session *s)
 	l7mp_task_post(session_loop(s), &s->task);
 }
 
-/* A request whose answer is under way: its end can wait a moment. */
+/* Whether a request is being answered, so that its end should wait a moment. */
 static bool answering(const struct l7mp_session *s)
 {
 	const struct l7mp_stream *source = s->stages[0].stream;

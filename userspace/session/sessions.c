@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The manager: tables of sessions, counts per source address and per object, the end of all. */
+/* The set of sessions: look-up, counts per source address and per object, ending all. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +34,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 
 	while ((s = l7mp_cursor_next(&m->end_walk))) {
 		if (s->state == L7MP_SESSION_DESTROYED)
-			l7mp_session_free(s); /* nobody is going to look at it any more */
+			l7mp_session_free(s); /* it will not be listed any more */
 		else
 			end_one(s, m->end_abort);
 		if (l7mp_slice_over(m->env->loop)) {
@@ -48,7 +48,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 		l7mp_task_post(m->env->loop, &m->done_task);
 }
 
-/* Begins, or begins again, to end all sessions. */
+/* Starts, or restarts, to end all sessions. */
 static void end_all(struct l7mp_sessions *m, bool abort)
 {
 	m->end_abort = abort;
@@ -343,7 +343,7 @@ struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s)
 
 /* ---- ended sessions ---- */
 
-/* Keeps an ended session to be looked at, or frees it. */
+/* Keeps an ended session in the list, or frees it. */
 void l7mp_sessions_track(struct l7mp_session *s)
 {
 	struct l7mp_sessions *m = s->m;
@@ -356,7 +356,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 		return;
 	}
 	DL_APPEND(m->tracked, s);
-	/* Those that are only shown are bounded like those that live: the oldest go first. */
+	/* Ended sessions are bounded like others: the oldest are dropped. */
 	while (m->counts[L7MP_SESSION_DESTROYED] > m->env->limits->max_sessions)
 		l7mp_session_free(m->tracked);
 }

@@ -47,8 +47,8 @@ static void on_end(void *owner, int code)
 	if (s->ending)
 		return;
 	/*
-	 * An upstream that hangs up while the other side goes on is a drop, if drops are to be
-	 * retried.
+	 * An upstream that closes while the other direction is open counts as a failure, if
+	 * failures are to be retried.
 	 */
 	if ((st->index || session_can_reopen(s)) && !stage_in(st)->end &&
 	    (s->lookup.route->retry_on & L7MP_RETRY_DISCONNECT)) {
@@ -187,7 +187,7 @@ static const struct l7mp_stream_events orphan_events = {
         .closed = orphan_closed,
 };
 
-/* The same for a stream that is watched: its owner is what the watcher keeps. */
+/* The same for an observed stream, whose owner is the observer's record. */
 static void watched_data(void *owner, struct l7mp_buf *buf)
 {
 	orphan_data(((struct l7mp_watched *)owner)->session, buf);
@@ -242,7 +242,7 @@ void l7mp_stage_detach(struct session_stage *st, bool abort)
 
 /* ---- connecting ---- */
 
-/* Kind of what the stage will be written, as far as it can be known by now. */
+/* Returns the kind of the stage's input, as far as it is known. */
 static enum l7mp_kind kind_before(const struct session_stage *st)
 {
 	const struct l7mp_session *s = st->s;
@@ -261,7 +261,7 @@ static enum l7mp_kind kind_before(const struct session_stage *st)
 	return L7MP_KIND_DATAGRAM;
 }
 
-/* Kind of what comes behind the stage, through transformers that keep theirs. */
+/* Returns the kind of the next stage, skipping transformers that keep theirs. */
 static enum l7mp_kind kind_behind(const struct session_stage *st)
 {
 	const struct l7mp_session *s = st->s;

@@ -22,7 +22,7 @@ const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t s
 	return buf;
 }
 
-/* The tree, or NULL (and the tree freed) when adding to it failed. */
+/* Returns the tree, or frees it and returns NULL when adding to it failed. */
 static cJSON *checked(cJSON *json, int rc)
 {
 	if (!rc)
@@ -245,7 +245,7 @@ cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 
 /* ---- access log ---- */
 
-/* "127.0.0.1:15001" from the metadata; "" when the source has no address. */
+/* Returns "127.0.0.1:15001" from the metadata; "" when the source has no address. */
 static const char *source_address(const struct l7mp_session *s, char *buf, size_t size)
 {
 	static const char *const transports[] = {"UDP", "TCP"};
@@ -298,7 +298,7 @@ cJSON *l7mp_session_access_record(const struct l7mp_session *s)
 	rc |= l7mp_json_add(json, "source", source_record(s));
 	rc |= l7mp_json_add(json, "destination", destination_record(s));
 	rc |= l7mp_json_add_str(json, "start", l7mp_iso8601(s->start_wall, time));
-	/* Seconds; the wall clock may have been set back meanwhile. */
+	/* In seconds; not negative, even if the wall clock was set back. */
 	rc |= l7mp_json_add_num(json, "duration",
 	                        end > s->start_wall ? (double)(end - s->start_wall) / 1000 : 0);
 	rc |= add_directions(s, json);

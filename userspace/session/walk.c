@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Walks over all sessions that are done in slices: the cursor, and the walk that ends the sessions
- * of deleted objects. A session knows which walks go on with it, so that they step aside when it is
- * freed.
+ * Iterations over all sessions in slices: the cursor, and ending the sessions of deleted objects. A
+ * session has a list of the cursors at it, which move on when it is freed.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -68,7 +67,7 @@ void l7mp_cursors_leave(struct l7mp_session *s)
 
 struct ender_name {
 	UT_hash_handle hh;
-	const struct l7mp_object *object; /* its name is the key */
+	const struct l7mp_object *object; /* the key is its name */
 };
 
 struct l7mp_session_ender {
@@ -124,7 +123,7 @@ static const char *name_of(const void *object)
 	return object ? ((const struct l7mp_object *)object)->name : NULL;
 }
 
-/* The first of the objects that the session uses; endpoints do not count. */
+/* Returns the first of the objects that the session uses, except for endpoints. */
 static const struct l7mp_object *used(const struct l7mp_session_ender *e,
                                       const struct l7mp_session *s)
 {

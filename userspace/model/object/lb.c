@@ -96,7 +96,7 @@ static size_t share(double weight, double d)
 struct identity {
 	char *text;
 	size_t endpoint;
-	uint64_t ordinal; /* number of earlier ones with */
+	uint64_t ordinal; /* number of earlier ones with the same text */
 };
 
 static int by_text(const void *a, const void *b)

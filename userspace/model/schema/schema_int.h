@@ -10,7 +10,7 @@
 struct l7mp_schema_ctx {
 	const struct l7mp_registry *registry;
 	struct l7mp_issues *issues;
-	const struct l7mp_protodesc *cluster; /* protocol of the endpoints below; */
+	const struct l7mp_protodesc *cluster; /* protocol of the endpoints below; NULL: not known */
 	/*
 	 * Inside of a protocol's spec: "", or the key of the section that is checked. NULL:
 	 * elsewhere.
