@@ -20,14 +20,14 @@ enum order { ORDER_ADMIT, ORDER_RUN, ORDER_NEXT };
 
 struct admin_request {
 	struct l7mp_mail mail;      /* the next step; the thread posts one at a time */
-	struct l7mp_mail drop_mail; /* the last one */
+	struct l7mp_mail drop_mail; /* the last mail */
 	struct l7mp_mailbox *mailbox;
 	struct l7mp_api *api;
 	pthread_t thread;
-	atomic_int refs; /* the thread's, and the loop's from the first mail to the last */
-	bool posted;     /* thread: the loop knows of it */
+	atomic_int refs; /* one of the thread; one of the loop from the first mail to the last */
+	bool posted;     /* used by the thread: the first mail was posted */
 
-	/* The thread's until it posts a step, then the loop's. */
+	/* Used by the thread until it posts a step, then the loop's. */
 	enum order order;
 	enum admin_target target;
 	char *method, *path, *query;
@@ -38,15 +38,15 @@ struct admin_request {
 	size_t body_len;
 	bool too_large;
 
-	/* The loop's. */
+	/* Used by the loop. */
 	struct api_exchange *exchange; /* NULL: not begun */
 	struct l7mp_timer timer;
 	uint64_t since; /* loop time when the thread began to read or write; */
-	uint64_t spent; /* ms that it had for that before, in this phase */
+	uint64_t spent; /* ms spent on that before, in this phase */
 
-	pthread_mutex_t mu; /* guards what follows */
+	pthread_mutex_t mu; /* guards the members below */
 	pthread_cond_t cv;
-	unsigned step; /* steps that the loop has done */
+	unsigned step; /* steps completed by the loop */
 	bool admitted, head_there, end, broken;
 	size_t max_body;
 	int status;
@@ -76,7 +76,7 @@ static void unref(struct admin_request *r)
 
 /* ---- the loop's side ---- */
 
-/* The body and the answer have each its own time. */
+/* The body and the answer have a time limit each. */
 static void begin_phase(struct admin_request *r)
 {
 	r->spent = 0;
@@ -94,7 +94,7 @@ static void watch(struct admin_request *r)
 	(void)l7mp_timer_start(loop, &r->timer, ADMIN_PATIENCE_MS);
 }
 
-/* It waits for us: that is not the client's time. */
+/* The thread waits for the loop, which does not count as the client's time. */
 static void unwatch(struct admin_request *r)
 {
 	struct l7mp_loop *loop = r->api->params.env->loop;
@@ -105,9 +105,9 @@ static void unwatch(struct admin_request *r)
 }
 
 /*
- * The thread may be inside a read or write of civetweb that waits for a client that sends or
- * takes a byte now and then: a signal lets its poll(2) fail. It is sent again until the thread
- * has left, as it may have come just before the poll.
+ * The thread may be in a read or write of civetweb, which waits for a client that sends or reads a
+ * byte now and then. A signal makes its poll(2) fail. It is sent again until the thread has left,
+ * because it may have arrived just before the poll.
  */
 static void on_timer(struct l7mp_timer *timer, void *arg)
 {
@@ -126,7 +126,7 @@ static void on_timer(struct l7mp_timer *timer, void *arg)
 	(void)l7mp_timer_start(loop, timer, passed >= paid ? CUT_AGAIN_MS : paid - passed);
 }
 
-/* mu is held. */
+/* Called with mu held. */
 static void stepped(struct admin_request *r)
 {
 	r->step++;
@@ -138,7 +138,7 @@ static void add_header(void *arg, const char *name, const char *value)
 	l7mp_str_addf(arg, "%s: %s\r\n", name, value);
 }
 
-/* Status and headers of the answer. False: no memory. */
+/* Copies status and headers of the answer. Returns false when out of memory. */
 static bool take_head(struct admin_request *r)
 {
 	const struct api_response *rs = api_exchange_head(r->exchange);
@@ -157,7 +157,7 @@ static bool take_head(struct admin_request *r)
 	return text;
 }
 
-/* The thread waits for a piece, and there may be one. */
+/* Gives the thread the next piece, if it waits and there is one. */
 static void feed(void *arg)
 {
 	struct admin_request *r = arg;
@@ -222,7 +222,7 @@ static const struct api_service *const services[] = {
         [ADMIN_READY] = &ready,
 };
 
-/* The answer begins; `refusal` (taken) is NULL when the client may have one. */
+/* Begins the answer; `refusal` (taken) is NULL when the client is allowed. */
 static void run(struct admin_request *r, struct api_response *refusal)
 {
 	struct api_call call = {
@@ -247,7 +247,7 @@ static void run(struct admin_request *r, struct api_response *refusal)
 		feed(r);
 }
 
-/* Probes need no leave: they say nothing but yes or no. */
+/* Probes are answered for every client, as they only say yes or no. */
 static void admit(struct admin_request *r)
 {
 	struct api_response refusal = {0};
@@ -344,13 +344,13 @@ struct admin_request *admin_request_new(struct l7mp_api *api, struct l7mp_mailbo
 
 void admin_request_drop(struct admin_request *r)
 {
-	/* The mailbox outlives the threads, so this can't fail. */
+	/* Can't fail, because the mailbox outlives the threads. */
 	if (r->posted)
 		(void)l7mp_mailbox_post(r->mailbox, &r->drop_mail);
 	unref(r);
 }
 
-/* True: the loop has done the step. */
+/* Posts a step and waits. Returns whether the loop has done it. */
 static bool do_step(struct admin_request *r, enum order order)
 {
 	unsigned before;

@@ -32,47 +32,61 @@ enum admin_target {
 	ADMIN_READY,   /* /readyz: everything is bound, and not being stopped */
 };
 
-/* What a request line and head say. */
+/* The contents of a request's head. */
 struct admin_head {
 	enum admin_target target;
 	const char *method, *path, *query; /* copied */
 	cJSON *metadata;                   /* {"HTTP": {"headers"}}; taken, also on failure */
 	struct l7mp_addr peer, local;
-	long long length; /* of the body; -1: chunked, 0: none */
+	long long length; /* length of the body; -1: chunked, 0: none */
 };
 
 /*
- * What a thread can't be waited for longer: after this time the client must have sent or read at
- * least ADMIN_RATE bytes per millisecond.
+ * The time for a client: after it, the client must have sent or read at least for longer: after
+ * this time the client must have sent or read at least ADMIN_RATE bytes per millisecond.
  */
 #define ADMIN_PATIENCE_MS 10000
 #define ADMIN_RATE        100
 
 /* ---- the thread's side ---- */
 
-/* NULL: out of memory, or the server is being stopped. `mailbox` is borrowed. */
+/* Makes a request. NULL: out of memory, or the server is being stopped. `mailbox` is borrowed. */
 struct admin_request *admin_request_new(struct l7mp_api *api, struct l7mp_mailbox *mailbox,
                                         const struct admin_head *head);
-/* The last call of the thread: whatever the loop still does for the request is stopped. */
+/* The last call of the thread: stops what the loop still does for the request. */
 void admin_request_drop(struct admin_request *r);
 
-/* May this client send its body? False: the answer is there already. Waits for the loop. */
+/*
+ * Returns whether this client may send its body; if not, the answer is known. Waits for the loop.
+ */
 bool admin_request_admit(struct admin_request *r);
-/* Bytes of a body that are taken (limits.max_body); after admit. */
+/* The largest accepted body in bytes (limits.max_body); after admit. */
 size_t admin_request_max_body(const struct admin_request *r);
-/* The request is complete; body is heap (taken), NULL when empty. `too_large`: it was not kept. */
+/*
+ * The request is complete; body is heap (taken), NULL when empty. `too_large`: the body was
+ * discarded.
+ */
 void admin_request_run(struct admin_request *r, char *body, size_t len, bool too_large);
 
-/* Around each read and write of the connection; `n` bytes went since the last time. */
+/*
+ * Called before and after each read and write of the connection; `n` bytes were transferred since
+ * the last call.
+ */
 void admin_request_io(struct admin_request *r, bool begins, size_t n);
-/* The loop's timer found the client too slow. */
+/* Returns whether the loop's timer found the client too slow. */
 bool admin_request_expired(struct admin_request *r);
 
 /*
- * The answer, after admit said no or after run. Status and header lines ("Name: value\r\n" each,
- * borrowed), the length of the body (-1: not known). False: the loop did not answer in time.
+ * Waits for the answer, after admit returned false or after run. Sets the status, the header lines
+ * ("Name: value\r
+ *
+ * " each, borrowed) and the length of the body (-1: not known). Returns false when the loop did not
+ * answer in time.
  */
 bool admin_request_wait_head(struct admin_request *r, int *status, const char **headers,
                              long long *length);
-/* The next piece (heap, the caller's): 1; 0: that was all; -1: it can't be completed. */
+/*
+ * Waits for the next piece (heap, the caller's). Returns 1; 0: that was all; -1: the answer can't
+ * be completed.
+ */
 int admin_request_wait_piece(struct admin_request *r, char **text, size_t *len);

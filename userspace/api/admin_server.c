@@ -41,7 +41,7 @@
 #define HEAD_TIMEOUT_MS "5000"
 #define FIELDS_MAX      64 /* civetweb's MG_MAX_HEADERS: with that many, some may be missing */
 #define BODY_STEP       (64 * 1024)
-#define DISCARD_MAX     (8 * 1024 * 1024) /* of a body that is not wanted */
+#define DISCARD_MAX     (8 * 1024 * 1024) /* bytes read of a body that is not wanted */
 #define RESTART_MS      1000
 #define STOP_GRACE_MS   2000
 
@@ -52,12 +52,13 @@ struct engine {
 	struct l7mp_api *api;
 	struct mg_context *mg;
 	struct l7mp_admin_server where;
-	_Atomic uint16_t port; /* that was bound */
+	_Atomic uint16_t port; /* the port that was bound */
 	pthread_t stopper;
-	atomic_uint busy; /* requests whose head was read */
+	atomic_uint busy; /* requests in progress */
 	atomic_bool retiring;
-	pthread_t owner;      /* the loop's thread */
-	atomic_bool starting; /* it is in mg_start: what civetweb says is the reason of a failure */
+	pthread_t owner; /* the loop's thread */
+	/* inside of mg_start: civetweb's message is the reason of a failure */
+	atomic_bool starting;
 	char message[200];
 };
 
@@ -66,7 +67,7 @@ struct l7mp_api_server {
 	struct l7mp_loop *loop;
 	struct l7mp_mailbox *mailbox; /* NULL: no engine was ever started */
 	struct engine *current;       /* NULL: off, or between two engines */
-	struct engine *next;          /* bound, until commit or undo */
+	struct engine *next;          /* bound, until it is committed or undone */
 	struct l7mp_admin_server want;
 	struct l7mp_timer restart;
 	unsigned stopping; /* engines whose threads are being joined */
@@ -82,7 +83,7 @@ struct conn {
 	const struct mg_request_info *ri;
 	struct engine *engine;
 	struct admin_request *rq;
-	long long length; /* of the body; -1: chunked */
+	long long length; /* length of the body; -1: chunked */
 	bool http10, head, expects;
 	bool started; /* the answer has begun */
 };
@@ -111,14 +112,17 @@ static void date_text(char *buf, size_t size)
 	time_t now = time(NULL);
 	struct tm tm;
 
-	/* strftime would ask the locale. */
+	/* strftime(3) would use the locale. */
 	gmtime_r(&now, &tm);
 	snprintf(buf, size, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT", days + 3 * (tm.tm_wday % 7),
 	         tm.tm_mday, months + 3 * (tm.tm_mon % 12), tm.tm_year + 1900, tm.tm_hour,
 	         tm.tm_min, tm.tm_sec);
 }
 
-/* Status line, Date, the given lines, framing. length -1: chunked, or until the end in HTTP/1.0. */
+/*
+ * Writes the status line, Date, the given lines and the framing. length -1: chunked, or with
+ * HTTP/1.0 until the end of the connection.
+ */
 static bool add_head(const struct conn *c, struct l7mp_str *out, int status, const char *headers,
                      long long length)
 {
@@ -135,7 +139,7 @@ static bool add_head(const struct conn *c, struct l7mp_str *out, int status, con
 	return !out->oom;
 }
 
-/* What the server itself says no to, without asking the loop. */
+/* Refuses a request without the loop. */
 static void refuse(struct conn *c, int status, const char *message)
 {
 	struct l7mp_str out = {0}, body = {0};
@@ -177,10 +181,13 @@ static const char *find(const struct mg_request_info *ri, const char *name, int 
 }
 
 /*
- * civetweb puts a NUL in the place of each byte of the line breaks that it has read over, and of
- * the last byte of the head. So each field must begin two bytes behind the end of what stands
- * before it: a blank or a bare line feed in between was read over in silence. And behind the last
- * field must be what is left of the empty line: something else is where civetweb has stopped.
+ * civetweb writes a NUL over each byte of the line breaks that it has parsed, and over the last
+ * byte of the head. So each field must begin two bytes behind the end of the previous text: if not,
+ * civetweb has skipped a blank or a bare line feed. And behind the last field there must be the
+ * rest of the empty of each byte of the line breaks that it has read over, and of the last byte of
+ * the head. So each field must begin two bytes behind the end of what stands before it: a blank or
+ * a bare line feed in between was read over in silence. And behind the last field must be what is
+ * left of the empty line: something else is where civetweb has stopped.
  */
 static bool read_to_the_end(const struct mg_request_info *ri)
 {
@@ -191,11 +198,14 @@ static bool read_to_the_end(const struct mg_request_info *ri)
 			return false;
 		end = ri->http_headers[i].value + strlen(ri->http_headers[i].value);
 	}
-	/* Without any field the empty line was read over together with the request line's end. */
+	/* Without any field the empty line was parsed together with the end of the request line. */
 	return !end[1] && end[2] == (ri->num_headers ? '\r' : '\0') && !end[3];
 }
 
-/* A blank between a field's name and its colon, which civetweb drops (RFC 9112, section 5.1). */
+/*
+ * Whether there is a blank between a field's name and its colon, which civetweb ignores (RFC 9112,
+ * section 5.1).
+ */
 static bool has_blank_name(const struct mg_request_info *ri)
 {
 	for (int i = 0; i < ri->num_headers; i++) {
@@ -222,7 +232,7 @@ static const char *check_head(const struct mg_request_info *ri)
 	return NULL;
 }
 
-/* Framing that two readers could understand in two ways is refused (RFC 9112, section 6). */
+/* Refuses ambiguous framing (RFC 9112, section 6). */
 static const char *read_framing(struct conn *c)
 {
 	int lengths, codings, hosts, n;
@@ -244,7 +254,7 @@ static const char *read_framing(struct conn *c)
 	return NULL;
 }
 
-/* {"HTTP": {"method", "url", "headers"}}; a field that comes twice is joined. NULL: no memory. */
+/* Makes {"HTTP": {"method", "url", "headers"}}; a repeated field is joined. NULL: no memory. */
 static cJSON *make_metadata(const struct mg_request_info *ri)
 {
 	cJSON *root = cJSON_CreateObject();
@@ -311,7 +321,7 @@ static struct admin_request *make_request(struct conn *c)
 	head.target = target_of(path, &head.path);
 	if (l7mp_addr_parse(&head.peer, c->ri->remote_addr, (uint16_t)c->ri->remote_port))
 		return NULL;
-	/* Bound to all addresses: which one it was, civetweb tells only as part of a link. */
+	/* Bound to all addresses: civetweb reveals the local address only as part of a link. */
 	if (!strcmp(local, "0.0.0.0")) {
 		mg_get_request_link(c->mg, link, sizeof(link));
 		host = strstr(link, "://");
@@ -321,10 +331,7 @@ static struct admin_request *make_request(struct conn *c)
 		link[(size_t)(host - link) + strcspn(host, ":/")] = '\0';
 		local = host;
 	}
-	/*
-	 * With a port of its own choice the first request may come before we know it: it is
-	 * refused.
-	 */
+	/* With port 0 a request may arrive before the port is known: it is refused. */
 	if (l7mp_addr_parse(&head.local, local, e->where.port ? e->where.port : e->port))
 		return NULL;
 	head.metadata = make_metadata(c->ri);
@@ -334,7 +341,10 @@ static struct admin_request *make_request(struct conn *c)
 	return admin_request_new(e->api, e->mailbox, &head);
 }
 
-/* Reads at most n bytes. 0: the end; -1: the client is too slow, gone, or its chunks are broken. */
+/*
+ * Reads at most n bytes. 0: the end; -1: the client is too slow or has closed, or its chunks are
+ * malformed.
+ */
 static int read_some(struct conn *c, char *buf, size_t n)
 {
 	int got;
@@ -345,7 +355,7 @@ static int read_some(struct conn *c, char *buf, size_t n)
 	return admin_request_expired(c->rq) ? -1 : got;
 }
 
-/* 0 and the body (heap); else the status of the refusal. */
+/* Returns 0 and the body (heap), else the status of the refusal. */
 static int read_body(struct conn *c, struct l7mp_str *body, bool *too_large)
 {
 	size_t max = admin_request_max_body(c->rq);
@@ -375,7 +385,7 @@ static int read_body(struct conn *c, struct l7mp_str *body, bool *too_large)
 			l7mp_str_addn(body, buf, (size_t)got);
 		if (body->oom)
 			status = 503;
-		/* A chunked body ends with a read that is not full. */
+		/* civetweb ends a chunked body with a short read. */
 		if (c->length < 0 && got < (int)n)
 			break;
 	}
@@ -408,7 +418,7 @@ static void write_answer(struct conn *c)
 		free(text);
 		if (out.oom || !put(c, out.s, out.len) || admin_request_expired(c->rq)) {
 			l7mp_str_free(&out);
-			return; /* the client sees that something is missing */
+			return; /* the client sees that the answer is incomplete */
 		}
 		l7mp_str_free(&out);
 	}
@@ -423,7 +433,10 @@ static void write_answer(struct conn *c)
 	l7mp_str_free(&out);
 }
 
-/* The rest of a body that was refused: closed with it unread, the kernel would send a reset. */
+/*
+ * Reads the rest of a refused body: if the socket were closed with unread data, the kernel would
+ * send a reset.
+ */
 static void discard_rest(struct conn *c)
 {
 	char buf[4096];
@@ -478,7 +491,7 @@ static void serve(struct conn *c)
 	admin_request_drop(c->rq);
 }
 
-/* For connection_close: this connection has its answer. */
+/* Marks a connection that was answered, for connection_close. */
 static char answered;
 
 static int begin_request(struct mg_connection *mg)
@@ -508,10 +521,10 @@ static int begin_request(struct mg_connection *mg)
 		serve(&c);
 		atomic_fetch_sub(&c.engine->busy, 1);
 	}
-	return 200; /* answered: civetweb is to do nothing more */
+	return 200; /* answered: civetweb must do nothing more */
 }
 
-/* What civetweb can't read at all. */
+/* Requests that civetweb can't parse. */
 static int http_error(struct mg_connection *mg, int status, const char *text)
 {
 	struct conn c = {.mg = mg};
@@ -521,7 +534,7 @@ static int http_error(struct mg_connection *mg, int status, const char *text)
 	return 0;
 }
 
-/* civetweb closes requests for other servers (http://elsewhere/, *) without a word. */
+/* civetweb closes without an answer on requests for other servers (http://elsewhere/, *). */
 static void connection_close(const struct mg_connection *mg)
 {
 	struct conn c = {.mg = (struct mg_connection *)mg};
@@ -548,7 +561,7 @@ static void wake_handler(int signum)
 	(void)signum;
 }
 
-/* mg_start changes these for the process. */
+/* mg_start changes these signals' actions for the whole process. */
 static const int touched_signals[] = {SIGCHLD, SIGPIPE};
 
 static struct mg_context *start_civetweb(struct engine *e, const char *ports, const char *threads)
@@ -588,7 +601,7 @@ static struct mg_context *start_civetweb(struct engine *e, const char *ports, co
 	sigset_t all, before;
 	struct mg_context *mg;
 
-	/* Signals of the process are the loop's; the threads inherit what is blocked. */
+	/* The loop handles the process's signals; threads inherit this mask. */
 	sigfillset(&all);
 	sigdelset(&all, ADMIN_WAKE_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -601,7 +614,7 @@ static struct mg_context *start_civetweb(struct engine *e, const char *ports, co
 	return mg;
 }
 
-/* Is the address to be had? civetweb's own message has no more than a number. */
+/* Tries to bind the address, because civetweb's message has only an error number. */
 static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *err)
 {
 	struct l7mp_bind_addr want = {.dual = false}, bound;
@@ -635,7 +648,7 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 	e->owner = pthread_self();
 	atomic_init(&e->starting, true);
 	snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
-	/* One more, to say that all are busy. */
+	/* One thread more, to answer that all are busy. */
 	snprintf(threads, sizeof(threads), "%u", where->threads + 1U);
 	mg_init_library(0);
 	e->mg = start_civetweb(e, ports, threads);
@@ -715,7 +728,7 @@ static void on_stopped(struct l7mp_mail *mail, void *arg)
 	engine_gone(e);
 }
 
-/* Once it is told to stop, civetweb writes nothing any more: what has begun gets a while to end. */
+/* civetweb writes nothing after mg_stop, so requests in progress get some time to finish. */
 static void *stopper(void *arg)
 {
 	struct engine *e = arg;
@@ -741,7 +754,7 @@ static void engine_stop(struct engine *e)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (!rc)
 		return;
-	/* Threads that wait for the loop give up after a while, and so this ends, too. */
+	/* Threads that wait for the loop give up after a while, so that stopping ends. */
 	l7mp_log_error("admin", "no thread to stop the admin server with: %s", strerror(rc));
 	mg_stop(e->mg);
 	engine_gone(e);
@@ -796,11 +809,11 @@ int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_s
 	    same_address(s->current, want))
 		return 0;
 	if (s->next) {
-		/* Of a change that was refused afterwards. */
+		/* Left from a change that was refused afterwards. */
 		engine_stop(s->next);
 		s->next = NULL;
 	}
-	/* The address may be one that is just being given back: commit takes it then. */
+	/* The address may be in use by a server that is stopping: commit binds it then. */
 	if (s->stopping && !s->current)
 		return 0;
 	rc = make_ready(s, err);

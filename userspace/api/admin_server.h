@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What admin_server.c and admin_request.c share. The server's contract is in l7mp/api.h. */
+/* Shared by admin_server.c and admin_request.c share. The server's contract is in l7mp/api.h. */
 #pragma once
 
 #include <signal.h>
 
-/* Lets a thread of the server fall out of poll(2); its handler does nothing. */
+/* Interrupts poll(2) in a thread of the server; the handler does nothing. */
 #define ADMIN_WAKE_SIGNAL SIGRTMIN

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stage that answers one HTTP request: collects the body, hands the complete request to an
- * exchange, passes the answer on piece by piece as the other side takes it, then ends. All that
- * it emits comes from its task, never from inside a call of the session.
+ * A stage that answers one HTTP request: it collects the body, passes the complete request to an
+ * exchange, emits the answer in pieces as fast as they are taken, and then ends. It emits only from
+ * its task, never from inside a call of the session.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,8 +13,8 @@
 #include "l7mp/log.h"
 #include "l7mp/stream.h"
 
-#define REST_MS   1000  /* after an early answer, for the rest of the request */
-#define LINGER_MS 10000 /* after the answer's end, for the session to close */
+#define REST_MS   1000  /* time for the rest of the request after an early answer */
+#define LINGER_MS 10000 /* time for the session to close after the answer's end */
 
 struct answer {
 	struct l7mp_stream stream;
@@ -27,12 +27,12 @@ struct answer {
 	struct l7mp_timer linger;
 	struct l7mp_str body;
 	bool opened, paused, closing, failed;
-	bool complete; /* the request is: its body has ended */
-	bool discard;  /* what still comes of the body is not wanted */
+	bool complete; /* the body of the request */
+	bool discard;  /* the rest of the body is not wanted */
 	bool too_large;
-	bool refused;                  /* will be, whatever the body is */
+	bool refused;                  /* the request will be refused, whatever the body is */
 	struct api_exchange *exchange; /* NULL: not begun */
-	bool head_sent; /* the first piece went out, with the status and the headers */
+	bool head_sent; /* the first piece was emitted, with the status and the headers */
 	bool all_sent;
 	bool ended;
 };
@@ -113,7 +113,7 @@ static bool has_body(const cJSON *metadata)
 	return length && strtoull(length, NULL, 10) > 0;
 }
 
-/* Is it clear before the body that the answer is no? */
+/* Returns whether the request will be refused whatever its body is. */
 static bool is_refused(struct answer *a)
 {
 	struct api_response rs = {0};
@@ -130,7 +130,7 @@ static void begin(struct answer *a)
 
 	a->opened = true;
 	if (!has_body(a->metadata)) {
-		/* Its end comes at once. */
+		/* A bodyless request: its end follows at once. */
 	} else if (is_refused(a)) {
 		a->refused = true;
 		a->discard = true;
@@ -147,7 +147,7 @@ static void on_ready(void *arg)
 	wake(arg);
 }
 
-/* The request is complete, or its answer is known without the rest of it. */
+/* Begins the answer: the request is complete, or its answer is known without the rest of it. */
 static void begin_exchange(struct answer *a)
 {
 	const cJSON *http = l7mp_json_member(a->metadata, "HTTP");
@@ -185,7 +185,7 @@ static void add_header(void *arg, const char *name, const char *value)
 	l7mp_json_add_str(arg, name, value);
 }
 
-/* {"HTTP": {status, headers}}; NULL: out of memory. */
+/* Makes {"HTTP": {status, headers}}; NULL: out of memory. */
 static cJSON *make_head(const struct api_exchange *x)
 {
 	const struct api_response *rs = api_exchange_head(x);
@@ -208,7 +208,7 @@ static cJSON *make_head(const struct api_exchange *x)
 	return meta;
 }
 
-/* One piece. false: nothing for now, or all is sent. */
+/* Emits one piece. Returns false: nothing for now, or all was emitted. */
 static bool emit_piece(struct answer *a)
 {
 	char *text = NULL;
@@ -221,7 +221,7 @@ static bool emit_piece(struct answer *a)
 	rc = api_exchange_read(a->exchange, &text, &len);
 	a->failed = rc < 0 && rc != -EAGAIN;
 	a->all_sent = rc == 0;
-	/* Without a body the head still has to go. */
+	/* Without a body an empty buffer carries the head. */
 	if (rc < 0 || (rc == 0 && a->head_sent))
 		return false;
 	buf = l7mp_buf_copy(l7mp_loop_bufs(a->loop), text ? text : "", len);
@@ -255,8 +255,8 @@ static void finish(struct answer *a)
 }
 
 /*
- * All of the answer is out. Its end waits for the request's: before that it would
- * look like a lost upstream, which a route may want to have retried.
+ * The whole answer was emitted. Its end waits for the end of the request: before that it would look
+ * like a lost upstream, which a route may retry.
  */
 static void emit_end(struct answer *a)
 {
@@ -277,7 +277,7 @@ static void run(struct l7mp_task *task, void *arg)
 	(void)task;
 	if (!a->opened && !a->closing)
 		begin(a);
-	/* Only once data flows: the session is then connected, and so it lists itself. */
+	/* Only when data may flow: then the session is connected, and is part of its own list. */
 	if (!a->closing && !a->paused && !a->exchange &&
 	    (a->complete || a->too_large || a->refused))
 		begin_exchange(a);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of api/ share: requests, responses, routes. */
+/* Private to api/: requests, responses, routes. */
 #pragma once
 
 #include <stdbool.h>
@@ -20,15 +20,15 @@
 #define API_MAX_SEGMENTS 8
 #define API_MAX_ARGS     2
 
-struct api_count { /* one (route, status); route NULL: no such path */
+struct api_count { /* requests of one (route, status); route NULL: no such path */
 	const struct l7mp_rest_route *route;
 	int status;
 	uint64_t n;
 };
 
-/* Who makes a request: a session's source, or a connection of the admin server. */
+/* The client of a request: a session's source, or a connection of the admin server. */
 struct api_client {
-	const struct l7mp_session *session; /* borrowed; NULL: by the addresses */
+	const struct l7mp_session *session; /* borrowed; NULL: identified by its addresses */
 	struct l7mp_addr peer, local;
 };
 
@@ -41,7 +41,7 @@ struct l7mp_api {
 	/* api_origin; tests have their own. */
 	enum l7mp_origin (*origin)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
-	uint64_t boot; /* random, in ETags: those of another process never fit */
+	uint64_t boot; /* random part of ETags, so that those of another process never match */
 	struct api_count *counts;
 	size_t n_counts;
 };
@@ -69,66 +69,67 @@ struct api_binding {
 	api_handler handler;
 	unsigned flags; /* enum api_route_flags */
 };
-/* What serves the routes of an operation. */
+/* Returns the handler and the flags for an operation. */
 struct api_binding api_binding(enum l7mp_rest_op op);
 
 struct api_request {
 	struct l7mp_api *api;
-	struct api_exchange *exchange; /* that it belongs to */
-	char *session; /* name of the session that carries the request; NULL: none does */
+	struct api_exchange *exchange; /* the exchange that it belongs to */
+	char *session; /* name of the session that carries the request; NULL: none */
 
-	/* All owned. As in the request line, not decoded; query without its '?', "" when none. */
+	/* Owned. As in the request line, not decoded; query without its '?', "" when none. */
 	char *raw_path, *raw_query;
 	char *content_type, *if_match; /* NULL: absent */
 	char *body;                    /* NULL when empty */
 	size_t body_len;
 	bool too_large; /* the body was longer than limits.max_body; it was not kept */
-	bool head;      /* HEAD: nobody reads the body of the answer */
+	bool head;      /* HEAD: the answer has no body */
 
-	/* filled by the router */
+	/* set by the router */
 	char *method; /* HEAD has become GET */
-	char *path;   /* the segments are in it */
+	char *path;   /* args point into it */
 	char *segments[API_MAX_SEGMENTS];
 	size_t n_segments;
 	const struct l7mp_rest_route *route;
 	struct api_binding binding;     /* of the route's operation */
-	const char *args[API_MAX_ARGS]; /* what the {...} of the route matched */
+	const char *args[API_MAX_ARGS]; /* the segments that {...} of the route matched */
 	bool recursive;
 	enum l7mp_json_format format;
-	uint64_t limit;                 /* of a list; UINT64_MAX: none */
+	/* largest number of elements of a list; UINT64_MAX: no limit */
+	uint64_t limit;
 	char *after;                    /* owned; NULL: from the beginning */
 	struct l7mp_document *document; /* owned: the parsed body */
 	struct l7mp_change *change;     /* built by a handler, for the runtime to apply */
 };
 
 /*
- * A body that is made step by step while it is read, so that a long list costs the memory of a
- * few items and holds the loop for a few at a time.
+ * A body that is produced step by step while it is read, so that a long list needs the memory of a
+ * few items, and occupies the loop for a few at a time.
  */
 struct api_stream {
 	/*
-	 * Optional, on the loop and in slices, before the head goes out: finds where the list
-	 * begins and what its headers are. 1: again; 0: ready, or rs says why not.
+	 * Optional, on the loop and in slices, before the head is sent: finds the beginning of the
+	 * list and its headers. Returns 1: call again; 0: ready, or rs has an error.
 	 */
 	int (*begin)(struct api_stream *st, struct api_response *rs);
-	/* Optional: is the next step one that is done in a thread, as API_JOB is? */
+	/* Optional: whether the next step must be done in a worker thread, as API_JOB. */
 	bool (*in_job)(const struct api_stream *st);
 	/*
-	 * Appends the next piece, as little as can be (an item of a list), to out; nothing is
-	 * fine, too. 1: there is more; 0: that was the last; negative errno: it can't go on, the
-	 * answer is broken off.
+	 * Appends the next piece to out, as small as possible (an item of a list, or nothing).
+	 * Returns 1: there is more; 0: that was the last; a negative errno: the answer can't be
+	 * completed.
 	 */
 	int (*step)(struct api_stream *st, struct l7mp_str *out);
-	/* Also when it is not finished, since the client went away. */
+	/* Also called before it is finished, when the client has closed. */
 	void (*free)(struct api_stream *st);
 };
 
 struct api_response {
 	int status;
 	cJSON *json;               /* owned: the body, unless `text` or `stream` is set */
-	char *text;                /* owned: the body as it goes out */
+	char *text;                /* owned: the body as it is sent */
 	size_t text_len;           /* of text */
-	struct api_stream *stream; /* owned: the body, made while it is read */
+	struct api_stream *stream; /* owned: the body, produced while it is read */
 	const char *content_type;  /* of text and stream; static */
 	char allow[64];            /* 405 */
 	char etag[48];             /* with its quotes; "" when none */
@@ -137,14 +138,14 @@ struct api_response {
 	bool retry;                /* 503: add Retry-After */
 };
 
-/* Everything is bound, and the program is not being stopped. */
+/* Whether everything is bound, and the program is not being stopped. */
 bool api_is_ready(const struct l7mp_api *api);
 
 /* ---- router.c ---- */
 
 /*
- * Finds the route of a request and reads its query; then calls the handler, when that is one for
- * the loop. rs->status 0 afterwards: rq->binding says what is to be done in a thread.
+ * Finds the route of a request and reads its query; then calls the handler, if it runs on the loop.
+ * If rs->status is 0 afterwards, rq->binding says what has to be done in a worker thread.
  */
 void api_dispatch(struct api_request *rq, struct api_response *rs);
 void api_request_clear(struct api_request *rq);
@@ -153,23 +154,26 @@ void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int st
 
 /* ---- path.c: text of the request ---- */
 
-/* Decodes %XX in place. -EINVAL: bad escape, a NUL, or not UTF-8. */
+/* Decodes %XX in place. Returns 0 or -EINVAL: bad escape, a NUL, or not UTF-8. */
 int api_percent_decode(char *s);
 /*
- * Splits `path` at its slashes and decodes each segment, in place; one trailing slash is tolerated.
- * The number of segments; -EINVAL: as above; -E2BIG: more than max.
+ * Splits `path` at its slashes and decodes each segment, in place; one trailing slash is ignored.
+ * Returns the number of segments; -EINVAL: as above; -E2BIG: more than max.
  */
 int api_split_path(char *path, char **segments, size_t max);
-/* Decoded value of `key` in "a=b&c", heap, NULL when absent. -EINVAL on a bad escape. */
+/*
+ * Returns the decoded value of `key` in "a=b&c", heap, NULL when absent. -EINVAL on a bad escape.
+ */
 int api_query_get(const char *query, const char *key, char **out);
-/* Value of an HTTP request header, case-insensitive; NULL when absent. */
+/* Returns the value of an HTTP request header, case-insensitive; NULL when absent. */
 const char *api_header(const cJSON *metadata, const char *name);
 
 /* ---- auth.c ---- */
 
 /*
- * May this client be answered? With a token: whoever has it; without: clients on this host whose
- * request names this host. 0, or the status (401, 403, 429) with rs filled.
+ * Checks whether this client may be answered. With a token: clients that have it; without: clients
+ * on this host whose request names this host. Returns 0, or the status (401, 403, 429) with rs
+ * filled.
  */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
@@ -181,13 +185,13 @@ bool api_host_is_local(const struct l7mp_api *api, const char *host);
 /* ---- body.c ---- */
 
 /*
- * Parses rq's body by its content type into rq->document. The root, borrowed; NULL
- * with rs filled (400, 415, 422). The root is an object.
+ * Parses rq's body by its content type into rq->document. Returns the root, which is an object,
+ * borrowed; or NULL with rs filled (400, 415, 422).
  */
 cJSON *api_body(struct api_request *rq, struct api_response *rs);
 /*
- * The same, and then the member `wrapper` of it. Whatever stands beside it is refused in strict
- * mode (422), and logged otherwise.
+ * The same, but returns the member `wrapper` of the root. Other members are refused in strict mode
+ * (422), and logged otherwise.
  */
 cJSON *api_body_unwrap(struct api_request *rq, const char *wrapper, struct api_response *rs);
 
@@ -196,7 +200,7 @@ cJSON *api_body_unwrap(struct api_request *rq, const char *wrapper, struct api_r
 int api_status_of(enum l7mp_code code);
 void api_ok(struct api_response *rs);                /* a change succeeded */
 void api_json(struct api_response *rs, cJSON *json); /* takes json; NULL: out of memory */
-/* {"status", "message", "content": []} */
+/* Sets the error body {"status", "message", "content": []}. */
 void api_fail(struct api_response *rs, int status, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 void api_fail_error(struct api_response *rs, const struct l7mp_error *err);
@@ -205,15 +209,19 @@ void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
                      const struct l7mp_issues *issues);
 /* Adds {path, reason} to the content of an error. */
 void api_add_content(struct api_response *rs, const char *path, const char *reason, int line);
-/* The media type of JSON in this format. */
+/* Returns the media type of JSON in this format. */
 const char *api_json_type(enum l7mp_json_format format);
-/* Takes heap text (NULL: out of memory) as the body, status 200; the type is static. */
+/*
+ * Sets the body: takes heap text (NULL: out of memory) as the body, status 200; the type is static.
+ */
 void api_text(struct api_response *rs, char *text, const char *type);
-/* Takes a stream (NULL: out of memory) as the body, status 200; the type is static. */
+/*
+ * Sets the body: takes a stream (NULL: out of memory) as the body, status 200; the type is static.
+ */
 void api_streamed(struct api_response *rs, struct api_stream *stream, const char *type);
-/* Makes the text of rs->json, unless there is text or a stream already. Any thread. */
+/* Prints rs->json as the text, unless there is text or a stream already. Any thread. */
 void api_print(struct api_response *rs, enum l7mp_json_format format);
-/* Calls back for each header of the answer but Content-Length and those of the connection. */
+/* Calls cb for each header of the answer but Content-Length and those of the connection. */
 void api_each_header(const struct api_response *rs,
                      void (*cb)(void *arg, const char *name, const char *value), void *arg);
 void api_response_clear(struct api_response *rs);
@@ -222,34 +230,40 @@ void api_response_clear(struct api_response *rs);
 
 /* Begins a change; NULL with rs filled. */
 struct l7mp_change *api_begin_change(struct api_request *rq, struct api_response *rs);
-/* The change was built with `rc`: leaves it in rq->change, or fills rs and frees it. */
+/*
+ * Ends the building of a change, whose result is `rc`: leaves it in rq->change, or fills rs and
+ * frees it.
+ */
 void api_built_change(struct api_request *rq, struct l7mp_change **c, int rc,
                       const struct l7mp_error *err, struct api_response *rs);
 bool api_strict(const struct api_request *rq);
-/* Logs what the validation of the change found. Loop thread. */
+/* Logs the findings of validating the change found. Loop thread. */
 void api_log_warnings(const struct api_request *rq, struct l7mp_change *c);
 
 /* ---- etag.c: versions of objects ---- */
 
-/* Fills rs->etag with the version of the object, or, recursive or NULL, of the whole model. */
+/*
+ * Sets rs->etag to the version of the object, or, if `recursive` or the object is NULL, of the
+ * whole model.
+ */
 void api_set_etag(const struct api_request *rq, const struct l7mp_object *o,
                   struct api_response *rs);
 /*
- * Does If-Match name the version of `o` (NULL: of the model)? No If-Match is fine. Else fills rs
- * with 412.
+ * Returns whether If-Match is absent or has the version of `o` (NULL: of the model). If not, rs is
+ * filled with 412.
  */
 bool api_if_match(const struct api_request *rq, const struct l7mp_object *o,
                   struct api_response *rs);
 
 /* ---- lists.c: lists that are made while they are read ---- */
 
-/* Objects of one kind. In a job. */
+/* Lists the objects of one kind. In a job. */
 void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs);
-/* All sessions. */
+/* Lists all sessions. */
 void api_list_sessions(struct api_request *rq, struct api_response *rs);
-/* The flows of all sessions that have some. */
+/* Lists the flows of all sessions that have some. */
 void api_list_flows(struct api_request *rq, struct api_response *rs);
-/* Takes `admin`. The whole config. In a job. */
+/* Shows the whole config. Takes `admin`. In a job. */
 void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *rs);
 
 /* ---- handlers: objects.c, rules.c, config.c, live.c ---- */
@@ -280,7 +294,7 @@ void api_session_delete(struct api_request *rq, struct api_response *rs);
 void api_offload(struct api_request *rq, struct api_response *rs);
 void api_offload_flows(struct api_request *rq, struct api_response *rs);
 
-/* A listener's JSON shows what was really bound. */
+/* Adds to a listener's JSON the address that was really bound. */
 void api_show_bound(struct l7mp_api *api, const struct l7mp_object *o, cJSON *json);
 
 /* ---- exchange.c: see exchange.h ---- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who is answered. Without a token: only clients on this host, that is a source
+ * Access control. Without a token: only clients on this host, that is a source
  * address of this host, a connection that none of our own clusters made for
  * somebody else, and a request that names this host (a web page whose name was
  * rebound to 127.0.0.1 has a foreign Host; one that posts to us has a foreign
@@ -17,7 +17,9 @@ int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_
 	return api_token_set_file(api->token, path, err);
 }
 
-/* Where a request really comes from, through whatever listeners of ours; len 0: no address. */
+/*
+ * Finds the address that a request comes from, through all of our own listeners; len 0: no address.
+ */
 static void find_source(struct l7mp_api *api, const struct api_client *client,
                         struct l7mp_addr *out)
 {
@@ -52,15 +54,15 @@ static int check_token(struct l7mp_api *api, const struct api_client *client, co
 	return 401;
 }
 
-/* "", or ":" and digits. */
+/* Whether this is "", or ":" and digits. */
 static bool is_port(const char *s)
 {
 	return !*s || (*s == ':' && !s[1 + strspn(s + 1, "0123456789")]);
 }
 
 /*
- * The host of "host", "host:port", "[v6]:port" into buf; false for anything else,
- * such as a header that came twice ("localhost:1234, example.org").
+ * Copies the host of "host", "host:port", "[v6]:port" into buf; false for anything else, such as a
+ * header that came twice ("localhost:1234, example.org").
  */
 static bool host_part(const char *text, char *buf, size_t size)
 {

@@ -57,7 +57,7 @@ cJSON *api_body(struct api_request *rq, struct api_response *rs)
 		api_fail_error(rs, &err);
 		return NULL;
 	}
-	/* Not needed any more, and it may be large. */
+	/* The text is not needed any more, and may be large. */
 	free(rq->body);
 	rq->body = NULL;
 	root = l7mp_document_root(rq->document);

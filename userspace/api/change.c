@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A change over REST: built by a handler in a thread, applied by the runtime. */
+/* Changes by REST: built by a handler in a thread, applied by the runtime. */
 #include <errno.h>
 #include <string.h>
 

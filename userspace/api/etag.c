@@ -28,7 +28,10 @@ void api_set_etag(const struct api_request *rq, const struct l7mp_object *o,
 		etag(rq->api, 'o', o->generation, rs->etag, sizeof(rs->etag));
 }
 
-/* Is `tag`, with its quotes, in the list "a", W/"b", "c"? Weak ones never match (13.1.1). */
+/*
+ * Returns whether `tag`, with its quotes, is in the list "a", W/"b", "c". Weak ones never match
+ * (13.1.1).
+ */
 static bool listed(const char *list, const char *tag)
 {
 	size_t len = strlen(tag);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The life of a request: a first slice routes it and answers what is short; what may be long goes
- * to the runtime's jobs (a thread, with the model held still), and comes back as text or as a
- * change that was applied. Bodies that are streams are produced in slices, one piece ahead of
- * the reader.
+ * Processing of a request. A first slice routes it, and answers what is short. What may be long is
+ * a runtime job (in a worker thread, while the model does not change), whose result is a text or a
+ * change that was applied. Streams are produced in slices, one piece ahead of the reader.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +14,7 @@
 #define PIECE (32 * 1024)
 
 enum exchange_state {
-	EXCHANGE_NEW,    /* the first slice is to come */
+	EXCHANGE_NEW,    /* the first slice has not run yet */
 	EXCHANGE_JOB,    /* waits for the runtime, or is being done there */
 	EXCHANGE_BEGIN,  /* a stream finds its beginning */
 	EXCHANGE_STREAM, /* the answer has begun and its body is being made */
@@ -28,7 +27,7 @@ struct api_exchange {
 	const struct api_service *service;
 	struct l7mp_api *api;
 	struct l7mp_loop *loop;
-	void (*ready)(void *arg); /* NULL: the receiver is gone */
+	void (*ready)(void *arg); /* NULL: the receiver has freed it */
 	void *arg;
 	enum exchange_state state;
 	struct api_request rq;
@@ -51,7 +50,7 @@ static void destroy(struct api_exchange *x)
 	free(x);
 }
 
-/* Tells the receiver, or ends what nobody waits for any more. false: x is gone. */
+/* Notifies the receiver, or frees x when there is none any more. Returns false when x was freed. */
 static bool tell(struct api_exchange *x)
 {
 	if (!x->ready) {
@@ -67,7 +66,7 @@ static bool tell(struct api_exchange *x)
 
 /* ---- making the answer ---- */
 
-/* The status is there: the answer begins. */
+/* The status is known: the answer begins. */
 static void answered(struct api_exchange *x)
 {
 	if (x->rs.stream && x->rs.stream->begin && x->state != EXCHANGE_BEGIN) {
@@ -172,7 +171,7 @@ static void find_beginning(struct api_exchange *x)
 	answered(x);
 }
 
-/* `rc` of the last step: goes on later, ends or breaks off. */
+/* Handles the result of the last step: continues later, ends, or aborts. */
 static void produced(struct api_exchange *x, int rc)
 {
 	struct api_stream *st = x->rs.stream;

@@ -23,15 +23,16 @@ struct api_client;
 struct api_request;
 struct api_response;
 
-/* What can be asked. */
+/* A service that answers requests. */
 struct api_service {
 	const char *proto; /* for messages */
 	/*
-	 * Optional, before a body is collected: not 0 when `answer` is going to refuse it anyway.
+	 * Optional, called before a body is collected: returns not 0 when `answer` will refuse the
+	 * request anyway.
 	 */
 	int (*admit)(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
 	             struct api_response *rs);
-	/* Answers, or leaves rs->status 0 when the request has to be done in a thread. */
+	/* Answers, or leaves rs->status 0 when the rest has to be done in a worker thread. */
 	void (*answer)(struct api_request *rq, struct api_response *rs);
 };
 extern const struct api_service api_service_rest;    /* everything below /api/v1 */
@@ -48,10 +49,10 @@ struct api_call {
 	const char *session; /* name of the session that carries the request */
 	char *body;          /* heap, taken, also on failure; NULL when empty */
 	size_t body_len;
-	bool too_large; /* longer than limits.max_body, and not kept: the answer is 413 */
+	bool too_large; /* the body exceeded limits.max_body and was discarded: the answer is 413 */
 	/*
-	 * May this client be answered? NULL, or the refusal (api_authorize's 401 or 403; taken,
-	 * empty afterwards): it is then the answer.
+	 * NULL if this client may be answered, else the refusal (api_authorize's 401 or 403; taken,
+	 * and empty afterwards), which becomes the answer.
 	 */
 	struct api_response *refusal;
 };
@@ -59,23 +60,26 @@ struct api_call {
 struct api_exchange;
 
 /*
- * Begins. `ready(arg)` is called, never from inside a call of the receiver, when the head of the
- * answer is there, and whenever api_exchange_read has something again after it returned
- * -EAGAIN. 0 or -ENOMEM.
+ * Begins to process a request. `ready(arg)` is called when the head of the answer is known, and
+ * when api_exchange_read has data again after it returned -EAGAIN; never from inside a call of the
+ * receiver. Returns 0 or -ENOMEM.
  */
 int api_exchange_new(struct l7mp_api *api, const struct api_call *call, void (*ready)(void *arg),
                      void *arg, struct api_exchange **out);
-/* Idempotent, any time: cancels what is not finished. */
+/* Frees it, at any time; cancels what is not finished. Idempotent. */
 void api_exchange_free(struct api_exchange **x);
 
-/* The head: status and headers. NULL as long as it is not known. Borrowed. */
+/* Returns the head: status and headers; NULL while it is not known. Borrowed. */
 const struct api_response *api_exchange_head(const struct api_exchange *x);
-/* Length of the body in bytes; -1: not known, it is made while it is read. After the head. */
+/*
+ * Returns the length of the body in bytes, after the head; -1: not known, it is produced while it
+ * is read.
+ */
 long long api_exchange_length(const struct api_exchange *x);
 /*
- * Takes the next piece of the body: 1 and heap text (free() it), at most some 64 KiB; 0: that
- * was all (for HEAD at once); -EAGAIN: nothing now; -EIO: it can't be completed, the client must
- * see a broken answer, not an end.
+ * Returns the next piece of the body: 1 and heap text (free() it), at most about 64 KiB; 0: that
+ * was all (for HEAD at once); -EAGAIN: nothing now; -EIO: it can't be completed, and the client
+ * must be able to see that.
  */
 int api_exchange_read(struct api_exchange *x, char **text, size_t *len);
 
@@ -85,6 +89,6 @@ struct l7mp_connect;
 struct l7mp_stream;
 struct l7mp_error;
 
-/* A cluster stage that collects a request and answers it. */
+/* Makes a stage that collects a request and answers it. */
 int api_answer_connect(const struct l7mp_connect *params, const struct api_service *service,
                        struct l7mp_stream **out, struct l7mp_error *err);

@@ -25,9 +25,10 @@ struct own_addr {
 };
 
 struct api_host {
-	int events_fd; /* rtnetlink's address events; -1: none, then every question reads anew */
-	int diag_fd;   /* sock_diag; -1: this kernel has none */
-	bool stale;    /* the addresses are to be read */
+	/* rtnetlink's address events; -1: none, so the addresses are read each time */
+	int events_fd;
+	int diag_fd; /* sock_diag; -1: this kernel has none */
+	bool stale;  /* the addresses have to be read again */
 	uint32_t seq;
 	struct own_addr *own;
 };
@@ -87,7 +88,7 @@ void api_host_free(struct api_host **pp)
 
 /* ---- addresses ---- */
 
-/* The IP alone: neither port nor scope says whose address it is. */
+/* The key is the IP address: neither port nor scope says whose address it is. */
 static size_t ip_key(const struct l7mp_addr *addr, uint8_t key[static 24])
 {
 	struct l7mp_addr ip = *addr;
@@ -128,14 +129,14 @@ static void read_addresses(struct api_host *h)
 
 	forget_addresses(h);
 	if (getifaddrs(&list))
-		return; /* and it stays stale: tried again at the next question */
+		return; /* and it stays stale, to be tried again */
 	for (struct ifaddrs *i = list; i; i = i->ifa_next)
 		add_address(h, i->ifa_addr);
 	freeifaddrs(list);
 	h->stale = h->events_fd < 0;
 }
 
-/* Takes what rtnetlink has told since the last time; what was lost counts as a change, too. */
+/* Reads rtnetlink's events; lost ones count as a change, too. */
 static void take_events(struct api_host *h)
 {
 	char buf[8192];
@@ -188,7 +189,7 @@ static void put_end(const struct l7mp_addr *a, __be16 *port, __be32 ip[4], uint3
 		*scope = a->in6.sin6_scope_id;
 }
 
-/* The answer to request h->seq. */
+/* Reads the answer to request h->seq. */
 static enum api_peer read_answer(struct api_host *h)
 {
 	union {
@@ -204,7 +205,7 @@ static enum api_peer read_answer(struct api_host *h)
 		if (n < (ssize_t)sizeof(buf.nlh))
 			return API_PEER_UNKNOWN;
 		if (buf.nlh.nlmsg_seq != h->seq)
-			continue; /* what is left of an earlier one */
+			continue; /* the answer to an earlier request */
 		if (buf.nlh.nlmsg_type == NLMSG_ERROR) {
 			const struct nlmsgerr *e = NLMSG_DATA(&buf.nlh);
 

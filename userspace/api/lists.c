@@ -16,8 +16,8 @@
 #include "api_int.h"
 
 #define INDENT    2
-#define PAGE_MAX  10000 /* sessions of a page: they are counted before the head goes out */
-#define SKIP_STEP 64    /* sessions that are passed over in one step */
+#define PAGE_MAX  10000 /* most sessions of a page: they are counted before the head goes out */
+#define SKIP_STEP 64    /* sessions that are skipped */
 #define PARTS_MAX 10
 
 /* ---- a JSON text that grows item by item ---- */
@@ -25,7 +25,7 @@
 struct writer {
 	enum l7mp_json_format format;
 	unsigned depth;
-	bool first; /* nothing is in the innermost container yet */
+	bool first; /* the innermost container is still empty */
 };
 
 static bool indented(const struct writer *w)
@@ -77,7 +77,10 @@ static void write_close(struct writer *w, struct l7mp_str *out, const char *brac
 	w->first = false;
 }
 
-/* Takes node. The printed text has no line breaks but those of its layout, which move right. */
+/*
+ * Prints node, which it takes. The line breaks of the printed text are only those of its layout;
+ * they are indented further.
+ */
 static int write_node(const struct writer *w, struct l7mp_str *out, cJSON *node)
 {
 	char *text = node ? l7mp_json_print(node, w->format) : NULL;
@@ -105,8 +108,9 @@ struct part {
 	enum part_kind {
 		PART_NODE,     /* `node` */
 		PART_OBJECTS,  /* objects[first..first + n) */
-		PART_SESSIONS, /* by the cursor */
-		PART_FLOWS,    /* of sessions, by the cursor; those of one session together */
+		PART_SESSIONS, /* sessions from the cursor */
+		/* flows of sessions from the cursor; those of one session together */
+		PART_FLOWS,
 	} what;
 	cJSON *node; /* owned */
 	size_t first, n;
@@ -117,22 +121,22 @@ struct list {
 	struct l7mp_api *api;
 	struct writer writer;
 	bool recursive;
-	bool config; /* objects as POST /config takes them */
+	bool config; /* objects in the form that POST /config takes */
 	struct part parts[PARTS_MAX];
-	size_t n_parts, at;           /* parts; the one that is being written */
-	bool begun;                   /* the outer object has been opened */
+	size_t n_parts, at;           /* number of parts; the one that is being written */
+	bool begun;                   /* the outer object was */
 	bool open;                    /* ... and the part's list */
-	size_t item;                  /* of the part */
-	cJSON *flows;                 /* of the session before; those that are still to be shown */
+	size_t item;                  /* index in the part */
+	cJSON *flows;                 /* flows of the last session that are still to be shown */
 	struct l7mp_object **objects; /* references held */
 	size_t n_objects;
 
 	/* ---- sessions ---- */
 	struct l7mp_session_cursor cursor;
 	bool has_sessions;
-	bool placed;                      /* the cursor stands where the page begins */
-	char *after_text;                 /* as asked for; NULL: from the beginning */
-	uint64_t after;                   /* id: the page begins behind it */
+	bool placed;                      /* the cursor is where the page begins */
+	char *after_text;                 /* the value of ?after=; NULL: from the beginning */
+	uint64_t after;                   /* the page begins after this id */
 	struct l7mp_session_cursor probe; /* looks for the end of the page */
 	bool probing;
 	uint64_t limit, counted, last;
@@ -175,8 +179,8 @@ static cJSON *object_tree(const struct list *l, const struct l7mp_object *o)
 }
 
 /*
- * The next flow, or, with more sessions to come, NULL and *skip: this step found none. Flows are
- * found by their sessions, as these are what a walk goes over.
+ * Returns the next flow, or NULL and *skip: this step found none, but more sessions follow. Flows
+ * are found through their sessions.
  */
 static cJSON *next_flow(struct list *l, bool *skip, bool *end)
 {
@@ -199,7 +203,7 @@ static cJSON *next_flow(struct list *l, bool *skip, bool *end)
 	return item;
 }
 
-/* The next item of the part as a tree; *end when there is none. */
+/* Returns the next item of the part as a tree; *end when there is none. */
 static cJSON *next_item(struct list *l, const struct part *p, bool *skip, bool *end)
 {
 	struct l7mp_session *s;
@@ -215,7 +219,7 @@ static cJSON *next_item(struct list *l, const struct part *p, bool *skip, bool *
 	return s ? l7mp_session_to_json(s) : NULL;
 }
 
-/* 1: the part goes on; 0: it is through. */
+/* Does one step. Returns 1: the part continues; 0: it is complete. */
 static int part_step(struct list *l, struct l7mp_str *out)
 {
 	struct part *p = &l->parts[l->at];
@@ -270,7 +274,7 @@ static int list_step(struct api_stream *st, struct l7mp_str *out)
 	return 0;
 }
 
-/* Objects are shown by a thread, which needs nothing of the loop's; sessions by the loop. */
+/* Objects are printed in a worker thread, which needs nothing of the loop; sessions on the loop. */
 static bool list_in_job(const struct api_stream *st)
 {
 	const struct list *l = l7mp_container_of(st, const struct list, base);
@@ -297,7 +301,7 @@ static struct list *list_new(struct api_request *rq)
 
 /* ---- objects ---- */
 
-/* A text that is safe in a query. NULL: out of memory. */
+/* Escapes a text for a query. NULL: out of memory. */
 static char *percent_encode(const char *text)
 {
 	static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -313,7 +317,7 @@ static char *percent_encode(const char *text)
 	return l7mp_str_take(&out);
 }
 
-/* `path?the same query, but for after=`; what follows is added by the caller. */
+/* Returns `path?` with the same query except for after=; the caller appends its value. */
 static char *page_path(const struct api_request *rq, uint64_t limit)
 {
 	static const char *const formats[] = {"plain", "terse", "space", "lines", "diffy"};
@@ -326,7 +330,7 @@ static char *page_path(const struct api_request *rq, uint64_t limit)
 	                     (unsigned long long)limit);
 }
 
-/* Holds at most max objects of a kind, beginning with `o`; the first one behind them. */
+/* Takes references to at most max objects of a kind, beginning with `o`. Returns the next one. */
 static int hold(struct list *l, enum l7mp_obj_kind kind, struct l7mp_object *o, uint64_t max,
                 struct l7mp_object **next)
 {
@@ -383,7 +387,9 @@ void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct ap
 
 /* ---- sessions ---- */
 
-/* ?after= is an id, from the Link header of the page before, or the name of a session. */
+/*
+ * Reads ?after=, which is an id, from the Link header of the page before, or the name of a session.
+ */
 static bool read_after(struct list *l, struct api_response *rs)
 {
 	const struct l7mp_session *s;
@@ -404,7 +410,7 @@ static bool read_after(struct list *l, struct api_response *rs)
 	return false;
 }
 
-/* Where the page begins. 1: not found yet. */
+/* Finds the beginning of the page. Returns 1: not found yet. */
 static int place(struct list *l)
 {
 	if (!l->placed) {
@@ -419,7 +425,7 @@ static int place(struct list *l)
 	return 1;
 }
 
-/* ... and where it ends. */
+/* Finds the end of the page. */
 static int probe(struct list *l)
 {
 	if (!l->probing) {
@@ -442,7 +448,7 @@ static int sessions_begin(struct api_stream *st, struct api_response *rs)
 {
 	struct list *l = list_of(st);
 
-	/* When it fails the stream is gone. */
+	/* On failure the stream was freed. */
 	if (!l->placed && l->after_text && !read_after(l, rs))
 		return 0;
 	if (place(l))
@@ -461,7 +467,7 @@ static int sessions_begin(struct api_stream *st, struct api_response *rs)
 	return 0;
 }
 
-/* ?limit= and ?after= of the sessions. false: rs says why not. */
+/* Reads ?limit= and ?after= for sessions. Returns false with rs filled. */
 static bool page_of_sessions(struct api_request *rq, struct list *l, struct api_response *rs)
 {
 	l->base.begin = sessions_begin;
@@ -479,7 +485,7 @@ static bool page_of_sessions(struct api_request *rq, struct list *l, struct api_
 	return true;
 }
 
-/* A list of nothing but sessions, or of their flows. */
+/* Makes a list of sessions, or of their flows. */
 static void list_walk(struct api_request *rq, enum part_kind what, struct api_response *rs)
 {
 	struct list *l = list_new(rq);
@@ -551,7 +557,7 @@ void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *
 		api_fail(rs, 500, "out of memory");
 		return;
 	}
-	/* Specs as they were given: what is posted back must change nothing. */
+	/* Specs are shown as given, so that posting them back changes nothing. */
 	l->config = !rq->recursive;
 	if (!page_of_sessions(rq, l, rs)) {
 		list_free(&l->base);

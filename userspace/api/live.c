@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Handlers of what runs: sessions and the kernel fast path. */
+/* Handlers of run-time state: sessions and the kernel fast path. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +37,7 @@ void api_session_delete(struct api_request *rq, struct api_response *rs)
 	api_ok(rs);
 }
 
-/* What the reasons in a session's `offload` mean, for people. */
+/* Describes the reasons in a session's `offload`. */
 static cJSON *reasons(void)
 {
 #define REASON(id, text, doc) {text, doc},

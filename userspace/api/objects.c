@@ -62,7 +62,7 @@ void api_add(struct api_request *rq, struct api_response *rs)
 		                 rs);
 }
 
-/* GET of a cluster shows how many endpoints it has: put back, that means those it has. */
+/* GET of a cluster shows the number of its endpoints; put back, it means the present endpoints. */
 static bool fill_endpoints(const struct api_request *rq, const struct l7mp_object *o, cJSON *doc)
 {
 	cJSON *shown = l7mp_json_member(doc, "endpoints"), *now, *endpoints;
@@ -102,7 +102,7 @@ static bool fill_spec(const struct api_request *rq, const struct l7mp_object *o,
 	return false;
 }
 
-/* What is in the wrapper, or the bare object as GET shows it. */
+/* Returns the contents of the wrapper, or the bare object as GET shows it. */
 static cJSON *put_body(struct api_request *rq, const char *wrapper, struct api_response *rs)
 {
 	cJSON *root = api_body(rq, rs);
@@ -121,7 +121,7 @@ void api_put(struct api_request *rq, struct api_response *rs)
 	struct l7mp_change *c;
 	cJSON *doc;
 
-	/* An endpoint is made in its cluster. */
+	/* An endpoint is added through its cluster. */
 	if (!o && kind == L7MP_OBJ_ENDPOINT)
 		find(rq, kind, rs);
 	else if (!o && rq->if_match)
@@ -162,7 +162,9 @@ void api_endpoints_list(struct api_request *rq, struct api_response *rs)
 
 	if (!cluster)
 		return;
-	/* What the cluster itself shows when recursive: a virtual one has one, named after it. */
+	/*
+	 * As in the recursive view of the cluster: a virtual one has one endpoint, named after it.
+	 */
 	json = l7mp_object_to_json(rq->api->params.model, cluster, true);
 	list = cJSON_DetachItemFromObjectCaseSensitive(json, "endpoints");
 	cJSON_Delete(json);

@@ -32,13 +32,13 @@ struct api_origins {
 	struct l7mp_sessions *sessions;
 	struct api_host *host;
 	struct connection *table;
-	struct connection *unknown; /* not open yet: their addresses may be unknown, or change */
+	struct connection *unknown; /* connecting: their addresses may be unknown, or change */
 	struct connection *closed;  /* not accepted when they ended, see may_wait; oldest first */
 	size_t n_closed;
 	uint16_t queued[QUEUED_MAX]; /* ports; 0: none */
 };
 
-/* TCP is the only protocol that is kept, so the key needs no name of it. */
+/* The key has no protocol, as only TCP connections are stored. */
 static size_t make_key(const struct l7mp_addr *from, const struct l7mp_addr *to,
                        uint8_t key[static 48])
 {
@@ -108,7 +108,7 @@ static int learn(struct api_origins *o, struct connection *c)
 	return c->keyed ? rc : -EAGAIN;
 }
 
-/* Looks at those whose socket may have come or changed since the last time. */
+/* Checks connections whose socket may have been made or changed since the last time. */
 static void settle(struct api_origins *o)
 {
 	struct connection *c, *next;
@@ -128,7 +128,7 @@ static struct l7mp_watched *on_begin(void *arg, struct l7mp_session *s, struct l
 		return NULL;
 	c = calloc(1, sizeof(*c));
 	if (!c) {
-		/* What can't be known can't be allowed: the connection ends before it began. */
+		/* A connection that can't be stored can't be allowed: it is closed. */
 		l7mp_stream_close(stream, true);
 		return NULL;
 	}

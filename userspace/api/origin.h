@@ -29,14 +29,14 @@
 
 struct api_origins;
 
-/* Watches the connections of `sessions`; both are borrowed and must outlive it. */
+/* Makes the observer of all connections of `sessions`; both are borrowed and must outlive it. */
 int api_origins_new(struct l7mp_sessions *sessions, struct api_host *host,
                     struct api_origins **out);
 void api_origins_free(struct api_origins **origins);
 
 /*
- * Clients of this port wait in a queue of threads before they are looked up: connections to it
- * that have ended by then are remembered. At most eight at a time.
+ * Clients of this port wait in a queue of threads before they are looked up, so connections to it
+ * are kept after they ended. At most eight ports.
  */
 void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on);
 
@@ -52,7 +52,7 @@ enum l7mp_origin api_origin_of_session(struct api_origins *o, const struct l7mp_
 enum l7mp_origin api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
                                           const struct l7mp_addr *local);
 /*
- * The address of the client that a session or connection works for, through all of our own
+ * Finds the address of the client that a session or connection works for, through all of our own
  * listeners that it came through. len 0: it has none (a UNIX socket, a FIFO).
  */
 void api_origin_source_of_session(struct api_origins *o, const struct l7mp_session *s,

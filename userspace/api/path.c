@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The text of a request: path segments, query, headers (RFC 3986, RFC 9110). */
+/* Parsing the text of a request: path segments, query, headers (RFC 3986, RFC 9110). */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Prometheus cluster: the proxy's counters in Prometheus' text format 0.0.4
- * for whatever an HTTP listener routes here.
+ * The Prometheus cluster: answers every request with the proxy's counters, in the Prometheus text
+ * format 0.0.4.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -12,15 +12,15 @@
 #include "l7mp/metrics.h"
 #include "l7mp/slice.h"
 
-/* The text is a row of parts, of which the objects' and the sessions' are made step by step. */
+/* The text consists of parts, of which those of objects and sessions are made step by step. */
 enum metrics_part {
-	METRICS_HOLD, /* in a job: which objects there are */
-	METRICS_SYNC, /* what the kernel has counted so far, session by session */
+	METRICS_HOLD, /* in a job: collects the objects */
+	METRICS_SYNC, /* reads the kernel's counters, session by session */
 	METRICS_PROCESS,
-	METRICS_LISTENERS, /* one a step */
+	METRICS_LISTENERS, /* one per step */
 	METRICS_CLUSTERS,
 	METRICS_SESSIONS,
-	METRICS_PROTOCOLS, /* one a step */
+	METRICS_PROTOCOLS, /* one per step */
 	METRICS_OVER,
 };
 
@@ -28,7 +28,7 @@ struct metrics {
 	struct api_stream base;
 	const struct l7mp_api *api;
 	enum metrics_part part;
-	bool begun; /* the part */
+	bool begun; /* the part was begun */
 	size_t i;
 	struct l7mp_object **objects; /* listeners and clusters; references held */
 	size_t n_listeners, n_objects;
@@ -62,7 +62,7 @@ static int hold(struct metrics *m)
 	return 0;
 }
 
-/* Requests of one listener or cluster. false: that was the last one. */
+/* Writes the count of one listener or cluster. Returns false at the end. */
 static bool object_step(struct metrics *m, struct l7mp_str *out)
 {
 	bool listeners = m->part == METRICS_LISTENERS;
@@ -239,7 +239,7 @@ static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 		              parts[i], (double)turns->max_us[i] / 1e6);
 }
 
-/* What one protocol itself counts; then what the program adds. false: that was all. */
+/* Writes the metrics of one protocol, then those of the program. Returns false at the end. */
 static bool protocol_step(struct metrics *m, struct l7mp_str *out)
 {
 	struct l7mp_env *env = m->api->params.env;

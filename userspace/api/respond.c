@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Responses: the only place where an error becomes an HTTP status. */
+/* Responses: the only code that turns an error into an HTTP status. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -143,7 +143,7 @@ void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
 		api_fail_error(rs, err);
 		return;
 	}
-	/* The first of them in the message, for those who read no further. */
+	/* The message has the first one, for clients that read no further. */
 	l7mp_issues_first(issues, &first);
 	l7mp_error_text(&first, text, sizeof(text));
 	if (issues->errors > 1)
@@ -161,7 +161,7 @@ void api_print(struct api_response *rs, enum l7mp_json_format format)
 		return;
 	rs->text = l7mp_json_print(rs->json, format);
 	rs->text_len = rs->text ? strlen(rs->text) : 0;
-	/* TERSE leaves out quotes: that is not JSON. */
+	/* TERSE omits quotes: the result that is not JSON. */
 	rs->content_type = api_json_type(format);
 	cJSON_Delete(rs->json);
 	rs->json = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* From a request to its handler: split the path, match, read the query, count. */
+/* Routing of requests to handlers: split the path, match, read the query, count. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +39,7 @@ static void add_method(char *allow, size_t size, const char *method)
 	snprintf(allow + used, size - used, "%s%s", used ? ", " : "", method);
 }
 
-/* rq->route and args; else 404 or 405. */
+/* Sets rq->route and args, or fills rs with 404 or 405. */
 static void find_route(struct api_request *rq, char *const *segments, size_t n,
                        struct api_response *rs)
 {
@@ -182,7 +182,7 @@ void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int st
 	bigger[api->n_counts++] = (struct api_count){.route = route, .status = status, .n = 1};
 }
 
-/* What a rule list or a recursive view holds may be a lot. */
+/* Rule lists and recursive views may be large. */
 static bool is_large(const struct api_request *rq)
 {
 	return rq->recursive || rq->route->kind == L7MP_OBJ_RULELIST;

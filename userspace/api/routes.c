@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which handler serves which operation of the REST API's table (l7mp/rest.h). */
+/* The handlers of the operations of the REST API's table (l7mp/rest.h). */
 #include <stdlib.h>
 
 #include "api_int.h"

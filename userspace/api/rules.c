@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Handlers of the rules of a rule list by position or name, and the dry-run look-up. */
+/*
+ * Handlers of the rules of a rule list, by position or name, and of the lookup that only shows its
+ * result.
+ */
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>

@@ -17,17 +17,17 @@
 #include "l7mp/util.h"
 
 #define TOKEN_MAX 4096
-/* Wrong tokens of one source: so many at once, and one more in each FAILURE_MS. */
+/* Wrong tokens of one source: FAILURES at once, and one more per FAILURE_MS. */
 #define FAILURES    10
 #define FAILURE_MS  6000
 #define SOURCES_MAX 1024
 #define LOG_MS      60000
 
-/* A source that was wrong lately: an address, an IPv6 /64, or all UNIX clients together. */
+/* A source of wrong tokens: an address, an IPv6 /64, or all UNIX clients together. */
 struct source {
 	UT_hash_handle hh;
-	struct source *prev, *next; /* the one that failed last is last */
-	uint64_t debt_ms;           /* loop time at which all is forgotten */
+	struct source *prev, *next; /* in the order of the last failure */
+	uint64_t debt_ms;           /* loop time at which all failures are forgotten */
 	uint8_t key[9];
 };
 
@@ -71,7 +71,7 @@ void api_token_free(struct api_token **pp)
 
 /* ---- the file ---- */
 
-/* What is wrong with the open file; NULL: nothing. */
+/* Returns what is wrong with the open file; NULL: nothing. */
 static const char *check_file(int fd)
 {
 	struct stat st;
@@ -87,10 +87,10 @@ static const char *check_file(int fd)
 	return NULL;
 }
 
-/* The first line without the white space around it; heap. NULL with *why. */
+/* Reads the first line without the white space around it; heap. NULL with *why. */
 static char *read_token(const char *path, const char **why)
 {
-	/* Not blocking, so that a FIFO can be found out. */
+	/* Non-blocking, so that a FIFO is recognised. */
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	char buf[TOKEN_MAX + 1], *start = buf, *token = NULL;
 	ssize_t n;
@@ -212,7 +212,10 @@ static void failed(struct api_token *t, struct source *s, const struct l7mp_addr
 	DL_APPEND(t->order, s);
 	if (s->debt_ms < now)
 		s->debt_ms = now;
-	/* Bounded, so that a source that goes on for long does not wait for long afterwards. */
+	/*
+	 * The debt is bounded, so that a source that fails for long does not have to wait for long
+	 * afterwards.
+	 */
 	if (!too_often(t, s)) {
 		s->debt_ms += FAILURE_MS;
 		if (too_often(t, s))
@@ -224,7 +227,7 @@ static void failed(struct api_token *t, struct source *s, const struct l7mp_addr
 
 /* ---- checking ---- */
 
-/* Of hashes, so that neither bytes nor length show in the time that it takes. */
+/* Compares hashes, so that the time reveals neither bytes nor length. */
 static bool equal_secret(const char *a, const char *b)
 {
 	unsigned char ha[EVP_MAX_MD_SIZE], hb[EVP_MAX_MD_SIZE];

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The token of admin.api_token_file, and who has been guessing at it. Thread: loop only.
- */
+/* The token of admin.api_token_file, and the rate limit of wrong tokens. Thread: loop only. */
 #pragma once
 
 #include <stdbool.h>
@@ -16,9 +14,9 @@ int api_token_new(struct l7mp_loop *loop, struct api_token **out);
 void api_token_free(struct api_token **t);
 
 /*
- * The file, read anew for each request, so that a token is changed by replacing it; NULL: none.
- * It must be a regular file of root's or of the proxy's own user that others can neither read
- * nor change. 0, or negative errno with err: the old one stays.
+ * Sets the file, which is read for each request, so that a token is changed by replacing it; NULL:
+ * none. It must be a regular file of root or of the proxy's user, which others can neither read nor
+ * change. Returns 0, or a negative errno with err: the old one stays.
  */
 int api_token_set_file(struct api_token *t, const char *path, struct l7mp_error *err);
 bool api_token_is_set(const struct api_token *t);
@@ -26,7 +24,7 @@ bool api_token_is_set(const struct api_token *t);
 enum api_token_verdict {
 	API_TOKEN_RIGHT,
 	API_TOKEN_WRONG,
-	API_TOKEN_TOO_OFTEN, /* the source has been wrong too often lately */
+	API_TOKEN_TOO_OFTEN, /* too many wrong tokens of the source */
 };
 /*
  * Is `authorization` (the header's value, or NULL) the right one? `source` is who asks; len 0: a

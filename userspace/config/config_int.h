@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by the files of config/ only. */
+/* Private to config/. */
 #pragma once
 
 #include "l7mp/config.h"
@@ -9,19 +9,19 @@
 struct l7mp_line {
 	const cJSON *node;
 	int line;
-	unsigned seq; /* the last note of a node counts */
+	unsigned seq; /* the latest note of a node is valid */
 };
 struct l7mp_document {
 	cJSON *root;
-	struct l7mp_line *lines; /* sorted by node once it is complete */
+	struct l7mp_line *lines; /* sorted by node when the document is complete */
 	size_t n_lines, cap_lines;
 };
-/* 0 or -ENOMEM. */
+/* Records the line of a node. Returns 0 or -ENOMEM. */
 int l7mp_document_note(struct l7mp_document *d, const cJSON *node, int line);
 
 /* ---- yaml.c ---- */
 
-/* Fills d->root and the lines. */
+/* Parses YAML into d->root and the lines. */
 int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struct l7mp_error *err);
 /* Would a plain scalar with this text be read as something else than a string? */
 bool l7mp_yaml_is_typed(const char *text);

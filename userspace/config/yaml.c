@@ -234,7 +234,7 @@ struct copies {
 
 struct anchor {
 	char *name;
-	const cJSON *node; /* NULL: still being read */
+	const cJSON *node; /* NULL: it is still being read */
 	UT_hash_handle hh;
 };
 
@@ -277,7 +277,7 @@ static int next_event(struct reader *r, yaml_event_t *ev)
 		return no_memory(r);
 	line = p->problem_mark.line + 1;
 	if (p->error == YAML_READER_ERROR) {
-		/* It has only an offset: not UTF-8, or a control character. */
+		/* libyaml gives only an offset for invalid UTF-8 and control characters. */
 		l7mp_error_set(r->err, 0, L7MP_ERR_PARSE, "%s at byte %zu", p->problem,
 		               p->problem_offset);
 		return -EINVAL;
@@ -343,7 +343,10 @@ static int read_alias(struct reader *r, const yaml_event_t *ev, cJSON **out)
 	return copy(r, a->node, line_of(ev), out);
 }
 
-/* Enters the anchor, not yet usable. *out is NULL when there is none. */
+/*
+ * Adds the anchor, which can't be used before its node is complete. *out is NULL when there is
+ * none.
+ */
 static int open_anchor(struct reader *r, const yaml_char_t *name, struct anchor **out)
 {
 	struct anchor *a = NULL;
@@ -521,7 +524,7 @@ static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object,
 		*merge_from = item;
 		return 0;
 	}
-	/* A member begins where its key does. */
+	/* The line of a member is that of its key. */
 	if (l7mp_document_note(r->doc, item, line_of(key))) {
 		cJSON_Delete(item);
 		return no_memory(r);
@@ -547,7 +550,7 @@ static int read_mapping(struct reader *r, const yaml_event_t *start, cJSON *obje
 			rc = read_member(r, &ev, object, &keys, &merge_from);
 		yaml_event_delete(&ev);
 	}
-	/* Last, since what the mapping says itself goes first. */
+	/* Merged last, because the mapping's own keys have precedence. */
 	if (!rc && merge_from)
 		rc = merge(r, object, &keys, merge_from, line_of(start));
 	if (merge_from)
@@ -606,7 +609,7 @@ static int read_node(struct reader *r, yaml_event_t *ev, cJSON **out)
 	return l7mp_document_note(r->doc, *out, line_of(ev)) ? no_memory(r) : 0;
 }
 
-/* Stream start, at most one document, stream end. */
+/* Reads a stream: start, at most one document, end. */
 static int read_stream(struct reader *r)
 {
 	bool seen = false, done = false;

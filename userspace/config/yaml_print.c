@@ -9,7 +9,7 @@
 
 static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/* Bare only where nothing can go wrong; quotes are cheap. */
+/* Whether a string is printed without quotes: only if that is unambiguous. */
 static bool is_bare(const char *s)
 {
 	static const char *const taken[] = {"true", "false", "null", "yes", "no",
@@ -30,7 +30,7 @@ static bool is_bare(const char *s)
 	return !l7mp_yaml_is_typed(s);
 }
 
-/* JSON's double-quoted strings are YAML's, too. */
+/* JSON's strings are valid double-quoted strings of YAML. */
 static void put_json(struct l7mp_str *out, const cJSON *node)
 {
 	char *text = l7mp_json_print(node, L7MP_JSON_PLAIN);
@@ -78,7 +78,10 @@ static void put_inline(struct l7mp_str *out, const cJSON *node)
 		put_json(out, node);
 }
 
-/* YAML takes at most 1024 characters for "key:" on a line; longer ones need the long form. */
+/*
+ * YAML allows at most 1024 characters for "key:" on a line; longer keys need the explicit form "?
+ * key".
+ */
 static void put_key(struct l7mp_str *out, const char *key, int indent)
 {
 	/* At most six characters for each byte. */
@@ -93,7 +96,7 @@ static void put_key(struct l7mp_str *out, const char *key, int indent)
 	l7mp_str_add(out, ":");
 }
 
-/* A collection whose first line is already indented. */
+/* Prints a collection whose first line is already indented. */
 static void put_block(struct l7mp_str *out, const cJSON *node, int indent)
 {
 	const cJSON *child;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A small blocking client of the REST API by libcurl. Where the API is, is said (--api, L7MP_API)
- * or found: the admin server's usual address if something answers there, else that of the
+ * A small blocking client of the REST API, with libcurl. Where the API is, is said (--api,
+ * L7MP_API) or found: the admin server's usual address if something answers there, else that of the
  * original's example.
  */
 #include <ctype.h>
@@ -21,13 +21,13 @@
 #define EXAMPLE       "http://127.0.0.1:1234"
 #define DEFAULT_TOKEN "/etc/l7mp/token"
 #define FIND_TIMEOUT  5L
-/* 503 with Retry-After: nothing was done, and in a moment it may be. */
+/* Attempts for 503 with Retry-After, which means that nothing was done. */
 #define TRIES 5
 
 struct ctl_client {
 	CURL *curl;
-	char *base; /* of URLs, without a slash at its end */
-	bool found; /* it was not said but found */
+	char *base; /* first part of URLs, without a slash at the end */
+	bool found; /* it was found, not given by the user */
 	bool retry; /* the last answer had Retry-After */
 	/* why the default token could not be read; NULL: it was, or is not needed */
 	const char *no_token;
@@ -44,7 +44,7 @@ char *ctl_path(const char *first, ...)
 
 	va_start(ap, first);
 	for (segment = first; segment; segment = va_arg(ap, const char *)) {
-		/* Unreserved characters stay (RFC 3986); all others are escaped. */
+		/* Escapes all but unreserved characters (RFC 3986). */
 		char *escaped = curl_easy_escape(NULL, segment, 0);
 
 		l7mp_str_add(&s, "/");
@@ -82,7 +82,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	int rc = l7mp_read_file(path, 4096, &text, &len);
 
 	if (rc && !c->token) {
-		/* Without it the proxy may answer, too. */
+		/* A missing default token is no error: the proxy may answer without one. */
 		cl->no_token = rc == -ENOENT ? NULL : strerror(-rc);
 		return CTL_OK;
 	}
@@ -90,7 +90,9 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 		ctl_error("%s: can't read the token: %s", path, strerror(-rc));
 		return CTL_FAILED;
 	}
-	/* White space around it is no part of it, as in the proxy: both may read the same file. */
+	/*
+	 * White space around the token is removed, as the proxy does: both may read the same file.
+	 */
 	token = text + strspn(text, " \t\r\n\v\f");
 	len = strcspn(token, "\r\n");
 	while (len && isspace((unsigned char)token[len - 1]))
@@ -111,7 +113,10 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	return CTL_OK;
 }
 
-/* Does something answer as the admin server does, at its address? No token is sent there yet. */
+/*
+ * Returns whether something answers as the admin server does, at its default address. No token is
+ * sent for this.
+ */
 static bool admin_server_answers(struct ctl_client *cl)
 {
 	struct l7mp_str text = {0};
@@ -130,7 +135,7 @@ static bool admin_server_answers(struct ctl_client *cl)
 	return line;
 }
 
-/* cl->base, and what libcurl has to know of it. */
+/* Finds the API: sets cl->base, and libcurl's options for it. */
 static int find_api(struct ctl *c, struct ctl_client *cl)
 {
 	const char *api = c->api;
@@ -167,7 +172,10 @@ static int client_new(struct ctl *c)
 		return CTL_FAILED;
 	}
 	cl->headers = curl_slist_append(NULL, "Content-Type: application/json");
-	/* Without this libcurl waits a second for "100 Continue" before a large body. */
+	/*
+	 * Without an empty Expect header libcurl waits a second for "100 Continue" before a large
+	 * body.
+	 */
 	if (cl->headers)
 		curl_slist_append(cl->headers, "Expect:");
 	curl_easy_setopt(cl->curl, CURLOPT_ERRORBUFFER, cl->error);
@@ -202,7 +210,7 @@ long ctl_local_port(const struct ctl *c)
 	return c->client ? c->client->local_port : 0;
 }
 
-/* The message of an error with one finding says it all, but for the line. */
+/* Whether the message of an error already has its only finding, except for the line. */
 static bool is_said(const char *message, const char *path, const char *reason)
 {
 	size_t n = strlen(path);
@@ -273,7 +281,7 @@ static void set_method(CURL *curl, const char *method, const char *body)
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
 }
 
-/* What to tell of where the request went, when it was not the user who said it. */
+/* Explains where the request went, if the user did not give the address. */
 static void explain_where(const struct ctl *c)
 {
 	const struct ctl_client *cl = c->client;
@@ -300,7 +308,7 @@ static long last_status(const struct ctl *c)
 	return status;
 }
 
-/* Sends the request until it is answered with something else than "busy". */
+/* Sends the request, again while the answer is "busy". */
 static CURLcode perform(struct ctl *c, struct l7mp_str *answer)
 {
 	struct ctl_client *cl = c->client;

@@ -8,7 +8,7 @@
 
 static int dump(struct ctl *c)
 {
-	/* What POST ignores anyway; without them the output is a config file. */
+	/* Keys that POST ignores; without them the output is a config file. */
 	static const char *const read_only[] = {"sessions", "endpoints", "version"};
 	cJSON *config = NULL;
 	int rc = ctl_request(c, "GET", "/config", NULL, NULL, &config);
@@ -37,7 +37,7 @@ static int load(struct ctl *c)
 	return rc;
 }
 
-/* The program that would run the config knows best. */
+/* Checks a config by running l7mp-proxy -c FILE --check. */
 static int check(const char *file)
 {
 	char *const args[] = {"l7mp-proxy", "-t", "-c", (char *)file, NULL};
@@ -45,7 +45,7 @@ static int check(const char *file)
 	return ctl_exec_proxy("config check", args);
 }
 
-/* FILE may stand as a word or behind -f. */
+/* FILE may be given as an argument or with -f. */
 static bool take_file(struct ctl *c, int argc, char **argv)
 {
 	if (argc == 2 && !c->file)
@@ -68,7 +68,7 @@ int ctl_config(struct ctl *c, int argc, char **argv)
 	return ctl_usage("config: expected dump | load FILE | check FILE");
 }
 
-/* "limits.max_body=9" into {"limits": {"max_body": 9}}; a value that is not JSON is a string. */
+/* Adds "limits.max_body=9" as {"limits": {"max_body": 9}}; a value that is not JSON is a string. */
 static int set_key(cJSON *admin, const char *arg)
 {
 	const char *eq = strchr(arg, '=');

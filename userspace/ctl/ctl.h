@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of l7mpctl share. One thread, nothing asynchronous: a command prints its result
- * on stdout and its errors on stderr, and returns the exit status of the program.
+ * Private to l7mpctl. One thread, nothing asynchronous: a command prints its result on stdout and
+ * its errors on stderr, and returns the exit status of the program.
  */
 #pragma once
 
@@ -34,20 +34,23 @@ struct ctl {
 /* ---- client.c: blocking HTTP by libcurl ---- */
 
 /*
- * A path of the API from its segments, which end with NULL: "/clusters/a%2Fb" from "clusters",
- * "a/b". Heap; NULL: out of memory, which ctl_request takes.
+ * Returns a path of the API made of its segments, which end with NULL: "/clusters/a%2Fb" from
+ * "clusters", "a/b". Heap; NULL: out of memory, which ctl_request takes.
  */
 char *ctl_path(const char *first, ...) __attribute__((sentinel));
 /*
- * One request below /api/v1, answered before it returns; `path` is encoded, `body` may be NULL.
- * CTL_OK and *out (the answer's tree, the caller's), or CTL_FAILED after a message on stderr. A
- * refusal of the server is a failure: what it found is printed, with the lines of the document
- * `lines` that was sent (may be NULL). Where the API is, is found out at the first request.
+ * Makes a request below /api/v1 and waits for the answer; `path` is encoded, `body` may be NULL.
+ * Returns CTL_OK and *out (the answer's tree, the caller's), or CTL_FAILED after a message on
+ * stderr. When the server refuses, its findings are printed with the lines in `lines`, the document
+ * that was sent (may be NULL). The first request finds the API's address.
  */
 struct ctl_input;
 int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
                 const struct ctl_input *lines, cJSON **out);
-/* Local port of the last request, by which the session that carried it is known. 0: none. */
+/*
+ * Returns the local port of the last request, which identifies the session that carried it. 0:
+ * none.
+ */
 long ctl_local_port(const struct ctl *c);
 void ctl_client_free(struct ctl *c);
 
@@ -56,14 +59,15 @@ void ctl_client_free(struct ctl *c);
 struct ctl_input {
 	struct l7mp_document *doc;
 	cJSON *root;
-	const char *name;    /* for messages: the file or "stdin" */
-	const char *wrapper; /* key that we put around it, and paths begin with; NULL: none */
+	const char *name; /* for messages: the file or "stdin" */
+	/* key of the object that we put around it, with which paths begin; NULL: none */
+	const char *wrapper;
 };
-/* Reads -f FILE or stdin. CTL_OK, or CTL_FAILED/CTL_USAGE after a message. */
+/* Reads -f FILE or stdin. Returns CTL_OK, or CTL_FAILED/CTL_USAGE after a message. */
 int ctl_input_read(struct ctl *c, struct ctl_input *in);
 void ctl_input_free(struct ctl_input *in);
 /*
- * Line of the node that a path in an answer of the API names ("listener.spec.port",
+ * Returns the line of the node that a path in an answer of the API names ("listener.spec.port",
  * "rules[0].match"); 0 when it is not known.
  */
 int ctl_input_line(const struct ctl_input *in, const char *path);
@@ -71,27 +75,27 @@ int ctl_input_line(const struct ctl_input *in, const char *path);
 /* ---- proxy.c ---- */
 
 /*
- * Becomes l7mp-proxy (exec): the one beside this program, else the one in PATH. Returns only when
- * that failed: CTL_FAILED, after a message.
+ * Replaces this process by l7mp-proxy (exec), the one beside this program, else the one in PATH.
+ * Returns only when that failed: CTL_FAILED, after a message.
  */
 int ctl_exec_proxy(const char *command, char *const args[]);
 /*
- * Runs it and reads the JSON that it prints, whatever its exit status is. The caller's tree; NULL
- * after a message.
+ * Runs l7mp-proxy, and reads the JSON that it prints, whatever its exit status is. Returns the
+ * tree, which is the caller's; NULL after a message.
  */
 cJSON *ctl_ask_proxy(const char *command, char *const args[]);
 
 /* ---- output.c ---- */
 
 /*
- * Prints text without what could steer a terminal: control characters, those that change the
- * direction of writing, and bytes that are not UTF-8 are shown as escapes.
+ * Prints text that can't affect the terminal: control steer a terminal: control characters, those
+ * that change the direction of writing, and bytes that are not UTF-8 are shown as escapes.
  */
 void ctl_print_safe(FILE *to, const char *text);
 /* "l7mpctl: ..." on stderr, printed safely; ctl_usage adds a hint and returns CTL_USAGE. */
 void ctl_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int ctl_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* Prints as -o says; YAML when that is a table, which a tree can't be. CTL_OK or CTL_FAILED. */
+/* Prints a tree in the format of -o; YAML instead of a table. Returns CTL_OK or CTL_FAILED. */
 int ctl_print_tree(const struct ctl *c, const cJSON *node);
 
 #define CTL_COLUMNS 8
@@ -107,7 +111,7 @@ struct ctl_table {
  */
 void ctl_cell_str(struct ctl_table *t, const char *text);
 void ctl_cell_num(struct ctl_table *t, double value);
-/* Prints the table and empties it. CTL_OK, or CTL_FAILED when memory ran out. */
+/* Prints the table and empties it. Returns CTL_OK, or CTL_FAILED when memory ran out. */
 int ctl_table_print(struct ctl_table *t);
 
 /* ---- commands: each gets the words after its own name, and returns the exit status ---- */
@@ -133,10 +137,10 @@ int ctl_offload(struct ctl *c, int argc, char **argv);
 int ctl_flows(struct ctl *c, int argc, char **argv);
 int ctl_doctor(struct ctl *c, int argc, char **argv);
 
-/* What several commands do. */
+/* Shared by several commands. */
 int ctl_get_one(struct ctl *c, const char *plural, const char *name);
 int ctl_delete_one(struct ctl *c, const char *plural, const char *name);
-/* Sends the input, wrapped as `wrapper` unless it is already. Takes path. */
+/* Sends the input, wrapped in `wrapper` unless it is already. Takes path. */
 int ctl_send_wrapped(struct ctl *c, const char *method, char *path, const char *wrapper);
-/* The table of `list`, or what -o says. */
+/* Prints `list` as a table, or in the format of -o. */
 int ctl_print_list(struct ctl *c, const struct ctl_collection *kind, const cJSON *list);

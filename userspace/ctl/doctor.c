@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* doctor: what the kernel fast path finds on this machine, and what to change. */
+/* doctor: prints what the kernel fast path finds on this machine, and what to change. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ctl.h"
 
-/* "yes", "no", or for what is only good to have: "(no)". */
+/* Returns "yes", "no", or for an optional check "(no)". */
 static const char *verdict(const cJSON *check)
 {
 	if (l7mp_json_bool(check, "ok", false))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* endpoints: those of all clusters in one list; one is added to a cluster. */
+/* endpoints: lists those of all clusters; adds one to a cluster. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,8 +19,8 @@ static const struct ctl_collection endpoints = {
         "endpoints", "endpoint", endpoint_row, {"NAME", "CLUSTER", "ADDRESS", "WEIGHT"}};
 
 /*
- * The endpoints of `clusters` in one list, each with its cluster's name. New tree; NULL: out of
- * memory. Virtual clusters have none of their own.
+ * Returns the endpoints of `clusters` in one list, each with its cluster's name. New tree; NULL:
+ * out of memory. Virtual clusters have none of their own.
  */
 static cJSON *flatten(const cJSON *clusters)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* explain SESSION: its route, its stages, its events, and why it is or isn't in the kernel. */
+/*
+ * explain SESSION: prints its route, its stages, its events, and why it is or isn't in the kernel.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,7 +121,7 @@ static int print_session(struct ctl *c, const cJSON *o)
 	     l7mp_json_str(l7mp_json_member(o, "destination"), "origin", "?"),
 	     l7mp_json_str(l7mp_json_member(o, "destination"), "status", "?"));
 	print_stages("egress", l7mp_json_member(o, "egress"));
-	/* The list of reasons and their meaning comes with it. */
+	/* GET /offload has the list of reasons with their meanings. */
 	if (ctl_request(c, "GET", "/offload", NULL, NULL, &offload))
 		return CTL_FAILED;
 	print_offload(l7mp_json_member(o, "offload"), l7mp_json_member(offload, "reasons"));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Documents from files and stdin, and the lines of what the server complains about. */
+/* Documents from files and stdin, and the lines that the server's findings refer to. */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,7 +109,7 @@ int ctl_input_line(const struct ctl_input *in, const char *path)
 		if (!strncmp(path, in->wrapper, len))
 			path += len;
 	}
-	/* As far as the path leads: what is missing is missing in the last that is there. */
+	/* Follows the path as far as it exists: something missing has the line of its parent. */
 	while (node && *path) {
 		char key[256];
 		int at;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* l7mpctl: the command line of an operator; talks to the REST API. */
+/* l7mpctl: the operator's command line tool, a client of the REST API. */
 #include <getopt.h>
 #include <locale.h>
 #include <signal.h>
@@ -118,7 +118,7 @@ static int set_seconds(const char *option, const char *text, double min, double 
 	return CTL_OK;
 }
 
-/* CTL_OK to go on, -1 when all was said, or the exit status. */
+/* Returns CTL_OK to continue, -1 when help or version was printed, or the exit status. */
 static int parse_options(struct ctl *c, int argc, char **argv)
 {
 	double seconds = (double)c->timeout;

@@ -6,7 +6,7 @@
 
 #include "ctl.h"
 
-/* "10.0.0.1:80", "*:80", "/run/x.sock", "eth0": where a spec listens or goes to. */
+/* Returns the address of a spec: "10.0.0.1:80", "*:80", "/run/x.sock", "eth0". */
 static char *where(const cJSON *spec)
 {
 	const char *address = l7mp_json_str(spec, "address", NULL);
@@ -32,7 +32,7 @@ static void cell_where(struct ctl_table *t, const cJSON *spec)
 	free(text);
 }
 
-/* Names joined by commas; a whole object counts by its name. */
+/* Adds names joined by commas; an object is shown by its name. */
 static void cell_names(struct ctl_table *t, const cJSON *list)
 {
 	struct l7mp_str s = {0};
@@ -194,7 +194,7 @@ int ctl_send_wrapped(struct ctl *c, const char *method, char *path, const char *
 	} else {
 		in.wrapper = wrapper;
 		body = cJSON_CreateObject();
-		/* Borrowed: the document keeps it. */
+		/* The item is only referenced: the document owns it. */
 		if (body && cJSON_AddItemReferenceToObject(body, wrapper, in.root))
 			rc = ctl_request(c, method, path, body, &in, &answer);
 		else

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* offload, flows: the kernel fast path as the proxy sees it. */
+/* offload, flows: print the state of the kernel fast path. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,7 +23,7 @@ int ctl_offload(struct ctl *c, int argc, char **argv)
 	return rc;
 }
 
-/* Columns are what the first flow has of plain values, as many as fit. */
+/* Chooses as columns the scalar members of the first flow, as many as fit. */
 static size_t choose_columns(const cJSON *first, const char **heads)
 {
 	const cJSON *v;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Tables, JSON, YAML, messages. Nothing that a peer named may steer the terminal. */
+/* Output: tables, JSON, YAML, messages. Text that peers chose can't affect the terminal. */
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,7 +9,10 @@
 #include "ctl.h"
 #include "l7mp/config.h"
 
-/* What could steer a terminal or change the order in which a line is read; not newline and tab. */
+/*
+ * Whether a character could control the terminal or change the direction of a line; not newline and
+ * tab.
+ */
 static bool steers(uint32_t c)
 {
 	if (c == '\n' || c == '\t')
@@ -88,7 +91,7 @@ int ctl_print_tree(const struct ctl *c, const cJSON *node)
 		ctl_error("out of memory");
 		return CTL_FAILED;
 	}
-	/* In JSON the \uXXXX that this writes is the same text. */
+	/* In JSON the escape \uXXXX that this writes is the same text. */
 	ctl_print_safe(stdout, text);
 	free(text);
 	return CTL_OK;
@@ -135,7 +138,7 @@ void ctl_cell_num(struct ctl_table *t, double value)
 	add_cell(t, l7mp_asprintf("%.15g", value));
 }
 
-/* Characters, not bytes. */
+/* Counts characters, not bytes. */
 static size_t width(const char *s)
 {
 	size_t n = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Running l7mp-proxy for what it knows and we don't. */
+/* Runs l7mp-proxy for commands that it implements. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -70,7 +70,7 @@ cJSON *ctl_ask_proxy(const char *command, char *const args[])
 	close(fds[0]);
 	while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
-	/* 127: it could not be run, and has said so. */
+	/* 127: it could not be run, and a message was printed. */
 	if (!answer && !(child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 127))
 		ctl_error("%s: l7mp-proxy gave no answer%s%s", command, *why ? ": " : "", why);
 	l7mp_str_free(&text);

@@ -62,7 +62,7 @@ int ctl_lookup(struct ctl *c, int argc, char **argv)
 		cJSON_Delete(body);
 		return ctl_usage("lookup: expected RULELIST [-f FILE with the metadata]");
 	}
-	/* Without a document: a session that has no metadata. */
+	/* Without a document the lookup uses empty metadata. */
 	if (c->file)
 		rc = ctl_input_read(c, &in);
 	if (rc) {

@@ -8,7 +8,7 @@
 
 #include "ctl.h"
 
-/* Bytes or packets of a direction, slow and fast path together. */
+/* Sums bytes or packets of a direction, slow and fast path together. */
 static double total(const cJSON *session, const char *direction, const char *what)
 {
 	const cJSON *d = l7mp_json_member(l7mp_json_member(session, "stats"), direction);
@@ -43,7 +43,7 @@ static const struct ctl_collection sessions = {
          "OFFLOAD"},
 };
 
-/* The session that carries our own request. */
+/* Whether this session carries our own request. */
 static bool is_ours(const struct ctl *c, const cJSON *session)
 {
 	const cJSON *metadata = l7mp_json_member(session, "metadata");
@@ -58,7 +58,7 @@ static int fetch(struct ctl *c, cJSON **list)
 	return ctl_request(c, "GET", "/sessions", NULL, NULL, list);
 }
 
-/* The sessions of `list` but our own, as an object by name; takes list. */
+/* Returns the sessions of `list` except our own, as an object by name; takes list. */
 static cJSON *by_name(const struct ctl *c, cJSON *list)
 {
 	cJSON *map = cJSON_CreateObject();
@@ -119,7 +119,7 @@ static void wait_for(double seconds)
 	nanosleep(&ts, NULL);
 }
 
-/* Until it is interrupted or the proxy goes away. */
+/* Repeats until it is interrupted or the proxy goes away. */
 static int watch(struct ctl *c)
 {
 	cJSON *before = cJSON_CreateObject();

@@ -19,7 +19,7 @@ struct l7mp_access_log {
  * what is no file, FIFO or terminal is -EINVAL.
  */
 int l7mp_access_log_open(struct l7mp_access_log *log, const char *path);
-/* Opens the same path again, after a rotation. 0, or negative errno as above. */
+/* Opens the same path again, after a rotation. Returns 0, or a negative errno as above. */
 int l7mp_access_log_reopen(struct l7mp_access_log *log);
 void l7mp_access_log_close(struct l7mp_access_log *log);
 void l7mp_access_log_write(struct l7mp_access_log *log, const struct l7mp_session *session);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Composition: makes the layers, wires them, runs them, takes them apart. */
+/* The application object: makes the layers, connects them, runs the loop, and frees them. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@ static void session_ended(void *arg, const struct l7mp_session *session)
 		l7mp_trim_soon(&app->trim);
 }
 
-/* A relay needs descriptors: take what the hard limit gives. */
+/* A relay needs many descriptors: raises the soft limit to the hard limit. */
 static void raise_descriptor_limit(void)
 {
 	struct rlimit limit;
@@ -112,7 +112,7 @@ static void on_admin(void *arg, const struct l7mp_admin *admin)
 	l7mp_api_server_commit(app->admin_server, &admin->server);
 }
 
-/* What can be refused of a change. */
+/* Does the part of a change. */
 static int before_admin(void *arg, const struct l7mp_admin *next, struct l7mp_error *err)
 {
 	struct l7mp_app *app = arg;
@@ -160,7 +160,7 @@ int l7mp_app_run(struct l7mp_app *app)
 	l7mp_app_hold_signals();
 	rc = start(app);
 	if (rc) {
-		/* Whatever was made already is taken down as at any other end. */
+		/* Frees what was made so far as at a normal end. */
 		l7mp_app_stop(app);
 		l7mp_loop_run(app->loop);
 		return rc;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of daemon/ share. */
+/* Private to daemon/. */
 #pragma once
 
 #include "access_log.h"
@@ -21,29 +21,31 @@ enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_USR1
 struct l7mp_app {
 	struct l7mp_options options;
 	/*
-	 * As it was given: a reload follows the links that are there then (Kubernetes swaps them).
+	 * The path as given, with symbolic links: a reload follows the links of that time
+	 * (Kubernetes replaces them).
 	 */
 	char *config_path;
 	struct l7mp_loop *loop;
 	struct l7mp_model *model;
 	struct l7mp_stats stats;
 	struct l7mp_env env;
-	struct l7mp_offload_engine *offload; /* always there; idle until admin names interfaces */
+	struct l7mp_offload_engine *offload; /* never NULL; idle until admin names interfaces */
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
 	struct l7mp_api *api;
 	struct l7mp_api_server *admin_server;
-	struct l7mp_document *document; /* the file read last, until its change is applied */
-	struct l7mp_change *initial;    /* built by new, applied by run */
+	/* the file that was read last, until its change is applied */
+	struct l7mp_document *document;
+	struct l7mp_change *initial; /* built by l7mp_app_new, applied by l7mp_app_run */
 	struct l7mp_access_log access_log;
 	struct l7mp_trim trim;
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool stopping;
-	struct l7mp_runtime_job reload; /* while `reloading` */
+	struct l7mp_runtime_job reload; /* the job while `reloading` */
 	struct l7mp_slice reload_slice;
 	bool reloading, reload_again, reload_applied;
-	struct l7mp_object **vanished; /* what the reload deletes; references held */
+	struct l7mp_object **vanished; /* objects that the reload deletes; references held */
 	size_t n_vanished, at_vanished, n_changed;
 };
 
@@ -53,45 +55,47 @@ extern const struct l7mp_registry l7mp_all_registry;
 size_t l7mp_all_protos_count(void);
 
 /*
- * configure.c: reads the file and builds the change that makes the model equal to
- * it. Findings are reported (stderr at start, the log at a reload). 0 or negative errno.
+ * configure.c: reads the file and builds the change that makes the model equal to it. Findings are
+ * reported (stderr at start, the log at a reload). 0 or negative errno.
  */
 int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change **out);
-/* One line that says where in the file it is, as far as that is known. */
+/* Reports an error in one line, with the place in the file if it is known. */
 void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const struct l7mp_error *err);
 /*
- * Puts the admin object's settings into force: log, access log, token. 0, or negative errno with
- * err; what comes before the one that failed is in force then.
+ * Applies the admin object's settings: log, access log, token. Returns 0, or a negative errno with
+ * err; settings before the one that failed are applied then.
  */
 int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin,
                        struct l7mp_error *err);
 /*
- * SIGHUP: the file again, as POST /config would do it; logs what vanishes. Returns at once; tells
- * systemd (READY=1) when it is done.
+ * For SIGHUP: applies the file again, as POST /config would; logs deleted objects. Returns at once;
+ * notifies systemd (READY=1) when it is done.
  */
 void l7mp_app_reload(struct l7mp_app *app);
 /* Opens all log files again, after a rotation: the log, the access log, those of Loggers. */
 void l7mp_app_reopen_logs(struct l7mp_app *app);
 
-/* offload.c: makes the engine, idle; 0 or negative errno */
+/* offload.c: makes an idle engine. Returns 0 or a negative errno. */
 int l7mp_app_make_offload(struct l7mp_app *app);
-/* What GET /offload and the metrics ask for. */
+/* Sets the functions behind GET /offload and the metrics. */
 void l7mp_app_offload_views(struct l7mp_app *app, struct l7mp_api_params *api);
 /*
- * Does what admin asks of the kernel fast path. 0, also when the kernel can't; negative errno with
- * err only when another process has the instance.
+ * Applies the fast path's settings. Returns 0, also when the kernel lacks support; a negative errno
+ * with err only when another process has the instance.
  */
 int l7mp_app_use_offload(struct l7mp_app *app, const struct l7mp_admin *admin,
                          struct l7mp_error *err);
 
 /* shutdown.c */
 /*
- * Blocks SIGTERM, SIGINT and SIGHUP until they are watched, so that one that comes during the start
- * is answered in order. Threads that start meanwhile have them blocked for good, which leaves them
- * to the loop's thread.
+ * Blocks SIGTERM, SIGINT and SIGHUP until they are watched, so that one that arrives during the
+ * start is handled in order. Threads inherit the mask and keep it, which leaves the signals to the
+ * loop's thread.
  */
 void l7mp_app_hold_signals(void);
-/* Watches the three signals on the loop and unblocks them. 0, or libuv's error (negative). */
+/*
+ * Watches the three signals on the loop and unblocks them. Returns 0, or libuv's error (negative).
+ */
 int l7mp_app_watch_signals(struct l7mp_app *app);
-/* Begins the shutdown, once; l7mp_loop_run returns when it is done. */
+/* Starts the shutdown, once; l7mp_loop_run returns when it is done. */
 void l7mp_app_stop(struct l7mp_app *app);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The config file: reading, reporting what is wrong with it, reloading. */
+/* The config file: reading it, reporting errors, reloading it. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,10 @@
 #include "l7mp/config.h"
 #include "l7mp/log.h"
 
-/* At start findings go to stderr, where whoever started us looks; at a reload to the log. */
+/*
+ * At the start findings are printed on stderr, for the user who started the program; at a reload
+ * they are logged.
+ */
 static void report(bool at_start, bool warning, const char *text)
 {
 	if (at_start)
@@ -20,7 +23,7 @@ static void report(bool at_start, bool warning, const char *text)
 		l7mp_log(warning ? L7MP_LOG_WARN : L7MP_LOG_ERROR, "config", "%s", text);
 }
 
-/* A file that has everything below `config`, as POST /config may, is read as that. */
+/* A file may also have everything below `config`, as POST /config does. */
 static cJSON *unwrap(cJSON *root)
 {
 	cJSON *inner = l7mp_json_member(root, "config");
@@ -29,8 +32,8 @@ static cJSON *unwrap(cJSON *root)
 }
 
 /*
- * The line of "listeners[0].spec.port" in the file that was read last; as far as the path
- * leads: what is missing is missing in the last that is there. 0 when not known.
+ * Returns the line of "listeners[0].spec.port" in the file that was read last. The path is followed
+ * as far as it exists: something missing has the line of its parent. 0: not known.
  */
 static int line_of(const struct l7mp_app *app, const char *path)
 {
@@ -59,7 +62,7 @@ static int line_of(const struct l7mp_app *app, const char *path)
 }
 
 /*
- * What a finding begins with: "file:12: listeners[0].spec.port: ", or, for a one-liner,
+ * Returns the prefix of a finding: "file:12: listeners[0].spec.port: ", or, for a one-liner,
  * "argument 1 ('UDP-LISTEN:x'): spec.port: ".
  */
 static const char *place(const struct l7mp_app *app, const char *path, int line, char *buf,
@@ -88,7 +91,7 @@ void l7mp_app_report_error(const struct l7mp_app *app, bool at_start, const stru
 	char where[800];
 	int line = err->line ? err->line : line_of(app, err->path);
 
-	/* The document loader names the file, and the reader of addresses the argument. */
+	/* The message already names the file or the argument. */
 	if (file ? strstr(err->message, file) != NULL : !app->document)
 		snprintf(text, sizeof(text), "%s", err->message);
 	else
@@ -119,7 +122,7 @@ static bool is_strict(const cJSON *config)
 	return l7mp_json_bool(l7mp_json_member(config, "admin"), "strict", false);
 }
 
-/* The file, or what two addresses say. */
+/* Loads the file, or translates the two addresses. */
 static int load(struct l7mp_app *app, struct l7mp_error *err)
 {
 	const char *path = app->config_path ? app->config_path : app->options.config;
@@ -159,7 +162,7 @@ int l7mp_app_read_config(struct l7mp_app *app, bool at_start, struct l7mp_change
 	if (!rc) {
 		rc = l7mp_change_config(change, config, &err);
 		report_issues(app, at_start, l7mp_change_issues(change));
-		/* The issues say more than the one error that sums them up. */
+		/* The issues were reported; the error only summarises them. */
 		if (rc && !l7mp_change_issues(change)->errors)
 			l7mp_app_report_error(app, at_start, &err);
 	} else {
@@ -189,7 +192,7 @@ int l7mp_app_use_admin(struct l7mp_app *app, const struct l7mp_admin *admin, str
 	return l7mp_api_set_token_file(app->api, admin->api_token_file, err);
 }
 
-/* Keeps what the change deletes, to be logged once it is done. */
+/* Keeps references to objects that the change deletes, for the log. */
 static void hold_vanishing(struct l7mp_app *app, const struct l7mp_change *change)
 {
 	size_t n = l7mp_change_count(change);
@@ -204,7 +207,7 @@ static void hold_vanishing(struct l7mp_app *app, const struct l7mp_change *chang
 	}
 }
 
-/* Certificates may be new although the config that names them is not. */
+/* Certificates may have changed even if the config has not. */
 static void reload_protocols(struct l7mp_app *app)
 {
 	for (size_t i = 0; app->env.protos[i]; i++)
@@ -212,7 +215,10 @@ static void reload_protocols(struct l7mp_app *app)
 			app->env.protos[i]->reload(&app->env, app->env.states[i]);
 }
 
-/* In a thread: reading the file, checking it and finding out what changes may take long. */
+/*
+ * Runs in a worker thread: reading the file, checking it and computing the difference may take
+ * long.
+ */
 static struct l7mp_change *reload_build(void *arg)
 {
 	struct l7mp_app *app = arg;
@@ -239,7 +245,7 @@ static void reload_over(struct l7mp_app *app)
 	}
 }
 
-/* A record for each object that is gone, in slices: there may be many. */
+/* Logs each deleted object, in slices, as there may be many. */
 static void reload_report(struct l7mp_slice *slice, void *arg)
 {
 	struct l7mp_app *app = arg;
@@ -294,7 +300,7 @@ void l7mp_app_reopen_logs(struct l7mp_app *app)
 void l7mp_app_reload(struct l7mp_app *app)
 {
 	if (app->reloading) {
-		/* The file may have changed since it was read. */
+		/* The file may have changed since it it was read. */
 		app->reload_again = true;
 		return;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* l7mp-proxy --doctor: a look at the machine, without a configuration. */
+/* l7mp-proxy --doctor: checks the machine, without a configuration. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +10,10 @@
 #include "l7mp/model.h"
 #include "l7mp/offload.h"
 
-/* "a,b" into names; the array and all names are in one piece of memory that the caller frees. */
+/*
+ * Splits "a,b" into names; the array and all names are in one piece of memory that the caller
+ * frees.
+ */
 static char **split(const char *list, size_t *n)
 {
 	size_t most = 1, len = strlen(list) + 1;
@@ -37,7 +40,7 @@ int l7mp_app_doctor(const struct l7mp_options *options)
 	char *text;
 	int rc = -ENOMEM;
 
-	/* stdout is for the answer. */
+	/* Only errors are logged, as stdout is for the report. */
 	l7mp_log_set_level(L7MP_LOG_ERROR);
 	if (options->log_level && !l7mp_log_level_parse(options->log_level, &level))
 		l7mp_log_set_level(level);

@@ -19,16 +19,16 @@ int main(int argc, char **argv)
 	int rc;
 
 	/*
-	 * glibc gives memory back inside of free(3), all that is free at the end of the heap at
-	 * once: after 95,000 sessions had ended, that held the loop for 200 ms. Never there, then;
-	 * trim.c does it when nobody waits. Large blocks are mappings of their own, which go
-	 * back one by one; fixed, as glibc would raise the limit with the first of them.
+	 * Disables the automatic trim inside of free(3), which returns all free memory at the end
+	 * of the heap at once: after 95,000 sessions it blocked the loop for 200 ms. trim.c trims
+	 * when there are no sessions. Large blocks are mappings of their own, which are returned
+	 * one by one; their limit is fixed, because glibc would raise it with the first of them.
 	 */
 	mallopt(M_TRIM_THRESHOLD, -1);
-	/* Nor are small blocks put aside, to be joined with their neighbours all at once later. */
+	/* Disables fast bins, which are consolidated all at once. */
 	mallopt(M_MXFAST, 0);
 	mallopt(M_MMAP_THRESHOLD, 512 * 1024);
-	/* A peer that went away must end a write with EPIPE, not the process. */
+	/* A write to a closed connection must fail with EPIPE, not end the process. */
 	signal(SIGPIPE, SIG_IGN);
 	/* Whoever starts us may ignore it; then nobody could wait for a process. */
 	signal(SIGCHLD, SIG_DFL);
@@ -44,7 +44,7 @@ int main(int argc, char **argv)
 	if (options.doctor)
 		return l7mp_app_doctor(&options) ? EXIT_FAILURE : EXIT_SUCCESS;
 	if (!options.check_only) {
-		/* Until the start: nothing is made yet that would have to be taken down. */
+		/* During the start nothing has been made yet that needs an orderly shutdown. */
 		signal(SIGTERM, quit);
 		signal(SIGINT, quit);
 		signal(SIGHUP, SIG_IGN);

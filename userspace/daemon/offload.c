@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernel fast path in the program: settings from admin, views for the API. */
+/* The fast path in the application: settings from admin, views for the API. */
 #include "app_int.h"
 
 int l7mp_app_use_offload(struct l7mp_app *app, const struct l7mp_admin *admin,

@@ -74,7 +74,7 @@ static int add_to_chain(const char **chain, size_t *n, const char *value)
 	return 0;
 }
 
-/* A file or two addresses, not both. */
+/* Requires a file or two addresses, not both. */
 static int check_arguments(struct l7mp_options *o, int n, char **args)
 {
 	bool chain = o->oneliner.n_via || o->oneliner.n_back || o->oneliner.api;
@@ -174,7 +174,7 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 		case 'h':
 			fputs(usage, stdout);
 			return L7MP_OPTIONS_DONE;
-		default: /* getopt has said what was wrong */
+		default: /* getopt(3) has printed the error */
 			fprintf(stderr, "l7mp-proxy: see l7mp-proxy -h\n");
 			return L7MP_OPTIONS_ERROR;
 		}

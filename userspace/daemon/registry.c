@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The protocols of this program: the one place that knows which exist. */
+/* The registry of protocols: the only place that knows which exist. */
 #include "l7mp/registry_all.h"
 
 #include "app_int.h"

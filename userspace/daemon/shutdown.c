@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Signals and the shutdown: refuse what is new, stop listeners, end sessions
- * with a grace time, give back what protocols hold, let the loop run dry.
+ * Signals and the shutdown: refuses new sessions, stops listeners, ends sessions with a grace time,
+ * frees the state of protocols, and lets the loop finish.
  */
 #include <signal.h>
 #include <systemd/sd-daemon.h>
@@ -31,7 +31,7 @@ static void server_stopped(void *arg)
 {
 	struct l7mp_app *app = arg;
 
-	/* The sessions took their flows out: now the programs can go. */
+	/* The sessions have removed their flows: now the programs can be detached. */
 	l7mp_offload_stop(app->offload);
 	for (size_t i = 0; app->env.protos[i]; i++) {
 		const struct l7mp_proto *p = app->env.protos[i];
@@ -43,7 +43,7 @@ static void server_stopped(void *arg)
 	close_signals(app);
 }
 
-/* Until here the admin server tells how the shutdown goes. */
+/* The admin server runs until here, to report the shutdown. */
 static void sessions_ended(void *arg)
 {
 	struct l7mp_app *app = arg;
@@ -70,7 +70,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	if (signum == SIGHUP) {
 		if (app->stopping)
 			return;
-		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
+		/* RELOADING needs MONOTONIC_USEC, see sd_notify(3), Type=notify-reload. */
 		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
 		           (unsigned long long)(uv_hrtime() / 1000));
 		l7mp_app_reload(app);
@@ -81,7 +81,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 		return;
 	}
 	l7mp_log_notice("daemon", "%s: stopping", signum == SIGINT ? "SIGINT" : "SIGTERM");
-	/* A second signal ends the process at once, whatever the loop is doing. */
+	/* A second signal ends the process at once. */
 	for (int i = 0; i < app->n_signals; i++)
 		if (app->signals[i].signum == SIGTERM || app->signals[i].signum == SIGINT)
 			uv_signal_stop(&app->signals[i]);

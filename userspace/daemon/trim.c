@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Gives freed memory back to the system. glibc keeps what lies below anything that is
- * still in use, which after many sessions or objects came and went is nearly all of it.
+ * Returns freed memory to the system. glibc keeps free memory below anything that is still in use,
+ * which is nearly all of it after many sessions or objects were freed.
  *
- * malloc_trim(3) walks each heap with its lock held, for 100 ms and more after many sessions:
- * whoever allocates meanwhile waits. So it is done when no session is there that could be
- * delayed, and in a thread, so that a new one is accepted at least as far as that needs no
- * memory.
+ * malloc_trim(3) walks each heap with its lock held, for 100 ms and more after many sessions, and
+ * allocations in other threads wait. So it is called only when there are no sessions, and in a
+ * worker thread, so that the loop can accept new ones as far as that needs no memory.
  */
 #include "trim.h"
 
@@ -40,7 +39,7 @@ static bool at_rest(const struct l7mp_trim *t)
 	return true;
 }
 
-/* In a thread. */
+/* Runs in a worker thread. */
 static void trim_run(void *arg)
 {
 	struct l7mp_trim *t = arg;
@@ -63,7 +62,7 @@ static void look(struct l7mp_timer *timer, void *arg)
 	bool ended = t->ended;
 
 	t->ended = false;
-	/* The end of the last session brings us here again. */
+	/* The end of the last session calls this again. */
 	if (!at_rest(t))
 		return;
 	if (ended || t->work.busy) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Gives freed memory back to the system when no session is there. Thread: loop only. */
+/* Returns freed memory to the system when no session is there. Thread: loop only. */
 #pragma once
 
 #include <stddef.h>
@@ -13,11 +13,11 @@ struct l7mp_trim {
 	struct l7mp_timer timer;
 	struct l7mp_sessions *sessions;
 	struct l7mp_work work;
-	bool ended;      /* a session, since the last look */
-	size_t resident; /* bytes, after the last time */
+	bool ended;      /* whether a session ended since the last check */
+	size_t resident; /* bytes resident after the last trim */
 };
 
 void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_sessions *sessions);
-/* Something ended that may have freed much; REST requests are sessions too. */
+/* Call when something ended that may have freed much; REST requests are sessions too. */
 void l7mp_trim_soon(struct l7mp_trim *t);
 void l7mp_trim_stop(struct l7mp_trim *t);

@@ -2,9 +2,10 @@
 /*
  * A byte stream over a TCP or UNIX socket, or TLS over TCP.
  *
- * An error or close always ends in sio's `closed`, where the stream either tries
- * the next address (still connecting) or says `closed` and frees itself. Without an
- * sio (name not resolved yet) a task takes that place.
+ * An error or a close always ends in the callback `closed` of the layer below; there the stream
+ * either tries the next address, if it is still connecting, or emits `closed` and frees itself.
+ * While there is nothing below (the name is not resolved yet), a task takes the place of that
+ * callback.
  */
 #include "net.h"
 
@@ -18,15 +19,15 @@
 #include "l7mp/resolve.h"
 
 #define NEXT_ADDRESS_MS     500
-#define NEXT_ADDRESS_TLS_MS 2500 /* with the handshake */
+#define NEXT_ADDRESS_TLS_MS 2500 /* TLS handshake included */
 
-/* What only a connecting stream needs; given back when it is open. */
+/* The state that only a connecting stream needs; freed when it is open. */
 struct dial {
 	struct l7mp_resolve *resolve;
 	struct l7mp_addr *addrs;
 	size_t n, next;
 	cJSON *bind;
-	struct l7mp_timer timer; /* gives up on one address */
+	struct l7mp_timer timer; /* time-out of one address */
 	char *host;              /* as given; for messages and certificates */
 	unsigned user_timeout_ms;
 	struct l7mp_tls_ctx *ctx;
@@ -39,7 +40,7 @@ struct byte_stream {
 	struct l7mp_tls *tls;
 	struct dial *dial;
 	struct l7mp_addr remote;
-	struct l7mp_task task; /* closed, when there is no sio to wait for */
+	struct l7mp_task task; /* emits `closed` when there is nothing below */
 	int err;               /* negative errno that ended it */
 	char *why;             /* in words, when TLS failed */
 	enum l7mp_byte_stream_type type;
@@ -262,7 +263,10 @@ static int dial_one(struct byte_stream *s, const struct l7mp_addr *remote)
 	return l7mp_stream_io_connect_tcp(s->env->loop, remote, &local, &sio_ops, s, &s->sio);
 }
 
-/* Starts with the next address that can be started with. 0, or the error of the last one. */
+/*
+ * Starts to connect to the next address that does not fail at once. Returns 0, or the error of the
+ * last one.
+ */
 static int dial_next(struct byte_stream *s)
 {
 	struct dial *d = s->dial;
@@ -418,7 +422,7 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 
 	if (s->type == L7MP_BYTE_STREAM_UNIX)
 		return -ENOTSUP;
-	/* Without an address yet: its name is still being looked up. */
+	/* There is no address yet: its name is being resolved. */
 	if (!s->remote.len)
 		return s->dial ? -EAGAIN : -ENOTSUP;
 	if (!below_is_there(s))

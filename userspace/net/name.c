@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Names, metadata and messages that the protocols over IP share. */
+/* Session names, metadata and messages of the protocols over IP. */
 #include "net.h"
 
 #include <errno.h>
@@ -95,7 +95,7 @@ void l7mp_tcp_tune(int fd)
 {
 	int on = 1, idle = 60, interval = 10, count = 5;
 
-	/* Best effort: the connection works without them. */
+	/* Errors are ignored: the connection works without them. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the protocols share: bound sockets, session names, metadata and messages, TCP listeners
- * and byte streams. Private to net/ and proto/. Thread: loop only.
+ * Shared by protocols: bound sockets, session names, metadata and messages, TCP listeners and byte
+ * streams. Private to net/ and proto/. Thread: loop only.
  */
 #pragma once
 
@@ -19,7 +19,10 @@
 
 /* ---- binding ---- */
 
-/* Does a socket bound to `bound` serve what `want` asks for? Never when want's port is 0. */
+/*
+ * Returns whether a socket bound to `bound` serves what `want` asks for; never when want's port is
+ * 0.
+ */
 bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound);
 /*
  * Creates a non-blocking, close-on-exec socket of `type` bound to `want`, listening when type is
@@ -44,18 +47,21 @@ enum l7mp_code l7mp_connect_code(int err);
 /* ---- names and metadata ---- */
 
 /*
- * "TCP:10.0.0.1:1234-10.0.0.2:80", with "-<id>" when id is not 0; IPv6 addresses in brackets.
- * Heap; NULL: no memory.
+ * Returns a session's name, "TCP:10.0.0.1:1234-10.0.0.2:80", with "-<id>" when id is not 0; IPv6
+ * addresses in brackets. Heap; NULL: no memory.
  */
 char *l7mp_inet_name(const char *proto, const struct l7mp_addr *peer, const struct l7mp_addr *local,
                      uint64_t id);
-/* {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}; l4: "TCP", "UDP". NULL: no memory. */
+/*
+ * Returns the metadata {"IP": {src_addr, dst_addr}, "<l4>": {src_port, dst_port}}; l4: "TCP",
+ * "UDP". NULL: no memory.
+ */
 cJSON *l7mp_inet_metadata(const char *l4, const struct l7mp_addr *peer,
                           const struct l7mp_addr *local);
 
 /*
- * {"UNIX": {filename, peer, pid, uid, gid}}. `peer` is the path of the peer's socket; peer and
- * cred may be NULL: not known. NULL: no memory.
+ * Returns the metadata {"UNIX": {filename, peer, pid, uid, gid}}. `peer` is the path of the peer's
+ * socket; peer and cred may be NULL: not known. NULL: no memory.
  */
 struct ucred;
 cJSON *l7mp_unix_metadata(const char *filename, const char *peer, const struct ucred *cred);
@@ -67,16 +73,16 @@ bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a
 
 /* ---- TCP sockets ---- */
 
-/* getsockname(2), IPv4-mapped normalised. */
+/* Reads the local address with getsockname(2), IPv4-mapped normalised. */
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /*
- * What every TCP connection has: TCP_NODELAY, keepalive (the first probe after a minute, given up
- * 50 s later), and TCP_USER_TIMEOUT, so that a peer that takes nothing of what was sent for
- * L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
+ * Sets the options of every TCP connection: TCP_NODELAY, keepalive (the first probe after a minute,
+ * given up 50 s later), and TCP_USER_TIMEOUT, so that a peer that takes nothing of what was sent
+ * for L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
  */
 #define L7MP_TCP_USER_TIMEOUT_MS 30000
 void l7mp_tcp_tune(int fd);
-/* Another time-out than that; 0: the system's. */
+/* Sets another user time-out in ms; 0: the system's. */
 void l7mp_tcp_user_timeout(int fd, unsigned ms);
 
 /* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
@@ -96,19 +102,20 @@ int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_
                                  const cJSON *bind, struct l7mp_stream **out,
                                  struct l7mp_error *err);
 /*
- * The same over TLS, open after the handshake. `name` is whom the certificate must be for; ctx is
- * borrowed.
+ * The same over TLS; the stream is open after the handshake. The certificate must be valid for
+ * `name`; ctx is borrowed.
  */
 int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
                                  const cJSON *bind, struct l7mp_tls_ctx *ctx,
                                  struct l7mp_stream **out, struct l7mp_error *err);
-/* An accepted TLS connection (taken, also on failure) as a stream. */
+/* Makes a stream of an accepted TLS connection (taken, also on failure) as a stream. */
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
 bool l7mp_byte_stream_is_tls(const struct l7mp_stream *s);
 /*
- * Takes the descriptor out of an open stream without TLS, with what nobody has read yet; the
- * stream has to be closed then. Negative errno: -EBUSY when bytes wait to be written, -ENOTCONN.
+ * Detaches the descriptor of an open stream without TLS; unread bytes stay in the kernel, and the
+ * caller then closes the stream. Returns the descriptor or a negative errno: -EBUSY when bytes wait
+ * to be written, -ENOTCONN.
  */
 int l7mp_byte_stream_take_fd(struct l7mp_stream *s);
 int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
@@ -116,16 +123,13 @@ int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *
 
 /* ---- what else a byte stream can do; `s` is one of those above ---- */
 
-/*
- * For a connecting TCP or TLS stream: the time-out that the connection gets, as
- * l7mp_tcp_user_timeout.
- */
+/* Sets the user time-out of a connecting TCP or TLS stream, as l7mp_tcp_user_timeout. */
 void l7mp_byte_stream_user_timeout(struct l7mp_stream *s, unsigned ms);
 /* As l7mp_stream_io_cork and l7mp_stream_io_queued. */
 void l7mp_byte_stream_cork(struct l7mp_stream *s, bool on);
 size_t l7mp_byte_stream_queued(const struct l7mp_stream *s);
 /*
- * Is the connection over for the kernel? A reset that comes behind the peer's end of stream is
- * seen by no event while nothing is written, so it has to be asked for.
+ * Returns whether the connection was reset. A reset after the peer's end of stream causes no event
+ * while nothing is written, so the caller has to poll for it.
  */
 bool l7mp_byte_stream_reset(const struct l7mp_stream *s);

@@ -10,7 +10,7 @@
 
 /* Bytes waiting in the socket's queue from which on writers are told to stop. */
 #define QUEUE_HIGH (256u << 10)
-/* For how long a receiver that does not read its datagrams gets no more of them. */
+/* How long writes to a UNIX receiver fail after it did not read its datagrams. */
 #define STALLED_MS      1000
 #define LOG_INTERVAL_MS 10000
 #define LOG_BURST       3
@@ -263,7 +263,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 	(void)on;
 }
 
-/* Datagrams have no end of writing that could be signalled. */
+/* Datagram protocols can't signal an end of writing. */
 static void op_shutdown(struct l7mp_stream *base, int code)
 {
 	(void)base;

@@ -169,6 +169,9 @@ void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *
  * function can be passed to l7mp_bind_addr_socket. 0 or negative errno.
  */
 int l7mp_socket_options_apply(int fd, void *options);
-/* With CAP_NET_ADMIN beyond net.core.{r,w}mem_max, else up to that. 0 or negative errno. */
+/*
+ * Sets the receive buffer, with CAP_NET_ADMIN also beyond net.core.rmem_max, else up to that.
+ * Returns 0 or a negative errno.
+ */
 int l7mp_socket_set_rcvbuf(int fd, int bytes);
 int l7mp_socket_set_sndbuf(int fd, int bytes);

@@ -193,7 +193,8 @@ static bool same_address(const struct l7mp_stream_listener *old, const char *fil
 }
 
 /*
- * The same queue of connections under a second descriptor: none is lost when the first one closes.
+ * Duplicates the descriptor of a retiring listener: both share one accept queue, so no connection
+ * is lost when the first one is closed.
  */
 static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
                           const struct l7mp_bind_addr *want, const struct l7mp_listen *params,
@@ -204,7 +205,9 @@ static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
 		        (struct l7mp_stream_listener *)params->retiring[i];
 		int fd;
 
-		/* Taken by another new listener of this change: binding fails, as it should. */
+		/*
+		 * Another new listener of this change has it already: binding fails, as it should.
+		 */
 		if (!old->acceptor || old->heir || !same_address(old, filename, want))
 			continue;
 		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
@@ -272,7 +275,9 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 		l7mp_stream_listener_close(l);
 		return fd;
 	}
-	/* Made now, because activate may not fail; it rests, because a change may take a while. */
+	/*
+	 * Made now, because activate may not fail, but paused, because a change may take a while.
+	 */
 	rc = l7mp_acceptor_new(params->env->loop, fd, &acceptor_ops, l, &l->acceptor);
 	if (rc) {
 		l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc));

@@ -20,27 +20,27 @@
 
 #define L7MP_PEER_NO_UID ((uid_t)-1)
 
-/* The ends of an accepted connection. Has an owner, who ends it with l7mp_peer_clear. */
+/* Both ends of an accepted connection. Its owner frees it with l7mp_peer_clear. */
 struct l7mp_peer {
 	struct l7mp_addr remote; /* len 0: a UNIX socket */
-	struct l7mp_addr local;  /* of a UNIX socket, the name it was bound to */
-	struct ucred cred;       /* of a UNIX peer; uid L7MP_PEER_NO_UID: not known */
+	struct l7mp_addr local;  /* for a UNIX socket: the name it was bound to */
+	struct ucred cred;       /* for a UNIX peer; uid L7MP_PEER_NO_UID: not known */
 	cJSON *tls;              /* see l7mp_tls_metadata; NULL: no TLS */
 	enum l7mp_origin origin; /* for every session of this connection */
 };
 
 /*
- * What a session's metadata says of the connection: {IP, TCP}, or {UNIX: {filename, pid, uid,
- * gid}}, and {TLS} where there is one. The caller's; NULL: no memory.
+ * Returns the metadata of a connection: {IP, TCP}, or {UNIX: {filename, pid, uid, gid}}, and {TLS}
+ * if it has TLS. The caller's; NULL: no memory.
  */
 cJSON *l7mp_peer_metadata(const struct l7mp_peer *peer);
 /*
- * A session's name: "<proto>:<peer>-<local>", or "<proto>:<listener>" for a UNIX socket, with
- * "-<id>" when id is not 0. Heap; NULL: no memory.
+ * Returns a session's name: "<proto>:<peer>-<local>", or "<proto>:<listener>" for a UNIX socket,
+ * with "-<id>" when id is not 0. Heap; NULL: no memory.
  */
 char *l7mp_peer_name(const char *proto, const char *listener, const struct l7mp_peer *peer,
                      uint64_t id);
-/* Frees what it owns. */
+/* Frees what a peer owns. */
 void l7mp_peer_clear(struct l7mp_peer *peer);
 
 /* ---- listeners ---- */
@@ -50,8 +50,8 @@ struct l7mp_stream_listener;
 struct l7mp_stream_listener_ops {
 	const char *module; /* static; for the log */
 	/*
-	 * Each connection is a session: ask `admit` of the listener's owner before anything is
-	 * made for it. Without it the protocol asks, when there is a request.
+	 * Each connection is a session, so call `admit` of the listener's owner before anything is
+	 * allocated for it. If false, the protocol calls it when there is a request.
 	 */
 	bool admit;
 	/*
@@ -67,12 +67,13 @@ struct l7mp_stream_listener_ops {
 	int (*accept_unix)(struct l7mp_env *env, int fd, const struct l7mp_addr *local,
 	                   struct l7mp_stream **out);
 	/*
-	 * Optional: descriptors have run out, and accepting rests for 100 ms. Can some be spared?
+	 * Optional: descriptors have run out, and accepting pauses for 100 ms. The protocol may
+	 * close idle connections.
 	 */
 	void (*exhausted)(struct l7mp_stream_listener *l);
 };
 
-/* Embedded by such listeners as first member, so that `retiring` can be understood. */
+/* Such listeners embed this as first member, so that `retiring` can be converted. */
 struct l7mp_stream_listener {
 	struct l7mp_proto_listener base;
 	const struct l7mp_stream_listener_ops *ops;
@@ -85,7 +86,10 @@ struct l7mp_stream_listener {
 	struct l7mp_unix_access access;
 	struct l7mp_acceptor *acceptor;
 	unsigned user_timeout_ms;
-	/* Until the change is committed: who shares our socket, and whose we share. */
+	/*
+	 * Until the change is committed: the listener that shares our socket, and the one whose we
+	 * share.
+	 */
 	struct l7mp_stream_listener *heir, *from;
 	bool active;
 };

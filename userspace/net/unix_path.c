@@ -25,7 +25,7 @@ struct l7mp_unix_path {
 	char name[];
 };
 
-/* Does somebody use the socket? Only a refused connection proves the contrary. */
+/* Returns whether the socket is in use. Only a refused connection proves that it is not. */
 static bool in_use(const struct l7mp_addr *addr, int type)
 {
 	int rc, fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -45,7 +45,7 @@ static int path_error(struct l7mp_error *err, int rc, const char *filename, cons
 	return rc;
 }
 
-/* bind(2) failed with EADDRINUSE: removes the file if it is a socket that nobody uses. */
+/* After bind(2) failed with EADDRINUSE: removes the file if it is a socket that is not in use. */
 static int clear_stale(const char *filename, const struct l7mp_addr *addr, int type,
                        struct l7mp_error *err)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Names of UNIX sockets in the file system, and abstract ones: bound without destroying what is
- * there, removed once. Private to net/ and proto/. Thread: loop only.
+ * Names of UNIX sockets in the file system, and abstract names. They are bound without removing
+ * files that are in use, and are removed once. Private to net/ and proto/. Thread: loop only.
  */
 #pragma once
 

@@ -35,7 +35,7 @@ static char *generate(const char *name, size_t len)
 	return NULL;
 }
 
-/* The text with every generated part made anew; NULL after complaining. */
+/* Returns the text with all generated parts renewed, or NULL after printing an error. */
 static char *rewrite(const char *file, const char *text)
 {
 	struct l7mp_str out = {0};

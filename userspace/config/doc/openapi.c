@@ -12,8 +12,8 @@
 #include "l7mp/util.h"
 
 /*
- * Generation never checks each call: a failed allocation sets `oom`, adders take
- * NULL, and the whole is thrown away at the end.
+ * Calls are not checked one by one: a failed allocation sets `oom`, functions that add take NULL,
+ * and the whole document is discarded at the end.
  */
 struct oas {
 	const struct l7mp_registry *registry;
@@ -118,7 +118,7 @@ static void put_reference(struct oas *g, const struct l7mp_field *f, cJSON *o)
 	oas_add(g, o, "anyOf", any);
 }
 
-/* A $ref allows no brothers in OpenAPI 3.0: it goes into an allOf. */
+/* In OpenAPI 3.0 a $ref can't have siblings, so it is put into an allOf. */
 static void put_ref(struct oas *g, cJSON *ref, cJSON *o)
 {
 	cJSON *all = oas_array(g);
@@ -222,7 +222,7 @@ static void make_component(struct oas *g, const struct l7mp_schema *table, const
 
 	oas_str(g, o, "type", "object");
 	oas_str(g, o, "description", table->doc);
-	/* In before the fields are walked: tables refer to each other in circles. */
+	/* Added before its fields are visited, because tables refer to each other in circles. */
 	oas_add(g, g->schemas, name, o);
 	oas_fields(g, table, props, required);
 	oas_add(g, o, "properties", props);
@@ -257,7 +257,7 @@ static const char *component_name(struct oas *g, const struct l7mp_schema *table
 	return name;
 }
 
-/* {"$ref": ...} to the component of a table, which is made at its first use. */
+/* Returns {"$ref": ...} to the component of a table, which is made at its first use. */
 static cJSON *oas_ref(struct oas *g, const struct l7mp_schema *table)
 {
 	char *path = l7mp_asprintf("#/components/schemas/%s", component_name(g, table));
@@ -279,7 +279,7 @@ static void spec_name(const struct l7mp_protodesc *d, const char *role, char *bu
 			*p = '-';
 }
 
-/* The spellings as an enum. */
+/* An enum of all names of the protocols. */
 static cJSON *protocol_property(struct oas *g, const struct l7mp_protodesc *d)
 {
 	cJSON *o = oas_object(g), *values = oas_array(g);
@@ -328,7 +328,7 @@ static void push_ref(struct oas *g, cJSON *list, const char *path)
 	oas_push(g, list, ref);
 }
 
-/* "listener-spec" or "cluster-spec": one of those of the protocols. */
+/* Makes "listener-spec" or "cluster-spec": one of the protocols' specs. */
 static void make_role(struct oas *g, unsigned role, const char *word)
 {
 	cJSON *o = oas_object(g), *list = oas_array(g);
@@ -355,7 +355,7 @@ static void make_role(struct oas *g, unsigned role, const char *word)
 	oas_add(g, g->schemas, name, o);
 }
 
-/* An endpoint's spec doesn't name its protocol. */
+/* The specs of endpoints, which do not name their protocol. */
 static void make_endpoints(struct oas *g)
 {
 	cJSON *o = oas_object(g), *list = oas_array(g);
@@ -615,7 +615,7 @@ static cJSON *make_security(struct oas *g)
 	return all;
 }
 
-/* No token, or a bearer token. */
+/* The security requirement: no token, or a bearer token. */
 static cJSON *make_requirement(struct oas *g)
 {
 	cJSON *list = oas_array(g), *bearer = oas_object(g);

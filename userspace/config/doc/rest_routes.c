@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The table of what the REST API serves. */
+/* The table of the REST API's routes. */
 #include "l7mp/rest.h"
 
 /* Listeners, clusters, rule lists, rules and routes have the same five operations. */

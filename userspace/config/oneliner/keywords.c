@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One-liners: the keywords, socat's and websocat's spellings among them. */
+/* One-liners: the keywords, including those of socat and websocat. */
 #include <stddef.h>
 #include <string.h>
 

@@ -35,7 +35,7 @@ static int argument_read(const char *label, const char *arg, struct argument *a,
 
 	if (rc)
 		return rc;
-	/* socat's pipe without a name gives back what it gets. */
+	/* Like socat's: a pipe without a name echoes. */
 	if ((!strcmp(a->text.keyword, "PIPE") || !strcmp(a->text.keyword, "FIFO")) && !a->text.text)
 		strcpy(a->text.keyword, "ECHO");
 	a->word = oneliner_word(a->text.keyword);
@@ -49,7 +49,7 @@ static void argument_free(struct argument *a)
 	free(a);
 }
 
-/* A cluster of what was read; empties e. NULL: no memory. */
+/* Makes a cluster of the parsed address; empties e. NULL: no memory. */
 static cJSON *cluster(struct oneliner_end *e, const char *name)
 {
 	cJSON *c = cJSON_CreateObject(), *spec = e->spec, *address = e->address;
@@ -70,7 +70,7 @@ static cJSON *cluster(struct oneliner_end *e, const char *name)
 	return c;
 }
 
-/* The transformers of one direction into `list`. */
+/* Adds the transformers of one direction to `list`. */
 static int chain(const struct l7mp_registry *registry, const char *label, const char *const *texts,
                  size_t n, cJSON *list, struct l7mp_error *err)
 {
@@ -138,8 +138,8 @@ oom:
 }
 
 /*
- * Which of the two is the listener? The first, when it can be one; else the order is
- * the other way round (socat - TCP-LISTEN:8080).
+ * Decides which address is the listener: the first, if it can be one; else the order is reversed
+ * (socat - TCP-LISTEN:8080).
  */
 static int choose(struct argument *a, struct argument *b, struct argument **listener,
                   struct argument **dest, struct l7mp_error *err)

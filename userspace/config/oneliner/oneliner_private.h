@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One-liners: what an address becomes. Private to config/. */
+/* One-liners: parsing an address, and translating it to a spec. Private to config/. */
 #pragma once
 
 #include <stdbool.h>
@@ -29,18 +29,21 @@ struct oneliner_text {
 	size_t n;
 	char store[ONELINER_LEN + 1];
 };
-/* `at` from 0. Returns -EINVAL. */
+/* Sets err for position `at`, counted from 0. Returns -EINVAL. */
 int oneliner_wrong(const struct oneliner_text *t, struct l7mp_error *err, size_t at,
                    const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 int oneliner_split(const char *label, const char *arg, struct oneliner_text *out,
                    struct l7mp_error *err);
-/* The option, marked as used; NULL: not given. */
+/* Returns an option and marks it as used; NULL: not given. */
 const struct oneliner_part *oneliner_option(struct oneliner_text *t, const char *name);
-/* Takes quotes and backslashes out, in place. */
+/* Removes quotes and backslashes, in place. */
 void oneliner_unquote(char *text);
-/* An array of the words of a command line, quotes respected; NULL with err. */
+/* Returns an array of the words of a command line, respecting quotes; NULL with err. */
 cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err);
-/* "host:port", "[::1]:port", "port" when `host` may be missing: *host stays NULL then. In place. */
+/*
+ * Splits "host:port", "[::1]:port", or only "port" when `host` may be absent, in place: *host is
+ * NULL then.
+ */
 int oneliner_host_port(const struct oneliner_text *t, char *text, size_t at, bool host_optional,
                        const char **host, int *port, struct l7mp_error *err);
 
@@ -71,18 +74,18 @@ const struct oneliner_word *oneliner_word(const char *keyword);
 
 /* ---- spec.c ---- */
 
-/* What one address becomes. Trees are owned. */
+/* The translation of one address. It owns its trees. */
 struct oneliner_end {
 	const struct oneliner_word *word;
-	unsigned role; /* one of the two */
+	unsigned role; /* L7MP_ROLE_LISTENER or L7MP_ROLE_CLUSTER */
 	cJSON *spec;
 	cJSON *address; /* of a cluster's endpoint; NULL: none */
 	cJSON *options; /* of a listener; NULL: none */
 	cJSON *retry;   /* NULL: none */
 };
 /*
- * Makes *out a listener or a cluster. Returns 0, or a negative errno with err set. The caller
- * clears *out with oneliner_end_clear() in either case.
+ * Translates an address to a listener or a cluster. Returns 0, or a negative errno with err set.
+ * The caller clears *out with oneliner_end_clear() in either case.
  */
 int oneliner_end(const struct l7mp_registry *registry, struct oneliner_text *t,
                  const struct oneliner_word *w, unsigned role, struct oneliner_end *out,

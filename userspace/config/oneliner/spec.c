@@ -106,7 +106,7 @@ static int connect_from(struct oneliner_text *t, struct oneliner_end *e, const c
 		if (rc)
 			return rc;
 	} else if (e->word->family && !strncmp(address, "bind", 4)) {
-		/* What binds a name's connects to one family. */
+		/* Binding to the wildcard of a family restricts connects to that family. */
 		rc = put_str(e->spec, address, e->word->family == 4 ? "0.0.0.0" : "::", err);
 		if (rc)
 			return rc;
@@ -129,7 +129,7 @@ static int connect_to(struct oneliner_text *t, char *text, struct oneliner_end *
 	if (rc)
 		return rc;
 	if (e->role == L7MP_ROLE_LISTENER) {
-		/* A UDP socket that talks to one peer: a singleton listener. */
+		/* A UDP socket with one peer: a singleton listener. */
 		rc = put_num(e->spec, "port", 0, err);
 		if (!rc)
 			rc = put_str(e->spec, "connect/address", host, err);
@@ -142,7 +142,7 @@ static int connect_to(struct oneliner_text *t, char *text, struct oneliner_end *
 	return rc ? rc : connect_from(t, e, "bind/address", "bind/port", err);
 }
 
-/* HOST[:PORT][/PATH], also with the slashes of a URL in front. */
+/* HOST[:PORT][/PATH], optionally with the leading slashes of a URL. */
 static int url(struct oneliner_text *t, char *text, struct oneliner_end *e, bool listener,
                struct l7mp_error *err)
 {
@@ -221,7 +221,7 @@ static int nested(const struct l7mp_registry *registry, struct oneliner_text *t,
 		rc = oneliner_wrong(t, err, t->text_at, "'%s' can't carry a JSONSocket here",
 		                    inner->keyword);
 	if (!rc) {
-		/* The options behind are those of the transport. */
+		/* The options that follow belong to the transport. */
 		memcpy(inner->options, t->options, sizeof(t->options));
 		inner->n = t->n;
 		rc = oneliner_end(registry, inner, w, e->role, &ie, err);
@@ -292,7 +292,7 @@ static int number(const struct oneliner_text *t, const struct oneliner_part *p, 
 	char *end = NULL;
 	double n = -1;
 
-	/* strtod(3) alone takes blanks, "nan" and "inf", too. */
+	/* strtod(3) would also accept blanks, "nan" and "inf". */
 	if (p->value && isdigit((unsigned char)*p->value))
 		n = strtod(p->value, &end);
 	if (!end || *end || n < 0 || n > max)
@@ -302,7 +302,7 @@ static int number(const struct oneliner_text *t, const struct oneliner_part *p, 
 	return 0;
 }
 
-/* socat's names for what a spec has: X(option, pointer in the spec) */
+/* socat's names of keys of the spec: has: X(option, pointer in the spec) */
 static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
 {
 	const bool is_unix = !strncasecmp(e->word->protocol, "UNIX", 4);
@@ -419,13 +419,13 @@ static int listener_options(struct oneliner_text *t, struct oneliner_end *e, str
 		if (!rc)
 			rc = put_num(e->options, names[i], n, err);
 	}
-	/* What is always so here. */
+	/* Accepted for compatibility: always on. */
 	oneliner_option(t, "fork");
 	oneliner_option(t, "reuseaddr");
 	return rc;
 }
 
-/* connect=ADDRESS[:PORT]: whom a UDP listener takes datagrams from */
+/* connect=ADDRESS[:PORT]: the only peer that a UDP listener accepts datagrams from */
 static int udp_options(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
 {
 	const struct oneliner_part *peer = either(t, "connect", NULL, NULL);
@@ -438,7 +438,7 @@ static int udp_options(struct oneliner_text *t, struct oneliner_end *e, struct l
 	int port, rc = 0;
 
 	if (tos) {
-		rc = number(t, tos, 255, &n, err); /* hexadecimal, too */
+		rc = number(t, tos, 255, &n, err); /* may be hexadecimal */
 		if (rc)
 			return rc;
 		rc = put_num(e->spec, "options/dscp", (double)((int)n >> 2), err);

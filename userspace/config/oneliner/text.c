@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One-liners: taking an address apart. */
+/* One-liners: parsing an address into keyword, text and options. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -23,7 +23,10 @@ int oneliner_wrong(const struct oneliner_text *t, struct l7mp_error *err, size_t
 	                      t->arg, at + 1, text);
 }
 
-/* Ends at `stop`, outside of quotes and brackets, or at the end; NULL: a quote is not closed. */
+/*
+ * Returns the end of the text: a character of `stop` outside of quotes and brackets, or the
+ * terminator; NULL: a quote is not closed.
+ */
 static char *scan(char *s, const char *stop)
 {
 	char quote = '\0';
@@ -133,7 +136,7 @@ const struct oneliner_part *oneliner_option(struct oneliner_text *t, const char 
 	return NULL;
 }
 
-/* Is all of it one quoted text? */
+/* Whether the whole text is one quoted string. */
 static bool in_quotes(const char *s)
 {
 	char quote = *s++;
@@ -152,7 +155,7 @@ cJSON *oneliner_words(const struct oneliner_text *t, struct l7mp_error *err)
 	char copy[ONELINER_LEN + 1], *s = copy;
 
 	snprintf(copy, sizeof(copy), "%s", t->text ? t->text : "");
-	/* socat's way to keep a comma or a blank from it: quotes around the whole command */
+	/* socat protects commas and blanks of a command by quotes around all of it */
 	if (in_quotes(s))
 		oneliner_unquote(s);
 	while (words) {

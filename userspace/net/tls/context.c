@@ -14,12 +14,12 @@
 #include "l7mp/hash.h"
 #include "tls_int.h"
 
-/* Clients' settings that are kept for the next connect: more than clusters that anybody has. */
+/* Client settings that are cached for the next connect: more than configurations have. */
 #define KEPT_MAX 64
 
 struct l7mp_tls_ctx {
 	struct l7mp_tls_ctx *prev, *next; /* in the set */
-	struct l7mp_tls_set *set;         /* NULL: the set is gone */
+	struct l7mp_tls_set *set;         /* NULL: the set was freed */
 	cJSON *tls;
 	SSL_CTX *ssl;
 	bool server;
@@ -49,7 +49,7 @@ static int wrong(struct l7mp_error *err, int rc, const char *key, const char *fm
 	return rc;
 }
 
-/* A FIFO or a device could keep the loop. */
+/* Refuses FIFOs and devices, which could block the loop. */
 static int readable(const char *path, const char *key, struct l7mp_error *err)
 {
 	struct stat st;
@@ -64,7 +64,7 @@ static int readable(const char *path, const char *key, struct l7mp_error *err)
 	return rc ? wrong(err, rc, key, "can't read '%s': %s", path, strerror(-rc)) : 0;
 }
 
-/* A passphrase can't be asked for. */
+/* Fails: there is nobody to enter a passphrase. */
 static int no_passphrase(char *buf, int size, int rwflag, void *arg)
 {
 	(void)buf;
@@ -148,7 +148,7 @@ static int use_ca(SSL_CTX *ssl, const char *path, const char *key, struct l7mp_e
 
 /* ---- what a server's SSL_CTX has beside it: further certificates, ALPN ---- */
 
-/* Lives as ex data of the SSL_CTX that connections begin with, and so as long as that. */
+/* Stored as ex data of the SSL_CTX with which connections begin, and freed with it. */
 struct server_extra {
 	SSL_CTX **certs; /* one for each further certificate */
 	size_t n_certs;
@@ -180,7 +180,7 @@ static int extra_index(void)
 	return index;
 }
 
-/* A JSON array of names in RFC 7301's wire format; heap. NULL: no memory. */
+/* Converts a JSON array of names to RFC 7301's wire format; heap. NULL: no memory. */
 static unsigned char *alpn_wire(const cJSON *names, unsigned *len)
 {
 	const cJSON *name;
@@ -225,7 +225,7 @@ static bool cert_is_for(SSL_CTX *ssl, const char *name)
 	       1;
 }
 
-/* Chooses the certificate by the name that the client asks for (RFC 6066, section 3). */
+/* Selects the certificate by the name that the client asks for (RFC 6066, section 3). */
 static int servername_cb(SSL *ssl, int *alert, void *arg)
 {
 	const struct server_extra *x = arg;
@@ -243,7 +243,7 @@ static int servername_cb(SSL *ssl, int *alert, void *arg)
 	return SSL_TLSEXT_ERR_OK;
 }
 
-/* The callbacks are looked up in the SSL_CTX that was chosen: all of them need them. */
+/* OpenSSL takes the callbacks from the selected SSL_CTX: all of them need them. */
 static void use_extra(SSL_CTX *ssl, struct server_extra *x)
 {
 	if (x->alpn)
@@ -300,7 +300,7 @@ static int fill_extra(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	return 0;
 }
 
-/* Whom to trust is looked up in the SSL_CTX that was chosen, too. */
+/* The trusted CAs are also taken from the selected SSL_CTX. */
 static void share_trust(SSL_CTX *ssl, const struct server_extra *x)
 {
 	for (size_t i = 0; x && i < x->n_certs; i++) {
@@ -331,7 +331,7 @@ static int fill_server(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	rc = use_ca(ssl, ca, "client_ca", err);
 	if (rc)
 		return rc;
-	names = SSL_load_client_CA_file(ca); /* what clients are told to choose from */
+	names = SSL_load_client_CA_file(ca); /* sent to clients, for choosing their certificate */
 	if (names)
 		SSL_CTX_set_client_CA_list(ssl, names);
 	SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, l7mp_tls_verify);
@@ -349,7 +349,7 @@ static int fill_client(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 		unsigned len;
 		unsigned char *wire = alpn_wire(alpn, &len);
 
-		/* 0 is success here, unlike elsewhere. */
+		/* this function returns 0 for success */
 		if (!wire || SSL_CTX_set_alpn_protos(ssl, wire, len))
 			rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 		free(wire);
@@ -377,7 +377,7 @@ static int build(const cJSON *tls, bool server, SSL_CTX **out, struct l7mp_error
 	SSL_CTX_set_min_proto_version(ssl, TLS1_2_VERSION);
 	SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
 	SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
-	/* Resumption is by tickets, which the client keeps. */
+	/* Resumption uses tickets, which the client keeps. */
 	SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
 	rc = server ? fill_server(ssl, tls, err) : fill_client(ssl, tls, err);
 	ERR_clear_error();
@@ -440,7 +440,7 @@ void l7mp_tls_ctx_unref(struct l7mp_tls_ctx **pp)
 		return;
 	if (ctx->set)
 		DL_DELETE(ctx->set->all, ctx);
-	SSL_CTX_free(ctx->ssl); /* connections hold references of their own */
+	SSL_CTX_free(ctx->ssl); /* connections have references */
 	cJSON_Delete(ctx->tls);
 	free(ctx);
 }
@@ -476,7 +476,7 @@ int l7mp_tls_set_server(struct l7mp_tls_set *set, const cJSON *tls, struct l7mp_
 	return ctx_new(set, tls, true, out, err);
 }
 
-/* One that is kept goes; whoever uses it still may. */
+/* Removes a cached one; its users keep their references. */
 static void forget_one(struct l7mp_tls_set *set)
 {
 	struct l7mp_tls_ctx *ctx;
@@ -510,7 +510,7 @@ int l7mp_tls_set_client(struct l7mp_tls_set *set, const cJSON *tls, struct l7mp_
 	rc = ctx_new(set, tls, false, out, err);
 	if (rc)
 		return rc;
-	(*out)->refs++; /* the set's own */
+	(*out)->refs++; /* the set's reference */
 	set->kept++;
 	return 0;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A listener's TLS handshakes. Nothing of a client is told to sessions before its own is done. */
+/*
+ * The TLS handshakes of a listener's clients. Sessions do not see a client before its handshake is
+ * done.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +13,7 @@
 #include "tls_int.h"
 
 #define HANDSHAKE_MS 10000
-/*
- * Each costs some 40 KiB. One more, and the oldest goes: of honest clients it is the most patient
- * one.
- */
+/* Each needs about 40 KiB. With one more the oldest is closed, which is the slowest one. */
 #define PENDING_MAX 1024
 
 struct pending {
@@ -33,7 +33,7 @@ struct l7mp_tls_gate {
 	struct l7mp_log_limit limit;
 };
 
-/* Takes it out of the list; the connection is the caller's. */
+/* Removes it from the list; the connection is the caller's. */
 static struct l7mp_tls *leave(struct pending *c)
 {
 	struct l7mp_tls *tls = c->tls;
@@ -92,7 +92,7 @@ static void on_error(void *arg, int err)
 	give_up(c, *why ? why : l7mp_errno_text(err));
 }
 
-/* Data and the end come after `connected` only, when somebody else owns it. */
+/* `data` and `end` are called only after `connected`, when the connection has another owner. */
 static const struct l7mp_stream_io_ops ops = {.connected = on_connected, .error = on_error};
 
 int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out)

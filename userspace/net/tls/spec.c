@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The `tls` objects of specs. */
+/* The schemas of `tls` objects in specs. */
 #include <stdio.h>
 
 #include "l7mp/tls.h"
@@ -9,7 +9,7 @@
 static const struct l7mp_field alpn_name = {
         .type = L7MP_T_STRING, .min = 1, .max = 255, .doc = "protocol name, such as http/1.1"};
 
-/* More than one certificate on an address is common, more than this is a mistake. */
+/* Several certificates on an address are common; more than this is a mistake. */
 #define CERTIFICATES_MAX 256
 static const struct l7mp_field identity_fields[] = {
         {.key = "cert",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What went wrong with TLS, in words; what two peers agreed on. */
+/* Descriptions of TLS errors, and of what two peers agreed on. */
 #include <ctype.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
@@ -27,7 +27,9 @@ const char *l7mp_tls_reason(char *buf, size_t size)
 	return buf;
 }
 
-/* Text that a peer chose: nothing in it may break a line or fool a reader. */
+/*
+ * Adds text that a peer chose, with characters escaped that could break a line or mislead a reader.
+ */
 static void add_plain(struct l7mp_str *out, const char *text, size_t n)
 {
 	for (size_t i = 0; i < n && i < 80; i++)
@@ -37,7 +39,7 @@ static void add_plain(struct l7mp_str *out, const char *text, size_t n)
 		              1);
 }
 
-/* The names that a certificate is for. */
+/* Adds the names that a certificate is for. */
 static void add_names(struct l7mp_str *out, X509 *cert)
 {
 	GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
@@ -81,7 +83,7 @@ static void add_x509_name(struct l7mp_str *out, const X509_NAME *name)
 
 	if (!bio)
 		return;
-	/* Control characters and what is not ASCII come escaped. */
+	/* Control characters and non-ASCII characters are escaped. */
 	if (X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253 | ASN1_STRFLGS_ESC_CTRL) >= 0) {
 		n = BIO_get_mem_data(bio, &text);
 		l7mp_str_addn(out, text, n > 256 ? 256 : (size_t)n);
@@ -98,7 +100,7 @@ static void add_time(struct l7mp_str *out, const ASN1_TIME *t)
 		              tm.tm_mday, tm.tm_hour, tm.tm_min);
 }
 
-/* The certificate that verification stopped at. */
+/* Adds the certificate that verification stopped at. */
 static void add_verify(struct l7mp_str *out, X509 *cert, long why, const char *name)
 {
 	switch (why) {
@@ -164,7 +166,7 @@ static const char *known_reason(int reason)
 	}
 }
 
-/* "certificate required": OpenSSL's words without "tlsv13 alert ". */
+/* Returns "certificate required": OpenSSL's words without "tlsv13 alert ". */
 static const char *alert_name(unsigned long e)
 {
 	const char *text = ERR_reason_error_string(e);

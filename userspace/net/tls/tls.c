@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One TLS connection: OpenSSL between two memory BIOs, a byte stream below.
+ * One TLS connection: OpenSSL between two memory BIOs, on top of a byte stream.
  *
- * What comes in is decrypted in `pump`, in the byte stream's own callbacks or in a
- * task, never inside a call of the owner. Memory is bounded: while the owner does not
- * read, neither do we; what is encrypted goes down at once and counts there.
+ * Received data is decrypted in `pump`, in the byte stream's callbacks or in a task, never inside a
+ * call of the owner. Memory is bounded: while the owner does not read, the byte stream is not read
+ * either; encrypted data is written to the byte stream at once and counts in its queue.
  */
 #include <errno.h>
 #include <openssl/err.h>
@@ -28,10 +28,10 @@ struct l7mp_tls {
 	SSL *ssl;
 	BIO *in, *out;         /* cipher text from and to the peer; they are ssl's */
 	X509 *bad;             /* the certificate that was refused */
-	char *name;            /* whom a client expects */
-	struct l7mp_task task; /* what must not happen inside a call of the owner */
+	char *name;            /* the name that the server's certificate must have */
+	struct l7mp_task task; /* work that must not be done inside a call of the owner */
 	int err;               /* negative errno to report by the task */
-	size_t answers;        /* bytes that the peer made us say and did not take */
+	size_t answers;        /* bytes of our answers that the peer did not read */
 	char why[320];
 	bool open, reading;
 	bool eof; /* the byte stream's end */
@@ -39,7 +39,7 @@ struct l7mp_tls {
 	bool shut, failed, full, closing;
 };
 
-/* Cipher text that OpenSSL made goes down. */
+/* Writes OpenSSL's cipher text to the byte stream. */
 static int flush(struct l7mp_tls *t)
 {
 	int rc = 0;
@@ -84,7 +84,7 @@ static void fail_ssl(struct l7mp_tls *t, int code)
 
 /* ---- reading ---- */
 
-/* False: no more now. */
+/* Continues the handshake. Returns false when it needs more input, or has failed. */
 static bool handshake(struct l7mp_tls *t)
 {
 	int rc, code;
@@ -120,8 +120,8 @@ static void end(struct l7mp_tls *t, bool truncated)
 }
 
 /*
- * Answers to what is not data: key updates, alerts. Who asks for them again and again without
- * reading them would fill our memory.
+ * Sends answers to what is not data: key updates, alerts. Bounded, because a peer could request
+ * them again and again without reading them.
  */
 static bool flush_answers(struct l7mp_tls *t)
 {
@@ -136,7 +136,7 @@ static bool flush_answers(struct l7mp_tls *t)
 	return false;
 }
 
-/* One piece of plain text. False: no more now. */
+/* Decrypts one piece of plain text. Returns false when there is no more now. */
 static bool take(struct l7mp_tls *t)
 {
 	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(t->loop), RECORD);
@@ -221,7 +221,7 @@ static void on_error(void *arg, int err)
 {
 	struct l7mp_tls *t = arg;
 
-	/* A refused handshake often ends in a reset behind the alert: the alert says more. */
+	/* A refused handshake often ends with an alert followed by a reset; the alert says more. */
 	if (t->failed)
 		return;
 	t->failed = true;
@@ -279,7 +279,7 @@ static void on_task(struct l7mp_task *task, void *arg)
 
 /* ---- making ---- */
 
-/* The certificate has to be for t->name. */
+/* Requires that the certificate is valid for t->name. */
 static int expect(struct l7mp_tls *t)
 {
 	X509_VERIFY_PARAM *param = SSL_get0_param(t->ssl);
@@ -322,7 +322,7 @@ static struct l7mp_tls *tls_new(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx
 		tls_free(t);
 		return NULL;
 	}
-	/* Empty is "more to come", not the end. */
+	/* An empty BIO means "retry", not the end. */
 	BIO_set_mem_eof_return(t->in, -1);
 	SSL_set_bio(t->ssl, t->in, t->out);
 	SSL_set_app_data(t->ssl, &t->bad);
@@ -390,7 +390,10 @@ void l7mp_tls_read(struct l7mp_tls *t, bool on)
 	if (!t->open || t->failed || t->closing)
 		return;
 	l7mp_stream_io_read(t->sio, on);
-	/* What came in before waits here, and nothing else may wake us. */
+	/*
+	 * Data that was received before waits in OpenSSL, and no event of the byte stream would
+	 * follow.
+	 */
 	if (on && !t->ended)
 		l7mp_task_post(t->loop, &t->task);
 }
@@ -402,7 +405,7 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 
 	if (!t->open || t->shut || t->failed || t->closing) {
 		l7mp_buf_unref(buf);
-		/* A failure is about to be told, and says more than a failed write. */
+		/* A failure is about to be reported, and says more than a failed write. */
 		return t->failed && t->open && !t->closing ? 0 : t->open ? -EPIPE : -ENOTCONN;
 	}
 	ERR_clear_error();
@@ -415,7 +418,7 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 		rc = flush(t);
 	if (rc == L7MP_STREAM_IO_FULL)
 		t->full = true;
-	/* The peer has gone; its alert, which says why, may still be there to be read. */
+	/* The peer has closed; its alert, which says why, may still have to be read. */
 	return rc == -EPIPE || rc == -ECONNRESET ? 0 : rc;
 }
 
@@ -495,7 +498,10 @@ const char *l7mp_tls_summary(const struct l7mp_tls *t, char *buf, size_t size)
 	return buf;
 }
 
-/* A peer may send any bytes as SNI or ALPN: what is not printable ASCII is shown as '?'. */
+/*
+ * Adds SNI or ALPN, in which a peer may send any bytes: what is not printable ASCII is shown as
+ * '?'.
+ */
 static int add_plain(cJSON *object, const char *key, const unsigned char *text, size_t len)
 {
 	char plain[256];

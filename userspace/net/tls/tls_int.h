@@ -24,8 +24,8 @@
 	(X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
 
 /* ---- context.c ---- */
-SSL_CTX *l7mp_tls_ctx_ssl(const struct l7mp_tls_ctx *ctx); /* borrowed; until the next reload */
-/* Whom to expect in the place of the endpoint's address; NULL: that. */
+SSL_CTX *l7mp_tls_ctx_ssl(const struct l7mp_tls_ctx *ctx); /* borrowed until the next reload */
+/* Returns the name to expect instead of the endpoint's address; NULL: none. */
 const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
 
 /* ---- text.c ---- */
@@ -35,19 +35,20 @@ const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
  */
 int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
 /*
- * Why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue, which it
- * empties. `name`: whom a client expected.
+ * Describes why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue,
+ * which it empties. `name`: whom a client expected.
  */
 void l7mp_tls_failure(SSL *ssl, int code, const char *name, char *buf, size_t size);
-/* The subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
+/* Returns the subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
 char *l7mp_tls_subject(SSL *ssl);
-/* OpenSSL's own words for the oldest error of its queue, which it empties. */
+/* Writes OpenSSL's text for the oldest error of its queue, which it empties. */
 const char *l7mp_tls_reason(char *buf, size_t size);
 
 /* ---- gate.c ---- */
 
 /*
- * A listener's connections until their handshake is done: it has 10 s, and their number is bounded.
+ * The connections of a listener until their handshake is done: it has 10 s, and their number is
+ * bounded.
  */
 struct l7mp_tls_gate;
 struct l7mp_tls_gate_params {
@@ -64,7 +65,10 @@ struct l7mp_tls_gate_params {
 	void *arg;
 };
 int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out);
-/* For a listener whose spec has `tls`: reads the files. 0, or negative errno with err. */
+/*
+ * Makes the gate of a listener whose spec has `tls`, and reads the files. Returns 0, or a negative
+ * errno with err.
+ */
 int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct l7mp_listen *listen,
                        const char *module,
                        void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer,
