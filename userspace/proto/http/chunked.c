@@ -5,8 +5,11 @@
 #include <string.h>
 
 /*
- * A chunk's line is "<size>\r\n" and its data ends with "\r\n": this much is never counted as
- * excess.
+ * Allowed framing per chunk: "<size>\r
+ *
+ * " and "\r
+ *
+ * " after the data are never counted as excess.
  */
 #define LINE_FREE 20
 
@@ -59,7 +62,7 @@ static bool is_ws(uint8_t c)
 	return c == ' ' || c == '\t';
 }
 
-/* Of a quoted string or a field value: HTAB, SP, visible, obs-text. */
+/* Characters of a quoted string or a field value: HTAB, SP, visible, obs-text. */
 static bool is_text(uint8_t c)
 {
 	return c == '\t' || (c >= ' ' && c != 0x7f);
@@ -78,7 +81,7 @@ static int in_size(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_refu
 	int digit = hex(b);
 
 	if (digit >= 0) {
-		/* 16 digits, the first of them at most 7: what fits into 63 bits. */
+		/* At most 16 digits, the first at most 7: the size fits into 63 bits. */
 		if (++c->digits > 16 || c->left > (uint64_t)INT64_MAX >> 4)
 			return bad(why, "a chunk's size is too large");
 		c->left = c->left << 4 | (unsigned)digit;
@@ -97,7 +100,7 @@ static int in_size(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_refu
 	return 0;
 }
 
-/* What may follow a complete extension. */
+/* Handles the byte after a complete extension. */
 static bool after_extension(struct l7mp_http_chunked *c, uint8_t b, bool ws)
 {
 	if (b == ';')
@@ -186,7 +189,7 @@ static int in_trailer(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_r
 	}
 }
 
-/* The line with a chunk's size is complete. */
+/* Handles the end of the line with a chunk's size. */
 static int begin_data(struct l7mp_http_chunked *c, struct l7mp_http_refusal *why)
 {
 	uint64_t paid = c->left < L7MP_HTTP_CHUNK_EXCESS_MAX ? c->left : L7MP_HTTP_CHUNK_EXCESS_MAX;
@@ -221,7 +224,7 @@ static int line_feed(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_re
 	}
 }
 
-/* One byte of framing. 0, or -1 with *why. */
+/* Processes one byte of framing. Returns 0, or -1 with *why. */
 static int step(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_refusal *why)
 {
 	c->line++;

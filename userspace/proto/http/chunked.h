@@ -11,17 +11,18 @@
 
 #include "head.h"
 
-/* Bounds: one line with a chunk's size and its extensions, and all trailers together. */
+/* Bounds in bytes: one line with a chunk's size and its extensions, and all trailers together. */
 #define L7MP_HTTP_CHUNK_LINE_MAX 4096
 #define L7MP_HTTP_TRAILERS_MAX   16384
-/* Bytes of framing beyond what the body's own size explains; more is an attack on our time. */
+/* Bytes of framing beyond what the size of the body justifies; more would only waste our time. */
 #define L7MP_HTTP_CHUNK_EXCESS_MAX 65536
 
 /* Private. Zeroed by its owner before the first byte of a body. */
 struct l7mp_http_chunked {
-	uint64_t left;   /* of this chunk's data; while its size is read, what it is so far */
+	/* remaining bytes of this chunk's data; while its size is read, its value so far */
+	uint64_t left;
 	uint32_t line;   /* bytes of this line, or of all trailers */
-	uint32_t excess; /* framing bytes that the data has not paid for */
+	uint32_t excess; /* framing bytes in excess of what the data justifies */
 	uint16_t fields; /* trailers */
 	uint8_t state;
 	uint8_t digits;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One HTTP connection: reads heads and bodies, one request at a time, watches its deadlines, and
- * closes so that the client sees the last answer. Between requests it holds no buffer.
+ * One HTTP connection: reads heads and bodies, one request at a time, enforces time-outs, and
+ * closes so that the client can read the last answer. Between requests it holds no buffer.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 #include "l7mp/log.h"
 #include "metadata.h"
 
-/* How often a connection is looked at while something has to be polled, in ms. */
+/* Interval in ms at which a connection is checked while its state has to be polled. */
 #define POLL_MS 1000
 /* Bytes that a connection takes with the stream below it, whether it asks for anything or not. */
 #define HTTP_CONN_COST 2048
@@ -53,9 +53,7 @@ static void reset_reader(struct http_conn *c)
 
 /* ---- input ---- */
 
-/*
- * The first n bytes of the input as a buffer of their own; they leave the input. NULL: no memory.
- */
+/* Removes n bytes from the input and returns them as a buffer. NULL: no memory. */
 static struct l7mp_buf *take(struct http_conn *c, size_t off, size_t n, size_t used)
 {
 	struct l7mp_buf *buf = c->in.head, *out;
@@ -74,7 +72,7 @@ static struct l7mp_buf *take(struct http_conn *c, size_t off, size_t n, size_t u
 	return out;
 }
 
-/* Forgets the first n bytes of the input. */
+/* Discards the first n bytes of the input. */
 static void skip(struct http_conn *c, size_t n)
 {
 	struct l7mp_buf *buf = c->in.head;
@@ -110,9 +108,9 @@ void http_conn_close_idle(struct http_conn *c)
 }
 
 /*
- * Closes once all is written; a client whose input was not read to its end gets a while to read
- * the answer, because closing earlier would reset the connection and could destroy it (RFC 9112,
- * section 9.6).
+ * Closes once everything was written. If input of the client is unread, it gets some time to read
+ * the answer, because closing earlier would reset the connection and could destroy the answer (RFC
+ * 9112, section 9.6).
  */
 static void try_close(struct http_conn *c)
 {
@@ -140,7 +138,7 @@ static void begin_close(struct http_conn *c)
 	http_conn_watch(c);
 }
 
-/* An answer to what is no request that a session could be made of. */
+/* Answers input that can't be the request of a session. */
 static void refuse(struct http_conn *c, int status, const char *why)
 {
 	l7mp_log_verbose("http", "%s: a request is refused with %d: %s",
@@ -183,7 +181,7 @@ void http_conn_exchange_gone(struct http_conn *c)
 {
 	c->x = NULL;
 	/*
-	 * A session whose streams are all gone ends in a task of its own, which was posted before.
+	 * The session may not have ended yet: its task, which was posted before, does that first.
 	 */
 	if (!c->closed)
 		l7mp_task_post(loop_of(c), &c->task);
@@ -197,7 +195,7 @@ bool http_conn_must_close(const struct http_conn *c)
 
 void http_conn_answered(struct http_conn *c)
 {
-	/* A route that has said its answer may still want the rest of the request. */
+	/* A route that has given its answer may still want the rest of the request. */
 	if (!c->keep && (c->phase != HTTP_BODY || !is_wanted(c->x)))
 		begin_close(c);
 	else
@@ -206,7 +204,7 @@ void http_conn_answered(struct http_conn *c)
 
 /* ---- heads ---- */
 
-/* Answers without a session, and goes on where that is possible. */
+/* Answers without a session, and keeps the connection where that is possible. */
 static void answer_here(struct http_conn *c, const struct l7mp_http_request *req, int status,
                         const char *why, const char *extra)
 {
@@ -269,7 +267,7 @@ static void begin_request(struct http_conn *c, const struct l7mp_http_request *r
 	}
 }
 
-/* False: no more can be done with the input now. */
+/* Processes a head. Returns false when nothing more can be done with the input now. */
 static bool take_head(struct http_conn *c)
 {
 	struct l7mp_buf *buf = c->in.head;
@@ -298,7 +296,7 @@ static bool take_head(struct http_conn *c)
 		skip(c, used);
 		return true;
 	}
-	/* The request borrows from the buffer, or from the reader. */
+	/* The request points into the buffer, or into the reader. */
 	l7mp_buf_ref(buf);
 	skip(c, used);
 	if (l7mp_http_request_parse(head, len, &req, &why))
@@ -322,7 +320,7 @@ static void body_failed(struct http_conn *c, int status, int err, const char *wh
 		begin_close(c);
 }
 
-/* A piece of n bytes at `off` of the input's first buffer, of which `used` are used up by it. */
+/* Passes on n bytes at `off` of the input's first buffer, and consumes `used` bytes of it. */
 static void pass_on(struct http_conn *c, size_t off, size_t n, size_t used)
 {
 	struct l7mp_buf *buf;
@@ -341,7 +339,7 @@ static void pass_on(struct http_conn *c, size_t off, size_t n, size_t used)
 	buf = take(c, off, n, used);
 	if (buf)
 		http_exchange_data(c->x, buf);
-	else /* a hole in a body must not look like a body */
+	else /* a body with missing bytes must not look complete */
 		body_failed(c, 503, -ENOMEM, "out of memory");
 }
 
@@ -390,7 +388,7 @@ static bool take_body(struct http_conn *c)
 
 /* ---- the end of the client's stream ---- */
 
-/* The input is used up as far as it can be. */
+/* Handles the client's end after the input was processed. */
 static void at_eof(struct http_conn *c)
 {
 	if (c->in.count || c->phase == HTTP_CLOSING || c->phase == HTTP_ANSWER)
@@ -406,9 +404,9 @@ static void at_eof(struct http_conn *c)
 }
 
 /*
- * The client has finished sending and waits for its answer, or it is gone: the kernel does not
- * say which. An interim response makes a peer that has closed answer with a reset; that is then
- * seen in the state of the connection.
+ * The client has finished sending, and either waits for its answer or has closed: the kernel does
+ * not tell which. An interim response makes a peer that has closed answer with a reset, which is
+ * then seen in the state of the connection.
  */
 static void half_closed(struct http_conn *c)
 {
@@ -442,7 +440,7 @@ static bool step(struct http_conn *c)
 	}
 }
 
-/* Does what can be done with the input. */
+/* Processes the input as far as possible. */
 static void consume(struct http_conn *c)
 {
 	if (c->busy)
@@ -464,7 +462,7 @@ void http_conn_resume(struct http_conn *c)
 
 	if (c->expect && x && !x->paused && !x->closing) {
 		c->expect = false;
-		/* Who sends the body without waiting needs no invitation. */
+		/* A client that sends the body without waiting needs no 100 (Continue). */
 		if (!c->in.count && !x->head_sent && !x->shut) {
 			buf = l7mp_buf_copy(l7mp_loop_bufs(loop_of(c)), interim,
 			                    sizeof(interim) - 1);
@@ -477,7 +475,7 @@ void http_conn_resume(struct http_conn *c)
 
 /* ---- deadlines ---- */
 
-/* Does the client take what waits for it? */
+/* Returns whether the client does not read what is queued for it. */
 static bool stalled(struct http_conn *c)
 {
 	size_t queued = l7mp_byte_stream_queued(c->io);
@@ -523,7 +521,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	http_conn_watch(c);
 }
 
-/* Loop time of the next look; 0: none is needed. */
+/* Returns the loop time of the next check; 0: none is needed. */
 static uint64_t next_look(const struct http_conn *c)
 {
 	uint64_t now = now_of(c), due = 0;
@@ -564,7 +562,10 @@ void http_conn_watch(struct http_conn *c)
 		l7mp_stream_pause(c->io, !want);
 	}
 	due = next_look(c);
-	/* A timer that is too early looks again; moving it for each request would cost more. */
+	/*
+	 * A timer that fires too early is armed again; moving moving it for each request would cost
+	 * more.
+	 */
 	if (!due || (l7mp_timer_armed(&c->timer) && c->timer.due <= due))
 		return;
 	if (l7mp_timer_start(loop_of(c), &c->timer, due > now ? due - now : 0))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One request and its response: the source stream of a session. What the session writes is
- * gathered until the end of the loop's turn, so that a short answer leaves with its head in one
- * system call and with its Content-Length.
+ * collected until the end of the loop's turn, so that a short answer is sent with its head in one
+ * system call, and with its Content-Length.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -23,7 +23,7 @@ static struct l7mp_buf_pool *pool_of(const struct http_state *state)
 
 /* ---- the end ---- */
 
-/* `closed` follows from the task. */
+/* Ends the stream; the task emits `closed`. */
 static void end_with(struct http_exchange *x, int err)
 {
 	if (x->over)
@@ -33,7 +33,7 @@ static void end_with(struct http_exchange *x, int err)
 	l7mp_task_post(x->state->env->loop, &x->task);
 }
 
-/* Is all said that is to be said? */
+/* Ends the stream when request and response are complete. */
 static void settle(struct http_exchange *x)
 {
 	if ((x->closing || x->end_told) && (x->complete || !x->conn))
@@ -90,7 +90,10 @@ void http_exchange_lost(struct http_exchange *x, int err)
 
 /* ---- writing ---- */
 
-/* Takes buf, which may be NULL without memory. False: the connection is broken. */
+/*
+ * Writes buf, which it takes, and which is NULL when out of memory. Returns false when the
+ * connection is broken.
+ */
 static bool put(struct http_conn *c, struct l7mp_buf *buf)
 {
 	int rc = buf ? l7mp_stream_write(c->io, buf) : -ENOMEM;
@@ -128,7 +131,7 @@ static const char *connection_line(const struct http_conn *c, bool http10)
 	return http10 ? "Connection: keep-alive\r\n\r\n" : "\r\n";
 }
 
-/* How the body is framed; `known` is its length, -1 when it is not all there yet. */
+/* Decides how the body is framed; `known` is its length, -1 when it is not complete yet. */
 static void choose_framing(struct http_exchange *x, int status, long long known)
 {
 	long long asked = x->reply ? x->reply->length : -1;
@@ -143,7 +146,7 @@ static void choose_framing(struct http_exchange *x, int status, long long known)
 		x->conn->keep = false;
 }
 
-/* Status line and fields, with room for `room` bytes behind them. NULL: no memory. */
+/* Makes the status line and the fields, with room for `room` bytes behind them. NULL: no memory. */
 static struct l7mp_buf *make_head(struct http_exchange *x, size_t room)
 {
 	int status = x->reply ? x->reply->status : 200;
@@ -165,7 +168,7 @@ static struct l7mp_buf *make_head(struct http_exchange *x, size_t room)
 	return buf;
 }
 
-/* Copies what is queued behind the head. */
+/* Copies queued data behind the head. */
 static void copy_body(struct http_exchange *x, struct l7mp_buf *head)
 {
 	struct l7mp_buf *buf;
@@ -191,7 +194,7 @@ static bool put_head(struct http_exchange *x)
 	return put(x->conn, head);
 }
 
-/* What is queued, as one chunk where the body has chunks. */
+/* Writes queued data, as one chunk if the body is chunked. */
 static bool put_body(struct http_exchange *x)
 {
 	struct l7mp_buf *buf;
@@ -203,7 +206,7 @@ static bool put_body(struct http_exchange *x)
 	}
 	x->sent += (long long)x->out.bytes;
 	if (!x->chunked && x->length >= 0 && x->sent > x->length)
-		return false; /* more than was announced: only an abort tells the client */
+		return false; /* more than the announced length: only an abort tells the client */
 	snprintf(line, sizeof(line), "%zx\r\n", x->out.bytes);
 	if (x->chunked && !put_text(x->conn, line))
 		return false;
@@ -222,11 +225,11 @@ static bool put_end(struct http_exchange *x)
 	if (x->chunked)
 		return put_text(x->conn, "0\r\n\r\n");
 	if (!x->bodyless && x->length >= 0 && x->sent != x->length)
-		x->conn->keep = false; /* the client sees that something is missing */
+		x->conn->keep = false; /* the client sees that the body is incomplete */
 	return true;
 }
 
-/* Hands down what can be handed down. */
+/* Writes head and body as far as possible. */
 static void send_out(struct http_exchange *x)
 {
 	struct http_conn *c = x->conn;
@@ -273,8 +276,8 @@ void http_exchange_drain(struct http_exchange *x)
 /* ---- errors ---- */
 
 /*
- * The body ends before its end, so that the client can tell: no last chunk, a length that is not
- * reached, or a reset.
+ * Ends an incomplete body so that the client can tell: without the last chunk, short of its length,
+ * or with a reset.
  */
 static void break_off(struct http_exchange *x)
 {
@@ -291,7 +294,7 @@ static void break_off(struct http_exchange *x)
 		http_conn_abort(c);
 }
 
-/* An error before the first byte becomes the answer; after it the body is broken off. */
+/* An error before the first byte becomes the answer; after it the body is aborted. */
 static void answer_error(struct http_exchange *x, int status, const char *message)
 {
 	static const char text[] =

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Heads of HTTP/1.1 messages, read strictly (RFC 9110, RFC 9112, RFC 3986). */
+/* Strict parsing of the heads of HTTP/1.1 strictly (RFC 9110, RFC 9112, RFC 3986). */
 #include "head.h"
 
 #include <stdlib.h>
@@ -17,9 +17,9 @@
 
 enum {
 	C_TOKEN = 1 << 0,  /* tchar: RFC 9110, section 5.6.2 */
-	C_VALUE = 1 << 1,  /* of a field value: HTAB, SP, visible, obs-text */
-	C_TARGET = 1 << 2, /* of a request target: visible ASCII without '#' */
-	C_HOST = 1 << 3,   /* of a reg-name, but '%': RFC 3986, section 3.2.2 */
+	C_VALUE = 1 << 1,  /* in a field value: HTAB, SP, visible, obs-text */
+	C_TARGET = 1 << 2, /* in a request target: visible ASCII without '#' */
+	C_HOST = 1 << 3,   /* in a reg-name, except '%': RFC 3986, section 3.2.2 */
 	C_HEX = 1 << 4,
 	C_DIGIT = 1 << 5,
 };
@@ -129,7 +129,7 @@ static int bad(struct l7mp_http_refusal *out, const char *why)
 	return refuse(out, 400, why);
 }
 
-/* A byte that may not stand in a line. */
+/* Refuses a byte that is not allowed in a line. */
 static int bad_byte(struct l7mp_http_refusal *out, char c)
 {
 	if (c == '\n')
@@ -171,7 +171,7 @@ static int in_name(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal 
 	return 0;
 }
 
-/* Of a first line; the parser looks at it in detail. */
+/* Whether a byte is allowed in the first line; the parser checks the details. */
 static bool line_byte(const struct l7mp_http_reader *r, char c)
 {
 	if (r->response)
@@ -179,7 +179,7 @@ static bool line_byte(const struct l7mp_http_reader *r, char c)
 	return c == ' ' || is(c, C_TARGET | C_TOKEN);
 }
 
-/* One byte. 0, or -1 with *why. */
+/* Processes one byte. Returns 0, or -1 with *why. */
 static int step(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal *why)
 {
 	switch (r->state) {
@@ -212,8 +212,8 @@ static int step(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal *wh
 }
 
 /*
- * What comes before the first line: nothing, or some empty lines before a request, which are
- * not part of the head. *at moves behind what was skipped.
+ * Skips what may come before the first line: nothing, or some empty lines before a request, which
+ * are not part of the head. Advances *at.
  */
 static int skip_blank(struct l7mp_http_reader *r, const char *data, size_t len, size_t *at,
                       struct l7mp_http_refusal *why)
@@ -239,7 +239,7 @@ static int skip_blank(struct l7mp_http_reader *r, const char *data, size_t len, 
 	return 0;
 }
 
-/* Copies a piece behind what is kept. */
+/* Appends a piece to the stored text. */
 static int keep(struct l7mp_http_reader *r, const char *data, size_t n,
                 struct l7mp_http_refusal *why)
 {
@@ -307,8 +307,8 @@ size_t l7mp_http_field_count(const struct l7mp_http_fields *f, const char *name)
 }
 
 /*
- * The next element of a list, without the white space around it; *list moves behind its comma,
- * and becomes NULL behind the last one. False at the end.
+ * Returns the next element of a list, without the white space around it; *list moves behind its
+ * comma, and becomes NULL behind the last one. Returns false at the end.
  */
 static bool next_element(const char **list, const char **element, size_t *n)
 {
@@ -380,7 +380,7 @@ static int split_fields(char *s, struct l7mp_http_fields *f, struct l7mp_http_re
 	return 0;
 }
 
-/* "HTTP/1.x" of n bytes. 0, or the status to refuse it with. */
+/* Parses "HTTP/1.x" of n bytes. Returns 0, or the status to refuse it with. */
 static int parse_version(const char *s, size_t n, unsigned *minor)
 {
 	if (n != 8 || memcmp(s, "HTTP/", 5) != 0 || !is(s[5], C_DIGIT) || s[6] != '.' ||
@@ -394,7 +394,7 @@ static int parse_version(const char *s, size_t n, unsigned *minor)
 
 /* ---- request targets ---- */
 
-/* "host", "host:port", "[v6]:port". An empty host is none. */
+/* Checks "host", "host:port", "[v6]:port". An empty host is none. */
 static bool authority_valid(const char *s, bool port_required)
 {
 	const char *port;
@@ -423,7 +423,7 @@ static bool authority_valid(const char *s, bool port_required)
 	return all(port, n, C_DIGIT) && n <= 5 && atoi(port) <= UINT16_MAX && (n || !port_required);
 }
 
-/* Percent signs are followed by two hex digits, which do not mean NUL. */
+/* Whether all percent signs are followed by two hex digits, which do not mean NUL. */
 static bool path_valid(const char *s)
 {
 	for (; (s = strchr(s, '%')); s += 3)
@@ -432,7 +432,7 @@ static bool path_valid(const char *s)
 	return true;
 }
 
-/* Path and query of an origin-form target; ends the path at the '?'. */
+/* Splits path and query of an origin-form target; ends the path at the '?'. */
 static int split_path(char *s, struct l7mp_http_request *out, struct l7mp_http_refusal *why)
 {
 	char *query = strchr(s, '?');
@@ -446,7 +446,10 @@ static int split_path(char *s, struct l7mp_http_request *out, struct l7mp_http_r
 	return 0;
 }
 
-/* The authority moves one byte to the left, over a '/', so that both parts can be terminated. */
+/*
+ * Splits an absolute-form target. The authority moves one byte to the left, over a '/', so that
+ * both parts can be terminated.
+ */
 static int split_absolute(char *s, struct l7mp_http_request *out, struct l7mp_http_refusal *why)
 {
 	size_t skip = strncasecmp(s, "http://", 7) == 0    ? 7
@@ -495,7 +498,7 @@ static int parse_target(char *s, struct l7mp_http_request *out, struct l7mp_http
 	return *s == '/' ? split_path(s, out, why) : split_absolute(s, out, why);
 }
 
-/* Method, target and version, exactly one space between them. */
+/* Parses method, target and version, exactly one space between them. */
 static int parse_request_line(char *s, char *end, struct l7mp_http_request *out,
                               struct l7mp_http_refusal *why)
 {
@@ -524,7 +527,7 @@ static int parse_request_line(char *s, char *end, struct l7mp_http_request *out,
 
 /* ---- framing ---- */
 
-/* What the framing fields of a head say, while they are looked through. */
+/* The framing fields of a head say, while they are looked through. */
 struct framing {
 	char **host; /* where its value is kept */
 	const char *transfer;
@@ -549,7 +552,10 @@ static int parse_length(const char *s, uint64_t *out)
 	return 0;
 }
 
-/* RFC 9112, section 6.1. Only chunked is known, and it has to be the last, once, and bare. */
+/*
+ * RFC 9112, section 6.1. Only `chunked` is supported, and it must be the last coding, once, without
+ * parameters.
+ */
 static int parse_transfer(const char *list, struct l7mp_http_refusal *why)
 {
 	unsigned others = 0, chunked = 0;
@@ -638,7 +644,7 @@ static int conclude(struct framing *f, struct l7mp_http_request *out, struct l7m
 	out->has_length = f->lengths > 0;
 	out->keep_alive = !f->close && (out->minor || f->keep_alive);
 	if (!out->chunked && !out->length)
-		out->expect = false; /* there is nothing to wait with */
+		out->expect = false; /* there is no body */
 	if (!out->authority)
 		out->authority = f->host ? *f->host : "";
 	else if (f->host)
@@ -646,7 +652,7 @@ static int conclude(struct framing *f, struct l7mp_http_request *out, struct l7m
 	return 0;
 }
 
-/* The end of the first line; the reader has seen to it that there is one. */
+/* Returns the end of the first line, which the reader has checked. */
 static char *line_end(char *head, size_t len)
 {
 	return memchr(head, '\r', len);

@@ -16,11 +16,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes of a head, its blank line included, and fields in it. Beyond them: 431. */
+/* Bounds of a head: bytes with its blank line, and fields. Beyond them: 431. */
 #define L7MP_HTTP_HEAD_MAX   65536
 #define L7MP_HTTP_FIELDS_MAX 256
 
-/* Why a message is refused: a status to answer with, and one sentence for people (static). */
+/* The reason for refusing a message: a status to answer with, and a sentence (static). */
 struct l7mp_http_refusal {
 	int status;
 	const char *why;
@@ -30,10 +30,10 @@ struct l7mp_http_refusal {
 
 /* Private but for `len`. Zeroed by l7mp_http_reader_init. */
 struct l7mp_http_reader {
-	char *text;    /* what is kept of an unfinished head; NULL: nothing */
+	char *text;    /* stored part of an unfinished head; NULL: nothing */
 	uint32_t len;  /* bytes in text */
 	uint32_t cap;  /* allocated */
-	uint32_t seen; /* bytes of the head, kept or not */
+	uint32_t seen; /* bytes of the head, stored or not */
 	uint16_t fields;
 	uint8_t state;
 	uint8_t blank; /* empty lines before a request line */
@@ -55,36 +55,36 @@ void l7mp_http_reader_init(struct l7mp_http_reader *r, bool response);
 int l7mp_http_reader_feed(struct l7mp_http_reader *r, char *data, size_t len, size_t *used,
                           char **head, size_t *head_len, struct l7mp_http_refusal *why);
 
-/* Has a first byte of a head been seen? */
+/* Returns whether a first byte of a head was seen? */
 bool l7mp_http_reader_begun(const struct l7mp_http_reader *r);
 
-/* Frees what is kept; ready for the next head. Keeps the kind (request or response). */
+/* Frees the stored part; ready for the next head. Keeps the kind (request or response). */
 void l7mp_http_reader_reset(struct l7mp_http_reader *r);
 
 /* ---- fields ---- */
 
-/* One field line. Both are terminated strings without NUL in them, and borrow from the head. */
+/* One field line. Both strings are terminated, have no NUL inside, and point into the head. */
 struct l7mp_http_field {
 	char *name;  /* a token, in lower case */
 	char *value; /* without white space around it; may be empty */
 };
 
-/* In the order in which they came; equal names stay apart. */
+/* In the order of the message; fields of equal names stay apart. */
 struct l7mp_http_fields {
 	size_t n;
 	struct l7mp_http_field at[L7MP_HTTP_FIELDS_MAX];
 };
 
-/* The value of the first field of that (lower-case) name; NULL: there is none. */
+/* Returns the value of the first field of that (lower-case) name; NULL: there is none. */
 const char *l7mp_http_field(const struct l7mp_http_fields *f, const char *name);
-/* How many fields have that (lower-case) name. */
+/* Returns the number of fields with that (lower-case) name. */
 size_t l7mp_http_field_count(const struct l7mp_http_fields *f, const char *name);
 /*
- * Is `token` an element of the comma-separated list that all fields of that name make up
- * (RFC 9110, section 5.6.1)? Elements are compared without regard to case, whole.
+ * Returns whether `token` is an element of the comma-separated list that all fields of that name
+ * make up (RFC 9110, section 5.6.1)? Elements are compared without regard to case, whole.
  */
 bool l7mp_http_field_has(const struct l7mp_http_fields *f, const char *name, const char *token);
-/* Is the text one token (RFC 9110, section 5.6.2)? The empty text is none. */
+/* Returns whether the text is a token (RFC 9110, section 5.6.2)? The empty text is none. */
 bool l7mp_http_is_token(const char *text);
 
 /* ---- requests ---- */
@@ -102,9 +102,9 @@ struct l7mp_http_request {
 	const char *method;
 	enum l7mp_http_form form;
 	/*
-	 * Whom the request is for, "host" or "host:port": of the target when that has one, which
-	 * then is the value of the field Host, too (RFC 9112, section 3.2.2), else of Host. ""
-	 * when there is none.
+	 * The authority of the request, "host" or "host:port": that of the target when it has one,
+	 * which then replaces the value of the field Host, too (RFC 9112, section 3.2.2), else that
+	 * of Host. "" when there is none.
 	 */
 	const char *authority;
 	const char *path;  /* not decoded; "*" in asterisk form, "" in authority form */
@@ -114,22 +114,22 @@ struct l7mp_http_request {
 	bool chunked;
 	bool has_length;
 	uint64_t length; /* at most INT64_MAX */
-	bool keep_alive; /* the client wants the connection to go on (RFC 9112, section 9.3) */
+	bool keep_alive; /* the client wants to keep the connection (RFC 9112, section 9.3) */
 	bool expect;     /* the client waits for 100 (Continue) before it sends the body */
 	struct l7mp_http_fields fields;
 };
 
 /*
- * Splits a complete head as the reader gave it, in place. 0, or -1 with *why: 400 for what is
- * wrong or ambiguous, 417 for an expectation other than 100-continue, 501 for an unknown
- * transfer coding or method of more than 64 bytes, 505 for another major version.
+ * Splits a complete head from the reader, in place. Returns 0, or -1 with *why: 400 for what is
+ * invalid or ambiguous, 417 for an expectation other than 100-continue, 501 for an unknown transfer
+ * coding or a method of more than 64 bytes, 505 for another major version.
  */
 int l7mp_http_request_parse(char *head, size_t len, struct l7mp_http_request *out,
                             struct l7mp_http_refusal *why);
 
 /* ---- responses ---- */
 
-/* A response's head; framing of its body is not looked at. */
+/* A response's head; the framing of its body is not parsed. */
 struct l7mp_http_response {
 	unsigned minor;
 	int status; /* 100..599 */
@@ -137,6 +137,6 @@ struct l7mp_http_response {
 	struct l7mp_http_fields fields;
 };
 
-/* As l7mp_http_request_parse; the status in *why is 502 for whatever is wrong. */
+/* As l7mp_http_request_parse; the status in *why is always 502. */
 int l7mp_http_response_parse(char *head, size_t len, struct l7mp_http_response *out,
                              struct l7mp_http_refusal *why);

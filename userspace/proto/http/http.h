@@ -22,29 +22,32 @@
 #include "net/stream_listener.h"
 #include "reply.h"
 
-/* For a whole head, from its first byte on, in ms. */
+/* Time for a whole head, from its first byte on, in ms. */
 #define HTTP_HEAD_MS 10000
-/* Without a request, in ms. */
+/* Time without a request, in ms. */
 #define HTTP_IDLE_MS 60000
-/* A body has this long, and then the rate that follows, in bytes a second, on average... */
+/* Time for a body, in ms; after that it must have this average rate in bytes per second... */
 #define HTTP_BODY_MS   5000
 #define HTTP_BODY_RATE 240
-/* ...but what came fast is credited for no longer than this, in ms. */
+/* ...but fast data is credited for at most this time, in ms. */
 #define HTTP_BODY_CREDIT_MS 60000
-/* A client that takes nothing of what waits for it is cut after this, in ms. */
+/* A client that reads nothing of what is queued for it is aborted after this time, in ms. */
 #define HTTP_STALL_MS 30000
 /*
- * After an answer whose request was not read to its end: how long to read on, in all and in
- * silence.
+ * After an answer whose request was not read completely: how long to read on in all, and without
+ * any data, in ms.
  */
 #define HTTP_LINGER_MS       30000
 #define HTTP_LINGER_QUIET_MS 5000
-/* Of an unwanted request body, read so that the connection can be kept. */
+/* Bytes of an unwanted request body that are read so that the connection can be kept. */
 #define HTTP_DISCARD_MAX ((uint64_t)256 * 1024)
-/* Bytes that may wait in a connection ahead of their turn, and in an exchange for the client. */
+/*
+ * Bytes that may be queued in a connection before they are processed, and in an exchange for the
+ * client.
+ */
 #define HTTP_AHEAD_MAX 32768
 #define HTTP_OUT_MAX   65536
-/* Of all unfinished heads together; heads of up to 4 KiB are exempt. */
+/* Bytes of all unfinished heads together; heads heads of up to 4 KiB are exempt. */
 #define HTTP_HEADS_MAX  ((size_t)64 << 20)
 #define HTTP_HEADS_FREE 4096
 
@@ -52,10 +55,10 @@
 struct http_state {
 	struct l7mp_env *env;
 	struct l7mp_tls_set *tls;
-	uint64_t last_id; /* of session names */
+	uint64_t last_id; /* the last id in session names */
 	size_t head_bytes;
 	size_t n_conns;
-	struct http_conn *orphans; /* connections whose listener is gone */
+	struct http_conn *orphans; /* connections whose listener was deleted */
 	struct l7mp_http_date date;
 	bool stopping;
 };
@@ -63,7 +66,7 @@ struct http_state {
 struct http_listener {
 	struct l7mp_stream_listener base; /* first */
 	struct http_state *state;
-	struct http_conn *idle; /* between requests, the longest idle first */
+	struct http_conn *idle; /* connections between requests, the longest idle first */
 	struct http_conn *busy;
 };
 
@@ -71,7 +74,7 @@ enum http_phase {
 	HTTP_HEAD,    /* between requests, or within a head */
 	HTTP_BODY,    /* the request's body is not complete */
 	HTTP_ANSWER,  /* the request is complete, its answer is not */
-	HTTP_CLOSING, /* nothing more is answered */
+	HTTP_CLOSING, /* no more requests are answered */
 };
 
 struct http_exchange;
@@ -79,119 +82,119 @@ struct http_exchange;
 struct http_conn {
 	struct http_conn *prev, *next; /* in *list */
 	struct http_conn **list;
-	struct http_listener *listener; /* NULL: gone; the connection ends after its answer */
+	struct http_listener *listener; /* NULL: deleted; the connection ends after its answer */
 	struct http_state *state;
 	struct l7mp_stream *io;
 	struct http_exchange *x; /* NULL: none */
 	struct l7mp_peer peer;
 
-	struct l7mp_bufq in; /* what was read and is not used up */
+	struct l7mp_bufq in; /* received and not processed yet */
 	struct l7mp_http_reader reader;
-	uint32_t head_bytes; /* that reader is charged for in the state */
+	uint32_t head_bytes; /* bytes that the reader is charged for in the state */
 
 	/* The request's body. */
 	struct l7mp_http_chunked chunked;
-	uint64_t left;      /* with a length */
-	uint64_t discarded; /* of a body that nobody wants */
+	uint64_t left;      /* remaining bytes of a body with a length */
+	uint64_t discarded; /* bytes discarded of an unwanted body */
 
-	struct l7mp_task task;   /* goes on with the next request */
-	struct l7mp_timer timer; /* never later than what is due; see l7mp_http_conn_watch */
-	uint64_t since;          /* when this phase began; of an unfinished head, the head */
-	uint64_t body_due;       /* when more of the body has to have come */
-	uint64_t heard_ms;       /* when a closing connection last said something */
-	uint64_t progress_ms;    /* when the client last took something of `queued` */
+	struct l7mp_task task;   /* continues with the next request */
+	struct l7mp_timer timer; /* never later than the next deadline; see l7mp_http_conn_watch */
+	uint64_t since;          /* start of this phase, or of an unfinished head */
+	uint64_t body_due;       /* time by which more of the body must have arrived */
+	uint64_t heard_ms;       /* time when a closing connection last sent something */
+	uint64_t progress_ms;    /* time when the client last read something of the answer */
 	size_t queued;
 
 	uint8_t phase;
 	bool is_chunked;
 	bool keep;     /* another request may follow */
 	bool expect;   /* the client waits for 100 (Continue) */
-	bool reading;  /* what the stream below was told */
-	bool full;     /* the stream below said so */
+	bool reading;  /* whether the stream below is reading */
+	bool full;     /* the stream below returned L7MP_STREAM_FULL */
 	bool eof;      /* the client has finished sending */
-	bool unread;   /* something of the client's was not read: closing has to be patient */
-	bool busy;     /* input is being looked at, on the stack */
+	bool unread;   /* input of the client was not read: closing must wait for it */
+	bool busy;     /* input is being processed, on the stack */
 	bool closed;   /* close was called on the stream below */
-	uint8_t probe; /* what is known of a client that finished sending: see half_closed */
+	uint8_t probe; /* state of the check of a client that finished sending: see half_closed */
 };
 
 /* One request and its response, as a session sees it. */
 struct http_exchange {
 	struct l7mp_stream base; /* first */
-	struct http_conn *conn;  /* NULL: gone */
+	struct http_conn *conn;  /* NULL: closed */
 	struct http_state *state;
 	struct l7mp_task task;
 	struct l7mp_flush flush;
-	struct l7mp_bufq out;          /* of the response's body, not handed down yet */
-	struct l7mp_http_reply *reply; /* NULL: 200, or sent */
-	long long length;              /* announced; -1: not */
+	struct l7mp_bufq out;          /* data of the response that was not written */
+	struct l7mp_http_reply *reply; /* head of the response; NULL: 200, or sent */
+	long long length;              /* announced length; -1: none */
 	long long sent;
 	int err; /* negative errno that ended it */
 
 	bool http10;
 	bool is_head;   /* method HEAD */
-	bool paused;    /* the session takes nothing now */
+	bool paused;    /* paused by the session */
 	bool in_end;    /* the request is complete */
-	bool end_told;  /* the session knows */
+	bool end_told;  /* `end` was emitted */
 	bool started;   /* the session has written: later attributes are ignored */
-	bool shut;      /* the session writes no more */
+	bool shut;      /* the session has finished writing */
 	bool closing;   /* the session has closed it */
-	bool answered;  /* an error is the answer, whatever the session does then */
-	bool head_sent; /* too late for another status */
+	bool answered;  /* the answer is an error, whatever the session does then */
+	bool head_sent; /* the status was sent */
 	bool bodyless;  /* HEAD, 204, 304 */
 	bool chunked;
-	bool complete; /* the response was handed down, or broken off */
-	bool full;     /* the session was told to stop writing */
-	bool over;     /* the task says `closed` */
+	bool complete; /* the response was written, or aborted */
+	bool full;     /* the session was asked to stop writing */
+	bool over;     /* the task emits `closed` */
 };
 
 /* ---- listener.c ---- */
 
 /* Moves a connection to another list of its listener, or to the state's orphans. */
 void http_conn_move(struct http_conn *c, struct http_conn **list);
-/* A connection is gone. */
+/* Called when a connection was freed. */
 void http_conn_gone(struct http_state *state);
 
 /* ---- connection.c ---- */
 
-/* Takes `stream` and what `peer` owns. */
+/* Makes a connection. Takes `stream` and what `peer` owns. */
 void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l7mp_peer *peer);
 /*
- * Its listener is going: `heir` takes it over, or (NULL) it ends, at once when it is idle, else
- * after the answer that is under way.
+ * The listener is deleted: `heir` takes the connection over, or (NULL) it ends, at once when it is
+ * idle, else after the present answer.
  */
 void http_conn_inherit(struct http_conn *c, struct http_listener *heir);
 /* Closes an idle connection. */
 void http_conn_close_idle(struct http_conn *c);
-/* Aborts whatever is left of it. */
+/* Aborts the connection. */
 void http_conn_abort(struct http_conn *c);
-/* The session wants (more of) the request's body. */
+/* The session can take more of the request's body. */
 void http_conn_resume(struct http_conn *c);
-/* Looks again at what to read and which deadline is next; after whatever may have changed them. */
+/* Updates reading and the next deadline, after anything may have changed them. */
 void http_conn_watch(struct http_conn *c);
 /* The answer is complete; its exchange is still there. */
 void http_conn_answered(struct http_conn *c);
-/* The exchange is gone. */
+/* The exchange was freed. */
 void http_conn_exchange_gone(struct http_conn *c);
-/* Is more of the request to come than is read away for the sake of the connection? */
+/* Whether more of the request is missing than would be read to keep the connection. */
 bool http_conn_must_close(const struct http_conn *c);
 
 /* ---- exchange.c ---- */
 
-/* For a request whose head was just read. NULL: no memory. */
+/* Makes the exchange of a request whose head was just read. NULL: no memory. */
 struct http_exchange *http_exchange_new(struct http_conn *c, const struct l7mp_http_request *req);
 /* A piece of the request's body. Takes buf. */
 void http_exchange_data(struct http_exchange *x, struct l7mp_buf *buf);
 /* The request is complete. */
 void http_exchange_end(struct http_exchange *x);
-/* The stream below takes more. */
+/* The stream below can take more. */
 void http_exchange_drain(struct http_exchange *x);
-/* The client's fault: answers with an error if that is still possible, and ends the session. */
+/* An error of the client: answers with an error if that is still possible, and ends the session. */
 void http_exchange_fail(struct http_exchange *x, int status, int err, const char *why);
-/* The connection is gone, for `err` (negative errno). */
+/* The connection was lost, with `err` (negative errno). */
 void http_exchange_lost(struct http_exchange *x, int err);
 /*
- * Writes a whole answer without a session, and sets whether the connection goes on: error body,
- * `extra` header lines (may be ""). False: the connection is broken.
+ * Writes a whole answer without a session: an error body, and `extra` header lines (may be "").
+ * Decides whether the connection is kept. Returns false when the connection is broken.
  */
 bool http_answer(struct http_conn *c, int status, const char *why, const char *extra, bool is_head);

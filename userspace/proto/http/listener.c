@@ -7,7 +7,10 @@
 #include "l7mp/hash.h"
 #include "l7mp/protos.h"
 
-/* Idle connections that are closed when descriptors have run out, each time. */
+/*
+ * The number of idle connections that are closed each time when descriptors have run out, each
+ * time.
+ */
 #define SPARE 16
 
 /* ---- connections ---- */
@@ -38,7 +41,7 @@ static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
 	http_conn_new((struct http_listener *)l, stream, peer);
 }
 
-/* Connections that wait for a request give way to those that come. */
+/* Descriptors have run out: closes idle connections. */
 static void exhausted(struct l7mp_stream_listener *base)
 {
 	struct http_listener *l = (struct http_listener *)base;
@@ -91,7 +94,10 @@ static void leave_all(struct http_conn *list, struct http_listener *heir)
 		http_conn_inherit(c, heir);
 }
 
-/* Connections of the listener that this one replaces go on here, unless TLS was changed between. */
+/*
+ * Takes over the connections of the listener that this one replaces, unless its TLS settings
+ * differ.
+ */
 static void http_activate(struct l7mp_proto_listener *base)
 {
 	struct http_listener *l = (struct http_listener *)base;
@@ -130,7 +136,7 @@ static int http_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 	return 0;
 }
 
-/* Connections that still say their last answer keep the loop, and the state. */
+/* Connections that are still sending their last answer keep the loop running, and the state. */
 static void http_stop(struct l7mp_env *env, void *arg)
 {
 	struct http_state *state = arg;
@@ -165,7 +171,7 @@ static const struct l7mp_field listener_fields[] = {
         {0},
 };
 
-/* Either a port or the name of a UNIX socket. */
+/* Requires either a port or the name of a UNIX socket. */
 static void check_listener(const cJSON *spec, const char *path, struct l7mp_issues *issues)
 {
 	bool port = l7mp_json_member(spec, "port"), name = l7mp_json_member(spec, "filename");

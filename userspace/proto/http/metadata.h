@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A request's head as a part of the session's metadata. Thread: any. */
+/* Metadata of a session from a request's head. Thread: any. */
 #pragma once
 
 #include "head.h"
@@ -16,5 +16,5 @@
 cJSON *l7mp_http_request_metadata(const struct l7mp_http_request *req, const char *scheme,
                                   const struct l7mp_addr *local);
 
-/* Adds a string that need not be UTF-8, as above. 0 or -ENOMEM. */
+/* Adds a string that need not be UTF-8, as above. Returns 0 or UTF-8, as above. 0 or -ENOMEM. */
 int l7mp_http_add_text(cJSON *object, const char *key, const char *text);

@@ -95,7 +95,7 @@ const char *l7mp_http_date_now(struct l7mp_http_date *d)
 	return d->text;
 }
 
-/* Framing and the connection are the listener's affair. */
+/* Fields for framing and the connection are set by the listener. */
 static bool is_hop_by_hop(const char *name)
 {
 	static const char *const names[] = {"transfer-encoding", "connection", "keep-alive",

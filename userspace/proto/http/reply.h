@@ -4,12 +4,14 @@
 
 #include "l7mp/json.h"
 
-/* The standard phrase of a status ("Not Found"); "Unknown" when it has none. Static. */
+/* Returns the standard phrase of a status ("Not Found"); "Unknown" when it has none. Static. */
 const char *l7mp_http_phrase(int status);
-/* {"status", "message", "content"} as text; heap; NULL: no memory. `content` may be NULL. */
+/*
+ * Returns {"status", "message", "content"} as text; heap; NULL: no memory. `content` may be NULL.
+ */
 char *l7mp_http_error_body(int status, const char *content);
 
-/* What a route says about its response. */
+/* The head of a response as the route response. */
 struct l7mp_http_reply {
 	int status;
 	char *headers;    /* "Name: value\r\n" each; without framing and Connection */
@@ -24,7 +26,10 @@ struct l7mp_http_reply {
 struct l7mp_http_reply *l7mp_http_reply_new(const cJSON *meta);
 void l7mp_http_reply_free(struct l7mp_http_reply *r); /* NULL is allowed */
 
-/* The time in the format of the field Date (RFC 9110, section 5.6.7); made anew once a second. */
+/*
+ * A cache of the time in the format of the field Date (RFC 9110, section 5.6.7); made anew once a
+ * second.
+ */
 struct l7mp_http_date {
 	long long second;
 	char text[32];

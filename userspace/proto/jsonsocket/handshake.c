@@ -80,7 +80,7 @@ bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf)
 
 /* ---- parsing ---- */
 
-/* A small text may hold very many values, and each costs a node. */
+/* A small text may contain very many values, and each costs a node. */
 static int count_value(void *arg, const cJSON *node, int line)
 {
 	int *n = arg;
@@ -184,7 +184,8 @@ char *jsock_answer_text(int status, const char *message, size_t max)
 		if (!n)
 			return NULL;
 		/*
-		 * Escapes are longer than their bytes: cutting the excess in bytes is not too much.
+		 * Escapes are longer than their characters, so cutting as many bytes as are in
+		 * excess is enough.
 		 */
 		n = len - max < n ? n - (len - max) : 0;
 		while (n && ((unsigned char)message[n] & 0xc0) == 0x80)

@@ -32,7 +32,7 @@ struct jsock_upstream {
 	uint64_t open_ms;
 	unsigned sent, answered; /* headers sent, answers received */
 	bool open;
-	bool reading;      /* the owner's wish */
+	bool reading;      /* whether the owner wants to read */
 	bool payload_seen; /* something other than an answer was received */
 	bool closing;      /* by the owner, or because the handshake failed */
 };
@@ -129,7 +129,7 @@ static void handshake(struct jsock_upstream *u, struct l7mp_buf *buf)
 	}
 }
 
-/* Is it the answer to a repeated header? */
+/* Returns whether it is the answer to a repeated header? */
 static bool repeated(struct jsock_upstream *u, const struct l7mp_buf *buf)
 {
 	if (!u->transport->lossy || u->payload_seen)
@@ -289,7 +289,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	l7mp_stream_close(u->inner, abort);
 }
 
-/* May another answer be received, which must not reach the session? */
+/* Whether another answer may be received, which must not reach the session? */
 static bool expects_answers(const struct jsock_upstream *u)
 {
 	return u->transport->lossy && !u->payload_seen && u->answered < u->sent &&

@@ -23,7 +23,7 @@
 
 /* A singleton whose session could not be started tries again after this time. */
 #define START_AGAIN_MS 1000
-/* How often an interface that is down or gone is looked at. */
+/* How often an interface that is down or deleted is checked. */
 #define CHECK_MS 1000
 
 enum pkt_mode { PKT_SINGLETON, PKT_SERVER };
@@ -56,7 +56,7 @@ static struct packet_socket *socket_of(const struct packet_listener *l)
 
 /* ---- state of the interface ---- */
 
-/* 0: it is up. Otherwise it is looked at again until it is. */
+/* Returns 0 when the interface is up. Otherwise it is checked again until it is. */
 static int check_interface(struct packet_socket *s)
 {
 	int rc = pkt_interface_refresh(&s->interface, l7mp_dgram_fd(s->shared.dgram));

@@ -73,9 +73,9 @@ struct pipe_listener {
 /* The first bytes were read; takes buf. */
 static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
                                  struct l7mp_buf *buf);
-/* A writer came and went without writing. */
+/* A writer opened and closed the FIFO without writing. */
 static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s);
-/* The stream does not read any more. */
+/* The stream has stopped reading. */
 static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s);
 /* No stream reads the listener's FIFO any more. */
 static void listener_fifo_free(struct pipe_listener *l);

@@ -20,8 +20,8 @@
 
 #define UN_OFF offsetof(struct sockaddr_un, sun_path)
 /*
- * Datagrams that a peer has not read yet are charged to the sender's buffer (unix(7)), which is
- * one for all peers here: large enough that a few peers that do not read can't fill it.
+ * Datagrams that a peer has not read yet are charged to the sender's buffer (unix(7)), which is one
+ * for all peers here: large enough that a few peers that do not read can't fill it.
  */
 #define SNDBUF (16 << 20)
 /* The key of senders without a name: no path or abstract name consists of one NUL. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A TLS connection of ours on one side, a UNIX socket on the other, whose other end is
- * libwebsockets'. Each side that ends is shut down on the other; an error of TLS is kept for the
- * connection, because libwebsockets can only see that the bytes end.
+ * Connects a TLS stream to a UNIX socket pair whose other end belongs to libwebsockets. The end of
+ * one is passed to the other. A TLS error is stored for the connection, because libwebsockets only
+ * sees the end of the bytes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,7 +13,7 @@
 #include "websocket.h"
 
 struct ws_bridge {
-	struct ws_conn *conn;         /* NULL: gone */
+	struct ws_conn *conn;         /* NULL: closed */
 	struct l7mp_stream *io;       /* NULL: closed */
 	struct l7mp_stream_io *local; /* NULL: closed */
 	char why[512];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * WebSocket clusters: a byte stream is connected, TCP or TLS, and libwebsockets makes the
- * handshake of RFC 6455, section 4.1 on it, with a request of ours. Path, query and headers come
- * from the session's HTTP metadata when there is any.
+ * WebSocket clusters. Over a connected byte stream, TCP or TLS, libwebsockets does the handshake of
+ * RFC 6455, section 4.1, with our request. Path, query and headers are taken from the session's
+ * HTTP metadata, if any.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -17,7 +17,10 @@
 
 /* ---- the request ---- */
 
-/* Headers of one hop (RFC 9110, section 7.6.1), of a body, or made by the library. */
+/*
+ * Headers that are not passed on: hop-by-hop ones (RFC 9110, section 7.6.1), those of a body, and
+ * those that the library makes.
+ */
 static bool is_private(const char *name, const char *connection)
 {
 	static const char *const names[] = {
@@ -33,7 +36,7 @@ static bool is_private(const char *name, const char *connection)
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(names); i++)
 		if (strcasecmp(name, names[i]) == 0)
 			return true;
-	while (connection && *connection) { /* named there: of this hop */
+	while (connection && *connection) { /* named in Connection: hop-by-hop */
 		connection += strspn(connection, ", \t");
 		if (strncasecmp(connection, name, n) == 0 &&
 		    (!connection[n] || strchr(", \t", connection[n])))
@@ -123,7 +126,7 @@ static char *host_of(const cJSON *http, const char *address, uint16_t port)
 	return l7mp_str_take(&out);
 }
 
-/* The head of the request, without its key and the blank line. NULL: no memory. */
+/* Makes the head of the request, without its key and the blank line. NULL: no memory. */
 static char *request_of(const cJSON *http, const cJSON *spec, const char *address, uint16_t port,
                         const char *offer)
 {
@@ -142,7 +145,7 @@ static char *request_of(const cJSON *http, const cJSON *spec, const char *addres
 	return text;
 }
 
-/* The subprotocols that the session's client has offered, ", " between them. NULL: none. */
+/* Returns the subprotocols that the session's client has offered, ", " between them. NULL: none. */
 static char *offer_of(const cJSON *http)
 {
 	const cJSON *list =
@@ -171,7 +174,7 @@ static bool begins(const char *s, const char *with)
 	return strncmp(s, with, strlen(with)) == 0;
 }
 
-/* In our words; NULL: it says nothing that helps. */
+/* Returns a clearer message; NULL: there is none. */
 static const char *translate(const char *why)
 {
 	static const struct {

@@ -27,10 +27,10 @@
 
 #define DROPPED "the peer dropped the connection without a Close frame"
 
-/* Bytes that wait from which the owner has to stop writing, and to which they have to fall. */
+/* Queued bytes at which the owner has to stop writing, and at which it may go on. */
 #define OUT_HIGH 65536
 #define OUT_LOW  16384
-/* Frames of at least this size are written from where they are. */
+/* Frames of at least this size are written without a copy. */
 #define OUT_DIRECT 8192
 
 /* ---- the end ---- */
@@ -67,7 +67,7 @@ static void forget_message(struct ws_conn *c)
 	c->message = NULL;
 }
 
-/* A reset for the peer in the place of an orderly end. */
+/* Makes the peer get a reset instead of an orderly end. */
 static void set_reset(struct ws_conn *c)
 {
 	struct linger lg = {.l_onoff = 1, .l_linger = 0};
@@ -130,7 +130,7 @@ static void flow(struct ws_conn *c)
 	(void)lws_rx_flow_control(c->wsi, want);
 }
 
-/* Messages that came while it was paused. */
+/* Emits messages that were received while it was paused. */
 static void hand_up(struct ws_conn *c)
 {
 	while (c->in.head && !c->paused && !c->closing)
@@ -181,7 +181,7 @@ static void on_task(struct l7mp_task *task, void *arg)
 		flow(c);
 }
 
-/* The peer had its time. */
+/* The peer did not close in time. */
 static void on_timer(struct l7mp_timer *t, void *arg)
 {
 	struct ws_conn *c = arg;
@@ -194,7 +194,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	l7mp_ws_conn_over(c, L7MP_OK, " ");
 }
 
-/* For the peer to end the connection; what waits to be written gets more time. */
+/* Gives the peer time to close; more if data is still queued. */
 static void patience(struct ws_conn *c, uint64_t ms)
 {
 	if (c->out.head)
@@ -230,7 +230,7 @@ static void consume(struct ws_conn *c, size_t n)
 	}
 }
 
-/* The next piece: large ones where they are, small ones together. */
+/* Returns the next piece to write: large frames in place, small ones together. */
 static uint8_t *next_piece(struct ws_conn *c, size_t max, size_t *n)
 {
 	struct l7mp_buf *b = c->out.head;
@@ -252,9 +252,9 @@ static uint8_t *next_piece(struct ws_conn *c, size_t max, size_t *n)
 }
 
 /*
- * A write that the kernel takes only in part is finished by libwebsockets, which then answers the
- * peer's Close frame with a dropped connection (4.1.6, 4.3.5). A socket that is writable has a
- * third of its buffer free: no more than a quarter is written at once.
+ * libwebsockets finishes a write that the kernel takes only in part, but then answers the peer's
+ * Close frame by dropping the connection (4.1.6, 4.3.5). A writable socket has a third of its
+ * buffer free, so at most a quarter is written at once.
  */
 static size_t piece_max(const struct ws_conn *c)
 {
@@ -267,7 +267,7 @@ static size_t piece_max(const struct ws_conn *c)
 	return size / 4 < L7MP_WS_CHUNK ? (size_t)size / 4 : L7MP_WS_CHUNK;
 }
 
-/* What has to wait keeps no more memory than it needs. */
+/* Queued frames keep no more memory than it needs. */
 static void compact(struct ws_conn *c)
 {
 	struct l7mp_bufq all = c->out;
@@ -276,7 +276,7 @@ static void compact(struct ws_conn *c)
 	if (c->choked)
 		return;
 	c->choked = true;
-	/* The first one stays, as a part of it is written. */
+	/* The first one stays, because a part of it is written. */
 	l7mp_bufq_init(&c->out);
 	l7mp_bufq_push(&c->out, l7mp_bufq_pop(&all));
 	while ((b = l7mp_bufq_pop(&all))) {
@@ -333,8 +333,8 @@ static void on_flush(struct l7mp_flush *flush, void *arg)
 }
 
 /*
- * Takes buf, which becomes a frame, and is written with the others at the end of this turn of the
- * loop. 0 or negative errno.
+ * Makes buf, which it takes, a frame, to be written with others at the end of this turn of the
+ * loop. Returns 0 or a negative errno.
  */
 static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp_buf *buf)
 {
@@ -345,7 +345,7 @@ static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp
 		l7mp_buf_unref(buf);
 		return -EIO;
 	}
-	/* The header goes in front, and the payload is masked in place. */
+	/* The header is prepended, and the payload is masked in place. */
 	if (!l7mp_buf_writable(buf) || l7mp_buf_headroom(buf) < L7MP_WS_HEAD_LEN_MAX)
 		buf = l7mp_buf_own(buf, L7MP_BUF_HEADROOM, len);
 	if (!buf)
@@ -391,7 +391,7 @@ static void send_close(struct ws_conn *c)
 
 /* ---- reading ---- */
 
-/* The peer broke the rules, or ours: libwebsockets tells it the code and closes. */
+/* The peer violated the protocol or our limits: libwebsockets sends the code and closes. */
 static int fault(struct ws_conn *c, struct lws *wsi, int code, enum l7mp_code kind,
                  const char *text)
 {
@@ -426,7 +426,10 @@ static bool grows_short(const struct ws_conn *c, size_t n)
 	return !fits && l7mp_memory_short(c->state->env, have + n);
 }
 
-/* Room for n more bytes; grows by doubling, so that an announced length alone costs nothing. */
+/*
+ * Makes room for n more bytes. It grows by doubling, so that an announced length alone costs
+ * nothing.
+ */
 static bool make_room(struct ws_conn *c, size_t n, size_t left)
 {
 	size_t have = c->message ? c->message->len : 0;
@@ -445,7 +448,7 @@ static bool make_room(struct ws_conn *c, size_t n, size_t left)
 }
 
 /* A message is complete. */
-static int whole(struct ws_conn *c, struct lws *wsi)
+static int message_complete(struct ws_conn *c, struct lws *wsi)
 {
 	struct l7mp_buf *buf = c->message;
 
@@ -453,7 +456,7 @@ static int whole(struct ws_conn *c, struct lws *wsi)
 		buf->flags |= L7MP_BUF_TEXT;
 	c->message = NULL;
 	forget_message(c);
-	if (c->close_sent) /* it still has something to say */
+	if (c->close_sent) /* the owner may still write */
 		patience(c, L7MP_WS_CLOSE_MS);
 	if (!c->paused && !c->in.head && !c->holding) {
 		c->base.events->data(c->base.owner, buf);
@@ -467,8 +470,8 @@ static int whole(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * The next piece of a text. libwebsockets can check it as well, but would close some of what is
- * wrong with 1002, and misses a character that the end of the message cuts short.
+ * Checks the next piece of a text message. libwebsockets can check it as well, but closes some
+ * errors with 1002, and misses a character that is cut by the end of the message.
  */
 static bool text_valid(struct ws_conn *c, struct lws *wsi, const void *data, size_t len)
 {
@@ -504,7 +507,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 		memcpy(c->message->data + have, data, len);
 	c->message->len += (uint32_t)len;
 	if (lws_is_final_fragment(wsi))
-		return whole(c, wsi);
+		return message_complete(c, wsi);
 	if (!l7mp_timer_armed(&c->slow)) {
 		c->grown = c->message->len;
 		(void)l7mp_timer_start(l7mp_ws_loop(c), &c->slow, c->message_ms);
@@ -512,7 +515,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 	return 0;
 }
 
-/* The peer's Close frame. Non-zero: libwebsockets is not to answer it. */
+/* Handles the peer's Close frame. Returns non-zero when libwebsockets must not answer it. */
 static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, size_t len)
 {
 	int code = len >= 2 ? in[0] << 8 | in[1] : 0;
@@ -538,18 +541,18 @@ static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, siz
 		c->code = code;
 	post(c);
 	if (c->close_sent && !c->out.head)
-		return -1; /* both have said it */
+		return -1; /* both Close frames were sent */
 	c->close_sent = true;
 	write_out(c);
-	l7mp_bufq_clear(&c->out); /* what did not leave nobody wants any more */
+	l7mp_bufq_clear(&c->out); /* the peer does not read it any more */
 	c->off = 0;
 	patience(c, L7MP_WS_CLOSE_MS);
 	return 0;
 }
 
 /*
- * Pings find peers that have gone without a word, and keep what is between us from forgetting the
- * connection.
+ * Pings detect peers that have disappeared, and keep firewalls and NATs from dropping the
+ * connection's state.
  */
 static void on_ping(struct l7mp_timer *t, void *arg)
 {
@@ -565,7 +568,7 @@ static void on_ping(struct l7mp_timer *t, void *arg)
 	}
 	c->pinged = c->flowing;
 	c->heard = false;
-	/* With a payload: libwebsockets keeps pongs without one to itself. */
+	/* With a payload, because libwebsockets does not report pongs without one. */
 	(void)send_control(c, L7MP_WS_PING, "l7mp", 4);
 	(void)l7mp_timer_start(l7mp_ws_loop(c), t, c->ping_ms);
 }
@@ -590,8 +593,8 @@ static int established(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * libwebsockets begins to close. A peer that broke the rules is to be told, which it forgets in
- * some cases: over-long control frames, lengths of 2^63, text and reasons that are not UTF-8.
+ * libwebsockets begins to close. Sends the Close frame that it omits in some cases: over-long
+ * control frames, lengths of 2^63, text and reasons that are not UTF-8.
  */
 static void dropping(struct ws_conn *c, struct lws *wsi)
 {
@@ -607,7 +610,7 @@ static void dropping(struct ws_conn *c, struct lws *wsi)
 		ssize_t got = recv(lws_get_socket_fd(wsi), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 
 		if (!got || (got < 0 && errno != EAGAIN))
-			return; /* the peer has gone */
+			return; /* the peer has closed */
 		if (c->close_sent)
 			return;
 		lws_close_reason(wsi, LWS_CLOSE_STATUS_PROTOCOL_ERR, NULL, 0);
@@ -619,8 +622,8 @@ static void dropping(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * A TCP socket that is closed with bytes unread resets the connection, and the Close frame that
- * the peer has not read yet is lost: reading goes on for a moment.
+ * Closing a TCP socket with unread bytes resets the connection, and the peer loses the Close frame
+ * if it has not read it yet: so read on for a moment.
  */
 static void linger_on(struct ws_conn *c, struct lws *wsi)
 {
@@ -649,7 +652,7 @@ static void gone(struct ws_conn *c, struct lws *wsi)
 		l7mp_ws_conn_over(c, L7MP_OK, " ");
 }
 
-/* The connection that we have made takes the place of libwebsockets' own (lws.c). */
+/* Replaces libwebsockets' own connection by the one that we have made (lws.c). */
 static void created(struct ws_conn *c, struct lws *wsi)
 {
 	c->wsi = wsi;
@@ -662,8 +665,8 @@ static void created(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * Our request takes the place of libwebsockets' own, of which only the key stays: its request line
- * is cut at 2 KiB, its Host at 128 bytes, and it adds fields that are nobody's.
+ * Replaces libwebsockets' request by ours, keeping only its key: it would cut the request line at 2
+ * KiB and Host at 128 bytes, and add fields of its own.
  */
 static int request(struct ws_conn *c, char **end, size_t room)
 {
@@ -673,7 +676,10 @@ static int request(struct ws_conn *c, char **end, size_t room)
 	char *begin = *end - sizeof(first) + 1, *key;
 	char value[25];
 
-	/* It begins with this line, which is in it only once: nothing in it is the peer's. */
+	/*
+	 * The request begins with this line, which is in it only once, because nothing in it is
+	 * from the peer.
+	 */
 	for (size_t i = 0; memcmp(begin, first, sizeof(first) - 1) != 0; i++, begin--)
 		if (i == 4096)
 			return -1;
@@ -793,7 +799,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 	if (c->paused == on)
 		return;
 	c->paused = on;
-	/* libwebsockets is stopped when a message comes: a short pause costs nothing. */
+	/* libwebsockets is paused when a message comes: a short pause costs nothing. */
 	if (!on)
 		post(c);
 }
@@ -827,7 +833,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	if (!first)
 		return;
 	op_shutdown(base, 0);
-	op_pause(base, false); /* or the peer's Close frame is never read */
+	op_pause(base, false); /* else the peer's Close frame is never read */
 	post(c);
 	if (!l7mp_timer_armed(&c->timer))
 		patience(c, L7MP_WS_CLOSE_MS);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Frames of WebSocket (RFC 6455, section 5) as they are sent. What is received is read by
- * libwebsockets; what is sent is framed here, because its lws_write masks byte by byte and makes
- * one system call a frame. Thread: any.
+ * Writing of WebSocket frames (RFC 6455, section 5). libwebsockets reads frames; those that are
+ * sent are made here, because lws_write masks byte by byte and needs one system call per frame.
+ * Thread: any.
  */
 #pragma once
 
@@ -19,13 +19,15 @@ enum l7mp_ws_opcode {
 	L7MP_WS_PING = 9,
 };
 
-/* Largest header of a frame. */
+/* Size of the largest header of a frame. */
 #define L7MP_WS_HEAD_LEN_MAX 14
 
-/* The codes that may be in a Close frame: RFC 6455, section 7.4, and IANA's registry. */
+/*
+ * Returns whether a code is allowed in a Close frame: RFC 6455, section 7.4, and IANA's registry.
+ */
 bool l7mp_ws_code_valid(unsigned code);
 
-/* data ^= key, repeated (RFC 6455, section 5.3). */
+/* Masks in place: data ^= key, repeated (RFC 6455, section 5.3). */
 void l7mp_ws_mask(uint8_t *data, size_t n, const uint8_t key[4]);
 
 /*

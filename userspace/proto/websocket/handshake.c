@@ -21,24 +21,24 @@
 #include "proto/http/head.h"
 #include "websocket.h"
 
-/* Requests of one listener that are not read yet. One more, and the oldest goes. */
+/* Unfinished requests of one listener. With one more the oldest is closed. */
 #define HEADS_MAX 1024
-/* Frames that a client sends before it has the answer; the rest waits in its socket. */
+/* Bytes of frames that a client sends before it has the answer; more stays in the socket. */
 #define REST_MAX 65536
 
 struct ws_head {
 	struct ws_head *prev, *next;
-	struct ws_listener *listener; /* NULL: handed up, or refused */
-	struct ws_conn *conn;         /* handed up */
+	struct ws_listener *listener; /* NULL: accepted, or refused */
+	struct ws_conn *conn;         /* the connection after `accepted` */
 	struct l7mp_loop *loop;
 	struct l7mp_stream *io;
 	struct l7mp_timer timer;
 	struct l7mp_peer peer;
 	struct l7mp_http_reader reader;
-	struct l7mp_buf *rest; /* what came behind the head */
+	struct l7mp_buf *rest; /* bytes received after the head */
 	char key[25];
 	char *offer;  /* subprotocols of the client; NULL: none */
-	char *choice; /* what it will be told; NULL: none */
+	char *choice; /* the one to answer with; NULL: none */
 };
 
 static void leave(struct ws_head *h)
@@ -99,7 +99,10 @@ static struct l7mp_buf *refusal(struct l7mp_loop *loop, int status, const char *
 	return buf;
 }
 
-/* Answers, and waits for the client to hang up: to close at once could overtake the answer. */
+/*
+ * Answers with an error, and waits for the client to close, because closing at once could reset the
+ * connection before the answer was read.
+ */
 static void refuse(struct ws_head *h, int status, const char *why)
 {
 	struct l7mp_buf *buf = refusal(h->loop, status, why);
@@ -118,7 +121,7 @@ static void refuse(struct ws_head *h, int status, const char *why)
 
 /* ---- the request ---- */
 
-/* 16 bytes in base64. */
+/* Whether the key is 16 bytes in base64. */
 static bool key_fine(const char *key)
 {
 	static const char digits[] =
@@ -160,7 +163,7 @@ static int check_upgrade(const struct l7mp_http_request *r, const char **why)
 	return 0;
 }
 
-/* Path and Origin are the listener's to allow. */
+/* Checks path and Origin against the listener's spec. */
 static int check_listener(const struct ws_listener *l, const struct l7mp_http_request *r,
                           const char **why)
 {
@@ -182,7 +185,7 @@ static int check_listener(const struct ws_listener *l, const struct l7mp_http_re
 
 /* ---- subprotocols ---- */
 
-/* Is it one of those that the client offers? Names are case-sensitive. */
+/* Returns whether the client offers this one. Names offers? Names are case-sensitive. */
 static bool offered(const struct ws_head *h, const char *name)
 {
 	size_t n = strlen(name);
@@ -208,8 +211,8 @@ void l7mp_ws_head_subprotocol(struct ws_head *h, const char *chosen)
 }
 
 /*
- * The first one of the listener's own list that the client offers; a WebSocket upstream's choice
- * overrides it.
+ * Chooses the first one of the listener's own list that the client offers; a WebSocket upstream's
+ * choice overrides it.
  */
 static void choose_own(struct ws_head *h, const struct ws_listener *l)
 {
@@ -274,11 +277,11 @@ static void hand_up(struct ws_head *h, const struct l7mp_http_request *r)
 	h->conn->head = h;
 	a.stream = &h->conn->base;
 	a.name = l7mp_peer_name("WS", l->below.name, &h->peer, ++l->state->next_id);
-	/* The session may answer at once: h may be gone. */
+	/* The session may answer at once, which frees h. */
 	(void)l7mp_accept_emit(&l->below.base, &a);
 }
 
-/* Gives the connection to libwebsockets, which says 101. h goes. */
+/* Passes the connection to libwebsockets, which sends 101. Frees h. */
 static void switch_over(struct ws_head *h)
 {
 	struct ws_conn *c = h->conn;
@@ -358,7 +361,7 @@ static void complete(struct ws_head *h, char *head, size_t len)
 		hand_up(h, &r);
 }
 
-/* Frames that come before the handshake is answered. False: no memory. */
+/* Stores frames that arrive before the handshake is answered. Returns false when out of memory. */
 static bool keep(struct ws_head *h, const void *data, size_t n)
 {
 	size_t have = h->rest ? h->rest->len : 0;
@@ -378,7 +381,7 @@ static bool keep(struct ws_head *h, const void *data, size_t n)
 	return true;
 }
 
-/* Takes a piece of the head. */
+/* Processes a piece of the head. */
 static void feed(struct ws_head *h, struct l7mp_buf *buf)
 {
 	struct l7mp_http_refusal bad;
@@ -456,8 +459,8 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		l7mp_stream_close(h->io, true);
 }
 
-/* Who connects and says nothing must not keep others out. */
-static void make_way(struct ws_listener *l)
+/* Closes the oldest: silent clients must not keep others out. */
+static void close_oldest(struct ws_listener *l)
 {
 	struct ws_head *h;
 	size_t n;
@@ -483,7 +486,7 @@ void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, struct l7m
 	h->loop = l->below.env->loop;
 	h->io = io;
 	h->peer = *peer;
-	make_way(l);
+	close_oldest(l);
 	DL_APPEND(l->heads, h);
 	l7mp_http_reader_init(&h->reader, false);
 	l7mp_timer_init(&h->timer, on_timer, h);

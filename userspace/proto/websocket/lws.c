@@ -25,14 +25,14 @@
 #include "l7mp/log.h"
 #include "websocket.h"
 
-/* libwebsockets' own time-outs are to be longer than ours, which are the ones that count; s. */
+/* libwebsockets' own time-outs must be longer than ours, in s. */
 #define NEVER_S 86400
-/* Between looks whether its handles are closed. */
+/* Interval of checks whether its handles are closed. */
 #define DRY_MS 1
 
 /* ---- logging ---- */
 
-/* Most of what it calls an error is something that a peer did, or that is none. */
+/* Most of what libwebsockets logs as an error was caused by a peer, or is none. */
 static void on_log(int level, const char *line)
 {
 	int n = (int)strcspn(line, "\n");
@@ -51,7 +51,10 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
 	return l7mp_ws_conn_callback(wsi, (int)reason, user, in, len);
 }
 
-/* per_session_data_size above 0: without it the callbacks at a connection's end don't come. */
+/*
+ * per_session_data_size must be above 0, else the callbacks at the end of a connection are not
+ * called.
+ */
 static const struct lws_protocols protocols[] = {
         {.name = "l7mp",
          .callback = callback,
@@ -60,12 +63,12 @@ static const struct lws_protocols protocols[] = {
         {.name = NULL},
 };
 
-/* Keep-alive is ours: its own would end connections whose owner does not read. */
+/* libwebsockets' keep-alive is off, as it would close connections whose owner does not read. */
 static const lws_retry_bo_t no_keepalive = {0};
 
 /*
- * Its tables are indexed by descriptor when they have as many entries as there can be
- * descriptors; with fewer it searches them, once for each event. They cost 16 bytes an entry.
+ * libwebsockets indexes its tables by descriptor when they are large enough for all descriptors;
+ * smaller ones it searches for each event. They need 16 bytes per entry.
  */
 #define TABLE_MAX (1u << 20)
 static unsigned table_size(void)
@@ -95,7 +98,7 @@ int l7mp_ws_lws_start(struct ws_state *st, struct l7mp_error *err)
 	        .timeout_secs = NEVER_S,
 	        .connect_timeout_secs = NEVER_S,
 	        .retry_and_idle_policy = &no_keepalive,
-	        .http_proxy_address = "", /* or it asks the environment */
+	        .http_proxy_address = "", /* else it reads the environment */
 	        .vhost_name = "l7mp",
 	};
 
@@ -136,14 +139,14 @@ static void on_dry(uv_timer_t *timer)
 		uv_timer_start(timer, on_dry, DRY_MS, 0);
 		return;
 	}
-	lws_context_destroy(st->context); /* NULL: it was done by itself */
+	lws_context_destroy(st->context); /* NULL: it was destroyed already */
 	uv_close((uv_handle_t *)timer, state_free);
 }
 
 /*
- * With a loop that is not its own, libwebsockets is destroyed in two steps: the first closes its
- * handles, the second gives the memory back and unloads the plugin whose code their close callbacks
- * are. Those callbacks may close more handles, so it is done when none is closing any more.
+ * With a foreign loop libwebsockets is destroyed in two steps: the first closes its handles, the
+ * second frees the memory and unloads the plugin that has their close callbacks. These callbacks
+ * may close more handles, so the second step waits until no handle is closing.
  */
 void l7mp_ws_lws_stop(struct ws_state *st)
 {
@@ -192,7 +195,9 @@ void l7mp_ws_lws_adopt(struct ws_conn *c, int fd, const char *key, const uint8_t
 
 /* ---- connected sockets ---- */
 
-/* A listening UNIX socket with a name that the kernel chooses, for one connection: "+@name". */
+/*
+ * Opens a listening UNIX socket with a name that the kernel chooses, for one connection: "+@name".
+ */
 static int listen_unix(char name[static 16])
 {
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -212,7 +217,7 @@ static int listen_unix(char name[static 16])
 	return fd;
 }
 
-/* The other end of libwebsockets' connection; a stranger who was faster is sent away. */
+/* Accepts the other end of libwebsockets' connection; one from another process is closed. */
 static int accept_own(int listening)
 {
 	struct ucred cred;
@@ -227,7 +232,7 @@ static int accept_own(int listening)
 	return -errno;
 }
 
-/* With TLS: puts the bridge on the other end of libwebsockets' UNIX connection. */
+/* With TLS: connects the bridge to the other end of libwebsockets' UNIX connection. */
 static void bridge(struct ws_conn *c)
 {
 	struct l7mp_stream *io = c->io;

@@ -46,7 +46,7 @@ struct lws;
 struct lws_context;
 struct lws_vhost;
 
-/* A message may have this many bytes; more is answered with close code 1009. */
+/* Maximum size of a message in bytes; a larger one is answered with close code 1009. */
 #define L7MP_WS_MESSAGE_MAX (16 * 1024 * 1024)
 /*
  * In this time, in s (`message_timeout`), a message that is not finished has to grow by so many
@@ -54,14 +54,14 @@ struct lws_vhost;
  */
 #define L7MP_WS_MESSAGE_S    60
 #define L7MP_WS_MESSAGE_GROW 65536
-/* For the request's head to come, and for the peer to answer a Close frame, in ms. */
+/* Time for the request's head, and for the peer to answer a Close frame, in ms. */
 #define L7MP_WS_HEAD_MS  5000
 #define L7MP_WS_CLOSE_MS 5000
-/* For a peer that was told of its fault to hang up. */
+/* Time for a peer to close after its protocol error, in ms. */
 #define L7MP_WS_FAULT_MS 1000
-/* For what is queued for a peer that is being closed. */
+/* Time to send what is queued for a peer whose connection is closing, in ms. */
 #define L7MP_WS_FULL_MS 60000
-/* Of a request, and of the answer to one; bytes. */
+/* Maximum size of the head of a request, and of the answer to one; bytes. */
 #define L7MP_WS_HEAD_MAX 16384
 /* Default of `ping_interval`, in seconds. */
 #define L7MP_WS_PING_S 30
@@ -81,20 +81,21 @@ struct ws_state {
 	struct lws_context *context;
 	struct lws_vhost *vhost;
 	struct ws_conn *conns;    /* all */
-	struct ws_conn *adopting; /* whose socket libwebsockets is just given */
-	uint8_t *scratch;         /* L7MP_WS_CHUNK: small frames on their way to one write */
+	struct ws_conn *adopting; /* the one whose socket is being passed to libwebsockets */
+	/* L7MP_WS_CHUNK bytes: small frames are joined here for one write */
+	uint8_t *scratch;
 	void *loops[1];
-	uv_timer_t dry; /* while libwebsockets' handles close */
+	uv_timer_t dry; /* checks while libwebsockets' handles close */
 };
 
-/* What only a connecting one needs. */
+/* State that only a connecting one needs. */
 struct ws_dial {
 	char *request; /* its head, without key and blank line */
 	char *offer;   /* subprotocols, ", " between them; NULL: none */
-	bool agree;    /* the server has to choose one of them */
+	bool agree;    /* the server must choose one of them */
 	bool tls;
 	char *target; /* host:port, for messages */
-	int swap_fd;  /* connected, on its way to libwebsockets; -1 */
+	int swap_fd;  /* connected, to be passed to libwebsockets; -1 */
 	int pair_fd;  /* the listening end of a TLS connection's socket pair; -1 */
 };
 
@@ -108,31 +109,31 @@ struct ws_conn {
 	struct l7mp_stream *io;   /* connecting: the bytes below, until libwebsockets has them */
 	struct ws_head *head;     /* accepted: until the handshake is answered */
 	struct ws_dial *dial;     /* connecting: until it is open */
-	struct lws *wsi;          /* NULL: not yet, or no more */
+	struct lws *wsi;          /* NULL: not yet, or closed */
 	struct ws_bridge *bridge; /* TLS */
 	struct l7mp_task task;    /* events that must not come from inside a call */
-	struct l7mp_timer timer;  /* for the peer to end the connection */
+	struct l7mp_timer timer;  /* time-out for the peer to close the connection */
 	struct l7mp_timer ping, slow;
 	struct l7mp_flush flush;
 
 	bool client;
-	bool up;          /* messages may flow */
+	bool up;          /* open: messages may be sent and received */
 	bool tell_open;   /* `open` is due */
 	bool paused;      /* by the owner */
 	bool flowing;     /* libwebsockets reads */
 	bool holding;     /* inside a call: events have to wait */
-	bool full;        /* the owner was told to stop writing */
+	bool full;        /* the owner was asked to stop writing */
 	bool tell_drain;  /* `drain` is due */
-	bool shut;        /* no more messages from the owner */
-	bool close_sent;  /* a Close frame was queued, or is libwebsockets' to send */
-	bool peer_closed; /* the peer's Close frame has come */
+	bool shut;        /* the owner has finished writing */
+	bool close_sent;  /* a Close frame was queued, or will be sent by libwebsockets */
+	bool peer_closed; /* the peer's Close frame was received */
 	bool ended;       /* `end` was emitted */
 	bool closing;     /* close was called */
-	bool kill;        /* libwebsockets has to let it go, by the task */
+	bool kill;        /* the task makes libwebsockets drop it */
 	bool reset;       /* the peer gets a reset, or has sent one */
-	bool choked;      /* the kernel takes no more at the moment */
-	bool over;        /* nothing comes any more */
-	bool told;        /* `closed` was emitted: the owner is gone */
+	bool choked;      /* the socket is not writable at the moment */
+	bool over;        /* the connection has ended */
+	bool told;        /* `closed` was emitted: there is no owner */
 	bool pinged, heard;
 	int code;         /* of our Close frame, or the peer's */
 	uint32_t ping_ms; /* 0: no pings */
@@ -140,19 +141,19 @@ struct ws_conn {
 	char *subprotocol; /* that was agreed on; "": none */
 	struct l7mp_error error;
 
-	struct l7mp_buf *message;    /* being put together */
+	struct l7mp_buf *message;    /* being received */
 	uint32_t grown;              /* its length when `slow` was started */
-	struct l7mp_utf8_check utf8; /* of it, when it is text */
-	struct l7mp_bufq in;         /* messages for an owner that is paused */
-	struct l7mp_bufq out;        /* frames that libwebsockets has not got yet */
-	size_t off;                  /* of the first one, that it has */
+	struct l7mp_utf8_check utf8; /* state of its check, when it is text */
+	struct l7mp_bufq in;         /* messages to emit when the owner is not paused any more */
+	struct l7mp_bufq out;        /* frames that were not passed to libwebsockets yet */
+	size_t off;                  /* bytes of the first one that were passed */
 };
 
 struct ws_listener {
 	struct l7mp_stream_listener below; /* first */
 	struct ws_state *state;
 	char *path;          /* NULL: any */
-	cJSON *subprotocols; /* NULL: none of its own */
+	cJSON *subprotocols; /* NULL: none */
 	cJSON *origins;      /* NULL: any */
 	uint32_t ping_ms;
 	uint32_t message_ms;
@@ -166,16 +167,19 @@ static inline struct l7mp_loop *l7mp_ws_loop(const struct ws_conn *c)
 
 /* ---- lws.c ---- */
 
-/* Makes libwebsockets' context on the loop of st->env. 0, or negative errno with err. */
+/* Makes libwebsockets' context on the loop of st->env. Returns 0, or a negative errno with err. */
 int l7mp_ws_lws_start(struct ws_state *st, struct l7mp_error *err);
-/* Ends what is left of its connections, and frees st when its handles are closed. */
+/* Ends all remaining connections, and frees st when its handles are closed. */
 void l7mp_ws_lws_stop(struct ws_state *st);
 /*
- * Gives an accepted connection's socket (taken) to libwebsockets, which answers the handshake that
- * has this key; `rest`: what came behind the head. When it fails, c is over.
+ * Passes an accepted connection's socket (taken) to libwebsockets, which answers the handshake with
+ * this key; `rest` is what was received after the head. On failure c is ended.
  */
 void l7mp_ws_lws_adopt(struct ws_conn *c, int fd, const char *key, const uint8_t *rest, size_t n);
-/* Makes libwebsockets the client on c->io, which is connected; it writes the request. As adopt. */
+/*
+ * Makes libwebsockets the client on the connected stream c->io; it writes the request. On failure c
+ * is ended.
+ */
 void l7mp_ws_lws_dial(struct ws_conn *c);
 
 /* ---- conn.c ---- */
@@ -184,54 +188,56 @@ void l7mp_ws_lws_dial(struct ws_conn *c);
 struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms,
                                  uint32_t message_ms);
 /*
- * Ends a connection: with the first call's message as its error, code L7MP_OK for an orderly end.
- * `closed` follows, never from inside.
+ * Ends a connection. The message of the first call is its error, with code L7MP_OK for an orderly
+ * end. `closed` follows, but not from inside this call.
  */
 void l7mp_ws_conn_over(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
-/* An event of the session. */
+/* Adds an event to the session. */
 void l7mp_ws_conn_notice(struct ws_conn *c, const char *event, const char *message);
-/* libwebsockets' callback; `user` unused: the connection is its opaque pointer. */
+/* The callback of libwebsockets; `user` unused: the connection is its opaque pointer. */
 int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, size_t len);
 
 /* ---- bridge.c ---- */
 
 /*
- * Carries bytes between io (an open TLS stream; taken, also on failure) and fd (one end of a
- * socket pair, whose other end is libwebsockets'; taken) until both have ended. 0 or negative
+ * Relays bytes between io (an open TLS stream; taken, also on failure) and fd (one end of a socket
+ * pair, whose other end is libwebsockets'; taken) until both have ended. Returns 0 or a negative
  * errno.
  */
 int l7mp_ws_bridge_new(struct ws_conn *c, struct l7mp_stream *io, int fd, struct ws_bridge **out);
-/* Why TLS failed, "" when it did not; while c->bridge is set. */
+/* Returns why TLS failed, "" when it did not; while c->bridge is set. */
 const char *l7mp_ws_bridge_why(const struct ws_bridge *b);
-/* The TLS connection's addresses. */
+/* Read the TLS connection's addresses. */
 int l7mp_ws_bridge_local(const struct ws_bridge *b, struct l7mp_addr *out);
 int l7mp_ws_bridge_remote(const struct ws_bridge *b, struct l7mp_addr *out);
-/* c is gone. abort: what is under way is thrown away, the peer gets a reset. */
+/* c is being freed. abort: discards unsent data, and resets the peer's connection. */
 void l7mp_ws_bridge_leave(struct ws_bridge *b, bool abort);
 
 /* ---- handshake.c ---- */
 
 /*
  * Reads the request's head on an accepted stream (taken, with what `peer` owns), and refuses it or
- * hands a connection up.
+ * passes a connection to the owner of the listener.
  */
 void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, struct l7mp_peer *peer);
 void l7mp_ws_head_cancel_all(struct ws_listener *l);
-/* The session's `result` for the connection that the head was handed up with; frees it. */
+/* The `result` operation for the connection that was accepted with this head; frees h. */
 void l7mp_ws_head_answer(struct ws_head *h, int status, const char *why);
-/* What the destination has chosen; NULL: it has no subprotocols. Before the answer. */
+/*
+ * The subprotocol that the destination has chosen; NULL: it has no subprotocols. Before the answer.
+ */
 void l7mp_ws_head_subprotocol(struct ws_head *h, const char *chosen);
 /* c is closed before the handshake was answered. */
 void l7mp_ws_head_drop(struct ws_head *h);
 int l7mp_ws_head_local(const struct ws_head *h, struct l7mp_addr *out);
 int l7mp_ws_head_remote(const struct ws_head *h, struct l7mp_addr *out);
-/* Aborts a stream that nobody is attached to. */
+/* Closes a stream that has no owner. */
 void l7mp_ws_orphan(struct l7mp_stream *io, bool abort);
 
 /* ---- websocket.c ---- */
 
-/* `ping_interval` of a spec, in ms. */
+/* Returns `ping_interval` of a spec, in ms. */
 uint32_t l7mp_ws_ping_ms(const cJSON *spec);
 /* `message_timeout` of a spec, in ms. */
 uint32_t l7mp_ws_message_ms(const cJSON *spec);
@@ -241,10 +247,10 @@ uint32_t l7mp_ws_message_ms(const cJSON *spec);
 int l7mp_ws_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
                     struct l7mp_error *err);
 void l7mp_ws_dial_free(struct ws_dial *d);
-/* Why libwebsockets says that the handshake failed, in our words. */
+/* Ends c with a clear message for libwebsockets' reason of a failed handshake. */
 void l7mp_ws_dial_failed(struct ws_conn *c, const char *why, int status);
 /*
- * The server has answered with this subprotocol ("": none). False: that is not what was asked for,
- * and c is over.
+ * The server has answered with this subprotocol ("": none). Returns false when it was not offered,
+ * and c is ended.
  */
 bool l7mp_ws_dial_agreed(struct ws_conn *c, const char *subprotocol);
