@@ -237,7 +237,7 @@ struct l7mp_change *api_begin_change(struct api_request *rq, struct api_response
 void api_built_change(struct api_request *rq, struct l7mp_change **c, int rc,
                       const struct l7mp_error *err, struct api_response *rs);
 bool api_strict(const struct api_request *rq);
-/* Logs the findings of validating the change found. Loop thread. */
+/* Logs the findings of validating a change. Loop thread. */
 void api_log_warnings(const struct api_request *rq, struct l7mp_change *c);
 
 /* ---- etag.c: versions of objects ---- */

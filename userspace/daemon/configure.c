@@ -300,7 +300,7 @@ void l7mp_app_reopen_logs(struct l7mp_app *app)
 void l7mp_app_reload(struct l7mp_app *app)
 {
 	if (app->reloading) {
-		/* The file may have changed since it it was read. */
+		/* The file may have changed since it was read. */
 		app->reload_again = true;
 		return;
 	}

@@ -198,7 +198,7 @@ static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *bu
 	}
 }
 
-/* Writes a piece of a byte stream to a datagram stage, as as many datagrams as needed. */
+/* Writes a piece of a byte stream to a datagram stage, in as many datagrams as needed. */
 static void write_split(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf, uint32_t max)
 {
 	struct session_pipe *p = &s->pipes[i];

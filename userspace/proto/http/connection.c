@@ -563,7 +563,7 @@ void http_conn_watch(struct http_conn *c)
 	}
 	due = next_look(c);
 	/*
-	 * A timer that fires too early is armed again; moving moving it for each request would cost
+	 * A timer that fires too early is armed again; moving it for each request would cost
 	 * more.
 	 */
 	if (!due || (l7mp_timer_armed(&c->timer) && c->timer.due <= due))

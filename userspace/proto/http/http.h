@@ -47,7 +47,7 @@
  */
 #define HTTP_AHEAD_MAX 32768
 #define HTTP_OUT_MAX   65536
-/* Bytes of all unfinished heads together; heads heads of up to 4 KiB are exempt. */
+/* Bytes of all unfinished heads together; heads of up to 4 KiB are exempt. */
 #define HTTP_HEADS_MAX  ((size_t)64 << 20)
 #define HTTP_HEADS_FREE 4096
 
