@@ -321,7 +321,7 @@ static void in6_text(const struct sockaddr_in6 *in6, char *buf, size_t size)
 		snprintf(buf + n, size - n, "%%%u", in6->sin6_scope_id);
 }
 
-/* An abstract name begins with '@', and so are shown the NULs that it may hold (as ss(8) does). */
+/* An abstract name is shown with '@' at its begin and for each NUL in it, as ss(8) does. */
 static void un_text(const struct l7mp_addr *a, char *buf)
 {
 	const char *path = a->un.sun_path;

@@ -23,5 +23,5 @@ int l7mp_document_note(struct l7mp_document *d, const cJSON *node, int line);
 
 /* Parses YAML into d->root and the lines. */
 int l7mp_yaml_parse(struct l7mp_document *d, const char *text, size_t len, struct l7mp_error *err);
-/* Would a plain scalar with this text be read as something else than a string? */
+/* Returns whether YAML reads a plain scalar with this text as something else than a string. */
 bool l7mp_yaml_is_typed(const char *text);

@@ -109,7 +109,7 @@ static cJSON *make_int(const char *s, const char **message)
 	} else {
 		v = strtod(s, NULL); /* knows 0x */
 	}
-	/* 2^53 itself is what 2^53 + 1 is rounded to. */
+	/* 2^53 may also be the rounded value of 2^53 + 1. */
 	if (fabs(v) < 0x1p53 || (fabs(v) == 0x1p53 && strstr(s, "9007199254740992")))
 		return cJSON_CreateNumber(v);
 	*message = "an integer beyond 2^53, which would be rounded: expected a smaller one, or a "
@@ -243,7 +243,8 @@ struct reader {
 	struct l7mp_document *doc;
 	struct l7mp_error *err;
 	struct anchor *anchors;
-	cJSON *merge_sources; /* array: sources of merges; an anchor may still point there */
+	/* array of the sources of merges, which an anchor may still refer to */
+	cJSON *merge_sources;
 	struct copies copies;
 	int depth;
 };
@@ -426,7 +427,7 @@ static int read_sequence(struct reader *r, const yaml_event_t *start, cJSON *arr
 	return rc;
 }
 
-/* Takes item, also on failure; its new name is the member's own. */
+/* Adds a member. Takes item, also on failure; its key becomes the member's name. */
 static int add_member(struct reader *r, cJSON *object, struct key **keys, const char *name,
                       cJSON *item)
 {
@@ -437,7 +438,7 @@ static int add_member(struct reader *r, cJSON *object, struct key **keys, const 
 	return keys_add(keys, item->string) ? no_memory(r) : 0;
 }
 
-/* Members of `from` that the object doesn't have. */
+/* Adds members of `from` that the object doesn't have. */
 static int merge_one(struct reader *r, cJSON *object, struct key **keys, const cJSON *from,
                      int line)
 {
@@ -497,7 +498,7 @@ static int check_key(struct reader *r, const yaml_event_t *ev, struct key *keys)
 	return fail(r, line_of(ev), text);
 }
 
-/* One key, one value. *merge_from is set instead when the key is <<. */
+/* Reads one key and its value. For the key << *merge_from is set instead. */
 static int read_member(struct reader *r, const yaml_event_t *key, cJSON *object, struct key **keys,
                        cJSON **merge_from)
 {

@@ -106,8 +106,8 @@ struct ctl_table {
 	bool oom;
 };
 /*
- * Adds the next cell of the row; text is copied (NULL: shown as "-"). Out of memory is told by
- * ctl_table_print.
+ * Adds the next cell of the row; text is copied (NULL: shown as "-"). Running out of memory is
+ * reported by ctl_table_print.
  */
 void ctl_cell_str(struct ctl_table *t, const char *text);
 void ctl_cell_num(struct ctl_table *t, double value);

@@ -38,7 +38,7 @@
 #define TIMEOUT_MS 500
 #define TRIES      4
 #define CHECK_MS   1000 /* between two looks at resolv.conf */
-/* Bounds of how long an answer is used, in seconds. */
+/* Bounds of an answer's time in the cache, in seconds. */
 #define TTL_MIN      1
 #define TTL_MAX      3600
 #define NEGATIVE_MAX 300

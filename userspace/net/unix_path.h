@@ -48,5 +48,5 @@ int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix
 struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p);
 /* Drops a reference; the last one removes the file if it still is the one that was bound. */
 void l7mp_unix_path_unref(struct l7mp_unix_path **p);
-/* As it was given to l7mp_unix_bind. */
+/* Returns the name as given to l7mp_unix_bind. */
 const char *l7mp_unix_path_name(const struct l7mp_unix_path *p);

@@ -300,7 +300,7 @@ static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
 	return &s->stages[(i + 1) % s->n];
 }
 
-/* A stage came up: are all? */
+/* A stage was connected: checks whether all are. */
 void l7mp_session_check_ready(struct l7mp_session *s);
 /* A stage was lost: the session is not connected any more. */
 void l7mp_session_not_ready(struct l7mp_session *s);

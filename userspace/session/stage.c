@@ -91,7 +91,7 @@ static void on_moved(void *owner)
 	l7mp_session_offload_remove(st->s, true);
 }
 
-/* The stream is gone, and its socket with it. */
+/* The stream and its socket are closed. */
 static void unwatch(struct l7mp_session *s, struct l7mp_watched **watched)
 {
 	if (*watched)
