@@ -21,13 +21,13 @@
 	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")              \
 	X(DISABLED, "disabled", "offload is off, by admin.offload or for this listener or route") \
 	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                            \
-	X(TRANSFORMER, "transformer-in-path", "a transformer looks at or changes the bytes")      \
+	X(TRANSFORMER, "transformer-in-path", "a transformer reads or changes the bytes")         \
 	X(DSCP, "dscp", "an end marks what it sends (options.dscp)")                              \
 	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                 \
 	X(ADDRESS_SCOPE, "address-scope",                                                         \
 	  "a link-local or multicast address, which means nothing without its interface")         \
 	X(INTERFACE, "interface-not-enabled",                                                     \
-	  "the packets come in or leave by an interface that is not in offload_ifs")              \
+	  "the packets arrive or leave by an interface that is not in offload_ifs")               \
 	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                            \
 	X(NO_NEIGHBOUR, "no-neighbour", "the next hop's link address is not known (yet)")         \
 	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \

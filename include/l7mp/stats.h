@@ -17,8 +17,8 @@
 	X(PEER, "peer", "a datagram from a peer that the listener does not accept")                \
 	X(QUEUE, "queue", "the bounded queue before a stage was full")                             \
 	X(NOT_CONNECTED, "not-connected", "a stage was not connected and could not be queued for") \
-	X(TOO_LARGE, "too-large", "larger than the next hop can carry")                            \
-	X(TOO_SHORT, "too-short", "shorter than the next hop's smallest message")                  \
+	X(TOO_LARGE, "too-large", "larger than the next stage can carry")                          \
+	X(TOO_SHORT, "too-short", "shorter than the next stage's smallest message")                \
 	X(SEND, "send", "the kernel refused to send")                                              \
 	X(REFUSED, "refused", "the upstream host answered port unreachable")                       \
 	X(NO_RECEIVER, "no-receiver", "there is no receiver: an unnamed peer, an empty group")     \

@@ -267,7 +267,7 @@ class Rows(unittest.TestCase):
             refused.settimeout(30)
             self.assertEqual(refused.recv(10), b"")
         s = wait_for(lambda: [x for x in self.sessions("TCP:") if x["status"] == "DESTROYED"])[0]
-        self.assertIn("nobody reads it", str(self.events(s)))
+        self.assertIn("it has no reader", str(self.events(s)))
         c = socket.create_connection(("127.0.0.1", 9000), 30)
         c.settimeout(30)
         c.sendall(b"early\n")

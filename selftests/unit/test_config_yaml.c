@@ -154,7 +154,7 @@ static void test_aliases(void **state)
 	     "{\"a\":{\"k\":[1]},\"b\":{\"k\":[1]},\"c\":[{\"k\":[1]},{\"k\":[1]}]}");
 	same("a: &x 1\nb: &x 2\nc: *x", "{\"a\":1,\"b\":2,\"c\":2}");
 	refused("a: *x", 1, "alias");
-	refused("a: &x\n  - *x", 2, "inside of what it stands for");
+	refused("a: &x\n  - *x", 2, "inside of the node that it refers to");
 }
 
 static void test_merge(void **state)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UDP on real sockets: which peers are taken, who answers from where, sockets that outlive
+ * UDP on real sockets: which peers are accepted, who answers from where, sockets that outlive
  * listeners.
  */
 #include <arpa/inet.h>

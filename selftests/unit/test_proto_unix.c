@@ -140,7 +140,7 @@ static void a_live_socket_is_left_alone(void **state)
 	int fd = foreign(SOCK_STREAM, true);
 
 	assert_null(pfix_listen(f, UNIX, "l", spec, NULL));
-	assert_non_null(strstr(f->err.message, "somebody listens there"));
+	assert_non_null(strstr(f->err.message, "another process listens there"));
 	assert_string_equal(f->err.path, "filename");
 	assert_true(is_socket());
 	close(fd);

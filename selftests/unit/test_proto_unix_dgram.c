@@ -160,7 +160,7 @@ static void a_peer_goes_and_comes_back(void **state)
 	assert_int_equal(pfix_write(c, "y", 1), 0);
 	assert_true(pfix_until_n(f, &c->lost, 1, 1000)); /* ECONNREFUSED */
 	assert_int_equal(c->notices, 1);
-	assert_non_null(strstr(c->message, "the peer has gone"));
+	assert_non_null(strstr(c->message, "the peer has closed"));
 	snprintf(file, sizeof(file), "%s/a", dir);
 	unlink(file);
 	assert_int_equal(pfix_write(c, "z", 1), 0);
@@ -250,7 +250,7 @@ static void the_server_goes(void **state)
 	pfix_write(c, "x", 1);
 	assert_true(pfix_until_n(f, &c->closed, 1, 1000));
 	assert_true(c->failed);
-	assert_non_null(strstr(c->message, "the peer has gone"));
+	assert_non_null(strstr(c->message, "the peer has closed"));
 	assert_int_equal(c->lost, 1);
 	assert_null(pfix_connect(f, UDG, NULL, name));
 	assert_non_null(strstr(f->err.message, "connection refused"));

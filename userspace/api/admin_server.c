@@ -476,7 +476,7 @@ static void serve(struct conn *c)
 			run(c, &body, too_large);
 	}
 	if (status == 408)
-		refuse(c, status, "the request's body did not come in time");
+		refuse(c, status, "the request's body did not arrive in time");
 	else if (status == 400)
 		refuse(c, status,
 		       "the chunked body is malformed, has extensions or trailers, or is cut "

@@ -258,8 +258,8 @@ enum api_peer api_host_peer(struct api_host *h, const struct l7mp_addr *peer,
 	if (found == API_PEER_GONE)
 		found = ask(h, peer, local, LOOPBACK_IFINDEX);
 	if (found == API_PEER_UNKNOWN) {
-		l7mp_log_warn("api", "sock_diag(7) does not answer: who made a connection from "
-		                     "this host can be told only while it is being made");
+		l7mp_log_warn("api", "sock_diag(7) does not answer: the process behind a local "
+		                     "connection can be found only while it is being made");
 		close(h->diag_fd);
 		h->diag_fd = -1;
 	}

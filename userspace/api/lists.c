@@ -404,8 +404,8 @@ static bool read_after(struct list *l, struct api_response *rs)
 		return true;
 	}
 	api_fail(rs, 404,
-	         "after: no session is named '%.200s' any more; the Link header of a page says "
-	         "where the next one begins",
+	         "after: no session is named '%.200s' any more; the Link header of a page has the "
+	         "position of the next one",
 	         l->after_text);
 	return false;
 }

@@ -161,7 +161,7 @@ static void read_query(struct api_request *rq, struct api_response *rs)
 	if (!rs->status)
 		read_limit(rq, rs);
 	if (!rs->status && api_query_get(rq->raw_query, "after", &rq->after))
-		bad_query(rs, "after", NULL, "what the list goes on after");
+		bad_query(rs, "after", NULL, "where the list continues");
 }
 
 void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status)

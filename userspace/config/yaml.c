@@ -340,7 +340,7 @@ static int read_alias(struct reader *r, const yaml_event_t *ev, cJSON **out)
 		return fail(r, line_of(ev),
 		            "unknown alias, expected the name of an anchor before it");
 	if (!a->node)
-		return fail(r, line_of(ev), "an alias inside of what it stands for");
+		return fail(r, line_of(ev), "an alias inside of the node that it refers to");
 	return copy(r, a->node, line_of(ev), out);
 }
 

@@ -11,7 +11,7 @@
 
 static const char help[] =
         "Usage: l7mpctl [OPTION]... COMMAND [ARGUMENT]...\n"
-        "Looks at a running l7mp-proxy and changes it, over its REST API.\n"
+        "Shows and changes the state of a running l7mp-proxy, over its REST API.\n"
         "\n"
         "Commands:\n"
         "  listeners|clusters|rulelists|rules|routes\n"

@@ -91,8 +91,8 @@ static int check_arguments(struct l7mp_options *o, int n, char **args)
 		return -EINVAL;
 	}
 	if (o->config && chain) {
-		fprintf(stderr, "l7mp-proxy: --via, --back and --api belong to two addresses, a "
-		                "file is given with -c\n");
+		fprintf(stderr, "l7mp-proxy: --via, --back and --api need two addresses; a file is "
+		                "given with -c\n");
 		return -EINVAL;
 	}
 	if (o->config)

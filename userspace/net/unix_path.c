@@ -61,7 +61,7 @@ static int clear_stale(const char *filename, const struct l7mp_addr *addr, int t
 		                  "is there already and is not a socket; it is left alone");
 	if (in_use(addr, type))
 		return path_error(err, -EADDRINUSE, filename,
-		                  "address already in use: somebody listens there");
+		                  "address already in use: another process listens there");
 	if (unlink(filename) && errno != ENOENT)
 		return path_error(err, -errno, filename, l7mp_errno_text(errno));
 	return 0;

@@ -348,9 +348,9 @@ const struct l7mp_proto l7mp_transform_jsondecap = {
                 {
                         .name = "JSONDecap",
                         .aliases = aliases,
-                        .doc = "Unwraps what JSONEncap wrapped: `payload` (base64) goes on, all "
-                               "else in the object is ignored; what is not such an object is "
-                               "dropped, counted (`malformed`) and logged. From a byte stream it "
+                        .doc = "The inverse of JSONEncap: `payload` (base64) is passed on, "
+                               "everything else in the object is ignored; other text is dropped, "
+                               "counted (`malformed`) and logged. From a byte stream it "
                                "reads consecutive objects of up to 1 MiB; after text that is not "
                                "JSON it goes on behind the next newline",
                         .roles = L7MP_ROLE_CLUSTER,

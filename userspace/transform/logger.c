@@ -57,7 +57,7 @@ static int logger_connect(const struct l7mp_connect *params, struct l7mp_stream 
 	if (rc) {
 		l7mp_transform_discard_new(&l->t);
 		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "Logger: log_file %s: %s", path,
-		                      rc == -ENXIO ? "nobody reads this FIFO" : strerror(-rc));
+		                      rc == -ENXIO ? "this FIFO has no reader" : strerror(-rc));
 	}
 	*out = &l->t.base;
 	return 0;

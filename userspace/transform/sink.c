@@ -85,7 +85,7 @@ static void emptied(struct l7mp_sink *k)
 	if (k->text.cap > KEEP_BUFFER)
 		l7mp_str_free(&k->text);
 	if (k->dropped)
-		l7mp_log_warn(MODULE, "%s: %llu records lost: nobody reads it fast enough", k->path,
+		l7mp_log_warn(MODULE, "%s: %llu records lost: its reader is too slow", k->path,
 		              (unsigned long long)k->dropped);
 	k->dropped = 0;
 }

@@ -212,7 +212,7 @@ const struct l7mp_proto l7mp_transform_sync = {
                         .aliases = aliases,
                         .doc = "Broadcast groups: what one session sends, every other session with "
                                "the same value at `query` receives, as datagrams (each read of a "
-                               "byte stream is one); for whoever is too slow they are dropped and "
+                               "byte stream is one); for a slow receiver they are dropped and "
                                "counted, the others are not held up",
                         .roles = L7MP_ROLE_CLUSTER,
                         .flags = L7MP_PROTO_VIRTUAL,

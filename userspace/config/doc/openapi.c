@@ -391,7 +391,7 @@ static const struct {
 	int status;
 	const char *doc;
 } answers[] = {
-        {400, "The body can't be parsed, or what it asks for can't be done"},
+        {400, "The body can't be parsed, or the change can't be carried out"},
         {401, "The token is missing or wrong"},
         {403, "Not allowed from this client"},
         {404, "There is no such object"},

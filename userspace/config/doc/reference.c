@@ -138,7 +138,7 @@ static void put_kind(struct l7mp_str *out, const struct l7mp_protodesc *d)
 		kind = "whatever it receives";
 	l7mp_str_addf(out, "Role: %s. Carries %s.", roles(d->roles), kind);
 	if (d->flags & L7MP_PROTO_PASS)
-		l7mp_str_add(out, " A transformer: it may stand in `ingress` and `egress`.");
+		l7mp_str_add(out, " A transformer: allowed in `ingress` and `egress`.");
 	if (d->idle_timeout)
 		l7mp_str_addf(out,
 		              " A listener's sessions end after %u s without traffic, by default.",

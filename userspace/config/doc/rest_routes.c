@@ -39,7 +39,7 @@ const struct l7mp_rest_route l7mp_rest_routes[] = {
          "Show the whole config, sessions included", NULL, &l7mp_schema_config,
          L7MP_REST_RECURSIVE | L7MP_REST_PAGED},
         {"POST", "/config", L7MP_REST_OP_CONFIG_SET, 0, "set-config",
-         "Replace the whole config: what is unchanged stays, what is missing is deleted; all or "
+         "Replace the whole config: unchanged objects stay, missing ones are deleted; all or "
          "nothing",
          &l7mp_rest_config, &l7mp_rest_status, 0},
         {"GET", "/admin", L7MP_REST_OP_ADMIN_GET, 0, "get-admin", "Show the admin object", NULL,

@@ -78,7 +78,7 @@ static const struct l7mp_field source_fields[] = {
         END,
 };
 static const struct l7mp_schema source = {
-        .name = "source", .doc = "Where a session comes from", .fields = source_fields};
+        .name = "source", .doc = "The source of a session", .fields = source_fields};
 
 static const char *const stage_states[] = {"INIT",     "CONNECTED", "READY", "DISCONNECTED",
                                            "RETRYING", "END",       NULL};
@@ -89,7 +89,7 @@ static const struct l7mp_field stage_fields[] = {
         END,
 };
 static const struct l7mp_schema stage = {
-        .name = "stage", .doc = "One stop of a session on its way", .fields = stage_fields};
+        .name = "stage", .doc = "A stage of a session", .fields = stage_fields};
 static const struct l7mp_field stage_item = {.type = L7MP_T_OBJECT, .sub = &stage};
 
 static const struct l7mp_field event_fields[] = {
@@ -108,10 +108,10 @@ static const char *const session_states[] = {"INIT",       "CONNECTED", "DISCONN
 static const struct l7mp_field session_fields[] = {
         STR("name", "The session's name"),
         OBJ("metadata", NULL, "What is known of it: addresses, ports, HTTP request ..."),
-        OBJ("source", &source, "Where it comes from"),
-        OBJ("destination", &stage, "Where it goes"),
-        ARR("ingress", &stage_item, "Transformers on the way there"),
-        ARR("egress", &stage_item, "Transformers on the way back"),
+        OBJ("source", &source, "The source"),
+        OBJ("destination", &stage, "The destination"),
+        ARR("ingress", &stage_item, "Transformers from the source to the destination"),
+        ARR("egress", &stage_item, "Transformers from the destination to the source"),
         {.key = "status", .type = L7MP_T_ENUM, .values = session_states, .doc = "State"},
         ARR("events", &event_item, "The last of what happened"),
         OBJ("stats", NULL, "Bytes and packets of each direction, slow and fast path apart"),

@@ -82,7 +82,7 @@ static int chain(const struct l7mp_registry *registry, const char *label, const 
 		if (a)
 			rc = argument_read(label, texts[i], a, err);
 		if (!rc && !(a->word->role & L7MP_ROLE_CLUSTER))
-			rc = oneliner_wrong(&a->text, err, 0, "%s can't stand in a chain",
+			rc = oneliner_wrong(&a->text, err, 0, "%s can't be part of a chain",
 			                    a->text.keyword);
 		if (!rc)
 			rc = oneliner_end(registry, &a->text, a->word, L7MP_ROLE_CLUSTER, &a->end,

@@ -99,7 +99,7 @@ static const struct l7mp_field server_fields[] = {
                 .min = 0,
                 .max = 65535,
                 .def = "1235",
-                .doc = "Port to listen on; 0 takes a free one, which the log tells",
+                .doc = "Port to listen on; 0: a free one, which is logged",
         },
         {
                 .key = "threads",
@@ -199,8 +199,7 @@ static const struct l7mp_field admin_fields[] = {
                 .alternatives = ifs_alternatives,
                 .def = "[]",
                 .doc = "Interfaces that the fast path is attached to; `all`: every one that is up "
-                       "now or later, "
-                       "less loopback, which is taken only by its name",
+                       "now or later, except loopback, which must be named",
         },
         {
                 .key = "offload_mode",

@@ -204,7 +204,7 @@ static const struct l7mp_field route_fields[] = {
                 .key = "destination",
                 .type = L7MP_T_REF,
                 .sub = &l7mp_schema_cluster,
-                .doc = "The cluster that the session goes to: a name, or an inline cluster. "
+                .doc = "The destination cluster: a name, or an inline cluster. "
                        "Required, under "
                        "this key or as `cluster`",
         },
@@ -218,7 +218,7 @@ static const struct l7mp_field route_fields[] = {
                 .key = "ingress",
                 .type = L7MP_T_ARRAY,
                 .item = &cluster_ref,
-                .doc = "Transformers on the way from the listener to the destination, in order: "
+                .doc = "Transformers from the listener to the destination, in order: "
                        "names, or "
                        "inline clusters",
         },
@@ -226,7 +226,7 @@ static const struct l7mp_field route_fields[] = {
                 .key = "egress",
                 .type = L7MP_T_ARRAY,
                 .item = &cluster_ref,
-                .doc = "Transformers on the way back, in order from the destination",
+                .doc = "Transformers from the destination to the listener, in order",
         },
         {
                 .key = "retry",
@@ -261,8 +261,7 @@ static void check_route(const cJSON *route, const char *path, struct l7mp_issues
 
 const struct l7mp_schema l7mp_schema_route = {
         .name = "route",
-        .doc = "The way of a session: a destination, and the transformers on the way there and "
-               "back",
+        .doc = "The route of a session: a destination, and the transformers in each direction",
         .fields = route_fields,
         .check = check_route,
 };

@@ -64,7 +64,7 @@ static const struct l7mp_field listener_fields[] = {
 };
 const struct l7mp_schema l7mp_tls_listener_schema = {
         .name = "tls-listener",
-        .doc = "TLS for connections that come in; the files are read when the listener is made "
+        .doc = "TLS for accepted connections; the files are read when the listener is made "
                "and again on SIGHUP",
         .fields = listener_fields,
 };

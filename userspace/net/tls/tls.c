@@ -131,7 +131,7 @@ static bool flush_answers(struct l7mp_tls *t)
 		t->answers = 0;
 	if (t->answers <= ANSWERS_MAX)
 		return true;
-	snprintf(t->why, sizeof(t->why), "the peer asks for key updates that it does not read");
+	snprintf(t->why, sizeof(t->why), "the peer requests key updates that it does not read");
 	fail(t, -EPROTO);
 	return false;
 }

@@ -178,13 +178,13 @@ static int in_trailer(struct l7mp_http_chunked *c, uint8_t b, struct l7mp_http_r
 		if (b == ':')
 			c->state = S_TRAILER_VALUE;
 		else if (!is_tchar(b))
-			return bad(why, "a trailer's name has a byte that may not stand there");
+			return bad(why, "a trailer's name has an invalid byte");
 		return 0;
 	default: /* S_TRAILER_VALUE */
 		if (b == '\r')
 			c->state = S_TRAILER_LF;
 		else if (!is_text(b))
-			return bad(why, "a trailer has a byte that may not stand there");
+			return bad(why, "a trailer has an invalid byte");
 		return 0;
 	}
 }

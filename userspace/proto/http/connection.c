@@ -496,10 +496,11 @@ static void expire(struct http_conn *c)
 			if (now - c->since >= HTTP_IDLE_MS)
 				close_io(c, false);
 		} else if (now - c->since >= HTTP_HEAD_MS) {
-			refuse(c, 408, "the head did not come within 10 s");
+			refuse(c, 408, "the head did not arrive within 10 s");
 		}
 	} else if (c->phase == HTTP_BODY && c->reading && now >= c->body_due) {
-		body_failed(c, 408, -ETIMEDOUT, "the body came slower than 240 bytes a second");
+		body_failed(c, 408, -ETIMEDOUT,
+		            "the body arrived slower than 240 bytes per second");
 	} else if (c->phase == HTTP_CLOSING) {
 		try_close(c);
 	}

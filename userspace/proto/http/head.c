@@ -136,7 +136,7 @@ static int bad_byte(struct l7mp_http_refusal *out, char c)
 		return bad(out, "a line ends in LF without CR");
 	if (c == '\0')
 		return bad(out, "the head has a NUL byte");
-	return bad(out, "the head has a byte that may not stand there");
+	return bad(out, "the head has an invalid byte");
 }
 
 static int begin_field(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal *why)
@@ -166,7 +166,7 @@ static int in_name(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal 
 	if (c == '\r' || c == '\n')
 		return bad(why, "a field has no colon");
 	if (c != ':')
-		return bad(why, "a field's name has a byte that may not stand there");
+		return bad(why, "a field's name has an invalid byte");
 	r->state = S_VALUE;
 	return 0;
 }
@@ -481,7 +481,7 @@ static int parse_target(char *s, struct l7mp_http_request *out, struct l7mp_http
 	bool connect = strcmp(out->method, "CONNECT") == 0;
 
 	if (strchr(s, '#') || !all(s, strlen(s), C_TARGET))
-		return bad(why, "the request target has a byte that may not stand there");
+		return bad(why, "the request target has an invalid byte");
 	if (connect) {
 		out->form = L7MP_HTTP_AUTHORITY;
 		out->authority = s;

@@ -186,8 +186,8 @@ static void check_listener(const cJSON *spec, const char *path, struct l7mp_issu
 
 static const struct l7mp_schema listener_schema = {
         .name = "http-listener",
-        .doc = "Each request is a session: its body is what comes from the source, what goes back "
-               "is the body of the answer",
+        .doc = "Each request is a session: its body is the data from the source, and data to the "
+               "source is the body of the answer",
         .fields = listener_fields,
         .check = check_listener,
 };

@@ -595,7 +595,7 @@ static const struct l7mp_field listener_fields[] = {
          .type = L7MP_T_STRING,
          .flags = L7MP_F_REQUIRED,
          .pattern = L7MP_P_IFNAME,
-         .doc = "Ethernet interface whose incoming frames are taken; those that this host sends "
+         .doc = "Ethernet interface whose incoming frames are received; those that this host sends "
                 "are not"},
         {.key = "ethertype",
          .type = L7MP_T_ONEOF,
@@ -609,8 +609,7 @@ static const struct l7mp_field listener_fields[] = {
 };
 static const struct l7mp_schema listener_spec = {
         .name = "packet-listener",
-        .doc = "Takes in whole Ethernet frames from an interface, and sends what comes back from "
-               "it",
+        .doc = "Receives whole Ethernet frames from an interface, and sends answers on it",
         .fields = listener_fields,
         .check = check_ethertype,
 };
@@ -648,8 +647,8 @@ static const struct l7mp_field cluster_fields[] = {
 };
 static const struct l7mp_schema cluster_spec = {
         .name = "packet-cluster",
-        .doc = "Sends whole Ethernet frames from an interface; each session gets all that come in "
-               "there",
+        .doc = "Sends whole Ethernet frames on an interface; each session gets all frames that "
+               "arrive there",
         .fields = cluster_fields,
         .check = check_ethertype,
 };

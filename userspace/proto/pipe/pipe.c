@@ -138,7 +138,7 @@ static void describe(const struct pipe_stream *s, struct l7mp_error *err)
 	const struct fifo *f = s->err == -EPIPE || !s->in ? s->out : s->in;
 
 	l7mp_error_set(err, s->err, L7MP_ERR_UPSTREAM, "PIPE %s: %s", f ? f->path : "",
-	               s->err == -EPIPE ? "its reader has gone" : l7mp_errno_text(s->err));
+	               s->err == -EPIPE ? "its reader has closed" : l7mp_errno_text(s->err));
 }
 
 static void emit_end(struct pipe_stream *s)
@@ -335,7 +335,7 @@ static int drop_answer(struct pipe_stream *s, struct l7mp_buf *buf)
 	l7mp_buf_unref(buf);
 	if (!s->no_output_noticed && s->base.events->notice)
 		s->base.events->notice(s->base.owner, "no-output",
-		                       "the listener has no output: what comes back is dropped");
+		                       "the listener has no output: answers are dropped");
 	s->no_output_noticed = true;
 	return 0;
 }
@@ -818,7 +818,7 @@ static int pipe_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 	if (rc) {
 		l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "PIPE %s: %s",
 		               rc == -ENXIO || !s->in ? s->out->path : s->in->path,
-		               rc == -ENXIO ? "nobody reads it" : l7mp_errno_text(rc));
+		               rc == -ENXIO ? "it has no reader" : l7mp_errno_text(rc));
 		stream_abandon(s);
 		return rc;
 	}
@@ -855,9 +855,8 @@ static const struct l7mp_field listener_fields[] = {
         {.key = "output",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_PATH,
-         .doc = "FIFO that answers are written to; made when it is missing, and then removed at "
-                "the "
-                "end. Answers wait, and hold back who sends them, until somebody reads it. Without "
+         .doc = "FIFO that answers are written to; created when it is missing, and then removed at "
+                "the end. Until it has a reader answers wait, and their sender is paused. Without "
                 "it they are dropped and counted"},
         {0},
 };
@@ -894,7 +893,7 @@ static const struct l7mp_field cluster_fields[] = {
 };
 static const struct l7mp_schema cluster_spec = {
         .name = "pipe-cluster",
-        .doc = "Writes to a FIFO; connected when somebody reads it",
+        .doc = "Writes to a FIFO; connected when it has a reader",
         .fields = cluster_fields,
 };
 

@@ -635,12 +635,12 @@ static const struct l7mp_field connect_fields[] = {
         {.key = "address",
          .type = L7MP_T_STRING,
          .pattern = L7MP_P_ADDRESS,
-         .doc = "only datagrams from this IP address are taken; others are dropped and counted"},
+         .doc = "only datagrams from this IP address are accepted; others are dropped and counted"},
         {.key = "port",
          .type = L7MP_T_INT,
          .min = 1,
          .max = 65535,
-         .doc = "only datagrams from this port are taken; others are dropped and counted"},
+         .doc = "only datagrams from this port are accepted; others are dropped and counted"},
         {0},
 };
 static const struct l7mp_schema connect_schema = {
@@ -660,8 +660,8 @@ static const struct l7mp_field option_fields[] = {
                 "singleton when connect has both"},
         L7MP_SPEC_DSCP,
         L7MP_SPEC_RCVBUF(
-                "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; what "
-                "the kernel drops for want of room is counted (receive-buffer)"),
+                "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; datagrams "
+                "that the kernel drops because it is full are counted (receive-buffer)"),
         L7MP_SPEC_SNDBUF,
         L7MP_SPEC_REUSEPORT,
         {.key = "multicast_interface",
@@ -684,7 +684,7 @@ static const struct l7mp_field listener_fields[] = {
         {.key = "connect",
          .type = L7MP_T_OBJECT,
          .sub = &connect_schema,
-         .doc = "which peers are taken"},
+         .doc = "which peers are accepted"},
         {.key = "options",
          .type = L7MP_T_OBJECT,
          .sub = &options_schema,

@@ -72,7 +72,7 @@ static void on_session_lost(struct l7mp_shared_session *p, int err)
 
 	peer_addr(p, &to);
 	snprintf(message, sizeof(message), "%s: %s", l7mp_addr_str(&to, text),
-	         err == -ECONNREFUSED || err == -ENOENT ? "the peer has gone"
+	         err == -ECONNREFUSED || err == -ENOENT ? "the peer has closed"
 	         : err == -EAGAIN                       ? "the peer does not read"
 	                                                : l7mp_errno_text(err));
 	l7mp_shared_session_notice(p, err == -EAGAIN ? "datagram-lost" : "peer-gone", message);
@@ -258,7 +258,7 @@ static const struct l7mp_field cluster_fields[] = {
 static const struct l7mp_schema cluster_spec = {
         .name = "unix-dgram-cluster",
         .doc = "Sends datagrams to a UNIX socket from a socket of each session's own; a server "
-               "that has gone is a disconnect",
+               "that has closed is a disconnect",
         .fields = cluster_fields,
 };
 static const struct l7mp_schema endpoint_spec = {

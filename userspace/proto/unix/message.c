@@ -68,7 +68,7 @@ static int describe(const struct message_stream *u, struct l7mp_error *err)
 
 	return l7mp_error_set(err, u->err, l7mp_connect_code(u->err), "%s %s%s: %s", u->proto,
 	                      u->open ? "" : "connect to ", l7mp_addr_str(&u->remote, text),
-	                      u->open && u->err == -ECONNREFUSED ? "the peer has gone"
+	                      u->open && u->err == -ECONNREFUSED ? "the peer has closed"
 	                                                         : l7mp_errno_text(u->err));
 }
 

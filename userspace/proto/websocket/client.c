@@ -183,8 +183,8 @@ static const char *translate(const char *why)
 	        {"HS: ACCEPT", "answered without Sec-WebSocket-Accept"},
 	        {"HS: Accept", "answered with a wrong Sec-WebSocket-Accept"},
 	        {"HS: U", "answered without Upgrade: websocket"},
-	        {"HS: PROTOCOL", "wants a subprotocol that was not offered"},
-	        {"HS: EXT", "wants an extension that was not offered"},
+	        {"HS: PROTOCOL", "chose a subprotocol that was not offered"},
+	        {"HS: EXT", "chose an extension that was not offered"},
 	        {"problems parsing header", "does not answer in HTTP/1.1"},
 	        {"HS: ", NULL},
 	};

@@ -454,7 +454,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	if (h->listener)
-		refuse(h, 408, "the request did not come within 5 s");
+		refuse(h, 408, "the request did not arrive within 5 s");
 	else
 		l7mp_stream_close(h->io, true);
 }

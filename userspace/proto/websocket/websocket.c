@@ -171,8 +171,7 @@ static const struct l7mp_field listener_fields[] = {
         {.key = "origins",
          .type = L7MP_T_ARRAY,
          .item = &origin_item,
-         .doc = "the only values of Origin that browsers may come with, others are answered 403; "
-                "without it any"},
+         .doc = "the accepted values of Origin, others are answered 403; without it any"},
         {.key = "ping_interval",
          .type = L7MP_T_NUMBER,
          .min = 0,
@@ -222,7 +221,7 @@ static const struct l7mp_field cluster_fields[] = {
 static const struct l7mp_schema cluster_spec = {
         .name = "websocket-cluster",
         .doc = "Connects to a WebSocket server; path, query, Host and headers are those of the "
-               "session's HTTP metadata when there is any, less those of one hop",
+               "session's HTTP metadata when there is any, without hop-by-hop headers",
         .fields = cluster_fields,
 };
 
