@@ -54,14 +54,14 @@ typedef void (*api_handler)(struct api_request *rq, struct api_response *rs);
 
 enum api_route_flags {
 	/*
-	 * The handler runs in a thread, where it may read the model, which nobody changes
-	 * meanwhile, and nothing else that belongs to the loop. It may leave a change in
-	 * rq->change instead of a status: that is then applied on the loop. One after the other.
+	 * The handler runs in a worker thread, where it may read the model, which does not change
+	 * meanwhile, but nothing else that belongs to the loop. It may leave a change in rq->change
+	 * instead of a status; the loop then applies it.
 	 */
 	API_CHANGE = 1 << 0,
 	/* The same, but it leaves no change. It runs beside changes, not beside commits. */
 	API_READ = 1 << 1,
-	/* The same, but only for what may be large: recursive views and rule lists. */
+	/* The same, but only for answers that may be large: recursive views and rule lists. */
 	API_READ_IF_LARGE = 1 << 2,
 };
 
@@ -179,7 +179,7 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
                   struct api_response *rs);
 /* Where the client is. Once for each request: see api_origin_of_connection. */
 enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client);
-/* Is this a name or address of this host ("localhost", "[::1]:1234", "myhost")? */
+/* Returns whether this is a name or address of this host ("localhost", "[::1]:1234", "myhost")? */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 
 /* ---- body.c ---- */

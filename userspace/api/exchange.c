@@ -16,9 +16,9 @@
 enum exchange_state {
 	EXCHANGE_NEW,    /* the first slice has not run yet */
 	EXCHANGE_JOB,    /* waits for the runtime, or is being done there */
-	EXCHANGE_BEGIN,  /* a stream finds its beginning */
-	EXCHANGE_STREAM, /* the answer has begun and its body is being made */
-	EXCHANGE_TEXT,   /* ... is all in rs.text */
+	EXCHANGE_BEGIN,  /* a stream looks for its beginning */
+	EXCHANGE_STREAM, /* the head is known, and the body is being produced */
+	EXCHANGE_TEXT,   /* the head is known, and the body is rs.text */
 	EXCHANGE_BROKEN,
 	EXCHANGE_OVER,
 };
@@ -34,10 +34,10 @@ struct api_exchange {
 	struct api_response rs;
 	struct l7mp_slice slice;
 	struct l7mp_runtime_job job;
-	struct l7mp_str piece; /* of a stream: made, not read yet */
-	size_t off;            /* of rs.text: read so far */
-	int step_rc;           /* of the stream's last step, in a job */
-	bool in_job;           /* that is being done, or waited for */
+	struct l7mp_str piece; /* of a stream: produced, not read yet */
+	size_t off;            /* bytes of rs.text that were read */
+	int step_rc;           /* result of the stream's last step, in a job */
+	bool in_job;           /* a job is waiting or running */
 	bool wanted;           /* the receiver waits for `ready` */
 };
 

@@ -10,7 +10,7 @@
 #include "api_int.h"
 #include "l7mp/hash.h"
 
-/* A relay that leads to itself this often is not looked through any further for its source. */
+/* A connection through more of our own listeners than this is not followed further. */
 #define CHAIN_MAX 16
 /* Closed connections that are remembered: more than accept queues and threads' queues hold. */
 #define CLOSED_MAX 65536
@@ -79,9 +79,8 @@ static void forget_closed(struct api_origins *o, struct connection *c)
 }
 
 /*
- * Both addresses, as far as they are known. 0; 1: they may still change; -EAGAIN: not yet. The
- * remote one is compared first, so that a connection that is still being made costs no system
- * call each time.
+ * Reads both addresses. Returns 0, or -EAGAIN when they are not known yet. The remote one is
+ * compared first, so that a connection that is still connecting costs no system call each time.
  */
 static int learn(struct api_origins *o, struct connection *c)
 {
@@ -151,9 +150,9 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 }
 
 /*
- * May the other end of a connection that has ended still wait to be judged? On the loop it is
- * judged with its own socket at hand; but a thread of the admin server may come to it so late that
- * another client has got the same port meanwhile, whose socket would be taken for its own.
+ * Whether the other end of a connection that has ended may still have to be looked up. On the loop
+ * a client is looked up when it is accepted. But a thread may do it so late that another client has
+ * the same port meanwhile, whose socket would be mistaken for that of the first.
  */
 static bool may_wait(const struct api_origins *o, const struct connection *c)
 {

@@ -215,7 +215,9 @@ static void histogram(struct l7mp_str *out, const char *name, const struct l7mp_
 	              (unsigned long long)st->count);
 }
 
-/* How long the slices of long requests held the loop, and what the turns with slices cost. */
+/*
+ * Writes how long the slices of long requests held the loop, and what the turns with slices cost.
+ */
 static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 {
 	static const char *const parts[L7MP_TURN_PARTS] = {"timers", "slices", "tasks", "io"};

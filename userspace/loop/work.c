@@ -24,8 +24,8 @@ struct l7mp_worker {
 	struct l7mp_loop *loop;
 	uv_thread_t threads[THREADS];
 	unsigned n_threads;
-	uv_async_t async; /* something is in `done`; keeps the loop running while `busy` */
-	uv_mutex_t lock;  /* guards what follows up to `stop` */
+	uv_async_t async; /* `done` is not empty; keeps the loop running while `busy` */
+	uv_mutex_t lock;  /* guards the members up to */
 	uv_cond_t wake;
 	struct l7mp_work *todo; /* utlist queues */
 	struct l7mp_work *done;

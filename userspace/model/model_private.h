@@ -213,7 +213,7 @@ struct l7mp_builder {
  * names become references. 0 or -ENOMEM with err.
  */
 int l7mp_builder_refer(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-/* Enters the given names of the tree; files an issue for a name twice. */
+/* Enters the names in the tree; adds an issue for a name that occurs twice. */
 int l7mp_builder_claim(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 struct l7mp_draft *l7mp_builder_claimed(const struct l7mp_builder *b, enum l7mp_obj_kind kind,
                                         const char *name);
@@ -224,7 +224,7 @@ int l7mp_builder_generate(struct l7mp_builder *b, struct l7mp_draft *d, const ch
 int l7mp_builder_bind(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 /* May the builder put a new version of what is there? */
 bool l7mp_builder_may_replace(const struct l7mp_builder *b, const struct l7mp_object *there);
-/* Stages the tree, whose drafts are all bound. */
+/* Stages the tree, in which all drafts have names. */
 int l7mp_builder_stage(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 /* REPLACE: deletes inline objects of replaced objects that are not used any more. */
 int l7mp_builder_prune(struct l7mp_builder *b, struct l7mp_error *err);

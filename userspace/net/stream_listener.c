@@ -132,7 +132,7 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 		l->ops->accepted(l, stream, &peer);
 }
 
-/* The gate's: a TLS handshake is done. */
+/* Called by the gate: a TLS handshake is done. */
 static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remote,
                    enum l7mp_origin origin)
 {

@@ -66,7 +66,7 @@ struct l7mp_runtime {
 
 	struct l7mp_runtime_job *waiting, *job; /* changes; job: the one that is being made */
 	size_t n_waiting;
-	struct l7mp_work work; /* builds, and frees a change that is done with */
+	struct l7mp_work work;                      /* builds a change, or frees one */
 	struct l7mp_runtime_job *readers, *reading; /* jobs that read; the one in the thread */
 	size_t n_readers;
 	struct l7mp_work read_work;
@@ -476,7 +476,7 @@ static void next_reader(struct l7mp_runtime *rt)
 	rt->n_readers--;
 	rt->reading = job;
 	if (l7mp_work_start(rt->env->loop, &rt->read_work, read_cb, read_done_cb, rt)) {
-		/* No thread: better slow than not at all. */
+		/* Without a thread build on the loop. */
 		read_cb(rt);
 		read_done_cb(rt);
 	}
