@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: MIT
 """The systemd unit as `make install` writes it: valid, and with little that an intruder could use."""
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
+
+import yaml
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import l7test  # noqa: E402
@@ -48,6 +51,36 @@ class UnitFile(unittest.TestCase):
         found = re.search(r"Overall exposure level[^:]*: ([0-9.]+)", r.stdout)
         self.assertIsNotNone(found, r.stdout + r.stderr)
         self.assertLessEqual(float(found.group(1)), MAX_EXPOSURE, r.stdout)
+
+
+class Shipped(unittest.TestCase):
+    """What is installed beside the programs lets in nobody from another host."""
+
+    def configs(self):
+        for path in sorted(pathlib.Path(ROOT, "config").iterdir()):
+            with self.subTest(path.name):
+                yield path, yaml.safe_load(path.read_text())
+
+    def test_loopback(self):
+        seen = 0
+        for path, config in self.configs():
+            for listener in config.get("listeners") or []:
+                spec = listener["spec"].get("transport", listener["spec"])
+                if "port" in spec:
+                    seen += 1
+                    self.assertIn(spec.get("address"), ("127.0.0.1", "::1"), path)
+            server = (config.get("admin") or {}).get("server")
+            if server is not None:
+                self.assertEqual(server.get("address", "127.0.0.1"), "127.0.0.1", path)
+        self.assertGreater(seen, 15)
+
+    def test_packaged(self):
+        """the packaged config asks for a token, and has no API in the data plane"""
+        config = yaml.safe_load(pathlib.Path(ROOT, "config/l7mp-packaged.yaml").read_text())
+        self.assertEqual(config["admin"]["api_token_file"], "/etc/l7mp/token")
+        self.assertEqual(config["listeners"], [])
+        unit = pathlib.Path(ROOT, "scripts/l7mp-proxy.service").read_text()
+        self.assertIn("-c /etc/l7mp/l7mp.yaml", unit)
 
 
 if __name__ == "__main__":
