@@ -95,6 +95,7 @@ class Api:
 
     def __init__(self, port=1234, host="127.0.0.1", headers=None):
         self.host, self.port, self.headers = host, port, dict(headers or {})
+        self.source = None  # the address that requests come from
 
     def call(self, method, path, body=None, content_type=None, headers=None, timeout=60):
         h = dict(self.headers)
@@ -108,7 +109,8 @@ class Api:
         h.update(headers or {})
         if not path.startswith("/api"):
             path = "/api/v1" + path
-        conn = http.client.HTTPConnection(self.host, self.port, timeout=timeout * SLOW)
+        conn = http.client.HTTPConnection(self.host, self.port, timeout=timeout * SLOW,
+                                          source_address=(self.source, 0) if self.source else None)
         try:
             conn.request(method, path, body, h)
             r = conn.getresponse()

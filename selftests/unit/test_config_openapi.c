@@ -182,7 +182,9 @@ static void test_paths(void **state)
 		assert_int_equal(!!l7mp_json_member(op, "requestBody"), !!d->request);
 		assert_int_equal(!!l7mp_json_get(op, "/responses/422"), !!d->request);
 		assert_int_equal(!!l7mp_json_get(op, "/responses/409"),
-		                 !!(d->flags & L7MP_REST_ADDS));
+		                 d->flags & L7MP_REST_ADDS || d->op == L7MP_REST_OP_PUT);
+		assert_int_equal(!!l7mp_json_get(op, "/responses/412"),
+		                 has_parameter(op, "If-Match"));
 		for (const struct l7mp_rest_route *e = l7mp_rest_routes; e != d; e++) {
 			assert_string_not_equal(e->id, d->id);
 			assert_false(strcmp(e->path, d->path) == 0 &&

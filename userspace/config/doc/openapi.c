@@ -355,7 +355,18 @@ static void make_role(struct oas *g, unsigned role, const char *word)
 	oas_add(g, g->schemas, name, o);
 }
 
-/* The specs of endpoints, which do not name their protocol. */
+/* Recursive views show an endpoint of clusters that have none. */
+static cJSON *empty_spec(struct oas *g)
+{
+	cJSON *o = oas_object(g);
+
+	oas_str(g, o, "type", "object");
+	oas_str(g, o, "description", "Of the one endpoint that a virtual cluster is shown with");
+	oas_add(g, o, "maxProperties", cJSON_CreateNumber(0));
+	return o;
+}
+
+/* An endpoint's spec doesn't name its protocol. */
 static void make_endpoints(struct oas *g)
 {
 	cJSON *o = oas_object(g), *list = oas_array(g);
@@ -370,11 +381,9 @@ static void make_endpoints(struct oas *g)
 		snprintf(path, sizeof(path), "#/components/schemas/%s", name);
 		push_ref(g, list, path);
 	}
+	oas_push(g, list, empty_spec(g));
 	oas_str(g, o, "description", "By the protocol of the endpoint's cluster");
-	if (cJSON_GetArraySize(list))
-		oas_add(g, o, "anyOf", list);
-	else
-		cJSON_Delete(list);
+	oas_add(g, o, "anyOf", list);
 	oas_add(g, g->schemas, "endpoint-spec", o);
 }
 
@@ -391,30 +400,51 @@ static const struct {
 	int status;
 	const char *doc;
 } answers[] = {
-        {400, "The body can't be parsed, or the change can't be carried out"},
+        {400, "The path, the query or the body can't be read, or what it asks for can't be done"},
         {401, "The token is missing or wrong"},
         {403, "Not allowed from this client"},
         {404, "There is no such object"},
-        {409, "The name exists"},
+        {409, "The name exists, or something inline differs from an object of another owner"},
+        {412, "If-Match names another version"},
         {413, "The body is larger than `admin.limits.max_body`"},
         {415, "Neither JSON nor YAML"},
         {422, "The body doesn't fit the schema; `content` lists where and why"},
         {429, "Too many wrong tokens came from this address"},
+        {500, "Out of memory"},
         {503, "Overloaded, or about to end"},
 };
+
+/* Does it take If-Match? What changes something that exists does. */
+static bool takes_if_match(const struct l7mp_rest_route *d)
+{
+	switch (d->op) {
+	case L7MP_REST_OP_PUT:
+	case L7MP_REST_OP_DELETE:
+	case L7MP_REST_OP_CONFIG_SET:
+	case L7MP_REST_OP_ADMIN_SET:
+	case L7MP_REST_OP_ENDPOINTS_ADD:
+	case L7MP_REST_OP_RULE_INSERT:
+	case L7MP_REST_OP_RULE_REMOVE:
+		return true;
+	default:
+		return false;
+	}
+}
 
 static bool may_answer(const struct l7mp_rest_route *d, int status)
 {
 	switch (status) {
-	case 400:
 	case 413:
 	case 415:
 	case 422:
 		return d->request != NULL;
 	case 404:
-		return strchr(d->path, '{') != NULL;
+		/* Of a list: what it is to go on after is gone. */
+		return strchr(d->path, '{') || d->flags & L7MP_REST_PAGED;
 	case 409:
-		return d->flags & L7MP_REST_ADDS;
+		return d->flags & L7MP_REST_ADDS || d->op == L7MP_REST_OP_PUT;
+	case 412:
+		return takes_if_match(d);
 	default:
 		return true;
 	}
@@ -426,6 +456,26 @@ static cJSON *content(struct oas *g, const char *type, cJSON *schema)
 
 	oas_add(g, one, "schema", schema);
 	oas_add(g, all, type, one);
+	return all;
+}
+
+static cJSON *type_only(struct oas *g, const char *type)
+{
+	cJSON *o = oas_object(g);
+
+	oas_str(g, o, "type", type);
+	return o;
+}
+
+/* JSON in all formats; `terse` is not JSON any more. */
+static cJSON *json_content(struct oas *g, cJSON *schema)
+{
+	cJSON *all = content(g, "application/json", schema), *one = oas_object(g);
+	cJSON *text = type_only(g, "string");
+
+	oas_str(g, text, "description", "With `?format=terse`");
+	oas_add(g, one, "schema", text);
+	oas_add(g, all, "text/plain; charset=utf-8", one);
 	return all;
 }
 
@@ -443,8 +493,8 @@ static cJSON *success(struct oas *g, const struct l7mp_rest_route *d)
 		schema = array;
 	}
 	oas_add(g, r, "content",
-	        content(g, d->flags & L7MP_REST_YAML ? "application/yaml" : "application/json",
-	                schema));
+	        d->flags & L7MP_REST_YAML ? content(g, "application/yaml", schema)
+	                                  : json_content(g, schema));
 	return r;
 }
 
@@ -462,8 +512,7 @@ static cJSON *responses(struct oas *g, const struct l7mp_rest_route *d)
 		r = oas_object(g);
 		snprintf(status, sizeof(status), "%d", answers[i].status);
 		oas_str(g, r, "description", answers[i].doc);
-		oas_add(g, r, "content",
-		        content(g, "application/json", oas_ref(g, &l7mp_rest_error)));
+		oas_add(g, r, "content", json_content(g, oas_ref(g, &l7mp_rest_error)));
 		oas_add(g, all, status, r);
 	}
 	return all;
@@ -481,14 +530,6 @@ static void add_parameter(struct oas *g, cJSON *list, const char *name, const ch
 		oas_add(g, p, "required", cJSON_CreateTrue());
 	oas_add(g, p, "schema", schema);
 	oas_push(g, list, p);
-}
-
-static cJSON *type_only(struct oas *g, const char *type)
-{
-	cJSON *o = oas_object(g);
-
-	oas_str(g, o, "type", type);
-	return o;
 }
 
 static cJSON *formats(struct oas *g)
@@ -528,7 +569,7 @@ static cJSON *parameters(struct oas *g, const struct l7mp_rest_route *d)
 		              "Show what follows this item; see the Link header of the page before",
 		              type_only(g, "string"));
 	}
-	if (!strcmp(d->method, "PUT") || !strcmp(d->method, "DELETE"))
+	if (takes_if_match(d))
 		add_parameter(g, list, "If-Match", "header",
 		              "Only if this is the object's ETag, or that of the whole config",
 		              type_only(g, "string"));

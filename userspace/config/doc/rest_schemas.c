@@ -26,6 +26,24 @@
 	{                                                               \
 		.key = k, .type = L7MP_T_ARRAY, .item = of, .doc = text \
 	}
+/* The same, of an answer that always has it. */
+#define STR_R(k, text)                                                                 \
+	{                                                                              \
+		.key = k, .type = L7MP_T_STRING, .flags = L7MP_F_REQUIRED, .doc = text \
+	}
+#define INT_R(k, text)                                                              \
+	{                                                                           \
+		.key = k, .type = L7MP_T_INT, .flags = L7MP_F_REQUIRED, .doc = text \
+	}
+#define OBJ_R(k, table, text)                                                            \
+	{                                                                                \
+		.key = k, .type = L7MP_T_OBJECT, .flags = L7MP_F_REQUIRED, .sub = table, \
+		.doc = text                                                              \
+	}
+#define ARR_R(k, of, text)                                                                        \
+	{                                                                                         \
+		.key = k, .type = L7MP_T_ARRAY, .flags = L7MP_F_REQUIRED, .item = of, .doc = text \
+	}
 #define ANY(k, text)                                      \
 	{                                                 \
 		.key = k, .type = L7MP_T_ANY, .doc = text \
@@ -36,26 +54,37 @@ static const struct l7mp_field any_item = {.type = L7MP_T_ANY};
 /* ---- answers ---- */
 
 static const struct l7mp_field status_fields[] = {
-        INT("status", "200"),
-        STR("message", "OK"),
+        INT_R("status", "200"),
+        STR_R("message", "OK"),
         END,
 };
 const struct l7mp_schema l7mp_rest_status = {
         .name = "status", .doc = "A change that was made", .fields = status_fields};
 
 static const struct l7mp_field issue_fields[] = {
-        STR("path", "Where in the body, `listeners[0].spec.port`"),
-        STR("reason", "What was expected and what was found"),
+        STR_R("path", "Where in the body, `listeners[0].spec.port`"),
+        STR_R("reason", "What was expected and what was found"),
         INT("line", "In the body, when the parser knows it"),
         END,
 };
 static const struct l7mp_schema issue = {
         .name = "issue", .doc = "One thing that is wrong with a body", .fields = issue_fields};
 static const struct l7mp_field issue_item = {.type = L7MP_T_OBJECT, .sub = &issue};
+static const struct l7mp_field error_issues = {
+        .type = L7MP_T_ARRAY, .item = &issue_item, .doc = "Every issue that was found"};
+static const struct l7mp_field error_text = {
+        .type = L7MP_T_STRING,
+        .doc = "What the HTTP listener refuses before the API is asked: what is wrong with the "
+               "request's head; `message` is then the status' phrase"};
+static const struct l7mp_field *const error_contents[] = {&error_issues, &error_text, NULL};
 static const struct l7mp_field error_fields[] = {
-        INT("status", "The HTTP status"),
-        STR("message", "What is wrong, as one sentence"),
-        ARR("content", &issue_item, "422: every issue that was found"),
+        INT_R("status", "The HTTP status"),
+        STR_R("message", "What is wrong, as one sentence"),
+        {.key = "content",
+         .type = L7MP_T_ONEOF,
+         .flags = L7MP_F_REQUIRED,
+         .alternatives = error_contents,
+         .doc = "More about it"},
         END,
 };
 const struct l7mp_schema l7mp_rest_error = {
@@ -64,17 +93,17 @@ const struct l7mp_schema l7mp_rest_error = {
 /* ---- sessions ---- */
 
 static const struct l7mp_field endpoint_ref_fields[] = {
-        STR("name", "The endpoint's name"),
-        OBJ("spec", NULL, "The endpoint's spec"),
+        STR_R("name", "The endpoint's name"),
+        OBJ_R("spec", NULL, "The endpoint's spec"),
         END,
 };
 static const struct l7mp_schema endpoint_ref = {
         .name = "stage-endpoint", .doc = "The endpoint of a stage", .fields = endpoint_ref_fields};
 
 static const struct l7mp_field source_fields[] = {
-        STR("origin", "The listener that emitted the session"),
-        STR("listener", "The same"),
-        STR("status", "State of the stage"),
+        STR_R("origin", "The listener that emitted the session"),
+        STR_R("listener", "The same"),
+        STR_R("status", "State of the stage"),
         END,
 };
 static const struct l7mp_schema source = {
@@ -83,9 +112,13 @@ static const struct l7mp_schema source = {
 static const char *const stage_states[] = {"INIT",     "CONNECTED", "READY", "DISCONNECTED",
                                            "RETRYING", "END",       NULL};
 static const struct l7mp_field stage_fields[] = {
-        STR("origin", "The cluster of the stage"),
+        STR_R("origin", "The cluster of the stage"),
         OBJ("endpoint", &endpoint_ref, "The endpoint that was picked"),
-        {.key = "status", .type = L7MP_T_ENUM, .values = stage_states, .doc = "State of the stage"},
+        {.key = "status",
+         .type = L7MP_T_ENUM,
+         .flags = L7MP_F_REQUIRED,
+         .values = stage_states,
+         .doc = "State of the stage"},
         END,
 };
 static const struct l7mp_schema stage = {
@@ -93,8 +126,8 @@ static const struct l7mp_schema stage = {
 static const struct l7mp_field stage_item = {.type = L7MP_T_OBJECT, .sub = &stage};
 
 static const struct l7mp_field event_fields[] = {
-        STR("event", "INIT, CONNECT, DISCONNECT, ERROR, WARNING, END ..."),
-        STR("timestamp", "ISO 8601, UTC, with milliseconds"),
+        STR_R("event", "INIT, CONNECT, DISCONNECT, ERROR, WARNING, END ..."),
+        STR_R("timestamp", "ISO 8601, UTC, with milliseconds"),
         STR("message", "What happened"),
         ANY("content", "More about it"),
         END,
@@ -103,19 +136,84 @@ static const struct l7mp_schema event = {
         .name = "event", .doc = "Something that happened to a session", .fields = event_fields};
 static const struct l7mp_field event_item = {.type = L7MP_T_OBJECT, .sub = &event};
 
+#define PACKETS INT_R("packets", "Packets, on streams reads")
+#define BYTES   INT_R("bytes", "Bytes of payload")
+static const struct l7mp_field count_fields[] = {PACKETS, BYTES, END};
+static const struct l7mp_schema count = {
+        .name = "count", .doc = "What took one path", .fields = count_fields};
+static const struct l7mp_field transfer_fields[] = {
+        PACKETS,
+        BYTES,
+        OBJ_R("slow", &count, "In user space"),
+        OBJ_R("fast", &count, "In the kernel"),
+        END,
+};
+static const struct l7mp_schema transfer = {
+        .name = "transfer", .doc = "What passed in one direction", .fields = transfer_fields};
+static const struct l7mp_field stats_fields[] = {
+        OBJ_R("ingress", &transfer, "From the source to the destination"),
+        OBJ_R("egress", &transfer, "From the destination to the source"),
+        INT_R("drops", "Datagrams that were dropped"),
+        END,
+};
+static const struct l7mp_schema stats = {
+        .name = "stats", .doc = "Counters of a session", .fields = stats_fields};
+
+static const struct l7mp_field pipes_fields[] = {
+        INT_R("total", "How many pipes there are"),
+        INT_R("offloaded", "How many of them the kernel carries"),
+        END,
+};
+static const struct l7mp_schema pipes = {
+        .name = "pipes", .doc = "Pipes of a session", .fields = pipes_fields};
+static const struct l7mp_field seen_at = {.type = L7MP_T_STRING, .doc = "ISO 8601, UTC"};
+static const struct l7mp_field never_seen = {.type = L7MP_T_ANY, .doc = "null: not yet"};
+static const struct l7mp_field *const last_seen[] = {&seen_at, &never_seen, NULL};
+static const struct l7mp_field direction_fields[] = {
+        STR_R("from", "Stage"),
+        STR_R("to", "Stage"),
+        STR_R("state", "slow, pending, fast or refused"),
+        STR_R("reason", "Why it is not fast; GET /offload explains each"),
+        STR_R("hook", "Where the kernel takes it: xdp or tc"),
+        STR_R("interface", "... and at which interface"),
+        PACKETS,
+        BYTES,
+        {.key = "last_seen",
+         .type = L7MP_T_ONEOF,
+         .alternatives = last_seen,
+         .doc = "The last packet that the kernel carried"},
+        END,
+};
+static const struct l7mp_schema direction = {
+        .name = "direction", .doc = "One direction through the kernel", .fields = direction_fields};
+static const struct l7mp_field direction_item = {.type = L7MP_T_OBJECT, .sub = &direction};
+static const struct l7mp_field session_offload_fields[] = {
+        STR_R("state", "fast, partial or slow"),
+        OBJ_R("pipes", &pipes, "Their numbers"),
+        ARR_R("directions", &direction_item, "Each direction"),
+        END,
+};
+static const struct l7mp_schema session_offload = {.name = "session-offload",
+                                                   .doc = "A session's way through the kernel",
+                                                   .fields = session_offload_fields};
+
 static const char *const session_states[] = {"INIT",       "CONNECTED", "DISCONNECTED",
                                              "FINALIZING", "DESTROYED", NULL};
 static const struct l7mp_field session_fields[] = {
-        STR("name", "The session's name"),
-        OBJ("metadata", NULL, "What is known of it: addresses, ports, HTTP request ..."),
-        OBJ("source", &source, "The source"),
-        OBJ("destination", &stage, "The destination"),
-        ARR("ingress", &stage_item, "Transformers from the source to the destination"),
-        ARR("egress", &stage_item, "Transformers from the destination to the source"),
-        {.key = "status", .type = L7MP_T_ENUM, .values = session_states, .doc = "State"},
-        ARR("events", &event_item, "The last of what happened"),
-        OBJ("stats", NULL, "Bytes and packets of each direction, slow and fast path apart"),
-        OBJ("offload", NULL, "Whether the kernel carries it, and why not"),
+        STR_R("name", "The session's name"),
+        OBJ_R("metadata", NULL, "What is known of it: addresses, ports, HTTP request ..."),
+        OBJ_R("source", &source, "Where it comes from"),
+        OBJ_R("destination", &stage, "Where it goes"),
+        ARR_R("ingress", &stage_item, "Transformers on the way there"),
+        ARR_R("egress", &stage_item, "Transformers on the way back"),
+        {.key = "status",
+         .type = L7MP_T_ENUM,
+         .flags = L7MP_F_REQUIRED,
+         .values = session_states,
+         .doc = "State"},
+        ARR_R("events", &event_item, "The last of what happened"),
+        OBJ_R("stats", &stats, "What passed"),
+        OBJ_R("offload", &session_offload, "Whether the kernel carries it, and why not"),
         END,
 };
 const struct l7mp_schema l7mp_rest_session = {
@@ -131,21 +229,21 @@ static const struct l7mp_field endpoints_array = {
 static const struct l7mp_field *const endpoints_alternatives[] = {&endpoints_number,
                                                                   &endpoints_array, NULL};
 static const struct l7mp_field cluster_fields[] = {
-        STR("name", "The cluster's name"),
-        OBJ("spec", NULL, "As it was given"),
+        STR_R("name", "The cluster's name"),
+        OBJ_R("spec", NULL, "As it was given"),
         {.key = "endpoints",
          .type = L7MP_T_ONEOF,
          .alternatives = endpoints_alternatives,
          .doc = "Their number, or the endpoints"},
-        OBJ("loadbalancer", NULL, "`policy` and `key`"),
-        OBJ("options", NULL, "As they were given"),
+        OBJ_R("loadbalancer", NULL, "`policy` and `key`"),
+        OBJ_R("options", NULL, "As they were given"),
         END,
 };
 const struct l7mp_schema l7mp_rest_cluster = {
         .name = "cluster-view", .doc = "A cluster as GET shows it", .fields = cluster_fields};
 
 static const struct l7mp_field endpoint_fields[] = {
-        STR("name", "The endpoint's name"),
+        STR_R("name", "The endpoint's name"),
         OBJ("spec", NULL, "As it was given"),
         {.key = "weight", .type = L7MP_T_NUMBER, .doc = "Its share"},
         END,
@@ -166,10 +264,10 @@ const struct l7mp_schema l7mp_rest_lookup = {
         .name = "lookup-request", .doc = "Metadata to be matched", .fields = lookup_fields};
 
 static const struct l7mp_field found_fields[] = {
-        STR("rulelist", "The rule list that decided"),
-        STR("rule", "The rule that matched"),
-        OBJ("action", NULL, "Its action"),
-        OBJ("metadata", NULL, "The metadata after rewriting"),
+        STR_R("rulelist", "The rule list that decided"),
+        STR_R("rule", "The rule that matched"),
+        OBJ_R("action", NULL, "Its action"),
+        OBJ_R("metadata", NULL, "The metadata after rewriting"),
         END,
 };
 const struct l7mp_schema l7mp_rest_found = {
@@ -178,12 +276,17 @@ const struct l7mp_schema l7mp_rest_found = {
 /* ---- offload ---- */
 
 static const struct l7mp_field offload_fields[] = {
-        STR("state", "Whether the fast path is there"),
+        STR_R("state", "Whether the fast path is there"),
         STR("reason", "Why not"),
         INT("abi", "Version of the maps"),
         ARR("interfaces", &any_item, "Per interface: the hook in use, and why"),
         ARR("maps", &any_item, "Per map: pin path, entries, capacity"),
         ANY("verdicts", "Counters by reason"),
+        STR("instance", "Name of the pin directory"),
+        STR("offload", "As configured"),
+        STR("mode", "Which hook is taken"),
+        ANY("flows", "Counters of the flow table"),
+        ANY("reasons", "What the reasons mean"),
         END,
 };
 const struct l7mp_schema l7mp_rest_offload = {
