@@ -24,7 +24,7 @@ Q       := $(if $(V),,@)
 # ---- flags ------------------------------------------------------------------
 
 PKGS := libuv libcares libwebsockets libcjson yaml-0.1 libpcre2-8 libxxhash libbpf libxdp libelf \
-        openssl libsystemd libcap libmnl
+        openssl libcap libmnl
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread -lm
 

@@ -12,7 +12,7 @@ set -eu
 build="gcc make pkg-config clang llvm libc6-dev libbpf-dev libxdp-dev libelf-dev zlib1g-dev
        libuv1-dev libc-ares-dev libwebsockets-dev libwebsockets-evlib-uv libcivetweb-dev libyaml-dev libcjson-dev
        libpcre2-dev libxxhash-dev uthash-dev libssl-dev
-       libsystemd-dev libcap-dev libmnl-dev libcurl4-openssl-dev bpftool"
+       libcap-dev libmnl-dev libcurl4-openssl-dev bpftool"
 test="libcmocka-dev libclang-rt-dev python3 python3-websockets python3-yaml curl socat
       iproute2 ethtool jq procps libcap2-bin util-linux openssl git haproxy nginx-light python3-h11"
 full="valgrind chromium nodejs iperf3 nftables tcpdump debootstrap wrk nghttp2-client"

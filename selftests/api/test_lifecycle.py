@@ -301,6 +301,25 @@ class Reload(unittest.TestCase):
         stays.sendall(b"c")
         self.assertEqual(stays.recv(10), b"c")
 
+    def test_deaf_supervisor(self):
+        """a supervisor that does not read what it is told holds up nothing, and is told the end when it reads again"""
+        stays = self.connect(15000)
+        for i in range(20):  # its socket holds about ten
+            name = f"l{i}"
+            with open(self.p.path, "w") as f:
+                json.dump(config(listener("stays", "TCP", 15000), listener(name, "TCP", 15001)), f)
+            self.p.hup()
+            self.assertTrue(l7test.wait_for(lambda name=name: self.p.api.get("/listeners/" + name)[0] == 200))
+            stays.sendall(b"c")
+            self.assertEqual(stays.recv(10), b"c")
+        told = []
+        while len(told) < 2 or (told[-2:] != ["RELOADING", "READY"]) or len(told) < 20:
+            message = self.p.notified(60)
+            self.assertTrue(message, told)
+            told.append(next(iter(message)))
+        for a, b in zip(told[-10:], told[-9:]):
+            self.assertNotEqual(a, b, "the order is kept")
+
     def test_unreadable(self):
         """a reload without the file changes nothing"""
         stays = self.connect(15000)

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <systemd/sd-daemon.h>
 
 #include "app_int.h"
 #include "l7mp/log.h"
@@ -57,6 +56,7 @@ static int make_layers(struct l7mp_app *app)
 	if (rc)
 		return rc;
 	l7mp_trim_init(&app->trim, app->loop, app->sessions);
+	l7mp_notify_init(&app->notify, app->loop);
 	memset(&api, 0, sizeof(api));
 	api.env = &app->env;
 	api.model = app->model;
@@ -166,7 +166,7 @@ int l7mp_app_run(struct l7mp_app *app)
 		return rc;
 	}
 	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
-	sd_notify(0, "READY=1");
+	l7mp_notify_send(&app->notify, "READY=1");
 	l7mp_loop_run(app->loop);
 	l7mp_log_notice("daemon", "stopped");
 	return 0;

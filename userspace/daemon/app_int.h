@@ -14,6 +14,7 @@
 #include "l7mp/session.h"
 #include "l7mp/slice.h"
 #include "l7mp/stats.h"
+#include "notify.h"
 #include "trim.h"
 
 enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_USR1, L7MP_SIG_COUNT };
@@ -39,6 +40,7 @@ struct l7mp_app {
 	struct l7mp_change *initial; /* built by l7mp_app_new, applied by l7mp_app_run */
 	struct l7mp_access_log access_log;
 	struct l7mp_trim trim;
+	struct l7mp_notify notify;
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool stopping;

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <systemd/sd-daemon.h>
 
 #include "app_int.h"
 #include "l7mp/change.h"
@@ -241,7 +240,7 @@ static void reload_over(struct l7mp_app *app)
 		app->reload_again = false;
 		l7mp_app_reload(app);
 	} else if (!app->stopping) {
-		sd_notify(0, "READY=1");
+		l7mp_notify_send(&app->notify, "READY=1");
 	}
 }
 

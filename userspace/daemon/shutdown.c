@@ -4,7 +4,7 @@
  * frees the state of protocols, and lets the loop finish.
  */
 #include <signal.h>
-#include <systemd/sd-daemon.h>
+#include <stdio.h>
 
 #include "app_int.h"
 #include "l7mp/log.h"
@@ -57,7 +57,8 @@ void l7mp_app_stop(struct l7mp_app *app)
 		return;
 	app->stopping = true;
 	l7mp_trim_stop(&app->trim);
-	sd_notify(0, "STOPPING=1");
+	l7mp_notify_send(&app->notify, "STOPPING=1");
+	l7mp_notify_stop(&app->notify);
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
 	l7mp_sessions_shutdown(app->sessions, GRACE_MS, sessions_ended, app);
@@ -66,13 +67,15 @@ void l7mp_app_stop(struct l7mp_app *app)
 static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct l7mp_app *app = handle->data;
+	char text[64];
 
 	if (signum == SIGHUP) {
 		if (app->stopping)
 			return;
-		/* RELOADING needs MONOTONIC_USEC, see sd_notify(3), Type=notify-reload. */
-		sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
-		           (unsigned long long)(uv_hrtime() / 1000));
+		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
+		snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu",
+		         (unsigned long long)(uv_hrtime() / 1000));
+		l7mp_notify_send(&app->notify, text);
 		l7mp_app_reload(app);
 		return;
 	}

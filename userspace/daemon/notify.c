@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Why not sd_notify(3) itself: it blocks while the manager's queue is full, and all traffic with
+ * it; a dozen reloads that nobody listened to were enough.
+ */
+#include "notify.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define AGAIN_MS 100
+
+/* 0: sent, or there is no manager that could be told; -EAGAIN: its queue is full. */
+static int send_now(const char *text)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	socklen_t len;
+	int fd, rc;
+
+	if (!path || (path[0] != '/' && path[0] != '@') || !path[1] ||
+	    strlen(path) >= sizeof(sun.sun_path))
+		return 0;
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	memcpy(sun.sun_path, path, strlen(path));
+	if (path[0] == '@')
+		sun.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -EAGAIN;
+	rc = sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&sun, len) < 0 ? -errno
+	                                                                                    : 0;
+	close(fd);
+	return rc == -EAGAIN || rc == -ENOBUFS ? -EAGAIN : 0;
+}
+
+static void drop_first(struct l7mp_notify *n)
+{
+	free(n->waiting[0]);
+	n->n--;
+	memmove(n->waiting, n->waiting + 1, n->n * sizeof(n->waiting[0]));
+}
+
+static void send_waiting(struct l7mp_notify *n)
+{
+	while (n->n && !send_now(n->waiting[0]))
+		drop_first(n);
+}
+
+static void again(struct l7mp_timer *timer, void *arg)
+{
+	struct l7mp_notify *n = arg;
+
+	send_waiting(n);
+	if (n->n)
+		(void)l7mp_timer_start(n->loop, timer, AGAIN_MS);
+}
+
+void l7mp_notify_init(struct l7mp_notify *n, struct l7mp_loop *loop)
+{
+	*n = (struct l7mp_notify){.loop = loop};
+	l7mp_timer_init(&n->timer, again, n);
+}
+
+void l7mp_notify_send(struct l7mp_notify *n, const char *text)
+{
+	char *copy;
+
+	send_waiting(n);
+	if (!n->n && !send_now(text))
+		return;
+	copy = strdup(text);
+	if (!copy)
+		return;
+	if (n->n == L7MP_NOTIFY_WAITING)
+		drop_first(n);
+	n->waiting[n->n++] = copy;
+	if (!l7mp_timer_armed(&n->timer))
+		(void)l7mp_timer_start(n->loop, &n->timer, AGAIN_MS);
+}
+
+void l7mp_notify_stop(struct l7mp_notify *n)
+{
+	if (!n->loop)
+		return;
+	send_waiting(n);
+	while (n->n)
+		drop_first(n);
+	l7mp_timer_stop(n->loop, &n->timer);
+}
