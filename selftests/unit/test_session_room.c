@@ -172,9 +172,11 @@ static void test_slow_ends(void **state)
 {
 	struct sfix *f = *state;
 	unsigned refused = 0, before = 0;
+	struct l7mp_source *src;
 	char name[30];
 
 	two_listeners(f, "");
+	src = fake_listener(&f->world, "l")->base.arg;
 	limits(f)->max_sessions = 10;
 	for (unsigned i = 0; i < 5000; i++) {
 		struct fake_stream *st;
@@ -186,6 +188,7 @@ static void test_slow_ends(void **state)
 			continue;
 		}
 		fake_connected(&f->world, "c", before++)->slow_close = true;
+		src->evicted = 0;
 	}
 	assert_in_range(refused, 3500, 4500);
 	sfix_advance(f, 1);
@@ -194,6 +197,25 @@ static void test_slow_ends(void **state)
 			fake_closed(st, 0);
 	sfix_advance(f, 1);
 	assert_non_null(from(f, "l", "again", "10.0.0.1"));
+}
+
+/* An attack gets so much of the processor's time; a connection is not measured by that. */
+static void test_turns(void **state)
+{
+	struct sfix *f = *state;
+	unsigned admitted = 0;
+	char name[30];
+
+	two_listeners(f, "");
+	limits(f)->max_sessions = 10;
+	for (unsigned i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "s%u", i);
+		admitted += fake_accept(&f->world, "l", name, "10.0.0.1") != NULL;
+	}
+	assert_int_equal(admitted, 9 + 8);
+	assert_non_null(fake_accept(&f->world, "t", "t", "10.0.0.2"));
+	sfix_advance(f, 1);
+	assert_non_null(fake_accept(&f->world, "l", "later", "10.0.0.1"));
 }
 
 /* api: requests; those for /api are the operator's. */
@@ -252,8 +274,9 @@ static void test_operator(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        T(test_oldest_unanswered), T(test_victim),    T(test_listener_limit),
-	        T(test_fast_path),         T(test_slow_ends), T(test_operator),
+	        T(test_oldest_unanswered), T(test_victim), T(test_listener_limit),
+	        T(test_fast_path),         T(test_turns),  T(test_slow_ends),
+	        T(test_operator),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

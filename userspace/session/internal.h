@@ -229,10 +229,12 @@ struct l7mp_source {
 	uint64_t tokens;                /* thousandths of a session */
 	uint64_t tokens_ms;
 	struct session_room room;
-	size_t refs;    /* sessions that hold this struct */
-	bool gone;      /* the listener is closed, so no source can be opened again */
-	bool forgeable; /* sessions begin with a datagram, whose address may be forged */
-	bool requests;  /* sessions may be requests to the operator's clusters */
+	size_t refs;      /* sessions that hold this struct */
+	bool gone;        /* the listener is: nobody can open a source again */
+	bool forgeable;   /* sessions begin with a datagram, whose address may be forged */
+	bool requests;    /* sessions may be requests to the operator's clusters */
+	unsigned evicted; /* sessions that ended for newcomers of ours, in this millisecond */
+	uint64_t evicted_ms;
 };
 /* Gives up a session's reference. */
 void l7mp_source_put(struct l7mp_source **source);

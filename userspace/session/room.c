@@ -154,6 +154,31 @@ static bool may_evict(const struct session_room *room)
 	return room->leaving < 1024 + room->live / 10;
 }
 
+/*
+ * Setting sessions up for an attack's datagrams, and ending others for them, must not take the time
+ * of those that run: so many a millisecond, for each listener; the rest is refused, which is cheap.
+ */
+#define EVICTIONS_PER_MS 8
+
+static bool has_turn(struct l7mp_source *src)
+{
+	uint64_t now = l7mp_loop_now(src->m->env->loop);
+
+	if (!src->forgeable)
+		return true;
+	if (src->evicted_ms != now) {
+		src->evicted_ms = now;
+		src->evicted = 0;
+	}
+	return src->evicted++ < EVICTIONS_PER_MS;
+}
+
+/* Who ends for a newcomer of src; NULL: nobody. */
+static struct l7mp_session *victim_for(struct l7mp_source *src, const struct session_room *room)
+{
+	return may_evict(room) && has_turn(src) ? victim_of(room) : NULL;
+}
+
 static bool fits(const struct session_room *room, uint64_t limit, bool whole)
 {
 	size_t live = room->live - room->leaving;
@@ -162,13 +187,14 @@ static bool fits(const struct session_room *room, uint64_t limit, bool whole)
 }
 
 /* Is there room for one more, perhaps after another has gone? */
-static bool has_room(struct session_room *room, uint64_t limit, bool whole, enum l7mp_refuse why)
+static bool has_room(struct l7mp_source *src, struct session_room *room, uint64_t limit, bool whole,
+                     enum l7mp_refuse why)
 {
 	struct l7mp_session *victim;
 
 	if (fits(room, limit, whole))
 		return true;
-	victim = may_evict(room) ? victim_of(room) : NULL;
+	victim = victim_for(src, room);
 	if (!victim)
 		return false;
 	end_victim(victim, why);
@@ -180,7 +206,7 @@ static bool has_room(struct session_room *room, uint64_t limit, bool whole, enum
  * are in use. Those who may be forged get less than others, and others less than the operator:
  * nobody takes the next one's part, however many come within a turn of the loop.
  */
-static bool has_descriptors(const struct l7mp_source *src, bool whole)
+static bool has_descriptors(struct l7mp_source *src, bool whole)
 {
 	struct l7mp_sessions *m = src->m;
 	struct l7mp_session *victim;
@@ -202,6 +228,8 @@ static bool has_descriptors(const struct l7mp_source *src, bool whole)
 	 * Victims close theirs at the end of this turn: enough of them for what may come in the
 	 * next one, and one for each that is admitted meanwhile.
 	 */
+	if (!has_turn(src))
+		return false;
 	n = m->room.leaving < step ? step - m->room.leaving : 1;
 	while (n-- && may_evict(&m->room) && (victim = victim_of(&m->room))) {
 		end_victim(victim, L7MP_REFUSE_DESCRIPTORS);
@@ -214,7 +242,7 @@ static bool has_descriptors(const struct l7mp_source *src, bool whole)
  * A newcomer is admitted while there is memory for it. Victims give theirs back within this turn
  * of the loop; as with descriptors, who may be forged gets less than others.
  */
-static bool has_memory(const struct l7mp_source *src, bool whole)
+static bool has_memory(struct l7mp_source *src, bool whole)
 {
 	struct l7mp_sessions *m = src->m;
 	uint64_t max = m->env->limits->max_memory, used = l7mp_memory_used(m->env);
@@ -224,7 +252,7 @@ static bool has_memory(const struct l7mp_source *src, bool whole)
 	bound = whole ? max : share(max) - (src->forgeable ? step : 0);
 	if (!max || used < bound)
 		return true;
-	victim = may_evict(&m->room) ? victim_of(&m->room) : NULL;
+	victim = victim_for(src, &m->room);
 	if (!victim)
 		return false;
 	end_victim(victim, L7MP_REFUSE_MAX_MEMORY);
@@ -266,13 +294,13 @@ static int judge(struct l7mp_source *src, struct session_peer *peer, bool whole)
 	const struct l7mp_limits *limits = m->env->limits;
 	uint32_t own = src->listener->max_sessions;
 
-	if (peer && !has_room(&peer->room, limits->max_sessions_per_source, whole,
+	if (peer && !has_room(src, &peer->room, limits->max_sessions_per_source, whole,
 	                      L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE))
 		return refuse(m, L7MP_REFUSE_MAX_SESSIONS_PER_SOURCE);
 	if (own &&
-	    !has_room(&src->room, own, whole || !src->requests, L7MP_REFUSE_LISTENER_SESSIONS))
+	    !has_room(src, &src->room, own, whole || !src->requests, L7MP_REFUSE_LISTENER_SESSIONS))
 		return refuse(m, L7MP_REFUSE_LISTENER_SESSIONS);
-	if (!has_room(&m->room, limits->max_sessions, whole, L7MP_REFUSE_MAX_SESSIONS))
+	if (!has_room(src, &m->room, limits->max_sessions, whole, L7MP_REFUSE_MAX_SESSIONS))
 		return refuse(m, L7MP_REFUSE_MAX_SESSIONS);
 	if (!has_memory(src, whole))
 		return refuse(m, L7MP_REFUSE_MAX_MEMORY);
