@@ -149,6 +149,21 @@ class Files(unittest.TestCase):
         text = pathlib.Path(path).read_bytes()
         self.assertEqual(text.decode().split("\n"), ["[a] one\\n[b] forged\\x0d", "[a] two\\x1b[31m\\xe2\\x80\\xa8[c]\\xc2\\x85", "[a] ", "[a] tab\there \\xff\\n", ""])
 
+    def test_fifo_of_killed_proxy(self):
+        """FIFOs and sockets of a proxy that was killed are removed by the next one; the user's own are not"""
+        made, own, sock = self.path("made"), self.path("own"), self.path("sock")
+        os.mkfifo(own)
+        listeners = [l7test.controller(), *({"name": os.path.basename(p), "spec": {"protocol": "PIPE", "filename": p}, "rules": [
+            {"action": {"route": {"destination": ECHO}}}]} for p in (made, own)), {"name": "sock", "spec": {"protocol": "UNIX/stream", "filename": sock}, "rules": [
+                {"action": {"route": {"destination": ECHO}}}]}]
+        proxy = l7test.Proxy({"listeners": listeners})
+        os.kill(proxy.pid, signal.SIGKILL)
+        proxy.process.wait()
+        proxy.dir.cleanup()
+        self.assertTrue(os.path.exists(made))
+        l7test.Proxy({"listeners": listeners}).stop()
+        self.assertEqual([os.path.exists(p) for p in (made, own, sock)], [False, True, False])
+
 
 if __name__ == "__main__":
     l7test.main()

@@ -304,6 +304,36 @@ static void refused(void **state)
 	pfix_unlisten(l);
 }
 
+/* What a killed proxy has left is taken over and removed, unless another one reads it. */
+static void left_behind(void **state)
+{
+	struct pfix *f = *state;
+	struct l7mp_proto_listener *l;
+	struct stat st;
+	int reader;
+
+	l = listen_on(f, spec, NULL);
+	assert_non_null(l);
+	assert_int_equal(lstat(in, &st), 0);
+	assert_true(st.st_mode & S_ISVTX);
+	pfix_unlisten(l);
+	pfix_turn(f, 10);
+	assert_false(there(in));
+
+	assert_int_equal(mkfifo(in, 0600 | S_ISVTX), 0);
+	assert_int_equal(mkfifo(out, 0600 | S_ISVTX), 0);
+	l = listen_on(f, spec, NULL);
+	assert_non_null(l);
+	reader = open(out, O_RDONLY | O_NONBLOCK);
+	assert_true(reader >= 0);
+	pfix_unlisten(l);
+	pfix_turn(f, 10);
+	assert_false(there(in));
+	assert_true(there(out));
+	close(reader);
+	unlink(out);
+}
+
 static void what_is_there_stays(void **state)
 {
 	struct pfix *f = *state;
@@ -399,15 +429,11 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        T(both_ways),
-	        T(one_after_the_other),
-	        T(opened_again),
-	        T(output_without_a_reader),
-	        T(one_way),
-	        T(refused),
-	        T(what_is_there_stays),
-	        T(replaced),
-	        T(cluster),
+	        T(both_ways),    T(one_after_the_other),
+	        T(opened_again), T(output_without_a_reader),
+	        T(one_way),      T(refused),
+	        T(left_behind),  T(what_is_there_stays),
+	        T(replaced),     T(cluster),
 	};
 
 	/* As the daemon does. */

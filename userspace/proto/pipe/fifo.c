@@ -16,24 +16,52 @@ static int *held_fd(struct fifo *f, int flags)
 	return flags == O_RDONLY ? &f->held_reader : &f->held_writer;
 }
 
+/*
+ * FIFOs that we make have the sticky bit, which means nothing for a FIFO: so one that a proxy left
+ * behind when it was killed can be told from one that a user has made.
+ */
+#define MARK S_ISVTX
+
+static void remember(struct fifo *f, const struct stat *st, bool adopted)
+{
+	f->created = true;
+	f->adopted = adopted;
+	f->dev = st->st_dev;
+	f->ino = st->st_ino;
+}
+
 /* Creates the FIFO unless it exists. 0: there is one. */
 static int create(struct fifo *f)
 {
 	struct stat st;
 
-	if (!mkfifo(f->path, 0666)) {
+	if (!mkfifo(f->path, 0666 | MARK)) {
 		if (lstat(f->path, &st))
 			return -errno;
-		f->created = true;
-		f->dev = st.st_dev;
-		f->ino = st.st_ino;
+		remember(f, &st, false);
 		return 0;
 	}
 	if (errno != EEXIST)
 		return -errno;
+	if (!lstat(f->path, &st) && S_ISFIFO(st.st_mode) && (st.st_mode & MARK) &&
+	    st.st_uid == geteuid()) {
+		remember(f, &st, true);
+		return 0;
+	}
 	if (stat(f->path, &st))
 		return -errno;
 	return S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
+}
+
+/* Does somebody read it? Another proxy of this user may have made it, and still run. */
+static bool has_reader(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
 }
 
 int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7mp_error *err)
@@ -77,7 +105,7 @@ static void fifo_free(struct fifo *f)
 	DL_DELETE(*f->list, f);
 	/* Another process may have replaced it meanwhile: that FIFO is not ours. */
 	if (f->created && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
-	    st.st_ino == f->ino)
+	    st.st_ino == f->ino && !(f->adopted && has_reader(f->path)))
 		(void)unlink(f->path);
 	free(f);
 }

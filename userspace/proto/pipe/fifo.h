@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * FIFOs by path: created when they are missing, and removed only if we created them. Private to
- * proto/pipe. Thread: loop only.
+ * FIFOs by path: created when they are missing, and removed only if we created them, or a proxy
+ * of the same user did that was killed. Private to proto/pipe. Thread: loop only.
  */
 #pragma once
 
@@ -19,6 +19,7 @@ struct fifo {
 	struct fifo **list;
 	unsigned refs;
 	bool created; /* by us, as dev and ino */
+	bool adopted; /* by one before us, who was killed */
 	/*
 	 * Set by clusters: a FIFO that we created remains until fifo_clear, so that the peer may
 	 * open it between two attempts to connect.
