@@ -77,8 +77,9 @@ struct l7mp_endpoint {
 	struct l7mp_object obj;
 	char *cluster; /* the name of its cluster */
 	cJSON *spec;
-	const char *address; /* part of spec; NULL: none */
-	double weight;       /* share in load balancing, > 0 */
+	const char *address; /* in spec; NULL when it has none */
+	double weight;       /* 0: drains, no new sessions */
+	bool drop;           /* sessions that it would get are refused */
 };
 
 enum l7mp_lb_policy { L7MP_LB_TRIVIAL, L7MP_LB_HASH, L7MP_LB_ROUND_ROBIN, L7MP_LB_RANDOM };

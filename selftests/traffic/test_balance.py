@@ -91,6 +91,83 @@ class Balance(Case):
             recv_exact(s, 15)
             self.assertTrue(self.texts(self.session("TCP:"), "WARNING"))
 
+    def drain(self, policy, key=None):
+        """Weight 0: the session that is there stays, new ones go elsewhere; when all drain, none is connected."""
+        self.begin(policy, key)
+        for n in (1, 2, 3):
+            self.add(n)
+        held = socket.create_connection(("127.0.0.1", 9000), 5)
+        self.addCleanup(held.close)
+        held.settimeout(30)
+        first = recv_exact(held, 15).strip().decode()
+        last = first[-1]
+        endpoint = {"name": f"e{last}", "spec": {"address": first}, "weight": 0}
+        self.assertEqual(self.api.call("PUT", f"/endpoints/e{last}", {"endpoint": endpoint})[0], 200)
+        self.assertEqual(self.api.get(f"/endpoints/e{last}")[1]["weight"], 0)
+        self.assertNotIn(first, {self.where() for _ in range(30)}, policy)
+        name = "TCP:%s:%d-127.0.0.1:9000" % held.getsockname()
+        status, session = self.api.get(f"/sessions/{name}")
+        self.assertEqual((status, session["status"], session["destination"]["endpoint"]["name"]), (200, "CONNECTED", f"e{last}"))
+        for n in (1, 2, 3):
+            self.api.call("PUT", f"/endpoints/e{n}", {"endpoint": {"name": f"e{n}", "spec": {"address": f"127.0.1.{n}"}, "weight": 0}})
+        try:
+            self.assertEqual(self.where(), "")
+        except ConnectionError:
+            pass
+        held.close()
+
+    def test_drain_trivial(self):
+        """balance: weight 0 drains: Trivial"""
+        self.drain("Trivial", None)
+
+    def test_drain_round_robin(self):
+        """balance: weight 0 drains: RoundRobin"""
+        self.drain("RoundRobin", None)
+
+    def test_drain_random(self):
+        """balance: weight 0 drains: Random"""
+        self.drain("Random", None)
+
+    def test_drain_hash(self):
+        """balance: weight 0 drains: HashRing"""
+        self.drain("HashRing", "/IP/src_addr")
+
+    def test_drop(self):
+        """balance: drop: the endpoint's share is refused"""
+        self.begin("RoundRobin")
+        self.add(1)
+        status, body = self.api.post("/clusters/c/endpoints", {"endpoint": {"name": "e2", "spec": {"address": "127.0.1.2"}, "drop": True}})
+        self.assertEqual(status, 200, body)
+        self.assertTrue(self.api.get("/endpoints/e2")[1]["drop"])
+        self.api.call("PUT", "/routes/r", {"route": {"name": "r", "destination": "c"}})
+        self.assertEqual(self.api.post("/listeners", {"listener": {"name": "once", "spec": {"protocol": "TCP", "port": 9010}, "rules": [{"action": {"route": "r"}}]}})[0], 200)
+        got = collections.Counter()
+        for _ in range(20):
+            try:
+                with socket.create_connection(("127.0.0.1", 9010), 5) as s:
+                    s.settimeout(30)
+                    got[recv_exact(s, 15).strip().decode() or "refused"] += 1
+            except ConnectionError:
+                got["refused"] += 1
+        self.assertEqual(got, {"127.0.1.1": 10, "refused": 10})
+
+    def test_own_port(self):
+        """balance: an endpoint's own port goes before the cluster's: TCP, UDP"""
+        TcpServer(9002, hello, "0.0.0.0")
+        self.begin("RoundRobin")
+        self.add(1)
+        self.assertEqual(self.api.post("/clusters/c/endpoints", {"endpoint": {"name": "e2", "spec": {"address": "127.0.1.2", "port": 9002}}})[0], 200)
+        self.assertEqual({self.where() for _ in range(4)}, {"127.0.1.1", "127.0.1.2"})
+        upstream = udp_socket(9003)
+        upstream.settimeout(30)
+        self.assertEqual(self.api.post("/listeners", {"listener": listener("u", "UDP", 9004, cluster("UDP", 9001) | {
+            "endpoints": [{"spec": {"address": "127.0.0.1", "port": 9003}}]})})[0], 200)
+        client = udp_socket()
+        client.sendto(b"hello", ("127.0.0.1", 9004))
+        self.assertEqual(upstream.recv(100), b"hello")
+        client.close()
+        upstream.close()
+
     def test_no_endpoint(self):
         """balance: a cluster without endpoints is a failed attempt; one added meanwhile is reached"""
         self.begin("RoundRobin")

@@ -53,6 +53,13 @@ uint16_t l7mp_spec_port(const cJSON *spec)
 	return (uint16_t)l7mp_json_num(spec, "port", 0);
 }
 
+uint16_t l7mp_spec_connect_port(const struct l7mp_connect *p)
+{
+	uint16_t own = l7mp_spec_port(p->endpoint_spec);
+
+	return own ? own : l7mp_spec_port(p->cluster_spec);
+}
+
 const char *l7mp_spec_filename(const cJSON *spec)
 {
 	return l7mp_json_str(spec, "filename", "");

@@ -84,6 +84,11 @@ extern const struct l7mp_field *const l7mp_unix_modes[], *const l7mp_unix_owners
 		.pattern = L7MP_P_HOST,                                                    \
 		.doc = "IP address or host name; a name is resolved again at each connect" \
 	}
+#define L7MP_SPEC_ENDPOINT_OWN_PORT                                                  \
+	{                                                                            \
+		.key = "port", .type = L7MP_T_INT, .min = 1, .max = 65535,           \
+		.doc = "port of this endpoint, in the place of the cluster's `port`" \
+	}
 /* The address of an endpoint: the name of a UNIX socket. */
 #define L7MP_SPEC_ENDPOINT_FILENAME                                                \
 	{                                                                          \
@@ -132,6 +137,9 @@ extern const struct l7mp_schema l7mp_connection_options_schema;
 
 /* The key `port`; 0: absent. NULL is allowed. */
 uint16_t l7mp_spec_port(const cJSON *spec);
+/* The port to connect to: the endpoint's own, or its cluster's. */
+struct l7mp_connect;
+uint16_t l7mp_spec_connect_port(const struct l7mp_connect *p);
 /* The key `filename`, borrowed; "": absent. NULL is allowed. */
 const char *l7mp_spec_filename(const cJSON *spec);
 

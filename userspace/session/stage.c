@@ -312,7 +312,14 @@ static int pick(struct session_stage *st, struct l7mp_error *err)
 		l7mp_session_event(s, "WARNING", st->index, 0, warning);
 	if (!e)
 		return l7mp_error_set(err, -ESRCH, L7MP_ERR_UPSTREAM,
-		                      "cluster '%s' has no endpoint", st->cluster);
+		                      c->n_endpoints
+		                              ? "every endpoint of cluster '%s' drains (weight 0)"
+		                              : "cluster '%s' has no endpoint",
+		                      st->cluster);
+	/* It is not taken note of, so that a retry does not avoid it: its share is refused. */
+	if (e->drop)
+		return l7mp_error_set(err, -EBUSY, L7MP_ERR_LIMIT,
+		                      "endpoint '%s' refuses sessions (drop)", e->obj.name);
 	st->endpoint = l7mp_object_ref(e);
 	return 0;
 }

@@ -255,6 +255,7 @@ static void parse_endpoint(struct l7mp_build *b, struct l7mp_draft *d, const cJS
 	e->spec = copy_tree(b, l7mp_json_member(doc, "spec"));
 	e->address = l7mp_json_str(e->spec, "address", NULL);
 	e->weight = l7mp_json_num(doc, "weight", l7mp_json_num(e->spec, "weight", 1));
+	e->drop = cJSON_IsTrue(l7mp_json_member(doc, "drop"));
 }
 
 static void parse_rule(struct l7mp_build *b, struct l7mp_draft *d, const cJSON *doc)

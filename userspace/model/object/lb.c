@@ -90,7 +90,7 @@ static size_t share(double weight, double d)
 {
 	size_t n = (size_t)(weight * d + 0.5);
 
-	return n ? n : 1;
+	return n || weight <= 0 ? n : 1;
 }
 
 struct identity {
@@ -178,12 +178,13 @@ int l7mp_lb_new(const struct l7mp_cluster *c, struct l7mp_lb **out)
 	if (!lb->weight || !lb->current)
 		goto no_memory;
 	for (size_t i = 0; i < c->n_endpoints; i++) {
-		lb->weight[i] = c->endpoints[i]->weight > 0 ? c->endpoints[i]->weight : 1;
+		lb->weight[i] = c->endpoints[i]->weight;
 		lb->total += lb->weight[i];
 	}
 	if (getrandom(&lb->random, sizeof(lb->random), GRND_NONBLOCK) < 0)
 		lb->random = l7mp_hash(&c->obj.generation, sizeof(c->obj.generation));
-	if (c->lb_policy == L7MP_LB_HASH && c->lb_key && c->n_endpoints > 1 && build_ring(lb, c))
+	if (c->lb_policy == L7MP_LB_HASH && c->lb_key && c->n_endpoints > 1 && lb->total > 0 &&
+	    build_ring(lb, c))
 		goto no_memory;
 	*out = lb;
 	return 0;
@@ -203,16 +204,22 @@ void l7mp_lb_free(struct l7mp_lb **lb)
 	*lb = NULL;
 }
 
+/* Also one that drains (weight 0): it gets no new session. */
 static bool avoided(const struct l7mp_cluster *c, size_t i, const char *avoid)
 {
-	return avoid && strcmp(c->endpoints[i]->obj.name, avoid) == 0;
+	return c->endpoints[i]->weight <= 0 ||
+	       (avoid && strcmp(c->endpoints[i]->obj.name, avoid) == 0);
 }
 
 /* Each of these functions returns an index; `avoid` names at most all but one of the endpoints. */
 
 static size_t pick_first(const struct l7mp_cluster *c, const char *avoid)
 {
-	return avoided(c, 0, avoid) ? 1 : 0;
+	size_t i = 0;
+
+	while (avoided(c, i, avoid))
+		i++;
+	return i;
 }
 
 static size_t pick_random(struct l7mp_cluster *c, const char *avoid)
@@ -315,12 +322,21 @@ static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const cha
 struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
                                    const char **warning)
 {
-	size_t i = 0;
+	size_t i = 0, takers = 0, taker = 0;
 
 	if (warning)
 		*warning = NULL;
-	if (!c->n_endpoints)
+	for (; i < c->n_endpoints; i++) {
+		if (c->endpoints[i]->weight <= 0)
+			continue;
+		takers++;
+		taker = i;
+	}
+	if (!takers)
 		return NULL;
+	if (takers == 1)
+		return c->endpoints[taker];
+	i = taker;
 	if (c->n_endpoints > 1 && c->lb) {
 		switch (c->lb_policy) {
 		case L7MP_LB_TRIVIAL:

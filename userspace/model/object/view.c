@@ -228,6 +228,8 @@ static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 	case L7MP_OBJ_ENDPOINT:
 		put_copy(v, out, "spec", ((const struct l7mp_endpoint *)o)->spec);
 		put_num(v, out, "weight", ((const struct l7mp_endpoint *)o)->weight);
+		if (((const struct l7mp_endpoint *)o)->drop)
+			put(v, out, "drop", cJSON_CreateTrue());
 		break;
 	case L7MP_OBJ_RULELIST:
 		put(v, out, "rules", view_rules(v, (const struct l7mp_rulelist *)o));

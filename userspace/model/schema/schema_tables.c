@@ -126,11 +126,17 @@ static const struct l7mp_field endpoint_fields[] = {
         {
                 .key = "weight",
                 .type = L7MP_T_NUMBER,
-                .min = 0.001,
+                .min = 0,
                 .max = 1000000,
                 .def = "1",
                 .doc = "Share of the sessions relative to the other endpoints; `spec.weight` means "
-                       "the same",
+                       "the same. 0 drains: its sessions stay, new ones go elsewhere",
+        },
+        {
+                .key = "drop",
+                .type = L7MP_T_BOOL,
+                .def = "false",
+                .doc = "`true`: the sessions that it would get are refused",
         },
         {.key = NULL},
 };

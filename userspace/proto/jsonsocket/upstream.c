@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "jsonsocket.h"
+#include "net/spec.h"
 
 #define REPEAT_MS 500 /* between two headers, if messages may be lost */
 /* Headers are padded to this length where the answer may not be longer than the header. */
@@ -521,6 +522,7 @@ static const struct l7mp_field endpoint_fields[] = {
          .min = 1,
          .max = 255,
          .doc = "as the transport's endpoints have it: IP address, host name or path"},
+        L7MP_SPEC_ENDPOINT_OWN_PORT,
         {0},
 };
 const struct l7mp_schema jsock_endpoint_spec = {

@@ -81,7 +81,7 @@ static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t 
 static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                        struct l7mp_error *err)
 {
-	uint16_t port = l7mp_spec_port(p->cluster_spec);
+	uint16_t port = l7mp_spec_connect_port(p);
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
 	int rc;
 
@@ -156,6 +156,7 @@ static const struct l7mp_schema cluster_spec = {
 
 static const struct l7mp_field endpoint_fields[] = {
         L7MP_SPEC_ENDPOINT_HOST,
+        L7MP_SPEC_ENDPOINT_OWN_PORT,
         {0},
 };
 static const struct l7mp_schema endpoint_spec = {

@@ -697,7 +697,7 @@ static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 		return -ENOMEM;
 	u->names = n;
 	l7mp_timer_init(&n->timer, refresh_cb, u);
-	n->port = l7mp_spec_port(p->cluster_spec);
+	n->port = l7mp_spec_connect_port(p);
 	n->refresh_ms = (uint64_t)(1000 * l7mp_json_num(options, "dns_refresh", 0));
 	n->family = l7mp_addr_parse(&addr, source, 0) ? AF_UNSPEC : l7mp_addr_family(&addr);
 	n->host = strdup(p->address);
@@ -720,7 +720,7 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 	rc = bound_new(u, p);
 	if (rc)
 		return rc;
-	if (l7mp_addr_parse(&remote, p->address, l7mp_spec_port(p->cluster_spec)))
+	if (l7mp_addr_parse(&remote, p->address, l7mp_spec_connect_port(p)))
 		return start_names(u, p);
 	rc = connect_to(u, &remote, l7mp_json_member(p->cluster_spec, "bind"));
 	if (!rc)
@@ -748,7 +748,7 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 		upstream_free(u);
 		return l7mp_error_set(err, rc, l7mp_connect_code(rc),
 		                      "UDP connect to %s port %u: %s", p->address,
-		                      l7mp_spec_port(p->cluster_spec), l7mp_errno_text(rc));
+		                      l7mp_spec_connect_port(p), l7mp_errno_text(rc));
 	}
 	*out = &u->base;
 	return 0;
@@ -790,6 +790,7 @@ const struct l7mp_schema udp_cluster_spec = {
 
 static const struct l7mp_field endpoint_fields[] = {
         L7MP_SPEC_ENDPOINT_HOST,
+        L7MP_SPEC_ENDPOINT_OWN_PORT,
         {0},
 };
 const struct l7mp_schema udp_endpoint_spec = {

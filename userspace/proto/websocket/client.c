@@ -303,7 +303,7 @@ static struct ws_conn *conn_new(struct ws_state *st, const struct l7mp_connect *
 int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l7mp_error *err)
 {
 	struct ws_state *st = l7mp_proto_state(p->env, &l7mp_proto_ws, err);
-	uint16_t port = l7mp_spec_port(p->cluster_spec);
+	uint16_t port = l7mp_spec_connect_port(p);
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
 	const cJSON *tls = l7mp_json_member(p->cluster_spec, "tls");
 	struct l7mp_tls_ctx *ctx = NULL;

@@ -227,6 +227,7 @@ static const struct l7mp_schema cluster_spec = {
 
 static const struct l7mp_field endpoint_fields[] = {
         L7MP_SPEC_ENDPOINT_HOST,
+        L7MP_SPEC_ENDPOINT_OWN_PORT,
         {.key = NULL},
 };
 static const struct l7mp_schema endpoint_spec = {
