@@ -21,8 +21,7 @@
 	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")              \
 	X(DISABLED, "disabled", "offload is off, by admin.offload or for this listener or route") \
 	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                            \
-	X(TRANSFORMER, "transformer-in-path", "a transformer reads or changes the bytes")         \
-	X(DSCP, "dscp", "an end marks what it sends (options.dscp)")                              \
+	X(TRANSFORMER, "transformer-in-path", "a transformer looks at or changes the bytes")      \
 	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                 \
 	X(ADDRESS_SCOPE, "address-scope",                                                         \
 	  "a link-local or multicast address, which means nothing without its interface")         \
@@ -66,6 +65,8 @@ struct l7mp_flow_end {
 	struct l7mp_addr local;  /* where the peer sends to; with port */
 	struct l7mp_addr remote; /* the peer; with port */
 	uint32_t ifindex;        /* AF_PACKET: the interface; else 0, a route lookup finds it */
+	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
+	bool json_up;            /* what it receives and begins with { must come to user space */
 };
 
 /* Counters of one direction. */

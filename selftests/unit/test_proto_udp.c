@@ -812,7 +812,7 @@ static int received_tos(struct pfix *f, int fd)
 	return c ? *(unsigned char *)CMSG_DATA(c) : -1;
 }
 
-/* Both ends mark what they send, and say that such packets must not pass by in the kernel. */
+/* Both ends mark what they send, and say so to the fast path. */
 static void dscp_is_sent(void **state)
 {
 	struct pfix *f = *state;
@@ -830,7 +830,8 @@ static void dscp_is_sent(void **state)
 	assert_int_equal(pfix_write(f->conns[0], "marked", 6), 0);
 	assert_int_equal(received_tos(f, client), 46 * 4);
 	l7mp_stream_flow(f->conns[0]->stream, &end);
-	assert_int_equal(end.reason, L7MP_REASON_DSCP);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	assert_int_equal(end.tos, 46 * 4);
 
 	snprintf(spec, sizeof(spec), "{'port':%u,'options':{'dscp':10}}", pfix_fd_port(server));
 	up = pfix_connect(f, UDP, spec, "127.0.0.1");
@@ -838,13 +839,14 @@ static void dscp_is_sent(void **state)
 	assert_int_equal(pfix_write(up, "marked", 6), 0);
 	assert_int_equal(received_tos(f, server), 10 * 4);
 	l7mp_stream_flow(up->stream, &end);
-	assert_int_equal(end.reason, L7MP_REASON_DSCP);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	assert_int_equal(end.tos, 10 * 4);
 	close(client);
 	close(server);
 	pfix_unlisten(l);
 }
 
-/* A listener without options.dscp on the socket of one with it: unmarked, and fit for offload. */
+/* A listener without options.dscp on the socket of one with it: unmarked. */
 static void dscp_ends_with_its_listener(void **state)
 {
 	struct pfix *f = *state;
@@ -865,6 +867,7 @@ static void dscp_ends_with_its_listener(void **state)
 	assert_int_equal(received_tos(f, client), 0);
 	l7mp_stream_flow(f->conns[0]->stream, &end);
 	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	assert_int_equal(end.tos, 0);
 	close(client);
 	pfix_unlisten(l);
 }

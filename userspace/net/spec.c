@@ -126,7 +126,7 @@ void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *
 {
 	out->rcvbuf = (int)l7mp_json_num(options, "rcvbuf", 0);
 	out->sndbuf = (int)l7mp_json_num(options, "sndbuf", 0);
-	out->dscp = (int)l7mp_json_num(options, "dscp", -1);
+	out->dscp = (int)l7mp_json_num(options, "dscp", 0);
 	out->reuseport = l7mp_json_bool(options, "reuseport", false);
 }
 
@@ -144,9 +144,10 @@ int l7mp_socket_set_sndbuf(int fd, int bytes)
 	return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) ? -errno : 0;
 }
 
-static int set_dscp(int fd, int dscp)
+/* The fields of the headers that it sends: see l7mp_socket_options_apply. */
+static int set_header_fields(int fd, int tos)
 {
-	int tos = dscp << 2, family;
+	int want = IP_PMTUDISC_WANT, no = 0, family;
 	socklen_t len = sizeof(family);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len))
@@ -156,6 +157,9 @@ static int set_dscp(int fd, int dscp)
 	/* Also on IPv6 sockets, for the IPv4 peers of a dual-stack one. */
 	if (setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos)) && family == AF_INET)
 		return -errno;
+	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &want, sizeof(want));
+	if (family == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, &no, sizeof(no));
 	return 0;
 }
 
@@ -170,7 +174,7 @@ int l7mp_socket_options_apply(int fd, void *options)
 		rc = l7mp_socket_set_sndbuf(fd, o->sndbuf);
 	if (!rc && o->reuseport && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)))
 		rc = -errno;
-	if (!rc && o->dscp >= 0)
-		rc = set_dscp(fd, o->dscp);
+	if (!rc)
+		rc = set_header_fields(fd, l7mp_socket_options_tos(o));
 	return rc;
 }

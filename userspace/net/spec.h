@@ -108,10 +108,10 @@ extern const struct l7mp_field *const l7mp_unix_modes[], *const l7mp_unix_owners
 		.key = "sndbuf", .type = L7MP_T_INT, .min = 4096, .max = 1 << 30, \
 		.doc = "the socket's send buffer in bytes"                        \
 	}
-#define L7MP_SPEC_DSCP                                                         \
-	{                                                                      \
-		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63,        \
-		.doc = "DSCP of what is sent; such sessions are not offloaded" \
+#define L7MP_SPEC_DSCP                                                              \
+	{                                                                           \
+		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .def = "0", \
+		.doc = "DSCP of what is sent, in user space and in the kernel"      \
 	}
 #define L7MP_SPEC_REUSEPORT                                                                      \
 	{                                                                                        \
@@ -167,13 +167,20 @@ int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
 
 struct l7mp_socket_options {
 	int rcvbuf, sndbuf; /* bytes; 0: the system's default */
-	int dscp;           /* -1: not set */
+	int dscp;           /* of what is sent */
 	bool reuseport;
 };
 /* From `options`, which may be NULL. */
 void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *out);
+/* The TOS byte (IPv6: traffic class) of what a socket with these options sends. */
+static inline uint8_t l7mp_socket_options_tos(const struct l7mp_socket_options *options)
+{
+	return (uint8_t)(options->dscp << 2);
+}
 /*
- * Sets the options of a socket; `options` is a struct l7mp_socket_options, void * so that the
+ * Sets the options of a UDP socket, and the header fields that the kernel fast path writes too, to
+ * what it writes: DF is set in IPv4 (RFC 1191; what is too large is fragmented here), the flow
+ * label of IPv6 is zero. `options` is a struct l7mp_socket_options, void * so that the
  * function can be passed to l7mp_bind_addr_socket. 0 or negative errno.
  */
 int l7mp_socket_options_apply(int fd, void *options);

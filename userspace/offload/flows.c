@@ -122,7 +122,10 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
 		off_key_set(&s[1].key, b->l4, &b->remote, &b->local);
 		off_action_set(&s[1].action, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
+		off_action_set_ends(&s[1].action, b, a);
 	}
+	/* Echo sends by the socket that has received. */
+	off_action_set_ends(&s[0].action, a, b->kind == L7MP_FLOW_SOCKET ? b : a);
 	for (int i = 0; i < flow->n_dirs; i++) {
 		s[i].flow = flow;
 		s[i].action.session = flow->session;

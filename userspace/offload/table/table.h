@@ -41,6 +41,9 @@ void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *
 void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst);
+/* What the sockets of the ends decide: `from` receives the packets, `to` would send them on. */
+void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end *from,
+                         const struct l7mp_flow_end *to);
 void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
 void off_action_set_ingress(struct l7mp_flow_action *a, const struct off_ingress *in);
 /* May this pair be offloaded as far as its ends tell? NONE or the reason. */

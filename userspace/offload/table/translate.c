@@ -5,6 +5,9 @@
 
 #include "table.h"
 
+/* The flags that do not depend on the egress. */
+#define OTHER_FLAGS (L7MP_FLOW_HANDOVER | L7MP_FLOW_JSON_UP | L7MP_FLOW_KEEP_TOS)
+
 /* Only unicast addresses that mean the same on every interface. */
 static bool plain(const struct l7mp_addr *a)
 {
@@ -140,11 +143,19 @@ void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
 	set_csums(a, key);
 }
 
+void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end *from,
+                         const struct l7mp_flow_end *to)
+{
+	a->tos = to->tos;
+	if (from->json_up)
+		a->flags |= L7MP_FLOW_JSON_UP;
+}
+
 void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x)
 {
 	a->ifindex = x->ifindex;
 	a->mtu = x->mtu;
-	a->flags = x->flags | (a->flags & L7MP_FLOW_HANDOVER);
+	a->flags = x->flags | (a->flags & OTHER_FLAGS);
 	memcpy(a->dmac, x->dmac, sizeof(a->dmac));
 	memcpy(a->smac, x->smac, sizeof(a->smac));
 	a->n_vlans = x->n_vlans;

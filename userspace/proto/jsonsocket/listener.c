@@ -453,6 +453,8 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	if (s->connected && !s->closing && (s->payload_seen || !s->transport->lossy) &&
 	    !s->first.newline_due) {
 		l7mp_stream_flow(s->inner, out);
+		/* Another header from the same source is a client that began anew. */
+		out->json_up = s->transport->lossy;
 		return;
 	}
 	memset(out, 0, sizeof(*out));

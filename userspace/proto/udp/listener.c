@@ -29,7 +29,7 @@ struct udp_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct l7mp_bind_addr bind_addr;
 	unsigned ifindex; /* a multicast address: of the group's interface; 0: by route */
-	bool sets_dscp;   /* packets are marked, and the fast path would not mark them */
+	uint8_t tos;      /* of what it sends: options.dscp */
 };
 
 struct udp_listener {
@@ -350,9 +350,8 @@ static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
 	addrs_of(p, &out->remote, &out->local);
 	if (p->closing || !out->local.len) {
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
-	} else if (((struct udp_socket *)p->socket)->sets_dscp) {
-		out->reason = L7MP_REASON_DSCP;
 	} else {
+		out->tos = ((struct udp_socket *)p->socket)->tos;
 		out->kind = L7MP_FLOW_SOCKET;
 		out->reason = L7MP_REASON_NONE;
 		out->l4 = IPPROTO_UDP;
@@ -496,7 +495,7 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 		l7mp_shared_socket_unref(&s->shared);
 		return rc;
 	}
-	s->sets_dscp = options->dscp >= 0;
+	s->tos = l7mp_socket_options_tos(options);
 	l7mp_shared_socket_publish(&s->shared, l7mp_addr_port(&s->bind_addr.addr));
 	*out = &s->shared;
 	return 0;
@@ -594,13 +593,10 @@ static void udp_activate(struct l7mp_proto_listener *base)
 {
 	struct udp_listener *l = (struct udp_listener *)base;
 	struct udp_socket *s = socket_of(l);
-	struct l7mp_socket_options options = l->options;
 
 	/* The socket may be a predecessor's, with other options; a new one has them already. */
-	if (s->sets_dscp && options.dscp < 0)
-		options.dscp = 0;
-	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &options);
-	s->sets_dscp = l->options.dscp >= 0;
+	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &l->options);
+	s->tos = l7mp_socket_options_tos(&l->options);
 	if (s->ifindex != l->ifindex)
 		(void)membership(s, s->ifindex, false);
 	s->ifindex = l->ifindex;

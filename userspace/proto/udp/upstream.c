@@ -377,13 +377,9 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 		return;
 	}
-	if (u->options.dscp >= 0) {
-		out->kind = L7MP_FLOW_NONE;
-		out->reason = L7MP_REASON_DSCP;
-		return;
-	}
 	out->kind = L7MP_FLOW_SOCKET;
 	out->l4 = IPPROTO_UDP;
+	out->tos = l7mp_socket_options_tos(&u->options);
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
 }
 
