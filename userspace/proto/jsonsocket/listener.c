@@ -46,21 +46,13 @@ struct jsock_listener {
 };
 
 struct jsock_source {
-	struct l7mp_stream base;
-	struct l7mp_env *env;
-	struct l7mp_stream *inner; /* the transport's stream */
-	const struct jsock_transport *transport;
+	struct jsock_stream js; /* first; ready: the route is connected and the client was told */
 	struct jsock_listener *listener; /* while it is in listener->pending, else NULL */
 	struct jsock_source *prev, *next;
 	struct l7mp_accept accept; /* the transport's; the metadata is ours until it is emitted */
-	struct jsock_first first;
-	struct l7mp_timer timer;
-	uint64_t received, sent; /* bytes, until the route has answered */
-	char *answer;            /* sent again when the header is repeated; NULL: not needed */
-	bool connected;          /* the route is connected and the client was told */
-	bool payload_seen;       /* something other than the header was received */
+	uint64_t received, sent;   /* bytes, until the route has answered */
+	char *answer;              /* sent again when the header is repeated; NULL: not needed */
 	uint64_t header_hash; /* of the first header, whose text is freed before the session ends */
-	bool closing;
 };
 
 /* ---- transports ---- */
@@ -123,13 +115,13 @@ static void answer(struct jsock_source *s, int status, const char *message)
 	char *text;
 
 	/* Before the route has answered, no more bytes are sent to a source than it has sent. */
-	if (s->transport->spoofable && status / 100 != 2)
+	if (s->js.transport->spoofable && status / 100 != 2)
 		max = s->received > s->sent ? (size_t)(s->received - s->sent) : 0;
 	text = jsock_answer_text(status, message, max);
 	if (!text)
 		return;
 	s->sent += strlen(text);
-	(void)jsock_send(s->env, s->inner, text);
+	(void)jsock_send(s->js.env, s->js.inner, text);
 	free(s->answer);
 	s->answer = text;
 }
@@ -141,20 +133,20 @@ static void remove_pending(struct jsock_source *s)
 	DL_DELETE(s->listener->pending, s);
 	s->listener->n_pending--;
 	s->listener = NULL;
-	l7mp_timer_stop(s->env->loop, &s->timer);
+	l7mp_timer_stop(s->js.env->loop, &s->js.timer);
 }
 
 /* Ends the handshake: with an answer, or without one (abort). */
 static void source_refuse(struct jsock_source *s, int status, const char *why, bool abort)
 {
-	l7mp_timer_stop(s->env->loop, &s->timer);
-	if (!abort && !s->closing)
+	l7mp_timer_stop(s->js.env->loop, &s->js.timer);
+	if (!abort && !s->js.closing)
 		answer(s, status, why);
-	s->closing = true;
+	s->js.closing = true;
 	/* It remains in the list until the answer was sent, so that refused clients count. */
 	if (abort)
 		remove_pending(s);
-	l7mp_stream_close(s->inner, abort);
+	l7mp_stream_close(s->js.inner, abort);
 }
 
 static void on_timer(struct l7mp_timer *t, void *arg)
@@ -168,9 +160,9 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 /* Frees header and answer when no repeated header has to be answered any more. */
 static void free_handshake(struct jsock_source *s)
 {
-	if (s->transport->lossy && !(s->connected && s->payload_seen))
+	if (s->js.transport->lossy && !(s->js.ready && s->js.payload_seen))
 		return;
-	l7mp_str_free(&s->first.text);
+	l7mp_str_free(&s->js.first.text);
 	free(s->answer);
 	s->answer = NULL;
 }
@@ -182,8 +174,8 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 	struct l7mp_accept a = s->accept;
 
 	remove_pending(s);
-	s->header_hash = l7mp_hash(s->first.text.s, s->first.text.len);
-	a.stream = &s->base;
+	s->header_hash = l7mp_hash(s->js.first.text.s, s->js.first.text.len);
+	a.stream = &s->js.base;
 	a.name = l7mp_asprintf("JSONSocket:%s-%llu", l->name,
 	                       (unsigned long long)++l->state->last_id);
 	s->accept.metadata = NULL;
@@ -191,7 +183,7 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 		cJSON_Delete(a.metadata);
 		a.metadata = NULL;
 	}
-	l7mp_stream_pause(s->inner, true);
+	l7mp_stream_pause(s->js.inner, true);
 	free_handshake(s);
 	/*
 	 * The owner may do anything, including deletion of the listener; s exists until `closed`.
@@ -199,8 +191,8 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 	(void)l7mp_accept_emit(&l->base, &a);
 	if (!rest)
 		return;
-	if (s->base.events && !s->closing) {
-		s->base.events->data(s->base.owner, rest);
+	if (s->js.base.events && !s->js.closing) {
+		s->js.base.events->data(s->js.base.owner, rest);
 		return;
 	}
 	l7mp_buf_unref(rest);
@@ -212,13 +204,13 @@ static void check(struct jsock_source *s, struct l7mp_buf *rest)
 	struct jsock_listener *l = s->listener;
 	char why[256];
 	int status;
-	cJSON *header = jsock_header_parse(s->first.text.s ? s->first.text.s : "",
-	                                   s->first.text.len, &status, why, sizeof(why));
+	cJSON *header = jsock_header_parse(s->js.first.text.s ? s->js.first.text.s : "",
+	                                   s->js.first.text.len, &status, why, sizeof(why));
 
 	if (!header) {
-		l7mp_stats_drop(s->env->stats, L7MP_DROP_MALFORMED, 1, s->first.text.len);
+		l7mp_stats_drop(s->js.env->stats, L7MP_DROP_MALFORMED, 1, s->js.first.text.len);
 	} else if (l->base.events->admit && l->base.events->admit(l->base.arg, &s->accept.peer)) {
-		l7mp_stats_drop(s->env->stats, L7MP_DROP_LIMIT, 1, s->first.text.len);
+		l7mp_stats_drop(s->js.env->stats, L7MP_DROP_LIMIT, 1, s->js.first.text.len);
 		status = 503;
 		snprintf(why, sizeof(why), "a limit refuses the session");
 	} else {
@@ -235,14 +227,14 @@ static void handshake(struct jsock_source *s, struct l7mp_buf *buf)
 	struct l7mp_buf *rest;
 
 	s->received += buf->len;
-	switch (jsock_first_take(&s->first, s->base.kind, buf, &rest)) {
+	switch (jsock_first_take(&s->js.first, s->js.base.kind, buf, &rest)) {
 	case JSOCK_MORE:
 		return;
 	case JSOCK_READY:
 		check(s, rest);
 		return;
 	case JSOCK_BAD:
-		l7mp_stats_drop(s->env->stats, L7MP_DROP_MALFORMED, 1, s->received);
+		l7mp_stats_drop(s->js.env->stats, L7MP_DROP_MALFORMED, 1, s->received);
 		source_refuse(s, 400, "expected a JSON object of at most 64 KiB", false);
 	}
 }
@@ -250,16 +242,16 @@ static void handshake(struct jsock_source *s, struct l7mp_buf *buf)
 /* Answers a repeated header and returns true. */
 static bool repeated(struct jsock_source *s, const struct l7mp_buf *buf)
 {
-	if (!s->transport->lossy || (s->connected && s->payload_seen))
+	if (!s->js.transport->lossy || (s->js.ready && s->js.payload_seen))
 		return false;
-	if (!jsock_first_same(&s->first, buf)) {
-		s->payload_seen = true;
+	if (!jsock_first_same(&s->js.first, buf)) {
+		s->js.payload_seen = true;
 		free_handshake(s);
 		return false;
 	}
 	s->received += buf->len;
-	if (s->connected && s->answer)
-		(void)jsock_send(s->env, s->inner, s->answer);
+	if (s->js.ready && s->answer)
+		(void)jsock_send(s->js.env, s->js.inner, s->answer);
 	return true;
 }
 
@@ -272,7 +264,7 @@ static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *b
 	char why[256];
 	int status;
 
-	if (!s->transport->lossy || !s->inner->ops->renew || buf->len > JSOCK_HEAD_MAX)
+	if (!s->js.transport->lossy || !s->js.inner->ops->renew || buf->len > JSOCK_HEAD_MAX)
 		return false;
 	while (p < end && (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n'))
 		p++;
@@ -288,14 +280,14 @@ static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *b
 static void begin_anew(struct jsock_source *s, struct l7mp_buf *buf)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
-	const struct l7mp_stream_events *events = s->base.events;
+	const struct l7mp_stream_events *events = s->js.base.events;
 
 	l7mp_error_set(&err, -ECONNRESET, L7MP_ERR_UPSTREAM,
 	               "the client began anew with another header");
-	s->closing = true;
-	s->base.events = NULL;
-	events->closed(s->base.owner, &err);
-	s->inner->ops->renew(s->inner, buf);
+	s->js.closing = true;
+	s->js.base.events = NULL;
+	events->closed(s->js.base.owner, &err);
+	s->js.inner->ops->renew(s->js.inner, buf);
 }
 
 /* ---- events of the transport ---- */
@@ -309,11 +301,11 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 {
 	struct jsock_source *s = owner;
 
-	if (s->listener && !s->closing) {
+	if (s->listener && !s->js.closing) {
 		handshake(s, buf);
 		return;
 	}
-	if (s->closing || !s->base.events || repeated(s, buf)) {
+	if (s->js.closing || !s->js.base.events || repeated(s, buf)) {
 		l7mp_buf_unref(buf);
 		return;
 	}
@@ -321,54 +313,19 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 		begin_anew(s, buf);
 		return;
 	}
-	if (s->base.kind == L7MP_KIND_STREAM)
-		buf = jsock_first_strip(&s->first, buf);
-	if (buf)
-		s->base.events->data(s->base.owner, buf);
-}
-
-static void on_drain(void *owner)
-{
-	struct jsock_source *s = owner;
-
-	if (s->base.events)
-		s->base.events->drain(s->base.owner);
+	jsock_deliver(&s->js, buf);
 }
 
 static void on_end(void *owner, int code)
 {
 	struct jsock_source *s = owner;
 
-	if (s->closing)
+	if (s->js.closing)
 		return;
 	if (s->listener)
 		source_refuse(s, 400, "the request header is not complete", false);
-	else if (s->base.events)
-		s->base.events->end(s->base.owner, code);
-}
-
-static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
-{
-	struct jsock_source *s = owner;
-
-	if (s->base.events && s->base.events->lost)
-		s->base.events->lost(s->base.owner, err, packets, bytes);
-}
-
-static void on_path_changed(void *owner)
-{
-	const struct jsock_source *s = owner;
-
-	if (s->base.events && s->base.events->path_changed)
-		s->base.events->path_changed(s->base.owner);
-}
-
-static void on_notice(void *owner, const char *event, const char *message)
-{
-	struct jsock_source *s = owner;
-
-	if (s->base.events && s->base.events->notice)
-		s->base.events->notice(s->base.owner, event, message);
+	else if (s->js.base.events)
+		s->js.base.events->end(s->js.base.owner, code);
 }
 
 static void on_closed(void *owner, const struct l7mp_error *err)
@@ -376,11 +333,11 @@ static void on_closed(void *owner, const struct l7mp_error *err)
 	struct jsock_source *s = owner;
 
 	remove_pending(s);
-	if (s->base.events)
-		s->base.events->closed(s->base.owner, err);
-	l7mp_timer_stop(s->env->loop, &s->timer);
+	if (s->js.base.events)
+		s->js.base.events->closed(s->js.base.owner, err);
+	l7mp_timer_stop(s->js.env->loop, &s->js.timer);
 	cJSON_Delete(s->accept.metadata);
-	l7mp_str_free(&s->first.text);
+	l7mp_str_free(&s->js.first.text);
 	free(s->answer);
 	free(s);
 }
@@ -388,60 +345,31 @@ static void on_closed(void *owner, const struct l7mp_error *err)
 static const struct l7mp_stream_events transport_events = {
         .open = on_open,
         .data = on_data,
-        .drain = on_drain,
+        .drain = jsock_on_drain,
         .end = on_end,
-        .lost = on_lost,
-        .path_changed = on_path_changed,
-        .notice = on_notice,
+        .lost = jsock_on_lost,
+        .path_changed = jsock_on_path_changed,
+        .notice = jsock_on_notice,
         .closed = on_closed,
 };
 
 /* ---- operations ---- */
 
-static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
-{
-	struct jsock_source *s = (struct jsock_source *)base;
-
-	if (s->closing || !s->connected) {
-		l7mp_buf_unref(buf);
-		return s->closing ? -EPIPE : -ENOTCONN;
-	}
-	return l7mp_stream_write(s->inner, buf);
-}
-
 static void op_pause(struct l7mp_stream *base, bool on)
 {
 	struct jsock_source *s = (struct jsock_source *)base;
 
-	if (!s->closing)
-		l7mp_stream_pause(s->inner, on);
-}
-
-static void op_shutdown(struct l7mp_stream *base, int code)
-{
-	struct jsock_source *s = (struct jsock_source *)base;
-
-	if (!s->closing)
-		l7mp_stream_shutdown(s->inner, code);
-}
-
-static void op_close(struct l7mp_stream *base, bool abort)
-{
-	struct jsock_source *s = (struct jsock_source *)base;
-
-	if (s->closing && !abort)
-		return;
-	s->closing = true;
-	l7mp_stream_close(s->inner, abort);
+	if (!s->js.closing)
+		l7mp_stream_pause(s->js.inner, on);
 }
 
 static void op_result(struct l7mp_stream *base, int status, const char *message)
 {
 	struct jsock_source *s = (struct jsock_source *)base;
 
-	if (s->closing)
+	if (s->js.closing)
 		return;
-	s->connected = status / 100 == 2;
+	s->js.ready = status / 100 == 2;
 	answer(s, status, message ? message : "");
 	free_handshake(s);
 }
@@ -450,42 +378,18 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 {
 	struct jsock_source *s = (struct jsock_source *)base;
 
-	if (s->connected && !s->closing && (s->payload_seen || !s->transport->lossy) &&
-	    !s->first.newline_due) {
-		l7mp_stream_flow(s->inner, out);
-		/* Another header from the same source is a client that began anew. */
-		out->json_up = s->transport->lossy;
-		return;
-	}
-	memset(out, 0, sizeof(*out));
-	out->kind = L7MP_FLOW_NONE;
-	out->reason = L7MP_REASON_NOT_ESTABLISHED;
-}
-
-static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
-{
-	struct jsock_source *s = (struct jsock_source *)base;
-
-	return s->inner->ops->local ? s->inner->ops->local(s->inner, out) : -ENOTSUP;
-}
-
-/* Over UDP a flow is about to begin, and what waits in the socket must not be overtaken. */
-static size_t op_drain_now(struct l7mp_stream *base)
-{
-	const struct jsock_source *s = (struct jsock_source *)base;
-
-	return s->inner->ops->drain_now ? s->inner->ops->drain_now(s->inner) : 0;
+	jsock_flow(&s->js, s->js.payload_seen || !s->js.transport->lossy, out);
 }
 
 static const struct l7mp_stream_ops source_ops = {
-        .write = op_write,
+        .write = jsock_write,
         .pause = op_pause,
-        .shutdown = op_shutdown,
-        .close = op_close,
+        .shutdown = jsock_shutdown,
+        .close = jsock_close,
         .result = op_result,
         .flow = op_flow,
-        .local = op_local,
-        .drain_now = op_drain_now,
+        .local = jsock_local,
+        .drain_now = jsock_drain_now,
 };
 
 /* Begins the handshake on an accepted stream; takes all of *a. */
@@ -500,12 +404,12 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 		l7mp_stream_close(a->stream, true);
 		return;
 	}
-	s->base.ops = &source_ops;
-	s->base.kind = a->stream->kind;
-	s->base.max_write = a->stream->max_write;
-	s->env = l->env;
-	s->transport = l->transport;
-	s->inner = a->stream;
+	s->js.base.ops = &source_ops;
+	s->js.base.kind = a->stream->kind;
+	s->js.base.max_write = a->stream->max_write;
+	s->js.env = l->env;
+	s->js.transport = l->transport;
+	s->js.inner = a->stream;
 	s->accept = *a;
 	/* It can't be opened again without a handshake. */
 	s->accept.reopen = NULL;
@@ -513,16 +417,16 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 	s->listener = l;
 	DL_APPEND(l->pending, s);
 	l->n_pending++;
-	l7mp_timer_init(&s->timer, on_timer, s);
-	l7mp_stream_attach(s->inner, &transport_events, s);
-	if (l7mp_timer_start(s->env->loop, &s->timer, HANDSHAKE_MS)) {
+	l7mp_timer_init(&s->js.timer, on_timer, s);
+	l7mp_stream_attach(s->js.inner, &transport_events, s);
+	if (l7mp_timer_start(s->js.env->loop, &s->js.timer, HANDSHAKE_MS)) {
 		source_refuse(s, 503, "", true);
 		return;
 	}
 	/* A transport with a handshake of its own (WebSocket): the header comes behind it. */
-	if (s->inner->ops->result)
-		s->inner->ops->result(s->inner, 200, "OK");
-	l7mp_stream_pause(s->inner, false);
+	if (s->js.inner->ops->result)
+		s->js.inner->ops->result(s->js.inner, 200, "OK");
+	l7mp_stream_pause(s->js.inner, false);
 }
 
 /* ---- listeners ---- */

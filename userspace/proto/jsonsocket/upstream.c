@@ -22,37 +22,29 @@
 #define REPEATED_ANSWER_MS 5000
 
 struct jsock_upstream {
-	struct l7mp_stream base;
-	struct l7mp_env *env;
-	struct l7mp_stream *inner;
-	const struct jsock_transport *transport;
+	struct jsock_stream js; /* first; ready: the server has answered 2xx */
 	char *header;
-	struct jsock_first first; /* the answer */
-	struct l7mp_timer timer;
 	struct l7mp_error err; /* why the handshake failed */
 	uint64_t open_ms;
 	unsigned sent, answered; /* headers sent, answers received */
-	bool open;
-	bool reading;      /* whether the owner wants to read */
-	bool payload_seen; /* something other than an answer was received */
-	bool closing;      /* by the owner, or because the handshake failed */
+	bool reading;            /* the owner's wish */
 };
 
 static void fail(struct jsock_upstream *u, int rc, const char *text)
 {
 	l7mp_error_set(&u->err, rc, L7MP_ERR_UPSTREAM, "JSONSocket: %s", text);
-	l7mp_timer_stop(u->env->loop, &u->timer);
-	u->closing = true;
-	l7mp_stream_close(u->inner, true);
+	l7mp_timer_stop(u->js.env->loop, &u->js.timer);
+	u->js.closing = true;
+	l7mp_stream_close(u->js.inner, true);
 }
 
 static void send_header(struct jsock_upstream *u)
 {
-	int rc = jsock_send(u->env, u->inner, u->header);
+	int rc = jsock_send(u->js.env, u->js.inner, u->header);
 
 	if (rc >= 0)
 		u->sent++;
-	else if (!u->transport->lossy || rc == -EMSGSIZE)
+	else if (!u->js.transport->lossy || rc == -EMSGSIZE)
 		fail(u, rc,
 		     rc == -EMSGSIZE ? "the header is longer than the transport can carry"
 		                     : "the header can't be sent");
@@ -63,25 +55,25 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	struct jsock_upstream *u = arg;
 
 	send_header(u);
-	if (!u->closing)
-		(void)l7mp_timer_start(u->env->loop, t, REPEAT_MS);
+	if (!u->js.closing)
+		(void)l7mp_timer_start(u->js.env->loop, t, REPEAT_MS);
 }
 
 /* ---- the answer ---- */
 
 static void opened(struct jsock_upstream *u, struct l7mp_buf *rest)
 {
-	l7mp_timer_stop(u->env->loop, &u->timer);
-	u->open = true;
+	l7mp_timer_stop(u->js.env->loop, &u->js.timer);
+	u->js.ready = true;
 	u->answered = 1;
-	u->open_ms = l7mp_loop_now(u->env->loop);
-	u->base.max_write = u->inner->max_write;
-	l7mp_stream_pause(u->inner, !u->reading);
-	if (!u->transport->lossy)
-		l7mp_str_free(&u->first.text);
-	u->base.events->open(u->base.owner);
-	if (rest && !u->closing)
-		u->base.events->data(u->base.owner, rest);
+	u->open_ms = l7mp_loop_now(u->js.env->loop);
+	u->js.base.max_write = u->js.inner->max_write;
+	l7mp_stream_pause(u->js.inner, !u->reading);
+	if (!u->js.transport->lossy)
+		l7mp_str_free(&u->js.first.text);
+	u->js.base.events->open(u->js.base.owner);
+	if (rest && !u->js.closing)
+		u->js.base.events->data(u->js.base.owner, rest);
 	else
 		l7mp_buf_unref(rest);
 }
@@ -92,8 +84,8 @@ static void check(struct jsock_upstream *u, struct l7mp_buf *rest)
 	char text[400];
 	const char *message;
 	cJSON *root;
-	int status = jsock_answer_parse(u->first.text.s ? u->first.text.s : "", u->first.text.len,
-	                                &root, &message);
+	int status = jsock_answer_parse(u->js.first.text.s ? u->js.first.text.s : "",
+	                                u->js.first.text.len, &root, &message);
 
 	if (status / 100 == 2) {
 		cJSON_Delete(root);
@@ -104,10 +96,10 @@ static void check(struct jsock_upstream *u, struct l7mp_buf *rest)
 	if (status > 0) {
 		snprintf(text, sizeof(text), "the server answered %d: %.300s", status, message);
 		fail(u, -ECONNREFUSED, text);
-	} else if (u->transport->lossy) {
+	} else if (u->js.transport->lossy) {
 		/* It may have overtaken the answer, which is sent again for the next header. */
-		l7mp_stats_drop(u->env->stats, L7MP_DROP_MALFORMED, 1, u->first.text.len);
-		l7mp_str_free(&u->first.text);
+		l7mp_stats_drop(u->js.env->stats, L7MP_DROP_MALFORMED, 1, u->js.first.text.len);
+		l7mp_str_free(&u->js.first.text);
 	} else {
 		fail(u, -EBADMSG, "the server's first message is not an answer");
 	}
@@ -118,14 +110,14 @@ static void handshake(struct jsock_upstream *u, struct l7mp_buf *buf)
 {
 	struct l7mp_buf *rest;
 
-	switch (jsock_first_take(&u->first, u->base.kind, buf, &rest)) {
+	switch (jsock_first_take(&u->js.first, u->js.base.kind, buf, &rest)) {
 	case JSOCK_MORE:
 		return;
 	case JSOCK_READY:
 		check(u, rest);
 		return;
 	case JSOCK_BAD:
-		if (!u->transport->lossy)
+		if (!u->js.transport->lossy)
 			fail(u, -EBADMSG, "the server's first message is not an answer");
 	}
 }
@@ -133,14 +125,14 @@ static void handshake(struct jsock_upstream *u, struct l7mp_buf *buf)
 /* Returns whether it is the answer to a repeated header? */
 static bool repeated(struct jsock_upstream *u, const struct l7mp_buf *buf)
 {
-	if (!u->transport->lossy || u->payload_seen)
+	if (!u->js.transport->lossy || u->js.payload_seen)
 		return false;
-	if (jsock_first_same(&u->first, buf)) {
+	if (jsock_first_same(&u->js.first, buf)) {
 		u->answered++;
 		return true;
 	}
-	u->payload_seen = true;
-	l7mp_str_free(&u->first.text);
+	u->js.payload_seen = true;
+	l7mp_str_free(&u->js.first.text);
 	return false;
 }
 
@@ -150,12 +142,12 @@ static void on_open(void *owner)
 {
 	struct jsock_upstream *u = owner;
 
-	if (u->closing)
+	if (u->js.closing)
 		return;
-	l7mp_stream_pause(u->inner, false);
+	l7mp_stream_pause(u->js.inner, false);
 	send_header(u);
-	if (u->transport->lossy && !u->closing &&
-	    l7mp_timer_start(u->env->loop, &u->timer, REPEAT_MS))
+	if (u->js.transport->lossy && !u->js.closing &&
+	    l7mp_timer_start(u->js.env->loop, &u->js.timer, REPEAT_MS))
 		fail(u, -ENOMEM, "out of memory");
 }
 
@@ -163,69 +155,33 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 {
 	struct jsock_upstream *u = owner;
 
-	if (u->closing || (u->open && repeated(u, buf))) {
+	if (u->js.closing || (u->js.ready && repeated(u, buf))) {
 		l7mp_buf_unref(buf);
 		return;
 	}
-	if (!u->open) {
+	if (!u->js.ready) {
 		handshake(u, buf);
 		return;
 	}
-	if (u->base.kind == L7MP_KIND_STREAM)
-		buf = jsock_first_strip(&u->first, buf);
-	if (buf)
-		u->base.events->data(u->base.owner, buf);
-}
-
-static void on_drain(void *owner)
-{
-	struct jsock_upstream *u = owner;
-
-	if (u->open)
-		u->base.events->drain(u->base.owner);
+	jsock_deliver(&u->js, buf);
 }
 
 static void on_end(void *owner, int code)
 {
 	struct jsock_upstream *u = owner;
 
-	if (u->closing)
+	if (u->js.closing)
 		return;
-	if (u->open)
-		u->base.events->end(u->base.owner, code);
+	if (u->js.ready)
+		u->js.base.events->end(u->js.base.owner, code);
 	else
 		fail(u, -ECONNABORTED, "the server ended before it answered");
 }
 
-static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
-{
-	struct jsock_upstream *u = owner;
-
-	/* Before `open` it was a header, which is sent again. */
-	if (u->open && u->base.events->lost)
-		u->base.events->lost(u->base.owner, err, packets, bytes);
-}
-
-static void on_path_changed(void *owner)
-{
-	const struct jsock_upstream *u = owner;
-
-	if (u->base.events && u->base.events->path_changed)
-		u->base.events->path_changed(u->base.owner);
-}
-
-static void on_notice(void *owner, const char *event, const char *message)
-{
-	struct jsock_upstream *u = owner;
-
-	if (u->base.events->notice)
-		u->base.events->notice(u->base.owner, event, message);
-}
-
 static void upstream_free(struct jsock_upstream *u)
 {
-	l7mp_timer_stop(u->env->loop, &u->timer);
-	l7mp_str_free(&u->first.text);
+	l7mp_timer_stop(u->js.env->loop, &u->js.timer);
+	l7mp_str_free(&u->js.first.text);
 	free(u->header);
 	free(u);
 }
@@ -234,113 +190,55 @@ static void on_closed(void *owner, const struct l7mp_error *err)
 {
 	struct jsock_upstream *u = owner;
 
-	u->base.events->closed(u->base.owner, u->err.code != L7MP_OK ? &u->err : err);
+	u->js.base.events->closed(u->js.base.owner, u->err.code != L7MP_OK ? &u->err : err);
 	upstream_free(u);
 }
 
 static const struct l7mp_stream_events transport_events = {
         .open = on_open,
         .data = on_data,
-        .drain = on_drain,
+        .drain = jsock_on_drain,
         .end = on_end,
-        .lost = on_lost,
-        .path_changed = on_path_changed,
-        .notice = on_notice,
+        .lost = jsock_on_lost,
+        .path_changed = jsock_on_path_changed,
+        .notice = jsock_on_notice,
         .closed = on_closed,
 };
 
 /* ---- operations ---- */
-
-static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
-{
-	struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	if (u->closing || !u->open) {
-		l7mp_buf_unref(buf);
-		return u->open ? -EPIPE : -ENOTCONN;
-	}
-	return l7mp_stream_write(u->inner, buf);
-}
 
 static void op_pause(struct l7mp_stream *base, bool on)
 {
 	struct jsock_upstream *u = (struct jsock_upstream *)base;
 
 	u->reading = !on;
-	if (u->open && !u->closing)
-		l7mp_stream_pause(u->inner, on);
-}
-
-static void op_shutdown(struct l7mp_stream *base, int code)
-{
-	struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	if (u->open && !u->closing)
-		l7mp_stream_shutdown(u->inner, code);
-}
-
-static void op_close(struct l7mp_stream *base, bool abort)
-{
-	struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	if (u->closing && !abort)
-		return;
-	u->closing = true;
-	l7mp_timer_stop(u->env->loop, &u->timer);
-	l7mp_stream_close(u->inner, abort);
+	if (u->js.ready && !u->js.closing)
+		l7mp_stream_pause(u->js.inner, on);
 }
 
 /* Whether another answer may be received, which must not reach the session? */
 static bool expects_answers(const struct jsock_upstream *u)
 {
-	return u->transport->lossy && !u->payload_seen && u->answered < u->sent &&
-	       l7mp_loop_now(u->env->loop) - u->open_ms < REPEATED_ANSWER_MS;
+	return u->js.transport->lossy && !u->js.payload_seen && u->answered < u->sent &&
+	       l7mp_loop_now(u->js.env->loop) - u->open_ms < REPEATED_ANSWER_MS;
 }
 
 static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 {
 	struct jsock_upstream *u = (struct jsock_upstream *)base;
 
-	if (u->open && !u->closing && !u->first.newline_due && !expects_answers(u)) {
-		l7mp_stream_flow(u->inner, out);
-		return;
-	}
-	memset(out, 0, sizeof(*out));
-	out->kind = L7MP_FLOW_NONE;
-	out->reason = L7MP_REASON_NOT_ESTABLISHED;
-}
-
-static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
-{
-	struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	return u->inner->ops->local ? u->inner->ops->local(u->inner, out) : -ENOTSUP;
-}
-
-static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
-{
-	struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	return u->inner->ops->remote ? u->inner->ops->remote(u->inner, out) : -ENOTSUP;
-}
-
-/* Over UDP a flow is about to begin, and what waits in the socket must not be overtaken. */
-static size_t op_drain_now(struct l7mp_stream *base)
-{
-	const struct jsock_upstream *u = (struct jsock_upstream *)base;
-
-	return u->inner->ops->drain_now ? u->inner->ops->drain_now(u->inner) : 0;
+	jsock_flow(&u->js, !expects_answers(u), out);
 }
 
 static const struct l7mp_stream_ops stream_ops = {
-        .write = op_write,
+        .write = jsock_write,
         .pause = op_pause,
-        .shutdown = op_shutdown,
-        .close = op_close,
+        .shutdown = jsock_shutdown,
+        .close = jsock_close,
         .flow = op_flow,
-        .local = op_local,
-        .drain_now = op_drain_now,
-        .remote = op_remote,
+        .local = jsock_local,
+        .drain_now = jsock_drain_now,
+        .remote = jsock_remote,
 };
 
 /* ---- connecting ---- */
@@ -355,7 +253,7 @@ static int mark_header(struct jsock_upstream *u)
 	uint32_t mark;
 	char *text;
 
-	if (!u->transport->lossy)
+	if (!u->js.transport->lossy)
 		return 0;
 	while (blank && u->header[blank - 1] == ' ')
 		blank--;
@@ -368,7 +266,7 @@ static int mark_header(struct jsock_upstream *u)
 		return -ENOMEM;
 	u->header = text;
 	if (getrandom(&mark, sizeof(mark), GRND_NONBLOCK) != sizeof(mark))
-		mark = (uint32_t)l7mp_loop_now(u->env->loop);
+		mark = (uint32_t)l7mp_loop_now(u->js.env->loop);
 	for (size_t i = len - MARK_LEN; i < len; i++, mark >>= 1)
 		text[i] = mark & 1 ? '\t' : ' ';
 	text[len] = '\0';
@@ -382,19 +280,19 @@ static int start(struct jsock_upstream *u, const struct l7mp_connect *params,
 	int rc;
 
 	rc = jsock_header_make(l7mp_json_member(params->cluster_spec, "header"), params->metadata,
-	                       u->transport->spoofable ? HEADER_PAD : 0, &u->header, err);
+	                       u->js.transport->spoofable ? HEADER_PAD : 0, &u->header, err);
 	if (rc)
 		return rc;
 	rc = mark_header(u);
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
 	inner.cluster_spec = l7mp_json_member(params->cluster_spec, "transport");
-	rc = proto->connect(&inner, &u->inner, err);
+	rc = proto->connect(&inner, &u->js.inner, err);
 	if (rc)
 		return rc;
-	u->base.kind = u->inner->kind;
-	u->base.max_write = u->inner->max_write;
-	l7mp_stream_attach(u->inner, &transport_events, u);
+	u->js.base.kind = u->js.inner->kind;
+	u->js.base.max_write = u->js.inner->max_write;
+	l7mp_stream_attach(u->js.inner, &transport_events, u);
 	return 0;
 }
 
@@ -412,16 +310,16 @@ int jsock_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
 	u = calloc(1, sizeof(*u));
 	if (!u)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	u->base.ops = &stream_ops;
-	u->env = params->env;
-	u->transport = transport;
-	l7mp_timer_init(&u->timer, on_timer, u);
+	u->js.base.ops = &stream_ops;
+	u->js.env = params->env;
+	u->js.transport = transport;
+	l7mp_timer_init(&u->js.timer, on_timer, u);
 	rc = start(u, params, proto, err);
 	if (rc) {
 		upstream_free(u);
 		return rc;
 	}
-	*out = &u->base;
+	*out = &u->js.base;
 	return 0;
 }
 
