@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What follows from a change of the network: hops are looked at again, then the flows that use
+ * What follows from a change of the network: nexthops are looked up again, then the flows that use
  * them get new actions or leave. Thousands may be concerned, so all of it is done in slices of
  * some ms with I/O in between, and the maps are changed in batches. What leaves is first only taken
  * out of the map, all of it: what it counted, and telling its owner, comes after.
@@ -17,9 +17,8 @@
 #include "engine.h"
 
 #define SLICE_NS (2 * 1000000U)
-#define USES     32  /* flows of a hop at a time */
-#define FINALS   8   /* flows that have left at a time */
-#define FEW      256 /* hops of a link that went down: looked up before their flows leave */
+#define USES     32 /* flows of a nexthop at a time */
+#define FINALS   8  /* flows that have left at a time */
 
 static void wake(struct l7mp_offload_engine *e)
 {
@@ -246,7 +245,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 	flush_deletes(e);
 	if (e->path.dirty || e->leaving)
 		wake(e);
-	/* Whose owner was told only after the others had been asked again was not asked. */
+	/* A session whose flow left after the others were asked again has not been asked itself. */
 	if (had && !e->leaving && e->leaving_retries != e->n_retries)
 		off_retry_soon(e);
 }

@@ -323,7 +323,7 @@ static int serve(struct l7mp_offload_engine *e)
 	e->table.n_cpus = libbpf_num_possible_cpus();
 	if (e->table.n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
-	rc = explain(e, off_counter_poll_start(&e->table), "can't start the sweep of the counters");
+	rc = explain(e, off_counter_poll_start(&e->table), "can't start the counter poll");
 	if (rc)
 		return rc;
 	rc = explain(e, off_handover_start(&e->table), "can't map the hand-over's memory");
@@ -415,7 +415,7 @@ static void clear_flows(struct l7mp_offload_engine *e)
 
 static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 {
-	bool wait = !e->configured; /* before the loop runs, and nobody stands still */
+	bool wait = !e->configured; /* the loop does not run yet, so waiting delays no session */
 	int rc;
 
 	e->configured = true;

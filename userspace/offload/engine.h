@@ -89,7 +89,7 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 /* Those that come in or leave there, at once: its hook is about to be taken away. */
 void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
-/* It is taken out while it was on its way out, or not. */
+/* Called when a flow is taken out; ends its wait in `leaving` if it was there. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 void off_changes_work(struct l7mp_timer *t, void *arg);
 
@@ -107,7 +107,7 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 /* Out of everything, and freed. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
-/* The way out for what comes in by `in` and goes to the peer behind `hop`. NONE or a reason. */
+/* How packets that come in by `in` leave to the peer behind `nh`. NONE or a reason. */
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
                                  const struct off_nexthop *nh, struct off_egress *out);
 /*

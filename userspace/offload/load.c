@@ -2,7 +2,7 @@
 /*
  * Loading while sessions run: verifying the programs and allocating the counters of a large table
  * take some 100 ms, which the loop must not stand still for. A worker thread does it, with maps of
- * its own, and hands them over at the end; whoever has other plans meanwhile lets it go.
+ * its own, and hands them over at the end. A configuration that comes meanwhile abandons it.
  */
 #include <errno.h>
 #include <stdlib.h>

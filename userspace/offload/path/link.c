@@ -107,7 +107,7 @@ static struct off_link *link_add(struct off_path *p, const struct off_link *fres
 	return l;
 }
 
-/* Takes over what can change. True when the way of packets may have. */
+/* Takes over what can change. True when packets may take another route. */
 static bool link_change(struct off_link *l, const struct off_link *fresh)
 {
 	bool changed = l->mtu != fresh->mtu || memcmp(l->mac, fresh->mac, sizeof(l->mac)) ||

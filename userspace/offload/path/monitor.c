@@ -20,7 +20,7 @@ static void resync(struct off_path *p)
 	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
 	p->routes_changed_ms = l7mp_loop_now(p->loop);
 	(void)off_links_dump(p);
-	/* Known addresses are asked for again when their hops are looked up. */
+	/* Known addresses are asked for again when their nexthops are looked up. */
 	HASH_ITER (hh, p->neighs, n, next) {
 		n->valid = false;
 		n->looked_ms = 0;
@@ -133,7 +133,7 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 		p->rules_changed = true;
 		off_nexthops_dirty_all(p);
 		break;
-	default: /* next hops: rare, and may mean anything */
+	default: /* nexthop objects: rare, and any route may use them */
 		off_nexthops_dirty_all(p);
 		break;
 	}

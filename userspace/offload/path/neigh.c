@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Link addresses of next hops. Packets in the fast path don't touch the kernel's neighbour entries,
+ * Link addresses of nexthops. Packets in the fast path don't touch the kernel's neighbour entries,
  * so the kernel is asked to confirm those that flows use (NTF_USE), as it would for packets of its
  * own: a stale entry is then probed, and one whose address is wrong is resolved again.
  *

@@ -188,7 +188,7 @@ void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex)
 			off_nexthop_dirty(p, nh);
 }
 
-/* Another way may be there already; but asking for many takes longer than their flows may stay. */
+/* Another route may exist already, but asking for many takes longer than their flows may stay. */
 static void go_first(struct off_path *p, struct off_nexthop *nh, unsigned n)
 {
 	nh->down = n > FEW;
@@ -265,7 +265,7 @@ static void look(struct off_path *p, struct off_nexthop *nh)
 		nh->reason = nh->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
 	if (!nh->down)
 		nh->ask_route = false;
-	/* Better, or bad for another reason: whoever was refused shows what is so now. */
+	/* Better, or bad for another reason: refused sessions show the reason that holds now. */
 	if (was_bad && nh->reason != was)
 		off_path_tell(p, OFF_PATH_BETTER, NULL);
 	nh->generation++;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Routes are asked for a second and a third time after a change. The kernel says RTM_DELROUTE
- * before it takes the route out (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and
- * RTM_DELNEXTHOP before it takes out the routes that go with them, and not all of those are told
- * one by one: whoever asks at once, on another processor, may get the old answer, and nobody tells
- * him again.
+ * Routes are asked for a second and a third time after a change. The kernel announces RTM_DELROUTE
+ * before it removes the route (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and
+ * RTM_DELNEXTHOP before it removes the routes that depend on them, and it does not announce each of
+ * those. A question that is asked at once, on another processor, may get the old answer, and no
+ * further event corrects it.
  *
- * And as long as flows use a way it is asked for now and then: what the kernel learns of the path's
- * MTU (RFC 1191, RFC 8201) it tells nobody, and packets that are too large have to leave the fast
- * path, so that the stack fragments them.
+ * As long as flows use a route it is asked for every ten seconds as well: the kernel sends no event
+ * when it learns the path's MTU (RFC 1191, RFC 8201), and packets that are too large have to leave
+ * the fast path, so that the stack fragments them. The route's neighbour is looked at then, too.
  */
 #include "path.h"
 
@@ -95,7 +95,7 @@ int off_recheck_start(struct off_path *p)
 	return l7mp_timer_reserve(p->loop, &p->recheck_timer);
 }
 
-/* The hops are gone by then, or go with it. */
+/* The nexthops have been freed before this. */
 void off_recheck_stop(struct off_path *p)
 {
 	l7mp_timer_give_back(p->loop, &p->recheck_timer);
