@@ -9,6 +9,7 @@ a time: an answer that has begun and that its client does not read can't end, wh
 import http.client
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -27,7 +28,9 @@ def udp(name, port, cluster):
             "rules": [{"action": {"route": {"destination": {"name": cluster, "spec": {"protocol": cluster}}}}}]}
 
 
-CONFIG = {"admin": {"log_level": "error"}, "listeners": [l7test.controller(), udp("echo", 15000, "Echo"), udp("sink", 15001, "Discard")]}
+METRICS = {"name": "metrics", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 9100},
+           "rules": [{"action": {"route": {"destination": {"name": "prometheus", "spec": {"protocol": "Prometheus"}}}}}]}
+CONFIG = {"admin": {"log_level": "error"}, "listeners": [l7test.controller(), METRICS, udp("echo", 15000, "Echo"), udp("sink", 15001, "Discard")]}
 
 
 class Reader:
@@ -78,6 +81,11 @@ class Control(unittest.TestCase):
     def last(self, part):
         return any(part in s["name"] for s in self.api.get("/sessions", timeout=WAIT)[1])
 
+    def slices(self):
+        """How many turns of the loop have worked on requests or changes."""
+        text = l7test.Api(9100).call("GET", "/api/metrics", timeout=WAIT)[1]
+        return int(re.search(r"^l7mp_control_slice_seconds_count (\d+)", text, re.M).group(1))
+
     def names(self, body):
         return [s["name"] for s in json.loads(body)]
 
@@ -93,9 +101,12 @@ class Control(unittest.TestCase):
         for _ in range(200):
             self.echo()
         self.assertEqual(self.api.get("/admin")[0], 200)
-        self.assertEqual(len(self.api.get("/listeners")[1]), 3)
+        self.assertEqual(len(self.api.get("/listeners")[1]), 4)
         grown = self.proxy.rss_kb() - before
+        before_slices = self.slices()
         body = readers[0].rest()
+        slices = self.slices() - before_slices
+        self.assertGreater(slices, len(body) // (1 << 20), "a list of megabytes is made in many turns, between which datagrams pass")
         names = self.names(body)
         print(f"# {len(body) // 1024} KiB of {len(names)} sessions; ten lists that are not read cost {grown} KiB")
         self.assertEqual(len(set(names)), len(names))
@@ -247,6 +258,38 @@ class Control(unittest.TestCase):
         self.assertEqual(left, [])
         self.echo()
         self.assertTrue(l7test.wait_for(lambda: not self.last(":15001-"), WAIT))
+
+    def test_post_beside_delete(self):
+        """changes that come while a listener's sessions are ended wait for it, or are refused: the state is that of some order"""
+        self.start()
+        self.echo()
+        for i in range(4):
+            self.sinks(2000 * i, 2000)
+            answers = {}
+
+            def call(key, method, path, body=None):
+                answers[key] = l7test.Api().call(method, path, body, timeout=WAIT)[0]  # noqa: B023
+            threads = [threading.Thread(target=call, args=a) for a in (
+                ("delete", "DELETE", "/listeners/sink?recursive=true"), ("post", "POST", "/listeners", {"listener": udp("sink", 15001, "Discard")}),
+                ("again", "DELETE", "/listeners/sink?recursive=true"), ("route", "PUT", f"/routes/r{i}", {"destination": "c"}))]
+            for t in threads:
+                t.start()
+                self.echo()
+                if i % 2:
+                    self.assertEqual(self.api.get("/config", timeout=WAIT)[0], 200)
+            for t in threads:
+                t.join()
+            self.assertIn(answers["post"], (200, 409))
+            self.assertEqual(answers["route"], 200)
+            deleted = sorted((answers["delete"], answers["again"]))
+            there = self.api.get("/listeners/sink")[0]
+            # Of two deletions and one addition: 409 and 404 say who came too early.
+            self.assertIn((*deleted, answers["post"], there), {
+                (200, 200, 200, 404), (200, 404, 200, 200), (200, 404, 409, 404)})
+            self.assertTrue(l7test.wait_for(lambda: not self.last("-127.0.0.1:15001"), WAIT))
+            if there == 404:
+                self.assertEqual(self.api.post("/listeners", {"listener": udp("sink", 15001, "Discard")})[0], 200)
+            self.echo()
 
     def test_big_config(self):
         """a config of 3 MiB as YAML is taken whole while datagrams pass; one bad object in it, and nothing is"""
