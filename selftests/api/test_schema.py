@@ -203,7 +203,7 @@ class Schema(unittest.TestCase):
                 ("cluster", {"name": "n", "spec": {"protocol": "HTTP", "port": 1}}, "spec.protocol"),
                 ("cluster", {"name": "n", "spec": {"protocol": "TCP", "port": 0}}, "spec.port"),
                 ("cluster", {"name": "n", "spec": {"protocol": "TCP", "port": 1}, "endpoints": [
-                    {"spec": {"address": "::1"}, "weight": 0}]}, "endpoints[0].weight"),
+                    {"spec": {"address": "::1"}, "weight": -1}]}, "endpoints[0].weight"),
                 ("cluster", {"name": "n", "spec": {"protocol": "TCP", "port": 1}, "loadbalancer": {"policy": "x"}}, "loadbalancer.policy"),
                 ("route", {"name": "n", "destination": "x", "retry": {"retry_on": "sometimes"}}, "retry.retry_on"),
                 ("route", {"name": "n", "destination": "x", "retry": {"num_retries": -1}}, "retry.num_retries"),

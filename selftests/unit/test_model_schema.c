@@ -569,7 +569,7 @@ static void test_original(void **state)
 static void test_endpoint_alone(void **state)
 {
 	const struct l7mp_protodesc *udp = l7mp_registry_find(&fake_registry, "uDp");
-	cJSON *node = json("{\"spec\":{\"address\":\"not an address\",\"weight\":0}}");
+	cJSON *node = json("{\"spec\":{\"address\":\"not an address\",\"weight\":-1}}");
 	struct l7mp_issues is;
 
 	(void)state;

@@ -14,7 +14,7 @@ static const struct l7mp_schema no_keys = {.name = "spec", .fields = no_fields};
  * both are accepted.
  */
 static const struct l7mp_field weight = {
-        .key = "weight", .type = L7MP_T_NUMBER, .min = 0.001, .max = 1000000};
+        .key = "weight", .type = L7MP_T_NUMBER, .min = 0, .max = 1000000};
 
 static const char *role_name(unsigned role)
 {
