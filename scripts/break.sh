@@ -33,6 +33,6 @@ for file in "$dir"/headers/*.h "$dir"/bpf/*.c; do
 	cat "$dir/edited" >"$file"
 	broken=$((broken + 1))
 done
-[ $broken -gt 0 ] || { echo "break.sh: found nothing to break for '$how': mend its pattern" >&2; exit 2; }
+[ $broken -gt 0 ] || { echo "break.sh: found nothing to break for '$how': correct its pattern" >&2; exit 2; }
 echo "break.sh: $how is broken in $dir"
 make -s -C "$dir" -j"$(nproc)" all bpf-tests

@@ -159,7 +159,7 @@ def main():
         results.append(run_one(*j, args.mode))
         report(results[-1], args.v)
     # What failed beside others on a busy machine is run once more by itself, and said so: a file
-    # that passes only then depends on time, and belongs mended.
+    # that passes only then depends on time, and must be corrected.
     again = []
     by_name = {f"{j[0]}/{j[1]}": j for j in beside} if args.j > 1 else {}
     for i, r in enumerate(results):

@@ -135,7 +135,7 @@ class Use(Base):
             os.unlink(token)
 
     def test_bodies(self):
-        """limits.max_body, chunked bodies, Expect; a body that nobody wants does not hide the answer"""
+        """limits.max_body, chunked bodies, Expect; an unwanted body does not prevent the answer"""
         self.start(limits={"max_body": 4096})
         self.assertEqual(self.api.post("/clusters", {"cluster": {"name": "x" * 5000, "spec": {"protocol": "Echo"}}})[0], 413)
         self.assertEqual(status(raw(post("big", 10 ** 12))), 413)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Who may use the REST API: clients on this host only, or whoever has the token."""
+"""Who may use the REST API: clients on this host only, or clients with the token."""
 import http.client
 import json
 import os

@@ -3,7 +3,7 @@
 # l7mp-test: timeout=240
 """Long requests: lists that are read slowly, changes that come together, and the data beside them.
 
-That something takes its turn while something else is under way is shown by the order of events, never by
+That requests are interleaved is shown by the order of events, never by
 a time: an answer that has begun and that its client does not read can't end, whatever else is done meanwhile.
 """
 import http.client
@@ -91,7 +91,7 @@ class Control(unittest.TestCase):
 
     @unittest.skipUnless(os.path.exists(l7test.ROOT / PLAIN / "l7mp-proxy"), f"{PLAIN}/l7mp-proxy is not built")
     def test_slow_reader(self):
-        """20,000 sessions to clients that do not read: a list costs a piece of memory, and holds up nobody"""
+        """20,000 sessions to clients that do not read: a list costs a piece of memory, and delays no other request"""
         self.start(build=PLAIN)
         self.sinks(0, MANY)
         before = self.proxy.rss_kb()

@@ -134,13 +134,13 @@ class Seed(unittest.TestCase):
         self.assertTrue(l7test.wait_for(lambda: "what is typed arrives" in self.proxy.stdout(), 5))
         self.assertNotIn("an answer that is not logged", self.proxy.stdout())
 
-        stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        stranger.bind(("127.0.0.1", 15002))
-        stranger.settimeout(0.3)
-        stranger.sendto(b"from another source port", ("127.0.0.1", 15000))
+        other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        other.bind(("127.0.0.1", 15002))
+        other.settimeout(0.3)
+        other.sendto(b"from another source port", ("127.0.0.1", 15000))
         with self.assertRaises(TimeoutError):
-            stranger.recv(100)
-        stranger.close()
+            other.recv(100)
+        other.close()
         self.assertNotIn("from another source port", receiver.text())
 
         _, sessions = self.proxy.api.get("/sessions")

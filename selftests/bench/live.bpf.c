@@ -59,7 +59,7 @@ static __always_inline __u16 checksum(__u32 sum)
 }
 
 /*
- * The pages come again and again, and somebody has rewritten them: every header field is written.
+ * The pages are reused, and were rewritten: every header field is written.
  */
 static __always_inline int write_v4(const struct live_conf *c, struct v4 *p, void *end, __be32 addr,
                                     __be16 port)

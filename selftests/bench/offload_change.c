@@ -2,7 +2,7 @@
 /*
  * How soon many flows follow a change of the network, from the moment when the kernel tells it to
  * when the last entry of the pinned map follows. An observer thread has a netlink socket and a
- * descriptor of the map of its own and knows nothing of the engine.
+ * descriptor of the map of its own and is independent of the engine.
  *
  *   offload_change [sessions [sessions a client]]     (root; makes a network namespace of its own)
  *

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The sweep of the counters under change: flows are added and removed, read at once or not, while
- * slices are under way, and their counters rise in the map as the programs would make them rise. No
- * flow may ever show more than was counted for it, or less than it showed before; what it showed
- * last must be exact; and a sweep or two after the last packet all are. Then the network changes so
- * that flows get new actions and leave in the same slice: nothing may be left in the map.
+ * The counter poll under change: flows are added and removed, read at once or not, while slices are
+ * in progress, and their counters rise in the map as the programs would make them rise. No flow may
+ * ever show more than was counted for it, or less than it showed before; what it showed last must
+ * be exact; and a poll or two after the last packet all are. Then the network changes so that flows
+ * get new actions and leave in the same slice: nothing may be left in the map.
  *
  *   offload_check [sessions [seconds [room]]]   (root; makes a network namespace of its own)
  *
@@ -15,7 +15,7 @@
 
 #include "offload_rig.h"
 
-#define STEPS 200 /* a ms, some of which is the sweep's */
+#define STEPS 200 /* a ms, some of which is the poll's */
 
 struct check {
 	struct rig r;
@@ -101,11 +101,11 @@ static void step(struct l7mp_timer *t, void *arg)
 		} else if (what < 15) {
 			leave(c, i);
 			if (what <
-			    10) /* the same key again, while its old counters may be under way */
+			    10) /* the same key again, while its old counters may be in progress */
 				enter(c, i);
 		} else if (what < 70) {
 			pass(c, i, what & 1);
-			if (what < 35) /* it shows more at once than a slice that is under way */
+			if (what < 35) /* it shows more at once than a slice that is in progress */
 				look(c, i, true);
 		} else {
 			look(c, i, what < 80);
@@ -114,7 +114,7 @@ static void step(struct l7mp_timer *t, void *arg)
 	l7mp_timer_start(c->r.loop, t, 1);
 }
 
-/* All that the sweep has to show by now. */
+/* All that the poll must have read by now. */
 static void exact(struct check *c)
 {
 	const struct l7mp_offload *o = l7mp_offload_ops(c->r.e);
@@ -128,7 +128,7 @@ static void exact(struct check *c)
 		for (int dir = 0; dir < 2; dir++)
 			if (n[dir].packets != c->counted[i][dir] ||
 			    (n[dir].packets && !n[dir].last_seen_ms))
-				wrong(c, "after the last sweep", i, dir, n[dir].packets);
+				wrong(c, "after the last poll", i, dir, n[dir].packets);
 	}
 }
 
@@ -185,8 +185,7 @@ int main(int argc, char **argv)
 	run(c.r.loop, seconds * 1000);
 	l7mp_timer_stop(c.r.loop, &c.timer);
 	run(c.r.loop, 3000);
-	must(c.r.e->table.counter_poll.last_entries == 2 * c.r.e->table.n_flows,
-	     "a sweep over all");
+	must(c.r.e->table.counter_poll.last_entries == 2 * c.r.e->table.n_flows, "a poll of all");
 	exact(&c);
 	change_and_leave(&c, 200);
 	printf("{\"added\": %llu, \"removed\": %llu, \"packets\": %llu, \"slices\": %llu, "

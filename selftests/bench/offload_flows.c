@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Drives offload/ directly, without sockets (descriptors are limited): how fast flows are
- * set up and removed, and what a sweep over all of them costs the loop.
+ * set up and removed, and what a counter poll of all of them costs the loop.
  *
  *   offload_flows [sessions]        (root; makes a network namespace of its own)
  *
- * One line of JSON: sessions, set-ups and removals per second, a sweep's time in the loop and in
+ * One line of JSON: sessions, set-ups and removals per second, a poll's time in the loop and in
  * the worker thread per 100,000 flows (entries of the table), longest turn of the loop in ms.
  */
 #include "offload_rig.h"
@@ -27,9 +27,9 @@ int main(int argc, char **argv)
 	run(r.loop, 2400);
 	for (int i = 0; i < 10 && !r.e->table.counter_poll.last_entries; i++)
 		run(r.loop, 1000);
-	must(r.e->table.counter_poll.last_entries > 0, "the sweep");
+	must(r.e->table.counter_poll.last_entries > 0, "the counter poll");
 	printf("{\"sessions\": %u, \"setups_per_s\": %.0f, \"sweep_entries\": %llu, "
-	       "\"sweep_ms_per_100k\": %.1f, \"worker_ms_per_100k\": %.1f, "
+	       "\"poll_ms_per_100k\": %.1f, \"worker_ms_per_100k\": %.1f, "
 	       "\"longest_turn_ms\": %.1f",
 	       r.n, r.n / added, (unsigned long long)r.e->table.counter_poll.last_entries,
 	       (double)r.e->table.counter_poll.last_spent_ns / 1e6 /

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How fast sessions get into the kernel: the offload engine alone, and whole sessions through the daemon.
 
-The engine is driven by offload_flows.c, without sockets: set-ups and removals per second, what a sweep
+The engine is driven by offload_flows.c, without sockets: set-ups and removals per second, what a counter poll
 over the table costs the loop. Whole sessions are made by first datagrams from outside
-(setup_load.c), which then looks for each flow in the pinned table: with one session under way at a
+(setup_load.c), which then looks for each flow in the pinned table: with one session in progress at a
 time for the time that a session needs, with many for the rate. The daemon has one core, the
 load the other, both with real-time priority: what else the machine does is not measured.
 """
@@ -69,8 +69,8 @@ def run_suite(a):
     rates = {"engine set-ups": column(engines, "setups_per_s", 1e-3), "engine removals": column(engines, "removals_per_s", 1e-3),
              "sessions": column(many, "sessions_per_s", 1e-3)}
     bench.show(f"Set-ups: the engine alone (50,000 sessions); whole sessions until all of {SESSIONS:,} are fast", "1,000/s", rates, None)
-    sweep = {"sweep, 100,000": column(engines, "sweep_ms_per_100k"), "longest turn": column(engines, "longest_turn_ms")}
-    bench.show("The loop's time for a sweep over the table, and its longest turn then", "ms", sweep, None, "less")
+    poll = {"poll, 100,000": column(engines, "poll_ms_per_100k"), "longest turn": column(engines, "longest_turn_ms")}
+    bench.show("The loop's time for a counter poll of the table, and its longest turn then", "ms", poll, None, "less")
     times = {f"{name}, {key}": column(rows, f"{key}_us") for name, rows in (("alone", alone), (f"{WINDOW} at once", many))
              for key in ("p50", "p99", "max")}
     bench.show("From a session's first datagram until its flow in the table carries packets", "µs", times, None, "less")
@@ -81,7 +81,7 @@ def run_suite(a):
     print("\nAims (set-ups)")
     ones = [1] * a.rounds
     bench.aim("engine set-ups, 1,000/s", rates["engine set-ups"], ones, ">=", 50)
-    bench.aim("sweep of 100,000 entries, ms", sweep["sweep, 100,000"], ones, "<=", 50)
+    bench.aim("poll of 100,000 entries, ms", poll["poll, 100,000"], ones, "<=", 50)
     for key in times:
         bench.aim(f"first datagram to flow, {key}, ms", [v and v / 1000 for v in times[key]], ones, "<=", 5)
     return {"engine": engines, "alone": alone, "many": many}

@@ -87,7 +87,7 @@ class Peers(Faults):
         TcpServer(9001, lambda conn, _: time.sleep(20))
         self.start(listener("l", "TCP", 9000, cluster("TCP", 9001), options={"track": 60, "idle_timeout": 1}))
         with connect(9000) as s:
-            s.sendall(b"anybody?")
+            s.sendall(b"hello?")
             begin = time.monotonic()
             self.ends(s)
             self.assertTrue(0.8 < time.monotonic() - begin < 5)
@@ -256,7 +256,7 @@ class Peers(Faults):
             self.assertEqual(b.recv(10), b"%d" % n)
 
     def test_dgram_client_reads_nothing(self):
-        """peers: a UNIX datagram client that reads nothing loses its answers, and nobody else does"""
+        """peers: a UNIX datagram client that reads nothing loses its answers, and no other client does"""
         proxy = self.start(listener("l", "UNIX/dgram", None, inline("Echo"), filename=self.path("l"),
                                     options={"idle_timeout": 2}), lean=True)
         lazy, good = self.unix("lazy", socket.SOCK_DGRAM), self.unix("good", socket.SOCK_DGRAM)

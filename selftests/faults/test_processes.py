@@ -43,7 +43,7 @@ class Processes(Faults):
         self.assertIn("SIGSEGV", self.failure("TCP:"))
 
     def test_killed(self):
-        """process: one that somebody kills: the session ends and says by which signal"""
+        """process: one that is killed: the session ends and names the signal"""
         self.run_with(fork("cat"))
         with connect(9000) as s:
             s.sendall(b"x")
@@ -87,7 +87,7 @@ class Processes(Faults):
                 self.stop()
 
     def test_deaf(self):
-        """process: one that closes its input and lives on: what is sent is dropped, its output still comes"""
+        """process: one that closes its input and keeps running: what is sent is dropped, its output still comes"""
         self.run_with(python("import os,sys,time;os.close(0);time.sleep(0.5);print('bye',flush=True)"))
         with connect(9000) as s:
             end = time.monotonic() + 0.3
@@ -108,7 +108,7 @@ class Processes(Faults):
         name = self.session("TCP:")["name"]
         begin = time.monotonic()
         self.assertEqual(self.api.delete(f"/sessions/{name}")[0], 200)
-        self.later(lambda: not os.path.exists(f"/proc/{pid}"), 8, "it lives on")
+        self.later(lambda: not os.path.exists(f"/proc/{pid}"), 8, "it still runs")
         self.assertGreater(time.monotonic() - begin, 1.5)
 
     def test_heirs(self):

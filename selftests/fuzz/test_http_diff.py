@@ -37,7 +37,7 @@ def normal(r):
 
 
 def judge(data, ours, node, other):
-    """None, or what is wrong: a reading that another one contradicts, or one that nobody else has."""
+    """None, or what is wrong: a result that another parser contradicts, or that no other has."""
     if ours is None:
         return None
     wrong = [name for name, r in (("node", node), ("h11", other)) if r is not None and r != ours]

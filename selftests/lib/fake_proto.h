@@ -67,7 +67,7 @@ struct fake_world {
 
 extern const struct l7mp_proto fake_proto_stream, fake_proto_dgram, fake_proto_echo,
         fake_proto_pass,
-        /* Listeners: of datagrams from anybody, of requests. A cluster: the operator's. */
+        /* Listeners: of datagrams from any source, of requests. A cluster: the operator's. */
         fake_proto_forged, fake_proto_request, fake_proto_operator;
 
 void fake_world_free(struct fake_world *w);

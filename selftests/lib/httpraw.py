@@ -229,7 +229,7 @@ class Upstream(threading.Thread):
             self.seen[index] = Seen(head.get("method"), head.get("target"), data, complete, head.get("x-a"))
 
     def take(self, seconds=20):
-        """What has been seen since the last call, once no request is under way."""
+        """What has been seen since the last call, once no request is in progress."""
         l7test.wait_for(lambda: not self.busy, seconds, 0.001)
         with self.lock:
             seen, self.seen = [s for s in self.seen if s], []

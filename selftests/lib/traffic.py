@@ -289,8 +289,8 @@ def forge(port, sources, payload=b"forged", rate=10000, host="127.0.0.1"):
     return n
 
 
-def strangers(n, network=127):
-    """n sources that nobody has, in 127.1.0.0/16 and above."""
+def unused_sources(n, network=127):
+    """n source addresses that no client has, in 127.1.0.0/16 and above."""
     return ((f"{network}.{1 + (i >> 16)}.{i >> 8 & 255}.{i & 255}", 1024 + i % 60000) for i in range(n))
 
 

@@ -197,7 +197,7 @@ class Gateway(Base):
             self.assertEqual(stats["slow"]["bytes"] + stats["fast"]["bytes"], PACKETS * 100)
 
     def test_echo_and_discard(self):
-        """Echo is reflected and Discard swallowed by the kernel"""
+        """Echo is reflected and Discard dropped by the kernel"""
         client = self.a.udp(5000)
         with self.proxy(destination={"name": "echo", "spec": {"protocol": "Echo"}}) as p:
             client.sendto(b"one", ("10.9.1.1", 9000))
@@ -466,7 +466,7 @@ class Endings(Base):
         self.assertTrue(l7test.wait_for(lambda: self.verdicts(q)["no-flow"] > before, l7net.WAIT))
 
     def test_foreign_xdp(self):
-        """an XDP program of somebody else stays: beside ours in the dispatcher, else we say so and take tc"""
+        """a foreign XDP program stays: beside ours in the dispatcher, else we say so and take tc"""
         self.a.run("ethtool -K eth0 tx off")
         self.b.run("ethtool -K eth0 tx off")
         theirs = config(self.instance + "x", "legA", cluster("10.9.2.2"), admin={"offload_mode": "native"})

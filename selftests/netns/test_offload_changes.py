@@ -98,7 +98,7 @@ class Traffic(Base):
         self.under_traffic({"offload": "disable"}, {"offload": "init"})
 
     def test_interface_served_or_not(self):
-        """the way out is not served any more, and served again, under traffic: the same"""
+        """the egress interface is removed from offload_ifs, and added again, under traffic: the same"""
         self.under_traffic({"offload_ifs": "legA"}, {"offload_ifs": "legA,legB"})
 
     def under_traffic(self, away, back):

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: alone timeout=180 timeout_full=600
-"""Thousands of flows: the sweep's counters are exact while flows come and go, and a change of the network is in
+"""Thousands of flows: the polled counters are exact while flows come and go, and a change of the network is in
 all of 10,000 entries in the end (how soon is printed, not judged). By programs that drive offload/ without sockets
 (selftests/bench)."""
 import json

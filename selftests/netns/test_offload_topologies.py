@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # l7mp-test: timeout=180
 """The kernel fast path in other places than a plain gateway: hairpin, sidecar over lo, VLANs,
-native and generic XDP, a small MTU on the way out, a routed next hop."""
+native and generic XDP, a small egress MTU, a routed nexthop."""
 import pathlib
 import socket
 import sys
@@ -172,7 +172,7 @@ class Topologies(Base):
         self.nothing_left()
 
     def test_mtu(self):
-        """what is too large for the way out goes up, and is relayed as the slow path does"""
+        """a packet that is too large for the egress interface is passed up, and is relayed on the slow path"""
         l7net.ip("link set legB mtu 1000")
         client, server = self.a.udp(5000), self.b.udp(9001)
         with self.proxy() as p:

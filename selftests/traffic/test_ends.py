@@ -33,7 +33,7 @@ class Ends(Case):
         self.later(lambda: not self.sessions("HTTP:"), 8, "the session of a client that left stays")
 
     def test_client_leaves_while_connecting(self):
-        """ends: clients that are reset while the upstream is retried leave no session for good"""
+        """ends: clients that are reset while the upstream is retried leave no session behind"""
         self.start(listener("t", "TCP", 9000, cluster("TCP", 9001), retry=retry("always", 5, 300)),
                    listener("w", "WebSocket", 9002, cluster("TCP", 9001), retry=retry("always", 5, 300)),
                    listener("h", "HTTP", 9003, cluster("TCP", 9001), retry=retry("always", 5, 300)))

@@ -26,7 +26,7 @@ class Slow(Case):
         PEERS.append(sink)
         self.upstream = Upstream(9002)
         first = listener("crowd", "HTTP", 9000, cluster("TCP", 9001), address="127.0.0.1", match=path("/reader"))
-        # The crowd's other requests: bodies are swallowed, the idle ones' first requests answered.
+        # The crowd's other requests: bodies are discarded, the idle ones' first requests answered.
         for name, where in (("/body", "Discard"), ("/idle", "Echo")):
             first["rules"].append({"match": path(name), "action": {"route": {"destination": inline(where)}}})
         self.start(first, listener("other", "HTTP", 9003, self.upstream.cluster(), address="127.0.0.1"),

@@ -132,7 +132,7 @@ class Inline(Case):
                     p.stdin.write(b"from stdin\n")
                     p.stdin.flush()
                     self.assertEqual(recv_exact(s, 11), b"from stdin\n")
-                    self.assertTrue(refused(9000))  # somebody else has it
+                    self.assertTrue(refused(9000))  # another process has it
                 self.later(lambda: any(x["status"] == "DESTROYED" for x in self.sessions()))
                 for one in self.sessions():  # a client that finished still hears what is typed
                     if one["status"] != "DESTROYED":
@@ -148,7 +148,7 @@ class Inline(Case):
             self.assertFalse(l7test.SANITIZER.search(err.decode()), err)
 
     def test_discard(self):
-        """discard: swallows and counts datagrams and streams; a stream's end ends the session"""
+        """discard: drops and counts datagrams and streams; a stream's end ends the session"""
         self.start(listener("u", "UDP", 9000, inline("Discard")), listener("t", "TCP", 9001, inline("Discard")))
         with udp_socket() as s:
             for _ in range(5):

@@ -8,7 +8,7 @@ import unittest
 
 import l7test
 from l7test import udp_socket
-from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, forge, inline, listener, recv_exact, silent, strangers
+from traffic import Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, forge, inline, listener, recv_exact, silent, unused_sources
 
 
 class Limits(Case):

@@ -104,7 +104,7 @@ class Base(unittest.TestCase):
         cls.expired = c.cert("expired", days=-1)
         cls.wrong = c.cert("wrong", san="DNS:somewhere.example")
         cls.client = c.cert("client", san="DNS:client.example")
-        cls.stranger = c.cert("stranger", ca="other")
+        cls.untrusted = c.cert("untrusted", ca="other")
 
     @classmethod
     def tearDownClass(cls):
@@ -182,7 +182,7 @@ class Listener(Base):
 
     def test_client_certificates(self):
         """tls: a client without a certificate, or with one of another CA, gets no session"""
-        for pair in (None, "stranger"):
+        for pair in (None, "untrusted"):
             context = client_context(self.certs)
             if pair:
                 context.load_cert_chain(self.certs.path(f"{pair}.pem"), self.certs.path(f"{pair}.key"))
@@ -414,7 +414,7 @@ class Cluster(Base):
         cases = ((self.expired, ca, "the certificate has expired: it was valid until 20"),
                  (self.wrong, ca, "the certificate has the wrong name: expected 127.0.0.1, got somewhere.example"),
                  (self.good, {**ca, "sni": "db.example"}, "expected db.example, got localhost, 127.0.0.1, ::1"),
-                 (self.stranger, ca, "the certificate is signed by an unknown CA: CN=other"),
+                 (self.untrusted, ca, "the certificate is signed by an unknown CA: CN=other"),
                  (self.good, {}, "the certificate is signed by an unknown CA: CN=ca"))
         for pair, tls, text in cases:
             server = self.server(pair)

@@ -232,9 +232,9 @@ class Peers(Case):
         item["spec"]["options"] = {"mode": "singleton"}
         self.start(item)
         self.assertEqual(self.sessions(), [])
-        stranger, first, later = udp_socket(host="127.0.0.6"), udp_socket(host="127.0.0.5"), udp_socket(host="127.0.0.5")
-        stranger.sendto(b"s", ("127.0.0.1", 9000))
-        self.assertTrue(silent(stranger, 0.2))
+        other, first, later = udp_socket(host="127.0.0.6"), udp_socket(host="127.0.0.5"), udp_socket(host="127.0.0.5")
+        other.sendto(b"s", ("127.0.0.1", 9000))
+        self.assertTrue(silent(other, 0.2))
         first.sendto(b"f", ("127.0.0.1", 9000))
         self.assertEqual(first.recv(10), b"f")
         later.sendto(b"l", ("127.0.0.1", 9000))

@@ -93,7 +93,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	close_pair(&p);
 
 	/*
-	 * Closed behind more data than the other side takes: the socket lives on, its owner
+	 * Closed behind more data than the other side takes: the socket still exists, its owner
 	 * doesn't.
 	 */
 	assert_true(connect_pair(&p, ip));
@@ -289,7 +289,7 @@ static void test_made_for_remote(void **state)
 	fake_open(up);
 	assert_int_equal(api_origin_of_connection(o->origins, &first, &api), L7MP_ORIGIN_RELAYED);
 
-	/* A relay behind the relay works for somebody far away, too. */
+	/* A relay behind the relay works for a remote client, too. */
 	up->remote = other;
 	up = relay(o, "near", &first, &api, 1);
 	up->local = second;

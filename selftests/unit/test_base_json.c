@@ -219,7 +219,7 @@ static void strings_are_always_json(void **state)
 	(void)state;
 	assert_string_prints("a\"\\/\b\f\n\r\t\x01\x1f\x7f", L7MP_JSON_PLAIN,
 	                     "\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u001f\\u007f\"\n");
-	/* Not UTF-8, as a header or file name of a stranger may be. */
+	/* Not UTF-8, as a header or file name of a peer may be. */
 	assert_string_prints("a\xff\xc3", L7MP_JSON_PLAIN, "\"a\xef\xbf\xbd\xef\xbf\xbd\"\n");
 	assert_string_prints("\xed\xa0\x80", L7MP_JSON_PLAIN,
 	                     "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"\n");

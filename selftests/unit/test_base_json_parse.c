@@ -249,7 +249,7 @@ static void lines_of_nodes(void **state)
 	assert_int_equal(l.n, 7);
 	assert_memory_equal(l.v, expected, sizeof(expected));
 	cJSON_Delete(root);
-	/* Whoever is told may end it. */
+	/* The callback may end the parse. */
 	l = (struct lines){.stop = 3};
 	assert_null(l7mp_json_parse_nodes(text, sizeof(text) - 1, note_line, &l, NULL, NULL, 0));
 	assert_int_equal(l.n, 3);

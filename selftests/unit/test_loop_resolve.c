@@ -278,7 +278,7 @@ static void given_up(void **state)
 	l7mp_resolve_cancel(&r);
 	l7mp_loop_run(loop);
 	assert_true(s.queries <= 1); /* no retransmission was waited for */
-	/* Whoever asks for it now gets an answer all the same. */
+	/* A lookup of it now gets an answer all the same. */
 	assert_int_equal(l7mp_resolve_start(loop, "silent.test", 1, AF_INET, silent_cb, NULL, &r),
 	                 0);
 	l7mp_loop_run(loop);

@@ -26,7 +26,7 @@ static void check(const struct off_index *t, struct off_direction *index, const 
 
 static void test_random(void **state)
 {
-	struct off_direction *index = calloc(N, sizeof(*index)), twin;
+	struct off_direction *index = calloc(N, sizeof(*index)), copy;
 	bool in[N] = {false};
 	struct off_index t = {0};
 
@@ -53,10 +53,10 @@ static void test_random(void **state)
 	/* Another one of the same key is neither added nor deleted in its place. */
 	off_index_delete(&t, &index[0]);
 	assert_int_equal(off_index_add(&t, &index[0]), 0);
-	twin = index[0];
-	assert_int_equal(off_index_add(&t, &twin), -EEXIST);
-	off_index_delete(&t, &twin);
-	assert_ptr_equal(off_index_find(&t, &twin.key), &index[0]);
+	copy = index[0];
+	assert_int_equal(off_index_add(&t, &copy), -EEXIST);
+	off_index_delete(&t, &copy);
+	assert_ptr_equal(off_index_find(&t, &copy.key), &index[0]);
 	for (uint32_t i = 0; i < N; i++)
 		off_index_delete(&t, &index[i]);
 	assert_null(t.slots);

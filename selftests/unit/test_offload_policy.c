@@ -88,7 +88,7 @@ static void test_restore(void **state)
 	assert_false(s.ready);
 	assert_int_equal(get(d, "route_localnet"), 0);
 	assert_int_equal(get(d, "accept_local"), 0);
-	/* once is enough: what somebody sets later is theirs */
+	/* only once: a later setting of the user is kept */
 	put(d, "accept_local", "1\n");
 	off_sysctls_restore(&s, d->path);
 	assert_int_equal(get(d, "accept_local"), 1);

@@ -225,7 +225,7 @@ static void descriptors(void **state)
 }
 
 /*
- * Somebody whom it left behind in another group holds its output: that is not waited for for ever.
+ * A descendant in another process group keeps its output open: that is waited for only for a while.
  */
 static void descendants(void **state)
 {

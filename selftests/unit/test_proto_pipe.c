@@ -395,7 +395,7 @@ static void cluster(void **state)
 	assert_null(pfix_connect(f, PIPE, cs, out));
 	assert_non_null(strstr(f->err.message, "it has no reader"));
 	pfix_turn(f, 10);
-	assert_true(there(out) && there(in)); /* so that somebody can */
+	assert_true(there(out) && there(in)); /* so that a peer can open them */
 	r = reader(out);
 	c = pfix_connect(f, PIPE, cs, out);
 	assert_non_null(c);

@@ -108,7 +108,7 @@ static void half_close(void **state)
 	pfix_unlisten(l);
 }
 
-/* An empty message would be the end of the connection to whoever receives it. */
+/* An empty message would be the end of the connection to its receiver. */
 static void empty_messages_are_refused(void **state)
 {
 	struct pfix *f = *state;

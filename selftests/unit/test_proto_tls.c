@@ -83,7 +83,7 @@ static int make_all(void **state)
 	make_cert("ca", "expired", "IP:127.0.0.1", -1);
 	make_cert("ca", "wrong", "DNS:somewhere.example", 10);
 	make_cert("ca", "client", "DNS:client.example", 10);
-	make_cert("other", "stranger", "DNS:stranger.example", 10);
+	make_cert("other", "untrusted", "DNS:untrusted.example", 10);
 	shell("cd %s && openssl ec -in server.key -aes128 -passout pass:x -out locked.key "
 	      "2>/dev/null",
 	      dir);
@@ -274,7 +274,7 @@ static void client_certificates(void **state)
 	assert_true(is_closed(f, c));
 	assert_non_null(strstr(c->message, "certificate required"));
 	c = connect_tls(f, TCP, pfix_port(l),
-	                "'ca':'@/ca.pem','cert':'@/stranger.pem','key':'@/stranger.key'",
+	                "'ca':'@/ca.pem','cert':'@/untrusted.pem','key':'@/untrusted.key'",
 	                "127.0.0.1");
 	assert_true(pfix_until(f, &c->opened, 5000));
 	l7mp_stream_pause(c->stream, false);
@@ -526,7 +526,7 @@ static void websocket_aborts(void **state)
 	assert_true(s->failed);
 }
 
-/* Everything under way is given up without a leak (the fixture looks). */
+/* Everything in progress is freed without a leak (the fixture looks). */
 static void closing_early(void **state)
 {
 	struct pfix *f = *state;

@@ -175,8 +175,8 @@ static void singleton_starts_by_itself(void **state)
 	snprintf(want, sizeof(want), "127.0.0.1:%u", pfix_port(l));
 	assert_string_equal(from, want);
 	/*
-	 * Nobody else is heard; the peer is, also at another address of ours, and answered from
-	 * there.
+	 * Datagrams of others are dropped; those of the peer are not, also at another address of
+	 * ours, and answered from there.
 	 */
 	pfix_sendto(other, "127.0.0.1", pfix_port(l), "no", 2);
 	pfix_sendto(peer, "127.0.0.1", pfix_port(l), "a", 1);
@@ -281,7 +281,7 @@ static void sessions_outlive_their_listener(void **state)
 	f->echo = true;
 	pfix_sendto(old, "127.0.0.1", port, "1", 1);
 	assert_int_equal(pfix_recv(f, old, got, sizeof(got), NULL, 1000), 1);
-	/* Somebody has the port: refused, with a message that says so. */
+	/* The port is in use: refused, with a message that says so. */
 	snprintf(spec, sizeof(spec), "{'port':%u}", port);
 	assert_null(pfix_listen(f, UDP, "other", spec, NULL));
 	assert_non_null(strstr(f->err.message, "address already in use"));
@@ -435,7 +435,7 @@ static void bad_specs_say_why(void **state)
 
 static void upstream(struct pfix *f, const char *ip, const char *address)
 {
-	int server = pfix_udp(ip, 0), stranger = pfix_udp(ip, 0);
+	int server = pfix_udp(ip, 0), other = pfix_udp(ip, 0);
 	char spec[128], got[64], from[128], text[L7MP_ADDR_STRLEN];
 	struct l7mp_flow_end flow;
 	struct pconn *c;
@@ -456,13 +456,13 @@ static void upstream(struct pfix *f, const char *ip, const char *address)
 	assert_string_equal(l7mp_addr_str(&flow.local, text), from);
 	assert_int_equal(l7mp_addr_port(&flow.remote), pfix_fd_port(server));
 	/* Only the peer is heard. */
-	pfix_sendto(stranger, ip, l7mp_addr_port(&flow.local), "no", 2);
+	pfix_sendto(other, ip, l7mp_addr_port(&flow.local), "no", 2);
 	pfix_sendto(server, ip, l7mp_addr_port(&flow.local), "", 0);
 	pfix_sendto(server, ip, l7mp_addr_port(&flow.local), "yes", 3);
 	assert_true(pfix_until_n(f, &c->messages, 2, 1000));
 	assert_string_equal(c->data, "|yes");
 	close(server);
-	close(stranger);
+	close(other);
 }
 
 static void upstream_ipv4(void **state)
@@ -783,7 +783,7 @@ static void receive_buffer_overflow_is_counted(void **state)
 		assert_int_equal(pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block)),
 		                 0);
 	pfix_turn(f, 50);
-	pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block)); /* brings the news */
+	pfix_sendto(fd, "127.0.0.1", pfix_port(l), block, sizeof(block)); /* reports the drops */
 	pfix_turn(f, 50);
 	assert_int_equal(f->n_conns, 1);
 	dropped = f->stats.drops[L7MP_DROP_RECEIVE_BUFFER];

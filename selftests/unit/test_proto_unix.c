@@ -50,7 +50,7 @@ static bool is_socket(void)
 	return !lstat(path, &st) && S_ISSOCK(st.st_mode);
 }
 
-/* A socket of somebody else at our path. */
+/* A socket of another process at our path. */
 static int foreign(int type, bool listens)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
@@ -145,7 +145,7 @@ static void a_live_socket_is_left_alone(void **state)
 	assert_true(is_socket());
 	close(fd);
 	unlink(path);
-	/* One of another type is somebody too. */
+	/* One of another type is in use, too. */
 	fd = foreign(SOCK_DGRAM, false);
 	assert_null(pfix_listen(f, UNIX, "l", spec, NULL));
 	assert_true(is_socket());

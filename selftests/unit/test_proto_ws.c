@@ -724,7 +724,7 @@ static void fails_and_connects_later(void **state)
 	e = dial(r, "{\"test\":\"no-such-host.invalid\"}", NULL, false);
 	assert_true(run_until(r, is_closed, e));
 	has(e->error.message, "no-such-host.invalid");
-	/* Somebody who is no WebSocket server. */
+	/* A peer that is no WebSocket server. */
 	l7mp_proto_ws.unlisten(r->listener);
 	r->listener = listen_on(r, "{\"address\":\"127.0.0.1\",\"port\":0,\"path\":\"/other\"}");
 	e = dial(r, "{}", NULL, false);

@@ -105,7 +105,7 @@ static void test_end_before_connected(void **state)
 	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
 }
 
-/* The source leaves for good before the route is connected: what it sent is delivered. */
+/* The source closes before the route is connected: what it sent is delivered. */
 static void test_source_leaves(void **state)
 {
 	struct sfix *f = *state;

@@ -43,7 +43,7 @@ static void answer(struct sfix *f, unsigned n)
 	sfix_advance(f, 1);
 }
 
-/* l: datagrams from anybody to c; t: connections to c. */
+/* l: datagrams from any source to c; t: connections to c. */
 static void two_listeners(struct sfix *f, const char *options)
 {
 	char text[900];

@@ -214,7 +214,7 @@ static void slow_standard_output(void **state)
 			pfix_turn(f, 0);
 	}
 	pfix_turn(f, 5);
-	/* The loop went on all the same; now somebody reads. */
+	/* The loop went on all the same; now it has a reader. */
 	assert_int_equal(c->messages, 300);
 	fcntl(p[0], F_SETFL, O_NONBLOCK);
 	for (int i = 0; i < 1000 && total < sent; i++) {

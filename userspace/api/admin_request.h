@@ -6,7 +6,7 @@
  * The thread makes it, and at each step waits for the loop: first the loop says whether the
  * client may be answered at all (before the body is read), then it makes the answer, piece by
  * piece: the next one is made when the thread has written the one before, so that a slow reader
- * costs two pieces of memory and no time of the loop. Whoever takes too long over a body or an
+ * costs two pieces of memory and no time of the loop. A client that is too slow with a body or an
  * answer is cut off by a timer of the loop.
  *
  * Thread: as each function says.

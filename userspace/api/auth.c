@@ -2,9 +2,9 @@
 /*
  * Access control. Without a token: only clients on this host, that is a source
  * address of this host, a connection that none of our own clusters made for
- * somebody else, and a request that names this host (a web page whose name was
+ * another client, and a request that names this host (a web page whose name was
  * rebound to 127.0.0.1 has a foreign Host; one that posts to us has a foreign
- * Origin). With a token: whoever has it.
+ * Origin). With a token: clients that have it.
  */
 #include <string.h>
 #include <strings.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An exchange: one request to the API and its answer, between whoever took the request in (the
+ * An exchange: one request to the API and its answer, between the receiver of the request (the
  * controller cluster's stage, the admin server) and the router.
  *
  * The answer is pulled: the receiver is told when there is something (`ready`), and takes it

@@ -3,7 +3,7 @@
  * Who may use the REST API without a token: clients on this host. A relay makes
  * that hard to tell, because it turns remote clients into local ones: what the
  * controller sees as 127.0.0.1 may be a connection that one of our own clusters made
- * for somebody elsewhere. So all TCP connections of clusters are known here for as
+ * for a remote client. So all TCP connections of clusters are known here for as
  * long as their sockets exist, by protocol and both addresses.
  *
  * Each TCP connection is judged when it is accepted, on the loop, in the turn in which accept(2)

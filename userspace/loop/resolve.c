@@ -2,7 +2,7 @@
 /*
  * Name resolution by c-ares on the loop.
  *
- *   lookup   one question (name and family) that is under way or whose answer is cached;
+ *   lookup   one question (name and family) that is in progress or whose answer is cached;
  *            equal questions share it, each with a struct l7mp_resolve of its own
  *   channel  a c-ares channel: the name servers of /etc/resolv.conf. A new one is made when
  *            that file changes; the old one goes when its last lookup has ended

@@ -107,5 +107,5 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 /* For the operations of the same name in struct l7mp_proto. */
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *l);
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
-/* Closes; handshakes under way end. The memory of l may be freed at once. Idempotent. */
+/* Closes; handshakes in progress end. The memory of l may be freed at once. Idempotent. */
 void l7mp_stream_listener_close(struct l7mp_stream_listener *l);

@@ -9,7 +9,7 @@
  *
  * and pipe i leads from stage i to stage i+1 (the last one back to the source).
  *
- * Nothing frees a session on the stack of a callback: whoever ends one marks it,
+ * Nothing frees a session on the stack of a callback: ending one marks it,
  * a task closes its streams, and the task that runs after the last `closed` frees it.
  *
  * Thread: loop only.
@@ -176,7 +176,7 @@ struct session_peer {
 	struct session_room room;
 	/*
 	 * Family, whether the address may be forged, then IPv4's 4 bytes or the first 8 of IPv6.
-	 * Datagrams that somebody forges must not use up what the host has for its connections.
+	 * Forged datagrams must not use up what the host has for its connections.
 	 */
 	uint8_t key[10];
 };

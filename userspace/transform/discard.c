@@ -47,7 +47,7 @@ const struct l7mp_proto l7mp_transform_discard = {
                 {
                         .name = "Discard",
                         .aliases = aliases,
-                        .doc = "Swallows everything that it receives; at the end of its input it "
+                        .doc = "Drops everything that it receives; at the end of its input it "
                                "ends too",
                         .roles = L7MP_ROLE_CLUSTER,
                         .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A reader for RFC 8259 that builds cJSON's nodes in one pass. cJSON's own parser is too lenient
- * for texts of strangers: it takes control characters, broken UTF-8, leading zeros and any white
+ * for texts from peers: it takes control characters, broken UTF-8, leading zeros and any white
  * space, cuts strings at \u0000, rounds large integers and turns 1e999 into infinity.
  *
  * Nodes are linked before they are filled, so that a text that ends early is freed as a tree.

@@ -178,7 +178,7 @@ int l7mp_change_stage(struct l7mp_change *c, enum l7mp_obj_kind kind, const char
 	return 0;
 }
 
-/* ---- deletion, iterative: what objects own may nest as deep as anybody likes ---- */
+/* ---- deletion, iterative: inline objects may be nested to any depth ---- */
 
 struct stack {
 	struct l7mp_object **v; /* holds references */
