@@ -56,7 +56,7 @@ enum api_route_flags {
 	/*
 	 * The handler runs in a worker thread, where it may read the model, which does not change
 	 * meanwhile, but nothing else that belongs to the loop. It may leave a change in rq->change
-	 * instead of a status; the loop then applies it.
+	 * instead of a status; the loop then applies it. Jobs are done one after the other.
 	 */
 	API_CHANGE = 1 << 0,
 	/* The same, but it leaves no change. It runs beside changes, not beside commits. */
@@ -179,7 +179,7 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
                   struct api_response *rs);
 /* Where the client is. Once for each request: see api_origin_of_connection. */
 enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client);
-/* Returns whether this is a name or address of this host ("localhost", "[::1]:1234", "myhost")? */
+/* Returns whether this is a name or address of this host ("localhost", "[::1]:1234", "myhost"). */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 
 /* ---- body.c ---- */

@@ -79,8 +79,8 @@ static void forget_closed(struct api_origins *o, struct connection *c)
 }
 
 /*
- * Reads both addresses. Returns 0, or -EAGAIN when they are not known yet. The remote one is
- * compared first, so that a connection that is still connecting costs no system call each time.
+ * Reads both addresses. Returns 0; 1: they may still change; -EAGAIN: not known yet. The remote one
+ * is compared first, so that a connection that is still connecting costs no system call each time.
  */
 static int learn(struct api_origins *o, struct connection *c)
 {
@@ -150,9 +150,9 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 }
 
 /*
- * Whether the other end of a connection that has ended may still have to be looked up. On the loop
- * a client is looked up when it is accepted. But a thread may do it so late that another client has
- * the same port meanwhile, whose socket would be mistaken for that of the first.
+ * Whether the other end of a connection that has ended may still have to be judged. On the loop it
+ * is judged with its own socket at hand. But a thread of the admin server may do it so late that
+ * another client has the same port meanwhile, whose socket would be mistaken for that of the first.
  */
 static bool may_wait(const struct api_origins *o, const struct connection *c)
 {

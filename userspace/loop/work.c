@@ -25,7 +25,7 @@ struct l7mp_worker {
 	uv_thread_t threads[THREADS];
 	unsigned n_threads;
 	uv_async_t async; /* `done` is not empty; keeps the loop running while `busy` */
-	uv_mutex_t lock;  /* guards the members up to */
+	uv_mutex_t lock;  /* guards the members up to stop */
 	uv_cond_t wake;
 	struct l7mp_work *todo; /* utlist queues */
 	struct l7mp_work *done;

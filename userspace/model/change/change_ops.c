@@ -28,7 +28,10 @@ static int parse(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *do
 	return -ENOMEM;
 }
 
-/* Adds the draft to the change, with its names entered and its references bound. Takes d. */
+/*
+ * Adds the draft to the change, with its names entered and its references bound. Takes d. `put`:
+ * the document is one as GET shows it.
+ */
 static int build(struct l7mp_builder *b, struct l7mp_draft *d, bool put, struct l7mp_error *err)
 {
 	int rc = put ? l7mp_builder_refer(b, d, err) : 0;
