@@ -42,8 +42,8 @@ struct admin_head {
 };
 
 /*
- * The time for a client: after it, the client must have sent or read at least for longer: after
- * this time the client must have sent or read at least ADMIN_RATE bytes per millisecond.
+ * The time for a client in ms: after it, the client must have sent or read at least ADMIN_RATE
+ * bytes per millisecond.
  */
 #define ADMIN_PATIENCE_MS 10000
 #define ADMIN_RATE        100

@@ -184,10 +184,7 @@ static const char *find(const struct mg_request_info *ri, const char *name, int 
  * civetweb writes a NUL over each byte of the line breaks that it has parsed, and over the last
  * byte of the head. So each field must begin two bytes behind the end of the previous text: if not,
  * civetweb has skipped a blank or a bare line feed. And behind the last field there must be the
- * rest of the empty of each byte of the line breaks that it has read over, and of the last byte of
- * the head. So each field must begin two bytes behind the end of what stands before it: a blank or
- * a bare line feed in between was read over in silence. And behind the last field must be what is
- * left of the empty line: something else is where civetweb has stopped.
+ * rest of the empty line: something else is where civetweb has stopped.
  */
 static bool read_to_the_end(const struct mg_request_info *ri)
 {

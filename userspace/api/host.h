@@ -11,9 +11,7 @@
 
 struct api_host;
 
-/*
- * Returns 0 or -ENOMEM. Without netlink without netlink the host has only its loopback addresses.
- */
+/* Returns 0 or -ENOMEM. Without netlink the host has only its loopback addresses. */
 int api_host_new(struct api_host **out);
 void api_host_free(struct api_host **host);
 

@@ -161,7 +161,7 @@ void api_print(struct api_response *rs, enum l7mp_json_format format)
 		return;
 	rs->text = l7mp_json_print(rs->json, format);
 	rs->text_len = rs->text ? strlen(rs->text) : 0;
-	/* TERSE omits quotes: the result that is not JSON. */
+	/* TERSE omits quotes: the result is not JSON. */
 	rs->content_type = api_json_type(format);
 	cJSON_Delete(rs->json);
 	rs->json = NULL;

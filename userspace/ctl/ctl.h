@@ -88,8 +88,8 @@ cJSON *ctl_ask_proxy(const char *command, char *const args[]);
 /* ---- output.c ---- */
 
 /*
- * Prints text that can't affect the terminal: control steer a terminal: control characters, those
- * that change the direction of writing, and bytes that are not UTF-8 are shown as escapes.
+ * Prints text that can't affect the terminal: control characters, those that change the direction
+ * of writing, and bytes that are not UTF-8 are shown as escapes.
  */
 void ctl_print_safe(FILE *to, const char *text);
 /* "l7mpctl: ..." on stderr, printed safely; ctl_usage adds a hint and returns CTL_USAGE. */

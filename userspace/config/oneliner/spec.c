@@ -302,7 +302,7 @@ static int number(const struct oneliner_text *t, const struct oneliner_part *p, 
 	return 0;
 }
 
-/* socat's names of keys of the spec: has: X(option, pointer in the spec) */
+/* socat's names of keys of the spec: X(option, pointer in the spec) */
 static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
 {
 	const bool is_unix = !strncasecmp(e->word->protocol, "UNIX", 4);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Strict parsing of the heads of HTTP/1.1 strictly (RFC 9110, RFC 9112, RFC 3986). */
+/* Strict parsing of the heads of HTTP/1.1 messages (RFC 9110, RFC 9112, RFC 3986). */
 #include "head.h"
 
 #include <stdlib.h>
@@ -527,7 +527,7 @@ static int parse_request_line(char *s, char *end, struct l7mp_http_request *out,
 
 /* ---- framing ---- */
 
-/* The framing fields of a head say, while they are looked through. */
+/* What the framing fields of a head contain, while they are parsed. */
 struct framing {
 	char **host; /* where its value is kept */
 	const char *transfer;

@@ -55,7 +55,7 @@ void l7mp_http_reader_init(struct l7mp_http_reader *r, bool response);
 int l7mp_http_reader_feed(struct l7mp_http_reader *r, char *data, size_t len, size_t *used,
                           char **head, size_t *head_len, struct l7mp_http_refusal *why);
 
-/* Returns whether a first byte of a head was seen? */
+/* Returns whether a first byte of a head was seen. */
 bool l7mp_http_reader_begun(const struct l7mp_http_reader *r);
 
 /* Frees the stored part; ready for the next head. Keeps the kind (request or response). */
@@ -81,10 +81,10 @@ const char *l7mp_http_field(const struct l7mp_http_fields *f, const char *name);
 size_t l7mp_http_field_count(const struct l7mp_http_fields *f, const char *name);
 /*
  * Returns whether `token` is an element of the comma-separated list that all fields of that name
- * make up (RFC 9110, section 5.6.1)? Elements are compared without regard to case, whole.
+ * make up (RFC 9110, section 5.6.1). Elements are compared without regard to case, whole.
  */
 bool l7mp_http_field_has(const struct l7mp_http_fields *f, const char *name, const char *token);
-/* Returns whether the text is a token (RFC 9110, section 5.6.2)? The empty text is none. */
+/* Returns whether the text is a token (RFC 9110, section 5.6.2). The empty text is none. */
 bool l7mp_http_is_token(const char *text);
 
 /* ---- requests ---- */

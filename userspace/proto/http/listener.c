@@ -7,10 +7,7 @@
 #include "l7mp/hash.h"
 #include "l7mp/protos.h"
 
-/*
- * The number of idle connections that are closed each time when descriptors have run out, each
- * time.
- */
+/* The number of idle connections that are closed each time when descriptors have run out. */
 #define SPARE 16
 
 /* ---- connections ---- */

@@ -16,5 +16,5 @@
 cJSON *l7mp_http_request_metadata(const struct l7mp_http_request *req, const char *scheme,
                                   const struct l7mp_addr *local);
 
-/* Adds a string that need not be UTF-8, as above. Returns 0 or UTF-8, as above. 0 or -ENOMEM. */
+/* Adds a string that need not be UTF-8, as above. Returns 0 or -ENOMEM. */
 int l7mp_http_add_text(cJSON *object, const char *key, const char *text);

@@ -11,7 +11,7 @@ const char *l7mp_http_phrase(int status);
  */
 char *l7mp_http_error_body(int status, const char *content);
 
-/* The head of a response as the route response. */
+/* The head of a response as the route gave it. */
 struct l7mp_http_reply {
 	int status;
 	char *headers;    /* "Name: value\r\n" each; without framing and Connection */

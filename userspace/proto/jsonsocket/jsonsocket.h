@@ -66,7 +66,7 @@ enum jsock_take jsock_first_take(struct jsock_first *f, enum l7mp_kind kind, str
  * what remains of it, or NULL.
  */
 struct l7mp_buf *jsock_first_strip(struct jsock_first *f, struct l7mp_buf *buf);
-/* Returns whether the datagram is the same message again? */
+/* Returns whether the datagram is the same message again. */
 bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf);
 
 /*

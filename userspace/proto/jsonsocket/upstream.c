@@ -122,7 +122,7 @@ static void handshake(struct jsock_upstream *u, struct l7mp_buf *buf)
 	}
 }
 
-/* Returns whether it is the answer to a repeated header? */
+/* Returns whether it is the answer to a repeated header. */
 static bool repeated(struct jsock_upstream *u, const struct l7mp_buf *buf)
 {
 	if (!u->js.transport->lossy || u->js.payload_seen)
@@ -216,7 +216,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 		l7mp_stream_pause(u->js.inner, on);
 }
 
-/* Whether another answer may be received, which must not reach the session? */
+/* Whether another answer may be received, which must not reach the session. */
 static bool expects_answers(const struct jsock_upstream *u)
 {
 	return u->js.transport->lossy && !u->js.payload_seen && u->answered < u->sent &&

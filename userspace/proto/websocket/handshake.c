@@ -185,7 +185,7 @@ static int check_listener(const struct ws_listener *l, const struct l7mp_http_re
 
 /* ---- subprotocols ---- */
 
-/* Returns whether the client offers this one. Names offers? Names are case-sensitive. */
+/* Returns whether the client offers this one. Names are case-sensitive. */
 static bool offered(const struct ws_head *h, const char *name)
 {
 	size_t n = strlen(name);
