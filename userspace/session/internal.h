@@ -382,7 +382,10 @@ void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir
 void l7mp_session_offload_filtered(struct l7mp_session *s);
 /* The route of one of its ends may have changed. */
 void l7mp_session_offload_recheck(struct l7mp_session *s);
-/* Out of the kernel, before a stream of it closes. `again`: the next packet asks again. */
+/*
+ * Removes the flow from the kernel, before one of its streams is closed. `again`: the next packet
+ * may request it again.
+ */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
