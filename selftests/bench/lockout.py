@@ -69,7 +69,7 @@ def idle_connections():
 def forged_sources():
     import traffic
     while True:
-        traffic.forge(15002, traffic.strangers(300000), rate=30000)
+        traffic.forge(15002, traffic.unused_sources(300000), rate=30000)
 
 
 def forged_victim():

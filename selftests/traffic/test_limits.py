@@ -98,12 +98,12 @@ class Limits(Case):
 
     def test_forged_sources(self):
         """limits: forged datagrams from 3,000 addresses don't shut out anybody: who was not answered goes first"""
-        self.flooded(inline("Discard"), {"max_sessions": 60}, lambda: forge(9000, strangers(3000), rate=1500))
+        self.flooded(inline("Discard"), {"max_sessions": 60}, lambda: forge(9000, unused_sources(3000), rate=1500))
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 500)
 
     def test_forged_sources_answered(self):
         """limits: the same where each forged datagram is answered, as by Echo: who never comes again goes"""
-        self.flooded(inline("Echo"), {"max_sessions": 60}, lambda: forge(9000, strangers(3000), rate=1500))
+        self.flooded(inline("Echo"), {"max_sessions": 60}, lambda: forge(9000, unused_sources(3000), rate=1500))
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 500)
 
     def test_forged_jsonsocket(self):
@@ -113,7 +113,7 @@ class Limits(Case):
                     "rules": [{"action": {"route": {"destination": inline("Discard")}}}]},
                    listener("t", "TCP", 9001, inline("Echo")), listener("u", "UDP", 9002, inline("Echo")),
                    admin={"limits": {"max_sessions": 60}})
-        self.attacked(lambda: forge(9000, strangers(2000), header, rate=1000), None)
+        self.attacked(lambda: forge(9000, unused_sources(2000), header, rate=1000), None)
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 300)
 
     def test_forged_victim(self):
@@ -127,13 +127,13 @@ class Limits(Case):
         UdpEcho(9003)
         self.start(listener("forged", "UDP", 9000, cluster("UDP", 9003)), listener("t", "TCP", 9001, inline("Echo")),
                    listener("u", "UDP", 9002, inline("Echo")), wrapper=("prlimit", "--nofile=2000:2000"))
-        self.attacked(lambda: forge(9000, strangers(7000), rate=2500), None)
+        self.attacked(lambda: forge(9000, unused_sources(7000), rate=2500), None)
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="descriptors"'), 300)
 
     @unittest.skipUnless(l7test.FULL, "make test-full: 300,000 forged sources, default limits")
     def test_forged_defaults(self):
         """limits: 300,000 forged sources as fast as they come, default limits"""
-        self.flooded(inline("Discard"), {}, lambda: forge(9000, strangers(300000), rate=30000))
+        self.flooded(inline("Discard"), {}, lambda: forge(9000, unused_sources(300000), rate=30000))
         self.assertGreater(self.metric("l7mp_evictions_total"), 10000)
 
     def test_listener(self):

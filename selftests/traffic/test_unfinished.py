@@ -11,7 +11,7 @@ import l7test
 import wsraw
 from certs import Certs
 from l7test import udp_socket
-from traffic import Case, TcpServer, cluster, connect, forge, inline, listener, recv_all, strangers
+from traffic import Case, TcpServer, cluster, connect, forge, inline, listener, recv_all, unused_sources
 
 MB = 1 << 20
 
@@ -111,7 +111,7 @@ class Unfinished(Case):
         self.start(listener("forged", "UDP", 9000, inline("Discard")), listener("t", "TCP", 9001, inline("Echo")),
                    admin={"limits": {"max_memory": 8 * MB}})
         self.metric("")
-        forge(9000, strangers(3000), bytes(1000), rate=3000)
+        forge(9000, unused_sources(3000), bytes(1000), rate=3000)
         with connect(9001) as s:
             s.sendall(b"x")
             self.assertEqual(s.recv(1), b"x")
