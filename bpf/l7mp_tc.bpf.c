@@ -154,7 +154,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 	return l7mp_verb(rw) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
 }
 
-/* On to the next filter, which may be somebody else's. */
+/* On to the next filter, which may be that of another program. */
 static __always_inline int pass_up(int verdict)
 {
 	l7mp_count_verdict(verdict);

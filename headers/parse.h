@@ -167,7 +167,8 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 #define L7MP_KIND(n_vlans, family) ((n_vlans) << 4 | (family))
 #define L7MP_KIND_VLANS(kind)      ((kind) >> 4)
 #define L7MP_KIND_FAMILY(kind)     ((kind)&15)
-#define L7MP_KIND_L3(kind)         (ETH_HLEN + L7MP_KIND_VLANS(kind) * (__u32)sizeof(struct l7mp_vlan))
+#define L7MP_KIND_TAGS(kind)       (L7MP_KIND_VLANS(kind) * (__u32)sizeof(struct l7mp_vlan))
+#define L7MP_KIND_L3(kind)         (ETH_HLEN + L7MP_KIND_TAGS(kind))
 #define L7MP_KIND_PAYLOAD(kind)                                                  \
 	(L7MP_KIND_L3(kind) + (__u32)sizeof(struct udphdr) +                     \
 	 (__u32)(L7MP_KIND_FAMILY(kind) == L7MP_FAMILY_V4 ? sizeof(struct iphdr) \

@@ -145,7 +145,7 @@ struct l7mp_flow_counter {
 #define L7MP_VERDICTS(X)                                                                     \
 	X(FORWARDED, "forwarded", "rewritten and redirected")                                \
 	X(REFLECTED, "reflected", "sent back by an Echo flow")                               \
-	X(COUNTED, "counted", "swallowed by a Discard flow")                                 \
+	X(COUNTED, "counted", "dropped by a Discard flow")                                   \
 	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                        \
 	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")             \
 	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header")      \

@@ -40,8 +40,9 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
 /*
  * Replaces the object `name`, which must exist; doc.name must be absent or equal. Inline objects of
  * the old version that the new one does not use are deleted. Inline objects that are what the model
- * has under their names are references to those, whoever owns them, so that what a recursive view
- * shows can be put back. -EEXIST when one differs from an object that is not a part of this one.
+ * has under their names are references to those, whichever object owns them, so that what a
+ * recursive view shows can be put back. -EEXIST when one differs from an object that is not a part
+ * of this one.
  */
 int l7mp_change_replace(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
                         const cJSON *doc, const char *path, struct l7mp_error *err);

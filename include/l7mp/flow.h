@@ -28,7 +28,7 @@
 	X(INTERFACE, "interface-not-enabled",                                                     \
 	  "the packets arrive or leave by an interface that is not in offload_ifs")               \
 	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                            \
-	X(NO_NEIGHBOUR, "no-neighbour", "the next hop's link address is not known (yet)")         \
+	X(NO_NEIGHBOUR, "no-neighbour", "the nexthop's link address is not known (yet)")          \
 	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \
 	X(NOT_ESTABLISHED, "not-established",                                                     \
 	  "an end is not connected, or its handshake is not done")                                \
@@ -39,7 +39,7 @@
 	  "in front")                                                                             \
 	X(MIXED, "mixed-paths",                                                                   \
 	  "many packets had to take user space beside the flow, so all do, in order")             \
-	X(HOOK_LOST, "hook-lost", "somebody took our program away from an interface")             \
+	X(HOOK_LOST, "hook-lost", "our program was removed from an interface")                    \
 	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")   \
 	X(TCP, "tcp-options", "the two TCP connections can't be spliced")                         \
 	X(KERNEL, "kernel", "the kernel refused; the log and /offload say why")

@@ -127,7 +127,7 @@ struct l7mp_session_client {
 void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_client *out);
 
 /*
- * Somebody who wants to know of every connection that clusters make, and can therefore tell them
+ * An observer of all connections that clusters make, which can therefore tell them
  * among those that listeners accept. The watcher's own
  * structures begin with a struct l7mp_watched.
  */

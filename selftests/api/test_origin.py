@@ -32,7 +32,7 @@ def second_api(name, **spec):
 
 
 def shell(name, port):
-    """A listener that runs commands for whoever connects: what an attacker would post."""
+    """A listener that runs commands for every client: what an attacker would post."""
     return {"listener": {"name": name, "spec": {"protocol": "TCP", "port": port}, "rules": [{"action": {"route": {"destination": {
         "spec": {"protocol": "STDIO-fork", "command": ["/bin/cat"]}}}}}]}}
 
@@ -131,7 +131,7 @@ class FarAway(unittest.TestCase):
         self.assertEqual(self.near_status(1235), 200)
 
     def test_pipelined(self):
-        """a request that waits behind another one of its connection has that connection's origin, whoever has its port then"""
+        """a request that waits behind another one of its connection has that connection's origin, whichever client has its port then"""
         self.start(l7test.controller(), forward("relay", {"protocol": "TCP", "port": 2001}, API, "127.0.0.1"))
         request = b"GET /api/v1/listeners HTTP/1.1\r\nHost: localhost\r\n\r\n"
         answer = self.far("python3", "-c", f"""
@@ -171,7 +171,7 @@ class NearPorts(unittest.TestCase):
     """The same port again, without any other host."""
 
     def test_port_again(self):
-        """a port that a relay of ours has given back belongs to whoever has it next"""
+        """a port that a relay of ours has given back belongs to its next user"""
         upstream = socket.create_server(("127.0.0.1", 0))
         upstream.settimeout(30)
         proxy = l7test.Proxy({"listeners": [l7test.controller(), forward(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether an attack locks anybody out: the operator, the sessions that run, new clients.
+"""Whether an attack locks out: the operator, the sessions that run, new clients.
 
 Under each attack `l7mpctl sessions` asks the admin server again and again, a probe sends a datagram to an Echo every 0.2 ms,
 and a client on an address of its own begins TCP and UDP sessions on listeners that are not attacked. Aimed at: the operator's
@@ -35,7 +35,7 @@ def config(pair):
     return {"admin": {"log_level": "error", "server": {"address": "127.0.0.1", "port": 1235}, "limits": {"max_memory": MAX_MEMORY}},
             "listeners": [l7test.controller(), listener("probed", "UDP", 15000, "Echo"),
                           listener("http", "HTTP", 15001, "Discard"),
-                          # What strangers reach has a limit of its own, as docs/operations.md says.
+                          # A listener that is open to others has a limit of its own, as docs/operations.md says.
                           listener("forged", "UDP", 15002, "Discard", {"max_sessions": 5000}),
                           listener("websocket", "WebSocket", 15003, "Discard"), listener("tls", "TCP", 15004, "Echo", tls=pair),
                           listener("tcp", "TCP", 15005, "Echo"), listener("udp", "UDP", 15006, "Echo")]}

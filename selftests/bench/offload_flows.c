@@ -28,7 +28,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 10 && !r.e->table.counter_poll.last_entries; i++)
 		run(r.loop, 1000);
 	must(r.e->table.counter_poll.last_entries > 0, "the counter poll");
-	printf("{\"sessions\": %u, \"setups_per_s\": %.0f, \"sweep_entries\": %llu, "
+	printf("{\"sessions\": %u, \"setups_per_s\": %.0f, \"poll_entries\": %llu, "
 	       "\"poll_ms_per_100k\": %.1f, \"worker_ms_per_100k\": %.1f, "
 	       "\"longest_turn_ms\": %.1f",
 	       r.n, r.n / added, (unsigned long long)r.e->table.counter_poll.last_entries,

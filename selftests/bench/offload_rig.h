@@ -50,7 +50,7 @@ static void network(void)
 
 struct rig {
 	uint32_t n;          /* sessions */
-	uint32_t per_client; /* of them for each client, that is for each next hop */
+	uint32_t per_client; /* of them for each client, that is for each nexthop */
 	struct l7mp_flow **flows;
 	struct l7mp_offload_engine *e;
 	struct l7mp_loop *loop;

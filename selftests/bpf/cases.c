@@ -50,17 +50,43 @@ static void ttl2(struct tcase *t)   { t->in.ttl = 2; }
 static void ttl255(struct tcase *t) { t->in.ttl = 255; }
 static void tos(struct tcase *t)    { t->in.tos = 0xb9; t->in.flow_label = 0xabcde; }
 static void tos_df(struct tcase *t) { tos(t); t->in.frag = 0x4000; }
-static void tos_keep(struct tcase *t) { t->action.flags = L7MP_FLOW_KEEP_TOS; t->action.tos = 0x28; }
+static void tos_keep(struct tcase *t)
+{
+	t->action.flags = L7MP_FLOW_KEEP_TOS;
+	t->action.tos = 0x28;
+}
 static void tos_ef(struct tcase *t)   { t->action.tos = 0xb8; }
-static void pad60(struct tcase *t)  { t->in.payload = 2; t->in.trailer = 60 - 14 - packet_ip_len(&t->in); }
+static void pad60(struct tcase *t)
+{
+	t->in.payload = 2;
+	t->in.trailer = 60 - 14 - packet_ip_len(&t->in);
+}
 static void pad60_v6(struct tcase *t) { t->in.payload = 0; t->in.trailer = 6; }
-static void mtu_trailer(struct tcase *t) { t->in.payload = t->in.family == 4 ? 1472 : 1452; t->in.trailer = 300; }
+static void mtu_trailer(struct tcase *t)
+{
+	t->in.payload = t->in.family == 4 ? 1472 : 1452;
+	t->in.trailer = 300;
+}
 static void trailer_move(struct tcase *t) { t->in.trailer = 7; out_q1(t); }
-static void gso_trailer(struct tcase *t)  { t->in.payload = 1000; t->in.trailer = 5; t->gso_size = 300; t->gso_segs = 4; }
-static void brace(struct tcase *t)   { t->in.bytes = (const uint8_t *)"{\"JSONSocketVersion\":1}"; t->in.payload = 23; }
+static void gso_trailer(struct tcase *t)
+{
+	t->in.payload = 1000;
+	t->in.trailer = 5;
+	t->gso_size = 300;
+	t->gso_segs = 4;
+}
+static void brace(struct tcase *t)
+{
+	t->in.bytes = (const uint8_t *)"{\"JSONSocketVersion\":1}";
+	t->in.payload = 23;
+}
 static void brace1(struct tcase *t)  { brace(t); t->in.payload = 1; }
 static void brace_tag(struct tcase *t) { brace(t); in_q1(t); }
-static void no_brace(struct tcase *t) { t->in.bytes = (const uint8_t *)" {\"JSONSocketVersion\":1}"; t->in.payload = 24; }
+static void no_brace(struct tcase *t)
+{
+	t->in.bytes = (const uint8_t *)" {\"JSONSocketVersion\":1}";
+	t->in.payload = 24;
+}
 static void json_up(struct tcase *t) { t->action.flags = L7MP_FLOW_JSON_UP; }
 static void json_waits(struct tcase *t)
 {
@@ -97,12 +123,18 @@ static void no_next(struct tcase *t)  { t->in.protocol = IPPROTO_NONE; }
 static void tcp(struct tcase *t)      { t->in.protocol = IPPROTO_TCP; }
 static void udplite(struct tcase *t)  { t->in.protocol = IPPROTO_UDPLITE; }
 static void arp(struct tcase *t)      { t->in.ether_type = 0x0806; }
-static void swapped_type(struct tcase *t) { t->in.ether_type = t->in.family == 4 ? 0x86dd : 0x0800; }
+static void swapped_type(struct tcase *t)
+{
+	t->in.ether_type = t->in.family == 4 ? 0x86dd : 0x0800;
+}
 
 static void ip_short(struct tcase *t)  { t->in.ip_len_add = -1; }
 static void ip_long(struct tcase *t)   { t->in.ip_len_add = 1; }
 static void ip_tiny(struct tcase *t)   { t->in.payload = 0; t->in.ip_len_add = -1; }
-static void ip_zero(struct tcase *t)   { t->in.ip_len_add = -(int)packet_ip_len(&t->in) + (t->in.family == 6 ? 40 : 0); }
+static void ip_zero(struct tcase *t)
+{
+	t->in.ip_len_add = -(int)packet_ip_len(&t->in) + (t->in.family == 6 ? 40 : 0);
+}
 static void udp_short(struct tcase *t) { t->in.udp_len_add = -2; }
 static void udp_long(struct tcase *t)  { t->in.udp_len_add = 2; }
 static void udp_tiny(struct tcase *t)  { t->in.udp_len_add = -(int)t->in.payload - 1; }
@@ -155,7 +187,8 @@ static void localhost(struct tcase *t)
 {
 	static const uint8_t one[16] = {[15] = 1};
 
-	memcpy(t->in.saddr, t->in.family == 4 ? (const uint8_t *)"\x7f\0\0\1" : one, t->in.family == 4 ? 4 : 16);
+	memcpy(t->in.saddr, t->in.family == 4 ? (const uint8_t *)"\x7f\0\0\1" : one,
+	       t->in.family == 4 ? 4 : 16);
 	memcpy(t->in.daddr, t->in.saddr, 16);
 	t->key_of = t->in;
 }
@@ -174,7 +207,11 @@ static void tag_third(struct tcase *t) { tags_missing(t); in_q3(t); }
 static void no_device(struct tcase *t) { t->action.ifindex = 60000; }
 static void tc_only(struct tcase *t)   { t->action.flags = L7MP_FLOW_TC_ONLY; }
 static void neigh(struct tcase *t)     { t->action.flags = L7MP_FLOW_NEIGH; }
-static void to_lo(struct tcase *t)     { t->action.flags = L7MP_FLOW_TO_INGRESS; t->action.ifindex = 1; }
+static void to_lo(struct tcase *t)
+{
+	t->action.flags = L7MP_FLOW_TO_INGRESS;
+	t->action.ifindex = 1;
+}
 static void reflect(struct tcase *t)
 {
 	struct packet p = t->in;
@@ -188,9 +225,20 @@ static void reflect(struct tcase *t)
 	t->key_of = p;
 }
 static void reflect_v(struct tcase *t) { t->action.verb = L7MP_VERB_REFLECT; }
-static void count_v(struct tcase *t)   { t->action.verb = L7MP_VERB_COUNT; t->action.ifindex = 0; t->action.mtu = 0; }
+static void count_v(struct tcase *t)
+{
+	t->action.verb = L7MP_VERB_COUNT;
+	t->action.ifindex = 0;
+	t->action.mtu = 0;
+}
 static void verb_bad(struct tcase *t)  { t->action.verb = 9; }
-static void waits(struct tcase *t)     { t->action.flags = L7MP_FLOW_HANDOVER; t->action.handover = 7; t->passed = 3; t->relayed = 2; }
+static void waits(struct tcase *t)
+{
+	t->action.flags = L7MP_FLOW_HANDOVER;
+	t->action.handover = 7;
+	t->passed = 3;
+	t->relayed = 2;
+}
 static void begins(struct tcase *t)    { waits(t); t->relayed = 3; }
 static void no_slot(struct tcase *t)   { waits(t); t->action.handover = L7MP_HANDOVER_SLOTS; }
 static void waits_tc(struct tcase *t)  { waits(t); t->action.flags |= L7MP_FLOW_TC_ONLY; }
@@ -217,8 +265,18 @@ static void ones(struct tcase *t)
 }
 static void gso(struct tcase *t)       { t->in.payload = 1000; t->gso_size = 300; t->gso_segs = 4; }
 static void gso_no_segs(struct tcase *t) { t->in.payload = 1000; t->gso_size = 300; }
-static void gso_big(struct tcase *t)   { t->in.payload = 2900; t->gso_size = 1400; t->gso_segs = 3; }
-static void gso_over(struct tcase *t)  { t->in.payload = 2900; t->gso_size = 1473; t->gso_segs = 2; }
+static void gso_big(struct tcase *t)
+{
+	t->in.payload = 2900;
+	t->gso_size = 1400;
+	t->gso_segs = 3;
+}
+static void gso_over(struct tcase *t)
+{
+	t->in.payload = 2900;
+	t->gso_size = 1473;
+	t->gso_segs = 2;
+}
 static void no_headroom(struct tcase *t) { t->meta = 216; out_q1(t); }
 static void trailer_room(struct tcase *t) { no_headroom(t); t->in.trailer = 4; }
 /* clang-format on */

@@ -27,7 +27,8 @@ struct model {
 	size_t payload_at, payload;
 	uint8_t ttl;
 	bool summed; /* UDP checksum is not 0 */
-	bool plain; /* no options, no extension headers, UDP fills its IP packet, checksum present in IPv6 */
+	/* no options, no extension headers, UDP fills its IP packet, checksum present in IPv6 */
+	bool plain;
 };
 
 void model_receive(const uint8_t *frame, size_t len, struct model *m);

@@ -259,7 +259,7 @@ static void segments(int family)
 	rig_del(&rig, &key);
 }
 
-/* tun: no link header on the way in; back to it, or out with the flow's link header. */
+/* tun: no link header on receive; back to it, or out with the flow's link header. */
 static void without_link(int family, bool to_tap)
 {
 	struct virtio_net_hdr vnet = {0};
@@ -328,7 +328,7 @@ int main(void)
 		through_tc("plain", family, 0, false);
 		through_tc("a tag in the skb", family, 1, false);
 		through_tc("a tag in the skb, one in the frame", family, 2, false);
-		through_tc("a partial checksum is completed on the way out", family, 0, true);
+		through_tc("a partial checksum is completed on transmit", family, 0, true);
 		through_tc("a partial checksum behind a tag", family, 1, true);
 		segments(family);
 		without_link(family, false);

@@ -4,7 +4,7 @@
  *
  * The same random packets through the programs and through a model of the slow
  * path. For each packet: either it was passed up and is byte for byte what it was, or it was
- * redirected, and then the next hop's socket gets what the relay would have sent: the same
+ * redirected, and then the nexthop's socket gets what the relay would have sent: the same
  * payload from the flow's addresses; nothing, when the kernel here would have dropped
  * it. A plain packet of a flow must be redirected. Counters are compared after every
  * round, so that nothing is lost or counted twice.
@@ -37,7 +37,7 @@ struct run {
 	enum rig_hook hook;
 	struct flow flows[FLOWS];
 	uint64_t random;
-	uint64_t sent, redirected, swallowed, refused_by_kernel;
+	uint64_t sent, redirected, discarded, refused_by_kernel;
 	uint64_t fates[4], must;
 	unsigned failures;
 };
@@ -324,10 +324,10 @@ static const char *check(struct run *r, const struct rig_run *run, const struct 
 	}
 	if (run->action == (xdp ? XDP_DROP : TC_ACT_SHOT)) {
 		if (!f || f->action.verb != L7MP_VERB_COUNT)
-			return "swallowed, though no Discard flow is there";
+			return "dropped, though no Discard flow is there";
 		f->packets++;
 		f->bytes += in->payload;
-		r->swallowed++;
+		r->discarded++;
 	} else if (run->action != (xdp ? XDP_PASS : TC_ACT_UNSPEC)) {
 		return "strange action";
 	} else if (must) {
@@ -377,7 +377,7 @@ static bool counters_right(struct run *r)
 	for (int i = 0; i < L7MP_VERDICT_COUNT; i++)
 		sum += verdicts[i];
 	if (sum != r->sent || verdicts[L7MP_VERDICT_FORWARDED] != r->redirected ||
-	    verdicts[L7MP_VERDICT_COUNTED] != r->swallowed) {
+	    verdicts[L7MP_VERDICT_COUNTED] != r->discarded) {
 		tap_note("verdicts: %llu in sum, %llu sent; forwarded %llu, %llu redirected",
 		         (unsigned long long)sum, (unsigned long long)r->sent,
 		         (unsigned long long)verdicts[L7MP_VERDICT_FORWARDED],
@@ -404,7 +404,7 @@ static void through(struct run *r, enum rig_hook hook, uint64_t packets)
 	bool counted = true;
 
 	r->hook = hook;
-	r->sent = r->redirected = r->swallowed = r->refused_by_kernel = r->must = 0;
+	r->sent = r->redirected = r->discarded = r->refused_by_kernel = r->must = 0;
 	r->failures = 0;
 	memset(r->fates, 0, sizeof(r->fates));
 	for (int i = 0; i < FLOWS; i++)
@@ -415,10 +415,10 @@ static void through(struct run *r, enum rig_hook hook, uint64_t packets)
 			one(r);
 		counted = counters_right(r);
 	}
-	tap_note("%s: %llu packets: %llu redirected (%llu had to be), %llu swallowed; the model: "
+	tap_note("%s: %llu packets: %llu redirected (%llu had to be), %llu discarded; the model: "
 	         "%llu delivered, %llu dropped, %llu fragments, %llu other; %llu too short to send",
 	         name, (unsigned long long)r->sent, (unsigned long long)r->redirected,
-	         (unsigned long long)r->must, (unsigned long long)r->swallowed,
+	         (unsigned long long)r->must, (unsigned long long)r->discarded,
 	         (unsigned long long)r->fates[0], (unsigned long long)r->fates[1],
 	         (unsigned long long)r->fates[2], (unsigned long long)r->fates[3],
 	         (unsigned long long)r->refused_by_kernel);

@@ -13,7 +13,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR = 16, 17, 20, 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWRULE, RTM_DELRULE = 24, 25, 28, 29, 32, 33
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP = 104, 105
 IFF_UP, IFF_LOWER_UP = 1, 1 << 16
-GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)  # link, neighbour, IPv4 address, route, rule; IPv6 ones; next hop
+GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 32)  # link, neighbour, IPv4 address, route, rule; IPv6 ones; nexthop
 LIBC = ctypes.CDLL(None, use_errno=True)
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 

@@ -12,7 +12,7 @@ import l7net  # noqa: E402
 import l7test  # noqa: E402
 from test_offload_basic import Base, cluster  # noqa: E402
 
-LONG = 75  # the engine forgets a hop that failed after 60 s
+LONG = 75  # the engine drops a nexthop that failed after 60 s
 
 
 class Later(Base):

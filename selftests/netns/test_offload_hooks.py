@@ -62,7 +62,7 @@ class Hooks(Base):
             self.assertEqual(leg["hook"], "none")
             self.assertIn("hook-lost", leg["reason"])
             self.slow_only(p, client, server)
-            # It is served again when somebody says that it is to be.
+            # It is served again when it is configured again.
             self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legB"}})[0], 200)
             self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": "legA,legB"}})[0], 200)
             self.fast_only(p, client, server)

@@ -129,7 +129,7 @@ class Follows(Base):
             self.assertTrue(says("no-neighbour"), self.session(p)["offload"])
 
     def test_told_before(self):
-        """a next hop goes whose routes the kernel takes out only after it has told, and without a word of their own"""
+        """a nexthop object is deleted: the kernel removes its routes after the event, and without events of their own"""
         n = 2000 if os.environ.get("L7MP_VM") else 100_000  # the table is searched from its beginning: that takes a while
         for text in ("nexthop add id 7 dev legB", "nexthop add id 8 dev legA", "route add 10.9.2.2 nhid 7 src 10.9.2.1",
                      "route del 10.9.2.0/24 dev legB"):
@@ -139,7 +139,7 @@ class Follows(Base):
         self.p, flows = self.start()
         with self.p:
             took = self.follows("ip nexthop del id 7", k.RTM_DELNEXTHOP, lambda _: True, flows.empty)
-            print(f"# next hop gone: {took * 1e3:.1f} ms")
+            print(f"# nexthop deleted: {took * 1e3:.1f} ms")
             self.assertTrue(l7test.wait_for(lambda: self.session(self.p)["offload"]["directions"][0]["reason"] == "no-route"),
                             self.session(self.p)["offload"])
             l7net.ip("route add 10.9.2.0/24 dev legB src 10.9.2.1")

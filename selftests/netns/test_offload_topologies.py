@@ -224,7 +224,7 @@ class Topologies(Base):
             self.assertEqual(self.session(p)["stats"]["ingress"]["slow"]["packets"], before["packets"] + 1)
 
     def test_next_hop(self):
-        """a route through a next hop, moved to another interface under the flow"""
+        """a route through a nexthop, moved to another interface under the flow"""
         self.a.run("ip addr add 10.77.0.1/32 dev lo")
         self.b.run("ip addr add 10.77.0.1/32 dev lo")
         l7net.ip("route add 10.77.0.0/24 via 10.9.2.2 src 10.9.2.1")

@@ -97,7 +97,7 @@ class Limits(Case):
         self.attacked(attack, destination, **keys)
 
     def test_forged_sources(self):
-        """limits: forged datagrams from 3,000 addresses don't shut out anybody: who was not answered goes first"""
+        """limits: forged datagrams from 3,000 addresses don't block other clients: unanswered sessions are evicted first"""
         self.flooded(inline("Discard"), {"max_sessions": 60}, lambda: forge(9000, unused_sources(3000), rate=1500))
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions"'), 500)
 

@@ -92,7 +92,7 @@ class Server(Case):
                     self.assertEqual(s.recv(70000), data, (host, size))
 
     def test_too_large_for_next_hop(self):
-        """udp: what is too large for the next hop is dropped and counted, never cut"""
+        """udp: what is too large for the next stage is dropped and counted, never cut"""
         echo = UdpEcho(9001, "::1")
         self.start(listener("l", "UDP", 9000, cluster("UDP", 9001, "::1"), address="127.0.0.1"))
         with udp_socket() as s:

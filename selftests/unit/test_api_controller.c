@@ -452,7 +452,7 @@ static void test_body_limit(void **state)
 	free(big);
 }
 
-static void test_strangers_bodies_are_not_kept(void **state)
+static void test_bodies_of_refused_clients_are_not_kept(void **state)
 {
 	struct api_fixture *fx = *state;
 	cJSON *m = request("POST", "/api/v1/clusters", "cluster: {}");
@@ -532,7 +532,7 @@ int main(void)
 	        T(test_answers_survive_their_own_end),
 	        T(test_session_deletes_itself),
 	        T(test_body_limit),
-	        T(test_strangers_bodies_are_not_kept),
+	        T(test_bodies_of_refused_clients_are_not_kept),
 	        T(test_needs_http),
 	        T(test_prometheus),
 	};

@@ -486,7 +486,7 @@ static void test_port_again(void **state)
 }
 
 /*
- * The verdict is made at accept: what was a relay's connection then is one for good, also when the
+ * The verdict is made at accept: what was a relay's connection then stays one, also when the
  * relay's socket is gone and another process has its port. And a local client has to be there.
  */
 static void test_kept(void **state)

@@ -226,7 +226,7 @@ static void test_hash_without_key(void **state)
 	cJSON_Delete(meta);
 }
 
-static void test_hash_twins(void **state)
+static void test_hash_equal_specs(void **state)
 {
 	int count[3] = {0};
 
@@ -356,7 +356,7 @@ int main(void)
 	        cmocka_unit_test_teardown(test_hash_keys, teardown),
 	        cmocka_unit_test_teardown(test_hash_avoid, teardown),
 	        cmocka_unit_test_teardown(test_hash_without_key, teardown),
-	        cmocka_unit_test_teardown(test_hash_twins, teardown),
+	        cmocka_unit_test_teardown(test_hash_equal_specs, teardown),
 	        cmocka_unit_test_teardown(test_hash_extremes, teardown),
 	        cmocka_unit_test_teardown(test_round_robin, teardown),
 	        cmocka_unit_test_teardown(test_round_robin_avoid, teardown),

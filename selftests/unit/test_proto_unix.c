@@ -172,7 +172,7 @@ static void a_file_is_left_alone(void **state)
 	assert_true(S_ISLNK(st.st_mode));
 }
 
-static void somebody_elses_socket_stays(void **state)
+static void socket_of_another_process_stays(void **state)
 {
 	struct pfix *f = *state;
 	struct l7mp_proto_listener *l = pfix_listen(f, UNIX, "l", spec, NULL);
@@ -245,7 +245,7 @@ int main(void)
 	        T(a_stale_socket_is_replaced),
 	        T(a_live_socket_is_left_alone),
 	        T(a_file_is_left_alone),
-	        T(somebody_elses_socket_stays),
+	        T(socket_of_another_process_stays),
 	        T(replaced_without_a_gap),
 	        T(nobody_there),
 	        T(one_change_one_address),

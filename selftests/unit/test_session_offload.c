@@ -267,7 +267,7 @@ static void test_bypassed(void **state)
 	beside(f, src, 1);
 	for (unsigned i = 0; i < 3; i++) {
 		fake_offload_begin(&f->offload, false);
-		/* What may have been under way when it began is no sign. */
+		/* Data that may have been in flight when it began is no sign. */
 		beside(f, src, 20);
 		assert_string_equal(off(f, "state"), "fast");
 		sfix_advance(f, 300);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A request to the admin server on its way from a civetweb thread to the loop, and its answer on
- * the way back.
+ * A request to the admin server, passed from a civetweb thread to the loop, and its answer, passed
+ * back.
  *
  * The thread makes it, and at each step waits for the loop: first the loop says whether the
  * client may be answered at all (before the body is read), then it makes the answer, piece by

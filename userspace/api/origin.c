@@ -219,8 +219,9 @@ static int state_of(int fd)
  * connection is not reset, nobody else can have the other end's place: so our end is looked at
  * after the other one. fd -1: our end is not at hand.
  */
-static enum l7mp_origin of_stranger(struct api_origins *o, int fd, const struct l7mp_addr *peer,
-                                    const struct l7mp_addr *local)
+static enum l7mp_origin of_other_process(struct api_origins *o, int fd,
+                                         const struct l7mp_addr *peer,
+                                         const struct l7mp_addr *local)
 {
 	enum api_peer found = api_host_peer(o->host, peer, local);
 	int state = fd < 0 ? TCP_ESTABLISHED : state_of(fd);
@@ -254,7 +255,7 @@ static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *pee
 	/* It was judged before: this is another client that has the same port now. */
 	if (c)
 		forget_closed(o, c);
-	return of_stranger(o, fd, peer, local);
+	return of_other_process(o, fd, peer, local);
 }
 
 enum l7mp_origin api_origin_of_connection(struct api_origins *o, const struct l7mp_addr *peer,
@@ -270,7 +271,7 @@ enum l7mp_origin api_origin_of_session(struct api_origins *o, const struct l7mp_
 	l7mp_session_client(s, &client);
 	if (client.origin != L7MP_ORIGIN_LOCAL || !client.peer.len)
 		return client.origin;
-	/* A request is carried out for somebody who is there. */
+	/* A request is carried out for a client that still exists. */
 	if (!client.local.len ||
 	    api_host_peer(o->host, &client.peer, &client.local) == API_PEER_GONE)
 		return L7MP_ORIGIN_GONE;

@@ -56,7 +56,7 @@ cJSON *ctl_ask_proxy(const char *command, char *const args[])
 		return NULL;
 	}
 	fflush(stdout);
-	/* If it were ignored, as whoever started us may have it, there would be no status. */
+	/* If it were ignored, as the parent process may have set it, there would be no status. */
 	signal(SIGCHLD, SIG_DFL);
 	child = fork();
 	if (child == 0) {

@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 512 * 1024);
 	/* A write to a closed connection must fail with EPIPE, not end the process. */
 	signal(SIGPIPE, SIG_IGN);
-	/* Whoever starts us may ignore it; then nobody could wait for a process. */
+	/* The parent may ignore it; then no process could be waited for. */
 	signal(SIGCHLD, SIG_DFL);
 
 	switch (l7mp_options_parse(argc, argv, &options)) {

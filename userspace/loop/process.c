@@ -52,7 +52,7 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 
 	(void)events;
 	if (waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED | WNOHANG | WNOWAIT)) {
-		/* Somebody else has reaped it: the descriptor stays readable for good. */
+		/* Other code has reaped it: the descriptor stays readable. */
 		if (errno == ECHILD)
 			exited(p, &(siginfo_t){.si_code = CLD_EXITED, .si_status = 255});
 		return;

@@ -40,7 +40,7 @@ struct l7mp_offload_engine {
 	enum off_state state;
 	char why[300];         /* of the state */
 	bool configured;       /* once, by what the program started with */
-	struct off_load *load; /* under way */
+	struct off_load *load; /* in progress */
 	struct off_pins pins;
 
 	struct off_path path;

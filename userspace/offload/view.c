@@ -184,9 +184,11 @@ static cJSON *flow_stats_json(const struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add_num(o, "handover_late", (double)e->stats->handover_late);
 	rc |= l7mp_json_add_num(o, "next_hops", HASH_COUNT(e->path.nexthops));
 	rc |= l7mp_json_add_num(o, "neighbours", HASH_COUNT(e->path.neighs));
-	rc |= l7mp_json_add_num(o, "sweep_entries", (double)e->table.counter_poll.last_entries);
-	rc |= l7mp_json_add_num(o, "sweep_us", (double)e->table.counter_poll.last_spent_ns / 1e3);
-	rc |= l7mp_json_add_num(o, "sweep_worker_us",
+	rc |= l7mp_json_add_num(o, "counter_poll_entries",
+	                        (double)e->table.counter_poll.last_entries);
+	rc |= l7mp_json_add_num(o, "counter_poll_us",
+	                        (double)e->table.counter_poll.last_spent_ns / 1e3);
+	rc |= l7mp_json_add_num(o, "counter_poll_worker_us",
 	                        (double)e->table.counter_poll.last_read_ns / 1e3);
 	if (!rc)
 		return o;

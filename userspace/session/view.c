@@ -189,7 +189,7 @@ static cJSON *offload_json(const struct l7mp_session *s)
 
 /* ---- metadata ---- */
 
-/* Fields of a request that let whoever reads them act as the client. */
+/* Fields of a request with which a reader could act as the client. */
 static bool is_secret(const char *field)
 {
 	static const char *const secrets[] = {"authorization", "proxy-authorization", "cookie"};

@@ -205,7 +205,7 @@ static const struct l7mp_field session_fields[] = {
         OBJ_R("source", &source, "Where it comes from"),
         OBJ_R("destination", &stage, "Where it goes"),
         ARR_R("ingress", &stage_item, "Transformers on the way there"),
-        ARR_R("egress", &stage_item, "Transformers on the way back"),
+        ARR_R("egress", &stage_item, "Transformers from the destination to the source"),
         {.key = "status",
          .type = L7MP_T_ENUM,
          .flags = L7MP_F_REQUIRED,

@@ -2,7 +2,7 @@
 /*
  * A recursive GET shows whatever an object refers to, and its answer may be put back: inline
  * objects of a draft that are just what the model has under their names are then references to
- * those, whoever owns them. Only what differs is made.
+ * those, whichever object owns them. Only what differs is made.
  */
 #include <errno.h>
 #include <stdlib.h>

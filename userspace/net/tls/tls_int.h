@@ -77,5 +77,5 @@ int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct 
 /* Takes fd. */
 void l7mp_tls_gate_accept(struct l7mp_tls_gate *g, int fd, const struct l7mp_addr *peer,
                           enum l7mp_origin origin);
-/* Drops the handshakes under way. NULL inside is fine. */
+/* Drops the handshakes in progress. NULL inside is fine. */
 void l7mp_tls_gate_free(struct l7mp_tls_gate **g);

@@ -248,14 +248,14 @@ void off_attach_check(struct off_hooks *h, struct off_link *l)
 	if (!what)
 		return;
 	l7mp_log_warn(OFF_MODULE,
-	              "%s: somebody took %s away; it is served again when it changes, or is taken "
+	              "%s: %s was removed; it is served again when it changes, or is taken "
 	              "out of offload_ifs and put in again",
 	              l->name, what);
 	l->lost = true;
 	h->leave(h->arg, l);
 	off_detach(h, l);
 	l->tried = true;
-	snprintf(l->why, sizeof(l->why), "hook-lost: somebody took %s away", what);
+	snprintf(l->why, sizeof(l->why), "hook-lost: %s was removed", what);
 }
 
 void off_attach_update(struct off_hooks *h, struct off_link *l)

@@ -30,7 +30,7 @@ void off_sysctls_init(struct off_sysctls *s);
  * Sets all to 1, remembering what they were. 0 or negative errno (what was set is then restored).
  */
 int off_sysctls_set(struct off_sysctls *s, const char *dir);
-/* Puts back what was changed, unless somebody else has changed it since. */
+/* Restores what was changed, unless it was changed by others since. */
 void off_sysctls_restore(struct off_sysctls *s, const char *dir);
 
 /* ---- the context ---- */
@@ -70,9 +70,9 @@ void off_attach_update_all(struct off_hooks *h);
 void off_attach_retry_all(struct off_hooks *h);
 void off_detach(struct off_hooks *h, struct off_link *l);
 /*
- * Somebody may have changed its tc filters, qdiscs or XDP program. When ours is not there any more,
- * its flows leave and it is not served again before it or offload_ifs changes: who took the program
- * away did not want it. The flows' reason is then L7MP_REASON_HOOK_LOST.
+ * Other programs may have changed its tc filters, qdiscs or XDP program. When ours is not there any
+ * more, its flows leave and it is not served again before it or offload_ifs changes: who took the
+ * program away did not want it. The flows' reason is then L7MP_REASON_HOOK_LOST.
  */
 void off_attach_check(struct off_hooks *h, struct off_link *l);
 bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);

@@ -86,7 +86,7 @@ void off_sysctls_restore(struct off_sysctls *s, const char *dir)
 		if (s->old[i] < 0)
 			continue;
 		rc = sysctl_read(dir, off_sysctl_names[i], &now);
-		/* Not what we wrote: somebody else wants it so. */
+		/* Not what we wrote: another program has set it. */
 		if (!rc && now == 1)
 			rc = sysctl_write(dir, off_sysctl_names[i], s->old[i]);
 		if (rc)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc may be somebody
- * else's, and so may other filters: ours is told by its program.
+ * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc and other
+ * filters may belong to other programs: ours is recognised by its program.
  *
  * Filters run in the order of their preference, the lowest first, and the first one that decides
  * ends it. Ours passes on (TC_ACT_UNSPEC) what it does not take, so it goes in front of what others
@@ -75,7 +75,7 @@ static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, 
 	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = handle, .priority = priority);
 	int rc = bpf_tc_query(&hook, &opts);
 
-	/* Somebody may have put another filter in its place. */
+	/* Another filter may be in its place. */
 	if (rc || (opts.prog_id != id && opts.prog_id != id_l3))
 		return;
 	opts.prog_fd = 0;

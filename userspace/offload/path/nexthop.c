@@ -11,7 +11,8 @@
 
 #define FAILED_KEEP_MS 60000 /* how long a failed nexthop is kept for a session to come back */
 #define FAILED_MAX     4096
-#define FEW            256 /* nexthops of a link that went down: looked up before their flows leave */
+/* nexthops of a link that went down: looked up before their flows leave */
+#define FEW 256
 
 static size_t addr_len(uint8_t family)
 {
@@ -132,7 +133,7 @@ static void mark(struct off_path *p, struct off_nexthop *nh, bool route, bool fi
 {
 	nh->ask_route |= route;
 	if (nh->dirty && !first) {
-		nh->again = nh->looked; /* under way: it has its turn once more, after the others */
+		nh->again = nh->looked; /* in progress: it is done once more, after the others */
 		return;
 	}
 	if (nh->dirty)

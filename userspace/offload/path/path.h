@@ -80,8 +80,8 @@ struct off_link {
 	bool ours;                 /* attached by this process; else found (no_init) */
 	bool made_clsact;          /* we made the qdisc */
 	bool tried;                /* and refused: not tried again before something changes */
-	bool lost;                 /* ... because somebody else took our program away */
-	bool seen;                 /* by the dump that is under way */
+	bool lost;                 /* ... because our program was removed by others */
+	bool seen;                 /* by the present dump */
 	bool tc_changed;           /* its filters or qdiscs may have: to be told after this batch */
 	bool in_devmap;            /* XDP may send out here */
 	uint32_t handle, priority; /* of the tc filter */

@@ -19,10 +19,11 @@
 #include "l7mp/log.h"
 #include "table.h"
 
-#define EVERY_MS   1000
-#define GAP_MS     5    /* between slices: I/O comes first */
-#define SLICE      4096 /* entries a slice: about 1.5 ms of the worker's, 0.2 ms of the loop's time */
-#define FAILED_MAX 20   /* slices in a row, then the sweep ends */
+#define EVERY_MS 1000
+#define GAP_MS   5 /* between slices: I/O comes first */
+/* entries a slice: about 1.5 ms of the worker's, 0.2 ms of the loop's time */
+#define SLICE      4096
+#define FAILED_MAX 20 /* slices in a row, then the poll ends */
 #define BLOCK      32
 
 struct sum {
@@ -230,7 +231,10 @@ static void done(struct off_table *tbl)
 	(void)l7mp_timer_start(tbl->loop, &s->timer, next > now ? next - now : 1);
 }
 
-/* Is the sweep over? What the kernel could not do just now (a lock, memory) is tried again. */
+/*
+ * Whether the poll is complete. What the kernel could not do just now (a lock, memory) is tried
+ * again.
+ */
 static bool last(struct off_counter_poll *s, int rc)
 {
 	if (rc == -ENOENT)

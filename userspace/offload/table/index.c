@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of our own: from a key of the maps to its side of a flow. The sweep asks it
+ * A hash table of our own: from a key of the maps to its direction of a flow. The poll uses it
  * for every entry once a second, so it is one that costs two misses of the cache: open
  * addressing, at most half full, hashes beside the pointers (so that growing reads no sides), and
  * the key beside the counters.

@@ -53,11 +53,11 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 
 struct off_direction {
 	struct l7mp_flow_key key;
-	struct l7mp_flow_counters now; /* beside the key: the sweep touches both */
+	struct l7mp_flow_counters now; /* beside the key: the poll touches both */
 	struct l7mp_flow_action action;
 	struct l7mp_flow *flow;
 	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
-	uint64_t born;  /* the sweep's serial number then */
+	uint64_t born;  /* the poll's serial number then */
 };
 
 struct l7mp_flow {
@@ -126,7 +126,7 @@ struct off_counter_poll {
 	bool running;
 	unsigned failed; /* slices in a row */
 	uint64_t begun_ms;
-	/* of this sweep and of the last one: the loop's time, the worker's time, entries */
+	/* of this poll and of the last one: the loop's time, the worker's time, entries */
 	uint64_t spent_ns, read_ns, entries;
 	uint64_t last_spent_ns, last_read_ns, last_entries;
 	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */

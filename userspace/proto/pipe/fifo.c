@@ -53,7 +53,7 @@ static int create(struct fifo *f)
 	return S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
 }
 
-/* Does somebody read it? Another proxy of this user may have made it, and still run. */
+/* Whether it has a reader. Another proxy of this user may have made it, and still run. */
 static bool has_reader(const char *path)
 {
 	int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
