@@ -202,9 +202,9 @@ static const char *const session_states[] = {"INIT",       "CONNECTED", "DISCONN
 static const struct l7mp_field session_fields[] = {
         STR_R("name", "The session's name"),
         OBJ_R("metadata", NULL, "What is known of it: addresses, ports, HTTP request ..."),
-        OBJ_R("source", &source, "Where it comes from"),
-        OBJ_R("destination", &stage, "Where it goes"),
-        ARR_R("ingress", &stage_item, "Transformers on the way there"),
+        OBJ_R("source", &source, "The source"),
+        OBJ_R("destination", &stage, "The destination"),
+        ARR_R("ingress", &stage_item, "Transformers from the source to the destination"),
         ARR_R("egress", &stage_item, "Transformers from the destination to the source"),
         {.key = "status",
          .type = L7MP_T_ENUM,
