@@ -27,7 +27,9 @@ enum l7mp_buf_flags {
 	 * leaves with `hops` as its TTL, so that it can't go round for ever.
 	 */
 	L7MP_BUF_HOPS = 1 << 1,
+	L7MP_BUF_TOS = 1 << 2, /* came by UDP with the TOS byte in the bits from here on: */
 };
+#define L7MP_BUF_TOS_SHIFT 8
 
 struct l7mp_buf {
 	uint8_t *data;  /* first payload byte */

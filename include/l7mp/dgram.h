@@ -32,7 +32,9 @@ enum l7mp_dgram_flags {
 	 * with a struct virtio_net_hdr.
 	 */
 	L7MP_DGRAM_VNET = 1 << 5,
-	L7MP_DGRAM_HOPS = 1 << 6, /* UDP: sets the `hops` of received buffers */
+	L7MP_DGRAM_HOPS = 1 << 6,     /* UDP: sets the `hops` of received buffers */
+	L7MP_DGRAM_RECV_TOS = 1 << 7, /* UDP: note TOS or traffic class in the buffer's flags */
+	L7MP_DGRAM_SEND_TOS = 1 << 8, /* UDP: send with the one in the buffer's flags, if any */
 };
 
 struct l7mp_dgram_ops {
@@ -101,6 +103,11 @@ void l7mp_dgram_flush(struct l7mp_dgram *d);
 size_t l7mp_dgram_drain(struct l7mp_dgram *d);
 /* Returns the descriptor, which stays the engine's. */
 int l7mp_dgram_fd(const struct l7mp_dgram *d);
+/*
+ * UDP: switches L7MP_DGRAM_SEND_TOS. Once it was on for a socket of the loop, sockets that are made
+ * on it later note TOS, so that there is one to send.
+ */
+void l7mp_dgram_send_tos(struct l7mp_dgram *dgram, bool on);
 /*
  * Returns how many bytes of the send queue the kernel has refused so far (EAGAIN). When this is not
  * 0, `drain` will be called.

@@ -65,6 +65,7 @@ struct l7mp_flow_end {
 	struct l7mp_addr local;  /* where the peer sends to; with port */
 	struct l7mp_addr remote; /* the peer; with port */
 	uint32_t ifindex;        /* AF_PACKET: the interface; else 0, a route lookup finds it */
+	bool keep_tos;           /* what the socket sends keeps the TOS that it came with */
 	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
 	bool json_up;            /* what it receives and begins with { must come to user space */
 };

@@ -172,10 +172,13 @@ class Ingress(unittest.TestCase):
             self.assertEqual([f["tos"] for f in slow], [tos_up, tos_down])
 
     def test_header_fields(self):
-        """TOS, DF and flow label are the same before and after the hand-over, by default and with options.dscp"""
+        """TOS, DF and flow label are the same before and after the hand-over, whatever options.dscp is"""
         for v6 in (False, True):
             self.compare_fields(v6, {}, {}, 0, 0)
             self.compare_fields(v6, {"dscp": 46}, {"dscp": 10}, 10 << 2, 46 << 2)
+            self.compare_fields(v6, {"dscp": "pass"}, {"dscp": "pass"}, 0x49, 0x49)
+            self.compare_fields(v6, {}, {"dscp": "pass"}, 0x49, 0)
+            self.compare_fields(v6, {"dscp": "pass"}, {}, 0, 0x49)
 
 
 if __name__ == "__main__":

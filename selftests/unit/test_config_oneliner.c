@@ -137,6 +137,9 @@ static void commands(void **state)
 static void options(void **state)
 {
 	(void)state;
+	expect("UDP-L:1,dscp=pass", "UDP:h:2",
+	       "{'protocol':'UDP','port':1,'options':{'dscp':'pass'}}",
+	       "{'protocol':'UDP','port':2}", "'h'");
 	expect("UDP-L:1,dscp=46,rcvbuf=65536,reuseport,connect=10.0.0.1,mode=singleton",
 	       "UDP:h:2,tos=0x28",
 	       "{'protocol':'UDP','port':1,'connect':{'address':'10.0.0.1'},'options':{'dscp':46,"

@@ -56,6 +56,8 @@ struct dg_msg {
 	uint8_t from_family;
 	uint8_t hops; /* the TTL to leave with; 0: the socket's */
 	bool plain;   /* never as a part of a GSO send */
+	bool has_tos;
+	uint8_t tos;
 	bool retried; /* was sent again after an error that an earlier datagram had caused */
 	uint32_t from_ifindex;
 	struct in6_addr from; /* mapped when the socket is IPv6, else the first 4 bytes */
@@ -100,15 +102,16 @@ struct l7mp_dgram {
 	struct l7mp_timer timer; /* for UNIX receivers that are full */
 };
 
-/* Room for one packet-info and two integer messages, and for PACKET_AUXDATA. */
+/* Room for packet info of both families and three integer messages, and for PACKET_AUXDATA. */
 union dg_control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(struct in_pktinfo)) +
-	           2 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
+	           3 * CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(uint32_t))];
 };
 
 /* Buffers of a batch, shared by all sockets of the loop, so that an idle socket needs none. */
 struct l7mp_dgram_shared {
+	bool tos_wanted; /* some socket sends with the TOS that another one received */
 	/* receiving: entries [0, dirty) were used and have to be set up again */
 	size_t dirty, size;
 	bool has_name, has_control;
@@ -174,6 +177,7 @@ struct dg_info {
 	uint32_t overflow; /* datagrams that the kernel dropped since the socket was made */
 	bool cred;
 	struct ucred ucred;
+	uint32_t tos; /* flags of the buffer: L7MP_BUF_TOS and the byte; 0: none */
 	bool vlan;
 	uint16_t vlan_tci, vlan_tpid;
 };
@@ -264,6 +268,16 @@ static uint8_t parse_hops(const struct cmsghdr *c)
 	return n > 0 && n <= UINT8_MAX ? (uint8_t)n : 0;
 }
 
+/* One byte in IPv4, an integer in IPv6. */
+static void parse_tos(const struct cmsghdr *c, struct dg_info *info)
+{
+	int tos = *(const uint8_t *)CMSG_DATA(c);
+
+	if (c->cmsg_level == IPPROTO_IPV6)
+		memcpy(&tos, CMSG_DATA(c), sizeof(tos));
+	info->tos = L7MP_BUF_TOS | (uint32_t)(tos & 0xff) << L7MP_BUF_TOS_SHIFT;
+}
+
 static void dg_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_info *info,
                           struct l7mp_addr *to)
 {
@@ -277,6 +291,9 @@ static void dg_cmsg_parse(struct l7mp_dgram *d, struct msghdr *msg, struct dg_in
 		else if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TTL) ||
 		         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_HOPLIMIT))
 			info->hops = parse_hops(c);
+		else if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) ||
+		         (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS))
+			parse_tos(c, info);
 		else if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
 			memcpy(&info->gso_size, CMSG_DATA(c), sizeof(int));
 		else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_RXQ_OVFL) {
@@ -330,6 +347,14 @@ static void dg_cmsg_build(const struct l7mp_dgram *d, const struct dg_msg *m, in
 		uint16_t size = (uint16_t)gso_size;
 
 		len = put(room, len, SOL_UDP, UDP_SEGMENT, &size, sizeof(size));
+	}
+	if (m->has_tos) {
+		const struct in6_addr *to = m->to_len ? &m->to.in6.sin6_addr : NULL;
+		bool v4 = d->family == AF_INET || (to && IN6_IS_ADDR_V4MAPPED(to));
+		int tos = m->tos;
+
+		len = put(room, len, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TOS : IPV6_TCLASS,
+		          &tos, sizeof(tos));
 	}
 	msg->msg_control = len ? room->bytes : NULL;
 	msg->msg_controllen = len;
@@ -484,6 +509,7 @@ static void deliver(struct l7mp_dgram *d, struct l7mp_buf *whole, const struct d
 			continue;
 		}
 		buf->hops = info->hops;
+		buf->flags |= info->tos;
 		if (info->vlan)
 			put_vlan(d, buf, info);
 		d->ops->recv(d->arg, buf, from, to);
@@ -678,6 +704,8 @@ int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7m
 	m->repeats = 0;
 	m->err = 0;
 	m->plain = m->retried = false;
+	m->has_tos = d->flags & L7MP_DGRAM_SEND_TOS && buf->flags & L7MP_BUF_TOS;
+	m->tos = m->has_tos ? (uint8_t)(buf->flags >> L7MP_BUF_TOS_SHIFT) : 0;
 	dg_queue_push(&d->queue, m);
 	d->queued++;
 	d->queued_bytes += m->len + DG_COST;
@@ -704,7 +732,8 @@ static bool same_to(const struct dg_msg *a, const struct dg_msg *b)
 
 static bool same_path(const struct dg_msg *a, const struct dg_msg *b)
 {
-	return same_to(a, b) && a->hops == b->hops && a->from_family == b->from_family &&
+	return same_to(a, b) && a->hops == b->hops && a->has_tos == b->has_tos &&
+	       a->tos == b->tos && a->from_family == b->from_family &&
 	       a->from_ifindex == b->from_ifindex &&
 	       (!a->from_family || !memcmp(&a->from, &b->from, sizeof(a->from)));
 }
@@ -752,7 +781,7 @@ static unsigned build(struct l7mp_dgram *d, unsigned limit)
 			msg->msg_name = m->un ? (void *)m->un : (void *)&m->to;
 			msg->msg_namelen = m->to_len;
 		}
-		if (m->from_family || m->hops || run > 1)
+		if (m->from_family || m->hops || m->has_tos || run > 1)
 			dg_cmsg_build(d, m, run > 1 ? (int)m->len : 0, &sh->scontrol[n], msg);
 		sh->group[n] = (uint16_t)run;
 		for (; run; run--, m = m->next)
@@ -1105,9 +1134,12 @@ static int set_options(struct l7mp_dgram *d)
 {
 	int on = 1, fd = d->io.fd;
 
+	if (d->loop->dgram->tos_wanted)
+		d->flags |= L7MP_DGRAM_RECV_TOS;
 	if (!d->udp)
-		d->flags &= ~(unsigned)(L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO);
-	/* VLAN tags that the NIC removed are in a control message. */
+		d->flags &= ~(unsigned)(L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO |
+		                        L7MP_DGRAM_RECV_TOS);
+	/* VLAN tags that the card took off come beside the frame. */
 	if (d->family == AF_PACKET)
 		(void)setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on));
 	if (d->family != AF_PACKET)
@@ -1128,6 +1160,12 @@ static int set_options(struct l7mp_dgram *d)
 	if ((d->flags & L7MP_DGRAM_PKTINFO) &&
 	    setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on)))
 		return -errno;
+	if (d->flags & L7MP_DGRAM_RECV_TOS) {
+		/* IPv4 also on IPv6 sockets, for the IPv4 peers of a dual-stack one. */
+		(void)setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &on, sizeof(on));
+		if (d->family == AF_INET6)
+			(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, &on, sizeof(on));
+	}
 	/* A kernel without these still relays. A dual-stack socket needs both for the TTL. */
 	if (d->udp && (d->flags & L7MP_DGRAM_HOPS)) {
 		(void)setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &on, sizeof(on));
@@ -1181,6 +1219,15 @@ void l7mp_dgram_read(struct l7mp_dgram *d, bool on)
 {
 	d->reading = on;
 	dg_watch(d);
+}
+
+void l7mp_dgram_send_tos(struct l7mp_dgram *d, bool on)
+{
+	d->flags &= ~(unsigned)L7MP_DGRAM_SEND_TOS;
+	if (!on || !d->udp)
+		return;
+	d->flags |= L7MP_DGRAM_SEND_TOS;
+	d->loop->dgram->tos_wanted = true;
 }
 
 int l7mp_dgram_fd(const struct l7mp_dgram *d)

@@ -122,11 +122,17 @@ int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out)
 
 /* ---- socket options ---- */
 
+static const char *const pass[] = {"pass", NULL};
+static const struct l7mp_field dscp_number = {.type = L7MP_T_INT, .min = 0, .max = 63};
+static const struct l7mp_field dscp_pass = {.type = L7MP_T_ENUM, .values = pass};
+const struct l7mp_field *const l7mp_dscp_alternatives[] = {&dscp_number, &dscp_pass, NULL};
+
 void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *out)
 {
 	out->rcvbuf = (int)l7mp_json_num(options, "rcvbuf", 0);
 	out->sndbuf = (int)l7mp_json_num(options, "sndbuf", 0);
 	out->dscp = (int)l7mp_json_num(options, "dscp", 0);
+	out->dscp_pass = l7mp_json_str(options, "dscp", NULL) != NULL;
 	out->reuseport = l7mp_json_bool(options, "reuseport", false);
 }
 

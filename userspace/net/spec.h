@@ -99,6 +99,9 @@ extern const struct l7mp_field *const l7mp_unix_modes[], *const l7mp_unix_owners
 
 /* ---- keys of `options` ---- */
 
+/* A number in 0..63, or "pass". */
+extern const struct l7mp_field *const l7mp_dscp_alternatives[];
+
 #define L7MP_SPEC_RCVBUF(text)                                                                \
 	{                                                                                     \
 		.key = "rcvbuf", .type = L7MP_T_INT, .min = 4096, .max = 1 << 30, .doc = text \
@@ -108,10 +111,12 @@ extern const struct l7mp_field *const l7mp_unix_modes[], *const l7mp_unix_owners
 		.key = "sndbuf", .type = L7MP_T_INT, .min = 4096, .max = 1 << 30, \
 		.doc = "the socket's send buffer in bytes"                        \
 	}
-#define L7MP_SPEC_DSCP                                                              \
-	{                                                                           \
-		.key = "dscp", .type = L7MP_T_INT, .min = 0, .max = 63, .def = "0", \
-		.doc = "DSCP of what is sent, in user space and in the kernel"      \
+#define L7MP_SPEC_DSCP                                                                          \
+	{                                                                                       \
+		.key = "dscp", .type = L7MP_T_ONEOF, .alternatives = l7mp_dscp_alternatives,    \
+		.def = "0",                                                                     \
+		.doc = "DSCP of what is sent, in user space and in the kernel; pass: DSCP and " \
+		       "ECN of what came in by UDP"                                             \
 	}
 #define L7MP_SPEC_REUSEPORT                                                                      \
 	{                                                                                        \
@@ -167,7 +172,8 @@ int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
 
 struct l7mp_socket_options {
 	int rcvbuf, sndbuf; /* bytes; 0: the system's default */
-	int dscp;           /* of what is sent */
+	int dscp;           /* of what is sent, with `pass` where nothing is known */
+	bool dscp_pass;     /* DSCP and ECN of what is sent are those with which it came */
 	bool reuseport;
 };
 /* From `options`, which may be NULL. */

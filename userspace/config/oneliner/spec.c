@@ -329,6 +329,12 @@ static int renamed(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_
 
 		if (!p)
 			continue;
+		if (!i && p->value && !strcasecmp(p->value, "pass")) { /* dscp */
+			rc = put_str(e->spec, names[i].pointer, "pass", err);
+			if (rc)
+				return rc;
+			continue;
+		}
 		if (!names[i].max && !p->value)
 			return oneliner_wrong(t, err, p->at, "%s: expected a value", p->name);
 		rc = names[i].max ? number(t, p, names[i].max, &n, err) : 0;

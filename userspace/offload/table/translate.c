@@ -147,6 +147,8 @@ void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end 
                          const struct l7mp_flow_end *to)
 {
 	a->tos = to->tos;
+	if (to->keep_tos)
+		a->flags |= L7MP_FLOW_KEEP_TOS;
 	if (from->json_up)
 		a->flags |= L7MP_FLOW_JSON_UP;
 }

@@ -30,6 +30,7 @@ struct udp_socket {
 	struct l7mp_bind_addr bind_addr;
 	unsigned ifindex; /* a multicast address: of the group's interface; 0: by route */
 	uint8_t tos;      /* of what it sends: options.dscp */
+	bool keep_tos;
 };
 
 struct udp_listener {
@@ -352,6 +353,7 @@ static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 	} else {
 		out->tos = ((struct udp_socket *)p->socket)->tos;
+		out->keep_tos = ((struct udp_socket *)p->socket)->keep_tos;
 		out->kind = L7MP_FLOW_SOCKET;
 		out->reason = L7MP_REASON_NONE;
 		out->l4 = IPPROTO_UDP;
@@ -452,6 +454,13 @@ static int read_interface(struct udp_listener *l, const cJSON *spec, struct l7mp
 	                      "options.multicast_interface: there is no interface \"%.64s\"", name);
 }
 
+static void set_tos(struct udp_socket *s, const struct l7mp_socket_options *options)
+{
+	s->tos = l7mp_socket_options_tos(options);
+	s->keep_tos = options->dscp_pass;
+	l7mp_dgram_send_tos(s->shared.dgram, options->dscp_pass);
+}
+
 /* A reference to a socket for `want`: one that is free, or a new one. */
 static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
                       const struct l7mp_listen *params, struct udp_listener *l,
@@ -482,7 +491,7 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 	}
 	rc = l7mp_shared_socket_init(&s->shared, &shared_ops, params->env, table, fd,
 	                             L7MP_DGRAM_PKTINFO | L7MP_DGRAM_GRO | L7MP_DGRAM_GSO |
-	                                     L7MP_DGRAM_HOPS,
+	                                     L7MP_DGRAM_HOPS | L7MP_DGRAM_RECV_TOS,
 	                             UINT16_MAX, &dgram_ops);
 	if (rc) {
 		free(s);
@@ -495,7 +504,7 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 		l7mp_shared_socket_unref(&s->shared);
 		return rc;
 	}
-	s->tos = l7mp_socket_options_tos(options);
+	set_tos(s, options);
 	l7mp_shared_socket_publish(&s->shared, l7mp_addr_port(&s->bind_addr.addr));
 	*out = &s->shared;
 	return 0;
@@ -596,7 +605,7 @@ static void udp_activate(struct l7mp_proto_listener *base)
 
 	/* The socket may be a predecessor's, with other options; a new one has them already. */
 	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &l->options);
-	s->tos = l7mp_socket_options_tos(&l->options);
+	set_tos(s, &l->options);
 	if (s->ifindex != l->ifindex)
 		(void)membership(s, s->ifindex, false);
 	s->ifindex = l->ifindex;

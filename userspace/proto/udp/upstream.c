@@ -380,6 +380,7 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->kind = L7MP_FLOW_SOCKET;
 	out->l4 = IPPROTO_UDP;
 	out->tos = l7mp_socket_options_tos(&u->options);
+	out->keep_tos = u->options.dscp_pass;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
 }
 
@@ -491,6 +492,7 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	                    &dgram_ops, u, &dgram);
 	if (rc)
 		return rc;
+	l7mp_dgram_send_tos(dgram, u->options.dscp_pass);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
 	u->dgram = dgram;
