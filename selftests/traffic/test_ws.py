@@ -82,6 +82,19 @@ class WebSocket(Case):
         self.assertIn(told[1], ("b", "c"))  # as the server's library prefers
         self.assertEqual(told[:1] + told[2:], ["b", None, "c", None, "y", None, None])
 
+    def test_bind(self):
+        """ws: a cluster's bind address and port are what the upstream sees"""
+        server = WsServer(9001)
+        self.start(listener("l", "WebSocket", 9000, cluster("WebSocket", 9001,
+                                                            bind={"address": "127.0.0.77", "port": 9555})))
+
+        async def go():
+            async with client(9000) as ws:
+                await ws.send("x")
+                self.assertEqual(await ws.recv(), "x")
+        timed(go())
+        self.assertEqual(server.peers[0].remote_address[:2], ("127.0.0.77", 9555))
+
     def test_deflate_declined(self):
         """ws: clients and servers that would compress are not agreed with, and all works uncompressed"""
         server = WsServer(9001, compression="deflate", max_size=None)
