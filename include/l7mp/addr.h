@@ -69,6 +69,12 @@ bool l7mp_addr_equal(const struct l7mp_addr *a, const struct l7mp_addr *b);
 bool l7mp_addr_equal_ip(const struct l7mp_addr *a, const struct l7mp_addr *b);
 /* Returns whether this is 0.0.0.0 or ::. */
 bool l7mp_addr_is_any(const struct l7mp_addr *a);
+/*
+ * A network like "10.0.0.0/8" or "fd00::/8"; without a prefix length it is that one address. 0 or
+ * -EINVAL.
+ */
+int l7mp_addr_parse_net(const char *text, struct l7mp_addr *net, unsigned *bits);
+bool l7mp_addr_in_net(const struct l7mp_addr *a, const struct l7mp_addr *net, unsigned bits);
 /* 224.0.0.0/4 or ff00::/8. */
 bool l7mp_addr_is_multicast(const struct l7mp_addr *a);
 /* Returns whether this is in 127.0.0.0/8 or is ::1. */

@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "l7mp/addr.h"
 #include "l7mp/error.h"
 #include "l7mp/hash.h"
 #include "l7mp/json.h"
@@ -70,6 +71,8 @@ struct l7mp_listener {
 	uint32_t track_ms;       /* how long ended sessions stay listed */
 	uint32_t max_sessions;   /* of this listener; 0: only the limits of the process hold */
 	int64_t idle_timeout_ms; /* -1: the protocol's default; 0: never */
+	struct l7mp_addr range;  /* options.range: whose clients are admitted; len 0: all */
+	unsigned range_bits;
 	enum l7mp_offload_policy offload;
 };
 

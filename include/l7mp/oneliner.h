@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "l7mp/error.h"
@@ -22,7 +23,10 @@ struct l7mp_oneliner {
 	size_t n_via;
 	const char *const *back;
 	size_t n_back;
-	const char *api; /* "[ADDRESS:]PORT" of the REST API; NULL: none */
+	/* What goes the other way is discarded: from the second (-u), from the first (-U). */
+	bool only_forth, only_back;
+	double idle_timeout; /* seconds without traffic (-T); 0: not given */
+	const char *api;     /* "[ADDRESS:]PORT" of the REST API; NULL: none */
 };
 
 /*

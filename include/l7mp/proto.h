@@ -28,6 +28,11 @@ struct l7mp_env {
 	void **states;            /* one for each entry of protos; see l7mp_proto_state */
 	struct l7mp_model *model; /* for api/ clusters only */
 	void *app;                /* for api/ clusters only */
+	/*
+	 * Ends the program as SIGTERM does, with this exit status, not from inside the call.
+	 * NULL: it can't be ended.
+	 */
+	void (*quit)(struct l7mp_env *env, int status);
 };
 /*
  * What counts for limits.max_memory: sessions and connections at what they cost on average, buffers

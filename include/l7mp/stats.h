@@ -42,6 +42,7 @@
 	X(MAX_PROCESSES, "max_processes", "processes of STDIO-fork clusters")                   \
 	X(MAX_MEMORY, "max_memory", "bytes of sessions, buffers and unfinished messages")       \
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
+	X(RANGE, "range", "clients outside of a listener's options.range")                      \
 	X(TLS, "tls", "TLS handshakes of clients that failed")
 
 #define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,

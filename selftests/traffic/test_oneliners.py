@@ -3,6 +3,7 @@
 """One-liners with real peers: every row of the table in docs/oneliners.md, run as it stands there (but
 for paths and what a row can't know), and what the command line answers to nonsense."""
 import asyncio
+import contextlib
 import os
 import pathlib
 import re
@@ -315,6 +316,53 @@ class Rows(unittest.TestCase):
         """WebSocket to a process"""
         with self.proxy("l7mp-proxy ws-l:127.0.0.1:5000 exec:cat"):
             self.assertEqual(ws_echo(), PAYLOAD)
+
+    def client(self, command, data, expect, status=0, *args):
+        """The standard input as a client: what comes out, and that it ends by itself."""
+        self.assertIn(command, rows())
+        tested.add(command)
+        r = subprocess.run([l7test.program("l7mp-proxy"), "-l", "error", *args, *shlex.split(command)[1:]], input=data,
+                           capture_output=True, timeout=120)
+        self.assertEqual((r.returncode, r.stdout), (status, expect), r.stderr)
+
+    def test_client(self):
+        """the standard input as the first address is a client, which ends with its session"""
+        command = "l7mp-proxy - TCP:127.0.0.1:6000"
+        self.client(command, b"nobody", b"", 1)
+        with tcp_echo():
+            self.client(command, PAYLOAD, PAYLOAD)
+        with Socat("-u", "EXEC:echo goodbye", "TCP-LISTEN:6000,reuseaddr", ready=listens(6000)):
+            # The other end has finished; the input has not.
+            with subprocess.Popen([l7test.program("l7mp-proxy"), "-l", "error", "-", "TCP:127.0.0.1:6000"],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+                self.assertEqual(p.stdout.read(), b"goodbye\n")
+                self.assertEqual(p.wait(60), 0)
+        with contextlib.closing(l7test.UdpEcho(6000)):
+            r = subprocess.run([l7test.program("l7mp-proxy"), "-l", "error", "-", "UDP:localhost:6000"], input=b"datagram",
+                               capture_output=True, timeout=120)
+            self.assertEqual((r.returncode, r.stdout), (0, b"datagram"))
+
+    def test_one_way(self):
+        """-u: nothing comes back; range and max-children refuse"""
+        command = "l7mp-proxy -u TCP-LISTEN:5000 TCP:127.0.0.1:6000"
+        with tcp_echo(), self.proxy(command):
+            self.assertEqual(socat("TCP:127.0.0.1:5000"), b"")
+        for option in ("range=10.0.0.0/8", "range=127.0.0.2"):
+            with tcp_echo(), Proxy(f"l7mp-proxy TCP-LISTEN:5000,{option} TCP:127.0.0.1:6000", self.dir):
+                self.assertEqual(socat("TCP:127.0.0.1:5000"), b"")
+        with tcp_echo(), Proxy("l7mp-proxy TCP-LISTEN:5000,range=127.0.0.0/30,max-children=1 TCP:127.0.0.1:6000", self.dir):
+            with socket.create_connection(("127.0.0.1", 5000), 30) as s:
+                s.sendall(b"x")
+                self.assertEqual(s.recv(1), b"x")
+                self.assertEqual(socat("TCP:127.0.0.1:5000"), b"")
+
+    def test_idle(self):
+        """-T: a session without traffic ends"""
+        with tcp_echo(), Proxy("l7mp-proxy -T 0.5 TCP-LISTEN:5000 TCP:127.0.0.1:6000", self.dir):
+            with socket.create_connection(("127.0.0.1", 5000), 60) as s:
+                s.sendall(b"x")
+                self.assertEqual(s.recv(1), b"x")
+                self.assertEqual(s.recv(1), b"")
 
     def test_zz_all_rows(self):
         """docs/oneliners.md: no row without a test"""

@@ -20,7 +20,10 @@ static const struct l7mp_field tcp_listener_fields[] = {{.key = "address", .type
                                                         {.key = "tls", .type = L7MP_T_OBJECT},
                                                         {0}};
 static const struct l7mp_schema tcp_listener = {.name = "tl", .fields = tcp_listener_fields};
-static const struct l7mp_field logger_fields[] = {{.key = "log_file", .type = L7MP_T_STRING}, {0}};
+static const struct l7mp_field logger_fields[] = {{.key = "log_file", .type = L7MP_T_STRING},
+                                                  {.key = "log_prefix", .type = L7MP_T_STRING},
+                                                  {.key = "log_time", .type = L7MP_T_BOOL},
+                                                  {0}};
 static const struct l7mp_schema logger_spec = {.name = "lc", .fields = logger_fields};
 static const struct l7mp_protodesc tcp = {.name = "TCP",
                                           .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
@@ -152,9 +155,9 @@ static void options(void **state)
 	       "{'protocol':'TCP','port':1,'tls':{'cert':'/c','key':'/k'}}",
 	       "{'protocol':'TCP','port':2,'tls':{'insecure':true}}", "'h'");
 	/* Keys of the spec, also inside of objects, with JSON values. */
-	expect("TCP-L:1,tls.cert=/c,tls.x=7", "LOGGER,log_file=\"/a,b\"",
+	expect("TCP-L:1,tls.cert=/c,tls.x=7", "LOGGER,log_time=false,log_file=\"/a,b\"",
 	       "{'protocol':'TCP','port':1,'tls':{'cert':'/c','x':7}}",
-	       "{'protocol':'Logger','log_file':'/a,b'}", NULL);
+	       "{'protocol':'Logger','log_time':false,'log_file':'/a,b'}", NULL);
 }
 
 static void retry_and_idle(void **state)
@@ -214,6 +217,59 @@ static void chains_and_api(void **state)
 	cJSON_Delete(c);
 }
 
+/* The standard input as the first address: a client. */
+static void standard_input_is_a_client(void **state)
+{
+	(void)state;
+	expect("-", "TCP:h:1,nodelay,keepalive=1", "{'protocol':'Stdio','exit':true}",
+	       "{'protocol':'TCP','port':1}", "'h'");
+	expect("STDIO", "UDP:h:1", "{'protocol':'Stdio','exit':true,'linger':0.5}",
+	       "{'protocol':'UDP','port':1}", "'h'");
+	expect("-", "EXEC:cat", "{'protocol':'Stdio','exit':true}",
+	       "{'protocol':'STDIO-fork','command':['cat']}", NULL);
+}
+
+static void one_way_and_limits(void **state)
+{
+	static const char *const via[] = {"LOGGER"}, *const back[] = {"LOGGER,log_prefix=x"};
+	struct l7mp_oneliner o = {.first = "TCP-L:1,range=10.0.0.0/8,max-children=7",
+	                          .second = "TCP:h:2",
+	                          .via = via,
+	                          .n_via = 1,
+	                          .only_forth = true,
+	                          .idle_timeout = 2.5};
+	struct l7mp_error err;
+	cJSON *c = l7mp_oneliner_config(&registry, &o, &err), *options, *spec;
+
+	(void)state;
+	assert_non_null(c);
+	options = l7mp_json_get(c, "listeners/0/options");
+	assert_string_equal(l7mp_json_str(options, "range", ""), "10.0.0.0/8");
+	assert_int_equal(l7mp_json_num(options, "max_sessions", 0), 7);
+	assert_true(l7mp_json_num(options, "idle_timeout", 0) == 2.5);
+	spec = l7mp_json_get(c, ROUTE "/ingress/0/spec");
+	assert_string_equal(l7mp_json_str(spec, "log_prefix", ""), "> ");
+	assert_true(l7mp_json_bool(spec, "log_time", false));
+	assert_string_equal(l7mp_json_str(l7mp_json_get(c, ROUTE "/egress/0/spec"), "protocol", ""),
+	                    "Discard");
+	cJSON_Delete(c);
+	/* The other way, and the listener comes second. */
+	o.first = "-";
+	o.second = "TCP-L:1";
+	o.n_via = 0;
+	o.back = back;
+	o.n_back = 1;
+	o.only_forth = false;
+	o.only_back = true;
+	c = l7mp_oneliner_config(&registry, &o, &err);
+	assert_non_null(c);
+	spec = l7mp_json_get(c, ROUTE "/ingress/0/spec");
+	assert_string_equal(l7mp_json_str(spec, "log_prefix", ""), "x");
+	assert_string_equal(l7mp_json_str(l7mp_json_get(c, ROUTE "/egress/0/spec"), "protocol", ""),
+	                    "Discard");
+	cJSON_Delete(c);
+}
+
 static void errors_name_argument_and_position(void **state)
 {
 	static const struct {
@@ -239,7 +295,7 @@ static void errors_name_argument_and_position(void **state)
 	        {"TCP-LISTEN:1", "BOGUS:2", "argument 2 ('BOGUS:2'), at 1: unknown address type"},
 	        {"", "-", "at 1: expected an address"},
 	        {"-:x", "TCP-L:1", "at 3: - takes nothing after the colon"},
-	        {"-", "TCP:h:1", "one of the two addresses has to listen"},
+	        {"ECHO", "TCP:h:1", "one of the two addresses has to listen"},
 	        {"TCP-L:1", "TCP-L:2", "one of the two addresses has to connect"},
 	        {"OPENSSL-LISTEN:1", "-", "expected the option cert=FILE"},
 	        {"UDP-L:1,dscp=64", "-", "at 14: dscp: expected a number in 0..63"},
@@ -249,6 +305,16 @@ static void errors_name_argument_and_position(void **state)
 	        {"UDP-L:1,tos=lowdelay", "-", "at 13: tos: expected a number in 0..255"},
 	        {"UDP-L:1,tos=0x10z", "-", "at 13: tos: expected a number in 0..255"},
 	        {"UDP-L:1,tos=-1", "-", "at 13: tos: expected a number in 0..255"},
+	        {"TCP-L:1,keepalive=0", "-", "at 19: keepalive is always on"},
+	        {"TCP-L:1,nodelay=no", "-", "at 17: nodelay is always on"},
+	        {"TCP-L:1,fork=0", "-", "at 14: fork is always on"},
+	        {"TCP-L:1", "TCP:h:1,keepalive=0", "at 19: keepalive is always on"},
+	        {"TCP-L:1,range=10.0.0.0/33", "-", "at 15: range: expected a network"},
+	        {"TCP-L:1,range", "-", "at 9: range: expected a network"},
+	        {"TCP-L:1,max-children=x", "-", "at 22: max-children: expected a number"},
+	        {"TCP-L:1,mode=600", "-", "at 9: TCP-L has no option 'mode'"},
+	        {"UDP-L:1,keepalive", "-", "at 9: UDP-L has no option 'keepalive'"},
+	        {"-,frob", "TCP:h:1", "at 3: - has no option 'frob'"},
 	        {"JSONSOCKET-LISTEN:EXEC:x", "-", "'EXEC' can't carry a JSONSocket here"},
 	};
 
@@ -327,6 +393,8 @@ int main(void)
 	        cmocka_unit_test(options),
 	        cmocka_unit_test(retry_and_idle),
 	        cmocka_unit_test(chains_and_api),
+	        cmocka_unit_test(standard_input_is_a_client),
+	        cmocka_unit_test(one_way_and_limits),
 	        cmocka_unit_test(errors_name_argument_and_position),
 	        cmocka_unit_test(findings_are_traced_back),
 	        cmocka_unit_test(any_text),

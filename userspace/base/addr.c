@@ -264,6 +264,54 @@ bool l7mp_addr_is_multicast(const struct l7mp_addr *a)
 	return l7mp_addr_family(a) == AF_INET6 && IN6_IS_ADDR_MULTICAST(&a->in6.sin6_addr);
 }
 
+static const uint8_t *ip_bytes(const struct l7mp_addr *a, unsigned *bits)
+{
+	bool v6 = l7mp_addr_family(a) == AF_INET6;
+
+	*bits = v6 ? 128 : 32;
+	return v6 ? a->in6.sin6_addr.s6_addr : (const uint8_t *)&a->in.sin_addr;
+}
+
+int l7mp_addr_parse_net(const char *text, struct l7mp_addr *net, unsigned *bits)
+{
+	const char *slash = strchr(text, '/');
+	size_t len = slash ? (size_t)(slash - text) : strlen(text);
+	char host[L7MP_ADDR_STRLEN], *end;
+	unsigned long n;
+	unsigned max;
+
+	if (len >= sizeof(host))
+		return -EINVAL;
+	memcpy(host, text, len);
+	host[len] = '\0';
+	if (l7mp_addr_parse(net, host, 0))
+		return -EINVAL;
+	(void)ip_bytes(net, &max);
+	*bits = max;
+	if (!slash)
+		return 0;
+	n = strtoul(slash + 1, &end, 10);
+	if (slash[1] < '0' || slash[1] > '9' || *end || n > max)
+		return -EINVAL;
+	*bits = (unsigned)n;
+	return 0;
+}
+
+bool l7mp_addr_in_net(const struct l7mp_addr *a, const struct l7mp_addr *net, unsigned bits)
+{
+	int family = l7mp_addr_family(a);
+	const uint8_t *x, *y;
+	unsigned max;
+
+	if (family != l7mp_addr_family(net) || (family != AF_INET && family != AF_INET6))
+		return false;
+	x = ip_bytes(a, &max);
+	y = ip_bytes(net, &max);
+	if (memcmp(x, y, bits / 8))
+		return false;
+	return !(bits % 8) || !((x[bits / 8] ^ y[bits / 8]) >> (8 - bits % 8));
+}
+
 bool l7mp_addr_is_loopback(const struct l7mp_addr *a)
 {
 	switch (l7mp_addr_family(a)) {

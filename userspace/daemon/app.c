@@ -8,6 +8,7 @@
 
 #include "app_int.h"
 #include "l7mp/log.h"
+#include "l7mp/util.h"
 
 static void session_ended(void *arg, const struct l7mp_session *session)
 {
@@ -29,6 +30,21 @@ static void raise_descriptor_limit(void)
 	}
 }
 
+static void on_quit(struct l7mp_task *task, void *arg)
+{
+	(void)task;
+	l7mp_app_stop(arg);
+}
+
+/* env.quit */
+static void quit(struct l7mp_env *env, int status)
+{
+	struct l7mp_app *app = l7mp_container_of(env, struct l7mp_app, env);
+
+	app->status = status;
+	l7mp_task_post(app->loop, &app->quit_task);
+}
+
 static int make_layers(struct l7mp_app *app)
 {
 	struct l7mp_sessions_params sessions = {
@@ -38,6 +54,8 @@ static int make_layers(struct l7mp_app *app)
 
 	if (rc)
 		return rc;
+	l7mp_task_init(&app->quit_task, on_quit, app);
+	app->env.quit = quit;
 	app->env.loop = app->loop;
 	app->env.stats = &app->stats;
 	app->env.limits = &l7mp_model_admin(app->model)->limits;
@@ -169,7 +187,7 @@ int l7mp_app_run(struct l7mp_app *app)
 	l7mp_notify_send(&app->notify, "READY=1");
 	l7mp_loop_run(app->loop);
 	l7mp_log_notice("daemon", "stopped");
-	return 0;
+	return app->status;
 }
 
 void l7mp_app_free(struct l7mp_app **pp)

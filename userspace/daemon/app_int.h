@@ -44,7 +44,9 @@ struct l7mp_app {
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool stopping;
-	struct l7mp_runtime_job reload; /* the job while `reloading` */
+	int status; /* of the exit, when a protocol asks for it */
+	struct l7mp_task quit_task;
+	struct l7mp_runtime_job reload; /* while `reloading` */
 	struct l7mp_slice reload_slice;
 	bool reloading, reload_again, reload_applied;
 	struct l7mp_object **vanished; /* objects that the reload deletes; references held */

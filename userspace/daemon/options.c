@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "l7mp/app.h"
@@ -27,6 +28,8 @@ static const char usage[] =
         "Two addresses, as socat has them, in the place of a file:\n"
         "      --via ADDRESS       a transformer from the first to the second; may be repeated\n"
         "      --back ADDRESS      a transformer from the second to the first; may be repeated\n"
+        "  -u                      only from the first to the second; -U: the other way\n"
+        "  -T SECONDS              sessions end after so long without traffic\n"
         "      --api [ADDR:]PORT   serve the REST API there; without it there is none\n"
         "  l7mp-proxy UDP-LISTEN:15000 WS:127.0.0.1:16000/path --via Logger\n"
         "\n"
@@ -74,10 +77,30 @@ static int add_to_chain(const char **chain, size_t *n, const char *value)
 	return 0;
 }
 
-/* Requires a file or two addresses, not both. */
+static int parse_seconds(const char *text, double *out)
+{
+	char *end;
+
+	*out = strtod(text, &end);
+	if (text[0] >= '0' && text[0] <= '9' && !*end && *out > 0 && *out <= 2592000)
+		return 0;
+	fprintf(stderr, "l7mp-proxy: -T: expected seconds, more than 0, got '%s'\n", text);
+	return -EINVAL;
+}
+
+/* A file or two addresses, not both. */
 static int check_arguments(struct l7mp_options *o, int n, char **args)
 {
-	bool chain = o->oneliner.n_via || o->oneliner.n_back || o->oneliner.api;
+	bool chain = o->oneliner.n_via || o->oneliner.n_back || o->oneliner.api ||
+	             o->oneliner.only_forth || o->oneliner.only_back ||
+	             o->oneliner.idle_timeout > 0;
+
+	if ((o->oneliner.only_forth && (o->oneliner.only_back || o->oneliner.n_back)) ||
+	    (o->oneliner.only_back && o->oneliner.n_via)) {
+		fprintf(stderr, "l7mp-proxy: -u leaves nothing to -U and --back, -U nothing to "
+		                "--via\n");
+		return -EINVAL;
+	}
 
 	if (o->doctor && (o->config || n || chain)) {
 		fprintf(stderr, "l7mp-proxy: --doctor takes no configuration, only -i\n");
@@ -91,8 +114,8 @@ static int check_arguments(struct l7mp_options *o, int n, char **args)
 		return -EINVAL;
 	}
 	if (o->config && chain) {
-		fprintf(stderr, "l7mp-proxy: --via, --back and --api need two addresses; a file is "
-		                "given with -c\n");
+		fprintf(stderr, "l7mp-proxy: --via, --back, --api, -u, -U and -T belong to two "
+		                "addresses, a file is given with -c\n");
 		return -EINVAL;
 	}
 	if (o->config)
@@ -134,7 +157,7 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 	int c;
 
 	memset(out, 0, sizeof(*out));
-	while ((c = getopt_long(argc, argv, "c:l:so:i:tVh", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "c:l:so:i:tuUT:Vh", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':
 			out->config = optarg;
@@ -153,6 +176,16 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 			break;
 		case 't':
 			out->check_only = true;
+			break;
+		case 'u':
+			out->oneliner.only_forth = true;
+			break;
+		case 'U':
+			out->oneliner.only_back = true;
+			break;
+		case 'T':
+			if (parse_seconds(optarg, &out->oneliner.idle_timeout))
+				return L7MP_OPTIONS_ERROR;
 			break;
 		case OPT_VIA:
 			if (add_to_chain(out->via, &out->oneliner.n_via, optarg))

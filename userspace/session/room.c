@@ -313,12 +313,15 @@ int l7mp_room_admit(void *arg, const struct l7mp_addr *addr)
 {
 	struct l7mp_source *src = arg;
 	struct l7mp_sessions *m = src->m;
+	const struct l7mp_listener *l = src->listener;
 	uint64_t rate = m->env->limits->new_sessions_per_second;
 	struct session_peer *peer;
 	int rc;
 
 	if (m->shutting)
 		return -EBUSY;
+	if (l->range.len && addr && addr->len && !l7mp_addr_in_net(addr, &l->range, l->range_bits))
+		return refuse(m, L7MP_REFUSE_RANGE);
 	refill(src, rate);
 	if (!rate_allows(src, rate, true, 0))
 		return refuse(m, L7MP_REFUSE_NEW_SESSIONS_PER_SECOND);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Logger: passes everything through and writes it to a file or the standard output. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "l7mp/transforms.h"
+#include "l7mp/util.h"
 #include "sink.h"
 #include "transform.h"
 
@@ -12,16 +14,22 @@ struct logger {
 	struct l7mp_transform t;
 	struct l7mp_sink *sink;
 	char *prefix;
+	bool time; /* in front of the prefix */
 };
 
 static int logger_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 {
 	struct logger *l = (struct logger *)s;
+	char prefix[L7MP_ISO8601_LEN + 256], time[L7MP_ISO8601_LEN];
 	int rc = l7mp_transform_check(&l->t, buf);
 
 	if (rc)
 		return rc;
-	l7mp_sink_record(l->sink, l->prefix, buf->data, buf->len);
+	if (l->time) {
+		l7mp_iso8601(l7mp_wallclock_ms(), time);
+		snprintf(prefix, sizeof(prefix), "%s %s", time, l->prefix);
+	}
+	l7mp_sink_record(l->sink, l->time ? prefix : l->prefix, buf->data, buf->len);
 	l7mp_transform_emit(&l->t, buf);
 	return 0;
 }
@@ -53,6 +61,7 @@ static int logger_connect(const struct l7mp_connect *params, struct l7mp_stream 
 	if (!l)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	l->prefix = strdup(l7mp_json_str(params->cluster_spec, "log_prefix", ""));
+	l->time = l7mp_json_bool(params->cluster_spec, "log_time", false);
 	rc = l->prefix ? l7mp_sink_open(sinks, path, &l->sink) : -ENOMEM;
 	if (rc) {
 		l7mp_transform_discard_new(&l->t);
@@ -97,6 +106,10 @@ static const struct l7mp_field cluster_fields[] = {
          .type = L7MP_T_STRING,
          .def = "\"\"",
          .doc = "text before each message"},
+        {.key = "log_time",
+         .type = L7MP_T_BOOL,
+         .def = "false",
+         .doc = "the time (ISO 8601, UTC) before the prefix"},
         {0},
 };
 static const struct l7mp_schema cluster_spec = {

@@ -12,6 +12,7 @@
 #define LISTENER_NAME   "listener"
 #define CLUSTER_NAME    "cluster"
 #define CONTROLLER_NAME "controller-listener"
+#define LINGER_S        0.5 /* for the last answers of who has no end */
 
 /* One argument: its text, and the role it can have. */
 struct argument {
@@ -70,10 +71,26 @@ static cJSON *cluster(struct oneliner_end *e, const char *name)
 	return c;
 }
 
-/* Adds the transformers of one direction to `list`. */
+/* A Logger of a chain says when, and which way, unless told otherwise. */
+static int logger_defaults(struct oneliner_end *e, const char *prefix)
+{
+	int rc = 0;
+
+	if (strcmp(e->word->protocol, "Logger"))
+		return 0;
+	if (prefix && !l7mp_json_member(e->spec, "log_prefix"))
+		rc |= l7mp_json_add_str(e->spec, "log_prefix", prefix);
+	if (!l7mp_json_member(e->spec, "log_time"))
+		rc |= l7mp_json_add(e->spec, "log_time", cJSON_CreateTrue());
+	return rc ? -ENOMEM : 0;
+}
+
+/* The transformers of one direction into `list`. */
 static int chain(const struct l7mp_registry *registry, const char *label, const char *const *texts,
                  size_t n, cJSON *list, struct l7mp_error *err)
 {
+	const char *prefix = strcmp(label, "--via") ? "< " : "> ";
+
 	for (size_t i = 0; i < n; i++) {
 		struct argument *a = calloc(1, sizeof(*a));
 		cJSON *c = NULL;
@@ -87,6 +104,8 @@ static int chain(const struct l7mp_registry *registry, const char *label, const 
 		if (!rc)
 			rc = oneliner_end(registry, &a->text, a->word, L7MP_ROLE_CLUSTER, &a->end,
 			                  err);
+		if (!rc)
+			rc = logger_defaults(&a->end, prefix);
 		if (!rc) {
 			c = cluster(&a->end, NULL);
 			rc = c && cJSON_AddItemToArray(list, c) ? 0 : -ENOMEM;
@@ -162,6 +181,44 @@ static int choose(struct argument *a, struct argument *b, struct argument **list
 	return 0;
 }
 
+/* The standard input as a client: the proxy ends with it, as socat does. */
+static int client(struct oneliner_end *e, const struct oneliner_word *dest)
+{
+	bool datagrams = !strcmp(dest->protocol, "UDP") || !strcmp(dest->protocol, "UNIX/dgram") ||
+	                 !strcmp(dest->protocol, "AF_PACKET");
+	int rc = l7mp_json_add(e->spec, "exit", cJSON_CreateTrue());
+
+	if (datagrams && !l7mp_json_member(e->spec, "linger"))
+		rc |= l7mp_json_add_num(e->spec, "linger", LINGER_S);
+	return rc;
+}
+
+/* socat's -u and -U: what goes the other way ends in a Discard. */
+static int one_way(const struct l7mp_oneliner *o, cJSON *forth, cJSON *back, bool swapped)
+{
+	cJSON *list = o->only_forth != swapped ? back : forth, *c;
+
+	if (!o->only_forth && !o->only_back)
+		return 0;
+	c = cJSON_CreateObject();
+	if (l7mp_json_set(c, "spec/protocol", cJSON_CreateString("Discard")) ||
+	    !cJSON_AddItemToArray(list, c)) {
+		cJSON_Delete(c);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* -T, for a listener without an idle_timeout of its own. */
+static int idle_timeout(const struct l7mp_oneliner *o, struct oneliner_end *e)
+{
+	if (o->idle_timeout <= 0 || l7mp_json_member(e->options, "idle_timeout"))
+		return 0;
+	if (!e->options)
+		e->options = cJSON_CreateObject();
+	return l7mp_json_add_num(e->options, "idle_timeout", o->idle_timeout);
+}
+
 static cJSON *compose(const struct l7mp_registry *registry, const struct l7mp_oneliner *o,
                       struct argument *listener, struct argument *dest, bool swapped,
                       struct l7mp_error *err)
@@ -171,6 +228,10 @@ static cJSON *compose(const struct l7mp_registry *registry, const struct l7mp_on
 	cJSON *forth = cJSON_CreateArray(), *back = cJSON_CreateArray();
 	int rc = l7mp_json_add(config, "listeners", listeners), bad;
 
+	rc |= idle_timeout(o, &listener->end);
+	if (!strcmp(listener->word->protocol, "Stdio"))
+		rc |= client(&listener->end, dest->word);
+	rc |= logger_defaults(&dest->end, NULL);
 	rc |= l7mp_json_add_str(l, "name", LISTENER_NAME);
 	rc |= l7mp_json_add(l, "spec", listener->end.spec);
 	listener->end.spec = NULL;
@@ -184,6 +245,7 @@ static cJSON *compose(const struct l7mp_registry *registry, const struct l7mp_on
 	bad = chain(registry, "--via", o->via, o->n_via, swapped ? back : forth, err);
 	if (!bad)
 		bad = chain(registry, "--back", o->back, o->n_back, swapped ? forth : back, err);
+	rc |= one_way(o, forth, back, swapped);
 	rc |= l7mp_json_add(route, "ingress", forth);
 	rc |= l7mp_json_add(route, "egress", back);
 	rc |= l7mp_json_add(l, "rules", cJSON_CreateArray());

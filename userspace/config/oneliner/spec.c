@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "l7mp/addr.h"
 #include "oneliner_private.h"
@@ -408,6 +409,40 @@ static int retry(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_er
 	return rc ? rc : put_num(e->retry, "timeout", (double)(long)(seconds * 1000), err);
 }
 
+/* An option that says what is always so here: only its opposite is refused. */
+static int always(struct oneliner_text *t, const char *name, struct l7mp_error *err)
+{
+	const struct oneliner_part *p = oneliner_option(t, name);
+
+	if (!p || !p->value || !strcmp(p->value, "1"))
+		return 0;
+	return oneliner_wrong(t, err, p->value_at, "%s is always on", p->name);
+}
+
+/* range=NETWORK[/BITS], max-children=N */
+static int who_may(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
+{
+	const struct oneliner_part *range = oneliner_option(t, "range");
+	const struct oneliner_part *children = oneliner_option(t, "max-children");
+	struct l7mp_addr net;
+	unsigned bits;
+	double n;
+	int rc = 0;
+
+	if ((range || children) && !e->options)
+		e->options = cJSON_CreateObject();
+	if (range && (!range->value || l7mp_addr_parse_net(range->value, &net, &bits)))
+		return oneliner_wrong(t, err, range->value ? range->value_at : range->at,
+		                      "range: expected a network like 10.0.0.0/8 or fd00::/8");
+	if (range)
+		rc = put_str(e->options, "range", range->value, err);
+	if (!rc && children)
+		rc = number(t, children, 1e7, &n, err);
+	if (!rc && children)
+		rc = put_num(e->options, "max_sessions", n, err);
+	return rc;
+}
+
 static int listener_options(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_error *err)
 {
 	static const char *const names[] = {"idle_timeout", "track"};
@@ -425,10 +460,17 @@ static int listener_options(struct oneliner_text *t, struct oneliner_end *e, str
 		if (!rc)
 			rc = put_num(e->options, names[i], n, err);
 	}
-	/* Accepted for compatibility: always on. */
-	oneliner_option(t, "fork");
-	oneliner_option(t, "reuseaddr");
-	return rc;
+	if (!rc)
+		rc = who_may(t, e, err);
+	if (!rc)
+		rc = always(t, "fork", err);
+	return rc ? rc : always(t, "reuseaddr", err);
+}
+
+static bool over_tcp(const struct oneliner_word *w)
+{
+	return !strcmp(w->protocol, "TCP") || !strcmp(w->protocol, "WebSocket") ||
+	       !strcmp(w->protocol, "HTTP");
 }
 
 /* connect=ADDRESS[:PORT]: the only peer that a UDP listener accepts datagrams from */
@@ -506,6 +548,10 @@ static int read_options(const struct l7mp_registry *registry, struct oneliner_te
 		rc = retry(t, e, err);
 	if (!rc && udp)
 		rc = udp_options(t, e, err);
+	if (!rc && over_tcp(e->word))
+		rc = always(t, "keepalive", err);
+	if (!rc && over_tcp(e->word))
+		rc = always(t, "nodelay", err);
 	if (!rc && (udp || strcmp(e->word->protocol, "TCP")))
 		rc = renamed(t, e, err);
 	if (!rc && !strcmp(e->word->protocol, "UNIX/dgram") && e->role == L7MP_ROLE_CLUSTER) {

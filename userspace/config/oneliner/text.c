@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* One-liners: parsing an address into keyword, text and options. */
+/* One-liners: taking an address apart. */
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,6 +223,19 @@ int oneliner_host_port(const struct oneliner_text *t, char *text, size_t at, boo
 		*host = NULL;
 	}
 	at += (size_t)(number - text);
+	/* getservbyname(3): not for another thread, which there is none of yet. */
+	if (isalpha((unsigned char)*number)) {
+		const char *l4 = strncmp(t->keyword, "UDP", 3) ? "tcp" : "udp";
+		const struct servent *service = getservbyname(number, l4);
+
+		if (!service)
+			return oneliner_wrong(
+			        t, err, at,
+			        "expected a port in %d..65535, got '%s', which is no %s service",
+			        host_optional ? 0 : 1, number, l4);
+		*port = ntohs((uint16_t)service->s_port);
+		return 0;
+	}
 	errno = 0;
 	n = strtoul(number, &end, 10);
 	if (!isdigit((unsigned char)*number) || *end || errno || n > 65535 ||

@@ -186,6 +186,20 @@ static const struct l7mp_protodesc *parse_protocol(struct l7mp_build *b, const s
 
 /* ---- kinds ---- */
 
+static void parse_range(struct l7mp_build *b, struct l7mp_draft *d, struct l7mp_listener *l,
+                        const cJSON *options)
+{
+	const char *range = l7mp_json_str(options, "range", NULL);
+	char *path;
+
+	if (!range || !l7mp_addr_parse_net(range, &l->range, &l->range_bits))
+		return;
+	path = l7mp_path_key(d->path, "options.range");
+	l7mp_issues_add(b->issues, false, l7mp_json_member(options, "range"), path ? path : d->path,
+	                "expected a network like 10.0.0.0/8 or fd00::/8, got \"%s\"", range);
+	free(path);
+}
+
 static void parse_listener(struct l7mp_build *b, struct l7mp_draft *d, const cJSON *doc)
 {
 	struct l7mp_listener *l = (struct l7mp_listener *)d->object;
@@ -199,6 +213,7 @@ static void parse_listener(struct l7mp_build *b, struct l7mp_draft *d, const cJS
 	l->max_sessions = (uint32_t)l7mp_json_num(options, "max_sessions", 0);
 	l->idle_timeout_ms = idle < 0 ? -1 : (int64_t)(idle * 1000);
 	l->offload = parse_offload(options);
+	parse_range(b, d, l, options);
 	parse_ref(b, d, L7MP_SLOT_RULES, doc, "rules");
 }
 

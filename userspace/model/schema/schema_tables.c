@@ -41,6 +41,15 @@ static const struct l7mp_field listener_option_fields[] = {
                        "process hold",
         },
         {
+                .key = "range",
+                .type = L7MP_T_STRING,
+                .min = 1,
+                .max = 64,
+                .doc = "Network (`10.0.0.0/8`, `fd00::/8`) whose clients are admitted; others are "
+                       "refused and counted. Peers without an IP address are not judged by it. "
+                       "Default: all",
+        },
+        {
                 .key = "offload",
                 .type = L7MP_T_ENUM,
                 .values = l7mp_schema_offload_policies,
