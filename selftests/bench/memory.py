@@ -140,7 +140,7 @@ def run_suite(_):
             row("UDP, UDP", listener("l", "UDP", cluster("UDP", port=15010), **local), udp)
             row("UDP, TCP", listener("l", "UDP", cluster("TCP", port=15010), **local), udp)
             row("UDP, WebSocket", listener("l", "UDP", cluster("WebSocket", port=15011), **local), udp, 1000)
-            row("UDP, WebSocket with TLS", listener("l", "UDP", cluster("WebSocket", port=15012, tls={"ca": certs.path("ca.pem")}), **local), udp, 300)
+            row("UDP, WebSocket with TLS", listener("l", "UDP", cluster("WebSocket", port=15012, tls={"ca": certs.path("ca.pem")}), **local), udp, 100)
             row("UDP, UnixDomainSocket", listener("l", "UDP", cluster("UnixDomainSocket", os.path.join(folder, "up")), **local), udp)
     print("\nMemory of a session, bytes")
     print(f"  {'listener, cluster':46}{'sessions':>9}{'resident':>10}{'counted':>10}")
