@@ -281,7 +281,7 @@ enum off_path_event {
 	OFF_PATH_BETTER,    /* what was refused may be possible now */
 	OFF_PATH_LINK,      /* `link` is new or has changed */
 	OFF_PATH_LINK_GONE, /* `link` is about to be freed */
-	OFF_PATH_HOOK,      /* somebody changed tc filters, qdiscs or the XDP program of `link` */
+	OFF_PATH_HOOK,      /* tc filters, qdiscs or the XDP program of `link` changed */
 	OFF_PATH_REPLAN, /* nexthops have other keys from now on: all flows are to be made anew */
 	OFF_PATH_RESYNC, /* events were lost: all links may have changed */
 };
