@@ -199,7 +199,7 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 
 	if (!l7mp_flow_begin(a, &rd))
 		return L7MP_VERDICT_PASS_STALE;
-	verdict = l7mp_check_ingress(a, &rd, skb->ifindex, eth,
+	verdict = l7mp_check_ingress(a, &rd, skb->ifindex, has_link, eth,
 	                             has_link ? packet_tags(skb, eth, L7MP_KIND_VLANS(kind)) : 0);
 	if (verdict)
 		return verdict;

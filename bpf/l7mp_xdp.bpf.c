@@ -148,7 +148,7 @@ static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
 
 	if (!l7mp_flow_begin(a, &rd))
 		return L7MP_VERDICT_PASS_STALE;
-	verdict = l7mp_check_ingress(a, &rd, ctx->ingress_ifindex, eth,
+	verdict = l7mp_check_ingress(a, &rd, ctx->ingress_ifindex, 1, eth,
 	                             l7mp_frame_tags(eth, L7MP_KIND_VLANS(kind)));
 	if (verdict)
 		return verdict;

@@ -37,14 +37,17 @@ static __always_inline int l7mp_to_us(const struct ethhdr *eth, const struct l7m
 	return mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2];
 }
 
-/* 0, or the verdict. `eth` is NULL for a device without link header. */
+/*
+ * 0, or the verdict. has_link is a constant of the program: `eth` itself must not be compared with
+ * NULL, as the verifier refuses that of a pointer into the packet without CAP_PERFMON.
+ */
 static __always_inline int l7mp_check_ingress(const struct l7mp_flow_action *a,
                                               const struct l7mp_flow_read *rd, __u32 ifindex,
-                                              const struct ethhdr *eth, __u64 tags)
+                                              int has_link, const struct ethhdr *eth, __u64 tags)
 {
 	if (L7MP_SECOND32(rd->head) != ifindex)
 		return L7MP_VERDICT_PASS_INGRESS;
-	if (eth && !l7mp_to_us(eth, a))
+	if (has_link && !l7mp_to_us(eth, a))
 		return L7MP_VERDICT_PASS_NOT_HOST;
 	if (*(const __u64 *)a->in_vlan_proto != tags)
 		return L7MP_VERDICT_PASS_TAGS;
