@@ -17,8 +17,8 @@ import l7test  # noqa: E402
 from test_offload_basic import Base, cluster  # noqa: E402
 
 ROUNDS = 20 if l7test.FULL else 5
-KEY, ACTION = 40, 144  # include/l7mp/abi.h
-DMAC = slice(56, 62)
+KEY, ACTION = 40, 160  # include/l7mp/abi.h
+DMAC = slice(96, 102)
 
 
 class Follows(Base):
