@@ -63,15 +63,16 @@ class Ingress(unittest.TestCase):
         return l7test.Proxy({
             "admin": {"offload": "init", "offload_ifs": ifs, "instance": self.instance, "log_level": "info"},
             "listeners": [
-                {"name": "udp", "spec": {"protocol": "UDP", "address": address, "port": 9000, "options": options or {}},
+                {"name": "udp", "spec": address if isinstance(address, dict) else
+                 {"protocol": "UDP", "address": address, "port": 9000, "options": options or {}},
                  "rules": [{"action": {"route": {"destination": up}}}]},
                 l7test.controller()]})
 
-    def wait_fast(self, p):
+    def wait_fast(self, p, name="UDP:"):
         def fast():
             for n in p.api.get("/sessions")[1]:
                 n = n if isinstance(n, str) else n["name"]
-                if n.startswith("UDP:") and p.api.get("/sessions/" + n)[1]["offload"]["state"] == "fast":
+                if n.startswith(name) and p.api.get("/sessions/" + n)[1]["offload"]["state"] == "fast":
                     return True
             return None
         self.assertIsNotNone(l7test.wait_for(fast, l7net.WAIT), p.stderr())
@@ -138,6 +139,23 @@ class Ingress(unittest.TestCase):
             app.sendto(b"answer", upstream)
             self.nothing_came(client, b"answer")
             self.assertGreater(self.seen(p, "forwarded"), before)
+
+    def test_jsonsocket_header_goes_up(self):
+        """a JSONSocket session in the kernel: what begins with { goes through user space, all else does not"""
+        client, server = self.a.udp(5000), self.b.udp(9001)
+        header = b'{"JSONSocketVersion": 1}' + b" " * 100
+        with self.proxy({"protocol": "JSONSocket", "transport": {"protocol": "UDP", "address": "10.9.1.1", "port": 9000}},
+                        "10.9.2.2") as p:
+            client.sendto(header, ("10.9.1.1", 9000))
+            self.assertIn(b'"JSONSocketStatus"', client.recv(65536))
+            self.ping(client, server, ("10.9.1.1", 9000))
+            self.wait_fast(p, "JSONSocket:")
+            before = self.seen(p, "forwarded"), self.seen(p, "json")
+            self.ping(client, server, ("10.9.1.1", 9000), b"payload")
+            self.assertEqual((self.seen(p, "forwarded"), self.seen(p, "json")), (before[0] + 2, before[1]))
+            client.sendto(b'{"no": "header"}', ("10.9.1.1", 9000))
+            self.assertEqual(server.recv(65536), b'{"no": "header"}')
+            self.assertEqual((self.seen(p, "forwarded"), self.seen(p, "json")), (before[0] + 2, before[1] + 1))
 
     def fields(self, wire, payload):
         """TOS, DF and flow label of the datagram with this payload: what can change at the hand-over."""

@@ -146,6 +146,7 @@ static void udp_handshake(void **state)
 	assert_string_equal(receive(f, fd, 20), "(nothing)");
 	l7mp_stream_flow(c->stream, &flow);
 	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+	assert_true(flow.json_up); /* the header of a client that began anew must not pass by */
 	close(fd);
 }
 
@@ -428,6 +429,7 @@ static void tcp_handshake(void **state)
 		assert_string_equal(got, OK "\nback");
 		l7mp_stream_flow(c->stream, &flow);
 		assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+		assert_false(flow.json_up);
 		l7mp_stream_close(c->stream, false);
 		close(fd);
 	}

@@ -379,6 +379,8 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	struct jsock_source *s = (struct jsock_source *)base;
 
 	jsock_flow(&s->js, s->js.payload_seen || !s->js.transport->lossy, out);
+	/* Another header from the same source is a client that began anew. */
+	out->json_up = out->kind == L7MP_FLOW_SOCKET && s->js.transport->lossy;
 }
 
 static const struct l7mp_stream_ops source_ops = {
