@@ -51,7 +51,8 @@ SHARED = {
             {"action": {"apply": {"rules": [{"match": {"op": "defined", "path": "/y"}, "action": {"route": "shared-route"}}]}}}]},
     ],
     "clusters": [{"name": "c2", "spec": {"protocol": "UDP", "port": 9}, "endpoints": [
-        {"name": "e/1", "spec": {"address": "127.0.0.1"}, "weight": 3}, {"spec": {"address": "127.0.0.2"}}],
+        {"name": "e/1", "spec": {"address": "127.0.0.1"}, "weight": 3}, {"spec": {"address": "127.0.0.2", "port": 10}, "weight": 0},
+        {"name": "e3", "spec": {"address": "127.0.0.3"}, "drop": True}],
         "loadbalancer": {"policy": "ConsistentHash", "key": "/IP/src_addr"}}, {"name": "none", "spec": {"protocol": "TCP", "port": 1}}],
     "rulelists": [{"name": "list", "rules": ["shared", "shared", "missing", {"name": "circle", "action": {"apply": "list"}}]}, {"name": "empty", "rules": []}],
     "rules": [{"name": "shared", "match": {"op": "not", "apply": [{"op": "defined", "path": "/z"}]}, "action": {
