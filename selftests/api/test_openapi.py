@@ -28,7 +28,8 @@ CONFIG = {
         {"name": "tcp", "spec": {"protocol": "TCP", "address": "127.0.0.1", "port": 15000}, "rules": "list", "options": {"track": 1000}},
         {"name": "udp", "spec": {"protocol": "UDP", "address": "127.0.0.1", "port": 0}, "rules": [{"action": {"route": {
             "destination": {"name": "echo", "spec": {"protocol": "Echo"}}, "ingress": [{"name": "log", "spec": {"protocol": "Logger"}}]}}}]}],
-    "clusters": [{"name": "c", "spec": {"protocol": "TCP", "port": 15009}, "endpoints": [{"name": "e", "spec": {"address": "127.0.0.1"}, "weight": 2}],
+    "clusters": [{"name": "c", "spec": {"protocol": "TCP", "port": 15009}, "endpoints": [
+        {"name": "e", "spec": {"address": "127.0.0.1"}, "weight": 2}, {"name": "e2", "spec": {"address": "127.0.0.2", "port": 9}, "drop": True}],
                   "loadbalancer": {"policy": "ConsistentHash", "key": "/IP/src_addr"}}],
     "rulelists": [{"name": "list", "rules": ["r", {"name": "r2", "action": {"apply": "list2"}}]}, {"name": "list2", "rules": []}, HOSTILE],
     "rules": [{"name": "r", "match": {"op": "defined", "path": "/IP"}, "action": {"rewrite": [{"path": "/x", "value": 1}], "route": "route"}}],

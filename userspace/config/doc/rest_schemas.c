@@ -246,6 +246,7 @@ static const struct l7mp_field endpoint_fields[] = {
         STR_R("name", "The endpoint's name"),
         OBJ("spec", NULL, "As it was given"),
         {.key = "weight", .type = L7MP_T_NUMBER, .doc = "Its share"},
+        {.key = "drop", .type = L7MP_T_BOOL, .doc = "Its share is refused; only when it is"},
         END,
 };
 const struct l7mp_schema l7mp_rest_endpoint = {
