@@ -144,16 +144,6 @@ class Signals(unittest.TestCase):
                 s.close()
             os.rmdir(tmp)
 
-    def test_second_signal(self):
-        """a second signal ends at once what would wait for a session"""
-        p = l7test.Proxy(config(listener("http", "HTTP", 15000)), "-l", "notice")
-        s = socket.create_connection(("127.0.0.1", 15000), 30)
-        s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nstill sending")
-        self.assertTrue(l7test.wait_for(lambda: len(p.api.get("/sessions")[1]) == 2))
-        self.assertEqual(p.stop_twice(), -signal.SIGTERM)
-        s.close()
-        p.stop(check=False)
-
     def test_hup_while_stopping(self):
         """SIGHUP behind SIGTERM changes nothing: the exit status is 0, however late it comes"""
         for i in range(100 if l7test.FULL else 15):
