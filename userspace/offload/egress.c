@@ -94,19 +94,20 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 }
 
 /*
- * May XDP forward what comes in here? Generic XDP does not see a tag that the device took off
- * the frame, and a redirected packet would leave with it: tc takes it away.
+ * May XDP forward what comes in here? It does not see a tag that the device took off the frame:
+ * generic XDP never, native XDP with VLAN offload on. When VLANs are in use there, tc, which sees
+ * all tags, takes the packets.
  */
-static bool may_xdp(const struct l7mp_offload_engine *e, const struct off_link *in)
+static bool may_xdp(const struct l7mp_offload_engine *e, struct off_link *in)
 {
 	const struct off_link *l, *next;
+	bool vlans = false;
 
-	if (in->hook != OFF_HOOK_GENERIC)
-		return in->hook == OFF_HOOK_NATIVE;
+	if (in->hook != OFF_HOOK_GENERIC && in->hook != OFF_HOOK_NATIVE)
+		return false;
 	HASH_ITER (hh, e->path.links, l, next)
-		if (l->parent == in->ifindex)
-			return false;
-	return true;
+		vlans = vlans || l->parent == in->ifindex;
+	return !vlans || (in->hook == OFF_HOOK_NATIVE && !off_link_strips_tags(&e->path, in));
 }
 
 /* XDP sends on the real device, with the tags of the VLAN devices above it. */
@@ -137,7 +138,7 @@ static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
 	return true;
 }
 
-enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
+enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
                                  const struct off_nexthop *nh, struct off_egress *out)
 {
 	struct off_link *link;

@@ -108,7 +108,7 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
 /* How packets that come in by `in` leave to the peer behind `nh`. NONE or a reason. */
-enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, const struct off_link *in,
+enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
                                  const struct off_nexthop *nh, struct off_egress *out);
 /*
  * The interface whose program sees what the peer behind `nh` sends, and how it sees it (`in`, may

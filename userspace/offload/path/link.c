@@ -14,6 +14,8 @@
 #include "l7mp/log.h"
 #include "path.h"
 
+#define STRIPS_FRESH_MS 1000
+
 #define DUMPS 5 /* tries to get a consistent answer */
 
 struct attrs {
@@ -262,4 +264,25 @@ void off_link_driver(const char *ifname, char out[static 32])
 	if (!ioctl(fd, SIOCETHTOOL, &ifr))
 		snprintf(out, 32, "%.31s", info.driver);
 	close(fd);
+}
+
+bool off_link_strips_tags(const struct off_path *p, struct off_link *link)
+{
+	struct ethtool_value flags = {.cmd = ETHTOOL_GFLAGS, .data = ETH_FLAG_RXVLAN};
+	uint64_t now = l7mp_loop_now(p->loop);
+	struct ifreq ifr = {0};
+	int fd;
+
+	if (link->strips_ms && now - link->strips_ms < STRIPS_FRESH_MS)
+		return link->strips_tags;
+	link->strips_ms = now | 1;
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", link->name);
+	ifr.ifr_data = (char *)&flags;
+	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0) {
+		(void)ioctl(fd, SIOCETHTOOL, &ifr);
+		close(fd);
+	}
+	link->strips_tags = flags.data & ETH_FLAG_RXVLAN;
+	return link->strips_tags;
 }

@@ -87,8 +87,10 @@ struct off_link {
 	uint32_t handle, priority; /* of the tc filter */
 	struct xdp_program *xdp;   /* behind libxdp's dispatcher; NULL: attached alone */
 	struct l7mp_xdp *xdp_object;
-	int can_send;     /* result of off_xdp_can_send */
-	uint64_t send_ms; /* when it was asked; 0: never */
+	int can_send;       /* result of off_xdp_can_send */
+	uint64_t send_ms;   /* when it was asked; 0: never */
+	bool strips_tags;   /* result of off_link_strips_tags */
+	uint64_t strips_ms; /* when it was asked; 0: never */
 	char driver[32];
 	char why[200];
 };
@@ -123,6 +125,11 @@ int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out);
 struct off_link *off_link_served(const struct off_path *p, struct off_link *link);
 /* ethtool's driver name (ETHTOOL_GDRVINFO); "" when there is none. */
 void off_link_driver(const char *ifname, char out[static 32]);
+/*
+ * Does the device take VLAN tags off the frames before XDP sees them (ethtool's rx-vlan-offload)?
+ * The answer may be a second old. True when the kernel does not say.
+ */
+bool off_link_strips_tags(const struct off_path *p, struct off_link *link);
 
 /* ---- neighbours ---- */
 
