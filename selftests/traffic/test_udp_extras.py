@@ -47,6 +47,9 @@ class Groups(unittest.TestCase):
             index = socket.if_nametoindex("eth0")
         with s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            # Multicasts leave with a TTL of 1, which an Echo lowers and then has nothing left of.
+            s.setsockopt(socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP,
+                         socket.IPV6_MULTICAST_HOPS if v6 else socket.IP_MULTICAST_TTL, 8)
             if v6:
                 s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
             else:
