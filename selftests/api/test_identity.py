@@ -9,21 +9,32 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import unittest
 import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import l7test  # noqa: E402
 import yaml  # noqa: E402
+from certs import Certs  # noqa: E402
 
 FILES = sorted(p for p in (l7test.ROOT / "config").iterdir() if p.suffix in (".yaml", ".yml", ".json"))
 KINDS = ("listeners", "clusters", "rulelists", "rules", "routes", "endpoints")
 OK = {"status": 200, "message": "OK"}
 
 
+CERTS = []  # the folder with the certificate that the TLS examples name, once it was asked for
+
+
 def example(path):
     """The example's config as it can run here, with a controller that needs no token at port 1234."""
-    config = yaml.safe_load(path.read_text())
+    text = path.read_text()
+    if "/tmp/l7mp-example.pem" in text:
+        if not CERTS:
+            CERTS.append(tempfile.TemporaryDirectory(prefix="l7mp-test-"))
+            Certs(CERTS[0].name).cert("l7mp-example")
+        text = text.replace("/tmp/l7mp-example.", CERTS[0].name + "/l7mp-example.")
+    config = yaml.safe_load(text)
     if "eth1" in path.read_text() and not os.path.exists("/sys/class/net/eth1"):
         subprocess.run(["ip", "link", "add", "eth1", "up", "type", "veth", "peer", "name", "eth1p"], check=True)
     config.setdefault("admin", {}).pop("api_token_file", None)
