@@ -41,9 +41,9 @@
 #define HEAD_TIMEOUT_MS "5000"
 #define FIELDS_MAX      64 /* civetweb's MG_MAX_HEADERS: with that many, some may be missing */
 /*
- * mg_read returns when it has all bytes that were requested. civetweb 1.15 returns earlier after the
- * wake signal, 1.16 (Debian 13) does not: with few bytes a request, a body that comes byte by byte
- * is looked at often enough to be ended in both. 4 MiB take a thread a quarter of a second.
+ * mg_read returns when it has all bytes that were requested. civetweb 1.15 returns earlier after
+ * the wake signal, 1.16 (Debian 13) does not: with few bytes a request, a body that comes byte by
+ * byte is looked at often enough to be ended in both. 4 MiB take a thread a quarter of a second.
  */
 #define BODY_STEP     32
 #define DISCARD_MAX   (8 * 1024 * 1024) /* bytes read of a body that is not wanted */
