@@ -113,6 +113,8 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	if (bpf_redirect_map(&devices, l7mp_ifindex(&rw), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
 	l7mp_take(&rw, a, family);
+	/* Written in any case: without CAP_PERFMON the verifier lets nothing else be read. */
+	rw.vlans = 0;
 	if (n_vlans || l7mp_n_vlans(&rw))
 		l7mp_take_vlans(&rw, a);
 	if (l7mp_flow_replaced(a, rd, p->key_words, family))

@@ -114,13 +114,13 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *rw)
 /*
  * The fields that a socket would set anew, by the same rule as user space's sockets: DSCP and ECN
  * are the flow's or stay, DF is set, an IPv6 flow label is zero. Returns what the checksum of the
- * IPv4 header has to be changed by.
+ * IPv4 header has to be changed by, in 64 bits: see words.h.
  */
-static __always_inline __u32 l7mp_rewrite_fields_v4(struct iphdr *ip, const struct l7mp_rewrite *rw)
+static __always_inline __u64 l7mp_rewrite_fields_v4(struct iphdr *ip, const struct l7mp_rewrite *rw)
 {
 	const __be16 first = bpf_htons((__u16)(0x4500 | l7mp_tos(rw))), df = bpf_htons(0x4000);
 	__be16 *words = (__be16 *)ip;
-	__u32 delta = 0;
+	__u64 delta = 0;
 
 	if (words[0] != first && !(l7mp_flags(rw) & L7MP_FLOW_KEEP_TOS)) {
 		delta = (__u16)~words[0] + first;
@@ -159,8 +159,8 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		if ((void *)(udp + 1) > end)
 			return -1;
 		ip->ttl--;
-		ip->check = l7mp_csum_apply(ip->check,
-		                            l7mp_csum_l3(rw) + l7mp_rewrite_fields_v4(ip, rw));
+		ip->check = l7mp_csum_apply(
+		        ip->check, (__u32)(l7mp_rewrite_fields_v4(ip, rw) + l7mp_csum_l3(rw)));
 		__builtin_memcpy(&ip->saddr, rw->saddr, 4);
 		__builtin_memcpy(&ip->daddr, rw->daddr, 4);
 	} else {
