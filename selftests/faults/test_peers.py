@@ -437,6 +437,7 @@ class Peers(Faults):
             self.assertEqual(self.sessions("UDP:"), [])
             s.sendto(b"again", ("127.0.0.1", 9010))
             self.assertEqual(s.recv(100), b"again")
+        self.assertEqual(self.api.delete("/listeners/metrics?recursive=true")[0], 200)
         for x in self.sessions("UDP:"):
             self.api.delete("/sessions/" + x["name"])
 
