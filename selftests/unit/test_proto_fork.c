@@ -115,9 +115,11 @@ static void status_and_signal(void **state)
 static void output_before_the_end(void **state)
 {
 	struct pfix *f = *state;
-	struct pconn *c = start(f, "{'command':['head','-c','60000','/dev/zero']}");
+	struct pconn *c = start(f, "{'command':['sh','-c','read x; head -c 60000 /dev/zero']}");
 
+	/* It begins when it is told to, so that it can't have ended before the pause. */
 	l7mp_stream_pause(c->stream, true);
+	pfix_write(c, "x\n", 2);
 	pfix_turn(f, 1500);
 	assert_int_equal(c->closed, 0);
 	l7mp_stream_pause(c->stream, false);
