@@ -3,7 +3,7 @@
  * The REST API (docs/api.md), which the L7mpController and Prometheus clusters and the admin server
  * answer with.
  *
- * Requests arrive in two ways. An HTTP listener may route them to a controller cluster: then each
+ * Two servers pass requests here. An HTTP listener may route them to a controller cluster: each
  * request is a session like any other and is subject to the limits. The admin server listens on a
  * port of its own and is outside of the data plane's limits.
  *
