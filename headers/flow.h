@@ -25,7 +25,7 @@
 /* The words at both ends of a value, as they were when its reading began. */
 struct l7mp_flow_read {
 	__u64 head; /* version, in_ifindex */
-	__u64 tail; /* handover, padding, version_end */
+	__u64 tail; /* handover, tos, dir, version_end */
 };
 
 static __always_inline const volatile __u64 *l7mp_flow_head(const struct l7mp_flow_action *a)

@@ -20,7 +20,7 @@ struct l7mp_rewrite {
 	__u64 macs[2]; /* dmac, smac, the first bytes of in_mac */
 	__u64 csums;   /* the last bytes of in_mac, csum_l3, csum_addr, csum_port */
 	__u64 vlans;   /* vlan_proto, vlan_tci */
-	__u64 tail;    /* handover, tos, padding, version_end */
+	__u64 tail;    /* handover, tos, dir, version_end */
 };
 
 /* Copies what the checks look at. */

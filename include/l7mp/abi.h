@@ -16,7 +16,7 @@
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 4
+#define L7MP_ABI_VERSION 5
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
 #define L7MP_MAP_FLOWS    "flows"
@@ -57,6 +57,8 @@ enum l7mp_flow_verb {
 	L7MP_VERB_FORWARD = 1, /* rewrite and redirect */
 	L7MP_VERB_REFLECT = 2, /* send back where it came from (Echo) */
 	L7MP_VERB_COUNT = 3,   /* count and drop (Discard) */
+	L7MP_VERB_SPLICE = 4,  /* reserved: translate the segments of a pair of TCP connections */
+	L7MP_VERB_FRAME = 5,   /* reserved: redirect whole frames (AF_PACKET) */
 };
 
 enum l7mp_flow_flags {
@@ -106,9 +108,11 @@ struct l7mp_flow_action {
 	/* The tags that the packets must come in with, outer first; the rest is zero. */
 	__be16 in_vlan_proto[2];
 	__be16 in_vlan_id[2];
+	__u32 pair;     /* L7MP_VERB_SPLICE: index in the map `tcp_pairs` */
+	__u32 pair_id;  /* ... and the id that the pair must have; 0: none */
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
 	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */
-	__u8 pad;
+	__u8 dir; /* L7MP_VERB_SPLICE: which direction of the pair, 0 or 1 */
 	__u32 version_end; /* the same as `version` */
 
 	__u16 sport_host; /* the new ports in host order */
@@ -219,11 +223,12 @@ L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 114);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 116);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 120);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, in_vlan_proto) == 128);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, handover) == 136);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version_end) == 140);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 144);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 152);
-L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 160);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, pair) == 136);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, handover) == 144);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version_end) == 148);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 152);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 160);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 168);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

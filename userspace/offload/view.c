@@ -296,11 +296,12 @@ static int add_last_seen(cJSON *o, const struct l7mp_offload_engine *e,
 
 static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct off_direction *s)
 {
-	static const char *const verbs[] = {"none", "forward", "reflect", "count"};
+	static const char *const verbs[] = {"none",  "forward", "reflect",
+	                                    "count", "splice",  "frame"};
 	const struct l7mp_flow_action *a = &s->action;
 	const struct off_link *out = off_link_find(&e->path, a->ifindex);
 	cJSON *detail = cJSON_CreateObject();
-	int rc = l7mp_json_add_str(o, "action", verbs[a->verb & 3]);
+	int rc = l7mp_json_add_str(o, "action", a->verb < 6 ? verbs[a->verb] : verbs[0]);
 
 	rc |= l7mp_json_add_str(o, "out", out ? out->name : "");
 	rc |= l7mp_json_add_num(detail, "ifindex", a->ifindex);
