@@ -172,33 +172,6 @@ static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
 	return 404;
 }
 
-static struct l7mp_session *session_alloc(struct l7mp_sessions *m, const struct l7mp_route *r)
-{
-	size_t n = 2 + r->n_ingress + r->n_egress, at = 1;
-	struct l7mp_session *s;
-
-	s = calloc(1, sizeof(*s) + n * (sizeof(s->stages[0]) + sizeof(s->pipes[0])));
-	if (!s)
-		return NULL;
-	s->m = m;
-	s->n = (uint16_t)n;
-	s->dest = (uint16_t)(1 + r->n_ingress);
-	s->pipes = (struct session_pipe *)&s->stages[n];
-	for (size_t i = 0; i < n; i++) {
-		s->stages[i].s = s;
-		s->stages[i].index = (uint16_t)i;
-		l7mp_timer_init(&s->stages[i].timer, l7mp_stage_timer, &s->stages[i]);
-	}
-	for (size_t i = 0; i < r->n_ingress; i++)
-		s->stages[at++].cluster = r->ingress[i];
-	s->stages[at++].cluster = r->destination;
-	for (size_t i = 0; i < r->n_egress; i++)
-		s->stages[at++].cluster = r->egress[i];
-	l7mp_timer_init(&s->timer, l7mp_session_timer, s);
-	l7mp_task_init(&s->task, l7mp_session_task, s);
-	return s;
-}
-
 /*
  * Takes the name, which may be in use: by an ended session that is only listed, which is freed, or
  * by one that has not ended yet.
@@ -257,12 +230,8 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 	}
 	l7mp_session_offload_init(s);
 	s->m->counts[L7MP_SESSION_INIT]++;
-	l7mp_room_enter(s, a);
+	l7mp_admission_add(s, a);
 	s->m->env->stats->sessions_started++;
-	s->stages[0].state = L7MP_STAGE_CONNECTED;
-	s->stages[0].attempt_ms = s->start_ms;
-	l7mp_stage_attach(&s->stages[0], a->stream);
-	l7mp_session_event(s, "INIT", -1, 0, NULL);
 }
 
 static void set_client(struct session_client *c, const struct l7mp_accept *a)
@@ -311,7 +280,7 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_look
 
 	if (2 + lookup->route->n_ingress + lookup->route->n_egress > INT16_MAX)
 		return -E2BIG;
-	s = session_alloc(m, lookup->route);
+	s = l7mp_session_new(m, lookup->route);
 	if (!s)
 		return -ENOMEM;
 	if (l7mp_session_peer_get(m, &a->peer, src->forgeable, &s->peer))
@@ -357,7 +326,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, status, err.message);
 		return;
 	}
-	if (l7mp_room_judge_again(src, a, lookup.route)) {
+	if (l7mp_admission_check_route(src, a, lookup.route)) {
 		l7mp_lookup_clear(&lookup);
 		reject(src, a, 503, "a configured limit refuses new sessions");
 		return;
@@ -373,42 +342,12 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	                      s->listener->proto->name);
 	l7mp_log_verbose(SESSION_MODULE, "%s: begins (listener %s, cluster %s)", s->name,
 	                 s->listener->obj.name, s->lookup.route->destination);
-	l7mp_session_arm_idle(s);
-	for (unsigned i = 1; i < s->n && !s->ending; i++)
-		l7mp_stage_connect(&s->stages[i]);
+	l7mp_session_begin(s, a->stream);
 }
 
 const struct l7mp_listen_events l7mp_source_events = {
-        .admit = l7mp_room_admit,
+        .admit = l7mp_admission_admit,
         .accept = on_accept,
         .origin = on_origin,
         .exhausted = on_exhausted,
 };
-
-/* ---- unmaking ---- */
-
-/* All streams of the session must be closed. */
-void l7mp_session_free(struct l7mp_session *s)
-{
-	struct l7mp_sessions *m = s->m;
-
-	if (s->prev)
-		DL_DELETE(m->tracked, s);
-	l7mp_timer_stop(m->env->loop, &s->timer);
-	l7mp_task_cancel(m->env->loop, &s->task);
-	for (unsigned i = 0; i < s->n; i++) {
-		l7mp_timer_stop(m->env->loop, &s->stages[i].timer);
-		l7mp_stage_release(&s->stages[i]);
-	}
-	m->counts[s->state]--;
-	l7mp_buf_pool_charge(l7mp_loop_bufs(m->env->loop), -(ptrdiff_t)s->cost);
-	l7mp_cursors_leave(s);
-	HASH_DEL(m->by_name, s);
-	l7mp_session_events_clear(s);
-	l7mp_lookup_clear(&s->lookup);
-	l7mp_object_unref(s->listener);
-	cJSON_Delete(s->metadata);
-	free(s->reason);
-	free(s->name);
-	free(s);
-}

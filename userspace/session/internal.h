@@ -30,6 +30,8 @@ struct session_event {
 	uint16_t attempt;   /* number of a retry; else 0 */
 };
 #define SESSION_EVENTS_MAX 32
+#define SESSION_LINGER_MS  10000
+#define SESSION_DRAIN_MS   5000
 
 /*
  * A pipe from one stage to the next. The queue holds, in order, what the next stage can't take yet.
@@ -62,12 +64,12 @@ struct session_stage {
 	bool was_up : 1; /* was connected since the set-up: losing it is a disconnect */
 };
 
-enum session_off {
-	SESSION_OFF_SLOW,    /* not requested yet: the next packet does it */
-	SESSION_OFF_QUEUED,  /* to be requested after this batch */
-	SESSION_OFF_BEGINS,  /* has a flow that has not begun: sockets still receive packets */
-	SESSION_OFF_FAST,    /* in the kernel */
-	SESSION_OFF_REFUSED, /* refused; off_reason says why */
+enum session_offload {
+	SESSION_OFFLOAD_SLOW,     /* not requested yet: the next packet does it */
+	SESSION_OFFLOAD_QUEUED,   /* to be requested after this batch */
+	SESSION_OFFLOAD_STARTING, /* has a flow that has not begun: sockets still receive packets */
+	SESSION_OFFLOAD_FAST,     /* in the kernel */
+	SESSION_OFFLOAD_REFUSED,  /* refused; offload_reason says why */
 };
 
 struct session_count {
@@ -75,7 +77,7 @@ struct session_count {
 	uint64_t bytes;
 };
 
-/* The client, packed; see l7mp_session_client. */
+/* The client, in a compact form; see l7mp_session_client. */
 struct session_client {
 	uint8_t origin; /* enum l7mp_origin */
 	uint8_t family; /* of a TCP client: AF_INET, AF_INET6; else 0 */
@@ -84,7 +86,7 @@ struct session_client {
 	uint8_t ip[16];
 };
 
-/* What is known of the source of a session; see room.c. */
+/* What is known of the source of a session; see admission.c. */
 enum session_proof { SESSION_PROVEN, SESSION_UNANSWERED, SESSION_ANSWERED };
 /* What counts sessions: all together, those of a listener, those of a source address. */
 enum session_scope {
@@ -96,17 +98,18 @@ enum session_scope {
 struct session_link {
 	struct l7mp_session *prev, *next;
 };
-struct session_room {
-	size_t live;                      /* sessions that are not over */
+/* Sessions that one limit counts. */
+struct session_usage {
+	size_t live;                      /* sessions that have not ended */
 	size_t operators;                 /* of them, those for the operator's clusters */
-	size_t leaving;                   /* of them, those that end to make room */
+	size_t evicting;                  /* of them, those that end to make room */
 	struct l7mp_session *unproven[2]; /* oldest first: never answered; answered */
 };
 
 struct l7mp_session {
 	UT_hash_handle hh; /* by name; the order of creation */
 	struct l7mp_sessions *m;
-	struct l7mp_session *prev, *next; /* in verdicts while QUEUED, in tracked when DESTROYED */
+	struct l7mp_session *prev, *next; /* in requests while QUEUED, in tracked when DESTROYED */
 	uint64_t id;
 	struct l7mp_session_cursor *cursors; /* cursors whose next session is this one */
 	char *name;
@@ -132,26 +135,27 @@ struct l7mp_session {
 
 	struct l7mp_flow *flow;
 	struct session_event *events;
-	int64_t idle_ms;         /* 0: never */
-	uint64_t off_refused_ms; /* when */
-	uint64_t off_begun_ms;   /* loop time when the flow began */
-	uint64_t off_until_ms;   /* not asked before, when refused for what was seen; see held() */
-	uint64_t off_passed_ms;  /* when its last packet passed in user space, while held */
-	/* Packets that came up beside the flow, since `seen` was what the flow had counted. */
-	struct session_beside {
-		uint64_t seen, since_ms;
+	int64_t idle_ms;             /* 0: never */
+	uint64_t refused_ms;         /* loop time of the engine's refusal or the suspension */
+	uint64_t flow_started_ms;    /* loop time when the flow started */
+	uint64_t suspended_until_ms; /* no flow is requested before; see offload.c */
+	uint64_t suspended_seen_ms;  /* when the last packet was relayed while suspended */
+	/* Packets that user space received, although there was a flow, since it was last read. */
+	struct session_bypass {
+		uint64_t counted; /* packets that the flow had counted then */
+		uint64_t since_ms;
 		uint8_t n;
-	} beside[2];
+	} bypass[2];
 
 	uint16_t n, dest; /* stages in all; index of the destination */
 	uint16_t orphans; /* detached streams whose `closed` is awaited */
 	uint8_t n_events, first_event, cap_events;
-	uint8_t state;      /* enum l7mp_session_state */
-	uint8_t off_state;  /* enum session_off */
-	uint8_t off_reason; /* enum l7mp_reason */
-	uint8_t off_holds;  /* how often it left the kernel for what was seen: each holds longer */
+	uint8_t state;          /* enum l7mp_session_state */
+	uint8_t offload_state;  /* enum session_offload */
+	uint8_t offload_reason; /* enum l7mp_reason */
+	uint8_t suspensions;    /* in a row; each is longer than the one before */
 	struct session_client client;
-	bool off_never : 1;
+	bool offload_disabled : 1; /* by the configuration */
 	bool ending : 1;
 	bool abort : 1;
 	bool closing : 1;     /* the task has closed the streams */
@@ -160,7 +164,7 @@ struct l7mp_session {
 	bool linger : 1;      /* half-closed towards a stage that can't signal its end */
 	bool draining : 1;    /* ends when its answer was sent */
 	bool warned_kind : 1;
-	bool leaving : 1;   /* ends to make room; counted as such */
+	bool evicted : 1;   /* ends to make room; counted as such */
 	bool operators : 1; /* serves the operator; counted as such */
 	uint8_t proof;      /* enum session_proof */
 	uint32_t cost;      /* charged to the pool of buffers until it is freed */
@@ -169,11 +173,9 @@ struct l7mp_session {
 	struct session_stage stages[];
 };
 
-/* ---- sessions.c ---- */
-
 struct session_peer {
 	UT_hash_handle hh;
-	struct session_room room;
+	struct session_usage usage;
 	/*
 	 * Family, whether the address may be forged, then IPv4's 4 bytes or the first 8 of IPv6.
 	 * Forged datagrams must not use up what the host has for its connections.
@@ -195,17 +197,17 @@ struct l7mp_sessions {
 	void *ended_arg;
 	struct l7mp_session *by_name;
 	uint64_t last_id;
-	struct l7mp_session *tracked; /* ended but still listed; oldest first */
-	struct l7mp_session *verdicts;
-	struct l7mp_timer verdict_timer;
-	size_t drained;     /* datagrams read from sockets for verdicts in this turn */
-	unsigned beginning; /* sessions in SESSION_OFF_BEGINS */
+	struct l7mp_session *tracked;  /* ended but still listed; oldest first */
+	struct l7mp_session *requests; /* queue: sessions that request the fast path */
+	struct l7mp_timer offload_timer;
+	size_t drained;    /* datagrams read from sockets for requests in this turn */
+	unsigned starting; /* sessions in SESSION_OFFLOAD_STARTING */
 	struct session_peer *peers;
 	struct session_counter *counters;
 	const struct l7mp_watch_ops *watch; /* NULL: none */
 	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
-	struct session_room room;
+	struct session_usage usage;
 	int probe_fd;       /* is duplicated to learn the lowest free descriptor; -1: can't */
 	uint64_t effort;    /* budget for matching rules, of all sessions together; see accept.c */
 	uint64_t effort_ms; /* when it was refilled */
@@ -228,7 +230,7 @@ struct l7mp_source {
 	struct l7mp_listener *listener; /* reference held */
 	uint64_t tokens;                /* thousandths of a session */
 	uint64_t tokens_ms;
-	struct session_room room;
+	struct session_usage usage;
 	size_t refs;      /* sessions that hold this struct */
 	bool gone;        /* the listener is: nobody can open a source again */
 	bool forgeable;   /* sessions begin with a datagram, whose address may be forged */
@@ -236,55 +238,10 @@ struct l7mp_source {
 	unsigned evicted; /* sessions that ended for newcomers of ours, in this millisecond */
 	uint64_t evicted_ms;
 };
-/* Gives up a session's reference. */
-void l7mp_source_put(struct l7mp_source **source);
 static inline bool session_can_reopen(const struct l7mp_session *s)
 {
 	return s->reopen && s->source && !s->source->gone;
 }
-
-/* Borrowed; NULL: no session of this address, or no address that is counted. */
-struct session_peer *l7mp_session_peer_find(struct l7mp_sessions *m, const struct l7mp_addr *addr,
-                                            bool forgeable);
-int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr, bool forgeable,
-                          struct session_peer **out);
-void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
-void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
-                           const char *protocol);
-/* Removes the counter of a deleted object. */
-void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name);
-/* Whether the rate limit of records that peers can cause allows one now. */
-bool l7mp_sessions_may_log(struct l7mp_sessions *m);
-void l7mp_session_free(struct l7mp_session *s);
-void l7mp_sessions_track(struct l7mp_session *s);
-
-/* ---- walk.c ---- */
-
-/* The session is about to be freed: cursors at it move to the next one. */
-void l7mp_cursors_leave(struct l7mp_session *s);
-
-/* ---- room.c ---- */
-
-/* The `admit` of struct l7mp_listen_events; arg: the source. May end another session. */
-int l7mp_room_admit(void *arg, const struct l7mp_addr *addr);
-/*
- * Once the route is known: what is not for the operator must not use the operator's share.
- * 0 or -EBUSY, counted.
- */
-int l7mp_room_judge_again(struct l7mp_source *src, const struct l7mp_accept *a,
-                          const struct l7mp_route *route);
-/* s has its source and peer; from now on it counts, until l7mp_room_leave. */
-void l7mp_room_enter(struct l7mp_session *s, const struct l7mp_accept *a);
-void l7mp_room_leave(struct l7mp_session *s);
-/* Something was sent to the source. */
-void l7mp_room_answered(struct l7mp_session *s);
-/* Something came from the source; cheap. */
-void l7mp_room_heard(struct l7mp_session *s);
-/* For struct l7mp_sessions; -1: none. */
-int l7mp_room_probe_new(void);
-
-/* ---- session.c ---- */
-
 static inline struct l7mp_loop *session_loop(const struct l7mp_session *s)
 {
 	return s->m->env->loop;
@@ -302,67 +259,64 @@ static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
 	return &s->stages[(i + 1) % s->n];
 }
 
-/* A stage was connected: checks whether all are. */
-void l7mp_session_check_ready(struct l7mp_session *s);
-/* A stage was lost: the session is not connected any more. */
-void l7mp_session_not_ready(struct l7mp_session *s);
+/* ---- session.c ---- */
+
+/*
+ * Allocates a session with the stages of the route, without a name, and not in the set yet. NULL:
+ * out of memory. `r` must live as long as the session: see lookup.
+ */
+struct l7mp_session *l7mp_session_new(struct l7mp_sessions *m, const struct l7mp_route *r);
+/* Takes the stream of the source, and begins to connect the stages. The session may end at once. */
+void l7mp_session_begin(struct l7mp_session *s, struct l7mp_stream *source);
+/* Removes the session from the set and frees it. All of its streams must be closed. */
+void l7mp_session_free(struct l7mp_session *s);
 /* Ends the session. err NULL or code L7MP_OK: orderly. May be called from inside any callback. */
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-/* A stream emitted `closed` while the session is ending. */
-void l7mp_session_closed_one(struct l7mp_session *s);
-void l7mp_session_arm_idle(struct l7mp_session *s);
-void l7mp_session_task(struct l7mp_task *task, void *arg);
-void l7mp_session_timer(struct l7mp_timer *timer, void *arg);
-/* A direction ended: checks whether both have. */
-void l7mp_session_check_end(struct l7mp_session *s);
-#define SESSION_LINGER_MS 10000
-#define SESSION_DRAIN_MS  5000
-
-/* ---- stage.c ---- */
-
-extern const struct l7mp_stream_events l7mp_stage_events;
-void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream);
-/* Detaches the stream and closes it; the session still waits for its `closed`. */
-void l7mp_stage_detach(struct session_stage *st, bool abort);
-/* Makes one attempt to connect; a failure is passed to l7mp_stage_lost. */
-void l7mp_stage_connect(struct session_stage *st);
-void l7mp_stage_release(struct session_stage *st);
-const char *l7mp_stage_where(const struct session_stage *st, char *buf, size_t size);
-
-/* ---- retry.c ---- */
-
-/*
- * The stage was disconnected or could not be connected; err->code L7MP_OK: an orderly end. Retries,
- * or ends the session.
- */
-void l7mp_stage_lost(struct session_stage *st, const struct l7mp_error *err);
-void l7mp_stage_source_lost(struct session_stage *st, const struct l7mp_error *err);
 /* The endpoint was deleted: connects to another one at once, if the route retries at all. */
 void l7mp_stage_move(struct session_stage *st);
-void l7mp_stage_timer(struct l7mp_timer *timer, void *arg);
 
-/* ---- pipe.c ---- */
+/* ---- sessions.c ---- */
 
-void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf); /* takes buf */
-void l7mp_pipe_flush(struct l7mp_session *s, unsigned i);
-void l7mp_pipe_drained(struct l7mp_session *s, unsigned i);
-void l7mp_pipe_end(struct l7mp_session *s, unsigned i, int code);
-void l7mp_pipe_clear(struct l7mp_session *s, unsigned i);
-/* Pauses or resumes the stages' streams, depending on pipes and states. */
-void l7mp_pipe_flow_control(struct l7mp_session *s);
-void l7mp_session_drop(struct l7mp_session *s, enum l7mp_drop reason, uint64_t packets,
-                       uint64_t bytes);
+void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
+                           const char *protocol);
+/* Removes the counter of a deleted object. */
+void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name);
+/* Whether the rate limit of records that peers can cause allows one now. */
+bool l7mp_sessions_may_log(struct l7mp_sessions *m);
+/* All streams of the session are closed: keeps it in the list for a while, or frees it. */
+void l7mp_sessions_track(struct l7mp_session *s);
+/* The session is about to be freed: cursors at it move to the next one. */
+void l7mp_cursors_leave(struct l7mp_session *s);
 
-/* ---- events.c ---- */
+/* ---- accept.c ---- */
 
-/* Adds an event. `name` is static; `text` may be NULL. */
-void l7mp_session_event(struct l7mp_session *s, const char *name, int stage, unsigned attempt,
-                        const char *text);
-/* as l7mp_session_event, but `name` is copied */
-void l7mp_session_notice(struct l7mp_session *s, int stage, const char *name, const char *text);
-void l7mp_session_events_clear(struct l7mp_session *s);
-cJSON *l7mp_session_events_json(const struct l7mp_session *s);
+/* Gives up a session's reference. Nulls the pointer. */
+void l7mp_source_put(struct l7mp_source **source);
+
+/* ---- admission.c ---- */
+
+/* The `admit` of struct l7mp_listen_events; arg: the source. May evict another session. */
+int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr);
+/*
+ * Checks the limits again once the route is known: a request that is not for the operator's
+ * clusters must not use the operator's reserve. Returns 0 or -EBUSY, which it has counted.
+ */
+int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept *a,
+                               const struct l7mp_route *route);
+/* Counts s, which has its source and peer, until l7mp_admission_remove; charges its memory. */
+void l7mp_admission_add(struct l7mp_session *s, const struct l7mp_accept *a);
+void l7mp_admission_remove(struct l7mp_session *s);
+/* Something was sent to the source of s. */
+void l7mp_admission_answered(struct l7mp_session *s);
+/* Something was received from the source of s. Called for each packet: cheap. */
+void l7mp_admission_heard(struct l7mp_session *s);
+/*
+ * Counts a session of this address; *out is NULL if it is not IPv4 or IPv6. Returns 0 or -ENOMEM.
+ */
+int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr, bool forgeable,
+                          struct session_peer **out);
+void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 
 /* ---- view.c ---- */
 
@@ -371,16 +325,18 @@ const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t s
 
 /* ---- offload.c ---- */
 
-extern const struct l7mp_offload_events l7mp_session_offload_events;
+/* For the set of sessions: subscribes to the engine's events. Returns 0 or -ENOMEM. */
+int l7mp_sessions_offload_init(struct l7mp_sessions *m);
+void l7mp_sessions_offload_free(struct l7mp_sessions *m);
 void l7mp_session_offload_init(struct l7mp_session *s);
 /*
- * A packet passed in user space: asks once this batch is through, unless the answer is known. If a
- * flow carries the session already, this may take it out of the kernel.
+ * A packet was relayed in user space: queues a request, which is made after this batch, unless the
+ * engine's answer is known. If the session has a flow already, this may suspend it.
  */
 void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir);
-/* A packet filter refused what it sent: what the kernel forwarded would not meet that filter. */
+/* A packet filter refused what it sent: what a flow forwards would not pass that filter. */
 void l7mp_session_offload_filtered(struct l7mp_session *s);
-/* The route of one of its ends may have changed. */
+/* The network route of one of its ends may have changed. */
 void l7mp_session_offload_recheck(struct l7mp_session *s);
 /*
  * Removes the flow from the kernel, before one of its streams is closed. `again`: the next packet
@@ -392,9 +348,6 @@ void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
 /* Returns the counts of the fast path, including flows that were removed. */
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
                        uint64_t last_seen[2]);
-void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg);
-/* A slice of `retry_walk`. */
-void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg);
 
 /* ---- proto.c ---- */
 

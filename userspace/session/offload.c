@@ -1,160 +1,170 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Offloading of sessions. A session's packets are relayed in user space, or it is queued for a
- * request to the offload engine, or it has a flow in the kernel, or the engine refused with a
- * reason, which is kept.
+ * Offloading of sessions. A session is relayed in user space (the slow path), or is queued for a
+ * request to the offload engine, or has a flow in the kernel (the fast path), or was refused by the
+ * engine with a reason, which is kept.
  *
- * The request is made in the turn after a packet has passed. Both directions are added together,
- * and removed before one of their streams is closed. A flow begins when the engine says so; before
- * that it has us empty the sockets, so that nothing that waits there is overtaken.
+ * The request is made in the turn of the loop after a packet was relayed. Both directions are added
+ * together, and removed before one of their streams is closed. The engine decides when a flow
+ * starts; before that it has us empty the sockets, so that packets of the flow do not overtake what
+ * still waits there.
+ *
+ * A session is suspended, that is, kept on the slow path for a time, when its packets show that the
+ * fast path would do wrong: see BYPASS_FIRST and FILTERED_MS.
  */
 #include <string.h>
 
 #include "internal.h"
 
 /* Requests per turn, so that a large number of refused sessions does not occupy the loop. */
-#define VERDICTS_PER_TURN 256
-/* Datagrams that they may read from sockets in that turn. */
+#define REQUESTS_PER_TURN 256
+/* The most datagrams that these requests read from sockets in that turn. */
 #define DRAINED_PER_TURN 4096
-/*
- * The most flows that may be beginning at a time: half of the places that the hand-over has, as
- * each needs two.
- */
-#define BEGINNING_MAX 1024
+/* The most flows that may be starting at a time: each takes two of the hand-over's entries. */
+#define STARTING_MAX 1024
 /* How often a session without a route or neighbour requests the fast path again. */
 #define ROUTE_RETRY_MS 1000
 /*
- * What comes up so soon after a flow has begun may have been overtaken: its processor was taken
- * away (by other virtual machines, say) between the program and the socket. Or the program had a
- * doubt about it.
+ * A packet that user space receives this soon after the flow has started says nothing about the
+ * flow: it may have been delayed between the program and the socket (its processor was preempted by
+ * the hypervisor, say).
  */
-#define LATE_MS 200
+#define HANDOVER_MS 200
 /*
- * Packets that come up beside a flow, after that. The flow never sees what NAT rewrites before the
- * listener or what a foreign tc filter takes: then nothing is counted by it while packets come up,
- * and its answers may be wrong. And packets that a program always passes up (fragments, those
- * larger than the MTU) are overtaken by those that the flow carries. In both cases the session
- * leaves the kernel: after FIRST packets of a direction in which the flow has not counted any,
- * after MANY if it has counted none meanwhile, and after MANY within WITHIN_MS in any case.
+ * Packets that user space receives while the session has a flow, after that time. There are two
+ * reasons. Either the flow is bypassed: it never sees the packets because NAT rewrites them before
+ * the listener or a foreign tc filter takes them, and then its answers may be wrong. Or the paths
+ * are mixed: the program passes some packets to user space (fragments, those larger than the MTU),
+ * and those that the flow carries overtake them. In both cases the session is suspended:
+ * after BYPASS_FIRST packets of a direction in which the flow has counted none at all, after
+ * BYPASS_MANY if it has counted none since it was last read, and after BYPASS_MANY within
+ * BYPASS_WITHIN_MS in any case.
  */
-#define BESIDE_FIRST     2
-#define BESIDE_MANY      8
-#define BESIDE_WITHIN_MS 1000
-/* How long it stays out then: twice as long each time, unless a flow lasted FORGET. */
-#define HOLD_MS        10000
-#define HOLDS_MAX      5
-#define HOLD_FORGET_MS 60000
-/* After a refused send: and then a packet has to leave before a flow is asked for. */
+#define BYPASS_FIRST     2
+#define BYPASS_MANY      8
+#define BYPASS_WITHIN_MS 1000
+/* For how long: doubled each time, and from the start again after a flow of SUSPEND_FORGET_MS. */
+#define SUSPEND_MS        10000
+#define SUSPENSIONS_MAX   5
+#define SUSPEND_FORGET_MS 60000
+/*
+ * How long a session is suspended when a packet filter refused what it sent; after that a packet
+ * must be sent before a flow is requested.
+ */
 #define FILTERED_MS 1000
 
-static void set(struct l7mp_session *s, enum session_off state, enum l7mp_reason reason)
+static void set_offload(struct l7mp_session *s, enum session_offload state, enum l7mp_reason reason)
 {
-	s->m->beginning -= s->off_state == SESSION_OFF_BEGINS;
-	s->m->beginning += state == SESSION_OFF_BEGINS;
-	s->off_state = (uint8_t)state;
-	s->off_reason = (uint8_t)reason;
+	s->m->starting -= s->offload_state == SESSION_OFFLOAD_STARTING;
+	s->m->starting += state == SESSION_OFFLOAD_STARTING;
+	s->offload_state = (uint8_t)state;
+	s->offload_reason = (uint8_t)reason;
 }
 
 void l7mp_session_offload_init(struct l7mp_session *s)
 {
-	s->off_never = !s->m->offload || s->listener->offload == L7MP_OFFLOAD_NEVER ||
-	               s->lookup.route->offload == L7MP_OFFLOAD_NEVER;
-	if (s->off_never)
-		set(s, SESSION_OFF_REFUSED, L7MP_REASON_DISABLED);
+	s->offload_disabled = !s->m->offload || s->listener->offload == L7MP_OFFLOAD_NEVER ||
+	                      s->lookup.route->offload == L7MP_OFFLOAD_NEVER;
+	if (s->offload_disabled)
+		set_offload(s, SESSION_OFFLOAD_REFUSED, L7MP_REASON_DISABLED);
 	else
-		set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_PENDING);
 }
 
 static void queue(struct l7mp_session *s)
 {
 	struct l7mp_sessions *m = s->m;
 
-	if (!l7mp_timer_armed(&m->verdict_timer))
-		(void)l7mp_timer_start(m->env->loop, &m->verdict_timer, 0); /* reserved */
-	set(s, SESSION_OFF_QUEUED, L7MP_REASON_PENDING);
-	DL_APPEND(m->verdicts, s);
+	if (!l7mp_timer_armed(&m->offload_timer))
+		(void)l7mp_timer_start(m->env->loop, &m->offload_timer, 0); /* reserved */
+	set_offload(s, SESSION_OFFLOAD_QUEUED, L7MP_REASON_PENDING);
+	DL_APPEND(m->requests, s);
 }
 
 static void unqueue(struct l7mp_session *s)
 {
-	DL_DELETE(s->m->verdicts, s);
+	DL_DELETE(s->m->requests, s);
 	s->prev = s->next = NULL;
-	set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+	set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_PENDING);
 }
 
 static void refuse(struct l7mp_session *s, enum l7mp_reason reason)
 {
-	set(s, SESSION_OFF_REFUSED, reason);
-	s->off_refused_ms = l7mp_loop_now(session_loop(s));
+	set_offload(s, SESSION_OFFLOAD_REFUSED, reason);
+	s->refused_ms = l7mp_loop_now(session_loop(s));
 }
 
 /*
- * The engine reports when a route or neighbour is available again, but only for a limited number of
- * failed ones, and for a minute each. So packets that are sent also trigger a request.
+ * The engine reports when a missing route or neighbour is available, but it watches only a limited
+ * number of them, and each for a minute. So packets that are relayed also trigger a request.
  */
-static bool may_have_route(const struct l7mp_session *s)
+static bool route_retry_due(const struct l7mp_session *s)
 {
-	return (s->off_reason == L7MP_REASON_NO_ROUTE ||
-	        s->off_reason == L7MP_REASON_NO_NEIGHBOUR) &&
-	       l7mp_loop_now(session_loop(s)) - s->off_refused_ms >= ROUTE_RETRY_MS;
+	return (s->offload_reason == L7MP_REASON_NO_ROUTE ||
+	        s->offload_reason == L7MP_REASON_NO_NEIGHBOUR) &&
+	       l7mp_loop_now(session_loop(s)) - s->refused_ms >= ROUTE_RETRY_MS;
 }
 
-/* Refused for what the session itself saw: nothing that the engine can know of ends that. */
-static bool by_session(const struct l7mp_session *s)
+/* Suspended: the engine does not know the reason, so its `retry` does not end that. */
+static bool is_suspended(const struct l7mp_session *s)
 {
-	return s->off_reason == L7MP_REASON_FILTERED || s->off_reason == L7MP_REASON_BYPASSED ||
-	       s->off_reason == L7MP_REASON_MIXED;
+	return s->offload_reason == L7MP_REASON_FILTERED ||
+	       s->offload_reason == L7MP_REASON_BYPASSED || s->offload_reason == L7MP_REASON_MIXED;
 }
 
-/* A packet passes while it is refused for that: may it be asked again? */
-static bool hold_is_over(struct l7mp_session *s)
+/* A packet is relayed while the session is suspended. True: a flow may be requested again. */
+static bool suspension_is_over(struct l7mp_session *s)
 {
-	uint64_t now = l7mp_loop_now(session_loop(s)), before = s->off_passed_ms;
+	uint64_t now = l7mp_loop_now(session_loop(s)), before = s->suspended_seen_ms;
 
-	s->off_passed_ms = now;
-	if (now < s->off_until_ms)
+	s->suspended_seen_ms = now;
+	if (now < s->suspended_until_ms)
 		return false;
-	/* The loss of an earlier turn's packet would be known by now; this one's is not. */
-	return s->off_reason != L7MP_REASON_FILTERED ||
-	       (before > s->off_refused_ms && before < now);
+	/*
+	 * A filter's refusal is known after the turn in which the packet was sent: one must have
+	 * been sent in an earlier turn.
+	 */
+	return s->offload_reason != L7MP_REASON_FILTERED ||
+	       (before > s->refused_ms && before < now);
 }
 
-/* Out of the kernel, for what was seen; the next packets take user space, all of them. */
-static void stay_out(struct l7mp_session *s, enum l7mp_reason reason)
+/* Removes the flow, and keeps the session on the slow path for a time. */
+static void suspend(struct l7mp_session *s, enum l7mp_reason reason)
 {
 	uint64_t now = l7mp_loop_now(session_loop(s));
 
-	if (s->off_state == SESSION_OFF_FAST && now - s->off_begun_ms >= HOLD_FORGET_MS)
-		s->off_holds = 0;
+	if (s->offload_state == SESSION_OFFLOAD_FAST &&
+	    now - s->flow_started_ms >= SUSPEND_FORGET_MS)
+		s->suspensions = 0;
 	l7mp_session_offload_remove(s, true);
 	refuse(s, reason);
 	if (reason == L7MP_REASON_FILTERED) {
-		s->off_until_ms = now + FILTERED_MS;
+		s->suspended_until_ms = now + FILTERED_MS;
 		return;
 	}
-	s->off_until_ms = now + ((uint64_t)HOLD_MS << s->off_holds);
-	if (s->off_holds < HOLDS_MAX)
-		s->off_holds++;
+	s->suspended_until_ms = now + ((uint64_t)SUSPEND_MS << s->suspensions);
+	if (s->suspensions < SUSPENSIONS_MAX)
+		s->suspensions++;
 }
 
-/* A packet came up beside the flow. */
-static void came_beside(struct l7mp_session *s, enum l7mp_direction dir)
+/* User space received a packet although the session has a flow. */
+static void relayed_despite_flow(struct l7mp_session *s, enum l7mp_direction dir)
 {
 	const struct l7mp_offload *o = s->m->offload;
-	struct session_beside *b = &s->beside[dir];
+	struct session_bypass *b = &s->bypass[dir];
 	struct l7mp_flow_counters counters[2] = {{0}};
 	uint64_t now = l7mp_loop_now(session_loop(s));
 
-	if (++b->n < (b->seen ? BESIDE_MANY : BESIDE_FIRST))
+	if (++b->n < (b->counted ? BYPASS_MANY : BYPASS_FIRST))
 		return;
 	o->read(o->ctx, s->flow, true, counters);
-	if (b->seen && now - b->since_ms <= BESIDE_WITHIN_MS) {
-		stay_out(s, L7MP_REASON_MIXED);
-	} else if (counters[dir].packets == b->seen) {
-		stay_out(s, L7MP_REASON_BYPASSED);
+	if (b->counted && now - b->since_ms <= BYPASS_WITHIN_MS) {
+		suspend(s, L7MP_REASON_MIXED);
+	} else if (counters[dir].packets == b->counted) {
+		suspend(s, L7MP_REASON_BYPASSED);
 	} else {
 		b->n = 0;
-		b->seen = counters[dir].packets;
+		b->counted = counters[dir].packets;
 		b->since_ms = now;
 	}
 }
@@ -163,25 +173,26 @@ void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
-	if (s->off_state == SESSION_OFF_FAST) {
-		if (l7mp_loop_now(session_loop(s)) - s->off_begun_ms <= LATE_MS)
+	if (s->offload_state == SESSION_OFFLOAD_FAST) {
+		if (l7mp_loop_now(session_loop(s)) - s->flow_started_ms <= HANDOVER_MS)
 			s->m->env->stats->handover_late++;
 		else
-			came_beside(s, dir);
+			relayed_despite_flow(s, dir);
 		return;
 	}
-	if (s->off_state == SESSION_OFF_SLOW ||
-	    (s->off_state == SESSION_OFF_REFUSED &&
-	     (by_session(s) ? hold_is_over(s) : may_have_route(s))))
+	if (s->offload_state == SESSION_OFFLOAD_SLOW ||
+	    (s->offload_state == SESSION_OFFLOAD_REFUSED &&
+	     (is_suspended(s) ? suspension_is_over(s) : route_retry_due(s))))
 		queue(s);
 }
 
 void l7mp_session_offload_filtered(struct l7mp_session *s)
 {
-	if (s->off_never || s->state != L7MP_SESSION_CONNECTED)
+	if (s->offload_disabled || s->state != L7MP_SESSION_CONNECTED)
 		return;
-	if (s->off_state != SESSION_OFF_REFUSED || s->off_reason == L7MP_REASON_FILTERED)
-		stay_out(s, L7MP_REASON_FILTERED);
+	if (s->offload_state != SESSION_OFFLOAD_REFUSED ||
+	    s->offload_reason == L7MP_REASON_FILTERED)
+		suspend(s, L7MP_REASON_FILTERED);
 }
 
 void l7mp_session_offload_recheck(struct l7mp_session *s)
@@ -192,13 +203,11 @@ void l7mp_session_offload_recheck(struct l7mp_session *s)
 		o->recheck(o->ctx, s->flow);
 }
 
-static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2]);
-
-/* ---- the ends ---- */
+/* ---- requests ---- */
 
 /* Determines the two ends of the flow. Returns 0, or the reason why there is none. */
-static enum l7mp_reason ends(struct l7mp_session *s, struct l7mp_flow_end *a,
-                             struct l7mp_flow_end *b)
+static enum l7mp_reason flow_ends(struct l7mp_session *s, struct l7mp_flow_end *a,
+                                  struct l7mp_flow_end *b)
 {
 	for (unsigned i = 1; i < s->n; i++) {
 		if (i == s->dest)
@@ -221,7 +230,7 @@ static enum l7mp_reason ends(struct l7mp_session *s, struct l7mp_flow_end *a,
 	return L7MP_REASON_NONE;
 }
 
-static bool quiet(const struct l7mp_session *s)
+static bool is_idle(const struct l7mp_session *s)
 {
 	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
 		return false;
@@ -249,7 +258,7 @@ static bool drain_one(struct l7mp_session *s, unsigned i)
 	return !n;
 }
 
-/* The source again at the end, because its socket sends what the destination answered. */
+/* The source twice, because its socket sends what was read from the destination. */
 static bool drain(struct l7mp_session *s)
 {
 	bool empty = drain_one(s, 0);
@@ -260,7 +269,7 @@ static bool drain(struct l7mp_session *s)
 	return drain_one(s, 0) && empty;
 }
 
-static struct l7mp_session *of_cookie(uint64_t cookie)
+static struct l7mp_session *session_of(uint64_t cookie)
 {
 	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, of a flow that is still there */
 	return (struct l7mp_session *)(uintptr_t)cookie;
@@ -268,25 +277,25 @@ static struct l7mp_session *of_cookie(uint64_t cookie)
 
 static bool on_ready(void *arg, uint64_t cookie)
 {
-	struct l7mp_session *s = of_cookie(cookie);
+	struct l7mp_session *s = session_of(cookie);
 	size_t before = s->m->drained;
 
 	(void)arg;
 	/*
-	 * Packets that were just sent may wait in another queue than those of the flow, and be
-	 * overtaken.
+	 * If something was read just now, it was sent just now, too, and packets of the flow may
+	 * overtake it: they leave by another queue.
 	 */
-	return drain(s) && s->m->drained == before && quiet(s);
+	return drain(s) && s->m->drained == before && is_idle(s);
 }
 
 static void on_begun(void *arg, uint64_t cookie, bool late)
 {
-	struct l7mp_session *s = of_cookie(cookie);
+	struct l7mp_session *s = session_of(cookie);
 
 	(void)arg;
-	set(s, SESSION_OFF_FAST, L7MP_REASON_NONE);
-	s->off_begun_ms = l7mp_loop_now(session_loop(s));
-	memset(s->beside, 0, sizeof(s->beside));
+	set_offload(s, SESSION_OFFLOAD_FAST, L7MP_REASON_NONE);
+	s->flow_started_ms = l7mp_loop_now(session_loop(s));
+	memset(s->bypass, 0, sizeof(s->bypass));
 	if (late)
 		(void)drain(s);
 }
@@ -310,25 +319,25 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 	memset(s->fast_read, 0, sizeof(s->fast_read));
 	rc = o->add(o->ctx, a, b, &owner, &s->flow);
 	if (!rc && s->flow) {
-		set(s, SESSION_OFF_BEGINS, L7MP_REASON_PENDING);
+		set_offload(s, SESSION_OFFLOAD_STARTING, L7MP_REASON_PENDING);
 		return;
 	}
 	s->flow = NULL;
 	refuse(s, rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
 }
 
-static void decide(struct l7mp_session *s)
+static void request_flow(struct l7mp_session *s)
 {
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
 
-	/* Queued data would be overtaken: the next packet requests it again. */
-	if (!quiet(s))
+	/* Packets of a flow would overtake queued data: the next packet requests it again. */
+	if (!is_idle(s))
 		return;
-	reason = ends(s, &a, &b);
+	reason = flow_ends(s, &a, &b);
 	/* No event follows when this changes: the next packet requests it again. */
 	if (reason == L7MP_REASON_NOT_ESTABLISHED) {
-		set(s, SESSION_OFF_SLOW, reason);
+		set_offload(s, SESSION_OFFLOAD_SLOW, reason);
 		return;
 	}
 	if (reason != L7MP_REASON_NONE) {
@@ -338,28 +347,28 @@ static void decide(struct l7mp_session *s)
 	start_flow(s, &a, &b);
 }
 
-void l7mp_session_verdicts(struct l7mp_timer *timer, void *arg)
+static void request_some(struct l7mp_timer *timer, void *arg)
 {
 	struct l7mp_sessions *m = arg;
 
 	m->drained = 0;
-	for (unsigned i = 0; m->verdicts && i < VERDICTS_PER_TURN &&
-	                     m->drained < DRAINED_PER_TURN && m->beginning < BEGINNING_MAX;
+	for (unsigned i = 0; m->requests && i < REQUESTS_PER_TURN &&
+	                     m->drained < DRAINED_PER_TURN && m->starting < STARTING_MAX;
 	     i++) {
-		struct l7mp_session *s = m->verdicts;
+		struct l7mp_session *s = m->requests;
 
 		unqueue(s);
-		decide(s);
+		request_flow(s);
 	}
-	if (m->verdicts)
-		(void)l7mp_timer_start(m->env->loop, timer, m->beginning < BEGINNING_MAX ? 0 : 1);
+	if (m->requests)
+		(void)l7mp_timer_start(m->env->loop, timer, m->starting < STARTING_MAX ? 0 : 1);
 }
 
 /* ---- counters ---- */
 
 /* Reports to transformers that only count what passed them in the kernel. */
-static void tell_passed(struct l7mp_session *s, unsigned from, unsigned to, uint64_t packets,
-                        uint64_t bytes)
+static void notify_transformers(struct l7mp_session *s, unsigned from, unsigned to,
+                                uint64_t packets, uint64_t bytes)
 {
 	for (unsigned i = from; i < to; i++) {
 		struct l7mp_stream *stream = s->stages[i].stream;
@@ -387,14 +396,14 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 		s->m->env->stats->fast_bytes[dir] += bytes;
 		/* The destination counts in the ingress direction. */
 		if (dir == L7MP_INGRESS)
-			tell_passed(s, 1, s->dest + 1U, packets, bytes);
+			notify_transformers(s, 1, s->dest + 1U, packets, bytes);
 		else
-			tell_passed(s, s->dest + 1U, s->n, packets, bytes);
+			notify_transformers(s, s->dest + 1U, s->n, packets, bytes);
 	}
 }
 
 /* The flow was removed: its counters are added to those of the session. */
-static void settle(struct l7mp_session *s, const struct l7mp_flow_counters final[2])
+static void add_final_counters(struct l7mp_session *s, const struct l7mp_flow_counters final[2])
 {
 	take_counters(s, final);
 	for (int dir = 0; dir < 2; dir++) {
@@ -426,15 +435,15 @@ void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 	const struct l7mp_offload *o = s->m->offload;
 	struct l7mp_flow_counters final[2] = {{0}};
 
-	if (s->off_state == SESSION_OFF_QUEUED)
+	if (s->offload_state == SESSION_OFFLOAD_QUEUED)
 		unqueue(s);
 	if (s->flow) {
 		o->remove(o->ctx, &s->flow, final);
-		settle(s, final);
+		add_final_counters(s, final);
 	}
-	if (!s->off_never &&
-	    (again || s->off_state == SESSION_OFF_FAST || s->off_state == SESSION_OFF_BEGINS))
-		set(s, SESSION_OFF_SLOW, L7MP_REASON_PENDING);
+	if (!s->offload_disabled && (again || s->offload_state == SESSION_OFFLOAD_FAST ||
+	                             s->offload_state == SESSION_OFFLOAD_STARTING))
+		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_PENDING);
 }
 
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
@@ -458,22 +467,22 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
                          const struct l7mp_flow_counters final[2])
 {
-	struct l7mp_session *s = of_cookie(cookie);
+	struct l7mp_session *s = session_of(cookie);
 
 	(void)arg;
-	settle(s, final);
+	add_final_counters(s, final);
 	refuse(s, reason);
 }
 
-void l7mp_session_retry_some(struct l7mp_slice *slice, void *arg)
+static void retry_some(struct l7mp_slice *slice, void *arg)
 {
 	struct l7mp_sessions *m = arg;
 	struct l7mp_session *s;
 
 	while ((s = l7mp_cursor_next(&m->retry_walk))) {
-		if (((s->off_state == SESSION_OFF_REFUSED && !by_session(s)) ||
-		     s->off_reason == L7MP_REASON_NOT_ESTABLISHED) &&
-		    !s->off_never && s->state == L7MP_SESSION_CONNECTED)
+		if (((s->offload_state == SESSION_OFFLOAD_REFUSED && !is_suspended(s)) ||
+		     s->offload_reason == L7MP_REASON_NOT_ESTABLISHED) &&
+		    !s->offload_disabled && s->state == L7MP_SESSION_CONNECTED)
 			queue(s);
 		if (l7mp_slice_over(m->env->loop)) {
 			l7mp_slice_post(m->env->loop, slice);
@@ -495,9 +504,32 @@ static void on_retry(void *arg)
 	l7mp_slice_post(m->env->loop, &m->retry_slice);
 }
 
-const struct l7mp_offload_events l7mp_session_offload_events = {
+static const struct l7mp_offload_events offload_events = {
         .withdrawn = on_withdrawn,
         .retry = on_retry,
         .ready = on_ready,
         .begun = on_begun,
 };
+
+int l7mp_sessions_offload_init(struct l7mp_sessions *m)
+{
+	int rc;
+
+	l7mp_timer_init(&m->offload_timer, request_some, m);
+	l7mp_slice_init(&m->retry_slice, retry_some, m);
+	rc = l7mp_timer_reserve(m->env->loop, &m->offload_timer);
+	if (rc) {
+		l7mp_timer_give_back(m->env->loop, &m->offload_timer);
+		return rc;
+	}
+	if (m->offload && m->offload->subscribe)
+		m->offload->subscribe(m->offload->ctx, &offload_events, m);
+	return 0;
+}
+
+void l7mp_sessions_offload_free(struct l7mp_sessions *m)
+{
+	l7mp_timer_give_back(m->env->loop, &m->offload_timer);
+	l7mp_slice_cancel(m->env->loop, &m->retry_slice);
+	l7mp_cursor_close(&m->retry_walk);
+}

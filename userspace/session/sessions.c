@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The set of sessions: look-up, counts per source address and per object, ending all. */
+/*
+ * The set of sessions: look-up, cursors, counts per object, ended sessions that are still listed,
+ * ending all sessions and those of deleted objects.
+ */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -11,6 +16,63 @@
 
 #define LOG_INTERVAL_MS 10000
 #define LOG_BURST       20
+
+/* ---- cursors ---- */
+
+/* A session has a list of the cursors at it, which move on when it is freed. */
+
+static void cursor_put(struct l7mp_session_cursor *c, struct l7mp_session *s)
+{
+	c->at = s && s->id <= c->last ? s : NULL;
+	if (c->at)
+		DL_APPEND(c->at->cursors, c);
+}
+
+void l7mp_cursor_open(struct l7mp_session_cursor *c, struct l7mp_sessions *m)
+{
+	*c = (struct l7mp_session_cursor){.m = m, .last = m->last_id};
+	cursor_put(c, m->by_name);
+}
+
+struct l7mp_session *l7mp_cursor_next(struct l7mp_session_cursor *c)
+{
+	struct l7mp_session *s = c->at;
+
+	if (!s)
+		return NULL;
+	DL_DELETE(s->cursors, c);
+	cursor_put(c, s->hh.next);
+	return s;
+}
+
+void l7mp_cursor_copy(struct l7mp_session_cursor *c, const struct l7mp_session_cursor *from)
+{
+	*c = (struct l7mp_session_cursor){.m = from->m, .last = from->last};
+	cursor_put(c, from->at);
+}
+
+void l7mp_cursor_limit(struct l7mp_session_cursor *c, uint64_t last)
+{
+	if (last < c->last)
+		c->last = last;
+	if (c->at && c->at->id > c->last)
+		l7mp_cursor_close(c);
+}
+
+void l7mp_cursor_close(struct l7mp_session_cursor *c)
+{
+	if (c->at)
+		DL_DELETE(c->at->cursors, c);
+	c->at = NULL;
+}
+
+void l7mp_cursors_leave(struct l7mp_session *s)
+{
+	while (s->cursors)
+		(void)l7mp_cursor_next(s->cursors);
+}
+
+/* ---- ending all ---- */
 
 /* Ends one session, or, when the grace time is over, aborts it. */
 static void end_one(struct l7mp_session *s, bool abort)
@@ -44,7 +106,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 	}
 	l7mp_cursor_close(&m->end_walk);
 	m->end_walking = false;
-	if (!m->room.live)
+	if (!m->usage.live)
 		l7mp_task_post(m->env->loop, &m->done_task);
 }
 
@@ -89,22 +151,17 @@ int l7mp_sessions_new(const struct l7mp_sessions_params *params, struct l7mp_ses
 	m->offload = params->offload;
 	m->ended = params->ended;
 	m->ended_arg = params->arg;
-	m->probe_fd = l7mp_room_probe_new();
+	m->probe_fd = eventfd(0, EFD_CLOEXEC);
 	l7mp_timer_init(&m->grace, grace_over, m);
-	l7mp_timer_init(&m->verdict_timer, l7mp_session_verdicts, m);
 	l7mp_task_init(&m->done_task, all_done, m);
 	l7mp_slice_init(&m->end_slice, end_some, m);
-	l7mp_slice_init(&m->retry_slice, l7mp_session_retry_some, m);
-	rc = l7mp_timer_reserve(m->env->loop, &m->verdict_timer);
+	rc = l7mp_sessions_offload_init(m);
 	if (rc) {
-		l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 		if (m->probe_fd >= 0)
 			close(m->probe_fd);
 		free(m);
 		return rc;
 	}
-	if (m->offload && m->offload->subscribe)
-		m->offload->subscribe(m->offload->ctx, &l7mp_session_offload_events, m);
 	*out = m;
 	return 0;
 }
@@ -120,12 +177,10 @@ void l7mp_sessions_free(struct l7mp_sessions **pp)
 	while (m->tracked)
 		l7mp_session_free(m->tracked);
 	l7mp_timer_stop(m->env->loop, &m->grace);
-	l7mp_timer_give_back(m->env->loop, &m->verdict_timer);
 	l7mp_task_cancel(m->env->loop, &m->done_task);
 	l7mp_slice_cancel(m->env->loop, &m->end_slice);
-	l7mp_slice_cancel(m->env->loop, &m->retry_slice);
 	l7mp_cursor_close(&m->end_walk);
-	l7mp_cursor_close(&m->retry_walk);
+	l7mp_sessions_offload_free(m);
 	c = m->counters;
 	HASH_CLEAR(hh, m->counters);
 	while (c) {
@@ -165,74 +220,6 @@ bool l7mp_sessions_may_log(struct l7mp_sessions *m)
 	if (may && left_out)
 		l7mp_log_warn(SESSION_MODULE, "%u records about sessions were left out", left_out);
 	return may;
-}
-
-/* ---- per source address ---- */
-
-/* Sessions of one IPv4 address, or of one IPv6 /64, count together. */
-static bool peer_key(const struct l7mp_addr *addr, bool forgeable, uint8_t key[static 10])
-{
-	memset(key, 0, 10);
-	key[0] = (uint8_t)l7mp_addr_family(addr);
-	key[1] = forgeable;
-	switch (l7mp_addr_family(addr)) {
-	case AF_INET:
-		memcpy(key + 2, &addr->in.sin_addr, 4);
-		return true;
-	case AF_INET6:
-		memcpy(key + 2, &addr->in6.sin6_addr, 8);
-		return true;
-	default:
-		return false;
-	}
-}
-
-struct session_peer *l7mp_session_peer_find(struct l7mp_sessions *m, const struct l7mp_addr *addr,
-                                            bool forgeable)
-{
-	struct session_peer *p = NULL;
-	uint8_t key[sizeof(p->key)];
-
-	if (peer_key(addr, forgeable, key))
-		HASH_FIND(hh, m->peers, key, sizeof(key), p);
-	return p;
-}
-
-int l7mp_session_peer_get(struct l7mp_sessions *m, const struct l7mp_addr *addr, bool forgeable,
-                          struct session_peer **out)
-{
-	struct session_peer *p;
-	uint8_t key[sizeof(p->key)];
-
-	*out = NULL;
-	if (!peer_key(addr, forgeable, key))
-		return 0;
-	HASH_FIND(hh, m->peers, key, sizeof(key), p);
-	if (!p) {
-		p = calloc(1, sizeof(*p));
-		if (!p)
-			return -ENOMEM;
-		memcpy(p->key, key, sizeof(key));
-		HASH_ADD(hh, m->peers, key, sizeof(p->key), p);
-		if (!p->hh.tbl) {
-			free(p);
-			return -ENOMEM;
-		}
-	}
-	p->room.live++;
-	*out = p;
-	return 0;
-}
-
-void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **pp)
-{
-	struct session_peer *p = *pp;
-
-	*pp = NULL;
-	if (!p || --p->room.live)
-		return;
-	HASH_DEL(m->peers, p);
-	free(p);
 }
 
 /* ---- counters per object ---- */
@@ -296,7 +283,7 @@ bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kin
 	return true;
 }
 
-/* ---- looking ---- */
+/* ---- look-up ---- */
 
 size_t l7mp_sessions_count(const struct l7mp_sessions *m, enum l7mp_session_state state)
 {
@@ -349,7 +336,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 	struct l7mp_sessions *m = s->m;
 	uint32_t ms = s->listener->track_ms;
 
-	if (!m->room.live && m->shutting && !m->end_walking)
+	if (!m->usage.live && m->shutting && !m->end_walking)
 		l7mp_task_post(m->env->loop, &m->done_task);
 	if (!ms || m->shutting || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
 		l7mp_session_free(s);
@@ -359,4 +346,154 @@ void l7mp_sessions_track(struct l7mp_session *s)
 	/* Ended sessions are bounded like others: the oldest are dropped. */
 	while (m->counts[L7MP_SESSION_DESTROYED] > m->env->limits->max_sessions)
 		l7mp_session_free(m->tracked);
+}
+
+/* ---- ending the sessions of deleted objects ---- */
+
+struct ender_name {
+	UT_hash_handle hh;
+	const struct l7mp_object *object; /* the key is its name */
+};
+
+struct l7mp_session_ender {
+	struct l7mp_session_cursor cursor;
+	struct ender_name *names[L7MP_OBJ_KINDS];
+	char *spared;
+};
+
+int l7mp_ender_new(struct l7mp_sessions *m, struct l7mp_session_ender **out)
+{
+	*out = calloc(1, sizeof(**out));
+	if (!*out)
+		return -ENOMEM;
+	l7mp_cursor_open(&(*out)->cursor, m);
+	return 0;
+}
+
+static const struct l7mp_object *ender_find(const struct l7mp_session_ender *e,
+                                            enum l7mp_obj_kind kind, const char *name)
+{
+	const struct ender_name *n = NULL;
+
+	if (name && e->names[kind])
+		HASH_FIND_STR(e->names[kind], name, n);
+	return n ? n->object : NULL;
+}
+
+int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *object)
+{
+	struct ender_name *n;
+
+	if (ender_find(e, object->kind, object->name))
+		return 0;
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return -ENOMEM;
+	n->object = object;
+	HASH_ADD_KEYPTR(hh, e->names[object->kind], object->name, strlen(object->name), n);
+	if (n->hh.tbl)
+		return 0;
+	free(n);
+	return -ENOMEM;
+}
+
+void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name)
+{
+	free(e->spared);
+	e->spared = name ? strdup(name) : NULL;
+}
+
+static const char *name_of(const void *object)
+{
+	return object ? ((const struct l7mp_object *)object)->name : NULL;
+}
+
+/* Returns the first of the objects that the session uses, except for endpoints. */
+static const struct l7mp_object *used(const struct l7mp_session_ender *e,
+                                      const struct l7mp_session *s)
+{
+	const struct l7mp_object *o;
+
+	o = ender_find(e, L7MP_OBJ_LISTENER, name_of(s->listener));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULELIST, name_of(s->lookup.rulelist));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULELIST, s->listener->rules);
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_RULE, name_of(s->lookup.rule));
+	if (!o)
+		o = ender_find(e, L7MP_OBJ_ROUTE, name_of(s->lookup.route));
+	for (unsigned i = 1; !o && i < s->n; i++)
+		o = ender_find(e, L7MP_OBJ_CLUSTER, s->stages[i].cluster);
+	return o;
+}
+
+static void ender_end(const struct l7mp_session_ender *e, struct l7mp_session *s)
+{
+	const struct l7mp_object *o;
+	char reason[300];
+
+	if (s->ending)
+		return;
+	o = used(e, s);
+	if (o) {
+		snprintf(reason, sizeof(reason), "%s '%s' was deleted", l7mp_obj_kind_name(o->kind),
+		         o->name);
+		l7mp_session_end(s, reason);
+		return;
+	}
+	for (unsigned i = 1; e->names[L7MP_OBJ_ENDPOINT] && i < s->n && !s->ending; i++)
+		if (s->stages[i].stream &&
+		    ender_find(e, L7MP_OBJ_ENDPOINT, name_of(s->stages[i].endpoint)))
+			l7mp_stage_move(&s->stages[i]);
+}
+
+static bool ender_is_empty(const struct l7mp_session_ender *e)
+{
+	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
+		if (e->names[k])
+			return false;
+	return true;
+}
+
+bool l7mp_ender_step(struct l7mp_session_ender *e)
+{
+	struct l7mp_session *s = ender_is_empty(e) ? NULL : l7mp_cursor_next(&e->cursor);
+
+	if (!s)
+		return false;
+	if (!e->spared || strcmp(s->name, e->spared) != 0)
+		ender_end(e, s);
+	return true;
+}
+
+void l7mp_ender_finish(struct l7mp_session_ender *e)
+{
+	struct l7mp_session *s = e->spared ? l7mp_sessions_find(e->cursor.m, e->spared) : NULL;
+
+	if (s)
+		ender_end(e, s);
+	l7mp_cursor_close(&e->cursor);
+}
+
+void l7mp_ender_free(struct l7mp_session_ender **pp)
+{
+	struct l7mp_session_ender *e = *pp;
+
+	if (!e)
+		return;
+	*pp = NULL;
+	for (int k = 0; k < L7MP_OBJ_KINDS; k++) {
+		struct ender_name *n = e->names[k];
+
+		HASH_CLEAR(hh, e->names[k]);
+		while (n) {
+			struct ender_name *next = n->hh.next;
+
+			free(n);
+			n = next;
+		}
+	}
+	free(e->spared);
+	free(e);
 }

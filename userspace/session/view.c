@@ -119,7 +119,7 @@ static cJSON *stats_json(const struct l7mp_session *s)
 	return checked(json, rc);
 }
 
-/* ---- its way through the kernel: session.offload ---- */
+/* ---- the member `offload` ---- */
 
 static const char *const off_states[] = {"slow", "pending", "pending", "fast", "refused"};
 
@@ -138,8 +138,9 @@ static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
 		o->where(o->ctx, s->flow, (enum l7mp_direction)dir, &hook, &interface);
 	rc = l7mp_json_add_str(json, "from", l7mp_stage_place(ends[dir], place, sizeof(place)));
 	rc |= l7mp_json_add_str(json, "to", l7mp_stage_place(ends[!dir], place, sizeof(place)));
-	rc |= l7mp_json_add_str(json, "state", off_states[s->off_state]);
-	rc |= l7mp_json_add_str(json, "reason", l7mp_reason_name((enum l7mp_reason)s->off_reason));
+	rc |= l7mp_json_add_str(json, "state", off_states[s->offload_state]);
+	rc |= l7mp_json_add_str(json, "reason",
+	                        l7mp_reason_name((enum l7mp_reason)s->offload_reason));
 	rc |= l7mp_json_add_str(json, "hook", hook ? hook : "");
 	rc |= l7mp_json_add_str(json, "interface", interface ? interface : "");
 	rc |= l7mp_json_add_num(json, "packets", (double)count->packets);
@@ -161,7 +162,7 @@ static cJSON *offload_json(const struct l7mp_session *s)
 {
 	cJSON *json = cJSON_CreateObject(), *pipes = cJSON_CreateObject();
 	cJSON *directions = cJSON_CreateArray();
-	bool fast = s->off_state == SESSION_OFF_FAST;
+	bool fast = s->offload_state == SESSION_OFFLOAD_FAST;
 	struct session_count count[2];
 	uint64_t seen[2];
 	int rc;
@@ -223,7 +224,50 @@ static cJSON *metadata_json(const struct l7mp_session *s)
 	return json;
 }
 
-/* ---- the whole ---- */
+/* ---- events ---- */
+
+static cJSON *event_json(const struct l7mp_session *s, const struct session_event *e)
+{
+	cJSON *json = cJSON_CreateObject(), *content = cJSON_CreateObject();
+	char time[L7MP_ISO8601_LEN], place[32];
+	int rc = l7mp_json_add_str(json, "event", e->name);
+
+	rc |= l7mp_json_add_str(json, "timestamp", l7mp_iso8601(e->time, time));
+	rc |= l7mp_json_add_str(json, "message", e->detail ? e->detail : "");
+	if (e->stage >= 0) {
+		const struct session_stage *st = &s->stages[e->stage];
+
+		rc |= l7mp_json_add_str(content, "stage",
+		                        l7mp_stage_place(st, place, sizeof(place)));
+		if (st->cluster)
+			rc |= l7mp_json_add_str(content, "cluster", st->cluster);
+	}
+	if (e->attempt)
+		rc |= l7mp_json_add_num(content, "attempt", e->attempt);
+	rc |= l7mp_json_add(json, "content", content);
+	if (rc) {
+		cJSON_Delete(json);
+		return NULL;
+	}
+	return json;
+}
+
+static cJSON *events_json(const struct l7mp_session *s)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (unsigned i = 0; array && i < s->n_events; i++) {
+		cJSON *e = event_json(s, &s->events[(s->first_event + i) % s->n_events]);
+
+		if (!e || !cJSON_AddItemToArray(array, e)) {
+			cJSON_Delete(e);
+			break;
+		}
+	}
+	return array;
+}
+
+/* ---- all of it ---- */
 
 cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 {
@@ -237,7 +281,7 @@ cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 	rc |= l7mp_json_add(json, "egress", chain_json(s, s->dest + 1U, s->n));
 	rc |= l7mp_json_add_str(json, "status",
 	                        l7mp_session_state_name((enum l7mp_session_state)s->state));
-	rc |= l7mp_json_add(json, "events", l7mp_session_events_json(s));
+	rc |= l7mp_json_add(json, "events", events_json(s));
 	rc |= l7mp_json_add(json, "stats", stats_json(s));
 	rc |= l7mp_json_add(json, "offload", offload_json(s));
 	return checked(json, rc);

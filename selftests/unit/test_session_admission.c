@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who has to go when there is no room, and what is kept for the operator. */
+/* Who is evicted when a limit is reached, and what is kept for the operator. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
