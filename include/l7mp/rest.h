@@ -8,7 +8,7 @@
 #include "l7mp/model.h"
 #include "l7mp/schema.h"
 
-/* What a route does. api/routes.c has a handler for each; a missing one is a compiler error. */
+/* What a route does. api/rest.c has a handler for each; a missing one is a compiler error. */
 enum l7mp_rest_op {
 	/* On the objects of the route's kind. */
 	L7MP_REST_OP_LIST,

@@ -21,7 +21,6 @@ int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 		api->boot = l7mp_wallclock_ms();
 	if (gethostname(api->host, sizeof(api->host) - 1))
 		api->host[0] = '\0';
-	api->origin = api_origin;
 	rc = api_host_new(&api->net);
 	if (!rc)
 		rc = api_token_new(params->env->loop, &api->token);
@@ -60,6 +59,24 @@ bool api_is_ready(const struct l7mp_api *api)
 void l7mp_api_set_stopping(struct l7mp_api *api)
 {
 	api->stopping = true;
+}
+
+void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status)
+{
+	struct api_count *bigger;
+
+	for (size_t i = 0; i < api->n_counts; i++) {
+		if (api->counts[i].route == route && api->counts[i].status == status) {
+			api->counts[i].n++;
+			return;
+		}
+	}
+	/* Bounded: routes and statuses are closed lists. */
+	bigger = realloc(api->counts, (api->n_counts + 1) * sizeof(*bigger));
+	if (!bigger)
+		return;
+	api->counts = bigger;
+	bigger[api->n_counts++] = (struct api_count){.route = route, .status = status, .n = 1};
 }
 
 void l7mp_api_each_request_count(const struct l7mp_api *api,

@@ -38,7 +38,7 @@ struct l7mp_api {
 	char host[256]; /* the name of this host */
 	struct api_host *net;
 	struct api_origins *origins;
-	/* api_origin; tests have their own. */
+	/* NULL: what `origins` says; tests have their own. */
 	enum l7mp_origin (*origin)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
 	uint64_t boot; /* random part of ETags, so that those of another process never match */
@@ -69,8 +69,6 @@ struct api_binding {
 	api_handler handler;
 	unsigned flags; /* enum api_route_flags */
 };
-/* Returns the handler and the flags for an operation. */
-struct api_binding api_binding(enum l7mp_rest_op op);
 
 struct api_request {
 	struct l7mp_api *api;
@@ -138,17 +136,10 @@ struct api_response {
 	bool retry;                /* 503: add Retry-After */
 };
 
+/* ---- api.c ---- */
+
 /* Whether everything is bound, and the program is not being stopped. */
 bool api_is_ready(const struct l7mp_api *api);
-
-/* ---- router.c ---- */
-
-/*
- * Finds the route of a request and reads its query; then calls the handler, if it runs on the loop.
- * If rs->status is 0 afterwards, rq->binding says what has to be done in a worker thread.
- */
-void api_dispatch(struct api_request *rq, struct api_response *rs);
-void api_request_clear(struct api_request *rq);
 /* Counts an answer for l7mp_rest_requests_total. */
 void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status);
 
@@ -177,27 +168,11 @@ const char *api_header(const cJSON *metadata, const char *name);
  */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
-/* Where the client is. Once for each request: see api_origin_of_connection. */
-enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client);
 /* Returns whether this is a name or address of this host ("localhost", "[::1]:1234", "myhost"). */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 
-/* ---- body.c ---- */
-
-/*
- * Parses rq's body by its content type into rq->document. Returns the root, which is an object,
- * borrowed; or NULL with rs filled (400, 415, 422).
- */
-cJSON *api_body(struct api_request *rq, struct api_response *rs);
-/*
- * The same, but returns the member `wrapper` of the root. Other members are refused in strict mode
- * (422), and logged otherwise.
- */
-cJSON *api_body_unwrap(struct api_request *rq, const char *wrapper, struct api_response *rs);
-
 /* ---- respond.c ---- */
 
-int api_status_of(enum l7mp_code code);
 void api_ok(struct api_response *rs);                /* a change succeeded */
 void api_json(struct api_response *rs, cJSON *json); /* takes json; NULL: out of memory */
 /* Sets the error body {"status", "message", "content": []}. */
@@ -226,35 +201,6 @@ void api_each_header(const struct api_response *rs,
                      void (*cb)(void *arg, const char *name, const char *value), void *arg);
 void api_response_clear(struct api_response *rs);
 
-/* ---- change.c ---- */
-
-/* Begins a change; NULL with rs filled. */
-struct l7mp_change *api_begin_change(struct api_request *rq, struct api_response *rs);
-/*
- * Ends the building of a change, whose result is `rc`: leaves it in rq->change, or fills rs and
- * frees it.
- */
-void api_built_change(struct api_request *rq, struct l7mp_change **c, int rc,
-                      const struct l7mp_error *err, struct api_response *rs);
-bool api_strict(const struct api_request *rq);
-/* Logs the findings of validating a change. Loop thread. */
-void api_log_warnings(const struct api_request *rq, struct l7mp_change *c);
-
-/* ---- etag.c: versions of objects ---- */
-
-/*
- * Sets rs->etag to the version of the object, or, if `recursive` or the object is NULL, of the
- * whole model.
- */
-void api_set_etag(const struct api_request *rq, const struct l7mp_object *o,
-                  struct api_response *rs);
-/*
- * Returns whether If-Match is absent or has the version of `o` (NULL: of the model). If not, rs is
- * filled with 412.
- */
-bool api_if_match(const struct api_request *rq, const struct l7mp_object *o,
-                  struct api_response *rs);
-
 /* ---- lists.c: lists that are made while they are read ---- */
 
 /* Lists the objects of one kind. In a job. */
@@ -266,33 +212,7 @@ void api_list_flows(struct api_request *rq, struct api_response *rs);
 /* Shows the whole config. Takes `admin`. In a job. */
 void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *rs);
 
-/* ---- handlers: objects.c, rules.c, config.c, live.c ---- */
-
-void api_list(struct api_request *rq, struct api_response *rs);
-void api_add(struct api_request *rq, struct api_response *rs);
-void api_get(struct api_request *rq, struct api_response *rs);
-void api_put(struct api_request *rq, struct api_response *rs);
-void api_delete(struct api_request *rq, struct api_response *rs);
-void api_endpoints_list(struct api_request *rq, struct api_response *rs);
-void api_endpoints_add(struct api_request *rq, struct api_response *rs);
-
-void api_rule_get(struct api_request *rq, struct api_response *rs);
-void api_rule_insert(struct api_request *rq, struct api_response *rs);
-void api_rule_remove(struct api_request *rq, struct api_response *rs);
-void api_lookup(struct api_request *rq, struct api_response *rs);
-
-void api_config_get(struct api_request *rq, struct api_response *rs);
-void api_config_post(struct api_request *rq, struct api_response *rs);
-void api_admin_get(struct api_request *rq, struct api_response *rs);
-void api_admin_post(struct api_request *rq, struct api_response *rs);
-void api_openapi_json(struct api_request *rq, struct api_response *rs);
-void api_openapi_yaml(struct api_request *rq, struct api_response *rs);
-
-void api_sessions_list(struct api_request *rq, struct api_response *rs);
-void api_session_get(struct api_request *rq, struct api_response *rs);
-void api_session_delete(struct api_request *rq, struct api_response *rs);
-void api_offload(struct api_request *rq, struct api_response *rs);
-void api_offload_flows(struct api_request *rq, struct api_response *rs);
+/* ---- rest.c ---- */
 
 /* Adds to a listener's JSON the address that was really bound. */
 void api_show_bound(struct l7mp_api *api, const struct l7mp_object *o, cJSON *json);

@@ -29,11 +29,21 @@ static void find_source(struct l7mp_api *api, const struct api_client *client,
 		api_origin_source_of_connection(api->origins, &client->peer, &client->local, out);
 }
 
+/* Where the client is. Once for each request: see api_origin_of_connection. */
+static enum l7mp_origin origin_of(struct l7mp_api *api, const struct api_client *client)
+{
+	if (api->origin)
+		return api->origin(api, client);
+	if (client->session)
+		return api_origin_of_session(api->origins, client->session);
+	return api_origin_of_connection(api->origins, &client->peer, &client->local);
+}
+
 static int check_token(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                        struct api_response *rs)
 {
 	const char *authorization = api_header(metadata, "authorization");
-	bool local = api->origin(api, client) == L7MP_ORIGIN_LOCAL;
+	bool local = origin_of(api, client) == L7MP_ORIGIN_LOCAL;
 	struct l7mp_addr source = client->peer;
 
 	find_source(api, client, &source);
@@ -115,13 +125,6 @@ static bool origin_is_local(const struct l7mp_api *api, const char *origin)
 	return host && api_host_is_local(api, host + 3);
 }
 
-enum l7mp_origin api_origin(struct l7mp_api *api, const struct api_client *client)
-{
-	if (client->session)
-		return api_origin_of_session(api->origins, client->session);
-	return api_origin_of_connection(api->origins, &client->peer, &client->local);
-}
-
 /* Why such a client is not answered without a token; NULL: it is. */
 static const char *refusal_of(enum l7mp_origin origin)
 {
@@ -147,7 +150,7 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
 
 	if (api_token_is_set(api->token))
 		return check_token(api, client, metadata, rs);
-	why = refusal_of(api->origin(api, client));
+	why = refusal_of(origin_of(api, client));
 	host = api_header(metadata, "host");
 	origin = api_header(metadata, "origin");
 	if (!why && host && !api_host_is_local(api, host))

@@ -2,12 +2,6 @@
 /* The L7mpController cluster: the REST API as a stage of the data plane. */
 #include "api_int.h"
 
-const struct api_service api_service_rest = {
-        .proto = "L7mpController",
-        .admit = api_authorize,
-        .answer = api_dispatch,
-};
-
 static int controller_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
                               struct l7mp_error *err)
 {

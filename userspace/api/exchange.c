@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api_int.h"
+#include "l7mp/log.h"
 #include "l7mp/slice.h"
 
 #define PIECE (32 * 1024)
@@ -41,10 +42,25 @@ struct api_exchange {
 	bool wanted;           /* the receiver waits for `ready` */
 };
 
+static void request_clear(struct api_request *rq)
+{
+	free(rq->session);
+	free(rq->raw_path);
+	free(rq->raw_query);
+	free(rq->content_type);
+	free(rq->if_match);
+	free(rq->body);
+	free(rq->method);
+	free(rq->path);
+	free(rq->after);
+	l7mp_document_free(&rq->document);
+	memset(rq, 0, sizeof(*rq));
+}
+
 static void destroy(struct api_exchange *x)
 {
 	l7mp_slice_cancel(x->loop, &x->slice);
-	api_request_clear(&x->rq);
+	request_clear(&x->rq);
 	api_response_clear(&x->rs);
 	l7mp_str_free(&x->piece);
 	free(x);
@@ -104,12 +120,23 @@ static struct l7mp_change *job_build(void *arg)
 	return x->rq.change;
 }
 
+/* Logs what the validation of the change has found. */
+static void log_warnings(const struct api_request *rq, struct l7mp_change *c)
+{
+	const struct l7mp_issues *issues = l7mp_change_issues(c);
+
+	for (size_t i = 0; i < issues->n; i++)
+		if (issues->v[i].warning)
+			l7mp_log_warn("api", "%s %s: %s: %s", rq->method, rq->route->path,
+			              issues->v[i].path, issues->v[i].reason);
+}
+
 static int job_built(void *arg, struct l7mp_change *c, struct l7mp_error *err)
 {
 	struct api_exchange *x = arg;
 
 	(void)err;
-	api_log_warnings(&x->rq, c);
+	log_warnings(&x->rq, c);
 	return 0;
 }
 

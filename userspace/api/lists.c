@@ -381,7 +381,6 @@ void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct ap
 		free(path);
 		free(name);
 	}
-	api_set_etag(rq, NULL, rs);
 	api_streamed(rs, &l->base, api_json_type(rq->format));
 }
 
@@ -563,6 +562,5 @@ void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *
 		list_free(&l->base);
 		return;
 	}
-	api_set_etag(rq, NULL, rs);
 	api_streamed(rs, &l->base, api_json_type(rq->format));
 }

@@ -8,7 +8,7 @@
 
 #include "api_int.h"
 
-int api_status_of(enum l7mp_code code)
+static int status_of(enum l7mp_code code)
 {
 	switch (code) {
 	case L7MP_OK:
@@ -126,9 +126,9 @@ void api_fail_error(struct api_response *rs, const struct l7mp_error *err)
 
 	l7mp_error_text(err, text, sizeof(text));
 	if (err->line)
-		api_fail(rs, api_status_of(err->code), "line %d: %s", err->line, text);
+		api_fail(rs, status_of(err->code), "line %d: %s", err->line, text);
 	else
-		api_fail(rs, err->code ? api_status_of(err->code) : 500, "%s", text);
+		api_fail(rs, err->code ? status_of(err->code) : 500, "%s", text);
 	if (*err->path || err->line)
 		api_add_content(rs, err->path, err->message, err->line);
 }
