@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Private to model/: shared by model.c, object.c, view.c, admin.c, build*.c and change*.c. */
+/* Private to model/: shared by model.c, object.c, view.c, admin.c, and change/. */
 #pragma once
 
 #include "l7mp/change.h"
@@ -77,13 +77,6 @@ int l7mp_object_set_owner(struct l7mp_object *o, enum l7mp_obj_kind kind, const 
  * memory.
  */
 char **l7mp_names_pack(const char *const *names, size_t n);
-/*
- * Return copies to be modified before they are shared. The cluster's endpoints are referenced, its
- * `lb` is missing; the rule list has no rules. NULL: out of memory.
- */
-struct l7mp_cluster *l7mp_cluster_copy(const struct l7mp_cluster *c, size_t n_endpoints);
-struct l7mp_rulelist *l7mp_rulelist_copy(const struct l7mp_rulelist *l);
-
 /* ---- admin.c ---- */
 
 int l7mp_admin_defaults(struct l7mp_admin *a);
@@ -97,7 +90,7 @@ bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b);
 /* Returns the first key that differs and can't change at run time; NULL when there is none. */
 const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_admin *b);
 
-/* ---- build.c: document -> draft tree ---- */
+/* ---- draft.c: document -> draft tree ---- */
 
 struct l7mp_draft;
 struct l7mp_draft_ref {
@@ -119,7 +112,7 @@ struct l7mp_draft {
 	struct l7mp_draft *owner;   /* the draft in which it is inline */
 	enum l7mp_slot slot;        /* the slot of owner that it is in */
 	struct l7mp_draft_refs refs[L7MP_KIND_SLOTS];
-	UT_hash_handle hh; /* in the builder's table of names */
+	UT_hash_handle hh; /* by name; see build.c */
 };
 
 struct l7mp_build {
@@ -191,42 +184,3 @@ int l7mp_change_check(struct l7mp_change *c, struct l7mp_error *err);
 /* Sets an error L7MP_ERR_EXISTS with the path in the document. Returns -EEXIST. */
 int l7mp_change_exists(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name,
                        const char *path);
-int l7mp_change_missing(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name);
-
-/* ---- build_same.c, build_names.c, build_stage.c: drafts into a change ---- */
-
-enum l7mp_builder_mode {
-	L7MP_BUILD_ADD,     /* no name may exist */
-	L7MP_BUILD_REPLACE, /* the first draft and its inline objects may exist */
-	L7MP_BUILD_CONFIG,  /* every name may exist */
-};
-struct l7mp_builder {
-	struct l7mp_change *c;
-	enum l7mp_builder_mode mode;
-	const struct l7mp_object *top; /* REPLACE: the object that is replaced */
-	/* owner of the first draft when it is inline in an existing object; or NULL */
-	const struct l7mp_object *owner;
-	struct l7mp_draft *names[L7MP_OBJ_KINDS]; /* drafts by name */
-};
-/*
- * Inline objects of the draft, before its names are entered, that are what is there under their
- * names become references. 0 or -ENOMEM with err.
- */
-int l7mp_builder_refer(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-/* Enters the names in the tree; adds an issue for a name that occurs twice. */
-int l7mp_builder_claim(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-struct l7mp_draft *l7mp_builder_claimed(const struct l7mp_builder *b, enum l7mp_obj_kind kind,
-                                        const char *name);
-/* Generates d->name, <owner>-<infix>-<n>, and enters it. */
-int l7mp_builder_generate(struct l7mp_builder *b, struct l7mp_draft *d, const char *owner,
-                          enum l7mp_slot slot, struct l7mp_error *err);
-/* Generates names for all drafts below d, which has one. */
-int l7mp_builder_bind(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-/* May the builder put a new version of what is there? */
-bool l7mp_builder_may_replace(const struct l7mp_builder *b, const struct l7mp_object *there);
-/* Stages the tree, in which all drafts have names. */
-int l7mp_builder_stage(struct l7mp_builder *b, struct l7mp_draft *d, struct l7mp_error *err);
-/* REPLACE: deletes inline objects of replaced objects that are not used any more. */
-int l7mp_builder_prune(struct l7mp_builder *b, struct l7mp_error *err);
-/* Clears the table of names, before the drafts are freed. */
-void l7mp_builder_clear(struct l7mp_builder *b);

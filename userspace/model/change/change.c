@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The contents of a change, and its end: committed or discarded. */
+/* What is staged in a change, and its end: committed or discarded. */
 #include "l7mp/change.h"
 
 #include <errno.h>
@@ -92,12 +92,6 @@ int l7mp_change_exists(struct l7mp_error *err, enum l7mp_obj_kind kind, const ch
 	if (err)
 		snprintf(err->path, sizeof(err->path), "%s", path);
 	return -EEXIST;
-}
-
-int l7mp_change_missing(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name)
-{
-	return l7mp_error_set(err, -ENOENT, L7MP_ERR_NOT_FOUND, "there is no %s \"%s\"",
-	                      l7mp_obj_kind_name(kind), name);
 }
 
 /* ---- staging ---- */

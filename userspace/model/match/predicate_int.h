@@ -56,38 +56,3 @@ const char *l7mp_ptype_name(enum l7mp_ptype t);
 int l7mp_ptype_parse(const char *name, enum l7mp_ptype *out); /* 0 or -EINVAL */
 /* Returns whether a node has the type. `node` NULL: undefined. */
 bool l7mp_ptype_is(enum l7mp_ptype t, const cJSON *node);
-
-/* ---- predicate_iri.c ---- */
-bool l7mp_is_iri_reference(const char *s);
-bool l7mp_is_iri(const char *s);
-
-/* ---- a compiled predicate ---- */
-
-enum l7mp_pop {
-	L7MP_OP_ALL, /* no condition */
-	L7MP_OP_AND,
-	L7MP_OP_OR,
-	L7MP_OP_NOT,
-	L7MP_OP_CONTAINS,
-	L7MP_OP_DEFINED,
-	L7MP_OP_ENDS,
-	L7MP_OP_IN,
-	L7MP_OP_LESS,
-	L7MP_OP_MATCHES,
-	L7MP_OP_MORE,
-	L7MP_OP_STARTS,
-	L7MP_OP_TEST,
-	L7MP_OP_TYPE,
-	L7MP_OP_UNDEFINED,
-};
-
-struct l7mp_predicate {
-	enum l7mp_pop op;
-	bool nocase;
-	enum l7mp_ptype type;
-	char *path;            /* NULL: the context itself */
-	cJSON *value;          /* a copy that is owned */
-	struct l7mp_regex *re; /* matches; contains/starts/ends without case */
-	struct l7mp_predicate *sub;
-	size_t n_sub;
-};
