@@ -8,12 +8,17 @@ that could not run. Unit tests are cmocka binaries, BPF tests C programs (both b
 test_*.c), all others are executable scripts. A file that ends with another status than 0 without a "not ok", prints
 no test at all or takes too long counts as one failure.
 
+Each file runs in a network namespace of its own, in which only lo is up, so that no port of the host
+or of another file is in its way; without the right to make one it runs in the host's. A file whose
+first lines say "l7mp-test: host-network" needs that one (it installs packages).
+
 Suites run beside each other on the machine's cores, except files whose first lines
 say "l7mp-test: alone". A file's line "l7mp-test: timeout=SECONDS" raises its
 limit, "l7mp-test: full" keeps it for make test-full.
 """
 import argparse
 import concurrent.futures
+import functools
 import os
 import pathlib
 import re
@@ -24,6 +29,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "debian13", "vm"]
+# Runs its arguments in a network namespace of their own.
+ISOLATE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 LINE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)(?:\s*#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 
 
@@ -89,8 +96,15 @@ def parse(result, text, status, timed_out):
         result.failed.append("(printed no test)")
 
 
+@functools.cache
+def can_isolate():
+    return subprocess.run(ISOLATE + ["true"], capture_output=True).returncode == 0
+
+
 def run_one(suite, name, command, say, mode):
     result = Result(f"{suite}/{name}")
+    if "host-network" not in say and can_isolate():
+        command = ISOLATE + command
     env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP", L7MP_TEST_MODE=mode,
                ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1",
                UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: full alone timeout_full=2400
+# l7mp-test: full alone host-network timeout_full=2400
 """The tree on Debian 13: it builds without warnings, and the unit, api and traffic suites pass there, with
 libwebsockets 4.3, OpenSSL 3.5, gcc 14 and clang 19. Each file of these suites is one test here."""
 import pathlib

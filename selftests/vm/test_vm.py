@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: full alone timeout_full=1500
+# l7mp-test: full alone host-network timeout_full=1500
 """What `make vmtest` does, and that it can fail: the suites pass on Debian's 6.1 and 6.12, and do not
 with programs that were broken on purpose."""
 import os
