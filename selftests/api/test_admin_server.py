@@ -369,6 +369,45 @@ class Life(Base):
         self.assertEqual(self.proxy.api.post("/admin", {"admin": {"server": {"enabled": True}}})[0], 200)
         self.assertTrue(l7test.wait_for(lambda: plain("/readyz", 1237)[0] == 200, 30))
 
+    def test_restart_under_load(self):
+        """connections that come while the server is replaced are answered or closed, and none stays open"""
+        self.start(server={"threads": 2})
+        answered, over, silent = [0], threading.Event(), []
+
+        def client():
+            while not over.is_set():
+                try:
+                    answered[0] += l7test.Api(PORT).get("/admin")[0] == 200
+                except TimeoutError as e:
+                    silent.append(e)
+                except (OSError, http.client.HTTPException):
+                    pass  # refused, or closed without an answer
+
+        clients = [threading.Thread(target=client) for _ in range(6)]
+        for t in clients:
+            t.start()
+        try:
+            for i in range(20):
+                threads = 3 - i % 2
+                self.assertEqual(self.proxy.api.post("/admin", {"admin": {"server": {"threads": threads}}})[0], 200)
+                before = answered[0]
+                self.assertTrue(l7test.wait_for(lambda: answered[0] > before + 6))
+        finally:
+            over.set()
+            for t in clients:
+                t.join()
+        self.assertEqual(silent, [])
+        self.assertEqual(self.proxy.api.post("/admin", {"admin": {"server": {"enabled": False}}})[0], 200)
+        self.assertTrue(l7test.wait_for(lambda: self.gone(PORT)))
+        self.assertTrue(l7test.wait_for(lambda: self.connections(PORT) == 0), self.connections(PORT))
+
+    @staticmethod
+    def connections(port):
+        """TCP sockets of the server's port that belong to a process: those in /proc/net/tcp that have an inode."""
+        with open("/proc/net/tcp") as f:
+            rows = [line.split() for line in f.readlines()[1:]]
+        return sum(r[1].endswith(f":{port:04X}") and r[9] != "0" for r in rows)
+
     @staticmethod
     def gone(port):
         try:

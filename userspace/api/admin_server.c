@@ -11,6 +11,8 @@
  *    ends that (admin_request.c).
  *  - mg_stop joins the threads, which may be waiting for the loop: it runs on a thread of its own.
  *  - mg_start changes what SIGCHLD and SIGPIPE do.
+ *  - mg_stop forgets connections that were accepted and that no thread has begun to serve: they
+ *    stay open, and their clients wait. They are found and closed afterwards.
  *
  * An engine is one running civetweb. A new address is bound by a new engine before the old one is
  * stopped; when only the number of threads changes, the new one begins when the old one is gone.
@@ -21,6 +23,7 @@
 
 #include <arpa/inet.h>
 #include <civetweb.h>
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -729,6 +733,43 @@ static void on_stopped(struct l7mp_mail *mail, void *arg)
 	engine_gone(e);
 }
 
+static bool is_tcp(int fd)
+{
+	int protocol;
+	socklen_t len = sizeof(protocol);
+
+	return !getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) && protocol == IPPROTO_TCP;
+}
+
+/*
+ * Closes the connections that mg_stop has left: nobody else has sockets with the server's address,
+ * as nobody else could bind it. A new engine at the same address begins after this one.
+ */
+static void close_left(const struct engine *e)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct l7mp_addr server, local;
+	struct sockaddr_storage sa;
+
+	if (!dir || l7mp_addr_parse(&server, e->where.address, e->port))
+		goto out;
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		int fd = atoi(entry->d_name);
+		socklen_t len = sizeof(sa);
+
+		if (fd <= STDERR_FILENO || fd == dirfd(dir) ||
+		    getsockname(fd, (struct sockaddr *)&sa, &len) ||
+		    l7mp_addr_from_sockaddr(&local, (struct sockaddr *)&sa, len))
+			continue;
+		if (l7mp_addr_port(&local) == e->port && is_tcp(fd) &&
+		    (l7mp_addr_is_any(&server) || l7mp_addr_equal_ip(&local, &server)))
+			close(fd);
+	}
+out:
+	if (dir)
+		closedir(dir);
+}
+
 /* civetweb writes nothing after mg_stop, so requests in progress get some time to finish. */
 static void *stopper(void *arg)
 {
@@ -737,6 +778,7 @@ static void *stopper(void *arg)
 	for (int ms = 0; atomic_load(&e->busy) && ms < STOP_GRACE_MS; ms += 5)
 		usleep(5000);
 	mg_stop(e->mg);
+	close_left(e);
 	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
 	return NULL;
 }
@@ -758,6 +800,7 @@ static void engine_stop(struct engine *e)
 	/* Threads that wait for the loop give up after a while, so that stopping ends. */
 	l7mp_log_error("admin", "no thread to stop the admin server with: %s", strerror(rc));
 	mg_stop(e->mg);
+	close_left(e);
 	engine_gone(e);
 }
 
