@@ -114,7 +114,8 @@ class Slow(Case):
 
     def test_pipeline(self):
         """http slow: a client that sends requests for as long as they are taken and reads nothing; then it reads all"""
-        self.begin(measured=True)
+        # More requests than 20,000 in a second would be refused otherwise.
+        self.begin(measured=True, admin={"limits": {"new_sessions_per_second": 10000000}})
         peak = Peak(self.proxy)
         request = b"POST /idle HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n0123456789"
         with Client(9000) as c:
