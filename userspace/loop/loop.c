@@ -1,26 +1,34 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * The event loop: timers, tasks, slices and descriptor watchers on libuv, or on a clock that a test
+ * moves (a manual loop).
+ */
 #include "l7mp/loop.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "l7mp/slice.h"
 #include "loop_int.h"
 
+#define IO_BATCH        256        /* descriptors that are ready, of one epoll_wait(2) */
 #define BUF_CACHE       (8u << 20) /* bytes of free buffers that are kept */
 #define MANUAL_START_MS 1000000u
 #define DRY_GUARD_MS    8000u /* longer than the longest graceful close */
 /* bound for timers that arm themselves with 0, which would hang a test */
 #define MANUAL_ROUNDS 1000
 
-/* ---- the loop's hooks around each poll ---- */
+/* ---- the next poll ---- */
 
 static void idle_cb(uv_idle_t *idle)
 {
 	(void)idle;
 }
 
-void l7mp_loop_wake(struct l7mp_loop *loop)
+/* Makes the next poll not sleep. */
+static void wake(struct l7mp_loop *loop)
 {
 	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->idle))
 		uv_idle_start(&loop->idle, idle_cb);
@@ -32,10 +40,11 @@ static void wakeup_cb(uv_timer_t *timer)
 	 * The prepare hook fires what is due. libuv 1.45 and later runs its timers at the end of a
 	 * turn, and would end a loop that has nothing else, before there is a next one.
 	 */
-	l7mp_loop_wake(timer->data);
+	wake(timer->data);
 }
 
-void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due)
+/* Limits the sleep of the next poll to `due`. */
+static void sleep_until(struct l7mp_loop *loop, uint64_t due)
 {
 	uint64_t now = uv_now(&loop->uv);
 
@@ -43,22 +52,589 @@ void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due)
 	uv_timer_start(&loop->timer, wakeup_cb, due > now ? due - now : 0, 0);
 }
 
+uint64_t l7mp_loop_now(const struct l7mp_loop *loop)
+{
+	return loop->manual ? loop->manual_now : uv_now(&loop->uv);
+}
+
+/* ---- timers ---- */
+
+/* A binary heap. Each timer knows its index, so that moving and stopping one are O(log n). */
+
+static inline bool before(const struct l7mp_heap_entry *a, const struct l7mp_heap_entry *b)
+{
+	return a->due != b->due ? a->due < b->due : a->seq < b->seq;
+}
+
+static inline void place(struct l7mp_heap *h, size_t i, struct l7mp_heap_entry e)
+{
+	h->v[i] = e;
+	e.timer->index = i + 1;
+}
+
+static void sift(struct l7mp_heap *h, size_t i, struct l7mp_heap_entry e)
+{
+	while (i > 0 && before(&e, &h->v[(i - 1) / 2])) {
+		place(h, i, h->v[(i - 1) / 2]);
+		i = (i - 1) / 2;
+	}
+	for (;;) {
+		size_t child = 2 * i + 1;
+
+		if (child >= h->n)
+			break;
+		if (child + 1 < h->n && before(&h->v[child + 1], &h->v[child]))
+			child++;
+		if (!before(&h->v[child], &e))
+			break;
+		place(h, i, h->v[child]);
+		i = child;
+	}
+	place(h, i, e);
+}
+
+static void heap_remove(struct l7mp_heap *h, struct l7mp_timer *t)
+{
+	size_t i = t->index - 1;
+	struct l7mp_heap_entry last = h->v[--h->n];
+
+	t->index = 0;
+	h->kept += t->reserved;
+	if (i < h->n)
+		sift(h, i, last);
+}
+
+/* Makes room for one more entry. */
+static int heap_grow(struct l7mp_heap *h)
+{
+	size_t cap = h->cap ? 2 * h->cap : 64;
+	struct l7mp_heap_entry *v;
+
+	if (h->n + h->kept < h->cap)
+		return 0;
+	v = realloc(h->v, cap * sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	h->v = v;
+	h->cap = cap;
+	return 0;
+}
+
+static void heap_free(struct l7mp_heap *h)
+{
+	for (size_t i = 0; i < h->n; i++)
+		h->v[i].timer->index = 0;
+	free(h->v);
+	*h = (struct l7mp_heap){0};
+}
+
+/* Fires the timers that are due at `now`, but none that is armed meanwhile. */
+static void heap_fire(struct l7mp_heap *h, uint64_t now)
+{
+	uint64_t limit = h->seq;
+
+	/* Timers that are armed meanwhile have a higher seq, and are not fired. */
+	while (h->n && h->v[0].due <= now && h->v[0].seq < limit) {
+		struct l7mp_timer *t = h->v[0].timer;
+
+		heap_remove(h, t);
+		t->cb(t, t->arg);
+	}
+}
+
+void l7mp_timer_init(struct l7mp_timer *t, void (*cb)(struct l7mp_timer *t, void *arg), void *arg)
+{
+	*t = (struct l7mp_timer){.cb = cb, .arg = arg};
+}
+
+int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms)
+{
+	struct l7mp_heap *h = &loop->heap;
+	uint64_t now = l7mp_loop_now(loop);
+	size_t i = t->index ? t->index - 1 : h->n;
+
+	if (!t->index && !t->reserved && heap_grow(h))
+		return -ENOMEM;
+	t->due = delay_ms > UINT64_MAX - now ? UINT64_MAX : now + delay_ms;
+	if (!t->index) {
+		h->n++;
+		h->kept -= t->reserved;
+	}
+	sift(h, i, (struct l7mp_heap_entry){.due = t->due, .seq = h->seq++, .timer = t});
+	/* The prepare hook sets the time; before the loop runs, the handle has to keep it alive. */
+	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->timer))
+		sleep_until(loop, t->due);
+	return 0;
+}
+
+void l7mp_timer_stop(struct l7mp_loop *loop, struct l7mp_timer *t)
+{
+	if (t->index)
+		heap_remove(&loop->heap, t);
+}
+
+int l7mp_timer_reserve(struct l7mp_loop *loop, struct l7mp_timer *t)
+{
+	struct l7mp_heap *h = &loop->heap;
+
+	if (t->reserved)
+		return 0;
+	if (!t->index) {
+		if (heap_grow(h))
+			return -ENOMEM;
+		h->kept++;
+	}
+	t->reserved = true;
+	return 0;
+}
+
+void l7mp_timer_give_back(struct l7mp_loop *loop, struct l7mp_timer *t)
+{
+	l7mp_timer_stop(loop, t);
+	loop->heap.kept -= t->reserved;
+	t->reserved = false;
+}
+
+/* ---- tasks and flush hooks ---- */
+
+/* Two circular lists with a sentinel. */
+
+#define TASK_ROUNDS 8
+
+static bool tasks_pending(const struct l7mp_loop *loop)
+{
+	return loop->tasks.next != &loop->tasks || loop->flushs.next != &loop->flushs;
+}
+
+static void tasks_init(struct l7mp_loop *loop)
+{
+	loop->tasks.prev = loop->tasks.next = &loop->tasks;
+	loop->flushs.prev = loop->flushs.next = &loop->flushs;
+}
+
+void l7mp_task_init(struct l7mp_task *t, void (*cb)(struct l7mp_task *t, void *arg), void *arg)
+{
+	*t = (struct l7mp_task){.cb = cb, .arg = arg};
+}
+
+void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t)
+{
+	if (t->prev)
+		return;
+	t->prev = loop->tasks.prev;
+	t->next = &loop->tasks;
+	t->prev->next = t;
+	loop->tasks.prev = t;
+	loop->slice_tasks++;
+	wake(loop);
+}
+
+void l7mp_task_cancel(struct l7mp_loop *loop, struct l7mp_task *t)
+{
+	(void)loop;
+	if (!t->prev)
+		return;
+	t->prev->next = t->next;
+	t->next->prev = t->prev;
+	t->prev = t->next = NULL;
+}
+
+void l7mp_flush_init(struct l7mp_flush *f, void (*cb)(struct l7mp_flush *f, void *arg), void *arg)
+{
+	*f = (struct l7mp_flush){.cb = cb, .arg = arg};
+}
+
+void l7mp_flush_request(struct l7mp_loop *loop, struct l7mp_flush *f)
+{
+	if (f->prev)
+		return;
+	f->prev = loop->flushs.prev;
+	f->next = &loop->flushs;
+	f->prev->next = f;
+	loop->flushs.prev = f;
+	wake(loop);
+}
+
+void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f)
+{
+	(void)loop;
+	if (!f->prev)
+		return;
+	f->prev->next = f->next;
+	f->next->prev = f->prev;
+	f->prev = f->next = NULL;
+}
+
+/* The list is moved to another head, so that tasks posted meanwhile wait for the next round. */
+static void tasks_round(struct l7mp_loop *loop)
+{
+	struct l7mp_task head;
+
+	head.next = loop->tasks.next;
+	head.prev = loop->tasks.prev;
+	head.next->prev = head.prev->next = &head;
+	loop->tasks.prev = loop->tasks.next = &loop->tasks;
+	while (head.next != &head) {
+		struct l7mp_task *t = head.next;
+
+		l7mp_task_cancel(loop, t);
+		t->cb(t, t->arg);
+	}
+}
+
+static void flush_round(struct l7mp_loop *loop)
+{
+	struct l7mp_flush head;
+
+	head.next = loop->flushs.next;
+	head.prev = loop->flushs.prev;
+	head.next->prev = head.prev->next = &head;
+	loop->flushs.prev = loop->flushs.next = &loop->flushs;
+	while (head.next != &head) {
+		struct l7mp_flush *f = head.next;
+
+		l7mp_flush_cancel(loop, f);
+		f->cb(f, f->arg);
+	}
+}
+
+/*
+ * Runs tasks, then flush hooks. The rounds are bounded, so that tasks that post tasks can't starve
+ * I/O.
+ */
+static void tasks_run(struct l7mp_loop *loop)
+{
+	for (int i = 0; i < TASK_ROUNDS && loop->tasks.next != &loop->tasks; i++)
+		tasks_round(loop);
+	if (loop->flushs.next != &loop->flushs)
+		flush_round(loop);
+}
+
+/* ---- slices ---- */
+
+const uint32_t l7mp_slice_bounds_us[L7MP_SLICE_BUCKETS] = {250,  500,  1000,  2000,
+                                                           4000, 8000, 16000, 64000};
+
+uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop)
+{
+	if (!loop->manual)
+		return uv_hrtime() / 1000;
+	/* The clock of manual loops is not part of the loop's state. */
+	((struct l7mp_loop *)loop)->manual_us += loop->manual_each_us;
+	return loop->manual_now * 1000 + loop->manual_us;
+}
+
+void l7mp_loop_spend(struct l7mp_loop *loop, uint64_t us)
+{
+	loop->manual_us += us;
+}
+
+void l7mp_loop_spend_each(struct l7mp_loop *loop, uint64_t us)
+{
+	loop->manual_each_us = us;
+}
+
+static bool slices_pending(const struct l7mp_loop *loop)
+{
+	return loop->slices.next != &loop->slices;
+}
+
+static void slices_init(struct l7mp_loop *loop)
+{
+	loop->slices.prev = loop->slices.next = &loop->slices;
+}
+
+void l7mp_slice_init(struct l7mp_slice *s, void (*cb)(struct l7mp_slice *s, void *arg), void *arg)
+{
+	*s = (struct l7mp_slice){.cb = cb, .arg = arg};
+}
+
+void l7mp_slice_post(struct l7mp_loop *loop, struct l7mp_slice *s)
+{
+	if (s->prev)
+		return;
+	s->prev = loop->slices.prev;
+	s->next = &loop->slices;
+	s->prev->next = s;
+	loop->slices.prev = s;
+	wake(loop);
+}
+
+void l7mp_slice_cancel(struct l7mp_loop *loop, struct l7mp_slice *s)
+{
+	(void)loop;
+	if (!s->prev)
+		return;
+	s->prev->next = s->next;
+	s->next->prev = s->prev;
+	s->prev = s->next = NULL;
+}
+
+bool l7mp_slice_over(const struct l7mp_loop *loop)
+{
+	return loop->slice_tasks >= L7MP_SLICE_TASKS ||
+	       l7mp_loop_clock_us(loop) >= loop->slice_until;
+}
+
+static void slice_count(struct l7mp_slice_stats *st, uint64_t us)
+{
+	st->count++;
+	st->sum_us += us;
+	if (us > st->max_us)
+		st->max_us = us;
+	for (int i = 0; i < L7MP_SLICE_BUCKETS; i++)
+		if (us <= l7mp_slice_bounds_us[i])
+			st->bucket[i]++;
+}
+
+/* Puts the remaining slices of `head` in front of those that were posted meanwhile. */
+static void put_back(struct l7mp_loop *loop, struct l7mp_slice *head)
+{
+	if (head->next == head)
+		return;
+	head->prev->next = loop->slices.next;
+	loop->slices.next->prev = head->prev;
+	loop->slices.next = head->next;
+	head->next->prev = &loop->slices;
+}
+
+/*
+ * A turn runs each slice at most once, in the order of posting: slices that are posted meanwhile,
+ * also by a slice itself, wait for the next turn. Therefore the list is first moved to another
+ * head.
+ */
+static void slices_run(struct l7mp_loop *loop)
+{
+	uint64_t start, now;
+	struct l7mp_slice head;
+
+	if (!slices_pending(loop))
+		return;
+	start = now = l7mp_loop_clock_us(loop);
+	loop->slice_until = start + L7MP_SLICE_US;
+	loop->slice_tasks = 0;
+	head.next = loop->slices.next;
+	head.prev = loop->slices.prev;
+	head.next->prev = head.prev->next = &head;
+	slices_init(loop);
+	while (head.next != &head && now < loop->slice_until &&
+	       loop->slice_tasks < L7MP_SLICE_TASKS) {
+		struct l7mp_slice *s = head.next;
+
+		l7mp_slice_cancel(loop, s);
+		s->cb(s, s->arg);
+		now = l7mp_loop_clock_us(loop);
+	}
+	put_back(loop, &head);
+	loop->slice_until = 0;
+	slice_count(&loop->slice_stats, now - start);
+}
+
+const struct l7mp_slice_stats *l7mp_loop_slice_stats(const struct l7mp_loop *loop)
+{
+	return &loop->slice_stats;
+}
+
+/* ---- processor time of turns ---- */
+
+/*
+ * What control costs a turn of the loop, in processor time of the loop's thread: it does not grow
+ * when other programs want the processor, so it can be held against a bound. Reading that
+ * clock is a system call, thus only turns that run slices are measured, but those as a whole: the
+ * tasks that slices post and the answers that are then written are part of what they cost.
+ */
+
+static uint64_t cpu_us(void)
+{
+	struct timespec t;
+
+	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t))
+		return 0;
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* What ran since the last mark belongs to this part. */
+static void turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part)
+{
+	struct l7mp_turn *turn = &loop->turn;
+	uint64_t now;
+
+	if (!turn->measured)
+		return;
+	now = cpu_us();
+	turn->us[part] += now - turn->stamp;
+	turn->stamp = now;
+}
+
+/* A turn begins, so the one before is over. */
+static void turn_begin(struct l7mp_loop *loop)
+{
+	struct l7mp_turn *turn = &loop->turn;
+	struct l7mp_turn_stats *st = &loop->turn_stats;
+	uint64_t sum = 0;
+
+	if (turn->measured) {
+		turn_mark(loop, L7MP_TURN_IO);
+		for (int i = 0; i < L7MP_TURN_PARTS; i++) {
+			sum += turn->us[i];
+			if (turn->us[i] > st->max_us[i])
+				st->max_us[i] = turn->us[i];
+			turn->us[i] = 0;
+		}
+		slice_count(&st->turns, sum);
+	}
+	turn->measured = slices_pending(loop);
+	if (turn->measured)
+		turn->stamp = cpu_us();
+}
+
+const struct l7mp_turn_stats *l7mp_loop_turn_stats(const struct l7mp_loop *loop)
+{
+	return &loop->turn_stats;
+}
+
+/* ---- descriptor watchers ---- */
+
+/* One epoll set for all of our sockets, which libuv polls as one descriptor. */
+
+/*
+ * epoll refuses regular files and /dev/null (EPERM), as they are always ready. For these, a task
+ * that posts itself in each turn reports readiness.
+ */
+struct l7mp_io_always {
+	struct l7mp_task task;
+	struct l7mp_loop *loop;
+	struct l7mp_io *io;
+};
+
+static void always_cb(struct l7mp_task *task, void *arg)
+{
+	struct l7mp_io_always *always = arg;
+	struct l7mp_io *io = always->io;
+
+	/* Posted before the callback, which may stop the watcher and so free the task. */
+	l7mp_task_post(always->loop, task);
+	io->cb(io, io->events);
+}
+
+static int always_start(struct l7mp_loop *loop, struct l7mp_io *io)
+{
+	io->always = calloc(1, sizeof(*io->always));
+	if (!io->always)
+		return -ENOMEM;
+	io->always->loop = loop;
+	io->always->io = io;
+	l7mp_task_init(&io->always->task, always_cb, io->always);
+	l7mp_task_post(loop, &io->always->task);
+	return 0;
+}
+
+static int always_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events)
+{
+	io->events = events;
+	if (events)
+		return 0;
+	l7mp_task_cancel(loop, &io->always->task);
+	free(io->always);
+	io->always = NULL;
+	return 0;
+}
+
+/* Removes events of this watcher that were reported but not dispatched yet. */
+static void forget_events(struct l7mp_loop *loop, const struct l7mp_io *io)
+{
+	for (int i = loop->event_at; i < loop->event_n; i++)
+		if (loop->events[i].data.ptr == io)
+			loop->events[i].data.ptr = NULL;
+}
+
+int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events)
+{
+	struct epoll_event ev = {.events = events, .data.ptr = io};
+	int op = !io->events ? EPOLL_CTL_ADD : events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+	int rc = 0;
+
+	if (events == io->events)
+		return 0;
+	if (io->always)
+		return always_set(loop, io, events);
+	if (epoll_ctl(loop->epfd, op, io->fd, &ev))
+		rc = -errno;
+	if (rc == -EPERM && op == EPOLL_CTL_ADD)
+		rc = always_start(loop, io);
+	if (!events) {
+		forget_events(loop, io);
+		rc = 0;
+	}
+	if (!rc)
+		io->events = events;
+	return rc;
+}
+
+static void dispatch(struct l7mp_loop *loop)
+{
+	struct epoll_event events[IO_BATCH];
+	int n = epoll_wait(loop->epfd, events, IO_BATCH, 0);
+
+	if (n <= 0)
+		return;
+	loop->events = events;
+	loop->event_n = n;
+	for (int i = 0; i < n; i++) {
+		struct l7mp_io *io = events[i].data.ptr;
+
+		loop->event_at = i + 1;
+		if (io)
+			io->cb(io, events[i].events);
+	}
+	loop->events = NULL;
+	loop->event_at = loop->event_n = 0;
+}
+
+static void epoll_cb(uv_poll_t *handle, int status, int events)
+{
+	(void)status;
+	(void)events;
+	dispatch(handle->data);
+}
+
+static int io_start(struct l7mp_loop *loop)
+{
+	int rc;
+
+	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (loop->epfd < 0)
+		return -errno;
+	rc = uv_poll_init(&loop->uv, &loop->epoll, loop->epfd);
+	if (rc) {
+		close(loop->epfd);
+		loop->epfd = -1;
+		return rc;
+	}
+	loop->epoll.data = loop;
+	uv_poll_start(&loop->epoll, UV_READABLE, epoll_cb);
+	uv_unref((uv_handle_t *)&loop->epoll);
+	return 0;
+}
+
+/* ---- the hooks around each poll ---- */
+
 /* Computes, once per turn, how long the next poll may sleep. */
 static void set_sleep(struct l7mp_loop *loop)
 {
 	const struct l7mp_heap *h = &loop->heap;
 	uint64_t now = uv_now(&loop->uv);
-	bool busy = l7mp_tasks_pending(loop) || l7mp_slices_pending(loop);
+	bool busy = tasks_pending(loop) || slices_pending(loop);
 
 	if (!h->n) {
 		uv_timer_stop(&loop->timer);
 	} else if (h->v[0].due <= now) {
 		busy = true;
 	} else if (!uv_is_active((uv_handle_t *)&loop->timer) || loop->timer_due != h->v[0].due) {
-		l7mp_loop_sleep(loop, h->v[0].due);
+		sleep_until(loop, h->v[0].due);
 	}
 	if (busy)
-		l7mp_loop_wake(loop);
+		wake(loop);
 	else
 		uv_idle_stop(&loop->idle);
 }
@@ -88,17 +664,17 @@ static void prepare_cb(uv_prepare_t *prepare)
 {
 	struct l7mp_loop *loop = prepare->data;
 
-	l7mp_turn_begin(loop);
-	l7mp_heap_fire(&loop->heap, uv_now(&loop->uv));
-	l7mp_turn_mark(loop, L7MP_TURN_TIMERS);
-	if (l7mp_tasks_pending(loop))
-		l7mp_tasks_run(loop);
-	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
-	l7mp_slices_run(loop);
-	l7mp_turn_mark(loop, L7MP_TURN_SLICES);
-	if (l7mp_tasks_pending(loop))
-		l7mp_tasks_run(loop);
-	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
+	turn_begin(loop);
+	heap_fire(&loop->heap, uv_now(&loop->uv));
+	turn_mark(loop, L7MP_TURN_TIMERS);
+	if (tasks_pending(loop))
+		tasks_run(loop);
+	turn_mark(loop, L7MP_TURN_TASKS);
+	slices_run(loop);
+	turn_mark(loop, L7MP_TURN_SLICES);
+	if (tasks_pending(loop))
+		tasks_run(loop);
+	turn_mark(loop, L7MP_TURN_TASKS);
 	set_sleep(loop);
 	note_latency(loop);
 }
@@ -107,10 +683,10 @@ static void check_cb(uv_check_t *check)
 {
 	struct l7mp_loop *loop = check->data;
 
-	l7mp_turn_mark(loop, L7MP_TURN_IO);
-	if (l7mp_tasks_pending(loop))
-		l7mp_tasks_run(loop);
-	l7mp_turn_mark(loop, L7MP_TURN_TASKS);
+	turn_mark(loop, L7MP_TURN_IO);
+	if (tasks_pending(loop))
+		tasks_run(loop);
+	turn_mark(loop, L7MP_TURN_TASKS);
 }
 
 /* ---- life ---- */
@@ -122,7 +698,7 @@ static int start_uv(struct l7mp_loop *loop)
 	if (rc)
 		return rc;
 	uv_loop_configure(&loop->uv, UV_METRICS_IDLE_TIME);
-	rc = l7mp_io_start(loop);
+	rc = io_start(loop);
 	if (rc) {
 		uv_loop_close(&loop->uv);
 		return rc;
@@ -150,8 +726,8 @@ static int loop_new(bool manual, struct l7mp_loop **out)
 	loop->manual = manual;
 	loop->manual_now = MANUAL_START_MS;
 	loop->epfd = -1;
-	l7mp_tasks_init(loop);
-	l7mp_slices_init(loop);
+	tasks_init(loop);
+	slices_init(loop);
 	rc = l7mp_buf_pool_new(BUF_CACHE, &loop->bufs);
 	if (!rc && !manual)
 		rc = start_uv(loop);
@@ -200,7 +776,7 @@ static int stop_uv(struct l7mp_loop *loop)
 	if (loop->holds)
 		return UV_EBUSY;
 	l7mp_resolver_free(&loop->resolver);
-	l7mp_heap_free(&loop->heap);
+	heap_free(&loop->heap);
 	l7mp_worker_stop(loop);
 	uv_close((uv_handle_t *)&loop->prepare, NULL);
 	uv_close((uv_handle_t *)&loop->check, NULL);
@@ -222,8 +798,8 @@ int l7mp_loop_free(struct l7mp_loop **loopp)
 		return 0;
 	*loopp = NULL;
 	if (loop->manual) {
-		l7mp_tasks_run(loop);
-		l7mp_heap_free(&loop->heap);
+		tasks_run(loop);
+		heap_free(&loop->heap);
 	} else {
 		rc = stop_uv(loop);
 	}
@@ -267,10 +843,10 @@ void l7mp_loop_turn(struct l7mp_loop *loop)
 		uv_run(&loop->uv, UV_RUN_NOWAIT);
 		return;
 	}
-	l7mp_heap_fire(&loop->heap, loop->manual_now);
-	l7mp_tasks_run(loop);
-	l7mp_slices_run(loop);
-	l7mp_tasks_run(loop);
+	heap_fire(&loop->heap, loop->manual_now);
+	tasks_run(loop);
+	slices_run(loop);
+	tasks_run(loop);
 }
 
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms)
@@ -300,11 +876,6 @@ uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop)
 struct l7mp_buf_pool *l7mp_loop_bufs(struct l7mp_loop *loop)
 {
 	return loop->bufs;
-}
-
-uint64_t l7mp_loop_now(const struct l7mp_loop *loop)
-{
-	return loop->manual ? loop->manual_now : uv_now(&loop->uv);
 }
 
 uint64_t l7mp_loop_latency_us(const struct l7mp_loop *loop, bool maximum)

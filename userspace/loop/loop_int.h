@@ -27,9 +27,7 @@ struct l7mp_heap {
 	uint64_t seq;
 };
 
-#define L7MP_IO_BATCH 256
-
-/* The turn that is running, when it is measured (turn.c). */
+/* The turn that is running, when it is measured. */
 struct l7mp_turn {
 	bool measured;
 	uint64_t stamp; /* processor time in µs, at the last mark */
@@ -80,49 +78,13 @@ struct l7mp_loop {
 	uint64_t lat_cur, lat_prev, lat_max; /* µs */
 };
 
-/* heap.c */
-void l7mp_heap_free(struct l7mp_heap *h);
-/* Fires the timers that are due at `now`, but none that is armed meanwhile. */
-void l7mp_heap_fire(struct l7mp_heap *h, uint64_t now);
+/* ---- work.c ---- */
 
-/* task.c */
-void l7mp_tasks_init(struct l7mp_loop *loop);
-/*
- * Runs tasks, then flush hooks. The rounds are bounded, so that tasks that post tasks can't starve
- * I/O.
- */
-void l7mp_tasks_run(struct l7mp_loop *loop);
-static inline bool l7mp_tasks_pending(const struct l7mp_loop *loop)
-{
-	return loop->tasks.next != &loop->tasks || loop->flushs.next != &loop->flushs;
-}
-
-/* slice.c */
-void l7mp_slices_init(struct l7mp_loop *loop);
-/* Runs posted slices, within the time that slices have in a turn. */
-void l7mp_slices_run(struct l7mp_loop *loop);
-static inline bool l7mp_slices_pending(const struct l7mp_loop *loop)
-{
-	return loop->slices.next != &loop->slices;
-}
-
-void l7mp_slice_count(struct l7mp_slice_stats *st, uint64_t us);
-
-/* turn.c */
-/* A turn begins, so the one before is over. */
-void l7mp_turn_begin(struct l7mp_loop *loop);
-/* What ran since the last mark belongs to this part. */
-void l7mp_turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part);
-
-/* work.c */
 /* Ends the thread, which must be idle, and closes its handle; the loop has to run once more. */
 void l7mp_worker_stop(struct l7mp_loop *loop);
 void l7mp_worker_free(struct l7mp_loop *loop);
 
-/* Makes the next poll not sleep. */
-void l7mp_loop_wake(struct l7mp_loop *loop);
-/* Limits the sleep of the next poll to `due`. */
-void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due);
+/* ---- loop.c ---- */
 
 /*
  * Reference count of open objects (sockets, acceptors, processes), which keep the loop running even
@@ -131,7 +93,7 @@ void l7mp_loop_sleep(struct l7mp_loop *loop, uint64_t due);
 void l7mp_loop_hold(struct l7mp_loop *loop);
 void l7mp_loop_release(struct l7mp_loop *loop);
 
-/* ---- descriptor watchers (io.c): level-triggered, stopped synchronously ---- */
+/* ---- descriptor watchers (loop.c): level-triggered, stopped synchronously ---- */
 
 struct l7mp_io_always;
 
@@ -165,9 +127,9 @@ static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 	if (io->events)
 		(void)l7mp_io_set(loop, io, 0);
 }
-int l7mp_io_start(struct l7mp_loop *loop);
 
-/* dgram.c */
+/* ---- dgram.c ---- */
+
 void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
 
 /* ---- resolve.c ---- */
