@@ -27,7 +27,7 @@ ALLOWED["transform"] -= {"proto"}
 ALLOWED["offload"] -= {"proto", "transform"}
 ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
 HEADERS = {
-    "base": "log error buf addr hash json jsonframe metrics stats text util",
+    "base": "log filewriter error buf addr hash json jsonframe metrics stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process",
     "model": "model change schema protodesc predicate",
     "session": "stream proto flow session runtime",

@@ -5,7 +5,9 @@
  * Text:  2026-11-23T05:49:21.123Z warn udp text
  * JSON:  {"time":"...","level":"warn","module":"udp","message":"text"}
  *
- * Thread: any. A record is written with one write(2), so lines of different threads never mix.
+ * Thread: any. Lines of different threads never mix. Nothing waits for the target: a regular file
+ * is written by a thread of its own (filewriter.h), and what a full queue, pipe or terminal does
+ * not take is lost, which a later record says.
  */
 #pragma once
 
@@ -40,8 +42,15 @@ int l7mp_log_open(const char *target, bool json);
  * file then stays in use. Does nothing for stdout and stderr.
  */
 int l7mp_log_reopen(void);
-/* Closes the file; later records go to stderr, as text. */
+/* Closes the file, for whose disk it waits for up to 5 s; later records go to stderr, as text. */
 void l7mp_log_close(void);
+/*
+ * Waits until the records before are in the file, for at most `timeout_ms`; the second one in a
+ * handler of a fatal signal (async-signal-safe). Returns whether they are. Not beside a call of
+ * l7mp_log_open or l7mp_log_close.
+ */
+bool l7mp_log_flush(unsigned timeout_ms);
+bool l7mp_log_flush_in_signal(unsigned timeout_ms);
 
 /* Writes a record whatever the level is; use the macros below. Control characters are escaped. */
 void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *fmt, ...)

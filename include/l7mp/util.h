@@ -53,3 +53,10 @@ int l7mp_read_file(const char *path, size_t max, char **out, size_t *len);
  * or 2, those above it included) say so. Reads files; any thread.
  */
 uint64_t l7mp_machine_memory(void);
+
+/*
+ * Gives the calling thread the scheduling class SCHED_BATCH (sched(7)), in which it does not
+ * preempt the thread that wakes it. Without this a worker took the loop's processor for 3 ms when
+ * it was given work. Every thread besides the loop should call it once.
+ */
+void l7mp_thread_background(void);

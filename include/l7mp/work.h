@@ -26,11 +26,3 @@ struct l7mp_work {
  */
 int l7mp_work_start(struct l7mp_loop *loop, struct l7mp_work *w, void (*run)(void *arg),
                     void (*done)(void *arg), void *arg);
-
-/*
- * Gives the calling thread the scheduling class SCHED_BATCH (sched(7)), in which it does not
- * preempt the thread that wakes it. Without this a worker took the loop's processor for 3 ms when
- * it was given work. The thread of l7mp_work_start calls it itself; every other thread besides the
- * loop should call it once.
- */
-void l7mp_thread_background(void);

@@ -45,6 +45,7 @@ static char *contents(void)
 	char *text;
 	size_t len;
 
+	assert_true(l7mp_log_flush(60000));
 	assert_int_equal(l7mp_read_file(path, 1 << 24, &text, &len), 0);
 	assert_int_equal(strlen(text), len);
 	return text;

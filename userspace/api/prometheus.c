@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "api_int.h"
+#include "l7mp/filewriter.h"
 #include "l7mp/metrics.h"
 #include "l7mp/slice.h"
 
@@ -140,6 +141,12 @@ static void drops(const struct l7mp_stats *s, struct l7mp_str *out)
 	for (int i = 0; i < L7MP_DROP_COUNT; i++)
 		one(out, "l7mp_drop_bytes_total", "reason", l7mp_drop_name((enum l7mp_drop)i),
 		    s->drop_bytes[i]);
+	l7mp_metrics_head(out, "l7mp_log_records_lost_total", "counter",
+	                  "Records of the log, the access log and Loggers that were not written");
+	for (int i = 0; i < L7MP_WRITES_COUNT; i++)
+		one(out, "l7mp_log_records_lost_total", "file",
+		    l7mp_writer_use_name((enum l7mp_writer_use)i),
+		    l7mp_writer_lost((enum l7mp_writer_use)i));
 	l7mp_metrics_head(out, "l7mp_refusals_total", "counter", "What a limit refused, by limit");
 	for (int i = 0; i < L7MP_REFUSE_COUNT; i++)
 		one(out, "l7mp_refusals_total", "limit", l7mp_refuse_name((enum l7mp_refuse)i),

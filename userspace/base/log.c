@@ -2,7 +2,6 @@
 #include "l7mp/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -15,20 +14,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "l7mp/filewriter.h"
 #include "l7mp/util.h"
 
 /* Raw text and escaped record; both small enough for the stack of a worker thread. */
 #define MESSAGE_MAX 4096
 #define RECORD_MAX  8192
+#define QUEUE_MAX   (4U << 20) /* for a disk that is slow */
+#define FLUSH_MS    5000
 
 static const char *const level_names[] = {"silly", "verbose", "info",  "notice",
                                           "warn",  "error",   "silent"};
 
 static _Atomic int log_level = L7MP_LOG_NOTICE;
 
-/* The target, guarded by the lock. path NULL: fd is stdout or stderr. */
+/*
+ * The target, guarded by the lock. path NULL: fd is stdout or stderr. A regular file is `file`, and
+ * fd is not used.
+ */
 static struct {
 	pthread_mutex_t lock;
+	struct l7mp_writer *writer; /* made with the first file */
+	struct l7mp_wfile *file;
 	int fd;
 	bool json;
 	bool cut;      /* the last record has no end */
@@ -69,93 +76,139 @@ enum l7mp_log_level l7mp_log_get_level(void)
 
 /* ---- target ---- */
 
-/* O_NONBLOCK: a FIFO without a reader fails with ENXIO, and writing never blocks later. */
-static int path_open(const char *path)
-{
-	int fd =
-	        open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
-
-	return fd < 0 ? -errno : fd;
-}
-
 static size_t chunk_of(int fd)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) || S_ISCHR(st.st_mode))
-		return 256;
-	return S_ISREG(st.st_mode) ? RECORD_MAX : PIPE_BUF;
+	return fstat(fd, &st) || S_ISCHR(st.st_mode) ? 256 : PIPE_BUF;
 }
 
-/* Takes path and, with a path, fd. */
-static void target_set(int fd, char *path)
+/* Takes fd if it is a regular file's; then *out is set. Returns 0 or negative errno. */
+static int file_of(int fd, const char *path, struct l7mp_wfile **out)
 {
-	if (target.path) {
+	struct stat st;
+	int rc = 0;
+
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+		return 0;
+	if (!target.writer)
+		rc = l7mp_writer_new(L7MP_WRITES_LOG, QUEUE_MAX, &target.writer);
+	return rc ? rc : l7mp_wfile_new(target.writer, fd, path, out);
+}
+
+/* Opens target.path. Returns 0 or negative errno. */
+static int path_open(const char *path, int *fd, struct l7mp_wfile **file)
+{
+	int rc;
+
+	*file = NULL;
+	*fd = l7mp_append_open(path);
+	if (*fd < 0)
+		return *fd;
+	rc = file_of(*fd, path, file);
+	if (rc)
+		close(*fd);
+	return rc;
+}
+
+/* Takes fd, unless there is no path, and file. */
+static void target_set(int fd, struct l7mp_wfile *file)
+{
+	if (target.file)
+		l7mp_wfile_close(&target.file);
+	else if (target.path)
 		close(target.fd);
-		free(target.path);
-	}
 	target.fd = fd;
-	target.path = path;
+	target.file = file;
 	target.cut = false;
-	target.lost = 0;
-	target.chunk = chunk_of(fd);
+	target.chunk = file ? 0 : chunk_of(fd);
+}
+
+static int std_fd(const char *name)
+{
+	if (!strcmp(name, "stdout"))
+		return STDOUT_FILENO;
+	return strcmp(name, "stderr") ? -1 : STDERR_FILENO;
 }
 
 int l7mp_log_open(const char *name, bool json)
 {
-	char *path = NULL;
-	int fd;
+	struct l7mp_wfile *file = NULL;
+	char *path = NULL, *old = NULL;
+	int fd, rc = 0;
 
 	if (!name || !name[0])
 		return -EINVAL;
-	if (!strcmp(name, "stdout")) {
-		fd = STDOUT_FILENO;
-	} else if (!strcmp(name, "stderr")) {
-		fd = STDERR_FILENO;
-	} else {
+	fd = std_fd(name);
+	if (fd < 0) {
 		path = strdup(name);
 		if (!path)
 			return -ENOMEM;
-		fd = path_open(path);
-		if (fd < 0) {
-			free(path);
-			return fd;
-		}
 	}
 	pthread_mutex_lock(&target.lock);
-	target_set(fd, path);
-	target.json = json;
+	if (path)
+		rc = path_open(path, &fd, &file);
+	if (!rc) {
+		target_set(fd, file);
+		target.lost = 0;
+		target.json = json;
+		old = target.path;
+		target.path = path;
+	}
 	pthread_mutex_unlock(&target.lock);
-	return 0;
+	free(rc ? path : old);
+	return rc;
 }
 
 int l7mp_log_reopen(void)
 {
-	int rc = 0;
+	struct l7mp_wfile *file;
+	int rc = 0, fd;
 
 	pthread_mutex_lock(&target.lock);
-	if (target.path) {
-		int fd = path_open(target.path);
-
-		if (fd >= 0) {
-			close(target.fd);
-			target.fd = fd;
-			target.cut = false;
-			target.chunk = chunk_of(fd);
-		} else {
-			rc = fd;
-		}
+	if (target.file) {
+		rc = l7mp_wfile_reopen(target.file);
+	} else if (target.path) {
+		rc = path_open(target.path, &fd, &file);
+		if (!rc)
+			target_set(fd, file);
 	}
 	pthread_mutex_unlock(&target.lock);
 	return rc;
 }
 
+/* The writer's thread may log: it is not waited for under the lock. */
 void l7mp_log_close(void)
 {
+	struct l7mp_writer *writer;
+	size_t rest;
+
 	pthread_mutex_lock(&target.lock);
 	target_set(STDERR_FILENO, NULL);
+	free(target.path);
+	target.path = NULL;
 	target.json = false;
+	target.lost = 0;
+	writer = target.writer;
+	target.writer = NULL;
 	pthread_mutex_unlock(&target.lock);
+	rest = l7mp_writer_free(&writer, FLUSH_MS);
+	if (rest)
+		l7mp_log_warn("log", "closed with %zu bytes that the disk did not take", rest);
+}
+
+bool l7mp_log_flush(unsigned timeout_ms)
+{
+	struct l7mp_writer *writer = target.writer;
+
+	return !writer || l7mp_writer_flush(writer, timeout_ms);
+}
+
+bool l7mp_log_flush_in_signal(unsigned timeout_ms)
+{
+	const struct l7mp_writer *writer = target.writer;
+
+	return !writer || l7mp_writer_flush_in_signal(writer, timeout_ms);
 }
 
 /* ---- records ---- */
@@ -290,6 +343,14 @@ static bool record_write(int fd, const char *s, size_t n)
 	return !n;
 }
 
+/* `records`: what counts as lost when a file can't be written to later. */
+static bool target_write(const struct record *r, unsigned records)
+{
+	if (target.file)
+		return !l7mp_wfile_put(target.file, r->s, r->len, records);
+	return record_write(target.fd, r->s, r->len);
+}
+
 /* Says how many records were lost, as soon as that can be said. Under the lock. */
 static void tell_lost(struct record *r)
 {
@@ -300,7 +361,7 @@ static void tell_lost(struct record *r)
 		return;
 	r->len = 0;
 	record_build(r, target.json, L7MP_LOG_WARN, "log", text, (size_t)n, false);
-	if (record_write(target.fd, r->s, r->len))
+	if (target_write(r, 0))
 		target.lost = 0;
 }
 
@@ -328,8 +389,10 @@ void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *f
 	tell_lost(&r);
 	r.len = 0;
 	record_build(&r, target.json, level, module ? module : "", text, (size_t)n, cut);
-	if (target.lost || !record_write(target.fd, r.s, r.len))
+	if (target.lost || !target_write(&r, 1)) {
 		target.lost += target.lost < UINT32_MAX;
+		l7mp_writer_lose(L7MP_WRITES_LOG, 1);
+	}
 	pthread_mutex_unlock(&target.lock);
 	errno = saved;
 }

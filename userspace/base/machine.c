@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* How much memory there is for this process: the machine's, or what its cgroups allow. */
+/* How much memory there is for this process, and how its threads are scheduled. */
+#include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "l7mp/util.h"
+
+#define NICE 10
 
 /* The number in a file such as memory.max; UINT64_MAX: there is none. */
 static uint64_t read_number(const char *path)
@@ -78,4 +83,19 @@ uint64_t l7mp_machine_memory(void)
 	uint64_t limit = cgroup_limit();
 
 	return limit < machine ? limit : machine;
+}
+
+void l7mp_thread_background(void)
+{
+	const struct sched_param param = {0};
+	int now;
+
+	/* Another policy was chosen by the user: keep it. */
+	if (sched_getscheduler(0) != SCHED_OTHER)
+		return;
+	(void)sched_setscheduler(0, SCHED_BATCH, &param);
+	errno = 0;
+	now = getpriority(PRIO_PROCESS, (id_t)gettid());
+	if (!errno)
+		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), now + NICE);
 }

@@ -2,7 +2,6 @@
 #include "access_log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,28 +9,43 @@
 
 #include "l7mp/util.h"
 
-/*
- * Never blocks: a FIFO that nobody reads is ENXIO at once, and one that is full loses records. What
- * is neither a file nor a FIFO nor a terminal is EINVAL.
- */
-static int open_path(const char *path)
+#define QUEUE_MAX (4U << 20) /* for a disk that is slow */
+#define FLUSH_MS  5000
+
+/* Replaces what is open. Returns 0, or negative errno: then it stays. */
+static int open_path(struct l7mp_access_log *log, const char *path)
 {
-	int fd =
-	        open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
+	struct l7mp_wfile *file = NULL;
+	int fd = l7mp_append_open(path);
 	struct stat st;
+	int rc = 0;
 
 	if (fd < 0)
-		return -errno;
-	if (!fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
 		return fd;
-	close(fd);
-	return -EINVAL;
+	if (fstat(fd, &st) || !(S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+		rc = -EINVAL;
+	if (!rc && S_ISREG(st.st_mode) && !log->writer)
+		rc = l7mp_writer_new(L7MP_WRITES_ACCESS_LOG, QUEUE_MAX, &log->writer);
+	if (!rc && S_ISREG(st.st_mode))
+		rc = l7mp_wfile_new(log->writer, fd, path, &file);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	if (log->file)
+		l7mp_wfile_close(&log->file);
+	else if (log->path)
+		close(log->fd);
+	log->file = file;
+	log->fd = fd;
+	log->cut = false;
+	return 0;
 }
 
 int l7mp_access_log_open(struct l7mp_access_log *log, const char *path)
 {
 	char *copy;
-	int fd;
+	int rc;
 
 	if (!path) {
 		l7mp_access_log_close(log);
@@ -39,67 +53,81 @@ int l7mp_access_log_open(struct l7mp_access_log *log, const char *path)
 	}
 	if (log->path && strcmp(log->path, path) == 0)
 		return 0;
-	fd = open_path(path);
-	if (fd < 0)
-		return fd;
 	copy = strdup(path);
-	if (!copy) {
-		close(fd);
-		return -ENOMEM;
+	rc = copy ? open_path(log, path) : -ENOMEM;
+	if (rc) {
+		free(copy);
+		return rc;
 	}
-	l7mp_access_log_close(log);
+	free(log->path);
 	log->path = copy;
-	log->fd = fd;
-	log->cut = false;
 	return 0;
 }
 
 int l7mp_access_log_reopen(struct l7mp_access_log *log)
 {
-	int fd;
-
-	if (!log->path)
-		return 0;
-	fd = open_path(log->path);
-	if (fd < 0)
-		return fd;
-	close(log->fd);
-	log->fd = fd;
-	log->cut = false;
-	return 0;
+	if (log->file)
+		return l7mp_wfile_reopen(log->file);
+	return log->path ? open_path(log, log->path) : 0;
 }
 
 void l7mp_access_log_close(struct l7mp_access_log *log)
 {
-	if (log->path)
+	if (log->file)
+		l7mp_wfile_close(&log->file);
+	else if (log->path)
 		close(log->fd);
 	free(log->path);
 	log->path = NULL;
-	log->fd = -1;
+}
+
+void l7mp_access_log_end(struct l7mp_access_log *log)
+{
+	size_t rest;
+
+	l7mp_access_log_close(log);
+	rest = l7mp_writer_free(&log->writer, FLUSH_MS);
+	if (rest)
+		l7mp_log_warn("access-log", "closed with %zu bytes that the disk did not take",
+		              rest);
 }
 
 /*
  * One write a line: lines stay whole when several processes share the file. A line that a FIFO
- * took in part is ended by the next one.
+ * took in part is ended by the next one. Returns NULL, or why it is lost.
  */
-static void write_line(struct l7mp_access_log *log, const char *line)
+static const char *put_line(struct l7mp_access_log *log, const char *line)
 {
-	size_t len = line ? strlen(line) : 0;
-	uint32_t left_out;
+	size_t len = strlen(line);
 	ssize_t n = -1;
 
-	errno = ENOMEM;
-	if (line && (!log->cut || write(log->fd, "\n", 1) == 1)) {
+	if (log->file)
+		return l7mp_wfile_put(log->file, line, len, 1) ? "its disk is too slow" : NULL;
+	if (!log->cut || write(log->fd, "\n", 1) == 1) {
 		n = write(log->fd, line, len);
 		log->cut = n > 0 && (size_t)n < len;
 	}
-	if (n == (ssize_t)len && line)
+	if (n == (ssize_t)len)
+		return NULL;
+	return n < 0 ? strerror(errno) : "it takes no more";
+}
+
+static void write_line(struct l7mp_access_log *log, const char *line)
+{
+	const char *reason = line ? put_line(log, line) : strerror(ENOMEM);
+	uint32_t left_out;
+
+	if (reason) {
+		l7mp_writer_lose(L7MP_WRITES_ACCESS_LOG, 1);
+		log->lost++;
+		log->reason = reason;
+	}
+	if (!log->lost)
 		return;
-	log->lost++;
 	if (!l7mp_log_allowed(&log->limit, l7mp_wallclock_ms(), 10000, 1, &left_out))
 		return;
 	l7mp_log_warn("access-log", "%s: %llu records lost: %s", log->path,
-	              (unsigned long long)log->lost, n < 0 ? strerror(errno) : "it takes no more");
+	              (unsigned long long)log->lost, log->reason);
 	log->lost = 0;
 }
 

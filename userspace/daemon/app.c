@@ -99,7 +99,6 @@ int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
 		return -ENOMEM;
 	*out = app;
 	app->options = *options;
-	app->access_log.fd = -1;
 	app->config_path = options->config ? strdup(options->config) : NULL;
 	rc = l7mp_model_new(&l7mp_all_registry, &app->model);
 	if (!rc)
@@ -212,7 +211,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 		l7mp_log_error("daemon", "a module left a handle open at the end");
 	free(app->env.states);
 	free(app->config_path);
-	l7mp_access_log_close(&app->access_log);
+	l7mp_access_log_end(&app->access_log);
 	l7mp_log_close();
 	free(app);
 }

@@ -5,11 +5,33 @@
 #include <unistd.h>
 
 #include "l7mp/app.h"
+#include "l7mp/log.h"
+#include "l7mp/util.h"
 
 static void quit(int signum)
 {
 	(void)signum;
 	_exit(EXIT_SUCCESS);
+}
+
+/* The last records are what one wants to read after a crash. */
+static void crash(int signum)
+{
+	(void)l7mp_log_flush_in_signal(500);
+	signal(signum, SIG_DFL);
+	raise(signum);
+}
+
+/* Sanitizers have handlers of their own. */
+static void flush_before_crash(void)
+{
+	static const int fatal[] = {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+	const struct sigaction sa = {.sa_handler = crash};
+	struct sigaction before;
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(fatal); i++)
+		if (!sigaction(fatal[i], NULL, &before) && before.sa_handler == SIG_DFL)
+			sigaction(fatal[i], &sa, NULL);
 }
 
 int main(int argc, char **argv)
@@ -44,6 +66,7 @@ int main(int argc, char **argv)
 	if (options.doctor)
 		return l7mp_app_doctor(&options) ? EXIT_FAILURE : EXIT_SUCCESS;
 	if (!options.check_only) {
+		flush_before_crash();
 		/* During the start nothing has been made yet that needs an orderly shutdown. */
 		signal(SIGTERM, quit);
 		signal(SIGINT, quit);

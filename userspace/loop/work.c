@@ -8,16 +8,13 @@
 #include "l7mp/work.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "l7mp/hash.h"
+#include "l7mp/util.h"
 #include "loop_int.h"
 
-#define NICE    10
 #define THREADS 2
 
 struct l7mp_worker {
@@ -32,21 +29,6 @@ struct l7mp_worker {
 	bool stop;
 	size_t busy; /* started and not done */
 };
-
-void l7mp_thread_background(void)
-{
-	const struct sched_param param = {0};
-	int now;
-
-	/* Another policy was chosen by the user: keep it. */
-	if (sched_getscheduler(0) != SCHED_OTHER)
-		return;
-	(void)sched_setscheduler(0, SCHED_BATCH, &param);
-	errno = 0;
-	now = getpriority(PRIO_PROCESS, (id_t)gettid());
-	if (!errno)
-		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), now + NICE);
-}
 
 static struct l7mp_work *take(struct l7mp_work **queue)
 {

@@ -2,7 +2,6 @@
 #include "sink.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -12,12 +11,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "l7mp/filewriter.h"
 #include "l7mp/hash.h"
 #include "l7mp/log.h"
 #include "l7mp/util.h"
 
 #define MODULE      "logger"
 #define QUEUE_MAX   (1U << 20)
+#define FILES_MAX   (16U << 20) /* bytes for all files on disks that are slow */
+#define FLUSH_MS    5000
 #define RETRY_MS    20
 #define LINGER_MS   2000        /* from the last reference: for what a reader has not taken yet */
 #define KEEP_BUFFER (64U << 10) /* a larger buffer is freed when it is empty */
@@ -25,6 +27,7 @@
 struct l7mp_sinks {
 	struct l7mp_loop *loop;
 	struct l7mp_sink *head;
+	struct l7mp_writer *writer; /* made with the first regular file */
 };
 
 struct l7mp_sink {
@@ -32,8 +35,10 @@ struct l7mp_sink {
 	struct l7mp_sinks *sinks;
 	unsigned refs;
 	int fd;
-	bool is_stdout; /* not ours to close */
-	bool is_file;   /* regular: write(2) does not wait for a reader */
+	bool is_stdout;          /* not ours to close */
+	bool is_file;            /* the standard output as a regular file */
+	struct l7mp_wfile *file; /* any other regular file: has fd */
+	unsigned records;        /* in text */
 	bool is_socket;
 	size_t chunk; /* bytes that a descriptor which polls writable takes without blocking */
 	struct l7mp_str text;
@@ -56,6 +61,12 @@ int l7mp_sinks_new(struct l7mp_loop *loop, struct l7mp_sinks **out)
 }
 
 /* ---- writing ---- */
+
+static void drop(struct l7mp_sink *k, unsigned records)
+{
+	l7mp_writer_lose(L7MP_WRITES_LOGGER, records);
+	k->dropped += records;
+}
 
 /* Bytes written, or negative errno; -EAGAIN when it would block. */
 static ssize_t write_some(struct l7mp_sink *k, const char *p, size_t n)
@@ -82,11 +93,12 @@ static void emptied(struct l7mp_sink *k)
 {
 	k->done = 0;
 	k->text.len = 0;
+	k->records = 0;
 	if (k->text.cap > KEEP_BUFFER)
 		l7mp_str_free(&k->text);
 	if (k->dropped)
-		l7mp_log_warn(MODULE, "%s: %llu records lost: its reader is too slow", k->path,
-		              (unsigned long long)k->dropped);
+		l7mp_log_warn(MODULE, "%s: %llu records lost: its %s is too slow", k->path,
+		              (unsigned long long)k->dropped, k->file ? "disk" : "reader");
 	k->dropped = 0;
 }
 
@@ -97,9 +109,26 @@ static void keep_rest(struct l7mp_sink *k)
 	k->done = 0;
 }
 
+/* Gives the text to the writer; -EAGAIN: losses are told when the disk has taken what it has. */
+static int queue_out(struct l7mp_sink *k)
+{
+	bool full = k->text.len && l7mp_wfile_put(k->file, k->text.s, k->text.len, k->records);
+
+	if (full)
+		drop(k, k->records);
+	k->text.len = 0;
+	k->records = 0;
+	if (k->refs && k->dropped && l7mp_writer_queued(k->sinks->writer))
+		return -EAGAIN;
+	emptied(k);
+	return 0;
+}
+
 /* 0: everything was written; -EAGAIN: not everything. */
 static int write_out(struct l7mp_sink *k)
 {
+	if (k->file)
+		return queue_out(k);
 	while (k->done < k->text.len) {
 		ssize_t n = write_some(k, k->text.s + k->done, k->text.len - k->done);
 
@@ -131,7 +160,9 @@ static void sink_free(struct l7mp_sink *k)
 	l7mp_timer_stop(k->sinks->loop, &k->retry_timer);
 	DL_DELETE(k->sinks->head, k);
 	l7mp_str_free(&k->text);
-	if (!k->is_stdout)
+	if (k->file)
+		l7mp_wfile_close(&k->file);
+	else if (!k->is_stdout)
 		close(k->fd);
 	free(k);
 }
@@ -189,7 +220,11 @@ void l7mp_sink_record(struct l7mp_sink *k, const char *prefix, const void *data,
 	const uint8_t *p = data;
 
 	if (k->text.len - k->done > QUEUE_MAX) {
-		k->dropped++;
+		if (k->file)
+			(void)write_out(k);
+	}
+	if (k->text.len - k->done > QUEUE_MAX) {
+		drop(k, 1);
 		return;
 	}
 	/* The newline at the end of a line of text is the record's. */
@@ -212,33 +247,47 @@ void l7mp_sink_record(struct l7mp_sink *k, const char *prefix, const void *data,
 		/* Everything is dropped, so that no half record is written. */
 		l7mp_str_free(&k->text);
 		k->done = 0;
-		k->dropped++;
+		drop(k, k->records + 1);
+		k->records = 0;
 		return;
 	}
+	k->records++;
 	l7mp_flush_request(k->sinks->loop, &k->flush);
 }
 
 /* ---- opening and closing ---- */
 
-static int open_fd(struct l7mp_sink *k)
+static int use_fd(struct l7mp_sink *k, int fd)
 {
 	struct stat st;
+	int rc = 0;
 
-	k->is_stdout = !strcmp(k->path, "-");
-	/* Non-blocking: a FIFO without a reader is an error at once (ENXIO). */
-	k->fd = k->is_stdout
-	                ? STDOUT_FILENO
-	                : open(k->path,
-	                       O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-	                       0640);
-	if (k->fd < 0 || fstat(k->fd, &st))
+	if (fstat(fd, &st))
 		return -errno;
 	if (S_ISBLK(st.st_mode))
 		return -EINVAL;
+	k->file = NULL;
+	if (S_ISREG(st.st_mode) && !k->is_stdout) {
+		if (!k->sinks->writer)
+			rc = l7mp_writer_new(L7MP_WRITES_LOGGER, FILES_MAX, &k->sinks->writer);
+		if (!rc)
+			rc = l7mp_wfile_new(k->sinks->writer, fd, k->path, &k->file);
+	}
+	k->fd = fd;
 	k->is_file = S_ISREG(st.st_mode);
 	k->is_socket = S_ISSOCK(st.st_mode);
 	k->chunk = S_ISCHR(st.st_mode) ? 256 : PIPE_BUF;
-	return 0;
+	return rc;
+}
+
+static int open_fd(struct l7mp_sink *k)
+{
+	int fd = k->is_stdout ? STDOUT_FILENO : l7mp_append_open(k->path);
+	int rc = fd < 0 ? fd : use_fd(k, fd);
+
+	if (rc && fd >= 0 && !k->is_stdout)
+		close(fd);
+	return rc;
 }
 
 int l7mp_sink_open(struct l7mp_sinks *sinks, const char *path, struct l7mp_sink **out)
@@ -257,14 +306,13 @@ int l7mp_sink_open(struct l7mp_sinks *sinks, const char *path, struct l7mp_sink 
 	if (!k)
 		return -ENOMEM;
 	strcpy(k->path, path);
+	k->sinks = sinks;
+	k->is_stdout = !strcmp(path, "-");
 	rc = open_fd(k);
 	if (rc) {
-		if (k->fd >= 0 && !k->is_stdout)
-			close(k->fd);
 		free(k);
 		return rc;
 	}
-	k->sinks = sinks;
 	k->refs = 1;
 	l7mp_flush_init(&k->flush, on_flush, k);
 	l7mp_timer_init(&k->retry_timer, on_retry, k);
@@ -287,18 +335,22 @@ void l7mp_sink_close(struct l7mp_sink **kp)
 /* What was gathered so far goes to the old file. */
 static void reopen(struct l7mp_sink *k)
 {
-	struct l7mp_sink old = *k;
-	int rc;
+	struct l7mp_sink old;
+	int rc = write_out(k);
 
-	if (k->is_stdout || write_out(k))
+	if (k->is_stdout || (rc && !k->file))
 		return;
+	if (k->file) {
+		(void)l7mp_wfile_reopen(k->file);
+		return;
+	}
+	old = *k;
 	rc = open_fd(k);
 	if (!rc) {
 		close(old.fd);
 		return;
 	}
-	if (k->fd >= 0)
-		close(k->fd);
+	k->file = NULL;
 	k->fd = old.fd;
 	k->is_file = old.is_file;
 	k->is_socket = old.is_socket;
@@ -317,10 +369,15 @@ void l7mp_sinks_reopen(struct l7mp_sinks *sinks)
 
 void l7mp_sinks_free(struct l7mp_sinks **sinks)
 {
+	size_t rest;
+
 	while ((*sinks)->head) {
 		(void)write_out((*sinks)->head);
 		sink_free((*sinks)->head);
 	}
+	rest = l7mp_writer_free(&(*sinks)->writer, FLUSH_MS);
+	if (rest)
+		l7mp_log_warn(MODULE, "closed with %zu bytes that the disk did not take", rest);
 	free(*sinks);
 	*sinks = NULL;
 }

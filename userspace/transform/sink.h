@@ -2,8 +2,9 @@
 /*
  * Files that transformers append text to, shared by path. Records are written at the end of the
  * loop's turn, without waiting for a slow reader: what a pipe or terminal does not take is kept,
- * up to 1 MiB; further records are dropped with a warning. Private to transform/. Thread: loop
- * only.
+ * up to 1 MiB; further records are dropped with a warning. Regular files are written by one thread
+ * (filewriter.h), and what waits for it is at most 16 MiB for all of them. Private to transform/.
+ * Thread: loop only.
  */
 #pragma once
 
@@ -15,7 +16,10 @@ struct l7mp_sink;
 struct l7mp_sinks; /* all open ones */
 
 int l7mp_sinks_new(struct l7mp_loop *loop, struct l7mp_sinks **out);
-/* All must have been closed; what a slow reader has not taken yet is lost. */
+/*
+ * All must have been closed. What a slow reader has not taken yet is lost; for the disk it waits
+ * for up to 5 s.
+ */
 void l7mp_sinks_free(struct l7mp_sinks **sinks);
 /*
  * Opens the files again, after a rotation. One that can't be opened, or whose reader (a FIFO's) has
