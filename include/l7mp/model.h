@@ -151,6 +151,7 @@ struct l7mp_limits {
 	uint32_t max_body;
 	uint32_t max_queue;
 	uint32_t max_processes;
+	uint32_t max_pipes;
 	uint64_t max_memory;
 };
 

@@ -33,6 +33,7 @@
 #include "l7mp/protodesc.h"
 
 struct l7mp_stream;
+struct l7mp_stream_io;
 
 struct l7mp_stream_events {
 	void (*open)(void *owner); /* connected; only for streams of clusters */
@@ -111,6 +112,12 @@ struct l7mp_stream_ops {
 	 * and the session (JSONSocket).
 	 */
 	void (*renew)(struct l7mp_stream *s, struct l7mp_buf *buf);
+	/*
+	 * Optional; streams that pass on what comes from one socket, and to it, unchanged (TCP and
+	 * UNIX without TLS): the byte stream on that socket, for l7mp_stream_io_splice. Borrowed
+	 * until the stream is closed. NULL: not open, or bytes are changed on the way.
+	 */
+	struct l7mp_stream_io *(*plain)(struct l7mp_stream *s);
 	/* Optional; for L7MP_FLOW_PASS: what passed in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };

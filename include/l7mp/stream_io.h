@@ -85,6 +85,42 @@ int l7mp_stream_io_fd(const struct l7mp_stream_io *s);
 int l7mp_stream_io_local(const struct l7mp_stream_io *s, struct l7mp_addr *out);
 int l7mp_stream_io_remote(const struct l7mp_stream_io *s, struct l7mp_addr *out);
 
+/* ---- splicing: bytes go from socket to socket inside of the kernel ---- */
+
+/*
+ * From now on what `from` reads may go to `to` through a pipe of the kernel (splice(2)), without
+ * `data`. Then `passed` says how many bytes were read, and what l7mp_stream_io_write would have
+ * returned for them. What comes in small pieces, or while no pipe is free, while `to` has something
+ * queued, is corked or was shut down, is emitted as `data` as ever, for the owner to write. So the
+ * owner must not have something queued for `to` while `from` reads.
+ *
+ * What is in the pipe belongs to the queue of `to`, and shares its fate. The link ends with
+ * l7mp_stream_io_unsplice, or when one of the two fails or is closed. Returns 0; -ENOTSUP: not both
+ * are sockets; -EBUSY: one of them has such a link already; -ENOTCONN: one is not open.
+ */
+int l7mp_stream_io_splice(struct l7mp_stream_io *from, struct l7mp_stream_io *to,
+                          void (*passed)(void *arg, size_t bytes, int rc), void *arg);
+/* Everything that `from` reads is `data` again. Loses nothing. Idempotent. */
+void l7mp_stream_io_unsplice(struct l7mp_stream_io *from);
+/*
+ * Calls done(arg) once, not from inside the call, when everything written to s is with its socket.
+ * It is not called when the stream fails or is closed before. One at a time; NULL cancels.
+ */
+void l7mp_stream_io_flushed(struct l7mp_stream_io *s, void (*done)(void *arg), void *arg);
+
+/*
+ * The bound of the number of pipes, read each time (borrowed for the loop's life; 0: never splice).
+ * A twentieth of the file descriptors is another. Without a call there is no splicing. Returns 0 or
+ * -ENOMEM.
+ */
+int l7mp_splice_limit(struct l7mp_loop *loop, const uint32_t *max_pipes);
+struct l7mp_splice_stats {
+	uint64_t bytes;     /* that went through a pipe */
+	uint64_t exhausted; /* times that no pipe was free, so that bytes were copied */
+	uint64_t open;      /* pipes */
+};
+struct l7mp_splice_stats l7mp_splice_stats(const struct l7mp_loop *loop);
+
 /* ---- listening ---- */
 
 struct l7mp_acceptor;

@@ -579,6 +579,7 @@ static void dispatch(struct l7mp_loop *loop)
 	if (n <= 0)
 		return;
 	loop->events = events;
+	loop->io_since = uv_hrtime();
 	loop->event_n = n;
 	for (int i = 0; i < n; i++) {
 		struct l7mp_io *io = events[i].data.ptr;
@@ -806,6 +807,7 @@ int l7mp_loop_free(struct l7mp_loop **loopp)
 	if (rc)
 		return rc; /* a handle may still refer to the loop, so leak it */
 	l7mp_dgram_shared_free(&loop->dgram);
+	l7mp_kpipes_free(&loop->kpipes);
 	l7mp_buf_pool_free(&loop->bufs);
 	free(loop);
 	return 0;

@@ -12,6 +12,7 @@ struct l7mp_dgram_shared;
 struct l7mp_resolver;
 struct l7mp_io;
 struct l7mp_worker;
+struct l7mp_kpipes;
 
 /* The due time is stored beside the pointer, so that sifting does not touch the timers. */
 struct l7mp_heap_entry {
@@ -68,10 +69,12 @@ struct l7mp_loop {
 	uv_poll_t epoll;
 	struct epoll_event *events; /* the events that are being dispatched */
 	int event_at, event_n;
+	uint64_t io_since; /* ns, when their dispatch began */
 	size_t holds;
 
 	struct l7mp_dgram_shared *dgram; /* made at first use */
 	struct l7mp_resolver *resolver;  /* made at first use */
+	struct l7mp_kpipes *kpipes;      /* made at first use */
 
 	uint64_t poll_stamp, poll_idle; /* ns, at the last prepare */
 	uint64_t second;
@@ -131,6 +134,30 @@ static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 /* ---- dgram.c ---- */
 
 void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
+
+/* ---- kpipe.c: pipes of the kernel ---- */
+
+#define L7MP_KPIPE_BYTES 262144 /* what a pipe is asked to hold, and what is moved at once */
+
+struct l7mp_kpipe {
+	int fd[2];
+	size_t bytes; /* in the pipe; charged to the loop's memory */
+	struct l7mp_kpipe *next;
+};
+
+/* Returns an empty pipe, which is the caller's; NULL: there is none left. */
+struct l7mp_kpipe *l7mp_kpipe_get(struct l7mp_loop *loop);
+/* Gives a pipe back; bytes that are in it are lost. Nulls the pointer; NULL inside is fine. */
+void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pipe);
+/*
+ * Move bytes from a socket into the pipe, at most `max`; or all from the pipe to a socket, as far
+ * as it takes them. The socket must be non-blocking (O_NONBLOCK). Return the bytes moved; 0 (fill):
+ * the end of the stream; or a negative errno: -EAGAIN, also for a full pipe.
+ */
+ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
+ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd);
+/* All pipes must have been given back. NULL inside is fine. */
+void l7mp_kpipes_free(struct l7mp_kpipes **kpipes);
 
 /* ---- resolve.c ---- */
 

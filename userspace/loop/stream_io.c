@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Byte streams over descriptors: TCP, UNIX stream sockets, FIFOs and pipes (stream_io.h): opening
- * and connecting, reading, writing with a bounded queue, half-close, closing.
+ * and connecting, reading, writing with a bounded queue, splicing, half-close, closing.
  */
 #include "l7mp/stream_io.h"
 #include "loop_int.h"
@@ -24,6 +24,11 @@
 #define SIO_LINGER_MS 1000
 #define SIO_STALL_MS  5000 /* how long a socket that was reset is kept while reading is stopped */
 #define SIO_DIAL_MS   5    /* between attempts when a UNIX listener's backlog is full */
+/* Splicing costs two system calls as copying does: it is worth it for pieces that are larger. */
+#define SIO_SMALL     16384u
+#define SIO_SMALL_MAX 8       /* small pieces in a row, after which bytes are copied */
+#define SIO_TURN_NS   2000000 /* after so much of a turn, each stream gets only: */
+#define SIO_TURN_LATE 65536u
 
 enum sio_kind { SIO_TCP, SIO_UNIX, SIO_PIPE };
 
@@ -38,19 +43,33 @@ struct l7mp_stream_io {
 	struct l7mp_task task;    /* calls callbacks later, not from inside a call */
 	struct l7mp_timer timer;  /* close, linger, another attempt to connect */
 	struct l7mp_addr *remote; /* while a UNIX connect is tried again */
-	int err;                  /* failed, whether reported or not */
-	int werr;                 /* writing failed; reading continues until the end */
+	struct l7mp_kpipe *pipe;  /* bytes that go out before the queue; NULL: none */
+	/* What is read is spliced to this one, which has the reverse link. */
+	struct l7mp_stream_io *to, *from;
+	void (*passed)(void *arg, size_t bytes, int rc);
+	void *passed_arg;
+	void (*flushed)(void *arg); /* once nothing waits to be written; NULL: nobody asks */
+	void *flushed_arg;
+	int err;  /* failed, whether reported or not */
+	int werr; /* writing failed; reading continues until the end */
 	uint8_t kind;
 	bool reading, read_armed, eof;
 	bool started; /* was read from once: before that the descriptor is not watched */
 	bool connecting, full, corked, shut, shut_done;
 	bool closing, lingering, gone;
-	bool tell_connected, tell_error, tell_drain;
+	bool tell_connected, tell_error, tell_drain, tell_flushed;
+	bool bulk;     /* splice the next piece */
+	uint8_t small; /* spliced pieces in a row that were small */
 };
 
 static inline bool sio_is_socket(const struct l7mp_stream_io *s)
 {
 	return s->kind != SIO_PIPE;
+}
+
+static inline bool sio_pending(const struct l7mp_stream_io *s)
+{
+	return s->pipe || s->q.count;
 }
 
 /* ---- declared before they are defined ---- */
@@ -63,6 +82,9 @@ static void sio_fail(struct l7mp_stream_io *s, int err);
 static void sio_finish(struct l7mp_stream_io *s);
 static void sio_teardown(struct l7mp_stream_io *s, bool reset);
 
+static void sio_unlink(struct l7mp_stream_io *s); /* ends splicing from it and to it */
+/* Everything was written: calls `flushed` later. */
+static void sio_tell_flushed(struct l7mp_stream_io *s);
 static void sio_watch(struct l7mp_stream_io *s);
 static void sio_in_cb(struct l7mp_io *io, uint32_t events);
 static void sio_out_cb(struct l7mp_io *io, uint32_t events);
@@ -89,7 +111,7 @@ static void sio_watch(struct l7mp_stream_io *s)
 		s->read_armed = true;
 	if ((s->read_armed || s->lingering) && !s->eof && !s->connecting)
 		in = EPOLLIN | EPOLLRDHUP;
-	if (s->q.count || (s->connecting && !s->remote))
+	if (sio_pending(s) || (s->connecting && !s->remote))
 		out = EPOLLOUT;
 	if (wio == &s->in)
 		in |= out;
@@ -139,6 +161,13 @@ static void sio_do_shutdown(struct l7mp_stream_io *s)
 	s->out.fd = -1;
 }
 
+static void sio_discard_queue(struct l7mp_stream_io *s)
+{
+	l7mp_bufq_clear(&s->q);
+	s->off = 0;
+	l7mp_kpipe_put(s->loop, &s->pipe);
+}
+
 /*
  * When the peer has only stopped reading, the data that it sent can still be read; the error is
  * reported after that.
@@ -148,8 +177,7 @@ static void sio_write_failed(struct l7mp_stream_io *s, int err)
 	if (s->werr || s->err)
 		return;
 	s->werr = err;
-	l7mp_bufq_clear(&s->q);
-	s->off = 0;
+	sio_discard_queue(s);
 	if (s->closing) {
 		sio_teardown(s, true);
 		return;
@@ -175,8 +203,24 @@ static void consume(struct l7mp_stream_io *s, size_t n)
 	}
 }
 
+/* Writes what is in the pipe, which is given back when it is empty. Returns 0 or negative errno. */
+static int flush_pipe(struct l7mp_stream_io *s)
+{
+	ssize_t n = l7mp_kpipe_drain(s->loop, s->pipe, s->in.fd);
+
+	if (n < 0 && n != -EAGAIN) {
+		sio_write_failed(s, (int)n);
+		return (int)n;
+	}
+	if (!s->pipe->bytes)
+		l7mp_kpipe_put(s->loop, &s->pipe);
+	return 0;
+}
+
 static void sio_flush(struct l7mp_stream_io *s)
 {
+	if (s->pipe && (flush_pipe(s) || s->pipe))
+		return;
 	while (s->q.count) {
 		struct iovec iov[SIO_IOV];
 		size_t n = 0, off = s->off, total = 0;
@@ -200,6 +244,8 @@ static void sio_flush(struct l7mp_stream_io *s)
 	}
 	if (!s->q.count && s->shut)
 		sio_do_shutdown(s);
+	if (!s->q.count && s->flushed)
+		sio_tell_flushed(s);
 }
 
 /* The descriptor is writable: sends the queue; `drain` is called when enough was sent. */
@@ -208,12 +254,12 @@ static void on_writable(struct l7mp_stream_io *s)
 	sio_flush(s);
 	if (s->gone || s->err)
 		return;
-	if (s->closing && !s->q.count) {
+	if (s->closing && !sio_pending(s)) {
 		sio_finish(s);
 		return;
 	}
 	sio_watch(s);
-	if (s->full && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
+	if (s->full && !s->pipe && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
 		s->full = false;
 		if (s->ops->drain)
 			s->ops->drain(s->arg);
@@ -243,34 +289,181 @@ static void on_end(struct l7mp_stream_io *s)
 		s->ops->end(s->arg);
 }
 
+/* ---- splicing ---- */
+
+static void sio_unlink(struct l7mp_stream_io *s)
+{
+	if (s->to)
+		s->to->from = NULL;
+	if (s->from)
+		s->from->to = NULL;
+	s->to = s->from = NULL;
+}
+
+static bool may_splice(const struct l7mp_stream_io *s)
+{
+	const struct l7mp_stream_io *to = s->to;
+
+	return to && s->bulk && !sio_pending(to) && !to->werr && !to->shut && !to->corked;
+}
+
+/* Whether splice(2) can't be used with this socket at all, and has done nothing. */
+static bool cannot_splice(ssize_t err)
+{
+	return err == -EINVAL || err == -EOPNOTSUPP || err == -ENOSYS || err == -EPERM;
+}
+
+/* Nothing was read into the pipe. Returns whether the piece is done; else it is to be copied. */
+static bool splice_failed(struct l7mp_stream_io *s, ssize_t err, bool first)
+{
+	if (cannot_splice(err))
+		sio_unlink(s);
+	/*
+	 * The socket is readable, but splice(2) has nothing: urgent data (TCP) is in the way, which
+	 * recv(2) skips.
+	 */
+	if (cannot_splice(err) || err == -ENOMEM || (err == -EAGAIN && first))
+		return false;
+	if (!err)
+		on_end(s);
+	else if (err != -EAGAIN)
+		sio_fail(s, (int)err);
+	return true;
+}
+
+/* Pieces that stay small are copied from then on, until a large one comes. */
+static void note_size(struct l7mp_stream_io *s, size_t n)
+{
+	s->small = n < SIO_SMALL ? (uint8_t)(s->small + 1) : 0;
+	if (s->small < SIO_SMALL_MAX)
+		return;
+	s->small = 0;
+	s->bulk = false;
+}
+
+/*
+ * Moves one piece to the other socket, or into its queue. Returns false when it is to be copied;
+ * else *more says whether there may be more at once. `first`: the socket was reported as readable.
+ */
+static bool splice_piece(struct l7mp_stream_io *s, bool first, bool *more)
+{
+	struct l7mp_stream_io *to = s->to;
+	bool late = uv_hrtime() - s->loop->io_since > SIO_TURN_NS;
+	ssize_t n;
+	int rc;
+
+	*more = false;
+	if (late && !first)
+		return true;
+	to->pipe = l7mp_kpipe_get(s->loop);
+	if (!to->pipe) {
+		s->bulk = false;
+		return false;
+	}
+	n = l7mp_kpipe_fill(s->loop, to->pipe, s->in.fd, late ? SIO_TURN_LATE : L7MP_KPIPE_BYTES);
+	if (n <= 0) {
+		l7mp_kpipe_put(s->loop, &to->pipe);
+		return splice_failed(s, n, first);
+	}
+	note_size(s, (size_t)n);
+	rc = flush_pipe(to);
+	if (!rc && to->pipe) {
+		to->full = true;
+		rc = L7MP_STREAM_IO_FULL;
+		sio_watch(to);
+	}
+	*more = n >= (ssize_t)SIO_TURN_LATE;
+	s->passed(s->passed_arg, (size_t)n, rc);
+	return true;
+}
+
+int l7mp_stream_io_splice(struct l7mp_stream_io *from, struct l7mp_stream_io *to,
+                          void (*passed)(void *arg, size_t bytes, int rc), void *arg)
+{
+	const struct l7mp_stream_io *both[2] = {from, to};
+
+	if (!sio_is_socket(from) || !sio_is_socket(to) || from == to)
+		return -ENOTSUP;
+	if (from->to || to->from)
+		return -EBUSY;
+	for (int i = 0; i < 2; i++) {
+		int flags;
+
+		if (both[i]->closing || both[i]->gone || both[i]->err || both[i]->connecting)
+			return -ENOTCONN;
+		/* Some kernels look only at this flag, not at SPLICE_F_NONBLOCK. */
+		flags = fcntl(both[i]->in.fd, F_GETFL);
+		if (flags < 0 ||
+		    (!(flags & O_NONBLOCK) && fcntl(both[i]->in.fd, F_SETFL, flags | O_NONBLOCK)))
+			return -errno;
+	}
+	from->to = to;
+	to->from = from;
+	from->passed = passed;
+	from->passed_arg = arg;
+	from->bulk = false;
+	from->small = 0;
+	return 0;
+}
+
+void l7mp_stream_io_unsplice(struct l7mp_stream_io *from)
+{
+	if (from->to)
+		from->to->from = NULL;
+	from->to = NULL;
+}
+
+static void sio_tell_flushed(struct l7mp_stream_io *s)
+{
+	s->tell_flushed = true;
+	l7mp_task_post(s->loop, &s->task);
+}
+
+void l7mp_stream_io_flushed(struct l7mp_stream_io *s, void (*done)(void *arg), void *arg)
+{
+	s->flushed = done;
+	s->flushed_arg = arg;
+	if (done && !sio_pending(s))
+		sio_tell_flushed(s);
+}
+
+/* Reads once and emits it. Returns whether there may be more at once. */
+static bool copy_piece(struct l7mp_stream_io *s, uint32_t events)
+{
+	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
+	ssize_t n;
+
+	if (!buf) {
+		sio_fail(s, -ENOMEM);
+		return false;
+	}
+	n = pull(s, buf->data, SIO_READ);
+	if (n <= 0)
+		l7mp_buf_unref(buf);
+	if (n == -EAGAIN)
+		return false;
+	if (n < 0) {
+		sio_fail(s, (int)n);
+		return false;
+	}
+	if (!n) {
+		on_end(s);
+		return false;
+	}
+	buf->len = (uint32_t)n;
+	s->bulk = n == (ssize_t)SIO_READ;
+	s->ops->data(s->arg, buf);
+	/* A short read has emptied the socket, unless the end follows. */
+	return n == (ssize_t)SIO_READ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
+}
+
 static void on_readable(struct l7mp_stream_io *s, uint32_t events)
 {
-	for (int i = 0; i < SIO_ROUNDS && s->reading && !s->closing && !s->err; i++) {
-		struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
-		ssize_t n;
+	bool more = true;
 
-		if (!buf) {
-			sio_fail(s, -ENOMEM);
-			return;
-		}
-		n = pull(s, buf->data, SIO_READ);
-		if (n <= 0)
-			l7mp_buf_unref(buf);
-		if (n == -EAGAIN)
-			return;
-		if (n < 0) {
-			sio_fail(s, (int)n);
-			return;
-		}
-		if (!n) {
-			on_end(s);
-			return;
-		}
-		buf->len = (uint32_t)n;
-		s->ops->data(s->arg, buf);
-		/* A short read has emptied the socket, unless the end follows. */
-		if (n < (ssize_t)SIO_READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
-			return;
+	for (int i = 0; i < SIO_ROUNDS && more && s->reading && !s->closing && !s->err; i++) {
+		if (!may_splice(s) || !splice_piece(s, i == 0, &more))
+			more = copy_piece(s, events);
 	}
 }
 
@@ -331,7 +524,7 @@ static void sio_in_cb(struct l7mp_io *io, uint32_t events)
 		sio_dial_done(s);
 		return;
 	}
-	if (sio_is_socket(s) && s->q.count && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
+	if (sio_is_socket(s) && sio_pending(s) && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
 		on_writable(s);
 		if (s->gone || s->err)
 			return;
@@ -567,6 +760,18 @@ static void tell_closed(struct l7mp_stream_io *s)
 		closed(arg);
 }
 
+static void tell_flushed(struct l7mp_stream_io *s)
+{
+	void (*done)(void *) = s->flushed;
+	bool tell = s->tell_flushed && !s->closing && !s->err && !s->werr && !sio_pending(s);
+
+	s->tell_flushed = false;
+	if (!tell || !done)
+		return;
+	s->flushed = NULL;
+	done(s->flushed_arg);
+}
+
 static void task_cb(struct l7mp_task *task, void *arg)
 {
 	struct l7mp_stream_io *s = arg;
@@ -585,6 +790,7 @@ static void task_cb(struct l7mp_task *task, void *arg)
 		if (s->ops->drain)
 			s->ops->drain(s->arg);
 	}
+	tell_flushed(s);
 	if (s->tell_error && !s->closing) {
 		s->tell_error = false;
 		if (s->ops->error)
@@ -597,8 +803,8 @@ static void sio_fail(struct l7mp_stream_io *s, int err)
 	if (s->err || s->closing)
 		return;
 	s->err = err;
-	l7mp_bufq_clear(&s->q);
-	s->off = 0;
+	sio_unlink(s);
+	sio_discard_queue(s);
 	l7mp_io_stop(s->loop, &s->in);
 	l7mp_io_stop(s->loop, &s->out);
 	s->tell_error = true;
@@ -613,7 +819,7 @@ static void timer_cb(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	if (s->closing)
-		sio_teardown(s, s->q.count > 0);
+		sio_teardown(s, sio_pending(s));
 	else if (s->connecting)
 		sio_dial_again(s);
 	else if (!s->reading)
@@ -647,10 +853,11 @@ static void sio_teardown(struct l7mp_stream_io *s, bool reset)
 	if (s->gone)
 		return;
 	s->gone = true;
+	sio_unlink(s);
 	l7mp_timer_stop(s->loop, &s->timer);
 	l7mp_io_stop(s->loop, &s->in);
 	l7mp_io_stop(s->loop, &s->out);
-	l7mp_bufq_clear(&s->q);
+	sio_discard_queue(s);
 	if (reset && s->kind == SIO_TCP && s->in.fd >= 0) {
 		struct linger lg = {.l_onoff = 1, .l_linger = 0};
 
@@ -689,9 +896,10 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 		return;
 	s->closing = true;
 	s->reading = false;
+	sio_unlink(s);
 	if (s->connecting || s->err || s->werr)
 		sio_teardown(s, false);
-	else if (!s->q.count)
+	else if (!sio_pending(s))
 		sio_finish(s);
 	else if (l7mp_timer_start(s->loop, &s->timer, SIO_CLOSE_MS))
 		sio_teardown(s, true); /* no memory for a timer */
@@ -705,7 +913,7 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
 
 	if (s->closing || s->gone || s->err || !sio_is_socket(s))
 		return -ENOTCONN;
-	if (s->q.count || s->connecting)
+	if (sio_pending(s) || s->connecting)
 		return -EBUSY;
 	l7mp_io_stop(s->loop, &s->in);
 	s->in.fd = -1;
@@ -728,7 +936,7 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 
 	if (s->closing || s->shut || s->err || s->werr || (!sio_is_socket(s) && s->out.fd < 0))
 		return refuse(buf, s->werr && !s->closing ? s->werr : -EPIPE);
-	if (!s->q.count && !s->connecting && !s->corked && buf->len) {
+	if (!sio_pending(s) && !s->connecting && !s->corked && buf->len) {
 		struct iovec iov = {.iov_base = buf->data, .iov_len = buf->len};
 		ssize_t n = sio_push(s, &iov, 1);
 
@@ -764,14 +972,14 @@ void l7mp_stream_io_cork(struct l7mp_stream_io *s, bool on)
 	if (s->corked == on)
 		return;
 	s->corked = on;
-	if (on || !s->q.count || s->connecting || s->gone || s->err || s->werr)
+	if (on || !sio_pending(s) || s->connecting || s->gone || s->err || s->werr)
 		return;
 	sio_flush(s);
 	if (s->gone || s->err)
 		return;
-	if (s->q.count)
+	if (sio_pending(s))
 		sio_watch(s);
-	if (s->full && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
+	if (s->full && !s->pipe && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
 		s->full = false;
 		s->tell_drain = true;
 		l7mp_task_post(s->loop, &s->task);
@@ -783,7 +991,7 @@ void l7mp_stream_io_shutdown(struct l7mp_stream_io *s)
 	if (s->shut || s->closing || s->err)
 		return;
 	s->shut = true;
-	if (!s->q.count && !s->connecting)
+	if (!sio_pending(s) && !s->connecting)
 		sio_do_shutdown(s);
 }
 
@@ -804,7 +1012,7 @@ void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on)
 
 size_t l7mp_stream_io_queued(const struct l7mp_stream_io *s)
 {
-	return s->q.bytes - s->off;
+	return s->q.bytes - s->off + (s->pipe ? s->pipe->bytes : 0);
 }
 
 int l7mp_stream_io_fd(const struct l7mp_stream_io *s)

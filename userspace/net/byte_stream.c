@@ -432,6 +432,13 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 	return s->dial && (l7mp_addr_is_any(out) || s->dial->next < s->dial->n) ? 1 : 0;
 }
 
+static struct l7mp_stream_io *op_plain(struct l7mp_stream *base)
+{
+	struct byte_stream *s = (struct byte_stream *)base;
+
+	return s->open && !s->closing && !s->err ? s->sio : NULL;
+}
+
 void l7mp_byte_stream_user_timeout(struct l7mp_stream *base, unsigned ms)
 {
 	struct byte_stream *s = (struct byte_stream *)base;
@@ -478,6 +485,7 @@ static const struct l7mp_stream_ops stream_ops = {
         .flow = op_flow,
         .local = op_local,
         .remote = op_remote,
+        .plain = op_plain,
 };
 
 /* ---- making ---- */

@@ -18,6 +18,7 @@ static const struct {
         {"max_body", offsetof(struct l7mp_limits, max_body)},
         {"max_queue", offsetof(struct l7mp_limits, max_queue)},
         {"max_processes", offsetof(struct l7mp_limits, max_processes)},
+        {"max_pipes", offsetof(struct l7mp_limits, max_pipes)},
 };
 
 static const char *const start_names[] = {"init", "no_init", "disable", NULL};

@@ -64,6 +64,15 @@ static const struct l7mp_field limit_fields[] = {
                 .doc = "Processes of `STDIO-fork` clusters at once",
         },
         {
+                .key = "max_pipes",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 65536,
+                .def = "256",
+                .doc = "Pipes that move bytes from socket to socket inside of the kernel, held "
+                       "while a receiver is slower; 0: bytes are always copied",
+        },
+        {
                 .key = "max_memory",
                 .type = L7MP_T_INT,
                 .min = 8388608,

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Kernel pipes for splice(2): a pool with a bound, and moving bytes between a socket and a pipe.
+ *
+ * A stream holds a pipe only while there are bytes in it, so there are as many as streams whose
+ * reader is slower than their writer, and usually one more.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "l7mp/stream_io.h"
+#include "loop_int.h"
+
+#define KPIPE_IDLE     8     /* empty pipes that are kept */
+#define KPIPE_MIN      65536 /* a smaller one is not worth it: the user's share is used up */
+#define KPIPE_SHARE    20    /* 1/n of the file descriptors are for pipes at most */
+#define KPIPE_RETRY_MS 1000  /* after the kernel has refused a pipe */
+
+struct l7mp_kpipes {
+	const uint32_t *max; /* NULL: 0 */
+	struct l7mp_kpipe *idle;
+	unsigned n_idle;
+	uint64_t refused_until_ms;
+	struct l7mp_splice_stats stats;
+};
+
+static struct l7mp_kpipes *kpipes(struct l7mp_loop *loop)
+{
+	if (!loop->kpipes)
+		loop->kpipes = calloc(1, sizeof(*loop->kpipes));
+	return loop->kpipes;
+}
+
+int l7mp_splice_limit(struct l7mp_loop *loop, const uint32_t *max_pipes)
+{
+	struct l7mp_kpipes *k = kpipes(loop);
+
+	if (!k)
+		return -ENOMEM;
+	k->max = max_pipes;
+	return 0;
+}
+
+struct l7mp_splice_stats l7mp_splice_stats(const struct l7mp_loop *loop)
+{
+	return loop->kpipes ? loop->kpipes->stats : (struct l7mp_splice_stats){0};
+}
+
+/* Pipes that there may be: each has two descriptors. */
+static uint64_t allowed(const struct l7mp_kpipes *k)
+{
+	uint64_t max = k->max ? *k->max : 0;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && max > limit.rlim_cur / KPIPE_SHARE / 2)
+		max = limit.rlim_cur / KPIPE_SHARE / 2;
+	return max;
+}
+
+/* Returns a new pipe; NULL when the kernel has none, or only one with few slots. */
+static struct l7mp_kpipe *open_pipe(void)
+{
+	struct l7mp_kpipe *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	if (pipe2(p->fd, O_NONBLOCK | O_CLOEXEC)) {
+		free(p);
+		return NULL;
+	}
+	if (fcntl(p->fd[1], F_SETPIPE_SZ, L7MP_KPIPE_BYTES) < 0 &&
+	    fcntl(p->fd[1], F_GETPIPE_SZ) < KPIPE_MIN) {
+		close(p->fd[0]);
+		close(p->fd[1]);
+		free(p);
+		return NULL;
+	}
+	return p;
+}
+
+static void close_pipe(struct l7mp_kpipes *k, struct l7mp_kpipe *p)
+{
+	close(p->fd[0]);
+	close(p->fd[1]);
+	free(p);
+	k->stats.open--;
+}
+
+static struct l7mp_kpipe *make(struct l7mp_loop *loop, struct l7mp_kpipes *k)
+{
+	struct l7mp_kpipe *p = NULL;
+
+	if (k->stats.open < allowed(k) && l7mp_loop_now(loop) >= k->refused_until_ms) {
+		p = open_pipe();
+		if (!p)
+			k->refused_until_ms = l7mp_loop_now(loop) + KPIPE_RETRY_MS;
+	}
+	if (p)
+		k->stats.open++;
+	else
+		k->stats.exhausted++;
+	return p;
+}
+
+struct l7mp_kpipe *l7mp_kpipe_get(struct l7mp_loop *loop)
+{
+	struct l7mp_kpipes *k = kpipes(loop);
+	struct l7mp_kpipe *p;
+
+	if (!k || !k->max || !*k->max)
+		return NULL;
+	p = k->idle;
+	if (!p)
+		return make(loop, k);
+	k->idle = p->next;
+	k->n_idle--;
+	p->next = NULL;
+	return p;
+}
+
+void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pp)
+{
+	struct l7mp_kpipes *k = loop->kpipes;
+	struct l7mp_kpipe *p = *pp;
+
+	if (!p)
+		return;
+	*pp = NULL;
+	/* What was not delivered must not reach the next stream. */
+	if (p->bytes || k->n_idle >= KPIPE_IDLE || k->stats.open > *k->max) {
+		l7mp_buf_pool_charge(loop->bufs, -(ptrdiff_t)p->bytes);
+		close_pipe(k, p);
+		return;
+	}
+	p->next = k->idle;
+	k->idle = p;
+	k->n_idle++;
+}
+
+ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, size_t max)
+{
+	ssize_t n;
+
+	do {
+		n = splice(fd, NULL, p->fd[1], NULL, max, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	p->bytes += (size_t)n;
+	l7mp_buf_pool_charge(loop->bufs, n);
+	return n;
+}
+
+ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd)
+{
+	ssize_t n;
+
+	/* Not more than there is: else the kernel would wait for more (MSG_MORE). */
+	do {
+		n = splice(p->fd[0], NULL, fd, NULL, p->bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	p->bytes -= (size_t)n;
+	l7mp_buf_pool_charge(loop->bufs, -n);
+	loop->kpipes->stats.bytes += (uint64_t)n;
+	return n;
+}
+
+void l7mp_kpipes_free(struct l7mp_kpipes **kp)
+{
+	struct l7mp_kpipes *k = *kp;
+	struct l7mp_kpipe *p;
+
+	if (!k)
+		return;
+	while ((p = k->idle)) {
+		k->idle = p->next;
+		close_pipe(k, p);
+	}
+	free(k);
+	*kp = NULL;
+}
