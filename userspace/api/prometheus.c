@@ -12,6 +12,7 @@
 #include "l7mp/filewriter.h"
 #include "l7mp/metrics.h"
 #include "l7mp/slice.h"
+#include "l7mp/stream_io.h"
 
 /* The text consists of parts, of which those of objects and sessions are made step by step. */
 enum metrics_part {
@@ -178,6 +179,20 @@ static void paths(const struct l7mp_stats *s, struct l7mp_str *out)
 	             s->fast_bytes);
 }
 
+static void splicing(const struct l7mp_api *api, struct l7mp_str *out)
+{
+	const struct l7mp_splice_stats st = l7mp_splice_stats(api->params.env->loop);
+
+	l7mp_metrics_plain(out, "l7mp_stream_spliced_bytes_total", "counter",
+	                   "Bytes of the slow path that went from socket to socket inside of the "
+	                   "kernel, by splice(2)",
+	                   st.bytes);
+	l7mp_metrics_plain(out, "l7mp_stream_pipes", "gauge",
+	                   "Pipes for that, see limits.max_pipes", st.open);
+	l7mp_metrics_plain(out, "l7mp_stream_pipes_exhausted_total", "counter",
+	                   "Times that no pipe was free, so that bytes were copied", st.exhausted);
+}
+
 static void on_request(void *arg, const char *method, const char *path, int status, uint64_t count)
 {
 	char code[16];
@@ -307,6 +322,7 @@ static int metrics_step(struct api_stream *st, struct l7mp_str *out)
 		sessions(api, out);
 		drops(api->params.env->stats, out);
 		paths(api->params.env->stats, out);
+		splicing(api, out);
 		break;
 	case METRICS_PROTOCOLS:
 		more = protocol_step(m, out);

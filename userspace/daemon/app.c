@@ -8,6 +8,7 @@
 
 #include "app_int.h"
 #include "l7mp/log.h"
+#include "l7mp/stream_io.h"
 #include "l7mp/util.h"
 
 static void session_ended(void *arg, const struct l7mp_session *session)
@@ -59,6 +60,9 @@ static int make_layers(struct l7mp_app *app)
 	app->env.loop = app->loop;
 	app->env.stats = &app->stats;
 	app->env.limits = &l7mp_model_admin(app->model)->limits;
+	rc = l7mp_splice_limit(app->loop, &app->env.limits->max_pipes);
+	if (rc)
+		return rc;
 	app->env.protos = l7mp_all_protos;
 	app->env.model = app->model;
 	app->env.states = calloc(l7mp_all_protos_count(), sizeof(*app->env.states));

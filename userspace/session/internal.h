@@ -132,6 +132,7 @@ struct l7mp_session {
 	struct session_count slow[2], fast[2], fast_read[2];
 	uint64_t fast_seen[2];
 	uint64_t drops;
+	uint64_t splice_at[2]; /* when so many bytes have passed, the rest is spliced */
 
 	struct l7mp_flow *flow;
 	struct session_event *events;

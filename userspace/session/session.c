@@ -12,6 +12,7 @@
 
 #include "internal.h"
 #include "l7mp/log.h"
+#include "l7mp/stream_io.h"
 #include "l7mp/util.h"
 
 static const char *const session_states[L7MP_SESSION_STATES] = {"INIT", "CONNECTED", "DISCONNECTED",
@@ -170,6 +171,23 @@ static void log_end(const struct l7mp_session *s, bool failed)
 		l7mp_log_warn(SESSION_MODULE, "%s: fails: %s", s->name, s->reason);
 }
 
+/* The byte stream that bytes can be spliced from or to; NULL: none. */
+static struct l7mp_stream_io *plain_of(const struct session_stage *st)
+{
+	return st->stream && st->stream->ops->plain ? st->stream->ops->plain(st->stream) : NULL;
+}
+
+/* Nothing that is still read may go past the session. */
+static void end_splicing(struct l7mp_session *s)
+{
+	for (unsigned i = 0; i < s->n; i++) {
+		struct l7mp_stream_io *io = plain_of(&s->stages[i]);
+
+		if (io)
+			l7mp_stream_io_unsplice(io);
+	}
+}
+
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...)
 {
@@ -185,6 +203,7 @@ void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, b
 	set_reason(s, strdup(text));
 	s->ending = true;
 	s->draining = false;
+	end_splicing(s);
 	l7mp_session_offload_remove(s, false);
 	l7mp_timer_stop(session_loop(s), &s->timer);
 	for (unsigned i = 0; i < s->n; i++)
@@ -792,6 +811,73 @@ static void write_failed(struct l7mp_session *s, unsigned i, int rc, uint32_t le
 		stage_lost(to, &err);
 }
 
+/* ---- splicing ---- */
+
+/*
+ * What connections with little to say never need. A direction that has carried so much is likely to
+ * go on.
+ */
+#define SPLICE_AFTER 65536
+
+/* Bytes of a direction went from its first stream to its last one inside of the kernel. */
+static void on_spliced(void *arg, size_t bytes, int rc)
+{
+	struct session_stage *from = arg;
+	struct l7mp_session *s = from->s;
+	unsigned to = from->index ? 0 : s->dest, last = (to + s->n - 1U) % s->n;
+
+	if (s->ending)
+		return;
+	s->active_ms = l7mp_loop_now(session_loop(s));
+	if (rc < 0) {
+		write_failed(s, last, rc, (uint32_t)bytes);
+		return;
+	}
+	for (unsigned i = from->index; i != last; i = (i + 1) % s->n) {
+		struct l7mp_stream *between = pipe_to(s, i)->stream;
+
+		between->ops->passed(between, 1, bytes);
+	}
+	count_written(s, from->index, (uint32_t)bytes);
+	if (rc == L7MP_STREAM_IO_FULL) {
+		s->pipes[last].blocked = true;
+		flow_control(s);
+	}
+}
+
+/* Whether the stages between two merely count, so that bytes need not pass them. */
+static bool only_counted(struct l7mp_session *s, unsigned from, unsigned to)
+{
+	for (unsigned i = (from + 1) % s->n; i != to; i = (i + 1) % s->n) {
+		struct l7mp_flow_end end = {.kind = L7MP_FLOW_NONE};
+
+		l7mp_stream_flow(s->stages[i].stream, &end);
+		if (end.kind != L7MP_FLOW_PASS)
+			return false;
+	}
+	return true;
+}
+
+/* Enough has passed in this direction: what follows need not enter the process, if possible. */
+static void begin_splicing(struct l7mp_session *s, enum l7mp_direction dir)
+{
+	struct session_stage *from = &s->stages[dir == L7MP_INGRESS ? 0 : s->dest];
+	struct session_stage *to = &s->stages[dir == L7MP_INGRESS ? s->dest : 0];
+	struct l7mp_stream_io *in = plain_of(from), *out = plain_of(to);
+
+	s->splice_at[dir] = UINT64_MAX; /* tried; a new connection of a stage tries again */
+	if (in && out && only_counted(s, from->index, to->index))
+		(void)l7mp_stream_io_splice(in, out, on_spliced, from);
+}
+
+static void splice_when_due(struct l7mp_session *s, unsigned i)
+{
+	if (i == 0 && s->slow[L7MP_INGRESS].bytes >= s->splice_at[L7MP_INGRESS])
+		begin_splicing(s, L7MP_INGRESS);
+	else if (i == s->dest && s->slow[L7MP_EGRESS].bytes >= s->splice_at[L7MP_EGRESS])
+		begin_splicing(s, L7MP_EGRESS);
+}
+
 /* Writes one buffer that the next stage can carry as it is. */
 static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 {
@@ -811,6 +897,7 @@ static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *bu
 	}
 	if (s->ending || to->stream != out)
 		return;
+	splice_when_due(s, i);
 	if (rc == L7MP_STREAM_FULL) {
 		p->blocked = true;
 		flow_control(s);
@@ -1067,6 +1154,8 @@ static void stage_attach(struct session_stage *st, struct l7mp_stream *stream)
 {
 	st->stream = stream;
 	st->paused = true;
+	for (int dir = 0; dir < 2; dir++)
+		st->s->splice_at[dir] = st->s->slow[dir].bytes + SPLICE_AFTER;
 	l7mp_stream_attach(stream, &stage_events, st);
 }
 
