@@ -192,14 +192,12 @@ static __always_inline int may_be_json(struct __sk_buff *skb, const __u32 at)
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth,
                                  const struct l7mp_packet *p, const struct l7mp_flow_action *a,
-                                 struct l7mp_rewrite *rw, const int kind, const int has_link)
+                                 const struct l7mp_flow_read *rd, struct l7mp_rewrite *rw,
+                                 const int kind, const int has_link)
 {
-	struct l7mp_flow_read rd;
 	int verdict;
 
-	if (!l7mp_flow_begin(a, &rd))
-		return L7MP_VERDICT_PASS_STALE;
-	verdict = l7mp_check_ingress(a, &rd, skb->ifindex, has_link, eth,
+	verdict = l7mp_check_ingress(a, rd, skb->ifindex, has_link, eth,
 	                             has_link ? packet_tags(skb, eth, L7MP_KIND_VLANS(kind)) : 0);
 	if (verdict)
 		return verdict;
@@ -209,38 +207,38 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 	    may_be_json(skb, L7MP_KIND_PAYLOAD(kind) - (has_link ? 0 : ETH_HLEN)))
 		return L7MP_VERDICT_PASS_JSON;
 	if (a->verb != L7MP_VERB_COUNT)
-		return forward(skb, p, a, &rd, rw, kind, has_link);
-	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))
+		return forward(skb, p, a, rd, rw, kind, has_link);
+	return l7mp_flow_replaced(a, rd, p->key_words, L7MP_KIND_FAMILY(kind))
 	               ? L7MP_VERDICT_PASS_STALE
 	               : L7MP_VERDICT_COUNTED;
 }
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
+	const __u8 family = L7MP_KIND_FAMILY(kind);
 	struct l7mp_rewrite rw;
 	struct l7mp_packet p;
 	const struct l7mp_flow_action *a;
-	struct l7mp_flow_counter *c;
+	struct l7mp_flow_read rd;
 	void *data = (void *)(long)skb->data;
-	int verdict =
-	        l7mp_parse_ip(data, (void *)(long)skb->data_end, has_link ? L7MP_KIND_L3(kind) : 0,
-	                      L7MP_KIND_FAMILY(kind), skb->len, &p);
+	int verdict = l7mp_parse_ip(data, (void *)(long)skb->data_end,
+	                            has_link ? L7MP_KIND_L3(kind) : 0, family, skb->len, &p);
 	__u64 n;
 
 	if (verdict)
 		return pass_up(verdict);
 	/* Without CAP_PERFMON the verifier also follows paths that only speculation takes. */
 	rw.ports = rw.egress = 0;
-	a = bpf_map_lookup_elem(&flows, &p.key);
+	a = l7mp_flow_find(&p, family);
 	if (!a)
 		return pass_up(L7MP_VERDICT_PASS_NO_FLOW);
-	/* Right behind the first look-up: the processor hashes for both at the same time. */
-	c = bpf_map_lookup_elem(&counters, &p.key);
+	if (!l7mp_flow_begin(a, &rd, family))
+		return pass_up(L7MP_VERDICT_PASS_STALE);
 	n = segments(skb, &p);
-	verdict = judge(skb, has_link ? data : NULL, &p, a, &rw, kind, has_link);
+	verdict = judge(skb, has_link ? data : NULL, &p, a, &rd, &rw, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return pass_up(verdict);
-	l7mp_count_flow(c, n, p.payload_len);
+	l7mp_count_flow(l7mp_flow_counter(&rd), n, p.payload_len);
 	l7mp_count_verdict(verdict);
 	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&rw);
 }

@@ -143,14 +143,11 @@ static __always_inline int may_be_json(struct xdp_md *ctx, const void *data, con
 /* The flow's verdict on the packet; nothing but forward() changes it. */
 static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
                                  const struct l7mp_packet *p, const struct l7mp_flow_action *a,
-                                 const int kind)
+                                 const struct l7mp_flow_read *rd, const int kind)
 {
-	struct l7mp_flow_read rd;
 	int verdict;
 
-	if (!l7mp_flow_begin(a, &rd))
-		return L7MP_VERDICT_PASS_STALE;
-	verdict = l7mp_check_ingress(a, &rd, ctx->ingress_ifindex, 1, eth,
+	verdict = l7mp_check_ingress(a, rd, ctx->ingress_ifindex, 1, eth,
 	                             l7mp_frame_tags(eth, L7MP_KIND_VLANS(kind)));
 	if (verdict)
 		return verdict;
@@ -159,8 +156,8 @@ static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
 	if (a->flags & L7MP_FLOW_JSON_UP && p->payload_len && may_be_json(ctx, eth, kind))
 		return L7MP_VERDICT_PASS_JSON;
 	if (a->verb != L7MP_VERB_COUNT)
-		return forward(ctx, p, a, &rd, kind);
-	return l7mp_flow_replaced(a, &rd, p->key_words, L7MP_KIND_FAMILY(kind))
+		return forward(ctx, p, a, rd, kind);
+	return l7mp_flow_replaced(a, rd, p->key_words, L7MP_KIND_FAMILY(kind))
 	               ? L7MP_VERDICT_PASS_STALE
 	               : L7MP_VERDICT_COUNTED;
 }
@@ -169,23 +166,24 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct l7mp_packet p;
+	const __u8 family = L7MP_KIND_FAMILY(kind);
 	const struct l7mp_flow_action *a;
-	struct l7mp_flow_counter *c;
+	struct l7mp_flow_read rd;
+	struct l7mp_packet p;
 	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
-	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), L7MP_KIND_FAMILY(kind),
+	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), family,
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
 
 	if (verdict)
 		return verdict;
-	a = bpf_map_lookup_elem(&flows, &p.key);
+	a = l7mp_flow_find(&p, family);
 	if (!a)
 		return L7MP_VERDICT_PASS_NO_FLOW;
-	/* Right behind the first look-up: the processor hashes for both at the same time. */
-	c = bpf_map_lookup_elem(&counters, &p.key);
-	verdict = judge(ctx, data, &p, a, kind);
+	if (!l7mp_flow_begin(a, &rd, family))
+		return L7MP_VERDICT_PASS_STALE;
+	verdict = judge(ctx, data, &p, a, &rd, kind);
 	if (verdict <= L7MP_VERDICT_COUNTED)
-		l7mp_count_flow(c, 1, p.payload_len);
+		l7mp_count_flow(l7mp_flow_counter(&rd), 1, p.payload_len);
 	return verdict;
 }
 

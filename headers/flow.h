@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Is what was read of a flow one value, and that of the packet's flow? The look-up alone does not
- * say so: when an entry is deleted, or replaced by an update, the kernel gives its memory to the
- * next one at once, while a program may still read it.
+ * Finds a packet's flow, and tells whether what was read of it is one value, and that of the
+ * packet's flow. The look-up alone does not say so: when an entry is deleted, or replaced by an
+ * update, the kernel gives its memory to the next one at once, while a program may still read it.
  *
  * A program reads the value in three steps:
  *
@@ -15,18 +15,29 @@
  * the addresses. Upwards, a write that touches a field in step 2 has changed `version` and then the
  * key before; downwards, `version_end`. So step 3 sees it in both cases. No two values that are
  * written have the same version, so that an entry which is replaced twice is noticed, too. Whenever
- * there is a doubt the packet goes up: verdict `stale`.
+ * there is a doubt the packet goes up: verdict `stale`. What an IPv6 flow has behind version_end is
+ * followed by a third one, `version6`, which is treated as the other two.
  */
 #pragma once
 
 #include "maps.h"
+#include "parse.h"
 #include "words.h"
 
-/* The words at both ends of a value, as they were when its reading began. */
+/* The words that hold a value's versions, as they were when its reading began. */
 struct l7mp_flow_read {
-	__u64 head; /* version, in_ifindex */
-	__u64 tail; /* handover, tos, dir, version_end */
+	__u64 head;  /* version, in_ifindex */
+	__u64 tail;  /* slot, version_end */
+	__u64 tail6; /* padding, version6; IPv6 only */
 };
+
+/* The flow of a packet, or NULL. `family` is a constant, as everywhere here. */
+static __always_inline const struct l7mp_flow_action *l7mp_flow_find(const struct l7mp_packet *p,
+                                                                     const __u8 family)
+{
+	return family == L7MP_FAMILY_V4 ? bpf_map_lookup_elem(&flows4, &p->key4)
+	                                : bpf_map_lookup_elem(&flows6, &p->key6);
+}
 
 static __always_inline const volatile __u64 *l7mp_flow_head(const struct l7mp_flow_action *a)
 {
@@ -35,36 +46,72 @@ static __always_inline const volatile __u64 *l7mp_flow_head(const struct l7mp_fl
 
 static __always_inline const volatile __u64 *l7mp_flow_tail(const struct l7mp_flow_action *a)
 {
-	return (const volatile __u64 *)&a->handover;
+	return (const volatile __u64 *)&a->slot;
+}
+
+static __always_inline const volatile __u64 *l7mp_flow_tail6(const struct l7mp_flow_action *a)
+{
+	return (const volatile __u64 *)&((const struct l7mp_flow6_action *)a)->pad;
 }
 
 /* 0: the value is being written. */
 static __always_inline int l7mp_flow_begin(const struct l7mp_flow_action *a,
-                                           struct l7mp_flow_read *rd)
+                                           struct l7mp_flow_read *rd, const __u8 family)
 {
+	__u32 differ;
+
 	rd->head = *l7mp_flow_head(a);
 	rd->tail = *l7mp_flow_tail(a);
+	differ = L7MP_FIRST32(rd->head) ^ L7MP_SECOND32(rd->tail);
+	rd->tail6 = 0;
+	if (family == L7MP_FAMILY_V6) {
+		rd->tail6 = *l7mp_flow_tail6(a);
+		differ |= L7MP_FIRST32(rd->head) ^ L7MP_SECOND32(rd->tail6);
+	}
 	/* The compiler must not move reads of the value to a place before this one. */
 	__asm__ volatile("" ::: "memory");
-	return L7MP_FIRST32(rd->head) == L7MP_SECOND32(rd->tail);
+	return !differ;
+}
+
+/* Does the value's copy of the key differ from the packet's key? */
+static __always_inline __u64 l7mp_flow_other_key(const struct l7mp_flow_action *a,
+                                                 const __u64 key_words[5], const __u8 family)
+{
+	const volatile __u64 *key = (const volatile __u64 *)&a->key, *key6;
+	__u64 differ;
+
+	if (family == L7MP_FAMILY_V4)
+		return (key[0] ^ key_words[0]) | (key[1] ^ key_words[1]);
+	key6 = (const volatile __u64 *)&((const struct l7mp_flow6_action *)a)->match_saddr;
+	differ = key[1] ^ L7MP_WORD64(0, L7MP_KEY_TAIL(0, L7MP_FAMILY_V6)) ^ key_words[4];
+	for (int i = 0; i < 4; i++)
+		differ |= key6[i] ^ key_words[i];
+	return differ;
 }
 
 /*
- * 1: what was read since l7mp_flow_begin may be of another flow. `key_words` is the packet's key,
- * `family` is constant. The reads are volatile, so that they stay in order.
+ * 1: what was read since l7mp_flow_begin may be of another flow. `key_words` is the packet's key.
+ * The reads are volatile, so that they stay in order.
  */
 static __always_inline int l7mp_flow_replaced(const struct l7mp_flow_action *a,
                                               const struct l7mp_flow_read *rd,
                                               const __u64 key_words[5], const __u8 family)
 {
-	const volatile __u64 *key = (const volatile __u64 *)&a->key;
 	__u64 differ;
 
 	__asm__ volatile("" ::: "memory");
-	differ = (key[0] ^ key_words[0]) | (key[2] ^ key_words[2]) | (key[4] ^ key_words[4]);
-	if (family == L7MP_FAMILY_V6) /* for IPv4 these are zero in every key */
-		differ |= (key[1] ^ key_words[1]) | (key[3] ^ key_words[3]);
+	differ = l7mp_flow_other_key(a, key_words, family);
 	differ |= *l7mp_flow_head(a) ^ rd->head;
 	differ |= *l7mp_flow_tail(a) ^ rd->tail;
+	if (family == L7MP_FAMILY_V6)
+		differ |= *l7mp_flow_tail6(a) ^ rd->tail6;
 	return differ != 0;
+}
+
+/* A flow's counter: for a value that was found to be one, by l7mp_flow_replaced. */
+static __always_inline struct l7mp_flow_counter *l7mp_flow_counter(const struct l7mp_flow_read *rd)
+{
+	__u64 slot = L7MP_WORD64(L7MP_FIRST32(rd->tail), 0);
+
+	return bpf_map_lookup_elem(&counters, &slot);
 }

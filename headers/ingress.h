@@ -7,7 +7,6 @@
 #pragma once
 
 #include "flow.h"
-#include "parse.h"
 
 /* Protocols and VLAN ids as a flow has them from in_vlan_proto on, in network order. */
 static __always_inline __u64 l7mp_tags(__be16 proto0, __be16 proto1, __be16 tci0, __be16 tci1)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The maps, shared by all programs: the loader pins them and hands the same ones to
- * every object. flows is a plain hash, never LRU: a full table is an error that
+ * every object. flows4 and flows6 are plain hashes, never LRU: a full table is an error that
  * user space sees, not a forgotten flow.
  */
 #pragma once
@@ -16,16 +16,22 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, L7MP_FLOWS_DEFAULT);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct l7mp_flow_key);
+	__type(key, struct l7mp_flow4_key);
 	__type(value, struct l7mp_flow_action);
-} flows SEC(".maps");
+} flows4 SEC(".maps");
 
-/* Apart from the action, so that an update of the action never resets them. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, L7MP_FLOWS_DEFAULT);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct l7mp_flow_key);
+	__type(value, struct l7mp_flow6_action);
+} flows6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, L7MP_FLOWS_DEFAULT);
+	__type(key, __u32);
 	__type(value, struct l7mp_flow_counter);
 } counters SEC(".maps");
 

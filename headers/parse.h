@@ -47,8 +47,9 @@ struct l7mp_packet {
 	__u64 payload_len; /* transport payload */
 	__u64 trailer;     /* bytes behind the IP packet: padding of short frames, and whatever */
 	union {
-		struct l7mp_flow_key key;
-		__u64 key_words[5];
+		struct l7mp_flow4_key key4;
+		struct l7mp_flow_key key6;
+		__u64 key_words[5]; /* IPv4: the first two */
 	};
 };
 _Static_assert(sizeof(struct l7mp_flow_key) == 40, "key_words covers the key");
@@ -83,7 +84,10 @@ static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *
 		return L7MP_VERDICT_PASS_MALFORMED;
 	if (family == L7MP_FAMILY_V6 && udp->check == 0)
 		return L7MP_VERDICT_PASS_CHECKSUM;
-	p->key_words[4] = L7MP_WORD64(l7mp_load32(udp), L7MP_KEY_TAIL(IPPROTO_UDP, family));
+	if (family == L7MP_FAMILY_V4)
+		p->key_words[1] = L7MP_WORD64(l7mp_load32(udp), L7MP_KEY_TAIL(IPPROTO_UDP, 0));
+	else
+		p->key_words[4] = L7MP_WORD64(l7mp_load32(udp), L7MP_KEY_TAIL(IPPROTO_UDP, family));
 	p->payload_len = l4_len - sizeof(*udp);
 	return 0;
 }
@@ -110,10 +114,7 @@ static __always_inline int l7mp_parse_v4(const struct iphdr *ip, const void *end
 	if (l3 + p->ip_len > wire_len)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	p->trailer = wire_len - (l3 + p->ip_len);
-	p->key_words[0] = L7MP_WORD64(l7mp_load32(&ip->saddr), 0);
-	p->key_words[1] = 0;
-	p->key_words[2] = L7MP_WORD64(l7mp_load32(&ip->daddr), 0);
-	p->key_words[3] = 0;
+	p->key_words[0] = l7mp_load64(&ip->saddr); /* and daddr */
 	return l7mp_parse_udp((const void *)(ip + 1), end, p->ip_len - sizeof(*ip), L7MP_FAMILY_V4,
 	                      p);
 }
@@ -146,7 +147,8 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 
 /*
  * `data` may be shorter than the whole frame of wire_len when the rest is in
- * fragments. Fills all of *p on success. 0, or a verdict. l3 and family are constants.
+ * fragments. Fills all of *p on success, of the key that of its family. 0, or a verdict. l3 and
+ * family are constants.
  */
 static __always_inline int l7mp_parse_ip(const void *data, const void *end, const __u32 l3,
                                          const __u8 family, __u32 wire_len, struct l7mp_packet *p)

@@ -14,13 +14,13 @@
  * (l7mp_flow_replaced). In the value's own groups of 8 bytes: see words.h.
  */
 struct l7mp_rewrite {
-	__u64 saddr[2], daddr[2];
-	__u64 ports;   /* sport, dport, verb, n_vlans, flags */
-	__u64 egress;  /* ifindex, mtu */
-	__u64 macs[2]; /* dmac, smac, the first bytes of in_mac */
-	__u64 csums;   /* the last bytes of in_mac, csum_l3, csum_addr, csum_port */
-	__u64 vlans;   /* vlan_proto, vlan_tci */
-	__u64 tail;    /* handover, tos, dir, version_end */
+	__u64 addrs[4]; /* saddr, daddr; IPv4: both in the first word */
+	__u64 ports;    /* sport, dport, verb, n_vlans, flags */
+	__u64 egress;   /* ifindex, mtu */
+	__u64 macs[2];  /* dmac, smac, the first bytes of in_mac */
+	__u64 csums;    /* the last bytes of in_mac, csum_l3, csum_addr, csum_port */
+	__u64 vlans;    /* vlan_proto, vlan_tci */
+	__u64 tos;      /* handover, tos, dir, padding */
 };
 
 /* Copies what the checks look at. */
@@ -34,19 +34,18 @@ static __always_inline void l7mp_take_checked(struct l7mp_rewrite *rw,
 static __always_inline void l7mp_take(struct l7mp_rewrite *rw, const struct l7mp_flow_action *a,
                                       const __u8 family)
 {
-	const __u64 *saddr = (const __u64 *)&a->saddr, *daddr = (const __u64 *)&a->daddr;
-	const __u64 *macs = (const __u64 *)a->dmac;
+	const __u64 *macs = (const __u64 *)a->dmac, *addrs = (const __u64 *)a->saddr;
 
-	rw->saddr[0] = saddr[0];
-	rw->daddr[0] = daddr[0];
+	rw->addrs[0] = addrs[0];
 	if (family == L7MP_FAMILY_V6) {
-		rw->saddr[1] = saddr[1];
-		rw->daddr[1] = daddr[1];
+		addrs = (const __u64 *)&((const struct l7mp_flow6_action *)a)->saddr;
+		for (int i = 0; i < 4; i++)
+			rw->addrs[i] = addrs[i];
 	}
 	rw->macs[0] = macs[0];
 	rw->macs[1] = macs[1];
 	rw->csums = macs[2];
-	rw->tail = *(const __u64 *)&a->handover;
+	rw->tos = *(const __u64 *)&a->handover;
 }
 
 static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *rw,
@@ -83,7 +82,7 @@ static __always_inline __u16 l7mp_flags(const struct l7mp_rewrite *rw)
 
 static __always_inline __u8 l7mp_tos(const struct l7mp_rewrite *rw)
 {
-	return ((const __u8 *)&rw->tail)[2];
+	return ((const __u8 *)&rw->tos)[2];
 }
 
 static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *rw)
@@ -161,8 +160,8 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 		ip->ttl--;
 		ip->check = l7mp_csum_apply(
 		        ip->check, (__u32)(l7mp_rewrite_fields_v4(ip, rw) + l7mp_csum_l3(rw)));
-		__builtin_memcpy(&ip->saddr, rw->saddr, 4);
-		__builtin_memcpy(&ip->daddr, rw->daddr, 4);
+		ip->saddr = l7mp_word32(rw->addrs, 0);
+		ip->daddr = l7mp_word32(rw->addrs, 1);
 	} else {
 		struct ipv6hdr *ip = data + l3;
 
@@ -171,8 +170,8 @@ static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3
 			return -1;
 		ip->hop_limit--;
 		l7mp_rewrite_fields_v6(ip, rw);
-		__builtin_memcpy(&ip->saddr, rw->saddr, 16);
-		__builtin_memcpy(&ip->daddr, rw->daddr, 16);
+		__builtin_memcpy(&ip->saddr, rw->addrs, 16);
+		__builtin_memcpy(&ip->daddr, rw->addrs + 2, 16);
 	}
 	udp->source = l7mp_word16(&rw->ports, 0);
 	udp->dest = l7mp_word16(&rw->ports, 1);
@@ -190,7 +189,7 @@ static __always_inline void l7mp_rewrite_macs(struct ethhdr *eth, const struct l
 		to[i] = l7mp_word16(rw->macs, i);
 }
 
-/* `c` may be NULL: then the flow is being removed. */
+/* `c` is NULL only for the verifier. */
 static __always_inline void l7mp_count_flow(struct l7mp_flow_counter *c, __u64 packets, __u64 bytes)
 {
 	__u64 tick;

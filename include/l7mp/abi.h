@@ -4,13 +4,16 @@
  * include it, so it needs nothing but <linux/types.h>.
  *
  * Addresses are byte arrays, and the ports of the key are in network order, as they are in the
- * packet. The value repeats the ports in host order, so that `bpftool map dump pinned .../flows`
+ * packet. The value repeats the ports in host order, so that `bpftool map dump pinned .../flows4`
  * reads like the flow. All padding is explicit and zero: the kernel compares keys byte by byte, and
  * without CAP_PERFMON the verifier refuses structs with uninitialised bytes.
  *
  * A change of any size, offset or meaning here increments L7MP_ABI_VERSION. The pin directory
  * /sys/fs/bpf/l7mp/<instance>/ holds it in the map `abi`, and a daemon that is to use what is
  * pinned there (admin.offload: no_init) refuses another version.
+ *
+ * Version 5 has flows4 and flows6 in the place of one map `flows`, and counters by the action's
+ * slot instead of the key.
  */
 #pragma once
 
@@ -19,7 +22,8 @@
 #define L7MP_ABI_VERSION 5
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
-#define L7MP_MAP_FLOWS    "flows"
+#define L7MP_MAP_FLOWS4   "flows4"
+#define L7MP_MAP_FLOWS6   "flows6"
 #define L7MP_MAP_COUNTERS "counters"
 #define L7MP_MAP_VERDICTS "verdicts"
 #define L7MP_MAP_DEVICES  "devices"
@@ -32,24 +36,34 @@
 #define L7MP_PROG_TC    "l7mp_tc"
 #define L7MP_PROG_TC_L3 "l7mp_tc_l3" /* for devices without a link-layer header (tun) */
 
-#define L7MP_FLOWS_DEFAULT 262144
-#define L7MP_IFS_MAX       1024 /* interfaces: entries of `devices` and `attached` */
+#define L7MP_FLOWS_DEFAULT 262144 /* entries of flows4 and flows6 together */
+#define L7MP_IFS_MAX       1024   /* interfaces: entries of `devices` and `attached` */
 
 enum l7mp_abi_family { L7MP_FAMILY_V4 = 4, L7MP_FAMILY_V6 = 6 };
 
-/* IPv4 in the first four bytes, the rest zero. Aligned, so that it is copied in words. */
+/* An IPv6 address; user space keeps IPv4 in the first four bytes. Aligned: copied in words. */
 struct l7mp_abi_addr {
 	__u8 bytes[16];
 } __attribute__((aligned(4)));
 
-/* Key of flows and counters: the 5-tuple of a packet as it comes in. */
+/* Key of flows4: the 5-tuple of a packet as it comes in. */
+struct l7mp_flow4_key {
+	__u8 saddr[4];
+	__u8 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u8 l4; /* IPPROTO_UDP; IPPROTO_TCP is reserved */
+	__u8 pad[3];
+} __attribute__((aligned(4)));
+
+/* Key of flows6. In user space also that of an IPv4 flow, which is then told by `family`. */
 struct l7mp_flow_key {
 	struct l7mp_abi_addr saddr;
 	struct l7mp_abi_addr daddr;
 	__be16 sport;
 	__be16 dport;
-	__u8 l4;     /* IPPROTO_UDP; IPPROTO_TCP is reserved */
-	__u8 family; /* enum l7mp_abi_family */
+	__u8 l4;
+	__u8 family; /* enum l7mp_abi_family; in flows6 always L7MP_FAMILY_V6 */
 	__u8 pad[2];
 };
 
@@ -71,13 +85,16 @@ enum l7mp_flow_flags {
 };
 
 /*
- * Value of flows: which packets the flow takes, and what is done to them.
+ * Value of flows4, and first part of that of flows6: which packets the flow takes, and what is done
+ * to them.
  *
  * The programs read the fields up to version_end for every packet, in groups of 8 bytes; what
- * follows is for people. The kernel gives the memory of an entry that was deleted or replaced to
- * the next one at once, while a program may still read it. So the value repeats its key, and
- * user space gives a new number, the same in `version` and `version_end`, to each value that it
- * writes: headers/flow.h says how the programs use these to know that they have read one value.
+ * follows is for people. In an entry of flows4 that is the second and the third cache line; the
+ * kernel's own part and the key are in the first. The kernel gives the memory of an entry that was
+ * deleted or replaced to the next one at once, while a program may still read it. So the value
+ * repeats its key, and user space gives a new number, the same in `version` and `version_end`, to
+ * each value that it writes: headers/flow.h says how the programs use these to know that they have
+ * read one value.
  *
  * The checksum deltas are constant per flow, because the key fixes every old value (RFC 1624:
  * HC' = ~(~HC + ~m + m')): each is the one's-complement sum of ~old and new words, in the byte
@@ -87,9 +104,9 @@ struct l7mp_flow_action {
 	__u32 version;
 	/* The interface that the packets must come in by: that of the program, not a VLAN above. */
 	__u32 in_ifindex;
-	struct l7mp_flow_key key;
-	struct l7mp_abi_addr saddr; /* new addresses */
-	struct l7mp_abi_addr daddr;
+	struct l7mp_flow4_key key; /* IPv6: the addresses are zero here, and in l7mp_flow6_action */
+	__u8 saddr[4];             /* new addresses; the same */
+	__u8 daddr[4];
 	__be16 sport; /* new ports, network order */
 	__be16 dport;
 	__u8 verb;    /* enum l7mp_flow_verb */
@@ -113,6 +130,8 @@ struct l7mp_flow_action {
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
 	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */
 	__u8 dir; /* L7MP_VERB_SPLICE: which direction of the pair, 0 or 1 */
+	__u32 pad;
+	__u32 slot;        /* index in counters */
 	__u32 version_end; /* the same as `version` */
 
 	__u16 sport_host; /* the new ports in host order */
@@ -120,6 +139,17 @@ struct l7mp_flow_action {
 	__u16 match_sport_host; /* those of the key in host order */
 	__u16 match_dport_host;
 	__u64 session; /* id of the session: key of `sessions` */
+};
+
+/* Value of flows6. */
+struct l7mp_flow6_action {
+	struct l7mp_flow_action action;
+	struct l7mp_abi_addr match_saddr; /* of the key */
+	struct l7mp_abi_addr match_daddr;
+	struct l7mp_abi_addr saddr; /* new addresses */
+	struct l7mp_abi_addr daddr;
+	__u32 pad;
+	__u32 version6; /* the same as action.version */
 };
 
 /*
@@ -137,7 +167,12 @@ struct l7mp_handover {
 };
 #define L7MP_HANDOVER_SLOTS 4096
 
-/* counters: per CPU. A flow's counter is the sum over the CPUs. */
+/*
+ * counters: a per-CPU array by the action's slot. A flow's counter is the sum over the CPUs. Apart
+ * from the action, so that an update of the action never resets it. User space zeroes a slot before
+ * it gives it to a flow, and does not do so before every program that may have found the slot's
+ * last flow has ended.
+ */
 struct l7mp_flow_counter {
 	__u64 packets;   /* wire datagrams: a GSO packet counts its segments */
 	__u64 bytes;     /* transport payload */
@@ -210,25 +245,31 @@ struct l7mp_abi_attached {
 };
 
 #define L7MP_ABI_ASSERT(cond) _Static_assert(cond, #cond)
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow4_key) == 16);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow4_key, sport) == 8);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_key) == 40);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_key, sport) == 32);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version) == 0);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, key) == 8);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, saddr) == 48);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, daddr) == 64);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport) == 80);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 88);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, dmac) == 96);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 114);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 116);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 120);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, in_vlan_proto) == 128);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, pair) == 136);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, handover) == 144);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version_end) == 148);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 152);
-L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 160);
-L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 168);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, saddr) == 24);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport) == 32);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, ifindex) == 40);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, dmac) == 48);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_l3) == 66);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, csum_addr) == 68);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, vlan_proto) == 72);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, in_vlan_proto) == 80);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, pair) == 88);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, handover) == 96);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, slot) == 104);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, version_end) == 108);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, sport_host) == 112);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow_action, session) == 120);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_action) == 128);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, match_saddr) == 128);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, saddr) == 160);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, version6) == 196);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_flow6_action) == 200);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

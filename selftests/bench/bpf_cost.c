@@ -95,7 +95,7 @@ static void make_flows(const struct bench *b, int family, uint32_t set, uint32_t
 	for (uint32_t i = 0; i < n; i++) {
 		struct packet from, to;
 		struct l7mp_flow_key key;
-		struct l7mp_flow_action a;
+		struct l7mp_flow6_action a;
 
 		flow_packet(b, family, set, i, &from);
 		flow_packet(b, family, 9, 0, &to);

@@ -36,7 +36,7 @@ struct lane {
 	char gw[64], source_name[IFNAMSIZ];
 	int source, sink, in, out; /* interface indexes, each in its namespace */
 	uint8_t in_mac[ETH_ALEN];
-	int verdicts, flows, counters; /* pinned maps; -1: none */
+	int verdicts, flows4, flows6, counters; /* pinned maps; -1: none */
 };
 
 struct totals {
@@ -140,7 +140,7 @@ static void cmd_lane(const char *args)
 	if (n_lanes == LIVE_LANES ||
 	    sscanf(args, "%63s %15s %15s %7s %511s %63s", l->gw, s, d, sink, path, prog) < 4)
 		DIE("lane %s", args);
-	l->verdicts = l->flows = l->counters = -1;
+	l->verdicts = l->flows4 = l->flows6 = l->counters = -1;
 	l->in = ifindex(l->gw, "in0");
 	mac_of("in0", l->in_mac);
 	l->out = ifindex(l->gw, "out0");
@@ -191,7 +191,8 @@ static void cmd_pins(const char *args)
 		DIE("pins %s", args);
 	l = lane_of(i);
 	l->verdicts = pinned(dir, L7MP_MAP_VERDICTS);
-	l->flows = pinned(dir, L7MP_MAP_FLOWS);
+	l->flows4 = pinned(dir, L7MP_MAP_FLOWS4);
+	l->flows6 = pinned(dir, L7MP_MAP_FLOWS6);
 	l->counters = pinned(dir, L7MP_MAP_COUNTERS);
 	puts("{}");
 }
@@ -237,9 +238,12 @@ static void cmd_entries(const char *args)
 	struct lane *l = lane_of(atoi(args));
 
 	printf("{\"entries\": %llu}\n",
-	       l->flows < 0 ? 0ull
-	                    : (unsigned long long)walk(l->flows, sizeof(struct l7mp_flow_action), 1,
-	                                               NULL));
+	       l->flows4 < 0
+	               ? 0ull
+	               : (unsigned long long)(walk(l->flows4, sizeof(struct l7mp_flow_action), 1,
+	                                           NULL) +
+	                                      walk(l->flows6, sizeof(struct l7mp_flow6_action), 1,
+	                                           NULL)));
 }
 
 static void read_totals(const struct lane *l, struct totals *t)

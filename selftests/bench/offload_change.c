@@ -195,7 +195,7 @@ static void watch_open(struct watch *w, const struct rig *r, const struct change
 		must(!mnl_socket_setsockopt(w->nl, NETLINK_ADD_MEMBERSHIP, (void *)&groups[i],
 		                            sizeof(groups[i])),
 		     "subscribing");
-	snprintf(path, sizeof(path), "%s/" L7MP_MAP_FLOWS, r->e->pins.dir);
+	snprintf(path, sizeof(path), "%s/" L7MP_MAP_FLOWS4, r->e->pins.dir);
 	w->map = bpf_obj_get(path);
 	must(w->map >= 0, path);
 	w->in0 = if_nametoindex("in0");

@@ -37,7 +37,7 @@ static void wrong(struct check *c, const char *what, uint32_t i, int dir, uint64
 /* As if a packet had passed on some processor. Bytes are 100 a packet. */
 static void pass(struct check *c, uint32_t i, int dir)
 {
-	const struct l7mp_flow_key *key = &c->r.flows[i]->dir[dir].key;
+	const uint32_t *key = &c->r.flows[i]->dir[dir].action.slot;
 	int cpu = rand() % c->n_cpus;
 
 	must(!bpf_map_lookup_elem(c->r.e->table.maps.counters, key, c->values),
@@ -134,11 +134,11 @@ static void exact(struct check *c)
 
 static uint64_t in_map(const struct check *c)
 {
-	struct l7mp_flow_key key, next;
+	struct l7mp_flow4_key key, next;
 	const void *from = NULL;
 	uint64_t n = 0;
 
-	for (; !bpf_map_get_next_key(c->r.e->table.maps.flows, from, &next); from = &key, n++)
+	for (; !bpf_map_get_next_key(c->r.e->table.maps.flows4, from, &next); from = &key, n++)
 		key = next;
 	return n;
 }

@@ -73,14 +73,13 @@ static void send_first(struct load *l, uint32_t i)
 
 static bool is_fast(const struct load *l, uint32_t i)
 {
-	struct l7mp_flow_key key = {
-	        .dport = htons(LIVE_GW_PORT), .l4 = IPPROTO_UDP, .family = L7MP_FAMILY_V4};
+	struct l7mp_flow4_key key = {.dport = htons(LIVE_GW_PORT), .l4 = IPPROTO_UDP};
 	struct l7mp_flow_action action;
 	uint32_t addr;
 
 	flow_of(i, &addr, &key.sport);
-	memcpy(key.saddr.bytes, &addr, 4);
-	inet_pton(AF_INET, "10.0.0.1", key.daddr.bytes);
+	memcpy(key.saddr, &addr, 4);
+	inet_pton(AF_INET, "10.0.0.1", key.daddr);
 	if (!bpf_map_lookup_elem(l->table, &key, &action)) {
 		struct l7mp_handover h;
 
@@ -121,7 +120,7 @@ int main(int argc, char **argv)
 	since = calloc(n, sizeof(*since));
 	took = calloc(n, sizeof(*took));
 	l.packet = packet_socket(argv[1]);
-	snprintf(pin, sizeof(pin), "%s/flows", argv[3]);
+	snprintf(pin, sizeof(pin), "%s/" L7MP_MAP_FLOWS4, argv[3]);
 	l.table = bpf_obj_get(pin);
 	snprintf(pin, sizeof(pin), "%s/handover", argv[3]);
 	l.handover = bpf_obj_get(pin);

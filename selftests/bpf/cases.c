@@ -162,17 +162,24 @@ static void no_flow(struct tcase *t)   { t->no_flow = true; }
 
 static void half_new(struct tcase *t)  { t->action.version++; }
 static void half_old(struct tcase *t)  { t->action.version_end++; }
-static void key_saddr(struct tcase *t) { t->action.key.saddr.bytes[3]++; }
-static void key_daddr(struct tcase *t) { t->action.key.daddr.bytes[0]++; }
-static void key_saddr6(struct tcase *t) { t->action.key.saddr.bytes[15]++; }
-static void key_daddr6(struct tcase *t) { t->action.key.daddr.bytes[8]++; }
+static void key_saddr(struct tcase *t)
+{
+	(t->in.family == 4 ? t->action.key.saddr : t->action6.match_saddr.bytes)[3]++;
+}
+static void key_daddr(struct tcase *t)
+{
+	(t->in.family == 4 ? t->action.key.daddr : t->action6.match_daddr.bytes)[0]++;
+}
+static void key_saddr6(struct tcase *t) { t->action6.match_saddr.bytes[15]++; }
+static void key_daddr6(struct tcase *t) { t->action6.match_daddr.bytes[8]++; }
 static void key_sport(struct tcase *t) { t->action.key.sport ^= htons(2); }
 static void key_dport(struct tcase *t) { t->action.key.dport ^= htons(2); }
-static void key_family(struct tcase *t) { t->action.key.family ^= 2; }
+static void key_l4(struct tcase *t) { t->action.key.l4 = 6; }
+static void half_new6(struct tcase *t) { t->action6.version6++; }
 /* What an exclusive or of the fields takes for the same: source + 2, destination port + 2. */
 static void key_both(struct tcase *t)
 {
-	t->action.key.saddr.bytes[3] ^= 2;
+	(t->in.family == 4 ? t->action.key.saddr : t->action6.match_saddr.bytes)[3] ^= 2;
 	t->action.key.dport ^= htons(2);
 }
 
@@ -383,13 +390,14 @@ const struct tcase_def tcases[] = {
         {"the other direction", 0, BOTH(PASS_NO_FLOW), reversed, NULL},
         {"the value is being overwritten upwards", 0, BOTH(PASS_STALE), NULL, half_new},
         {"the value is being overwritten downwards", 0, BOTH(PASS_STALE), NULL, half_old},
+        {"only its IPv6 part is overwritten yet", 6, BOTH(PASS_STALE), NULL, half_new6},
         {"the value is that of another source", 0, BOTH(PASS_STALE), NULL, key_saddr},
         {"the value is that of another destination", 0, BOTH(PASS_STALE), NULL, key_daddr},
         {"the value differs in the source's end", 6, BOTH(PASS_STALE), NULL, key_saddr6},
         {"the value differs in the destination's end", 6, BOTH(PASS_STALE), NULL, key_daddr6},
         {"the value is that of another source port", 0, BOTH(PASS_STALE), NULL, key_sport},
         {"the value is that of another destination port", 0, BOTH(PASS_STALE), NULL, key_dport},
-        {"the value is that of the other family", 0, BOTH(PASS_STALE), NULL, key_family},
+        {"the value is that of another protocol", 0, BOTH(PASS_STALE), NULL, key_l4},
         {"the value differs twice in the same bits", 0, BOTH(PASS_STALE), NULL, key_both},
         /* ingress */
         {"by another interface", 0, BOTH(PASS_INGRESS), elsewhere, NULL},

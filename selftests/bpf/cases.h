@@ -14,9 +14,12 @@ struct tcase {
 	struct packet in;
 	struct packet key_of; /* the packet whose flow is in the maps */
 	struct packet to;     /* what a forwarded packet is made into: addresses, MACs, tags */
-	struct l7mp_flow_action action; /* made of key_of and to, then changed by `flow` */
-	uint32_t from;                  /* the interface that it comes in by */
-	bool own_tags;                  /* the flow's tags are key_of's, not those of `in` */
+	union {               /* made of key_of and to, then changed by `flow` */
+		struct l7mp_flow_action action;
+		struct l7mp_flow6_action action6;
+	};
+	uint32_t from; /* the interface that it comes in by */
+	bool own_tags; /* the flow's tags are key_of's, not those of `in` */
 	bool no_flow;
 	bool zero_out; /* a payload whose checksum is zero for the new addresses */
 	size_t cut;    /* bytes cut off the end of the frame */

@@ -108,21 +108,22 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	if (r->cpus < 1 || r->cpus > MAX_CPUS)
 		tap_bail("%d CPUs", r->cpus);
 	x = open_object("l7mp_xdp");
-	set_size(x, L7MP_MAP_FLOWS, max_flows);
+	r->max_flows = max_flows;
+	set_size(x, L7MP_MAP_FLOWS4, max_flows);
+	set_size(x, L7MP_MAP_FLOWS6, max_flows);
 	set_size(x, L7MP_MAP_COUNTERS, max_flows);
-	/* As the daemon makes it: see size_counters() in userspace/offload/table/maps.c. */
-	if (bpf_map__set_map_flags(bpf_object__find_map_by_name(x, L7MP_MAP_COUNTERS), 0))
-		tap_bail("can't preallocate the counters");
 	if (bpf_object__load(x))
 		tap_bail("the kernel refuses l7mp_xdp: %s", strerror(errno));
-	r->flows = map_fd(x, L7MP_MAP_FLOWS);
+	r->flows4 = map_fd(x, L7MP_MAP_FLOWS4);
+	r->flows6 = map_fd(x, L7MP_MAP_FLOWS6);
 	r->counters = map_fd(x, L7MP_MAP_COUNTERS);
 	r->verdicts = map_fd(x, L7MP_MAP_VERDICTS);
 	r->devices = map_fd(x, L7MP_MAP_DEVICES);
 	r->handover = map_fd(x, L7MP_MAP_HANDOVER);
 	r->prog_xdp = prog_fd(x, L7MP_PROG_XDP);
 	t = open_object("l7mp_tc");
-	share(t, L7MP_MAP_FLOWS, r->flows);
+	share(t, L7MP_MAP_FLOWS4, r->flows4);
+	share(t, L7MP_MAP_FLOWS6, r->flows6);
 	share(t, L7MP_MAP_COUNTERS, r->counters);
 	share(t, L7MP_MAP_VERDICTS, r->verdicts);
 	share(t, L7MP_MAP_HANDOVER, r->handover);
@@ -180,18 +181,22 @@ static uint16_t fold(uint32_t sum)
 }
 
 void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
-                struct l7mp_flow_action *a)
+                struct l7mp_flow6_action *value)
 {
 	size_t n = from->family == 4 ? 4 : 16;
+	struct l7mp_flow_action *a = &value->action;
 	static uint32_t version;
-	struct l7mp_flow_key key;
 	uint16_t old[2] = {htons(from->sport), htons(from->dport)};
 	uint16_t new[2] = {htons(to->sport), htons(to->dport)};
 
-	rig_key(from, &key);
-	memset(a, 0, sizeof(*a));
-	memcpy(a->saddr.bytes, to->saddr, n);
-	memcpy(a->daddr.bytes, to->daddr, n);
+	memset(value, 0, sizeof(*value));
+	memcpy(n == 4 ? a->key.saddr : value->match_saddr.bytes, from->saddr, n);
+	memcpy(n == 4 ? a->key.daddr : value->match_daddr.bytes, from->daddr, n);
+	a->key.sport = old[0];
+	a->key.dport = old[1];
+	a->key.l4 = IPPROTO_UDP;
+	memcpy(n == 4 ? a->saddr : value->saddr.bytes, to->saddr, n);
+	memcpy(n == 4 ? a->daddr : value->daddr.bytes, to->daddr, n);
 	a->sport = new[0];
 	a->dport = new[1];
 	a->sport_host = to->sport;
@@ -217,19 +222,38 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 		a->in_vlan_proto[i] = htons(from->vlan_proto[i]);
 		a->in_vlan_id[i] = htons(from->vlan_tci[i] & 0x0fff);
 	}
-	a->key = key;
-	a->version = a->version_end = ++version;
+	a->version = a->version_end = value->version6 = ++version;
 }
 
-void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct l7mp_flow_action *a)
+int rig_table(const struct rig *r, const struct l7mp_flow_key *key, struct l7mp_flow4_key *key4,
+              const void **map_key)
+{
+	if (key->family == L7MP_FAMILY_V6) {
+		*map_key = key;
+		return r->flows6;
+	}
+	memset(key4, 0, sizeof(*key4));
+	memcpy(key4->saddr, key->saddr.bytes, 4);
+	memcpy(key4->daddr, key->daddr.bytes, 4);
+	key4->sport = key->sport;
+	key4->dport = key->dport;
+	key4->l4 = key->l4;
+	*map_key = key4;
+	return r->flows4;
+}
+
+void rig_put_as_it_is(const struct rig *r, const struct l7mp_flow_key *key,
+                      const struct l7mp_flow6_action *a)
 {
 	struct l7mp_flow_counter none[MAX_CPUS] = {0};
-	int rc = -1;
+	struct l7mp_flow4_key key4;
+	const void *map_key;
+	int map = rig_table(r, key, &key4, &map_key), rc = -1;
 
 	/* The kernel refills its caches of map elements in the background: ENOMEM may pass. */
 	for (int i = 0; rc && i < 100; i++) {
-		rc = bpf_map_update_elem(r->counters, key, none, BPF_ANY);
-		rc = rc ? rc : bpf_map_update_elem(r->flows, key, a, BPF_ANY);
+		rc = bpf_map_update_elem(r->counters, &a->action.slot, none, BPF_ANY);
+		rc = rc ? rc : bpf_map_update_elem(map, map_key, a, BPF_ANY);
 		if (rc && errno != ENOMEM)
 			break;
 		if (rc)
@@ -239,17 +263,34 @@ void rig_put(const struct rig *r, const struct l7mp_flow_key *key, const struct 
 		tap_bail("can't add a flow: %s", strerror(errno));
 }
 
-void rig_del(const struct rig *r, const struct l7mp_flow_key *key)
+void rig_put(const struct rig *r, const struct l7mp_flow_key *key,
+             const struct l7mp_flow6_action *a)
 {
-	bpf_map_delete_elem(r->flows, key);
-	bpf_map_delete_elem(r->counters, key);
+	struct l7mp_flow6_action value = *a, old;
+	struct l7mp_flow4_key key4;
+	const void *map_key;
+	static uint32_t slot;
+	int map = rig_table(r, key, &key4, &map_key);
+
+	value.action.slot =
+	        bpf_map_lookup_elem(map, map_key, &old) ? slot++ % r->max_flows : old.action.slot;
+	rig_put_as_it_is(r, key, &value);
 }
 
-struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow_key *key)
+void rig_del(const struct rig *r, const struct l7mp_flow_key *key)
+{
+	struct l7mp_flow4_key key4;
+	const void *map_key;
+	int map = rig_table(r, key, &key4, &map_key);
+
+	bpf_map_delete_elem(map, map_key);
+}
+
+struct l7mp_flow_counter rig_slot(const struct rig *r, uint32_t slot)
 {
 	struct l7mp_flow_counter c[MAX_CPUS], sum = {0};
 
-	if (bpf_map_lookup_elem(r->counters, key, c))
+	if (bpf_map_lookup_elem(r->counters, &slot, c))
 		tap_bail("no counter: %s", strerror(errno));
 	for (int i = 0; i < r->cpus; i++) {
 		sum.packets += c[i].packets;
@@ -258,6 +299,18 @@ struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow
 			sum.last_seen = c[i].last_seen;
 	}
 	return sum;
+}
+
+struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow_key *key)
+{
+	struct l7mp_flow6_action value;
+	struct l7mp_flow4_key key4;
+	const void *map_key;
+	int map = rig_table(r, key, &key4, &map_key);
+
+	if (bpf_map_lookup_elem(map, map_key, &value))
+		tap_bail("no flow: %s", strerror(errno));
+	return rig_slot(r, value.action.slot);
 }
 
 static uint64_t verdict(const struct rig *r, uint32_t i)

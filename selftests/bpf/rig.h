@@ -18,13 +18,14 @@
 enum rig_hook { RIG_XDP, RIG_TC, RIG_HOOKS };
 
 struct rig {
-	int flows, counters, verdicts, devices, handover;
+	int flows4, flows6, counters, verdicts, devices, handover;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	struct bpf_object *objects[RIG_HOOKS];
 	int cpus;
 	uint32_t in, out;  /* ifindexes of the two devices */
 	uint8_t in_mac[6]; /* of the first: whose packets are this host's own */
 	uint8_t out_mac[6];
+	uint32_t max_flows;
 	uint64_t verdict_base[L7MP_VERDICT_COUNT];
 };
 
@@ -43,13 +44,20 @@ int rig_prog(const struct rig *r, enum rig_hook hook, const char *name);
  */
 void rig_key(const struct packet *p, struct l7mp_flow_key *key);
 void rig_action(const struct rig *r, const struct packet *from, const struct packet *to,
-                struct l7mp_flow_action *a);
-/* flows and counters; replaces. */
+                struct l7mp_flow6_action *a);
+/* The map of flows that a key belongs to, and the key as that map has it (in *key4 for IPv4). */
+int rig_table(const struct rig *r, const struct l7mp_flow_key *key, struct l7mp_flow4_key *key4,
+              const void **map_key);
+/* Adds or replaces; the action gets a slot, whose counter is zeroed. */
 void rig_put(const struct rig *r, const struct l7mp_flow_key *key,
-             const struct l7mp_flow_action *a);
+             const struct l7mp_flow6_action *a);
+/* The same with the slot that the action has. */
+void rig_put_as_it_is(const struct rig *r, const struct l7mp_flow_key *key,
+                      const struct l7mp_flow6_action *a);
 void rig_del(const struct rig *r, const struct l7mp_flow_key *key);
 /* Sum over the CPUs. */
 struct l7mp_flow_counter rig_counter(const struct rig *r, const struct l7mp_flow_key *key);
+struct l7mp_flow_counter rig_slot(const struct rig *r, uint32_t slot);
 /* How often each verdict was given since the last rig_verdicts_start. */
 void rig_verdicts_start(struct rig *r);
 void rig_verdicts(const struct rig *r, uint64_t out[L7MP_VERDICT_COUNT]);

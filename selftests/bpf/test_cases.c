@@ -237,12 +237,12 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 		packet_build(&p, out);
 		t.in.bytes = out + packet_payload_at(&p);
 	}
-	rig_action(r, &t.key_of, &t.to, &t.action);
+	rig_action(r, &t.key_of, &t.to, &t.action6);
 	if (def->flow)
 		def->flow(&t);
 	rig_key(&t.key_of, &key);
 	if (!t.no_flow)
-		rig_put(r, &key, &t.action);
+		rig_put(r, &key, &t.action6);
 	if (t.action.flags & L7MP_FLOW_HANDOVER)
 		(void)bpf_map_update_elem(r->handover, &t.action.handover,
 		                          &(struct l7mp_handover){t.passed, t.relayed}, BPF_ANY);
@@ -269,7 +269,7 @@ static void reflection_ends(struct rig *r, enum rig_hook hook, int family)
 	unsigned rounds = 0;
 
 	for (int i = 0; i < 2; i++) {
-		struct l7mp_flow_action a;
+		struct l7mp_flow6_action a;
 
 		base_packet(r, family, &p[i], &to[i]);
 		if (i) {
@@ -285,7 +285,7 @@ static void reflection_ends(struct rig *r, enum rig_hook hook, int family)
 		to[i].dport = p[i].sport;
 		rig_key(&p[i], &keys[i]);
 		rig_action(r, &p[i], &to[i], &a);
-		a.verb = L7MP_VERB_REFLECT;
+		a.action.verb = L7MP_VERB_REFLECT;
 		rig_put(r, &keys[i], &a);
 	}
 	rig_verdicts_start(r);
@@ -315,9 +315,9 @@ static void truncation(struct rig *r, enum rig_hook hook, int family, int n_vlan
 	t.key_of = t.in;
 	t.in.n_vlans = n_vlans;
 	t.in.vlan_proto[0] = t.in.vlan_proto[1] = 0x8100;
-	rig_action(r, &t.in, &t.to, &t.action);
+	rig_action(r, &t.in, &t.to, &t.action6);
 	rig_key(&t.in, &key);
-	rig_put(r, &key, &t.action);
+	rig_put(r, &key, &t.action6);
 	len = packet_build(&t.in, frame);
 	for (size_t n = 0; n < len; n++) {
 		struct rig_run run = {.in = frame, .in_len = n};

@@ -101,7 +101,7 @@ static void flow_rewrite(uint32_t i, uint8_t value, struct packet *p)
 	memcpy(p->smac + 2, id, 4);
 }
 
-static void flow_action(uint32_t i, uint8_t value, struct l7mp_flow_action *a)
+static void flow_action(uint32_t i, uint8_t value, struct l7mp_flow6_action *a)
 {
 	struct packet from, to;
 
@@ -109,6 +109,7 @@ static void flow_action(uint32_t i, uint8_t value, struct l7mp_flow_action *a)
 	to = from;
 	flow_rewrite(i, value, &to);
 	rig_action(&rig, &from, &to, a);
+	a->action.slot = i;
 }
 
 /* ---- changes ---- */
@@ -116,32 +117,46 @@ static void flow_action(uint32_t i, uint8_t value, struct l7mp_flow_action *a)
 /* Updates of a few flows in turn: each takes the memory that the one before gave back. */
 static void move_hot(struct changes *c, uint32_t first, uint64_t *state)
 {
-	static struct l7mp_flow_action actions[BATCH];
-	static struct l7mp_flow_key some[BATCH];
-	__u32 n = BATCH;
+	static struct l7mp_flow6_action actions6[BATCH];
+	static struct l7mp_flow_action actions4[BATCH];
+	static struct l7mp_flow_key some6[BATCH];
+	static struct l7mp_flow4_key some4[BATCH];
+	__u32 n4 = 0, n6 = 0;
 
 	for (uint32_t i = 0; i < BATCH; i++) {
 		uint32_t flow = (first + rnd(state, HOT)) % FLOWS;
+		struct l7mp_flow6_action a;
+		const void *key;
 
-		some[i] = keys[flow];
-		flow_action(flow, (uint8_t)rnd(state, 256), &actions[i]);
+		flow_action(flow, (uint8_t)rnd(state, 256), &a);
+		if (rig_table(&rig, &keys[flow], &some4[n4], &key) == rig.flows4) {
+			actions4[n4++] = a.action;
+		} else {
+			some6[n6] = keys[flow];
+			actions6[n6++] = a;
+		}
 	}
-	if (bpf_map_update_batch(rig.flows, some, actions, &n, NULL) && errno != ENOMEM)
+	c->n += n4 + n6;
+	if (n4 && bpf_map_update_batch(rig.flows4, some4, actions4, &n4, NULL) && errno != ENOMEM)
 		c->failed++;
-	c->n += n;
+	if (n6 && bpf_map_update_batch(rig.flows6, some6, actions6, &n6, NULL) && errno != ENOMEM)
+		c->failed++;
 }
 
 static void change_one(struct changes *c, uint32_t flow, uint64_t *state)
 {
-	struct l7mp_flow_action a;
+	struct l7mp_flow6_action a;
+	struct l7mp_flow4_key key4;
+	const void *key;
+	int map = rig_table(&rig, &keys[flow], &key4, &key);
 
 	c->n++;
 	if (rnd(state, 3) == 0) {
-		(void)bpf_map_delete_elem(rig.flows, &keys[flow]);
+		(void)bpf_map_delete_elem(map, key);
 		return;
 	}
 	flow_action(flow, (uint8_t)rnd(state, 256), &a);
-	if (bpf_map_update_elem(rig.flows, &keys[flow], &a, BPF_ANY) && errno != ENOMEM)
+	if (bpf_map_update_elem(map, key, &a, BPF_ANY) && errno != ENOMEM)
 		c->failed++;
 }
 
@@ -166,6 +181,7 @@ static void *churn(void *arg)
 
 struct sent {
 	uint64_t n, redirected, passed;
+	uint64_t of[FLOWS]; /* redirected ones */
 	unsigned wrong;
 };
 
@@ -191,6 +207,7 @@ static void check(struct sent *s, uint32_t i, const char *name, const struct rig
 	if (run->action == (hook == RIG_XDP ? XDP_REDIRECT : TC_ACT_REDIRECT)) {
 		len = build(i, name, true, run->out[value_at], right);
 		s->redirected++;
+		s->of[i]++;
 	} else {
 		memcpy(right, run->in, len);
 		s->passed++;
@@ -208,7 +225,7 @@ static void send_packets(struct sent *s, enum rig_hook hook, uint64_t packets, u
 {
 	static struct rig_run run;
 	uint8_t frame[PACKET_MAX];
-	char name[33];
+	char name[40]; /* the payload is its first 32 bytes */
 
 	for (s->n = 0; s->n < packets; s->n++) {
 		uint32_t i = hot + rnd(state, HOT);
@@ -232,29 +249,36 @@ static void through(enum rig_hook hook, uint64_t packets, uint64_t *state)
 	uint64_t verdicts[L7MP_VERDICT_COUNT];
 	struct changes c = {0};
 	struct sent s = {0};
+	uint64_t before[FLOWS];
+	unsigned miscounted = 0;
 	pthread_t thread;
 
 	ended = false;
 	hot = 0;
 	for (uint32_t i = 0; i < FLOWS; i++) {
-		struct l7mp_flow_action a;
+		struct l7mp_flow6_action a;
 
 		flow_action(i, 0, &a);
-		rig_put(&rig, &keys[i], &a);
+		rig_put_as_it_is(&rig, &keys[i], &a);
 	}
 	rig_verdicts_start(&rig);
+	for (uint32_t i = 0; i < FLOWS; i++)
+		before[i] = rig_slot(&rig, i).packets;
 	if (pthread_create(&thread, NULL, churn, &c))
 		tap_bail("no thread");
 	send_packets(&s, hook, packets, state);
 	ended = true;
 	pthread_join(thread, NULL);
 	rig_verdicts(&rig, verdicts);
+	for (uint32_t i = 0; i < FLOWS; i++)
+		miscounted += rig_slot(&rig, i).packets - before[i] != s.of[i];
 	tap_note("%s: %llu packets, %llu redirected; %llu changes; %llu times a value was replaced "
 	         "while it was read",
 	         name, (unsigned long long)s.n, (unsigned long long)s.redirected,
 	         (unsigned long long)c.n, (unsigned long long)verdicts[L7MP_VERDICT_PASS_STALE]);
 	tap_result(!s.wrong, "%s: none of %llu packets left with another flow's rewrite", name,
 	           (unsigned long long)s.n);
+	tap_result(!miscounted, "%s: each was counted in the slot of its own flow", name);
 	tap_result(!c.failed && c.n > FLOWS && s.redirected > s.n / 4 && s.passed > 0,
 	           "%s: flows were added, moved and removed meanwhile", name);
 }

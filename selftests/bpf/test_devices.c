@@ -133,14 +133,14 @@ static void base(int family, struct packet *p, struct packet *to)
 static void add_flow(const struct port *from, const struct packet *p, const struct packet *to,
                      uint32_t ifindex, uint16_t flags, struct l7mp_flow_key *key)
 {
-	struct l7mp_flow_action a;
+	struct l7mp_flow6_action a;
 
 	rig_action(&rig, p, to, &a);
-	a.ifindex = ifindex;
-	a.flags = flags;
-	a.in_ifindex = from->ifindex;
-	memcpy(a.in_mac, in.mac, sizeof(a.in_mac));
-	a.verb = L7MP_VERB_FORWARD;
+	a.action.ifindex = ifindex;
+	a.action.flags = flags;
+	a.action.in_ifindex = from->ifindex;
+	memcpy(a.action.in_mac, in.mac, sizeof(a.action.in_mac));
+	a.action.verb = L7MP_VERB_FORWARD;
 	rig_key(p, key);
 	rig_put(&rig, key, &a);
 	rig_verdicts_start(&rig);

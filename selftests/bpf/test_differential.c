@@ -28,7 +28,10 @@
 struct flow {
 	struct packet from, to;
 	struct l7mp_flow_key key;
-	struct l7mp_flow_action action;
+	union {
+		struct l7mp_flow_action action;
+		struct l7mp_flow6_action action6;
+	};
 	uint64_t packets, bytes; /* what the counter must say */
 };
 
@@ -96,14 +99,14 @@ static void make_flow(struct run *r, struct flow *f, int i)
 	if (i % 16 == 5) /* only ports change */
 		memcpy(f->to.saddr, f->from.saddr, 16), memcpy(f->to.daddr, f->from.daddr, 16);
 	rig_key(&f->from, &f->key);
-	rig_action(&r->rig, &f->from, &f->to, &f->action);
+	rig_action(&r->rig, &f->from, &f->to, &f->action6);
 	f->action.mtu = MTU;
 	if (i % 16 == 14)
 		f->action.verb = L7MP_VERB_COUNT;
 	f->action.tos = (uint8_t)(rnd(r, 64) << 2);
 	if (i % 4 == 3)
 		f->action.flags |= L7MP_FLOW_KEEP_TOS;
-	rig_put(&r->rig, &f->key, &f->action);
+	rig_put(&r->rig, &f->key, &f->action6);
 }
 
 static size_t rnd_size(struct run *r)

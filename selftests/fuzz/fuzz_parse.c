@@ -9,23 +9,35 @@
 #include "../bpf/model.h"
 #include "parse.h"
 
+static void compare_key(const struct model *m, int family, const struct l7mp_packet *p)
+{
+	const struct l7mp_flow4_key *k4 = &p->key4;
+	const struct l7mp_flow_key *k6 = &p->key6;
+
+	if (family == L7MP_FAMILY_V4) {
+		FUZZ_CHECK(k4->l4 == 17 && !k4->pad[0] && !k4->pad[1] && !k4->pad[2]);
+		FUZZ_CHECK(!memcmp(k4->saddr, m->saddr, 4) && !memcmp(k4->daddr, m->daddr, 4));
+		FUZZ_CHECK(ntohs(k4->sport) == m->sport && ntohs(k4->dport) == m->dport);
+	} else {
+		FUZZ_CHECK(k6->l4 == 17 && k6->family == family && !k6->pad[0] && !k6->pad[1]);
+		FUZZ_CHECK(!memcmp(k6->saddr.bytes, m->saddr, 16) &&
+		           !memcmp(k6->daddr.bytes, m->daddr, 16));
+		FUZZ_CHECK(ntohs(k6->sport) == m->sport && ntohs(k6->dport) == m->dport);
+	}
+}
+
 static void compare(const uint8_t *frame, size_t len, int kind, const struct l7mp_packet *p)
 {
-	size_t n = p->key.family == L7MP_FAMILY_V4 ? 4 : 16;
 	struct model m;
 
 	model_receive(frame, len, &m);
 	FUZZ_CHECK(m.fate == MODEL_DELIVER || m.fate == MODEL_DROP);
 	FUZZ_CHECK(m.plain && m.ttl > 1);
-	FUZZ_CHECK((int)p->key.family == m.family && L7MP_KIND_VLANS(kind) == m.n_vlans);
-	FUZZ_CHECK(p->key.l4 == 17 && !p->key.pad[0] && !p->key.pad[1]);
+	FUZZ_CHECK(L7MP_KIND_FAMILY(kind) == m.family && L7MP_KIND_VLANS(kind) == m.n_vlans);
+	compare_key(&m, m.family, p);
 	FUZZ_CHECK(L7MP_KIND_L3(kind) == m.l3 && p->ip_len == m.ip_len &&
 	           p->payload_len == m.payload);
 	FUZZ_CHECK(m.l3 + p->ip_len - p->payload_len == m.payload_at);
-	FUZZ_CHECK(!memcmp(p->key.saddr.bytes, m.saddr, 16) &&
-	           !memcmp(p->key.daddr.bytes, m.daddr, 16));
-	FUZZ_CHECK(ntohs(p->key.sport) == m.sport && ntohs(p->key.dport) == m.dport);
-	FUZZ_CHECK(n == 16 || !memcmp(p->key.saddr.bytes + 4, "\0\0\0\0\0\0\0\0\0\0\0", 12));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -356,7 +356,7 @@ class Endings(Base):
             self.assertEqual(server.recv(100), b"%d" % i)
             server.sendto(b"back", peer)
             self.assertEqual(client.recv(100), b"back")
-        self.assertTrue((self.pins / "flows").exists())
+        self.assertTrue((self.pins / "flows4").exists())
         p.dir.cleanup()
         with self.proxy() as q:
             self.assertEqual(q.api.get("/offload/flows")[1], [])
@@ -383,7 +383,7 @@ class Endings(Base):
             self.ping(client, server)
             self.wait_fast(q)
         self.assertEqual([f["options"]["prog"]["id"] for f in l7net.filters("legA")], ids)
-        self.assertTrue((self.pins / "flows").exists())
+        self.assertTrue((self.pins / "flows4").exists())
         with self.proxy():
             pass
         self.nothing_left()
@@ -403,7 +403,7 @@ class Endings(Base):
                     after = self.session(p)["stats"]["ingress"]
                     self.assertEqual((after["slow"], after["fast"]["packets"]),
                                      (before["slow"], before["fast"]["packets"] + 1))
-                self.assertTrue((self.pins / "flows").exists())
+                self.assertTrue((self.pins / "flows4").exists())
                 self.assertTrue(l7net.filters("legA"))
                 with self.proxy(admin={"offload": "no_init"}) as p:
                     self.assertEqual(p.api.post("/admin", {"admin": {"offload": "init"}})[0], 200)
@@ -512,7 +512,7 @@ class Endings(Base):
             for n in got["fast"][:5]:
                 self.assertEqual(p.api.delete("/sessions/" + n)[0], 200)
             self.assertTrue(l7test.wait_for(lambda: len(states()["fast"]) == 20, l7net.WAIT), states())
-            flows = [m for m in p.api.get("/offload")[1]["maps"] if m["name"] == "flows"][0]
+            flows = [m for m in p.api.get("/offload")[1]["maps"] if m["name"] == "flows4"][0]
             self.assertEqual((flows["entries"], flows["capacity"]), (40, 40))
 
     def test_foreign_clsact(self):

@@ -26,13 +26,9 @@ def port(number):
     return socket.ntohs(number)
 
 
-def address(field, family):
-    """The address of a struct l7mp_abi_addr: bytes in the order in which they are written."""
-    raw = bytes(field["bytes"])
-    if family == 4:
-        assert not any(raw[4:]), raw
-        return str(ipaddress.IPv4Address(raw[:4]))
-    return str(ipaddress.IPv6Address(raw))
+def address(field):
+    """An address: bytes in the order in which they are written, of IPv6 in a struct l7mp_abi_addr."""
+    return str(ipaddress.ip_address(bytes(field["bytes"] if isinstance(field, dict) else field)))
 
 
 def mac(numbers):
@@ -40,8 +36,12 @@ def mac(numbers):
 
 
 def key_of(key):
-    return (key["family"], key["l4"], address(key["saddr"], key["family"]), port(key["sport"]),
-            address(key["daddr"], key["family"]), port(key["dport"]))
+    return (key["l4"], address(key["saddr"]), port(key["sport"]), address(key["daddr"]), port(key["dport"]))
+
+
+def parts(value, family):
+    """Of a flow's value: the action, and what has its addresses."""
+    return (value, value) if family == 4 else (value["action"], value)
 
 
 class Bpftool(Base):
@@ -85,29 +85,35 @@ class Bpftool(Base):
         flows = {}
         for f in p.api.get("/offload/flows")[1]:
             k = f["key"]
-            flows[(family, 17, k["saddr"], k["sport"], k["daddr"], k["dport"])] = f
+            flows[(17, k["saddr"], k["sport"], k["daddr"], k["dport"])] = f
         self.assertEqual(len(flows), 2 * SESSIONS)
-        self.compare_flows(flows, {key_of(k): (k, v) for k, v in self.dump("flows")}, family)
-        self.compare_counters(flows, {key_of(k): v for k, v in self.dump("counters")})
+        table = {key_of(k): v for k, v in self.dump(f"flows{family}")}
+        self.compare_flows(flows, table, family)
+        counters = dict(self.dump("counters"))
+        slots = {k: parts(v, family)[0]["slot"] for k, v in table.items()}
+        self.assertEqual(len(set(slots.values())), len(table))
+        self.compare_counters(flows, {k: counters[s] for k, s in slots.items()})
+        self.assertEqual(self.dump(f"flows{10 - family}"), [])
 
     def compare_flows(self, flows, table, family):
         self.assertEqual(set(table), set(flows))
         links = {v["ifindex"]: v["ifname"] for v in json.loads(l7net.ip("-j link"))}
         for k, f in flows.items():
-            value = table[k][1]
+            value, addresses = parts(table[k], family)
             with self.subTest(flow=f["match"]):
                 to = f["to"]
                 self.assertEqual(
                     {**{n: to[n] for n in ("saddr", "sport", "daddr", "dport")}, "action": f["action"],
                      "out": f["out"], "ifindex": f["egress"]["ifindex"], "mtu": f["egress"]["mtu"],
                      "dmac": f["egress"]["dmac"], "smac": f["egress"]["smac"], "vlans": f["egress"]["vlans"]},
-                    {"saddr": address(value["saddr"], family), "sport": value["sport_host"],
-                     "daddr": address(value["daddr"], family), "dport": value["dport_host"],
+                    {"saddr": address(addresses["saddr"]), "sport": value["sport_host"],
+                     "daddr": address(addresses["daddr"]), "dport": value["dport_host"],
                      "action": VERBS[value["verb"]], "out": links[value["ifindex"]], "ifindex": value["ifindex"],
                      "mtu": value["mtu"], "dmac": mac(value["dmac"]), "smac": mac(value["smac"]),
                      "vlans": value["n_vlans"]})
                 # What people read is what the programs use.
-                self.assertEqual((value["match_sport_host"], value["match_dport_host"]), (k[3], k[5]))
+                self.assertEqual((value["match_sport_host"], value["match_dport_host"]), (k[2], k[4]))
+                self.assertEqual(value["version"], value["version_end"])
                 self.assertEqual((value["sport_host"], value["dport_host"]),
                                  (port(value["sport"]), port(value["dport"])))
 
@@ -123,7 +129,8 @@ class Bpftool(Base):
         self.assertGreater(used, SESSIONS)
 
     def run_family(self, family, address, to, own, far):
-        with self.proxy(address=address, destination=cluster(far)) as p:
+        # Not more counters than a dump of them all is read in a moment.
+        with self.proxy(address=address, destination=cluster(far), admin={"limits": {"max_flows": 4 * SESSIONS}}) as p:
             server, clients = self.traffic(address, to, own, far)
             self.use(p, server, clients, to)
             start = time.monotonic()
@@ -150,14 +157,14 @@ class Bpftool(Base):
         with self.proxy() as p:
             self.ping(client, server)
             self.wait_fast(p)
-            text = l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows"))
+            text = l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows4"))
             entries = json.loads(text)
             self.assertEqual(len(entries), 2)
             there = next(e for e in entries if e["value"]["match_sport_host"] == 5000)
-            self.assertEqual(there["key"]["saddr"]["bytes"][:4], [10, 9, 1, 2])
-            self.assertEqual(there["value"]["daddr"]["bytes"][:4], [10, 9, 2, 2])
+            self.assertEqual(there["key"]["saddr"], [10, 9, 1, 2])
+            self.assertEqual(there["value"]["daddr"], [10, 9, 2, 2])
             self.assertEqual((there["value"]["match_dport_host"], there["value"]["dport_host"]), (9000, 9001))
-            for field in ("saddr", "daddr", "sport_host", "dport_host", "verb", "ifindex", "mtu", "dmac", "session"):
+            for field in ("saddr", "daddr", "sport_host", "dport_host", "verb", "ifindex", "mtu", "dmac", "slot", "session"):
                 self.assertIn(f'"{field}"', text)
 
     def test_record(self):
@@ -173,7 +180,7 @@ class Bpftool(Base):
                              (session["name"], "udp", session["destination"]["origin"],
                               session["destination"]["endpoint"]["name"]))
             self.assertAlmostEqual(record["started_ms"] / 1000, time.time(), delta=60)
-            flows = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows")))
+            flows = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows4")))
             self.assertEqual([f["value"]["session"] for f in flows], [entries[0]["key"]] * 2)
             p.api.delete("/sessions/" + session["name"])
             self.assertTrue(l7test.wait_for(lambda: json.loads(l7net.sh(

@@ -17,8 +17,8 @@ import l7test  # noqa: E402
 from test_offload_basic import Base, cluster  # noqa: E402
 
 ROUNDS = 20 if l7test.FULL else 5
-KEY, ACTION = 40, 160  # include/l7mp/abi.h
-DMAC = slice(96, 102)
+KEY, ACTION = 16, 128  # of flows4: include/l7mp/abi.h
+DMAC = slice(48, 54)
 
 
 class Follows(Base):
@@ -33,7 +33,7 @@ class Follows(Base):
         p = self.proxy(**kw)
         self.ping(self.client, self.server)
         self.wait_fast(p)
-        flows = k.HashMap(self.pins / "flows", KEY, ACTION)
+        flows = k.HashMap(self.pins / "flows4", KEY, ACTION)
         self.addCleanup(flows.close)
         return p, flows
 
@@ -188,7 +188,7 @@ class Follows(Base):
             flows_of[:] = flows.keys()
             return len(flows_of)
         with self.proxy() as p:
-            flows = k.HashMap(self.pins / "flows", KEY, ACTION)
+            flows = k.HashMap(self.pins / "flows4", KEY, ACTION)
             self.addCleanup(flows.close)
             send()
             self.assertTrue(l7test.wait_for(lambda: count() == 2 * n or send(), l7net.WAIT, 0.5), count())

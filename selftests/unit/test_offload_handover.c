@@ -63,7 +63,7 @@ static int setup(void **state)
 	memset(&e, 0, sizeof(e));
 	assert_int_equal(l7mp_loop_new_manual(&e.loop), 0);
 	e.events = &events;
-	e.maps.flows = -1; /* what it can't be told, it does without */
+	e.maps.flows4 = e.maps.flows6 = -1; /* what it can't be told, it does without */
 	e.maps.handover = memfd_create("handover", MFD_CLOEXEC);
 	assert_true(e.maps.handover >= 0);
 	assert_int_equal(

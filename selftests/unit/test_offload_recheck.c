@@ -87,7 +87,7 @@ static int setup(void **state)
 	(void)state;
 	memset(&e, 0, sizeof(e));
 	assert_int_equal(l7mp_loop_new_manual(&e.loop), 0);
-	e.table.maps.flows = -1;
+	e.table.maps.flows4 = e.table.maps.flows6 = -1;
 	e.table.events = &events;
 	e.path.loop = e.loop;
 	e.path.changed = on_path;

@@ -101,21 +101,22 @@ static void check_pair(const struct l7mp_addr *from, const struct l7mp_addr *to,
 {
 	uint8_t payload[101];
 	struct l7mp_flow_key key;
-	struct l7mp_flow_action a;
+	struct l7mp_flow6_action value;
+	const struct l7mp_flow_action *a = &value.action;
 	struct tuple old, new;
 
 	for (size_t i = 0; i < sizeof(payload); i++)
 		payload[i] = (uint8_t)rand();
 	off_key_set(&key, IPPROTO_UDP, from, to);
-	off_action_set(&a, &key, L7MP_VERB_FORWARD, src, dst);
+	off_action_set(&value, &key, L7MP_VERB_FORWARD, src, dst);
 	for (int ttl = 2; ttl < 256; ttl += 23) {
 		set_tuple(&old, from, to, (uint8_t)ttl);
 		set_tuple(&new, src, dst, (uint8_t)(ttl - 1));
-		assert_csum(
-		        apply(udp_csum(&old, payload, sizeof(payload)), a.csum_addr + a.csum_port),
-		        udp_csum(&new, payload, sizeof(payload)));
+		assert_csum(apply(udp_csum(&old, payload, sizeof(payload)),
+		                  a->csum_addr + a->csum_port),
+		            udp_csum(&new, payload, sizeof(payload)));
 		if (key.family == L7MP_FAMILY_V4)
-			assert_csum(apply(ip_csum(&old, 129), a.csum_l3), ip_csum(&new, 129));
+			assert_csum(apply(ip_csum(&old, 129), a->csum_l3), ip_csum(&new, 129));
 	}
 }
 
@@ -147,26 +148,28 @@ static void test_checksums(void **state)
 static void test_same_is_zero(void **state)
 {
 	struct l7mp_addr a = addr("10.0.0.1", 5), b = addr("10.0.0.2", 6), c = addr("10.0.0.2", 7);
-	struct l7mp_flow_action action;
+	struct l7mp_flow6_action value;
+	const struct l7mp_flow_action *action = &value.action;
 	struct l7mp_flow_key key;
 
 	(void)state;
 	off_key_set(&key, IPPROTO_UDP, &a, &b);
-	off_action_set(&action, &key, L7MP_VERB_FORWARD, &a, &c);
-	assert_int_equal(action.csum_addr, 0);
-	assert_int_not_equal(action.csum_port, 0);
+	off_action_set(&value, &key, L7MP_VERB_FORWARD, &a, &c);
+	assert_int_equal(action->csum_addr, 0);
+	assert_int_not_equal(action->csum_port, 0);
 	/* only the TTL: ~0x0100 in network order */
-	assert_int_equal(action.csum_l3, (uint16_t)~htons(0x0100));
+	assert_int_equal(action->csum_l3, (uint16_t)~htons(0x0100));
 	/* reflected: the sum is the same, whichever way */
-	off_action_set(&action, &key, L7MP_VERB_REFLECT, &b, &a);
+	off_action_set(&value, &key, L7MP_VERB_REFLECT, &b, &a);
 	check_pair(&a, &b, &b, &a);
 }
 
 static void test_key(void **state)
 {
 	struct l7mp_addr a = addr("10.1.2.3", 5000), b = addr("::ffff:10.9.8.7", 9000);
-	static const uint8_t want4[16] = {10, 1, 2, 3};
-	struct l7mp_flow_action action;
+	static const uint8_t want4[16] = {10, 1, 2, 3}, none[16] = {0};
+	struct l7mp_flow6_action value;
+	const struct l7mp_flow_action *action = &value.action;
 	struct l7mp_flow_key key;
 
 	(void)state;
@@ -177,12 +180,40 @@ static void test_key(void **state)
 	assert_int_equal(key.family, L7MP_FAMILY_V4);
 	assert_int_equal(key.sport, htons(5000));
 	assert_int_equal(key.pad[0] | key.pad[1], 0);
-	off_action_set(&action, &key, L7MP_VERB_FORWARD, &b, &a);
-	assert_int_equal(action.match_sport_host, 5000);
-	assert_int_equal(action.match_dport_host, 9000);
-	assert_int_equal(action.sport_host, 9000);
-	assert_int_equal(action.dport, htons(5000));
-	assert_memory_equal(&action.key, &key, sizeof(key));
+	off_action_set(&value, &key, L7MP_VERB_FORWARD, &b, &a);
+	assert_int_equal(action->match_sport_host, 5000);
+	assert_int_equal(action->match_dport_host, 9000);
+	assert_int_equal(action->sport_host, 9000);
+	assert_int_equal(action->dport, htons(5000));
+	/* The key of flows4, which is found in the value, too. */
+	assert_memory_equal(action->key.saddr, want4, 4);
+	assert_int_equal(action->key.daddr[3], 7);
+	assert_int_equal(action->key.sport, htons(5000));
+	assert_int_equal(action->key.l4, IPPROTO_UDP);
+	assert_int_equal(action->key.pad[0] | action->key.pad[1] | action->key.pad[2], 0);
+	assert_int_equal(action->daddr[3], 3);
+	assert_memory_equal(value.match_saddr.bytes, none, 16);
+	assert_memory_equal(value.daddr.bytes, none, 16);
+}
+
+static void test_key6(void **state)
+{
+	struct l7mp_addr a = addr("fd00::1", 5000), b = addr("fd00::2", 9000);
+	static const uint8_t none[4] = {0};
+	struct l7mp_flow6_action value;
+	struct l7mp_flow_key key;
+
+	(void)state;
+	off_key_set(&key, IPPROTO_UDP, &a, &b);
+	assert_int_equal(key.family, L7MP_FAMILY_V6);
+	off_action_set(&value, &key, L7MP_VERB_FORWARD, &b, &a);
+	assert_memory_equal(value.match_saddr.bytes, key.saddr.bytes, 16);
+	assert_memory_equal(value.match_daddr.bytes, key.daddr.bytes, 16);
+	assert_int_equal(value.saddr.bytes[15], 2);
+	assert_int_equal(value.daddr.bytes[15], 1);
+	assert_memory_equal(value.action.key.saddr, none, 4);
+	assert_memory_equal(value.action.daddr, none, 4);
+	assert_int_equal(value.action.key.dport, htons(9000));
 }
 
 static void test_exit(void **state)
@@ -258,8 +289,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_checksums), cmocka_unit_test(test_same_is_zero),
-	        cmocka_unit_test(test_key),       cmocka_unit_test(test_exit),
-	        cmocka_unit_test(test_reasons),
+	        cmocka_unit_test(test_key),       cmocka_unit_test(test_key6),
+	        cmocka_unit_test(test_exit),      cmocka_unit_test(test_reasons),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,12 +7,8 @@
  */
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "engine.h"
 
@@ -28,31 +24,41 @@ static void wake(struct l7mp_offload_engine *e)
 
 /* ---- flows that have to leave ---- */
 
-/* Takes the entries out of the map that are waiting for it. */
-static void flush_deletes(struct l7mp_offload_engine *e)
+static void flush_deletes_of(struct off_batch *b, const struct off_entry_map *m)
 {
-	struct off_batch *b = &e->batch;
 	uint32_t done = 0;
 
 	while (done < b->n_gone) {
 		__u32 n = b->n_gone - done;
 
-		if (!bpf_map_delete_batch(e->table.maps.flows, &b->gone[done], &n, NULL))
+		if (!bpf_map_delete_batch(m->fd, &b->gone[done * m->key], &n, NULL))
 			break;
 		/* Without the operation n stays as it is; else it is where it stopped. */
 		if (errno != ENOENT || n >= b->n_gone - done)
 			n = 0;
 		done += n;
-		(void)bpf_map_delete_elem(e->table.maps.flows, &b->gone[done++]);
+		(void)bpf_map_delete_elem(m->fd, &b->gone[done++ * m->key]);
 	}
 	b->n_gone = 0;
+}
+
+/* Takes the entries out of the maps that are waiting for it. */
+static void flush_deletes(struct l7mp_offload_engine *e)
+{
+	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
+		struct off_entry_map m = off_entry_map(&e->table.maps, family);
+
+		flush_deletes_of(&e->batch[family], &m);
+	}
 }
 
 static void flush_updates(struct l7mp_offload_engine *e);
 
 static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7mp_reason reason)
 {
-	struct off_batch *b = &e->batch;
+	const unsigned family = off_entry_family(&flow->dir[0]);
+	const size_t size = off_entry_map(&e->table.maps, family).key;
+	struct off_batch *b = &e->batch[family];
 
 	/* A new action that still waits for one that leaves would put it back: so those first. */
 	if (b->n_gone + 2 > OFF_BATCH) {
@@ -68,7 +74,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	flow->out_reason = (uint8_t)reason;
 	DL_APPEND2(e->leaving, flow, lprev, lnext);
 	for (int i = 0; i < flow->n_dirs; i++)
-		b->gone[b->n_gone++] = flow->dir[i].key;
+		memcpy(&b->gone[b->n_gone++ * size], off_entry_key(&flow->dir[i]), size);
 }
 
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -92,18 +98,6 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 }
 
 /*
- * After that, programs that had found a flow are through with their packets: they run under RCU,
- * and this command of membarrier(2) is synchronize_rcu(). Some 10 ms.
- */
-static void wait_for_programs(void)
-{
-	const struct timespec enough = {.tv_nsec = 20 * 1000000};
-
-	if (syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
-		(void)nanosleep(&enough, NULL);
-}
-
-/*
  * All that leave, now. Detaching a hook stops its device for some ms: nothing may be on its way
  * through it.
  */
@@ -112,7 +106,7 @@ static void leave_now(struct l7mp_offload_engine *e)
 	flush_updates(e);
 	flush_deletes(e);
 	if (e->leaving)
-		wait_for_programs();
+		off_wait_for_programs();
 	while (e->leaving)
 		finish(e, e->leaving);
 }
@@ -129,42 +123,54 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 /* ---- flows that get a new action ---- */
 
 /* In batches without BPF_EXIST, which the kernel refuses there: what is not out is in the map. */
-static void flush_updates(struct l7mp_offload_engine *e)
+static void flush_updates_of(struct l7mp_offload_engine *e, struct off_batch *b,
+                             const struct off_entry_map *m)
 {
-	struct off_batch *b = &e->batch;
 	uint32_t done = 0, n_failed = 0;
 
 	while (done < b->n_actions) {
 		__u32 n = b->n_actions - done;
+		const void *keys = &b->keys[done * m->key];
+		const void *actions = &b->actions[done * m->value];
 
-		if (!bpf_map_update_batch(e->table.maps.flows, &b->keys[done], &b->actions[done],
-		                          &n, NULL))
+		if (!bpf_map_update_batch(m->fd, keys, actions, &n, NULL))
 			break;
 		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_actions - done)
 			n = 0;
 		done += n;
 		/* The one that it stopped at, or one that can't be had in batches. */
-		if (bpf_map_update_elem(e->table.maps.flows, &b->keys[done], &b->actions[done],
-		                        BPF_EXIST))
+		if (bpf_map_update_elem(m->fd, &b->keys[done * m->key],
+		                        &b->actions[done * m->value], BPF_EXIST))
 			b->owner[n_failed++] = b->owner[done];
 		done++;
 	}
 	b->n_actions = 0;
 	/* Not before: their other entry may be among those that were still to be written. */
 	for (uint32_t i = 0; i < n_failed; i++)
-		leave(e, b->owner[i], L7MP_REASON_KERNEL);
+		leave(e, b->owner[i]->flow, L7MP_REASON_KERNEL);
+}
+
+static void flush_updates(struct l7mp_offload_engine *e)
+{
+	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
+		struct off_entry_map m = off_entry_map(&e->table.maps, family);
+
+		flush_updates_of(e, &e->batch[family], &m);
+	}
 }
 
 static void update(struct l7mp_offload_engine *e, struct off_direction *s,
                    const struct l7mp_flow_action *action)
 {
-	struct off_batch *b = &e->batch;
+	const unsigned family = off_entry_family(s);
+	struct off_entry_map m = off_entry_map(&e->table.maps, family);
+	struct off_batch *b = &e->batch[family];
 
 	s->action = *action;
-	off_action_renew(&e->table, &s->action);
-	b->keys[b->n_actions] = s->key;
-	b->actions[b->n_actions] = s->action;
-	b->owner[b->n_actions++] = s->flow;
+	off_action_renew(&e->table, &s->action6);
+	memcpy(&b->keys[b->n_actions * m.key], off_entry_key(s), m.key);
+	memcpy(&b->actions[b->n_actions * m.value], &s->action6, m.value);
+	b->owner[b->n_actions++] = s;
 	if (b->n_actions == OFF_BATCH)
 		flush_updates(e);
 }

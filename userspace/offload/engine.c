@@ -196,6 +196,7 @@ static void release(struct l7mp_offload_engine *e)
 
 	off_load_cancel(e);
 	off_counter_poll_stop(&e->table);
+	off_slots_stop(&e->table);
 	off_handover_stop(&e->table);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
@@ -323,6 +324,9 @@ static int serve(struct l7mp_offload_engine *e)
 	e->table.n_cpus = libbpf_num_possible_cpus();
 	if (e->table.n_cpus < 1)
 		return explain(e, -EIO, "can't count the CPUs");
+	rc = explain(e, off_slots_start(&e->table), "can't have slots for counters");
+	if (rc)
+		return rc;
 	rc = explain(e, off_counter_poll_start(&e->table), "can't start the counter poll");
 	if (rc)
 		return rc;
@@ -394,18 +398,12 @@ void off_loaded(struct l7mp_offload_engine *e, int rc)
 /* Flows without a session: nothing would ever end them. */
 static void clear_flows(struct l7mp_offload_engine *e)
 {
-	struct l7mp_flow_key key;
+	unsigned n = off_entries_clear(&e->table.maps);
 	uint64_t session;
-	unsigned n = 0;
 
-	while (!bpf_map_get_next_key(e->table.maps.flows, NULL, &key)) {
-		if (bpf_map_delete_elem(e->table.maps.flows, &key))
-			break;
-		n++;
-	}
-	while (!bpf_map_get_next_key(e->table.maps.counters, NULL, &key))
-		if (bpf_map_delete_elem(e->table.maps.counters, &key))
-			break;
+	/* Until then they may count in slots that we give to others. */
+	if (n)
+		off_wait_for_programs();
 	while (!bpf_map_get_next_key(e->table.maps.sessions, NULL, &session))
 		if (bpf_map_delete_elem(e->table.maps.sessions, &session))
 			break;

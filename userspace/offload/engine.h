@@ -21,14 +21,17 @@ enum off_state {
 	OFF_STARTING,    /* a worker thread loads the programs */
 };
 
-/* Changes of the map of flows that wait to be made together; never longer than one turn. */
+/*
+ * Changes of one map of flows that wait to be made together; never longer than one turn. Keys and
+ * values follow each other in the map's sizes.
+ */
 #define OFF_BATCH 256
 struct off_batch {
 	uint32_t n_gone, n_actions;
-	struct l7mp_flow_key gone[OFF_BATCH];
-	struct l7mp_flow_key keys[OFF_BATCH];
-	struct l7mp_flow_action actions[OFF_BATCH];
-	struct l7mp_flow *owner[OFF_BATCH];
+	uint8_t gone[OFF_BATCH * sizeof(struct l7mp_flow_key)];
+	uint8_t keys[OFF_BATCH * sizeof(struct l7mp_flow_key)];
+	uint8_t actions[OFF_BATCH * sizeof(struct l7mp_flow6_action)];
+	struct off_direction *owner[OFF_BATCH];
 };
 
 struct l7mp_offload_engine {
@@ -49,7 +52,7 @@ struct l7mp_offload_engine {
 
 	struct l7mp_flow *flows;
 	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
-	struct off_batch batch;
+	struct off_batch batch[OFF_FAMILIES];
 	struct l7mp_timer work;
 	struct l7mp_timer retry;
 	uint64_t n_added, n_removed, n_withdrawn;

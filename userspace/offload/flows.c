@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Flows: pairs of entries in the maps, added and removed all or nothing. */
-#include <bpf/bpf.h>
 #include <errno.h>
+#include <linux/bpf.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,11 +16,13 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 {
 	uint32_t left_out;
 
-	if (err == -ENOMEM && !e->was_short) {
-		/* The kernel fills its stock of elements in the background. */
+	if ((err == -ENOMEM || err == -EAGAIN) && !e->was_short) {
+		/* The kernel fills its stock of elements, or slots are waiting for programs. */
 		e->was_short = true;
 		off_retry_after(e, FULL_RETRY_MS);
 	}
+	if (err == -EAGAIN)
+		return L7MP_REASON_TABLE_FULL;
 	if (err == -E2BIG) {
 		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
 		e->was_full = true;
@@ -35,28 +37,23 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
-		(void)bpf_map_delete_elem(e->table.maps.flows, &flow->dir[i].key);
+		off_entry_delete(&e->table.maps, &flow->dir[i]);
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
 	for (int i = 0; i < flow->n_dirs; i++) {
-		struct off_direction *dir = &flow->dir[i];
-
 		if (count)
-			off_counter_take(&e->table, &dir->key, &dir->now);
-		else
-			(void)bpf_map_delete_elem(e->table.maps.counters, &dir->key);
+			off_counter_read(&e->table, &flow->dir[i]);
+		off_slot_give(&e->table, &flow->dir[i]);
 	}
 }
 
-static int put(int map, const void *key, const void *value)
+static int put(const struct off_table *tbl, const struct off_direction *dir)
 {
+	int rc = -ENOMEM;
+
 	/* ENOMEM: the stock of this processor is empty and being filled while we ask again. */
-	for (int i = 0; i < 3; i++) {
-		if (!bpf_map_update_elem(map, key, value, BPF_ANY))
-			return 0;
-		if (errno != ENOMEM)
-			break;
-	}
-	return -errno;
+	for (int i = 0; i < 3 && rc == -ENOMEM; i++)
+		rc = off_entry_put(&tbl->maps, dir, &dir->action6, BPF_ANY);
+	return rc;
 }
 
 /* Counters, then the reverse flow, then the forward flow; undone on any failure. */
@@ -64,11 +61,13 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	int rc = 0;
 
-	for (int i = 0; !rc && i < flow->n_dirs; i++)
-		rc = put(e->table.maps.counters, &flow->dir[i].key, e->table.zeros);
+	for (int i = 0; !rc && i < flow->n_dirs; i++) {
+		rc = off_slot_take(&e->table, &flow->dir[i]);
+		rc = rc ? rc : off_counter_clear(&e->table, &flow->dir[i]);
+	}
 	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--) {
-		off_action_renew(&e->table, &flow->dir[i].action);
-		rc = put(e->table.maps.flows, &flow->dir[i].key, &flow->dir[i].action);
+		off_action_renew(&e->table, &flow->dir[i].action6);
+		rc = put(&e->table, &flow->dir[i]);
 	}
 	if (!rc)
 		return 0;
@@ -112,16 +111,16 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	flow->n_dirs = 1;
 	if (b->kind == L7MP_FLOW_DROP) {
 		flow->verb = L7MP_VERB_COUNT;
-		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_COUNT, NULL, NULL);
+		off_action_set(&s[0].action6, &s[0].key, L7MP_VERB_COUNT, NULL, NULL);
 	} else if (b->kind == L7MP_FLOW_REFLECT) {
 		flow->verb = L7MP_VERB_REFLECT;
-		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_REFLECT, &a->local, &a->remote);
+		off_action_set(&s[0].action6, &s[0].key, L7MP_VERB_REFLECT, &a->local, &a->remote);
 	} else {
 		flow->verb = L7MP_VERB_FORWARD;
 		flow->n_dirs = 2;
-		off_action_set(&s[0].action, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
+		off_action_set(&s[0].action6, &s[0].key, L7MP_VERB_FORWARD, &b->local, &b->remote);
 		off_key_set(&s[1].key, b->l4, &b->remote, &b->local);
-		off_action_set(&s[1].action, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
+		off_action_set(&s[1].action6, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
 		off_action_set_ends(&s[1].action, b, a);
 	}
 	/* Echo sends by the socket that has received. */
@@ -305,7 +304,7 @@ static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_f
 	struct l7mp_offload_engine *e = ctx;
 
 	for (int i = 0; fresh && i < flow->n_dirs; i++)
-		(void)off_counter_read(&e->table, &flow->dir[i].key, &flow->dir[i].now);
+		off_counter_read(&e->table, &flow->dir[i]);
 	counters_of(flow, now);
 }
 

@@ -111,8 +111,9 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 		const char *name;
 		uint64_t entries, capacity;
 	} maps[] = {
-	        {L7MP_MAP_FLOWS, e->table.index.n, e->table.maps.max_flows},
-	        {L7MP_MAP_COUNTERS, e->table.index.n, e->table.maps.max_flows},
+	        {L7MP_MAP_FLOWS4, e->table.slots.n_of[OFF_V4], e->table.maps.max_flows},
+	        {L7MP_MAP_FLOWS6, e->table.slots.n_of[OFF_V6], e->table.maps.max_flows},
+	        {L7MP_MAP_COUNTERS, e->table.slots.n_used, e->table.maps.n_slots},
 	        {L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT},
 	        {L7MP_MAP_DEVICES, e->hooks.n_devices, L7MP_IFS_MAX},
 	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->table.handover.n_free,
@@ -232,13 +233,12 @@ cJSON *l7mp_offload_to_json(struct l7mp_offload_engine *e)
 
 /* ---- flows ---- */
 
-static const char *ip_text(uint8_t family, const struct l7mp_abi_addr *a, char *buf, socklen_t size)
+static const char *ip_text(uint8_t family, const uint8_t *addr, char *buf, socklen_t size)
 {
-	return inet_ntop(family == L7MP_FAMILY_V4 ? AF_INET : AF_INET6, a->bytes, buf, size);
+	return inet_ntop(family == L7MP_FAMILY_V4 ? AF_INET : AF_INET6, addr, buf, size);
 }
 
-static void end_text(uint8_t family, const struct l7mp_abi_addr *a, uint16_t port, char *buf,
-                     size_t size)
+static void end_text(uint8_t family, const uint8_t *a, uint16_t port, char *buf, size_t size)
 {
 	char ip[INET6_ADDRSTRLEN] = "";
 
@@ -246,8 +246,8 @@ static void end_text(uint8_t family, const struct l7mp_abi_addr *a, uint16_t por
 	snprintf(buf, size, family == L7MP_FAMILY_V4 ? "%s:%u" : "[%s]:%u", ip, port);
 }
 
-static int add_pair(cJSON *o, const char *key, uint8_t family, const struct l7mp_abi_addr *src,
-                    uint16_t sport, const struct l7mp_abi_addr *dst, uint16_t dport)
+static int add_pair(cJSON *o, const char *key, uint8_t family, const uint8_t *src, uint16_t sport,
+                    const uint8_t *dst, uint16_t dport)
 {
 	char from[64], to[64], text[140];
 
@@ -257,8 +257,8 @@ static int add_pair(cJSON *o, const char *key, uint8_t family, const struct l7mp
 	return l7mp_json_add_str(o, key, text);
 }
 
-static cJSON *tuple_json(uint8_t family, const struct l7mp_abi_addr *src, uint16_t sport,
-                         const struct l7mp_abi_addr *dst, uint16_t dport)
+static cJSON *tuple_json(uint8_t family, const uint8_t *src, uint16_t sport, const uint8_t *dst,
+                         uint16_t dport)
 {
 	cJSON *o = cJSON_CreateObject();
 	char ip[INET6_ADDRSTRLEN] = "";
@@ -319,29 +319,33 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 {
 	const struct l7mp_flow_key *k = &s->key;
 	const struct l7mp_flow_action *a = &s->action;
+	const uint8_t *saddr = a->saddr, *daddr = a->daddr;
 	const char *hook = "", *in = "";
 	cJSON *o = cJSON_CreateObject();
 	int rc = l7mp_json_add_str(o, "protocol", k->l4 == IPPROTO_UDP ? "UDP" : "?");
 
+	if (k->family == L7MP_FAMILY_V6) {
+		saddr = s->action6.saddr.bytes;
+		daddr = s->action6.daddr.bytes;
+	}
 	off_ops.where(e, s->flow, s == &s->flow->dir[0] ? L7MP_INGRESS : L7MP_EGRESS, &hook, &in);
-	rc |= add_pair(o, "match", k->family, &k->saddr, ntohs(k->sport), &k->daddr,
+	rc |= add_pair(o, "match", k->family, k->saddr.bytes, ntohs(k->sport), k->daddr.bytes,
 	               ntohs(k->dport));
 	if (a->verb == L7MP_VERB_COUNT)
 		rc |= l7mp_json_add_str(o, "rewrite", "");
 	else
-		rc |= add_pair(o, "rewrite", k->family, &a->saddr, a->sport_host, &a->daddr,
-		               a->dport_host);
+		rc |= add_pair(o, "rewrite", k->family, saddr, a->sport_host, daddr, a->dport_host);
 	rc |= l7mp_json_add_str(o, "hook", hook);
 	rc |= l7mp_json_add_str(o, "in", in);
 	rc |= add_exit(o, e, s);
 	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
 	rc |= l7mp_json_add_num(o, "bytes", (double)s->now.bytes);
 	rc |= add_last_seen(o, e, &s->now);
-	rc |= l7mp_json_add(
-	        o, "key",
-	        tuple_json(k->family, &k->saddr, ntohs(k->sport), &k->daddr, ntohs(k->dport)));
-	rc |= l7mp_json_add(
-	        o, "to", tuple_json(k->family, &a->saddr, a->sport_host, &a->daddr, a->dport_host));
+	rc |= l7mp_json_add(o, "key",
+	                    tuple_json(k->family, k->saddr.bytes, ntohs(k->sport), k->daddr.bytes,
+	                               ntohs(k->dport)));
+	rc |= l7mp_json_add(o, "to",
+	                    tuple_json(k->family, saddr, a->sport_host, daddr, a->dport_host));
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
@@ -354,7 +358,7 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 	int rc = array ? 0 : -1;
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
-		(void)off_counter_read(&e->table, &flow->dir[i].key, &flow->dir[i].now);
+		off_counter_read(&e->table, &flow->dir[i]);
 		rc |= append(array, side_json(e, &flow->dir[i]));
 	}
 	if (!rc)

@@ -37,7 +37,8 @@ static const struct l7mp_field limit_fields[] = {
                 .min = 2,
                 .max = 16777216,
                 .def = "262144",
-                .doc = "Entries in the kernel's flow table, two for each offloaded session",
+                .doc = "Entries in the kernel's flow tables, IPv4 and IPv6 together, two for each "
+                       "offloaded session",
         },
         {
                 .key = "max_body",

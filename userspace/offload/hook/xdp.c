@@ -199,7 +199,7 @@ static enum off_hook find_dispatched(uint32_t ifindex, const struct off_maps *m,
 		return found;
 	mode = xdp_multiprog__attach_mode(mp);
 	while (!xdp_multiprog__is_legacy(mp) && (p = xdp_multiprog__next_prog(p, mp))) {
-		if (!uses_map(xdp_program__fd(p), m->flows))
+		if (!uses_map(xdp_program__fd(p), m->counters))
 			continue;
 		if (!remove || !xdp_program__detach(p, (int)ifindex, mode, 0))
 			found = mode == XDP_MODE_SKB ? OFF_HOOK_GENERIC : OFF_HOOK_NATIVE;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading counters: all of them once a second, in batches of the kernel. The kernel's copying is
- * most of the work (300 ns an entry, one lock a bucket), so a worker thread waits for it and adds
- * up the CPUs; the loop only puts the sums where they belong, a slice a turn.
+ * Reading counters: those of all used slots once a second, in batches of the kernel. The kernel's
+ * copying is most of the work, so a worker thread waits for it and adds up the CPUs; the loop only
+ * puts the sums where they belong, a slice a turn.
  *
  * A slice is a little old when the loop gets it. A flow may have come since (`born` tells) or been
  * read since (counters only rise: what is lower is older).
@@ -19,15 +19,12 @@
 #include "l7mp/log.h"
 #include "table.h"
 
-#define EVERY_MS 1000
-#define GAP_MS   5 /* between slices: I/O comes first */
-/* entries a slice: about 1.5 ms of the worker's, 0.2 ms of the loop's time */
-#define SLICE      4096
+#define EVERY_MS   1000
+#define GAP_MS     5  /* between slices: I/O comes first */
 #define FAILED_MAX 20 /* slices in a row, then the poll ends */
-#define BLOCK      32
+#define AHEAD      16 /* directions */
 
 struct sum {
-	uint64_t hash; /* of the key */
 	uint64_t packets, bytes, last_seen_ns;
 };
 
@@ -38,18 +35,16 @@ struct off_counter_slice {
 	bool away;
 	int fd; /* our own: the engine's may be closed and another one by now */
 	int n_cpus;
-	uint32_t room; /* of the arrays */
-	struct l7mp_flow_key *keys;
+	uint32_t *keys; /* of OFF_SLOT_BLOCK, as the two below */
 	struct l7mp_flow_counter *values;
 	struct sum *sums;
 
 	/* the question */
-	bool first;
-	uint32_t token;
+	uint32_t first; /* slot */
+	uint32_t n;     /* how many from there; in the answer how many were read */
 	uint64_t serial;
-	/* the answer; token, too */
-	uint32_t n;
-	int rc; /* 0: there is more; -ENOENT: that was the last slice */
+	/* the answer */
+	int rc;
 	uint64_t took_ns;
 };
 
@@ -83,58 +78,32 @@ static void put(const struct off_table *tbl, uint64_t now, const struct sum *sum
 		out->last_seen_ms = (uint64_t)ms < now ? (uint64_t)ms : now;
 }
 
-static void put_one(struct off_table *tbl, struct l7mp_flow_counters *out)
+int off_counter_clear(struct off_table *tbl, const struct off_direction *dir)
+{
+	return bpf_map_update_elem(tbl->maps.counters, &dir->action.slot, tbl->zeros, BPF_ANY)
+	               ? -errno
+	               : 0;
+}
+
+void off_counter_read(struct off_table *tbl, struct off_direction *dir)
 {
 	struct sum sum;
 
+	if (!dir->has_slot || bpf_map_lookup_elem(tbl->maps.counters, &dir->action.slot, tbl->one))
+		return;
 	update_clock(&tbl->counter_poll, tbl->loop);
 	add_up(tbl->one, tbl->n_cpus, &sum);
-	put(tbl, l7mp_loop_now(tbl->loop), &sum, out);
-}
-
-bool off_counter_read(struct off_table *tbl, const struct l7mp_flow_key *key,
-                      struct l7mp_flow_counters *out)
-{
-	if (bpf_map_lookup_elem(tbl->maps.counters, key, tbl->one))
-		return false;
-	put_one(tbl, out);
-	return true;
-}
-
-void off_counter_take(struct off_table *tbl, const struct l7mp_flow_key *key,
-                      struct l7mp_flow_counters *out)
-{
-	if (!bpf_map_lookup_and_delete_elem(tbl->maps.counters, key, tbl->one)) {
-		put_one(tbl, out);
-	} else if (errno != ENOENT) {
-		(void)off_counter_read(tbl, key, out);
-		(void)bpf_map_delete_elem(tbl->maps.counters, key);
-	}
+	put(tbl, l7mp_loop_now(tbl->loop), &sum, &dir->now);
 }
 
 /* ---- the worker's part ---- */
 
-static int make_room(struct off_counter_slice *r, uint32_t room)
-{
-	free(r->keys);
-	free(r->values);
-	free(r->sums);
-	r->keys = calloc(room, sizeof(*r->keys));
-	r->values = calloc((size_t)room * (size_t)r->n_cpus, sizeof(*r->values));
-	r->sums = calloc(room, sizeof(*r->sums));
-	r->room = r->keys && r->values && r->sums ? room : 0;
-	return r->room ? 0 : -ENOMEM;
-}
-
-/*
- * One batch. However it ends, n entries are right and the token is the next bucket. A bucket is
- * taken whole or not at all: -ENOSPC when not even the first one fits.
- */
 static void read_slice(uv_work_t *work)
 {
 	struct off_counter_slice *r = work->data;
 	const struct sched_param prio = {0};
 	uint64_t start = off_mono_ns();
+	uint32_t before = r->first - 1, last, n = r->n;
 
 	/*
 	 * Threads of this kind don't push others off their processor when they are woken: else
@@ -144,21 +113,18 @@ static void read_slice(uv_work_t *work)
 	 */
 	if (sched_getscheduler(0) == SCHED_OTHER)
 		(void)sched_setscheduler(0, SCHED_BATCH, &prio);
-	do {
-		r->n = r->room;
-		r->rc = 0;
-		if (bpf_map_lookup_batch(r->fd, r->first ? NULL : &r->token, &r->token, r->keys,
-		                         r->values, &r->n, NULL))
-			r->rc = -errno;
-		if (r->rc == -EFAULT || r->rc == -EINVAL || r->rc == -EPERM)
-			r->n = 0; /* it never came to write it */
-		else if (r->rc != -ENOMEM)
-			r->first = false;
-	} while (r->rc == -ENOSPC && !make_room(r, 2 * r->room));
-	for (uint32_t i = 0; i < r->n; i++) {
-		r->sums[i].hash = l7mp_hash(&r->keys[i], sizeof(r->keys[i]));
-		add_up(&r->values[(size_t)i * (size_t)r->n_cpus], r->n_cpus, &r->sums[i]);
+	r->rc = 0;
+	/* The kernel begins behind the key that it is given. -ENOENT: that was the last slot. */
+	if (bpf_map_lookup_batch(r->fd, r->first ? &before : NULL, &last, r->keys, r->values, &n,
+	                         NULL) &&
+	    errno != ENOENT) {
+		r->rc = -errno;
+		n = 0;
 	}
+	if (!r->rc && n < r->n)
+		r->rc = -EIO; /* all are there: an array has no holes */
+	for (uint32_t i = 0; !r->rc && i < r->n; i++)
+		add_up(&r->values[(size_t)i * (size_t)r->n_cpus], r->n_cpus, &r->sums[i]);
 	r->took_ns = off_mono_ns() - start;
 }
 
@@ -179,10 +145,13 @@ static void read_free(struct off_counter_slice *r)
 static void take_one(struct off_table *tbl, uint64_t now, const struct off_counter_slice *r,
                      uint32_t i)
 {
+	struct off_direction *dir = tbl->slots.dirs[r->first + i];
 	const struct sum *sum = &r->sums[i];
-	struct off_direction *dir = off_index_find_hashed(&tbl->index, &r->keys[i], sum->hash);
 
-	if (!dir || (dir->now.packets == sum->packets && dir->now.bytes == sum->bytes))
+	if (!dir)
+		return;
+	tbl->counter_poll.entries++;
+	if (dir->now.packets == sum->packets && dir->now.bytes == sum->bytes)
 		return;
 	if (sum->packets < dir->now.packets || sum->bytes < dir->now.bytes ||
 	    dir->born >= r->serial)
@@ -190,32 +159,35 @@ static void take_one(struct off_table *tbl, uint64_t now, const struct off_count
 	put(tbl, now, sum, &dir->now);
 }
 
-/*
- * The table is larger than the caches: what a block of keys will need is asked for
- * ahead, first the slots, then the sides.
- */
+/* The directions are more than the caches hold: they are asked for ahead. */
 static void take(struct off_table *tbl, const struct off_counter_slice *r)
 {
-	const struct off_index *t = &tbl->index;
 	uint64_t now = l7mp_loop_now(tbl->loop);
 
 	update_clock(&tbl->counter_poll, tbl->loop);
-	for (uint32_t i = 0; i < r->n + 2 * BLOCK && t->slots; i++) {
-		if (i < r->n)
-			__builtin_prefetch(&t->slots[r->sums[i].hash & t->mask]);
-		if (i >= BLOCK && i - BLOCK < r->n) {
-			const struct off_direction *dir =
-			        t->slots[r->sums[i - BLOCK].hash & t->mask].dir;
-
-			if (dir) { /* mostly the right one */
-				__builtin_prefetch(dir);
-				__builtin_prefetch(&dir->now);
-			}
-		}
-		if (i >= 2 * BLOCK)
-			take_one(tbl, now, r, i - 2 * BLOCK);
+	for (uint32_t i = 0; i < r->n; i++) {
+		if (i + AHEAD < r->n && tbl->slots.dirs[r->first + i + AHEAD])
+			__builtin_prefetch(&tbl->slots.dirs[r->first + i + AHEAD]->now);
+		take_one(tbl, now, r, i);
 	}
-	tbl->counter_poll.entries += r->n;
+}
+
+/* The next slots of a block in which some are used, as a question. False: there are none. */
+static bool ask_next(const struct off_table *tbl, struct off_counter_slice *r)
+{
+	const struct off_slots *s = &tbl->slots;
+	uint32_t first = tbl->counter_poll.next, end;
+
+	while (first < s->fresh && !s->used[first / OFF_SLOT_BLOCK])
+		first = (first / OFF_SLOT_BLOCK + 1) * OFF_SLOT_BLOCK;
+	if (first >= s->fresh)
+		return false;
+	end = (first / OFF_SLOT_BLOCK + 1) * OFF_SLOT_BLOCK;
+	if (end > s->fresh)
+		end = s->fresh;
+	r->first = first;
+	r->n = end - first < tbl->counter_poll.room ? end - first : tbl->counter_poll.room;
+	return true;
 }
 
 static void done(struct off_table *tbl)
@@ -231,14 +203,9 @@ static void done(struct off_table *tbl)
 	(void)l7mp_timer_start(tbl->loop, &s->timer, next > now ? next - now : 1);
 }
 
-/*
- * Whether the poll is complete. What the kernel could not do just now (a lock, memory) is tried
- * again.
- */
-static bool last(struct off_counter_poll *s, int rc)
+/* What the kernel could not do just now (memory) is tried again. True: it is given up. */
+static bool failed(struct off_counter_poll *s, int rc)
 {
-	if (rc == -ENOENT)
-		return true;
 	s->failed = rc ? s->failed + 1 : 0;
 	if (s->failed < FAILED_MAX)
 		return false;
@@ -260,12 +227,14 @@ static void on_read(uv_work_t *work, int status)
 	}
 	s = &tbl->counter_poll;
 	if (status)
-		r->n = 0;
-	take(tbl, r);
-	s->token = r->token;
+		r->rc = status;
+	if (!r->rc) {
+		take(tbl, r);
+		s->next = r->first + r->n;
+	}
 	s->read_ns += r->took_ns;
 	s->spent_ns += off_mono_ns() - start;
-	if (last(s, status ? status : r->rc))
+	if (failed(s, r->rc))
 		done(tbl);
 	else
 		(void)l7mp_timer_start(tbl->loop, &s->timer, GAP_MS);
@@ -283,14 +252,13 @@ static void slice(struct l7mp_timer *t, void *arg)
 		s->begun_ms = l7mp_loop_now(tbl->loop);
 		s->spent_ns = s->read_ns = s->entries = 0;
 		s->failed = 0;
+		s->next = 0;
 		s->running = true;
-		r->first = true;
 	}
-	if (!tbl->n_flows || (!r->room && make_room(r, s->room))) {
+	if (!ask_next(tbl, r)) {
 		done(tbl);
 		return;
 	}
-	r->token = s->token;
 	r->serial = ++s->serial;
 	r->away = true;
 	if (uv_queue_work(l7mp_loop_uv(tbl->loop), &r->work, read_slice, on_read)) {
@@ -311,7 +279,10 @@ static struct off_counter_slice *read_new(struct off_table *tbl)
 	r->tbl = tbl;
 	r->n_cpus = tbl->n_cpus;
 	r->fd = fcntl(tbl->maps.counters, F_DUPFD_CLOEXEC, 3);
-	if (r->fd < 0) {
+	r->keys = calloc(OFF_SLOT_BLOCK, sizeof(*r->keys));
+	r->values = calloc((size_t)OFF_SLOT_BLOCK * (size_t)r->n_cpus, sizeof(*r->values));
+	r->sums = calloc(OFF_SLOT_BLOCK, sizeof(*r->sums));
+	if (r->fd < 0 || !r->keys || !r->values || !r->sums) {
 		read_free(r);
 		return NULL;
 	}
@@ -325,7 +296,7 @@ int off_counter_poll_start(struct off_table *tbl)
 
 	memset(s, 0, sizeof(*s));
 	l7mp_timer_init(&s->timer, slice, tbl);
-	s->room = SLICE;
+	s->room = OFF_SLOT_BLOCK;
 	tbl->zeros = calloc(cpus, sizeof(*tbl->zeros));
 	tbl->one = calloc(cpus, sizeof(*tbl->one));
 	s->read = read_new(tbl);

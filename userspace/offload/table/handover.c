@@ -127,17 +127,17 @@ static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *s = &flow->dir[i];
-		struct l7mp_flow_action plain = s->action;
+		struct l7mp_flow6_action plain = s->action6;
 
 		if (!has_slot(s))
 			continue;
-		plain.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
-		plain.handover = 0;
+		plain.action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
+		plain.action.handover = 0;
 		off_action_renew(tbl, &plain);
 		/* However it began: from now on nothing waits. */
 		__atomic_store_n(&slot_of(tbl, s)->relayed, slot_of(tbl, s)->passed,
 		                 __ATOMIC_SEQ_CST);
-		if (!bpf_map_update_elem(tbl->maps.flows, &s->key, &plain, BPF_EXIST))
+		if (!off_entry_put(&tbl->maps, s, &plain, BPF_EXIST))
 			slot_give(&tbl->handover, s);
 	}
 }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A hash table of our own: from a key of the maps to its direction of a flow. The poll uses it
- * for every entry once a second, so it is one that costs two misses of the cache: open
- * addressing, at most half full, hashes beside the pointers (so that growing reads no sides), and
- * the key beside the counters.
+ * A hash table of our own: from a key of the maps to its direction of a flow. Open addressing, at
+ * most half full, hashes beside the pointers, so that growing reads no directions.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,15 +22,9 @@ static uint32_t slot_of(const struct off_index *t, const struct l7mp_flow_key *k
 	return i;
 }
 
-struct off_direction *off_index_find_hashed(const struct off_index *t,
-                                            const struct l7mp_flow_key *key, uint64_t hash)
-{
-	return t->slots ? t->slots[slot_of(t, key, hash)].dir : NULL;
-}
-
 struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key)
 {
-	return off_index_find_hashed(t, key, l7mp_hash(key, sizeof(*key)));
+	return t->slots ? t->slots[slot_of(t, key, l7mp_hash(key, sizeof(*key)))].dir : NULL;
 }
 
 static int grow(struct off_index *t)

@@ -22,17 +22,23 @@ struct named {
 	const char *name;
 	int *fd;
 };
-#define PINNED 11
+#define PINNED 12
 
 /* In the order in which they are opened: the ABI is looked at first. */
 static void names(struct off_maps *m, struct named out[PINNED])
 {
 	const struct named all[PINNED] = {
-	        {L7MP_MAP_ABI, &m->abi},           {L7MP_MAP_FLOWS, &m->flows},
-	        {L7MP_MAP_COUNTERS, &m->counters}, {L7MP_MAP_VERDICTS, &m->verdicts},
-	        {L7MP_MAP_DEVICES, &m->devices},   {L7MP_MAP_ATTACHED, &m->attached},
-	        {L7MP_MAP_HANDOVER, &m->handover}, {L7MP_MAP_SESSIONS, &m->sessions},
-	        {PIN_XDP, &m->prog_xdp},           {PIN_TC, &m->prog_tc},
+	        {L7MP_MAP_ABI, &m->abi},
+	        {L7MP_MAP_FLOWS4, &m->flows4},
+	        {L7MP_MAP_FLOWS6, &m->flows6},
+	        {L7MP_MAP_COUNTERS, &m->counters},
+	        {L7MP_MAP_VERDICTS, &m->verdicts},
+	        {L7MP_MAP_DEVICES, &m->devices},
+	        {L7MP_MAP_ATTACHED, &m->attached},
+	        {L7MP_MAP_HANDOVER, &m->handover},
+	        {L7MP_MAP_SESSIONS, &m->sessions},
+	        {PIN_XDP, &m->prog_xdp},
+	        {PIN_TC, &m->prog_tc},
 	        {PIN_TC_L3, &m->prog_tc_l3},
 	};
 
@@ -93,7 +99,8 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 
 	if (!x)
 		return NULL;
-	rc = reuse(x->maps.flows, m->flows);
+	rc = reuse(x->maps.flows4, m->flows4);
+	rc = rc ? rc : reuse(x->maps.flows6, m->flows6);
 	rc = rc ? rc : reuse(x->maps.counters, m->counters);
 	rc = rc ? rc : reuse(x->maps.verdicts, m->verdicts);
 	rc = rc ? rc : reuse(x->maps.devices, m->devices);
@@ -110,20 +117,30 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 }
 
 /*
- * Per-CPU entries that are allocated one by one cost 20 us each way (a session has two);
- * preallocated ones 0.5 us. So they are preallocated, unless many CPUs make that too much memory.
+ * The counters are allocated at once, for each possible CPU. Where many CPUs make that too much
+ * memory, there are fewer flows.
  */
-#define PREALLOC_MAX (512ULL << 20)
+#define COUNTERS_MAX (512ULL << 20) /* bytes */
 
-static int size_counters(struct bpf_map *map, uint32_t max_flows)
+/* Slots that were given back wait before they are used again: see slots.c. */
+static uint32_t slots_for(uint32_t max_flows)
 {
-	int cpus = libbpf_num_possible_cpus(), rc = bpf_map__set_max_entries(map, max_flows);
-	uint64_t bytes = (uint64_t)(cpus > 0 ? cpus : 1) * sizeof(struct l7mp_flow_counter);
+	return max_flows + max_flows / 8 + 8192;
+}
 
-	if (!rc && bytes * max_flows <= PREALLOC_MAX)
-		rc = bpf_map__set_map_flags(map,
-		                            bpf_map__map_flags(map) & ~(__u32)BPF_F_NO_PREALLOC);
-	return rc;
+static uint32_t affordable(uint32_t max_flows)
+{
+	int cpus = libbpf_num_possible_cpus();
+	uint64_t each = (uint64_t)(cpus > 0 ? cpus : 1) * sizeof(struct l7mp_flow_counter);
+	uint32_t most = (uint32_t)(COUNTERS_MAX / each / 9 * 8);
+
+	if (max_flows <= most)
+		return max_flows;
+	l7mp_log_notice(OFF_MODULE,
+	                "limits.max_flows is %u, but there are %d CPUs: the flow table has %u "
+	                "entries, so that the counters need no more than %llu MiB",
+	                max_flows, cpus, most, COUNTERS_MAX >> 20);
+	return most;
 }
 
 static int load_xdp(struct off_maps *m, uint32_t max_flows)
@@ -133,11 +150,14 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 
 	if (!x)
 		return -errno;
-	rc = bpf_map__set_max_entries(x->maps.flows, max_flows);
+	/* Any mix of families: each map has room for all. */
+	rc = bpf_map__set_max_entries(x->maps.flows4, max_flows);
+	rc = rc ? rc : bpf_map__set_max_entries(x->maps.flows6, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.sessions, max_flows);
-	rc = rc ? rc : size_counters(x->maps.counters, max_flows);
+	rc = rc ? rc : bpf_map__set_max_entries(x->maps.counters, m->n_slots);
 	rc = rc ? rc : l7mp_xdp__load(x);
-	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows), &m->flows);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows4), &m->flows4);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows6), &m->flows6);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.counters), &m->counters);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.verdicts), &m->verdicts);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.devices), &m->devices);
@@ -157,7 +177,8 @@ static int load_tc(struct off_maps *m)
 
 	if (!t)
 		return -errno;
-	rc = reuse(t->maps.flows, m->flows);
+	rc = reuse(t->maps.flows4, m->flows4);
+	rc = rc ? rc : reuse(t->maps.flows6, m->flows6);
 	rc = rc ? rc : reuse(t->maps.counters, m->counters);
 	rc = rc ? rc : reuse(t->maps.verdicts, m->verdicts);
 	rc = rc ? rc : reuse(t->maps.handover, m->handover);
@@ -185,11 +206,14 @@ static void explain(int rc, char *why, size_t size)
 
 int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size)
 {
-	struct l7mp_abi_info info = {.version = L7MP_ABI_VERSION, .max_flows = max_flows};
+	struct l7mp_abi_info info = {.version = L7MP_ABI_VERSION};
 	__u32 zero = 0;
 	int rc;
 
 	off_maps_init(m);
+	max_flows = affordable(max_flows);
+	info.max_flows = max_flows;
+	m->n_slots = slots_for(max_flows);
 	rc = load_xdp(m, max_flows);
 	if (!rc)
 		rc = load_tc(m);
@@ -242,6 +266,8 @@ static int check_abi(struct off_maps *m, const char *dir, char *why, size_t size
 
 int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size)
 {
+	struct bpf_map_info info = {0};
+	__u32 len = sizeof(info);
 	struct named n[PINNED];
 	char path[320];
 	int rc;
@@ -264,6 +290,13 @@ int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size)
 			return rc;
 		}
 	}
+	if (bpf_obj_get_info_by_fd(m->counters, &info, &len)) {
+		rc = -errno;
+		snprintf(why, size, "can't look at the counters in %s: %s", dir, strerror(-rc));
+		off_maps_close(m);
+		return rc;
+	}
+	m->n_slots = info.max_entries;
 	learn_ids(m);
 	return 0;
 }

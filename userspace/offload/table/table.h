@@ -3,6 +3,7 @@
  * What is in the kernel: the maps (maps.h), and for each flow its key, action and counters here.
  *
  *   maps, pins   BPF objects and their pins     index      from keys to the directions of flows
+ *   entries      of the maps of flows           slots      places of their counters
  *   counters     the counter poll               handover   how a flow begins without overtaking
  *   record       sessions, for a successor      translate  from sessions' ends to keys and actions
  *
@@ -38,7 +39,7 @@ struct off_egress {
 void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
                  const struct l7mp_addr *to);
 /* The action that makes them packets of src -> dst: everything but ingress and egress. */
-void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+void off_action_set(struct l7mp_flow6_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst);
 /* What the sockets of the ends decide: `from` receives the packets, `to` would send them on. */
@@ -53,11 +54,15 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 
 struct off_direction {
 	struct l7mp_flow_key key;
-	struct l7mp_flow_counters now; /* beside the key: the poll touches both */
-	struct l7mp_flow_action action;
+	struct l7mp_flow_counters now;
+	uint64_t born; /* the poll's serial number then; beside `now`: the poll touches both */
 	struct l7mp_flow *flow;
 	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
-	uint64_t born;  /* the poll's serial number then */
+	bool has_slot;  /* action.slot is ours */
+	union {
+		struct l7mp_flow_action action;   /* all of an entry of flows4 */
+		struct l7mp_flow6_action action6; /* the same, and what flows6 has more */
+	};
 };
 
 struct l7mp_flow {
@@ -93,12 +98,32 @@ struct off_index {
 	uint32_t n, mask;
 };
 struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key);
-struct off_direction *off_index_find_hashed(const struct off_index *t,
-                                            const struct l7mp_flow_key *key,
-                                            uint64_t hash);        /* l7mp_hash of the key */
 int off_index_add(struct off_index *t, struct off_direction *dir); /* 0, -EEXIST, -ENOMEM */
 /* No-op when it is not there. The last one frees the table's memory. */
 void off_index_delete(struct off_index *t, const struct off_direction *dir);
+
+/* ---- slots: state ---- */
+
+enum { OFF_V4, OFF_V6, OFF_FAMILIES }; /* of flows: each has a map */
+
+struct off_grace; /* a wait for the programs, in a worker thread */
+
+#define OFF_SLOT_BLOCK 4096 /* slots that the counter poll reads at a time */
+
+struct off_slots {
+	uint32_t n;                  /* of the map */
+	uint32_t n_used;             /* that flows have */
+	uint32_t n_of[OFF_FAMILIES]; /* ... by family */
+	uint32_t fresh;              /* from here on none was ever used */
+	uint32_t *ready, n_ready;    /* to be taken, the last one first */
+	uint32_t *waiting;           /* given back, but a program may still count there */
+	uint32_t n_waiting;          /* oldest first; */
+	uint32_t n_covered;          /* so many of them will be ready when `grace` is back */
+	struct off_direction **dirs; /* whose slot it is; NULL: nobody's */
+	uint32_t *used;              /* number in each block */
+	struct l7mp_timer timer;
+	struct off_grace *grace;
+};
 
 /* ---- hand-over: state ---- */
 
@@ -120,8 +145,8 @@ struct off_counter_slice; /* a slice, on its way through a worker thread */
 struct off_counter_poll {
 	struct l7mp_timer timer;
 	struct off_counter_slice *read;
-	uint32_t room;   /* entries a slice; more when a bucket needs it */
-	uint32_t token;  /* the kernel's place in the table */
+	uint32_t room;   /* slots a slice, at most OFF_SLOT_BLOCK */
+	uint32_t next;   /* slot */
 	uint64_t serial; /* of the slice that is read or was read last */
 	bool running;
 	unsigned failed; /* slices in a row */
@@ -145,7 +170,8 @@ struct off_table {
 
 	struct off_maps maps;
 	struct off_index index; /* by key */
-	uint32_t version;       /* of the value that was written last */
+	struct off_slots slots;
+	uint32_t version; /* of the value that was written last */
 	uint64_t n_flows;
 	uint64_t n_records;                    /* in the map `sessions` */
 	int n_cpus;                            /* possible ones */
@@ -158,10 +184,49 @@ struct off_table {
  * Gives the action a version that no other has. Before each write into the map of flows: the
  * programs rely on it (headers/flow.h).
  */
-static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow_action *a)
+static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow6_action *a)
 {
-	a->version = a->version_end = ++tbl->version;
+	a->action.version = a->action.version_end = a->version6 = ++tbl->version;
 }
+
+/* ---- entries ---- */
+
+/* One of the two maps of flows: sizes in bytes. */
+struct off_entry_map {
+	int fd;
+	size_t key, value;
+};
+
+static inline unsigned off_entry_family(const struct off_direction *dir)
+{
+	return dir->key.family == L7MP_FAMILY_V4 ? OFF_V4 : OFF_V6;
+}
+
+struct off_entry_map off_entry_map(const struct off_maps *maps, unsigned family);
+/* The direction's key as its map has it. Borrowed. */
+const void *off_entry_key(const struct off_direction *dir);
+/* Writes a value, of which IPv4 has only the first part. 0 or negative errno. */
+int off_entry_put(const struct off_maps *maps, const struct off_direction *dir,
+                  const struct l7mp_flow6_action *value, uint64_t flags);
+void off_entry_delete(const struct off_maps *maps, const struct off_direction *dir);
+/* Deletes all; returns how many there were. */
+unsigned off_entries_clear(const struct off_maps *maps);
+
+/* ---- slots ---- */
+
+int off_slots_start(struct off_table *tbl); /* after the maps; 0 or -ENOMEM */
+void off_slots_stop(struct off_table *tbl);
+/*
+ * Gives the direction a slot (action.slot), which the caller zeroes. -E2BIG: as many flows are
+ * there as there may be; -EAGAIN: no slot is ready, some will be soon.
+ */
+int off_slot_take(struct off_table *tbl, struct off_direction *dir);
+/* Its entry is out of the map. No-op without a slot. */
+void off_slot_give(struct off_table *tbl, struct off_direction *dir);
+/*
+ * Returns when all programs that run now have ended; that takes some 10 ms. Any thread.
+ */
+void off_wait_for_programs(void);
 
 /* ---- hand-over ---- */
 
@@ -183,12 +248,10 @@ void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow);
 
 int off_counter_poll_start(struct off_table *tbl);
 void off_counter_poll_stop(struct off_table *tbl);
-/* One flow's counter, summed over the CPUs, from the kernel. False when it is not there. */
-bool off_counter_read(struct off_table *tbl, const struct l7mp_flow_key *key,
-                      struct l7mp_flow_counters *out);
-/* The same for the last time: it is deleted. Without one *out stays as it is. */
-void off_counter_take(struct off_table *tbl, const struct l7mp_flow_key *key,
-                      struct l7mp_flow_counters *out);
+/* Sets a direction's counter to zero. 0 or negative errno. */
+int off_counter_clear(struct off_table *tbl, const struct off_direction *dir);
+/* Updates dir->now from the kernel: the sum over the CPUs. */
+void off_counter_read(struct off_table *tbl, struct off_direction *dir);
 
 /* ---- records ---- */
 

@@ -105,7 +105,8 @@ static uint16_t delta_or_zero(const void *old, const void *new, size_t n)
 	return memcmp(old, new, n) ? fold(delta(old, new, n)) : 0;
 }
 
-static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *key)
+static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+                      const uint8_t *saddr, const uint8_t *daddr)
 {
 	size_t n = key->family == L7MP_FAMILY_V4 ? 4 : 16;
 	const uint16_t old_ports[2] = {key->sport, key->dport};
@@ -114,8 +115,8 @@ static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *ke
 
 	memcpy(old, key->saddr.bytes, n);
 	memcpy(old + n, key->daddr.bytes, n);
-	memcpy(new, a->saddr.bytes, n);
-	memcpy(new + n, a->daddr.bytes, n);
+	memcpy(new, saddr, n);
+	memcpy(new + n, daddr, n);
 	a->csum_addr = delta_or_zero(old, new, 2 * n);
 	a->csum_port = delta_or_zero(old_ports, new_ports, sizeof(old_ports));
 	/* TTL is the high byte of its word: one less is 0x0100 less, whatever it was. */
@@ -123,24 +124,51 @@ static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *ke
 		a->csum_l3 = fold((uint64_t)a->csum_addr + (uint16_t)~htons(0x0100));
 }
 
-void off_action_set(struct l7mp_flow_action *a, const struct l7mp_flow_key *key,
+/* The key as the value repeats it. */
+static void set_match(struct l7mp_flow6_action *v, const struct l7mp_flow_key *key)
+{
+	struct l7mp_flow_action *a = &v->action;
+
+	if (key->family == L7MP_FAMILY_V4) {
+		memcpy(a->key.saddr, key->saddr.bytes, sizeof(a->key.saddr));
+		memcpy(a->key.daddr, key->daddr.bytes, sizeof(a->key.daddr));
+	} else {
+		v->match_saddr = key->saddr;
+		v->match_daddr = key->daddr;
+	}
+	a->key.sport = key->sport;
+	a->key.dport = key->dport;
+	a->key.l4 = key->l4;
+	a->match_sport_host = ntohs(key->sport);
+	a->match_dport_host = ntohs(key->dport);
+}
+
+void off_action_set(struct l7mp_flow6_action *v, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst)
 {
-	memset(a, 0, sizeof(*a));
+	struct l7mp_flow_action *a = &v->action;
+	uint8_t saddr[16], daddr[16];
+
+	memset(v, 0, sizeof(*v));
 	a->verb = (uint8_t)verb;
-	a->match_sport_host = ntohs(key->sport);
-	a->match_dport_host = ntohs(key->dport);
-	a->key = *key;
+	set_match(v, key);
 	if (verb == L7MP_VERB_COUNT)
 		return;
-	off_abi_addr(src, a->saddr.bytes);
-	off_abi_addr(dst, a->daddr.bytes);
+	off_abi_addr(src, saddr);
+	off_abi_addr(dst, daddr);
+	if (key->family == L7MP_FAMILY_V4) {
+		memcpy(a->saddr, saddr, sizeof(a->saddr));
+		memcpy(a->daddr, daddr, sizeof(a->daddr));
+	} else {
+		memcpy(v->saddr.bytes, saddr, sizeof(saddr));
+		memcpy(v->daddr.bytes, daddr, sizeof(daddr));
+	}
 	a->sport_host = l7mp_addr_port(src);
 	a->dport_host = l7mp_addr_port(dst);
 	a->sport = htons(a->sport_host);
 	a->dport = htons(a->dport_host);
-	set_csums(a, key);
+	set_csums(a, key, saddr, daddr);
 }
 
 void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end *from,

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Slots: places in the map `counters`, one for each entry of the maps of flows. A program that has
+ * found a flow counts its packet a moment later, when the flow may be out of its map already. So a
+ * slot that is given back waits until every program that ran then has ended: a worker thread waits
+ * for that (an RCU grace period, some 10 ms), for all slots that were given back until it began.
+ *
+ * What was given back last is taken first, so that the used slots stay close to each other and the
+ * counter poll reads little else.
+ */
+#include <errno.h>
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "table.h"
+
+#define GATHER_MS 20 /* what is given back in this time shares one wait */
+
+/* Owned by the table while it is idle, by the worker while it is away, then by its callback. */
+struct off_grace {
+	uv_work_t work;
+	struct off_table *tbl; /* NULL: it was stopped meanwhile */
+	bool away;
+};
+
+void off_wait_for_programs(void)
+{
+	/* Programs run under RCU, and this command of membarrier(2) is synchronize_rcu(). */
+	const struct timespec enough = {.tv_nsec = 20 * 1000000};
+
+	if (syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		(void)nanosleep(&enough, NULL);
+}
+
+/* ---- the wait ---- */
+
+static void wait_work(uv_work_t *work)
+{
+	(void)work;
+	off_wait_for_programs();
+}
+
+static void begin_wait(struct off_table *tbl);
+
+static void waited(uv_work_t *work, int status)
+{
+	struct off_grace *g = work->data;
+	struct off_table *tbl = g->tbl;
+	struct off_slots *s;
+
+	g->away = false;
+	if (!tbl) {
+		free(g);
+		return;
+	}
+	s = &tbl->slots;
+	if (!status) {
+		memcpy(&s->ready[s->n_ready], s->waiting, s->n_covered * sizeof(*s->ready));
+		s->n_ready += s->n_covered;
+		s->n_waiting -= s->n_covered;
+		memmove(s->waiting, &s->waiting[s->n_covered], s->n_waiting * sizeof(*s->waiting));
+	}
+	s->n_covered = 0;
+	if (s->n_waiting)
+		(void)l7mp_timer_start(tbl->loop, &s->timer, GATHER_MS);
+}
+
+static void begin_wait(struct off_table *tbl)
+{
+	struct off_slots *s = &tbl->slots;
+
+	s->n_covered = s->n_waiting;
+	s->grace->away = true;
+	if (uv_queue_work(l7mp_loop_uv(tbl->loop), &s->grace->work, wait_work, waited)) {
+		s->grace->away = false;
+		s->n_covered = 0;
+		(void)l7mp_timer_start(tbl->loop, &s->timer, GATHER_MS);
+	}
+}
+
+static void on_timer(struct l7mp_timer *t, void *arg)
+{
+	(void)t;
+	begin_wait(arg);
+}
+
+/* ---- taking and giving ---- */
+
+int off_slot_take(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_slots *s = &tbl->slots;
+	uint32_t slot;
+
+	if (s->n_used >= tbl->maps.max_flows)
+		return -E2BIG;
+	if (s->n_ready)
+		slot = s->ready[--s->n_ready];
+	else if (s->fresh < s->n)
+		slot = s->fresh++;
+	else
+		return -EAGAIN;
+	s->n_used++;
+	s->n_of[off_entry_family(dir)]++;
+	s->dirs[slot] = dir;
+	s->used[slot / OFF_SLOT_BLOCK]++;
+	dir->action.slot = slot;
+	dir->has_slot = true;
+	return 0;
+}
+
+void off_slot_give(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_slots *s = &tbl->slots;
+	uint32_t slot = dir->action.slot;
+
+	if (!dir->has_slot)
+		return;
+	dir->has_slot = false;
+	s->n_used--;
+	s->n_of[off_entry_family(dir)]--;
+	s->dirs[slot] = NULL;
+	s->used[slot / OFF_SLOT_BLOCK]--;
+	s->waiting[s->n_waiting++] = slot;
+	if (!s->grace->away && !l7mp_timer_armed(&s->timer))
+		(void)l7mp_timer_start(tbl->loop, &s->timer, GATHER_MS);
+}
+
+/* ---- life ---- */
+
+int off_slots_start(struct off_table *tbl)
+{
+	struct off_slots *s = &tbl->slots;
+
+	memset(s, 0, sizeof(*s));
+	l7mp_timer_init(&s->timer, on_timer, tbl);
+	s->n = tbl->maps.n_slots;
+	s->ready = calloc(s->n, sizeof(*s->ready));
+	s->waiting = calloc(s->n, sizeof(*s->waiting));
+	s->dirs = calloc(s->n, sizeof(struct off_direction *));
+	s->used = calloc(s->n / OFF_SLOT_BLOCK + 1, sizeof(*s->used));
+	s->grace = calloc(1, sizeof(*s->grace));
+	if (!s->ready || !s->waiting || !s->dirs || !s->used || !s->grace ||
+	    l7mp_timer_reserve(tbl->loop, &s->timer)) {
+		off_slots_stop(tbl);
+		return -ENOMEM;
+	}
+	s->grace->work.data = s->grace;
+	s->grace->tbl = tbl;
+	return 0;
+}
+
+void off_slots_stop(struct off_table *tbl)
+{
+	struct off_slots *s = &tbl->slots;
+
+	l7mp_timer_give_back(tbl->loop, &s->timer);
+	if (s->grace && s->grace->away) {
+		s->grace->tbl = NULL;
+		(void)uv_cancel((uv_req_t *)&s->grace->work); /* or it ends by itself */
+	} else {
+		free(s->grace);
+	}
+	free(s->ready);
+	free(s->waiting);
+	free(s->dirs);
+	free(s->used);
+	memset(s, 0, sizeof(*s));
+}
