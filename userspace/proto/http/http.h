@@ -3,8 +3,8 @@
  * The HTTP listener's inside.
  *
  *   listener.c    the protocol's tables; listeners and the connections that they have
- *   connection.c  one connection: heads, bodies, deadlines, closing
- *   exchange.c    one request and its response: the source stream of a session
+ *   connection.c  one connection: heads, bodies, deadlines, closing; its exchanges, which are one
+ *                 request and its response each: the source stream of a session
  *
  * A connection has one exchange at a time; what a client sends ahead of the answer (pipelining)
  * waits in the connection, which stops reading when that grows. Thread: loop only.
@@ -98,7 +98,7 @@ struct http_conn {
 	uint64_t discarded; /* bytes discarded of an unwanted body */
 
 	struct l7mp_task task;   /* continues with the next request */
-	struct l7mp_timer timer; /* never later than the next deadline; see l7mp_http_conn_watch */
+	struct l7mp_timer timer; /* never later than the next deadline; see conn_watch */
 	uint64_t since;          /* start of this phase, or of an unfinished head */
 	uint64_t body_due;       /* time by which more of the body must have arrived */
 	uint64_t heard_ms;       /* time when a closing connection last sent something */
@@ -150,8 +150,6 @@ struct http_exchange {
 
 /* ---- listener.c ---- */
 
-/* Moves a connection to another list of its listener, or to the state's orphans. */
-void http_conn_move(struct http_conn *c, struct http_conn **list);
 /* Called when a connection was freed. */
 void http_conn_gone(struct http_state *state);
 
@@ -166,35 +164,3 @@ void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l
 void http_conn_inherit(struct http_conn *c, struct http_listener *heir);
 /* Closes an idle connection. */
 void http_conn_close_idle(struct http_conn *c);
-/* Aborts the connection. */
-void http_conn_abort(struct http_conn *c);
-/* The session can take more of the request's body. */
-void http_conn_resume(struct http_conn *c);
-/* Updates reading and the next deadline, after anything may have changed them. */
-void http_conn_watch(struct http_conn *c);
-/* The answer is complete; its exchange is still there. */
-void http_conn_answered(struct http_conn *c);
-/* The exchange was freed. */
-void http_conn_exchange_gone(struct http_conn *c);
-/* Whether more of the request is missing than would be read to keep the connection. */
-bool http_conn_must_close(const struct http_conn *c);
-
-/* ---- exchange.c ---- */
-
-/* Makes the exchange of a request whose head was just read. NULL: no memory. */
-struct http_exchange *http_exchange_new(struct http_conn *c, const struct l7mp_http_request *req);
-/* A piece of the request's body. Takes buf. */
-void http_exchange_data(struct http_exchange *x, struct l7mp_buf *buf);
-/* The request is complete. */
-void http_exchange_end(struct http_exchange *x);
-/* The stream below can take more. */
-void http_exchange_drain(struct http_exchange *x);
-/* An error of the client: answers with an error if that is still possible, and ends the session. */
-void http_exchange_fail(struct http_exchange *x, int status, int err, const char *why);
-/* The connection was lost, with `err` (negative errno). */
-void http_exchange_lost(struct http_exchange *x, int err);
-/*
- * Writes a whole answer without a session: an error body, and `extra` header lines (may be "").
- * Decides whether the connection is kept. Returns false when the connection is broken.
- */
-bool http_answer(struct http_conn *c, int status, const char *why, const char *extra, bool is_head);

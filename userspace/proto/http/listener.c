@@ -12,14 +12,6 @@
 
 /* ---- connections ---- */
 
-void http_conn_move(struct http_conn *c, struct http_conn **list)
-{
-	if (c->list)
-		DL_DELETE(*c->list, c);
-	c->list = list;
-	DL_APPEND(*list, c);
-}
-
 static void state_free(struct http_state *state)
 {
 	l7mp_tls_set_free(&state->tls);
