@@ -39,8 +39,6 @@ int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
 		return -ENOMEM;
 	src->m = m;
 	src->listener = l7mp_object_ref(listener);
-	src->tokens = 1000ULL * m->env->limits->new_sessions_per_second;
-	src->tokens_ms = l7mp_loop_now(m->env->loop);
 	classify(src);
 	*out = src;
 	return 0;

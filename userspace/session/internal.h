@@ -230,7 +230,7 @@ struct l7mp_source {
 	struct l7mp_sessions *m;
 	struct l7mp_listener *listener; /* reference held */
 	uint64_t tokens;                /* thousandths of a session */
-	uint64_t tokens_ms;
+	uint64_t tokens_ms; /* when they were refilled; 0: never, so the first refill is complete */
 	struct session_usage usage;
 	size_t refs;      /* sessions that hold this struct */
 	bool gone;        /* the listener is: nobody can open a source again */
