@@ -34,7 +34,7 @@ HEADERS = {
     "net": "tls",
     "proto": "protos",
     "transform": "transforms",
-    "offload": "offload abi",
+    "offload": "offload abi abi_tcp",
     "config": "config openapi rest registry_all oneliner",
     "api": "api",
     "daemon": "app",

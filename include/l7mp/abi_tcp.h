@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The TCP part of the contract between the BPF programs and user space: pairs of connections whose
+ * segments the kernel translates from one into the other.
+ *
+ * Direction 0 is what the client sends, direction 1 what the server sends. "near" is the connection
+ * by which the segments of a direction come in, "far" the one by which they leave. "in" numbers are
+ * as they arrive, "out" as they leave; the out numbers of one direction are the in numbers of the
+ * other. All sequence numbers are in host byte order.
+ *
+ * The action of a flow with L7MP_VERB_SPLICE has the index of its pair, the pair's id and the
+ * direction. The flows' counters count what was translated; as segments may be sent again, session
+ * bytes come from seq_max.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define L7MP_MAP_TCP_PAIRS "tcp_pairs" /* array, BPF_F_MMAPABLE */
+#define L7MP_TCP_PAIRS     16384
+
+/* Of both directions: one store switches them. Whatever a phase needs is stored before it. */
+enum l7mp_tcp_phase {
+	L7MP_TCP_FREE = 0,  /* nobody's: packets go up */
+	L7MP_TCP_WATCH = 1, /* packets go up; only `seen` is written */
+	L7MP_TCP_TRANS = 2, /* translated to the far end, and the original goes up as old data */
+	L7MP_TCP_FAST = 3,  /* translated */
+	L7MP_TCP_STOP = 4,  /* what had begun to pass still passes; of the rest acknowledgements */
+};
+
+enum l7mp_tcp_flags { /* constants of a direction */
+	              /* Both connections have time stamps; without it they are blanked. */
+	              L7MP_TCP_TS = 1 << 0,
+	              L7MP_TCP_NOSACK = 1 << 1, /* the far end does not know SACK: blanked */
+};
+
+/* Set by the programs, atomically; user space may change them while the pair does not translate. */
+enum l7mp_tcp_seen {
+	L7MP_TCP_SEEN = 1 << 0,      /* WATCH: a segment with plausible numbers came in */
+	L7MP_TCP_FIN = 1 << 1,       /* a FIN passed; fin_end is valid */
+	L7MP_TCP_FIN_ACKED = 1 << 2, /* the other direction acknowledged fin_end */
+	/*
+	 * A reset in the window passed. Whether the far end took it (RFC 5961), nobody knows; any
+	 * other segment of either direction clears it. So when it is still there after a second
+	 * of silence, the connection is over.
+	 */
+	L7MP_TCP_RST = 1 << 3,
+	L7MP_TCP_REUSED = 1 << 4, /* a SYN after the end: from then on the packets go up */
+	L7MP_TCP_DOUBT = 1 << 5,  /* see l7mp_tcp_doubt; user space takes the connections back */
+};
+
+/*
+ * Why a segment can't be translated. In WATCH, and with L7MP_TCP_DOUBT_TTL always, it went up; else
+ * it was dropped: TCP sends it again.
+ */
+enum l7mp_tcp_doubt {
+	L7MP_TCP_DOUBT_NONE,
+	L7MP_TCP_DOUBT_IP_OPTIONS,
+	L7MP_TCP_DOUBT_FRAGMENT, /* only the first one of a packet is recognised */
+	L7MP_TCP_DOUBT_TTL,      /* 1 or 0 */
+	L7MP_TCP_DOUBT_MTU,      /* a segment is larger than the egress takes */
+	L7MP_TCP_DOUBT_OPTION,   /* an option but SACK and time stamps: MD5, AO, MPTCP, unknown */
+	L7MP_TCP_DOUBT_URGENT,
+	L7MP_TCP_DOUBT_SYN,    /* while the connections are alive */
+	L7MP_TCP_DOUBT_FLAGS,  /* no such combination is sent on an established connection */
+	L7MP_TCP_DOUBT_EGRESS, /* the program can't send as the action says */
+	L7MP_TCP_DOUBT_KERNEL, /* a helper function refused */
+};
+
+/*
+ * WATCH, and the programs' own numbers: a segment further than this from what is expected does not
+ * belong to the connection.
+ */
+#define L7MP_TCP_PLAUSIBLE (1U << 26)
+/* What the translated time stamps are ahead of the far socket's: more than packets are late. */
+#define L7MP_TCP_TS_AHEAD 500 /* ms */
+
+/* One direction. In each half: one cache line. */
+struct l7mp_tcp_direction {
+	/*
+	 * Stored by user space: own_seq and own_ack before WATCH, the rest before TRANS. STOP
+	 * needs nothing new.
+	 */
+	__u32 seq_delta; /* out = in + delta */
+	__u32 ack_delta; /* the same for ACK and SACK edges */
+	__u32 ack_floor; /* TRANS: out ack is never below: the far socket's rcv_nxt */
+	__u32 own_seq;   /* WATCH, TRANS: the near socket's rcv_nxt */
+	__u32 own_ack;   /* WATCH, TRANS: the near socket's write_seq: highest ack that it takes */
+	__u32 edge;      /* TRANS: out: end of the window that the far socket has granted */
+	__u32 ts_base;   /* the far socket's TSval at armed_ns (its clock counts milliseconds) */
+	__u8 win_in;     /* window shift of the near peer, */
+	__u8 win_out;    /* and the one that the far peer believes to be ours */
+	__u8 flags;      /* enum l7mp_tcp_flags */
+	__u8 pad;
+	__u64 armed_ns; /* CLOCK_MONOTONIC */
+	/* Set to zero by user space before WATCH, rarely written by the programs. */
+	__u64 ts;      /* 1 << 32 | delta of the time stamps; 0: not known yet, set with cmpxchg */
+	__u32 fin_end; /* in: end of the FIN, itself included */
+	__u32 seen;    /* enum l7mp_tcp_seen */
+	__u64 pad2;
+
+	/* Initialised by user space before TRANS, written by the programs from then on. */
+	__u32 seq_max; /* in: end of the highest segment, FIN included; at first own_seq */
+	__u32 ack_max; /* out: highest ack; at first ack_floor. May be past the other's seq_max */
+	__u32 win;     /* window that came with ack_max, in bytes; at first the near peer's */
+	__u32 ts_in;   /* last TSval that came in */
+	__u32 ts_out;  /* highest TSval that left; at first ts_base */
+	__u32 doubts;  /* number of segments that could not be translated */
+	__u32 doubt;   /* why the last one could not: enum l7mp_tcp_doubt */
+	__u32 pad3;
+	__u64 last_seen; /* CLOCK_MONOTONIC ns, coarse: last segment that was translated */
+	__u64 pad4[3];
+};
+
+struct l7mp_tcp_pair {
+	__u32 phase; /* enum l7mp_tcp_phase */
+	__u32 id;    /* never used twice, not 0: the action has the same, else packets go up */
+	__u32 pad[14];
+	struct l7mp_tcp_direction dir[2];
+};
+
+_Static_assert(__builtin_offsetof(struct l7mp_tcp_direction, seq_max) == 64, "a cache line");
+_Static_assert(sizeof(struct l7mp_tcp_direction) == 128, "two cache lines");
+_Static_assert(sizeof(struct l7mp_tcp_pair) == 320, "five cache lines");
