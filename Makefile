@@ -115,7 +115,7 @@ BPF_SKELS := $(patsubst bpf/%.bpf.c,$(BUILD)/gen/%.skel.h,$(BPF_SRCS))
 BPF_CFLAGS := -O2 -g -fno-strict-aliasing -Wall -Werror -target bpf -mcpu=v3 -Iinclude -Iheaders \
               -I/usr/include/$(shell uname -m)-linux-gnu
 
-$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard headers/*.h) include/l7mp/abi.h Makefile
+$(BUILD)/bpf/%.bpf.o: bpf/%.bpf.c $(wildcard headers/*.h) include/l7mp/abi.h include/l7mp/abi_tcp.h Makefile
 	@mkdir -p $(@D)
 	@echo "  BPF     $<"
 	$(Q)$(CLANG) $(BPF_CFLAGS) -c -o $@ $<
@@ -209,7 +209,7 @@ $(ENGINE_TOOLS): $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o $(foreach l,
 bench-bpf: bpf $(patsubst %,$(BUILD)/bench/%.bpf.o,reference live bare_redirect cost/l7mp_xdp cost/l7mp_tc) \
            $(patsubst %,$(BUILD)/bench/%,bpf_cost live_gen setup_load) $(ENGINE_TOOLS)
 $(patsubst %,$(BUILD)/bench/cost/%.bpf.o,l7mp_xdp l7mp_tc): $(BUILD)/bench/cost/%.bpf.o: \
-  bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h
+  bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h include/l7mp/abi_tcp.h
 
 # libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))

@@ -18,6 +18,8 @@
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "skb.h"
+#include "splice.h"
 #include "verdict.h"
 
 #define PACKET_HOST 0 /* <linux/if_packet.h>; its other definitions clash with BPF's */
@@ -41,26 +43,6 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 }
 
 /*
- * Updates the UDP checksum for new addresses, which are in its pseudo header. With
- * CHECKSUM_COMPLETE the device has summed up the whole packet. An IPv4 header does not change that
- * sum, because its own checksum makes up for the addresses; an IPv6 header has none. Kernels from
- * 6.16 on, and newer patches of older ones, take a flag that says so; the others find the sum wrong
- * and add the packet up themselves.
- */
-#define L7MP_CSUM_IPV6 (1ULL << 7) /* BPF_F_IPV6 of <linux/bpf.h>, not in Debian 12's */
-
-static __always_inline long replace_addr_csum(struct __sk_buff *skb, const __u32 at, __u32 delta,
-                                              const __u8 family)
-{
-	const __u64 flags = BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0;
-	long rc = -EINVAL;
-
-	if (family == L7MP_FAMILY_V6)
-		rc = bpf_l4_csum_replace(skb, at, 0, delta, flags | L7MP_CSUM_IPV6);
-	return rc == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, delta, flags) : rc;
-}
-
-/*
  * Updates the UDP checksum, which may be partial: the helper knows. 0, or negative, and then the
  * packet is as it was: only the first call can fail, when it has no memory to make the packet
  * writable, and as this program writes into packets, the kernel makes them writable before it runs
@@ -73,20 +55,11 @@ static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, 
 	long rc = 0;
 
 	if (l7mp_csum_addr(rw))
-		rc = replace_addr_csum(skb, at, l7mp_csum_addr(rw), family);
+		rc = l7mp_replace_addr_csum(skb, at, l7mp_csum_addr(rw), family,
+		                            BPF_F_MARK_MANGLED_0);
 	if (!rc && l7mp_csum_port(rw))
 		rc = bpf_l4_csum_replace(skb, at, 0, l7mp_csum_port(rw), BPF_F_MARK_MANGLED_0);
 	return rc;
-}
-
-/* Takes all tags away, those in the frame (n_vlans) and the one beside it. */
-static __always_inline int untag(struct __sk_buff *skb, const __u32 n_vlans)
-{
-	const __u32 n = n_vlans + (skb->vlan_present ? 1 : 0);
-
-	if (n > 0 && bpf_skb_vlan_pop(skb))
-		return -1;
-	return n > 1 && bpf_skb_vlan_pop(skb) ? -1 : 0;
 }
 
 static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp_rewrite *rw,
@@ -101,15 +74,6 @@ static __always_inline int write_packet(struct __sk_buff *skb, const struct l7mp
 	if (!has_link)
 		((struct ethhdr *)data)->h_proto = (__be16)skb->protocol;
 	return 0;
-}
-
-static __always_inline long redirect(const struct l7mp_rewrite *rw)
-{
-	if (l7mp_flags(rw) & L7MP_FLOW_TO_INGRESS)
-		return bpf_redirect(l7mp_ifindex(rw), BPF_F_INGRESS);
-	if (l7mp_flags(rw) & L7MP_FLOW_NEIGH)
-		return bpf_redirect_neigh(l7mp_ifindex(rw), NULL, 0, 0);
-	return bpf_redirect(l7mp_ifindex(rw), 0);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_packet *p,
@@ -147,35 +111,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (replace_csum(skb, l4, family, rw))
 		return L7MP_VERDICT_PASS_KERNEL;
-	if (has_link && untag(skb, n_vlans))
+	if (has_link && l7mp_untag(skb, n_vlans))
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (write_packet(skb, rw, family, has_link))
 		return L7MP_VERDICT_PASS_KERNEL;
 	return l7mp_verb(rw) == L7MP_VERB_REFLECT ? L7MP_VERDICT_REFLECTED : L7MP_VERDICT_FORWARDED;
-}
-
-/* On to the next filter, which may be that of another program. */
-static __always_inline int pass_up(int verdict)
-{
-	l7mp_count_verdict(verdict);
-	return TC_ACT_UNSPEC;
-}
-
-/* The packet's tags: the outer one may be beside the frame, n_vlans (a constant) are in it. */
-static __always_inline __u64 packet_tags(const struct __sk_buff *skb, const struct ethhdr *eth,
-                                         const __u32 n_vlans)
-{
-	const struct l7mp_vlan *vlan = (const void *)(eth + 1);
-	__be16 tci;
-
-	if (!skb->vlan_present)
-		return l7mp_frame_tags(eth, n_vlans);
-	if (n_vlans >= L7MP_MAX_VLANS) /* three: no flow has them */
-		return ~0ULL;
-	tci = bpf_htons((__u16)skb->vlan_tci);
-	if (n_vlans == 0)
-		return l7mp_tags((__be16)skb->vlan_proto, 0, tci, 0);
-	return l7mp_tags((__be16)skb->vlan_proto, eth->h_proto, tci, vlan[0].tci);
 }
 
 /*
@@ -198,7 +138,8 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 	int verdict;
 
 	verdict = l7mp_check_ingress(a, rd, skb->ifindex, has_link, eth,
-	                             has_link ? packet_tags(skb, eth, L7MP_KIND_VLANS(kind)) : 0);
+	                             has_link ? l7mp_packet_tags(skb, eth, L7MP_KIND_VLANS(kind))
+	                                      : 0);
 	if (verdict)
 		return verdict;
 	if (l7mp_handover_waits(a))
@@ -213,6 +154,8 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 	               : L7MP_VERDICT_COUNTED;
 }
 
+#define IS_TCP (-1000) /* returned by the UDP path: no action has that number */
+
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
 	const __u8 family = L7MP_KIND_FAMILY(kind);
@@ -226,21 +169,21 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	__u64 n;
 
 	if (verdict)
-		return pass_up(verdict);
+		return verdict == L7MP_VERDICT_PASS_TCP ? IS_TCP : l7mp_pass_up(verdict);
 	/* Without CAP_PERFMON the verifier also follows paths that only speculation takes. */
 	rw.ports = rw.egress = 0;
 	a = l7mp_flow_find(&p, family);
 	if (!a)
-		return pass_up(L7MP_VERDICT_PASS_NO_FLOW);
+		return l7mp_pass_up(L7MP_VERDICT_PASS_NO_FLOW);
 	if (!l7mp_flow_begin(a, &rd, family))
-		return pass_up(L7MP_VERDICT_PASS_STALE);
+		return l7mp_pass_up(L7MP_VERDICT_PASS_STALE);
 	n = segments(skb, &p);
 	verdict = judge(skb, has_link ? data : NULL, &p, a, &rd, &rw, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
-		return pass_up(verdict);
+		return l7mp_pass_up(verdict);
 	l7mp_count_flow(l7mp_flow_counter(&rd), n, p.payload_len);
 	l7mp_count_verdict(verdict);
-	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : redirect(&rw);
+	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : l7mp_redirect(&rw);
 }
 
 /* Kept apart, so that the compiler does not join them into one with variable offsets. */
@@ -248,8 +191,18 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	static __noinline int handle_##n##_##family(struct __sk_buff *skb) \
 	{                                                                  \
 		return handle_kind(skb, L7MP_KIND(n, family), 1);          \
+	}                                                                  \
+	static __noinline int splice_##n##_##family(struct __sk_buff *skb) \
+	{                                                                  \
+		return l7mp_splice(skb, L7MP_KIND(n, family));             \
 	}
 L7MP_KINDS(DEFINE_KIND)
+
+/* TCP is not taken there: the link header would have to go again when the original goes up. */
+static __always_inline int l3_end(int rc)
+{
+	return rc == IS_TCP ? l7mp_pass_up(L7MP_VERDICT_PASS_TCP) : rc;
+}
 
 static __noinline int handle_l3_v4(struct __sk_buff *skb)
 {
@@ -274,22 +227,23 @@ static __always_inline void pull_headers(struct __sk_buff *skb, const __u32 enou
 static __always_inline int l7mp_tc_main(struct __sk_buff *skb)
 {
 	const __u32 least = ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr);
-	int kind;
+	int kind, rc;
 
 	if (skb->pkt_type != PACKET_HOST)
-		return pass_up(L7MP_VERDICT_PASS_NOT_HOST);
+		return l7mp_pass_up(L7MP_VERDICT_PASS_NOT_HOST);
 	pull_headers(skb, least);
 	kind = l7mp_frame_kind((void *)(long)skb->data, (void *)(long)skb->data_end);
 	if (kind > 0 && kind != L7MP_KIND(0, L7MP_FAMILY_V4))
 		pull_headers(skb, least + 2 * sizeof(struct l7mp_vlan) + sizeof(struct ipv6hdr) -
 		                          sizeof(struct iphdr));
 	switch (kind) {
-#define CASE_KIND(n, family)       \
-	case L7MP_KIND(n, family): \
-		return handle_##n##_##family(skb);
+#define CASE_KIND(n, family)                     \
+	case L7MP_KIND(n, family):               \
+		rc = handle_##n##_##family(skb); \
+		return rc == IS_TCP ? splice_##n##_##family(skb) : rc;
 		L7MP_KINDS(CASE_KIND)
 	default:
-		return pass_up(-kind);
+		return l7mp_pass_up(-kind);
 	}
 }
 
@@ -303,13 +257,13 @@ SEC("tc")
 int l7mp_tc_l3(struct __sk_buff *skb)
 {
 	if (skb->pkt_type != PACKET_HOST)
-		return pass_up(L7MP_VERDICT_PASS_NOT_HOST);
+		return l7mp_pass_up(L7MP_VERDICT_PASS_NOT_HOST);
 	pull_headers(skb, sizeof(struct ipv6hdr) + sizeof(struct udphdr));
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return handle_l3_v4(skb);
+		return l3_end(handle_l3_v4(skb));
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return handle_l3_v6(skb);
-	return pass_up(L7MP_VERDICT_PASS_NOT_IP);
+		return l3_end(handle_l3_v6(skb));
+	return l7mp_pass_up(L7MP_VERDICT_PASS_NOT_IP);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -92,6 +92,23 @@ static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *
 	return 0;
 }
 
+static __always_inline int l7mp_v4_options(const struct iphdr *ip)
+{
+	if (ip->ihl < 5)
+		return L7MP_VERDICT_PASS_MALFORMED;
+	return ip->protocol == IPPROTO_TCP ? L7MP_VERDICT_PASS_TCP : L7MP_VERDICT_PASS_OPTIONS;
+}
+
+/*
+ * TCP, or a header that may be in front of it. splice.h looks at the rest.
+ */
+static __always_inline int l7mp_v6_other(__u8 next)
+{
+	return next == IPPROTO_TCP || next == IPPROTO_FRAGMENT || next == IPPROTO_HOPOPTS
+	               ? L7MP_VERDICT_PASS_TCP
+	               : L7MP_VERDICT_PASS_NOT_UDP;
+}
+
 /* `l3` bytes of link header before it; the whole frame has wire_len. The same for IPv6 below. */
 static __always_inline int l7mp_parse_v4(const struct iphdr *ip, const void *end, const __u32 l3,
                                          __u32 wire_len, struct l7mp_packet *p)
@@ -101,9 +118,10 @@ static __always_inline int l7mp_parse_v4(const struct iphdr *ip, const void *end
 	if (ip->version != 4)
 		return L7MP_VERDICT_PASS_MALFORMED;
 	if (ip->ihl != 5)
-		return ip->ihl < 5 ? L7MP_VERDICT_PASS_MALFORMED : L7MP_VERDICT_PASS_OPTIONS;
+		return l7mp_v4_options(ip);
 	if (ip->protocol != IPPROTO_UDP)
-		return L7MP_VERDICT_PASS_NOT_UDP;
+		return ip->protocol == IPPROTO_TCP ? L7MP_VERDICT_PASS_TCP
+		                                   : L7MP_VERDICT_PASS_NOT_UDP;
 	if (ip->frag_off & bpf_htons(L7MP_IP_FRAGMENT))
 		return L7MP_VERDICT_PASS_FRAGMENT;
 	if (ip->ttl <= 1)
@@ -128,7 +146,7 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 		return L7MP_VERDICT_PASS_MALFORMED;
 	/* Extension headers, fragments among them, are not UDP here: they go up. */
 	if (ip->nexthdr != IPPROTO_UDP)
-		return L7MP_VERDICT_PASS_NOT_UDP;
+		return l7mp_v6_other(ip->nexthdr);
 	if (ip->hop_limit <= 1)
 		return L7MP_VERDICT_PASS_TTL;
 	p->ip_len = sizeof(*ip) + bpf_ntohs(ip->payload_len);

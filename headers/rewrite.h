@@ -85,6 +85,11 @@ static __always_inline __u8 l7mp_tos(const struct l7mp_rewrite *rw)
 	return ((const __u8 *)&rw->tos)[2];
 }
 
+static __always_inline __u8 l7mp_dir(const struct l7mp_rewrite *rw)
+{
+	return ((const __u8 *)&rw->tos)[3];
+}
+
 static __always_inline __u32 l7mp_ifindex(const struct l7mp_rewrite *rw)
 {
 	return l7mp_word32(&rw->egress, 0);

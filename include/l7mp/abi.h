@@ -13,7 +13,7 @@
  * pinned there (admin.offload: no_init) refuses another version.
  *
  * Version 5 has flows4 and flows6 in the place of one map `flows`, and counters by the action's
- * slot instead of the key.
+ * slot instead of the key, and tcp_pairs (abi_tcp.h).
  */
 #pragma once
 
@@ -181,31 +181,40 @@ struct l7mp_flow_counter {
 };
 
 /* verdicts: per-CPU array. X(identifier, text, what it means) */
-#define L7MP_VERDICTS(X)                                                                     \
-	X(FORWARDED, "forwarded", "rewritten and redirected")                                \
-	X(REFLECTED, "reflected", "sent back by an Echo flow")                               \
-	X(COUNTED, "counted", "dropped by a Discard flow")                                   \
-	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                        \
-	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")             \
-	X(PASS_NOT_UDP, "not-udp", "another transport protocol or an extension header")      \
-	X(PASS_NOT_HOST, "not-host",                                                         \
-	  "link address is not this host's own: multicast, broadcast, other")                \
-	X(PASS_INGRESS, "ingress", "came in by another interface than the flow's")           \
-	X(PASS_TAGS, "tags", "came in with other VLAN tags than the flow's")                 \
-	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                       \
-	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")           \
-	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                        \
-	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                        \
-	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                     \
-	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                     \
-	X(PASS_MTU, "mtu", "larger than the egress takes")                                   \
-	X(PASS_DEVICE, "device", "the egress interface is not there any more")               \
-	X(PASS_VLAN, "vlan", "the VLAN tags can't be changed as the flow needs")             \
-	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                    \
-	X(PASS_STALE, "stale", "the flow was replaced while it was read")                    \
-	X(PASS_HANDOVER, "handover", "user space has not yet relayed the packets before it") \
-	X(PASS_JSON, "json", "begins with { and may be the header of a JSONSocket client")   \
-	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")
+#define L7MP_VERDICTS(X)                                                                          \
+	X(FORWARDED, "forwarded", "rewritten and redirected")                                     \
+	X(REFLECTED, "reflected", "sent back by an Echo flow")                                    \
+	X(COUNTED, "counted", "dropped by a Discard flow")                                        \
+	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                             \
+	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")                  \
+	X(PASS_NOT_UDP, "not-udp", "neither UDP nor TCP, or an extension header")                 \
+	X(PASS_NOT_HOST, "not-host",                                                              \
+	  "link address is not this host's own: multicast, broadcast, other")                     \
+	X(PASS_INGRESS, "ingress", "came in by another interface than the flow's")                \
+	X(PASS_TAGS, "tags", "came in with other VLAN tags than the flow's")                      \
+	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                            \
+	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")                \
+	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                             \
+	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                             \
+	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                          \
+	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                          \
+	X(PASS_MTU, "mtu", "larger than the egress takes")                                        \
+	X(PASS_DEVICE, "device", "the egress interface is not there any more")                    \
+	X(PASS_VLAN, "vlan", "the VLAN tags can't be changed as the flow needs")                  \
+	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                         \
+	X(PASS_STALE, "stale", "the flow was replaced while it was read")                         \
+	X(PASS_HANDOVER, "handover", "user space has not yet relayed the packets before it")      \
+	X(PASS_JSON, "json", "begins with { and may be the header of a JSONSocket client")        \
+	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")  \
+	X(PASS_TCP, "tcp",                                                                        \
+	  "TCP, or what may be: the tc program looks at it, where there is a link header")        \
+	X(PASS_TCP_WATCH, "tcp-watch", "TCP: its connections are only watched as yet")            \
+	X(PASS_TCP_OVER, "tcp-over", "TCP: a SYN after the end, or what follows it")              \
+	X(TCP_COPIED, "tcp-copied", "TCP: translated and sent; the original went up as old data") \
+	X(TCP_DOUBT, "tcp-doubt",                                                                 \
+	  "TCP: dropped, as it can't be translated: user space takes over")                       \
+	X(TCP_STOPPED, "tcp-stopped", "TCP: dropped while user space takes the connections back") \
+	X(TCP_WINDOW, "tcp-window", "TCP: dropped, a reset or SYN that is out of the window")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
 enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };

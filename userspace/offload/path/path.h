@@ -20,6 +20,7 @@
 #include <time.h>
 
 #include "l7mp/abi.h"
+#include "l7mp/abi_tcp.h"
 #include "l7mp/flow.h"
 #include "l7mp/hash.h"
 #include "l7mp/loop.h"

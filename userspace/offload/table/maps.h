@@ -13,7 +13,8 @@
 
 /* Everything that holds a descriptor in the kernel. -1: not there. */
 struct off_maps {
-	int flows4, flows6, counters, verdicts, devices, abi, attached, handover, sessions;
+	int flows4, flows6, counters, verdicts, devices, abi, attached, handover, tcp_pairs,
+	        sessions;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* entries of flows4 and flows6 together */
