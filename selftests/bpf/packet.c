@@ -31,9 +31,14 @@ static size_t header_len(const struct packet *p)
 	return p->family == 4 ? 20 + (size_t)p->options : 40 + (p->ext >= 0 ? 8 : 0);
 }
 
+static size_t l4_header_len(const struct packet *p)
+{
+	return p->tcp ? 20 + p->tcp->options_len : 8;
+}
+
 size_t packet_ip_len(const struct packet *p)
 {
-	return header_len(p) + 8 + p->payload;
+	return header_len(p) + l4_header_len(p) + p->payload;
 }
 
 static void put_link(const struct packet *p, uint8_t *out)
@@ -100,17 +105,45 @@ static void put_udp_csum(const struct packet *p, uint8_t *udp)
 	put16(udp + 6, sum ? sum : 0xffff);
 }
 
-static void put_udp(const struct packet *p, uint8_t *udp)
+static void put_payload(const struct packet *p, uint8_t *at)
 {
 	uint32_t x = p->fill * 2654435761U + 12345;
+
+	for (size_t i = 0; i < p->payload; i++) {
+		x = x * 1664525 + 1013904223;
+		at[i] = p->bytes ? p->bytes[i] : (uint8_t)(x >> 24);
+	}
+}
+
+static void put_tcp(const struct packet *p, uint8_t *tcp)
+{
+	size_t n = p->family == 4 ? 4 : 16, len = l4_header_len(p) + p->payload;
+	uint32_t pseudo = (uint32_t)packet_sum(p->saddr, n, 0) + packet_sum(p->daddr, n, 0) +
+	                  p->protocol + (uint32_t)len;
+
+	put16(tcp, p->sport);
+	put16(tcp + 2, p->dport);
+	put16(tcp + 4, p->tcp->seq >> 16);
+	put16(tcp + 6, p->tcp->seq);
+	put16(tcp + 8, p->tcp->ack >> 16);
+	put16(tcp + 10, p->tcp->ack);
+	tcp[12] = (uint8_t)((20 + p->tcp->options_len) / 4 << 4);
+	tcp[13] = p->tcp->flags;
+	put16(tcp + 14, p->tcp->win);
+	put16(tcp + 16, 0);
+	put16(tcp + 18, p->tcp->urgent);
+	memcpy(tcp + 20, p->tcp->options, p->tcp->options_len);
+	put_payload(p, tcp + l4_header_len(p));
+	put16(tcp + 16, (uint16_t)~packet_sum(tcp, len, pseudo + p->csum_err));
+}
+
+static void put_udp(const struct packet *p, uint8_t *udp)
+{
 
 	put16(udp, p->sport);
 	put16(udp + 2, p->dport);
 	put16(udp + 4, (unsigned)(8 + (int)p->payload + p->udp_len_add));
-	for (size_t i = 0; i < p->payload; i++) {
-		x = x * 1664525 + 1013904223;
-		udp[8 + i] = p->bytes ? p->bytes[i] : (uint8_t)(x >> 24);
-	}
+	put_payload(p, udp + 8);
 	put_udp_csum(p, udp);
 	if (p->zero_sum && p->payload >= 2) {
 		/* What the checksum lacks of all ones goes into the first word of the payload. */
@@ -131,7 +164,10 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
 		put_v4(p, ip);
 	else
 		put_v6(p, ip);
-	put_udp(p, ip + header_len(p));
+	if (p->tcp)
+		put_tcp(p, ip + header_len(p));
+	else
+		put_udp(p, ip + header_len(p));
 	for (size_t i = 0; i < p->trailer; i++)
 		out[len + i] = (uint8_t)(0xa0 + i);
 	return len + p->trailer;
@@ -139,5 +175,5 @@ size_t packet_build(const struct packet *p, uint8_t out[static PACKET_MAX])
 
 size_t packet_payload_at(const struct packet *p)
 {
-	return packet_l3(p) + header_len(p) + 8;
+	return packet_l3(p) + header_len(p) + l4_header_len(p);
 }

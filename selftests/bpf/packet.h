@@ -11,8 +11,18 @@
 
 #define PACKET_MAX 4096
 
+/* A TCP header; what is not here, the packet has. */
+struct tcp_header {
+	uint32_t seq, ack;
+	uint8_t flags; /* as in the 14th byte */
+	uint16_t win, urgent;
+	uint8_t options[40];
+	size_t options_len; /* a multiple of 4 */
+};
+
 struct packet {
-	int family; /* 4 or 6 */
+	int family;                   /* 4 or 6 */
+	const struct tcp_header *tcp; /* NULL: UDP. Borrowed */
 	uint8_t dmac[6], smac[6];
 	int n_vlans; /* up to 3 */
 	uint16_t vlan_proto[3], vlan_tci[3];

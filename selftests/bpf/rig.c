@@ -120,6 +120,7 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	r->verdicts = map_fd(x, L7MP_MAP_VERDICTS);
 	r->devices = map_fd(x, L7MP_MAP_DEVICES);
 	r->handover = map_fd(x, L7MP_MAP_HANDOVER);
+	r->tcp_pairs = map_fd(x, L7MP_MAP_TCP_PAIRS);
 	r->prog_xdp = prog_fd(x, L7MP_PROG_XDP);
 	t = open_object("l7mp_tc");
 	share(t, L7MP_MAP_FLOWS4, r->flows4);
@@ -127,6 +128,7 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	share(t, L7MP_MAP_COUNTERS, r->counters);
 	share(t, L7MP_MAP_VERDICTS, r->verdicts);
 	share(t, L7MP_MAP_HANDOVER, r->handover);
+	share(t, L7MP_MAP_TCP_PAIRS, r->tcp_pairs);
 	if (bpf_object__load(t))
 		tap_bail("the kernel refuses l7mp_tc: %s", strerror(errno));
 	r->prog_tc = prog_fd(t, L7MP_PROG_TC);
@@ -161,7 +163,7 @@ void rig_key(const struct packet *p, struct l7mp_flow_key *key)
 	memcpy(key->daddr.bytes, p->daddr, n);
 	key->sport = htons(p->sport);
 	key->dport = htons(p->dport);
-	key->l4 = IPPROTO_UDP;
+	key->l4 = p->tcp ? IPPROTO_TCP : IPPROTO_UDP;
 	key->family = (uint8_t)p->family;
 }
 
@@ -194,7 +196,7 @@ void rig_action(const struct rig *r, const struct packet *from, const struct pac
 	memcpy(n == 4 ? a->key.daddr : value->match_daddr.bytes, from->daddr, n);
 	a->key.sport = old[0];
 	a->key.dport = old[1];
-	a->key.l4 = IPPROTO_UDP;
+	a->key.l4 = from->tcp ? IPPROTO_TCP : IPPROTO_UDP;
 	memcpy(n == 4 ? a->saddr : value->saddr.bytes, to->saddr, n);
 	memcpy(n == 4 ? a->daddr : value->daddr.bytes, to->daddr, n);
 	a->sport = new[0];

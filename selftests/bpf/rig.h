@@ -12,13 +12,14 @@
 #include <stdint.h>
 
 #include "l7mp/abi.h"
+#include "l7mp/abi_tcp.h"
 #include "packet.h"
 #include "tap.h"
 
 enum rig_hook { RIG_XDP, RIG_TC, RIG_HOOKS };
 
 struct rig {
-	int flows4, flows6, counters, verdicts, devices, handover;
+	int flows4, flows6, counters, verdicts, devices, handover, tcp_pairs;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	struct bpf_object *objects[RIG_HOOKS];
 	int cpus;
