@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Long work in short slices. All work that grows with the number of sessions, flows or objects is
- * done in slices: each turn of the loop gives all pending slices together at most L7MP_SLICE_US,
- * one after the other, and then polls for I/O, so that datagrams wait for one slice and never for
- * the whole work.
+ * done in slices: each turn of the loop gives all pending slices together at most L7MP_SLICE_US, or
+ * a quarter of what I/O took in the turn before, one after the other, and then polls for I/O, so
+ * that datagrams wait for one slice and never for the whole work.
  *
  * A slice does some steps, calls l7mp_slice_over() between them, and posts itself again when work
  * is left. Single steps must be short, as the loop can't interrupt a slice.
@@ -14,8 +14,9 @@
 
 #include "l7mp/loop.h"
 
-/* The time that slices may take in one turn of the loop, in µs. */
-#define L7MP_SLICE_US 500
+/* The time that slices may take in one turn of the loop, in µs; and at most, under load. */
+#define L7MP_SLICE_US     500
+#define L7MP_SLICE_MAX_US 2000
 /*
  * How many tasks they may post. Tasks run in the same turn, so they belong to what the turn takes:
  * to end a session takes three times as long in its tasks as in the slice.

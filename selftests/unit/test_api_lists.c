@@ -240,6 +240,47 @@ static void test_slow_reader(void **state)
 	crowd_end(&c);
 }
 
+/* A reader in another thread gets few pieces, whole, however often it asks. */
+static void test_large_pieces(void **state)
+{
+	struct api_fixture *fx = *state;
+	const struct api_call call = {.service = &api_service_rest,
+	                              .method = "GET",
+	                              .path = "/api/v1/sessions",
+	                              .large_pieces = true};
+	struct api_exchange *x;
+	struct crowd c;
+	size_t expected = 32 * 1024, total = 0;
+
+	crowd_begin(&c, fx);
+	crowd_add(&c, 900);
+	l7mp_loop_spend_each(fx->loop, 100);
+	assert_int_equal(api_exchange_new(fx->api, &call, ignore, NULL, &x), 0);
+	for (;;) {
+		char *piece = NULL;
+		size_t len = 0;
+		int rc;
+
+		l7mp_loop_turn(fx->loop);
+		rc = api_exchange_head(x) ? api_exchange_read(x, &piece, &len) : -EAGAIN;
+		free(piece);
+		if (!rc)
+			break;
+		if (rc != 1)
+			continue;
+		total += len;
+		if (len < expected)
+			continue; /* the last one */
+		assert_true(len < expected + 8 * 1024);
+		expected = expected < 256 * 1024 ? expected * 2 : expected;
+	}
+	assert_true(total > 512 * 1024);
+	/* Only one was not whole. */
+	assert_int_equal(expected, 256 * 1024);
+	api_exchange_free(&x);
+	crowd_end(&c);
+}
+
 static void test_cancelled_at_any_moment(void **state)
 {
 	struct api_fixture *fx = *state;
@@ -444,6 +485,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_sessions_come_and_go, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_turns_are_short, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_large_pieces, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_cancelled_at_any_moment, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_pages_of_sessions, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_pages_of_objects, setup, teardown),

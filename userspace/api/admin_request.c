@@ -234,6 +234,7 @@ static void run(struct admin_request *r, struct api_response *refusal)
 	        .if_match = api_header(r->metadata, "if-match"),
 	        .body = r->body,
 	        .body_len = r->body_len,
+	        .large_pieces = true,
 	        .too_large = r->too_large,
 	        .refusal = refusal,
 	};

@@ -12,7 +12,8 @@
 #include "l7mp/log.h"
 #include "l7mp/slice.h"
 
-#define PIECE (32 * 1024)
+#define PIECE     (32 * 1024)
+#define PIECE_MAX (256 * 1024)
 
 enum exchange_state {
 	EXCHANGE_NEW,    /* the first slice has not run yet */
@@ -36,10 +37,12 @@ struct api_exchange {
 	struct l7mp_slice slice;
 	struct l7mp_runtime_job job;
 	struct l7mp_str piece; /* of a stream: produced, not read yet */
-	size_t off;            /* bytes of rs.text that were read */
-	int step_rc;           /* result of the stream's last step, in a job */
-	bool in_job;           /* a job is waiting or running */
-	bool wanted;           /* the receiver waits for `ready` */
+	size_t piece_size;     /* it is not made larger than this and an item */
+	bool large_pieces;
+	size_t off;  /* bytes of rs.text that were read */
+	int step_rc; /* result of the stream's last step, in a job */
+	bool in_job; /* a job is waiting or running */
+	bool wanted; /* the receiver waits for `ready` */
 };
 
 static void request_clear(struct api_request *rq)
@@ -203,7 +206,7 @@ static void produced(struct api_exchange *x, int rc)
 {
 	struct api_stream *st = x->rs.stream;
 
-	if (rc > 0 && x->piece.len < PIECE) {
+	if (rc > 0 && x->piece.len < x->piece_size) {
 		l7mp_slice_post(x->loop, &x->slice);
 		return;
 	}
@@ -228,7 +231,7 @@ static struct l7mp_change *steps_run(void *arg)
 
 	do
 		x->step_rc = st->step(st, &x->piece);
-	while (x->step_rc > 0 && x->piece.len < PIECE && step_in_job(st));
+	while (x->step_rc > 0 && x->piece.len < x->piece_size && step_in_job(st));
 	return NULL;
 }
 
@@ -253,14 +256,14 @@ static void produce(struct api_exchange *x)
 
 	if (x->in_job)
 		return;
-	while (rc > 0 && x->piece.len < PIECE && !step_in_job(st)) {
+	while (rc > 0 && x->piece.len < x->piece_size && !step_in_job(st)) {
 		rc = st->step(st, &x->piece);
 		if (x->piece.oom)
 			rc = -ENOMEM;
 		if (rc > 0 && l7mp_slice_over(x->loop))
 			break;
 	}
-	if (rc <= 0 || x->piece.len >= PIECE || !step_in_job(st)) {
+	if (rc <= 0 || x->piece.len >= x->piece_size || !step_in_job(st)) {
 		produced(x, rc);
 		return;
 	}
@@ -313,6 +316,8 @@ int api_exchange_new(struct l7mp_api *api, const struct api_call *call, void (*r
 	x->ready = ready;
 	x->arg = arg;
 	x->wanted = true;
+	x->piece_size = PIECE;
+	x->large_pieces = call->large_pieces;
 	l7mp_slice_init(&x->slice, run, x);
 	x->rq = (struct api_request){.api = api,
 	                             .exchange = x,
@@ -392,9 +397,12 @@ int api_exchange_read(struct api_exchange *x, char **text, size_t *len)
 		x->wanted = true;
 		return -EAGAIN;
 	}
-	if (x->piece.len) {
+	if (x->piece.len &&
+	    !(x->large_pieces && x->state == EXCHANGE_STREAM && x->piece.len < x->piece_size)) {
 		*len = x->piece.len;
 		*text = l7mp_str_take(&x->piece);
+		if (x->large_pieces && x->piece_size < PIECE_MAX)
+			x->piece_size *= 2;
 		if (x->state == EXCHANGE_STREAM)
 			l7mp_slice_post(x->loop, &x->slice);
 		return *text ? 1 : -EIO;

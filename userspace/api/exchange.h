@@ -49,6 +49,12 @@ struct api_call {
 	const char *session; /* name of the session that carries the request */
 	char *body;          /* heap, taken, also on failure; NULL when empty */
 	size_t body_len;
+	/*
+	 * Streams come in pieces of about 32 KiB, or what there is when the receiver asks. true:
+	 * each is twice as large as the one before, up to 256 KiB, and whole, because it costs
+	 * the receiver two thread switches.
+	 */
+	bool large_pieces;
 	bool too_large; /* the body exceeded limits.max_body and was discarded: the answer is 413 */
 	/*
 	 * NULL if this client may be answered, else the refusal (api_authorize's 401 or 403; taken,

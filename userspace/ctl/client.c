@@ -184,6 +184,8 @@ static int client_new(struct ctl *c)
 	curl_easy_setopt(cl->curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(cl->curl, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(cl->curl, CURLOPT_NOSIGNAL, 1L);
+	/* Lists may have megabytes. */
+	curl_easy_setopt(cl->curl, CURLOPT_BUFFERSIZE, 256L * 1024);
 	curl_easy_setopt(cl->curl, CURLOPT_CONNECTTIMEOUT, 5L);
 	curl_easy_setopt(cl->curl, CURLOPT_USERAGENT, "l7mpctl/" L7MP_VERSION);
 	curl_easy_setopt(cl->curl, CURLOPT_HEADERFUNCTION, on_header);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* sessions list | get | delete | watch, and explain. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,22 +59,47 @@ static int fetch(struct ctl *c, cJSON **list)
 	return ctl_request(c, "GET", "/sessions", NULL, NULL, list);
 }
 
-/* Returns the sessions of `list` except our own, as an object by name; takes list. */
-static cJSON *by_name(const struct ctl *c, cJSON *list)
+/* The sessions of a list by name, without our own. */
+struct snapshot {
+	cJSON *list; /* owned */
+	const cJSON **v;
+	size_t n;
+};
+
+static int compare(const void *a, const void *b)
 {
-	cJSON *map = cJSON_CreateObject();
+	return strcmp(l7mp_json_str(*(const cJSON *const *)a, "name", ""),
+	              l7mp_json_str(*(const cJSON *const *)b, "name", ""));
+}
 
-	while (list && list->child) {
-		cJSON *s = cJSON_DetachItemViaPointer(list, list->child);
-		const char *name = l7mp_json_str(s, "name", "");
+/* Takes list. Returns 0 or -ENOMEM. */
+static int snapshot_take(const struct ctl *c, cJSON *list, struct snapshot *out)
+{
+	const cJSON *s;
 
-		if (is_ours(c, s))
-			cJSON_Delete(s);
-		else
-			l7mp_json_add(map, name, s);
-	}
-	cJSON_Delete(list);
-	return map;
+	*out = (struct snapshot){.list = list};
+	out->v = calloc((size_t)cJSON_GetArraySize(list) + 1, sizeof(cJSON *));
+	if (!out->v)
+		return -ENOMEM;
+	cJSON_ArrayForEach (s, list)
+		if (!is_ours(c, s))
+			out->v[out->n++] = s;
+	qsort(out->v, out->n, sizeof(cJSON *), compare);
+	return 0;
+}
+
+static void snapshot_free(struct snapshot *s)
+{
+	cJSON_Delete(s->list);
+	free(s->v);
+	*s = (struct snapshot){0};
+}
+
+static const cJSON *snapshot_find(const struct snapshot *s, const cJSON *session)
+{
+	const cJSON **found = s->n ? bsearch(&session, s->v, s->n, sizeof(cJSON *), compare) : NULL;
+
+	return found ? *found : NULL;
 }
 
 static void say(const char *what, const cJSON *session, const char *before)
@@ -91,12 +117,10 @@ static void say(const char *what, const cJSON *session, const char *before)
 	l7mp_str_free(&line);
 }
 
-static void print_changes(const cJSON *before, const cJSON *now)
+static void print_changes(const struct snapshot *before, const struct snapshot *now)
 {
-	const cJSON *s;
-
-	cJSON_ArrayForEach (s, now) {
-		const cJSON *old = l7mp_json_member(before, s->string);
+	for (size_t i = 0; i < now->n; i++) {
+		const cJSON *s = now->v[i], *old = snapshot_find(before, s);
 		const char *was = l7mp_json_str(old, "status", "?");
 
 		if (!old)
@@ -104,9 +128,9 @@ static void print_changes(const cJSON *before, const cJSON *now)
 		else if (strcmp(was, l7mp_json_str(s, "status", "?")) != 0)
 			say("~", s, was);
 	}
-	cJSON_ArrayForEach (s, before)
-		if (!l7mp_json_member(now, s->string))
-			say("-", s, NULL);
+	for (size_t i = 0; i < before->n; i++)
+		if (!snapshot_find(now, before->v[i]))
+			say("-", before->v[i], NULL);
 	fflush(stdout);
 }
 
@@ -122,19 +146,24 @@ static void wait_for(double seconds)
 /* Repeats until it is interrupted or the proxy goes away. */
 static int watch(struct ctl *c)
 {
-	cJSON *before = cJSON_CreateObject();
+	struct snapshot before = {0}, now;
 	cJSON *list = NULL;
 	int rc;
 
 	while (!(rc = fetch(c, &list)) && !ferror(stdout)) {
-		cJSON *now = by_name(c, list);
-
-		print_changes(before, now);
-		cJSON_Delete(before);
+		rc = snapshot_take(c, list, &now);
+		if (rc) {
+			snapshot_free(&now);
+			ctl_error("out of memory");
+			rc = CTL_FAILED;
+			break;
+		}
+		print_changes(&before, &now);
+		snapshot_free(&before);
 		before = now;
 		wait_for(c->interval);
 	}
-	cJSON_Delete(before);
+	snapshot_free(&before);
 	return rc;
 }
 

@@ -51,6 +51,7 @@ struct l7mp_loop {
 	struct l7mp_flush flushs; /* sentinel */
 	struct l7mp_slice slices; /* sentinel */
 	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
+	uint64_t slice_us;        /* what slices may take in this turn */
 	unsigned slice_tasks;     /* posted by the slices of this turn */
 	struct l7mp_slice_stats slice_stats;
 	struct l7mp_turn turn;
