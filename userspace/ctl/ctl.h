@@ -114,33 +114,26 @@ void ctl_cell_num(struct ctl_table *t, double value);
 /* Prints the table and empties it. Returns CTL_OK, or CTL_FAILED when memory ran out. */
 int ctl_table_print(struct ctl_table *t);
 
-/* ---- commands: each gets the words after its own name, and returns the exit status ---- */
+/* ---- commands ---- */
 
-typedef int (*ctl_command)(struct ctl *c, int argc, char **argv);
+struct ctl_command {
+	const char *name;
+	/* Gets the words after the command's name, and returns the exit status. */
+	int (*run)(struct ctl *c, int argc, char **argv);
+};
+/* Each ends with name NULL. */
+extern const struct ctl_command ctl_object_commands[];
+extern const struct ctl_command ctl_session_commands[];
+extern const struct ctl_command ctl_offload_commands[];
+
+/* ---- objects.c: what objects and sessions share ---- */
 
 struct ctl_collection {
 	const char *plural, *singular;
 	void (*row)(struct ctl_table *t, const cJSON *object);
 	const char *const heads[CTL_COLUMNS + 1];
 };
-int ctl_objects(struct ctl *c, const struct ctl_collection *kind, int argc, char **argv);
-extern const struct ctl_collection ctl_collections[]; /* ends with plural NULL */
-
-int ctl_endpoints(struct ctl *c, int argc, char **argv);
-int ctl_rulelists(struct ctl *c, int argc, char **argv);
-int ctl_sessions(struct ctl *c, int argc, char **argv);
-int ctl_explain(struct ctl *c, int argc, char **argv);
-int ctl_config(struct ctl *c, int argc, char **argv);
-int ctl_admin(struct ctl *c, int argc, char **argv);
-int ctl_lookup(struct ctl *c, int argc, char **argv);
-int ctl_offload(struct ctl *c, int argc, char **argv);
-int ctl_flows(struct ctl *c, int argc, char **argv);
-int ctl_doctor(struct ctl *c, int argc, char **argv);
-
-/* Shared by several commands. */
 int ctl_get_one(struct ctl *c, const char *plural, const char *name);
 int ctl_delete_one(struct ctl *c, const char *plural, const char *name);
-/* Sends the input, wrapped in `wrapper` unless it is already. Takes path. */
-int ctl_send_wrapped(struct ctl *c, const char *method, char *path, const char *wrapper);
 /* Prints `list` as a table, or in the format of -o. */
 int ctl_print_list(struct ctl *c, const struct ctl_collection *kind, const cJSON *list);

@@ -68,15 +68,9 @@ static int show_version(struct ctl *c, int argc, char **argv)
 	return rc;
 }
 
-static const struct {
-	const char *name;
-	ctl_command run;
-} commands[] = {
-        {"endpoints", ctl_endpoints}, {"rulelists", ctl_rulelists}, {"sessions", ctl_sessions},
-        {"explain", ctl_explain},     {"config", ctl_config},       {"admin", ctl_admin},
-        {"lookup", ctl_lookup},       {"offload", ctl_offload},     {"flows", ctl_flows},
-        {"doctor", ctl_doctor},       {"version", show_version},
-};
+static const struct ctl_command own_commands[] = {{"version", show_version}, {NULL, NULL}};
+static const struct ctl_command *const commands[] = {ctl_object_commands, ctl_session_commands,
+                                                     ctl_offload_commands, own_commands};
 
 enum { OPT_TIMEOUT = 256 };
 
@@ -168,11 +162,9 @@ static int run(struct ctl *c, int argc, char **argv)
 	if (!argc)
 		return ctl_usage("expected a command");
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(commands); i++)
-		if (!strcmp(argv[0], commands[i].name))
-			return commands[i].run(c, argc - 1, argv + 1);
-	for (const struct ctl_collection *k = ctl_collections; k->plural; k++)
-		if (!strcmp(argv[0], k->plural))
-			return ctl_objects(c, k, argc - 1, argv + 1);
+		for (const struct ctl_command *cmd = commands[i]; cmd->name; cmd++)
+			if (!strcmp(argv[0], cmd->name))
+				return cmd->run(c, argc - 1, argv + 1);
 	return ctl_usage("no command is named '%s'", argv[0]);
 }
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* list, get, add, replace, delete of every kind of object. */
+/*
+ * The model: list, get, add, replace, delete of every kind of object; rules of a rule list and
+ * look-ups; the whole config and admin.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,20 +119,22 @@ static void route_row(struct ctl_table *t, const cJSON *o)
 	ctl_cell_num(t, l7mp_json_num(retry, "timeout", 0));
 }
 
-const struct ctl_collection ctl_collections[] = {
-        {"listeners", "listener", listener_row, {"NAME", "PROTOCOL", "WHERE", "RULES"}},
-        {"clusters",
-         "cluster",
-         cluster_row,
-         {"NAME", "PROTOCOL", "WHERE", "ENDPOINTS", "LOADBALANCER"}},
-        {"rulelists", "rulelist", rulelist_row, {"NAME", "RULES"}},
-        {"rules", "rule", rule_row, {"NAME", "MATCH", "REWRITES", "ROUTE", "APPLY"}},
-        {"routes",
-         "route",
-         route_row,
-         {"NAME", "DESTINATION", "INGRESS", "EGRESS", "RETRY-ON", "RETRIES", "TIMEOUT-MS"}},
-        {NULL, NULL, NULL, {NULL}},
-};
+static const struct ctl_collection listener_kind = {
+        "listeners", "listener", listener_row, {"NAME", "PROTOCOL", "WHERE", "RULES"}};
+static const struct ctl_collection cluster_kind = {
+        "clusters",
+        "cluster",
+        cluster_row,
+        {"NAME", "PROTOCOL", "WHERE", "ENDPOINTS", "LOADBALANCER"}};
+static const struct ctl_collection rulelist_kind = {
+        "rulelists", "rulelist", rulelist_row, {"NAME", "RULES"}};
+static const struct ctl_collection rule_kind = {
+        "rules", "rule", rule_row, {"NAME", "MATCH", "REWRITES", "ROUTE", "APPLY"}};
+static const struct ctl_collection route_kind = {
+        "routes",
+        "route",
+        route_row,
+        {"NAME", "DESTINATION", "INGRESS", "EGRESS", "RETRY-ON", "RETRIES", "TIMEOUT-MS"}};
 
 int ctl_print_list(struct ctl *c, const struct ctl_collection *kind, const cJSON *list)
 {
@@ -178,7 +183,8 @@ int ctl_delete_one(struct ctl *c, const char *plural, const char *name)
 	return rc;
 }
 
-int ctl_send_wrapped(struct ctl *c, const char *method, char *path, const char *wrapper)
+/* Sends the input, wrapped in `wrapper` unless it is already. Takes path. */
+static int send_wrapped(struct ctl *c, const char *method, char *path, const char *wrapper)
 {
 	struct ctl_input in;
 	cJSON *answer = NULL;
@@ -221,7 +227,7 @@ static int list(struct ctl *c, const struct ctl_collection *kind)
 	return rc;
 }
 
-int ctl_objects(struct ctl *c, const struct ctl_collection *kind, int argc, char **argv)
+static int objects_command(struct ctl *c, const struct ctl_collection *kind, int argc, char **argv)
 {
 	const char *verb = argc ? argv[0] : "list";
 
@@ -230,13 +236,332 @@ int ctl_objects(struct ctl *c, const struct ctl_collection *kind, int argc, char
 	if (!strcmp(verb, "get") && argc == 2)
 		return ctl_get_one(c, kind->plural, argv[1]);
 	if (!strcmp(verb, "add") && argc == 1)
-		return ctl_send_wrapped(c, "POST", ctl_path(kind->plural, NULL), kind->singular);
+		return send_wrapped(c, "POST", ctl_path(kind->plural, NULL), kind->singular);
 	if (!strcmp(verb, "replace") && argc == 2)
-		return ctl_send_wrapped(c, "PUT", ctl_path(kind->plural, argv[1], NULL),
-		                        kind->singular);
+		return send_wrapped(c, "PUT", ctl_path(kind->plural, argv[1], NULL),
+		                    kind->singular);
 	if (!strcmp(verb, "delete") && argc == 2)
 		return ctl_delete_one(c, kind->plural, argv[1]);
 	return ctl_usage("%s: expected list | get NAME | add [-f FILE] | replace NAME [-f FILE] | "
 	                 "delete NAME [--recursive]",
 	                 kind->plural);
 }
+
+/* ---- endpoints: those of all clusters; one is added to a cluster ---- */
+
+static void endpoint_row(struct ctl_table *t, const cJSON *o)
+{
+	const cJSON *spec = l7mp_json_member(o, "spec");
+
+	ctl_cell_str(t, l7mp_json_str(o, "name", NULL));
+	ctl_cell_str(t, l7mp_json_str(o, "cluster", NULL));
+	ctl_cell_str(t, l7mp_json_str(spec, "address", NULL));
+	ctl_cell_num(t, l7mp_json_num(o, "weight", 1));
+}
+
+static const struct ctl_collection endpoint_kind = {
+        "endpoints", "endpoint", endpoint_row, {"NAME", "CLUSTER", "ADDRESS", "WEIGHT"}};
+
+/*
+ * Returns the endpoints of `clusters` in one list, each with its cluster's name. New tree; NULL:
+ * out of memory. Virtual clusters have none of their own.
+ */
+static cJSON *flatten(const cJSON *clusters)
+{
+	cJSON *all = cJSON_CreateArray();
+	const cJSON *cluster, *e;
+
+	cJSON_ArrayForEach (cluster, clusters) {
+		const char *name = l7mp_json_str(cluster, "name", "");
+
+		cJSON_ArrayForEach (e, l7mp_json_member(cluster, "endpoints")) {
+			cJSON *copy;
+
+			if (!strcmp(l7mp_json_str(e, "name", ""), name))
+				continue;
+			copy = cJSON_Duplicate(e, true);
+			if (!l7mp_json_member(copy, "cluster"))
+				l7mp_json_add_str(copy, "cluster", name);
+			if (!all || !copy || !cJSON_AddItemToArray(all, copy))
+				cJSON_Delete(copy);
+		}
+	}
+	return all;
+}
+
+static int list_endpoints(struct ctl *c)
+{
+	cJSON *clusters = NULL;
+	cJSON *all;
+	int rc = ctl_request(c, "GET", "/clusters?recursive=true", NULL, NULL, &clusters);
+
+	if (rc)
+		return rc;
+	all = flatten(clusters);
+	rc = all ? ctl_print_list(c, &endpoint_kind, all) : CTL_FAILED;
+	cJSON_Delete(all);
+	cJSON_Delete(clusters);
+	return rc;
+}
+
+static int endpoints_command(struct ctl *c, int argc, char **argv)
+{
+	const char *verb = argc ? argv[0] : "list";
+
+	if (!strcmp(verb, "list") && argc <= 1)
+		return list_endpoints(c);
+	if (!strcmp(verb, "get") && argc == 2)
+		return ctl_get_one(c, "endpoints", argv[1]);
+	if (!strcmp(verb, "add") && argc == 2)
+		return send_wrapped(c, "POST", ctl_path("clusters", argv[1], "endpoints", NULL),
+		                    "endpoint");
+	if (!strcmp(verb, "replace") && argc == 2)
+		return send_wrapped(c, "PUT", ctl_path("endpoints", argv[1], NULL), "endpoint");
+	if (!strcmp(verb, "delete") && argc == 2)
+		return ctl_delete_one(c, "endpoints", argv[1]);
+	return ctl_usage("endpoints: expected list | get NAME | add CLUSTER [-f FILE] | "
+	                 "replace NAME [-f FILE] | delete NAME [--recursive]");
+}
+
+/* ---- rules by their position, and look-ups ---- */
+
+static int insert_name(struct ctl *c, char *path, const char *rule)
+{
+	cJSON *body = cJSON_CreateObject();
+	cJSON *answer = NULL;
+	int rc = CTL_FAILED;
+
+	if (!l7mp_json_add_str(body, "rule", rule))
+		rc = ctl_request(c, "POST", path, body, NULL, &answer);
+	cJSON_Delete(answer);
+	cJSON_Delete(body);
+	free(path);
+	return rc;
+}
+
+static int remove_rule(struct ctl *c, const char *list, const char *position)
+{
+	char *path = ctl_path("rulelists", list, "rules", position, NULL);
+	char *full =
+	        path ? l7mp_asprintf("%s%s", path, c->recursive ? "?recursive=true" : "") : NULL;
+	cJSON *answer = NULL;
+	int rc = ctl_request(c, "DELETE", full, NULL, NULL, &answer);
+
+	cJSON_Delete(answer);
+	free(full);
+	free(path);
+	return rc;
+}
+
+static int rulelists_command(struct ctl *c, int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[0], "insert"))
+		return send_wrapped(c, "POST",
+		                    ctl_path("rulelists", argv[1], "rules", argv[2], NULL), "rule");
+	if (argc == 4 && !strcmp(argv[0], "insert"))
+		return insert_name(c, ctl_path("rulelists", argv[1], "rules", argv[2], NULL),
+		                   argv[3]);
+	if (argc == 3 && !strcmp(argv[0], "remove"))
+		return remove_rule(c, argv[1], argv[2]);
+	return objects_command(c, &rulelist_kind, argc, argv);
+}
+
+static int lookup_command(struct ctl *c, int argc, char **argv)
+{
+	struct ctl_input in = {0};
+	cJSON *body = cJSON_CreateObject();
+	cJSON *metadata, *found = NULL;
+	char *path;
+	int rc = CTL_OK;
+
+	if (argc != 1) {
+		cJSON_Delete(body);
+		return ctl_usage("lookup: expected RULELIST [-f FILE with the metadata]");
+	}
+	/* Without a document the lookup uses empty metadata. */
+	if (c->file)
+		rc = ctl_input_read(c, &in);
+	if (rc) {
+		cJSON_Delete(body);
+		return rc;
+	}
+	metadata = l7mp_json_member(in.root, "metadata");
+	if (!metadata || cJSON_GetArraySize(in.root) != 1) {
+		metadata = in.root;
+		in.wrapper = "metadata";
+	}
+	metadata = metadata ? cJSON_Duplicate(metadata, true) : cJSON_CreateObject();
+	path = ctl_path("rulelists", argv[0], "lookup", NULL);
+	if (l7mp_json_add(body, "metadata", metadata))
+		rc = CTL_FAILED;
+	else
+		rc = ctl_request(c, "POST", path, body, in.root ? &in : NULL, &found);
+	if (!rc)
+		rc = ctl_print_tree(c, found);
+	cJSON_Delete(found);
+	cJSON_Delete(body);
+	free(path);
+	ctl_input_free(&in);
+	return rc;
+}
+
+/* ---- config and admin ---- */
+
+static int dump(struct ctl *c)
+{
+	/* Keys that POST ignores; without them the output is a config file. */
+	static const char *const read_only[] = {"sessions", "endpoints", "version"};
+	cJSON *config = NULL;
+	int rc = ctl_request(c, "GET", "/config", NULL, NULL, &config);
+
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(read_only); i++)
+		cJSON_DeleteItemFromObjectCaseSensitive(config, read_only[i]);
+	cJSON_DeleteItemFromObjectCaseSensitive(l7mp_json_member(config, "admin"), "version");
+	rc = ctl_print_tree(c, config);
+	cJSON_Delete(config);
+	return rc;
+}
+
+static int load(struct ctl *c)
+{
+	struct ctl_input in;
+	cJSON *answer = NULL;
+	int rc = ctl_input_read(c, &in);
+
+	if (rc)
+		return rc;
+	rc = ctl_request(c, "POST", "/config", in.root, &in, &answer);
+	cJSON_Delete(answer);
+	ctl_input_free(&in);
+	return rc;
+}
+
+/* Checks a config by running l7mp-proxy -c FILE --check. */
+static int check(const char *file)
+{
+	char *const args[] = {"l7mp-proxy", "-t", "-c", (char *)file, NULL};
+
+	return ctl_exec_proxy("config check", args);
+}
+
+/* FILE may be given as an argument or with -f. */
+static bool take_file(struct ctl *c, int argc, char **argv)
+{
+	if (argc == 2 && !c->file)
+		c->file = argv[1];
+	else if (argc == 2)
+		return false;
+	return argc <= 2;
+}
+
+static int config_command(struct ctl *c, int argc, char **argv)
+{
+	const char *verb = argc ? argv[0] : "";
+
+	if (!strcmp(verb, "dump") && argc == 1)
+		return dump(c);
+	if (!strcmp(verb, "load") && take_file(c, argc, argv))
+		return load(c);
+	if (!strcmp(verb, "check") && take_file(c, argc, argv) && c->file)
+		return check(c->file);
+	return ctl_usage("config: expected dump | load FILE | check FILE");
+}
+
+/* Adds "limits.max_body=9" as {"limits": {"max_body": 9}}; a value that is not JSON is a string. */
+static int set_key(cJSON *admin, const char *arg)
+{
+	const char *eq = strchr(arg, '=');
+	char message[80];
+	char *pointer;
+	cJSON *value;
+	int line, rc;
+
+	if (!eq || eq == arg)
+		return ctl_usage("admin set: expected KEY=VALUE, got '%s'", arg);
+	pointer = l7mp_asprintf("/%.*s", (int)(eq - arg), arg);
+	value = l7mp_json_parse(eq + 1, strlen(eq + 1), &line, message, sizeof(message));
+	if (!value)
+		value = cJSON_CreateString(eq + 1);
+	if (!pointer || !value) {
+		free(pointer);
+		cJSON_Delete(value);
+		ctl_error("out of memory");
+		return CTL_FAILED;
+	}
+	for (char *p = pointer; *p; p++)
+		if (*p == '.')
+			*p = '/';
+	rc = l7mp_json_set(admin, pointer, value);
+	free(pointer);
+	return rc ? ctl_usage("admin set: '%s' does not fit beside the keys before it", arg)
+	          : CTL_OK;
+}
+
+static int set_keys(struct ctl *c, int argc, char **argv)
+{
+	cJSON *admin = cJSON_CreateObject();
+	cJSON *body = cJSON_CreateObject();
+	cJSON *answer = NULL;
+	int rc = CTL_OK;
+
+	for (int i = 0; i < argc && !rc; i++)
+		rc = set_key(admin, argv[i]);
+	if (l7mp_json_add(body, "admin", admin) && !rc)
+		rc = CTL_FAILED;
+	if (!rc)
+		rc = ctl_request(c, "POST", "/admin", body, NULL, &answer);
+	cJSON_Delete(answer);
+	cJSON_Delete(body);
+	return rc;
+}
+
+static int admin_command(struct ctl *c, int argc, char **argv)
+{
+	const char *verb = argc ? argv[0] : "get";
+	cJSON *admin = NULL;
+	int rc;
+
+	if (!strcmp(verb, "set") && argc > 1 && !c->file)
+		return set_keys(c, argc - 1, argv + 1);
+	if (!strcmp(verb, "set") && argc == 1)
+		return send_wrapped(c, "POST", ctl_path("admin", NULL), "admin");
+	if (strcmp(verb, "get") != 0 || argc > 1)
+		return ctl_usage("admin: expected get | set KEY=VALUE... | set -f FILE");
+	rc = ctl_request(c, "GET", "/admin", NULL, NULL, &admin);
+	if (!rc)
+		rc = ctl_print_tree(c, admin);
+	cJSON_Delete(admin);
+	return rc;
+}
+
+/* The kinds that have the same verbs. */
+
+static int listeners_command(struct ctl *c, int argc, char **argv)
+{
+	return objects_command(c, &listener_kind, argc, argv);
+}
+
+static int clusters_command(struct ctl *c, int argc, char **argv)
+{
+	return objects_command(c, &cluster_kind, argc, argv);
+}
+
+static int rules_command(struct ctl *c, int argc, char **argv)
+{
+	return objects_command(c, &rule_kind, argc, argv);
+}
+
+static int routes_command(struct ctl *c, int argc, char **argv)
+{
+	return objects_command(c, &route_kind, argc, argv);
+}
+
+const struct ctl_command ctl_object_commands[] = {
+        {"listeners", listeners_command}, {"clusters", clusters_command},
+        {"endpoints", endpoints_command}, {"rulelists", rulelists_command},
+        {"rules", rules_command},         {"routes", routes_command},
+        {"lookup", lookup_command},       {"config", config_command},
+        {"admin", admin_command},         {NULL, NULL},
+};
