@@ -12,13 +12,225 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include "fifo.h"
+#include "l7mp/hash.h"
 #include "l7mp/log.h"
 #include "l7mp/protos.h"
 #include "l7mp/stream_io.h"
 #include "l7mp/util.h"
 #include "net/net.h"
+
+/* ---- FIFOs ---- */
+
+/*
+ * By path: created when they are missing, and removed only if we created them, or a proxy of the
+ * same user did that was killed.
+ */
+
+struct pipe_listener;
+
+/* One for each path in use: of the process's streams only one can read a FIFO. */
+struct fifo {
+	struct fifo *prev, *next; /* in *list */
+	struct fifo **list;
+	unsigned refs;
+	bool created; /* by us, as dev and ino */
+	bool adopted; /* by one before us, who was killed */
+	/*
+	 * Set by clusters: a FIFO that we created remains until fifo_clear, so that the peer may
+	 * open it between two attempts to connect.
+	 */
+	bool keep;
+	dev_t dev;
+	ino_t ino;
+	int held_reader;                 /* while no stream reads: writers don't fail; -1: none */
+	int held_writer;                 /* while no stream writes: readers see no end; -1: none */
+	unsigned flushing;               /* streams that are closing and have bytes left to write */
+	bool reading;                    /* a stream reads it */
+	struct pipe_listener *listener;  /* reads it whenever no session does */
+	struct pipe_listener *successor; /* becomes the listener when its change is committed */
+	char path[];
+};
+
+static int *held_fd(struct fifo *f, int flags)
+{
+	return flags == O_RDONLY ? &f->held_reader : &f->held_writer;
+}
+
+/*
+ * FIFOs that we make have the sticky bit, which means nothing for a FIFO: so one that a proxy left
+ * behind when it was killed can be told from one that a user has made.
+ */
+#define MARK S_ISVTX
+
+static void remember(struct fifo *f, const struct stat *st, bool adopted)
+{
+	f->created = true;
+	f->adopted = adopted;
+	f->dev = st->st_dev;
+	f->ino = st->st_ino;
+}
+
+/* Creates the FIFO unless it exists. 0: there is one. */
+static int create(struct fifo *f)
+{
+	struct stat st;
+
+	if (!mkfifo(f->path, 0666 | MARK)) {
+		if (lstat(f->path, &st))
+			return -errno;
+		remember(f, &st, false);
+		return 0;
+	}
+	if (errno != EEXIST)
+		return -errno;
+	if (!lstat(f->path, &st) && S_ISFIFO(st.st_mode) && (st.st_mode & MARK) &&
+	    st.st_uid == geteuid()) {
+		remember(f, &st, true);
+		return 0;
+	}
+	if (stat(f->path, &st))
+		return -errno;
+	return S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
+}
+
+/* Whether it has a reader. Another proxy of this user may have made it, and still run. */
+static bool has_reader(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
+/* Finds or creates the FIFO and takes a reference. -EEXIST with err: the path is no FIFO. */
+static int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7mp_error *err)
+{
+	struct fifo *f;
+	int rc;
+
+	DL_FOREACH (*list, f) {
+		if (strcmp(f->path, path))
+			continue;
+		f->refs++;
+		*out = f;
+		return 0;
+	}
+	f = calloc(1, sizeof(*f) + strlen(path) + 1);
+	if (!f)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	strcpy(f->path, path);
+	f->held_reader = f->held_writer = -1;
+	rc = create(f);
+	if (rc) {
+		free(f);
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s: %s", path,
+		                      rc == -EEXIST ? "is there already and is not a FIFO; it is "
+		                                      "left alone"
+		                                    : l7mp_errno_text(rc));
+	}
+	f->list = list;
+	f->refs = 1;
+	DL_APPEND(*list, f);
+	*out = f;
+	return 0;
+}
+
+/* Closes the held descriptor, if there is one. */
+static void fifo_release(struct fifo *f, int flags)
+{
+	int *held = held_fd(f, flags);
+
+	if (*held >= 0)
+		close(*held);
+	*held = -1;
+}
+
+static void fifo_free(struct fifo *f)
+{
+	struct stat st;
+
+	fifo_release(f, O_RDONLY);
+	fifo_release(f, O_WRONLY);
+	DL_DELETE(*f->list, f);
+	/* Another process may have replaced it meanwhile: that FIFO is not ours. */
+	if (f->created && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
+	    st.st_ino == f->ino && !(f->adopted && has_reader(f->path)))
+		(void)unlink(f->path);
+	free(f);
+}
+
+/* Drops a reference and nulls the pointer; NULL in it is allowed. */
+static void fifo_unref(struct fifo **fp)
+{
+	struct fifo *f = *fp;
+
+	*fp = NULL;
+	if (!f || --f->refs)
+		return;
+	if (f->created && f->keep)
+		fifo_release(f, O_RDONLY);
+	else
+		fifo_free(f);
+}
+
+/* Frees all that were kept; nobody may have a reference. */
+static void fifo_clear(struct fifo **list)
+{
+	struct fifo *f, *tmp;
+
+	DL_FOREACH_SAFE (*list, f, tmp)
+		fifo_free(f);
+}
+
+static int open_checked(const char *path, int flags)
+{
+	struct stat st;
+	int rc, fd = open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+
+	if (fd < 0)
+		return -errno;
+	rc = fstat(fd, &st) ? -errno : S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
+	if (!rc)
+		return fd;
+	close(fd);
+	return rc;
+}
+
+/*
+ * Opens it for O_RDONLY or O_WRONLY, non-blocking; created again if it was removed meanwhile.
+ * Takes over the held descriptor when there is one. -ENXIO: O_WRONLY, and nobody reads it.
+ */
+static int fifo_open(struct fifo *f, int flags)
+{
+	int *held = held_fd(f, flags);
+	int rc, fd = *held;
+
+	if (fd >= 0) {
+		*held = -1;
+		return fd;
+	}
+	fd = open_checked(f->path, flags);
+	if (fd != -ENOENT)
+		return fd;
+	rc = create(f);
+	return rc ? rc : open_checked(f->path, flags);
+}
+
+/* Holds a descriptor for O_RDONLY or O_WRONLY, without reading or writing. Best effort. */
+static void fifo_hold(struct fifo *f, int flags)
+{
+	int *held = held_fd(f, flags);
+	int fd = *held < 0 ? open_checked(f->path, flags) : *held;
+
+	*held = fd < 0 ? -1 : fd;
+}
+
+/* ---- streams and listeners ---- */
 
 #define RETRY_MS   50   /* between attempts to open an output that nobody reads */
 #define CLOSE_MS   5000 /* how long a close waits for a reader */
@@ -891,6 +1103,7 @@ static const struct l7mp_field cluster_fields[] = {
                 "missing, and then removed when the proxy ends"},
         {0},
 };
+
 static const struct l7mp_schema cluster_spec = {
         .name = "pipe-cluster",
         .doc = "Writes to a FIFO; connected when it has a reader",
@@ -906,6 +1119,7 @@ static const struct l7mp_field endpoint_fields[] = {
                 "ends"},
         {0},
 };
+
 static const struct l7mp_schema endpoint_spec = {
         .name = "pipe-endpoint",
         .doc = "A FIFO",
