@@ -19,32 +19,6 @@
 /* JSON values in it: they become metadata, at some 80 bytes each. */
 #define JSOCK_VALUES_MAX 100
 
-/* What the handshake needs to know of a transport. */
-struct jsock_transport {
-	const char *name, *alias; /* alias may be NULL */
-	bool lossy;               /* messages may be lost or duplicated */
-	bool spoofable;           /* the source address may be forged */
-};
-
-/* ---- listener.c ---- */
-
-/*
- * The protocol in `transport.protocol` of a spec, by any spelling. NULL with err: JSONSocket
- * can't use it, or the program does not have it.
- */
-const struct l7mp_proto *jsock_transport_proto(const struct l7mp_env *env, const cJSON *spec,
-                                               const struct jsock_transport **out,
-                                               struct l7mp_error *err);
-/* The `check` of both specs' schemas. */
-void jsock_check_transport(const cJSON *spec, const char *path, struct l7mp_issues *issues);
-
-/* ---- upstream.c ---- */
-
-extern const struct l7mp_schema jsock_cluster_spec, jsock_endpoint_spec;
-/* The operation of struct l7mp_proto. */
-int jsock_connect(const struct l7mp_connect *params, struct l7mp_stream **out,
-                  struct l7mp_error *err);
-
 /* ---- handshake.c: the messages of the handshake ---- */
 
 /* The first message from the peer. */
@@ -92,37 +66,3 @@ char *jsock_answer_text(int status, const char *message, size_t max);
 int jsock_answer_parse(const char *text, size_t len, cJSON **root, const char **message);
 /* Sends a message, on byte streams with a newline. As l7mp_stream_write, or -ENOMEM. */
 int jsock_send(const struct l7mp_env *env, struct l7mp_stream *s, const char *text);
-
-/* ---- stream.c: what the streams of both roles are and do ---- */
-
-/* A stream that hands on what its transport's stream carries, once the handshake is done. */
-struct jsock_stream {
-	struct l7mp_stream base; /* first */
-	struct l7mp_env *env;
-	struct l7mp_stream *inner; /* the transport's */
-	const struct jsock_transport *transport;
-	struct jsock_first first; /* the peer's message of the handshake */
-	struct l7mp_timer timer;  /* of the handshake */
-	bool ready;               /* the handshake has succeeded: payload passes */
-	bool payload_seen;        /* something other than the handshake was received */
-	bool closing;             /* by the owner, or because the handshake failed */
-};
-/* Delivers payload to the owner; takes buf. */
-void jsock_deliver(struct jsock_stream *s, struct l7mp_buf *buf);
-/*
- * For the operation `flow`. settled: whatever the peer sends from now on is payload. The flow of
- * the transport, or none.
- */
-void jsock_flow(struct jsock_stream *s, bool settled, struct l7mp_flow_end *out);
-/* Operations of struct l7mp_stream_ops. */
-int jsock_write(struct l7mp_stream *base, struct l7mp_buf *buf);
-void jsock_shutdown(struct l7mp_stream *base, int code);
-void jsock_close(struct l7mp_stream *base, bool abort);
-int jsock_local(struct l7mp_stream *base, struct l7mp_addr *out);
-int jsock_remote(struct l7mp_stream *base, struct l7mp_addr *out);
-size_t jsock_drain_now(struct l7mp_stream *base);
-/* Events of the transport's stream; owner: the struct jsock_stream. */
-void jsock_on_drain(void *owner);
-void jsock_on_lost(void *owner, int err, uint64_t packets, uint64_t bytes);
-void jsock_on_path_changed(void *owner);
-void jsock_on_notice(void *owner, const char *event, const char *message);
