@@ -6,7 +6,6 @@
 #include <string.h>
 #include <strings.h>
 
-#include "json_private.h"
 #include "l7mp/json.h"
 #include "l7mp/util.h"
 
