@@ -175,12 +175,16 @@ static void ended_with_the_session(void **state)
 	assert_string_equal(c->message, "sh was killed by signal 9 (SIGKILL)");
 }
 
+/* The log is written by a thread. */
 static char *slurp(const char *path)
 {
 	static char buf[65536];
-	int fd = open(path, O_RDONLY);
-	ssize_t n = read(fd, buf, sizeof(buf) - 1);
+	ssize_t n;
+	int fd;
 
+	assert_true(l7mp_log_flush(60000));
+	fd = open(path, O_RDONLY);
+	n = read(fd, buf, sizeof(buf) - 1);
 	close(fd);
 	buf[n > 0 ? n : 0] = '\0';
 	return buf;
