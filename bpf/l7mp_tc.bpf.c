@@ -154,7 +154,8 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 	               : L7MP_VERDICT_COUNTED;
 }
 
-#define IS_TCP (-1000) /* returned by the UDP path: no action has that number */
+/* Returned by the UDP path for TCP and what may tell of it (ICMP): no action has that number. */
+#define IS_TCP (-1000)
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
 {
@@ -169,7 +170,9 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	__u64 n;
 
 	if (verdict)
-		return verdict == L7MP_VERDICT_PASS_TCP ? IS_TCP : l7mp_pass_up(verdict);
+		return verdict == L7MP_VERDICT_PASS_TCP || verdict == L7MP_VERDICT_PASS_NOT_UDP
+		               ? IS_TCP
+		               : l7mp_pass_up(verdict);
 	/* Without CAP_PERFMON the verifier also follows paths that only speculation takes. */
 	rw.ports = rw.egress = 0;
 	a = l7mp_flow_find(&p, family);

@@ -15,13 +15,16 @@
 #include "skb.h"
 #include "tcp.h"
 
-#define L7MP_IP_OFFSET   0x1fff
-#define L7MP_IP_MORE     0x2000
-#define L7MP_TS_LAYOUT   0x0101080a /* NOP, NOP, time stamps: 12 bytes */
-#define L7MP_OPT_SACK    5
-#define L7MP_OPT_TS      8
-#define L7MP_OPT_TS_LEN  10
-#define L7MP_HOPOPTS_LEN 8 /* of the jumbo option that the kernel puts into GSO packets */
+#define L7MP_IP_OFFSET        0x1fff
+#define L7MP_IP_MORE          0x2000
+#define L7MP_TS_LAYOUT        0x0101080a /* NOP, NOP, time stamps: 12 bytes */
+#define L7MP_ICMP_UNREACHABLE 3
+#define L7MP_ICMP_TOO_BIG     4 /* code */
+#define L7MP_ICMP6_TOO_BIG    2
+#define L7MP_OPT_SACK         5
+#define L7MP_OPT_TS           8
+#define L7MP_OPT_TS_LEN       10
+#define L7MP_HOPOPTS_LEN      8 /* of the jumbo option that the kernel puts into GSO packets */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -29,6 +32,104 @@ struct {
 	__type(key, __u32);
 	__type(value, struct l7mp_tcp_segment);
 } tcp_segment SEC(".maps");
+
+/*
+ * ICMP says that a segment which has left was too large (RFC 1191, 8201). The near socket knows
+ * nothing of that segment and ignores it, so user space is told: by a doubt, for the direction that
+ * the segment belonged to. `s` has the key of the flow that comes from the segment's destination,
+ * and the segment's number in s->seq; it must be of what is in flight (RFC 5927).
+ */
+static __noinline int l7mp_splice_too_big(const struct l7mp_tcp_segment *s,
+                                          struct l7mp_tcp_direction *sent,
+                                          const struct l7mp_tcp_direction *back)
+{
+	__u32 in = s->seq - sent->seq_delta;
+
+	if (!l7mp_before(in, l7mp_load_once(&back->ack_max)) &&
+	    l7mp_before(in, l7mp_load_once(&sent->seq_max)))
+		l7mp_tcp_doubtful(sent, L7MP_TCP_DOUBT_MTU);
+	return 0;
+}
+
+static __noinline int l7mp_splice_icmp_pair(struct l7mp_tcp_segment *s)
+{
+	__u64 key = L7MP_WORD64(L7MP_FIRST32(s->pair), 0);
+	struct l7mp_tcp_pair *p = bpf_map_lookup_elem(&tcp_pairs, &key);
+
+	if (!p || l7mp_load_once(&p->phase) < L7MP_TCP_TRANS ||
+	    l7mp_load_once(&p->id) != L7MP_SECOND32(s->pair))
+		return 0;
+	/* Two calls: see l7mp_splice_pair. */
+	if (l7mp_dir(&s->rw))
+		return l7mp_splice_too_big(s, &p->dir[0], &p->dir[1]);
+	return l7mp_splice_too_big(s, &p->dir[1], &p->dir[0]);
+}
+
+/* The headers in the message, `at` bytes into the frame. 0: those of an IPv4 segment. */
+static __noinline int l7mp_splice_cited_v4(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
+                                           __u32 at)
+{
+	const struct iphdr *ip = (const void *)s->ip;
+
+	if (bpf_skb_load_bytes(skb, at, s->old, 8) ||
+	    ((const __u8 *)s->old)[0] != L7MP_ICMP_UNREACHABLE ||
+	    ((const __u8 *)s->old)[1] != L7MP_ICMP_TOO_BIG)
+		return -1;
+	if (bpf_skb_load_bytes(skb, at + 8, s->ip, sizeof(*ip)) || ip->protocol != IPPROTO_TCP)
+		return -1;
+	at += 8 + (__u32)(*(const __u8 *)ip & 15) * 4;
+	if (bpf_skb_load_bytes(skb, at, s->old, 8))
+		return -1;
+	s->seq = bpf_ntohl(s->old[L7MP_TCP_SEQ]);
+	s->key_words[0] = L7MP_WORD64(s->ip[4], s->ip[3]);
+	s->key_words[1] =
+	        L7MP_WORD64(s->old[0] >> 16 | s->old[0] << 16, L7MP_KEY_TAIL(IPPROTO_TCP, 0));
+	return 0;
+}
+
+static __noinline int l7mp_splice_cited_v6(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
+                                           __u32 at)
+{
+	const struct ipv6hdr *ip = (const void *)s->ip;
+
+	if (bpf_skb_load_bytes(skb, at, s->old, 8) ||
+	    ((const __u8 *)s->old)[0] != L7MP_ICMP6_TOO_BIG)
+		return -1;
+	if (bpf_skb_load_bytes(skb, at + 8, s->ip, sizeof(*ip)) || ip->nexthdr != IPPROTO_TCP ||
+	    bpf_skb_load_bytes(skb, at + 8 + (__u32)sizeof(*ip), s->old, 8))
+		return -1;
+	s->seq = bpf_ntohl(s->old[L7MP_TCP_SEQ]);
+	s->key_words[0] = L7MP_WORD64(s->ip[6], s->ip[7]);
+	s->key_words[1] = L7MP_WORD64(s->ip[8], s->ip[9]);
+	s->key_words[2] = L7MP_WORD64(s->ip[2], s->ip[3]);
+	s->key_words[3] = L7MP_WORD64(s->ip[4], s->ip[5]);
+	s->key_words[4] = L7MP_WORD64(s->old[0] >> 16 | s->old[0] << 16,
+	                              L7MP_KEY_TAIL(IPPROTO_TCP, L7MP_FAMILY_V6));
+	return 0;
+}
+
+/* An ICMP message goes up in any case. `family` is a constant. */
+static __always_inline void l7mp_splice_icmp(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
+                                             const __u8 family)
+{
+	const struct l7mp_flow_action *a;
+	struct l7mp_flow_read rd;
+
+	if (family == L7MP_FAMILY_V4
+	            ? l7mp_splice_cited_v4(skb, s, s->l3 + (__u32)sizeof(struct iphdr))
+	            : l7mp_splice_cited_v6(skb, s, s->l3 + (__u32)sizeof(struct ipv6hdr)))
+		return;
+	a = family == L7MP_FAMILY_V4 ? bpf_map_lookup_elem(&flows4, s->key_words)
+	                             : bpf_map_lookup_elem(&flows6, s->key_words);
+	if (!a || !l7mp_flow_begin(a, &rd, family))
+		return;
+	l7mp_take_checked(&s->rw, a);
+	l7mp_take(&s->rw, a, family);
+	s->pair = *(const __u64 *)&a->pair;
+	if (!l7mp_flow_replaced(a, &rd, s->key_words, family) &&
+	    l7mp_verb(&s->rw) == L7MP_VERB_SPLICE)
+		l7mp_splice_icmp_pair(s);
+}
 
 /* What is behind the IP header, which is `header` bytes long and says that the packet has `len`. */
 static __noinline int l7mp_splice_load_tcp(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
@@ -63,6 +164,12 @@ static __always_inline int l7mp_splice_load_v4(struct __sk_buff *skb, struct l7m
 
 	if (bpf_skb_load_bytes(skb, s->l3, s->ip, sizeof(*ip)))
 		return L7MP_VERDICT_PASS_TRUNCATED;
+	if (ip->protocol == IPPROTO_ICMP) {
+		l7mp_splice_icmp(skb, s, L7MP_FAMILY_V4);
+		return L7MP_VERDICT_PASS_NOT_UDP;
+	}
+	if (ip->protocol != IPPROTO_TCP)
+		return L7MP_VERDICT_PASS_NOT_UDP;
 	s->ip_header = (*(const __u8 *)ip & 15) * 4;
 	if (ip->frag_off & bpf_htons(L7MP_IP_OFFSET))
 		return L7MP_VERDICT_PASS_FRAGMENT;
@@ -90,6 +197,8 @@ static __always_inline int l7mp_splice_extension(struct __sk_buff *skb, struct l
 
 	if (next == IPPROTO_TCP)
 		return 0;
+	if (next != IPPROTO_FRAGMENT && next != IPPROTO_HOPOPTS)
+		return -L7MP_VERDICT_PASS_NOT_UDP;
 	if (bpf_skb_load_bytes(skb, s->l3 + (__u32)sizeof(struct ipv6hdr), &word, sizeof(word)))
 		return -L7MP_VERDICT_PASS_TRUNCATED;
 	if (ext[0] != IPPROTO_TCP)
@@ -109,6 +218,10 @@ static __always_inline int l7mp_splice_load_v6(struct __sk_buff *skb, struct l7m
 
 	if (bpf_skb_load_bytes(skb, s->l3, s->ip, sizeof(*ip)))
 		return L7MP_VERDICT_PASS_TRUNCATED;
+	if (ip->nexthdr == IPPROTO_ICMPV6) {
+		l7mp_splice_icmp(skb, s, L7MP_FAMILY_V6);
+		return L7MP_VERDICT_PASS_NOT_UDP;
+	}
 	extra = l7mp_splice_extension(skb, s, ip->nexthdr);
 	if (extra < 0)
 		return -extra;

@@ -58,8 +58,9 @@ enum l7mp_tcp_doubt {
 	L7MP_TCP_DOUBT_IP_OPTIONS,
 	L7MP_TCP_DOUBT_FRAGMENT, /* only the first one of a packet is recognised */
 	L7MP_TCP_DOUBT_TTL,      /* 1 or 0 */
-	L7MP_TCP_DOUBT_MTU,      /* a segment is larger than the egress takes */
-	L7MP_TCP_DOUBT_OPTION,   /* an option but SACK and time stamps: MD5, AO, MPTCP, unknown */
+	/* A segment is larger than the egress takes, or was for a router beyond (ICMP). */
+	L7MP_TCP_DOUBT_MTU,
+	L7MP_TCP_DOUBT_OPTION, /* an option but SACK and time stamps: MD5, AO, MPTCP, unknown */
 	L7MP_TCP_DOUBT_URGENT,
 	L7MP_TCP_DOUBT_SYN,    /* while the connections are alive */
 	L7MP_TCP_DOUBT_FLAGS,  /* no such combination is sent on an established connection */

@@ -4,6 +4,8 @@
  * what the model (tcp_model.c) makes of it: what leaves, what goes up, and what the pair has noted.
  * First cases that are named, then random ones.
  */
+#include <bpf/bpf.h>
+#include <linux/pkt_cls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -425,6 +427,91 @@ static void window_matrix(void)
 	}
 }
 
+/* A router's "too big" about a segment that was sent to the client: RFC 792, 4443. */
+static size_t too_big(const struct trial *t, uint32_t seq, int code, uint8_t out[static PACKET_MAX])
+{
+	size_t ip = t->in.family == 4 ? 20 : 40;
+	struct packet sent = t->in, icmp = t->in;
+	struct tcp_header h = {.seq = seq, .flags = TCP_ACK};
+	uint8_t cited[PACKET_MAX], body[PACKET_MAX] = {0};
+
+	memcpy(sent.saddr, t->in.daddr, 16);
+	memcpy(sent.daddr, t->in.saddr, 16);
+	sent.sport = t->in.dport;
+	sent.dport = t->in.sport;
+	sent.tcp = &h;
+	packet_build(&sent, cited);
+	/* The builder writes a UDP header of 8 bytes, where ICMP's is. */
+	memset(icmp.saddr, 0x55, 16);
+	icmp.tcp = NULL;
+	icmp.protocol = t->in.family == 4 ? 1 : 58;
+	memcpy(body, cited + 14, ip + 8);
+	icmp.bytes = body;
+	icmp.payload = ip + 8;
+	packet_build(&icmp, out);
+	memset(out + 14 + ip, 0, 8);
+	out[14 + ip] = t->in.family == 4 ? 3 : 2;
+	out[14 + ip + 1] = (uint8_t)code;
+	return 14 + packet_ip_len(&icmp);
+}
+
+/* It goes up, and makes a doubt of the direction that the segment belonged to. */
+static void path_mtu(const char *what, int family, int dir, int32_t add, int code, uint32_t phase,
+                     bool doubt)
+{
+	struct trial t;
+	struct rig_run run = {.in_len = 0};
+	struct l7mp_flow_key key;
+	struct l7mp_tcp_pair got;
+	uint32_t index = TRIAL_PAIR, in;
+	uint64_t verdicts[L7MP_VERDICT_COUNT];
+	uint8_t frame[PACKET_MAX];
+	bool ok;
+
+	trial_base(&t, family);
+	t.dir = dir;
+	t.pair.phase = phase;
+	OTHER(&t)->seq_max += 5000; /* in flight to the one that sends by `dir` */
+	t.in.tcp = &t.tcp;
+	t.key_of = t.in;
+	trial_action(&t);
+	trial_put(&t, &key);
+	in = ME(&t)->ack_max + (uint32_t)add;
+	run.in = frame;
+	run.in_len = too_big(&t, in + OTHER(&t)->seq_delta, code, frame);
+	rig_verdicts_start(&rig);
+	ok = !rig_send(&rig, RIG_TC, &run) && run.action == TC_ACT_UNSPEC &&
+	     run.out_len == run.in_len && !memcmp(run.out, frame, run.in_len);
+	rig_verdicts(&rig, verdicts);
+	ok &= verdicts[L7MP_VERDICT_PASS_NOT_UDP] == 1;
+	if (bpf_map_lookup_elem(rig.tcp_pairs, &index, &got))
+		tap_bail("no pair");
+	if (doubt) {
+		OTHER(&t)->seen |= L7MP_TCP_DOUBT;
+		OTHER(&t)->doubt = L7MP_TCP_DOUBT_MTU;
+		OTHER(&t)->doubts++;
+	}
+	ok &= !memcmp(&got, &t.pair, sizeof(got));
+	tap_result(ok, "IPv%d, direction %d: ICMP, too big: %s", family, dir, what);
+	rig_del(&rig, &key);
+}
+
+static void path_mtu_cases(void)
+{
+	for (int n = 0; n < 4; n++) {
+		int family = 4 + (n & 2), dir = n & 1, code = family == 4 ? 4 : 0;
+
+		path_mtu("in flight", family, dir, 0, code, L7MP_TCP_FAST, true);
+		path_mtu("the last in flight", family, dir, 4999, code, L7MP_TCP_TRANS, true);
+		path_mtu("in STOP", family, dir, 1, code, L7MP_TCP_STOP, true);
+		path_mtu("acknowledged", family, dir, -1, code, L7MP_TCP_FAST, false);
+		path_mtu("never sent", family, dir, 5000, code, L7MP_TCP_FAST, false);
+		path_mtu("in WATCH", family, dir, 0, code, L7MP_TCP_WATCH, false);
+		if (family == 4)
+			path_mtu("another code", family, dir, 0, 3, L7MP_TCP_FAST, false);
+	}
+}
+
 static uint64_t state;
 
 static uint32_t rnd(uint32_t below)
@@ -589,6 +676,7 @@ int main(void)
 	trial_init(&rig);
 	named_cases();
 	window_matrix();
+	path_mtu_cases();
 	random_cases();
 	for (int v = L7MP_VERDICT_PASS_TCP_WATCH; v < L7MP_VERDICT_COUNT; v++)
 		tap_result(trial_seen((enum l7mp_verdict)v), "verdict %s was triggered",
