@@ -262,27 +262,27 @@ class Splice(Case):
         proxy = self.start(listener("l", "TCP", 9000, cluster("TCP", 9001)), build=PLAIN)
         self.metric("")  # the metrics' listener costs memory, too
         memory, peak = self.metric("l7mp_memory_bytes"), Peak(proxy)
-        data = data_of(64 * MB, 8)
-        socks = [connect(9000) for _ in range(8)]
+        data = data_of(32 * MB, 8)
+        socks = [connect(9000) for _ in range(4)]
         senders = [threading.Thread(target=send_and_end, args=(s, data), daemon=True) for s in socks]
         for t in senders:
             t.start()
-        self.later(lambda: self.pipes() >= 8, 60)
+        self.later(lambda: self.pipes() >= 4, 60)
         # Nobody gets further: the same count twice.
         was = -1
         while was != (was := self.spliced()):
             time.sleep(0.5)
         held = self.metric("l7mp_memory_bytes") - memory
-        self.assertGreater(held, 8 * 4096)
-        self.assertLess(held, 8 * (262144 + 65536))
-        self.assertLess(was, 8 * len(data) / 2)
+        self.assertGreater(held, 4 * 4096)
+        self.assertLess(held, 4 * (262144 + 65536))
+        self.assertLess(was, 4 * len(data) / 2)
         stop.set()
         for t, s in zip(senders, socks):
             t.join(60)
             self.assertEqual(recv_all(s), b"")
             s.close()
-        self.later(lambda: len(got) == 8, 60)
-        self.assertEqual(got, [len(data)] * 8)
+        self.later(lambda: len(got) == 4, 60)
+        self.assertEqual(got, [len(data)] * 4)
         self.later(lambda: not self.sessions("TCP:") and self.metric("l7mp_memory_bytes") - memory < 65536, 60)
         self.assertLess(peak.grown(), 10 * 1024)
         self.assertLessEqual(self.pipes(), IDLE)
