@@ -9,6 +9,7 @@
 #   ttl       the TTL and hop limit are not decremented
 #   checksum  tc sends a UDP checksum that comes out as 0 as it is: "no checksum"
 #   source    IPv4 packets leave with the address they came with
+#   tcp       sequence numbers of TCP are not translated
 set -eu
 cd "$(dirname "$0")/.."
 how=$1
@@ -16,8 +17,9 @@ dir=$2
 case $how in
 ttl) edit='s/\(->ttl\|->hop_limit\)--;/\1 -= 0;/' ;;
 checksum) edit='s/| BPF_F_MARK_MANGLED_0//; s/\bBPF_F_MARK_MANGLED_0\b/0/' ;;
-source) edit='s/__builtin_memcpy([^;]*saddr[^;]*, 4);/;/' ;;
-*) echo "break.sh: ttl, checksum or source, not '$how'" >&2; exit 2 ;;
+source) edit='s/ip->saddr = [^;]*;/;/' ;;
+tcp) edit='s/s->seq + me->seq_delta/s->seq/' ;;
+*) echo "break.sh: ttl, checksum, source or tcp, not '$how'" >&2; exit 2 ;;
 esac
 rm -rf "$dir"
 mkdir -p "$dir/build"
