@@ -30,7 +30,7 @@ HEADERS = {
     "base": "log filewriter error buf addr hash json jsonframe metrics stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process",
     "model": "model change schema protodesc predicate",
-    "session": "stream proto flow session runtime",
+    "session": "stream proto flow session runtime drain",
     "net": "tls",
     "proto": "protos",
     "transform": "transforms",

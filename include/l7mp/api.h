@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "l7mp/drain.h"
 #include "l7mp/proto.h"
 #include "l7mp/runtime.h"
 #include "l7mp/session.h"
@@ -24,6 +25,7 @@ struct l7mp_api_params {
 	struct l7mp_model *model;
 	struct l7mp_runtime *runtime;
 	struct l7mp_sessions *sessions;
+	struct l7mp_drain *drain;
 	const struct l7mp_registry *registry; /* for the OpenAPI document */
 	const char *version;                  /* reported to clients; NULL: that of the build */
 

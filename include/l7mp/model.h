@@ -180,7 +180,8 @@ struct l7mp_admin {
 	char *instance;
 	char *api_token_file; /* NULL: none */
 	struct l7mp_admin_server server;
-	bool metrics_sessions; /* whether /metrics has series for each session */
+	uint32_t drain_timeout; /* s, at SIGTERM; 0: no draining */
+	bool metrics_sessions;  /* whether /metrics has series for each session */
 	struct l7mp_limits limits;
 };
 

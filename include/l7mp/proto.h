@@ -28,6 +28,8 @@ struct l7mp_env {
 	void **states;            /* one for each entry of protos; see l7mp_proto_state */
 	struct l7mp_model *model; /* for api/ clusters only */
 	void *app;                /* for api/ clusters only */
+	/* New sessions are refused, while those that run go on (drain.h). HTTP connections end. */
+	bool draining;
 	/*
 	 * Ends the program as SIGTERM does, with this exit status, not from inside the call.
 	 * NULL: it can't be ended.
@@ -175,6 +177,17 @@ struct l7mp_proto {
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
 	              struct l7mp_error *err);
 	void (*activate)(struct l7mp_proto_listener *l); /* cannot fail */
+	/*
+	 * Optional, of listeners on connections: accepts those that wait, and closes the listening
+	 * socket, so that further ones are refused. Accepted connections go on, and so do further
+	 * requests on them. Idempotent.
+	 */
+	void (*pause)(struct l7mp_proto_listener *l);
+	/*
+	 * With pause: binds the same address again, and accepts. Returns 0, or a negative errno
+	 * with err: it is still paused.
+	 */
+	int (*resume)(struct l7mp_proto_listener *l, struct l7mp_error *err);
 	/* Frees the listener, which calls nothing any more. Streams that it accepted go on. */
 	void (*unlisten)(struct l7mp_proto_listener *l);
 	/* Optional: writes what was bound into a copy of the spec (the port, for port 0). */

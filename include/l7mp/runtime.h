@@ -74,6 +74,19 @@ bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job
  */
 void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listener *l, cJSON *spec);
 /*
+ * For draining: closes the sockets of listeners on connections, also of those that changes bring
+ * from now on. Those with a rule that leads to a cluster of the operator (REST API, metrics) stay
+ * open. Idempotent.
+ */
+void l7mp_runtime_pause(struct l7mp_runtime *rt);
+/*
+ * Opens them again, all or none: a negative errno, with err set, when an address can't be bound any
+ * more.
+ */
+int l7mp_runtime_resume(struct l7mp_runtime *rt, struct l7mp_error *err);
+/* Returns the number of listeners that are paused, and in *open that of the others. */
+size_t l7mp_runtime_paused(const struct l7mp_runtime *rt, size_t *open);
+/*
  * For shutdown: stops accepting on all listeners; sessions go on. A change that is committed is
  * carried out to its end. Waiting jobs fail with -ESHUTDOWN, and so does one that is being built,
  * as soon as `build` returns.

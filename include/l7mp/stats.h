@@ -24,7 +24,7 @@
 	X(NO_RECEIVER, "no-receiver", "there is no receiver: an unnamed peer, an empty group")     \
 	X(MALFORMED, "malformed", "not what the transformer or protocol expects")                  \
 	X(NO_MATCH, "no-match", "no rule matched the session that the datagram would start")       \
-	X(LIMIT, "limit", "a configured limit refused the session it would start")                 \
+	X(LIMIT, "limit", "a configured limit, or draining, refused the session it would start")   \
 	X(MEMORY, "memory", "out of memory")                                                       \
 	X(CLOSED, "closed", "the session ended before it was delivered")                           \
 	X(TTL, "ttl", "to be sent back, but the TTL it came with is spent")                        \
@@ -43,7 +43,8 @@
 	X(MAX_MEMORY, "max_memory", "bytes of sessions, buffers and unfinished messages")       \
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
 	X(RANGE, "range", "clients outside of a listener's options.range")                      \
-	X(TLS, "tls", "TLS handshakes of clients that failed")
+	X(TLS, "tls", "TLS handshakes of clients that failed")                                  \
+	X(DRAINING, "draining", "sessions that would have begun while the proxy drains")
 
 #define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,
 enum l7mp_drop { L7MP_DROPS(L7MP_STAT_ENUM) L7MP_DROP_COUNT };

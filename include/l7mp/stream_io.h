@@ -138,6 +138,8 @@ int l7mp_acceptor_new(struct l7mp_loop *loop, int fd, const struct l7mp_acceptor
                       void *arg, struct l7mp_acceptor **out);
 /* Pauses or resumes accepting; connections wait in the kernel's queue meanwhile. */
 void l7mp_acceptor_rest(struct l7mp_acceptor *a, bool on);
+/* Accepts at once what waits in the kernel's queue; not from inside `accepted`. */
+void l7mp_acceptor_flush(struct l7mp_acceptor *a);
 int l7mp_acceptor_fd(const struct l7mp_acceptor *a);
 /* Closes the descriptor at once; no callback is called any more. Nulls the pointer. */
 void l7mp_acceptor_close(struct l7mp_acceptor **a);

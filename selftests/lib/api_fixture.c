@@ -152,11 +152,13 @@ struct api_fixture *fixture_new(void)
 	fx->env.states = fx->states;
 	fx->env.model = fx->model;
 	if (l7mp_sessions_new(&sp, &fx->sessions) ||
-	    l7mp_runtime_new(&fx->env, fx->sessions, &fx->runtime))
+	    l7mp_runtime_new(&fx->env, fx->sessions, &fx->runtime) ||
+	    l7mp_drain_new(&fx->env, fx->runtime, fx->sessions, &fx->drain))
 		abort();
 	ap.model = fx->model;
 	ap.runtime = fx->runtime;
 	ap.sessions = fx->sessions;
+	ap.drain = fx->drain;
 	if (l7mp_api_new(&ap, &fx->api))
 		abort();
 	fx->env.app = fx->api;
@@ -184,12 +186,14 @@ void fixture_free(struct api_fixture *fx)
 	bool done = false;
 
 	forget_answer(fx);
+	l7mp_drain_stop(fx->drain);
 	l7mp_runtime_stop(fx->runtime);
 	l7mp_sessions_shutdown(fx->sessions, 1000, set_flag, &done);
 	l7mp_loop_advance(fx->loop, 30000);
 	if (!done)
 		abort();
 	l7mp_api_free(&fx->api);
+	l7mp_drain_free(&fx->drain);
 	l7mp_runtime_free(&fx->runtime);
 	l7mp_sessions_free(&fx->sessions);
 	l7mp_model_free(&fx->model);

@@ -25,6 +25,7 @@ struct api_fixture {
 	struct l7mp_env env;
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
+	struct l7mp_drain *drain;
 	struct l7mp_api *api;
 	void *states[4];
 

@@ -198,7 +198,9 @@ static void probe(struct api_request *rq, struct api_response *rs, bool yes)
 		api_ok(rs);
 	} else {
 		api_fail(rs, 503, "the proxy is %s",
-		         rq->api->stopping ? "shutting down" : "starting");
+		         rq->api->stopping               ? "shutting down"
+		         : rq->api->params.env->draining ? "draining"
+		                                         : "starting");
 	}
 }
 

@@ -53,7 +53,7 @@ void l7mp_api_set_ready(struct l7mp_api *api)
 
 bool api_is_ready(const struct l7mp_api *api)
 {
-	return api->ready && !api->stopping;
+	return api->ready && !api->stopping && !api->params.env->draining;
 }
 
 void l7mp_api_set_stopping(struct l7mp_api *api)

@@ -719,6 +719,58 @@ static void list_flows(struct api_request *rq, struct api_response *rs)
 	api_list_flows(rq, rs);
 }
 
+/* ---- draining ---- */
+
+static void get_drain(struct api_request *rq, struct api_response *rs)
+{
+	api_json(rs, l7mp_drain_to_json(rq->api->params.drain));
+}
+
+/* Reads {"timeout": seconds}. Returns false with rs filled. */
+static bool read_timeout(struct api_request *rq, struct api_response *rs, double *out)
+{
+	const cJSON *doc = parse_body(rq, rs);
+
+	if (!doc)
+		return false;
+	for (const cJSON *v = doc->child; v; v = v->next) {
+		if (strcmp(v->string, "timeout") != 0) {
+			api_fail(rs, 422, "%.80s: unknown key, expected timeout", v->string);
+			api_add_content(rs, v->string, "unknown key", 0);
+			return false;
+		}
+		if (!cJSON_IsNumber(v) || !(v->valuedouble >= 0) ||
+		    v->valuedouble > L7MP_DRAIN_MAX_S) {
+			api_fail(rs, 422, "timeout: expected 0..%d seconds", L7MP_DRAIN_MAX_S);
+			api_add_content(rs, v->string, "expected seconds", 0);
+			return false;
+		}
+		*out = v->valuedouble;
+	}
+	return true;
+}
+
+static void begin_drain(struct api_request *rq, struct api_response *rs)
+{
+	struct l7mp_drain *drain = rq->api->params.drain;
+	double seconds = l7mp_model_admin(rq->api->params.model)->drain_timeout;
+
+	if (rq->body_len && !read_timeout(rq, rs, &seconds))
+		return;
+	l7mp_drain_begin(drain, (uint64_t)(seconds * 1000), "api");
+	get_drain(rq, rs);
+}
+
+static void cancel_drain(struct api_request *rq, struct api_response *rs)
+{
+	struct l7mp_error err = {0};
+
+	if (l7mp_drain_cancel(rq->api->params.drain, &err))
+		api_fail_error(rs, &err);
+	else
+		api_ok(rs);
+}
+
 /* ---- the operations ---- */
 
 /* A switch without default: gcc's and clang's -Wswitch names the operation that has no handler. */
@@ -752,6 +804,9 @@ static struct api_binding binding_of(enum l7mp_rest_op op)
 		BIND(SESSION_END, end_session, 0);
 		BIND(OFFLOAD_GET, get_offload, 0);
 		BIND(FLOWS_LIST, list_flows, 0);
+		BIND(DRAIN_GET, get_drain, 0);
+		BIND(DRAIN_BEGIN, begin_drain, 0);
+		BIND(DRAIN_CANCEL, cancel_drain, 0);
 		BIND(OPENAPI_JSON, get_openapi_json, API_READ);
 		BIND(OPENAPI_YAML, get_openapi_yaml, API_READ);
 	}

@@ -17,6 +17,9 @@ enum ctl_output { CTL_TABLE, CTL_JSON, CTL_YAML };
 /* Exit status. */
 enum { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2 };
 
+/* Default for a whole request, in seconds. */
+#define CTL_REQUEST_S 60
+
 struct ctl_client;
 
 struct ctl {
@@ -28,6 +31,8 @@ struct ctl {
 	bool recursive;
 	double interval;           /* s, sessions watch */
 	long timeout;              /* s, a whole request */
+	double timeout_given;      /* s, --timeout; -1: not given */
+	bool wait;                 /* drain: until it is over */
 	struct ctl_client *client; /* made at the first request */
 };
 
@@ -125,6 +130,7 @@ struct ctl_command {
 extern const struct ctl_command ctl_object_commands[];
 extern const struct ctl_command ctl_session_commands[];
 extern const struct ctl_command ctl_offload_commands[];
+extern const struct ctl_command ctl_drain_commands[];
 
 /* ---- objects.c: what objects and sessions share ---- */
 

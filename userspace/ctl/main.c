@@ -25,6 +25,8 @@ static const char help[] =
         "  config    dump | load FILE | check FILE\n"
         "  admin     get | set KEY=VALUE... | set -f FILE\n"
         "  offload | flows                   the kernel fast path\n"
+        "  drain     [--timeout SECONDS] [--wait] | show | cancel\n"
+        "                                    take no new sessions, let those that run end\n"
         "  doctor    [IF[,IF...]|all]        can this machine do that, and what to change; no "
         "proxy is asked\n"
         "  version\n"
@@ -43,7 +45,10 @@ static const char help[] =
         "  -r, --recursive        whole objects; with delete: what was made for it too, and its "
         "sessions end\n"
         "  -i, --interval SECONDS between looks of 'sessions watch' (default 1)\n"
-        "      --timeout SECONDS  for one request (default 60)\n"
+        "      --timeout SECONDS  for one request (default 60); of drain: until the sessions "
+        "that are left\n"
+        "                         are ended, 0: never (default: admin.drain_timeout)\n"
+        "      --wait             drain: until no session is left\n"
         "  -V, --version          -h, --help\n"
         "\n"
         "Exit status: 0 done, 1 refused or not reachable, 2 wrong usage.\n";
@@ -70,9 +75,10 @@ static int show_version(struct ctl *c, int argc, char **argv)
 
 static const struct ctl_command own_commands[] = {{"version", show_version}, {NULL, NULL}};
 static const struct ctl_command *const commands[] = {ctl_object_commands, ctl_session_commands,
-                                                     ctl_offload_commands, own_commands};
+                                                     ctl_offload_commands, ctl_drain_commands,
+                                                     own_commands};
 
-enum { OPT_TIMEOUT = 256 };
+enum { OPT_TIMEOUT = 256, OPT_WAIT };
 
 static const struct option options[] = {
         {"api", required_argument, NULL, 'a'},
@@ -82,6 +88,7 @@ static const struct option options[] = {
         {"recursive", no_argument, NULL, 'r'},
         {"interval", required_argument, NULL, 'i'},
         {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"wait", no_argument, NULL, OPT_WAIT},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -112,10 +119,19 @@ static int set_seconds(const char *option, const char *text, double min, double 
 	return CTL_OK;
 }
 
+/* What --timeout means, but for draining. */
+static int request_timeout(struct ctl *c)
+{
+	if (c->timeout_given < 1)
+		return ctl_usage("--timeout: expected 1..86400 seconds, got '%g'",
+		                 c->timeout_given);
+	c->timeout = (long)c->timeout_given;
+	return CTL_OK;
+}
+
 /* Returns CTL_OK to continue, -1 when help or version was printed, or the exit status. */
 static int parse_options(struct ctl *c, int argc, char **argv)
 {
-	double seconds = (double)c->timeout;
 	int rc = CTL_OK;
 	int opt;
 
@@ -140,7 +156,10 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 			rc = set_seconds("--interval", optarg, 0.05, 86400, &c->interval);
 			break;
 		case OPT_TIMEOUT:
-			rc = set_seconds("--timeout", optarg, 1, 86400, &seconds);
+			rc = set_seconds("--timeout", optarg, 0, 86400, &c->timeout_given);
+			break;
+		case OPT_WAIT:
+			c->wait = true;
 			break;
 		case 'V':
 			puts("l7mpctl " L7MP_VERSION);
@@ -153,7 +172,8 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 			return CTL_USAGE;
 		}
 	}
-	c->timeout = (long)seconds;
+	if (!rc && c->timeout_given >= 0 && (optind == argc || strcmp(argv[optind], "drain") != 0))
+		rc = request_timeout(c);
 	return rc;
 }
 
@@ -175,7 +195,8 @@ int main(int argc, char **argv)
 	struct ctl c = {.api = api && *api ? api : NULL,
 	                .token = token && *token ? token : NULL,
 	                .interval = 1,
-	                .timeout = 60};
+	                .timeout = CTL_REQUEST_S,
+	                .timeout_given = -1};
 	int rc;
 
 	setlocale(LC_CTYPE, "");

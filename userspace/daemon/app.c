@@ -393,6 +393,8 @@ static void reload(struct l7mp_app *app)
  */
 
 #define GRACE_MS 2000
+/* What systemd allows for the shutdown after draining, in µs. */
+#define STOP_US 30000000ULL
 
 /* A SIGHUP that comes in the last moments is not to end the process as if it had failed. */
 static void close_signals(struct l7mp_app *app)
@@ -441,11 +443,38 @@ static void stop(struct l7mp_app *app)
 		return;
 	app->stopping = true;
 	l7mp_trim_stop(&app->trim);
+	if (app->drain)
+		l7mp_drain_stop(app->drain);
 	l7mp_notify_send(&app->notify, "STOPPING=1");
 	l7mp_notify_stop(&app->notify);
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
 	l7mp_sessions_shutdown(app->sessions, GRACE_MS, all_sessions_ended, app);
+}
+
+static void drained(void *arg)
+{
+	stop(arg);
+}
+
+/*
+ * For SIGTERM: drains first, and stops then. Returns false: that is not wanted, or going on
+ * already.
+ */
+static bool drain(struct l7mp_app *app)
+{
+	uint64_t seconds = l7mp_model_admin(app->model)->drain_timeout;
+	char text[96];
+
+	if (!seconds || app->draining || app->stopping)
+		return false;
+	app->draining = true;
+	snprintf(text, sizeof(text), "STOPPING=1\nEXTEND_TIMEOUT_USEC=%llu\nSTATUS=Draining",
+	         (unsigned long long)(seconds * 1000000 + STOP_US));
+	l7mp_notify_send(&app->notify, text);
+	l7mp_drain_begin(app->drain, seconds * 1000, "SIGTERM");
+	l7mp_drain_then(app->drain, drained, app);
+	return true;
 }
 
 static void on_signal(uv_signal_t *handle, int signum)
@@ -454,7 +483,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	char text[64];
 
 	if (signum == SIGHUP) {
-		if (app->stopping)
+		if (app->stopping || app->draining)
 			return;
 		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
 		snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu",
@@ -467,8 +496,10 @@ static void on_signal(uv_signal_t *handle, int signum)
 		reopen_logs(app);
 		return;
 	}
+	if (signum == SIGTERM && drain(app))
+		return;
 	l7mp_log_notice("daemon", "%s: stopping", signum == SIGINT ? "SIGINT" : "SIGTERM");
-	/* A second signal ends the process at once. */
+	/* One more signal ends the process at once. */
 	for (int i = 0; i < app->n_signals; i++)
 		if (app->signals[i].signum == SIGTERM || app->signals[i].signum == SIGINT)
 			uv_signal_stop(&app->signals[i]);
@@ -582,6 +613,8 @@ static int make_layers(struct l7mp_app *app)
 	rc = l7mp_sessions_new(&sessions, &app->sessions);
 	if (!rc)
 		rc = l7mp_runtime_new(&app->env, app->sessions, &app->runtime);
+	if (!rc)
+		rc = l7mp_drain_new(&app->env, app->runtime, app->sessions, &app->drain);
 	if (rc)
 		return rc;
 	l7mp_trim_init(&app->trim, app->loop, app->sessions);
@@ -591,6 +624,7 @@ static int make_layers(struct l7mp_app *app)
 	api.model = app->model;
 	api.runtime = app->runtime;
 	api.sessions = app->sessions;
+	api.drain = app->drain;
 	api.registry = &l7mp_all_registry;
 	set_offload_views(app, &api);
 	rc = l7mp_api_new(&api, &app->api);
@@ -712,6 +746,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 	l7mp_api_server_free(&app->admin_server);
 	if (app->api)
 		l7mp_api_free(&app->api);
+	l7mp_drain_free(&app->drain);
 	if (app->runtime)
 		l7mp_runtime_free(&app->runtime);
 	if (app->sessions)

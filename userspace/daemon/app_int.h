@@ -6,6 +6,7 @@
 #include "l7mp/api.h"
 #include "l7mp/app.h"
 #include "l7mp/config.h"
+#include "l7mp/drain.h"
 #include "l7mp/loop.h"
 #include "l7mp/model.h"
 #include "l7mp/offload.h"
@@ -33,6 +34,7 @@ struct l7mp_app {
 	struct l7mp_offload_engine *offload; /* never NULL; idle until admin names interfaces */
 	struct l7mp_sessions *sessions;
 	struct l7mp_runtime *runtime;
+	struct l7mp_drain *drain;
 	struct l7mp_api *api;
 	struct l7mp_api_server *admin_server;
 	/* the file that was read last, until its change is applied */
@@ -43,6 +45,7 @@ struct l7mp_app {
 	struct l7mp_notify notify;
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
+	bool draining; /* to end then */
 	bool stopping;
 	int status; /* of the exit, when a protocol asks for it */
 	struct l7mp_task quit_task;

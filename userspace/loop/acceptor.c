@@ -135,6 +135,15 @@ void l7mp_acceptor_rest(struct l7mp_acceptor *a, bool on)
 		acceptor_listen(a);
 }
 
+void l7mp_acceptor_flush(struct l7mp_acceptor *a)
+{
+	a->busy = true;
+	for (int i = 0; i < SOMAXCONN && !a->closed; i++)
+		if (!accept_one(a))
+			break;
+	a->busy = false;
+}
+
 int l7mp_acceptor_fd(const struct l7mp_acceptor *a)
 {
 	return a->io.fd;

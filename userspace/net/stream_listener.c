@@ -302,6 +302,37 @@ void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 	l7mp_acceptor_rest(l->acceptor, false);
 }
 
+/* The file of a UNIX socket stays: nobody listens on it, so connections are refused. */
+void l7mp_stream_listener_pause(struct l7mp_proto_listener *base)
+{
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+
+	if (!l->acceptor)
+		return;
+	l7mp_acceptor_flush(l->acceptor);
+	l7mp_acceptor_close(&l->acceptor);
+}
+
+int l7mp_stream_listener_resume(struct l7mp_proto_listener *base, struct l7mp_error *err)
+{
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+	struct l7mp_bind_addr bound;
+	int fd, rc;
+
+	if (l->acceptor)
+		return 0;
+	if (l->unix_path)
+		fd = l7mp_unix_bind_again(l->unix_path,
+		                          l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
+		                          &l->access, err);
+	else
+		fd = l7mp_bind_addr_socket(&l->bind_addr, SOCK_STREAM, NULL, NULL, &bound, err);
+	if (fd < 0)
+		return fd;
+	rc = l7mp_acceptor_new(l->env->loop, fd, &acceptor_ops, l, &l->acceptor);
+	return rc ? l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc)) : 0;
+}
+
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *base, cJSON *spec)
 {
 	const struct l7mp_stream_listener *l = (const struct l7mp_stream_listener *)base;

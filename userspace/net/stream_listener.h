@@ -84,7 +84,7 @@ struct l7mp_stream_listener {
 	struct l7mp_bind_addr bind_addr;  /* of a TCP socket */
 	struct l7mp_unix_path *unix_path; /* of a UNIX socket; NULL: TCP */
 	struct l7mp_unix_access access;
-	struct l7mp_acceptor *acceptor;
+	struct l7mp_acceptor *acceptor; /* NULL: paused */
 	unsigned user_timeout_ms;
 	/*
 	 * Until the change is committed: the listener that shares our socket, and the one whose we
@@ -106,6 +106,8 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
                               const struct l7mp_stream_listener_ops *ops, struct l7mp_error *err);
 /* For the operations of the same name in struct l7mp_proto. */
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *l);
+void l7mp_stream_listener_pause(struct l7mp_proto_listener *l);
+int l7mp_stream_listener_resume(struct l7mp_proto_listener *l, struct l7mp_error *err);
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
 /* Closes; handshakes in progress end. The memory of l may be freed at once. Idempotent. */
 void l7mp_stream_listener_close(struct l7mp_stream_listener *l);

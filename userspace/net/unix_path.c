@@ -262,6 +262,22 @@ fail:
 	return rc;
 }
 
+int l7mp_unix_bind_again(struct l7mp_unix_path *p, int type, const struct l7mp_unix_access *access,
+                         struct l7mp_error *err)
+{
+	struct l7mp_unix_path *fresh;
+	int fd = l7mp_unix_bind(p->name, type, access, &fresh, err);
+
+	if (fd < 0)
+		return fd;
+	/* The new file may have the number of the old one: only p is to remove it. */
+	p->dev = fresh->dev;
+	p->ino = fresh->ino;
+	fresh->ino = 0;
+	l7mp_unix_path_unref(&fresh);
+	return fd;
+}
+
 struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p)
 {
 	p->refs++;

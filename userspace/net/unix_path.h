@@ -40,6 +40,9 @@ struct l7mp_unix_path;
  */
 int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access *access,
                    struct l7mp_unix_path **out, struct l7mp_error *err);
+/* The same for a name whose socket was closed; the reference stays the caller's. */
+int l7mp_unix_bind_again(struct l7mp_unix_path *p, int type, const struct l7mp_unix_access *access,
+                         struct l7mp_error *err);
 /*
  * Changes who may use a socket that is bound already. 0, or negative errno: also when the file is
  * not ours any more (-ESTALE), and -EINVAL for an abstract name.

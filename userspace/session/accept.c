@@ -326,7 +326,9 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 	}
 	if (l7mp_admission_check_route(src, a, lookup.route)) {
 		l7mp_lookup_clear(&lookup);
-		reject(src, a, 503, "a configured limit refuses new sessions");
+		reject(src, a, 503,
+		       src->m->env->draining ? "the proxy is draining"
+		                             : "a configured limit refuses new sessions");
 		return;
 	}
 	if (make(src, a, &lookup, &s)) {

@@ -43,6 +43,46 @@ static bool for_operator(const struct l7mp_sessions *m, const struct l7mp_route 
 	return c && (c->proto->flags & L7MP_PROTO_OPERATOR);
 }
 
+/* Rule lists that were looked at, as they may apply each other. */
+struct walk {
+	const struct l7mp_rulelist *seen[L7MP_APPLY_DEPTH];
+	size_t n;
+};
+
+static bool list_reaches(const struct l7mp_sessions *m, const char *name, struct walk *w)
+{
+	const struct l7mp_model *model = m->env->model;
+	const struct l7mp_rulelist *list = l7mp_model_find(model, L7MP_OBJ_RULELIST, name);
+
+	for (size_t i = 0; i < w->n; i++)
+		if (w->seen[i] == list)
+			return false;
+	if (!list)
+		return false;
+	if (w->n == L7MP_APPLY_DEPTH)
+		return true; /* can't be told cheaply */
+	w->seen[w->n++] = list;
+	for (size_t i = 0; i < list->n_rules; i++) {
+		const struct l7mp_rule *rule =
+		        l7mp_model_find(model, L7MP_OBJ_RULE, list->rules[i]);
+		const struct l7mp_route *route =
+		        rule && rule->route ? l7mp_model_find(model, L7MP_OBJ_ROUTE, rule->route)
+		                            : NULL;
+
+		if ((route && for_operator(m, route)) ||
+		    (rule && rule->apply && list_reaches(m, rule->apply, w)))
+			return true;
+	}
+	return false;
+}
+
+bool l7mp_admission_serves_operator(const struct l7mp_source *src)
+{
+	struct walk w = {.n = 0};
+
+	return src->requests && list_reaches(src->m, src->listener->rules, &w);
+}
+
 /* ---- sessions of a source address ---- */
 
 /* Sessions of one IPv4 address, or of one IPv6 /64, count together. */
@@ -391,6 +431,9 @@ int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr)
 
 	if (m->shutting)
 		return -EBUSY;
+	/* Whether a request may begin is known when its rule is. */
+	if (m->env->draining && !src->requests)
+		return refuse(m, L7MP_REFUSE_DRAINING);
 	if (l->range.len && addr && addr->len && !l7mp_addr_in_net(addr, &l->range, l->range_bits))
 		return refuse(m, L7MP_REFUSE_RANGE);
 	refill(src, rate);
@@ -411,6 +454,8 @@ int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept
 
 	if (!src->requests || for_operator(m, route))
 		return 0;
+	if (m->env->draining && (src->stays || m->drain_over))
+		return refuse(m, L7MP_REFUSE_DRAINING);
 	if (!rate_allows(src, rate, false, 1000))
 		return refuse(m, L7MP_REFUSE_NEW_SESSIONS_PER_SECOND);
 	return check_limits(src, peer_find(m, &a->peer, src->forgeable), false);

@@ -223,6 +223,7 @@ struct l7mp_sessions {
 	void (*done)(void *arg);
 	void *done_arg;
 	bool shutting;
+	bool drain_over; /* draining, and its time is over: no further requests either */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -236,6 +237,7 @@ struct l7mp_source {
 	bool gone;        /* the listener is: nobody can open a source again */
 	bool forgeable;   /* sessions begin with a datagram, whose address may be forged */
 	bool requests;    /* sessions may be requests to the operator's clusters */
+	bool stays;       /* draining, but accepting: for requests to the operator's clusters */
 	unsigned evicted; /* sessions that ended for newcomers of ours, in this millisecond */
 	uint64_t evicted_ms;
 };
@@ -305,6 +307,8 @@ int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr);
  */
 int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept *a,
                                const struct l7mp_route *route);
+/* Whether some rule of the source's listener leads to a cluster of the operator. */
+bool l7mp_admission_serves_operator(const struct l7mp_source *src);
 /* Counts s, which has its source and peer, until l7mp_admission_remove; charges its memory. */
 void l7mp_admission_add(struct l7mp_session *s, const struct l7mp_accept *a);
 void l7mp_admission_remove(struct l7mp_session *s);

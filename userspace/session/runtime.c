@@ -24,6 +24,7 @@ struct binding {
 	char *name;
 	struct l7mp_source *source;
 	struct l7mp_proto_listener *plistener;
+	bool paused;
 };
 
 enum apply_phase {
@@ -75,6 +76,7 @@ struct l7mp_runtime {
 	struct apply apply;
 	bool applying;
 	bool stopping;
+	bool paused; /* l7mp_runtime_pause */
 };
 
 static void binding_free(struct binding **pp)
@@ -123,6 +125,70 @@ void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listene
 	if (b && b->plistener->proto->bound)
 		b->plistener->proto->bound(b->plistener, spec);
 	uv_mutex_unlock(&m->lock);
+}
+
+/* ---- pausing ---- */
+
+static void pause_one(struct binding *b)
+{
+	const struct l7mp_proto *proto = b->plistener->proto;
+
+	b->source->stays = l7mp_admission_serves_operator(b->source);
+	if (b->paused || b->source->stays || !proto->pause)
+		return;
+	proto->pause(b->plistener);
+	b->paused = true;
+}
+
+void l7mp_runtime_pause(struct l7mp_runtime *rt)
+{
+	struct binding *b, *next;
+
+	rt->paused = true;
+	HASH_ITER (hh, rt->bindings, b, next)
+		pause_one(b);
+}
+
+/* The lock, because a job's thread reads what is bound. */
+static int resume_one(struct l7mp_runtime *rt, struct binding *b, struct l7mp_error *err)
+{
+	int rc;
+
+	uv_mutex_lock(&rt->lock);
+	rc = b->plistener->proto->resume(b->plistener, err);
+	uv_mutex_unlock(&rt->lock);
+	return rc;
+}
+
+int l7mp_runtime_resume(struct l7mp_runtime *rt, struct l7mp_error *err)
+{
+	struct binding *b, *next;
+	int rc = 0;
+
+	HASH_ITER (hh, rt->bindings, b, next) {
+		if (!b->paused)
+			continue;
+		rc = resume_one(rt, b, err);
+		if (rc) {
+			snprintf(err->path, sizeof(err->path), "listener '%.100s'", b->name);
+			break;
+		}
+		b->paused = false;
+	}
+	rt->paused = rc != 0;
+	if (rc)
+		l7mp_runtime_pause(rt);
+	return rc;
+}
+
+size_t l7mp_runtime_paused(const struct l7mp_runtime *rt, size_t *open)
+{
+	size_t n = 0;
+
+	*open = 0;
+	for (const struct binding *b = rt->bindings; b; b = b->hh.next)
+		*(b->paused ? &n : open) += 1;
+	return n;
 }
 
 /* ---- preparing ---- */
@@ -280,6 +346,8 @@ static void activate_one(struct l7mp_runtime *rt, struct apply *w,
 		return;
 	}
 	fresh->plistener->proto->activate(fresh->plistener);
+	if (rt->paused)
+		pause_one(fresh);
 }
 
 static void forget_one(struct l7mp_runtime *rt, struct apply *w,

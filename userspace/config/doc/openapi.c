@@ -589,7 +589,7 @@ static cJSON *request_body(struct oas *g, const struct l7mp_rest_route *d)
 		oas_add(g, one, "schema", oas_ref(g, d->request));
 		oas_add(g, types, names[i], one);
 	}
-	oas_add(g, body, "required", cJSON_CreateTrue());
+	oas_add(g, body, "required", cJSON_CreateBool(!(d->flags & L7MP_REST_BODYLESS)));
 	oas_add(g, body, "content", types);
 	return body;
 }

@@ -295,6 +295,43 @@ const struct l7mp_schema l7mp_rest_offload = {
 const struct l7mp_schema l7mp_rest_flow = {
         .name = "flow", .doc = "One entry of the kernel's flow table", .fields = NULL};
 
+/* ---- drain ---- */
+
+static const struct l7mp_field drain_listener_fields[] = {
+        INT_R("closed", "Those on connections, which are refused"),
+        INT_R("open", "Those on datagrams and frames, and those that serve the operator, too"),
+        END,
+};
+static const struct l7mp_schema drain_listeners = {.name = "drain-listeners",
+                                                   .doc = "Listeners by whether they are closed",
+                                                   .fields = drain_listener_fields};
+static const struct l7mp_field drain_fields[] = {
+        STR_R("state", "`serving`, `draining`, or `drained`: no session is left"),
+        INT_R("sessions", "Sessions now, those of the API and of metrics not counted"),
+        OBJ_R("listeners", &drain_listeners, "How many are closed"),
+        STR("by", "Who began: `api` or `SIGTERM`; this and the following only while it drains"),
+        {.key = "elapsed", .type = L7MP_T_NUMBER, .doc = "Seconds since it began"},
+        {.key = "timeout", .type = L7MP_T_NUMBER, .doc = "As given, in seconds; 0: none"},
+        {.key = "remaining", .type = L7MP_T_NUMBER, .doc = "Seconds until the deadline"},
+        INT("sessions_at_start", "Sessions when it began"),
+        INT("sessions_ended_at_deadline", "Sessions that did not end by themselves"),
+        INT("refused", "Sessions that would have begun"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_drain = {
+        .name = "drain", .doc = "The progress of draining", .fields = drain_fields};
+static const struct l7mp_field drain_request_fields[] = {
+        {.key = "timeout",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 86400,
+         .doc = "Seconds until the sessions that are left are ended; 0: never. Default: "
+                "`admin.drain_timeout`"},
+        END,
+};
+const struct l7mp_schema l7mp_rest_drain_request = {
+        .name = "drain-request", .doc = "How to drain", .fields = drain_request_fields};
+
 /* ---- requests: the object under its kind's name ---- */
 
 #define REQUEST(kind, table, text)                                 \

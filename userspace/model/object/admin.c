@@ -164,6 +164,7 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	out->offload_mode = (enum l7mp_offload_mode)merge_enum(doc, "offload_mode", mode_names,
 	                                                       (int)out->offload_mode);
 	merge_server(&out->server, l7mp_json_member(doc, "server"));
+	out->drain_timeout = (uint32_t)l7mp_json_num(doc, "drain_timeout", out->drain_timeout);
 	out->metrics_sessions =
 	        l7mp_json_bool(l7mp_json_member(doc, "metrics"), "sessions", out->metrics_sessions);
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(limit_keys); i++)
@@ -275,8 +276,9 @@ static bool same_limits(const struct l7mp_limits *a, const struct l7mp_limits *b
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
-	       same_server(&a->server, &b->server) && a->metrics_sessions == b->metrics_sessions &&
-	       a->offload == b->offload && a->offload_mode == b->offload_mode && same_ifs(a, b) &&
+	       same_server(&a->server, &b->server) && a->drain_timeout == b->drain_timeout &&
+	       a->metrics_sessions == b->metrics_sessions && a->offload == b->offload &&
+	       a->offload_mode == b->offload_mode && same_ifs(a, b) &&
 	       same_limits(&a->limits, &b->limits);
 }
 
@@ -344,7 +346,8 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 	    l7mp_json_add_str(out, "offload_mode", mode_names[a->offload_mode]) |
 	    add_text(out, "instance", a->instance) |
 	    add_text(out, "api_token_file", a->api_token_file) | add_server(out, &a->server) |
-	    add_metrics(out, a) | l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |
+	    l7mp_json_add_num(out, "drain_timeout", a->drain_timeout) | add_metrics(out, a) |
+	    l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |
 	    l7mp_json_add_str(out, "version", L7MP_VERSION)) {
 		cJSON_Delete(out);
 		return NULL;

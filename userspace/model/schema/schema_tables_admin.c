@@ -245,6 +245,15 @@ static const struct l7mp_field admin_fields[] = {
                 .doc = "The admin server; off unless this is given",
         },
         {
+                .key = "drain_timeout",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 86400,
+                .def = "0",
+                .doc = "Seconds that sessions get to end after SIGTERM, while new ones are "
+                       "refused, before the proxy ends; 0: they are ended at once",
+        },
+        {
                 .key = "metrics",
                 .type = L7MP_T_OBJECT,
                 .sub = &metrics,

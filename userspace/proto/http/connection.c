@@ -394,7 +394,8 @@ static void choose_framing(struct http_exchange *x, int status, long long known)
 	if (x->length < 0 && x->is_head)
 		x->length = known;
 	x->chunked = x->length < 0 && !x->bodyless && !x->http10;
-	if ((x->length < 0 && !x->bodyless && !x->chunked) || (x->shut && must_close(x->conn)))
+	if ((x->length < 0 && !x->bodyless && !x->chunked) || (x->shut && must_close(x->conn)) ||
+	    x->conn->state->env->draining)
 		x->conn->keep = false;
 }
 
@@ -857,7 +858,7 @@ static void begin_request(struct http_conn *c, const struct l7mp_http_request *r
 	c->is_chunked = req->chunked;
 	c->left = req->length;
 	c->discarded = 0;
-	c->keep = req->keep_alive && l;
+	c->keep = req->keep_alive && l && !c->state->env->draining;
 	c->expect = req->expect;
 	c->probe = 0;
 	c->phase = req->chunked || req->length ? HTTP_BODY : HTTP_ANSWER;

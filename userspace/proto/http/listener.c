@@ -198,6 +198,8 @@ const struct l7mp_proto l7mp_proto_http = {
         .reload = http_reload,
         .listen = http_listen,
         .activate = http_activate,
+        .pause = l7mp_stream_listener_pause,
+        .resume = l7mp_stream_listener_resume,
         .unlisten = http_unlisten,
         .bound = l7mp_stream_listener_bound,
 };

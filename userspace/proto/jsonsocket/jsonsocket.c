@@ -1137,6 +1137,21 @@ static void jsock_activate(struct l7mp_proto_listener *base)
 	l->proto->activate(l->inner);
 }
 
+static void jsock_pause(struct l7mp_proto_listener *base)
+{
+	struct jsock_listener *l = (struct jsock_listener *)base;
+
+	if (l->proto->pause)
+		l->proto->pause(l->inner);
+}
+
+static int jsock_resume(struct l7mp_proto_listener *base, struct l7mp_error *err)
+{
+	struct jsock_listener *l = (struct jsock_listener *)base;
+
+	return l->proto->resume ? l->proto->resume(l->inner, err) : 0;
+}
+
 static void jsock_unlisten(struct l7mp_proto_listener *base)
 {
 	struct jsock_listener *l = (struct jsock_listener *)base;
@@ -1210,6 +1225,8 @@ const struct l7mp_proto l7mp_proto_jsonsocket = {
         .stop = jsock_stop,
         .listen = jsock_listen,
         .activate = jsock_activate,
+        .pause = jsock_pause,
+        .resume = jsock_resume,
         .unlisten = jsock_unlisten,
         .bound = jsock_bound,
         .connect = jsock_connect,

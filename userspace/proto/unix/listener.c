@@ -161,6 +161,8 @@ const struct l7mp_proto l7mp_proto_unix = {
         .stop = unix_stop,
         .listen = stream_listen,
         .activate = l7mp_stream_listener_activate,
+        .pause = l7mp_stream_listener_pause,
+        .resume = l7mp_stream_listener_resume,
         .unlisten = unix_unlisten,
         .connect = stream_connect,
 };
@@ -228,6 +230,8 @@ const struct l7mp_proto l7mp_proto_unix_seqpacket = {
         .stop = unix_stop,
         .listen = seqpacket_listen,
         .activate = l7mp_stream_listener_activate,
+        .pause = l7mp_stream_listener_pause,
+        .resume = l7mp_stream_listener_resume,
         .unlisten = unix_unlisten,
         .connect = seqpacket_connect,
 };
