@@ -626,7 +626,7 @@ static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *er
 	int fd = l7mp_addr_parse(&want.addr, where->address, where->port);
 
 	if (!fd)
-		fd = l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &bound, err);
+		fd = l7mp_bind_addr_socket(&want, SOCK_STREAM, l7mp_listen_hold, NULL, &bound, err);
 	if (fd < 0)
 		return fd;
 	close(fd);

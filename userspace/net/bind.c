@@ -102,14 +102,19 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
 	return fd;
 }
 
-void l7mp_listen_hold(int fd, bool hold)
+int l7mp_listen_hold(int fd, void *unused)
 {
 	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
 	struct sock_fprog program = {.len = 1, .filter = &drop};
+
+	(void)unused;
+	(void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+	return 0;
+}
+
+void l7mp_listen_release(int fd)
+{
 	int unused = 0;
 
-	if (hold)
-		(void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
-	else
-		(void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused));
+	(void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused));
 }

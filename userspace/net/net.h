@@ -35,11 +35,12 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
 
 /*
- * Between listen(2) and the moment when connections are served: with `hold` the kernel drops what
- * comes to a listening TCP socket, so that a port that accepts is one that works; who connects
- * meanwhile tries again by itself, after a second. Best effort.
+ * A port that accepts is one that works: from l7mp_listen_hold, which is the `prepare` of a
+ * listening TCP socket, until l7mp_listen_release the kernel drops what comes to it. A client that
+ * connects meanwhile tries again by itself, after a second (RFC 6298). Best effort: hold returns 0.
  */
-void l7mp_listen_hold(int fd, bool hold);
+int l7mp_listen_hold(int fd, void *unused);
+void l7mp_listen_release(int fd);
 
 /* The error code of a failed connect: L7MP_ERR_TIMEOUT for ETIMEDOUT, else L7MP_ERR_UPSTREAM. */
 enum l7mp_code l7mp_connect_code(int err);

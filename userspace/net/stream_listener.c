@@ -241,10 +241,8 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 	if (*filename)
 		return l7mp_unix_bind(filename, l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
 		                      &l->access, &l->unix_path, err);
-	fd = l7mp_bind_addr_socket(&want, SOCK_STREAM, NULL, NULL, &l->bind_addr, err);
-	if (fd >= 0)
-		l7mp_listen_hold(fd, true);
-	return fd;
+	return l7mp_bind_addr_socket(&want, SOCK_STREAM, l7mp_listen_hold, NULL, &l->bind_addr,
+	                             err);
 }
 
 static int no_memory(struct l7mp_error *err)
@@ -298,7 +296,7 @@ void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 		              l7mp_errno_text(rc));
 	l->active = true;
 	forget(l);
-	l7mp_listen_hold(l7mp_acceptor_fd(l->acceptor), false);
+	l7mp_listen_release(l7mp_acceptor_fd(l->acceptor));
 	l7mp_acceptor_rest(l->acceptor, false);
 }
 
