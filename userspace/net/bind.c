@@ -28,10 +28,14 @@ static int try_bind(const struct l7mp_bind_addr *w, int type, int (*prepare)(int
 	if (fd < 0)
 		return -errno;
 	/*
-	 * On TCP it allows binding a port while connections of an earlier process are in TIME_WAIT.
-	 * On UDP it would allow two sockets on one port, of which one gets all datagrams.
+	 * On TCP it allows binding a port while connections of an earlier process are in
+	 * TIME_WAIT. On UDP it would allow two sockets on one port, of which one gets all
+	 * datagrams. For port 0 it is set afterwards, because with it the kernel looks for a free
+	 * port in one half of the range first, and each search takes milliseconds when that is
+	 * full.
 	 */
-	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
+	if (type == SOCK_STREAM && l7mp_addr_port(&w->addr) &&
+	    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
 		goto fail;
 	if (family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)))
@@ -45,7 +49,8 @@ static int try_bind(const struct l7mp_bind_addr *w, int type, int (*prepare)(int
 	}
 	if (bind(fd, &w->addr.sa, w->addr.len))
 		goto fail;
-	if (type == SOCK_STREAM && listen(fd, SOMAXCONN))
+	if (type == SOCK_STREAM &&
+	    (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) || listen(fd, SOMAXCONN)))
 		goto fail;
 	return fd;
 fail:
