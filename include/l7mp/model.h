@@ -158,6 +158,13 @@ struct l7mp_limits {
 enum l7mp_offload_start { L7MP_OFFLOAD_INIT, L7MP_OFFLOAD_NO_INIT, L7MP_OFFLOAD_DISABLE };
 enum l7mp_offload_mode { L7MP_MODE_AUTO, L7MP_MODE_NATIVE, L7MP_MODE_GENERIC, L7MP_MODE_TC };
 
+/* Which TCP sessions are moved into the kernel: both values, whichever is reached first. */
+struct l7mp_offload_tcp {
+	bool enabled;
+	uint32_t after_bytes; /* that user space has relayed, of both directions together */
+	uint32_t after_ms;    /* of the session's life */
+};
+
 /* Where the admin server listens (api/admin_server.c). */
 struct l7mp_admin_server {
 	bool enabled;
@@ -177,6 +184,7 @@ struct l7mp_admin {
 	char **offload_ifs; /* names or "all" */
 	size_t n_offload_ifs;
 	enum l7mp_offload_mode offload_mode;
+	struct l7mp_offload_tcp offload_tcp;
 	char *instance;
 	char *api_token_file; /* NULL: none */
 	struct l7mp_admin_server server;

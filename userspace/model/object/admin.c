@@ -151,6 +151,13 @@ static void merge_server(struct l7mp_admin_server *s, const cJSON *doc)
 	s->threads = (uint16_t)l7mp_json_num(doc, "threads", s->threads);
 }
 
+static void merge_offload_tcp(struct l7mp_offload_tcp *t, const cJSON *doc)
+{
+	t->enabled = l7mp_json_bool(doc, "enabled", t->enabled);
+	t->after_bytes = (uint32_t)l7mp_json_num(doc, "after_bytes", t->after_bytes);
+	t->after_ms = (uint32_t)l7mp_json_num(doc, "after_ms", t->after_ms);
+}
+
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out)
 {
 	const cJSON *limits = l7mp_json_member(doc, "limits");
@@ -163,6 +170,7 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	        (enum l7mp_offload_start)merge_enum(doc, "offload", start_names, (int)out->offload);
 	out->offload_mode = (enum l7mp_offload_mode)merge_enum(doc, "offload_mode", mode_names,
 	                                                       (int)out->offload_mode);
+	merge_offload_tcp(&out->offload_tcp, l7mp_json_member(doc, "offload_tcp"));
 	merge_server(&out->server, l7mp_json_member(doc, "server"));
 	out->drain_timeout = (uint32_t)l7mp_json_num(doc, "drain_timeout", out->drain_timeout);
 	out->metrics_sessions =
@@ -273,12 +281,19 @@ static bool same_limits(const struct l7mp_limits *a, const struct l7mp_limits *b
 	return a->max_memory == b->max_memory;
 }
 
+static bool same_offload_tcp(const struct l7mp_offload_tcp *a, const struct l7mp_offload_tcp *b)
+{
+	return a->enabled == b->enabled && a->after_bytes == b->after_bytes &&
+	       a->after_ms == b->after_ms;
+}
+
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
 	       same_server(&a->server, &b->server) && a->drain_timeout == b->drain_timeout &&
 	       a->metrics_sessions == b->metrics_sessions && a->offload == b->offload &&
 	       a->offload_mode == b->offload_mode && same_ifs(a, b) &&
+	       same_offload_tcp(&a->offload_tcp, &b->offload_tcp) &&
 	       same_limits(&a->limits, &b->limits);
 }
 
@@ -320,6 +335,16 @@ static int add_server(cJSON *out, const struct l7mp_admin_server *s)
 	return l7mp_json_add(out, "server", json);
 }
 
+static int add_offload_tcp(cJSON *out, const struct l7mp_offload_tcp *t)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	l7mp_json_add_bool(json, "enabled", t->enabled);
+	l7mp_json_add_num(json, "after_bytes", t->after_bytes);
+	l7mp_json_add_num(json, "after_ms", t->after_ms);
+	return l7mp_json_add(out, "offload_tcp", json);
+}
+
 static int add_metrics(cJSON *out, const struct l7mp_admin *a)
 {
 	cJSON *json = cJSON_CreateObject();
@@ -344,7 +369,7 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 	    l7mp_json_add_str(out, "offload", start_names[a->offload]) |
 	    l7mp_json_add(out, "offload_ifs", ifs) |
 	    l7mp_json_add_str(out, "offload_mode", mode_names[a->offload_mode]) |
-	    add_text(out, "instance", a->instance) |
+	    add_offload_tcp(out, &a->offload_tcp) | add_text(out, "instance", a->instance) |
 	    add_text(out, "api_token_file", a->api_token_file) | add_server(out, &a->server) |
 	    l7mp_json_add_num(out, "drain_timeout", a->drain_timeout) | add_metrics(out, a) |
 	    l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |

@@ -149,6 +149,39 @@ static const struct l7mp_schema metrics = {
 static const char *const log_levels[] = {"silly", "verbose", "info",   "notice",
                                          "warn",  "error",   "silent", NULL};
 static const char *const log_formats[] = {"text", "json", NULL};
+static const struct l7mp_field offload_tcp_fields[] = {
+        {
+                .key = "enabled",
+                .type = L7MP_T_BOOL,
+                .def = "true",
+                .doc = "`false`: none",
+        },
+        {
+                .key = "after_bytes",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 1073741824,
+                .def = "65536",
+                .doc = "Bytes that user space relays first, of both directions together, unless "
+                       "`after_ms` is reached before",
+        },
+        {
+                .key = "after_ms",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 3600000,
+                .def = "20",
+                .doc = "Age of the session, in ms, unless `after_bytes` is reached before; it is "
+                       "looked at when data passes",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema offload_tcp = {
+        .name = "offload_tcp",
+        .doc = "TCP sessions that are moved into the kernel: docs/fastpath.md",
+        .fields = offload_tcp_fields,
+};
+
 static const char *const offload_starts[] = {"init", "no_init", "disable", NULL};
 static const char *const offload_modes[] = {"auto", "native", "generic", "tc", NULL};
 
@@ -218,6 +251,12 @@ static const struct l7mp_field admin_fields[] = {
                 .def = "\"auto\"",
                 .doc = "Where it is attached: native or generic XDP, or tc; `auto` picks for each "
                        "interface",
+        },
+        {
+                .key = "offload_tcp",
+                .type = L7MP_T_OBJECT,
+                .sub = &offload_tcp,
+                .doc = "Which TCP sessions the fast path takes",
         },
         {
                 .key = "instance",

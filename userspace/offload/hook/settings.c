@@ -21,6 +21,7 @@ int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin)
 	memset(out, 0, sizeof(*out));
 	out->start = admin->offload;
 	out->mode = admin->offload_mode;
+	out->tcp = admin->offload_tcp;
 	out->max_flows = admin->limits.max_flows ? admin->limits.max_flows : L7MP_FLOWS_DEFAULT;
 	out->instance = strdup(admin->instance ? admin->instance : "default");
 	out->ifs = calloc(admin->n_offload_ifs + 1, sizeof(*out->ifs));

@@ -16,6 +16,7 @@ struct off_settings {
 	bool all;
 	char *instance;
 	uint32_t max_flows;
+	struct l7mp_offload_tcp tcp;
 };
 /* Copies what is needed; the caller frees it by off_settings_clear. 0 or -ENOMEM. */
 int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);
