@@ -77,6 +77,19 @@ void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort);
  * -ENOTCONN when the stream is closed or has failed.
  */
 int l7mp_stream_io_take_fd(struct l7mp_stream_io *s);
+/*
+ * Lends the descriptor of an open TCP connection, whose unread bytes stay in the kernel: until it
+ * comes back the stream does nothing, and keeps what is written to it. Returns the descriptor,
+ * which is the caller's; -EBUSY when bytes wait to be written; -ENOTCONN when the connection is not
+ * open in both directions.
+ */
+int l7mp_stream_io_lend(struct l7mp_stream_io *s);
+/*
+ * Gives a lent stream this descriptor (taken) of the same connection. ended: the peer has finished
+ * writing, though the socket does not know: `end` is called soon. shut: our direction is finished,
+ * though the socket does not know. fd -1: the connection is over, and the owner closes the stream.
+ */
+void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut);
 /* Returns the number of bytes queued for writing. */
 size_t l7mp_stream_io_queued(const struct l7mp_stream_io *s);
 /* Returns the descriptor that is read from; it stays the stream's. */

@@ -56,8 +56,9 @@ struct l7mp_stream_io {
 	bool reading, read_armed, eof;
 	bool started; /* was read from once: before that the descriptor is not watched */
 	bool connecting, full, corked, shut, shut_done;
+	bool lent; /* the descriptor is given away for a while */
 	bool closing, lingering, gone;
-	bool tell_connected, tell_error, tell_drain, tell_flushed;
+	bool tell_connected, tell_error, tell_drain, tell_flushed, tell_end;
 	bool bulk;     /* splice the next piece */
 	uint8_t small; /* spliced pieces in a row that were small */
 };
@@ -105,7 +106,7 @@ static void sio_watch(struct l7mp_stream_io *s)
 	uint32_t in = 0, out = 0;
 	int rc;
 
-	if (s->gone || s->err)
+	if (s->gone || s->err || s->lent)
 		return;
 	if (s->reading)
 		s->read_armed = true;
@@ -791,6 +792,11 @@ static void task_cb(struct l7mp_task *task, void *arg)
 			s->ops->drain(s->arg);
 	}
 	tell_flushed(s);
+	if (s->tell_end && !s->closing && !s->lent) {
+		s->tell_end = false;
+		if (s->ops->end)
+			s->ops->end(s->arg);
+	}
 	if (s->tell_error && !s->closing) {
 		s->tell_error = false;
 		if (s->ops->error)
@@ -877,7 +883,7 @@ static void sio_finish(struct l7mp_stream_io *s)
 	 * Closing a TCP socket with unread data sends RST, which may discard what was just sent: so
 	 * read for a moment.
 	 */
-	if (s->kind == SIO_TCP && !s->eof && !s->err && !s->werr)
+	if (s->kind == SIO_TCP && s->in.fd >= 0 && !s->eof && !s->err && !s->werr)
 		sio_linger(s);
 	else
 		sio_teardown(s, false);
@@ -922,6 +928,45 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
 	return fd;
 }
 
+int l7mp_stream_io_lend(struct l7mp_stream_io *s)
+{
+	int fd = s->in.fd;
+
+	if (s->kind != SIO_TCP || s->closing || s->gone || s->lent || s->err || s->werr || s->eof ||
+	    s->shut || s->connecting)
+		return -ENOTCONN;
+	if (l7mp_stream_io_queued(s))
+		return -EBUSY;
+	l7mp_timer_stop(s->loop, &s->timer);
+	l7mp_io_stop(s->loop, &s->in);
+	s->read_armed = false;
+	s->in.fd = -1;
+	s->lent = true;
+	return fd;
+}
+
+void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut)
+{
+	s->lent = false;
+	if (s->gone || s->closing) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	s->in.fd = fd;
+	s->shut_done = shut || fd < 0;
+	s->shut = s->shut || s->shut_done;
+	s->eof = ended || fd < 0;
+	s->tell_end = ended;
+	if (ended)
+		l7mp_task_post(s->loop, &s->task);
+	if (fd < 0)
+		return;
+	if (s->shut && !sio_pending(s))
+		sio_do_shutdown(s);
+	sio_watch(s);
+}
+
 /* ---- writing ---- */
 
 static int refuse(struct l7mp_buf *buf, int err)
@@ -936,7 +981,7 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 
 	if (s->closing || s->shut || s->err || s->werr || (!sio_is_socket(s) && s->out.fd < 0))
 		return refuse(buf, s->werr && !s->closing ? s->werr : -EPIPE);
-	if (!sio_pending(s) && !s->connecting && !s->corked && buf->len) {
+	if (!sio_pending(s) && !s->connecting && !s->corked && !s->lent && buf->len) {
 		struct iovec iov = {.iov_base = buf->data, .iov_len = buf->len};
 		ssize_t n = sio_push(s, &iov, 1);
 
@@ -991,7 +1036,7 @@ void l7mp_stream_io_shutdown(struct l7mp_stream_io *s)
 	if (s->shut || s->closing || s->err)
 		return;
 	s->shut = true;
-	if (!sio_pending(s) && !s->connecting)
+	if (!sio_pending(s) && !s->connecting && !s->lent)
 		sio_do_shutdown(s);
 }
 
