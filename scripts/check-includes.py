@@ -44,6 +44,7 @@ LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.sp
 INSIDE = {
     "offload/path": set(),
     "offload/table": {"offload/path"},
+    "offload/tcp": set(),
     "offload/hook": {"offload/path", "offload/table"},
 }
 # Headers of the C library, of the kernel and of the compiler: everything else is a library's.

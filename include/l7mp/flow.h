@@ -41,7 +41,22 @@
 	  "many packets had to take user space beside the flow, so all do, in order")             \
 	X(HOOK_LOST, "hook-lost", "our program was removed from an interface")                    \
 	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")   \
-	X(TCP, "tcp-options", "the two TCP connections can't be spliced")                         \
+	X(TLS, "tls", "a TCP connection with TLS: only user space can read it")                   \
+	X(TCP_YOUNG, "tcp-young", "not yet: see admin.offload_tcp")                               \
+	X(TCP, "tcp-options",                                                                     \
+	  "segments that can't be translated were seen: unknown TCP or IP options, fragments, "   \
+	  "urgent data, larger than the other side takes")                                        \
+	X(TCP_TIMESTAMPS, "tcp-timestamps", "only one of the two connections has time stamps")    \
+	X(TCP_ECN, "tcp-ecn", "only one of the two connections has ECN")                          \
+	X(TCP_MSS, "tcp-mss", "one peer may send larger segments than the other one takes")       \
+	X(TCP_MPTCP, "tcp-mptcp", "a connection is Multipath TCP")                                \
+	X(TCP_RTT, "tcp-rtt",                                                                     \
+	  "BBR, and the round-trip times of both connections differ much: it would crawl")        \
+	X(TCP_CLOSING, "tcp-closing", "a connection is half closed or about to end")              \
+	X(TCP_BUSY, "tcp-busy", "the connections did not come to rest: a peer does not read")     \
+	X(NOT_SEEN, "not-seen",                                                                   \
+	  "segments come in that the tc program does not see: NAT in between, or another "        \
+	  "interface")                                                                            \
 	X(KERNEL, "kernel", "the kernel refused; the log and /offload say why")
 
 #define L7MP_REASON_ENUM(id, text, doc) L7MP_REASON_##id,
@@ -68,6 +83,14 @@ struct l7mp_flow_end {
 	bool keep_tos;           /* what the socket sends keeps the TOS that it came with */
 	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
 	bool json_up;            /* what it receives and begins with { must come to user space */
+	int fd;                  /* TCP: the connected socket, borrowed; else 0 */
+};
+
+/* TCP: a connection that comes back from the kernel's side. */
+struct l7mp_flow_socket {
+	int fd;     /* given away; another one than was lent */
+	bool ended; /* the peer has finished writing, which the socket does not know */
+	bool shut;  /* our direction is finished, which the socket does not know */
 };
 
 /* Counters of one direction. */
@@ -111,10 +134,33 @@ struct l7mp_offload_events {
 	 * still in the sockets.
 	 */
 	void (*begun)(void *arg, uint64_t cookie, bool late);
+
+	/*
+	 * TCP only. The owner reads no more from both connections and writes what it still holds,
+	 * or (on false) goes on.
+	 */
+	void (*hold)(void *arg, uint64_t cookie, bool on);
+	/*
+	 * After hold: gives both descriptors away, the source's first, when nothing waits any more.
+	 * False: not yet. From then on the flow must not be removed, but released.
+	 */
+	bool (*lend)(void *arg, uint64_t cookie, int fd[2]);
+	/*
+	 * The descriptors come back, in the state in which they go on (`hold` is over). The handle
+	 * is invalid. `reason` NONE: released.
+	 */
+	void (*returned)(void *arg, uint64_t cookie, const struct l7mp_flow_socket back[2],
+	                 enum l7mp_reason reason, const struct l7mp_flow_counters final[2]);
+	/* Both connections are over, and closed; `reset`: not in an orderly way. The handle is
+	 * invalid. */
+	void (*over)(void *arg, uint64_t cookie, bool reset,
+	             const struct l7mp_flow_counters final[2]);
 };
 
 struct l7mp_offload {
 	void *ctx; /* first argument of all functions */
+	/* A TCP session asks when it has relayed so much, or is so old, whichever comes first. */
+	uint64_t tcp_after_bytes, tcp_after_ms;
 	/* Sets the only receiver of events. `events` and `arg` are borrowed. */
 	void (*subscribe)(void *ctx, const struct l7mp_offload_events *events, void *arg);
 	/*
@@ -129,6 +175,13 @@ struct l7mp_offload {
 	 * Removes both directions and reads their last counters. Nulls *flow; NULL inside is fine.
 	 */
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
+	/*
+	 * A flow whose descriptors were lent: `returned` follows, or `over`, within some seconds,
+	 * not from inside. `at_once`: both connections are reset, and `over` comes from inside.
+	 */
+	void (*release)(void *ctx, struct l7mp_flow *flow, bool at_once);
+	/* In words, what a flow is doing: "", or for TCP its phase. Static. */
+	const char *(*phase)(void *ctx, const struct l7mp_flow *flow);
 	/*
 	 * Reads the counters of the last poll, at most a second old; `fresh` polls the kernel now.
 	 */

@@ -88,6 +88,14 @@ struct l7mp_stream_ops {
 	void (*subprotocol)(struct l7mp_stream *s, const char *name);
 	/* Optional; missing: L7MP_REASON_PROTOCOL. */
 	void (*flow)(struct l7mp_stream *s, struct l7mp_flow_end *out);
+	/*
+	 * Optional; TCP without TLS, between pause and resume: lends the descriptor to who goes on
+	 * in the kernel, when nothing waits to be written. The stream does nothing until it comes
+	 * back. Returns it, -EBUSY or -ENOTCONN.
+	 */
+	int (*lend)(struct l7mp_stream *s);
+	/* The descriptor comes back (taken); -1: the connection is over, close the stream. */
+	void (*give_back)(struct l7mp_stream *s, const struct l7mp_flow_socket *back);
 	/* Optional: this end's socket address. -ENOTSUP. */
 	int (*local)(struct l7mp_stream *s, struct l7mp_addr *out);
 	/*

@@ -267,8 +267,11 @@ static void test_reasons(void **state)
 	assert_int_equal(off_pair_check(&x, &a), L7MP_REASON_TRANSFORMER);
 	x = a;
 	x.l4 = IPPROTO_TCP;
-	assert_int_equal(off_pair_check(&x, &b), L7MP_REASON_TCP);
-	assert_int_equal(off_pair_check(&a, &x), L7MP_REASON_TCP);
+	assert_int_equal(off_pair_check(&x, &b), L7MP_REASON_PROTOCOL);
+	assert_int_equal(off_pair_check(&a, &x), L7MP_REASON_PROTOCOL);
+	assert_int_equal(off_pair_check(&x, &x), L7MP_REASON_NONE);
+	assert_int_equal(off_pair_check(&x, &(struct l7mp_flow_end){.kind = L7MP_FLOW_REFLECT}),
+	                 L7MP_REASON_TRANSFORMER);
 	x.l4 = 0;
 	assert_int_equal(off_pair_check(&x, &b), L7MP_REASON_PROTOCOL);
 	x = a;

@@ -389,14 +389,36 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	memset(out, 0, sizeof(*out));
 	out->kind = L7MP_FLOW_NONE;
 	if (s->type != L7MP_BYTE_STREAM_TCP) {
-		out->reason = L7MP_REASON_PROTOCOL;
+		out->reason =
+		        s->type == L7MP_BYTE_STREAM_TLS ? L7MP_REASON_TLS : L7MP_REASON_PROTOCOL;
 	} else if (!s->open || s->closing || s->err || l7mp_stream_io_local(s->sio, &out->local)) {
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 	} else {
 		out->kind = L7MP_FLOW_SOCKET;
 		out->l4 = IPPROTO_TCP;
 		out->remote = s->remote;
+		out->fd = below_fd(s);
+		out->keep_tos = true;
 	}
+}
+
+static int op_lend(struct l7mp_stream *base)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+
+	if (!s->open || s->closing || s->err || !s->sio)
+		return -ENOTCONN;
+	return l7mp_stream_io_lend(s->sio);
+}
+
+static void op_give_back(struct l7mp_stream *base, const struct l7mp_flow_socket *back)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+
+	l7mp_stream_io_give_back(s->sio, back->fd, back->ended, back->shut);
+	/* The kernel's side turned keep-alive off, or made the socket anew. */
+	if (back->fd >= 0)
+		tune(s);
 }
 
 static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
@@ -483,6 +505,8 @@ static const struct l7mp_stream_ops stream_ops = {
         .shutdown = op_shutdown,
         .close = op_close,
         .flow = op_flow,
+        .lend = op_lend,
+        .give_back = op_give_back,
         .local = op_local,
         .remote = op_remote,
         .plain = op_plain,

@@ -65,7 +65,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 		flush_updates(e);
 		flush_deletes(e);
 	}
-	if (flow->out)
+	if (flow->out || off_splice_leave(flow, reason))
 		return;
 	if (!e->leaving)
 		e->leaving_retries = e->n_retries;
@@ -89,10 +89,12 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	enum l7mp_reason reason = (enum l7mp_reason)flow->out_reason;
 	struct l7mp_flow_counters final[2];
+	struct off_tcp_pair *p = flow->tcp;
 	uint64_t cookie = flow->cookie;
 
 	e->n_withdrawn++;
 	off_flow_take_out(e, flow, final);
+	off_tcp_pair_free(&p);
 	if (e->table.events && e->table.events->withdrawn)
 		e->table.events->withdrawn(e->table.events_arg, cookie, reason, final);
 }
@@ -109,6 +111,7 @@ static void leave_now(struct l7mp_offload_engine *e)
 		off_wait_for_programs();
 	while (e->leaving)
 		finish(e, e->leaving);
+	off_splices_leave_now(e);
 }
 
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
@@ -118,6 +121,17 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 	DL_FOREACH (e->flows, flow)
 		leave(e, flow, reason);
 	leave_now(e);
+	off_splices_drop_over(e);
+}
+
+void off_flows_leave_tcp(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow;
+
+	DL_FOREACH (e->flows, flow)
+		if (flow->tcp)
+			leave(e, flow, L7MP_REASON_DISABLED);
+	wake(e);
 }
 
 /* ---- flows that get a new action ---- */
@@ -180,7 +194,7 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	struct off_plan plan[2];
 	enum l7mp_reason reason;
 
-	if (flow->out)
+	if (flow->out || flow->unmapped)
 		return;
 	reason = off_flow_plan(e, flow, plan);
 	if (reason) {

@@ -139,7 +139,7 @@ static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
 }
 
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
-                                 const struct off_nexthop *nh, struct off_egress *out)
+                                 const struct off_nexthop *nh, bool tcp, struct off_egress *out)
 {
 	struct off_link *link;
 
@@ -154,6 +154,9 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 	out->ifindex = link->ifindex;
 	out->mtu = nh->mtu && nh->mtu < link->mtu ? nh->mtu : link->mtu;
 	out->flags = L7MP_FLOW_TC_ONLY;
+	/* The programs for TCP make no link headers. */
+	if (off_link_l3(in) && tcp)
+		return L7MP_REASON_INTERFACE;
 	if (off_link_l3(in)) {
 		/* No link header to write into: the kernel makes one. */
 		out->flags |= L7MP_FLOW_NEIGH;
@@ -163,7 +166,7 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 		return L7MP_REASON_NONE;
 	memcpy(out->smac, link->mac, sizeof(out->smac));
 	memcpy(out->dmac, nh->neigh ? nh->neigh->mac : link->mac, sizeof(out->dmac));
-	if (may_xdp(e, in) && exit_xdp(e, in, link, out))
+	if (!tcp && may_xdp(e, in) && exit_xdp(e, in, link, out))
 		out->flags = 0;
 	return L7MP_REASON_NONE;
 }

@@ -198,6 +198,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_counter_poll_stop(&e->table);
 	off_slots_stop(&e->table);
 	off_handover_stop(&e->table);
+	off_splices_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
 	off_monitor_stop(&e->path);
@@ -333,6 +334,9 @@ static int serve(struct l7mp_offload_engine *e)
 	rc = explain(e, off_handover_start(&e->table), "can't map the hand-over's memory");
 	if (rc)
 		return rc;
+	rc = explain(e, off_splices_start(e), "can't map the memory of TCP connections");
+	if (rc)
+		return rc;
 	set_state(e, OFF_ACTIVE);
 	e->why[0] = 0;
 	missing_interfaces(e);
@@ -438,6 +442,19 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 	return 0;
 }
 
+/* Takes them. */
+static void use_settings(struct l7mp_offload_engine *e, struct off_settings *wanted)
+{
+	off_settings_clear(&e->set);
+	e->set = *wanted;
+	e->ops.tcp_after_bytes = wanted->tcp.after_bytes;
+	e->ops.tcp_after_ms = wanted->tcp.after_ms;
+	if (e->state == OFF_ACTIVE && !wanted->tcp.enabled)
+		off_flows_leave_tcp(e);
+	else if (e->state == OFF_ACTIVE)
+		off_retry_soon(e);
+}
+
 static bool same_ground(const struct off_settings *a, const struct off_settings *b)
 {
 	return a->mode == b->mode && a->max_flows == b->max_flows && a->instance && b->instance &&
@@ -464,8 +481,7 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 		return l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
 	if (e->state == OFF_STARTING && same_ground(&e->set, &wanted) &&
 	    e->set.start == wanted.start) {
-		off_settings_clear(&e->set);
-		e->set = wanted;
+		use_settings(e, &wanted);
 		return 0;
 	}
 	if (e->state == OFF_ACTIVE && same_ground(&e->set, &wanted) &&
@@ -473,13 +489,11 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 		/* What is attached and pinned is our own; from now on it stays when we go. */
 		if (e->set.start != wanted.start)
 			disown(e);
-		off_settings_clear(&e->set);
-		e->set = wanted;
+		use_settings(e, &wanted);
 		off_attach_retry_all(&e->hooks);
 		return 0;
 	}
 	l7mp_offload_stop(e);
-	off_settings_clear(&e->set);
-	e->set = wanted;
+	use_settings(e, &wanted);
 	return start(e, err);
 }

@@ -5,6 +5,7 @@
  *   engine    settings, state, life cycle      flows     adding and removing flows
  *   egress    by which interface, and how      changes   what follows from events
  *   load      programs, in a worker thread     view      what the API shows
+ *   splices   flows of TCP
  *
  * Thread: loop only.
  */
@@ -13,6 +14,7 @@
 #include "l7mp/offload.h"
 #include "offload/hook/hook.h"
 #include "offload/table/table.h"
+#include "offload/tcp/tcp.h"
 
 enum off_state {
 	OFF_DISABLED,    /* not wanted: admin.offload, or no interface named */
@@ -49,6 +51,8 @@ struct l7mp_offload_engine {
 	struct off_path path;
 	struct off_hooks hooks;
 	struct off_table table;
+	struct off_tcp *tcp; /* NULL: no pairs can be made */
+	void *tcp_map;       /* memory of the map tcp_pairs */
 
 	struct l7mp_flow *flows;
 	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
@@ -91,6 +95,8 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 
 /* Those that come in or leave there, at once: its hook is about to be taken away. */
 void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
+/* Those of TCP, orderly: not wanted any more. */
+void off_flows_leave_tcp(struct l7mp_offload_engine *e);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
 /* Called when a flow is taken out; ends its wait in `leaving` if it was there. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
@@ -107,15 +113,35 @@ struct off_plan {
 /* Where each direction comes in, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                struct off_plan plan[2]);
-/* Out of everything, and freed. */
+/* Out of the maps; off_flow_take_out follows. */
+void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* Out of everything, and freed, but for its pair of TCP connections. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
 /* How packets that come in by `in` leave to the peer behind `nh`. NONE or a reason. */
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
-                                 const struct off_nexthop *nh, struct off_egress *out);
+                                 const struct off_nexthop *nh, bool tcp, struct off_egress *out);
 /*
  * The interface whose program sees what the peer behind `nh` sends, and how it sees it (`in`, may
  * be NULL). NONE or a reason.
  */
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out, struct off_ingress *in);
+
+/* ---- splices.c ---- */
+
+int off_splices_start(struct l7mp_offload_engine *e); /* 0 or negative errno */
+void off_splices_stop(struct l7mp_offload_engine *e);
+/* Makes the flow one of TCP, with a pair; the keys are set. NONE or a reason. */
+enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                    const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+/* Whether it leaves by itself, in its time; false: as any flow. */
+bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason);
+/* Those that leave have left when this returns. */
+void off_splices_leave_now(struct l7mp_offload_engine *e);
+/* Frees the flows of connections that are over. */
+void off_splices_drop_over(struct l7mp_offload_engine *e);
+/* Puts the bytes of a TCP flow into its counters; no-op for others. */
+void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2]);
+void off_splice_release(void *ctx, struct l7mp_flow *flow, bool at_once);
+const char *off_splice_phase(void *ctx, const struct l7mp_flow *flow);

@@ -36,7 +36,7 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
-	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
+	for (int i = 0; i < flow->n_dirs && !flow->out && !flow->unmapped; i++)
 		off_entry_delete(&e->table.maps, &flow->dir[i]);
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
 	for (int i = 0; i < flow->n_dirs; i++) {
@@ -44,6 +44,13 @@ static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, boo
 			off_counter_read(&e->table, &flow->dir[i]);
 		off_slot_give(&e->table, &flow->dir[i]);
 	}
+}
+
+void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < flow->n_dirs && !flow->out && !flow->unmapped; i++)
+		off_entry_delete(&e->table.maps, &flow->dir[i]);
+	flow->unmapped = true;
 }
 
 static int put(const struct off_table *tbl, const struct off_direction *dir)
@@ -95,7 +102,7 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 
 		reason = flow->verb == L7MP_VERB_COUNT
 		                 ? L7MP_REASON_NONE
-		                 : off_egress_find(e, in[i], to, &plan[i].out);
+		                 : off_egress_find(e, in[i], to, flow->tcp, &plan[i].out);
 		if (reason)
 			return reason;
 	}
@@ -195,6 +202,9 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 	enum l7mp_reason reason;
 
 	set_sides(flow, a, b);
+	reason = a->l4 == IPPROTO_TCP ? off_splice_prepare(e, flow, a, b) : L7MP_REASON_NONE;
+	if (reason)
+		return reason;
 	if (in_table(e, flow))
 		return L7MP_REASON_CONFLICT;
 	reason = find_hops(e, flow, a, b);
@@ -208,14 +218,18 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 	}
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
-	off_handover_prepare(&e->table, flow);
+	if (!flow->tcp)
+		off_handover_prepare(&e->table, flow);
 	reason = (enum l7mp_reason)install(e, flow);
 	if (reason) {
 		off_handover_release(&e->table, flow);
 		table_delete(e, flow);
 		return reason;
 	}
-	off_handover_add(&e->table, flow);
+	if (flow->tcp)
+		off_tcp_pair_begin(flow->tcp);
+	else
+		off_handover_add(&e->table, flow);
 	return L7MP_REASON_NONE;
 }
 
@@ -246,6 +260,7 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	flow->session = off_record_id(owner);
 	reason = build(e, flow, a, b);
 	if (reason) {
+		off_tcp_pair_free(&flow->tcp);
 		flow_free(e, flow);
 		return (int)reason;
 	}
@@ -257,7 +272,7 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	return 0;
 }
 
-static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
+static void counters_of(struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
 {
 	memset(out, 0, 2 * sizeof(*out));
 	out[L7MP_INGRESS] = flow->dir[0].now;
@@ -266,6 +281,7 @@ static void counters_of(const struct l7mp_flow *flow, struct l7mp_flow_counters 
 		out[L7MP_EGRESS] = flow->dir[0].now;
 	else if (flow->n_dirs == 2)
 		out[L7MP_EGRESS] = flow->dir[1].now;
+	off_splice_counters(flow, out);
 }
 
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
@@ -291,12 +307,15 @@ static void op_remove(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_count
 {
 	struct l7mp_offload_engine *e = ctx;
 	struct l7mp_flow *f = *flow;
+	struct off_tcp_pair *p;
 
 	if (!f)
 		return;
 	*flow = NULL;
 	e->n_removed++;
+	p = f->tcp;
 	off_flow_take_out(e, f, final);
+	off_tcp_pair_free(&p);
 }
 
 static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_flow_counters now[2])
@@ -341,6 +360,8 @@ const struct l7mp_offload off_ops = {
         .subscribe = op_subscribe,
         .add = op_add,
         .remove = op_remove,
+        .release = off_splice_release,
+        .phase = off_splice_phase,
         .read = op_read,
         .recheck = op_recheck,
         .where = op_where,

@@ -118,6 +118,7 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 	        {L7MP_MAP_DEVICES, e->hooks.n_devices, L7MP_IFS_MAX},
 	        {L7MP_MAP_HANDOVER, L7MP_HANDOVER_SLOTS - e->table.handover.n_free,
 	         L7MP_HANDOVER_SLOTS},
+	        {L7MP_MAP_TCP_PAIRS, e->tcp ? L7MP_TCP_PAIRS - e->tcp->n_free : 0, L7MP_TCP_PAIRS},
 	        {L7MP_MAP_SESSIONS, e->table.n_records, e->table.maps.max_flows},
 	        {L7MP_MAP_ATTACHED, served(e), L7MP_IFS_MAX},
 	        {L7MP_MAP_ABI, 1, 1},
@@ -322,7 +323,7 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 	const uint8_t *saddr = a->saddr, *daddr = a->daddr;
 	const char *hook = "", *in = "";
 	cJSON *o = cJSON_CreateObject();
-	int rc = l7mp_json_add_str(o, "protocol", k->l4 == IPPROTO_UDP ? "UDP" : "?");
+	int rc = l7mp_json_add_str(o, "protocol", k->l4 == IPPROTO_TCP ? "TCP" : "UDP");
 
 	if (k->family == L7MP_FAMILY_V6) {
 		saddr = s->action6.saddr.bytes;

@@ -61,6 +61,7 @@ struct session_stage {
 	uint16_t index;
 	uint8_t state; /* enum l7mp_stage_state */
 	bool paused : 1;
+	bool move : 1;   /* to another endpoint, when the descriptors are back */
 	bool was_up : 1; /* was connected since the set-up: losing it is a disconnect */
 };
 
@@ -157,6 +158,9 @@ struct l7mp_session {
 	uint8_t suspensions;    /* in a row; each is longer than the one before */
 	struct session_client client;
 	bool offload_disabled : 1; /* by the configuration */
+	bool tcp : 1;              /* the ends of the flow are TCP connections */
+	bool held : 1;             /* reads no more: the engine asked for it */
+	bool lent : 1;             /* the engine has the descriptors of both connections */
 	bool ending : 1;
 	bool abort : 1;
 	bool closing : 1;     /* the task has closed the streams */
@@ -328,6 +332,11 @@ void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 /* "source", "ingress[0]", "destination", "egress[1]" */
 const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t size);
 
+/* The descriptors are back, or the connections over: what had to wait for that happens now. */
+void l7mp_session_unlent(struct l7mp_session *s);
+/* `held` has changed: pauses or resumes the streams. */
+void l7mp_session_flow_control(struct l7mp_session *s);
+
 /* ---- offload.c ---- */
 
 /* For the set of sessions: subscribes to the engine's events. Returns 0 or -ENOMEM. */
@@ -350,6 +359,8 @@ void l7mp_session_offload_recheck(struct l7mp_session *s);
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
+/* The session is aborted: lent descriptors come back now, both connections reset. */
+void l7mp_session_offload_abort(struct l7mp_session *s);
 /* Returns the counts of the fast path, including flows that were removed. */
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
                        uint64_t last_seen[2]);

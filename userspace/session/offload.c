@@ -11,7 +11,12 @@
  *
  * A session is suspended, that is, kept on the slow path for a time, when its packets show that the
  * fast path would do wrong: see BYPASS_FIRST and FILTERED_MS.
+ *
+ * A pair of TCP connections lends its descriptors to the engine before it begins, and gets
+ * descriptors back when the session leaves the kernel; until then it can't be closed, so what would
+ * remove the flow of another session releases it, and waits.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "internal.h"
@@ -55,8 +60,9 @@
 
 static void set_offload(struct l7mp_session *s, enum session_offload state, enum l7mp_reason reason)
 {
-	s->m->starting -= s->offload_state == SESSION_OFFLOAD_STARTING;
-	s->m->starting += state == SESSION_OFFLOAD_STARTING;
+	/* TCP needs none of the hand-over's entries, and may start for as long as it is idle. */
+	s->m->starting -= s->offload_state == SESSION_OFFLOAD_STARTING && !s->tcp;
+	s->m->starting += state == SESSION_OFFLOAD_STARTING && !s->tcp;
 	s->offload_state = (uint8_t)state;
 	s->offload_reason = (uint8_t)reason;
 }
@@ -108,8 +114,17 @@ static bool route_retry_due(const struct l7mp_session *s)
 /* Suspended: the engine does not know the reason, so its `retry` does not end that. */
 static bool is_suspended(const struct l7mp_session *s)
 {
-	return s->offload_reason == L7MP_REASON_FILTERED ||
-	       s->offload_reason == L7MP_REASON_BYPASSED || s->offload_reason == L7MP_REASON_MIXED;
+	switch ((enum l7mp_reason)s->offload_reason) {
+	case L7MP_REASON_FILTERED:
+	case L7MP_REASON_BYPASSED:
+	case L7MP_REASON_MIXED:
+	case L7MP_REASON_TCP:
+	case L7MP_REASON_TCP_BUSY:
+	case L7MP_REASON_NOT_SEEN:
+		return true;
+	default:
+		return false;
+	}
 }
 
 /* A packet is relayed while the session is suspended. True: a flow may be requested again. */
@@ -128,15 +143,11 @@ static bool suspension_is_over(struct l7mp_session *s)
 	       (before > s->refused_ms && before < now);
 }
 
-/* Removes the flow, and keeps the session on the slow path for a time. */
-static void suspend(struct l7mp_session *s, enum l7mp_reason reason)
+/* The flow is removed: keeps the session on the slow path for a time. */
+static void stay_slow(struct l7mp_session *s, enum l7mp_reason reason)
 {
 	uint64_t now = l7mp_loop_now(session_loop(s));
 
-	if (s->offload_state == SESSION_OFFLOAD_FAST &&
-	    now - s->flow_started_ms >= SUSPEND_FORGET_MS)
-		s->suspensions = 0;
-	l7mp_session_offload_remove(s, true);
 	refuse(s, reason);
 	if (reason == L7MP_REASON_FILTERED) {
 		s->suspended_until_ms = now + FILTERED_MS;
@@ -145,6 +156,31 @@ static void suspend(struct l7mp_session *s, enum l7mp_reason reason)
 	s->suspended_until_ms = now + ((uint64_t)SUSPEND_MS << s->suspensions);
 	if (s->suspensions < SUSPENSIONS_MAX)
 		s->suspensions++;
+}
+
+static void forget_suspensions(struct l7mp_session *s)
+{
+	if (s->offload_state == SESSION_OFFLOAD_FAST &&
+	    l7mp_loop_now(session_loop(s)) - s->flow_started_ms >= SUSPEND_FORGET_MS)
+		s->suspensions = 0;
+}
+
+/* Removes the flow, and keeps the session on the slow path for a time. */
+static void suspend(struct l7mp_session *s, enum l7mp_reason reason)
+{
+	forget_suspensions(s);
+	l7mp_session_offload_remove(s, true);
+	stay_slow(s, reason);
+}
+
+/* A TCP session is not worth a flow at first: a short one would only cost more. */
+static bool is_young(const struct l7mp_session *s)
+{
+	const struct l7mp_offload *o = s->m->offload;
+
+	return s->offload_reason == L7MP_REASON_TCP_YOUNG &&
+	       s->slow[0].bytes + s->slow[1].bytes < o->tcp_after_bytes &&
+	       l7mp_loop_now(session_loop(s)) - s->start_ms < o->tcp_after_ms;
 }
 
 /* User space received a packet although the session has a flow. */
@@ -173,6 +209,8 @@ void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
+	if (s->offload_state == SESSION_OFFLOAD_FAST && s->tcp)
+		return;
 	if (s->offload_state == SESSION_OFFLOAD_FAST) {
 		if (l7mp_loop_now(session_loop(s)) - s->flow_started_ms <= HANDOVER_MS)
 			s->m->env->stats->handover_late++;
@@ -180,7 +218,7 @@ void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir
 			relayed_despite_flow(s, dir);
 		return;
 	}
-	if (s->offload_state == SESSION_OFFLOAD_SLOW ||
+	if ((s->offload_state == SESSION_OFFLOAD_SLOW && !is_young(s)) ||
 	    (s->offload_state == SESSION_OFFLOAD_REFUSED &&
 	     (is_suspended(s) ? suspension_is_over(s) : route_retry_due(s))))
 		queue(s);
@@ -326,15 +364,38 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 	refuse(s, rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
 }
 
+/* What waits in user space does not matter yet: it is out of the way before `lend`. */
+static void request_tcp(struct l7mp_session *s, const struct l7mp_flow_end *a,
+                        const struct l7mp_flow_end *b)
+{
+	bool ended = false;
+
+	for (unsigned i = 0; i < s->n; i++)
+		ended = ended || s->pipes[i].end;
+	if (s->offload_reason == L7MP_REASON_PENDING)
+		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
+	if (ended)
+		refuse(s, L7MP_REASON_TCP_CLOSING);
+	else if (!is_young(s))
+		start_flow(s, a, b);
+}
+
 static void request_flow(struct l7mp_session *s)
 {
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
 
+	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
+		return;
+	reason = flow_ends(s, &a, &b);
+	s->tcp = !reason && a.l4 == IPPROTO_TCP && b.l4 == IPPROTO_TCP;
+	if (s->tcp) {
+		request_tcp(s, &a, &b);
+		return;
+	}
 	/* Packets of a flow would overtake queued data: the next packet requests it again. */
 	if (!is_idle(s))
 		return;
-	reason = flow_ends(s, &a, &b);
 	/* No event follows when this changes: the next packet requests it again. */
 	if (reason == L7MP_REASON_NOT_ESTABLISHED) {
 		set_offload(s, SESSION_OFFLOAD_SLOW, reason);
@@ -390,7 +451,7 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 			s->fast_seen[dir] = now[dir].last_seen_ms;
 		if (s->fast_seen[dir] > s->active_ms)
 			s->active_ms = s->fast_seen[dir];
-		if (!packets)
+		if (!packets && !bytes)
 			continue;
 		s->m->env->stats->fast_packets[dir] += packets;
 		s->m->env->stats->fast_bytes[dir] += bytes;
@@ -437,6 +498,11 @@ void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 
 	if (s->offload_state == SESSION_OFFLOAD_QUEUED)
 		unqueue(s);
+	if (s->lent) {
+		o->release(o->ctx, s->flow, false);
+		return;
+	}
+	s->held = false;
 	if (s->flow) {
 		o->remove(o->ctx, &s->flow, final);
 		add_final_counters(s, final);
@@ -444,6 +510,14 @@ void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 	if (!s->offload_disabled && (again || s->offload_state == SESSION_OFFLOAD_FAST ||
 	                             s->offload_state == SESSION_OFFLOAD_STARTING))
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_PENDING);
+}
+
+void l7mp_session_offload_abort(struct l7mp_session *s)
+{
+	const struct l7mp_offload *o = s->m->offload;
+
+	if (s->lent)
+		o->release(o->ctx, s->flow, true);
 }
 
 void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
@@ -472,6 +546,88 @@ static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	(void)arg;
 	add_final_counters(s, final);
 	refuse(s, reason);
+}
+
+/* ---- TCP: descriptors go and come back ---- */
+
+static void on_hold(void *arg, uint64_t cookie, bool on)
+{
+	struct l7mp_session *s = session_of(cookie);
+
+	(void)arg;
+	s->held = on;
+	l7mp_session_flow_control(s);
+}
+
+static bool on_lend(void *arg, uint64_t cookie, int fd[2])
+{
+	struct l7mp_session *s = session_of(cookie);
+	struct l7mp_stream *a = s->stages[0].stream, *b = s->stages[s->dest].stream;
+
+	(void)arg;
+	if (!is_idle(s) || !a || !b || !a->ops->lend || !b->ops->lend)
+		return false;
+	fd[0] = a->ops->lend(a);
+	if (fd[0] < 0)
+		return false;
+	fd[1] = b->ops->lend(b);
+	if (fd[1] < 0) {
+		a->ops->give_back(a, &(struct l7mp_flow_socket){.fd = fd[0]});
+		return false;
+	}
+	s->lent = true;
+	return true;
+}
+
+static void give_back(struct l7mp_session *s, const struct l7mp_flow_socket back[2])
+{
+	struct l7mp_stream *a = s->stages[0].stream, *b = s->stages[s->dest].stream;
+
+	a->ops->give_back(a, &back[0]);
+	b->ops->give_back(b, &back[1]);
+}
+
+static void on_returned(void *arg, uint64_t cookie, const struct l7mp_flow_socket back[2],
+                        enum l7mp_reason reason, const struct l7mp_flow_counters final[2])
+{
+	struct l7mp_session *s = session_of(cookie);
+
+	(void)arg;
+	forget_suspensions(s);
+	add_final_counters(s, final);
+	s->held = false;
+	if (!reason)
+		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
+	else
+		refuse(s, reason);
+	if (is_suspended(s))
+		stay_slow(s, reason);
+	if (!s->lent)
+		return;
+	s->lent = false;
+	give_back(s, back);
+	s->active_ms = l7mp_loop_now(session_loop(s));
+	l7mp_session_unlent(s);
+}
+
+static void on_over(void *arg, uint64_t cookie, bool reset,
+                    const struct l7mp_flow_counters final[2])
+{
+	const struct l7mp_flow_socket none[2] = {{.fd = -1}, {.fd = -1}};
+	struct l7mp_session *s = session_of(cookie);
+	struct l7mp_error err;
+
+	(void)arg;
+	add_final_counters(s, final);
+	set_offload(s, SESSION_OFFLOAD_REFUSED, L7MP_REASON_TCP_CLOSING);
+	s->lent = s->held = false;
+	give_back(s, none);
+	l7mp_error_set(&err, -ECONNRESET, L7MP_ERR_UPSTREAM, "connection reset");
+	if (reset)
+		l7mp_session_finish(s, &err, true, "connection reset");
+	else
+		l7mp_session_finish(s, NULL, false, "end of stream");
+	l7mp_session_unlent(s);
 }
 
 static void retry_some(struct l7mp_slice *slice, void *arg)
@@ -509,6 +665,10 @@ static const struct l7mp_offload_events offload_events = {
         .retry = on_retry,
         .ready = on_ready,
         .begun = on_begun,
+        .hold = on_hold,
+        .lend = on_lend,
+        .returned = on_returned,
+        .over = on_over,
 };
 
 int l7mp_sessions_offload_init(struct l7mp_sessions *m)

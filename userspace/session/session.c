@@ -421,7 +421,7 @@ static void flow_control(struct l7mp_session *s)
 {
 	for (unsigned i = 0; i < s->n && !s->ending; i++) {
 		struct session_stage *st = &s->stages[i];
-		bool want = s->state != L7MP_SESSION_CONNECTED || full_after(s, i);
+		bool want = s->state != L7MP_SESSION_CONNECTED || s->held || full_after(s, i);
 
 		if (!st->stream || st->state != L7MP_STAGE_READY || st->paused == want)
 			continue;
@@ -733,6 +733,11 @@ void l7mp_stage_move(struct session_stage *st)
 
 	if (st->s->ending || st->index == 0)
 		return;
+	if (st->s->lent) {
+		st->move = true;
+		l7mp_session_offload_remove(st->s, true);
+		return;
+	}
 	l7mp_error_set(&err, 0, L7MP_OK, "the endpoint was deleted");
 	lost = disconnect(st, false);
 	if (is_over(st, lost)) {
@@ -1028,6 +1033,11 @@ static void check_ready(struct l7mp_session *s)
 	answer(s, 200, "OK");
 	for (unsigned i = 0; i < s->n && !s->ending && s->state == L7MP_SESSION_CONNECTED; i++)
 		pipe_flush(s, i);
+	flow_control(s);
+}
+
+void l7mp_session_flow_control(struct l7mp_session *s)
+{
 	flow_control(s);
 }
 
@@ -1412,7 +1422,8 @@ static void session_task(struct l7mp_task *task, void *arg)
 	struct l7mp_session *s = arg;
 
 	(void)task;
-	if (s->state != L7MP_SESSION_FINALIZING)
+	/* What is lent can't be closed: l7mp_session_unlent comes here again. */
+	if (s->state != L7MP_SESSION_FINALIZING || s->lent)
 		return;
 	if (!s->closing)
 		close_streams(s);
@@ -1440,6 +1451,21 @@ void l7mp_session_end(struct l7mp_session *s, const char *reason)
 	}
 	abort_answer(s, reason);
 	l7mp_session_finish(s, NULL, false, "%s", reason);
+}
+
+void l7mp_session_unlent(struct l7mp_session *s)
+{
+	if (s->ending) {
+		l7mp_task_post(session_loop(s), &s->task);
+		return;
+	}
+	flow_control(s);
+	for (unsigned i = 1; i < s->n && !s->ending; i++) {
+		if (!s->stages[i].move)
+			continue;
+		s->stages[i].move = false;
+		l7mp_stage_move(&s->stages[i]);
+	}
 }
 
 /* All streams of the session must be closed. */

@@ -84,6 +84,7 @@ static void end_one(struct l7mp_session *s, bool abort)
 	s->draining = false;
 	l7mp_session_finish(s, NULL, true, "shutdown");
 	s->abort = true;
+	l7mp_session_offload_abort(s);
 	for (unsigned i = 0; s->closing && i < s->n; i++)
 		if (s->stages[i].stream)
 			l7mp_stream_close(s->stages[i].stream, true);

@@ -128,7 +128,7 @@ static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
 {
 	const struct session_stage *ends[2] = {&s->stages[0], &s->stages[s->dest]};
 	const struct l7mp_offload *o = s->m->offload;
-	const char *hook = NULL, *interface = NULL;
+	const char *hook = NULL, *interface = NULL, *phase = "";
 	cJSON *json = cJSON_CreateObject();
 	uint64_t now = l7mp_loop_now(session_loop(s));
 	char place[32], time[L7MP_ISO8601_LEN];
@@ -136,11 +136,14 @@ static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
 
 	if (s->flow)
 		o->where(o->ctx, s->flow, (enum l7mp_direction)dir, &hook, &interface);
+	if (s->flow && o->phase)
+		phase = o->phase(o->ctx, s->flow);
 	rc = l7mp_json_add_str(json, "from", l7mp_stage_place(ends[dir], place, sizeof(place)));
 	rc |= l7mp_json_add_str(json, "to", l7mp_stage_place(ends[!dir], place, sizeof(place)));
 	rc |= l7mp_json_add_str(json, "state", off_states[s->offload_state]);
 	rc |= l7mp_json_add_str(json, "reason",
 	                        l7mp_reason_name((enum l7mp_reason)s->offload_reason));
+	rc |= l7mp_json_add_str(json, "phase", phase);
 	rc |= l7mp_json_add_str(json, "hook", hook ? hook : "");
 	rc |= l7mp_json_add_str(json, "interface", interface ? interface : "");
 	rc |= l7mp_json_add_num(json, "packets", (double)count->packets);

@@ -52,6 +52,8 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 
 /* ---- flows ---- */
 
+struct off_tcp_pair;
+
 struct off_direction {
 	struct l7mp_flow_key key;
 	struct l7mp_flow_counters now;
@@ -80,6 +82,9 @@ struct l7mp_flow {
 	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last examined. */
 	uint64_t added_us, settled_us, looked_us;
 	bool out;                  /* taken out of the map already, by changes.c */
+	bool unmapped;             /* the same, as its owner is about to have it back (TCP) */
+	bool over;                 /* TCP: has no owner any more, and stays for what is late */
+	struct off_tcp_pair *tcp;  /* L7MP_VERB_SPLICE; else NULL */
 	uint8_t out_reason;        /* enum l7mp_reason */
 	struct off_nexthop *nh[2]; /* to a's peer, to b's peer; the second only with two sides */
 	struct off_use use[2];

@@ -23,9 +23,7 @@ static bool plain(const struct l7mp_addr *a)
 
 static enum l7mp_reason check_socket(const struct l7mp_flow_end *end)
 {
-	if (end->l4 == IPPROTO_TCP)
-		return L7MP_REASON_TCP;
-	if (end->l4 != IPPROTO_UDP)
+	if (end->l4 != IPPROTO_UDP && end->l4 != IPPROTO_TCP)
 		return L7MP_REASON_PROTOCOL;
 	if (!off_abi_family(&end->local) || !off_abi_family(&end->remote) ||
 	    !l7mp_addr_port(&end->local) || !l7mp_addr_port(&end->remote))
@@ -44,6 +42,9 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 	if (a->kind != L7MP_FLOW_SOCKET)
 		return a->reason ? a->reason : L7MP_REASON_PROTOCOL;
 	reason = check_socket(a);
+	/* What stops here is no connection that could go on elsewhere. */
+	if (!reason && a->l4 == IPPROTO_TCP && b->kind != L7MP_FLOW_SOCKET)
+		return b->reason ? b->reason : L7MP_REASON_TRANSFORMER;
 	if (reason || b->kind == L7MP_FLOW_REFLECT || b->kind == L7MP_FLOW_DROP)
 		return reason;
 	if (b->kind != L7MP_FLOW_SOCKET)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""What the tests of TCP in the kernel share: a gateway with two legs, the proxy on it, peers that compare every byte."""
+import json
+import os
+import pathlib
+import re
+import tempfile
+import unittest
+
+import l7net
+import l7test
+import tcpflow
+
+PINS = pathlib.Path("/sys/fs/bpf/l7mp")
+
+
+class Base(unittest.TestCase):
+    count = 0
+
+    def setUp(self):
+        if not l7test.ISOLATED:
+            self.skipTest("needs root")
+        l7net.need_bpffs(self)
+        Base.count += 1
+        self.instance = f"s{os.getpid()}-{Base.count}"
+        self.pins = PINS / self.instance
+        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
+        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
+        self.addCleanup(self.a.close)
+        self.addCleanup(self.b.close)
+        self.servers = {}
+        self.log = None
+
+    def config(self, v6=False, tcp=None, **admin):
+        address, up = ("fd09:1::1", "fd09:2::2") if v6 else ("10.9.1.1", "10.9.2.2")
+        return {
+            "admin": {"offload": "init", "offload_ifs": "legA,legB", "instance": self.instance, "log_level": "verbose",
+                      "access_log_path": self.log, **({"offload_tcp": tcp} if tcp else {}), **admin},
+            "listeners": [
+                {"name": "tcp", "spec": {"protocol": "TCP", "address": address, "port": 9000},
+                 "rules": [{"action": {"route": {"destination": {
+                     "name": "up", "spec": {"protocol": "TCP", "port": 9001},
+                     "endpoints": [{"spec": {"address": up}}]}}}}]},
+                l7test.controller(),
+            ],
+        }
+
+    def proxy(self, v6=False, tcp=None, mss=None, **admin):
+        directory = tempfile.mkdtemp(prefix="l7mp-")
+        self.addCleanup(lambda: [f.unlink() for f in pathlib.Path(directory).iterdir()] and None or
+                        pathlib.Path(directory).rmdir())
+        self.log = directory + "/access.log"
+        for s in self.servers.values():
+            s.close()
+        self.servers = {v6: tcpflow.listener(self.b, 9001, self.b.own6 if v6 else self.b.own4, mss=mss)}
+        self.addCleanup(self.servers[v6].close)
+        return l7test.Proxy(self.config(v6, tcp, **admin))
+
+    def connect(self, v6=False, bind=0, port=9000):
+        """A connection through the proxy: the client's socket and the server's."""
+        c = tcpflow.connect(self.a, (self.a.gateway6 if v6 else self.a.gateway4, port), bind)
+        return c, tcpflow.accept(self.servers[v6])
+
+    @staticmethod
+    def exactly(sock, n):
+        data = b""
+        while len(data) < n:
+            more = sock.recv(n - len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    # ---- what the proxy says ----
+
+    @staticmethod
+    def session(p):
+        for s in p.api.get("/sessions")[1]:
+            if s["name"].startswith("TCP:"):
+                return s
+        return None
+
+    def reason(self, p):
+        s = self.session(p)
+        return s and s["offload"]["directions"][0]["reason"]
+
+    def wait(self, what, p=None):
+        got = l7test.wait_for(lambda: what() or None, 2 * l7net.WAIT)
+        if got is None:
+            self.fail(f"in vain: {p and json.dumps(self.session(p))} {p and json.dumps(p.api.get('/offload')[1])} "
+                      f"{p and p.stderr()}")
+        return got
+
+    def wait_fast(self, p):
+        def fast():
+            s = self.session(p)
+            return s if s and s["offload"]["state"] == "fast" else None
+        return self.wait(fast, p)
+
+    def leave(self, p):
+        """Takes the session out of the kernel."""
+        p.api.post("/admin", {"admin": {"offload_tcp": {"enabled": False}}})
+        self.wait(lambda: self.reason(p) == "disabled", p)
+
+    def access(self):
+        try:
+            return [json.loads(line) for line in pathlib.Path(self.log).read_text().splitlines()
+                    if json.loads(line)["source"]["listener"] == "tcp"]
+        except FileNotFoundError:
+            return []
+
+    def logged(self, p):
+        """The last line of the access log; there is one for each session that is over."""
+        self.wait(lambda: self.session(p) is None and self.access(), p)
+        return self.access()[-1]
+
+    # ---- checks ----
+
+    def join(self, *threads):
+        for t in threads:
+            t.join(4 * l7net.WAIT)
+            self.assertFalse(t.is_alive(), "hangs")
+
+    def finish(self, ends, total=None):
+        """All that was sent has arrived, and was right."""
+        for pair in ends:
+            for one, other in (pair, pair[::-1]):
+                self.join(one.sender, other.receiver)
+                self.assertIsNone(one.sender.error)
+                self.assertIsNone(other.receiver.error)
+                self.assertIsNone(other.receiver.wrong)
+                self.assertEqual(one.sender.sent, other.receiver.received)
+                self.assertEqual(one.sender.hash.digest(), other.receiver.hash.digest())
+                if total:
+                    self.assertEqual(one.sender.sent, total)
+            for e in pair:
+                e.close()
+
+    def nothing_left(self, p):
+        """No session, flow, pair or socket, some seconds after the end."""
+        self.wait(lambda: self.session(p) is None, p)
+        self.wait(lambda: p.api.get("/offload")[1]["flows"]["now"] == 0, p)
+        used = {m["name"]: m["entries"] for m in p.api.get("/offload")[1]["maps"]}
+        self.assertEqual(used.get("tcp_pairs", 0), 0)
+        self.assertEqual(used["flows4"] + used["flows6"], 0)
+
+        def sockets():
+            lines = l7net.sh("ss", "-Htan", "( sport = 9000 or dport = 9001 )").splitlines()
+            return [x for x in lines if not re.match(r"LISTEN|TIME-WAIT", x)]
+        self.wait(lambda: not sockets(), p)
+
+    def bad_checksums(self):
+        """TcpInCsumErrors of all three namespaces."""
+        n = 0
+        for text in (l7net.sh("nstat", "-asz", "TcpInCsumErrors"), self.a.run("nstat -asz TcpInCsumErrors"),
+                     self.b.run("nstat -asz TcpInCsumErrors")):
+            n += int(re.search(r"TcpInCsumErrors\s+(\d+)", text).group(1))
+        return n
+
+    def second_leg(self):
+        """Another way to the server, by an interface that is not served."""
+        l7net.ip(f"link add legC type veth peer name eth1 netns {self.b.name}")
+        self.addCleanup(l7net.ip, "link del legC", check=False)
+        l7net.ip("link set legC up")
+        l7net.ip("addr add 10.9.3.1/24 dev legC")
+        self.b.run("ip link set eth1 up")
+        self.b.run("ip addr add 10.9.3.2/24 dev eth1")

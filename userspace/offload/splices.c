@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/* TCP: what ties the pairs of tcp/ to flows in the maps and to their owners. */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine.h"
+
+#define SETTLE_MS 100 /* that a change of settings waits for TCP sessions to leave */
+
+/* ---- events of pairs ---- */
+
+static void on_hold(void *arg, void *owner, bool on)
+{
+	const struct l7mp_offload_engine *e = arg;
+	const struct l7mp_flow *flow = owner;
+
+	e->table.events->hold(e->table.events_arg, flow->cookie, on);
+}
+
+static bool on_lend(void *arg, void *owner, int fd[2])
+{
+	const struct l7mp_offload_engine *e = arg;
+	const struct l7mp_flow *flow = owner;
+
+	return e->table.events->lend(e->table.events_arg, flow->cookie, fd);
+}
+
+static void on_begun(void *arg, void *owner)
+{
+	const struct l7mp_offload_engine *e = arg;
+	const struct l7mp_flow *flow = owner;
+
+	e->table.events->begun(e->table.events_arg, flow->cookie, false);
+}
+
+static void on_unmap(void *arg, void *owner)
+{
+	off_flow_unmap(arg, owner);
+}
+
+static void on_returned(void *arg, void *owner, const struct l7mp_flow_socket back[2],
+                        enum l7mp_reason why)
+{
+	struct l7mp_offload_engine *e = arg;
+	struct l7mp_flow *flow = owner;
+	struct l7mp_flow_counters final[2];
+	uint64_t cookie = flow->cookie;
+
+	e->n_removed += !why;
+	e->n_withdrawn += why != L7MP_REASON_NONE;
+	off_flow_take_out(e, flow, final);
+	e->table.events->returned(e->table.events_arg, cookie, back, why, final);
+}
+
+static void on_over(void *arg, void *owner, bool reset)
+{
+	struct l7mp_offload_engine *e = arg;
+	struct l7mp_flow *flow = owner;
+	struct l7mp_flow_counters final[2] = {{0}};
+
+	off_ops.read(e, flow, true, final);
+	off_record_delete(&e->table, flow);
+	flow->over = true;
+	e->n_removed++;
+	e->table.events->over(e->table.events_arg, flow->cookie, reset, final);
+}
+
+static void on_gone(void *arg, void *owner)
+{
+	struct l7mp_flow_counters final[2];
+
+	off_flow_take_out(arg, owner, final);
+}
+
+static const struct off_tcp_ops ops = {
+        .hold = on_hold,
+        .lend = on_lend,
+        .begun = on_begun,
+        .unmap = on_unmap,
+        .returned = on_returned,
+        .over = on_over,
+        .gone = on_gone,
+};
+
+/* ---- life ---- */
+
+#define MAP_BYTES (L7MP_TCP_PAIRS * sizeof(struct l7mp_tcp_pair))
+
+int off_splices_start(struct l7mp_offload_engine *e)
+{
+	void *map = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
+	                 e->table.maps.tcp_pairs, 0);
+	int rc;
+
+	if (map == MAP_FAILED)
+		return -errno;
+	rc = off_tcp_new(e->loop, map, &ops, e, &e->tcp);
+	if (rc)
+		munmap(map, MAP_BYTES);
+	else
+		e->tcp_map = map;
+	return rc;
+}
+
+void off_splices_stop(struct l7mp_offload_engine *e)
+{
+	off_tcp_free(&e->tcp);
+	if (e->tcp_map)
+		munmap(e->tcp_map, MAP_BYTES);
+	e->tcp_map = NULL;
+}
+
+/* ---- flows ---- */
+
+static void drop_over(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_tcp_pair *p = flow->tcp;
+	struct l7mp_flow_counters final[2];
+
+	off_flow_take_out(e, flow, final);
+	off_tcp_pair_free(&p);
+}
+
+void off_splices_drop_over(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow, *next;
+
+	DL_FOREACH_SAFE (e->flows, flow, next)
+		if (flow->over)
+			drop_over(e, flow);
+}
+
+/* A connection that is over still has the key: a new one has begun with the same port. */
+static void make_way(struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
+{
+	for (int i = 0; i < 2; i++) {
+		const struct off_direction *dir =
+		        off_index_find(&e->table.index, &flow->dir[i].key);
+
+		if (dir && dir->flow->over)
+			drop_over(e, dir->flow);
+	}
+}
+
+enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                    const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	const int fd[2] = {a->fd, b->fd};
+	enum l7mp_reason reason;
+
+	if (!e->set.tcp.enabled)
+		return L7MP_REASON_DISABLED;
+	if (!e->tcp || !e->table.events || !e->table.events->lend)
+		return L7MP_REASON_TCP;
+	make_way(e, flow);
+	reason = off_tcp_pair_new(e->tcp, fd, flow, &flow->tcp);
+	if (reason)
+		return reason;
+	flow->verb = L7MP_VERB_SPLICE;
+	for (uint8_t i = 0; i < 2; i++) {
+		struct l7mp_flow_action *action = &flow->dir[i].action;
+
+		action->verb = L7MP_VERB_SPLICE;
+		action->pair = flow->tcp->index;
+		action->pair_id = flow->tcp->id;
+		action->dir = i;
+	}
+	return L7MP_REASON_NONE;
+}
+
+bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason)
+{
+	if (flow->over)
+		return true;
+	if (!flow->tcp || !off_tcp_lent(flow->tcp))
+		return false;
+	off_tcp_pair_leave(flow->tcp, reason);
+	return true;
+}
+
+void off_splices_leave_now(struct l7mp_offload_engine *e)
+{
+	if (e->tcp)
+		off_tcp_settle_now(e->tcp, SETTLE_MS);
+}
+
+void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
+{
+	/* Segments may come twice, bytes are counted once. */
+	for (int i = 0; flow->tcp && i < 2; i++)
+		out[i].bytes = off_tcp_bytes(flow->tcp, i);
+}
+
+void off_splice_release(void *ctx, struct l7mp_flow *flow, bool at_once)
+{
+	(void)ctx;
+	if (at_once)
+		off_tcp_pair_kill(flow->tcp);
+	else
+		off_tcp_pair_leave(flow->tcp, L7MP_REASON_NONE);
+}
+
+const char *off_splice_phase(void *ctx, const struct l7mp_flow *flow)
+{
+	(void)ctx;
+	return flow->tcp ? off_tcp_stage_name((enum off_tcp_stage)flow->tcp->stage) : "";
+}

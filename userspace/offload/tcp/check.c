@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* Which two connections can be translated into each other. Pure. */
+#include <string.h>
+
+#include "tcp.h"
+
+#define TS_OPTION 12 /* bytes that time stamps take of each segment */
+/*
+ * BBR keeps the smallest round-trip time that it has seen for 10 s, and sends no more than that
+ * allows: a sender whose path becomes much longer all at once crawls until then.
+ */
+#define RTT_RATIO   4
+#define RTT_DIFF_US 3000
+
+static bool too_large(const struct off_tcp_traits *from, const struct off_tcp_traits *to)
+{
+	/* What the peer may send was told to it by our MSS option; it must fit the other way. */
+	return from->advmss > to->snd_mss + (to->ts ? TS_OPTION : 0);
+}
+
+static bool unequal_rtt(const struct off_tcp_traits *a, const struct off_tcp_traits *b)
+{
+	uint32_t less = a->min_rtt_us < b->min_rtt_us ? a->min_rtt_us : b->min_rtt_us;
+	uint32_t more = a->min_rtt_us < b->min_rtt_us ? b->min_rtt_us : a->min_rtt_us;
+
+	return more - less > RTT_DIFF_US && more / RTT_RATIO > less;
+}
+
+enum l7mp_reason off_tcp_check(const struct off_tcp_traits *a, const struct off_tcp_traits *b)
+{
+	if (a->mptcp || b->mptcp)
+		return L7MP_REASON_TCP_MPTCP;
+	if (!a->established || !b->established)
+		return L7MP_REASON_TCP_CLOSING;
+	if (a->ts != b->ts)
+		return L7MP_REASON_TCP_TIMESTAMPS;
+	if (a->ecn != b->ecn)
+		return L7MP_REASON_TCP_ECN;
+	if (too_large(a, b) || too_large(b, a))
+		return L7MP_REASON_TCP_MSS;
+	/* The peers' own algorithm is not known: hosts that work together are taken to be alike. */
+	if ((!strcmp(a->congestion, "bbr") || !strcmp(b->congestion, "bbr")) && unequal_rtt(a, b))
+		return L7MP_REASON_TCP_RTT;
+	return L7MP_REASON_NONE;
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* Connections that end in the kernel, and peers that are not there any more. */
+#include "tcp.h"
+
+#define SETTLE_MS    3     /* copies that TRANS passed up reach their sockets before they close */
+#define LINGER_MS    2000  /* late segments of a connection that is over are still translated */
+#define SILENCE_MS   1000  /* after a reset: it was taken */
+#define IDLE_MS      60000 /* as keep-alive by l7mp_tcp_tune */
+#define ASK_MS       10000
+#define ASKED_MAX_MS 50000
+
+static uint64_t now(const struct off_tcp_pair *p)
+{
+	return off_tcp_now(p->t);
+}
+
+static void finish(struct off_tcp_pair *p)
+{
+	struct off_tcp *t = p->t;
+
+	t->ops->unmap(t->arg, p->owner);
+	t->ops->gone(t->arg, p->owner);
+	off_tcp_pair_free(&p);
+}
+
+void off_tcp_over(struct off_tcp_pair *p, bool reset)
+{
+	struct off_tcp *t = p->t;
+
+	off_tcp_watch_socket(p, false);
+	for (int i = 0; i < 2; i++)
+		(void)off_tcp_bytes(p, i);
+	p->reset = reset;
+	t->n_closed += !reset;
+	t->n_reset += reset;
+	off_tcp_enter(p, OFF_TCP_LINGER);
+	/* The listener can have its port back; that of the server's side stays reserved. */
+	off_tcp_close_silently(&p->end[0].fd);
+	t->ops->over(t->arg, p->owner, reset);
+}
+
+void off_tcp_pair_kill(struct off_tcp_pair *p)
+{
+	for (int i = 0; i < 2; i++) {
+		const volatile struct l7mp_tcp_direction *in = &p->map->dir[i];
+		const struct off_tcp_segment s = {
+		        .seq = in->ack_max - in->ack_delta,
+		        .ack = p->map->dir[!i].ack_max,
+		        .rst = true,
+		};
+
+		if (p->stage >= OFF_TCP_TRANS)
+			(void)off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
+	}
+	off_tcp_over(p, true);
+	p->since_ms = 0; /* nothing comes any more */
+}
+
+/* ---- FAST ---- */
+
+/* How long ago a segment of the direction was translated; since FAST, if there was none. */
+static uint64_t silent_ms(const struct off_tcp_pair *p, int i, uint64_t now_ns)
+{
+	uint64_t last = p->map->dir[i].last_seen, since = off_tcp_since(p->t, p->since_ms), ms;
+
+	if (!last || last > now_ns)
+		return last ? 0 : since;
+	ms = (now_ns - last) / 1000000;
+	return ms < since ? ms : since;
+}
+
+/* Returns false when the peer is dead. */
+static bool keep_alive(struct off_tcp_pair *p, int i, uint64_t silent)
+{
+	if (silent < IDLE_MS) {
+		p->unanswered_ms[i] = 0;
+		return true;
+	}
+	if (!p->unanswered_ms[i])
+		p->unanswered_ms[i] = now(p);
+	if (off_tcp_since(p->t, p->unanswered_ms[i]) >= ASKED_MAX_MS)
+		return false;
+	if (off_tcp_since(p->t, p->probe_ms) >= ASK_MS) {
+		p->probe_ms = now(p);
+		off_tcp_probe(p, 0);
+		off_tcp_probe(p, 1);
+	}
+	return true;
+}
+
+static void fast_step(struct off_tcp_pair *p)
+{
+	uint32_t seen[2] = {p->map->dir[0].seen, p->map->dir[1].seen};
+	uint64_t now_ns = off_tcp_now_ns(), silent[2];
+
+	for (int i = 0; i < 2; i++) {
+		(void)off_tcp_bytes(p, i);
+		silent[i] = silent_ms(p, i, now_ns);
+	}
+	if (seen[0] & seen[1] & L7MP_TCP_FIN_ACKED) {
+		if (off_tcp_since(p->t, p->since_ms) >= SETTLE_MS)
+			off_tcp_over(p, false);
+	} else if ((seen[0] | seen[1]) & L7MP_TCP_RST) {
+		if (silent[0] >= SILENCE_MS && silent[1] >= SILENCE_MS)
+			off_tcp_over(p, true);
+	} else if ((seen[0] | seen[1]) & L7MP_TCP_DOUBT) {
+		off_tcp_pair_leave(p, L7MP_REASON_TCP);
+	} else if (p->wanted_back) {
+		off_tcp_stop_begin(p);
+	} else if (!keep_alive(p, 0, silent[0]) || !keep_alive(p, 1, silent[1])) {
+		off_tcp_pair_kill(p);
+	}
+}
+
+static void linger_step(struct off_tcp_pair *p)
+{
+	uint32_t seen = p->map->dir[0].seen | p->map->dir[1].seen;
+
+	if ((seen & L7MP_TCP_REUSED) || !p->since_ms ||
+	    off_tcp_since(p->t, p->since_ms) >= LINGER_MS)
+		finish(p);
+}
+
+void off_tcp_quiet_step(struct off_tcp_pair *p)
+{
+	if (p->stage == OFF_TCP_LINGER)
+		linger_step(p);
+	else
+		fast_step(p);
+}

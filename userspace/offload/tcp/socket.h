@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * TCP sockets as TCP_REPAIR shows them. Apart from tcp.h, because <linux/tcp.h>, which has all of
+ * TCP_INFO, and what libuv includes can't be had together. Thread: any.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "l7mp/addr.h"
+#include "l7mp/flow.h"
+
+/* ---- check: pure ---- */
+
+/* What a connection has agreed on with its peer: TCP_INFO and the like. */
+struct off_tcp_traits {
+	bool established, mptcp;
+	bool ts, sack, wscale, ecn;
+	uint8_t snd_wscale, rcv_wscale;
+	uint32_t snd_mss; /* payload that we may send, options taken off */
+	uint32_t advmss;  /* what we told the peer that it may send */
+	uint32_t min_rtt_us;
+	char congestion[16];
+};
+/* NONE, or why these two can't be spliced. */
+enum l7mp_reason off_tcp_check(const struct off_tcp_traits *a, const struct off_tcp_traits *b);
+
+/* ---- socket ---- */
+
+/* A connection as it is needed to make its socket again. */
+struct off_tcp_conn {
+	struct l7mp_addr own_local, own_peer; /* as bind(2) and connect(2) take them */
+	struct l7mp_addr local, peer;         /* IPv4-mapped ones as IPv4 */
+	char device[16];                      /* SO_BINDTODEVICE */
+	struct off_tcp_traits traits;
+};
+/* Return 0 or a negative errno. */
+int off_tcp_conn_read(int fd, struct off_tcp_conn *c);
+int off_tcp_traits_read(int fd, struct off_tcp_traits *t);
+
+struct off_tcp_window {
+	uint32_t snd_wnd;  /* what the peer takes, in bytes */
+	uint32_t rcv_edge; /* end of what we have granted to the peer */
+};
+/* The next number that is expected. Safe at any time. */
+int off_tcp_rcv_nxt(int fd, uint32_t *out);
+/*
+ * The number of the next byte that will be written. Only while nothing is unsent: else the kernel
+ * may take unsent data for sent meanwhile. -EAGAIN when something is.
+ */
+int off_tcp_write_seq(int fd, uint32_t *out);
+/* `keep`: the socket stays in repair mode. */
+int off_tcp_window(int fd, bool keep, struct off_tcp_window *out);
+void off_tcp_repair(int fd, bool on);
+/* The time stamp that the socket would send now. */
+uint32_t off_tcp_clock(int fd);
+int off_tcp_unread(int fd);  /* bytes; negative errno */
+int off_tcp_unacked(int fd); /* the same; a FIN counts */
+int off_tcp_unsent(int fd);
+uint8_t off_tcp_state(int fd); /* as in TCP_INFO */
+enum {
+	OFF_TCP_ESTABLISHED = 1,
+	OFF_TCP_FIN_WAIT1 = 4,
+	OFF_TCP_FIN_WAIT2 = 5,
+	OFF_TCP_CLOSE = 7,
+	OFF_TCP_CLOSE_WAIT = 8
+};
+/* Bytes that were ever written, but for a constant. */
+uint64_t off_tcp_written(int fd);
+/* Segments that came in. */
+uint32_t off_tcp_segs_in(int fd);
+void off_tcp_keepalive_off(int fd);
+void off_tcp_quickack(int fd);
+/*
+ * Leaves repair mode with a window probe, which the peer answers (at most every 500 ms). `keep`:
+ * and enters it again.
+ */
+void off_tcp_ask(int fd, bool keep);
+/* Closes without a word to the peer. Nothing for -1; sets -1. */
+void off_tcp_close_silently(int *fd);
+
+/* Would connect(2) find a route? */
+bool off_tcp_has_route(const struct off_tcp_conn *c);
+
+struct off_tcp_point {
+	uint32_t rcv_nxt, snd_nxt;
+	uint32_t clock;   /* first time stamp to send */
+	uint32_t snd_wnd; /* what the peer takes, in bytes */
+};
+/* What a restored socket grants its peer at first. */
+#define OFF_TCP_RESTORED_WINDOW 65536
+/*
+ * Makes the connection's socket again, in repair mode: nothing is sent. The old one must be closed.
+ * Returns the descriptor or a negative errno.
+ */
+int off_tcp_restore(const struct off_tcp_conn *c, const struct off_tcp_point *p);

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+/* The way into the kernel: the stages from NUMBERS to FAST. */
+#include <errno.h>
+#include <string.h>
+
+#include "tcp.h"
+
+#define HOLD_AFTER_MS 50   /* NUMBERS: then the owner has to stop reading for a moment */
+#define REST_MS       2000 /* for NUMBERS, HOLD and RELAY */
+#define REFRESH_MS    4    /* WATCH: the expected numbers */
+#define WATCH_MS      1000
+#define WATCH_SEGS    4  /* segments that came in meanwhile, unseen by the program */
+#define SWITCHING_MAX 64 /* pairs that hold their senders up at the same time */
+/* After rcv_nxt has moved last: what a program passed up has reached the socket by then. */
+#define SETTLED_MS 2
+
+static uint64_t now(const struct off_tcp_pair *p)
+{
+	return off_tcp_now(p->t);
+}
+
+static uint64_t age(const struct off_tcp_pair *p)
+{
+	return off_tcp_since(p->t, p->since_ms);
+}
+
+static void hold(struct off_tcp_pair *p, bool on)
+{
+	if (p->held == on)
+		return;
+	p->held = on;
+	p->t->ops->hold(p->t->arg, p->owner, on);
+}
+
+/* It was not lent: the sockets are their owner's still. Frees p. */
+static void refuse(struct off_tcp_pair *p, enum l7mp_reason why)
+{
+	struct off_tcp *t = p->t;
+	void *owner = p->owner;
+
+	hold(p, false);
+	t->ops->unmap(t->arg, owner);
+	t->ops->returned(t->arg, owner, NULL, why);
+	off_tcp_pair_free(&p);
+}
+
+/* ---- NUMBERS, WATCH ---- */
+
+/* The present numbers, from what was read before and how many bytes were written since. */
+static bool expect(struct off_tcp_pair *p)
+{
+	bool all = true;
+
+	for (int i = 0; i < 2; i++) {
+		struct off_tcp_end *e = &p->end[i];
+		uint64_t written;
+
+		if (off_tcp_rcv_nxt(e->fd, &e->rcv_nxt))
+			return false;
+		written = off_tcp_written(e->fd);
+		if (!e->have_ack0 && !off_tcp_write_seq(e->fd, &e->own_ack0)) {
+			e->have_ack0 = true;
+			e->written0 = written;
+		}
+		all = all && e->have_ack0;
+		p->map->dir[i].own_seq = e->rcv_nxt;
+		p->map->dir[i].own_ack = e->own_ack0 + (uint32_t)(written - e->written0);
+	}
+	p->refreshed_ms = now(p);
+	return all;
+}
+
+static void numbers_step(struct off_tcp_pair *p)
+{
+	if (!expect(p)) {
+		if (age(p) > REST_MS)
+			refuse(p, L7MP_REASON_TCP_BUSY);
+		else if (age(p) > HOLD_AFTER_MS)
+			hold(p, true);
+		return;
+	}
+	hold(p, false);
+	for (int i = 0; i < 2; i++)
+		p->end[i].segs_in = off_tcp_segs_in(p->end[i].fd);
+	off_tcp_phase(p, L7MP_TCP_WATCH);
+	off_tcp_enter(p, OFF_TCP_WATCH);
+}
+
+/* Segments come in that the program does not see: NAT, another interface. */
+static bool passed_by(struct off_tcp_pair *p)
+{
+	bool missed = false;
+
+	for (int i = 0; i < 2; i++) {
+		uint32_t segs = off_tcp_segs_in(p->end[i].fd);
+
+		if (!(p->map->dir[i].seen & L7MP_TCP_SEEN))
+			missed = missed || segs - p->end[i].segs_in >= WATCH_SEGS;
+	}
+	return missed;
+}
+
+static void watch_step(struct off_tcp_pair *p)
+{
+	uint32_t seen = p->map->dir[0].seen & p->map->dir[1].seen;
+
+	if ((p->map->dir[0].seen | p->map->dir[1].seen) & L7MP_TCP_DOUBT) {
+		refuse(p, L7MP_REASON_TCP);
+	} else if (seen & L7MP_TCP_SEEN) {
+		if (p->t->n_switching >= SWITCHING_MAX)
+			return;
+		off_tcp_enter(p, OFF_TCP_HOLD);
+		hold(p, true);
+	} else if (age(p) > WATCH_MS && passed_by(p)) {
+		refuse(p, L7MP_REASON_NOT_SEEN);
+	} else if (off_tcp_since(p->t, p->refreshed_ms) >= (age(p) > WATCH_MS ? 100 : REFRESH_MS)) {
+		(void)expect(p);
+	}
+}
+
+/* ---- HOLD, RELAY ---- */
+
+/* The first byte that user space has not taken. False: the connection is about to end. */
+static bool begin_relay(struct off_tcp_end *e)
+{
+	for (int i = 0; i < 8; i++) {
+		uint32_t before, after;
+		int unread;
+
+		if (off_tcp_rcv_nxt(e->fd, &before))
+			return false;
+		unread = off_tcp_unread(e->fd);
+		if (unread < 0 || off_tcp_state(e->fd) != OFF_TCP_ESTABLISHED)
+			return false;
+		if (off_tcp_rcv_nxt(e->fd, &after))
+			return false;
+		if (before != after)
+			continue;
+		e->rcv_nxt = after;
+		e->copied = e->counted = after - (uint32_t)unread;
+		return true;
+	}
+	return false;
+}
+
+static void hold_step(struct off_tcp_pair *p)
+{
+	int fd[2];
+
+	if (!p->t->ops->lend(p->t->arg, p->owner, fd)) {
+		if (age(p) > REST_MS)
+			refuse(p, L7MP_REASON_TCP_BUSY);
+		return;
+	}
+	p->held = false; /* the owner begins anew when it gets them back */
+	off_tcp_enter(p, OFF_TCP_RELAY);
+	for (int i = 0; i < 2; i++)
+		p->end[i].fd = fd[i];
+	if (!begin_relay(&p->end[0]) || !begin_relay(&p->end[1]))
+		off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
+}
+
+void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
+{
+	struct l7mp_flow_socket back[2];
+	struct off_tcp *t = p->t;
+	void *owner = p->owner;
+
+	for (int i = 0; i < 2; i++) {
+		struct off_tcp_end *e = &p->end[i];
+
+		e->bytes = e->relay.relayed;
+		back[i] = (struct l7mp_flow_socket){.fd = e->fd, .shut = e->shut};
+		/* What fails here the owner sees at its next read. */
+		(void)off_tcp_relay_discard(&e->relay, e->fd);
+		e->fd = -1;
+	}
+	t->ops->unmap(t->arg, owner);
+	t->ops->returned(t->arg, owner, back, why);
+	off_tcp_pair_free(&p);
+}
+
+static bool arm(struct off_tcp_pair *p);
+
+static void relay_step(struct off_tcp_pair *p)
+{
+	bool rest = true;
+
+	for (int i = 0; i < 2; i++) {
+		struct off_tcp_end *e = &p->end[i];
+		bool all;
+
+		(void)off_tcp_relay_some(&e->relay, e->fd, p->end[!i].fd, &all);
+		rest = rest && all;
+	}
+	for (int i = 0; i < 2; i++) {
+		rest = rest && !off_tcp_unacked(p->end[i].fd);
+		if (off_tcp_state(p->end[i].fd) != OFF_TCP_ESTABLISHED) {
+			off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
+			return;
+		}
+	}
+	if (p->wanted_back)
+		off_tcp_give_up(p, (enum l7mp_reason)p->why);
+	else if (rest && !arm(p))
+		off_tcp_give_up(p, L7MP_REASON_KERNEL);
+	else if (!rest && age(p) > REST_MS)
+		off_tcp_give_up(p, L7MP_REASON_TCP_BUSY);
+}
+
+/* ---- TRANS ---- */
+
+/* What the sockets have, for the programs. */
+static void set_limits(struct off_tcp_pair *p)
+{
+	for (int i = 0; i < 2; i++) {
+		volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+
+		d->own_ack = p->end[!i].rcv_nxt + p->map->dir[!i].seq_delta;
+		d->ack_floor = p->end[!i].rcv_nxt;
+		d->own_seq = p->end[i].rcv_nxt;
+	}
+}
+
+static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
+                          const struct off_tcp_window w[2])
+{
+	const struct off_tcp_traits *near = &p->end[i].conn.traits;
+	const struct off_tcp_traits *far = &p->end[!i].conn.traits;
+	volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+
+	d->seq_delta = far_write_seq - (p->end[i].copied + (uint32_t)p->end[i].relay.relayed);
+	p->map->dir[!i].ack_delta = -d->seq_delta;
+	d->edge = w[!i].rcv_edge;
+	d->win = w[i].snd_wnd;
+	d->win_in = near->snd_wscale;
+	d->win_out = far->rcv_wscale;
+	d->flags = (uint8_t)((near->ts ? L7MP_TCP_TS : 0) | (far->sack ? 0 : L7MP_TCP_NOSACK));
+	d->ts_base = d->ts_out = off_tcp_clock(p->end[!i].fd);
+	d->armed_ns = off_tcp_now_ns();
+	d->ts = d->fin_end = d->seen = d->doubts = d->doubt = 0;
+	d->last_seen = 0;
+}
+
+/* Both sockets are at rest: the programs begin. */
+static bool arm(struct off_tcp_pair *p)
+{
+	struct off_tcp_window w[2];
+	uint32_t write_seq[2];
+
+	for (int i = 0; i < 2; i++)
+		if (off_tcp_rcv_nxt(p->end[i].fd, &p->end[i].rcv_nxt) ||
+		    off_tcp_write_seq(p->end[i].fd, &write_seq[i]) ||
+		    off_tcp_window(p->end[i].fd, false, &w[i]))
+			return false;
+	for (int i = 0; i < 2; i++)
+		set_constants(p, i, write_seq[!i], w);
+	set_limits(p);
+	for (int i = 0; i < 2; i++) {
+		volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+
+		d->seq_max = d->own_seq;
+		d->ack_max = d->ack_floor;
+		off_tcp_keepalive_off(p->end[i].fd);
+	}
+	off_tcp_enter(p, OFF_TCP_TRANS);
+	p->moved_ms = now(p);
+	off_tcp_phase(p, L7MP_TCP_TRANS);
+	return true;
+}
+
+/* What is in the socket beyond the bytes that it holds for reading: a FIN, from before TRANS. */
+static void note_fin(struct off_tcp_pair *p, int i)
+{
+	struct off_tcp_end *e = &p->end[i];
+	volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+
+	if (e->fin || off_tcp_state(e->fd) != OFF_TCP_CLOSE_WAIT)
+		return;
+	e->fin = true;
+	d->fin_end = e->rcv_nxt;
+	__atomic_fetch_or(&d->seen, L7MP_TCP_FIN, __ATOMIC_RELEASE);
+}
+
+/* One end. Returns whether it is at rest. */
+static bool trans_end(struct off_tcp_pair *p, int i)
+{
+	struct off_tcp_end *e = &p->end[i], *to = &p->end[!i];
+	uint32_t rcv_nxt;
+	bool all;
+
+	if (off_tcp_rcv_nxt(e->fd, &rcv_nxt))
+		return false;
+	if (rcv_nxt != e->rcv_nxt) {
+		e->rcv_nxt = rcv_nxt;
+		set_limits(p);
+		p->moved_ms = now(p);
+	}
+	(void)off_tcp_relay_some(&e->relay, e->fd, to->fd, &all);
+	if (e->copied + (uint32_t)e->relay.relayed != e->rcv_nxt && all)
+		note_fin(p, i);
+	if (e->fin && all && !to->shut) {
+		/* One number on both sides: this FIN has the peer's. */
+		to->shut = true;
+		(void)shutdown(to->fd, SHUT_WR);
+		return false;
+	}
+	return all && !off_tcp_unacked(to->fd);
+}
+
+static bool is_over(const struct off_tcp_pair *p)
+{
+	return p->map->dir[0].seen & p->map->dir[1].seen & L7MP_TCP_FIN_ACKED;
+}
+
+/* A socket was reset, or gave its peer up. */
+static bool has_failed(const struct off_tcp_pair *p)
+{
+	for (int i = 0; i < 2; i++) {
+		uint8_t state = off_tcp_state(p->end[i].fd);
+
+		if (!state || state == OFF_TCP_CLOSE)
+			return true;
+	}
+	return false;
+}
+
+static void trans_step(struct off_tcp_pair *p)
+{
+	bool rest = trans_end(p, 0);
+
+	rest = trans_end(p, 1) && rest;
+	if (is_over(p) || (rest && off_tcp_since(p->t, p->moved_ms) >= SETTLED_MS))
+		off_tcp_fast(p);
+	else if (has_failed(p))
+		off_tcp_pair_kill(p);
+}
+
+/* ---- FAST ---- */
+
+uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
+{
+	const volatile struct l7mp_tcp_direction *d = &p->map->dir[!i];
+
+	return d->ts ? off_tcp_later(p->end[i].clock, d->ts_out) : p->end[i].clock;
+}
+
+/* What the peers may send is the other peer's affair now: they are told. */
+static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
+{
+	for (int i = 0; i < 2; i++) {
+		const struct off_tcp_segment s = {
+		        .seq = p->map->dir[i].own_ack,
+		        .ack = p->end[i].rcv_nxt,
+		        .win = w[!i].snd_wnd,
+		        .tsval = off_tcp_tsval(p, i),
+		        .tsecr = p->map->dir[i].ts_in,
+		};
+
+		/* Without the right to do so: the other end's answer has its window. */
+		if (off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
+			off_tcp_probe(p, !i);
+	}
+}
+
+void off_tcp_fast(struct off_tcp_pair *p)
+{
+	struct off_tcp_window w[2] = {{0}};
+
+	for (int i = 0; i < 2; i++) {
+		/* A delayed acknowledgement goes now. */
+		off_tcp_quickack(p->end[i].fd);
+		p->end[i].clock = off_tcp_clock(p->end[i].fd);
+		off_tcp_relay_rest(&p->end[i].relay);
+	}
+	off_tcp_phase(p, L7MP_TCP_FAST);
+	/* They stay in repair mode: if this process dies they go without a word. */
+	for (int i = 0; i < 2; i++)
+		(void)off_tcp_window(p->end[i].fd, true, &w[i]);
+	if (!is_over(p))
+		tell_windows(p, w);
+	off_tcp_enter(p, OFF_TCP_FAST);
+	off_tcp_watch_socket(p, true);
+	p->unanswered_ms[0] = p->unanswered_ms[1] = 0;
+	p->t->n_spliced += !p->told;
+	if (!p->told) {
+		p->told = true;
+		p->t->ops->begun(p->t->arg, p->owner);
+	}
+}
+
+void off_tcp_late(struct off_tcp_pair *p)
+{
+	bool late = false;
+
+	if (p->stage != OFF_TCP_FAST || is_over(p))
+		return;
+	for (int i = 0; i < 2; i++) {
+		int unread = off_tcp_unread(p->end[i].fd);
+
+		late = late || (unread > 0 && (uint64_t)unread > p->end[i].relay.relayed);
+	}
+	if (!late)
+		return;
+	p->t->n_late++;
+	off_tcp_watch_socket(p, false);
+	for (int i = 0; i < 2; i++) {
+		off_tcp_repair(p->end[i].fd, false);
+		(void)off_tcp_rcv_nxt(p->end[i].fd, &p->end[i].rcv_nxt);
+		/* The far peer has been granted more than its socket knows. */
+		p->map->dir[i].edge = p->map->dir[i].ack_max + p->map->dir[i].win;
+	}
+	set_limits(p);
+	off_tcp_enter(p, OFF_TCP_TRANS);
+	p->moved_ms = now(p);
+	off_tcp_phase(p, L7MP_TCP_TRANS);
+}
+
+/* ---- one look ---- */
+
+void off_tcp_splice_step(struct off_tcp_pair *p)
+{
+	switch ((enum off_tcp_stage)p->stage) {
+	case OFF_TCP_NUMBERS:
+		numbers_step(p);
+		break;
+	case OFF_TCP_WATCH:
+		watch_step(p);
+		break;
+	case OFF_TCP_HOLD:
+		hold_step(p);
+		break;
+	case OFF_TCP_RELAY:
+		relay_step(p);
+		break;
+	case OFF_TCP_TRANS:
+		trans_step(p);
+		break;
+	default:
+		break;
+	}
+}
