@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -375,12 +376,18 @@ static void slow_reader(void **state)
 /* Starts, and has the relay blocked with bytes in the pipe. */
 static void block(struct rig *r, enum kind to)
 {
+	size_t queued;
+
 	rig_init(r, TCP, to, 8);
 	r->client.goal = 100 * MB;
 	r->server.reading = false;
-	UNTIL(r, r->b.blocked);
+	/* The sockets' buffers grow for a while. */
+	do {
+		UNTIL(r, r->b.blocked);
+		queued = l7mp_stream_io_queued(r->b.s);
+		SETTLE(r);
+	} while (!r->b.blocked || !queued || l7mp_stream_io_queued(r->b.s) != queued);
 	assert_true(r->a.spliced > 0);
-	assert_true(l7mp_stream_io_queued(r->b.s) > 0);
 }
 
 /* The end comes after what is in the pipe; a close that is not an abort waits for it, too. */
@@ -628,6 +635,59 @@ static void flushed(void **state)
 	rig_fini(&r);
 }
 
+/* In one turn every relay that has something to move moves a piece, and none moves all. */
+static void fair(void **state)
+{
+	enum { RELAYS = 24, ROUNDS = 8 };
+	struct rig r;
+	struct side ends[RELAYS][2] = {0};
+	struct wire wires[RELAYS][2];
+	uint64_t before[RELAYS];
+	int waits[RELAYS];
+	(void)state;
+
+	rig_init(&r, TCP, TCP, 64);
+	for (int i = 0; i < RELAYS; i++) {
+		for (int k = 0; k < 2; k++) {
+			open_side(&r, TCP, &ends[i][k], &wires[i][k]);
+			ends[i][k].peer = &ends[i][!k];
+		}
+		assert_int_equal(
+		        l7mp_stream_io_splice(ends[i][0].s, ends[i][1].s, on_passed, &ends[i][0]),
+		        0);
+		l7mp_stream_io_read(ends[i][0].s, true);
+		wires[i][0].goal = 100 * MB;
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < RELAYS; i++) {
+			wire_send(&wires[i][0]);
+			wire_receive(&wires[i][1]);
+			before[i] = ends[i][0].spliced + ends[i][0].copied;
+			assert_int_equal(
+			        ioctl(l7mp_stream_io_fd(ends[i][0].s), FIONREAD, &waits[i]), 0);
+			if (ends[i][1].blocked)
+				waits[i] = 0;
+		}
+		l7mp_loop_turn(r.loop);
+		for (int i = 0; i < RELAYS; i++) {
+			uint64_t moved = ends[i][0].spliced + ends[i][0].copied - before[i];
+
+			assert_true(moved <= 8 * 262144);
+			if (waits[i])
+				assert_true(moved > 0);
+		}
+	}
+	for (int i = 0; i < RELAYS; i++) {
+		assert_true(ends[i][0].spliced > 0);
+		for (int k = 0; k < 2; k++) {
+			l7mp_stream_io_close(ends[i][k].s, true);
+			UNTIL(&r, ends[i][k].closed);
+			close(wires[i][k].fd);
+		}
+	}
+	rig_fini(&r);
+}
+
 /* splice(2) stops before urgent data, and must not be tried for ever. */
 static void urgent(void **state)
 {
@@ -672,12 +732,19 @@ static void refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest all[] = {
-	        cmocka_unit_test(transfer),        cmocka_unit_test(slow_reader),
-	        cmocka_unit_test(end_behind_pipe), cmocka_unit_test(reader_fails),
-	        cmocka_unit_test(writer_fails),    cmocka_unit_test(aborts),
-	        cmocka_unit_test(budget),          cmocka_unit_test(small),
-	        cmocka_unit_test(on_and_off),      cmocka_unit_test(flushed),
-	        cmocka_unit_test(urgent),          cmocka_unit_test(refused),
+	        cmocka_unit_test(transfer),
+	        cmocka_unit_test(slow_reader),
+	        cmocka_unit_test(end_behind_pipe),
+	        cmocka_unit_test(reader_fails),
+	        cmocka_unit_test(writer_fails),
+	        cmocka_unit_test(aborts),
+	        cmocka_unit_test(budget),
+	        cmocka_unit_test(small),
+	        cmocka_unit_test(on_and_off),
+	        cmocka_unit_test(flushed),
+	        cmocka_unit_test(urgent),
+	        cmocka_unit_test(refused),
+	        cmocka_unit_test(fair),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

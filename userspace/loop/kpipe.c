@@ -154,13 +154,14 @@ ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, si
 	return n;
 }
 
-ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd)
+ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, size_t max)
 {
+	size_t len = p->bytes < max ? p->bytes : max;
 	ssize_t n;
 
 	/* Not more than there is: else the kernel would wait for more (MSG_MORE). */
 	do {
-		n = splice(p->fd[0], NULL, fd, NULL, p->bytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+		n = splice(p->fd[0], NULL, fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;

@@ -151,12 +151,12 @@ struct l7mp_kpipe *l7mp_kpipe_get(struct l7mp_loop *loop);
 /* Gives a pipe back; bytes that are in it are lost. Nulls the pointer; NULL inside is fine. */
 void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pipe);
 /*
- * Move bytes from a socket into the pipe, at most `max`; or all from the pipe to a socket, as far
- * as it takes them. The socket must be non-blocking (O_NONBLOCK). Return the bytes moved; 0 (fill):
+ * Move bytes, at most `max`: from a socket into the pipe, or from the pipe to a socket, as far as
+ * it takes them. The socket must be non-blocking (O_NONBLOCK). Return the bytes moved; 0 (fill):
  * the end of the stream; or a negative errno: -EAGAIN, also for a full pipe.
  */
 ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
-ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd);
+ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
 /* All pipes must have been given back. NULL inside is fine. */
 void l7mp_kpipes_free(struct l7mp_kpipes **kpipes);
 

@@ -204,10 +204,18 @@ static void consume(struct l7mp_stream_io *s, size_t n)
 	}
 }
 
+/* How much may be moved at once, so that the turn does not get long. */
+static size_t turn_share(const struct l7mp_stream_io *s)
+{
+	bool late = uv_hrtime() - s->loop->io_since > SIO_TURN_NS;
+
+	return late ? SIO_TURN_LATE : L7MP_KPIPE_BYTES;
+}
+
 /* Writes what is in the pipe, which is given back when it is empty. Returns 0 or negative errno. */
 static int flush_pipe(struct l7mp_stream_io *s)
 {
-	ssize_t n = l7mp_kpipe_drain(s->loop, s->pipe, s->in.fd);
+	ssize_t n = l7mp_kpipe_drain(s->loop, s->pipe, s->in.fd, turn_share(s));
 
 	if (n < 0 && n != -EAGAIN) {
 		sio_write_failed(s, (int)n);
@@ -349,19 +357,19 @@ static void note_size(struct l7mp_stream_io *s, size_t n)
 static bool splice_piece(struct l7mp_stream_io *s, bool first, bool *more)
 {
 	struct l7mp_stream_io *to = s->to;
-	bool late = uv_hrtime() - s->loop->io_since > SIO_TURN_NS;
+	size_t max = turn_share(s);
 	ssize_t n;
 	int rc;
 
 	*more = false;
-	if (late && !first)
+	if (max < L7MP_KPIPE_BYTES && !first)
 		return true;
 	to->pipe = l7mp_kpipe_get(s->loop);
 	if (!to->pipe) {
 		s->bulk = false;
 		return false;
 	}
-	n = l7mp_kpipe_fill(s->loop, to->pipe, s->in.fd, late ? SIO_TURN_LATE : L7MP_KPIPE_BYTES);
+	n = l7mp_kpipe_fill(s->loop, to->pipe, s->in.fd, max);
 	if (n <= 0) {
 		l7mp_kpipe_put(s->loop, &to->pipe);
 		return splice_failed(s, n, first);
