@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UDP load: udp_load SRC_NS DST_NS RELAY SINK FLOWS SIZE SECONDS WINDOW
+ * UDP load: udp_load SRC_NS DST_NS RELAY SINK FLOWS SIZE SECONDS WINDOW [BURST]
  *
  * One thread sends FLOWS flows round robin to RELAY, another receives on SINK. The
  * sender keeps at most WINDOW datagrams on the way, so the rate settles at what the
@@ -18,7 +18,7 @@ struct load {
 	const char *src_ns, *dst_ns;
 	struct sockaddr_storage relay, sink;
 	socklen_t relay_len, sink_len;
-	int flows, size;
+	int flows, size, burst;
 	double seconds;
 	long window;
 };
@@ -104,7 +104,7 @@ static void generate(struct load *l)
 	end = now_ns() + (uint64_t)(l->seconds * 1e9);
 	while (now_ns() < end) {
 		/* Many flows: a small burst from each, as many talkers would send. */
-		int burst = l->flows > 1 && batch > 4 ? 4 : batch, n;
+		int burst = l->flows > 1 && batch > l->burst ? l->burst : batch, n;
 		uint64_t stamp;
 
 		wait_for_room(l);
@@ -126,9 +126,10 @@ int main(int argc, char **argv)
 	pthread_t t;
 	uint64_t start, took;
 
-	if (argc != 9) {
+	if (argc != 9 && argc != 10) {
 		fprintf(stderr,
-		        "usage: udp_load SRC_NS DST_NS RELAY SINK FLOWS SIZE SECONDS WINDOW\n");
+		        "usage: udp_load SRC_NS DST_NS RELAY SINK FLOWS SIZE SECONDS WINDOW "
+		        "[BURST]\n");
 		return 2;
 	}
 	l.src_ns = argv[1];
@@ -139,6 +140,7 @@ int main(int argc, char **argv)
 	l.size = atoi(argv[6]);
 	l.seconds = atof(argv[7]);
 	l.window = atol(argv[8]);
+	l.burst = argc == 10 ? atoi(argv[9]) : 4;
 	latency = malloc(cap_latency * sizeof(*latency));
 	pthread_create(&t, NULL, sink, &l);
 	while (!ready)
