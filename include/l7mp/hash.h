@@ -20,3 +20,10 @@ uint64_t l7mp_hash_stable(const void *data, size_t len, uint64_t seed);
 
 #include <uthash.h>
 #include <utlist.h>
+
+/*
+ * The longest chain before a table grows. uthash's 10 means three entries a chain, each of them a
+ * cache miss for each datagram; with 6 it is one or less.
+ */
+#undef HASH_BKT_CAPACITY_THRESH
+#define HASH_BKT_CAPACITY_THRESH 6U
