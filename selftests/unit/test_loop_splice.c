@@ -688,6 +688,29 @@ static void fair(void **state)
 	rig_fini(&r);
 }
 
+/* While the receiver's descriptor is lent, what is read waits in its queue, and then goes on. */
+static void lent(void **state)
+{
+	struct rig r;
+	int fd;
+	(void)state;
+
+	rig_init(&r, TCP, TCP, 8);
+	r.client.goal = 5 * MB;
+	UNTIL(&r, r.server.in == r.client.goal && !l7mp_stream_io_queued(r.b.s));
+	assert_true(r.a.spliced > 0);
+	fd = l7mp_stream_io_lend(r.b.s);
+	assert_true(fd >= 0);
+	r.client.goal += 5 * MB;
+	UNTIL(&r, r.b.blocked);
+	assert_int_equal(r.server.in, 5 * MB);
+	l7mp_stream_io_give_back(r.b.s, fd, false, false);
+	r.client.shut_at_goal = true;
+	UNTIL(&r, r.server.eof);
+	check(&r);
+	rig_fini(&r);
+}
+
 /* splice(2) stops before urgent data, and must not be tried for ever. */
 static void urgent(void **state)
 {
@@ -699,9 +722,13 @@ static void urgent(void **state)
 	r.client.goal = 3 * MB;
 	UNTIL(&r, r.server.in == r.client.goal);
 	assert_true(r.a.spliced > 0);
+	/* All comes at once, with the end: there splice(2) says 0. */
+	l7mp_stream_io_read(r.a.s, false);
 	assert_int_equal(send(r.client.fd, &c, 1, MSG_OOB), 1);
-	r.client.goal = 6 * MB;
+	r.client.goal += 50000;
 	r.client.shut_at_goal = true;
+	SETTLE(&r);
+	l7mp_stream_io_read(r.a.s, true);
 	UNTIL(&r, r.server.eof);
 	check(&r); /* the urgent byte is not part of the stream */
 	rig_fini(&r);
@@ -745,6 +772,7 @@ int main(void)
 	        cmocka_unit_test(urgent),
 	        cmocka_unit_test(refused),
 	        cmocka_unit_test(fair),
+	        cmocka_unit_test(lent),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

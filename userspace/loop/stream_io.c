@@ -313,7 +313,8 @@ static bool may_splice(const struct l7mp_stream_io *s)
 {
 	const struct l7mp_stream_io *to = s->to;
 
-	return to && s->bulk && !sio_pending(to) && !to->werr && !to->shut && !to->corked;
+	return to && s->bulk && !sio_pending(to) && !to->werr && !to->shut && !to->corked &&
+	       !to->lent;
 }
 
 /* Whether splice(2) can't be used with this socket at all, and has done nothing. */
@@ -328,14 +329,12 @@ static bool splice_failed(struct l7mp_stream_io *s, ssize_t err, bool first)
 	if (cannot_splice(err))
 		sio_unlink(s);
 	/*
-	 * The socket is readable, but splice(2) has nothing: urgent data (TCP) is in the way, which
-	 * recv(2) skips.
+	 * splice(2) stops before urgent data (TCP), which recv(2) skips: it finds nothing in a
+	 * socket that is readable, or an end when the peer has ended after it.
 	 */
-	if (cannot_splice(err) || err == -ENOMEM || (err == -EAGAIN && first))
+	if (cannot_splice(err) || err == -ENOMEM || !err || (err == -EAGAIN && first))
 		return false;
-	if (!err)
-		on_end(s);
-	else if (err != -EAGAIN)
+	if (err != -EAGAIN)
 		sio_fail(s, (int)err);
 	return true;
 }
