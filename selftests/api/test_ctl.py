@@ -3,6 +3,7 @@
 """l7mpctl: every command against a running proxy."""
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -121,6 +122,27 @@ class Ctl(unittest.TestCase):
         out = watch.communicate(timeout=60)[0]
         self.assertRegex(out, rf"\+ {name}")
         self.assertRegex(out, rf"- {name}")
+
+    def test_long_list(self):
+        """a table has 200 sessions and says that there are more; --limit; JSON has all"""
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(205)]
+        try:
+            ctl("listeners", "add", "-f", self.file("many.yaml", "listener: {name: many, spec: {protocol: UDP, address: 127.0.0.1, port: 15900}, "
+                                                    "rules: [{action: {route: {destination: {spec: {protocol: Discard}}}}}]}\n"))
+            for s in clients:
+                s.sendto(b"x", ("127.0.0.1", 15900))
+            names = lambda text: len(re.findall(r"^UDP:", text, re.M))  # noqa: E731
+            self.assertTrue(l7test.wait_for(lambda: names(ctl("sessions", "-n", "0")) == 205))
+            self.assertEqual(sum(x["name"].startswith("UDP:") for x in json.loads(ctl("sessions", "-o", "json"))), 205)
+            self.assertEqual(len(json.loads(ctl("sessions", "-o", "json", "-n", "7"))), 7)
+            r = subprocess.run([l7test.program("l7mpctl"), "sessions"], capture_output=True, text=True, timeout=60)
+            self.assertEqual(len(r.stdout.splitlines()), 201)
+            self.assertIn("first 200 sessions; --limit 0 shows all", r.stderr)
+            self.assertIn("0..1000000", ctl("sessions", "-n", "x", status=2))
+        finally:
+            for s in clients:
+                s.close()
+            ctl("listeners", "delete", "many", "-r")
 
     def test_config(self):
         """config dump, load and check; admin; offload; flows; version"""

@@ -19,6 +19,8 @@ enum { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2 };
 
 /* Default for a whole request, in seconds. */
 #define CTL_REQUEST_S 60
+/* Rows of a table of sessions or flows without --limit: an answer within a moment at any load. */
+#define CTL_ROWS 200
 
 struct ctl_client;
 
@@ -33,6 +35,7 @@ struct ctl {
 	long timeout;              /* s, a whole request */
 	double timeout_given;      /* s, --timeout; -1: not given */
 	bool wait;                 /* drain: until it is over */
+	long limit;                /* --limit; 0: all, -1: not given */
 	struct ctl_client *client; /* made at the first request */
 };
 
@@ -139,6 +142,11 @@ struct ctl_collection {
 	void (*row)(struct ctl_table *t, const cJSON *object);
 	const char *const heads[CTL_COLUMNS + 1];
 };
+/*
+ * Requests a list that can be long: at most --limit of it, without the option CTL_ROWS for a table
+ * and all for JSON and YAML. Says on stderr when there is more. Returns as ctl_request.
+ */
+int ctl_get_list(struct ctl *c, const char *path, const char *what, cJSON **list);
 int ctl_get_one(struct ctl *c, const char *plural, const char *name);
 int ctl_delete_one(struct ctl *c, const char *plural, const char *name);
 /* Prints `list` as a table, or in the format of -o. */

@@ -44,6 +44,7 @@ static const char help[] =
         "  -o, --output FORMAT    table, json or yaml\n"
         "  -r, --recursive        whole objects; with delete: what was made for it too, and its "
         "sessions end\n"
+        "  -n, --limit N          sessions or flows to list, 0: all (default: 200 in a table)\n"
         "  -i, --interval SECONDS between looks of 'sessions watch' (default 1)\n"
         "      --timeout SECONDS  for one request (default 60); of drain: until the sessions "
         "that are left\n"
@@ -81,17 +82,12 @@ static const struct ctl_command *const commands[] = {ctl_object_commands, ctl_se
 enum { OPT_TIMEOUT = 256, OPT_WAIT };
 
 static const struct option options[] = {
-        {"api", required_argument, NULL, 'a'},
-        {"token", required_argument, NULL, 't'},
-        {"file", required_argument, NULL, 'f'},
-        {"output", required_argument, NULL, 'o'},
-        {"recursive", no_argument, NULL, 'r'},
-        {"interval", required_argument, NULL, 'i'},
-        {"timeout", required_argument, NULL, OPT_TIMEOUT},
-        {"wait", no_argument, NULL, OPT_WAIT},
-        {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"api", required_argument, NULL, 'a'},   {"token", required_argument, NULL, 't'},
+        {"file", required_argument, NULL, 'f'},  {"output", required_argument, NULL, 'o'},
+        {"recursive", no_argument, NULL, 'r'},   {"interval", required_argument, NULL, 'i'},
+        {"limit", required_argument, NULL, 'n'}, {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"wait", no_argument, NULL, OPT_WAIT},   {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0},
 };
 
 static int set_output(struct ctl *c, const char *text)
@@ -119,6 +115,17 @@ static int set_seconds(const char *option, const char *text, double min, double 
 	return CTL_OK;
 }
 
+static int set_limit(struct ctl *c, const char *text)
+{
+	char *end;
+	long v = strtol(text, &end, 10);
+
+	if (!*text || *end || v < 0 || v > 1000000)
+		return ctl_usage("--limit: expected 0..1000000, got '%s'", text);
+	c->limit = v;
+	return CTL_OK;
+}
+
 /* What --timeout means, but for draining. */
 static int request_timeout(struct ctl *c)
 {
@@ -135,7 +142,7 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 	int rc = CTL_OK;
 	int opt;
 
-	while (!rc && (opt = getopt_long(argc, argv, "a:t:f:o:ri:Vh", options, NULL)) != -1) {
+	while (!rc && (opt = getopt_long(argc, argv, "a:t:f:o:rn:i:Vh", options, NULL)) != -1) {
 		switch (opt) {
 		case 'a':
 			c->api = optarg;
@@ -154,6 +161,9 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 			break;
 		case 'i':
 			rc = set_seconds("--interval", optarg, 0.05, 86400, &c->interval);
+			break;
+		case 'n':
+			rc = set_limit(c, optarg);
 			break;
 		case OPT_TIMEOUT:
 			rc = set_seconds("--timeout", optarg, 0, 86400, &c->timeout_given);
@@ -195,6 +205,7 @@ int main(int argc, char **argv)
 	struct ctl c = {.api = api && *api ? api : NULL,
 	                .token = token && *token ? token : NULL,
 	                .interval = 1,
+	                .limit = -1,
 	                .timeout = CTL_REQUEST_S,
 	                .timeout_given = -1};
 	int rc;

@@ -149,6 +149,25 @@ int ctl_print_list(struct ctl *c, const struct ctl_collection *kind, const cJSON
 	return ctl_table_print(&t);
 }
 
+int ctl_get_list(struct ctl *c, const char *path, const char *what, cJSON **list)
+{
+	long limit = c->limit >= 0 ? c->limit : c->output == CTL_TABLE ? CTL_ROWS : 0;
+	char *full;
+	int rc;
+
+	if (!limit)
+		return ctl_request(c, "GET", path, NULL, NULL, list);
+	full = l7mp_asprintf("%s?limit=%ld", path, limit + 1);
+	rc = ctl_request(c, "GET", full, NULL, NULL, list);
+	free(full);
+	if (rc || cJSON_GetArraySize(*list) <= limit)
+		return rc;
+	cJSON_DeleteItemFromArray(*list, (int)limit);
+	fflush(stdout);
+	ctl_error("these are the first %ld %s; --limit 0 shows all", limit, what);
+	return CTL_OK;
+}
+
 int ctl_get_one(struct ctl *c, const char *plural, const char *name)
 {
 	char *path = ctl_path(plural, name, NULL);

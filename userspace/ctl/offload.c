@@ -73,7 +73,7 @@ static int flows_command(struct ctl *c, int argc, char **argv)
 	(void)argv;
 	if (argc)
 		return ctl_usage("flows: takes no arguments");
-	rc = ctl_request(c, "GET", "/offload/flows", NULL, NULL, &flows);
+	rc = ctl_get_list(c, "/offload/flows", "flows", &flows);
 	if (!rc)
 		rc = c->output == CTL_TABLE ? print_flows(flows) : ctl_print_tree(c, flows);
 	cJSON_Delete(flows);

@@ -315,7 +315,7 @@ static int watch(struct ctl *c)
 static int list_sessions(struct ctl *c)
 {
 	cJSON *list = NULL;
-	int rc = fetch(c, &list);
+	int rc = ctl_get_list(c, "/sessions", "sessions", &list);
 
 	if (!rc)
 		rc = ctl_print_list(c, &sessions, list);
