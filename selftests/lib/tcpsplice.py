@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -28,6 +30,7 @@ class Base(unittest.TestCase):
         self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
         self.addCleanup(self.a.close)
         self.addCleanup(self.b.close)
+        self.addCleanup(l7net.ip, "rule del pref 50", check=False)
         self.servers = {}
         self.log = None
 
@@ -165,3 +168,43 @@ class Base(unittest.TestCase):
         l7net.ip("addr add 10.9.3.1/24 dev legC")
         self.b.run("ip link set eth1 up")
         self.b.run("ip addr add 10.9.3.2/24 dev eth1")
+
+    @staticmethod
+    def toggle(n):
+        """Routes depend on ports, or (n odd) not any more: all flows are made anew."""
+        l7net.ip(f"rule {'del' if n % 2 else 'add'} pref 50 ipproto tcp dport 7 lookup main")
+
+    def bad_link(self, loss, reorder, duplicate, seed=1):
+        """Puts a namespace between the client and the gateway that treats frames badly."""
+        a = self.a
+        name = f"{a.name}w"
+        l7net.ip(f"netns add {name}")
+        self.addCleanup(l7net.ip, f"netns del {name}", check=False)
+
+        def inside(text):
+            l7net.sh("nsenter", f"--net=/run/netns/{name}", *text.split())
+        l7net.ip(f"link del {a.leg}")
+        l7net.ip(f"link add {a.leg} type veth peer name out netns {name}")
+        l7net.ip(f"link set {a.leg} up")
+        l7net.ip(f"addr add {a.gateway4}/24 dev {a.leg}")
+        l7net.ip(f"-6 addr add {a.gateway6}/64 dev {a.leg} nodad")
+        l7net.sh("nsenter", f"--net={a.path}", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "in", "netns",
+                 name)
+        a.run("ip link set eth0 up")
+        a.run(f"ip addr add {a.own4}/24 dev eth0")
+        a.run(f"ip -6 addr add {a.own6}/64 dev eth0 nodad")
+        a.run(f"ip route add default via {a.gateway4}")
+        a.run(f"ip -6 route add default via {a.gateway6}")
+        for device in ("in", "out"):
+            inside(f"ip link set {device} up")
+            inside(f"ethtool -K {device} gro off")
+        # Frames of their own size, with checksums that are complete.
+        a.run("ethtool -K eth0 tx off tso off gso off gro off")
+        l7net.sh("ethtool", "-K", a.leg, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
+        p = subprocess.Popen(["nsenter", f"--net=/run/netns/{name}", sys.executable,
+                              str(pathlib.Path(__file__).with_name("impair.py")), "in", "out", str(loss), str(reorder),
+                              str(duplicate), str(seed)], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        self.assertEqual(p.stdout.readline().strip(), "ready")
+        self.addCleanup(p.stdout.close)

@@ -39,8 +39,10 @@ class Bulk(Base):
             for way in ("ingress", "egress"):
                 self.assertEqual(line[way]["bytes"], total, line)
                 self.assertEqual(line[way]["slow"]["bytes"] + line[way]["fast"]["bytes"], total, line)
-                self.assertGreater(line[way]["fast"]["bytes"], total // 8, line)
             self.assertEqual(line["reason"], "end of stream")
+        # A session that has little left when its turn comes may end in user space.
+        for way in ("ingress", "egress"):
+            self.assertGreater(sum(line[way]["fast"]["packets"] for line in lines), 0, lines)
 
     def check(self, v6, n, total, **tcp):
         with self.proxy(v6=v6, tcp=tcp) as p:
@@ -92,7 +94,7 @@ class Bulk(Base):
             end = tcpflow.Both(c, 1, 2), tcpflow.Both(s, 2, 1)
             self.wait_fast(p)
             for i in range(60 if l7test.FULL else 20):
-                l7net.ip(f"rule {'del' if i % 2 else 'add'} pref 50 ipproto tcp dport 7 lookup main")
+                self.toggle(i)
                 time.sleep(0.07)
             self.wait_fast(p)
             self.assertGreater(p.api.get("/offload")[1]["flows"]["withdrawn"], 5)
@@ -104,6 +106,37 @@ class Bulk(Base):
             self.assertEqual(line["egress"]["bytes"], end[1].sender.sent)
             self.nothing_left(p)
         self.assertEqual(self.bad_checksums(), 0)
+
+
+class BadLink(Base):
+    def check(self, v6):
+        total = (256 << 20) if l7test.FULL else (12 << 20)
+        self.bad_link(loss=0.008, reorder=0.02, duplicate=0.005)
+        with self.proxy(v6=v6, tcp={"after_bytes": 0}) as p:
+            ends = []
+            for i in range(4):
+                c, s = self.connect(v6)
+                ends.append((tcpflow.Both(c, 2 * i, 2 * i + 1, total), tcpflow.Both(s, 2 * i + 1, 2 * i, total)))
+            n = 0
+            while any(e.receiver.is_alive() for pair in ends for e in pair) and n < 400:
+                self.toggle(n)
+                n += 1
+                time.sleep(0.3)
+            self.finish(ends, total)
+            for line in self.access():
+                self.assertEqual(line["ingress"]["bytes"], total)
+                self.assertEqual(line["egress"]["bytes"], total)
+            self.assertGreater(sum(line["ingress"]["fast"]["bytes"] for line in self.access()), 0)
+            self.nothing_left(p)
+        self.assertEqual(self.bad_checksums(), 0)
+
+    def test_loss(self):
+        """0.8 % loss, 2 % out of order, 0.5 % doubled; out of the kernel and in again every 0.3 s"""
+        self.check(False)
+
+    def test_loss_ipv6(self):
+        """the same over IPv6"""
+        self.check(True)
 
 
 class Ends(Base):

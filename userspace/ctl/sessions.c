@@ -69,6 +69,26 @@ static void print_stages(const char *kind, const cJSON *stages)
 		     l7mp_json_str(e, "status", "?"));
 }
 
+/* Where a TCP session is on its way into the kernel, there, or back. */
+static void print_phase(const char *phase)
+{
+	static const struct {
+		const char *phase, *meaning;
+	} phases[] = {
+	        {"numbers", "waits for a moment in which nothing is unsent, to read the numbers"},
+	        {"watch", "waits until the program has seen both directions"},
+	        {"hold", "reads no more, and writes what it holds"},
+	        {"relay", "the last bytes are relayed, until both sockets are at rest"},
+	        {"trans", "the program translates, and the sockets still get a copy"},
+	        {"fast", "only the program translates; the sockets wait"},
+	        {"stop", "back to user space, as soon as all is acknowledged"},
+	};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(phases); i++)
+		if (!strcmp(phase, phases[i].phase))
+			line("", "TCP: %s: %s", phase, phases[i].meaning);
+}
+
 static void print_offload(const cJSON *offload, const cJSON *reasons)
 {
 	const cJSON *d;
@@ -89,6 +109,8 @@ static void print_offload(const cJSON *offload, const cJSON *reasons)
 			     l7mp_json_str(d, "interface", "?"), l7mp_json_num(d, "packets", 0),
 			     l7mp_json_num(d, "bytes", 0));
 	}
+	print_phase(l7mp_json_str(cJSON_GetArrayItem(l7mp_json_member(offload, "directions"), 0),
+	                          "phase", ""));
 }
 
 static void print_events(const cJSON *events)

@@ -100,10 +100,10 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 }
 
 /*
- * All that leave, now. Detaching a hook stops its device for some ms: nothing may be on its way
- * through it.
+ * All that leave, now; those of TCP only if `tcp`: else they take their time. Detaching a hook
+ * stops its device for some ms: nothing may be on its way through it.
  */
-static void leave_now(struct l7mp_offload_engine *e)
+static void leave_now(struct l7mp_offload_engine *e, bool tcp)
 {
 	flush_updates(e);
 	flush_deletes(e);
@@ -111,7 +111,8 @@ static void leave_now(struct l7mp_offload_engine *e)
 		off_wait_for_programs();
 	while (e->leaving)
 		finish(e, e->leaving);
-	off_splices_leave_now(e);
+	if (tcp)
+		off_splices_leave_now(e);
 }
 
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
@@ -120,8 +121,17 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 
 	DL_FOREACH (e->flows, flow)
 		leave(e, flow, reason);
-	leave_now(e);
+	leave_now(e, true);
 	off_splices_drop_over(e);
+}
+
+void off_flows_replan(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow;
+
+	DL_FOREACH (e->flows, flow)
+		leave(e, flow, L7MP_REASON_PENDING);
+	leave_now(e, false);
 }
 
 void off_flows_leave_tcp(struct l7mp_offload_engine *e)
@@ -221,7 +231,7 @@ void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
 	l->hook = OFF_HOOK_NONE; /* for those that are planned anew */
 	DL_FOREACH (e->flows, flow)
 		refresh(e, flow);
-	leave_now(e);
+	leave_now(e, true);
 	l->hook = hook;
 }
 

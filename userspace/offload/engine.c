@@ -120,7 +120,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		off_attach_check(&e->hooks, link);
 		break;
 	case OFF_PATH_REPLAN:
-		off_flows_withdraw_all(e, L7MP_REASON_PENDING);
+		off_flows_replan(e);
 		off_retry_soon(e);
 		break;
 	case OFF_PATH_RESYNC:

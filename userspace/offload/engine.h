@@ -97,6 +97,8 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
 /* Those of TCP, orderly: not wanted any more. */
 void off_flows_leave_tcp(struct l7mp_offload_engine *e);
+/* All are to be made anew; the programs stay where they are. */
+void off_flows_replan(struct l7mp_offload_engine *e);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
 /* Called when a flow is taken out; ends its wait in `leaving` if it was there. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);

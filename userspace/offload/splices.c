@@ -6,7 +6,7 @@
 
 #include "engine.h"
 
-#define SETTLE_MS 100 /* that a change of settings waits for TCP sessions to leave */
+#define SETTLE_MS 300 /* that a change of settings waits for TCP sessions to leave */
 
 /* ---- events of pairs ---- */
 

@@ -316,6 +316,32 @@ static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct 
 	return rc | l7mp_json_add(o, "egress", detail);
 }
 
+/* How the segments of one direction are translated; numbers wrap at 2^32. */
+static cJSON *tcp_json(const struct off_tcp_pair *p, int dir)
+{
+	const volatile struct l7mp_tcp_direction *d = &p->map->dir[dir];
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "phase", off_tcp_stage_name((enum off_tcp_stage)p->stage));
+
+	rc |= l7mp_json_add_num(o, "pair", p->index);
+	rc |= l7mp_json_add_num(o, "pair_id", p->id);
+	rc |= l7mp_json_add_num(o, "seq_delta", d->seq_delta);
+	rc |= l7mp_json_add_num(o, "ack_delta", d->ack_delta);
+	rc |= l7mp_json_add_num(o, "timestamp_delta", (uint32_t)d->ts);
+	rc |= l7mp_json_add_num(o, "window_shift_in", d->win_in);
+	rc |= l7mp_json_add_num(o, "window_shift_out", d->win_out);
+	rc |= l7mp_json_add_num(o, "seq_max", d->seq_max);
+	rc |= l7mp_json_add_num(o, "ack_max", d->ack_max);
+	rc |= l7mp_json_add_num(o, "window", d->win);
+	rc |= l7mp_json_add_bool(o, "fin", d->seen & L7MP_TCP_FIN);
+	rc |= l7mp_json_add_bool(o, "fin_acked", d->seen & L7MP_TCP_FIN_ACKED);
+	rc |= l7mp_json_add_num(o, "doubts", d->doubts);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
 static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 {
 	const struct l7mp_flow_key *k = &s->key;
@@ -340,8 +366,12 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 	rc |= l7mp_json_add_str(o, "in", in);
 	rc |= add_exit(o, e, s);
 	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
-	rc |= l7mp_json_add_num(o, "bytes", (double)s->now.bytes);
+	rc |= l7mp_json_add_num(
+	        o, "bytes",
+	        (double)(s->flow->tcp ? off_tcp_bytes(s->flow->tcp, a->dir) : s->now.bytes));
 	rc |= add_last_seen(o, e, &s->now);
+	if (s->flow->tcp)
+		rc |= l7mp_json_add(o, "tcp", tcp_json(s->flow->tcp, a->dir));
 	rc |= l7mp_json_add(o, "key",
 	                    tuple_json(k->family, k->saddr.bytes, ntohs(k->sport), k->daddr.bytes,
 	                               ntohs(k->dport)));

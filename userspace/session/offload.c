@@ -491,6 +491,15 @@ void l7mp_session_sync(struct l7mp_session *s)
 	l7mp_session_offload_sync(s, false);
 }
 
+/* The flow for which the session stopped reading is not there any more. */
+static void end_hold(struct l7mp_session *s)
+{
+	if (!s->held)
+		return;
+	s->held = false;
+	l7mp_session_flow_control(s);
+}
+
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 {
 	const struct l7mp_offload *o = s->m->offload;
@@ -502,11 +511,11 @@ void l7mp_session_offload_remove(struct l7mp_session *s, bool again)
 		o->release(o->ctx, s->flow, false);
 		return;
 	}
-	s->held = false;
 	if (s->flow) {
 		o->remove(o->ctx, &s->flow, final);
 		add_final_counters(s, final);
 	}
+	end_hold(s);
 	if (!s->offload_disabled && (again || s->offload_state == SESSION_OFFLOAD_FAST ||
 	                             s->offload_state == SESSION_OFFLOAD_STARTING))
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_PENDING);
@@ -546,6 +555,7 @@ static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	(void)arg;
 	add_final_counters(s, final);
 	refuse(s, reason);
+	end_hold(s);
 }
 
 /* ---- TCP: descriptors go and come back ---- */
@@ -595,16 +605,17 @@ static void on_returned(void *arg, uint64_t cookie, const struct l7mp_flow_socke
 	(void)arg;
 	forget_suspensions(s);
 	add_final_counters(s, final);
-	s->held = false;
 	if (!reason)
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
 	else
 		refuse(s, reason);
 	if (is_suspended(s))
 		stay_slow(s, reason);
-	if (!s->lent)
+	if (!s->lent) {
+		end_hold(s);
 		return;
-	s->lent = false;
+	}
+	s->lent = s->held = false;
 	give_back(s, back);
 	s->active_ms = l7mp_loop_now(session_loop(s));
 	l7mp_session_unlent(s);
