@@ -4,6 +4,8 @@
 """Slow and silent HTTP clients: 5,000 and 10,000 in the full mode, a few hundred in the fast one. Others are served,
 memory is bounded, and each slow one is cut when its time is over. (How long others wait is a figure of the bench.)"""
 import os
+import select
+import socket
 
 import l7test
 from http_crowd import Process
@@ -58,6 +60,31 @@ class Slow(Case):
         row = crowd.look()[kind]
         print(f"# {kind}: {count} cut at an age of {row['first']:.1f} to {row['last']:.1f} s, answered {row['statuses']}", flush=True)
         return row
+
+    def test_deadlines(self):
+        """http slow: header_timeout, body_timeout and keepalive_timeout of a listener; another one keeps the defaults"""
+        times = {"header_timeout": 0.3, "body_timeout": 0.3, "keepalive_timeout": 0.3}
+        short, changed = (listener(name, "HTTP", port, inline("Discard"), address="127.0.0.1") for name, port in (("short", 9000), ("usual", 9003)))
+        short["spec"]["options"] = changed["spec"]["options"] = times
+        self.start(short, listener("usual", "HTTP", 9003, inline("Discard"), address="127.0.0.1"))
+        kinds = {"head": b"GET / HT", "body": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", "idle": b""}
+        peers = {}
+        for port in (9000, 9003):
+            for kind, data in kinds.items():
+                peers[port, kind] = s = socket.create_connection(("127.0.0.1", port), timeout=60 * l7test.SLOW)
+                self.addCleanup(s.close)
+                s.sendall(data)
+        got = {kind: peers[9000, kind].recv(4096) for kind in kinds}
+        self.assertIn(b" 408 ", got["head"].splitlines()[0])
+        self.assertIn(b" 408 ", got["body"].splitlines()[0])
+        self.assertEqual(got["idle"], b"")
+        # At the same time nothing has come from the other one: its deadlines are 5, 10 and 60 s.
+        self.assertEqual(select.select([peers[9003, kind] for kind in kinds], [], [], 0)[0], [])
+        # A change is for connections that are there, too.
+        status, answer = self.api.put("/listeners/usual", {"listener": changed})
+        self.assertEqual(status, 200, answer)
+        peers[9003, "idle"].sendall(b"GET / HT")
+        self.assertIn(b" 408 ", peers[9003, "idle"].recv(4096).splitlines()[0])
 
     def test_slow(self):
         """http slow: slow heads, slow bodies and unread answers beside idle connections; others are served"""

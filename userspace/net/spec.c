@@ -31,13 +31,7 @@ const struct l7mp_schema l7mp_bind_schema = {
 
 /* What becomes of a TCP peer that takes nothing of what was sent. */
 static const struct l7mp_field connection_option_fields[] = {
-        {.key = "user_timeout",
-         .type = L7MP_T_INT,
-         .min = 0,
-         .max = 86400,
-         .def = "30",
-         .doc = "seconds after which a peer that takes nothing of what was sent to it is given up "
-                "(TCP_USER_TIMEOUT); 0: the system's"},
+        L7MP_SPEC_USER_TIMEOUT,
         {0},
 };
 const struct l7mp_schema l7mp_connection_options_schema = {

@@ -126,6 +126,13 @@ extern const struct l7mp_field *const l7mp_dscp_alternatives[];
 		       "peers"                                                                   \
 	}
 
+/* In the `options` of protocols on TCP. */
+#define L7MP_SPEC_USER_TIMEOUT                                                                  \
+	{                                                                                       \
+		.key = "user_timeout", .type = L7MP_T_INT, .min = 0, .max = 86400, .def = "30", \
+		.doc = "seconds after which a peer that takes nothing of what was sent to it "  \
+		       "is given up (TCP_USER_TIMEOUT); 0: the system's"                        \
+	}
 /* `options` of protocols on TCP. */
 #define L7MP_SPEC_CONNECTION_OPTIONS                                                             \
 	{                                                                                        \

@@ -156,7 +156,8 @@ static uint64_t next_look(const struct http_conn *c)
 	uint64_t now = now_of(c), due = 0;
 
 	if (c->phase == HTTP_HEAD && !c->x)
-		due = c->since + (l7mp_http_reader_begun(&c->reader) ? HTTP_HEAD_MS : HTTP_IDLE_MS);
+		due = c->since + (l7mp_http_reader_begun(&c->reader) ? c->deadlines.header
+		                                                     : c->deadlines.keepalive);
 	else if (c->phase == HTTP_BODY && c->reading)
 		due = c->body_due;
 	if ((c->phase == HTTP_CLOSING || (c->eof && c->x) || l7mp_byte_stream_queued(c->io)) &&
@@ -185,8 +186,8 @@ static void conn_watch(struct http_conn *c)
 	if (c->closed || c->busy)
 		return;
 	want = wants_input(c);
-	if (want && !c->reading && c->phase == HTTP_BODY && c->body_due < now + HTTP_BODY_MS)
-		c->body_due = now + HTTP_BODY_MS;
+	if (want && !c->reading && c->phase == HTTP_BODY && c->body_due < now + c->deadlines.body)
+		c->body_due = now + c->deadlines.body;
 	if (want != c->reading) {
 		c->reading = want;
 		l7mp_stream_pause(c->io, !want);
@@ -799,7 +800,7 @@ static void next_request(struct http_conn *c)
 		return;
 	}
 	if (c->phase == HTTP_BODY) {
-		c->body_due = now_of(c) + HTTP_BODY_MS;
+		c->body_due = now_of(c) + c->deadlines.body;
 	} else {
 		c->phase = HTTP_HEAD;
 		c->since = now_of(c);
@@ -862,7 +863,7 @@ static void begin_request(struct http_conn *c, const struct l7mp_http_request *r
 	c->expect = req->expect;
 	c->probe = 0;
 	c->phase = req->chunked || req->length ? HTTP_BODY : HTTP_ANSWER;
-	c->body_due = now_of(c) + HTTP_BODY_MS;
+	c->body_due = now_of(c) + c->deadlines.body;
 	if (c->listener)
 		conn_move(c, &c->listener->busy);
 	if (!l) {
@@ -1086,10 +1087,10 @@ static void expire(struct http_conn *c)
 
 	if (c->phase == HTTP_HEAD && !c->x) {
 		if (!l7mp_http_reader_begun(&c->reader)) {
-			if (now - c->since >= HTTP_IDLE_MS)
+			if (now - c->since >= c->deadlines.keepalive)
 				close_io(c, false);
-		} else if (now - c->since >= HTTP_HEAD_MS) {
-			refuse(c, 408, "the head did not arrive within 10 s");
+		} else if (now - c->since >= c->deadlines.header) {
+			refuse(c, 408, "the head did not arrive in time (header_timeout)");
 		}
 	} else if (c->phase == HTTP_BODY && c->reading && now >= c->body_due) {
 		body_failed(c, 408, -ETIMEDOUT,
@@ -1193,6 +1194,7 @@ void http_conn_inherit(struct http_conn *c, struct http_listener *heir)
 
 	c->listener = heir;
 	if (heir) {
+		c->deadlines = heir->deadlines;
 		conn_move(c, idle ? &heir->idle : &heir->busy);
 		return;
 	}
@@ -1221,6 +1223,7 @@ void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l
 		return;
 	}
 	c->listener = l;
+	c->deadlines = l->deadlines;
 	c->state = l->state;
 	c->io = stream;
 	l7mp_buf_pool_charge(l7mp_loop_bufs(loop_of(c)), HTTP_CONN_COST);

@@ -22,12 +22,7 @@
 #include "net/stream_listener.h"
 #include "reply.h"
 
-/* Time for a whole head, from its first byte on, in ms. */
-#define HTTP_HEAD_MS 10000
-/* Time without a request, in ms. */
-#define HTTP_IDLE_MS 60000
-/* Time for a body, in ms; after that it must have this average rate in bytes per second... */
-#define HTTP_BODY_MS   5000
+/* A body must have this average rate in bytes per second after options.body_timeout... */
 #define HTTP_BODY_RATE 240
 /* ...but fast data is credited for at most this time, in ms. */
 #define HTTP_BODY_CREDIT_MS 60000
@@ -63,11 +58,19 @@ struct http_state {
 	bool stopping;
 };
 
+/* From the listener's `options`, in ms. */
+struct http_deadlines {
+	uint32_t header;    /* for a whole head, from its first byte on */
+	uint32_t body;      /* for a body, until its rate counts */
+	uint32_t keepalive; /* without a request */
+};
+
 struct http_listener {
 	struct l7mp_stream_listener base; /* first */
 	struct http_state *state;
 	struct http_conn *idle; /* connections between requests, the longest idle first */
 	struct http_conn *busy;
+	struct http_deadlines deadlines;
 };
 
 enum http_phase {
@@ -87,6 +90,7 @@ struct http_conn {
 	struct l7mp_stream *io;
 	struct http_exchange *x; /* NULL: none */
 	struct l7mp_peer peer;
+	struct http_deadlines deadlines;
 
 	struct l7mp_bufq in; /* received and not processed yet */
 	struct l7mp_http_reader reader;

@@ -7,6 +7,11 @@
 #include "l7mp/hash.h"
 #include "l7mp/protos.h"
 
+/* The deadlines of struct http_deadlines where the config has none, in s; see option_fields. */
+#define HEADER_S    10
+#define BODY_S      5
+#define KEEPALIVE_S 60
+
 /* The number of idle connections that are closed each time when descriptors have run out. */
 #define SPARE 16
 
@@ -52,6 +57,22 @@ static const struct l7mp_stream_listener_ops listener_ops = {
 
 /* ---- listeners ---- */
 
+static uint32_t deadline(const cJSON *spec, const char *key, unsigned seconds)
+{
+	const cJSON *options = l7mp_json_member(spec, "options");
+
+	return (uint32_t)(1000 * l7mp_json_num(options, key, seconds));
+}
+
+static struct http_deadlines deadlines_of(const cJSON *spec)
+{
+	return (struct http_deadlines){
+	        .header = deadline(spec, "header_timeout", HEADER_S),
+	        .body = deadline(spec, "body_timeout", BODY_S),
+	        .keepalive = deadline(spec, "keepalive_timeout", KEEPALIVE_S),
+	};
+}
+
 static int http_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                        struct l7mp_error *err)
 {
@@ -65,6 +86,7 @@ static int http_listen(const struct l7mp_listen *params, struct l7mp_proto_liste
 	if (!l)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	l->state = state;
+	l->deadlines = deadlines_of(params->spec);
 	rc = l7mp_stream_listener_open(&l->base, &l7mp_proto_http, params, state->tls,
 	                               &listener_ops, err);
 	if (rc) {
@@ -149,6 +171,28 @@ static void http_reload(struct l7mp_env *env, void *state)
 
 /* ---- tables ---- */
 
+#define DEADLINE(name, seconds, text)                                                         \
+	{                                                                                     \
+		.key = name, .type = L7MP_T_NUMBER, .min = 0.1, .max = 86400, .def = seconds, \
+		.doc = text                                                                   \
+	}
+
+static const struct l7mp_field option_fields[] = {
+        L7MP_SPEC_USER_TIMEOUT,
+        DEADLINE("header_timeout", "10",
+                 "seconds for a whole request head, from its first byte on; else 408"),
+        DEADLINE("body_timeout", "5",
+                 "seconds after which a request's body must have come with 240 bytes a second on "
+                 "average; else 408. Time in which the route takes nothing does not count"),
+        DEADLINE("keepalive_timeout", "60", "seconds that a connection without a request is kept"),
+        {0},
+};
+static const struct l7mp_schema option_schema = {
+        .name = "http-options",
+        .doc = "Options of HTTP connections",
+        .fields = option_fields,
+};
+
 static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_ADDRESS,
         L7MP_SPEC_LISTEN_PORT_FLAGS(0),
@@ -156,7 +200,10 @@ static const struct l7mp_field listener_fields[] = {
                 0, "in the place of address and port: path of a UNIX socket to listen on"),
         L7MP_SPEC_UNIX_ACCESS,
         L7MP_SPEC_LISTEN_TLS("take only TLS connections (https)"),
-        L7MP_SPEC_CONNECTION_OPTIONS,
+        {.key = "options",
+         .type = L7MP_T_OBJECT,
+         .sub = &option_schema,
+         .doc = "options of the connections"},
         {0},
 };
 
