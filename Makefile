@@ -6,6 +6,7 @@
 #   make test     the fast cut of every suite make test-full  the sizes that the issues name
 #   make bench    figures against rivals      make vmtest     other kernels under QEMU
 #   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
+#   make deb      the Debian package, in build/deb (needs debhelper; DEB_ARGS= of dpkg-buildpackage)
 #
 # Variables: BUILD=dir, CC=gcc|clang, SAN=asan|tsan, WERROR=0 (packagers), V=1.
 
@@ -225,7 +226,7 @@ fuzz-bins: $(patsubst selftests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRCS))
 fuzz:
 	$(Q)$(MAKE) --no-print-directory BUILD=build/fuzz CC=$(CLANG) SAN=fuzz OPT=-O1 fuzz-bins
 
-.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs
+.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb
 setup:
 	$(Q)scripts/setup.sh
 run:
@@ -267,7 +268,16 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp
+# From a copy of the tree, so that it stays as it is.
+DEB_TREE = build/deb/l7mp-$(VERSION)
+deb:
+	rm -rf build/deb
+	mkdir -p $(DEB_TREE)
+	tar --exclude=./build --exclude=./.git -cf - . | tar -C $(DEB_TREE) -xf -
+	cd $(DEB_TREE) && dpkg-buildpackage -us -uc -b $(DEB_ARGS)
+	rm -rf $(DEB_TREE)
+	@ls build/deb/*.deb
 help:
-	$(Q)sed -n '3,11s/^# \{0,1\}//p' Makefile
+	$(Q)sed -n '3,12s/^# \{0,1\}//p' Makefile
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -6,9 +6,10 @@
 #   scripts/debian13.sh prepare          makes the chroot, or brings its packages up to date
 #   scripts/debian13.sh run COMMAND...   runs a command in the tree's copy in the chroot
 #   scripts/debian13.sh path             prints where the chroot is
+#   scripts/debian13.sh base SUITE       makes a minimal system of a release (bookworm, trixie), and prints where it is
 #
-# The chroot lies in a cache outside of the tree (L7MP_DEBIAN13, else $XDG_CACHE_HOME/l7mp/debian13)
-# and is used again; its packages come from the mirror that this machine's apt uses. Exit status
+# The chroots lie in a cache outside of the tree (L7MP_DEBIAN13, else $XDG_CACHE_HOME/l7mp/debian13; base-SUITE
+# beside it) and are used again; their packages come from the mirror that this machine's apt uses. Exit status
 # 77: it can't be had here, and the last line on stderr says why.
 set -eu
 cd "$(dirname "$0")/.."
@@ -33,21 +34,25 @@ packages() {
 		grep -v -e '^haproxy$' -e '^nginx' -e '^git$' -e '^$'
 }
 
-prepare() {
+# The minimal system itself, in $root.
+bootstrap() {
 	[ "$(id -u)" = 0 ] || skip "needs root"
 	command -v debootstrap >/dev/null || skip "debootstrap is not installed"
 	[ -e "/usr/share/debootstrap/scripts/$suite" ] || skip "debootstrap does not know $suite"
 	mkdir -p "$root.log" "$(dirname "$root")"
-	if [ ! -e "$root/.ready" ]; then
-		site=$(mirror)
-		[ -n "$site" ] || skip "this machine's apt has no Debian mirror"
-		rm -rf "$root"
-		debootstrap --variant=minbase "$suite" "$root" "$site" >"$root.log/debootstrap" 2>&1 ||
-			skip "debootstrap failed: $(tail -n 1 "$root.log/debootstrap")"
-		printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-		chmod 755 "$root/usr/sbin/policy-rc.d"
-		touch "$root/.ready"
-	fi
+	[ ! -e "$root/.ready" ] || return 0
+	site=$(mirror)
+	[ -n "$site" ] || skip "this machine's apt has no Debian mirror"
+	rm -rf "$root"
+	debootstrap --variant=minbase "$suite" "$root" "$site" >"$root.log/debootstrap" 2>&1 ||
+		skip "debootstrap failed: $(tail -n 1 "$root.log/debootstrap")"
+	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+	chmod 755 "$root/usr/sbin/policy-rc.d"
+	touch "$root/.ready"
+}
+
+prepare() {
+	bootstrap
 	wanted=$(packages)
 	if [ "$wanted" != "$(cat "$root/.packages" 2>/dev/null)" ]; then
 		# shellcheck disable=SC2086 # a list of package names
@@ -82,6 +87,12 @@ copy() {
 case ${1:-} in
 prepare) prepare ;;
 path) echo "$root" ;;
+base)
+	suite=${2:?suite}
+	root=$(dirname "$root")/base-$suite
+	bootstrap
+	echo "$root"
+	;;
 run)
 	shift
 	prepare
@@ -89,7 +100,7 @@ run)
 	inside sh -c 'cd /src/l7mp && exec "$@"' sh "$@"
 	;;
 *)
-	sed -n '5,13s/^# \{0,1\}//p' "$0" >&2
+	sed -n '5,14s/^# \{0,1\}//p' "$0" >&2
 	exit 2
 	;;
 esac

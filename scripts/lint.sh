@@ -25,7 +25,7 @@ step text scripts/check-text.py
 # shellcheck disable=SC2046
 step codespell codespell -q 3 -L "oneliners,childs,flushs,te,want's" $(git ls-files '*.c' '*.h' '*.md' '*.yaml' '*.sh' '*.py' | grep -v '^selftests/')
 # shellcheck disable=SC2046
-step shellcheck shellcheck $(git ls-files '*.sh' .ci/run | xargs)
+step shellcheck shellcheck $(git ls-files '*.sh' .ci/run 'debian/*.post*' 'scripts/container/*' 'scripts/completion/*.bash' | xargs)
 # shellcheck disable=SC2046
 step python /usr/bin/python3 -c 'import ast, sys
 for f in sys.argv[1:]: ast.parse(open(f).read(), f)' $(git ls-files '*.py')

@@ -83,5 +83,45 @@ class Shipped(unittest.TestCase):
         self.assertIn("-c /etc/l7mp/l7mp.yaml", unit)
 
 
+class Package(unittest.TestCase):
+    """debian/ says what the rest of the tree says; packages/test_deb.py builds and installs it."""
+
+    def read(self, path):
+        return pathlib.Path(ROOT, path).read_text()
+
+    def test_version(self):
+        """the package's version is the program's"""
+        self.assertEqual(re.match(r"l7mp \((.*?)\)", self.read("debian/changelog"))[1], self.read("VERSION").strip())
+
+    def test_build_depends(self):
+        """it is built with what scripts/setup.sh installs for building"""
+        listed = subprocess.run([os.path.join(ROOT, "scripts/setup.sh"), "list", "build"], capture_output=True, text=True).stdout.split()
+        wanted = set(listed) - {"gcc", "make", "libc6-dev"}  # build-essential
+        field = re.search(r"^Build-Depends:(.*?)^[A-Z]", self.read("debian/control"), re.M | re.S)[1]
+        found = {alternative.split()[0] for one in field.split(",") for alternative in one.split("|")}
+        self.assertEqual(found - {"debhelper-compat", "pkgconf"}, wanted)
+
+    def test_user(self):
+        """package and `make install` make the same user"""
+        self.assertIn(f"echo '{self.read('debian/l7mp.sysusers').strip()}'", self.read("Makefile"))
+
+    def test_completion(self):
+        """both shells complete each command and each long option of l7mpctl"""
+        told = subprocess.run([l7test.program("l7mpctl"), "--help"], capture_output=True, text=True).stdout
+        commands = set()
+        for row in told.split("Commands:")[1].split("Options:")[0].splitlines():
+            m = re.match(r"  ([a-z|]+( \| [a-z]+)*)", row)
+            if m:
+                commands |= set(re.split(r"[ |]+", m[1]))
+        self.assertGreaterEqual(commands, {"listeners", "explain", "flows", "drain", "version"})
+        options = set(re.findall(r"--[a-z]+", told.split("Options:")[1]))
+        bash, zsh = self.read("scripts/completion/l7mpctl.bash"), self.read("scripts/completion/_l7mpctl")
+        kinds = re.search(r'kinds="(.*?)"', bash)[1]
+        self.assertEqual(set(re.search(r'"0 "\) want="(.*?)"', bash)[1].replace("$kinds", kinds).split()), commands)
+        self.assertEqual(set(re.search(r"1:command:\((.*?)\)", zsh)[1].split()), commands)
+        self.assertEqual(set(re.findall(r"--[a-z]+", re.search(r'compgen -W "(--api.*?)"', bash, re.S)[1])), options)
+        self.assertLessEqual(options, set(re.findall(r"--[a-z]+", zsh)))
+
+
 if __name__ == "__main__":
     l7test.main()

@@ -198,7 +198,7 @@ static void explain(int rc, char *why, size_t size)
 	if (rc == -EPERM || rc == -EACCES)
 		snprintf(
 		        why, size,
-		        "the kernel does not allow to load BPF programs: CAP_BPF and CAP_NET_ADMIN "
+		        "the kernel does not allow loading BPF programs: CAP_BPF and CAP_NET_ADMIN "
 		        "are needed (%s)",
 		        strerror(-rc));
 	else
