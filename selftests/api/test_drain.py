@@ -149,6 +149,33 @@ class Drain(Base):
         self.assertEqual(self.state()["sessions_ended_at_deadline"], 1)
         self.assertIn("time for draining is over", str(self.ended("TCP")["events"]))
 
+    def test_thousand(self):
+        """1,000 sessions: all go on until the deadline, and the log has the events in their order"""
+        self.begin()
+        peers = [self.udp() for _ in range(1000)]
+
+        def everybody(text):
+            for s in peers:
+                s.send(text)
+            return all(s.recv(100) == text for s in peers)
+
+        self.assertTrue(everybody(b"before"))
+        self.assertEqual(self.state()["sessions"], 1000)
+        self.drain(timeout=0)
+        self.assertTrue(everybody(b"during"))
+        self.assertEqual((self.state()["sessions"], self.state()["refused"], self.probe("/readyz")), (1000, 0, 503))
+        self.drain(timeout=0.2)
+        self.later(lambda: self.state()["state"] == "drained")
+        end = self.state()
+        self.assertEqual((end["sessions_at_start"], end["sessions_ended_at_deadline"], end["sessions"]), (1000, 1000, 0))
+        peers[0].send(b"after")
+        self.later(lambda: self.state()["refused"] == 1)
+        self.later(lambda: "drained after" in self.proxy.stderr())
+        text = self.proxy.stderr()
+        order = [text.find(words) for words in ("new sessions are refused, 3 of 5", "1000 of 1000 sessions are left, no deadline", "at most 0.2 s more",
+                                                "time of 0.2 s is over: 1000 sessions", "drained after")]
+        self.assertTrue(-1 not in order and order == sorted(order), text)
+
     def test_set_anew(self):
         """another POST sets the time; bad bodies are refused and change nothing"""
         self.begin(drain_timeout=1000)

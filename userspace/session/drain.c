@@ -75,7 +75,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 
 static void time_over(struct l7mp_drain *d)
 {
-	l7mp_log_notice(MODULE, "the time of %.0f s is over: %llu sessions are ended",
+	l7mp_log_notice(MODULE, "the time of %g s is over: %llu sessions are ended",
 	                (double)d->timeout_ms / 1000, (unsigned long long)left(d));
 	d->deadline_ms = 0;
 	d->sessions->drain_over = true;
@@ -95,7 +95,7 @@ static void report(struct l7mp_drain *d)
 	char rest[48] = "no deadline";
 
 	if (d->deadline_ms)
-		snprintf(rest, sizeof(rest), "at most %.0f s more",
+		snprintf(rest, sizeof(rest), "at most %.1f s more",
 		         (double)(d->deadline_ms - now(d)) / 1000);
 	l7mp_log_notice(MODULE, "draining: %llu of %llu sessions are left, %s",
 	                (unsigned long long)left(d), (unsigned long long)d->at_start, rest);
