@@ -194,6 +194,7 @@ $(BUILD)/bench/bpf_cost: $(BUILD)/obj/selftests/bench/bpf_cost.o $(BPFTEST_LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lbpf
 # The kernel fast path's other suites: fastpath-live (live frames), setup and the rest (the engine without sockets).
 $(BUILD)/bench/live.bpf.o: selftests/bench/live.h
+$(BUILD)/bench/reference.bpf.o: selftests/bench/cost/next.h
 $(BUILD)/bench/live_gen: $(BUILD)/obj/selftests/bench/live_local.o
 $(BUILD)/bench/live_gen $(BUILD)/bench/setup_load: $(BUILD)/bench/%: $(BUILD)/obj/selftests/bench/%.o
 	@mkdir -p $(@D)

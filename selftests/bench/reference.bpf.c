@@ -13,6 +13,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "cost/next.h"
+
 #define AF_INET 2
 
 /* Set before the programs are loaded. */
@@ -30,6 +32,7 @@ struct rewrite {
 	__be16 sport, dport;
 	__u8 dmac[6], smac[6];
 	__u32 csum_l3, csum_l4;
+	__u32 slot; /* in counts */
 };
 
 struct {
@@ -83,15 +86,15 @@ static __always_inline int rewrite(void *data, void *end)
 
 /*
  * The barest relay with a flow table of our key size: no checks, one table; and with counters
- * apart.
+ * apart, as ours are.
  */
 struct key {
-	__u8 bytes[40];
+	__u64 words[2];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 524288);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct key);
 	__type(value, struct rewrite);
@@ -102,28 +105,28 @@ struct counter {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct key);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 262144);
+	__type(key, __u32);
 	__type(value, struct counter);
 } counts SEC(".maps");
 
 static __always_inline int relay(void *data, void *end, const int count)
 {
 	struct frame *f = data;
-	__u64 key[5] = {0};
+	struct key key = {{0}};
 	struct rewrite *r;
 
 	if ((void *)(f + 1) > end || f->eth.h_proto != bpf_htons(ETH_P_IP) || f->ip.protocol != 17)
 		return -1;
-	key[0] = f->ip.saddr;
-	key[2] = f->ip.daddr;
-	key[4] = f->udp.source | (__u32)f->udp.dest << 16;
-	r = bpf_map_lookup_elem(&table, key);
+	key.words[0] = f->ip.saddr | (__u64)f->ip.daddr << 32;
+	key.words[1] = f->udp.source | (__u32)f->udp.dest << 16;
+	r = bpf_map_lookup_elem(&table, &key);
 	if (!r)
 		return -1;
 	if (count) {
-		struct counter *c = bpf_map_lookup_elem(&counts, key);
+		__u32 slot = r->slot;
+		struct counter *c = bpf_map_lookup_elem(&counts, &slot);
 
 		if (!c)
 			return -1;
@@ -183,6 +186,16 @@ int xdp_table(struct xdp_md *ctx)
 SEC("xdp")
 int xdp_table_count(struct xdp_md *ctx)
 {
+	if (relay((void *)(long)ctx->data, (void *)(long)ctx->data_end, 1))
+		return XDP_ABORTED;
+	return bpf_redirect_map(&devices, out_ifindex, 0);
+}
+
+/* The same for the next packet, as our programs are measured: what the table itself costs. */
+SEC("xdp")
+int xdp_table_next(struct xdp_md *ctx)
+{
+	next_packet((void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	if (relay((void *)(long)ctx->data, (void *)(long)ctx->data_end, 1))
 		return XDP_ABORTED;
 	return bpf_redirect_map(&devices, out_ifindex, 0);
