@@ -129,3 +129,21 @@ def reset(sock):
     """Closes with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def forge_reset(peer, sock, ahead):
+    """Sends a reset as if the socket's owner had sent it, `ahead` of the next number: from who can see the addresses only."""
+    sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+    sock.setsockopt(socket.IPPROTO_TCP, 20, 2)  # TCP_REPAIR_QUEUE: TCP_SEND_QUEUE
+    seq = struct.unpack("I", sock.getsockopt(socket.IPPROTO_TCP, 21, 4))[0]  # TCP_QUEUE_SEQ
+    sock.setsockopt(socket.IPPROTO_TCP, 19, -1)
+    (own, sport), (to, dport) = sock.getsockname(), sock.getpeername()
+    head = struct.pack("!HHIIBBHHH", sport, dport, (seq + ahead) & 0xffffffff, 0, 5 << 4, 0x04, 0, 0, 0)
+    pseudo = socket.inet_aton(own) + socket.inet_aton(to) + struct.pack("!HH", socket.IPPROTO_TCP, len(head))
+    n = sum(struct.unpack(f"!{len(pseudo + head) // 2}H", pseudo + head))
+    while n >> 16:
+        n = (n & 0xffff) + (n >> 16)
+    with peer.inside():
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    raw.sendto(head[:16] + struct.pack("!H", ~n & 0xffff) + head[18:], (to, 0))
+    raw.close()

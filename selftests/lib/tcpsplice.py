@@ -34,21 +34,24 @@ class Base(unittest.TestCase):
         self.servers = {}
         self.log = None
 
-    def config(self, v6=False, tcp=None, **admin):
+    def config(self, v6=False, tcp=None, ingress=(), options=None, **admin):
         address, up = ("fd09:1::1", "fd09:2::2") if v6 else ("10.9.1.1", "10.9.2.2")
         return {
             "admin": {"offload": "init", "offload_ifs": "legA,legB", "instance": self.instance, "log_level": "verbose",
                       "access_log_path": self.log, **({"offload_tcp": tcp} if tcp else {}), **admin},
+            "clusters": [{"name": "log", "spec": {"protocol": "Logger", "log_file": "/dev/null"}},
+                         {"name": "count", "spec": {"protocol": "Metric"}}],
             "listeners": [
                 {"name": "tcp", "spec": {"protocol": "TCP", "address": address, "port": 9000},
-                 "rules": [{"action": {"route": {"destination": {
+                 **({"options": options} if options else {}),
+                 "rules": [{"action": {"route": {"ingress": list(ingress), "destination": {
                      "name": "up", "spec": {"protocol": "TCP", "port": 9001},
                      "endpoints": [{"spec": {"address": up}}]}}}}]},
                 l7test.controller(),
             ],
         }
 
-    def proxy(self, v6=False, tcp=None, mss=None, **admin):
+    def proxy(self, v6=False, tcp=None, mss=None, **more):
         directory = tempfile.mkdtemp(prefix="l7mp-")
         self.addCleanup(lambda: [f.unlink() for f in pathlib.Path(directory).iterdir()] and None or
                         pathlib.Path(directory).rmdir())
@@ -57,7 +60,7 @@ class Base(unittest.TestCase):
             s.close()
         self.servers = {v6: tcpflow.listener(self.b, 9001, self.b.own6 if v6 else self.b.own4, mss=mss)}
         self.addCleanup(self.servers[v6].close)
-        return l7test.Proxy(self.config(v6, tcp, **admin))
+        return l7test.Proxy(self.config(v6, tcp, **more))
 
     def connect(self, v6=False, bind=0, port=9000):
         """A connection through the proxy: the client's socket and the server's."""

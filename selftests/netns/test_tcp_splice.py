@@ -236,6 +236,50 @@ class Ends(Base):
                 self.wait(lambda: self.session(p) is None, p)
             self.nothing_left(p)
 
+    def test_blind_reset(self):
+        """a forged reset, in the window or not, ends nothing"""
+        with self.proxy() as p:
+            c, s = self.fast_pair(p)
+            for ahead in (100, 1 << 27):
+                tcpflow.forge_reset(self.a, c, ahead)
+                time.sleep(2.5)  # a reset that nothing follows is believed
+                self.ping(c, s)
+            self.assertEqual(self.session(p)["offload"]["state"], "fast")
+            c.close()
+            s.close()
+            self.nothing_left(p)
+
+    def test_idle(self):
+        """the idle time-out ends a session in the kernel, in an orderly way; traffic there keeps it alive"""
+        with self.proxy(options={"idle_timeout": 2}) as p:
+            c, s = self.fast_pair(p)
+            for _ in range(4):
+                time.sleep(1)
+                self.ping(c, s)
+            self.assertIsNotNone(self.session(p))
+            self.assertEqual(c.recv(1), b"")
+            self.assertEqual(s.recv(1), b"")
+            c.close()
+            s.close()
+            self.assertIn("idle", self.logged(p)["reason"])
+            self.nothing_left(p)
+
+    def test_killed(self):
+        """after SIGKILL the connections live on in the kernel; the next start takes them away"""
+        p = self.proxy()
+        c, s = self.fast_pair(p)
+        p.process.kill()
+        p.process.wait()
+        for _ in range(3):
+            self.ping(c, s)
+        p.dir.cleanup()
+        with l7test.Proxy(self.config()):
+            for end in (c, s):
+                end.send(b"x")
+                with self.assertRaises(ConnectionResetError):
+                    self.exactly(end, 1)
+                end.close()
+
     def test_port_again(self):
         """one client port again and again, also while the last connection still lingers"""
         with self.proxy(tcp={"after_bytes": 0, "after_ms": 0}) as p:
@@ -409,6 +453,21 @@ class Refusals(Base):
         """tcp-mss: one end may send larger segments than the other takes"""
         with self.proxy(mss=700) as p:
             self.refused(p, "tcp-mss")
+
+    def test_transformer(self):
+        """transformer-in-path: user space has to see the bytes"""
+        with self.proxy(ingress=["log"]) as p:
+            self.refused(p, "transformer-in-path")
+
+    def test_metric(self):
+        """a Metric counts what passed in the kernel"""
+        with self.proxy(ingress=["count"], tcp={"after_bytes": 0}) as p:
+            c, s = self.connect()
+            end = tcpflow.Both(c, 1, 2, 32 << 20), tcpflow.Both(s, 2, 1, 32 << 20)
+            self.finish([end])
+            line = self.logged(p)
+            self.assertGreater(line["ingress"]["fast"]["bytes"], 0)
+            self.assertEqual(line["ingress"]["bytes"], 32 << 20)
 
     def test_disabled(self):
         """disabled: by offload_tcp.enabled"""
