@@ -54,6 +54,17 @@ static inline bool l7mp_memory_short(const struct l7mp_env *env, uint64_t bytes)
 
 	return max && l7mp_memory_used(env) + bytes > max - max / 10;
 }
+/*
+ * True: an unfinished message must not grow by so many bytes. A quarter of the limit is kept for
+ * new sessions and for what those that run have queued: or a few clients that send messages without
+ * an end would keep others out.
+ */
+static inline bool l7mp_memory_short_unfinished(const struct l7mp_env *env, uint64_t bytes)
+{
+	uint64_t max = env->limits ? env->limits->max_memory : 0;
+
+	return max && l7mp_memory_used(env) + bytes > max - max / 4;
+}
 /* By any spelling of the name, case-insensitive; NULL: unknown. */
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
 /*

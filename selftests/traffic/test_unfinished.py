@@ -93,6 +93,32 @@ class Unfinished(Case):
             peer.sock.close()
         self.later(lambda: self.memory() < before + MB // 2, 30)
 
+    def test_messages_lock_nobody_out(self):
+        """unfinished: WebSocket messages take as much as they may; new UDP and TCP clients are served meanwhile"""
+        limit = 64 * MB  # the buffers that datagrams are received into take 4 of them
+        self.start(listener("l", "WebSocket", 9000, inline("Discard")), listener("t", "TCP", 9001, inline("Echo")),
+                   listener("u", "UDP", 9002, inline("Echo")), admin={"limits": {"max_memory": limit}})
+        peers = []
+        while len(peers) < 100 and not self.metric("l7mp_refusals_total", 'limit="max_memory"'):
+            peers.append(wsraw.connect(9000))
+            try:
+                peers[-1].send(wsraw.BINARY, bytes(16), fin=False)
+                for _ in range(15):
+                    peers[-1].send(wsraw.CONT, bytes(65536), fin=False)
+            except ConnectionError:
+                pass
+        self.assertGreater(self.memory(), limit // 2)
+        for _ in range(20):
+            with connect(9001) as s:
+                s.sendall(b"x")
+                self.assertEqual(s.recv(1), b"x")
+            with udp_socket() as s:
+                s.connect(("127.0.0.1", 9002))
+                s.send(b"x")
+                self.assertEqual(s.recv(1), b"x")
+        for peer in peers:
+            peer.sock.close()
+
     def test_decap_object(self):
         """unfinished: an object on a byte stream that is not complete after object_timeout is dropped, what follows is taken"""
         got = []

@@ -212,7 +212,7 @@ static size_t take(struct decap *d, const char *p, size_t n)
 		d->skipping = !nl;
 		return nl ? (size_t)(nl - p) + 1 : n;
 	}
-	if (d->held.len && l7mp_memory_short(d->t.env, n)) {
+	if (d->held.len && l7mp_memory_short_unfinished(d->t.env, n)) {
 		d->t.env->stats->refusals[L7MP_REFUSE_MAX_MEMORY]++;
 		skip(d, d->held.len, "limits.max_memory is reached");
 		return 0;

@@ -423,7 +423,7 @@ static bool grows_short(const struct ws_conn *c, size_t n)
 	size_t have = c->message ? c->message->len : 0;
 	bool fits = c->message ? l7mp_buf_tailroom(c->message) >= n : n <= 16384;
 
-	return !fits && l7mp_memory_short(c->state->env, have + n);
+	return !fits && l7mp_memory_short_unfinished(c->state->env, have + n);
 }
 
 /*
