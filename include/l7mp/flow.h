@@ -177,7 +177,8 @@ struct l7mp_offload {
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
 	/*
 	 * A flow whose descriptors were lent: `returned` follows, or `over`, within some seconds,
-	 * not from inside. `at_once`: both connections are reset, and `over` comes from inside.
+	 * not from inside. `at_once`: both connections are reset, and `over` comes from inside; or
+	 * `returned`, when the owner is to reset them.
 	 */
 	void (*release)(void *ctx, struct l7mp_flow *flow, bool at_once);
 	/* In words, what a flow is doing: "", or for TCP its phase. Static. */

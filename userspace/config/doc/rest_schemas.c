@@ -174,6 +174,7 @@ static const struct l7mp_field direction_fields[] = {
         STR_R("to", "Stage"),
         STR_R("state", "slow, pending, fast or refused"),
         STR_R("reason", "Why it is not fast; GET /offload explains each"),
+        STR_R("phase", "TCP: how far it is on its way into the kernel or back; else empty"),
         STR_R("hook", "Where the kernel takes it: xdp or tc"),
         STR_R("interface", "... and at which interface"),
         PACKETS,

@@ -41,6 +41,11 @@ void off_tcp_over(struct off_tcp_pair *p, bool reset)
 
 void off_tcp_pair_kill(struct off_tcp_pair *p)
 {
+	/* Their owner can do it: the sockets are as they were. */
+	if (p->stage == OFF_TCP_RELAY) {
+		off_tcp_give_up(p, (enum l7mp_reason)p->why);
+		return;
+	}
 	for (int i = 0; i < 2; i++) {
 		const volatile struct l7mp_tcp_direction *in = &p->map->dir[i];
 		const struct off_tcp_segment s = {
@@ -49,8 +54,7 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 		        .rst = true,
 		};
 
-		if (p->stage >= OFF_TCP_TRANS)
-			(void)off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
+		(void)off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
 	}
 	off_tcp_over(p, true);
 	p->since_ms = 0; /* nothing comes any more */

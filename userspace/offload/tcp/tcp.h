@@ -197,7 +197,7 @@ void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why);
  * programs away.
  */
 void off_tcp_settle_now(struct off_tcp *t, unsigned ms);
-/* Resets both connections now: `over` comes from inside. Lent ones only. */
+/* Resets both connections now: `over`, or before TRANS `returned`, from inside. Lent ones only. */
 void off_tcp_pair_kill(struct off_tcp_pair *p);
 /* Updates and returns the bytes that an end's peer has sent since user space stopped. */
 uint64_t off_tcp_bytes(struct off_tcp_pair *p, int dir);
