@@ -4,6 +4,7 @@
 """Draining: who is refused and who goes on, its deadline, its end, SIGTERM with drain_timeout, and taking it back."""
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -60,6 +61,14 @@ class Base(traffic.Case):
         self.assertEqual(status, 200, answer)
         return answer
 
+    def gauge(self):
+        """l7mp_draining, as the admin server has it."""
+        conn = http.client.HTTPConnection("127.0.0.1", 1235, timeout=60)
+        conn.request("GET", "/metrics")
+        text = conn.getresponse().read().decode()
+        conn.close()
+        return int(re.search(r"^l7mp_draining (\d+)", text, re.M)[1])
+
     def udp(self):
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         s.settimeout(60)
@@ -112,7 +121,7 @@ class Drain(Base):
         late.send(b"new")
         self.later(lambda: self.state()["refused"] == 1)
         self.assertTrue(traffic.silent(late))
-        self.assertEqual(self.state()["sessions"], 3)
+        self.assertEqual((self.state()["sessions"], self.gauge()), (3, 1))
         # The connection is there: it is served once more.
         self.assertEqual(request(), "close")
         self.assertTrue(closed(HTTP))
@@ -132,7 +141,7 @@ class Drain(Base):
         late.send(b"again")
         self.assertEqual(late.recv(100), b"again")
         self.assertIsNone(request())
-        self.assertEqual(self.drops("limit"), 1)
+        self.assertEqual((self.drops("limit"), self.gauge()), (1, 0))
         self.assertEqual(self.metric("l7mp_refusals_total", 'limit="draining"'), 1)
 
     def test_deadline(self):
@@ -197,16 +206,18 @@ class Drain(Base):
         self.addCleanup(tmp.cleanup)
         path = os.path.join(tmp.name, "sock")
         self.begin(listener("tcp", "TCP", TCP, inline("Echo")), listener("unix", "UnixDomainSocket", None, inline("Echo"), filename=path),
-                   listener("free", "TCP", 0, inline("Echo"), address="127.0.0.1"))
+                   listener("free", "TCP", 0, inline("Echo"), address="127.0.0.1"),
+                   listener("json", "JSONSocket", None, inline("Echo"), transport={"protocol": "TCP", "port": TCP + 20}))
         free = self.api.get("/listeners/free")[1]["spec"]["port"]
         self.drain()
         self.assertEqual(self.api.post("/listeners", {"listener": listener("late", "TCP", TCP + 10, inline("Echo"))})[0], 200)
         self.assertEqual(self.api.put("/listeners/tcp", {"listener": listener("tcp", "TCP", TCP, inline("Discard"))})[0], 200)
         with socket.socket(socket.AF_UNIX) as s:
             self.assertRaises(ConnectionRefusedError, s.connect, path)
-        for port in (TCP, TCP + 10, free):
+        for port in (TCP, TCP + 10, TCP + 20, free):
             self.assertTrue(closed(port), port)
         self.assertEqual(self.api.delete("/drain")[0], 200)
+        self.tcp(TCP + 20)
         for port in (TCP + 10, free):
             self.assertTrue(talk(self.tcp(port)), port)
         with socket.socket(socket.AF_UNIX) as s:

@@ -116,6 +116,8 @@ static void sessions(const struct l7mp_api *api, struct l7mp_str *out)
 	                   s->sessions_started);
 	l7mp_metrics_plain(out, "l7mp_sessions_ended_total", "counter", "Sessions that ended",
 	                   s->sessions_ended);
+	l7mp_metrics_plain(out, "l7mp_draining", "gauge", "1 while new sessions are refused",
+	                   api->params.env->draining);
 	l7mp_metrics_plain(
 	        out, "l7mp_memory_bytes", "gauge",
 	        "What counts for limits.max_memory: sessions, buffers, unfinished messages",
