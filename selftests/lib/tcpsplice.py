@@ -51,7 +51,7 @@ class Base(unittest.TestCase):
             ],
         }
 
-    def proxy(self, v6=False, tcp=None, mss=None, **more):
+    def proxy(self, v6=False, tcp=None, mss=None, wrapper=(), **more):
         directory = tempfile.mkdtemp(prefix="l7mp-")
         self.addCleanup(lambda: [f.unlink() for f in pathlib.Path(directory).iterdir()] and None or
                         pathlib.Path(directory).rmdir())
@@ -60,7 +60,7 @@ class Base(unittest.TestCase):
             s.close()
         self.servers = {v6: tcpflow.listener(self.b, 9001, self.b.own6 if v6 else self.b.own4, mss=mss)}
         self.addCleanup(self.servers[v6].close)
-        return l7test.Proxy(self.config(v6, tcp, **more))
+        return l7test.Proxy(self.config(v6, tcp, **more), wrapper=wrapper)
 
     def connect(self, v6=False, bind=0, port=9000):
         """A connection through the proxy: the client's socket and the server's."""

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=600
+# l7mp-test: timeout=900
 """TCP sessions in the kernel: every byte arrives once, in order, whenever the session goes in and comes back."""
 import os
 import pathlib
@@ -279,6 +279,59 @@ class Ends(Base):
                 with self.assertRaises(ConnectionResetError):
                     self.exactly(end, 1)
                 end.close()
+
+    def test_many_connections(self):
+        """many connections that begin and end in all ways at once: nothing is left"""
+        total, threads = (10000, 16) if l7test.FULL else (480, 8)
+        errors, lock = [], threading.Lock()
+
+        def one(i):
+            with lock:  # the server's socket has to be that of this client
+                c, s = self.connect()
+            self.ping(c, s)
+            time.sleep(i % 7 * 0.01)
+            first, last = (c, s)[::1 if i % 2 else -1]
+            try:
+                self.ping(c, s)
+                if i % 5 == 0:
+                    tcpflow.reset(first)
+                else:
+                    first.shutdown(socket.SHUT_WR)
+                    if i % 5 != 1:
+                        last.recv(1)
+                last.close()
+                first.close()
+            except OSError as e:
+                if i % 5 > 1:
+                    errors.append(e)
+
+        def run(k):
+            for i in range(k, total, threads):
+                one(i)
+        with self.proxy(tcp={"after_bytes": 0, "after_ms": 0}) as p:
+            workers = [threading.Thread(target=run, args=(k,), daemon=True) for k in range(threads)]
+            for w in workers:
+                w.start()
+            self.join(*workers)
+            self.assertEqual(errors, [])
+            self.nothing_left(p)
+            self.assertGreater(p.api.get("/offload")[1]["flows"]["added"], total // 4)
+
+    def test_without_net_raw(self):
+        """without CAP_NET_RAW the kernel's own window probes take the place of hand-made segments"""
+        with self.proxy(wrapper=("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")) as p:
+            c, s = self.connect()
+            end = tcpflow.Both(c, 1, 2), tcpflow.Both(s, 2, 1)
+            for _ in range(2):
+                self.wait_fast(p)
+                at = [e.receiver.received for e in end]
+                self.wait(lambda at=at: all(e.receiver.received > a + (4 << 20) for e, a in zip(end, at)), p)
+                self.leave(p)
+                p.api.post("/admin", {"admin": {"offload_tcp": {"enabled": True}}})
+            for e in end:
+                e.sender.stop()
+            self.finish([end])
+            self.nothing_left(p)
 
     def test_port_again(self):
         """one client port again and again, also while the last connection still lingers"""
