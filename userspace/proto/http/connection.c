@@ -958,16 +958,21 @@ static void pass_on(struct http_conn *c, size_t off, size_t n, size_t used)
 
 static void body_complete(struct http_conn *c)
 {
+	struct http_exchange *x = c->x;
+
 	if (c->phase != HTTP_BODY)
 		return;
 	c->phase = HTTP_ANSWER;
-	if (is_wanted(c->x)) {
-		exchange_end(c->x);
-		if (c->x && c->x->complete)
-			answer_complete(c);
-	} else if (!c->x) {
+	if (!x) {
 		next_request(c);
+		return;
 	}
+	if (!is_wanted(x))
+		return;
+	exchange_end(x);
+	/* It is freed when its owner has closed it meanwhile. */
+	if (c->x == x && x->complete)
+		answer_complete(c);
 }
 
 static bool take_body(struct http_conn *c)
