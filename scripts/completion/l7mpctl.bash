@@ -10,7 +10,7 @@ _l7mpctl_names() {
 		-a | --api | -t | --token) args+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}") ;;
 		esac
 	done
-	"${COMP_WORDS[0]}" "${args[@]}" --timeout 2 "$1" list 2>/dev/null | awk 'NR > 1 { print $1 }'
+	"${COMP_WORDS[0]}" "${args[@]}" --limit 200 --timeout 2 "$1" list 2>/dev/null | awk 'NR > 1 { print $1 }'
 }
 
 _l7mpctl() {
@@ -27,17 +27,17 @@ _l7mpctl() {
 		mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur")
 		return
 		;;
-	-a | --api | -i | --interval | --timeout) return ;;
+	-a | --api | -i | --interval | -n | --limit | --timeout) return ;;
 	esac
 	if [[ $cur == -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "--api --token --file --output --recursive --interval --timeout --wait \
-			--version --help -a -t -f -o -r -i -V -h" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "--api --token --file --output --recursive --interval --limit --timeout --wait \
+			--version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
 		return
 	fi
 	# What was typed, less the options.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | --timeout) i=$((i + 1)) ;;
+		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout) i=$((i + 1)) ;;
 		-*) ;;
 		*) words+=("${COMP_WORDS[i]}") ;;
 		esac

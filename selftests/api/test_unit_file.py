@@ -106,7 +106,7 @@ class Package(unittest.TestCase):
         self.assertIn(f"echo '{self.read('debian/l7mp.sysusers').strip()}'", self.read("Makefile"))
 
     def test_completion(self):
-        """both shells complete each command and each long option of l7mpctl"""
+        """both shells complete each command and each option of l7mpctl"""
         told = subprocess.run([l7test.program("l7mpctl"), "--help"], capture_output=True, text=True).stdout
         commands = set()
         for row in told.split("Commands:")[1].split("Options:")[0].splitlines():
@@ -114,13 +114,13 @@ class Package(unittest.TestCase):
             if m:
                 commands |= set(re.split(r"[ |]+", m[1]))
         self.assertGreaterEqual(commands, {"listeners", "explain", "flows", "drain", "version"})
-        options = set(re.findall(r"--[a-z]+", told.split("Options:")[1]))
+        options = set(re.findall(r"(?<!\w)--?[a-zA-Z]+", told.split("Options:")[1]))
         bash, zsh = self.read("scripts/completion/l7mpctl.bash"), self.read("scripts/completion/_l7mpctl")
         kinds = re.search(r'kinds="(.*?)"', bash)[1]
         self.assertEqual(set(re.search(r'"0 "\) want="(.*?)"', bash)[1].replace("$kinds", kinds).split()), commands)
         self.assertEqual(set(re.search(r"1:command:\((.*?)\)", zsh)[1].split()), commands)
-        self.assertEqual(set(re.findall(r"--[a-z]+", re.search(r'compgen -W "(--api.*?)"', bash, re.S)[1])), options)
-        self.assertLessEqual(options, set(re.findall(r"--[a-z]+", zsh)))
+        self.assertEqual(set(re.findall(r"--?[a-zA-Z]+", re.search(r'compgen -W "(--api.*?)"', bash, re.S)[1])), options)
+        self.assertLessEqual(options, set(re.findall(r"(?<!\w)--?[a-zA-Z]+", zsh)))
 
 
 if __name__ == "__main__":
