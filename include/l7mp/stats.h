@@ -44,6 +44,7 @@
 	X(DESCRIPTORS, "descriptors", "file descriptors of the process")                        \
 	X(RANGE, "range", "clients outside of a listener's options.range")                      \
 	X(TLS, "tls", "TLS handshakes of clients that failed")                                  \
+	X(DROP, "drop", "sessions that an endpoint with `drop` would have got")                 \
 	X(DRAINING, "draining", "sessions that would have begun while the proxy drains")
 
 #define L7MP_STAT_ENUM(id, text, doc) L7MP_DROP_##id,

@@ -150,6 +150,22 @@ class Balance(Case):
             except ConnectionError:
                 got["refused"] += 1
         self.assertEqual(got, {"127.0.1.1": 10, "refused": 10})
+        # The policy of retries does not matter: a share that is refused goes to nobody else.
+        self.assertEqual(self.api.call("PUT", "/routes/r", {"route": {
+            "name": "r", "destination": "c", "retry": {"retry_on": "always", "num_retries": 5, "timeout": 100}}})[0], 200)
+        refusals = self.metric("l7mp_refusals_total", 'limit="drop"')
+        self.assertEqual(refusals, 10)
+        again = collections.Counter()
+        for _ in range(20):
+            try:
+                with socket.create_connection(("127.0.0.1", 9010), 5) as s:
+                    s.settimeout(60)
+                    again[recv_exact(s, 15).strip().decode() or "refused"] += 1
+            except ConnectionError:
+                again["refused"] += 1
+        self.assertEqual(again, {"127.0.1.1": 10, "refused": 10})
+        self.assertEqual(self.metric("l7mp_refusals_total", 'limit="drop"'), 20)
+        self.assertEqual(self.metric("l7mp_retries_total"), 0)
 
     def test_own_port(self):
         """balance: an endpoint's own port goes before the cluster's: TCP, UDP"""

@@ -61,8 +61,9 @@ struct session_stage {
 	uint16_t index;
 	uint8_t state; /* enum l7mp_stage_state */
 	bool paused : 1;
-	bool move : 1;   /* to another endpoint, when the descriptors are back */
-	bool was_up : 1; /* was connected since the set-up: losing it is a disconnect */
+	bool move : 1;    /* to another endpoint, when the descriptors are back */
+	bool refused : 1; /* by its endpoint (drop): no retry */
+	bool was_up : 1;  /* was connected since the set-up: losing it is a disconnect */
 };
 
 enum session_offload {

@@ -718,7 +718,8 @@ static void stage_lost(struct session_stage *st, const struct l7mp_error *err)
 	if (st->s->ending)
 		return;
 	lost = disconnect(st, err->code != L7MP_OK);
-	if (!may_retry(st, lost)) {
+	/* An endpoint's refusal is no failure: a retry would give its share to others. */
+	if (st->refused || !may_retry(st, lost)) {
 		give_up(st, err);
 		return;
 	}
@@ -1245,10 +1246,12 @@ static int pick_endpoint(struct session_stage *st, struct l7mp_error *err)
 		                              ? "every endpoint of cluster '%s' drains (weight 0)"
 		                              : "cluster '%s' has no endpoint",
 		                      st->cluster);
-	/* It is not taken note of, so that a retry does not avoid it: its share is refused. */
-	if (e->drop)
+	if (e->drop) {
+		s->m->env->stats->refusals[L7MP_REFUSE_DROP]++;
+		st->refused = true;
 		return l7mp_error_set(err, -EBUSY, L7MP_ERR_LIMIT,
 		                      "endpoint '%s' refuses sessions (drop)", e->obj.name);
+	}
 	st->endpoint = l7mp_object_ref(e);
 	return 0;
 }
