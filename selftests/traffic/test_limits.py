@@ -1,7 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Limits: each refuses, counts, and lets the rest go on."""
+import shutil
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -152,6 +155,31 @@ class Limits(Case):
         self.assertEqual(self.metric("l7mp_refusals_total", 'limit="options.max_sessions"'), 1)
         for s in socks:
             s.close()
+
+    def test_listener_of_datagrams(self):
+        """limits: options.max_sessions holds for UNIX/dgram servers and for AF_PACKET servers, too"""
+        folder = tempfile.mkdtemp(prefix="l7mp-limits-")
+        self.addCleanup(shutil.rmtree, folder)
+        subprocess.run("ip link add lim0 type veth peer name lim1 && ip link set lim0 up && ip link set lim1 up", shell=True, check=True)
+        self.addCleanup(subprocess.run, ["ip", "link", "del", "lim0"])
+        frames = listener("p", "AF_PACKET", None, inline("Discard"), options={"max_sessions": 2}, interface="lim0", ethertype=0x88B5)
+        frames["spec"]["options"] = {"mode": "server"}
+        self.start(listener("d", "UNIX/dgram", None, inline("Discard"), options={"max_sessions": 3}, filename=f"{folder}/l"), frames)
+        for i in range(5):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+                s.bind(f"{folder}/c{i}")
+                s.sendto(b"x", f"{folder}/l")
+        # A source that was never answered to may be forged: the oldest goes, and the limit holds.
+        self.later(lambda: self.metric("l7mp_evictions_total", 'limit="options.max_sessions"')
+                   + self.metric("l7mp_refusals_total", 'limit="options.max_sessions"') == 2)
+        self.later(lambda: len(self.sessions("UNIXD:")) == 3)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as s:
+            s.bind(("lim1", 0))
+            for i in range(6):
+                s.send(bytes([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 1, i, 0x88, 0xB5]) + bytes(46))
+        self.later(lambda: self.metric("l7mp_evictions_total", 'limit="options.max_sessions"')
+                   + self.metric("l7mp_refusals_total", 'limit="options.max_sessions"') == 6)
+        self.later(lambda: len(self.sessions("PACKET:")) == 2)
 
     def test_operator(self):
         """limits: connections use up max_sessions but for a tenth, which the API and the metrics keep"""
