@@ -152,6 +152,8 @@ def controller(port=1234, address="127.0.0.1"):
 class Proxy:
     """The daemon as a child. `config` is a dict, a path, or YAML text."""
 
+    running = set()
+
     def __init__(self, config=None, *args, port=1234, wait=True, env=None, build=None, wrapper=()):
         self.dir = tempfile.TemporaryDirectory(prefix="l7mp-test-")
         if config is None:
@@ -177,11 +179,21 @@ class Proxy:
             self.process = subprocess.Popen([*wrapper, exe, "-c", self.path, *args], stdout=out, stderr=err,
                                             stdin=subprocess.DEVNULL, env=env)
         self.pid = self.process.pid
+        Proxy.running.add(self.process)
         self.api = Api(port)
         if wait:
             self.wait_ready()
 
-    def notified(self, seconds=10):
+    @classmethod
+    def kill_left(cls, before=frozenset()):
+        """What a test that failed has left running, so that the next one finds its ports free."""
+        for process in cls.running - before:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        cls.running &= before
+
+    def notified(self, seconds=60):
         """What the daemon told its supervisor next, as a dict; {} when nothing came in time."""
         end = time.monotonic() + seconds * SLOW
         while time.monotonic() < end:
@@ -193,7 +205,7 @@ class Proxy:
                     break
         return {}
 
-    def wait_ready(self, seconds=20):
+    def wait_ready(self, seconds=60):
         """Until all listeners are up (a port that accepts is not enough)."""
         while message := self.notified(seconds):
             if message.get("READY") == "1":
@@ -359,6 +371,15 @@ class TapResult(unittest.TestResult):
         super().__init__()
         self.count = 0
 
+    def startTest(self, test):
+        super().startTest(test)
+        self.before, self.failed = set(Proxy.running), False
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        if self.failed:
+            Proxy.kill_left(self.before)
+
     def line(self, ok, test, tail=""):
         self.count += 1
         name = test.shortDescription() or test.id().replace("__main__.", "")
@@ -371,6 +392,7 @@ class TapResult(unittest.TestResult):
         self.line(True, test, f" # SKIP {reason}")
 
     def problem(self, test, err):
+        self.failed = True
         self.line(False, test)
         for row in self._exc_info_to_string(err, test).splitlines():
             print(f"# {row}", flush=True)
@@ -404,4 +426,5 @@ def main():
     suite.run(result)
     print(f"1..{result.count}")
     sys.stdout.flush()
+    Proxy.kill_left()
     os._exit(0 if result.wasSuccessful() and result.count else 1)  # daemon threads may still block
