@@ -104,6 +104,9 @@ static void fast_step(struct off_tcp_pair *p)
 	if (seen[0] & seen[1] & L7MP_TCP_FIN_ACKED) {
 		if (off_tcp_since(p->t, p->since_ms) >= SETTLE_MS)
 			off_tcp_over(p, false);
+	} else if ((seen[0] | seen[1]) & L7MP_TCP_REUSED) {
+		/* A SYN after a reset: the peer has the port for a new connection. */
+		off_tcp_over(p, true);
 	} else if ((seen[0] | seen[1]) & L7MP_TCP_RST) {
 		if (silent[0] >= SILENCE_MS && silent[1] >= SILENCE_MS)
 			off_tcp_over(p, true);
