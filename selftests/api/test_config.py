@@ -281,6 +281,18 @@ class Difference(Base):
         status, answer = self.api.post("/config", new)
         self.assertIn(status, (200, 400, 422), answer)
 
+    def test_large_integers(self):
+        """an integer that JSON readers round, beyond 2^53, is refused in JSON and in YAML: two would become one"""
+        before = self.config()
+        for number, good in ((1 << 53, True), ((1 << 53) + 1, False), (-(1 << 53) - 1, False)):
+            rule = {"rule": {"name": f"n{number}", "match": {"op": "test", "path": "/room", "value": number}, "action": {}}}
+            for kind in ("application/json", "application/yaml"):
+                status, answer = self.api.post("/rules", json.dumps(rule), kind)
+                self.assertEqual(status, 200 if good else 400, (number, kind, answer))
+                if good:
+                    self.assertEqual(self.api.delete(f"/rules/n{number}"), OK)
+        self.assertEqual(self.config(), before)
+
     def test_wrong_root(self):
         """the root has to be an object"""
         for body in ([], "x", 5, None, {"config": []}, {"config": None}):

@@ -60,8 +60,11 @@ time.sleep(hold)
 class FarAway(unittest.TestCase):
     """A client on another host: a namespace behind a veth pair."""
 
+    count = 0
+
     def setUp(self):
-        name = f"l7o{os.getpid() % 100000}"
+        FarAway.count += 1  # the last test's device is there until the kernel has taken its namespace down
+        name = f"l7o{os.getpid() % 100000}x{FarAway.count}"
         self.peer = subprocess.Popen(["unshare", "-n", "sleep", "300"])
         self.addCleanup(self.peer.wait)
         self.addCleanup(self.peer.kill)

@@ -5,8 +5,10 @@ import hashlib
 import os
 import random
 import socket
+import tempfile
 import threading
 import time
+import unittest
 
 import l7test
 from l7test import udp_socket
@@ -14,6 +16,32 @@ from traffic import (Case, Peak, TcpServer, UdpEcho, cluster, connect, echo, inl
                      refused, reset, retry, silent)
 
 MB = 1 << 20
+
+
+# Runs the proxy with another resolv.conf: of a mount namespace.
+OWN_RESOLVER = ("unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"')
+
+
+@unittest.skipUnless(l7test.ISOLATED, "needs root for namespaces")
+class Names(Case):
+    def test_dead_server(self):
+        """tcp: names whose server never answers don't hold up a name that is known"""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dead, tempfile.NamedTemporaryFile("w") as conf:
+            dead.bind(("127.0.0.1", 53))
+            conf.write("nameserver 127.0.0.1\noptions timeout:5 attempts:2\n")
+            conf.flush()
+            TcpServer(9001, echo)
+            self.start(*(listener(f"d{n}", "TCP", 9100 + n, cluster("TCP", 9001, f"name{n}.example")) for n in range(12)),
+                       listener("l", "TCP", 9000, cluster("TCP", 9001, "localhost")), wrapper=(*OWN_RESOLVER, conf.name))
+            waiting = [connect(9100 + n) for n in range(12)]
+            dead.settimeout(60)
+            dead.recv(1000)  # the look-ups have begun
+            with connect(9000) as s:
+                s.sendall(b"known")
+                s.shutdown(socket.SHUT_WR)
+                self.assertEqual(recv_all(s), b"known")
+            for s in waiting:
+                s.close()
 
 
 class Tcp(Case):
