@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""What one host's TCP connections look like on the wire, and what must never be seen there."""
+import os
+import select
+import signal
+import struct
+import subprocess
+import tempfile
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+
+def after(a, b):
+    """How far sequence number a is beyond b; negative: before it."""
+    return (a - b + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+class Segment:
+    """One TCP segment; `out`: sent by the host that captures."""
+
+    def __init__(self, number, ends, out, seq, ack, flags, win, length, tsval=None, shift=None):
+        self.number, self.ends, self.out = number, ends, out
+        self.seq, self.ack, self.flags, self.win = seq, ack, flags, win
+        self.length, self.tsval, self.shift = length, tsval, shift
+
+    @property
+    def end(self):
+        return (self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)) % (1 << 32)
+
+    def __str__(self):
+        return (f"frame {self.number} {'from' if self.out else 'to'} the host: seq {self.seq} length {self.length} "
+                f"ack {self.ack} flags {self.flags:#x} window {self.win} tsval {self.tsval}")
+
+
+def options(data):
+    """TSval and window shift, each or None."""
+    tsval = shift = None
+    i = 0
+    while i < len(data) and data[i]:
+        if data[i] == 1:
+            i += 1
+            continue
+        if i + 1 >= len(data) or data[i + 1] < 2:
+            break
+        if data[i] == 8:
+            tsval = struct.unpack_from(">I", data, i + 2)[0]
+        elif data[i] == 3:
+            shift = data[i + 2]
+        i += data[i + 1]
+    return tsval, shift
+
+
+def parse(number, frame, own):
+    """The segment in an Ethernet frame, or None; `own`: the host's addresses, packed."""
+    kind, = struct.unpack_from(">H", frame, 12)
+    if kind == 0x0800 and frame[23] == 6:
+        at = 14 + (frame[14] & 15) * 4
+        total = struct.unpack_from(">H", frame, 16)[0] + 14
+        source, destination = frame[26:30], frame[30:34]
+    elif kind == 0x86dd and frame[20] == 6:
+        at = 54
+        total = struct.unpack_from(">H", frame, 18)[0] + 54
+        source, destination = frame[22:38], frame[38:54]
+    else:
+        return None
+    sport, dport, seq, ack, offset, flags, win = struct.unpack_from(">HHIIBBH", frame, at)
+    header = (offset >> 4) * 4
+    out = source in own
+    ends = (source, sport, destination, dport) if out else (destination, dport, source, sport)
+    return Segment(number, ends, out, seq, ack, flags, win, total - at - header,
+                   *options(frame[at + 20:at + header]))
+
+
+def read(path, own):
+    """The segments of a capture file in tcpdump's format."""
+    with open(path, "rb") as f:
+        data = f.read()
+    order = "<" if data[:4] in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1") else ">"
+    segments, at, number = [], 24, 0
+    while at + 16 <= len(data):
+        n = struct.unpack_from(order + "I", data, at + 8)[0]
+        number += 1
+        s = parse(number, data[at + 16:at + 16 + n], own)
+        if s:
+            segments.append(s)
+        at += 16 + n
+    return segments
+
+
+class Way:
+    """What was seen of one direction of a connection."""
+
+    def __init__(self):
+        self.sent = self.edge = self.tsval = self.shift = None
+
+
+LATE = 1000  # ms: translated time stamps are 500 ahead of the sockets' own; the rest is one's own delay
+
+
+def check(segments, late=None):
+    """
+    Faults in words. Connections whose handshake is not in the capture are faults, too. Pure acknowledgements whose time
+    stamp goes back by no more than LATE are appended to the list `late` when there is one.
+    """
+    faults, conns = [], {}
+
+    def bad(what, s):
+        faults.append(f"{what}: {s}")
+    for s in segments:
+        ways = conns.setdefault(s.ends, {True: Way(), False: Way()})
+        mine, other = ways[s.out], ways[not s.out]
+        if s.flags & SYN and not s.flags & ACK:
+            ways[True], ways[False] = Way(), Way()
+            mine, other = ways[s.out], ways[not s.out]
+        if s.flags & SYN:
+            mine.shift = s.shift
+        if s.flags & RST:
+            bad("reset", s)
+            continue
+        if s.flags & ACK:
+            if other.sent is None:
+                bad("no handshake", s)
+                continue
+            if after(s.ack, other.sent) > 0:
+                bad(f"acknowledges what was not sent (end {other.sent})", s)
+            scale = 0 if s.flags & SYN or None in (mine.shift, other.shift) else mine.shift
+            edge = (s.ack + (s.win << scale)) % (1 << 32)
+            if mine.edge is None or after(edge, mine.edge) > 0:
+                mine.edge = edge
+        if other.edge is not None and after(s.end, other.edge) > bool(s.flags & FIN):
+            bad(f"outside the window (edge {other.edge})", s)
+        if mine.sent is None or after(s.end, mine.sent) > 0:
+            mine.sent = s.end
+        if s.tsval is not None:
+            back = 0 if mine.tsval is None else -after(s.tsval, mine.tsval)
+            if late is not None and 0 < back <= LATE and not s.length and s.flags == ACK:
+                late.append(s)
+            elif back > 0:
+                bad(f"time stamp goes back (from {mine.tsval})", s)
+            else:
+                mine.tsval = s.tsval
+        elif mine.tsval is not None:
+            bad("no time stamp", s)
+    return faults
+
+
+class Capture:
+    """tcpdump on the device eth0 of a peer (l7net.Peer)."""
+
+    def __init__(self, peer, own):
+        self.own = own
+        fd, self.path = tempfile.mkstemp(prefix="l7mp-", suffix=".pcap")
+        os.close(fd)
+        self.process = peer.popen("tcpdump", "-i", "eth0", "-n", "-s", "128", "-B", "131072", "-U", "-Z", "root", "-w",
+                                  self.path, "tcp or (ip6 proto 6)", stderr=subprocess.PIPE, text=True)
+        line = ""
+        while "listening on" not in line:
+            ready, _, _ = select.select([self.process.stderr], [], [], 60)
+            line = self.process.stderr.readline() if ready else ""
+            if not line:
+                raise AssertionError("tcpdump does not start")
+
+    def stop(self):
+        """The segments, and the number of frames that the capture lost."""
+        self.process.send_signal(signal.SIGINT)
+        text = self.process.communicate(timeout=60)[1]
+        lost = [int(line.split()[0]) for line in text.splitlines() if "dropped by kernel" in line]
+        return read(self.path, self.own), lost[0]
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+        os.unlink(self.path)

@@ -1,0 +1,88 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=600
+"""TCP sessions in the kernel as their peers see them on the wire: windows, time stamps, acknowledgements, resets."""
+import copy
+import pathlib
+import shutil
+import socket
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+import l7test  # noqa: E402
+import tcpcheck  # noqa: E402
+import tcpflow  # noqa: E402
+from tcpsplice import Base  # noqa: E402
+
+RATE = 8 << 20  # bytes per second and sender, so that the capture keeps up
+
+
+class Wire(Base):
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("tcpdump"):
+            self.skipTest("no tcpdump")
+
+    def capture(self, peer):
+        own = {socket.inet_pton(socket.AF_INET, peer.own4), socket.inet_pton(socket.AF_INET6, peer.own6)}
+        c = tcpcheck.Capture(peer, own)
+        self.addCleanup(c.close)
+        return c
+
+    def checked(self, capture):
+        segments, lost = capture.stop()
+        self.assertEqual(lost, 0, "the capture is not whole")
+        self.assertGreater(len(segments), 1000)
+        late = []
+        faults = tcpcheck.check(segments, late)
+        self.assertEqual(len(faults), 0, "\n".join(faults[:20]))
+        # A socket's own last acknowledgement, while its stamps are not yet ahead: seen about once a splice.
+        self.assertLessEqual(len(late), self.withdrawn)
+        return segments
+
+    def check(self, v6):
+        before = self.bad_checksums()
+        captures = [self.capture(self.a), self.capture(self.b)]
+        with self.proxy(v6=v6, tcp={"after_bytes": 0}) as p:
+            ends = []
+            for i in range(2):
+                c, s = self.connect(v6)
+                ends.append((tcpflow.Both(c, 2 * i, 2 * i + 1, rate=RATE), tcpflow.Both(s, 2 * i + 1, 2 * i, rate=RATE)))
+            self.wait_fast(p)
+            for i in range(100 if l7test.FULL else 20):
+                self.toggle(i)
+                time.sleep(0.07)
+            self.withdrawn = p.api.get("/offload")[1]["flows"]["withdrawn"]
+            self.assertGreater(self.withdrawn, 5)
+            for pair in ends:
+                for e in pair:
+                    e.sender.stop()
+            self.finish(ends)
+            self.nothing_left(p)
+        segments = [self.checked(c) for c in captures]
+        self.assertEqual(self.bad_checksums(), before)
+        return segments[0]
+
+    def test_wire(self):
+        """in and out of the kernel every 70 ms under bulk both ways; the checker sees faults that are put in"""
+        good = self.check(False)
+        data = [i for i, s in enumerate(good) if not s.out and s.length]
+        for what, change in (("outside the window", lambda s: setattr(s, "seq", (s.seq + (1 << 30)) % (1 << 32))),
+                             ("acknowledges what was not sent", lambda s: setattr(s, "ack", (s.ack + (1 << 30)) % (1 << 32))),
+                             ("time stamp goes back", lambda s: setattr(s, "tsval", (s.tsval - 100000) % (1 << 32))),
+                             ("reset", lambda s: setattr(s, "flags", s.flags | tcpcheck.RST))):
+            at = data[len(data) // 2]
+            wrong = list(good)
+            wrong[at] = copy.copy(good[at])
+            change(wrong[at])
+            self.assertTrue(any(f.startswith(what) for f in tcpcheck.check(wrong)), what)
+
+    def test_wire_ipv6(self):
+        """the same over IPv6"""
+        self.check(True)
+
+
+if __name__ == "__main__":
+    l7test.main()
