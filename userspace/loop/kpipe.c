@@ -15,6 +15,7 @@
 #include "loop_int.h"
 
 #define KPIPE_IDLE     8     /* empty pipes that are kept */
+#define KPIPE_IDLE_MS  1000  /* and for how long after one was used last */
 #define KPIPE_MIN      65536 /* a smaller one is not worth it: the user's share is used up */
 #define KPIPE_SHARE    20    /* 1/n of the file descriptors are for pipes at most */
 #define KPIPE_RETRY_MS 1000  /* after the kernel has refused a pipe */
@@ -23,15 +24,46 @@ struct l7mp_kpipes {
 	const uint32_t *max; /* NULL: 0 */
 	struct l7mp_kpipe *idle;
 	unsigned n_idle;
+	struct l7mp_timer idle_timer;
 	uint64_t refused_until_ms;
 	struct l7mp_splice_stats stats;
 };
 
+static void close_pipe(struct l7mp_kpipes *k, struct l7mp_kpipe *p)
+{
+	close(p->fd[0]);
+	close(p->fd[1]);
+	free(p);
+	k->stats.open--;
+}
+
+static void close_idle(struct l7mp_kpipes *k)
+{
+	struct l7mp_kpipe *p;
+
+	while ((p = k->idle)) {
+		k->idle = p->next;
+		close_pipe(k, p);
+	}
+	k->n_idle = 0;
+}
+
+static void idle_cb(struct l7mp_timer *t, void *arg)
+{
+	(void)t;
+	close_idle(arg);
+}
+
 static struct l7mp_kpipes *kpipes(struct l7mp_loop *loop)
 {
-	if (!loop->kpipes)
-		loop->kpipes = calloc(1, sizeof(*loop->kpipes));
-	return loop->kpipes;
+	struct l7mp_kpipes *k = loop->kpipes;
+
+	if (!k) {
+		k = loop->kpipes = calloc(1, sizeof(*k));
+		if (k)
+			l7mp_timer_init(&k->idle_timer, idle_cb, k);
+	}
+	return k;
 }
 
 int l7mp_splice_limit(struct l7mp_loop *loop, const uint32_t *max_pipes)
@@ -81,14 +113,6 @@ static struct l7mp_kpipe *open_pipe(void)
 	return p;
 }
 
-static void close_pipe(struct l7mp_kpipes *k, struct l7mp_kpipe *p)
-{
-	close(p->fd[0]);
-	close(p->fd[1]);
-	free(p);
-	k->stats.open--;
-}
-
 static struct l7mp_kpipe *make(struct l7mp_loop *loop, struct l7mp_kpipes *k)
 {
 	struct l7mp_kpipe *p = NULL;
@@ -130,7 +154,8 @@ void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pp)
 		return;
 	*pp = NULL;
 	/* What was not delivered must not reach the next stream. */
-	if (p->bytes || k->n_idle >= KPIPE_IDLE || k->stats.open > *k->max) {
+	if (p->bytes || k->n_idle >= KPIPE_IDLE || k->stats.open > *k->max ||
+	    l7mp_timer_start(loop, &k->idle_timer, KPIPE_IDLE_MS)) {
 		l7mp_buf_pool_charge(loop->bufs, -(ptrdiff_t)p->bytes);
 		close_pipe(k, p);
 		return;
@@ -174,14 +199,10 @@ ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, s
 void l7mp_kpipes_free(struct l7mp_kpipes **kp)
 {
 	struct l7mp_kpipes *k = *kp;
-	struct l7mp_kpipe *p;
 
 	if (!k)
 		return;
-	while ((p = k->idle)) {
-		k->idle = p->next;
-		close_pipe(k, p);
-	}
+	close_idle(k);
 	free(k);
 	*kp = NULL;
 }
