@@ -52,7 +52,7 @@ struct l7mp_flow4_key {
 	__u8 daddr[4];
 	__be16 sport;
 	__be16 dport;
-	__u8 l4; /* IPPROTO_UDP; IPPROTO_TCP is reserved */
+	__u8 l4; /* IPPROTO_UDP or IPPROTO_TCP */
 	__u8 pad[3];
 } __attribute__((aligned(4)));
 
@@ -71,7 +71,7 @@ enum l7mp_flow_verb {
 	L7MP_VERB_FORWARD = 1, /* rewrite and redirect */
 	L7MP_VERB_REFLECT = 2, /* send back where it came from (Echo) */
 	L7MP_VERB_COUNT = 3,   /* count and drop (Discard) */
-	L7MP_VERB_SPLICE = 4,  /* reserved: translate the segments of a pair of TCP connections */
+	L7MP_VERB_SPLICE = 4,  /* translate the segments of a pair of TCP connections (abi_tcp.h) */
 	L7MP_VERB_FRAME = 5,   /* reserved: redirect whole frames (AF_PACKET) */
 };
 
@@ -208,7 +208,7 @@ struct l7mp_flow_counter {
 	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")  \
 	X(PASS_TCP, "tcp",                                                                        \
 	  "TCP, or what may be: the tc program looks at it, where there is a link header")        \
-	X(PASS_TCP_WATCH, "tcp-watch", "TCP: its connections are only watched as yet")            \
+	X(PASS_TCP_WATCH, "tcp-watch", "TCP: not yet translated, the pair is in phase WATCH")     \
 	X(PASS_TCP_OVER, "tcp-over", "TCP: a SYN after the end, or what follows it")              \
 	X(TCP_COPIED, "tcp-copied", "TCP: translated and sent; the original went up as old data") \
 	X(TCP_DOUBT, "tcp-doubt",                                                                 \

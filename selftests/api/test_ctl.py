@@ -172,6 +172,7 @@ class Ctl(unittest.TestCase):
         for args in ((), ("nothing",), ("clusters", "grow"), ("clusters", "get"), ("-o", "xml", "clusters"), ("-x",), ("lookup",),
                      ("explain",), ("config",), ("admin", "set", "novalue"), ("-i", "x", "sessions")):
             self.assertTrue(ctl(*args, status=2), args)
+        self.assertIn("insert LIST POSITION", ctl("rulelists", "insert", "x", status=2))
         self.assertIn("Usage", ctl("--help"))
         self.assertIn("127.0.0.1:9", ctl("-a", "http://127.0.0.1:9", "clusters", status=1))
         self.assertIn("/nonexistent", ctl("clusters", "add", "-f", "/nonexistent", status=1))

@@ -54,6 +54,8 @@ class Wire(Base):
             for i in range(100 if l7test.FULL else 20):
                 self.toggle(i)
                 time.sleep(0.07)
+            # Both are back in the kernel, also the one that took longer to leave it.
+            self.wait(lambda: {s["offload"]["state"] for s in p.api.get("/sessions")[1] if s["name"].startswith("TCP:")} == {"fast"}, p)
             self.withdrawn = p.api.get("/offload")[1]["flows"]["withdrawn"]
             self.assertGreater(self.withdrawn, 5)
             for pair in ends:

@@ -382,6 +382,9 @@ static int rulelists_command(struct ctl *c, int argc, char **argv)
 		                   argv[3]);
 	if (argc == 3 && !strcmp(argv[0], "remove"))
 		return remove_rule(c, argv[1], argv[2]);
+	if (argc && (!strcmp(argv[0], "insert") || !strcmp(argv[0], "remove")))
+		return ctl_usage("rulelists: expected insert LIST POSITION [RULE | -f FILE] | "
+		                 "remove LIST POSITION [-r]");
 	return objects_command(c, &rulelist_kind, argc, argv);
 }
 

@@ -132,7 +132,7 @@ void off_splices_drop_over(struct l7mp_offload_engine *e)
 }
 
 /* A connection that is over still has the key: a new one has begun with the same port. */
-static void make_way(struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
+static void remove_ended(struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
 	for (int i = 0; i < 2; i++) {
 		const struct off_direction *dir =
@@ -153,7 +153,7 @@ enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_f
 		return L7MP_REASON_DISABLED;
 	if (!e->tcp || !e->table.events || !e->table.events->lend)
 		return L7MP_REASON_TCP;
-	make_way(e, flow);
+	remove_ended(e, flow);
 	reason = off_tcp_pair_new(e->tcp, fd, flow, &flow->tcp);
 	if (reason)
 		return reason;

@@ -605,7 +605,11 @@ static void on_returned(void *arg, uint64_t cookie, const struct l7mp_flow_socke
 	(void)arg;
 	forget_suspensions(s);
 	add_final_counters(s, final);
-	if (!reason)
+	/*
+	 * Pending: the engine has asked for retries already, when the change began; this one has
+	 * come back later, so that it asks by itself.
+	 */
+	if (!reason || reason == L7MP_REASON_PENDING)
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
 	else
 		refuse(s, reason);
