@@ -58,13 +58,21 @@ static struct pconn *open_one(struct pfix *f, const struct l7mp_proto *p, const 
 	return c;
 }
 
+/* A thread writes the file: waits until it has what is wanted, up to a minute. */
 static void file_is(const char *want)
 {
 	char *text;
 	size_t len;
 
-	assert_int_equal(l7mp_read_file(path, 1 << 20, &text, &len), 0);
-	assert_string_equal(text, want);
+	for (int i = 0; i < 6000; i++) {
+		assert_int_equal(l7mp_read_file(path, 1 << 20, &text, &len), 0);
+		if (!strcmp(text, want))
+			break;
+		free(text);
+		text = NULL;
+		usleep(10000);
+	}
+	assert_non_null(text);
 	free(text);
 }
 
