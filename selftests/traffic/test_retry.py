@@ -118,7 +118,8 @@ class Retry(Case):
                    listener("w", "WebSocket", 9002, cluster("WebSocket", 9003), options={"track": 30},
                             retry=retry("never")))
         with connect(9000) as s:
-            self.later(lambda: conns)
+            # A reset before the proxy has seen the connection would be a failed connect, which is retried.
+            self.later(lambda: conns and [x["status"] for x in self.sessions()] == ["CONNECTED"])
             reset(conns[0])
             with self.assertRaises(ConnectionResetError):
                 s.recv(10)
