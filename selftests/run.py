@@ -13,7 +13,7 @@ or of another file is in its way; without the right to make one it runs in the h
 first lines say "l7mp-test: host-network" needs that one (it installs packages).
 
 Suites run beside each other on the machine's cores, except files whose first lines
-say "l7mp-test: alone". A file's line "l7mp-test: timeout=SECONDS" raises its
+say "l7mp-test: alone"; those that say "l7mp-test: long" begin first. A file's line "l7mp-test: timeout=SECONDS" raises its
 limit, "l7mp-test: full" keeps it for make test-full.
 """
 import argparse
@@ -109,7 +109,7 @@ def run_one(suite, name, command, say, mode):
                ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1",
                UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
                PYTHONPATH=str(ROOT / "selftests/lib"), PYTHONDONTWRITEBYTECODE="1", LC_ALL="C.UTF-8")
-    limit = float(say.get("timeout", 120 if mode == "fast" else 600))
+    limit = float(say.get("timeout", 300 if mode == "fast" else 600))
     if mode == "full" and "timeout_full" in say:
         limit = float(say["timeout_full"])
     if os.environ.get("L7MP_VM"):  # scripts/vmtest.sh: emulated processors
@@ -155,13 +155,14 @@ def main():
     ap.add_argument("--mode", choices=["fast", "full"], default="fast")
     ap.add_argument("-k", default="", help="only files whose suite/name contains this")
     ap.add_argument("-v", action="store_true", help="show the output of passing files too")
-    ap.add_argument("-j", type=int, default=max(2, os.cpu_count() or 2))
+    # Most files wait most of the time, for time-outs above all.
+    ap.add_argument("-j", type=int, default=2 * max(2, os.cpu_count() or 2))
     ap.add_argument("suites", nargs="*", default=[])
     args = ap.parse_args()
     # A shell's background jobs ignore SIGINT, and what they start inherits that: tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jobs = [j for j in discover(args.mode, args.suites or SUITES, args.k) if args.k in f"{j[0]}/{j[1]}"]
-    beside = [j for j in jobs if "alone" not in j[3]]
+    beside = sorted((j for j in jobs if "alone" not in j[3]), key=lambda j: "long" not in j[3])
     alone = [j for j in jobs if "alone" in j[3]]
     results = []
     with concurrent.futures.ThreadPoolExecutor(args.j) as pool:

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# l7mp-test: long
 """The admin server: a way in for the operator that the data plane can't block."""
 import http.client
 import json

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=240 timeout_full=1500
+# l7mp-test: long timeout=240 timeout_full=1500
 """The matrix: every listener protocol against every cluster protocol.
 
 Each cell relays payloads of 1, 100, 1,200 bytes and the largest size (whole frames where an end is

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=180
+# l7mp-test: long timeout=180
 """The kernel fast path on a gateway with two legs: flows carry UDP, doubtful packets go up,
 nothing is lost at the hand-over, nothing is left behind at the end."""
 import json

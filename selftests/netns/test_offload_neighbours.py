@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=300
+# l7mp-test: long timeout=300
 """A nexthop's link address is announced wrongly, more than once within a second: a flow gets over it as the slow path
 does, by the kernel's own probes of a stale entry."""
 import ipaddress

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=900
+# l7mp-test: long timeout=900
 """TCP sessions in the kernel: every byte arrives once, in order, whenever the session goes in and comes back."""
 import os
 import pathlib

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=240 timeout_full=900
+# l7mp-test: long timeout=240 timeout_full=900
 """Slow and silent HTTP clients: 5,000 and 10,000 in the full mode, a few hundred in the fast one. Others are served,
 memory is bounded, and each slow one is cut when its time is over. (How long others wait is a figure of the bench.)"""
 import os
