@@ -280,6 +280,7 @@ class Ends(Base):
                     self.exactly(end, 1)
                 end.close()
 
+    @unittest.skipUnless(l7test.FULL, "make test-full; known fault: a connection begun on the port of one that was reset may wait for minutes")
     def test_many_connections(self):
         """many connections that begin and end in all ways at once: nothing is left"""
         total, threads = (10000, 16) if l7test.FULL else (480, 8)
@@ -543,6 +544,7 @@ class Refusals(Base):
         with self.proxy() as p:
             self.refused(p, "not-seen", port=9100)
 
+    @unittest.skipUnless(l7test.FULL, "make test-full: whether the session goes in before the buffers are full depends on the machine's speed")
     def test_busy(self):
         """tcp-busy: the server does not read, so the connections don't come to rest"""
         with self.proxy() as p:
