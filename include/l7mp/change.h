@@ -70,14 +70,21 @@ int l7mp_change_insert_rule(struct l7mp_change *c, const char *rulelist, size_t 
 int l7mp_change_remove_rule(struct l7mp_change *c, const char *rulelist, size_t position,
                             bool recursive, struct l7mp_error *err);
 /*
- * Makes the whole configuration equal to `doc` by computing the difference to the model. Objects
+ * Makes the configuration equal to `doc` by computing the difference to the model: all of it when
+ * `owner` is NULL, only the objects without owner when it is "", else only those of that owner
+ * (model.h), which new objects get. Objects of others then stay, and are neither replaced nor
+ * deleted: -EEXIST when a name is theirs; but they may be referred to by name. A rule of the
+ * document can be put into a rule list of others by `rule_inserts`; the list's own rules stay
+ * whatever happens to the inserted ones, and the other way round. A named owner's document has no
+ * `admin`. -ENOSPC when there are too many owners. Objects
  * that are equal stay as they are. Inline objects without a name are compared by content and keep
  * their generated names; one that changed in place is a new version of the same object. Objects
  * that are absent from `doc` are deleted recursively. An absent `admin`, or an absent key of it,
  * keeps the present value; after the first commit only the keys that l7mp_change_admin accepts may
  * differ. Read-only keys are ignored.
  */
-int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, struct l7mp_error *err);
+int l7mp_change_config(struct l7mp_change *c, const cJSON *doc, const char *owner,
+                       struct l7mp_error *err);
 /*
  * Changes the keys of `admin` that can change at run time (log level, limits, offload). Another key
  * that differs fails with L7MP_ERR_REALISE.

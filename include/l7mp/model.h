@@ -48,6 +48,8 @@ struct l7mp_object {
 	/* The object in which it was given inline; NULL: none. For endpoints see l7mp_endpoint. */
 	enum l7mp_obj_kind owner_kind;
 	char *owner;
+	/* Who set it by POST /config?owner=NAME (l7mp_model_owner); 0: nobody. */
+	unsigned config_owner;
 	/* It exists in the model's generations [generation, until). until 0: no end yet. */
 	uint64_t generation, until;
 	struct l7mp_object *successor; /* the version that replaces it at `until`; NULL: deleted */
@@ -101,10 +103,19 @@ struct l7mp_cluster {
 	cJSON *options; /* as given; may be NULL */
 };
 
+/* A rule that a config owner has put into a list that is not its own (key rule_inserts). */
+struct l7mp_rule_insert {
+	unsigned config_owner;
+	uint32_t position; /* as asked for: in front of this rule of the list itself, from 0 */
+	size_t at;         /* its index in the list's `rules` */
+};
+
 struct l7mp_rulelist {
 	struct l7mp_object obj;
 	char **rules; /* names, in order */
 	size_t n_rules;
+	struct l7mp_rule_insert *inserts; /* those of `rules` that were inserted, by `at` */
+	size_t n_inserts;
 };
 
 /* Sets one value of the session's metadata. */
@@ -209,6 +220,22 @@ void *l7mp_model_find(const struct l7mp_model *m, enum l7mp_obj_kind kind, const
 /* Returns the number of commits so far, which changes whenever the model does. */
 uint64_t l7mp_model_generation(const struct l7mp_model *m);
 size_t l7mp_model_count(const struct l7mp_model *m, enum l7mp_obj_kind kind);
+/*
+ * Config owners: clients of the API, such as an operator, that keep their own part of the
+ * configuration beside the others' (l7mp_change_config). At most L7MP_CONFIG_OWNERS - 1 of them
+ * have objects at a time; number 0 stands for the objects without owner, and its name is "".
+ */
+#define L7MP_CONFIG_OWNERS 64
+struct l7mp_config_owner {
+	const char *name; /* borrowed until the model changes; NULL: the number is free */
+	size_t objects;   /* objects of this owner, endpoints and inserted rules included */
+	/* Equal for equal objects, whatever their order, but only within one process. */
+	uint64_t hash;
+};
+/* Returns an owner by its number; its name is NULL when the number is free. */
+struct l7mp_config_owner l7mp_model_owner(const struct l7mp_model *m, unsigned number);
+/* Returns the number of the owner of this name ("" is 0), or -ENOENT when it has no objects. */
+int l7mp_model_find_owner(const struct l7mp_model *m, const char *name);
 /* Iterate over a kind in the order of addition; NULL is the end. Borrowed. */
 struct l7mp_object *l7mp_model_first(const struct l7mp_model *m, enum l7mp_obj_kind kind);
 struct l7mp_object *l7mp_model_next(const struct l7mp_object *o);

@@ -60,6 +60,8 @@ enum l7mp_schema_pattern {
 	L7MP_P_IFNAME,   /* 1..15 bytes, no '/' or white space */
 };
 
+#define L7MP_NAME_MAX 255 /* bytes in the name of an object */
+
 struct l7mp_schema;
 
 struct l7mp_field {

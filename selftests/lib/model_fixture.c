@@ -48,7 +48,7 @@ static int apply(struct l7mp_change *c, enum mx_op op, enum l7mp_obj_kind kind, 
 	case MX_REPLACE:
 		return l7mp_change_replace(c, kind, name, doc, l7mp_obj_kind_name(kind), err);
 	case MX_CONFIG:
-		return l7mp_change_config(c, doc, err);
+		return l7mp_change_config(c, doc, NULL, err);
 	case MX_ADMIN:
 		return l7mp_change_admin(c, doc, "admin", err);
 	case MX_ADD_ENDPOINT:

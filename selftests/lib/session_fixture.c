@@ -126,7 +126,7 @@ int sfix_config(struct sfix *f, const char *json, struct l7mp_error *err)
 		err = &local;
 	rc = l7mp_change_new(f->model, true, &change);
 	if (!rc)
-		rc = l7mp_change_config(change, doc, err);
+		rc = l7mp_change_config(change, doc, NULL, err);
 	if (!rc)
 		rc = l7mp_runtime_apply(f->runtime, change, err);
 	if (rc && err == &local)

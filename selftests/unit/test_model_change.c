@@ -590,7 +590,7 @@ static void test_commit_in_parts(void **state)
 	old = l7mp_model_find(m, R, "stays");
 	gone = l7mp_model_find(m, R, "goes");
 	c = change(m);
-	assert_int_equal(l7mp_change_config(c, doc, &err), 0);
+	assert_int_equal(l7mp_change_config(c, doc, NULL, &err), 0);
 	n = l7mp_change_count(c);
 	assert_int_equal(n, 3);
 	for (size_t i = 0; i < n; i++) {

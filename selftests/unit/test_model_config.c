@@ -64,7 +64,7 @@ static const char *differences(struct l7mp_model *m, const char *text)
 
 	mx_listeners(doc);
 	assert_int_equal(l7mp_change_new(m, true, &c), 0);
-	if (l7mp_change_config(c, doc, &err))
+	if (l7mp_change_config(c, doc, NULL, &err))
 		fail_msg("%s: %s", err.path, err.message);
 	buf[0] = '\0';
 	for (size_t i = 0; i < l7mp_change_count(c); i++) {

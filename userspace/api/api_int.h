@@ -96,6 +96,7 @@ struct api_request {
 	/* largest number of elements of a list; UINT64_MAX: no limit */
 	uint64_t limit;
 	char *after;                    /* owned; NULL: from the beginning */
+	char *owner;                    /* owned: ?owner=; NULL: absent */
 	struct l7mp_document *document; /* owned: the parsed body */
 	struct l7mp_change *change;     /* built by a handler, for the runtime to apply */
 };
@@ -121,6 +122,9 @@ struct api_stream {
 	/* Also called before it is finished, when the client has closed. */
 	void (*free)(struct api_stream *st);
 };
+
+/* Adds the hash of the owner's objects to the answer to a change of them; nothing to others. */
+void api_add_hash(const struct api_request *rq, struct api_response *rs);
 
 struct api_response {
 	int status;

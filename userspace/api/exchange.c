@@ -56,6 +56,7 @@ static void request_clear(struct api_request *rq)
 	free(rq->method);
 	free(rq->path);
 	free(rq->after);
+	free(rq->owner);
 	l7mp_document_free(&rq->document);
 	memset(rq, 0, sizeof(*rq));
 }
@@ -148,10 +149,16 @@ static void job_done(void *arg, struct l7mp_change *c, int rc, const struct l7mp
 	struct api_exchange *x = arg;
 
 	if (rc) {
+		struct l7mp_error conflict = *err;
+
+		/* An owner has to know that what it asks for is taken. */
+		if (rc == -EADDRINUSE && x->rq.owner)
+			conflict.code = L7MP_ERR_EXISTS;
 		api_response_clear(&x->rs);
-		api_fail_error(&x->rs, err);
+		api_fail_error(&x->rs, &conflict);
 	} else if (c) {
 		api_ok(&x->rs);
+		api_add_hash(&x->rq, &x->rs);
 	}
 	answered(x);
 }

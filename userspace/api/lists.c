@@ -121,6 +121,8 @@ struct list {
 	struct l7mp_api *api;
 	struct writer writer;
 	bool recursive;
+	bool owned; /* only objects of config_owner */
+	unsigned config_owner;
 	bool config; /* objects in the form that POST /config takes */
 	struct part parts[PARTS_MAX];
 	size_t n_parts, at;           /* number of parts; the one that is being written */
@@ -296,6 +298,12 @@ static struct list *list_new(struct api_request *rq)
 	l->writer.format = rq->format;
 	l->limit = rq->limit;
 	l->last = UINT64_MAX;
+	l->owned = rq->owner != NULL;
+	if (rq->owner) {
+		int number = l7mp_model_find_owner(rq->api->params.model, rq->owner);
+
+		l->config_owner = number < 0 ? L7MP_CONFIG_OWNERS : (unsigned)number;
+	}
 	return l;
 }
 
@@ -343,8 +351,12 @@ static int hold(struct list *l, enum l7mp_obj_kind kind, struct l7mp_object *o, 
 		return -ENOMEM;
 	l->objects = v;
 	*p = (struct part){.what = PART_OBJECTS, .first = l->n_objects};
-	for (; o && p->n < max; o = l7mp_model_next(o), p->n++)
+	for (; o && p->n < max; o = l7mp_model_next(o)) {
+		if (l->owned && o->config_owner != l->config_owner)
+			continue;
 		v[l->n_objects++] = l7mp_object_ref(o);
+		p->n++;
+	}
 	l->n_parts++;
 	*next = o;
 	return 0;
@@ -523,6 +535,32 @@ static void add_node(struct list *l, const char *key, cJSON *node)
 	l->parts[l->n_parts++] = (struct part){.key = key, .what = PART_NODE, .node = node};
 }
 
+static cJSON *insert_json(const struct l7mp_rulelist *list, const struct l7mp_rule_insert *in)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	l7mp_json_add_str(json, "rulelist", list->obj.name);
+	l7mp_json_add(json, "position", cJSON_CreateNumber(in->position));
+	l7mp_json_add_str(json, "rule", list->rules[in->at]);
+	return json;
+}
+
+/* The rules that the owner has inserted into lists of others, as POST /config takes them. */
+static cJSON *inserts(const struct list *l)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (struct l7mp_object *o = l7mp_model_first(l->api->params.model, L7MP_OBJ_RULELIST); o;
+	     o = l7mp_model_next(o)) {
+		const struct l7mp_rulelist *list = (const struct l7mp_rulelist *)o;
+
+		for (size_t i = 0; i < list->n_inserts; i++)
+			if (list->inserts[i].config_owner == l->config_owner)
+				cJSON_AddItemToArray(array, insert_json(list, &list->inserts[i]));
+	}
+	return array;
+}
+
 static int add_parts(struct list *l, cJSON *admin)
 {
 	static const enum l7mp_obj_kind order[] = {L7MP_OBJ_LISTENER, L7MP_OBJ_CLUSTER,
@@ -531,13 +569,17 @@ static int add_parts(struct list *l, cJSON *admin)
 	const struct l7mp_model *m = l->api->params.model;
 	struct l7mp_object *next;
 
-	add_node(l, "admin", admin);
+	if (admin)
+		add_node(l, "admin", admin);
+	if (l->owned && l->config_owner)
+		add_node(l, "rule_inserts", inserts(l));
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(order); i++) {
 		if (hold(l, order[i], l7mp_model_first(m, order[i]), UINT64_MAX, &next))
 			return -ENOMEM;
 		l->parts[l->n_parts - 1].key = l7mp_obj_kind_plural(order[i]);
 	}
-	l->parts[l->n_parts++] = (struct part){.key = "sessions", .what = PART_SESSIONS};
+	if (!l->owned)
+		l->parts[l->n_parts++] = (struct part){.key = "sessions", .what = PART_SESSIONS};
 	add_node(l, "version", cJSON_CreateString(l->api->params.version));
 	if (l->writer.format == L7MP_JSON_DIFFY)
 		qsort(l->parts, l->n_parts, sizeof(l->parts[0]), by_key);

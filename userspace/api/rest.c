@@ -562,7 +562,7 @@ static cJSON *admin_json(const struct l7mp_api *api)
 
 static void get_config(struct api_request *rq, struct api_response *rs)
 {
-	api_list_config(rq, admin_json(rq->api), rs);
+	api_list_config(rq, rq->owner && *rq->owner ? NULL : admin_json(rq->api), rs);
 	if (rs->stream)
 		set_etag(rq, NULL, rs);
 }
@@ -602,7 +602,74 @@ static void set_config(struct api_request *rq, struct api_response *rs)
 	doc = unwrap_document(doc, "config", rs);
 	c = doc ? begin_change(rq, rs) : NULL;
 	if (c)
-		built_change(rq, &c, l7mp_change_config(c, doc, &err), &err, rs);
+		built_change(rq, &c, l7mp_change_config(c, doc, rq->owner, &err), &err, rs);
+}
+
+/* ---- status ---- */
+
+static void print_hash(uint64_t hash, char buf[17])
+{
+	snprintf(buf, 17, "%016llx", (unsigned long long)hash);
+}
+
+static cJSON *owner_json(const struct l7mp_config_owner *owner)
+{
+	cJSON *json = cJSON_CreateObject();
+	char hash[17];
+
+	print_hash(owner->hash, hash);
+	if (!l7mp_json_add_str(json, "name", owner->name) &&
+	    !l7mp_json_add(json, "objects", cJSON_CreateNumber((double)owner->objects)) &&
+	    !l7mp_json_add_str(json, "hash", hash))
+		return json;
+	cJSON_Delete(json);
+	return NULL;
+}
+
+static void get_status(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_model *m = rq->api->params.model;
+	cJSON *json = cJSON_CreateObject(), *owners = cJSON_CreateArray();
+	uint64_t sum = 0;
+	bool failed = !json || !owners;
+	char boot[17], hash[17];
+
+	for (unsigned i = 0; !failed && i < L7MP_CONFIG_OWNERS; i++) {
+		struct l7mp_config_owner o = l7mp_model_owner(m, i);
+		cJSON *item = o.name ? owner_json(&o) : NULL;
+
+		sum += o.hash;
+		failed = o.name && !cJSON_AddItemToArray(owners, item);
+	}
+	print_hash(rq->api->boot, boot);
+	print_hash(sum, hash);
+	failed = failed || l7mp_json_add_str(json, "boot_id", boot) ||
+	         l7mp_json_add_str(json, "version", rq->api->params.version) ||
+	         l7mp_json_add(json, "generation",
+	                       cJSON_CreateNumber((double)l7mp_model_generation(m))) ||
+	         l7mp_json_add_str(json, "hash", hash);
+	if (failed)
+		cJSON_Delete(owners);
+	else
+		failed = l7mp_json_add(json, "owners", owners);
+	if (failed) {
+		cJSON_Delete(json);
+		json = NULL;
+	}
+	api_json(rs, json);
+}
+
+void api_add_hash(const struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_model *m = rq->api->params.model;
+	char hash[17];
+	int number;
+
+	if (!rq->owner || !rs->json)
+		return;
+	number = l7mp_model_find_owner(m, rq->owner);
+	print_hash(number < 0 ? 0 : l7mp_model_owner(m, (unsigned)number).hash, hash);
+	l7mp_json_add_str(rs->json, "hash", hash);
 }
 
 static void get_admin(struct api_request *rq, struct api_response *rs)
@@ -807,6 +874,7 @@ static struct api_binding binding_of(enum l7mp_rest_op op)
 		BIND(DRAIN_GET, get_drain, 0);
 		BIND(DRAIN_BEGIN, begin_drain, 0);
 		BIND(DRAIN_CANCEL, cancel_drain, 0);
+		BIND(STATUS_GET, get_status, 0);
 		BIND(OPENAPI_JSON, get_openapi_json, API_READ);
 		BIND(OPENAPI_YAML, get_openapi_yaml, API_READ);
 	}
@@ -971,6 +1039,10 @@ static void read_query(struct api_request *rq, struct api_response *rs)
 		read_limit(rq, rs);
 	if (!rs->status && api_query_get(rq->raw_query, "after", &rq->after))
 		bad_query(rs, "after", NULL, "where the list continues");
+	if (!rs->status && api_query_get(rq->raw_query, "owner", &rq->owner))
+		bad_query(rs, "owner", NULL, "a name");
+	if (!rs->status && rq->owner && !(rq->route->flags & L7MP_REST_OWNER))
+		bad_query(rs, "owner", NULL, "nothing of the kind here");
 }
 
 /* Rule lists and recursive views may be large. */

@@ -222,7 +222,7 @@ static int read_config(struct l7mp_app *app, bool at_start, struct l7mp_change *
 	if (!rc)
 		rc = l7mp_change_new(app->model, is_strict(config), &change);
 	if (!rc) {
-		rc = l7mp_change_config(change, config, &err);
+		rc = l7mp_change_config(change, config, "", &err);
 		report_issues(app, at_start, l7mp_change_issues(change));
 		/* The issues were reported; the error only summarises them. */
 		if (rc && !l7mp_change_issues(change)->errors)

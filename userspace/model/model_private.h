@@ -25,6 +25,11 @@ struct l7mp_model {
 	uint64_t generation;
 	unsigned next_name[L7MP_OBJ_KINDS]; /* next number for a generated name */
 	bool changing;                      /* a change is open */
+	struct {
+		char *name; /* NULL: free, except for number 0 */
+		size_t objects;
+		uint64_t hash;
+	} owners[L7MP_CONFIG_OWNERS];
 };
 
 /* Adds an object and takes a reference to it. Can't fail; its name must not be in the table. */
@@ -69,6 +74,13 @@ bool l7mp_object_same(const struct l7mp_object *a, const struct l7mp_object *b);
 bool l7mp_object_same_refs(const struct l7mp_object *a, const struct l7mp_object *b);
 /* Returns a hash that is equal for objects that are `same`. */
 uint64_t l7mp_object_signature(const struct l7mp_object *o);
+/*
+ * Returns a hash of all that GET shows of an object but its owner; a rule list's inserted rules
+ * don't count.
+ */
+uint64_t l7mp_object_digest(const struct l7mp_object *o);
+/* The same of an inserted rule. */
+uint64_t l7mp_insert_digest(const struct l7mp_rulelist *l, const struct l7mp_rule_insert *in);
 bool l7mp_object_owned_by(const struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
 /* 0 or -ENOMEM. */
 int l7mp_object_set_owner(struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
@@ -134,6 +146,45 @@ static inline struct l7mp_draft_refs *l7mp_draft_slot(struct l7mp_draft *d, enum
 /* Join a path with a key or an index. NULL: out of memory. */
 char *l7mp_path_key(const char *path, const char *key);
 
+/* ---- inserts.c: rules that config owners have put into lists of others ---- */
+
+/* Makes `to`'s inserts those of `from`, of which `to` has the rules. 0 or -ENOMEM. */
+int l7mp_inserts_copy(struct l7mp_rulelist *to, const struct l7mp_rulelist *from);
+/* Whether two lists have the same rules inserted by the same owners. */
+bool l7mp_inserts_same(const struct l7mp_rulelist *a, const struct l7mp_rulelist *b);
+enum l7mp_inserts_keep {
+	L7MP_INSERTS_ALL,
+	L7MP_INSERTS_SHOWN,  /* those that `list` has, as its document is one that GET has shown */
+	L7MP_INSERTS_OTHERS, /* those of other owners than `owner` */
+};
+struct l7mp_insert_request {
+	unsigned config_owner;
+	uint32_t position;
+	const char *rule; /* its name, borrowed */
+};
+/*
+ * `list` has the names of a document or of `old`, its previous version, and no inserts yet. Takes
+ * those out that were inserted into `old`, and puts the ones that are to be kept into their places,
+ * and n_more more after them. 0 or -ENOMEM.
+ */
+int l7mp_inserts_set(struct l7mp_rulelist *list, const struct l7mp_rulelist *old,
+                     enum l7mp_inserts_keep keep, unsigned owner,
+                     const struct l7mp_insert_request *more, size_t n_more);
+/* The list's rule at index `i` was inserted: returns it; NULL: it is the list's own. */
+const struct l7mp_rule_insert *l7mp_inserts_at(const struct l7mp_rulelist *list, size_t i);
+
+/* ---- owner.c: config owners ---- */
+
+/*
+ * Finds the number of an owner, or takes a free one for it. Returns it, or -ENOMEM or -ENOSPC with
+ * err. `path`: of errors.
+ */
+int l7mp_owner_take(struct l7mp_change *c, const char *name, struct l7mp_error *err);
+/* Sums up what the change adds to each owner's objects and takes from them. */
+void l7mp_owner_count(struct l7mp_change *c);
+/* Adds these sums to the model. */
+void l7mp_owner_flip(struct l7mp_change *c);
+
 /* ---- change.c: what is staged ---- */
 
 struct l7mp_staged {
@@ -157,6 +208,13 @@ struct l7mp_change {
 	bool closed; /* does not use the model any more */
 	unsigned next_name[L7MP_OBJ_KINDS];
 	struct l7mp_admin *admin; /* the new one; after commit the old one */
+	bool scoped;              /* only the objects of config_owner may change */
+	unsigned config_owner;    /* of new objects */
+	char *owner_name;         /* when config_owner is a new number */
+	struct {
+		ptrdiff_t objects;
+		uint64_t hash;
+	} owner_sums[L7MP_CONFIG_OWNERS];
 	/* documents that were given a name; issues refer to their nodes */
 	cJSON *docs;
 };

@@ -562,6 +562,10 @@ static cJSON *parameters(struct oas *g, const struct l7mp_rest_route *d)
 		                ? "Also delete what was made for the object, and end its sessions"
 		                : "Show whole objects instead of names",
 		        type_only(g, "boolean"));
+	if (d->flags & L7MP_REST_OWNER)
+		add_parameter(g, list, "owner", "query",
+		              "Whose objects are meant; empty: those without owner; absent: all",
+		              type_only(g, "string"));
 	if (d->flags & L7MP_REST_PAGED) {
 		add_parameter(g, list, "limit", "query", "How many items to show at most",
 		              type_only(g, "integer"));

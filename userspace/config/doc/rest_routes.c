@@ -36,12 +36,15 @@
 
 const struct l7mp_rest_route l7mp_rest_routes[] = {
         {"GET", "/config", L7MP_REST_OP_CONFIG_GET, 0, "get-config",
-         "Show the whole config, sessions included", NULL, &l7mp_schema_config,
-         L7MP_REST_RECURSIVE | L7MP_REST_PAGED},
+         "Show the whole config, sessions included; with `owner` only that owner's objects", NULL,
+         &l7mp_schema_config, L7MP_REST_RECURSIVE | L7MP_REST_PAGED | L7MP_REST_OWNER},
         {"POST", "/config", L7MP_REST_OP_CONFIG_SET, 0, "set-config",
          "Replace the whole config: unchanged objects stay, missing ones are deleted; all or "
-         "nothing",
-         &l7mp_rest_config, &l7mp_rest_status, 0},
+         "nothing. With `owner` only that owner's objects",
+         &l7mp_rest_config, &l7mp_rest_status, L7MP_REST_OWNER},
+        {"GET", "/status", L7MP_REST_OP_STATUS_GET, 0, "get-status",
+         "Show which process answers, and a hash of its configuration", NULL,
+         &l7mp_rest_proxy_status, 0},
         {"GET", "/admin", L7MP_REST_OP_ADMIN_GET, 0, "get-admin", "Show the admin object", NULL,
          &l7mp_schema_admin, 0},
         {"POST", "/admin", L7MP_REST_OP_ADMIN_SET, 0, "set-admin",

@@ -56,6 +56,7 @@ static const struct l7mp_field any_item = {.type = L7MP_T_ANY};
 static const struct l7mp_field status_fields[] = {
         INT_R("status", "200"),
         STR_R("message", "OK"),
+        STR("hash", "Of `POST /config?owner=`: as `GET /status` has it for the owner now"),
         END,
 };
 const struct l7mp_schema l7mp_rest_status = {
@@ -295,6 +296,33 @@ const struct l7mp_schema l7mp_rest_offload = {
         .name = "offload", .doc = "The kernel fast path", .fields = offload_fields};
 const struct l7mp_schema l7mp_rest_flow = {
         .name = "flow", .doc = "One entry of the kernel's flow table", .fields = NULL};
+
+/* ---- status ---- */
+
+static const struct l7mp_field owner_fields[] = {
+        STR_R("name", "The owner; empty: the objects without owner"),
+        INT_R("objects", "Its objects, endpoints and inserted rules included"),
+        STR_R("hash",
+              "Of these objects: equal for equal objects, whatever their order, as long as the "
+              "process runs"),
+        END,
+};
+static const struct l7mp_schema owner = {.name = "config-owner",
+                                         .doc = "What a client has set with `POST /config?owner=`",
+                                         .fields = owner_fields};
+static const struct l7mp_field owner_item = {.type = L7MP_T_OBJECT, .sub = &owner};
+static const struct l7mp_field proxy_status_fields[] = {
+        STR_R("boot_id", "Another one after each start of the process"),
+        STR_R("version", "The program's version"),
+        INT_R("generation", "How many changes were committed since the start"),
+        STR_R("hash", "Of all objects"),
+        ARR_R("owners", &owner_item, "Whose objects there are"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_proxy_status = {
+        .name = "proxy-status",
+        .doc = "Which process answers, and which configuration it has",
+        .fields = proxy_status_fields};
 
 /* ---- drain ---- */
 

@@ -59,6 +59,7 @@ void l7mp_change_free(struct l7mp_change **c)
 	}
 	l7mp_issues_clear(&(*c)->issues);
 	cJSON_Delete((*c)->docs);
+	free((*c)->owner_name);
 	free(*c);
 	*c = NULL;
 }
@@ -276,6 +277,7 @@ static void sort_items(struct l7mp_change *c)
 	for (c->n_real = 0; c->n_real < c->n_items; c->n_real++)
 		if (c->items[c->n_real]->item.old_object == c->items[c->n_real]->item.new_object)
 			break;
+	l7mp_owner_count(c);
 	c->sorted = true;
 }
 
@@ -324,6 +326,7 @@ void l7mp_change_flip(struct l7mp_change *c)
 		m->generation++;
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		m->tables[k].n += (size_t)c->grown[k];
+	l7mp_owner_flip(c);
 	if (c->admin) {
 		struct l7mp_admin old = m->admin;
 

@@ -130,6 +130,8 @@ void l7mp_model_free(struct l7mp_model **m)
 		return;
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		table_clear(&(*m)->tables[k]);
+	for (size_t i = 0; i < L7MP_CONFIG_OWNERS; i++)
+		free((*m)->owners[i].name);
 	l7mp_admin_clear(&(*m)->admin);
 	free(*m);
 	*m = NULL;

@@ -107,6 +107,7 @@ static void object_free(struct l7mp_object *o)
 		break;
 	case L7MP_OBJ_RULELIST:
 		free(((struct l7mp_rulelist *)o)->rules);
+		free(((struct l7mp_rulelist *)o)->inserts);
 		break;
 	case L7MP_OBJ_RULE:
 		rule_free((struct l7mp_rule *)o);

@@ -29,7 +29,8 @@ static bool same_cluster(const struct l7mp_cluster *a, const struct l7mp_cluster
 
 static bool same_endpoint(const struct l7mp_endpoint *a, const struct l7mp_endpoint *b)
 {
-	return same_json(a->spec, b->spec) && !(a->weight < b->weight) && !(a->weight > b->weight);
+	return same_json(a->spec, b->spec) && a->drop == b->drop && !(a->weight < b->weight) &&
+	       !(a->weight > b->weight);
 }
 
 static bool same_rule(const struct l7mp_rule *a, const struct l7mp_rule *b)
@@ -159,4 +160,71 @@ uint64_t l7mp_object_signature(const struct l7mp_object *o)
 		break;
 	}
 	return 0;
+}
+
+/* ---- digests ---- */
+
+static uint64_t text_digest(const char *text)
+{
+	return text ? l7mp_hash(text, strlen(text)) : 7;
+}
+
+static uint64_t number_digest(double v)
+{
+	return l7mp_hash(&v, sizeof(v));
+}
+
+/* What of an object is neither in its signature nor a reference. */
+static uint64_t rest_digest(const struct l7mp_object *o)
+{
+	const struct l7mp_listener *l = (const struct l7mp_listener *)o;
+	const struct l7mp_cluster *c = (const struct l7mp_cluster *)o;
+	const struct l7mp_endpoint *e = (const struct l7mp_endpoint *)o;
+	const struct l7mp_rule *r = (const struct l7mp_rule *)o;
+	const struct l7mp_route *t = (const struct l7mp_route *)o;
+	uint64_t sum = 0;
+
+	switch (o->kind) {
+	case L7MP_OBJ_LISTENER:
+		return json_signature(l->options, 0);
+	case L7MP_OBJ_CLUSTER:
+		sum = mix(text_digest(c->lb_policy_name), text_digest(c->lb_key));
+		return mix(sum, json_signature(c->options, 0));
+	case L7MP_OBJ_ENDPOINT:
+		return mix(number_digest(e->weight), mix(text_digest(e->cluster), e->drop));
+	case L7MP_OBJ_RULE:
+		for (size_t i = 0; i < r->n_rewrite; i++)
+			sum = mix(sum, text_digest(r->rewrite[i].path));
+		return sum;
+	case L7MP_OBJ_ROUTE:
+		sum = mix(t->retry_on, t->num_retries);
+		return mix(sum, mix(t->timeout_ms, t->offload));
+	case L7MP_OBJ_RULELIST:
+	case L7MP_OBJ_KINDS:
+		break;
+	}
+	return 0;
+}
+
+uint64_t l7mp_object_digest(const struct l7mp_object *o)
+{
+	uint64_t sum = mix(o->kind, text_digest(o->name));
+
+	sum = mix(sum, l7mp_object_signature(o));
+	sum = mix(sum, rest_digest(o));
+	for (enum l7mp_slot s = l7mp_slot_first(o->kind); s < l7mp_slot_end(o->kind); s++) {
+		sum = mix(sum, s);
+		for (size_t i = 0, n = l7mp_object_ref_count(o, s); i < n; i++)
+			if (o->kind != L7MP_OBJ_RULELIST ||
+			    !l7mp_inserts_at((const struct l7mp_rulelist *)o, i))
+				sum = mix(sum, text_digest(l7mp_object_ref_name(o, s, i)));
+	}
+	return sum;
+}
+
+uint64_t l7mp_insert_digest(const struct l7mp_rulelist *l, const struct l7mp_rule_insert *in)
+{
+	uint64_t sum = mix(text_digest(l->obj.name), text_digest(l->rules[in->at]));
+
+	return mix(sum, in->position);
 }

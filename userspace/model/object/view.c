@@ -213,11 +213,38 @@ static void view_route(struct view *v, cJSON *out, const struct l7mp_route *r)
 		put_str(v, out, "offload", "never");
 }
 
+/* Nothing for objects without owner, nor for one that is not in the model any more. */
+static void put_owner(struct view *v, cJSON *out, unsigned config_owner)
+{
+	const char *name = l7mp_model_owner(v->model, config_owner).name;
+
+	if (config_owner && name)
+		put_str(v, out, "owner", name);
+}
+
+static void view_inserts(struct view *v, cJSON *out, const struct l7mp_rulelist *l)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (size_t i = 0; i < l->n_inserts && !v->oom; i++) {
+		const struct l7mp_rule_insert *in = &l->inserts[i];
+		cJSON *item = cJSON_CreateObject();
+
+		put_str(v, item, "rule", l->rules[in->at]);
+		put_num(v, item, "position", in->position);
+		put_owner(v, item, in->config_owner);
+		push(v, array, item);
+	}
+	put(v, out, "inserts", array);
+}
+
 static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 {
 	cJSON *out = cJSON_CreateObject();
 
 	put_str(v, out, "name", o->name);
+	if (o->kind != L7MP_OBJ_ENDPOINT)
+		put_owner(v, out, o->config_owner);
 	switch (o->kind) {
 	case L7MP_OBJ_LISTENER:
 		view_listener(v, out, (const struct l7mp_listener *)o);
@@ -233,6 +260,8 @@ static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 		break;
 	case L7MP_OBJ_RULELIST:
 		put(v, out, "rules", view_rules(v, (const struct l7mp_rulelist *)o));
+		if (((const struct l7mp_rulelist *)o)->n_inserts)
+			view_inserts(v, out, (const struct l7mp_rulelist *)o);
 		break;
 	case L7MP_OBJ_RULE:
 		view_rule(v, out, (const struct l7mp_rule *)o);

@@ -105,6 +105,12 @@ static const struct l7mp_field listener_fields[] = {
                 .sub = &listener_options,
                 .doc = "What holds for the sessions of this listener",
         },
+        {
+                .key = "owner",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
+        },
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_listener = {
@@ -224,6 +230,12 @@ static const struct l7mp_field cluster_fields[] = {
                 .item = &any_value,
                 .doc = "Free for the user; kept and shown, not used",
         },
+        {
+                .key = "owner",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
+        },
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_cluster = {
@@ -241,6 +253,43 @@ static const struct l7mp_field rulelist_item = {.type = L7MP_T_OBJECT,
                                                 .sub = &l7mp_schema_rulelist};
 static const struct l7mp_field rule_item = {.type = L7MP_T_OBJECT, .sub = &l7mp_schema_rule};
 static const struct l7mp_field route_item = {.type = L7MP_T_OBJECT, .sub = &l7mp_schema_route};
+
+static const struct l7mp_field insert_fields[] = {
+        {
+                .key = "rulelist",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_REQUIRED,
+                .min = 1,
+                .max = L7MP_NAME_MAX,
+                .pattern = L7MP_P_NAME,
+                .doc = "The name of a rule list of another owner or of the config without owner",
+        },
+        {
+                .key = "position",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 1000000,
+                .def = "0",
+                .doc = "In front of which of the list's own rules, from 0; a larger number than "
+                       "there are rules: at the end",
+        },
+        {
+                .key = "rule",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_REQUIRED,
+                .min = 1,
+                .max = L7MP_NAME_MAX,
+                .pattern = L7MP_P_NAME,
+                .doc = "The name of the rule",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema rule_insert = {
+        .name = "rule_insert",
+        .doc = "A rule that is put into a rule list of others",
+        .fields = insert_fields,
+};
+static const struct l7mp_field insert_item = {.type = L7MP_T_OBJECT, .sub = &rule_insert};
 
 static const struct l7mp_field config_fields[] = {
         {
@@ -281,6 +330,12 @@ static const struct l7mp_field config_fields[] = {
                 .type = L7MP_T_ARRAY,
                 .item = &route_item,
                 .doc = "The routes",
+        },
+        {
+                .key = "rule_inserts",
+                .type = L7MP_T_ARRAY,
+                .item = &insert_item,
+                .doc = "Rules to be put into rule lists of others; only with `?owner=`",
         },
         {
                 .key = "sessions",

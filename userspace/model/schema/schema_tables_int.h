@@ -5,6 +5,5 @@
 #include "l7mp/model.h"
 
 /* The longest name of an object, in bytes. */
-#define L7MP_NAME_MAX 255
 
 extern const char *const l7mp_schema_offload_policies[];

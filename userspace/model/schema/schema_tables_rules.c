@@ -26,6 +26,18 @@ static const struct l7mp_field rulelist_fields[] = {
                 .item = &rule_ref,
                 .doc = "Rules, or names of rules, in the order in which they are tried",
         },
+        {
+                .key = "inserts",
+                .type = L7MP_T_ARRAY,
+                .flags = L7MP_F_READONLY,
+                .doc = "Those of the rules that owners have inserted, by `rule_inserts`",
+        },
+        {
+                .key = "owner",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
+        },
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_rulelist = {
@@ -116,6 +128,12 @@ static const struct l7mp_field rule_fields[] = {
                 .flags = L7MP_F_REQUIRED,
                 .sub = &action,
                 .doc = "What is done with a session that matches",
+        },
+        {
+                .key = "owner",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
         },
         {.key = NULL},
 };
@@ -240,6 +258,12 @@ static const struct l7mp_field route_fields[] = {
                 .values = l7mp_schema_offload_policies,
                 .def = "\"auto\"",
                 .doc = "Whether sessions on this route may be moved into the kernel",
+        },
+        {
+                .key = "owner",
+                .type = L7MP_T_STRING,
+                .flags = L7MP_F_READONLY,
+                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
         },
         {.key = NULL},
 };

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Rules that config owners have put into rule lists of others. Such a list has its own rules, and
+ * in front of each, or at its end, the rules that were inserted for that position, in the order of
+ * insertion.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model_private.h"
+
+int l7mp_inserts_copy(struct l7mp_rulelist *to, const struct l7mp_rulelist *from)
+{
+	if (!from->n_inserts)
+		return 0;
+	to->inserts = malloc(from->n_inserts * sizeof(*to->inserts));
+	if (!to->inserts)
+		return -ENOMEM;
+	memcpy(to->inserts, from->inserts, from->n_inserts * sizeof(*to->inserts));
+	to->n_inserts = from->n_inserts;
+	return 0;
+}
+
+bool l7mp_inserts_same(const struct l7mp_rulelist *a, const struct l7mp_rulelist *b)
+{
+	if (a->n_inserts != b->n_inserts)
+		return false;
+	for (size_t i = 0; i < a->n_inserts; i++)
+		if (a->inserts[i].config_owner != b->inserts[i].config_owner ||
+		    a->inserts[i].position != b->inserts[i].position ||
+		    a->inserts[i].at != b->inserts[i].at)
+			return false;
+	return true;
+}
+
+const struct l7mp_rule_insert *l7mp_inserts_at(const struct l7mp_rulelist *list, size_t i)
+{
+	size_t lo = 0, hi = list->n_inserts;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (list->inserts[mid].at == i)
+			return &list->inserts[mid];
+		if (list->inserts[mid].at < i)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}
+
+/* Removes the first of n names that equals `rule`; returns whether there was one. */
+static bool take_out(const char **names, size_t *n, const char *rule)
+{
+	for (size_t i = 0; i < *n; i++) {
+		if (strcmp(names[i], rule) != 0)
+			continue;
+		memmove(names + i, names + i + 1, (*n - i - 1) * sizeof(*names));
+		(*n)--;
+		return true;
+	}
+	return false;
+}
+
+struct wanted {
+	struct l7mp_insert_request rq;
+	size_t seq;
+};
+
+static int by_position(const void *a, const void *b)
+{
+	const struct wanted *x = a, *y = b;
+
+	if (x->rq.position != y->rq.position)
+		return x->rq.position < y->rq.position ? -1 : 1;
+	return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+/* Sets the list to its own n rules with the n_in sorted others between them. */
+static int merge(struct l7mp_rulelist *list, const char *const *own, size_t n,
+                 const struct wanted *in, size_t n_in)
+{
+	struct l7mp_rule_insert *inserts = calloc(n_in + 1, sizeof(*inserts));
+	const char **names = malloc((n + n_in + 1) * sizeof(*names));
+	char **rules = NULL;
+	size_t at = 0, k = 0;
+
+	for (size_t i = 0; inserts && names && i <= n; i++) {
+		for (; k < n_in && (in[k].rq.position <= i || i == n); k++) {
+			inserts[k] = (struct l7mp_rule_insert){in[k].rq.config_owner,
+			                                       in[k].rq.position, at};
+			names[at++] = in[k].rq.rule;
+		}
+		if (i < n)
+			names[at++] = own[i];
+	}
+	if (inserts && names)
+		rules = l7mp_names_pack(names, at);
+	free(names);
+	if (!rules) {
+		free(inserts);
+		return -ENOMEM;
+	}
+	free(list->rules);
+	free(list->inserts);
+	list->rules = rules;
+	list->n_rules = at;
+	list->inserts = inserts;
+	list->n_inserts = n_in;
+	return 0;
+}
+
+int l7mp_inserts_set(struct l7mp_rulelist *list, const struct l7mp_rulelist *old,
+                     enum l7mp_inserts_keep keep, unsigned owner,
+                     const struct l7mp_insert_request *more, size_t n_more)
+{
+	struct wanted *in = calloc(old->n_inserts + n_more + 1, sizeof(*in));
+	const char **own = malloc((list->n_rules + 1) * sizeof(*own));
+	size_t n = list->n_rules, n_in = 0;
+	int rc = -ENOMEM;
+
+	if (!in || !own)
+		goto out;
+	for (size_t i = 0; i < n; i++)
+		own[i] = list->rules[i];
+	for (size_t i = 0; i < old->n_inserts; i++) {
+		const struct l7mp_rule_insert *o = &old->inserts[i];
+		bool shown = take_out(own, &n, old->rules[o->at]);
+
+		if ((keep == L7MP_INSERTS_SHOWN && !shown) ||
+		    (keep == L7MP_INSERTS_OTHERS && o->config_owner == owner))
+			continue;
+		in[n_in].rq = (struct l7mp_insert_request){o->config_owner, o->position,
+		                                           old->rules[o->at]};
+		in[n_in].seq = n_in;
+		n_in++;
+	}
+	for (size_t i = 0; i < n_more; i++) {
+		in[n_in].rq = more[i];
+		in[n_in].seq = n_in;
+		n_in++;
+	}
+	qsort(in, n_in, sizeof(*in), by_position);
+	rc = merge(list, own, n, in, n_in);
+out:
+	free(in);
+	free(own);
+	return rc;
+}
