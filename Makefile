@@ -60,12 +60,13 @@ DEPS_config    := base model config
 DEPS_api       := $(LAYERS)
 DEPS_daemon    := $(LAYERS) daemon
 DEPS_ctl       := base model config
+DEPS_operator  := $(LAYERS) daemon operator
 
 # A layer's files lie in its folder and one level of folders below it.
 srcs = $(sort $(wildcard userspace/$(1)/*.c userspace/$(1)/*/*.c))
 objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(call srcs,$(1)))
 # The programs' main functions stay out of the archives, so that tests can link the rest.
-MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/config/doc/docgen.c
+MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/operator/main.c userspace/config/doc/docgen.c
 archive_objs = $(filter-out $(patsubst %.c,$(BUILD)/obj/%.o,$(MAINS)),$(call objs,$(1)))
 libs = -Wl,--start-group $(foreach l,$(1),$(BUILD)/lib/$(l).a) -Wl,--end-group
 
@@ -79,7 +80,7 @@ $(BUILD)/lib/$(1).a: $$(call archive_objs,$(1))
 	@mkdir -p $$(@D)
 	$(Q)rm -f $$@ && ar rcs $$@ $$^
 endef
-$(foreach l,$(LAYERS) daemon ctl,$(eval $(call layer_rule,$(l))))
+$(foreach l,$(LAYERS) daemon ctl operator,$(eval $(call layer_rule,$(l))))
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -26,6 +26,9 @@ ALLOWED["config"] = {"base", "model", "config"}
 ALLOWED["transform"] -= {"proto"}
 ALLOWED["offload"] -= {"proto", "transform"}
 ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
+ALLOWED["kube"] = {"base", "loop", "config", "kube"}
+ALLOWED["operator"] = {"base", "loop", "model", "config", "kube", "operator"}
+PROGRAMS = ["ctl", "kube", "operator"]  # after the layers, in the graph
 HEADERS = {
     "base": "log filewriter error buf addr hash json jsonframe metrics stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process",
@@ -147,7 +150,7 @@ def check_file(path, layer, libraries, errors, graph, private):
 
 def print_graph(graph):
     """One folder a line, in the order of the layers, with the folders that it includes headers of."""
-    rank = {layer: i for i, layer in enumerate(["headers"] + ORDER + ["ctl"])}
+    rank = {layer: i for i, layer in enumerate(["headers"] + ORDER + PROGRAMS)}
 
     def order(folder):
         return rank[folder.split("/")[0]], folder
