@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "flow.h"
+#include "frame_skb.h"
 #include "handover.h"
 #include "ingress.h"
 #include "maps.h"
@@ -230,8 +231,14 @@ static __always_inline void pull_headers(struct __sk_buff *skb, const __u32 enou
 static __always_inline int l7mp_tc_main(struct __sk_buff *skb)
 {
 	const __u32 least = ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr);
+	const __u32 frame_kinds = l7mp_frame_kinds(skb->ifindex);
 	int kind, rc;
 
+	if (frame_kinds) {
+		rc = l7mp_frame_tc(skb, frame_kinds);
+		if (rc != L7MP_FRAME_GOES_ON)
+			return rc;
+	}
 	if (skb->pkt_type != PACKET_HOST)
 		return l7mp_pass_up(L7MP_VERDICT_PASS_NOT_HOST);
 	pull_headers(skb, least);
@@ -267,6 +274,13 @@ int l7mp_tc_l3(struct __sk_buff *skb)
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
 		return l3_end(handle_l3_v6(skb));
 	return l7mp_pass_up(L7MP_VERDICT_PASS_NOT_IP);
+}
+
+/* The filter of the proxy's packet sockets, behind a few instructions that say whose it is. */
+SEC("socket")
+int l7mp_tap(struct __sk_buff *skb)
+{
+	return l7mp_tap_main(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

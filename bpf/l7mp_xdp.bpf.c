@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "flow.h"
+#include "frame.h"
 #include "handover.h"
 #include "ingress.h"
 #include "maps.h"
@@ -209,9 +210,79 @@ static __always_inline int run(struct xdp_md *ctx)
 	}
 }
 
+/* ---- frames of AF_PACKET ---- */
+
+static __always_inline int load_frame(struct xdp_md *ctx, struct l7mp_frame *f)
+{
+	__u32 len = (__u32)bpf_xdp_get_buff_len(ctx), n = len;
+
+	if (len < ETH_HLEN)
+		return -1;
+	if (n >= L7MP_FRAME_HEAD) {
+		n = L7MP_FRAME_HEAD;
+	} else {
+		for (int i = 0; i < L7MP_FRAME_WORDS; i++)
+			f->words[i] = 0;
+	}
+	if (bpf_xdp_load_bytes(ctx, 0, f->bytes, n))
+		return -1;
+	f->len = len;
+	f->ifindex = ctx->ingress_ifindex;
+	f->gso = f->beside = f->beside_id = 0;
+	l7mp_frame_classify(f);
+	return 0;
+}
+
+/* Is it for this host, too, or for many? Then a copy has to leave, which XDP can't make. */
+static __always_inline int for_stack(const struct l7mp_frame *f, const struct l7mp_frame_action *a)
+{
+	const __u16 *mac = (const __u16 *)f->bytes, *own = (const __u16 *)a->in_mac;
+
+	return f->bytes[0] & 1 || (mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2]);
+}
+
+#define NO_FRAME (-1)
+
+/* A verdict, or NO_FRAME. */
+static __noinline int handle_frame(struct xdp_md *ctx, __u32 kinds)
+{
+	const __u32 tc = L7MP_FLOW_TC_ONLY | L7MP_FLOW_COPY;
+	const struct l7mp_frame_action *a;
+	struct l7mp_frame_cpu *c;
+	struct ethhdr *eth;
+	__u64 zero = 0;
+	int verdict;
+
+	c = bpf_map_lookup_elem(&frame_cpu, &zero);
+	if (!c || load_frame(ctx, &c->frame))
+		return NO_FRAME;
+	a = l7mp_frame_lookup(&c->frame, kinds);
+	if (!a)
+		return NO_FRAME;
+	if (a->flags & tc || for_stack(&c->frame, a))
+		return L7MP_VERDICT_PASS_TO_TC;
+	verdict = l7mp_frame_judge(&c->frame, a);
+	if (verdict != L7MP_VERDICT_FORWARDED)
+		return verdict;
+	if (bpf_redirect_map(&devices, l7mp_frame_egress(&c->frame.way), 0) != XDP_REDIRECT)
+		return L7MP_VERDICT_PASS_DEVICE;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return L7MP_VERDICT_PASS_KERNEL;
+	l7mp_frame_write(eth, &c->frame.way);
+	l7mp_frame_count(&c->frame.way);
+	return verdict;
+}
+
 static __always_inline int l7mp_xdp_main(struct xdp_md *ctx)
 {
-	int verdict = run(ctx);
+	const __u32 kinds = l7mp_frame_kinds(ctx->ingress_ifindex);
+	int verdict = NO_FRAME;
+
+	if (kinds)
+		verdict = handle_frame(ctx, kinds);
+	if (verdict == NO_FRAME)
+		verdict = run(ctx);
 
 	l7mp_count_verdict(verdict);
 	if (verdict == L7MP_VERDICT_COUNTED)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The maps, shared by all programs: the loader pins them and hands the same ones to
- * every object. flows4 and flows6 are plain hashes, never LRU: a full table is an error that
- * user space sees, not a forgotten flow.
+ * The maps, shared by all programs: the loader pins them and hands the same ones to every object.
+ * flows4, flows6 and frames are plain hashes, never LRU: a full table is an error that user space
+ * sees, not a forgotten flow.
  */
 #pragma once
 
@@ -28,6 +28,21 @@ struct {
 	__type(key, struct l7mp_flow_key);
 	__type(value, struct l7mp_flow6_action);
 } flows6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, L7MP_FLOWS_DEFAULT);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct l7mp_frame_key);
+	__type(value, struct l7mp_frame_action);
+} frames SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, L7MP_IFS_MAX);
+	__type(key, __u32);
+	__type(value, __u32); /* enum l7mp_frame_kinds */
+} frame_ifs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

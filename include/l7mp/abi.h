@@ -13,33 +13,42 @@
  * pinned there (admin.offload: no_init) refuses another version.
  *
  * Version 5 has flows4 and flows6 in the place of one map `flows`, and counters by the action's
- * slot instead of the key, and tcp_pairs (abi_tcp.h).
+ * slot instead of the key, and tcp_pairs (abi_tcp.h). Version 6 has frames and frame_ifs
+ * (AF_PACKET).
  */
 #pragma once
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 5
+#define L7MP_ABI_VERSION 6
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
-#define L7MP_MAP_FLOWS4   "flows4"
-#define L7MP_MAP_FLOWS6   "flows6"
-#define L7MP_MAP_COUNTERS "counters"
-#define L7MP_MAP_VERDICTS "verdicts"
-#define L7MP_MAP_DEVICES  "devices"
-#define L7MP_MAP_SESSIONS "sessions"
-#define L7MP_MAP_ABI      "abi"
-#define L7MP_MAP_ATTACHED "attached"
-#define L7MP_MAP_HANDOVER "handover"
+#define L7MP_MAP_FLOWS4    "flows4"
+#define L7MP_MAP_FLOWS6    "flows6"
+#define L7MP_MAP_FRAMES    "frames"
+#define L7MP_MAP_FRAME_IFS "frame_ifs"
+#define L7MP_MAP_COUNTERS  "counters"
+#define L7MP_MAP_VERDICTS  "verdicts"
+#define L7MP_MAP_DEVICES   "devices"
+#define L7MP_MAP_SESSIONS  "sessions"
+#define L7MP_MAP_ABI       "abi"
+#define L7MP_MAP_ATTACHED  "attached"
+#define L7MP_MAP_HANDOVER  "handover"
 
 #define L7MP_PROG_XDP   "l7mp_xdp"
 #define L7MP_PROG_TC    "l7mp_tc"
 #define L7MP_PROG_TC_L3 "l7mp_tc_l3" /* for devices without a link-layer header (tun) */
+#define L7MP_PROG_TAP   "l7mp_tap"   /* the filter of packet sockets */
 
-#define L7MP_FLOWS_DEFAULT 262144 /* entries of flows4 and flows6 together */
+#define L7MP_FLOWS_DEFAULT 262144 /* entries of flows4, flows6 and frames together */
 #define L7MP_IFS_MAX       1024   /* interfaces: entries of `devices` and `attached` */
 
-enum l7mp_abi_family { L7MP_FAMILY_V4 = 4, L7MP_FAMILY_V6 = 6 };
+enum l7mp_abi_family {
+	L7MP_FAMILY_MAC = 1, /* frames only: the addresses are link addresses */
+	L7MP_FAMILY_ANY = 2, /* frames only: all frames of a type */
+	L7MP_FAMILY_V4 = 4,
+	L7MP_FAMILY_V6 = 6,
+};
 
 /* An IPv6 address; user space keeps IPv4 in the first four bytes. Aligned: copied in words. */
 struct l7mp_abi_addr {
@@ -67,12 +76,33 @@ struct l7mp_flow_key {
 	__u8 pad[2];
 };
 
+/*
+ * Key of frames: a conversation on an interface, or all its frames. It begins like that of flows6,
+ * and no flow of another kind has an interface in its key.
+ */
+struct l7mp_frame_key {
+	struct l7mp_abi_addr saddr; /* IPv4, link addresses: the first bytes; ANY: zero */
+	struct l7mp_abi_addr daddr;
+	__be16 sport; /* 0: neither UDP nor TCP, or a fragment; ANY: zero */
+	__be16 dport;
+	__u8 l4;     /* protocol of IP; MAC, ANY: 0 */
+	__u8 family; /* enum l7mp_abi_family */
+	/*
+	 * EtherType behind the tags, in host order. ANY: 0 for all types; that of a tag for the
+	 * frames that have such a tag.
+	 */
+	__u16 type;
+	__u16 vlan[2]; /* outer and inner id, in host order; L7MP_NO_VLAN: none; ANY: zero */
+	__u32 ifindex; /* where they come in */
+};
+#define L7MP_NO_VLAN 0xffff
+
 enum l7mp_flow_verb {
 	L7MP_VERB_FORWARD = 1, /* rewrite and redirect */
 	L7MP_VERB_REFLECT = 2, /* send back where it came from (Echo) */
 	L7MP_VERB_COUNT = 3,   /* count and drop (Discard) */
 	L7MP_VERB_SPLICE = 4,  /* translate the segments of a pair of TCP connections (abi_tcp.h) */
-	L7MP_VERB_FRAME = 5,   /* reserved: redirect whole frames (AF_PACKET) */
+	L7MP_VERB_FRAME = 5,   /* redirect whole frames (AF_PACKET) */
 };
 
 enum l7mp_flow_flags {
@@ -82,6 +112,9 @@ enum l7mp_flow_flags {
 	L7MP_FLOW_HANDOVER = 1 << 3,   /* begins when user space has caught up: see l7mp_handover */
 	L7MP_FLOW_KEEP_TOS = 1 << 4,   /* DSCP and ECN stay as they came; else they become `tos` */
 	L7MP_FLOW_JSON_UP = 1 << 5,    /* what begins with { goes up: may be a JSONSocket header */
+	L7MP_FLOW_SET_DMAC = 1 << 6, /* frames: they leave with the link addresses that are here */
+	L7MP_FLOW_SET_SMAC = 1 << 7,
+	L7MP_FLOW_COPY = 1 << 8, /* frames: a copy leaves, the frame itself goes up: tc only */
 };
 
 /*
@@ -153,6 +186,58 @@ struct l7mp_flow6_action {
 };
 
 /*
+ * Value of frames. What it shares with that of flows6 is in the same places, so that user space
+ * writes, counts and hands over flows of all maps alike.
+ */
+struct l7mp_frame_action {
+	__u32 version;
+	__u32 in_ifindex; /* the key's */
+	__be16 match_sport;
+	__be16 match_dport;
+	__u8 match_l4;
+	__u8 match_family;
+	__u16 match_type;
+	__u16 match_vlan[2];
+	__u32 match_ifindex;
+	__u32 pad1[3];
+	__u8 verb; /* L7MP_VERB_FRAME */
+	__u8 pad2;
+	__u16 flags;   /* enum l7mp_flow_flags */
+	__u32 ifindex; /* of the egress */
+	__u32 mtu;     /* largest IP packet that may leave there: as the device's */
+	__u8 dmac[6];  /* with L7MP_FLOW_SET_DMAC */
+	__u8 smac[6];
+	__u8 in_mac[6]; /* of the interface where they come in: what is sent to it goes up, too */
+	__u8 pad3[22];
+	__u32 tap; /* whose packet socket's filter (l7mp_tap) decides */
+	__u32 pad4;
+	__u16 handover; /* with L7MP_FLOW_HANDOVER */
+	__u8 pad5[6];
+	__u32 slot;
+	__u32 version_end;
+
+	__u32 pad6;
+	__u16 match_sport_host; /* those of the key in host order */
+	__u16 match_dport_host;
+	__u64 session;
+	struct l7mp_abi_addr match_saddr;
+	struct l7mp_abi_addr match_daddr;
+	__u32 pad7[9];
+	__u32 version6; /* the same as `version` */
+};
+
+/*
+ * frame_ifs: which kinds of entries `frames` has for the interfaces whose index, modulo
+ * L7MP_IFS_MAX, is this. Bits.
+ */
+enum l7mp_frame_kinds {
+	L7MP_FRAMES_EXACT = 1 << 0, /* conversations */
+	L7MP_FRAMES_TYPE = 1 << 1,  /* all frames of a type */
+	L7MP_FRAMES_TAG = 1 << 2,   /* all frames with a kind of tag */
+	L7MP_FRAMES_ALL = 1 << 3,   /* all frames */
+};
+
+/*
  * handover: an array of these that the programs and user space both write (BPF_F_MMAPABLE), so that
  * the packets of a new flow do not overtake those that user space still holds. While the two
  * numbers differ, the programs pass the flow's packets up and count them in `passed`. User space
@@ -198,7 +283,7 @@ struct l7mp_flow_counter {
 	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                             \
 	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                          \
 	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                          \
-	X(PASS_MTU, "mtu", "larger than the egress takes")                                        \
+	X(PASS_MTU, "mtu", "larger than the egress takes, or many segments of unknown size")      \
 	X(PASS_DEVICE, "device", "the egress interface is not there any more")                    \
 	X(PASS_VLAN, "vlan", "the VLAN tags can't be changed as the flow needs")                  \
 	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                         \
@@ -214,7 +299,9 @@ struct l7mp_flow_counter {
 	X(TCP_DOUBT, "tcp-doubt",                                                                 \
 	  "TCP: dropped, as it can't be translated: user space takes over")                       \
 	X(TCP_STOPPED, "tcp-stopped", "TCP: dropped while user space takes the connections back") \
-	X(TCP_WINDOW, "tcp-window", "TCP: dropped, a reset or SYN that is out of the window")
+	X(TCP_WINDOW, "tcp-window", "TCP: dropped, a reset or SYN that is out of the window")     \
+	X(FRAME_COPIED, "frame-copied",                                                           \
+	  "AF_PACKET: a copy was sent; what becomes of the frame itself is counted, too")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
 enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };
@@ -279,6 +366,33 @@ L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, match_saddr) == 128
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, saddr) == 160);
 L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_flow6_action, version6) == 196);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow6_action) == 200);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_frame_key) == 48);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_key, sport) == 32);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_key, family) ==
+                __builtin_offsetof(struct l7mp_flow_key, family));
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_key, ifindex) == 44);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_action, match_sport) == 8);
+#define L7MP_ABI_SHARED(field)                                                 \
+	L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_action, field) == \
+	                __builtin_offsetof(struct l7mp_flow_action, field))
+L7MP_ABI_SHARED(in_ifindex);
+L7MP_ABI_SHARED(verb);
+L7MP_ABI_SHARED(flags);
+L7MP_ABI_SHARED(ifindex);
+L7MP_ABI_SHARED(mtu);
+L7MP_ABI_SHARED(dmac);
+L7MP_ABI_SHARED(smac);
+L7MP_ABI_SHARED(in_mac);
+L7MP_ABI_SHARED(handover);
+L7MP_ABI_SHARED(slot);
+L7MP_ABI_SHARED(version_end);
+L7MP_ABI_SHARED(match_sport_host);
+L7MP_ABI_SHARED(session);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_action, tap) == 88);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_action, match_saddr) == 128);
+L7MP_ABI_ASSERT(__builtin_offsetof(struct l7mp_frame_action, version6) ==
+                __builtin_offsetof(struct l7mp_flow6_action, version6));
+L7MP_ABI_ASSERT(sizeof(struct l7mp_frame_action) == sizeof(struct l7mp_flow6_action));
 L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);

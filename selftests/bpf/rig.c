@@ -111,11 +111,14 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	r->max_flows = max_flows;
 	set_size(x, L7MP_MAP_FLOWS4, max_flows);
 	set_size(x, L7MP_MAP_FLOWS6, max_flows);
+	set_size(x, L7MP_MAP_FRAMES, max_flows);
 	set_size(x, L7MP_MAP_COUNTERS, max_flows);
 	if (bpf_object__load(x))
 		tap_bail("the kernel refuses l7mp_xdp: %s", strerror(errno));
 	r->flows4 = map_fd(x, L7MP_MAP_FLOWS4);
 	r->flows6 = map_fd(x, L7MP_MAP_FLOWS6);
+	r->frames = map_fd(x, L7MP_MAP_FRAMES);
+	r->frame_ifs = map_fd(x, L7MP_MAP_FRAME_IFS);
 	r->counters = map_fd(x, L7MP_MAP_COUNTERS);
 	r->verdicts = map_fd(x, L7MP_MAP_VERDICTS);
 	r->devices = map_fd(x, L7MP_MAP_DEVICES);
@@ -125,6 +128,8 @@ void rig_init(struct rig *r, uint32_t max_flows)
 	t = open_object("l7mp_tc");
 	share(t, L7MP_MAP_FLOWS4, r->flows4);
 	share(t, L7MP_MAP_FLOWS6, r->flows6);
+	share(t, L7MP_MAP_FRAMES, r->frames);
+	share(t, L7MP_MAP_FRAME_IFS, r->frame_ifs);
 	share(t, L7MP_MAP_COUNTERS, r->counters);
 	share(t, L7MP_MAP_VERDICTS, r->verdicts);
 	share(t, L7MP_MAP_HANDOVER, r->handover);

@@ -19,7 +19,7 @@
 enum rig_hook { RIG_XDP, RIG_TC, RIG_HOOKS };
 
 struct rig {
-	int flows4, flows6, counters, verdicts, devices, handover, tcp_pairs;
+	int flows4, flows6, frames, frame_ifs, counters, verdicts, devices, handover, tcp_pairs;
 	int prog_xdp, prog_tc, prog_tc_l3;
 	struct bpf_object *objects[RIG_HOOKS];
 	int cpus;

@@ -17,12 +17,13 @@
 #define PIN_XDP   "prog_xdp"
 #define PIN_TC    "prog_tc"
 #define PIN_TC_L3 "prog_tc_l3"
+#define PIN_TAP   "prog_tap"
 
 struct named {
 	const char *name;
 	int *fd;
 };
-#define PINNED 13
+#define PINNED 16
 
 /* In the order in which they are opened: the ABI is looked at first. */
 static void names(struct off_maps *m, struct named out[PINNED])
@@ -31,6 +32,8 @@ static void names(struct off_maps *m, struct named out[PINNED])
 	        {L7MP_MAP_ABI, &m->abi},
 	        {L7MP_MAP_FLOWS4, &m->flows4},
 	        {L7MP_MAP_FLOWS6, &m->flows6},
+	        {L7MP_MAP_FRAMES, &m->frames},
+	        {L7MP_MAP_FRAME_IFS, &m->frame_ifs},
 	        {L7MP_MAP_COUNTERS, &m->counters},
 	        {L7MP_MAP_VERDICTS, &m->verdicts},
 	        {L7MP_MAP_DEVICES, &m->devices},
@@ -41,6 +44,7 @@ static void names(struct off_maps *m, struct named out[PINNED])
 	        {PIN_XDP, &m->prog_xdp},
 	        {PIN_TC, &m->prog_tc},
 	        {PIN_TC_L3, &m->prog_tc_l3},
+	        {PIN_TAP, &m->prog_tap},
 	};
 
 	memcpy(out, all, sizeof(all));
@@ -102,6 +106,8 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 		return NULL;
 	rc = reuse(x->maps.flows4, m->flows4);
 	rc = rc ? rc : reuse(x->maps.flows6, m->flows6);
+	rc = rc ? rc : reuse(x->maps.frames, m->frames);
+	rc = rc ? rc : reuse(x->maps.frame_ifs, m->frame_ifs);
 	rc = rc ? rc : reuse(x->maps.counters, m->counters);
 	rc = rc ? rc : reuse(x->maps.verdicts, m->verdicts);
 	rc = rc ? rc : reuse(x->maps.devices, m->devices);
@@ -152,14 +158,17 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 
 	if (!x)
 		return -errno;
-	/* Any mix of families: each map has room for all. */
+	/* Any mix of kinds: each map has room for all. */
 	rc = bpf_map__set_max_entries(x->maps.flows4, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.flows6, max_flows);
+	rc = rc ? rc : bpf_map__set_max_entries(x->maps.frames, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.sessions, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.counters, m->n_slots);
 	rc = rc ? rc : l7mp_xdp__load(x);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows4), &m->flows4);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.flows6), &m->flows6);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.frames), &m->frames);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.frame_ifs), &m->frame_ifs);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.counters), &m->counters);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.verdicts), &m->verdicts);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.devices), &m->devices);
@@ -182,6 +191,8 @@ static int load_tc(struct off_maps *m)
 		return -errno;
 	rc = reuse(t->maps.flows4, m->flows4);
 	rc = rc ? rc : reuse(t->maps.flows6, m->flows6);
+	rc = rc ? rc : reuse(t->maps.frames, m->frames);
+	rc = rc ? rc : reuse(t->maps.frame_ifs, m->frame_ifs);
 	rc = rc ? rc : reuse(t->maps.counters, m->counters);
 	rc = rc ? rc : reuse(t->maps.verdicts, m->verdicts);
 	rc = rc ? rc : reuse(t->maps.handover, m->handover);
@@ -189,6 +200,7 @@ static int load_tc(struct off_maps *m)
 	rc = rc ? rc : l7mp_tc__load(t);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc), &m->prog_tc);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc_l3), &m->prog_tc_l3);
+	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tap), &m->prog_tap);
 	l7mp_tc__destroy(t);
 	return rc;
 }
