@@ -70,7 +70,7 @@ MAINS := userspace/daemon/main.c userspace/ctl/main.c userspace/operator/main.c 
 archive_objs = $(filter-out $(patsubst %.c,$(BUILD)/obj/%.o,$(MAINS)),$(call objs,$(1)))
 libs = -Wl,--start-group $(foreach l,$(1),$(BUILD)/lib/$(l).a) -Wl,--end-group
 
-PROGRAMS := $(BUILD)/l7mp-proxy $(BUILD)/l7mpctl
+PROGRAMS := $(BUILD)/l7mp-proxy $(BUILD)/l7mpctl $(BUILD)/l7mp-operator
 
 .PHONY: all
 all: $(PROGRAMS)
@@ -93,6 +93,10 @@ $(BUILD)/l7mp-proxy: $(BUILD)/obj/userspace/daemon/main.o $(foreach l,$(DEPS_dae
 $(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,$(BUILD)/lib/$(l).a)
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS) $(shell pkg-config --libs libcurl)
+
+$(BUILD)/l7mp-operator: $(BUILD)/obj/userspace/operator/main.o $(foreach l,$(DEPS_operator),$(BUILD)/lib/$(l).a)
+	@echo "  LINK    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_operator)) $(PKG_LIBS)
 
 # ---- documents made from the tables: make docs ------------------------------
 

@@ -96,12 +96,23 @@ struct op_refusal {
 	UT_hash_handle hh;
 };
 
+/* What the proxy of a pod has said. */
+struct op_manifest;
+struct op_known {
+	char *uid, *boot;
+	uint64_t hash; /* of the document that it has; 0: none */
+	struct op_manifest *manifest;
+	char *error; /* of the last try; NULL: none */
+	UT_hash_handle hh;
+};
+
 struct op_store {
 	const struct l7mp_registry *registry;
 	struct op_settings settings;
 	struct op_obj *objects[OP_KINDS];
 	struct op_index *labels;
 	struct op_refusal *refusals;
+	struct op_known *known;
 	size_t bytes;
 };
 

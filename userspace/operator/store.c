@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "render_int.h"
+#include "core.h"
 
 #define GATEWAY "gateway.networking.k8s.io"
 
@@ -629,6 +629,15 @@ static int index_object(struct op_store *s, struct op_obj *o)
 
 /* ---- the store ---- */
 
+static void drop_refusal(struct op_store *s, struct op_refusal *r)
+{
+	HASH_DEL(s->refusals, r);
+	free(r->key);
+	free(r->boot);
+	free(r->message);
+	free(r);
+}
+
 int op_store_new(const struct l7mp_registry *registry, const struct op_settings *settings,
                  struct op_store **out)
 {
@@ -655,12 +664,20 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 	return o;
 }
 
-static void remove_object(struct op_store *s, struct op_obj *o)
+/* What its proxy has said stays: it may be the same one. */
+static void replace_object(struct op_store *s, struct op_obj *o)
 {
 	unindex(s, o);
 	HASH_DEL(s->objects[o->kind], o);
 	s->bytes -= o->bytes;
 	free_obj(o);
+}
+
+static void remove_object(struct op_store *s, struct op_obj *o)
+{
+	if (o->kind == OP_POD)
+		op_store_forget(s, o->uid);
+	replace_object(s, o);
 }
 
 void op_store_free(struct op_store **sp)
@@ -724,7 +741,7 @@ int op_store_put(struct op_store *s, enum op_kind kind, const cJSON *object, boo
 		goto oom;
 	}
 	if (was)
-		remove_object(s, was);
+		replace_object(s, was);
 	s->bytes += o->bytes;
 	return 0;
 oom:
@@ -771,20 +788,100 @@ size_t op_store_bytes(const struct op_store *s)
 	return s->bytes;
 }
 
+/* ---- what the proxies say ---- */
+
+static struct op_known *find_known(const struct op_store *s, const char *uid)
+{
+	struct op_known *k;
+
+	HASH_FIND_STR(s->known, uid, k);
+	return k;
+}
+
+void op_store_forget(struct op_store *s, const char *uid)
+{
+	struct op_known *k = find_known(s, uid);
+
+	if (!k)
+		return;
+	HASH_DEL(s->known, k);
+	op_manifest_unref(k->manifest);
+	free(k->uid);
+	free(k->boot);
+	free(k->error);
+	free(k);
+}
+
+/* What is known of the proxy at its present boot, made when there is nothing. */
+static struct op_known *get_known(struct op_store *s, const struct op_proxy *p)
+{
+	struct op_known *k = find_known(s, p->uid);
+
+	if (k && strcmp(k->boot, p->boot) == 0)
+		return k;
+	op_store_forget(s, p->uid);
+	k = calloc(1, sizeof(*k));
+	if (!k)
+		return NULL;
+	k->uid = strdup(p->uid);
+	k->boot = strdup(p->boot);
+	if (k->uid && k->boot)
+		HASH_ADD_KEYPTR(hh, s->known, k->uid, strlen(k->uid), k);
+	if (k->uid && k->boot && k->hh.tbl)
+		return k;
+	free(k->uid);
+	free(k->boot);
+	free(k);
+	return NULL;
+}
+
+int op_store_applied(struct op_store *s, const struct op_proxy *p)
+{
+	struct op_known *k = get_known(s, p);
+
+	if (!k)
+		return -ENOMEM;
+	free(k->error);
+	k->error = NULL;
+	op_manifest_unref(k->manifest);
+	k->manifest = op_manifest_ref(l7mp_container_of(p, struct op_entry, pub)->group->manifest);
+	k->hash = p->hash;
+	return 0;
+}
+
+int op_store_failed(struct op_store *s, const struct op_proxy *p, const char *error)
+{
+	struct op_known *k = get_known(s, p);
+	char *copy = l7mp_asprintf("%.500s", error);
+
+	if (!k || !copy) {
+		free(copy);
+		return -ENOMEM;
+	}
+	free(k->error);
+	k->error = copy;
+	return 0;
+}
+
+uint64_t op_store_applied_hash(const struct op_store *s, const struct op_proxy *p)
+{
+	const struct op_known *k = op_known(s, p);
+
+	return k ? k->hash : 0;
+}
+
+const struct op_known *op_known(const struct op_store *s, const struct op_proxy *p)
+{
+	const struct op_known *k = find_known(s, p->uid);
+
+	return k && strcmp(k->boot, p->boot) == 0 ? k : NULL;
+}
+
 /* ---- refusals ---- */
 
 static char *refusal_key(const char *uid, enum op_kind kind, const char *ns, const char *name)
 {
 	return l7mp_asprintf("%s %d %s/%s", uid, kind, ns, name);
-}
-
-static void drop_refusal(struct op_store *s, struct op_refusal *r)
-{
-	HASH_DEL(s->refusals, r);
-	free(r->key);
-	free(r->boot);
-	free(r->message);
-	free(r);
 }
 
 int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct op_object *object,

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/* What is to be written to the API server: statuses, the owners' statuses, events. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core.h"
+
+struct statuses {
+	const struct op_store *s;
+	const struct op_result *r;
+	const char *now;
+	struct op_writes *out;
+	size_t cap;
+};
+
+/* ---- conditions ---- */
+
+int op_condition(cJSON *list, const char *type, bool status, const char *reason,
+                 const char *message, double generation)
+{
+	cJSON *c = cJSON_CreateObject();
+
+	if (l7mp_json_add_str(c, "type", type) ||
+	    l7mp_json_add_str(c, "status", status ? "True" : "False") ||
+	    l7mp_json_add_str(c, "reason", reason) || l7mp_json_add_str(c, "message", message) ||
+	    l7mp_json_add_num(c, "observedGeneration", generation) ||
+	    !cJSON_AddItemToArray(list, c)) {
+		cJSON_Delete(c);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+#define TO_BE_FILLED ""
+
+int op_condition_programmed(cJSON *list, double generation)
+{
+	return op_condition(list, "Programmed", false, TO_BE_FILLED, "", generation);
+}
+
+static const cJSON *find_condition(const cJSON *list, const char *type)
+{
+	const cJSON *c;
+
+	cJSON_ArrayForEach (c, list)
+		if (strcmp(l7mp_json_str(c, "type", ""), type) == 0)
+			return c;
+	return NULL;
+}
+
+static bool same_text(const cJSON *a, const cJSON *b, const char *key)
+{
+	return strcmp(l7mp_json_str(a, key, ""), l7mp_json_str(b, key, "")) == 0;
+}
+
+/* Adds the times: of the last change of `status`. Returns 0 or -ENOMEM. */
+static int add_times(cJSON *wanted, const cJSON *present, const char *now)
+{
+	cJSON *c;
+
+	cJSON_ArrayForEach (c, wanted) {
+		const cJSON *was = find_condition(present, l7mp_json_str(c, "type", ""));
+		const char *since = was && same_text(was, c, "status")
+		                            ? l7mp_json_str(was, "lastTransitionTime", now)
+		                            : now;
+
+		if (l7mp_json_add_str(c, "lastTransitionTime", since))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* ---- programmed: by the proxies that have the object ---- */
+
+struct programmed {
+	size_t selected, done, conflicts, refused, failed;
+	char text[700]; /* of the first that have it not */
+	char conflict[500];
+};
+
+static void say(char *text, size_t size, const struct op_proxy *p, const char *why)
+{
+	size_t n = strlen(text);
+
+	/* What fits; the numbers say how many there are. */
+	if (n < size / 2)
+		snprintf(text + n, size - n, "%s%s/%s: %.300s", n ? "; " : "", p->ns, p->name, why);
+}
+
+/* `tag` -1: all units of the object. */
+static struct programmed count(const struct statuses *x, const struct op_node *n, int tag)
+{
+	struct programmed c = {0};
+
+	for (size_t i = 0; i < n->n_placed; i++) {
+		const struct op_placed *at = &n->placed[i];
+		const struct op_entry *e = &x->r->proxies[at->proxy];
+		const struct op_known *k = op_known(x->s, &e->pub);
+		uint64_t want = op_manifest_get(e->group->manifest, n->id);
+
+		if (tag >= 0 && at->tag != tag)
+			continue;
+		c.selected++;
+		if (at->why && !at->refused) {
+			c.conflicts++;
+			say(c.conflict, sizeof(c.conflict), &e->pub, at->why);
+		} else if (at->why) {
+			c.refused++;
+			say(c.text, sizeof(c.text), &e->pub, at->why);
+		} else if (k && op_manifest_get(k->manifest, n->id) == want) {
+			c.done++;
+		} else if (k && k->error) {
+			c.failed++;
+			say(c.text, sizeof(c.text), &e->pub, k->error);
+		}
+	}
+	return c;
+}
+
+static int programmed_condition(cJSON *list, const struct programmed *c, double generation)
+{
+	const char *reason = c->refused              ? "Refused"
+	                     : c->failed             ? "Failed"
+	                     : !c->selected          ? "NoProxies"
+	                     : c->done < c->selected ? "Pending"
+	                                             : "Programmed";
+	char message[900];
+
+	if (!c->selected)
+		snprintf(message, sizeof(message), "no proxy has it");
+	else
+		snprintf(message, sizeof(message), "%zu/%zu proxies%s%s", c->done, c->selected,
+		         *c->text ? "; " : "", c->text);
+	return op_condition(list, "Programmed", strcmp(reason, "Programmed") == 0, reason, message,
+	                    generation);
+}
+
+/* ---- writes ---- */
+
+static struct op_write *add_write(struct statuses *x, enum op_write_kind what,
+                                  const struct op_node *n)
+{
+	struct op_writes *out = x->out;
+	struct op_write *w;
+
+	if (op_grow(&out->w, out->n, &x->cap, sizeof(*out->w)))
+		return NULL;
+	w = &out->w[out->n];
+	*w = (struct op_write){.write = what};
+	w->group = strdup(op_kinds[n->kind].group);
+	w->version = strdup(op_kinds[n->kind].version);
+	w->plural = strdup(op_kinds[n->kind].plural);
+	w->kind = strdup(op_kinds[n->kind].kind);
+	w->ns = strdup(n->ns);
+	w->name = strdup(n->name);
+	w->uid = strdup(n->uid);
+	out->n++;
+	return w->group && w->version && w->plural && w->kind && w->ns && w->name && w->uid ? w
+	                                                                                    : NULL;
+}
+
+void op_writes_free(struct op_writes *ws)
+{
+	for (size_t i = 0; i < ws->n; i++) {
+		struct op_write *w = &ws->w[i];
+
+		free(w->group);
+		free(w->version);
+		free(w->plural);
+		free(w->kind);
+		free(w->ns);
+		free(w->name);
+		free(w->uid);
+		cJSON_Delete(w->body);
+	}
+	free(ws->w);
+	*ws = (struct op_writes){0};
+}
+
+/* An event for what is wrong: reason and text of the first condition that is False. */
+static int add_event(struct statuses *x, const struct op_node *n, const cJSON *conditions)
+{
+	const cJSON *c;
+	struct op_write *w;
+
+	cJSON_ArrayForEach (c, conditions) {
+		const char *reason = l7mp_json_str(c, "reason", "");
+
+		if (strcmp(l7mp_json_str(c, "status", ""), "False") != 0 ||
+		    strcmp(reason, "Pending") == 0 || strcmp(reason, "NoProxies") == 0)
+			continue;
+		w = add_write(x, OP_WRITE_EVENT, n);
+		if (!w)
+			return -ENOMEM;
+		w->body = cJSON_CreateObject();
+		return l7mp_json_add_str(w->body, "type", "Warning") ||
+		                       l7mp_json_add_str(w->body, "reason", reason) ||
+		                       l7mp_json_add_str(w->body, "note",
+		                                         l7mp_json_str(c, "message", ""))
+		               ? -ENOMEM
+		               : 0;
+	}
+	return 0;
+}
+
+/* Takes `status`. Writes it when one of its members differs from what there is. */
+static int add_status(struct statuses *x, const struct op_node *n, const struct op_obj *o,
+                      cJSON *status)
+{
+	bool same = true;
+	const cJSON *m;
+	cJSON *meta;
+	struct op_write *w;
+
+	cJSON_ArrayForEach (m, status) {
+		const cJSON *was = l7mp_json_member(o->status, m->string);
+
+		/* A merge patch removes by null. */
+		same = same && (cJSON_IsNull(m) ? !was : was && l7mp_json_equal(m, was));
+	}
+	if (same) {
+		cJSON_Delete(status);
+		return 0;
+	}
+	w = add_write(x, OP_WRITE_STATUS, n);
+	if (w)
+		w->body = cJSON_CreateObject();
+	meta = cJSON_CreateObject();
+	if (!w || !w->body ||
+	    (*o->version && l7mp_json_add_str(meta, "resourceVersion", o->version))) {
+		cJSON_Delete(meta);
+		cJSON_Delete(status);
+		return -ENOMEM;
+	}
+	if (*o->version ? l7mp_json_add(w->body, "metadata", meta) : (cJSON_Delete(meta), 0)) {
+		cJSON_Delete(status);
+		return -ENOMEM;
+	}
+	return l7mp_json_add(w->body, "status", status);
+}
+
+/* ---- the kinds of l7mp.io ---- */
+
+static int mesh_conditions(const struct op_node *n, const struct programmed *c, cJSON *list)
+{
+	bool accepted = !n->reason && !c->conflicts;
+	const char *reason = n->reason ? n->reason : accepted ? "Accepted" : "Conflicted";
+	const char *message = n->message ? n->message : "";
+	int rc = op_condition(list, "Accepted", accepted, reason,
+	                      !n->reason && c->conflicts ? c->conflict : message, n->generation);
+
+	/* A VirtualService without rules is nothing that a proxy could have. */
+	if (!rc && (n->reason || !n->unit || n->unit->len))
+		rc = programmed_condition(list, c, n->generation);
+	return rc;
+}
+
+static int owner_writes(struct statuses *x, const struct op_node *n)
+{
+	const cJSON *owner;
+
+	cJSON_ArrayForEach (owner, n->owners) {
+		const char *version = l7mp_json_str(owner, "apiVersion", "");
+		const char *kind = l7mp_json_str(owner, "kind", ""), *slash = strchr(version, '/');
+		struct op_write *w = add_write(x, OP_WRITE_OWNER, n);
+		cJSON *applied = cJSON_CreateObject(), *children = cJSON_CreateObject();
+		cJSON *status = cJSON_CreateObject();
+		char *plural;
+		int rc;
+
+		if (!w || !n->unit || l7mp_json_add_num(applied, n->unit->name, n->generation) ||
+		    l7mp_json_add(children, "applied", applied)) {
+			cJSON_Delete(children);
+			cJSON_Delete(status);
+			return -ENOMEM;
+		}
+		rc = l7mp_json_add(status, "children", children);
+		w->body = cJSON_CreateObject();
+		rc = rc ? rc : l7mp_json_add(w->body, "status", status);
+		/* Owners are of the same namespace; their plural is made as in the original. */
+		plural = l7mp_asprintf("%ss", kind);
+		free(w->group);
+		free(w->version);
+		free(w->plural);
+		free(w->kind);
+		free(w->name);
+		free(w->uid);
+		w->group = slash ? strndup(version, (size_t)(slash - version)) : strdup("");
+		w->version = strdup(slash ? slash + 1 : version);
+		for (char *p = plural; p && *p; p++)
+			*p = *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p;
+		w->plural = plural;
+		w->kind = strdup(kind);
+		w->name = strdup(l7mp_json_str(owner, "name", ""));
+		w->uid = strdup(l7mp_json_str(owner, "uid", ""));
+		if (rc || !w->group || !w->version || !w->plural || !w->kind || !w->name || !w->uid)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int mesh_status(struct statuses *x, const struct op_node *n, const struct op_obj *o)
+{
+	struct programmed c = count(x, n, -1);
+	cJSON *status = cJSON_CreateObject(), *list = cJSON_CreateArray();
+	char proxies[48];
+	int rc;
+
+	snprintf(proxies, sizeof(proxies), "%zu/%zu", c.done, c.selected);
+	rc = l7mp_json_add(status, "conditions", list);
+	rc = rc ? rc : mesh_conditions(n, &c, list);
+	rc = rc ? rc : add_times(list, l7mp_json_member(o->status, "conditions"), x->now);
+	rc = rc ? rc : l7mp_json_add_str(status, "proxies", proxies);
+	if (!rc)
+		rc = add_event(x, n, list);
+	if (rc) {
+		cJSON_Delete(status);
+		return rc;
+	}
+	rc = add_status(x, n, o, status);
+	if (!rc && n->owners && c.selected && c.done == c.selected)
+		rc = owner_writes(x, n);
+	return rc;
+}
+
+/* ---- all ---- */
+
+int op_statuses(const struct op_store *s, const struct op_result *r, const char *now,
+                struct op_writes *out)
+{
+	struct statuses x = {.s = s, .r = r, .now = now, .out = out};
+	int rc = 0;
+
+	*out = (struct op_writes){0};
+	for (size_t i = 0; i < r->n_nodes && !rc; i++) {
+		const struct op_node *n = r->nodes[i];
+		const struct op_obj *o = op_find(s, n->kind, n->ns, n->name);
+
+		if (o && o->digest == n->digest && strcmp(op_kinds[n->kind].group, "l7mp.io") == 0)
+			rc = mesh_status(&x, n, o);
+	}
+	if (rc)
+		op_writes_free(out);
+	return rc;
+}
