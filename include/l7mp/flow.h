@@ -193,6 +193,11 @@ struct l7mp_offload {
 	 * event (a path's MTU): they are asked for again, now. Does not remove the flow.
 	 */
 	void (*recheck)(void *ctx, struct l7mp_flow *flow);
+	/*
+	 * Optional. A flow of an earlier process gets its owner. Returns 0: it carries packets;
+	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.
+	 */
+	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie);
 	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);

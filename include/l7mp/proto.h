@@ -149,6 +149,19 @@ struct l7mp_listen {
 	size_t n_retiring;
 };
 
+/* ---- sessions that go on from an earlier process ---- */
+
+/* One end of such a session: its source, or its destination. */
+struct l7mp_restore_end {
+	struct l7mp_addr local;  /* our own address, with port */
+	struct l7mp_addr remote; /* the peer's */
+	/*
+	 * Its connected socket, non-blocking and close-on-exec. Who takes it sets -1. -1: none, and
+	 * the protocol makes one with these addresses, or uses the listener's.
+	 */
+	int fd;
+};
+
 /* ---- connecting ---- */
 
 struct l7mp_connect {
@@ -161,6 +174,13 @@ struct l7mp_connect {
 	const char *session;        /* the session's name; stays valid until `closed` */
 	enum l7mp_kind in_kind;     /* of what will be written; L7MP_PROTO_KEEPS_KIND adopts it */
 	enum l7mp_kind out_kind;    /* of the next stage, as far as it is known */
+	/*
+	 * NULL: a new connection. Else one that goes on, if the endpoint has the address that it
+	 * goes to; -EXDEV: it has another one. Only given to a protocol with L7MP_PROTO_RESTORES.
+	 */
+	struct l7mp_restore_end *restore;
+	/* With restore: the endpoint has the name that it had. So a host name is believed. */
+	bool same_endpoint;
 };
 
 struct l7mp_proto {
@@ -188,6 +208,16 @@ struct l7mp_proto {
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
 	              struct l7mp_error *err);
 	void (*activate)(struct l7mp_proto_listener *l); /* cannot fail */
+	/*
+	 * Optional, of an active listener: makes the source stream of a session that an earlier
+	 * process had with this peer. `name` is the session's, borrowed. Sets of *a the stream,
+	 * peer, never_idle, and the metadata as it was when the session was accepted, or NULL when
+	 * that is not known. Does not call `admit`. Returns 0, or a negative errno with err: then
+	 * nothing is made, and end->fd is still the caller's. -EPERM: the listener would not take
+	 * this peer or address; -EEXIST: there is a session already.
+	 */
+	int (*restore)(struct l7mp_proto_listener *l, const char *name,
+	               struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err);
 	/*
 	 * Optional, of listeners on connections: accepts those that wait, and closes the listening
 	 * socket, so that further ones are refused. Accepted connections go on, and so do further

@@ -31,6 +31,8 @@ enum l7mp_proto_flags {
 	L7MP_PROTO_REQUESTS = 1 << 4, /* a listener whose sessions are HTTP requests */
 	/* A cluster that serves the operator: a tenth of each limit is kept for its sessions. */
 	L7MP_PROTO_OPERATOR = 1 << 5,
+	/* A cluster whose connections can go on from an earlier process (session.h). */
+	L7MP_PROTO_RESTORES = 1 << 6,
 };
 
 struct l7mp_protodesc {

@@ -86,6 +86,9 @@ void l7mp_runtime_pause(struct l7mp_runtime *rt);
 int l7mp_runtime_resume(struct l7mp_runtime *rt, struct l7mp_error *err);
 /* Returns the number of listeners that are paused, and in *open that of the others. */
 size_t l7mp_runtime_paused(const struct l7mp_runtime *rt, size_t *open);
+/* The listener of that name, and its source; borrowed. NULL: there is none. */
+struct l7mp_proto_listener *l7mp_runtime_listener(const struct l7mp_runtime *rt, const char *name,
+                                                  struct l7mp_source **source);
 /*
  * For shutdown: stops accepting on all listeners; sessions go on. A change that is committed is
  * carried out to its end. Waiting jobs fail with -ESHUTDOWN, and so does one that is being built,

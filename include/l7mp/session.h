@@ -163,6 +163,53 @@ bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kin
  */
 void l7mp_session_sync(struct l7mp_session *s);
 
+/* ---- sessions that go on from an earlier process ---- */
+
+struct l7mp_runtime;
+
+struct l7mp_session_count {
+	uint64_t packets, bytes;
+};
+
+/*
+ * What a session is, beside its sockets: enough to go on with it in another process. Strings, trees
+ * and the flow are borrowed for the call.
+ */
+struct l7mp_session_record {
+	const char *name;
+	/* Those that it used. The rules are asked again, so the route is only for reading. */
+	const char *listener, *route, *cluster, *endpoint; /* endpoint may be NULL */
+	const cJSON *metadata;                             /* NULL: not known */
+	uint64_t started_ms;                               /* wall clock, ms since the epoch */
+	/* By enum l7mp_direction; `fast` without what `flow` still counts. */
+	struct l7mp_session_count slow[2], fast[2];
+	uint64_t drops;
+	struct l7mp_restore_end end[2]; /* source, destination */
+	/* It is carried by this flow of the engine; NULL: none. Taken when the session is made. */
+	struct l7mp_flow *flow;
+};
+
+/*
+ * Goes on with a session of an earlier process: under its name, with its start, metadata and
+ * counters, on its sockets (`end`), from which it takes the descriptors. It must be allowed by the
+ * present configuration: its listener is there and takes the peer, the rules lead to a route, and
+ * the cluster there has an endpoint with the address that it is connected to. Limits of numbers and
+ * memory hold, rates and draining don't.
+ *
+ * Returns 0 and *out (may be NULL), borrowed. Its stages open in the next turn of the loop. Or a
+ * negative errno, with err: -ENOENT no such listener; -EPERM the configuration does not allow it;
+ * -EBUSY a limit; -EEXIST the name or its address is used by another session; -ENOTSUP a protocol
+ * that can't; -EADDRINUSE and others: its socket can't be made again. Descriptors that were not
+ * taken, and the flow, are then still the caller's. The loop may run already, or not yet.
+ */
+int l7mp_session_restore(struct l7mp_runtime *rt, struct l7mp_session_record *r,
+                         struct l7mp_session **out, struct l7mp_error *err);
+/*
+ * Describes a session for l7mp_session_restore, except for `end` and `flow`: everything is borrowed
+ * until the session changes.
+ */
+void l7mp_session_describe(const struct l7mp_session *s, struct l7mp_session_record *out);
+
 /* ---- ending ---- */
 
 /*

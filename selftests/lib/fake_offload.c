@@ -62,6 +62,24 @@ static void read_flow(void *ctx, struct l7mp_flow *flow, bool fresh,
 	memcpy(now, flow->now, sizeof(flow->now));
 }
 
+static int own(void *ctx, struct l7mp_flow *flow, uint64_t cookie)
+{
+	struct fake_offload *o = ctx;
+
+	flow->cookie = cookie;
+	flow->begun = o->own_rc == 0;
+	return o->own_rc;
+}
+
+struct l7mp_flow *fake_offload_old(struct fake_offload *o)
+{
+	struct l7mp_flow *f = calloc(1, sizeof(*f));
+
+	f->next = o->flows;
+	o->flows = f;
+	return f;
+}
+
 static void recheck(void *ctx, struct l7mp_flow *flow)
 {
 	struct fake_offload *o = ctx;
@@ -88,6 +106,7 @@ void fake_offload_init(struct fake_offload *o)
 	                               .remove = remove_flow,
 	                               .read = read_flow,
 	                               .recheck = recheck,
+	                               .own = own,
 	                               .where = where};
 }
 

@@ -18,6 +18,7 @@ struct fake_offload {
 	void *arg;
 	enum l7mp_reason refuse; /* NONE: accept */
 	struct l7mp_flow *flows;
+	int own_rc; /* what `own` answers */
 	unsigned adds, removes, fresh_reads, rechecks;
 	/* called from remove: to look at what is still open then */
 	void (*on_remove)(void *arg);
@@ -25,6 +26,8 @@ struct fake_offload {
 };
 
 void fake_offload_init(struct fake_offload *o);
+/* A flow of an earlier process, without owner. */
+struct l7mp_flow *fake_offload_old(struct fake_offload *o);
 /* Those that have not yet. */
 void fake_offload_begin(struct fake_offload *o, bool late);
 /* Asks the newest flow's owner. */

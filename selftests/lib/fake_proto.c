@@ -233,7 +233,14 @@ static int fake_connect(const struct l7mp_proto *proto, const struct l7mp_connec
 	struct fake_world *w = p->env->app;
 	struct fake_stream *st;
 
+	struct l7mp_addr addr;
+
 	w->connects++;
+	if (p->restore &&
+	    (l7mp_addr_parse(&addr, p->address, 1) ? !p->same_endpoint
+	                                           : !l7mp_addr_equal(&addr, &p->restore->remote)))
+		return -EXDEV;
+	w->restored += p->restore != NULL;
 	if (w->connect_rc)
 		return l7mp_error_set(err, w->connect_rc, L7MP_ERR_UPSTREAM, "can't start");
 	st = fake_make(w, proto);
@@ -338,6 +345,21 @@ static void fake_activate(struct l7mp_proto_listener *base)
 	((struct fake_listener *)base)->active = true;
 }
 
+static int fake_restore(struct l7mp_proto_listener *base, const char *name,
+                        struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err)
+{
+	struct fake_listener *l = (struct fake_listener *)base;
+
+	(void)name;
+	if (!end->remote.len)
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM, "not this peer");
+	a->stream = &fake_make(l->w, base->proto)->base;
+	a->peer = end->remote;
+	a->metadata = cJSON_CreateObject();
+	cJSON_AddStringToObject(a->metadata, "who", "listener");
+	return 0;
+}
+
 static void fake_unlisten(struct l7mp_proto_listener *base)
 {
 	struct fake_listener *l = (struct fake_listener *)base, **at = &l->w->listeners;
@@ -381,8 +403,13 @@ const struct l7mp_proto fake_proto_stream = {
         LISTENS,
 };
 const struct l7mp_proto fake_proto_dgram = {
-        .desc = {.name = "FakeDgram", .kind = L7MP_KIND_DATAGRAM, .idle_timeout = 60, BOTH},
+        .desc = {.name = "FakeDgram",
+                 .kind = L7MP_KIND_DATAGRAM,
+                 .idle_timeout = 60,
+                 .flags = L7MP_PROTO_RESTORES,
+                 BOTH},
         .listen = listen_dgram,
+        .restore = fake_restore,
         .connect = connect_dgram,
         LISTENS,
 };

@@ -61,6 +61,7 @@ struct fake_world {
 	int refuse;              /* that many connects fail with ECONNREFUSED, asynchronously */
 	const char *listen_fail; /* listener that can't be bound */
 	unsigned connects, unlistened;
+	unsigned restored; /* connects that went on with a connection */
 	int reopen_rc;
 	unsigned reopens;
 };

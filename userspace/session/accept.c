@@ -138,9 +138,8 @@ static void effort_put(struct l7mp_sessions *m, uint64_t used)
 	m->effort -= used < m->effort ? used : m->effort;
 }
 
-/* Looks the route up. Returns 0, or the HTTP status for the source, with the reason in err. */
-static int route_for(struct l7mp_source *src, const struct l7mp_accept *a,
-                     struct l7mp_lookup *lookup, struct l7mp_error *err)
+int l7mp_accept_route(struct l7mp_source *src, const struct l7mp_accept *a,
+                      struct l7mp_lookup *lookup, struct l7mp_error *err)
 {
 	struct l7mp_effort effort = effort_get(src->m);
 	uint64_t begin = effort.left;
@@ -269,9 +268,8 @@ void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_clien
 		out->local.len = 0;
 }
 
-/* Makes the session. Takes a's name and metadata if it returns 0. */
-static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
-                struct l7mp_session **out)
+int l7mp_accept_make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
+                     struct l7mp_session **out)
 {
 	struct l7mp_sessions *m = src->m;
 	struct l7mp_session *s;
@@ -293,6 +291,8 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_look
 	s->lookup = *lookup;
 	s->source = src;
 	src->refs++;
+	set_client(&s->client, a);
+	fill(s, src, a);
 	*out = s;
 	return 0;
 fail:
@@ -319,7 +319,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		reject(src, a, 503, "the proxy is stopping");
 		return;
 	}
-	status = route_for(src, a, &lookup, &err);
+	status = l7mp_accept_route(src, a, &lookup, &err);
 	if (status) {
 		reject(src, a, status, err.message);
 		return;
@@ -331,13 +331,11 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 		                             : "a configured limit refuses new sessions");
 		return;
 	}
-	if (make(src, a, &lookup, &s)) {
+	if (l7mp_accept_make(src, a, &lookup, &s)) {
 		l7mp_lookup_clear(&lookup);
 		reject(src, a, 500, "out of memory");
 		return;
 	}
-	set_client(&s->client, a);
-	fill(s, src, a);
 	l7mp_sessions_counted(s->m, L7MP_OBJ_LISTENER, s->listener->obj.name,
 	                      s->listener->proto->name);
 	l7mp_log_verbose(SESSION_MODULE, "%s: begins (listener %s, cluster %s)", s->name,

@@ -207,7 +207,7 @@ void l7mp_admission_heard(struct l7mp_session *s)
 /* Reads the flow's counters. True: they prove more than was known, and s has changed its list. */
 static bool fast_path_proves(struct l7mp_session *s)
 {
-	struct session_count fast[2];
+	struct l7mp_session_count fast[2];
 	uint64_t seen[2];
 
 	if (!s->flow)
@@ -444,6 +444,20 @@ int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr)
 	if (!rc)
 		src->tokens -= 1000;
 	return rc;
+}
+
+int l7mp_admission_check_restored(struct l7mp_source *src, const struct l7mp_addr *peer)
+{
+	struct l7mp_sessions *m = src->m;
+
+	return m->shutting ? -EBUSY
+	                   : check_limits(src, peer_find(m, peer, src->forgeable), src->requests);
+}
+
+void l7mp_admission_proven(struct l7mp_session *s)
+{
+	if (s->proof != SESSION_PROVEN && !s->ending)
+		set_proof(s, SESSION_PROVEN);
 }
 
 int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept *a,

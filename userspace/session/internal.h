@@ -74,11 +74,6 @@ enum session_offload {
 	SESSION_OFFLOAD_REFUSED,  /* refused; offload_reason says why */
 };
 
-struct session_count {
-	uint64_t packets;
-	uint64_t bytes;
-};
-
 /* The client, in a compact form; see l7mp_session_client. */
 struct session_client {
 	uint8_t origin; /* enum l7mp_origin */
@@ -108,6 +103,13 @@ struct session_usage {
 	struct l7mp_session *unproven[2]; /* oldest first: never answered; answered */
 };
 
+/* A session that goes on from an earlier process is being made. */
+struct session_restore {
+	struct l7mp_session_record *record;
+	int rc; /* negative errno: the destination can't go on, and err says why */
+	struct l7mp_error err;
+};
+
 struct l7mp_session {
 	UT_hash_handle hh; /* by name; the order of creation */
 	struct l7mp_sessions *m;
@@ -131,7 +133,7 @@ struct l7mp_session {
 
 	uint64_t start_wall, end_wall, start_ms, active_ms;
 	/* fast: of flows that have been removed */
-	struct session_count slow[2], fast[2], fast_read[2];
+	struct l7mp_session_count slow[2], fast[2], fast_read[2];
 	uint64_t fast_seen[2];
 	uint64_t drops;
 	uint64_t splice_at[2]; /* when so many bytes have passed, the rest is spliced */
@@ -174,6 +176,8 @@ struct l7mp_session {
 	bool operators : 1; /* serves the operator; counted as such */
 	uint8_t proof;      /* enum session_proof */
 	uint32_t cost;      /* charged to the pool of buffers until it is freed */
+	/* Inside l7mp_session_begin: what it goes on from; else NULL. */
+	struct session_restore *restore;
 
 	struct session_pipe *pipes;
 	struct session_stage stages[];
@@ -299,6 +303,16 @@ void l7mp_cursors_leave(struct l7mp_session *s);
 
 /* ---- accept.c ---- */
 
+/* Looks the route up. Returns 0, or the HTTP status for the source, with the reason in err. */
+int l7mp_accept_route(struct l7mp_source *src, const struct l7mp_accept *a,
+                      struct l7mp_lookup *lookup, struct l7mp_error *err);
+/*
+ * Makes the session, which then only has to begin. Takes a's name and metadata if it returns 0, and
+ * the lookup.
+ */
+int l7mp_accept_make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
+                     struct l7mp_session **out);
+
 /* Gives up a session's reference. Nulls the pointer. */
 void l7mp_source_put(struct l7mp_source **source);
 
@@ -317,6 +331,13 @@ bool l7mp_admission_serves_operator(const struct l7mp_source *src);
 /* Counts s, which has its source and peer, until l7mp_admission_remove; charges its memory. */
 void l7mp_admission_add(struct l7mp_session *s, const struct l7mp_accept *a);
 void l7mp_admission_remove(struct l7mp_session *s);
+/*
+ * For a session that goes on from an earlier process: the limits without the rate. Returns 0 or
+ * -EBUSY, which it has counted.
+ */
+int l7mp_admission_check_restored(struct l7mp_source *src, const struct l7mp_addr *peer);
+/* Its source has sent before, and after an answer. */
+void l7mp_admission_proven(struct l7mp_session *s);
 /* Something was sent to the source of s. */
 void l7mp_admission_answered(struct l7mp_session *s);
 /* Something was received from the source of s. Called for each packet: cheap. */
@@ -358,12 +379,14 @@ void l7mp_session_offload_recheck(struct l7mp_session *s);
  * may request it again.
  */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
+/* The session has this flow from the start: it goes on from an earlier process. */
+void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
 /* The session is aborted: lent descriptors come back now, both connections reset. */
 void l7mp_session_offload_abort(struct l7mp_session *s);
 /* Returns the counts of the fast path, including flows that were removed. */
-void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
+void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count out[2],
                        uint64_t last_seen[2]);
 
 /* ---- proto.c ---- */

@@ -529,7 +529,7 @@ void l7mp_session_offload_abort(struct l7mp_session *s)
 		o->release(o->ctx, s->flow, true);
 }
 
-void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2],
+void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count out[2],
                        uint64_t last_seen[2])
 {
 	const struct l7mp_offload *o = s->m->offload;
@@ -542,6 +542,36 @@ void l7mp_session_fast(const struct l7mp_session *s, struct session_count out[2]
 		out[dir].bytes = s->fast[dir].bytes + now[dir].bytes;
 		last_seen[dir] = now[dir].last_seen_ms > s->fast_seen[dir] ? now[dir].last_seen_ms
 		                                                           : s->fast_seen[dir];
+	}
+}
+
+void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_counters now[2] = {{0}};
+	enum l7mp_reason reason = L7MP_REASON_DISABLED;
+	int rc;
+
+	s->flow = flow;
+	o->read(o->ctx, flow, true, now);
+	for (int dir = 0; dir < 2; dir++) {
+		/* It was counted when it passed, by the earlier process or by nobody. */
+		s->fast_read[dir].packets = now[dir].packets;
+		s->fast_read[dir].bytes = now[dir].bytes;
+		s->fast_seen[dir] = now[dir].last_seen_ms;
+	}
+	rc = s->offload_disabled ? (int)reason : o->own(o->ctx, flow, (uint64_t)(uintptr_t)s);
+	if (rc == L7MP_REASON_PENDING) {
+		set_offload(s, SESSION_OFFLOAD_STARTING, L7MP_REASON_PENDING);
+	} else if (!rc) {
+		set_offload(s, SESSION_OFFLOAD_FAST, L7MP_REASON_NONE);
+		s->flow_started_ms = l7mp_loop_now(session_loop(s));
+	} else {
+		struct l7mp_flow_counters final[2] = {{0}};
+
+		o->remove(o->ctx, &s->flow, final);
+		add_final_counters(s, final);
+		refuse(s, (enum l7mp_reason)rc);
 	}
 }
 

@@ -127,6 +127,15 @@ void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listene
 	uv_mutex_unlock(&m->lock);
 }
 
+struct l7mp_proto_listener *l7mp_runtime_listener(const struct l7mp_runtime *rt, const char *name,
+                                                  struct l7mp_source **source)
+{
+	const struct binding *b = find(rt, name);
+
+	*source = b ? b->source : NULL;
+	return b ? b->plistener : NULL;
+}
+
 /* ---- pausing ---- */
 
 static void pause_one(struct binding *b)

@@ -1256,29 +1256,29 @@ static int pick_endpoint(struct session_stage *st, struct l7mp_error *err)
 	return 0;
 }
 
-static int stage_start(struct session_stage *st, struct l7mp_error *err)
+/* Connects to the stage's cluster and endpoint, or goes on with a connection. */
+static int connect_stage(struct session_stage *st, struct l7mp_restore_end *restore, bool same,
+                         struct l7mp_error *err)
 {
 	struct l7mp_session *s = st->s;
 	struct l7mp_connect params = {
 	        .env = s->m->env,
 	        .cluster = st->cluster,
+	        .cluster_spec = st->object->spec,
 	        .metadata = s->metadata,
 	        .session = s->name,
 	        .in_kind = kind_before(st),
 	        .out_kind = kind_after(st),
+	        .restore = restore,
+	        .same_endpoint = same,
 	};
-	const struct l7mp_proto *proto;
+	const struct l7mp_proto *proto = l7mp_proto_of(s->m->env, st->object->proto);
 	struct l7mp_stream *stream = NULL;
-	int rc = pick_endpoint(st, err);
+	int rc;
 
-	if (rc)
-		return rc;
-	proto = l7mp_proto_of(s->m->env, st->object->proto);
 	if (!proto || !proto->connect)
 		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM, "protocol %s can't connect",
 		                      st->object->proto->name);
-	l7mp_sessions_counted(s->m, L7MP_OBJ_CLUSTER, st->cluster, proto->desc.name);
-	params.cluster_spec = st->object->spec;
 	if (st->endpoint) {
 		params.endpoint_spec = st->endpoint->spec;
 		params.address = st->endpoint->address;
@@ -1289,7 +1289,69 @@ static int stage_start(struct session_stage *st, struct l7mp_error *err)
 	stage_attach(st, stream);
 	if (s->m->watch)
 		st->watched = s->m->watch->begin(s->m->watch_arg, s, stream);
+	/* Last: what a look-up of the endpoint finds is not counted, only what is connected to. */
+	l7mp_sessions_counted(s->m, L7MP_OBJ_CLUSTER, st->cluster, proto->desc.name);
 	return 0;
+}
+
+/* Tries to go on with the connection of the session as one to this endpoint. */
+static int try_endpoint(struct session_stage *st, struct l7mp_endpoint *e, bool same,
+                        struct l7mp_error *err)
+{
+	struct l7mp_restore_end *end = &st->s->restore->record->end[1];
+	int rc;
+
+	st->endpoint = l7mp_object_ref(e);
+	rc = connect_stage(st, end, same, err);
+	if (rc) {
+		l7mp_object_unref(st->endpoint);
+		st->endpoint = NULL;
+	}
+	return rc;
+}
+
+/* Goes on with the destination's connection, to the endpoint that has its address. */
+static int stage_restore(struct session_stage *st, struct l7mp_error *err)
+{
+	const char *name = st->s->restore->record->endpoint;
+	struct l7mp_cluster *c =
+	        l7mp_model_find(st->s->m->env->model, L7MP_OBJ_CLUSTER, st->cluster);
+	int rc = -EXDEV;
+
+	if (!c)
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM, "there is no cluster '%s'",
+		                      st->cluster);
+	st->object = l7mp_object_ref(c);
+	if (c->proto->flags & L7MP_PROTO_VIRTUAL)
+		return connect_stage(st, NULL, false, err);
+	if (!(c->proto->flags & L7MP_PROTO_RESTORES))
+		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
+		                      "connections of protocol %s can't go on", c->proto->name);
+	/* That of the same name most likely is the one. */
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t i = 0; rc == -EXDEV && i < c->n_endpoints; i++) {
+			struct l7mp_endpoint *e = c->endpoints[i];
+			bool same = name && !strcmp(e->obj.name, name);
+
+			if (same == !pass)
+				rc = try_endpoint(st, e, same, err);
+		}
+	if (rc == -EXDEV)
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "no endpoint of cluster '%s' has the address that the "
+		                      "session is connected to",
+		                      st->cluster);
+	return rc;
+}
+
+static int stage_start(struct session_stage *st, struct l7mp_error *err)
+{
+	int rc;
+
+	if (st->s->restore && st->index == st->s->dest)
+		return stage_restore(st, err);
+	rc = pick_endpoint(st, err);
+	return rc ? rc : connect_stage(st, NULL, false, err);
 }
 
 /* Makes one attempt to connect; a failure is passed to stage_lost. */
@@ -1308,6 +1370,12 @@ static void stage_connect(struct session_stage *st)
 		return;
 	if (err.code == L7MP_OK)
 		l7mp_error_set(&err, rc, L7MP_ERR_UPSTREAM, "%s", strerror(-rc));
+	if (s->restore) {
+		s->restore->rc = rc;
+		s->restore->err = err;
+		give_up(st, &err);
+		return;
+	}
 	stage_lost(st, &err);
 }
 
@@ -1573,7 +1641,7 @@ void l7mp_session_begin(struct l7mp_session *s, struct l7mp_stream *source)
 	s->stages[0].state = L7MP_STAGE_CONNECTED;
 	s->stages[0].attempt_ms = s->start_ms;
 	stage_attach(&s->stages[0], source);
-	event_add(s, "INIT", -1, 0, NULL);
+	event_add(s, "INIT", -1, 0, s->restore ? "goes on from an earlier process" : NULL);
 	arm_idle(s);
 	for (unsigned i = 1; i < s->n && !s->ending; i++)
 		stage_connect(&s->stages[i]);

@@ -79,7 +79,7 @@ static cJSON *chain_json(const struct l7mp_session *s, unsigned from, unsigned t
 	return array;
 }
 
-static cJSON *count_json(const struct session_count *c)
+static cJSON *count_json(const struct l7mp_session_count *c)
 {
 	cJSON *json = cJSON_CreateObject();
 	int rc = l7mp_json_add_num(json, "packets", (double)c->packets);
@@ -88,9 +88,11 @@ static cJSON *count_json(const struct session_count *c)
 	return checked(json, rc);
 }
 
-static cJSON *direction_json(const struct session_count *slow, const struct session_count *fast)
+static cJSON *direction_json(const struct l7mp_session_count *slow,
+                             const struct l7mp_session_count *fast)
 {
-	const struct session_count sum = {slow->packets + fast->packets, slow->bytes + fast->bytes};
+	const struct l7mp_session_count sum = {slow->packets + fast->packets,
+	                                       slow->bytes + fast->bytes};
 	cJSON *json = count_json(&sum);
 	int rc = l7mp_json_add(json, "slow", count_json(slow));
 
@@ -100,7 +102,7 @@ static cJSON *direction_json(const struct session_count *slow, const struct sess
 
 static int add_directions(const struct l7mp_session *s, cJSON *json)
 {
-	struct session_count fast[2];
+	struct l7mp_session_count fast[2];
 	uint64_t seen[2];
 	int rc;
 
@@ -124,7 +126,7 @@ static cJSON *stats_json(const struct l7mp_session *s)
 static const char *const off_states[] = {"slow", "pending", "pending", "fast", "refused"};
 
 static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
-                                     const struct session_count *count, uint64_t last_seen)
+                                     const struct l7mp_session_count *count, uint64_t last_seen)
 {
 	const struct session_stage *ends[2] = {&s->stages[0], &s->stages[s->dest]};
 	const struct l7mp_offload *o = s->m->offload;
@@ -166,7 +168,7 @@ static cJSON *offload_json(const struct l7mp_session *s)
 	cJSON *json = cJSON_CreateObject(), *pipes = cJSON_CreateObject();
 	cJSON *directions = cJSON_CreateArray();
 	bool fast = s->offload_state == SESSION_OFFLOAD_FAST;
-	struct session_count count[2];
+	struct l7mp_session_count count[2];
 	uint64_t seen[2];
 	int rc;
 

@@ -137,6 +137,68 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	return true;
 }
 
+/* No process makes so many sessions. */
+#define ID_MAX (1ULL << 48)
+
+/* The number at the end of a session's name; 0: none. */
+static uint64_t id_in(const char *name)
+{
+	const char *dash = strrchr(name, '-');
+
+	return dash && dash[1] >= '0' && dash[1] <= '9' ? strtoull(dash + 1, NULL, 10) : 0;
+}
+
+/* What a listener on this address receives, and takes. */
+static bool serves(const struct udp_listener *l, const struct l7mp_addr *peer,
+                   const struct l7mp_addr *local)
+{
+	const struct l7mp_bind_addr *bound = &socket_of(l)->bind_addr;
+	int family = l7mp_addr_family(local);
+
+	if (l7mp_addr_family(peer) != family ||
+	    l7mp_addr_port(local) != l7mp_addr_port(&bound->addr))
+		return false;
+	if (!l7mp_addr_is_any(&bound->addr))
+		return l7mp_addr_equal_ip(&bound->addr, local) && takes(l, peer);
+	return (bound->dual || l7mp_addr_family(&bound->addr) == family) && takes(l, peer);
+}
+
+static int udp_restore(struct l7mp_proto_listener *base, const char *name,
+                       struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err)
+{
+	struct udp_listener *l = (struct udp_listener *)base;
+	struct l7mp_shared_socket *s = l->shared.socket;
+	struct l7mp_shared_session *p;
+	char peer[L7MP_ADDR_STRLEN], local[L7MP_ADDR_STRLEN];
+	struct udp_key key;
+
+	if (!serves(l, &end->remote, &end->local))
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "listener '%s' takes nothing from %s to %s", l->shared.name,
+		                      l7mp_addr_str(&end->remote, peer),
+		                      l7mp_addr_str(&end->local, local));
+	udp_key_set(&key, &end->remote, &end->local);
+	if (l7mp_shared_lookup(s, &key, sizeof(key)) ||
+	    (l->mode == UDP_SINGLETON && l->shared.session))
+		return l7mp_error_set(err, -EEXIST, L7MP_ERR_UPSTREAM,
+		                      "%s has another session already",
+		                      l7mp_addr_str(&end->remote, peer));
+	p = l7mp_shared_session_new(s, &key, sizeof(key),
+	                            key.family == AF_INET ? UDP_MAX4 : UDP_MAX6);
+	if (!p)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	if (l->mode == UDP_SINGLETON)
+		l7mp_shared_session_bind(&l->shared, p);
+	/* Names must not repeat. */
+	if (id_in(name) > s->table->last_id && id_in(name) < ID_MAX)
+		s->table->last_id = id_in(name);
+	a->stream = &p->base;
+	a->peer = end->remote;
+	a->never_idle = l->mode == UDP_SINGLETON;
+	a->metadata = l7mp_inet_metadata("UDP", &end->remote, &end->local);
+	return 0;
+}
+
 /* Does this host have the address? What can be bound is its own. */
 static bool is_local(const struct l7mp_addr *ip, const struct l7mp_addr *to)
 {
@@ -725,7 +787,7 @@ const struct l7mp_proto l7mp_proto_udp = {
                         .doc = "UDP datagrams over IPv4 and IPv6; a peer that is not reachable "
                                "does not end a session",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_FORGEABLE,
+                        .flags = L7MP_PROTO_FORGEABLE | L7MP_PROTO_RESTORES,
                         .kind = L7MP_KIND_DATAGRAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &udp_cluster_spec,
@@ -736,6 +798,7 @@ const struct l7mp_proto l7mp_proto_udp = {
         .stop = l7mp_shared_stop,
         .listen = udp_listen,
         .activate = udp_activate,
+        .restore = udp_restore,
         .unlisten = udp_unlisten,
         .bound = udp_bound,
         .connect = udp_connect,

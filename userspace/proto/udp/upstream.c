@@ -465,25 +465,14 @@ static void list(struct udp_upstream *u, const struct l7mp_addr *local)
 		DL_APPEND(b->state->bound, b);
 }
 
-static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, const cJSON *bind)
+/* Uses a connected socket (taken, also on failure) that was bound to `asked`. */
+static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *remote,
+                      const struct l7mp_addr *asked)
 {
 	struct l7mp_addr local;
-	struct l7mp_addr asked;
 	struct l7mp_dgram *dgram;
-	int fd, rc = l7mp_bind_for_family(bind, l7mp_addr_family(remote), &local);
+	int rc = l7mp_fd_local(fd, &local);
 
-	if (rc)
-		return rc;
-	/* A port of its own can't be bound twice. */
-	if (u->dgram && l7mp_addr_port(&local))
-		l7mp_dgram_close(&u->dgram);
-	asked = local;
-	fd = open_fd(remote, &local, &u->options);
-	if (fd == -EADDRINUSE && take_over(u, &asked))
-		fd = open_fd(remote, &local, &u->options);
-	if (fd < 0)
-		return fd;
-	rc = l7mp_fd_local(fd, &local);
 	if (rc) {
 		close(fd);
 		return rc;
@@ -496,13 +485,30 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
 	u->dgram = dgram;
-	list(u, &asked);
+	list(u, asked);
 	udp_key_set(&u->key, remote, &local);
 	u->local_port = l7mp_addr_port(&local);
 	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
 	if (u->open)
 		l7mp_dgram_read(u->dgram, true);
 	return 0;
+}
+
+static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, const cJSON *bind)
+{
+	struct l7mp_addr local, asked;
+	int fd, rc = l7mp_bind_for_family(bind, l7mp_addr_family(remote), &local);
+
+	if (rc)
+		return rc;
+	/* A port of its own can't be bound twice. */
+	if (u->dgram && l7mp_addr_port(&local))
+		l7mp_dgram_close(&u->dgram);
+	asked = local;
+	fd = open_fd(remote, &local, &u->options);
+	if (fd == -EADDRINUSE && take_over(u, &asked))
+		fd = open_fd(remote, &local, &u->options);
+	return fd < 0 ? fd : use_socket(u, fd, remote, &asked);
 }
 
 /* The answer of the resolver, those of the preferred family first; each family keeps its order. */
@@ -683,7 +689,7 @@ static int bound_new(struct udp_upstream *u, const struct l7mp_connect *p)
 	return b->state ? 0 : -ENOMEM;
 }
 
-static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
+static struct names *names_new(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
 	const cJSON *options = l7mp_json_member(p->cluster_spec, "options");
@@ -692,7 +698,7 @@ static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 	struct l7mp_addr addr;
 
 	if (!n)
-		return -ENOMEM;
+		return NULL;
 	u->names = n;
 	l7mp_timer_init(&n->timer, refresh_cb, u);
 	n->port = l7mp_spec_connect_port(p);
@@ -700,17 +706,51 @@ static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 	n->family = l7mp_addr_parse(&addr, source, 0) ? AF_UNSPEC : l7mp_addr_family(&addr);
 	n->host = strdup(p->address);
 	n->bind = bind ? cJSON_Duplicate(bind, true) : NULL;
-	if (!n->host || (bind && !n->bind))
-		return -ENOMEM;
-	return l7mp_resolve_start(u->env->loop, n->host, n->port, AF_UNSPEC, on_resolved, u,
-	                          &n->resolve);
+	return n->host && (!bind || n->bind) ? n : NULL;
+}
+
+static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	struct names *n = names_new(u, p);
+
+	return n ? l7mp_resolve_start(u->env->loop, n->host, n->port, AF_UNSPEC, on_resolved, u,
+	                              &n->resolve)
+	         : -ENOMEM;
+}
+
+/* Goes on with the socket of an earlier process, or one with the same addresses. */
+static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	struct l7mp_restore_end *end = p->restore;
+	struct l7mp_addr asked;
+	int fd = end->fd, rc;
+
+	rc = l7mp_bind_for_family(l7mp_json_member(p->cluster_spec, "bind"),
+	                          l7mp_addr_family(&end->remote), &asked);
+	if (!rc && fd < 0)
+		fd = open_fd(&end->remote, &end->local, &u->options);
+	if (rc || fd < 0)
+		return rc ? rc : fd;
+	end->fd = -1;
+	return use_socket(u, fd, &end->remote, &asked);
+}
+
+/* Whether the endpoint has the address that the session is connected to. */
+static bool is_meant(const struct l7mp_connect *p, bool numeric, const struct l7mp_addr *addr)
+{
+	if (numeric)
+		return l7mp_addr_equal(addr, &p->restore->remote);
+	return p->same_endpoint && l7mp_addr_port(&p->restore->remote) == l7mp_spec_connect_port(p);
 }
 
 static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	struct l7mp_addr remote;
+	bool numeric = !l7mp_addr_parse(&remote, p->address, l7mp_spec_connect_port(p));
 	int rc;
 
+	if (p->restore && !is_meant(p, numeric, &remote))
+		return -EXDEV;
 	l7mp_socket_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
 	u->options.reuseport = false;
 	if (!u->options.rcvbuf)
@@ -718,9 +758,16 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 	rc = bound_new(u, p);
 	if (rc)
 		return rc;
-	if (l7mp_addr_parse(&remote, p->address, l7mp_spec_connect_port(p)))
+	if (!p->restore && !numeric)
 		return start_names(u, p);
-	rc = connect_to(u, &remote, l7mp_json_member(p->cluster_spec, "bind"));
+	if (p->restore && !numeric &&
+	    l7mp_json_num(l7mp_json_member(p->cluster_spec, "options"), "dns_refresh", 0)) {
+		if (!names_new(u, p))
+			return -ENOMEM;
+		schedule_refresh(u);
+	}
+	rc = p->restore ? start_restored(u, p)
+	                : connect_to(u, &remote, l7mp_json_member(p->cluster_spec, "bind"));
 	if (!rc)
 		l7mp_task_post(u->env->loop, &u->task);
 	return rc;
