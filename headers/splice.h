@@ -24,6 +24,8 @@
 #define L7MP_OPT_SACK         5
 #define L7MP_OPT_TS           8
 #define L7MP_OPT_TS_LEN       10
+#define L7MP_OPT_MD5          19
+#define L7MP_OPT_AO           29
 #define L7MP_HOPOPTS_LEN      8 /* of the jumbo option that the kernel puts into GSO packets */
 
 struct {
@@ -253,7 +255,7 @@ static __always_inline __u32 l7mp_splice_option(struct __sk_buff *skb, __u32 at)
  */
 static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_segment *s)
 {
-	__u32 options = s->l4 + (__u32)sizeof(struct tcphdr);
+	__u32 options = s->l4 + (__u32)sizeof(struct tcphdr), strange;
 
 #pragma unroll
 	for (int i = 0; i < L7MP_TCP_OPTIONS; i++) {
@@ -282,7 +284,9 @@ static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_se
 	}
 	if (l7mp_load_once(&s->walk) == s->options_len) /* 40 times no operation */
 		return 0;
-	s->doubt = L7MP_TCP_DOUBT_OPTION;
+	strange = l7mp_splice_option(skb, options + l7mp_load_once(&s->walk));
+	s->doubt = strange == L7MP_OPT_MD5 || strange == L7MP_OPT_AO ? L7MP_TCP_DOUBT_SIGNED
+	                                                             : L7MP_TCP_DOUBT_OPTION;
 	return 0;
 }
 

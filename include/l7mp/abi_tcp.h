@@ -60,12 +60,13 @@ enum l7mp_tcp_doubt {
 	L7MP_TCP_DOUBT_TTL,      /* 1 or 0 */
 	/* A segment is larger than the egress takes, or was for a router beyond (ICMP). */
 	L7MP_TCP_DOUBT_MTU,
-	L7MP_TCP_DOUBT_OPTION, /* an option but SACK and time stamps: MD5, AO, MPTCP, unknown */
+	L7MP_TCP_DOUBT_OPTION, /* an option but SACK and time stamps: MPTCP, unknown */
 	L7MP_TCP_DOUBT_URGENT,
 	L7MP_TCP_DOUBT_SYN,    /* while the connections are alive */
 	L7MP_TCP_DOUBT_FLAGS,  /* no such combination is sent on an established connection */
 	L7MP_TCP_DOUBT_EGRESS, /* the program can't send as the action says */
 	L7MP_TCP_DOUBT_KERNEL, /* a helper function refused */
+	L7MP_TCP_DOUBT_SIGNED, /* MD5 (RFC 2385) or AO (RFC 5925): covers addresses and numbers */
 };
 
 /*

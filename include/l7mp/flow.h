@@ -50,6 +50,7 @@
 	X(TCP_ECN, "tcp-ecn", "only one of the two connections has ECN")                          \
 	X(TCP_MSS, "tcp-mss", "one peer may send larger segments than the other one takes")       \
 	X(TCP_MPTCP, "tcp-mptcp", "a connection is Multipath TCP")                                \
+	X(TCP_MD5, "tcp-md5", "a connection's segments are signed (TCP-MD5, TCP-AO)")             \
 	X(TCP_RTT, "tcp-rtt",                                                                     \
 	  "BBR, and the round-trip times of both connections differ much: it would crawl")        \
 	X(TCP_CLOSING, "tcp-closing", "a connection is half closed or about to end")              \

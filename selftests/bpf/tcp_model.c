@@ -29,12 +29,12 @@ static void put32(uint8_t *p, uint32_t v)
 struct found {
 	int ts, sack; /* offset of the option, -1: none */
 	int sack_len;
-	bool strange;
+	uint8_t strange; /* kind of the first option that can't be translated; 0: none */
 };
 
 static struct found look(const struct tcp_header *t)
 {
-	struct found f = {-1, -1, 0, false};
+	struct found f = {-1, -1, 0, 0};
 	size_t i = 0;
 
 	while (i < t->options_len && t->options[i] != 0) {
@@ -46,7 +46,7 @@ static struct found look(const struct tcp_header *t)
 		}
 		len = left < 2 ? 0 : t->options[i + 1];
 		if (len < 2 || len > left) {
-			f.strange = true;
+			f.strange = f.strange ? f.strange : t->options[i];
 			break;
 		}
 		if (t->options[i] == 8 && len == 10 && f.ts < 0)
@@ -54,8 +54,8 @@ static struct found look(const struct tcp_header *t)
 		else if (t->options[i] == 5 && f.sack < 0 &&
 		         (len == 10 || len == 18 || len == 26 || len == 34))
 			f.sack = (int)i, f.sack_len = (int)len;
-		else
-			f.strange = true;
+		else if (!f.strange)
+			f.strange = t->options[i];
 		i += len;
 	}
 	return f;
@@ -72,6 +72,8 @@ static enum l7mp_tcp_doubt doubt_of(const struct tcp_question *q, const struct f
 	const struct tcp_header *t = p->tcp;
 	size_t wire = packet_ip_len(p);
 
+	if (f->strange == 19 || f->strange == 29) /* RFC 2385, RFC 5925 */
+		return L7MP_TCP_DOUBT_SIGNED;
 	if (f->strange)
 		return L7MP_TCP_DOUBT_OPTION;
 	if (q->gso_size && p->trailer)

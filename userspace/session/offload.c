@@ -119,6 +119,7 @@ static bool is_suspended(const struct l7mp_session *s)
 	case L7MP_REASON_BYPASSED:
 	case L7MP_REASON_MIXED:
 	case L7MP_REASON_TCP:
+	case L7MP_REASON_TCP_MD5:
 	case L7MP_REASON_TCP_BUSY:
 	case L7MP_REASON_NOT_SEEN:
 		return true;

@@ -100,12 +100,19 @@ static bool passed_by(struct off_tcp_pair *p)
 	return missed;
 }
 
+/* No socket option tells whether a connection has keys; its segments do. */
+static bool is_signed(const struct off_tcp_pair *p)
+{
+	return p->map->dir[0].doubt == L7MP_TCP_DOUBT_SIGNED ||
+	       p->map->dir[1].doubt == L7MP_TCP_DOUBT_SIGNED;
+}
+
 static void watch_step(struct off_tcp_pair *p)
 {
 	uint32_t seen = p->map->dir[0].seen & p->map->dir[1].seen;
 
 	if ((p->map->dir[0].seen | p->map->dir[1].seen) & L7MP_TCP_DOUBT) {
-		refuse(p, L7MP_REASON_TCP);
+		refuse(p, is_signed(p) ? L7MP_REASON_TCP_MD5 : L7MP_REASON_TCP);
 	} else if (seen & L7MP_TCP_SEEN) {
 		if (p->t->n_switching >= SWITCHING_MAX)
 			return;
