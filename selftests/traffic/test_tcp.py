@@ -133,6 +133,18 @@ class Tcp(Case):
         self.assertEqual(bad, [])
         self.later(lambda: not self.sessions())
 
+    def test_urgent(self):
+        """tcp: urgent data is a part of the stream, both ways, alone and in the midst of bulk"""
+        TcpServer(9001, echo)
+        self.start(listener("l", "TCP", 9000, cluster("TCP", 9001)))
+        with connect(9000, timeout=60) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            for before in (b"", b"a", os.urandom(MB), b"b"):
+                sender = threading.Thread(target=lambda before=before: (s.sendall(before), s.send(b"!", socket.MSG_OOB), s.sendall(b"c")))
+                sender.start()
+                self.assertEqual(recv_exact(s, len(before) + 2), before + b"!c")
+                sender.join()
+
     def test_reset_of_client(self):
         """tcp: a client's RST resets the upstream"""
         errors = []

@@ -329,7 +329,7 @@ static bool splice_failed(struct l7mp_stream_io *s, ssize_t err, bool first)
 	if (cannot_splice(err))
 		sio_unlink(s);
 	/*
-	 * splice(2) stops before urgent data (TCP), which recv(2) skips: it finds nothing in a
+	 * splice(2) stops before urgent data (TCP), which recv(2) reads: it finds nothing in a
 	 * socket that is readable, or an end when the peer has ended after it.
 	 */
 	if (cannot_splice(err) || err == -ENOMEM || !err || (err == -EAGAIN && first))

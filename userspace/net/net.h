@@ -78,8 +78,8 @@ bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /*
  * Sets the options of every TCP connection: TCP_NODELAY, keepalive (the first probe after a minute,
- * given up 50 s later), and TCP_USER_TIMEOUT, so that a peer that takes nothing of what was sent
- * for L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
+ * given up 50 s later), SO_OOBINLINE, and TCP_USER_TIMEOUT, so that a peer that takes nothing of
+ * what was sent for L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
  */
 #define L7MP_TCP_USER_TIMEOUT_MS 30000
 void l7mp_tcp_tune(int fd);
