@@ -62,8 +62,11 @@ static void point(const struct off_tcp_pair *p, int i, struct off_tcp_point *out
 
 	out->rcv_nxt = far->ack_max;
 	out->snd_nxt = in->ack_max - in->ack_delta;
-	/* Not behind what the old socket or the other end has sent. */
-	out->clock = off_tcp_later(p->end[i].clock, far->ts_out) + 2;
+	/*
+	 * Not behind what the old socket or the other end has sent, nor behind what still passes
+	 * until the flows are gone: that may have been sent much later than what passed last.
+	 */
+	out->clock = off_tcp_later(p->end[i].clock, far->ts_out) + L7MP_TCP_TS_AHEAD;
 	out->snd_wnd = in->win;
 }
 
