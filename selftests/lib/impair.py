@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """A bad link: forwards frames between two devices of its namespace, and loses, doubles and delays some of them.
 
-    impair.py DEVICE DEVICE LOSS REORDER DUPLICATE SEED     rates from 0 to 1; runs until it is killed
+    impair.py DEVICE DEVICE LOSS REORDER DUPLICATE SEED [DELAY]     rates from 0 to 1; runs until it is killed
 
-For kernels without netem. Frames that are delayed are overtaken by those behind them.
+For kernels without netem. Frames that are reordered are overtaken by those behind them. DELAY: seconds, of all frames.
 """
 import heapq
 import random
@@ -38,6 +38,7 @@ def main():
     ends = [opened(d) for d in sys.argv[1:3]]
     loss, reorder, duplicate = (float(x) for x in sys.argv[3:6])
     rng = random.Random(int(sys.argv[6]))
+    delay = float(sys.argv[7]) if len(sys.argv) > 7 else 0
     late, n = [], 0
     print("ready", flush=True)
     while True:
@@ -56,9 +57,10 @@ def main():
                     break
                 if rng.random() < loss:
                     continue
-                if rng.random() < reorder:
+                extra = DELAY * rng.random() if rng.random() < reorder else 0
+                if delay or extra:
                     n += 1
-                    heapq.heappush(late, (now + DELAY * rng.random(), n, to, frame))
+                    heapq.heappush(late, (now + delay + extra, n, to, frame))
                     continue
                 send(to, frame)
                 if rng.random() < duplicate:

@@ -177,8 +177,8 @@ class Base(unittest.TestCase):
         """Routes depend on ports, or (n odd) not any more: all flows are made anew."""
         l7net.ip(f"rule {'del' if n % 2 else 'add'} pref 50 ipproto tcp dport 7 lookup main")
 
-    def bad_link(self, loss, reorder, duplicate, seed=1):
-        """Puts a namespace between the client and the gateway that treats frames badly."""
+    def bad_link(self, loss=0, reorder=0, duplicate=0, delay=0, seed=1):
+        """Puts a namespace between the client and the gateway that treats frames badly; `delay`: seconds, each way."""
         a = self.a
         name = f"{a.name}w"
         l7net.ip(f"netns add {name}")
@@ -206,7 +206,7 @@ class Base(unittest.TestCase):
         l7net.sh("ethtool", "-K", a.leg, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
         p = subprocess.Popen(["nsenter", f"--net=/run/netns/{name}", sys.executable,
                               str(pathlib.Path(__file__).with_name("impair.py")), "in", "out", str(loss), str(reorder),
-                              str(duplicate), str(seed)], stdout=subprocess.PIPE, text=True)
+                              str(duplicate), str(seed), str(delay)], stdout=subprocess.PIPE, text=True)
         self.addCleanup(p.wait)
         self.addCleanup(p.kill)
         self.assertEqual(p.stdout.readline().strip(), "ready")
