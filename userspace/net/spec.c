@@ -94,6 +94,9 @@ void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec)
 
 	if (cJSON_IsNumber(port))
 		(void)cJSON_SetNumberHelper(port, l7mp_addr_port(&bound->addr));
+	else if (cJSON_IsString(port)) /* a range */
+		(void)cJSON_ReplaceItemInObjectCaseSensitive(
+		        spec, "port", cJSON_CreateNumber(l7mp_addr_port(&bound->addr)));
 	else if (!port)
 		(void)l7mp_json_add_num(spec, "port", l7mp_addr_port(&bound->addr));
 }

@@ -22,6 +22,9 @@
 #define RCVBUF (4 << 20)
 /* A singleton whose session could not be started tries again after this time. */
 #define START_AGAIN_MS 1000
+/* Where a pair of ports is searched for when any will do: Linux's default for ephemeral ports. */
+#define FREE_FIRST 32768
+#define FREE_LAST  60999
 
 enum udp_mode { UDP_SERVER, UDP_SINGLETON };
 
@@ -38,7 +41,12 @@ struct udp_listener {
 	struct l7mp_addr peer_ip;           /* `connect` of the spec; len 0: any */
 	uint16_t peer_port;                 /* 0: any */
 	enum udp_mode mode;
-	unsigned ifindex; /* options.multicast_interface */
+	unsigned ifindex;          /* options.multicast_interface */
+	bool latch;                /* options.latch: the singleton's peer is who writes first */
+	uint64_t window_ms;        /* ... and who writes later, for so long */
+	uint64_t latched_ms;       /* loop time of the first datagram */
+	struct udp_listener *rtcp; /* options.rtcp: the listener on the next port */
+	bool is_rtcp;              /* this is one */
 	struct l7mp_socket_options options;
 };
 
@@ -116,7 +124,7 @@ static bool takes(const struct udp_listener *l, const struct l7mp_addr *peer)
 static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_addr *peer,
                  const struct l7mp_addr *local)
 {
-	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON};
+	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON && !l->latch};
 	struct l7mp_shared_session *p;
 	struct l7mp_addr ours = *local;
 	struct udp_key key;
@@ -131,8 +139,11 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 		return false;
 	if (l->mode == UDP_SINGLETON)
 		l7mp_shared_session_bind(&l->shared, p);
+	l->latched_ms = l7mp_loop_now(l->shared.env->loop);
 	a.name = l7mp_inet_name("UDP", peer, local, p->id);
 	a.metadata = l7mp_inet_metadata("UDP", peer, local);
+	if (l->is_rtcp)
+		l7mp_json_add(l7mp_json_member(a.metadata, "UDP"), "rtcp", cJSON_CreateTrue());
 	(void)l7mp_shared_session_emit(&l->shared, p, &a, buf);
 	return true;
 }
@@ -266,6 +277,28 @@ static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from
 	                 l7mp_addr_str(from, text));
 }
 
+/*
+ * The session gets another peer, where options.latch allows it: the first who write may be others
+ * than the one who goes on (a phone that moves from one network to another while a call is set up).
+ */
+static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
+                        const struct l7mp_addr *from, const struct l7mp_addr *to)
+{
+	uint64_t now = l7mp_loop_now(l->shared.env->loop);
+	struct udp_key key;
+	char text[L7MP_ADDR_STRLEN];
+
+	if (!l->latch || now - l->latched_ms > l->window_ms || p->closing)
+		return false;
+	udp_key_set(&key, from, to->len ? to : &socket_of(l)->bind_addr.addr);
+	l7mp_shared_session_rekey(p, &key);
+	l7mp_shared_session_notice(p, "LATCHED", l7mp_addr_str(from, text));
+	/* What the kernel has for the peer before must not go on. */
+	if (p->base.events->moved)
+		p->base.events->moved(p->base.owner);
+	return true;
+}
+
 /* A datagram that belongs to no session so far; takes buf. */
 static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
                            const struct l7mp_addr *from, const struct l7mp_addr *to)
@@ -294,7 +327,10 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 	memcpy(&key, p->key, sizeof(key));
 	udp_key_addrs(&key, 0, &peer, &local);
 	if (!l7mp_addr_equal(&peer, from)) {
-		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		if (latch_again(l, p, from, to))
+			l7mp_shared_deliver(p, buf);
+		else
+			l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
 		return;
 	}
 	udp_key_set(&key, from, to);
@@ -608,9 +644,14 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 {
 	const cJSON *o = l7mp_json_member(spec, "options");
 	const char *mode = l7mp_json_str(o, "mode", NULL);
+	const cJSON *latch = l7mp_json_member(o, "latch");
 	bool both = l->peer_ip.len && l->peer_port;
 
-	if (mode)
+	l->latch = cJSON_IsTrue(latch) || cJSON_IsObject(latch);
+	l->window_ms = (uint64_t)(1000 * l7mp_json_num(latch, "window", 0));
+	if (l->latch)
+		l->mode = UDP_SINGLETON;
+	else if (mode)
 		l->mode = strcasecmp(mode, "singleton") ? UDP_SERVER : UDP_SINGLETON;
 	else
 		l->mode = both ? UDP_SINGLETON : UDP_SERVER;
@@ -638,11 +679,158 @@ static int open_socket(struct l7mp_shared_listener *base, struct l7mp_shared_tab
 	return get_socket(table, &want, params, l, out, err);
 }
 
+/* ---- ports: one, a pair for RTP and RTCP (RFC 3550, 11), or free ones of a range ---- */
+
+static int listen_one(const struct l7mp_listen *params, struct udp_listener **out,
+                      struct l7mp_error *err)
+{
+	struct l7mp_proto_listener *base;
+	int rc = l7mp_shared_listen(sizeof(struct udp_listener), &l7mp_proto_udp, params,
+	                            open_socket, start_singleton, &base, err);
+
+	*out = rc ? NULL : (struct udp_listener *)base;
+	return rc;
+}
+
+/* The listener for RTCP, on the port after the one of `l`; `spec` is overwritten. */
+static int listen_rtcp(const struct l7mp_listen *params, struct udp_listener *l, cJSON *spec,
+                       struct l7mp_error *err)
+{
+	unsigned port = l7mp_addr_port(&socket_of(l)->bind_addr.addr) + 1u;
+	struct l7mp_proto_listener **retiring = calloc(params->n_retiring + 1, sizeof(void *));
+	struct l7mp_listen next = *params;
+	int rc;
+
+	if (!retiring)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	next.n_retiring = 0;
+	for (size_t i = 0; i < params->n_retiring; i++) {
+		struct udp_listener *r = ((struct udp_listener *)params->retiring[i])->rtcp;
+
+		if (r)
+			retiring[next.n_retiring++] = &r->shared.base;
+	}
+	next.retiring = retiring;
+	next.spec = spec;
+	cJSON_SetNumberValue(l7mp_json_member(spec, "port"), port);
+	rc = port > UINT16_MAX ? l7mp_error_set(err, -EADDRINUSE, L7MP_ERR_REALISE,
+	                                        "port: there is none after 65535 for RTCP")
+	                       : listen_one(&next, &l->rtcp, err);
+	free(retiring);
+	if (rc)
+		return rc;
+	l->rtcp->is_rtcp = true;
+	return 0;
+}
+
+/* Listens on spec.port, a number, and the next one if options.rtcp says so. `spec` is altered. */
+static int listen_pair(const struct l7mp_listen *params, cJSON *spec, struct udp_listener **out,
+                       struct l7mp_error *err)
+{
+	struct l7mp_listen one = *params;
+	int rc;
+
+	one.spec = spec;
+	rc = listen_one(&one, out, err);
+	if (rc || !l7mp_json_bool(l7mp_json_member(spec, "options"), "rtcp", false))
+		return rc;
+	rc = listen_rtcp(params, *out, spec, err);
+	if (rc) {
+		l7mp_shared_unlisten(&(*out)->shared.base);
+		*out = NULL;
+	}
+	return rc;
+}
+
+/* Has the port a socket of ours that the new listener can't have? Saves the attempt to bind. */
+static bool is_taken(const struct l7mp_shared_table *table, const struct l7mp_listen *params,
+                     unsigned port)
+{
+	const struct l7mp_shared_socket *s = table->buckets[port % L7MP_SHARED_BUCKETS];
+
+	for (; s; s = s->next) {
+		const struct udp_socket *u = (const struct udp_socket *)s;
+		bool retiring = false;
+
+		if (l7mp_addr_port(&u->bind_addr.addr) != port)
+			continue;
+		for (size_t i = 0; i < params->n_retiring; i++)
+			retiring |= s->listener == (const void *)params->retiring[i];
+		if (s->refs && s->listener && !retiring)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The first free port of a range, or pair of an even one and the next. The search goes on where the
+ * last one ended, so that a port which was just given up rests for as long as possible: late
+ * packets of an old call should not reach a new one. A listener that is replaced keeps its port.
+ */
+static int listen_range(const struct l7mp_listen *params, cJSON *spec, unsigned first,
+                        unsigned last, struct udp_listener **out, struct l7mp_error *err)
+{
+	bool pair = l7mp_json_bool(l7mp_json_member(spec, "options"), "rtcp", false);
+	struct udp_state *state = l7mp_proto_state(params->env, &l7mp_proto_udp, err);
+	unsigned step = pair ? 2 : 1, n;
+	int rc = -EADDRINUSE;
+
+	if (!state)
+		return -ENOMEM;
+	first += pair && first % 2;
+	n = last + 1 < first + step ? 0 : (last + 1 - first) / step;
+	for (size_t i = 0; i < params->n_retiring; i++) {
+		unsigned port = l7mp_addr_port(
+		        &socket_of((struct udp_listener *)params->retiring[i])->bind_addr.addr);
+
+		if (port < first || port >= first + n * step || (port - first) % step)
+			continue;
+		cJSON_SetNumberValue(l7mp_json_member(spec, "port"), port);
+		if (!listen_pair(params, spec, out, NULL))
+			return 0;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		unsigned port = first + (state->next_port++ % n) * step;
+
+		if (is_taken(&state->table, params, port) ||
+		    (pair && is_taken(&state->table, params, port + 1)))
+			continue;
+		cJSON_SetNumberValue(l7mp_json_member(spec, "port"), port);
+		rc = listen_pair(params, spec, out, err);
+		if (rc != -EADDRINUSE)
+			return rc;
+	}
+	return l7mp_error_set(err, -EADDRINUSE, L7MP_ERR_REALISE, "port: %s is free in %u-%u",
+	                      pair ? "no pair" : "none", first, last);
+}
+
 static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
                       struct l7mp_error *err)
 {
-	return l7mp_shared_listen(sizeof(struct udp_listener), &l7mp_proto_udp, params, open_socket,
-	                          start_singleton, out, err);
+	const cJSON *port = l7mp_json_member(params->spec, "port");
+	cJSON *spec = cJSON_Duplicate(params->spec, true);
+	unsigned first = 0, last = 0;
+	struct udp_listener *l = NULL;
+	int rc;
+
+	if (!spec)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	if (cJSON_IsString(port))
+		(void)udp_port_range(port->valuestring, &first, &last);
+	else if (!l7mp_json_num(spec, "port", 0) &&
+	         l7mp_json_bool(l7mp_json_member(spec, "options"), "rtcp", false))
+		first = FREE_FIRST, last = FREE_LAST;
+	if (last) {
+		rc = cJSON_ReplaceItemInObjectCaseSensitive(spec, "port", cJSON_CreateNumber(0))
+		             ? listen_range(params, spec, first, last, &l, err)
+		             : l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	} else {
+		rc = listen_pair(params, spec, &l, err);
+	}
+	cJSON_Delete(spec);
+	if (!rc)
+		*out = &l->shared.base;
+	return rc;
 }
 
 /* A singleton adopts a session that its predecessor on the socket has left, if the peer fits. */
@@ -665,6 +853,9 @@ static void udp_activate(struct l7mp_proto_listener *base)
 	struct udp_listener *l = (struct udp_listener *)base;
 	struct udp_socket *s = socket_of(l);
 
+	if (l->rtcp)
+		udp_activate(&l->rtcp->shared.base);
+
 	/* The socket may be a predecessor's, with other options; a new one has them already. */
 	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &l->options);
 	set_tos(s, &l->options);
@@ -684,6 +875,8 @@ static void udp_unlisten(struct l7mp_proto_listener *base)
 	struct udp_listener *l = (struct udp_listener *)base;
 	struct udp_socket *s = socket_of(l);
 
+	if (l->rtcp)
+		udp_unlisten(&l->rtcp->shared.base);
 	/* It joined for a change that was given up. */
 	if (s && !l7mp_shared_listener_active(&l->shared) && s->shared.successor == &l->shared &&
 	    s->ifindex != l->ifindex)
@@ -716,6 +909,38 @@ static const struct l7mp_schema connect_schema = {
         .fields = connect_fields,
 };
 
+int udp_port_range(const char *text, unsigned *first, unsigned *last)
+{
+	int end = 0;
+
+	if (sscanf(text, "%5u-%5u%n", first, last, &end) != 2 || text[end] || text[0] == '-' ||
+	    text[strspn(text, "0123456789-")] || !*first || *last > UINT16_MAX || *first > *last)
+		return -EINVAL;
+	return 0;
+}
+
+static const struct l7mp_field port_number = {.type = L7MP_T_INT, .min = 0, .max = 65535};
+static const struct l7mp_field port_range = {.type = L7MP_T_STRING, .min = 3, .max = 11};
+static const struct l7mp_field *const port_alternatives[] = {&port_number, &port_range, NULL};
+
+static const struct l7mp_field latch_fields[] = {
+        {.key = "window",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 3600,
+         .def = "0",
+         .doc = "seconds after the first datagram in which another source becomes the peer"},
+        {0},
+};
+static const struct l7mp_schema latch_schema = {
+        .name = "udp-latch",
+        .doc = "How the peer of a UDP listener is learnt",
+        .fields = latch_fields,
+};
+static const struct l7mp_field latch_bool = {.type = L7MP_T_BOOL};
+static const struct l7mp_field latch_object = {.type = L7MP_T_OBJECT, .sub = &latch_schema};
+static const struct l7mp_field *const latch_alternatives[] = {&latch_bool, &latch_object, NULL};
+
 static const char *const modes[] = {"server", "singleton", NULL};
 static const struct l7mp_field option_fields[] = {
         {.key = "mode",
@@ -725,6 +950,17 @@ static const struct l7mp_field option_fields[] = {
          .doc = "server: a session per peer; singleton: one session, which starts at once when "
                 "connect has address and port, else with the first peer's datagram. Default: "
                 "singleton when connect has both"},
+        {.key = "latch",
+         .type = L7MP_T_ONEOF,
+         .alternatives = latch_alternatives,
+         .doc = "one session, whose peer is the source of the first datagram; later ones from "
+                "other sources are dropped and counted. After `idle_timeout` without data the "
+                "session ends, and the next datagram begins another one"},
+        {.key = "rtcp",
+         .type = L7MP_T_BOOL,
+         .def = "false",
+         .doc = "listen on the next port, too, for RTCP: its sessions go to the port after the "
+                "endpoint's; with a range or 0 the port is an even one"},
         L7MP_SPEC_DSCP,
         L7MP_SPEC_RCVBUF(
                 "the socket's receive buffer in bytes; 4 MiB if the kernel allows it; datagrams "
@@ -747,7 +983,12 @@ static const struct l7mp_schema options_schema = {
 
 static const struct l7mp_field listener_fields[] = {
         L7MP_SPEC_LISTEN_ADDRESS,
-        L7MP_SPEC_LISTEN_PORT,
+        {.key = "port",
+         .type = L7MP_T_ONEOF,
+         .flags = L7MP_F_REQUIRED,
+         .alternatives = port_alternatives,
+         .doc = "port to listen on; 0 takes a free one, `\"30000-30999\"` a free one of a range, "
+                "and GET shows which"},
         {.key = "connect",
          .type = L7MP_T_OBJECT,
          .sub = &connect_schema,
@@ -764,8 +1005,24 @@ static void check_listener(const cJSON *spec, const char *path, struct l7mp_issu
 	const cJSON *connect = l7mp_json_member(spec, "connect");
 	const cJSON *options = l7mp_json_member(spec, "options");
 	const char *mode = l7mp_json_str(options, "mode", "server");
-	char at[256];
+	const cJSON *port = l7mp_json_member(spec, "port");
+	unsigned first, last;
+	char at[256], got[80];
 
+	if (cJSON_IsString(port) && udp_port_range(port->valuestring, &first, &last)) {
+		snprintf(at, sizeof(at), "%s.port", path);
+		l7mp_issues_add(issues, false, port, at,
+		                "expected an integer in 0..65535 or a range like \"30000-30999\", "
+		                "got %s",
+		                l7mp_json_brief(port, got, sizeof(got)));
+	}
+	if (l7mp_json_member(options, "latch") && l7mp_json_member(options, "mode") &&
+	    strcasecmp(mode, "singleton")) {
+		snprintf(at, sizeof(at), "%s.options.latch", path);
+		l7mp_issues_add(issues, false, options, at, "not with options.mode: server");
+	}
+	if (l7mp_json_member(options, "latch"))
+		return;
 	if (strcasecmp(mode, "singleton") || l7mp_json_member(connect, "address"))
 		return;
 	snprintf(at, sizeof(at), "%s.connect.address", path);

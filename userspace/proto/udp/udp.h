@@ -37,7 +37,11 @@ void udp_key_addrs(const struct udp_key *key, uint16_t local_port, struct l7mp_a
 struct udp_state {
 	struct l7mp_shared_table table; /* of the listeners' sockets; first */
 	struct udp_bound *bound;        /* upstreams that have a port of their own */
+	unsigned next_port;             /* where the next search in a range of ports begins */
 };
+
+/* Reads "30000-30999". 0 or -EINVAL. */
+int udp_port_range(const char *text, unsigned *first, unsigned *last);
 
 /* ---- upstream.c ---- */
 

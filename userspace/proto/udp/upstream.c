@@ -76,6 +76,7 @@ struct udp_upstream {
 	struct udp_bound *bound; /* NULL: no bind.port */
 	struct udp_key key;      /* peer and local address, once connected */
 	uint16_t local_port;
+	bool rtcp; /* metadata UDP.rtcp: ports are one higher than the specs say */
 	bool open, closing;
 	int err;
 	struct l7mp_socket_options options;
@@ -494,10 +495,21 @@ static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *re
 	return 0;
 }
 
+/* What a socket is to be bound to: the cluster's `bind`, for RTCP the port after it. */
+static int local_for(const struct udp_upstream *u, const cJSON *bind, int family,
+                     struct l7mp_addr *out)
+{
+	int rc = l7mp_bind_for_family(bind, family, out);
+
+	if (!rc && l7mp_addr_port(out))
+		l7mp_addr_set_port(out, (uint16_t)(l7mp_addr_port(out) + u->rtcp));
+	return rc;
+}
+
 static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, const cJSON *bind)
 {
 	struct l7mp_addr local, asked;
-	int fd, rc = l7mp_bind_for_family(bind, l7mp_addr_family(remote), &local);
+	int fd, rc = local_for(u, bind, l7mp_addr_family(remote), &local);
 
 	if (rc)
 		return rc;
@@ -689,6 +701,12 @@ static int bound_new(struct udp_upstream *u, const struct l7mp_connect *p)
 	return b->state ? 0 : -ENOMEM;
 }
 
+/* The endpoint's port; RTCP has the one after RTP's (RFC 3550, 11). 0: there is none. */
+static uint16_t port_of(const struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	return (uint16_t)(l7mp_spec_connect_port(p) + u->rtcp);
+}
+
 static struct names *names_new(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
@@ -701,7 +719,7 @@ static struct names *names_new(struct udp_upstream *u, const struct l7mp_connect
 		return NULL;
 	u->names = n;
 	l7mp_timer_init(&n->timer, refresh_cb, u);
-	n->port = l7mp_spec_connect_port(p);
+	n->port = port_of(u, p);
 	n->refresh_ms = (uint64_t)(1000 * l7mp_json_num(options, "dns_refresh", 0));
 	n->family = l7mp_addr_parse(&addr, source, 0) ? AF_UNSPEC : l7mp_addr_family(&addr);
 	n->host = strdup(p->address);
@@ -725,8 +743,8 @@ static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 	struct l7mp_addr asked;
 	int fd = end->fd, rc;
 
-	rc = l7mp_bind_for_family(l7mp_json_member(p->cluster_spec, "bind"),
-	                          l7mp_addr_family(&end->remote), &asked);
+	rc = local_for(u, l7mp_json_member(p->cluster_spec, "bind"), l7mp_addr_family(&end->remote),
+	               &asked);
 	if (!rc && fd < 0)
 		fd = open_fd(&end->remote, &end->local, &u->options);
 	if (rc || fd < 0)
@@ -736,20 +754,23 @@ static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 }
 
 /* Whether the endpoint has the address that the session is connected to. */
-static bool is_meant(const struct l7mp_connect *p, bool numeric, const struct l7mp_addr *addr)
+static bool is_meant(const struct udp_upstream *u, const struct l7mp_connect *p, bool numeric,
+                     const struct l7mp_addr *addr)
 {
 	if (numeric)
 		return l7mp_addr_equal(addr, &p->restore->remote);
-	return p->same_endpoint && l7mp_addr_port(&p->restore->remote) == l7mp_spec_connect_port(p);
+	return p->same_endpoint && l7mp_addr_port(&p->restore->remote) == port_of(u, p);
 }
 
 static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	struct l7mp_addr remote;
-	bool numeric = !l7mp_addr_parse(&remote, p->address, l7mp_spec_connect_port(p));
+	bool numeric = !l7mp_addr_parse(&remote, p->address, port_of(u, p));
 	int rc;
 
-	if (p->restore && !is_meant(p, numeric, &remote))
+	if (!port_of(u, p))
+		return -EADDRNOTAVAIL;
+	if (p->restore && !is_meant(u, p, numeric, &remote))
 		return -EXDEV;
 	l7mp_socket_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
 	u->options.reuseport = false;
@@ -787,13 +808,16 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 	u->base.ops = &stream_ops;
 	u->base.kind = L7MP_KIND_DATAGRAM;
 	u->env = p->env;
+	u->rtcp = cJSON_IsTrue(l7mp_json_member(l7mp_json_member(p->metadata, "UDP"), "rtcp"));
 	l7mp_task_init(&u->task, on_task, u);
 	rc = start(u, p);
 	if (rc) {
+		unsigned port = l7mp_spec_connect_port(p) + u->rtcp;
+
 		upstream_free(u);
 		return l7mp_error_set(err, rc, l7mp_connect_code(rc),
-		                      "UDP connect to %s port %u: %s", p->address,
-		                      l7mp_spec_connect_port(p), l7mp_errno_text(rc));
+		                      "UDP connect to %s port %u: %s", p->address, port,
+		                      l7mp_errno_text(rc));
 	}
 	*out = &u->base;
 	return 0;
