@@ -91,7 +91,7 @@ class Way:
     """What was seen of one direction of a connection."""
 
     def __init__(self):
-        self.sent = self.edge = self.tsval = self.shift = None
+        self.sent = self.edge = self.acked = self.tsval = self.recent = self.shift = None
 
 
 LATE = 1000  # ms: translated time stamps are 500 ahead of the sockets' own; the rest is one's own delay
@@ -101,6 +101,9 @@ def check(segments, late=None):
     """
     Faults in words. Connections whose handshake is not in the capture are faults, too. Pure acknowledgements whose time
     stamp goes back by no more than LATE are appended to the list `late` when there is one.
+
+    Time stamps of new data never go back. Data that was seen before, or fills a hole that packets left which overtook it,
+    may be older, but not than what the receiver compares with (RFC 7323, 5.3: TS.Recent), if it has anything new for it.
     """
     faults, conns = [], {}
 
@@ -127,18 +130,26 @@ def check(segments, late=None):
             edge = (s.ack + (s.win << scale)) % (1 << 32)
             if mine.edge is None or after(edge, mine.edge) > 0:
                 mine.edge = edge
+            if mine.acked is None or after(s.ack, mine.acked) > 0:
+                mine.acked = s.ack
         if other.edge is not None and after(s.end, other.edge) > bool(s.flags & FIN):
             bad(f"outside the window (edge {other.edge})", s)
-        if mine.sent is None or after(s.end, mine.sent) > 0:
+        new = mine.sent is None or after(s.end, mine.sent) > 0
+        if new:
             mine.sent = s.end
         if s.tsval is not None:
-            back = 0 if mine.tsval is None else -after(s.tsval, mine.tsval)
+            # Nothing to compare with yet, when it is None.
+            against = mine.tsval if new or not s.length else mine.recent
+            back = 0 if against is None else -after(s.tsval, against)
+            useful = not s.length or other.acked is None or after(s.end, other.acked) > 0
             if late is not None and 0 < back <= LATE and not s.length and s.flags == ACK:
                 late.append(s)
-            elif back > 0:
-                bad(f"time stamp goes back (from {mine.tsval})", s)
-            else:
+            elif back > 0 and useful:
+                bad(f"time stamp goes back (from {against})", s)
+            elif mine.tsval is None or after(s.tsval, mine.tsval) > 0:
                 mine.tsval = s.tsval
+            if other.acked is not None and after(s.seq, other.acked) <= 0 and (mine.recent is None or after(s.tsval, mine.recent) > 0):
+                mine.recent = s.tsval
         elif mine.tsval is not None:
             bad("no time stamp", s)
     return faults
