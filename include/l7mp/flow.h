@@ -74,6 +74,14 @@ enum l7mp_flow_kind {
 	L7MP_FLOW_PASS,    /* passes everything on unchanged, and counts it (Metric) */
 };
 
+/*
+ * The payload that a segment may have: what the handshake has agreed on. A socket that was made
+ * again has forgotten it, so it goes with the descriptor. 0: the socket knows.
+ */
+struct l7mp_flow_mss {
+	uint16_t snd, rcv;
+};
+
 struct l7mp_flow_end {
 	enum l7mp_flow_kind kind;
 	enum l7mp_reason reason; /* for NONE */
@@ -85,6 +93,7 @@ struct l7mp_flow_end {
 	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
 	bool json_up;            /* what it receives and begins with { must come to user space */
 	int fd;                  /* TCP: the connected socket, borrowed; else 0 */
+	struct l7mp_flow_mss mss;
 };
 
 /* TCP: a connection that comes back from the kernel's side. */
@@ -92,6 +101,7 @@ struct l7mp_flow_socket {
 	int fd;     /* given away; another one than was lent */
 	bool ended; /* the peer has finished writing, which the socket does not know */
 	bool shut;  /* our direction is finished, which the socket does not know */
+	struct l7mp_flow_mss mss;
 };
 
 /* Counters of one direction. */

@@ -26,7 +26,7 @@ static struct off_tcp_traits usual(void)
 	                               .snd_wscale = 7,
 	                               .rcv_wscale = 10,
 	                               .snd_mss = 1448,
-	                               .advmss = 1460,
+	                               .advmss = 1448,
 	                               .min_rtt_us = 100,
 	                               .congestion = "cubic"};
 }
@@ -54,8 +54,36 @@ static void test_check(void **state)
 	assert_int_equal(off_tcp_check(&a, &b), L7MP_REASON_TCP_MSS);
 	assert_int_equal(off_tcp_check(&b, &a), L7MP_REASON_TCP_MSS);
 	b = usual();
+	b.snd_mss = 1440; /* PPPoE */
+	assert_int_equal(off_tcp_check(&a, &b), L7MP_REASON_TCP_MSS);
+	b = usual();
 	b.sack = b.wscale = false; /* these are translated */
 	assert_int_equal(off_tcp_check(&a, &b), L7MP_REASON_NONE);
+}
+
+/* A socket that was made again, as the kernel shows it. */
+static void test_recall(void **state)
+{
+	const struct l7mp_flow_mss none = {0};
+	struct off_tcp_traits t = usual(), u;
+	struct l7mp_flow_mss mss = off_tcp_mss(&t);
+
+	(void)state;
+	t.advmss = 1460;
+	u = t;
+	off_tcp_recall(&t, &none);
+	assert_memory_equal(&t, &u, sizeof(t));
+	off_tcp_recall(&t, &mss);
+	assert_int_equal(t.advmss, 1448);
+	assert_int_equal(t.snd_mss, 1448);
+	t.snd_mss = 1200; /* the path is narrower */
+	off_tcp_recall(&t, &mss);
+	assert_int_equal(t.snd_mss, 1200);
+	t = (struct off_tcp_traits){.snd_mss = 1448, .advmss = 1448};
+	mss = (struct l7mp_flow_mss){1460, 1460};
+	off_tcp_recall(&t, &mss);
+	assert_int_equal(t.snd_mss, 1460);
+	assert_int_equal(t.advmss, 1460);
 }
 
 static void test_rtt(void **state)
@@ -272,9 +300,13 @@ static void test_restore(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_check),   cmocka_unit_test(test_rtt),
-	        cmocka_unit_test(test_segment), cmocka_unit_test(test_segment6),
-	        cmocka_unit_test(test_relay),   cmocka_unit_test(test_relay_without_offset),
+	        cmocka_unit_test(test_check),
+	        cmocka_unit_test(test_recall),
+	        cmocka_unit_test(test_rtt),
+	        cmocka_unit_test(test_segment),
+	        cmocka_unit_test(test_segment6),
+	        cmocka_unit_test(test_relay),
+	        cmocka_unit_test(test_relay_without_offset),
 	        cmocka_unit_test(test_restore),
 	};
 

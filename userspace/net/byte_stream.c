@@ -43,6 +43,7 @@ struct byte_stream {
 	struct l7mp_task task; /* emits `closed` when there is nothing below */
 	int err;               /* negative errno that ended it */
 	char *why;             /* in words, when TLS failed */
+	struct l7mp_flow_mss mss;
 	enum l7mp_byte_stream_type type;
 	bool open, reading, closing;
 };
@@ -398,6 +399,7 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 		out->l4 = IPPROTO_TCP;
 		out->remote = s->remote;
 		out->fd = below_fd(s);
+		out->mss = s->mss;
 		out->keep_tos = true;
 	}
 }
@@ -413,8 +415,9 @@ static int op_lend(struct l7mp_stream *base)
 
 static void op_give_back(struct l7mp_stream *base, const struct l7mp_flow_socket *back)
 {
-	const struct byte_stream *s = (const struct byte_stream *)base;
+	struct byte_stream *s = (struct byte_stream *)base;
 
+	s->mss = back->mss;
 	l7mp_stream_io_give_back(s->sio, back->fd, back->ended, back->shut);
 	/* The kernel's side turned keep-alive off, or made the socket anew. */
 	if (back->fd >= 0)

@@ -146,7 +146,8 @@ static void remove_ended(struct l7mp_offload_engine *e, const struct l7mp_flow *
 enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                     const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
-	const int fd[2] = {a->fd, b->fd};
+	const struct l7mp_flow_socket at[2] = {{.fd = a->fd, .mss = a->mss},
+	                                       {.fd = b->fd, .mss = b->mss}};
 	enum l7mp_reason reason;
 
 	if (!e->set.tcp.enabled)
@@ -154,7 +155,7 @@ enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_f
 	if (!e->tcp || !e->table.events || !e->table.events->lend)
 		return L7MP_REASON_TCP;
 	remove_ended(e, flow);
-	reason = off_tcp_pair_new(e->tcp, fd, flow, &flow->tcp);
+	reason = off_tcp_pair_new(e->tcp, at, flow, &flow->tcp);
 	if (reason)
 		return reason;
 	flow->verb = L7MP_VERB_SPLICE;

@@ -15,7 +15,27 @@
 static bool too_large(const struct off_tcp_traits *from, const struct off_tcp_traits *to)
 {
 	/* What the peer may send was told to it by our MSS option; it must fit the other way. */
-	return from->advmss > to->snd_mss + (to->ts ? TS_OPTION : 0);
+	return from->advmss > to->snd_mss;
+}
+
+/*
+ * Sockets that connect(2) in repair mode made count on time stamps when the host has them, and
+ * leave room for them for ever; what they would have told the peer is what they were told to send.
+ */
+void off_tcp_recall(struct off_tcp_traits *t, const struct l7mp_flow_mss *mss)
+{
+	uint32_t now = t->snd_mss + (t->ts ? 0 : TS_OPTION);
+
+	if (!mss->snd)
+		return;
+	/* The path may have become narrower meanwhile. */
+	t->snd_mss = mss->snd < now ? mss->snd : now;
+	t->advmss = mss->rcv;
+}
+
+struct l7mp_flow_mss off_tcp_mss(const struct off_tcp_traits *t)
+{
+	return (struct l7mp_flow_mss){.snd = (uint16_t)t->snd_mss, .rcv = (uint16_t)t->advmss};
 }
 
 static bool unequal_rtt(const struct off_tcp_traits *a, const struct off_tcp_traits *b)

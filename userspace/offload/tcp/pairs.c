@@ -274,8 +274,8 @@ static uint32_t next_id(struct off_tcp *t)
 	return t->last_id;
 }
 
-enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const int fd[2], void *owner,
-                                  struct off_tcp_pair **out)
+enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const struct l7mp_flow_socket at[2],
+                                  void *owner, struct off_tcp_pair **out)
 {
 	struct off_tcp_pair *p = calloc(1, sizeof(*p));
 	enum l7mp_reason reason = L7MP_REASON_NONE;
@@ -284,9 +284,11 @@ enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const int fd[2], void *owne
 	if (!p)
 		return L7MP_REASON_KERNEL;
 	for (int i = 0; i < 2; i++) {
-		p->end[i].fd = fd[i];
-		if (off_tcp_conn_read(fd[i], &p->end[i].conn))
+		p->end[i].fd = at[i].fd;
+		p->end[i].mss = at[i].mss;
+		if (off_tcp_conn_read(at[i].fd, &p->end[i].conn))
 			reason = L7MP_REASON_NOT_ESTABLISHED;
+		off_tcp_recall(&p->end[i].conn.traits, &at[i].mss);
 	}
 	if (!reason)
 		reason = off_tcp_check(&p->end[0].conn.traits, &p->end[1].conn.traits);

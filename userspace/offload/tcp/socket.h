@@ -18,11 +18,14 @@ struct off_tcp_traits {
 	bool established, mptcp;
 	bool ts, sack, wscale, ecn;
 	uint8_t snd_wscale, rcv_wscale;
-	uint32_t snd_mss; /* payload that we may send, options taken off */
-	uint32_t advmss;  /* what we told the peer that it may send */
+	uint32_t snd_mss; /* payload that we may send, time stamps taken off */
+	uint32_t advmss;  /* the same of the peer: what we told it */
 	uint32_t min_rtt_us;
 	char congestion[16];
 };
+/* Of a socket that was made again: what its connection had agreed on. `mss` all 0: is as it was. */
+void off_tcp_recall(struct off_tcp_traits *t, const struct l7mp_flow_mss *mss);
+struct l7mp_flow_mss off_tcp_mss(const struct off_tcp_traits *t);
 /* NONE, or why these two can't be spliced. */
 enum l7mp_reason off_tcp_check(const struct off_tcp_traits *a, const struct off_tcp_traits *b);
 

@@ -177,7 +177,7 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
 		struct off_tcp_end *e = &p->end[i];
 
 		e->bytes = e->relay.relayed;
-		back[i] = (struct l7mp_flow_socket){.fd = e->fd, .shut = e->shut};
+		back[i] = (struct l7mp_flow_socket){.fd = e->fd, .shut = e->shut, .mss = e->mss};
 		/* What fails here the owner sees at its next read. */
 		(void)off_tcp_relay_discard(&e->relay, e->fd);
 		e->fd = -1;

@@ -90,6 +90,7 @@ const char *off_tcp_stage_name(enum off_tcp_stage stage);
 struct off_tcp_end {
 	int fd; /* borrowed before RELAY, then ours; -1: none */
 	struct off_tcp_conn conn;
+	struct l7mp_flow_mss mss; /* as it came from its owner */
 	struct off_tcp_relay relay;
 	uint32_t copied; /* number of the first byte that user space has not taken */
 	uint32_t rcv_nxt;
@@ -179,8 +180,8 @@ void off_tcp_free(struct off_tcp **t);
  * A pair in the stage NUMBERS for two connected sockets, which stay their owners' for now. Returns
  * NONE and *out, or why it can't be spliced.
  */
-enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const int fd[2], void *owner,
-                                  struct off_tcp_pair **out);
+enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const struct l7mp_flow_socket at[2],
+                                  void *owner, struct off_tcp_pair **out);
 /* It is in the map: begin. */
 void off_tcp_pair_begin(struct off_tcp_pair *p);
 static inline bool off_tcp_lent(const struct off_tcp_pair *p)

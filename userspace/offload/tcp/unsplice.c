@@ -141,8 +141,10 @@ void off_tcp_stop_end(struct off_tcp_pair *p)
 	t->ops->unmap(t->arg, owner);
 	wake(p, at);
 	for (int i = 0; i < 2; i++) {
-		back[i] = (struct l7mp_flow_socket){
-		        .fd = p->end[i].fd, .ended = has_ended(p, i), .shut = has_ended(p, !i)};
+		back[i] = (struct l7mp_flow_socket){.fd = p->end[i].fd,
+		                                    .ended = has_ended(p, i),
+		                                    .shut = has_ended(p, !i),
+		                                    .mss = off_tcp_mss(&p->end[i].conn.traits)};
 		p->end[i].fd = -1;
 	}
 	t->n_returned++;
