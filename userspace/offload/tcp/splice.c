@@ -375,8 +375,9 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	struct off_tcp_window w[2] = {{0}};
 
 	for (int i = 0; i < 2; i++) {
-		/* A delayed acknowledgement goes now. */
-		off_tcp_quickack(p->end[i].fd);
+		/* A delayed acknowledgement goes now; after the end a RST would be the answer. */
+		if (!is_over(p))
+			off_tcp_quickack(p->end[i].fd);
 		p->end[i].clock = off_tcp_clock(p->end[i].fd);
 		off_tcp_relay_rest(&p->end[i].relay);
 	}
