@@ -28,7 +28,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "packages", "debian13", "vm"]
+SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "mesh", "packages", "debian13", "vm"]
 # Runs its arguments in a network namespace of their own.
 ISOLATE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 LINE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)(?:\s*#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)

@@ -53,6 +53,7 @@ struct op_node {
 	bool optional;      /* needs no proxy: a Route, or a Target that is only referred to */
 	/* Gateway API kinds: the status, without what proxies and clocks say. */
 	cJSON *status;
+	bool served;   /* there are proxies for it */
 	cJSON *owners; /* for updateOwners; NULL: none */
 	struct op_placed *placed;
 	size_t n_placed, cap_placed;
@@ -173,8 +174,11 @@ void op_gateways(struct op_render *x);
 /* Adds a condition, still without time. Returns 0 or -ENOMEM. */
 int op_condition(cJSON *list, const char *type, bool status, const char *reason,
                  const char *message, double generation);
-/* Adds Programmed, which op_statuses fills in by the proxies that have the node's units. */
-int op_condition_programmed(cJSON *list, double generation);
+/*
+ * Adds Programmed, which op_statuses fills in by the proxies that have the node's units with this
+ * tag; -1: all of them.
+ */
+int op_condition_programmed(cJSON *list, int tag, double generation);
 
 /* ---- translate.c: from the spelling of custom resources to the proxy's ---- */
 

@@ -896,6 +896,8 @@ int op_render(const struct op_store *s, struct op_result **out)
 	rc = rc ? rc : add_proxies(&x);
 	if (!rc) {
 		op_mesh(&x);
+		if (!x.oom)
+			op_gateways(&x);
 		rc = x.oom ? -ENOMEM : number_units(&x);
 	}
 	rc = rc ? rc : make_proxies(&x);

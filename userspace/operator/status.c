@@ -34,11 +34,13 @@ int op_condition(cJSON *list, const char *type, bool status, const char *reason,
 	return 0;
 }
 
-#define TO_BE_FILLED ""
-
-int op_condition_programmed(cJSON *list, double generation)
+/* Until it is filled in it has no reason, and the tag for a message. */
+int op_condition_programmed(cJSON *list, int tag, double generation)
 {
-	return op_condition(list, "Programmed", false, TO_BE_FILLED, "", generation);
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", tag);
+	return op_condition(list, "Programmed", false, "", text, generation);
 }
 
 static const cJSON *find_condition(const cJSON *list, const char *type)
@@ -326,6 +328,186 @@ static int mesh_status(struct statuses *x, const struct op_node *n, const struct
 	return rc;
 }
 
+/* ---- the kinds of the Gateway API ---- */
+
+static int set_condition(cJSON *c, bool status, const char *reason, const char *message)
+{
+	cJSON *s = cJSON_CreateString(status ? "True" : "False");
+	cJSON *r = cJSON_CreateString(reason), *m = cJSON_CreateString(message);
+
+	if (!s || !r || !m) {
+		cJSON_Delete(s);
+		cJSON_Delete(r);
+		cJSON_Delete(m);
+		return -ENOMEM;
+	}
+	cJSON_ReplaceItemInObjectCaseSensitive(c, "status", s);
+	cJSON_ReplaceItemInObjectCaseSensitive(c, "reason", r);
+	cJSON_ReplaceItemInObjectCaseSensitive(c, "message", m);
+	return 0;
+}
+
+static cJSON *own_condition(cJSON *list, const char *type)
+{
+	cJSON *c;
+
+	cJSON_ArrayForEach (c, list)
+		if (strcmp(l7mp_json_str(c, "type", ""), type) == 0)
+			return c;
+	return NULL;
+}
+
+/* Fills in Programmed, and what another Gateway's port makes of Accepted. */
+static int fill(const struct statuses *x, const struct op_node *n, cJSON *list, size_t *clashes)
+{
+	cJSON *p = own_condition(list, "Programmed");
+	int tag = p ? (int)strtol(l7mp_json_str(p, "message", "-1"), NULL, 10) : -1;
+	struct programmed c;
+	char message[900];
+	int rc = 0;
+
+	if (!p || *l7mp_json_str(p, "reason", ""))
+		return 0;
+	c = count(x, n, tag);
+	if (tag >= 0 && c.conflicts) {
+		*clashes += 1;
+		rc = set_condition(own_condition(list, "Accepted"), false, "PortUnavailable",
+		                   c.conflict);
+		return rc ? rc : set_condition(p, false, "PortUnavailable", c.conflict);
+	}
+	snprintf(message, sizeof(message), "%zu/%zu programmed%s%s", c.done,
+	         c.selected - c.conflicts, *c.text ? "; " : "", c.text);
+	if (!n->served)
+		return set_condition(p, false, tag < 0 ? "NoResources" : "Pending",
+		                     "no proxy serves the Gateway");
+	if (c.done + c.conflicts < c.selected)
+		return set_condition(p, false, c.refused || c.failed ? "Invalid" : "Pending",
+		                     message);
+	return set_condition(p, true, "Programmed", message);
+}
+
+/* Conditions of types that others set stay. */
+static int keep_foreign(cJSON *wanted, const cJSON *present)
+{
+	const cJSON *c;
+
+	cJSON_ArrayForEach (c, present) {
+		cJSON *copy;
+
+		if (find_condition(wanted, l7mp_json_str(c, "type", "")))
+			continue;
+		copy = cJSON_Duplicate(c, true);
+		if (!copy)
+			return -ENOMEM;
+		cJSON_AddItemToArray(wanted, copy);
+	}
+	return 0;
+}
+
+static const cJSON *find_listener(const cJSON *list, const char *name)
+{
+	const cJSON *l;
+
+	cJSON_ArrayForEach (l, list)
+		if (strcmp(l7mp_json_str(l, "name", ""), name) == 0)
+			return l;
+	return NULL;
+}
+
+static int fill_listeners(const struct statuses *x, const struct op_node *n, cJSON *status,
+                          const cJSON *present, size_t *clashes)
+{
+	cJSON *l;
+	int rc = 0;
+
+	cJSON_ArrayForEach (l, l7mp_json_member(status, "listeners")) {
+		const cJSON *was = find_listener(l7mp_json_member(present, "listeners"),
+		                                 l7mp_json_str(l, "name", ""));
+		cJSON *list = l7mp_json_member(l, "conditions");
+
+		rc = rc ? rc : fill(x, n, list, clashes);
+		rc = rc ? rc : add_times(list, l7mp_json_member(was, "conditions"), x->now);
+		rc = rc ? rc : keep_foreign(list, l7mp_json_member(was, "conditions"));
+	}
+	return rc;
+}
+
+static int gateway_status(struct statuses *x, const struct op_node *n, const struct op_obj *o)
+{
+	cJSON *status = cJSON_Duplicate(n->status, true);
+	cJSON *list = l7mp_json_member(status, "conditions");
+	const cJSON *present = l7mp_json_member(o->status, "conditions");
+	size_t clashes = 0, none = 0;
+	int rc = status ? fill_listeners(x, n, status, o->status, &clashes) : -ENOMEM;
+
+	rc = rc ? rc : fill(x, n, list, &none);
+	/* All that it wants belongs to others. */
+	if (!rc && clashes && !count(x, n, -1).done &&
+	    clashes == (size_t)cJSON_GetArraySize(l7mp_json_member(status, "listeners"))) {
+		rc = set_condition(own_condition(list, "Accepted"), false, "ListenersNotValid",
+		                   "the ports of all listeners are taken by others");
+		rc = rc ? rc
+		        : set_condition(own_condition(list, "Programmed"), false, "Invalid", "");
+	}
+	rc = rc ? rc : add_event(x, n, list);
+	rc = rc ? rc : add_times(list, present, x->now);
+	rc = rc ? rc : keep_foreign(list, present);
+	if (rc) {
+		cJSON_Delete(status);
+		return rc;
+	}
+	return add_status(x, n, o, status);
+}
+
+static const cJSON *find_parent(const struct statuses *x, const cJSON *parents, const cJSON *want)
+{
+	const cJSON *p;
+
+	cJSON_ArrayForEach (p, parents)
+		if (strcmp(l7mp_json_str(p, "controllerName", ""), x->s->settings.controller) ==
+		            0 &&
+		    l7mp_json_equal(l7mp_json_member(p, "parentRef"),
+		                    l7mp_json_member(want, "parentRef")))
+			return p;
+	return NULL;
+}
+
+/* Only our own entries in `parents` are ours to write. */
+static int route_status(struct statuses *x, const struct op_node *n, const struct op_obj *o)
+{
+	const cJSON *present = l7mp_json_member(o->status, "parents"), *p;
+	cJSON *status = cJSON_CreateObject(), *list = cJSON_CreateArray(), *own;
+	int rc = l7mp_json_add(status, "parents", list);
+
+	cJSON_ArrayForEach (p, present) {
+		cJSON *copy;
+
+		if (strcmp(l7mp_json_str(p, "controllerName", ""), x->s->settings.controller) == 0)
+			continue;
+		copy = cJSON_Duplicate(p, true);
+		if (!copy || !cJSON_AddItemToArray(list, copy))
+			rc = -ENOMEM;
+	}
+	cJSON_ArrayForEach (own, l7mp_json_member(n->status, "parents")) {
+		cJSON *copy = cJSON_Duplicate(own, true);
+		const cJSON *was = find_parent(x, present, own);
+		cJSON *conditions = l7mp_json_member(copy, "conditions");
+
+		if (rc || !copy ||
+		    add_times(conditions, l7mp_json_member(was, "conditions"), x->now) ||
+		    add_event(x, n, conditions) || !cJSON_AddItemToArray(list, copy)) {
+			cJSON_Delete(copy);
+			rc = -ENOMEM;
+		}
+	}
+	/* A route that was never ours. */
+	if (rc || (!present && !list->child)) {
+		cJSON_Delete(status);
+		return rc;
+	}
+	return add_status(x, n, o, status);
+}
+
 /* ---- all ---- */
 
 int op_statuses(const struct op_store *s, const struct op_result *r, const char *now,
@@ -339,8 +521,14 @@ int op_statuses(const struct op_store *s, const struct op_result *r, const char 
 		const struct op_node *n = r->nodes[i];
 		const struct op_obj *o = op_find(s, n->kind, n->ns, n->name);
 
-		if (o && o->digest == n->digest && strcmp(op_kinds[n->kind].group, "l7mp.io") == 0)
+		if (!o || o->digest != n->digest)
+			continue;
+		if (strcmp(op_kinds[n->kind].group, "l7mp.io") == 0)
 			rc = mesh_status(&x, n, o);
+		else if (n->kind == OP_UDPROUTE || n->kind == OP_TCPROUTE)
+			rc = n->status ? route_status(&x, n, o) : 0;
+		else
+			rc = n->status ? gateway_status(&x, n, o) : 0;
 	}
 	if (rc)
 		op_writes_free(out);

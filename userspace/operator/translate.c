@@ -108,8 +108,11 @@ cJSON *op_translate_spec(struct op_translate *t, const cJSON *spec)
 	if (!protocol) {
 		body = union_member(t, spec);
 		if (!body || spec->child->next) {
-			op_translate_fail(t,
-			                  "expected one protocol as the only key, or 'protocol'");
+			if (spec->child && !spec->child->next)
+				op_translate_fail(t, "'%.80s' is no protocol", spec->child->string);
+			else
+				op_translate_fail(
+				        t, "expected one protocol as the only key, or 'protocol'");
 			return NULL;
 		}
 		if (!cJSON_IsObject(body) && !cJSON_IsNull(body))
