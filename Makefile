@@ -27,6 +27,7 @@ Q       := $(if $(V),,@)
 PKGS := libuv libcares libwebsockets libcjson yaml-0.1 libpcre2-8 libxxhash libbpf libxdp libelf \
         openssl libcap libmnl
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CURL_LIBS  = $(shell pkg-config --libs libcurl)
 PKG_LIBS   = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread -lm
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
@@ -60,7 +61,8 @@ DEPS_config    := base model config
 DEPS_api       := $(LAYERS)
 DEPS_daemon    := $(LAYERS) daemon
 DEPS_ctl       := base model config
-DEPS_operator  := $(LAYERS) daemon operator
+DEPS_kube      := base loop model config kube
+DEPS_operator  := $(LAYERS) daemon kube operator
 
 # A layer's files lie in its folder and one level of folders below it.
 srcs = $(sort $(wildcard userspace/$(1)/*.c userspace/$(1)/*/*.c))
@@ -80,7 +82,7 @@ $(BUILD)/lib/$(1).a: $$(call archive_objs,$(1))
 	@mkdir -p $$(@D)
 	$(Q)rm -f $$@ && ar rcs $$@ $$^
 endef
-$(foreach l,$(LAYERS) daemon ctl operator,$(eval $(call layer_rule,$(l))))
+$(foreach l,$(LAYERS) daemon ctl kube operator,$(eval $(call layer_rule,$(l))))
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -92,11 +94,11 @@ $(BUILD)/l7mp-proxy: $(BUILD)/obj/userspace/daemon/main.o $(foreach l,$(DEPS_dae
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_daemon)) $(PKG_LIBS)
 $(BUILD)/l7mpctl: $(BUILD)/obj/userspace/ctl/main.o $(foreach l,$(DEPS_ctl) ctl,$(BUILD)/lib/$(l).a)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS) $(shell pkg-config --libs libcurl)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_ctl) ctl) $(PKG_LIBS) $(CURL_LIBS)
 
 $(BUILD)/l7mp-operator: $(BUILD)/obj/userspace/operator/main.o $(foreach l,$(DEPS_operator),$(BUILD)/lib/$(l).a)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_operator)) $(PKG_LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_operator)) $(PKG_LIBS) $(CURL_LIBS)
 
 # ---- documents made from the tables: make docs ------------------------------
 
@@ -156,7 +158,7 @@ $(BUILD)/obj/selftests/%.o: CPPFLAGS += -Iselftests/lib
 $(BUILD)/unit/test_%: $(BUILD)/obj/selftests/unit/test_%.o $(TESTLIB) $$(foreach l,$$(DEPS_$$(call unit_layer,$$@)),$(BUILD)/lib/$$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) $(LINK_$(notdir $@)) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) $(LINK_$(notdir $@)) -o $@ $< -Wl,--start-group $(TESTLIB) $(foreach l,$(DEPS_$(call unit_layer,$@)),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) $(if $(filter kube,$(DEPS_$(call unit_layer,$@))),$(CURL_LIBS)) -lcmocka
 
 # What fuzz/test_http_diff.py compares with other readers of HTTP.
 HTTP_READER := $(BUILD)/bin/http_reader
@@ -262,7 +264,7 @@ install: all
 		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/doc/l7mp/examples \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	install -m 755 $(BUILD)/l7mp-proxy $(DESTDIR)$(PREFIX)/sbin/
-	install -m 755 $(BUILD)/l7mpctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BUILD)/l7mpctl $(BUILD)/l7mp-operator $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 README.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/l7mp/
@@ -270,8 +272,8 @@ install: all
 	sed 's|@PREFIX@|$(PREFIX)|' scripts/l7mp-proxy.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service
 	echo 'u l7mp - "l7mp proxy"' > $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/sbin/l7mp-proxy $(DESTDIR)$(PREFIX)/bin/l7mpctl \
-		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
+	rm -f $(DESTDIR)$(PREFIX)/sbin/l7mp-proxy $(DESTDIR)$(PREFIX)/bin/l7mp-operator $(DESTDIR)$(PREFIX)/bin/l7mpctl \
+		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/l7mp-operator.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp
 # From a copy of the tree, so that it stays as it is.

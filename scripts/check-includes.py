@@ -41,6 +41,7 @@ HEADERS = {
     "config": "config openapi rest registry_all oneliner",
     "api": "api",
     "daemon": "app",
+    "kube": "kube kube_http",
 }
 LAYER_OF = {f"l7mp/{h}.h": layer for layer, hs in HEADERS.items() for h in hs.split()}
 # The folders of offload/ that each of them may include headers of, beside its own.
