@@ -100,6 +100,21 @@ $(BUILD)/l7mp-operator: $(BUILD)/obj/userspace/operator/main.o $(foreach l,$(DEP
 	@echo "  LINK    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(call libs,$(DEPS_operator)) $(PKG_LIBS) $(CURL_LIBS)
 
+# ---- the console's files, as C ------------------------------------------------
+
+# In this order its scripts are one.
+CONSOLE := userspace/api/console
+CONSOLE_JS := $(addprefix $(CONSOLE)/,base.js api.js metrics.js chart.js json.js forms.js path.js overview.js objects.js \
+              sessions.js flows.js settings.js main.js)
+comma := ,
+empty :=
+CONSOLE_FILES := index.html=$(CONSOLE)/index.html style.css=$(CONSOLE)/style.css icon.svg=$(CONSOLE)/icon.svg \
+                 console.js=$(subst $(empty) $(empty),$(comma),$(strip $(CONSOLE_JS)))
+$(BUILD)/gen/console_files.h: $(wildcard $(CONSOLE)/*) scripts/embed.sh Makefile
+	@mkdir -p $(@D)
+	$(Q)scripts/embed.sh $(CONSOLE_FILES) > $@
+$(BUILD)/obj/userspace/api/console.o: $(BUILD)/gen/console_files.h
+
 # ---- documents made from the tables: make docs ------------------------------
 
 $(BUILD)/l7mp-docgen: $(BUILD)/obj/userspace/config/doc/docgen.o $(foreach l,$(DEPS_daemon),$(BUILD)/lib/$(l).a)

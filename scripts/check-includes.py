@@ -125,7 +125,7 @@ def check_file(path, layer, libraries, errors, graph, private):
             if owner is None:
                 errors.append(f"{rel}: {name} belongs to no layer; add it to scripts/check-includes.py")
                 continue
-        elif quote == '"' and not name.endswith(".skel.h"):
+        elif quote == '"' and not name.endswith((".skel.h", "console_files.h")):  # made by the build
             # A private header: by its name from its own folder, else by its path below userspace/.
             owner = name.split("/")[0] if "/" in name else layer
             there = name.rsplit("/", 1)[0] if "/" in name else here

@@ -199,8 +199,10 @@ struct l7mp_admin {
 	char *instance;
 	char *api_token_file; /* NULL: none */
 	struct l7mp_admin_server server;
-	uint32_t drain_timeout; /* s, at SIGTERM; 0: no draining */
-	bool metrics_sessions;  /* whether /metrics has series for each session */
+	bool read_without_token; /* clients on this host may read, though there is a token */
+	bool console;            /* whether the admin server has /console/ */
+	uint32_t drain_timeout;  /* s, at SIGTERM; 0: no draining */
+	bool metrics_sessions;   /* whether /metrics has series for each session */
 	struct l7mp_limits limits;
 };
 

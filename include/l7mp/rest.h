@@ -48,6 +48,7 @@ enum l7mp_rest_flags {
 	L7MP_REST_PAGED = 1 << 4,     /* takes ?limit= and ?after= */
 	L7MP_REST_BODYLESS = 1 << 5,  /* the body may be absent */
 	L7MP_REST_OWNER = 1 << 6,     /* takes ?owner= */
+	L7MP_REST_FILTERED = 1 << 7,  /* takes ?filter= */
 };
 
 struct l7mp_rest_route {

@@ -110,6 +110,12 @@ const char *l7mp_session_name(const struct l7mp_session *s);
 const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
 /* Returns what GET /sessions shows of a session. A new tree; NULL when out of memory. */
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
+/*
+ * Returns whether each of the words (NULL ends them) is, in any case, a part of the session's name,
+ * its client's address, its state, the name of its listener or of a cluster or endpoint in its
+ * path, the state of its offload, or the reason that it is not in the kernel.
+ */
+bool l7mp_session_has_words(const struct l7mp_session *s, const char *const *words);
 /* Returns its kernel flow, borrowed until the end of this turn; NULL when it has none. */
 struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
 /* Returns its record for the access log. A new tree; NULL when out of memory. */

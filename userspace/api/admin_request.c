@@ -220,6 +220,7 @@ static const struct api_service ready = {.proto = "readyz", .answer = ready_answ
 static const struct api_service *const services[] = {
         [ADMIN_REST] = &api_service_rest,
         [ADMIN_METRICS] = &api_service_metrics,
+        [ADMIN_CONSOLE] = &api_service_console,
         [ADMIN_HEALTH] = &health,
         [ADMIN_READY] = &ready,
 };
@@ -234,6 +235,7 @@ static void run(struct admin_request *r, struct api_response *refusal)
 	        .query = r->query,
 	        .content_type = api_header(r->metadata, "content-type"),
 	        .if_match = api_header(r->metadata, "if-match"),
+	        .if_none_match = api_header(r->metadata, "if-none-match"),
 	        .body = r->body,
 	        .body_len = r->body_len,
 	        .large_pieces = true,
@@ -255,7 +257,9 @@ static void admit(struct admin_request *r)
 {
 	struct api_response refusal = {0};
 
-	if (r->target == ADMIN_REST || r->target == ADMIN_METRICS)
+	if (r->target == ADMIN_CONSOLE)
+		api_authorize_page(r->api, &r->client, r->metadata, &refusal);
+	else if (r->target == ADMIN_REST || r->target == ADMIN_METRICS)
 		api_authorize(r->api, &r->client, r->metadata, &refusal);
 	if (refusal.status || r->length == 0) {
 		run(r, refusal.status ? &refusal : NULL);

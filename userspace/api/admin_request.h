@@ -28,6 +28,7 @@ struct admin_request;
 enum admin_target {
 	ADMIN_REST,    /* /api/v1/..., /openapi.json, /openapi.yaml */
 	ADMIN_METRICS, /* /metrics */
+	ADMIN_CONSOLE, /* /console/..., and / for a browser */
 	ADMIN_HEALTH,  /* /healthz: the loop answers */
 	ADMIN_READY,   /* /readyz: everything is bound, and not being stopped */
 };

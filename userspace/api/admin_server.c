@@ -140,7 +140,9 @@ static bool add_head(const struct conn *c, struct l7mp_str *out, int status, con
 	date_text(date, sizeof(date));
 	l7mp_str_addf(out, "HTTP/1.1 %d %s\r\nDate: %s\r\n%sConnection: close\r\n", status,
 	              phrase(status), date, headers);
-	if (length >= 0)
+	if (status == 304)
+		; /* has no body, and its length would be that of the file */
+	else if (length >= 0)
 		l7mp_str_addf(out, "Content-Length: %lld\r\n", length);
 	else if (!c->http10)
 		l7mp_str_add(out, "Transfer-Encoding: chunked\r\n");
@@ -290,7 +292,22 @@ static cJSON *make_metadata(const struct mg_request_info *ri)
 	return NULL;
 }
 
-static enum admin_target target_of(const char *path, const char **api_path)
+/* Whether this request comes from a browser that is to show a page. */
+static bool wants_page(const struct mg_request_info *ri)
+{
+	int n;
+	const char *accept = find(ri, "Accept", &n);
+
+	return accept && strstr(accept, "text/html");
+}
+
+static bool is_console(const char *path)
+{
+	return !strcmp(path, "/console") || !strncmp(path, "/console/", 9);
+}
+
+static enum admin_target target_of(const struct mg_request_info *ri, const char *path,
+                                   const char **api_path)
 {
 	static const struct {
 		const char *path;
@@ -311,6 +328,8 @@ static enum admin_target target_of(const char *path, const char **api_path)
 		}
 	}
 	*api_path = path;
+	if (is_console(path) || (!strcmp(path, "/") && wants_page(ri)))
+		return ADMIN_CONSOLE;
 	return ADMIN_REST;
 }
 
@@ -324,7 +343,7 @@ static struct admin_request *make_request(struct conn *c)
 	char link[128] = "";
 	const char *host;
 
-	head.target = target_of(path, &head.path);
+	head.target = target_of(c->ri, path, &head.path);
 	if (l7mp_addr_parse(&head.peer, c->ri->remote_addr, (uint16_t)c->ri->remote_port))
 		return NULL;
 	/* Bound to all addresses: civetweb reveals the local address only as part of a link. */
@@ -496,6 +515,17 @@ static void serve(struct conn *c)
 	admin_request_drop(c->rq);
 }
 
+/*
+ * How many requests may be in progress for this one to be answered. A page's files are requested
+ * at once and not again: they also get the thread that otherwise says that all are busy.
+ */
+static unsigned slots(const struct conn *c)
+{
+	const char *path = c->ri->local_uri_raw;
+
+	return c->engine->where.threads + (path && is_console(path) ? 1U : 0U);
+}
+
 /* Marks a connection that was answered, for connection_close. */
 static char answered;
 
@@ -519,7 +549,7 @@ static int begin_request(struct mg_connection *mg)
 		refuse(&c, 417, "expected nothing but 100-continue");
 	} else if (atomic_load(&c.engine->retiring)) {
 		refuse(&c, 503, "this server is being stopped");
-	} else if (atomic_fetch_add(&c.engine->busy, 1) >= c.engine->where.threads) {
+	} else if (atomic_fetch_add(&c.engine->busy, 1) >= slots(&c)) {
 		atomic_fetch_sub(&c.engine->busy, 1);
 		refuse(&c, 503, "all threads of the admin server are busy (admin.server.threads)");
 	} else {

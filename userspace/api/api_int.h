@@ -77,8 +77,8 @@ struct api_request {
 
 	/* Owned. As in the request line, not decoded; query without its '?', "" when none. */
 	char *raw_path, *raw_query;
-	char *content_type, *if_match; /* NULL: absent */
-	char *body;                    /* NULL when empty */
+	char *content_type, *if_match, *if_none_match; /* NULL: absent */
+	char *body;                                    /* NULL when empty */
 	size_t body_len;
 	bool too_large; /* the body was longer than limits.max_body; it was not kept */
 	bool head;      /* HEAD: the answer has no body */
@@ -96,6 +96,7 @@ struct api_request {
 	/* largest number of elements of a list; UINT64_MAX: no limit */
 	uint64_t limit;
 	char *after;                    /* owned; NULL: from the beginning */
+	char *filter;                   /* owned; NULL: all sessions */
 	char *owner;                    /* owned: ?owner=; NULL: absent */
 	struct l7mp_document *document; /* owned: the parsed body */
 	struct l7mp_change *change;     /* built by a handler, for the runtime to apply */
@@ -133,6 +134,8 @@ struct api_response {
 	size_t text_len;           /* of text */
 	struct api_stream *stream; /* owned: the body, produced while it is read */
 	const char *content_type;  /* of text and stream; static */
+	const char *const *extra;  /* names and values of further headers, then NULL; static */
+	bool revalidate;           /* may be kept by the client, if it asks each time */
 	char allow[64];            /* 405 */
 	char etag[48];             /* with its quotes; "" when none */
 	char *link;                /* owned: value of the Link header; NULL: none */
@@ -163,6 +166,13 @@ int api_query_get(const char *query, const char *key, char **out);
 /* Returns the value of an HTTP request header, case-insensitive; NULL when absent. */
 const char *api_header(const cJSON *metadata, const char *name);
 
+/*
+ * Returns whether an entity tag, with its quotes, is in the list "a", W/"b", "c" of If-Match or
+ * If-None-Match (NULL: absent), or that is "*". Weak ones never match in If-Match, and do in
+ * If-None-Match (RFC 9110, 13.1).
+ */
+bool api_etag_listed(const char *list, const char *tag, bool weak);
+
 /* ---- auth.c ---- */
 
 /*
@@ -172,6 +182,12 @@ const char *api_header(const cJSON *metadata, const char *name);
  */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
+/*
+ * The same for the console's files, which hold nothing of this proxy: with a token everybody gets
+ * them, because a browser can't send it before it has them.
+ */
+int api_authorize_page(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+                       struct api_response *rs);
 /* Returns whether this is a name or address of this host ("localhost", "[::1]:1234", "myhost"). */
 bool api_host_is_local(const struct l7mp_api *api, const char *host);
 

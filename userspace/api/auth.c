@@ -39,6 +39,15 @@ static enum l7mp_origin origin_of(struct l7mp_api *api, const struct api_client 
 	return api_origin_of_connection(api->origins, &client->peer, &client->local);
 }
 
+static int refuse_token(struct api_response *rs)
+{
+	api_fail(rs, 401,
+	         "expected the header 'Authorization: Bearer TOKEN' with the token of "
+	         "this proxy (admin.api_token_file)");
+	rs->challenge = true;
+	return 401;
+}
+
 static int check_token(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                        struct api_response *rs)
 {
@@ -57,11 +66,7 @@ static int check_token(struct l7mp_api *api, const struct api_client *client, co
 	case API_TOKEN_WRONG:
 		break;
 	}
-	api_fail(rs, 401,
-	         "expected the header 'Authorization: Bearer TOKEN' with the token of "
-	         "this proxy (admin.api_token_file)");
-	rs->challenge = true;
-	return 401;
+	return refuse_token(rs);
 }
 
 /* Whether this is "", or ":" and digits. */
@@ -143,12 +148,28 @@ static const char *refusal_of(enum l7mp_origin origin)
 	return "where the request comes from is not known";
 }
 
+/* Whether the request only reads, has no token, and needs none from a client on this host. */
+static bool reads_without_token(const struct l7mp_api *api, const cJSON *metadata)
+{
+	const char *method = l7mp_json_str(l7mp_json_member(metadata, "HTTP"), "method", "GET");
+
+	return l7mp_model_admin(api->params.model)->read_without_token &&
+	       !api_header(metadata, "authorization") &&
+	       (!strcmp(method, "GET") || !strcmp(method, "HEAD"));
+}
+
+int api_authorize_page(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
+                       struct api_response *rs)
+{
+	return api_token_is_set(api->token) ? 0 : api_authorize(api, client, metadata, rs);
+}
+
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs)
 {
 	const char *why, *host, *origin;
 
-	if (api_token_is_set(api->token))
+	if (api_token_is_set(api->token) && !reads_without_token(api, metadata))
 		return check_token(api, client, metadata, rs);
 	why = refusal_of(origin_of(api, client));
 	host = api_header(metadata, "host");
@@ -159,6 +180,8 @@ int api_authorize(struct l7mp_api *api, const struct api_client *client, const c
 		why = "the Origin header does not name this host";
 	if (!why)
 		return 0;
+	if (api_token_is_set(api->token))
+		return refuse_token(rs);
 	api_fail(rs, 403, "%s; set admin.api_token_file to allow others", why);
 	return 403;
 }

@@ -52,10 +52,12 @@ static void request_clear(struct api_request *rq)
 	free(rq->raw_query);
 	free(rq->content_type);
 	free(rq->if_match);
+	free(rq->if_none_match);
 	free(rq->body);
 	free(rq->method);
 	free(rq->path);
 	free(rq->after);
+	free(rq->filter);
 	free(rq->owner);
 	l7mp_document_free(&rq->document);
 	memset(rq, 0, sizeof(*rq));
@@ -333,6 +335,7 @@ int api_exchange_new(struct l7mp_api *api, const struct api_call *call, void (*r
 	                             .raw_query = copy(call->query ? call->query : "", &failed),
 	                             .content_type = copy(call->content_type, &failed),
 	                             .if_match = copy(call->if_match, &failed),
+	                             .if_none_match = copy(call->if_none_match, &failed),
 	                             .method = copy(call->method, &failed),
 	                             .body = call->body,
 	                             .body_len = call->body_len,

@@ -37,6 +37,7 @@ struct api_service {
 };
 extern const struct api_service api_service_rest;    /* everything below /api/v1 */
 extern const struct api_service api_service_metrics; /* Prometheus' text, whatever the path */
+extern const struct api_service api_service_console; /* the files of the console */
 
 /* A complete request. The strings are borrowed for the call and copied; NULL: absent. */
 struct api_call {
@@ -46,6 +47,7 @@ struct api_call {
 	const char *query; /* without its '?' */
 	const char *content_type;
 	const char *if_match;
+	const char *if_none_match;
 	const char *session; /* name of the session that carries the request */
 	char *body;          /* heap, taken, also on failure; NULL when empty */
 	size_t body_len;

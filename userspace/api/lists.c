@@ -19,6 +19,7 @@
 #define PAGE_MAX  10000 /* most sessions of a page: they are counted before the head goes out */
 #define SKIP_STEP 64    /* sessions that are skipped */
 #define PARTS_MAX 10
+#define WORDS_MAX 8 /* of ?filter= */
 
 /* ---- a JSON text that grows item by item ---- */
 
@@ -142,6 +143,8 @@ struct list {
 	struct l7mp_session_cursor probe; /* looks for the end of the page */
 	bool probing;
 	uint64_t limit, counted, last;
+	char *filter; /* of which these are parts */
+	const char *words[WORDS_MAX + 1];
 	char *path; /* for the Link header, with the other query parameters */
 };
 
@@ -164,6 +167,7 @@ static void list_free(struct api_stream *st)
 	l7mp_cursor_close(&l->probe);
 	free(l->path);
 	free(l->after_text);
+	free(l->filter);
 	free(l);
 }
 
@@ -178,6 +182,14 @@ static cJSON *object_tree(const struct list *l, const struct l7mp_object *o)
 	if (json && !l->parts[l->at].key)
 		api_show_bound(l->api, o, json);
 	return json;
+}
+
+/* Whether a list of sessions or of their flows is to show this one. */
+static bool is_listed(const struct list *l, const struct l7mp_session *s)
+{
+	if (l->parts[l->at].what == PART_FLOWS && !l7mp_session_flow(s))
+		return false;
+	return !l->words[0] || l7mp_session_has_words(s, l->words);
 }
 
 /*
@@ -196,7 +208,7 @@ static cJSON *next_flow(struct list *l, bool *skip, bool *end)
 	l->flows = NULL;
 	s = l7mp_cursor_next(&l->cursor);
 	*end = !s;
-	*skip = s && (!l7mp_session_flow(s) || !params->offload_flow);
+	*skip = s && (!is_listed(l, s) || !params->offload_flow);
 	if (!s || *skip)
 		return NULL;
 	l->flows = params->offload_flow(params->arg, l7mp_session_flow(s));
@@ -218,7 +230,8 @@ static cJSON *next_item(struct list *l, const struct part *p, bool *skip, bool *
 	}
 	s = l7mp_cursor_next(&l->cursor);
 	*end = !s;
-	return s ? l7mp_session_to_json(s) : NULL;
+	*skip = s && !is_listed(l, s);
+	return s && !*skip ? l7mp_session_to_json(s) : NULL;
 }
 
 /* Does one step. Returns 1: the part continues; 0: it is complete. */
@@ -329,13 +342,21 @@ static char *percent_encode(const char *text)
 static char *page_path(const struct api_request *rq, uint64_t limit)
 {
 	static const char *const formats[] = {"plain", "terse", "space", "lines", "diffy"};
-	char format[32] = "";
+	char format[32] = "", *filter = NULL, *path;
 
 	if (rq->format != L7MP_JSON_PLAIN)
 		snprintf(format, sizeof(format), "format=%s&", formats[rq->format]);
-	return l7mp_asprintf("%s?%s%slimit=%llu&after=", rq->raw_path,
+	if (rq->filter) {
+		filter = percent_encode(rq->filter);
+		if (!filter)
+			return NULL;
+	}
+	path = l7mp_asprintf("%s?%s%s%s%s%slimit=%llu&after=", rq->raw_path,
 	                     rq->recursive ? "recursive=true&" : "", format,
+	                     filter ? "filter=" : "", filter ? filter : "", filter ? "&" : "",
 	                     (unsigned long long)limit);
+	free(filter);
+	return path;
 }
 
 /* Takes references to at most max objects of a kind, beginning with `o`. Returns the next one. */
@@ -446,11 +467,14 @@ static int probe(struct list *l)
 	for (int i = 0; i < SKIP_STEP; i++) {
 		const struct l7mp_session *s;
 
-		if (l->counted == l->limit || !l->probe.at)
+		/* When the page is full: whether there is another one. */
+		if (!l->probe.at || (l->counted == l->limit && is_listed(l, l->probe.at)))
 			return 0;
 		s = l7mp_cursor_next(&l->probe);
+		if (l->counted == l->limit)
+			continue;
 		l->last = l7mp_session_id(s);
-		l->counted += l->parts[0].what != PART_FLOWS || l7mp_session_flow(s);
+		l->counted += is_listed(l, s);
 	}
 	return 1;
 }
@@ -496,6 +520,26 @@ static bool page_of_sessions(struct api_request *rq, struct list *l, struct api_
 	return true;
 }
 
+/* Takes ?filter= and splits it at its blanks. Returns false with rs filled. */
+static bool split_filter(struct api_request *rq, struct list *l, struct api_response *rs)
+{
+	size_t n = 0;
+	char *save;
+
+	l->filter = rq->filter;
+	rq->filter = NULL;
+	for (char *word = l->filter ? strtok_r(l->filter, " \t", &save) : NULL; word;
+	     word = strtok_r(NULL, " \t", &save)) {
+		if (n == WORDS_MAX) {
+			api_fail(rs, 400, "query parameter 'filter': expected at most %d words",
+			         WORDS_MAX);
+			return false;
+		}
+		l->words[n++] = word;
+	}
+	return true;
+}
+
 /* Makes a list of sessions, or of their flows. */
 static void list_walk(struct api_request *rq, enum part_kind what, struct api_response *rs)
 {
@@ -506,7 +550,7 @@ static void list_walk(struct api_request *rq, enum part_kind what, struct api_re
 		return;
 	}
 	l->parts[l->n_parts++].what = what;
-	if (!page_of_sessions(rq, l, rs)) {
+	if (!page_of_sessions(rq, l, rs) || !split_filter(rq, l, rs)) {
 		list_free(&l->base);
 		return;
 	}

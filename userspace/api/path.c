@@ -111,3 +111,20 @@ const char *api_header(const cJSON *metadata, const char *name)
 
 	return cJSON_IsString(h) ? h->valuestring : NULL;
 }
+
+bool api_etag_listed(const char *list, const char *tag, bool weak)
+{
+	size_t len = strlen(tag);
+
+	if (list && !strcmp(list, "*"))
+		return true;
+	while (list && *list) {
+		list += strspn(list, " \t,");
+		if (weak && !strncmp(list, "W/", 2))
+			list += 2;
+		if (!strncmp(list, tag, len) && (!list[len] || strchr(" \t,", list[len])))
+			return true;
+		list += strcspn(list, ",");
+	}
+	return false;
+}

@@ -176,10 +176,12 @@ void api_each_header(const struct api_response *rs,
                      void (*cb)(void *arg, const char *name, const char *value), void *arg)
 {
 	cb(arg, "Content-Type", rs->content_type ? rs->content_type : "application/json");
-	cb(arg, "Cache-Control", "no-store");
+	cb(arg, "Cache-Control", rs->revalidate ? "no-cache" : "no-store");
 	cb(arg, "X-Content-Type-Options", "nosniff");
 	if (*rs->etag)
 		cb(arg, "ETag", rs->etag);
+	for (const char *const *h = rs->extra; h && *h; h += 2)
+		cb(arg, h[0], h[1]);
 	if (rs->link)
 		cb(arg, "Link", rs->link);
 	if (*rs->allow)

@@ -43,23 +43,6 @@ static void set_etag(const struct api_request *rq, const struct l7mp_object *o,
 }
 
 /*
- * Returns whether `tag`, with its quotes, is in the list "a", W/"b", "c". Weak ones never match
- * (13.1.1).
- */
-static bool listed(const char *list, const char *tag)
-{
-	size_t len = strlen(tag);
-
-	while (*list) {
-		list += strspn(list, " \t,");
-		if (!strncmp(list, tag, len) && (!list[len] || strchr(" \t,", list[len])))
-			return true;
-		list += strcspn(list, ",");
-	}
-	return false;
-}
-
-/*
  * Whether If-Match is absent or has the version of `o` (NULL: of the model). If not, rs is filled
  * with 412.
  */
@@ -73,8 +56,8 @@ static bool if_match(const struct api_request *rq, const struct l7mp_object *o,
 	model_etag(rq->api, model, sizeof(model));
 	if (o)
 		etag(rq->api, 'o', o->generation, object, sizeof(object));
-	if (!strcmp(rq->if_match, "*") || listed(rq->if_match, model) ||
-	    (o && listed(rq->if_match, object)))
+	if (api_etag_listed(rq->if_match, model, false) ||
+	    (o && api_etag_listed(rq->if_match, object, false)))
 		return true;
 	api_fail(rs, 412, "%s has changed: its ETag is %s now, If-Match asks for %.80s",
 	         o ? o->name : "the configuration", o ? object : model, rq->if_match);
@@ -1039,6 +1022,9 @@ static void read_query(struct api_request *rq, struct api_response *rs)
 		read_limit(rq, rs);
 	if (!rs->status && api_query_get(rq->raw_query, "after", &rq->after))
 		bad_query(rs, "after", NULL, "where the list continues");
+	if (!rs->status && rq->route->flags & L7MP_REST_FILTERED &&
+	    api_query_get(rq->raw_query, "filter", &rq->filter))
+		bad_query(rs, "filter", NULL, "words to search for");
 	if (!rs->status && api_query_get(rq->raw_query, "owner", &rq->owner))
 		bad_query(rs, "owner", NULL, "a name");
 	if (!rs->status && rq->owner && !(rq->route->flags & L7MP_REST_OWNER))

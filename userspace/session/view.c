@@ -292,7 +292,7 @@ cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 	return checked(json, rc);
 }
 
-/* ---- access log ---- */
+/* ---- search, and the access log ---- */
 
 /* Returns "127.0.0.1:15001" from the metadata; "" when the source has no address. */
 static const char *source_address(const struct l7mp_session *s, char *buf, size_t size)
@@ -311,6 +311,34 @@ static const char *source_address(const struct l7mp_session *s, char *buf, size_
 	else
 		snprintf(buf, size, strchr(ip, ':') ? "[%s]:%.0f" : "%s:%.0f", ip, port);
 	return buf;
+}
+
+static bool has_word(const struct l7mp_session *s, const char *word)
+{
+	char address[L7MP_ADDR_STRLEN];
+
+	if (strcasestr(s->name, word) || strcasestr(s->listener->obj.name, word) ||
+	    strcasestr(l7mp_session_state_name((enum l7mp_session_state)s->state), word) ||
+	    strcasestr(off_states[s->offload_state], word) ||
+	    strcasestr(l7mp_reason_name((enum l7mp_reason)s->offload_reason), word) ||
+	    strcasestr(source_address(s, address, sizeof(address)), word))
+		return true;
+	for (unsigned i = 1; i < s->n; i++) {
+		const struct session_stage *st = &s->stages[i];
+
+		if (strcasestr(st->cluster, word) ||
+		    (st->endpoint && strcasestr(st->endpoint->obj.name, word)))
+			return true;
+	}
+	return false;
+}
+
+bool l7mp_session_has_words(const struct l7mp_session *s, const char *const *words)
+{
+	for (; *words; words++)
+		if (!has_word(s, *words))
+			return false;
+	return true;
 }
 
 static cJSON *source_record(const struct l7mp_session *s)

@@ -573,6 +573,11 @@ static cJSON *parameters(struct oas *g, const struct l7mp_rest_route *d)
 		              "Show what follows this item; see the Link header of the page before",
 		              type_only(g, "string"));
 	}
+	if (d->flags & L7MP_REST_FILTERED)
+		add_parameter(g, list, "filter", "query",
+		              "Only sessions in which each of these words is found, at most 8: in "
+		              "their names, states and reasons, and those of what they use",
+		              type_only(g, "string"));
 	if (takes_if_match(d))
 		add_parameter(g, list, "If-Match", "header",
 		              "Only if this is the object's ETag, or that of the whole config",

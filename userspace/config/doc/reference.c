@@ -199,10 +199,11 @@ char *l7mp_reference_endpoints(void)
 
 	l7mp_str_add(&out, "| method | path | body | what it does |\n| --- | --- | --- | --- |\n");
 	for (const struct l7mp_rest_route *d = l7mp_rest_routes; d->method; d++) {
-		l7mp_str_addf(&out, "| %s | `%s%s%s%s` | ", d->method, d->path,
+		l7mp_str_addf(&out, "| %s | `%s%s%s%s%s` | ", d->method, d->path,
 		              d->flags & L7MP_REST_RECURSIVE ? "[?recursive=true]" : "",
 		              d->flags & L7MP_REST_OWNER ? "[?owner=NAME]" : "",
-		              d->flags & L7MP_REST_PAGED ? "[?limit=N&after=ITEM]" : "");
+		              d->flags & L7MP_REST_PAGED ? "[?limit=N&after=ITEM]" : "",
+		              d->flags & L7MP_REST_FILTERED ? "[?filter=WORDS]" : "");
 		if (d->request && d->request->fields)
 			l7mp_str_addf(&out, "`{\"%s\": ...}`", d->request->fields->key);
 		l7mp_str_add(&out, " | ");

@@ -172,6 +172,9 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	                                                       (int)out->offload_mode);
 	merge_offload_tcp(&out->offload_tcp, l7mp_json_member(doc, "offload_tcp"));
 	merge_server(&out->server, l7mp_json_member(doc, "server"));
+	out->read_without_token =
+	        l7mp_json_bool(doc, "read_without_token", out->read_without_token);
+	out->console = l7mp_json_bool(doc, "console", out->console);
 	out->drain_timeout = (uint32_t)l7mp_json_num(doc, "drain_timeout", out->drain_timeout);
 	out->metrics_sessions =
 	        l7mp_json_bool(l7mp_json_member(doc, "metrics"), "sessions", out->metrics_sessions);
@@ -290,9 +293,10 @@ static bool same_offload_tcp(const struct l7mp_offload_tcp *a, const struct l7mp
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
-	       same_server(&a->server, &b->server) && a->drain_timeout == b->drain_timeout &&
-	       a->metrics_sessions == b->metrics_sessions && a->offload == b->offload &&
-	       a->offload_mode == b->offload_mode && same_ifs(a, b) &&
+	       same_server(&a->server, &b->server) && a->console == b->console &&
+	       a->read_without_token == b->read_without_token &&
+	       a->drain_timeout == b->drain_timeout && a->metrics_sessions == b->metrics_sessions &&
+	       a->offload == b->offload && a->offload_mode == b->offload_mode && same_ifs(a, b) &&
 	       same_offload_tcp(&a->offload_tcp, &b->offload_tcp) &&
 	       same_limits(&a->limits, &b->limits);
 }
@@ -371,6 +375,8 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 	    l7mp_json_add_str(out, "offload_mode", mode_names[a->offload_mode]) |
 	    add_offload_tcp(out, &a->offload_tcp) | add_text(out, "instance", a->instance) |
 	    add_text(out, "api_token_file", a->api_token_file) | add_server(out, &a->server) |
+	    l7mp_json_add_bool(out, "read_without_token", a->read_without_token) |
+	    l7mp_json_add_bool(out, "console", a->console) |
 	    l7mp_json_add_num(out, "drain_timeout", a->drain_timeout) | add_metrics(out, a) |
 	    l7mp_json_add(out, "limits", limits_to_json(&a->limits)) |
 	    l7mp_json_add_str(out, "version", L7MP_VERSION)) {

@@ -284,6 +284,19 @@ static const struct l7mp_field admin_fields[] = {
                 .doc = "The admin server; off unless this is given",
         },
         {
+                .key = "read_without_token",
+                .type = L7MP_T_BOOL,
+                .def = "false",
+                .doc = "Clients on this host may read without the token, as if there were none; "
+                       "what changes something needs it",
+        },
+        {
+                .key = "console",
+                .type = L7MP_T_BOOL,
+                .def = "true",
+                .doc = "The admin server has the console at `/console/`",
+        },
+        {
                 .key = "drain_timeout",
                 .type = L7MP_T_INT,
                 .min = 0,
