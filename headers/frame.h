@@ -230,7 +230,7 @@ static __noinline int l7mp_frame_find_key(struct l7mp_frame *f)
 	__u16 id1, id2, beside;
 
 	f->l4_end = f->ip_end = 0;
-	if (f->len > 0xffff)
+	if (f->len > 0xffff + ETH_HLEN)
 		return -1;
 	beside = (__u16)f->beside_id;
 	id1 = l7mp_frame_u16(f, 14) & 0xfff;

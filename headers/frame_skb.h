@@ -22,6 +22,7 @@ static __always_inline struct l7mp_frame_cpu *l7mp_frame_cpu_get(void)
 static __always_inline int l7mp_frame_load(struct __sk_buff *skb, struct l7mp_frame *f, __u32 front)
 {
 	__u32 len = skb->len + front, n = len;
+	long rc;
 
 	if (len < ETH_HLEN)
 		return -1;
@@ -31,7 +32,10 @@ static __always_inline int l7mp_frame_load(struct __sk_buff *skb, struct l7mp_fr
 		for (int i = 0; i < L7MP_FRAME_WORDS; i++)
 			f->words[i] = 0;
 	}
-	if (bpf_skb_load_bytes_relative(skb, 0, f->bytes, n, BPF_HDR_START_MAC))
+	/* The first of them reads the linear part only, where not even all headers need be. */
+	rc = front ? bpf_skb_load_bytes_relative(skb, 0, f->bytes, n, BPF_HDR_START_MAC)
+	           : bpf_skb_load_bytes(skb, 0, f->bytes, n);
+	if (rc)
 		return -1;
 	f->len = len;
 	f->ifindex = skb->ifindex;

@@ -40,7 +40,11 @@
 	X(MIXED, "mixed-paths",                                                                   \
 	  "many packets had to take user space beside the flow, so all do, in order")             \
 	X(HOOK_LOST, "hook-lost", "our program was removed from an interface")                    \
-	X(CONFLICT, "conflict", "another session has a flow with the same addresses and ports")   \
+	X(CONFLICT, "conflict",                                                                   \
+	  "another session has a flow with the same addresses and ports, or another packet "      \
+	  "socket one with the same frames")                                                      \
+	X(LINK_DOWN, "link-down",                                                                 \
+	  "AF_PACKET: one of the interfaces is down, has no carrier, or is not there")            \
 	X(TLS, "tls", "a TCP connection with TLS: only user space can read it")                   \
 	X(TCP_YOUNG, "tcp-young", "not yet: see admin.offload_tcp")                               \
 	X(TCP, "tcp-options",                                                                     \
@@ -82,6 +86,20 @@ struct l7mp_flow_mss {
 	uint16_t snd, rcv;
 };
 
+/* AF_PACKET: which frames a packet socket takes in for a session, and how it sends others. */
+struct l7mp_flow_frame {
+	bool any;        /* all that the socket takes; else the conversation below */
+	uint16_t filter; /* the EtherType that the socket takes, behind tags, too; 0: all */
+	uint8_t family;  /* AF_INET, AF_INET6; 0: src and dst are link addresses */
+	uint8_t l4;      /* protocol of IP */
+	uint8_t src[16], dst[16]; /* of what comes in */
+	uint16_t sport, dport;    /* network order; 0: none */
+	uint16_t type;            /* EtherType behind the tags */
+	uint16_t vlan[2];         /* ids, the outer one first; 0xffff: none */
+	bool set_src, set_dst;    /* what is sent gets these link addresses */
+	uint8_t src_mac[6], dst_mac[6];
+};
+
 struct l7mp_flow_end {
 	enum l7mp_flow_kind kind;
 	enum l7mp_reason reason; /* for NONE */
@@ -92,8 +110,9 @@ struct l7mp_flow_end {
 	bool keep_tos;           /* what the socket sends keeps the TOS that it came with */
 	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
 	bool json_up;            /* what it receives and begins with { must come to user space */
-	int fd;                  /* TCP: the connected socket, borrowed; else 0 */
+	int fd;                  /* TCP, AF_PACKET: the socket, borrowed; else 0 */
 	struct l7mp_flow_mss mss;
+	struct l7mp_flow_frame frame; /* AF_PACKET */
 };
 
 /* TCP: a connection that comes back from the kernel's side. */

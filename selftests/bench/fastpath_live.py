@@ -29,8 +29,10 @@ FIRST, BEFORE = ("chrt", "-f", "1"), ("chrt", "-f", "2")
 BPFFS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 REFERENCES = {"drop": None, "bare XDP": "xdp_redirect", "XDP rewrite": "xdp_rewrite", "XDP rewrite + FIB": "xdp_rewrite_fib",
-              "bare tc": "tc_redirect", "tc rewrite": "tc_rewrite", "bare tc, local": "tc_redirect"}
-UNCHANGED = ("drop", "bare XDP", "bare tc", "bare tc, GRO", "bare tc, local")  # the sink sees the packets as they were made
+              "bare tc": "tc_redirect", "tc rewrite": "tc_rewrite", "bare tc, local": "tc_redirect", "bare tc, other": "tc_redirect"}
+PACKET = ("l7mp packet XDP", "l7mp packet tc", "l7mp packet tc, all frames", "l7mp packet slow")
+# The sink sees the packets as they were made.
+UNCHANGED = ("drop", "bare XDP", "bare tc", "bare tc, GRO", "bare tc, local", "bare tc, other", *PACKET)
 
 
 def unpin(instance):
@@ -80,6 +82,10 @@ class Lane:
         bench.sh(f"ip -n {net.src} addr add 10.255.255.254/8 dev {self.s}")
         bench.sh(f"ip -n {net.src} neigh add 10.0.0.1 lladdr {mac} dev {self.s} nud permanent")
         self.sh("ethtool -K in0 gro off")
+
+    def other_station(self):
+        """Frames that are made for in0 are no longer for this host."""
+        self.sh("ip link set in0 address 02:00:00:00:00:77")
 
     def snmp(self):
         """What user space got and the stack forwarded, IPv4 and IPv6."""
@@ -182,10 +188,10 @@ class LiveNet:
 
     # ---- relays ----
 
-    def start(self, lane, mode, core, command=()):
+    def start(self, lane, mode, core, command=(), listeners=None):
         """A daemon in a lane. mode "" is the slow path."""
         lane.instance = lane.ns
-        listeners = [{"name": f"v{f}", "spec": {"protocol": "UDP", "address": gw, "port": BARE_PORT},
+        listeners = listeners or [{"name": f"v{f}", "spec": {"protocol": "UDP", "address": gw, "port": BARE_PORT},
                       "options": {"idle_timeout": 0},
                       "rules": [{"action": {"route": {"destination": {
                           "name": f"sink{f}", "spec": {"protocol": "UDP", "port": SINK_PORT},
@@ -208,6 +214,21 @@ class LiveNet:
             self.run(lane, f, FLOWS, 200, FLOWS, SINK_PORT, 16, 16)
         if mode:
             self.wait_fast(lane, mode, 4 * FLOWS)
+
+    def packet_proxy(self, name, mode, packet_mode="server"):
+        """A lane with an AF_PACKET session for the one flow: frames to another station, as in0 gets another address."""
+        lane = self.lane(name)
+        lane.other_station()
+        listeners = [{"name": "frames", "spec": {"protocol": "AF_PACKET", "interface": "in0", "options": {"mode": packet_mode}},
+                      "options": {"idle_timeout": 0},
+                      "rules": [{"action": {"route": {"destination": {
+                          "name": "far", "spec": {"protocol": "AF_PACKET"}, "endpoints": [{"spec": {"address": "out0"}}]}}}}]}]
+        if mode == "native":
+            lane.sh("ethtool -K in0 rxvlan off")
+        self.start(lane, mode, OTHERS if mode else CORE, () if mode else BEFORE, listeners)
+        self.run(lane, 4, 1, 200, 4, BARE_PORT, 1, 1)
+        if mode:
+            self.wait_fast(lane, mode, 2)
 
     def local_proxy(self, name, mode):
         """The same for local senders, IPv4. A relay that came first would have to take their packets one by one."""
@@ -247,6 +268,7 @@ class LiveNet:
         self.lanes["XDP rewrite + FIB"].sh("sysctl -qw net.ipv4.ip_forward=1")  # the look-up asks for it
 
         # A relay's socket asks for GRO, which then gathers packets before tc sees them: the same for the bare one.
+        self.lanes["bare tc, other"].other_station()
         lane = self.lane("bare tc, GRO", "xdp", "tc_redirect")
         code = (f"import socket, signal; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
                 f"s.setsockopt(17, 104, 1); s.bind(('10.0.0.1', {BARE_PORT})); signal.pause()")
@@ -298,6 +320,9 @@ TABLES = [
                                                                          "l7mp slow, GRO", "l7mp slow")}),
     ("1 flow, 64 B, IPv4", "bare XDP", {n: row(n, size=64) for n in WAYS}),
     ("1 flow, 1,400 B, IPv4", "bare XDP", {n: row(n, size=1400) for n in WAYS}),
+    ("AF_PACKET, 1 flow, 200 B", "bare tc, other",
+     {n: row(n) for n in ("bare XDP", "l7mp packet XDP", "bare tc, other", "l7mp packet tc", "l7mp packet tc, all frames",
+                          "l7mp packet slow")}),
     ("from local sockets, 1 flow, 200 B", "bare tc, local", {n: row(n) for n in LOCAL}),
     ("from local sockets, 1,000 flows, 200 B", "bare tc, local", {n: row(n, FLOWS) for n in LOCAL}),
     ("1 flow, 200 B, IPv6", "bare XDP", {n: row({"l7mp tc": "l7mp tc v6"}.get(n, n), family=6) for n in WAYS}),
@@ -324,6 +349,9 @@ AIMS = [
     ("tc, 100,000 flows to one", row("l7mp tc 100k", HELD_BIG), row("l7mp tc"), "<=", 1.5),
     ("XDP, IPv6 to IPv4", row("l7mp XDP", family=6), row("l7mp XDP"), "<=", 1.25),
     ("XDP, IPv6 to IPv4, 1,000 flows", row("l7mp XDP", FLOWS, family=6), row("l7mp XDP", FLOWS), "<=", 1.25),
+    ("AF_PACKET by XDP to a bare XDP redirect", row("l7mp packet XDP"), row("bare XDP"), "<=", 1.25),
+    ("AF_PACKET by tc to a bare tc redirect", row("l7mp packet tc"), row("bare tc, other"), "<=", 1.25),
+    ("AF_PACKET by tc, all frames, to a bare tc redirect", row("l7mp packet tc, all frames"), row("bare tc, other"), "<=", 1.25),
     ("tc, IPv6 to IPv4", row("l7mp tc v6", family=6), row("l7mp tc"), "<=", 1.25),
 ]
 
@@ -333,7 +361,7 @@ def check(r, got, n, udp_in, forwarded):
     lane, flows, size, _ = r
     problems = []
     if "slow" in lane:
-        if not udp_in:
+        if not udp_in and "packet" not in lane:
             problems.append("user space got nothing")
     else:
         if got["sunk"] != n or got["lost"]:
@@ -342,7 +370,8 @@ def check(r, got, n, udp_in, forwarded):
             problems.append("user space got packets")
     if lane.startswith("l7mp") and "slow" not in lane:
         # Gathered packets are one verdict; the flow's counter has every packet.
-        if got["flow_packets"] != n or got["flow_bytes"] != n * size or not got["forwarded"] or got["passed"]:
+        # A frame's bytes are all of it: Ethernet, IPv4 and UDP headers, too.
+        if got["flow_packets"] != n or got["flow_bytes"] != n * (size + 42 * ("packet" in lane)) or not got["forwarded"] or got["passed"]:
             problems.append("the flows' counters don't fit")
         if "GRO" not in lane and got["forwarded"] != n:
             problems.append("verdicts don't fit")
@@ -379,6 +408,10 @@ def set_up(net):
     net.nat("kernel NAT, local")
     net.local_proxy("l7mp tc, local", "tc")
     net.local_proxy("l7mp slow, local", "")
+    net.packet_proxy("l7mp packet XDP", "native")
+    net.packet_proxy("l7mp packet tc", "tc")
+    net.packet_proxy("l7mp packet tc, all frames", "tc", "singleton")
+    net.packet_proxy("l7mp packet slow", "")
     net.proxy("l7mp XDP", "native")
     net.proxy("l7mp tc, GRO", "tc")
     net.hold("l7mp tc", "tc", 4, FLOWS)

@@ -36,7 +36,7 @@ struct lane {
 	char gw[64], source_name[IFNAMSIZ];
 	int source, sink, in, out; /* interface indexes, each in its namespace */
 	uint8_t in_mac[ETH_ALEN];
-	int verdicts, flows4, flows6, counters; /* pinned maps; -1: none */
+	int verdicts, flows4, flows6, frames, counters; /* pinned maps; -1: none */
 };
 
 struct totals {
@@ -140,7 +140,7 @@ static void cmd_lane(const char *args)
 	if (n_lanes == LIVE_LANES ||
 	    sscanf(args, "%63s %15s %15s %7s %511s %63s", l->gw, s, d, sink, path, prog) < 4)
 		DIE("lane %s", args);
-	l->verdicts = l->flows4 = l->flows6 = l->counters = -1;
+	l->verdicts = l->flows4 = l->flows6 = l->frames = l->counters = -1;
 	l->in = ifindex(l->gw, "in0");
 	mac_of("in0", l->in_mac);
 	l->out = ifindex(l->gw, "out0");
@@ -193,6 +193,7 @@ static void cmd_pins(const char *args)
 	l->verdicts = pinned(dir, L7MP_MAP_VERDICTS);
 	l->flows4 = pinned(dir, L7MP_MAP_FLOWS4);
 	l->flows6 = pinned(dir, L7MP_MAP_FLOWS6);
+	l->frames = pinned(dir, L7MP_MAP_FRAMES);
 	l->counters = pinned(dir, L7MP_MAP_COUNTERS);
 	puts("{}");
 }
@@ -203,7 +204,7 @@ static void cmd_pins(const char *args)
 static uint64_t walk(int fd, size_t value_size, size_t per, struct totals *t)
 {
 	enum { BATCH = 16384 };
-	struct l7mp_flow_key *keys = malloc(BATCH * sizeof(*keys));
+	struct l7mp_frame_key *keys = malloc(BATCH * sizeof(*keys)); /* the largest */
 	uint8_t *values = malloc(BATCH * value_size * per);
 	uint32_t token = 0, n;
 	uint64_t entries = 0;
@@ -243,6 +244,8 @@ static void cmd_entries(const char *args)
 	               : (unsigned long long)(walk(l->flows4, sizeof(struct l7mp_flow_action), 1,
 	                                           NULL) +
 	                                      walk(l->flows6, sizeof(struct l7mp_flow6_action), 1,
+	                                           NULL) +
+	                                      walk(l->frames, sizeof(struct l7mp_frame_action), 1,
 	                                           NULL)));
 }
 

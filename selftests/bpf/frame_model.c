@@ -41,7 +41,7 @@ static bool split(const struct frame_in *f, struct parts *p)
 
 	memset(p, 0, sizeof(*p));
 	p->l3 = at + 2;
-	if (is_tag(type) || f->len > 65535)
+	if (is_tag(type) || f->len > 65535 + 14)
 		return false;
 	if (type == 0x0800) {
 		if (have < 20 || h[0] != 0x45 || be16(h + 2) < 20 || be16(h + 2) > have)

@@ -18,7 +18,7 @@ static void check(const struct off_index *t, struct off_direction *index, const 
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < N; i++) {
-		assert_ptr_equal(off_index_find(t, &index[i].key), in[i] ? &index[i] : NULL);
+		assert_ptr_equal(off_index_find(t, &index[i].frame), in[i] ? &index[i] : NULL);
 		n += in[i];
 	}
 	assert_int_equal(t->n, n);
@@ -56,11 +56,11 @@ static void test_random(void **state)
 	copy = index[0];
 	assert_int_equal(off_index_add(&t, &copy), -EEXIST);
 	off_index_delete(&t, &copy);
-	assert_ptr_equal(off_index_find(&t, &copy.key), &index[0]);
+	assert_ptr_equal(off_index_find(&t, &copy.frame), &index[0]);
 	for (uint32_t i = 0; i < N; i++)
 		off_index_delete(&t, &index[i]);
 	assert_null(t.slots);
-	assert_null(off_index_find(&t, &index[0].key));
+	assert_null(off_index_find(&t, &index[0].frame));
 	free(index);
 }
 
@@ -89,7 +89,7 @@ static void test_collisions(void **state)
 		for (uint32_t k = 0; k < n; k++) {
 			uint32_t i = (k * 7) % n;
 
-			assert_ptr_equal(off_index_find(&t, &index[i].key),
+			assert_ptr_equal(off_index_find(&t, &index[i].frame),
 			                 k > gone ? &index[i] : NULL);
 		}
 	}

@@ -22,6 +22,7 @@
 #include <cmocka.h>
 
 #include "l7mp/protos.h"
+#include "proto/packet/frame.h"
 #include "proto_fix.h"
 
 static const struct l7mp_proto *const protos[] = {&l7mp_proto_packet, NULL};
@@ -285,7 +286,11 @@ static void cluster(void **state)
 	assert_true(pfix_until_n(f, &c->messages, 1, 1000));
 	assert_memory_equal(c->data + 14, "back", 4);
 	l7mp_stream_flow(c->stream, &flow);
-	assert_int_equal(flow.kind, L7MP_FLOW_NONE);
+	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+	assert_true(flow.frame.any);
+	assert_true(flow.frame.set_src && flow.frame.set_dst);
+	assert_memory_equal(flow.frame.src_mac, "\x02\0\0\0\0\x99", 6);
+	assert_memory_equal(flow.frame.dst_mac, "\x02\0\0\0\0\x0b", 6);
 	assert_null(pfix_connect(f, PACKET, NULL, "nope"));
 	assert_non_null(strstr(f->err.message, "interface nope: there is no such interface"));
 	assert_null(pfix_connect(f, PACKET, NULL, "lo"));
@@ -296,6 +301,115 @@ static void cluster(void **state)
 	assert_null(pfix_connect(f, PACKET, NULL, "va"));
 	assert_non_null(strstr(f->err.message, "is down"));
 	close(fd);
+}
+
+static struct pconn *upstream(struct pfix *f, const char *metadata, const char *spec)
+{
+	cJSON *m = cJSON_Parse(metadata);
+	struct pconn *c;
+
+	assert_non_null(m);
+	f->metadata = m;
+	c = pfix_connect(f, PACKET, spec, "va");
+	f->metadata = NULL;
+	cJSON_Delete(m);
+	assert_non_null(c);
+	assert_true(pfix_until(f, &c->opened, 1000));
+	return c;
+}
+
+#define ETHERNET                                                            \
+	"\"Ethernet\":{\"interface\":\"vx\",\"src\":\"02:00:00:00:00:01\"," \
+	"\"dst\":\"02:00:00:00:00:02\",\"type\":"
+#define OF_PORT(port)                                                                     \
+	"{" ETHERNET "2048},\"IP\":{\"src_addr\":\"10.0.0.2\",\"dst_addr\":\"10.0.0.1\"," \
+	"\"protocol\":17},\"UDP\":{\"src_port\":53,\"dst_port\":" port "}}"
+
+/* Sessions of a server get the answers of their conversation; the oldest gets what is nobody's. */
+static void answers(void **state)
+{
+	struct pfix *f = *state;
+	struct pconn *a = upstream(f, OF_PORT("5000"), NULL), *b, *again, *macs, *other;
+	struct l7mp_flow_end flow[2];
+	uint8_t out[64];
+	int fd = raw("vb");
+
+	b = upstream(f, OF_PORT("5001"), NULL);
+	(void)send(fd, out, udp_frame(out, 0x0a000001, 5001, 0), 0);
+	assert_true(pfix_until_n(f, &b->messages, 1, 1000));
+	(void)send(fd, out, udp_frame(out, 0x0a000001, 5000, 0), 0);
+	assert_true(pfix_until_n(f, &a->messages, 1, 1000));
+	(void)send(fd, out, udp_frame(out, 0x0a000001, 5002, 0), 0);
+	assert_true(pfix_until_n(f, &a->messages, 2, 1000));
+	assert_int_equal(b->messages, 1);
+	l7mp_stream_flow(a->stream, &flow[0]);
+	l7mp_stream_flow(b->stream, &flow[1]);
+	assert_int_equal(flow[0].fd, flow[1].fd);
+	assert_false(flow[0].frame.any);
+	assert_int_equal(flow[0].frame.sport, htons(5000));
+	assert_int_equal(flow[0].frame.dport, htons(53));
+	assert_memory_equal(flow[0].frame.dst, "\x0a\0\0\2", 4);
+
+	/* One conversation twice, as by two listeners: each has a socket, and gets its copy. */
+	again = upstream(f, OF_PORT("5001"), NULL);
+	(void)send(fd, out, udp_frame(out, 0x0a000001, 5001, 0), 0);
+	assert_true(pfix_until_n(f, &again->messages, 1, 1000));
+	assert_true(pfix_until_n(f, &b->messages, 2, 1000));
+	l7mp_stream_close(again->stream, false);
+
+	/* By link addresses: as the rewrite has made them. */
+	macs = upstream(f, "{" ETHERNET "35003}}", "{'rewrite':{'src_mac':'02:00:00:00:00:0a'}}");
+	other = upstream(f, "{" ETHERNET "35003,\"vlan\":5}}",
+	                 "{'rewrite':{'src_mac':'02:00:00:00:00:0a'}}");
+	frame(out, 0x88bb, "x");
+	memcpy(out + 6, "\x02\0\0\0\0\x02", 6);
+	assert_int_equal(send(fd, out, 16, 0), 16);
+	assert_true(pfix_until_n(f, &macs->messages, 1, 1000));
+	assert_int_equal(other->messages, 0);
+	close(fd);
+}
+
+/* What the metadata of a frame says is its conversation again. */
+static void keys_of_metadata(void **state)
+{
+	uint8_t f[128];
+	struct pkt_info i;
+	struct pkt_key key;
+	size_t n;
+
+	(void)state;
+	for (int kind = 0; kind < 5; kind++) {
+		cJSON *m;
+
+		n = kind == 0 ? frame(f, TYPE, "text") : udp_frame(f, 0x0a000001, 5000, 0);
+		if (kind == 2)
+			f[23] = IPPROTO_ICMP;
+		if (kind == 3)
+			f[20] = 0x20; /* more fragments */
+		if (kind == 4) {
+			static const uint8_t v6[6] = {0x60, 0, 0, 0, 0, 0};
+
+			memset(f + 14, 7, 40);
+			f[37] = 8;
+			memcpy(f + 14, v6, sizeof(v6));
+			f[12] = 0x86;
+			f[13] = 0xdd;
+			f[20] = 59; /* nothing follows */
+			n = 54;
+		}
+		assert_true(pkt_parse(f, n, &i));
+		m = pkt_metadata("va", &i);
+		assert_true(pkt_key_of_metadata(m, &key));
+		assert_memory_equal(&key, &i.key, sizeof(key));
+		pkt_key_reverse(&key);
+		assert_memory_not_equal(&key, &i.key, sizeof(key));
+		pkt_key_reverse(&key);
+		assert_memory_equal(&key, &i.key, sizeof(key));
+		cJSON_DeleteItemFromObject(cJSON_GetObjectItem(m, "Ethernet"), "type");
+		assert_false(pkt_key_of_metadata(m, &key));
+		cJSON_Delete(m);
+	}
+	assert_false(pkt_key_of_metadata(NULL, &key));
 }
 
 /* Down, up, gone, and another one of the same name: a server's next frames make new sessions. */
@@ -507,6 +621,8 @@ int main(void)
 	        T(ethertype),
 	        T(server),
 	        T(cluster),
+	        T(answers),
+	        cmocka_unit_test(keys_of_metadata),
 	        T(the_interface_comes_and_goes),
 	        T(singleton_again),
 	        T(merged_and_partial),

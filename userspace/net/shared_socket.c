@@ -359,6 +359,17 @@ struct l7mp_shared_session *l7mp_shared_session_new(struct l7mp_shared_socket *s
 	return p;
 }
 
+void l7mp_shared_session_discard(struct l7mp_shared_session *p)
+{
+	struct l7mp_shared_socket *s = p->socket;
+
+	if (s->last == p)
+		s->last = NULL;
+	HASH_DELETE(hh, s->sessions, p);
+	free(p);
+	l7mp_shared_socket_unref(s);
+}
+
 struct l7mp_shared_session *l7mp_shared_session_admit(struct l7mp_shared_listener *l,
                                                       const struct l7mp_accept *a, const void *key,
                                                       uint16_t len, uint32_t max_write,

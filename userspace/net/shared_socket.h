@@ -216,6 +216,8 @@ struct l7mp_shared_session *l7mp_shared_session_admit(struct l7mp_shared_listene
  */
 bool l7mp_shared_session_emit(struct l7mp_shared_listener *l, struct l7mp_shared_session *p,
                               struct l7mp_accept *a, struct l7mp_buf *buf);
+/* Frees a session that nobody has got to know yet. */
+void l7mp_shared_session_discard(struct l7mp_shared_session *p);
 /* Replaces the key by another of the same length. Without memory the old key remains. */
 void l7mp_shared_session_rekey(struct l7mp_shared_session *p, const void *key);
 /* Makes p (NULL: none) the only session of a listener in singleton mode. */

@@ -237,6 +237,15 @@ void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
 
 /* ---- the work ---- */
 
+/* Some of the flows of AF_PACKET that have not seen the last change of links. */
+static void work_frames(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow;
+
+	for (int i = 0; i < USES && (flow = off_frames_next(e)); i++)
+		refresh(e, flow);
+}
+
 /* Some of the flows that have not seen the nexthop's change yet. */
 static void work_nexthop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
@@ -265,15 +274,20 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 			work_nexthop(e, nh);
 			continue;
 		}
+		if (off_frames_waiting(e)) {
+			work_frames(e);
+			continue;
+		}
 		flush_updates(e); /* what fails leaves, too */
 		flush_deletes(e);
 		had = had || e->leaving;
 		for (int i = 0; i < FINALS && e->leaving; i++)
 			finish(e, e->leaving);
-	} while ((e->path.dirty || e->leaving) && off_mono_ns() - start < SLICE_NS);
+	} while ((e->path.dirty || e->leaving || off_frames_waiting(e)) &&
+	         off_mono_ns() - start < SLICE_NS);
 	flush_updates(e);
 	flush_deletes(e);
-	if (e->path.dirty || e->leaving)
+	if (e->path.dirty || e->leaving || off_frames_waiting(e))
 		wake(e);
 	/* A session whose flow left after the others were asked again has not been asked itself. */
 	if (had && !e->leaving && e->leaving_retries != e->n_retries)

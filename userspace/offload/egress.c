@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* By which interface a flow's packets come in, and how they leave. */
+/* By which interface a flow's packets come in, and how they leave; the same for frames. */
 #include <arpa/inet.h>
 #include <string.h>
 
@@ -169,4 +169,52 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 	if (!tcp && may_xdp(e, in) && exit_xdp(e, in, link, out))
 		out->flags = 0;
 	return L7MP_REASON_NONE;
+}
+
+/*
+ * By XDP only where it sees every tag: a frame would lose one that is beside it, and then be
+ * another network's.
+ */
+static bool frames_by_xdp(struct l7mp_offload_engine *e, struct off_link *in, struct off_link *out)
+{
+	return (in->hook == OFF_HOOK_NATIVE || in->hook == OFF_HOOK_GENERIC) && !in->parent &&
+	       !out->parent && !off_link_strips_tags(&e->path, in) && can_send(e, in, out) &&
+	       off_devmap_add(&e->hooks, out);
+}
+
+static enum l7mp_reason plan_frames(struct l7mp_offload_engine *e, uint32_t from, uint32_t to,
+                                    const struct l7mp_frame_action *a, struct off_plan *plan)
+{
+	struct off_link *in = off_link_find(&e->path, from), *out = off_link_find(&e->path, to);
+
+	if (!in || !out)
+		return L7MP_REASON_LINK_DOWN;
+	/* The sockets are there, and so has the program to be. */
+	if (in->hook == OFF_HOOK_NONE || !in->tc)
+		return not_served(e, in);
+	if (!off_link_carries(in) || !off_link_carries(out) || in->type != OFF_ARP_ETHER ||
+	    out->type != OFF_ARP_ETHER)
+		return L7MP_REASON_LINK_DOWN;
+	plan->in.ifindex = in->ifindex;
+	memcpy(plan->in.mac, in->mac, sizeof(plan->in.mac));
+	plan->out.ifindex = out->ifindex;
+	plan->out.mtu = out->mtu;
+	memcpy(plan->out.dmac, a->dmac, sizeof(plan->out.dmac));
+	memcpy(plan->out.smac, a->smac, sizeof(plan->out.smac));
+	if (!frames_by_xdp(e, in, out))
+		plan->out.flags |= L7MP_FLOW_TC_ONLY;
+	if (off_link_has_upper(&e->path, in))
+		plan->out.flags |= L7MP_FLOW_COPY;
+	return L7MP_REASON_NONE;
+}
+
+enum l7mp_reason off_frames_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                 struct off_plan plan[2])
+{
+	enum l7mp_reason reason = L7MP_REASON_NONE;
+
+	for (int i = 0; !reason && i < 2; i++)
+		reason = plan_frames(e, flow->dir[i].frame.ifindex, flow->dir[!i].frame.ifindex,
+		                     &flow->dir[i].frames, &plan[i]);
+	return reason;
 }

@@ -112,9 +112,11 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		if (link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC)
 			off_attach_check(&e->hooks, link);
 		off_attach_update(&e->hooks, link);
+		off_frames_links_changed(e);
 		break;
 	case OFF_PATH_LINK_GONE:
 		off_detach(&e->hooks, link);
+		off_frames_links_changed(e);
 		break;
 	case OFF_PATH_HOOK:
 		off_attach_check(&e->hooks, link);
@@ -127,6 +129,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		off_attach_update_all(&e->hooks);
 		HASH_ITER (hh, e->path.links, link, next)
 			off_attach_check(&e->hooks, link);
+		off_frames_links_changed(e);
 		break;
 	}
 }
@@ -199,6 +202,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_slots_stop(&e->table);
 	off_handover_stop(&e->table);
 	off_splices_stop(e);
+	off_frames_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
 	off_monitor_stop(&e->path);
@@ -214,7 +218,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_nl_close(&e->hooks.genl);
 	e->hooks.genl_family = 0;
 	e->hooks.n_devices = 0;
-	e->was_full = false;
+	e->was_refused = false;
 	e->hooks.dispatcher = -1;
 }
 
@@ -245,6 +249,7 @@ void l7mp_offload_free(struct l7mp_offload_engine **pp)
 	*pp = NULL;
 	e->table.events = NULL;
 	l7mp_offload_stop(e);
+	off_frames_free(e);
 	off_settings_clear(&e->set);
 	free(e);
 }
@@ -335,6 +340,9 @@ static int serve(struct l7mp_offload_engine *e)
 	if (rc)
 		return rc;
 	rc = explain(e, off_splices_start(e), "can't map the memory of TCP connections");
+	if (rc)
+		return rc;
+	rc = explain(e, off_frames_start(e), "can't prepare for packet sockets");
 	if (rc)
 		return rc;
 	set_state(e, OFF_ACTIVE);

@@ -5,7 +5,7 @@
  *   engine    settings, state, life cycle      flows     adding and removing flows
  *   egress    by which interface, and how      changes   what follows from events
  *   load      programs, in a worker thread     view      what the API shows
- *   splices   flows of TCP
+ *   splices   flows of TCP                              frames    flows of AF_PACKET
  *
  * Thread: loop only.
  */
@@ -30,10 +30,20 @@ enum off_state {
 #define OFF_BATCH 256
 struct off_batch {
 	uint32_t n_gone, n_actions;
-	uint8_t gone[OFF_BATCH * sizeof(struct l7mp_flow_key)];
-	uint8_t keys[OFF_BATCH * sizeof(struct l7mp_flow_key)];
+	uint8_t gone[OFF_BATCH * sizeof(struct l7mp_frame_key)];
+	uint8_t keys[OFF_BATCH * sizeof(struct l7mp_frame_key)];
 	uint8_t actions[OFF_BATCH * sizeof(struct l7mp_flow6_action)];
 	struct off_direction *owner[OFF_BATCH];
+};
+
+/* Flows of AF_PACKET. */
+struct off_frames {
+	struct l7mp_flow *flows;  /* those that have not seen the last change of links first */
+	uint32_t links;           /* number of that change */
+	struct off_tap *taps;     /* packet sockets that have our filter */
+	uint32_t last_tap;        /* a number is never given twice */
+	int tails;                /* map by which their filters get to l7mp_tap; 0: none yet */
+	uint32_t (*n_of_kind)[4]; /* entries, by index of the interface and enum l7mp_frame_kinds */
 };
 
 struct l7mp_offload_engine {
@@ -54,6 +64,8 @@ struct l7mp_offload_engine {
 	struct off_tcp *tcp; /* NULL: no pairs can be made */
 	void *tcp_map;       /* memory of the map tcp_pairs */
 
+	struct off_frames frames;
+
 	struct l7mp_flow *flows;
 	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
 	struct off_batch batch[OFF_FAMILIES];
@@ -62,8 +74,8 @@ struct l7mp_offload_engine {
 	uint64_t n_added, n_removed, n_withdrawn;
 	unsigned n_retries;       /* how often sessions were asked again */
 	unsigned leaving_retries; /* what that was when flows began to leave */
-	bool was_full;            /* a flow was refused with table-full since the last removal */
-	bool was_short;           /* the kernel was short of memory; asked again soon */
+	bool was_refused; /* a flow was, with table-full or conflict, since the last removal */
+	bool was_short;   /* the kernel was short of memory; asked again soon */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -129,6 +141,29 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
  */
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out, struct off_ingress *in);
+
+/* The same for frames. */
+enum l7mp_reason off_frames_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                 struct off_plan plan[2]);
+
+/* ---- frames.c ---- */
+
+int off_frames_start(struct l7mp_offload_engine *e); /* 0 or negative errno */
+/* Sockets keep our filter, which finds no flows any more, until off_frames_free. */
+void off_frames_stop(struct l7mp_offload_engine *e);
+void off_frames_free(struct l7mp_offload_engine *e);
+/*
+ * Before its entries are put into the map: the sockets get our filter, and the programs look for
+ * frames on these interfaces. NONE or a reason; off_frames_leave undoes it in both cases.
+ */
+enum l7mp_reason off_frames_join(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                 const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+/* Its entries are out of the map. No-op for other flows, and for one that has left. */
+void off_frames_leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* A link has changed: off_frames_next gives all flows once more. */
+void off_frames_links_changed(struct l7mp_offload_engine *e);
+struct l7mp_flow *off_frames_next(struct l7mp_offload_engine *e); /* NULL: all have seen it */
+bool off_frames_waiting(const struct l7mp_offload_engine *e);
 
 /* ---- splices.c ---- */
 

@@ -25,7 +25,7 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 		return L7MP_REASON_TABLE_FULL;
 	if (err == -E2BIG) {
 		e->stats->refusals[L7MP_REFUSE_MAX_FLOWS]++;
-		e->was_full = true;
+		e->was_refused = true;
 		return L7MP_REASON_TABLE_FULL;
 	}
 	if (l7mp_log_allowed(&e->log_limit, l7mp_loop_now(e->loop), 10000, 3, &left_out))
@@ -91,6 +91,8 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 	enum l7mp_reason reason;
 
 	memset(plan, 0, 2 * sizeof(*plan));
+	if (flow->verb == L7MP_VERB_FRAME)
+		return off_frames_plan(e, flow, plan);
 	for (int i = 0; i < flow->n_dirs; i++) {
 		reason = off_ingress_find(e, flow->nh[i], &in[i], &plan[i].in);
 		if (reason)
@@ -107,6 +109,19 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 			return reason;
 	}
 	return L7MP_REASON_NONE;
+}
+
+static void set_frames(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
+                       const struct l7mp_flow_end *b)
+{
+	flow->verb = L7MP_VERB_FRAME;
+	flow->n_dirs = 2;
+	off_frame_set(&flow->dir[0], a, b);
+	off_frame_set(&flow->dir[1], b, a);
+	for (int i = 0; i < flow->n_dirs; i++) {
+		flow->dir[i].flow = flow;
+		flow->dir[i].frames.session = flow->session;
+	}
 }
 
 static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
@@ -143,7 +158,7 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 {
 	const struct l7mp_flow_end *ends[2] = {a, b};
 
-	for (int i = 0; i < flow->n_dirs; i++) {
+	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_FRAME; i++) {
 		struct off_nexthop *nh =
 		        off_nexthop_get(&e->path, ends[i]->l4, &ends[i]->local, &ends[i]->remote);
 
@@ -161,10 +176,10 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs; i++)
-		if (off_index_find(&e->table.index, &flow->dir[i].key))
+		if (off_index_find(&e->table.index, &flow->dir[i].frame))
 			return true;
 	return flow->n_dirs == 2 &&
-	       !memcmp(&flow->dir[0].key, &flow->dir[1].key, sizeof(flow->dir[0].key));
+	       !memcmp(&flow->dir[0].frame, &flow->dir[1].frame, sizeof(flow->dir[0].frame));
 }
 
 static void table_delete(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -189,6 +204,7 @@ static int table_add(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 
 static void flow_free(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
+	off_frames_leave(e, flow);
 	for (int i = 0; i < 2; i++)
 		if (flow->nh[i])
 			off_nexthop_unuse(&e->path, flow->nh[i], &flow->use[i]);
@@ -201,12 +217,17 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 	struct off_plan plan[2];
 	enum l7mp_reason reason;
 
-	set_sides(flow, a, b);
+	if (a->l4)
+		set_sides(flow, a, b);
+	else
+		set_frames(flow, a, b);
 	reason = a->l4 == IPPROTO_TCP ? off_splice_prepare(e, flow, a, b) : L7MP_REASON_NONE;
 	if (reason)
 		return reason;
-	if (in_table(e, flow))
+	if (in_table(e, flow)) {
+		e->was_refused = true;
 		return L7MP_REASON_CONFLICT;
+	}
 	reason = find_hops(e, flow, a, b);
 	if (!reason)
 		reason = off_flow_plan(e, flow, plan);
@@ -216,6 +237,10 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		off_action_set_ingress(&flow->dir[i].action, &plan[i].in);
 		off_action_set_egress(&flow->dir[i].action, &plan[i].out);
 	}
+	if (flow->verb == L7MP_VERB_FRAME)
+		reason = off_frames_join(e, flow, a, b);
+	if (reason)
+		return reason;
 	if (table_add(e, flow))
 		return L7MP_REASON_KERNEL;
 	if (!flow->tcp)
@@ -296,9 +321,9 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	DL_DELETE(e->flows, flow);
 	e->table.n_flows--;
 	flow_free(e, flow);
-	/* There is room again for those that were refused. */
-	if (e->was_full && e->state == OFF_ACTIVE) {
-		e->was_full = false;
+	/* There is room again for those that were refused, or what was in their way has gone. */
+	if (e->was_refused && e->state == OFF_ACTIVE) {
+		e->was_refused = false;
 		off_retry_after(e, FULL_RETRY_MS);
 	}
 }
@@ -332,17 +357,20 @@ static void op_recheck(void *ctx, struct l7mp_flow *flow)
 	struct l7mp_offload_engine *e = ctx;
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++)
-		off_nexthop_recheck(&e->path, flow->nh[i]);
+		if (flow->nh[i])
+			off_nexthop_recheck(&e->path, flow->nh[i]);
 }
 
 static void op_where(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
                      const char **hook, const char **interface)
 {
 	struct l7mp_offload_engine *e = ctx;
-	const struct off_nexthop *nh = flow->nh[flow->n_dirs == 2 && dir == L7MP_EGRESS];
-	struct off_link *in;
+	const bool second = flow->n_dirs == 2 && dir == L7MP_EGRESS;
+	struct off_link *in = off_link_find(&e->path, flow->dir[second].frame.ifindex);
 
-	if (off_ingress_find(e, nh, &in, NULL))
+	if (flow->nh[second] && off_ingress_find(e, flow->nh[second], &in, NULL))
+		return;
+	if (!in)
 		return;
 	*hook = off_hook_name(in->hook);
 	*interface = in->name;

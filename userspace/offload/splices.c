@@ -136,7 +136,7 @@ static void remove_ended(struct l7mp_offload_engine *e, const struct l7mp_flow *
 {
 	for (int i = 0; i < 2; i++) {
 		const struct off_direction *dir =
-		        off_index_find(&e->table.index, &flow->dir[i].key);
+		        off_index_find(&e->table.index, &flow->dir[i].frame);
 
 		if (dir && dir->flow->over)
 			drop_over(e, dir->flow);

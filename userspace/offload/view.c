@@ -113,6 +113,8 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 	} maps[] = {
 	        {L7MP_MAP_FLOWS4, e->table.slots.n_of[OFF_V4], e->table.maps.max_flows},
 	        {L7MP_MAP_FLOWS6, e->table.slots.n_of[OFF_V6], e->table.maps.max_flows},
+	        {L7MP_MAP_FRAMES, e->table.slots.n_of[OFF_FRAME], e->table.maps.max_flows},
+	        {L7MP_MAP_FRAME_IFS, L7MP_IFS_MAX, L7MP_IFS_MAX},
 	        {L7MP_MAP_COUNTERS, e->table.slots.n_used, e->table.maps.n_slots},
 	        {L7MP_MAP_VERDICTS, L7MP_VERDICT_COUNT, L7MP_VERDICT_COUNT},
 	        {L7MP_MAP_DEVICES, e->hooks.n_devices, L7MP_IFS_MAX},
@@ -313,6 +315,8 @@ static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct 
 	rc |= l7mp_json_add_bool(detail, "to_ingress", a->flags & L7MP_FLOW_TO_INGRESS);
 	rc |= l7mp_json_add_bool(detail, "neigh", a->flags & L7MP_FLOW_NEIGH);
 	rc |= l7mp_json_add_bool(detail, "tc_only", a->flags & L7MP_FLOW_TC_ONLY);
+	if (a->verb == L7MP_VERB_FRAME)
+		rc |= l7mp_json_add_bool(detail, "copy", a->flags & L7MP_FLOW_COPY);
 	return rc | l7mp_json_add(o, "egress", detail);
 }
 
@@ -336,6 +340,126 @@ static cJSON *tcp_json(const struct off_tcp_pair *p, int dir)
 	rc |= l7mp_json_add_bool(o, "fin", d->seen & L7MP_TCP_FIN);
 	rc |= l7mp_json_add_bool(o, "fin_acked", d->seen & L7MP_TCP_FIN_ACKED);
 	rc |= l7mp_json_add_num(o, "doubts", d->doubts);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+/* ---- flows of AF_PACKET ---- */
+
+static void put_mac(struct l7mp_str *out, const uint8_t mac[6])
+{
+	l7mp_str_addf(out, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+	              mac[5]);
+}
+
+static void put_ip_pair(struct l7mp_str *out, const struct l7mp_frame_key *k)
+{
+	char from[64], to[64];
+
+	if (k->sport || k->dport) {
+		end_text(k->family, k->saddr.bytes, ntohs(k->sport), from, sizeof(from));
+		end_text(k->family, k->daddr.bytes, ntohs(k->dport), to, sizeof(to));
+		l7mp_str_addf(out, "%s %s -> %s", k->l4 == IPPROTO_TCP ? "TCP" : "UDP", from, to);
+		return;
+	}
+	ip_text(k->family, k->saddr.bytes, from, sizeof(from));
+	ip_text(k->family, k->daddr.bytes, to, sizeof(to));
+	l7mp_str_addf(out, "IP protocol %u %s -> %s", k->l4, from, to);
+}
+
+static int add_frames_match(cJSON *o, const struct l7mp_frame_key *k)
+{
+	struct l7mp_str text = {0};
+	int rc;
+
+	if (k->family == L7MP_FAMILY_ANY) {
+		l7mp_str_addf(&text, k->type ? "all frames of 0x%04x" : "all frames", k->type);
+	} else if (k->family == L7MP_FAMILY_MAC) {
+		put_mac(&text, k->saddr.bytes);
+		l7mp_str_addf(&text, " -> ");
+		put_mac(&text, k->daddr.bytes);
+		l7mp_str_addf(&text, " 0x%04x", k->type);
+	} else {
+		put_ip_pair(&text, k);
+	}
+	for (int i = 0; i < 2 && k->family != L7MP_FAMILY_ANY; i++)
+		if (k->vlan[i] != L7MP_NO_VLAN)
+			l7mp_str_addf(&text, i ? ".%u" : " VLAN %u", k->vlan[i]);
+	rc = l7mp_json_add_str(o, "match", text.s);
+	l7mp_str_free(&text);
+	return rc;
+}
+
+static int add_frames_rewrite(cJSON *o, const struct l7mp_frame_action *a)
+{
+	struct l7mp_str text = {0};
+	int rc;
+
+	if (a->flags & L7MP_FLOW_SET_SMAC) {
+		l7mp_str_addf(&text, "from ");
+		put_mac(&text, a->smac);
+	}
+	if (a->flags & L7MP_FLOW_SET_DMAC) {
+		l7mp_str_addf(&text, "%sto ", text.len ? " " : "");
+		put_mac(&text, a->dmac);
+	}
+	rc = l7mp_json_add_str(o, "rewrite", text.s ? text.s : "");
+	l7mp_str_free(&text);
+	return rc;
+}
+
+static cJSON *frames_key_json(const struct l7mp_frame_key *k)
+{
+	static const char *const families[] = {[L7MP_FAMILY_MAC] = "MAC",
+	                                       [L7MP_FAMILY_ANY] = "any",
+	                                       [L7MP_FAMILY_V4] = "IPv4",
+	                                       [L7MP_FAMILY_V6] = "IPv6"};
+	cJSON *o = cJSON_CreateObject(), *vlans = cJSON_CreateArray();
+	char ip[INET6_ADDRSTRLEN] = "";
+	int rc = l7mp_json_add_str(o, "family", families[k->family]);
+
+	rc |= l7mp_json_add_num(o, "type", k->type);
+	for (int i = 0; i < 2 && k->family != L7MP_FAMILY_ANY; i++)
+		if (k->vlan[i] != L7MP_NO_VLAN)
+			rc |= append(vlans, cJSON_CreateNumber(k->vlan[i]));
+	rc |= l7mp_json_add(o, "vlans", vlans);
+	if (k->family == L7MP_FAMILY_MAC) {
+		rc |= add_mac(o, "src", k->saddr.bytes);
+		rc |= add_mac(o, "dst", k->daddr.bytes);
+	} else if (k->family != L7MP_FAMILY_ANY) {
+		rc |= l7mp_json_add_str(o, "saddr",
+		                        ip_text(k->family, k->saddr.bytes, ip, sizeof(ip)));
+		rc |= l7mp_json_add_num(o, "sport", ntohs(k->sport));
+		rc |= l7mp_json_add_str(o, "daddr",
+		                        ip_text(k->family, k->daddr.bytes, ip, sizeof(ip)));
+		rc |= l7mp_json_add_num(o, "dport", ntohs(k->dport));
+		rc |= l7mp_json_add_num(o, "protocol", k->l4);
+	}
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
+
+/* The members are those of other flows; what they hold is said for frames. */
+static cJSON *frames_json(struct l7mp_offload_engine *e, struct off_direction *s)
+{
+	const char *hook = "", *in = "";
+	cJSON *o = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(o, "protocol", "AF_PACKET");
+
+	off_ops.where(e, s->flow, s == &s->flow->dir[0] ? L7MP_INGRESS : L7MP_EGRESS, &hook, &in);
+	rc |= add_frames_match(o, &s->frame);
+	rc |= add_frames_rewrite(o, &s->frames);
+	rc |= l7mp_json_add_str(o, "hook", hook);
+	rc |= l7mp_json_add_str(o, "in", in);
+	rc |= add_exit(o, e, s);
+	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
+	rc |= l7mp_json_add_num(o, "bytes", (double)s->now.bytes);
+	rc |= add_last_seen(o, e, &s->now);
+	rc |= l7mp_json_add(o, "key", frames_key_json(&s->frame));
 	if (!rc)
 		return o;
 	cJSON_Delete(o);
@@ -390,7 +514,8 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
 		off_counter_read(&e->table, &flow->dir[i]);
-		rc |= append(array, side_json(e, &flow->dir[i]));
+		rc |= append(array, flow->verb == L7MP_VERB_FRAME ? frames_json(e, &flow->dir[i])
+		                                                  : side_json(e, &flow->dir[i]));
 	}
 	if (!rc)
 		return array;

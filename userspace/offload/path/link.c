@@ -55,6 +55,8 @@ static void parse_kind(const struct nlattr *info, const struct nlattr *parent, b
 	if (v[IFLA_INFO_KIND])
 		snprintf(out->kind, sizeof(out->kind), "%s", mnl_attr_get_str(v[IFLA_INFO_KIND]));
 	/* A veth's IFLA_LINK is its peer; one in another namespace has a number there only. */
+	if (parent && !foreign && strcmp(out->kind, "veth") != 0)
+		out->lower = mnl_attr_get_u32(parent);
 	if (strcmp(out->kind, "vlan") || !parent || foreign)
 		return;
 	out->parent = mnl_attr_get_u32(parent);
@@ -81,6 +83,8 @@ int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out)
 		out->mtu = mnl_attr_get_u32(v[IFLA_MTU]);
 	if (v[IFLA_ADDRESS] && mnl_attr_get_payload_len(v[IFLA_ADDRESS]) == sizeof(out->mac))
 		memcpy(out->mac, mnl_attr_get_payload(v[IFLA_ADDRESS]), sizeof(out->mac));
+	if (v[IFLA_MASTER])
+		out->master = mnl_attr_get_u32(v[IFLA_MASTER]);
 	if (v[IFLA_LINKINFO])
 		parse_kind(v[IFLA_LINKINFO], v[IFLA_LINK], v[IFLA_LINK_NETNSID] != NULL, out);
 	return 0;
@@ -124,6 +128,8 @@ static bool link_change(struct off_link *l, const struct off_link *fresh)
 	l->flags = fresh->flags;
 	l->mtu = fresh->mtu;
 	l->parent = fresh->parent;
+	l->master = fresh->master;
+	l->lower = fresh->lower;
 	l->vlan_id = fresh->vlan_id;
 	l->vlan_proto = fresh->vlan_proto;
 	memcpy(l->mac, fresh->mac, sizeof(l->mac));
@@ -153,6 +159,7 @@ void off_links_event(struct off_path *p, const struct nlmsghdr *nlh)
 
 	if (off_link_parse(nlh, &fresh))
 		return;
+	p->uppers_old = true;
 	if (nlh->nlmsg_type == RTM_DELLINK) {
 		link_gone(p, fresh.ifindex);
 		return;
@@ -209,6 +216,7 @@ int off_links_dump(struct off_path *p)
 	struct off_link *l, *next;
 	int rc = -EINTR;
 
+	p->uppers_old = true;
 	/* EINTR: they changed meanwhile, and some may be missing in the answer. */
 	for (int i = 0; i < DUMPS && rc == -EINTR; i++) {
 		HASH_ITER (hh, p->links, l, next)
@@ -248,6 +256,23 @@ struct off_link *off_link_served(const struct off_path *p, struct off_link *link
 		link = link->parent ? off_link_find(p, link->parent) : NULL;
 	}
 	return found;
+}
+
+bool off_link_has_upper(struct off_path *p, const struct off_link *link)
+{
+	struct off_link *l, *lower, *next;
+
+	if (p->uppers_old) {
+		HASH_ITER (hh, p->links, l, next)
+			l->has_upper = l->master != 0;
+		HASH_ITER (hh, p->links, l, next) {
+			lower = l->lower ? off_link_find(p, l->lower) : NULL;
+			if (lower)
+				lower->has_upper = true;
+		}
+		p->uppers_old = false;
+	}
+	return link->has_upper;
 }
 
 void off_link_driver(const char *ifname, char out[static 32])

@@ -74,6 +74,9 @@ struct off_link {
 	uint32_t parent; /* of a VLAN device; else 0 */
 	uint16_t vlan_id;
 	uint16_t vlan_proto; /* network order */
+	uint32_t master;     /* the bridge, bond ... that it belongs to; 0: none */
+	uint32_t lower;      /* the interface that it stands on (VLAN, macvlan ...); 0: none here */
+	bool has_upper;      /* result of off_link_has_upper */
 
 	/* How it is served: written by hook/ only. */
 	enum off_hook hook;
@@ -124,6 +127,8 @@ int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out);
  * device the lowest one below it that is served. NULL: none is.
  */
 struct off_link *off_link_served(const struct off_path *p, struct off_link *link);
+/* Do others stand on it, which get its frames: a bridge, VLAN devices, macvlan? */
+bool off_link_has_upper(struct off_path *p, const struct off_link *link);
 /* ethtool's driver name (ETHTOOL_GDRVINFO); "" when there is none. */
 void off_link_driver(const char *ifname, char out[static 32]);
 /*
@@ -305,6 +310,7 @@ struct off_path {
 	uv_poll_t *poll;
 	struct off_link *links;
 	bool tc_changed; /* of some link: see there */
+	bool uppers_old; /* links have changed since has_upper was set */
 	struct off_neigh *neighs;
 	struct off_neigh *waiting_neighs; /* first the one whose turn comes first */
 	struct l7mp_timer neigh_timer;

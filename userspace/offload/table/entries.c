@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Entries of the maps flows4 and flows6: which map, key and value are those of a direction. */
+/* Entries of flows4, flows6 and frames: which map, key and value are those of a direction. */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -12,6 +12,10 @@ struct off_entry_map off_entry_map(const struct off_maps *maps, unsigned family)
 		return (struct off_entry_map){.fd = maps->flows4,
 		                              .key = sizeof(struct l7mp_flow4_key),
 		                              .value = sizeof(struct l7mp_flow_action)};
+	if (family == OFF_FRAME)
+		return (struct off_entry_map){.fd = maps->frames,
+		                              .key = sizeof(struct l7mp_frame_key),
+		                              .value = sizeof(struct l7mp_frame_action)};
 	return (struct off_entry_map){.fd = maps->flows6,
 	                              .key = sizeof(struct l7mp_flow_key),
 	                              .value = sizeof(struct l7mp_flow6_action)};
@@ -43,7 +47,7 @@ unsigned off_entries_clear(const struct off_maps *maps)
 
 	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
 		struct off_entry_map m = off_entry_map(maps, family);
-		struct l7mp_flow_key key; /* of either */
+		struct l7mp_frame_key key; /* the largest */
 
 		while (!bpf_map_get_next_key(m.fd, NULL, &key)) {
 			if (bpf_map_delete_elem(m.fd, &key))

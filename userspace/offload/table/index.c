@@ -12,17 +12,17 @@
 #define SLOTS_MIN 1024
 
 /* The slot of this key, or the free one where it would go. */
-static uint32_t slot_of(const struct off_index *t, const struct l7mp_flow_key *key, uint64_t hash)
+static uint32_t slot_of(const struct off_index *t, const struct l7mp_frame_key *key, uint64_t hash)
 {
 	uint32_t i = (uint32_t)hash & t->mask;
 
-	while (t->slots[i].dir &&
-	       (t->slots[i].hash != hash || memcmp(&t->slots[i].dir->key, key, sizeof(*key)) != 0))
+	while (t->slots[i].dir && (t->slots[i].hash != hash ||
+	                           memcmp(&t->slots[i].dir->frame, key, sizeof(*key)) != 0))
 		i = (i + 1) & t->mask;
 	return i;
 }
 
-struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key)
+struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_frame_key *key)
 {
 	return t->slots ? t->slots[slot_of(t, key, l7mp_hash(key, sizeof(*key)))].dir : NULL;
 }
@@ -51,12 +51,12 @@ static int grow(struct off_index *t)
 
 int off_index_add(struct off_index *t, struct off_direction *dir)
 {
-	uint64_t hash = l7mp_hash(&dir->key, sizeof(dir->key));
+	uint64_t hash = l7mp_hash(&dir->frame, sizeof(dir->frame));
 	uint32_t i;
 
 	if ((!t->slots || t->n > t->mask / 2) && grow(t))
 		return -ENOMEM;
-	i = slot_of(t, &dir->key, hash);
+	i = slot_of(t, &dir->frame, hash);
 	if (t->slots[i].dir)
 		return -EEXIST;
 	t->slots[i] = (struct off_slot){.hash = hash, .dir = dir};
@@ -70,7 +70,7 @@ void off_index_delete(struct off_index *t, const struct off_direction *dir)
 
 	if (!t->slots)
 		return;
-	hole = slot_of(t, &dir->key, l7mp_hash(&dir->key, sizeof(dir->key)));
+	hole = slot_of(t, &dir->frame, l7mp_hash(&dir->frame, sizeof(dir->frame)));
 	if (t->slots[hole].dir != dir)
 		return;
 	/*

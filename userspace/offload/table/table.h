@@ -17,6 +17,8 @@
 
 /* ---- translate: pure functions ---- */
 
+struct off_direction;
+
 /* Where the packets of a flow must come in: see struct l7mp_flow_action. */
 struct off_ingress {
 	uint32_t ifindex;
@@ -47,15 +49,22 @@ void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end 
                          const struct l7mp_flow_end *to);
 void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
 void off_action_set_ingress(struct l7mp_flow_action *a, const struct off_ingress *in);
+/* Key and action of what comes in at `from` and leaves by `to`, AF_PACKET: but ingress, egress. */
+void off_frame_set(struct off_direction *dir, const struct l7mp_flow_end *from,
+                   const struct l7mp_flow_end *to);
 /* May this pair be offloaded as far as its ends tell? NONE or the reason. */
 enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 
 /* ---- flows ---- */
 
 struct off_tcp_pair;
+struct off_tap;
 
 struct off_direction {
-	struct l7mp_flow_key key;
+	union {
+		struct l7mp_flow_key key;
+		struct l7mp_frame_key frame; /* begins like it; ifindex 0: no frames */
+	};
 	struct l7mp_flow_counters now;
 	uint64_t born; /* the poll's serial number then; beside `now`: the poll touches both */
 	struct l7mp_flow *flow;
@@ -64,6 +73,7 @@ struct off_direction {
 	union {
 		struct l7mp_flow_action action;   /* all of an entry of flows4 */
 		struct l7mp_flow6_action action6; /* the same, and what flows6 has more */
+		struct l7mp_frame_action frames;  /* of an entry of frames */
 	};
 };
 
@@ -81,13 +91,18 @@ struct l7mp_flow {
 	struct l7mp_flow *hprev, *hnext; /* there */
 	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last examined. */
 	uint64_t added_us, settled_us, looked_us;
-	bool out;                  /* taken out of the map already, by changes.c */
-	bool unmapped;             /* the same, as its owner is about to have it back (TCP) */
-	bool over;                 /* TCP: has no owner any more, and stays for what is late */
-	struct off_tcp_pair *tcp;  /* L7MP_VERB_SPLICE; else NULL */
-	uint8_t out_reason;        /* enum l7mp_reason */
-	struct off_nexthop *nh[2]; /* to a's peer, to b's peer; the second only with two sides */
+	bool out;                 /* taken out of the map already, by changes.c */
+	bool unmapped;            /* the same, as its owner is about to have it back (TCP) */
+	bool over;                /* TCP: has no owner any more, and stays for what is late */
+	struct off_tcp_pair *tcp; /* L7MP_VERB_SPLICE; else NULL */
+	uint8_t out_reason;       /* enum l7mp_reason */
+	/* To a's peer, to b's peer; the second only with two sides. AF_PACKET: NULL. */
+	struct off_nexthop *nh[2];
 	struct off_use use[2];
+	/* AF_PACKET: whose frames these are; among all such flows; the links when it last looked */
+	struct off_tap *tap[2];
+	struct l7mp_flow *fprev, *fnext;
+	uint32_t links_seen;
 };
 
 /* ---- index ---- */
@@ -102,14 +117,14 @@ struct off_index {
 	struct off_slot *slots;
 	uint32_t n, mask;
 };
-struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_flow_key *key);
+struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_frame_key *key);
 int off_index_add(struct off_index *t, struct off_direction *dir); /* 0, -EEXIST, -ENOMEM */
 /* No-op when it is not there. The last one frees the table's memory. */
 void off_index_delete(struct off_index *t, const struct off_direction *dir);
 
 /* ---- slots: state ---- */
 
-enum { OFF_V4, OFF_V6, OFF_FAMILIES }; /* of flows: each has a map */
+enum { OFF_V4, OFF_V6, OFF_FRAME, OFF_FAMILIES }; /* of flows: each has a map */
 
 struct off_grace; /* a wait for the programs, in a worker thread */
 
@@ -196,7 +211,7 @@ static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow6_act
 
 /* ---- entries ---- */
 
-/* One of the two maps of flows: sizes in bytes. */
+/* One of the maps of flows: sizes in bytes. */
 struct off_entry_map {
 	int fd;
 	size_t key, value;
@@ -204,6 +219,8 @@ struct off_entry_map {
 
 static inline unsigned off_entry_family(const struct off_direction *dir)
 {
+	if (dir->frame.ifindex)
+		return OFF_FRAME;
 	return dir->key.family == L7MP_FAMILY_V4 ? OFF_V4 : OFF_V6;
 }
 

@@ -6,7 +6,9 @@
 #include "table.h"
 
 /* The flags that do not depend on the egress. */
-#define OTHER_FLAGS (L7MP_FLOW_HANDOVER | L7MP_FLOW_JSON_UP | L7MP_FLOW_KEEP_TOS)
+#define OTHER_FLAGS                                                                         \
+	(L7MP_FLOW_HANDOVER | L7MP_FLOW_JSON_UP | L7MP_FLOW_KEEP_TOS | L7MP_FLOW_SET_DMAC | \
+	 L7MP_FLOW_SET_SMAC)
 
 /* Only unicast addresses that mean the same on every interface. */
 static bool plain(const struct l7mp_addr *a)
@@ -35,12 +37,24 @@ static enum l7mp_reason check_socket(const struct l7mp_flow_end *end)
 	return L7MP_REASON_NONE;
 }
 
+/* Frames can only become frames: nothing reads or counts them, and sockets have no frames. */
+static enum l7mp_reason check_frames(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	if (b->kind != L7MP_FLOW_SOCKET)
+		return b->reason ? b->reason : L7MP_REASON_PROTOCOL;
+	if (b->l4)
+		return L7MP_REASON_PROTOCOL;
+	return a->ifindex && b->ifindex ? L7MP_REASON_NONE : L7MP_REASON_LINK_DOWN;
+}
+
 enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
 	enum l7mp_reason reason;
 
 	if (a->kind != L7MP_FLOW_SOCKET)
 		return a->reason ? a->reason : L7MP_REASON_PROTOCOL;
+	if (!a->l4)
+		return check_frames(a, b);
 	reason = check_socket(a);
 	/* What stops here is no connection that could go on elsewhere. */
 	if (!reason && a->l4 == IPPROTO_TCP && b->kind != L7MP_FLOW_SOCKET)
@@ -69,6 +83,63 @@ void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *
 	key->dport = htons(l7mp_addr_port(to));
 	key->l4 = l4;
 	key->family = off_abi_family(from);
+}
+
+/* ---- frames ---- */
+
+static void frame_key(struct l7mp_frame_key *key, const struct l7mp_flow_end *end)
+{
+	const struct l7mp_flow_frame *f = &end->frame;
+
+	memset(key, 0, sizeof(*key));
+	key->ifindex = end->ifindex;
+	if (f->any) {
+		key->family = L7MP_FAMILY_ANY;
+		key->type = f->filter;
+		return;
+	}
+	key->family = f->family == AF_INET    ? L7MP_FAMILY_V4
+	              : f->family == AF_INET6 ? L7MP_FAMILY_V6
+	                                      : L7MP_FAMILY_MAC;
+	memcpy(key->saddr.bytes, f->src, sizeof(f->src));
+	memcpy(key->daddr.bytes, f->dst, sizeof(f->dst));
+	key->sport = f->sport;
+	key->dport = f->dport;
+	key->l4 = f->l4;
+	key->type = f->type;
+	key->vlan[0] = f->vlan[0];
+	key->vlan[1] = f->vlan[1];
+}
+
+void off_frame_set(struct off_direction *dir, const struct l7mp_flow_end *from,
+                   const struct l7mp_flow_end *to)
+{
+	const struct l7mp_frame_key *key = &dir->frame;
+	struct l7mp_frame_action *a = &dir->frames;
+
+	frame_key(&dir->frame, from);
+	memset(a, 0, sizeof(*a));
+	a->verb = L7MP_VERB_FRAME;
+	a->match_sport = key->sport;
+	a->match_dport = key->dport;
+	a->match_l4 = key->l4;
+	a->match_family = key->family;
+	a->match_type = key->type;
+	a->match_vlan[0] = key->vlan[0];
+	a->match_vlan[1] = key->vlan[1];
+	a->match_ifindex = key->ifindex;
+	a->match_sport_host = ntohs(key->sport);
+	a->match_dport_host = ntohs(key->dport);
+	a->match_saddr = key->saddr;
+	a->match_daddr = key->daddr;
+	if (to->frame.set_dst) {
+		a->flags |= L7MP_FLOW_SET_DMAC;
+		memcpy(a->dmac, to->frame.dst_mac, sizeof(a->dmac));
+	}
+	if (to->frame.set_src) {
+		a->flags |= L7MP_FLOW_SET_SMAC;
+		memcpy(a->smac, to->frame.src_mac, sizeof(a->smac));
+	}
 }
 
 /* ---- checksums (RFC 1624) ---- */

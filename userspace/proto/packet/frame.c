@@ -6,6 +6,7 @@
 #include <netinet/ip.h>
 #include <netinet/ip6.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -257,6 +258,69 @@ cJSON *pkt_metadata(const char *interface, const struct pkt_info *i)
 		return root;
 	cJSON_Delete(root);
 	return NULL;
+}
+
+bool pkt_mac_parse(const char *text, uint8_t out[static 6])
+{
+	return text && sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &out[0], &out[1],
+	                      &out[2], &out[3], &out[4], &out[5]) == 6;
+}
+
+/* A number of at most `max`; `fallback` when there is none. -1: something else. */
+static int number(const cJSON *object, const char *key, int fallback, int max)
+{
+	double v = l7mp_json_num(object, key, fallback);
+
+	return v >= 0 && v <= max && v == (int)v ? (int)v : -1;
+}
+
+static bool ip_of_metadata(const cJSON *metadata, const cJSON *ip, struct pkt_key *out)
+{
+	const cJSON *l4 = l7mp_json_member(metadata, "UDP");
+	const char *src = l7mp_json_str(ip, "src_addr", ""),
+	           *dst = l7mp_json_str(ip, "dst_addr", "");
+	int proto = number(ip, "protocol", -1, 255), sport, dport;
+
+	l4 = l4 ? l4 : l7mp_json_member(metadata, "TCP");
+	sport = number(l4, "src_port", 0, 65535);
+	dport = number(l4, "dst_port", 0, 65535);
+	if (proto < 0 || sport < 0 || dport < 0)
+		return false;
+	out->family = strchr(src, ':') ? AF_INET6 : AF_INET;
+	out->proto = (uint8_t)proto;
+	out->sport = htons((uint16_t)sport);
+	out->dport = htons((uint16_t)dport);
+	return inet_pton(out->family, src, out->src) == 1 &&
+	       inet_pton(out->family, dst, out->dst) == 1;
+}
+
+bool pkt_key_of_metadata(const cJSON *metadata, struct pkt_key *out)
+{
+	const cJSON *e = l7mp_json_member(metadata, "Ethernet");
+	const cJSON *ip = l7mp_json_member(metadata, "IP");
+	int type = number(e, "type", -1, 65535), vlan = number(e, "vlan", NO_VLAN, NO_VLAN);
+	int inner = number(e, "inner_vlan", NO_VLAN, NO_VLAN);
+
+	memset(out, 0, sizeof(*out));
+	if (type < 0 || vlan < 0 || inner < 0)
+		return false;
+	out->type = (uint16_t)type;
+	out->vlan[0] = (uint16_t)vlan;
+	out->vlan[1] = (uint16_t)inner;
+	if (ip)
+		return ip_of_metadata(metadata, ip, out);
+	return pkt_mac_parse(l7mp_json_str(e, "src", NULL), out->src) &&
+	       pkt_mac_parse(l7mp_json_str(e, "dst", NULL), out->dst);
+}
+
+void pkt_key_reverse(struct pkt_key *k)
+{
+	const struct pkt_key was = *k;
+
+	memcpy(k->src, was.dst, sizeof(k->src));
+	memcpy(k->dst, was.src, sizeof(k->dst));
+	k->sport = was.dport;
+	k->dport = was.sport;
 }
 
 /* ---- checksums (RFC 1071) ---- */

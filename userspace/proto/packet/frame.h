@@ -49,6 +49,15 @@ char *pkt_key_name(const struct pkt_key *key);
 /* {"Ethernet": {...}, "IP": {...}, "UDP": {...}}, as far as known. NULL: no memory. */
 cJSON *pkt_metadata(const char *interface, const struct pkt_info *info);
 /*
+ * The key of a conversation from what pkt_metadata made of it. False: it is not that of a frame, or
+ * has been changed to something else.
+ */
+bool pkt_key_of_metadata(const cJSON *metadata, struct pkt_key *out);
+/* The key of the answers. */
+void pkt_key_reverse(struct pkt_key *key);
+/* "02:00:00:00:00:0a". */
+bool pkt_mac_parse(const char *text, uint8_t out[static 6]);
+/*
  * Converts one receive, which begins with its virtio_net_hdr, into the frames as they would be
  * on a wire: checksums that were left to hardware are completed, merged frames (GRO, GSO) are
  * split. Takes buf; calls emit, which takes its buffer, for each frame. 0; -EBADMSG: malformed;

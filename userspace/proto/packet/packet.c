@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * AF_PACKET: whole Ethernet frames of one interface (packet(7)). A listener has one session
- * (singleton) or one for each conversation (server); each session of a cluster has a socket of
- * its own. Both use the shared-socket engine, a cluster with a single session on the socket.
+ * (singleton) or one for each conversation (server). A session of a cluster has a socket of its
+ * own, unless it comes from a server: those from one interface share a socket, and each gets the
+ * answers of its conversation. All use the shared-socket engine.
  *
  * PACKET_VNET_HDR tells which frames were merged and which checksums were left to hardware, so
  * that frames are delivered as they would be on a wire.
@@ -239,7 +240,8 @@ static const char *pkt_interface_error(int rc)
 /* How often an interface that is down or deleted is checked. */
 #define CHECK_MS 1000
 
-enum pkt_mode { PKT_SINGLETON, PKT_SERVER };
+/* Upstream: the sessions of a cluster that are conversations of a server's interface. */
+enum pkt_mode { PKT_SINGLETON, PKT_SERVER, PKT_UPSTREAM };
 
 /* The key of the only session of a singleton or a cluster. */
 static const uint8_t only_key[1] = {0};
@@ -250,9 +252,18 @@ struct packet_socket {
 	enum pkt_mode mode;
 	bool rewrite_src, rewrite_dst; /* clusters: addresses that frames get when sent */
 	uint8_t src_mac[6], dst_mac[6];
+	char from[IF_NAMESIZE]; /* upstream: the server's interface */
 	bool down;
 	struct l7mp_timer check_timer; /* while the interface is down */
-	struct l7mp_task open_task;    /* clusters: emits `open` */
+};
+
+/* A session of a cluster whose `open` is to be emitted. */
+struct packet_open {
+	struct l7mp_task task;
+	struct packet_socket *socket; /* a reference */
+	uint64_t id;                  /* of the session, which may be gone by then */
+	uint16_t key_len;
+	uint8_t key[sizeof(struct pkt_key)];
 };
 
 struct packet_listener {
@@ -437,11 +448,14 @@ static void on_frame(void *arg, struct l7mp_buf *buf)
 		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_TOO_SHORT, buf);
 		return;
 	}
-	if (s->mode == PKT_SERVER) {
+	if (s->mode != PKT_SINGLETON) {
 		key = &info.key;
 		len = sizeof(info.key);
 	}
 	p = l7mp_shared_find(&s->shared, key, len);
+	/* Nobody's answer, such as one to a broadcast: it goes the way once, by the oldest. */
+	if (!p && s->mode == PKT_UPSTREAM)
+		p = s->shared.sessions;
 	if (p)
 		l7mp_shared_deliver(p, buf);
 	else if (s->shared.listener)
@@ -538,17 +552,43 @@ static int send_frame(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint6
 	return l7mp_dgram_send(s->shared.dgram, buf, NULL, NULL, tag);
 }
 
+static void flow_frame(const struct l7mp_shared_session *p, const struct packet_socket *s,
+                       struct l7mp_flow_frame *out)
+{
+	struct pkt_key key;
+
+	out->filter = s->interface.ethertype;
+	out->set_src = s->rewrite_src;
+	out->set_dst = s->rewrite_dst;
+	memcpy(out->src_mac, s->src_mac, sizeof(out->src_mac));
+	memcpy(out->dst_mac, s->dst_mac, sizeof(out->dst_mac));
+	out->any = p->key_len != sizeof(key);
+	if (out->any)
+		return;
+	memcpy(&key, p->key, sizeof(key));
+	out->family = key.family;
+	out->l4 = key.proto;
+	memcpy(out->src, key.src, sizeof(out->src));
+	memcpy(out->dst, key.dst, sizeof(out->dst));
+	out->sport = key.sport;
+	out->dport = key.dport;
+	out->type = key.type;
+	memcpy(out->vlan, key.vlan, sizeof(out->vlan));
+}
+
 static void flow(struct l7mp_shared_session *p, struct l7mp_flow_end *out)
 {
 	struct packet_socket *s = (struct packet_socket *)p->socket;
 	struct pkt_key own = {.type = ETH_P_ALL};
 	bool conversation = p->key_len == sizeof(struct pkt_key);
 
-	if (p->closing || s->rewrite_src || s->rewrite_dst)
-		return; /* with a rewrite, what leaves is not what was written */
+	if (p->closing)
+		return;
 	out->kind = L7MP_FLOW_SOCKET;
 	out->reason = L7MP_REASON_NONE;
 	out->ifindex = s->interface.ifindex;
+	out->fd = l7mp_dgram_fd(s->shared.dgram);
+	flow_frame(p, s, &out->frame);
 	memcpy(own.src, s->interface.mac, 6);
 	if (conversation)
 		memcpy(&own, p->key, sizeof(own));
@@ -583,7 +623,6 @@ static void free_socket(struct l7mp_shared_socket *base)
 	struct packet_socket *s = (struct packet_socket *)base;
 
 	l7mp_timer_stop(base->env->loop, &s->check_timer);
-	l7mp_task_cancel(base->env->loop, &s->open_task);
 	free(s);
 }
 
@@ -599,14 +638,33 @@ static const struct l7mp_shared_ops shared_ops = {
 
 static void on_open_task(struct l7mp_task *t, void *arg)
 {
-	struct packet_socket *s = arg;
-	struct l7mp_shared_session *p = s->shared.sessions;
+	struct packet_open *o = arg;
+	struct packet_socket *s = o->socket;
+	struct l7mp_shared_session *p = l7mp_shared_lookup(&s->shared, o->key, o->key_len);
 
 	(void)t;
-	if (!p)
-		return;
-	l7mp_dgram_read(s->shared.dgram, true);
-	p->base.events->open(p->base.owner);
+	if (p && p->id == o->id) {
+		l7mp_dgram_read(s->shared.dgram, true);
+		p->base.events->open(p->base.owner);
+	}
+	l7mp_shared_socket_unref(&s->shared);
+	free(o);
+}
+
+static int open_later(struct l7mp_shared_session *p)
+{
+	struct packet_open *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return -ENOMEM;
+	o->socket = (struct packet_socket *)p->socket;
+	l7mp_shared_socket_ref(p->socket);
+	o->id = p->id;
+	o->key_len = p->key_len;
+	memcpy(o->key, p->key, p->key_len);
+	l7mp_task_init(&o->task, on_open_task, o);
+	l7mp_task_post(p->socket->env->loop, &o->task);
+	return 0;
 }
 
 /* A new socket with the parameters of *want and one reference, not reading yet. */
@@ -631,7 +689,6 @@ static int socket_new(struct l7mp_env *env, struct l7mp_shared_table *table,
 	}
 	s->down = !s->interface.up;
 	l7mp_timer_init(&s->check_timer, on_check_timer, s);
-	l7mp_task_init(&s->open_task, on_open_task, s);
 	*out = s;
 	return 0;
 }
@@ -709,47 +766,121 @@ static void packet_activate(struct l7mp_proto_listener *base)
 
 /* ---- connecting ---- */
 
-static bool read_mac(const cJSON *rewrite, const char *key, uint8_t out[6])
+static int read_cluster(const struct l7mp_connect *p, struct packet_socket *out,
+                        struct l7mp_error *err)
 {
-	const char *text = l7mp_json_str(rewrite, key, NULL);
+	const cJSON *rewrite = l7mp_json_member(p->cluster_spec, "rewrite");
 
-	return text && sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", &out[0], &out[1],
-	                      &out[2], &out[3], &out[4], &out[5]) == 6;
+	snprintf(out->interface.name, sizeof(out->interface.name), "%s",
+	         p->address ? p->address : "");
+	out->interface.promiscuous = l7mp_json_bool(p->cluster_spec, "promiscuous", false);
+	out->rewrite_src = pkt_mac_parse(l7mp_json_str(rewrite, "src_mac", NULL), out->src_mac);
+	out->rewrite_dst = pkt_mac_parse(l7mp_json_str(rewrite, "dst_mac", NULL), out->dst_mac);
+	return read_ethertype(p->cluster_spec, &out->interface.ethertype, err);
+}
+
+/* The session is a conversation of a server: `key` becomes that of its answers here. */
+static bool answers_of(const struct l7mp_connect *p, struct packet_socket *want,
+                       struct pkt_key *key)
+{
+	const cJSON *e = l7mp_json_member(p->metadata, "Ethernet");
+
+	if (!pkt_key_of_metadata(p->metadata, key))
+		return false;
+	pkt_key_reverse(key);
+	if (!key->family && want->rewrite_src)
+		memcpy(key->dst, want->src_mac, sizeof(want->src_mac));
+	if (!key->family && want->rewrite_dst)
+		memcpy(key->src, want->dst_mac, sizeof(want->dst_mac));
+	want->mode = PKT_UPSTREAM;
+	snprintf(want->from, sizeof(want->from), "%s", l7mp_json_str(e, "interface", ""));
+	return true;
+}
+
+static bool same_rewrite(const struct packet_socket *a, const struct packet_socket *b)
+{
+	return a->rewrite_src == b->rewrite_src && a->rewrite_dst == b->rewrite_dst &&
+	       !memcmp(a->src_mac, b->src_mac, sizeof(a->src_mac)) &&
+	       !memcmp(a->dst_mac, b->dst_mac, sizeof(a->dst_mac));
+}
+
+/* A reference to the socket that conversations like this one share; NULL: none can be had. */
+static struct packet_socket *find_upstream(struct l7mp_shared_table *table, uint32_t hash,
+                                           const struct packet_socket *want,
+                                           const struct pkt_key *key)
+{
+	struct l7mp_shared_socket *base;
+
+	DL_FOREACH (table->buckets[hash % L7MP_SHARED_BUCKETS], base) {
+		struct packet_socket *s = (struct packet_socket *)base;
+
+		if (!matches(base, want) || strcmp(s->from, want->from) != 0 ||
+		    !same_rewrite(s, want) || l7mp_shared_lookup(base, key, sizeof(*key)))
+			continue;
+		if (s->down && !check_interface(s))
+			interface_came_up(s);
+		l7mp_shared_socket_ref(base);
+		return s;
+	}
+	return NULL;
+}
+
+static int upstream_socket(const struct l7mp_connect *p, struct l7mp_shared_table *table,
+                           const struct packet_socket *want, const struct pkt_key *key,
+                           struct packet_socket **out, struct l7mp_error *err)
+{
+	uint32_t hash = (uint32_t)l7mp_hash(want->interface.name, strlen(want->interface.name));
+	int rc;
+
+	if (want->mode != PKT_UPSTREAM)
+		return socket_new(p->env, table, want, out, err);
+	*out = find_upstream(table, hash, want, key);
+	if (*out)
+		return 0;
+	rc = socket_new(p->env, table, want, out, err);
+	if (!rc)
+		l7mp_shared_socket_publish(&(*out)->shared, hash);
+	return rc;
+}
+
+static struct l7mp_shared_session *upstream_session(struct packet_socket *s,
+                                                    const struct pkt_key *key)
+{
+	if (s->mode != PKT_UPSTREAM)
+		return only_session_new(s);
+	return l7mp_shared_session_new(&s->shared, key, sizeof(*key), s->interface.mtu + PKT_MIN);
 }
 
 static int packet_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                           struct l7mp_error *err)
 {
 	struct l7mp_shared_table *table = l7mp_proto_state(p->env, &l7mp_proto_packet, err);
-	const cJSON *rewrite = l7mp_json_member(p->cluster_spec, "rewrite");
 	struct packet_socket *s, want = {.mode = PKT_SINGLETON};
 	struct l7mp_shared_session *session;
+	struct pkt_key key;
 	int rc;
 
 	if (!table)
 		return -ENOMEM;
-	snprintf(want.interface.name, sizeof(want.interface.name), "%s",
-	         p->address ? p->address : "");
-	want.interface.promiscuous = l7mp_json_bool(p->cluster_spec, "promiscuous", false);
-	want.rewrite_src = read_mac(rewrite, "src_mac", want.src_mac);
-	want.rewrite_dst = read_mac(rewrite, "dst_mac", want.dst_mac);
-	rc = read_ethertype(p->cluster_spec, &want.interface.ethertype, err);
+	rc = read_cluster(p, &want, err);
+	(void)answers_of(p, &want, &key);
 	if (!rc)
-		rc = socket_new(p->env, table, &want, &s, err);
+		rc = upstream_socket(p, table, &want, &key, &s, err);
 	if (rc) {
 		if (err)
 			err->code = L7MP_ERR_UPSTREAM;
 		return rc;
 	}
-	session = s->down ? NULL : only_session_new(s);
-	if (session) {
-		l7mp_task_post(p->env->loop, &s->open_task);
-		*out = &session->base;
-	} else if (s->down) {
+	session = s->down ? NULL : upstream_session(s, &key);
+	if (s->down) {
 		rc = l7mp_error_set(err, -ENETDOWN, L7MP_ERR_UPSTREAM,
 		                    "AF_PACKET %s: the interface is down", want.interface.name);
-	} else {
+	} else if (!session || open_later(session)) {
 		rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+		if (session)
+			l7mp_shared_session_discard(session);
+	} else {
+		*out = &session->base;
 	}
 	l7mp_shared_socket_unref(&s->shared); /* the session has a reference of its own */
 	return rc;
@@ -866,8 +997,8 @@ static const struct l7mp_field cluster_fields[] = {
 
 static const struct l7mp_schema cluster_spec = {
         .name = "packet-cluster",
-        .doc = "Sends whole Ethernet frames on an interface; each session gets all frames that "
-               "arrive there",
+        .doc = "Sends whole Ethernet frames on an interface; a session gets all frames that arrive "
+               "there, or, when it is one of an AF_PACKET server, the answers of its conversation",
         .fields = cluster_fields,
         .check = check_ethertype,
 };
