@@ -27,6 +27,12 @@ class Info:
 class Proof(Base):
     """Bulk both ways whose every byte is compared, and where it passes."""
 
+    def setUp(self):
+        super().setUp()
+        before = self.bad_checksums()
+        # Before the namespaces go.
+        self.addCleanup(lambda: self.assertEqual(self.bad_checksums(), before, "TcpInCsumErrors"))
+
     def bulk(self, total=None, rate=RATE, **kw):
         """A connection on which both ends send: (client's end, server's end)."""
         return self.ends(*self.connect(**kw), total=total, rate=rate)
@@ -114,3 +120,14 @@ class Proof(Base):
         self.stays_slow(p)
         self.over(end)
         self.assertEqual(self.logged(p)["ingress"]["fast"]["bytes"], 0)
+
+    def phase(self, p, *names):
+        """Waits until the session is in one of these phases."""
+        def there():
+            s = self.session(p)
+            return s if s and s["offload"]["directions"][0]["phase"] in names else None
+        return self.wait(there, p)
+
+    def again(self, p):
+        """Into the kernel, after leave()."""
+        p.api.post("/admin", {"admin": {"offload_tcp": {"enabled": True}}})

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
