@@ -22,11 +22,13 @@ struct embedded {
 };
 #include "console_files.h"
 
-static const char *const page_headers[] = {
-        "Content-Security-Policy",
+static const char policy[] =
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'",
+        "require-trusted-types-for 'script'; trusted-types 'none'";
+static const char *const page_headers[] = {
+        "Content-Security-Policy",
+        policy,
         "Referrer-Policy",
         "no-referrer",
         "X-Frame-Options",
