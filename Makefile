@@ -280,6 +280,7 @@ install: all
 		$(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	install -m 755 $(BUILD)/l7mp-proxy $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(BUILD)/l7mpctl $(BUILD)/l7mp-operator $(DESTDIR)$(PREFIX)/bin/
+	cp -r deploy $(DESTDIR)$(PREFIX)/share/doc/l7mp/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 README.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/l7mp/

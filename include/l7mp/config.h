@@ -36,6 +36,13 @@ int l7mp_document_from_tree(cJSON *root, struct l7mp_document **out, struct l7mp
  * Returns 0, or a negative errno with err set; err->message names the file.
  */
 int l7mp_document_load(const char *path, struct l7mp_document **out, struct l7mp_error *err);
+/*
+ * Calls `fn` for each document of a YAML stream, with its text, the line `---` included, and the
+ * number of its first line. A stream without separators is one document. Stops when `fn` does not
+ * return 0, and returns that.
+ */
+typedef int (*l7mp_yaml_part_fn)(void *arg, const char *text, size_t len, int line);
+int l7mp_yaml_split(const char *text, size_t len, l7mp_yaml_part_fn fn, void *arg);
 /* Returns the tree, which the document owns. */
 cJSON *l7mp_document_root(struct l7mp_document *d);
 /* Returns the line where a node of the tree begins, counted from 1; 0 when not known. */

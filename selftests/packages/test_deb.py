@@ -285,7 +285,7 @@ def run_service(system):
 
 # ---- the package's life ----
 
-FILES = ("/usr/sbin/l7mp-proxy /usr/bin/l7mpctl /usr/share/man/man8/l7mp-proxy.8.gz /usr/share/man/man1/l7mpctl.1.gz /etc/logrotate.d/l7mp "
+FILES = ("/usr/sbin/l7mp-proxy /usr/bin/l7mpctl /usr/bin/l7mp-operator /usr/share/man/man8/l7mp-proxy.8.gz /usr/share/man/man1/l7mpctl.1.gz /etc/logrotate.d/l7mp "
          "/usr/lib/sysusers.d/l7mp.conf /usr/lib/tmpfiles.d/l7mp.conf /lib/systemd/system/l7mp-proxy.service /usr/share/doc/l7mp/copyright")
 
 

@@ -163,3 +163,31 @@ void l7mp_document_free(struct l7mp_document **d)
 	free(*d);
 	*d = NULL;
 }
+
+/* In YAML a line with `---` separates documents wherever it stands, in block scalars, too. */
+static bool is_separator(const char *line, size_t len)
+{
+	return len >= 3 && memcmp(line, "---", 3) == 0 &&
+	       (len == 3 || line[3] == ' ' || line[3] == '\t' || line[3] == '\r');
+}
+
+int l7mp_yaml_split(const char *text, size_t len, l7mp_yaml_part_fn fn, void *arg)
+{
+	const char *begin = text, *end = text + len, *line = text;
+	int first = 1;
+
+	for (int number = 1; line < end; number++) {
+		const char *nl = memchr(line, '\n', (size_t)(end - line));
+
+		if (line > begin && is_separator(line, (size_t)((nl ? nl : end) - line))) {
+			int rc = fn(arg, begin, (size_t)(line - begin), first);
+
+			if (rc)
+				return rc;
+			begin = line;
+			first = number;
+		}
+		line = nl ? nl + 1 : end;
+	}
+	return begin < end ? fn(arg, begin, (size_t)(end - begin), first) : 0;
+}

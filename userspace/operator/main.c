@@ -14,6 +14,7 @@
 static const char help[] =
         "Usage: l7mp-operator [OPTION]...\n"
         "       l7mp-operator --render [OPTION]... FILE|DIR...\n"
+        "       l7mp-operator --crds\n"
         "Makes l7mp proxies in a Kubernetes cluster do what objects of the cluster say.\n"
         "\n"
         "The cluster:\n"
@@ -52,12 +53,14 @@ static const char help[] =
         "files make,\n"
         "                             and their statuses; '-': stdin\n"
         "      --statuses             with --render: print only the statuses\n"
+        "      --crds                 print the CustomResourceDefinitions of l7mp.io/v1\n"
         "\n"
         "Exit status: 0 done, 1 an object was not accepted, a file can't be used or the start "
         "failed, 2 wrong usage.\n";
 
 enum {
 	OPT_RENDER = 256,
+	OPT_CRDS,
 	OPT_STATUSES,
 	OPT_ANY_NAMESPACE,
 	OPT_CONTAINER,
@@ -83,6 +86,7 @@ enum {
 
 static const struct option options[] = {
         {"render", no_argument, NULL, OPT_RENDER},
+        {"crds", no_argument, NULL, OPT_CRDS},
         {"statuses", no_argument, NULL, OPT_STATUSES},
         {"any-namespace", no_argument, NULL, OPT_ANY_NAMESPACE},
         {"container", required_argument, NULL, OPT_CONTAINER},
@@ -120,7 +124,7 @@ static int usage(const char *message)
 struct arguments {
 	struct op_offline_options offline; /* with --render */
 	struct op_run_options run;
-	bool render, log_json, version, help;
+	bool render, crds, log_json, version, help;
 };
 
 /* Cuts "a,b" into names, in place. */
@@ -209,6 +213,9 @@ static int take_option(struct arguments *a, int c)
 	case OPT_RENDER:
 		a->render = true;
 		return 0;
+	case OPT_CRDS:
+		a->crds = true;
+		return 0;
 	case OPT_STATUSES:
 		a->offline.statuses_only = true;
 		return 0;
@@ -281,6 +288,8 @@ int main(int argc, char **argv)
 		fputs(help, stdout);
 		return 0;
 	}
+	if (a.crds)
+		return op_offline_crds(&l7mp_all_registry);
 	a.offline.settings = a.run.settings;
 	a.offline.files = argv + optind;
 	a.offline.n_files = argc - optind;

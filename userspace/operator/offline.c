@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crds.h"
 #include "l7mp/config.h"
 #include "l7mp/util.h"
 
@@ -114,38 +115,28 @@ static void add_document(struct offline *x, const char *where, int first, enum l
 	l7mp_document_free(&doc);
 }
 
-/* Whether a line separates documents: in YAML it does so wherever it stands. */
-static bool is_separator(const char *line, size_t len)
+struct part {
+	struct offline *x;
+	const char *where;
+};
+
+static int add_part(void *arg, const char *text, size_t len, int line)
 {
-	return len >= 3 && memcmp(line, "---", 3) == 0 &&
-	       (len == 3 || line[3] == ' ' || line[3] == '\t' || line[3] == '\r');
+	const struct part *p = arg;
+
+	add_document(p->x, p->where, line, L7MP_SYNTAX_YAML, text, len);
+	return 0;
 }
 
 static void add_text(struct offline *x, const char *where, const char *text, size_t len)
 {
-	const char *begin = text, *end = text + len, *line = text;
-	int first = 1, number = 1;
+	struct part p = {x, where};
+	size_t blank = strspn(text, " \t\r\n");
 
-	while (line < end && (*line == ' ' || *line == '\n' || *line == '\t' || *line == '\r'))
-		line++;
-	if (line < end && *line == '{') {
+	if (text[blank] == '{')
 		add_document(x, where, 1, L7MP_SYNTAX_JSON, text, len);
-		return;
-	}
-	for (line = text; line < end; number++) {
-		const char *nl = memchr(line, '\n', (size_t)(end - line));
-		const char *next = nl ? nl + 1 : end;
-
-		if (line > begin && is_separator(line, (size_t)((nl ? nl : end) - line))) {
-			add_document(x, where, first, L7MP_SYNTAX_YAML, begin,
-			             (size_t)(line - begin));
-			begin = line;
-			first = number;
-		}
-		line = next;
-	}
-	if (begin < end)
-		add_document(x, where, first, L7MP_SYNTAX_YAML, begin, (size_t)(end - begin));
+	else
+		l7mp_yaml_split(text, len, add_part, &p);
 }
 
 static void add_stdin(struct offline *x)
@@ -318,6 +309,22 @@ int op_offline_render(const struct l7mp_registry *registry, const struct op_offl
 	}
 	op_result_free(&r);
 	op_store_free(&x.store);
+	if (fflush(stdout) || ferror(stdout))
+		x.failed = true;
+	return x.failed;
+}
+
+int op_offline_crds(const struct l7mp_registry *registry)
+{
+	struct offline x = {0};
+	cJSON *all = op_crds(registry), *crd;
+
+	if (!all)
+		complain(&x, "output", 0, "out of memory");
+	puts("# Written by: l7mp-operator --crds");
+	while (all && (crd = all->child))
+		print_yaml(&x, cJSON_DetachItemViaPointer(all, crd));
+	cJSON_Delete(all);
 	if (fflush(stdout) || ferror(stdout))
 		x.failed = true;
 	return x.failed;

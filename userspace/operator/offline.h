@@ -16,3 +16,5 @@ struct op_offline_options {
  * 1 when a file can't be used or an object was not accepted.
  */
 int op_offline_render(const struct l7mp_registry *registry, const struct op_offline_options *o);
+/* Prints the CustomResourceDefinitions as YAML. Returns the exit status. */
+int op_offline_crds(const struct l7mp_registry *registry);
