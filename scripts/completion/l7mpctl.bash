@@ -27,23 +27,27 @@ _l7mpctl() {
 		mapfile -t COMPREPLY < <(compgen -W "table json yaml" -- "$cur")
 		return
 		;;
-	-a | --api | -i | --interval | -n | --limit | --timeout) return ;;
+	--mode)
+		mapfile -t COMPREPLY < <(compgen -W "explicit redirect" -- "$cur")
+		return
+		;;
+	-a | --api | -i | --interval | -n | --limit | --timeout | --image) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "--api --token --file --output --recursive --interval --limit --timeout --wait \
-			--version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
+			--mode --image --version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
 		return
 	fi
 	# What was typed, less the options.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout) i=$((i + 1)) ;;
+		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout | --mode | --image) i=$((i + 1)) ;;
 		-*) ;;
 		*) words+=("${COMP_WORDS[i]}") ;;
 		esac
 	done
 	case "${#words[@]} ${words[*]}" in
-	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain doctor version" ;;
+	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain doctor kube-inject version" ;;
 	"1 rulelists") want="list get add replace delete insert remove" ;;
 	"1 sessions") want="list get delete watch" ;;
 	"1 endpoints" | "1 listeners" | "1 clusters" | "1 rules" | "1 routes") want="list get add replace delete" ;;

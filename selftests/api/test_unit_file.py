@@ -110,7 +110,7 @@ class Package(unittest.TestCase):
         told = subprocess.run([l7test.program("l7mpctl"), "--help"], capture_output=True, text=True).stdout
         commands = set()
         for row in told.split("Commands:")[1].split("Options:")[0].splitlines():
-            m = re.match(r"  ([a-z|]+( \| [a-z]+)*)", row)
+            m = re.match(r"  ([a-z|-]+( \| [a-z]+)*)", row)
             if m:
                 commands |= set(re.split(r"[ |]+", m[1]))
         self.assertGreaterEqual(commands, {"listeners", "explain", "flows", "drain", "version"})

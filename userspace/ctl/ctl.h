@@ -35,6 +35,7 @@ struct ctl {
 	long timeout;              /* s, a whole request */
 	double timeout_given;      /* s, --timeout; -1: not given */
 	bool wait;                 /* drain: until it is over */
+	const char *mode, *image;  /* kube-inject; NULL: not given */
 	long limit;                /* --limit; 0: all, -1: not given */
 	struct ctl_client *client; /* made at the first request */
 };
@@ -134,6 +135,7 @@ extern const struct ctl_command ctl_object_commands[];
 extern const struct ctl_command ctl_session_commands[];
 extern const struct ctl_command ctl_offload_commands[];
 extern const struct ctl_command ctl_drain_commands[];
+extern const struct ctl_command ctl_inject_commands[];
 
 /* ---- objects.c: what objects and sessions share ---- */
 

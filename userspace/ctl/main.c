@@ -29,6 +29,9 @@ static const char help[] =
         "                                    take no new sessions, let those that run end\n"
         "  doctor    [IF[,IF...]|all]        can this machine do that, and what to change; no "
         "proxy is asked\n"
+        "  kube-inject [-f FILE] [--mode explicit|redirect] [--image IMAGE]\n"
+        "                                    print Kubernetes manifests with the proxy as a "
+        "sidecar; no proxy is asked\n"
         "  version\n"
         "\n"
         "Options:\n"
@@ -50,6 +53,8 @@ static const char help[] =
         "that are left\n"
         "                         are ended, 0: never (default: admin.drain_timeout)\n"
         "      --wait             drain: until no session is left\n"
+        "      --mode, --image    of kube-inject: how traffic reaches the sidecar, and its image "
+        "(default: l7mp:latest)\n"
         "  -V, --version          -h, --help\n"
         "\n"
         "Exit status: 0 done, 1 refused or not reachable, 2 wrong usage.\n";
@@ -75,19 +80,27 @@ static int show_version(struct ctl *c, int argc, char **argv)
 }
 
 static const struct ctl_command own_commands[] = {{"version", show_version}, {NULL, NULL}};
-static const struct ctl_command *const commands[] = {ctl_object_commands, ctl_session_commands,
+static const struct ctl_command *const commands[] = {ctl_object_commands,  ctl_session_commands,
                                                      ctl_offload_commands, ctl_drain_commands,
-                                                     own_commands};
+                                                     ctl_inject_commands,  own_commands};
 
-enum { OPT_TIMEOUT = 256, OPT_WAIT };
+enum { OPT_TIMEOUT = 256, OPT_WAIT, OPT_MODE, OPT_IMAGE };
 
 static const struct option options[] = {
-        {"api", required_argument, NULL, 'a'},   {"token", required_argument, NULL, 't'},
-        {"file", required_argument, NULL, 'f'},  {"output", required_argument, NULL, 'o'},
-        {"recursive", no_argument, NULL, 'r'},   {"interval", required_argument, NULL, 'i'},
-        {"limit", required_argument, NULL, 'n'}, {"timeout", required_argument, NULL, OPT_TIMEOUT},
-        {"wait", no_argument, NULL, OPT_WAIT},   {"version", no_argument, NULL, 'V'},
-        {"help", no_argument, NULL, 'h'},        {NULL, 0, NULL, 0},
+        {"api", required_argument, NULL, 'a'},
+        {"token", required_argument, NULL, 't'},
+        {"file", required_argument, NULL, 'f'},
+        {"output", required_argument, NULL, 'o'},
+        {"recursive", no_argument, NULL, 'r'},
+        {"interval", required_argument, NULL, 'i'},
+        {"limit", required_argument, NULL, 'n'},
+        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"mode", required_argument, NULL, OPT_MODE},
+        {"image", required_argument, NULL, OPT_IMAGE},
+        {"wait", no_argument, NULL, OPT_WAIT},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
 };
 
 static int set_output(struct ctl *c, const char *text)
@@ -170,6 +183,12 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 			break;
 		case OPT_WAIT:
 			c->wait = true;
+			break;
+		case OPT_MODE:
+			c->mode = optarg;
+			break;
+		case OPT_IMAGE:
+			c->image = optarg;
 			break;
 		case 'V':
 			puts("l7mpctl " L7MP_VERSION);
