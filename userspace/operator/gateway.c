@@ -327,7 +327,10 @@ static void status_of_set(struct op_render *x, struct op_node *n, const char *re
 	int rc = l7mp_json_add(status, "conditions", list);
 
 	n->status = status;
-	rc = rc ? rc : op_condition(list, "Accepted", false, reason, "", n->generation);
+	rc = rc ? rc
+	        : op_condition(list, "Accepted", false, reason,
+	                       "allowedListeners of the Gateway does not let this namespace in",
+	                       n->generation);
 	rc = rc ? rc : op_condition(list, "Programmed", false, reason, "", n->generation);
 	rc = rc ? rc : l7mp_json_add(status, "listeners", cJSON_CreateArray());
 	if (rc)
@@ -605,6 +608,15 @@ static struct gateway *find_parent(struct gateways *g, const cJSON *ref, const c
 	return gw;
 }
 
+static const char *why_not_attached(const char *reason)
+{
+	if (!reason)
+		return "";
+	return strcmp(reason, "NoMatchingParent") == 0
+	               ? "the parent has no listener with this sectionName and port"
+	               : "no listener that is meant takes this kind of route from this namespace";
+}
+
 static int add_parent(struct op_render *x, cJSON *parents, const cJSON *ref, const char *refused,
                       const struct route *r)
 {
@@ -615,8 +627,8 @@ static int add_parent(struct op_render *x, cJSON *parents, const cJSON *ref, con
 	rc = l7mp_json_add(p, "conditions", list) ? -ENOMEM : rc;
 	rc = rc ? rc : l7mp_json_add_str(p, "controllerName", x->s->settings.controller);
 	rc = rc ? rc
-	        : op_condition(list, "Accepted", !refused, refused ? refused : "Accepted", "",
-	                       generation);
+	        : op_condition(list, "Accepted", !refused, refused ? refused : "Accepted",
+	                       why_not_attached(refused), generation);
 	rc = rc ? rc
 	        : op_condition(list, "ResolvedRefs", !r->reason,
 	                       r->reason ? r->reason : "ResolvedRefs", r->message, generation);
