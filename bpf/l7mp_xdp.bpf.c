@@ -215,6 +215,7 @@ static __always_inline int run(struct xdp_md *ctx)
 static __always_inline int load_frame(struct xdp_md *ctx, struct l7mp_frame *f)
 {
 	__u32 len = (__u32)bpf_xdp_get_buff_len(ctx), n = len;
+	const __u64 *words = (void *)(long)ctx->data;
 
 	if (len < ETH_HLEN)
 		return -1;
@@ -224,8 +225,12 @@ static __always_inline int load_frame(struct xdp_md *ctx, struct l7mp_frame *f)
 		for (int i = 0; i < L7MP_FRAME_WORDS; i++)
 			f->words[i] = 0;
 	}
-	if (bpf_xdp_load_bytes(ctx, 0, f->bytes, n))
+	if ((void *)(words + L7MP_FRAME_WORDS) <= (void *)(long)ctx->data_end) {
+		for (int i = 0; i < L7MP_FRAME_WORDS; i++)
+			f->words[i] = words[i];
+	} else if (bpf_xdp_load_bytes(ctx, 0, f->bytes, n)) {
 		return -1;
+	}
 	f->len = len;
 	f->ifindex = ctx->ingress_ifindex;
 	f->gso = f->beside = f->beside_id = 0;
