@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,26 @@ class Goldens(unittest.TestCase):
             empty = {"listeners": [], "clusters": [], "rules": [], "routes": [], "rule_inserts": []}
             self.assertEqual(proxy.api.post("/config?owner=mesh", {"config": empty})[0], 200)
             self.assertEqual([o["name"] for o in proxy.api.get("/listeners")[1]], ["controller-listener"])
+
+
+class Documents(unittest.TestCase):
+    def test_examples(self):
+        """The objects in docs/mesh.md are accepted, on pods that they select."""
+        text = (l7test.ROOT / "docs/mesh.md").read_text()
+        blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+        self.assertGreaterEqual(len(blocks), 3)
+        gateway = pod("edge-1", "edge", "10.0.0.3")
+        gateway["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = "edge"
+        pods = [pod("ingress-1", "l7mp-ingress", "10.0.0.1"), pod("game-1", "game", "10.0.0.2"), gateway]
+        services = [{"apiVersion": "v1", "kind": "Service", "metadata": {"name": n},
+                     "spec": {"ports": [{"port": 53, "protocol": "UDP"}]}} for n in ("dns-stable", "dns-new")]
+        text = "---\n".join(blocks + [(l7test.ROOT / "deploy/gatewayclass.yaml").read_text(), yaml.safe_dump_all(pods + services)])
+        proxies, statuses = documents(render("-", text=text).stdout)
+        self.assertEqual([len(p["config"]["listeners"]) for p in proxies], [1, 1, 1])
+        for s in statuses:
+            for c in s["status"].get("conditions", []) + [c for p in s["status"].get("parents", []) for c in p["conditions"]]:
+                if c["type"] in ("Accepted", "ResolvedRefs"):
+                    self.assertEqual((c["status"], c["reason"]), ("True", c["reason"]), s)
 
 
 class Files(unittest.TestCase):
