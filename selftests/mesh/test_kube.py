@@ -289,7 +289,7 @@ class Events(Base):
         bad["spec"]["cluster"]["spec"] = {"NoSuchProtocol": {}}
         self.api.apply(target("a", GW))
         self.api.apply(bad)
-        self.operator().ready()
+        o = self.operator().ready()
         self.has("a")
         self.assertTrue(wait_for(lambda: self.api.condition("Target", "bad", "Accepted").get("status") == "False"))
         for i in range(5):
@@ -297,9 +297,15 @@ class Events(Base):
             self.programmed("Target", f"more{i}")
         events = [e for e in self.api.all("Event") if e["regarding"]["name"] == "bad"]
         self.assertEqual(len(events), 1, events)
+        self.assertEqual(o.metric("events_repeated_total"), 0)
         self.assertEqual(events[0]["type"], "Warning")
         self.assertEqual(events[0]["regarding"]["uid"], self.api.get("Target", "bad")["metadata"]["uid"])
         self.assertIn("protocol", events[0]["note"])
+        self.api.delete("Target", "bad")
+        self.api.apply(target("between", GW))
+        self.programmed("Target", "between")  # so statuses were computed without the bad one
+        self.api.apply(dict(bad, metadata={"name": "bad", "uid": events[0]["regarding"]["uid"]}))
+        self.assertTrue(wait_for(lambda: o.metric("events_repeated_total") == 1))
 
 
 if __name__ == "__main__":

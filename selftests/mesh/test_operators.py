@@ -254,6 +254,10 @@ class Credentials(Base):
         self.api.apply(pod("p1", ADDRESS, GW))
         self.api.apply(target("a", GW))
 
+    def watched(self):
+        """Waits for a watch, which can't begin any more when its token is not taken."""
+        self.assertTrue(wait_for(lambda: self.api.watching("Target")))
+
     def config(self, ca=None, name="kubeconfig", **user):
         return kube_api.kubeconfig(self.path(name), "https://127.0.0.1:6443", ca or self.ca, **user)
 
@@ -288,12 +292,14 @@ class Credentials(Base):
         token = self.write("token", "one\n")
         o = self.operator(kubeconfig=self.config(tokenFile=token)).ready()
         self.has(self.p, "a")
+        self.watched()
         self.api.tokens = {"two"}
         self.write("token", "two\n")
         self.api.script("Target", ("cut", None))
         self.api.apply(target("b", GW))
         self.has(self.p, "a", "b")
         self.assertGreaterEqual(o.metric("api_reauthentications_total"), 1)
+        self.watched()
         self.api.tokens = {"three"}
         self.api.script("Target", ("cut", None))
         self.assertTrue(wait_for(lambda: "401" in o.stderr()))
@@ -335,6 +341,7 @@ echo '{{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","
         self.assertEqual(json.loads(info)["spec"]["cluster"]["server"], "https://127.0.0.1:6443")
         with open(self.path("count")) as f:
             self.assertEqual(f.read().strip(), "1")
+        self.watched()
         self.api.tokens = {"t2"}
         self.api.script("Target", ("cut", None))
         self.api.apply(target("b", GW))

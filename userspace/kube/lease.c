@@ -229,7 +229,7 @@ static bool may_take(const struct kube_lease *l)
 	if (!l->record || !*l->holder || !strcmp(l->holder, l->identity))
 		return true;
 	if (!(seconds > 0 && seconds <= 3600))
-		seconds = l->duration_ms / 1000;
+		seconds = (double)l->duration_ms / 1000;
 	return l7mp_loop_now(l->loop) - l->seen_ms >= (uint64_t)(seconds * 1000);
 }
 

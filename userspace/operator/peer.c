@@ -42,7 +42,8 @@ struct peer {
 	char hash[20];     /* of our objects there, as it said when it took the document */
 	double generation; /* of its configuration */
 	unsigned races;
-	uint64_t since_ms; /* when what it has not yet was wanted first; 0: it has it */
+	uint64_t sent_since_ms; /* since_ms of what is being sent */
+	uint64_t since_ms;      /* when what it has not yet was wanted first; 0: it has it */
 	struct kube_backoff backoff;
 	struct l7mp_timer timer;
 	struct kube_http_request *http;
@@ -197,16 +198,14 @@ static void succeed(struct peer *x)
 
 	x->state = has_it(x) ? OP_PEER_PROGRAMMED : OP_PEER_PENDING;
 	x->races = 0;
+	x->sent_since_ms = 0;
 	kube_backoff_reset(&x->backoff);
 	settle(x);
 	if (!has_it(x)) {
 		enqueue(x); /* another document is wanted by now */
 		return;
 	}
-	if (x->since_ms) {
-		op_histogram_add(&ps->stats.latency, l7mp_loop_now(ps->loop) - x->since_ms);
-		x->since_ms = 0;
-	}
+	x->since_ms = 0;
 	wait_ms(x, CHECK_MS / 2 + kube_random(0, CHECK_MS / 2));
 	next(ps);
 }
@@ -284,6 +283,9 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 	snprintf(x->hash, sizeof(x->hash), "%s", l7mp_json_str(answer, "hash", ""));
 	cJSON_Delete(answer);
 	(void)op_store_applied(ps->store, x->sp);
+	if (x->sent_since_ms)
+		op_histogram_add(&ps->stats.latency, l7mp_loop_now(ps->loop) - x->sent_since_ms);
+	x->sent_since_ms = 0;
 	ps->events.changed(ps->arg, false);
 	succeed(x);
 }
@@ -297,6 +299,9 @@ static void post(struct peer *x)
 	op_rendered_unref(x->sent);
 	x->sent = op_rendered_ref(x->wanted);
 	x->sp = x->p;
+	if (!x->sent_since_ms)
+		x->sent_since_ms = x->since_ms;
+	x->since_ms = 0; /* what changes from now on is measured by itself */
 	l7mp_str_add(&path, "/api/v1/config?owner=");
 	kube_http_escape(&path, ps->options->owner);
 	l7mp_str_add(&body, "{\"config\":");
@@ -526,7 +531,7 @@ static void want(struct peer *x, struct op_rendered *r, const struct op_proxy *p
 		stop(x); /* what it answers is of no use any more */
 	if (restarted || moved)
 		kube_backoff_reset(&x->backoff);
-	if (!x->since_ms && !has_it(x))
+	if (!x->since_ms && other && !has_it(x))
 		x->since_ms = since_ms;
 	if (has_it(x) && !restarted && !moved)
 		return;

@@ -332,6 +332,7 @@ static void on_synced(void *arg)
 	if (!synced(op))
 		return;
 	l7mp_log_notice("operator", "all objects are known");
+	op->since_ms = 0; /* the time before was that of the lists */
 	want_render(op);
 }
 

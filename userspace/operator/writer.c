@@ -237,8 +237,11 @@ static void submit(struct op_writer *w, const struct op_write *o)
 	}
 }
 
-static void emit(struct kube_events *events, const struct op_write *o)
+/* Events are said again with each status, too: one is made when it is new or another one. */
+static void emit(struct op_writer *w, const struct op_write *o, struct kube_events *events)
 {
+	struct entry *e = entry_get(w, o);
+	uint64_t digest = digest_of(o->body);
 	char version[300];
 	const struct kube_event event = {
 	        .api_version = version,
@@ -251,6 +254,12 @@ static void emit(struct kube_events *events, const struct op_write *o)
 	        .note = l7mp_json_str(o->body, "note", ""),
 	};
 
+	if (!e)
+		return;
+	e->wanted = true;
+	if (e->sent == digest)
+		return;
+	e->sent = digest;
 	snprintf(version, sizeof(version), "%s%s%s", o->group, *o->group ? "/" : "", o->version);
 	kube_events_emit(events, &event);
 }
@@ -264,7 +273,7 @@ void op_writer_submit(struct op_writer *w, const struct op_writes *writes,
 		e->wanted = false;
 	for (size_t i = 0; i < writes->n; i++) {
 		if (writes->w[i].write == OP_WRITE_EVENT)
-			emit(events, &writes->w[i]);
+			emit(w, &writes->w[i], events);
 		else
 			submit(w, &writes->w[i]);
 	}
