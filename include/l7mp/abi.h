@@ -20,7 +20,7 @@
 
 #include <linux/types.h>
 
-#define L7MP_ABI_VERSION 6
+#define L7MP_ABI_VERSION 7
 
 /* Map and program names: at most 15 characters (BPF_OBJ_NAME_LEN - 1). */
 #define L7MP_MAP_FLOWS4    "flows4"
@@ -162,7 +162,7 @@ struct l7mp_flow_action {
 	__u32 pair_id;  /* ... and the id that the pair must have; 0: none */
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
 	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */
-	__u8 dir; /* L7MP_VERB_SPLICE: which direction of the pair, 0 or 1 */
+	__u8 dir; /* 0: what the source sends, 1: the destination. L7MP_VERB_SPLICE: of the pair */
 	__u32 pad;
 	__u32 slot;        /* index in counters */
 	__u32 version_end; /* the same as `version` */
@@ -308,16 +308,33 @@ enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };
 #undef L7MP_VERDICT_ENUM
 
 /*
- * sessions: what a restarted daemon needs to take a session over, keyed by the
- * session id of its flows (XXH3 of the name). Reserved: written, not yet read.
+ * sessions: what a daemon that is started again needs to go on with a session, beside its flows;
+ * keyed by the session id of these (XXH3 of the name). Written before the flows. The programs don't
+ * use it.
  */
+#define L7MP_SESSION_RECORD 1 /* raised when the meaning of `text` changes */
+
+struct l7mp_abi_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
 struct l7mp_abi_session {
+	__u32 record; /* L7MP_SESSION_RECORD */
+	__u32 pad;
 	__u64 started_ms; /* wall clock */
-	char name[128];   /* all of them names, ending with a zero; "": none, or too long */
-	char listener[128];
-	char route[128];
-	char cluster[128];
-	char endpoint[128];
+	/*
+	 * From the source, from the destination: what user space has relayed, and what flows have
+	 * counted that are not there any more.
+	 */
+	struct l7mp_abi_count slow[2];
+	struct l7mp_abi_count fast[2];
+	__u64 drops;
+	/*
+	 * JSON, ends with a zero: {"name", "listener", "route", "cluster", "endpoint", "metadata"}.
+	 * Without metadata, or empty, when it does not fit.
+	 */
+	char text[872];
 };
 
 /* abi: an array of one. */
@@ -396,3 +413,4 @@ L7MP_ABI_ASSERT(sizeof(struct l7mp_frame_action) == sizeof(struct l7mp_flow6_act
 L7MP_ABI_ASSERT(sizeof(struct l7mp_handover) == 16);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_flow_counter) == 32);
 L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_attached) == 32);
+L7MP_ABI_ASSERT(sizeof(struct l7mp_abi_session) == 960); /* with the kernel's part: 1 KiB */

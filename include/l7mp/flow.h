@@ -132,12 +132,20 @@ struct l7mp_flow_counters {
 
 enum l7mp_direction { L7MP_INGRESS, L7MP_EGRESS };
 
+struct l7mp_session_count {
+	uint64_t packets, bytes;
+};
+
 /* The owner of a flow. Strings are borrowed for the call; NULL: none. */
 struct l7mp_flow_owner {
 	uint64_t cookie; /* passed with every event */
 	/* Names that are stored with the flow, so that a restarted daemon can report it. */
 	const char *session, *listener, *route, *cluster, *endpoint;
 	uint64_t started_ms; /* wall clock, ms since the epoch */
+	const cJSON *metadata;
+	/* By enum l7mp_direction: what was counted beside this flow. */
+	struct l7mp_session_count slow[2], fast[2];
+	uint64_t drops;
 };
 
 struct l7mp_flow; /* the engine's handle for both directions of a session */
@@ -223,6 +231,8 @@ struct l7mp_offload {
 	 * event (a path's MTU): they are asked for again, now. Does not remove the flow.
 	 */
 	void (*recheck)(void *ctx, struct l7mp_flow *flow);
+	/* Optional. What is stored of the owner has changed. */
+	void (*note)(void *ctx, struct l7mp_flow *flow, const struct l7mp_flow_owner *owner);
 	/*
 	 * Optional. A flow of an earlier process gets its owner. Returns 0: it carries packets;
 	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.

@@ -48,6 +48,20 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *engine, const struct l7mp_admin *admin,
                              struct l7mp_error *err);
 
+struct l7mp_session_record;
+/*
+ * After the first l7mp_offload_reconfigure, when the listeners are bound and before the loop runs:
+ * gives the flows that an earlier process of the instance has left in the kernel to `take`, each
+ * with what is known of its session. `take` returns 0 when the session has the flow (its record's
+ * `flow` is then NULL), or a negative errno with err: then the flow is removed, and the reason is
+ * in the log and in GET /offload. Until this was called they stay in the kernel, whatever becomes
+ * of this process.
+ */
+void l7mp_offload_adopt(struct l7mp_offload_engine *engine,
+                        int (*take)(void *arg, struct l7mp_session_record *r,
+                                    struct l7mp_error *err),
+                        void *arg);
+
 /*
  * Removes the flows (with the event `withdrawn`), and, unless the start mode is `no_init`, also the
  * attached programs, the pins, the changed sysctls and the lock of the instance. No handle stays on

@@ -173,10 +173,6 @@ void l7mp_session_sync(struct l7mp_session *s);
 
 struct l7mp_runtime;
 
-struct l7mp_session_count {
-	uint64_t packets, bytes;
-};
-
 /*
  * What a session is, beside its sockets: enough to go on with it in another process. Strings, trees
  * and the flow are borrowed for the call.
@@ -190,9 +186,11 @@ struct l7mp_session_record {
 	/* By enum l7mp_direction; `fast` without what `flow` still counts. */
 	struct l7mp_session_count slow[2], fast[2];
 	uint64_t drops;
-	struct l7mp_restore_end end[2]; /* source, destination */
+	struct l7mp_restore_end
+	        end[2]; /* source, destination; [1].remote.len 0: it has no address */
 	/* It is carried by this flow of the engine; NULL: none. Taken when the session is made. */
 	struct l7mp_flow *flow;
+	enum l7mp_flow_kind flow_kind; /* of its destination: SOCKET, REFLECT or DROP */
 };
 
 /*

@@ -344,7 +344,7 @@ class Changes(Base):
 
 class Endings(Base):
     def test_kill(self):
-        """after SIGKILL flows forward on; the next start cleans up"""
+        """after SIGKILL flows forward on; the next start takes them over, and one without the listener takes them away"""
         client, server = self.a.udp(5000), self.b.udp(9001)
         p = self.proxy()
         peer = self.ping(client, server)
@@ -358,7 +358,15 @@ class Endings(Base):
             self.assertEqual(client.recv(100), b"back")
         self.assertTrue((self.pins / "flows4").exists())
         p.dir.cleanup()
-        with self.proxy() as q:
+        q = self.proxy()
+        self.assertEqual(len(q.api.get("/offload/flows")[1]), 2)
+        self.assertEqual(len(l7net.filters("legA")), 1)
+        self.wait_fast(q)
+        self.assertEqual(self.ping(client, server), peer)
+        q.process.kill()
+        q.process.wait()
+        q.dir.cleanup()
+        with self.proxy(listener={"name": "another"}) as q:
             self.assertEqual(q.api.get("/offload/flows")[1], [])
             self.assertEqual(len(l7net.filters("legA")), 1)
             self.ping(client, server)

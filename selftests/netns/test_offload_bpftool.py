@@ -176,9 +176,11 @@ class Bpftool(Base):
             entries = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "sessions")))
             self.assertEqual(len(entries), 1)
             record = entries[0]["value"]
-            self.assertEqual((record["name"], record["listener"], record["cluster"], record["endpoint"]),
+            text = json.loads(record["text"])
+            self.assertEqual((text["name"], text["listener"], text["cluster"], text["endpoint"], text["metadata"]),
                              (session["name"], "udp", session["destination"]["origin"],
-                              session["destination"]["endpoint"]["name"]))
+                              session["destination"]["endpoint"]["name"], session["metadata"]))
+            self.assertEqual(record["record"], 1)
             self.assertAlmostEqual(record["started_ms"] / 1000, time.time(), delta=60)
             flows = json.loads(l7net.sh(BPFTOOL, "map", "dump", "pinned", str(self.pins / "flows4")))
             self.assertEqual([f["value"]["session"] for f in flows], [entries[0]["key"]] * 2)

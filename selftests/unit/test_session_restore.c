@@ -44,7 +44,8 @@ static struct l7mp_session_record record(const char *upstream)
 	                                .started_ms = STARTED,
 	                                .slow = {{3, 30}, {2, 20}},
 	                                .fast = {{100, 1000}, {50, 500}},
-	                                .drops = 4};
+	                                .drops = 4,
+	                                .flow_kind = L7MP_FLOW_SOCKET};
 
 	r.end[0].fd = r.end[1].fd = -1;
 	assert_int_equal(l7mp_addr_parse(&r.end[0].remote, "192.0.2.1", 5000), 0);

@@ -682,6 +682,14 @@ static int before_admin(void *arg, const struct l7mp_admin *next, struct l7mp_er
 	return l7mp_api_server_prepare(app->admin_server, &next->server, err);
 }
 
+/* A session that an earlier process has left in the kernel. */
+static int adopt(void *arg, struct l7mp_session_record *r, struct l7mp_error *err)
+{
+	struct l7mp_app *app = arg;
+
+	return l7mp_session_restore(app->runtime, r, NULL, err);
+}
+
 static int start(struct l7mp_app *app)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(app->initial);
@@ -695,6 +703,9 @@ static int start(struct l7mp_app *app)
 		rc = use_offload(app, admin, &err);
 	if (!rc)
 		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
+	/* Before the first packet is looked at: it may belong to one of them. */
+	if (!rc)
+		l7mp_offload_adopt(app->offload, adopt, app);
 	/* Its port accepts at once, and tells thereby that all listeners are there. */
 	if (!rc)
 		rc = l7mp_api_server_prepare(app->admin_server,

@@ -195,8 +195,9 @@ const struct l7mp_offload *l7mp_offload_ops(struct l7mp_offload_engine *e)
 /* Everything that begin made, in reverse. The flows are gone already. */
 static void release(struct l7mp_offload_engine *e)
 {
-	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT;
+	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT && !e->adoption.under_way;
 
+	off_adopt_leave(e);
 	off_load_cancel(e);
 	off_counter_poll_stop(&e->table);
 	off_slots_stop(&e->table);
@@ -222,6 +223,8 @@ static void release(struct l7mp_offload_engine *e)
 	e->hooks.dispatcher = -1;
 }
 
+static void disown(struct l7mp_offload_engine *e);
+
 void l7mp_offload_stop(struct l7mp_offload_engine *e)
 {
 	bool starting = e->state == OFF_STARTING;
@@ -229,6 +232,9 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 
 	if (e->state != OFF_ACTIVE && !starting)
 		return;
+	/* A start that failed: what was there before goes on. */
+	if (e->adoption.under_way)
+		disown(e);
 	/* While the programs still run: what they count until a flow is removed is not lost. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
 	HASH_ITER (hh, e->path.links, l, next)
@@ -258,13 +264,46 @@ void l7mp_offload_free(struct l7mp_offload_engine **pp)
 
 static void clear_flows(struct l7mp_offload_engine *e);
 
-static int take_over(struct l7mp_offload_engine *e)
+static int serve(struct l7mp_offload_engine *e);
+
+/* no_init: the programs are used as they are. `wait`: at the start of the program. */
+static int take_over(struct l7mp_offload_engine *e, bool wait)
 {
 	int rc = off_maps_open(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
 
-	if (!rc)
+	if (!rc && wait)
+		e->adoption.under_way = true;
+	else if (!rc)
 		clear_flows(e);
-	return rc;
+	return rc ? rc : serve(e);
+}
+
+/* init, at the start of the program: 0; 1: there is nothing to be taken over. */
+static int take_over_flows(struct l7mp_offload_engine *e)
+{
+	char why[sizeof(e->why)];
+	int rc = off_maps_open(&e->table.maps, e->pins.dir, why, sizeof(why));
+
+	if (rc)
+		return 1;
+	if (!off_entries_there(&e->table.maps)) {
+		off_maps_close(&e->table.maps);
+		return 1;
+	}
+	rc = off_maps_renew(&e->table.maps, e->pins.dir, why, sizeof(why));
+	if (rc) {
+		l7mp_log_warn(OFF_MODULE, "the flows of an earlier process can't be taken over: %s",
+		              why);
+		off_maps_close(&e->table.maps);
+		return 1;
+	}
+	if (e->table.maps.max_flows != e->set.max_flows)
+		l7mp_log_notice(OFF_MODULE,
+		                "the flow table has %u entries, as it has been taken over, and not "
+		                "the %u of limits.max_flows",
+		                e->table.maps.max_flows, e->set.max_flows);
+	e->adoption.under_way = true;
+	return serve(e);
 }
 
 /* What the same instance left behind. */
@@ -345,6 +384,8 @@ static int serve(struct l7mp_offload_engine *e)
 	rc = explain(e, off_frames_start(e), "can't prepare for packet sockets");
 	if (rc)
 		return rc;
+	if (e->adoption.under_way)
+		off_adopt_begin(e);
 	set_state(e, OFF_ACTIVE);
 	e->why[0] = 0;
 	missing_interfaces(e);
@@ -366,10 +407,11 @@ static int begin(struct l7mp_offload_engine *e, bool wait)
 
 	if (rc)
 		return rc;
-	if (e->set.start == L7MP_OFFLOAD_NO_INIT) {
-		rc = take_over(e);
-		return rc ? rc : serve(e);
-	}
+	if (e->set.start == L7MP_OFFLOAD_NO_INIT)
+		return take_over(e, wait);
+	rc = wait ? take_over_flows(e) : 1;
+	if (rc <= 0)
+		return rc;
 	clean_old(e);
 	if (!wait && !off_load_start(e)) {
 		set_state(e, OFF_STARTING);

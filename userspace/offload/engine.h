@@ -46,6 +46,19 @@ struct off_frames {
 	uint32_t (*n_of_kind)[4]; /* entries, by index of the interface and enum l7mp_frame_kinds */
 };
 
+/* What was taken over from an earlier process (adopt.c). */
+#define OFF_ADOPT_SHOWN 32
+struct off_removal {
+	char session[128];
+	char why[200];
+};
+struct off_adoption {
+	bool under_way; /* what is in the kernel stays, if this process does not come further */
+	struct l7mp_flow *flows; /* that have no owner yet */
+	uint64_t n_adopted, n_removed;
+	struct off_removal removals[OFF_ADOPT_SHOWN]; /* a ring, by n_removed */
+};
+
 struct l7mp_offload_engine {
 	struct l7mp_loop *loop;
 	struct l7mp_stats *stats;
@@ -67,6 +80,7 @@ struct l7mp_offload_engine {
 	struct off_frames frames;
 
 	struct l7mp_flow *flows;
+	struct off_adoption adoption;
 	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
 	struct off_batch batch[OFF_FAMILIES];
 	struct l7mp_timer work;
@@ -103,6 +117,17 @@ void off_load_cancel(struct l7mp_offload_engine *e);
  */
 void off_loaded(struct l7mp_offload_engine *e, int rc);
 
+/* ---- adopt.c ---- */
+
+/* Finds the flows of an earlier process in the maps, before others are made. */
+void off_adopt_begin(struct l7mp_offload_engine *e);
+/* The operation `own`. */
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie);
+/* Those without owner are left in the kernel, for the next process. */
+void off_adopt_leave(struct l7mp_offload_engine *e);
+/* A new tree, or NULL. */
+cJSON *off_adopt_json(const struct l7mp_offload_engine *e);
+
 /* ---- changes.c ---- */
 
 /* Those that come in or leave there, at once: its hook is about to be taken away. */
@@ -127,6 +152,10 @@ struct off_plan {
 /* Where each direction comes in, and how it leaves. NONE, or why it can't be. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                struct off_plan plan[2]);
+/* Finds and uses the nexthop of end i. NONE or a reason. */
+enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
+                                   uint8_t l4, const struct l7mp_addr *local,
+                                   const struct l7mp_addr *remote);
 /* Out of the maps; off_flow_take_out follows. */
 void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* Out of everything, and freed, but for its pair of TCP connections. */

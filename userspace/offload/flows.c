@@ -150,25 +150,34 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	for (int i = 0; i < flow->n_dirs; i++) {
 		s[i].flow = flow;
 		s[i].action.session = flow->session;
+		s[i].action.dir = (uint8_t)i;
 	}
+}
+
+enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
+                                   uint8_t l4, const struct l7mp_addr *local,
+                                   const struct l7mp_addr *remote)
+{
+	struct off_nexthop *nh = off_nexthop_get(&e->path, l4, local, remote);
+
+	if (!nh)
+		return L7MP_REASON_KERNEL;
+	flow->nh[i] = nh;
+	flow->use[i].flow = flow;
+	off_nexthop_use(nh, &flow->use[i]);
+	return L7MP_REASON_NONE;
 }
 
 static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                   const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
 	const struct l7mp_flow_end *ends[2] = {a, b};
+	enum l7mp_reason reason = L7MP_REASON_NONE;
 
-	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_FRAME; i++) {
-		struct off_nexthop *nh =
-		        off_nexthop_get(&e->path, ends[i]->l4, &ends[i]->local, &ends[i]->remote);
-
-		if (!nh)
-			return L7MP_REASON_KERNEL;
-		flow->nh[i] = nh;
-		flow->use[i].flow = flow;
-		off_nexthop_use(nh, &flow->use[i]);
-	}
-	return L7MP_REASON_NONE;
+	for (int i = 0; !reason && i < flow->n_dirs && flow->verb != L7MP_VERB_FRAME; i++)
+		reason = off_flow_find_hop(e, flow, i, ends[i]->l4, &ends[i]->local,
+		                           &ends[i]->remote);
+	return reason;
 }
 
 /* ---- the table of our own ---- */
@@ -283,13 +292,15 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 		return L7MP_REASON_KERNEL;
 	flow->cookie = owner->cookie;
 	flow->session = off_record_id(owner);
+	/* Before the flows: one without a record could not be taken over. */
+	(void)off_record_put(&e->table, flow, owner);
 	reason = build(e, flow, a, b);
 	if (reason) {
+		off_record_delete(&e->table, flow);
 		off_tcp_pair_free(&flow->tcp);
 		flow_free(e, flow);
 		return (int)reason;
 	}
-	off_record_put(&e->table, flow, owner);
 	DL_APPEND(e->flows, flow);
 	e->table.n_flows++;
 	e->n_added++;
@@ -352,6 +363,13 @@ static void op_read(void *ctx, struct l7mp_flow *flow, bool fresh, struct l7mp_f
 	counters_of(flow, now);
 }
 
+static void op_note(void *ctx, struct l7mp_flow *flow, const struct l7mp_flow_owner *owner)
+{
+	struct l7mp_offload_engine *e = ctx;
+
+	(void)off_record_put(&e->table, flow, owner);
+}
+
 static void op_recheck(void *ctx, struct l7mp_flow *flow)
 {
 	struct l7mp_offload_engine *e = ctx;
@@ -392,5 +410,7 @@ const struct l7mp_offload off_ops = {
         .phase = off_splice_phase,
         .read = op_read,
         .recheck = op_recheck,
+        .note = op_note,
+        .own = off_adopt_own,
         .where = op_where,
 };

@@ -380,7 +380,8 @@ void l7mp_session_offload_recheck(struct l7mp_session *s);
  */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
 /* The session has this flow from the start: it goes on from an earlier process. */
-void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow);
+void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
+                               enum l7mp_flow_kind kind);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
 /* The session is aborted: lent descriptors come back now, both connections reset. */

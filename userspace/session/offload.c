@@ -206,12 +206,17 @@ static void relayed_despite_flow(struct l7mp_session *s, enum l7mp_direction dir
 	}
 }
 
+static void note(struct l7mp_session *s);
+
 void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir)
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
 		return;
 	if (s->offload_state == SESSION_OFFLOAD_FAST && s->tcp)
 		return;
+	if (s->offload_state == SESSION_OFFLOAD_FAST ||
+	    s->offload_state == SESSION_OFFLOAD_STARTING)
+		note(s);
 	if (s->offload_state == SESSION_OFFLOAD_FAST) {
 		if (l7mp_loop_now(session_loop(s)) - s->flow_started_ms <= HANDOVER_MS)
 			s->m->env->stats->handover_late++;
@@ -339,12 +344,11 @@ static void on_begun(void *arg, uint64_t cookie, bool late)
 		(void)drain(s);
 }
 
-static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
-                       const struct l7mp_flow_end *b)
+static void owner_of(const struct l7mp_session *s, struct l7mp_flow_owner *out)
 {
-	const struct l7mp_offload *o = s->m->offload;
 	const struct session_stage *dest = &s->stages[s->dest];
-	const struct l7mp_flow_owner owner = {
+
+	*out = (struct l7mp_flow_owner){
 	        .cookie = (uint64_t)(uintptr_t)s,
 	        .session = s->name,
 	        .listener = s->listener->obj.name,
@@ -352,9 +356,33 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 	        .cluster = dest->cluster,
 	        .endpoint = dest->endpoint ? dest->endpoint->obj.name : NULL,
 	        .started_ms = s->start_wall,
+	        .metadata = s->metadata,
+	        .drops = s->drops,
 	};
+	memcpy(out->slow, s->slow, sizeof(out->slow));
+	memcpy(out->fast, s->fast, sizeof(out->fast));
+}
+
+/* So that a successor goes on with the right numbers: they change rarely while a flow carries. */
+static void note(struct l7mp_session *s)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_owner owner;
+
+	if (!o->note)
+		return;
+	owner_of(s, &owner);
+	o->note(o->ctx, s->flow, &owner);
+}
+
+static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
+                       const struct l7mp_flow_end *b)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_owner owner;
 	int rc;
 
+	owner_of(s, &owner);
 	memset(s->fast_read, 0, sizeof(s->fast_read));
 	rc = o->add(o->ctx, a, b, &owner, &s->flow);
 	if (!rc && s->flow) {
@@ -546,11 +574,32 @@ void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count o
 	}
 }
 
-void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow)
+/*
+ * Whether a flow does what the stages would do: there may be another transformer by now. NONE or a
+ * reason. What the sockets would say is not asked: they open in the next turn.
+ */
+static enum l7mp_reason flow_fits(struct l7mp_session *s, enum l7mp_flow_kind kind)
+{
+	struct l7mp_flow_end end;
+
+	for (unsigned i = 1; i < s->n; i++) {
+		if (i == s->dest && kind == L7MP_FLOW_SOCKET)
+			continue;
+		l7mp_stream_flow(s->stages[i].stream, &end);
+		if (i == s->dest && end.kind == L7MP_FLOW_PASS)
+			end.kind = L7MP_FLOW_REFLECT;
+		if (end.kind != (i == s->dest ? kind : L7MP_FLOW_PASS))
+			return L7MP_REASON_TRANSFORMER;
+	}
+	return L7MP_REASON_NONE;
+}
+
+void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
+                               enum l7mp_flow_kind kind)
 {
 	const struct l7mp_offload *o = s->m->offload;
 	struct l7mp_flow_counters now[2] = {{0}};
-	enum l7mp_reason reason = L7MP_REASON_DISABLED;
+	enum l7mp_reason unfit = s->offload_disabled ? L7MP_REASON_DISABLED : flow_fits(s, kind);
 	int rc;
 
 	s->flow = flow;
@@ -561,7 +610,9 @@ void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow)
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
 	}
-	rc = s->offload_disabled ? (int)reason : o->own(o->ctx, flow, (uint64_t)(uintptr_t)s);
+	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s);
+	if (unfit)
+		rc = (int)unfit;
 	if (rc == L7MP_REASON_PENDING) {
 		set_offload(s, SESSION_OFFLOAD_STARTING, L7MP_REASON_PENDING);
 	} else if (!rc) {

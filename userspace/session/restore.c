@@ -105,7 +105,7 @@ static int begin(struct l7mp_session *s, struct l7mp_stream *source, struct l7mp
 		return restore.rc ? restore.rc : -ECONNABORTED;
 	}
 	if (r->flow) {
-		l7mp_session_offload_take(s, r->flow);
+		l7mp_session_offload_take(s, r->flow, r->flow_kind);
 		r->flow = NULL;
 	}
 	prove(s);

@@ -1322,6 +1322,11 @@ static int stage_restore(struct session_stage *st, struct l7mp_error *err)
 		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM, "there is no cluster '%s'",
 		                      st->cluster);
 	st->object = l7mp_object_ref(c);
+	if (!(c->proto->flags & L7MP_PROTO_VIRTUAL) == !st->s->restore->record->end[1].remote.len)
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "the session goes to another kind of destination than "
+		                      "cluster '%s'",
+		                      st->cluster);
 	if (c->proto->flags & L7MP_PROTO_VIRTUAL)
 		return connect_stage(st, NULL, false, err);
 	if (!(c->proto->flags & L7MP_PROTO_RESTORES))
@@ -1364,7 +1369,8 @@ static void stage_connect(struct session_stage *st)
 	st->state = st->retries || st->was_up ? L7MP_STAGE_RETRYING : L7MP_STAGE_INIT;
 	st->attempt_ms = l7mp_loop_now(session_loop(s));
 	rc = stage_start(st, &err);
-	if (!rc)
+	/* What goes on opens by itself, however many others are made before the next turn. */
+	if (!rc && !s->restore)
 		rc = l7mp_timer_start(session_loop(s), &st->timer, s->lookup.route->timeout_ms);
 	if (!rc)
 		return;

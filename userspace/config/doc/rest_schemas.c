@@ -278,6 +278,27 @@ const struct l7mp_schema l7mp_rest_found = {
 
 /* ---- offload ---- */
 
+static const struct l7mp_field removal_fields[] = {
+        STR_R("session", "Its name; empty when it is not known"),
+        STR_R("reason", "Why it was removed"),
+        END,
+};
+static const struct l7mp_schema removal_schema = {
+        .name = "offload-removal",
+        .doc = "A session that was in the kernel and could not be taken over",
+        .fields = removal_fields};
+static const struct l7mp_field removal_item = {.type = L7MP_T_OBJECT, .sub = &removal_schema};
+static const struct l7mp_field adopted_fields[] = {
+        INT_R("sessions", "How many sessions were taken over"),
+        INT_R("removed", "How many flows were removed"),
+        ARR_R("removals", &removal_item, "The last 32 of these"),
+        END,
+};
+static const struct l7mp_schema adopted_schema = {
+        .name = "offload-adopted",
+        .doc = "What an earlier process of the instance had left in the kernel",
+        .fields = adopted_fields};
+
 static const struct l7mp_field offload_fields[] = {
         STR_R("state", "Whether the fast path is there"),
         STR("reason", "Why not"),
@@ -290,6 +311,7 @@ static const struct l7mp_field offload_fields[] = {
         STR("mode", "Which hook is taken"),
         ANY("flows", "Counters of the flow table"),
         ANY("reasons", "What the reasons mean"),
+        OBJ("adopted", &adopted_schema, "What was taken over from an earlier process"),
         END,
 };
 const struct l7mp_schema l7mp_rest_offload = {

@@ -159,10 +159,34 @@ static void set_sysctls(struct off_hooks *h)
 		              off_sysctl_names[0], off_sysctl_names[1], strerror(-rc));
 }
 
+/* Indexes are per namespace and used again: the name must fit, too. */
+static bool read_record(const struct off_maps *m, const struct off_link *l,
+                        struct l7mp_abi_attached *rec)
+{
+	return m->attached >= 0 && !bpf_map_lookup_elem(m->attached, &l->ifindex, rec) &&
+	       !strcmp(rec->name, l->name);
+}
+
+/* What a predecessor has made is ours, to be taken away in the end. */
+static void inherit(struct off_hooks *h, struct off_link *l)
+{
+	struct l7mp_abi_attached rec;
+
+	if (h->maps->old[0].tc < 0 || !read_record(h->maps, l, &rec))
+		return;
+	l->made_clsact = rec.flags & L7MP_ATTACHED_CLSACT;
+	if (l->type != OFF_ARP_LOOPBACK || !(rec.flags & L7MP_ATTACHED_SYSCTLS))
+		return;
+	h->sysctls.old[OFF_ROUTE_LOCALNET] = rec.old_route_localnet;
+	h->sysctls.old[OFF_ACCEPT_LOCAL] = rec.old_accept_local;
+}
+
 static void serve(struct off_hooks *h, struct off_link *l)
 {
-	int rc = attach(h, l);
+	int rc;
 
+	inherit(h, l);
+	rc = attach(h, l);
 	if (rc) {
 		l->tried = true;
 		l7mp_log_warn(OFF_MODULE, "%s is not served: %s", l->name, l->why);
@@ -302,8 +326,7 @@ static void clean_record(struct off_hooks *h, const struct off_maps *old, uint32
 	struct l7mp_abi_attached rec;
 	const struct off_link *l = off_link_find(h->path, ifindex);
 
-	/* Indexes are per namespace and used again: the name must fit too. */
-	if (!l || bpf_map_lookup_elem(old->attached, &ifindex, &rec) || strcmp(rec.name, l->name))
+	if (!l || !read_record(old, l, &rec))
 		return;
 	if (rec.flags & L7MP_ATTACHED_CLSACT)
 		off_tc_drop_clsact(&h->path->nl, ifindex);
@@ -317,6 +340,35 @@ static void clean_record(struct off_hooks *h, const struct off_maps *old, uint32
 	}
 }
 
+static bool remove_old_tc(struct off_hooks *h, const struct off_link *l, const struct off_maps *m)
+{
+	unsigned n = 0;
+
+	for (int i = 0; i < 2; i++)
+		n += off_tc_remove(&h->path->nl, l->ifindex, m->old[i].id_tc, m->old[i].id_tc_l3);
+	return n;
+}
+
+void off_attach_renewed(struct off_hooks *h)
+{
+	struct off_link *l, *next;
+
+	HASH_ITER (hh, h->path->links, l, next) {
+		bool found = l->hook == OFF_HOOK_TC || l->hook == OFF_HOOK_NONE
+		                     ? off_xdp_remove_old(l->ifindex, h->maps)
+		                     : false;
+
+		found |= remove_old_tc(h, l, h->maps);
+		if (l->hook != OFF_HOOK_NONE)
+			continue;
+		if (found)
+			l7mp_log_notice(OFF_MODULE, "%s: took away what a predecessor left",
+			                l->name);
+		clean_record(h, h->maps, l->ifindex);
+		(void)bpf_map_delete_elem(h->maps->attached, &l->ifindex);
+	}
+}
+
 void off_attach_clean(struct off_hooks *h, const struct off_maps *old)
 {
 	struct off_link *l, *next;
@@ -324,8 +376,10 @@ void off_attach_clean(struct off_hooks *h, const struct off_maps *old)
 	HASH_ITER (hh, h->path->links, l, next) {
 		bool found = old->prog_xdp >= 0 && off_xdp_remove(l->ifindex, old);
 
+		found |= off_xdp_remove_old(l->ifindex, old);
 		if (off_tc_remove(&h->path->nl, l->ifindex, old->id_tc, old->id_tc_l3))
 			found = true;
+		found |= remove_old_tc(h, l, old);
 		if (found)
 			l7mp_log_notice(OFF_MODULE, "%s: took away what a predecessor left",
 			                l->name);

@@ -81,6 +81,12 @@ bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
  */
 void off_attach_clean(struct off_hooks *h, const struct off_maps *old);
 
+/*
+ * After a predecessor's programs were replaced by ours (off_attach_update_all): takes away what it
+ * has where we serve nothing.
+ */
+void off_attach_renewed(struct off_hooks *h);
+
 int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
                    size_t size);
 /* Lets go of what libxdp holds, without detaching. */
@@ -89,6 +95,8 @@ void off_xdp_detach(struct off_hooks *h, struct off_link *l);
 /* Is m's program attached, alone or in a dispatcher? remove: takes it away if so. */
 enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
 bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m);
+/* Takes a predecessor's program away (m->old), alone or in a dispatcher. Returns whether it did. */
+bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m);
 /*
  * features.c: can XDP send frames out here? 1, 0, or -errno when the kernel doesn't say (before
  * 6.3).

@@ -27,77 +27,6 @@
 /* A preference can be taken by a filter of another kind (flower, matchall): then the next one. */
 #define PREFERENCES 64
 
-int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size)
-{
-	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, opts);
-	int rc = bpf_tc_hook_create(&hook);
-	unsigned n_before = 0;
-
-	if (rc && rc != -EEXIST) {
-		snprintf(why, size, "tc: can't make a clsact qdisc: %s", strerror(-rc));
-		return rc;
-	}
-	l->made_clsact = !rc;
-	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
-	for (uint32_t i = 0; i < PREFERENCES; i++) {
-		opts.priority = PREFERENCE + i;
-		opts.handle = 0;
-		opts.prog_id = 0;
-		rc = bpf_tc_attach(&hook, &opts);
-		if (rc != -EINVAL && rc != -EEXIST && rc != -EOPNOTSUPP)
-			break;
-	}
-	if (rc) {
-		snprintf(why, size, "tc: can't attach: %s", strerror(-rc));
-		if (l->made_clsact)
-			off_tc_drop_clsact(&h->path->nl, l->ifindex);
-		l->made_clsact = false;
-		return rc;
-	}
-	l->tc = true;
-	l->handle = opts.handle;
-	l->priority = opts.priority;
-	if (off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3, &n_before) >
-	            0 &&
-	    n_before)
-		l7mp_log_warn(OFF_MODULE,
-		              "%s: %u tc filters run before ours (preference %u); what they take "
-		              "is not forwarded by the kernel",
-		              l->name, n_before, l->priority);
-	return 0;
-}
-
-static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, uint32_t id,
-                          uint32_t id_l3)
-{
-	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = handle, .priority = priority);
-	int rc = bpf_tc_query(&hook, &opts);
-
-	/* Another filter may be in its place. */
-	if (rc || (opts.prog_id != id && opts.prog_id != id_l3))
-		return;
-	opts.prog_fd = 0;
-	opts.prog_id = 0;
-	opts.flags = 0;
-	rc = bpf_tc_detach(&hook, &opts);
-	if (rc)
-		l7mp_log_warn(OFF_MODULE, "tc: can't detach from interface %u: %s", ifindex,
-		              strerror(-rc));
-}
-
-void off_tc_detach(struct off_hooks *h, struct off_link *l)
-{
-	if (!l->tc)
-		return;
-	detach_filter(l->ifindex, l->handle, l->priority, h->maps->id_tc, h->maps->id_tc_l3);
-	if (l->made_clsact)
-		off_tc_drop_clsact(&h->path->nl, l->ifindex);
-	l->tc = false;
-	l->made_clsact = false;
-}
-
 /* ---- looking at filters ---- */
 
 struct filter {
@@ -169,6 +98,130 @@ static int list_filters(struct off_nl *nl, uint32_t ifindex, uint32_t parent, st
 	tcm->tcm_ifindex = (int)ifindex;
 	tcm->tcm_parent = parent;
 	return off_nl_ask(nl, nlh, on_filter, f);
+}
+
+/* ---- attaching ---- */
+
+static bool is_old(const struct off_maps *m, uint32_t id)
+{
+	for (int i = 0; i < 2 && id; i++)
+		if (m->old[i].id_tc == id || m->old[i].id_tc_l3 == id)
+			return true;
+	return false;
+}
+
+/* The place of a predecessor's filter, which still runs. False: there is none. */
+static bool find_old(struct off_hooks *h, const struct off_link *l, struct bpf_tc_opts *opts)
+{
+	struct filters f = {.n = 0};
+
+	if (h->maps->old[0].tc < 0 || list_filters(&h->path->nl, l->ifindex, INGRESS, &f))
+		return false;
+	for (unsigned i = 0; i < f.n; i++) {
+		if (!is_old(h->maps, f.v[i].id))
+			continue;
+		opts->handle = f.v[i].handle;
+		opts->priority = f.v[i].priority;
+		opts->flags = BPF_TC_F_REPLACE;
+		return true;
+	}
+	return false;
+}
+
+/* In one step: each packet meets either the old program or the new one. */
+static bool replace_old(struct off_hooks *h, struct off_link *l)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts);
+	int rc;
+
+	if (!find_old(h, l, &opts))
+		return false;
+	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
+	rc = bpf_tc_attach(&hook, &opts);
+	if (rc) {
+		l7mp_log_warn(OFF_MODULE, "%s: can't replace a predecessor's tc filter: %s",
+		              l->name, strerror(-rc));
+		return false;
+	}
+	l->tc = true;
+	l->handle = opts.handle;
+	l->priority = opts.priority;
+	return true;
+}
+
+int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts);
+	unsigned n_before = 0;
+	int rc;
+
+	if (replace_old(h, l))
+		return 0;
+	rc = bpf_tc_hook_create(&hook);
+	if (rc && rc != -EEXIST) {
+		snprintf(why, size, "tc: can't make a clsact qdisc: %s", strerror(-rc));
+		return rc;
+	}
+	l->made_clsact |= !rc;
+	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
+	for (uint32_t i = 0; i < PREFERENCES; i++) {
+		opts.priority = PREFERENCE + i;
+		opts.handle = 0;
+		opts.prog_id = 0;
+		rc = bpf_tc_attach(&hook, &opts);
+		if (rc != -EINVAL && rc != -EEXIST && rc != -EOPNOTSUPP)
+			break;
+	}
+	if (rc) {
+		snprintf(why, size, "tc: can't attach: %s", strerror(-rc));
+		if (l->made_clsact)
+			off_tc_drop_clsact(&h->path->nl, l->ifindex);
+		l->made_clsact = false;
+		return rc;
+	}
+	l->tc = true;
+	l->handle = opts.handle;
+	l->priority = opts.priority;
+	if (off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3, &n_before) >
+	            0 &&
+	    n_before)
+		l7mp_log_warn(OFF_MODULE,
+		              "%s: %u tc filters run before ours (preference %u); what they take "
+		              "is not forwarded by the kernel",
+		              l->name, n_before, l->priority);
+	return 0;
+}
+
+static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, uint32_t id,
+                          uint32_t id_l3)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = handle, .priority = priority);
+	int rc = bpf_tc_query(&hook, &opts);
+
+	/* Another filter may be in its place. */
+	if (rc || (opts.prog_id != id && opts.prog_id != id_l3))
+		return;
+	opts.prog_fd = 0;
+	opts.prog_id = 0;
+	opts.flags = 0;
+	rc = bpf_tc_detach(&hook, &opts);
+	if (rc)
+		l7mp_log_warn(OFF_MODULE, "tc: can't detach from interface %u: %s", ifindex,
+		              strerror(-rc));
+}
+
+void off_tc_detach(struct off_hooks *h, struct off_link *l)
+{
+	if (!l->tc)
+		return;
+	detach_filter(l->ifindex, l->handle, l->priority, h->maps->id_tc, h->maps->id_tc_l3);
+	if (l->made_clsact)
+		off_tc_drop_clsact(&h->path->nl, l->ifindex);
+	l->tc = false;
+	l->made_clsact = false;
 }
 
 unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3)

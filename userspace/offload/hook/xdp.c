@@ -113,21 +113,6 @@ static bool may_dispatch(struct off_hooks *h, struct off_link *l, enum off_hook 
 	return false;
 }
 
-int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
-                   size_t size)
-{
-	int rc = 0;
-
-	off_link_driver(l->name, l->driver);
-	if (may_dispatch(h, l, hook, &rc))
-		return 0;
-	rc = bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
-	                    flags_of(hook) | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
-	if (rc)
-		explain(rc, l, hook, why, size);
-	return rc;
-}
-
 void off_xdp_forget(struct off_link *l)
 {
 	if (!l->xdp)
@@ -231,4 +216,56 @@ bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m)
 		l7mp_log_warn(OFF_MODULE, "XDP: can't detach from interface %u: %s", ifindex,
 		              strerror(-rc));
 	return !rc;
+}
+
+/* ---- in the place of a predecessor ---- */
+
+/* In one step, where the same mode is wanted; else the old one is taken away. */
+static bool replace_old(struct off_hooks *h, struct off_link *l, enum off_hook hook)
+{
+	for (int i = 0; i < 2; i++) {
+		LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = h->maps->old[i].xdp);
+
+		if (find_single(l->ifindex, h->maps->old[i].id_xdp) == hook &&
+		    !bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
+		                    flags_of(hook) | XDP_FLAGS_REPLACE, &old))
+			return true;
+	}
+	(void)off_xdp_remove_old(l->ifindex, h->maps);
+	return false;
+}
+
+bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m)
+{
+	bool found = false;
+
+	for (int i = 0; i < 2; i++) {
+		enum off_hook hook = find_single(ifindex, m->old[i].id_xdp);
+		LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = m->old[i].xdp);
+
+		if (hook != OFF_HOOK_NONE)
+			found |= !bpf_xdp_detach((int)ifindex, flags_of(hook), &old);
+	}
+	/* Behind a dispatcher it is told by the maps, which are ours, too. */
+	if (m->old[0].xdp >= 0 && attached_id(ifindex) &&
+	    find_single(ifindex, m->id_xdp) == OFF_HOOK_NONE)
+		found |= find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
+	return found;
+}
+
+int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
+                   size_t size)
+{
+	int rc = 0;
+
+	off_link_driver(l->name, l->driver);
+	if (replace_old(h, l, hook))
+		return 0;
+	if (may_dispatch(h, l, hook, &rc))
+		return 0;
+	rc = bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
+	                    flags_of(hook) | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
+	if (rc)
+		explain(rc, l, hook, why, size);
+	return rc;
 }

@@ -41,6 +41,18 @@ void off_entry_delete(const struct off_maps *maps, const struct off_direction *d
 	(void)bpf_map_delete_elem(m.fd, off_entry_key(dir));
 }
 
+bool off_entries_there(const struct off_maps *maps)
+{
+	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
+		struct off_entry_map m = off_entry_map(maps, family);
+		struct l7mp_flow_key key; /* of either */
+
+		if (!bpf_map_get_next_key(m.fd, NULL, &key))
+			return true;
+	}
+	return false;
+}
+
 unsigned off_entries_clear(const struct off_maps *maps)
 {
 	unsigned n = 0;

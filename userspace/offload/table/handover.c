@@ -13,6 +13,7 @@
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -226,6 +227,32 @@ void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_COUNT; i++)
 		slot_take(&tbl->handover, &flow->dir[i]);
+}
+
+int off_handover_claim(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_handover *h = &tbl->handover;
+
+	if (!has_slot(dir))
+		return 0;
+	if (dir->action.handover >= L7MP_HANDOVER_SLOTS)
+		return -EINVAL;
+	if (h->claimed[dir->action.handover])
+		return -EEXIST;
+	h->claimed[dir->action.handover] = 1;
+	dir->noted = __atomic_load_n(&h->slots[dir->action.handover].passed, __ATOMIC_ACQUIRE);
+	return 0;
+}
+
+void off_handover_claimed(struct off_table *tbl)
+{
+	struct off_handover *h = &tbl->handover;
+
+	h->first = h->n_free = 0;
+	for (unsigned i = 0; i < L7MP_HANDOVER_SLOTS; i++)
+		if (!h->claimed[i])
+			h->free[h->n_free++] = (uint16_t)i;
+	memset(h->claimed, 0, sizeof(h->claimed));
 }
 
 void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow)

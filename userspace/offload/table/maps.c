@@ -50,6 +50,35 @@ static void names(struct off_maps *m, struct named out[PINNED])
 	memcpy(out, all, sizeof(all));
 }
 
+/* The last ones of `names`. */
+#define PROGRAMS 4
+/* In front of their names while those of a predecessor may still be attached. */
+#define NEW "new_"
+
+static void names_of_programs(struct off_programs *p, struct named out[PROGRAMS])
+{
+	const struct named all[PROGRAMS] = {
+	        {PIN_XDP, &p->xdp}, {PIN_TC, &p->tc}, {PIN_TC_L3, &p->tc_l3}, {PIN_TAP, &p->tap}};
+
+	memcpy(out, all, sizeof(all));
+}
+
+static void programs_init(struct off_programs *p)
+{
+	*p = (struct off_programs){.xdp = -1, .tc = -1, .tc_l3 = -1, .tap = -1};
+}
+
+static void programs_close(struct off_programs *p)
+{
+	struct named n[PROGRAMS];
+
+	names_of_programs(p, n);
+	for (int i = 0; i < PROGRAMS; i++)
+		if (*n[i].fd >= 0)
+			close(*n[i].fd);
+	programs_init(p);
+}
+
 void off_maps_init(struct off_maps *m)
 {
 	struct named n[PINNED];
@@ -58,6 +87,8 @@ void off_maps_init(struct off_maps *m)
 	names(m, n);
 	for (int i = 0; i < PINNED; i++)
 		*n[i].fd = -1;
+	programs_init(&m->old[0]);
+	programs_init(&m->old[1]);
 }
 
 void off_maps_close(struct off_maps *m)
@@ -68,6 +99,8 @@ void off_maps_close(struct off_maps *m)
 	for (int i = 0; i < PINNED; i++)
 		if (*n[i].fd >= 0)
 			close(*n[i].fd);
+	programs_close(&m->old[0]);
+	programs_close(&m->old[1]);
 	off_maps_init(m);
 }
 
@@ -84,6 +117,29 @@ static void learn_ids(struct off_maps *m)
 	m->id_xdp = prog_id(m->prog_xdp);
 	m->id_tc = prog_id(m->prog_tc);
 	m->id_tc_l3 = prog_id(m->prog_tc_l3);
+}
+
+static void learn_old_ids(struct off_programs *p)
+{
+	p->id_xdp = prog_id(p->xdp);
+	p->id_tc = prog_id(p->tc);
+	p->id_tc_l3 = prog_id(p->tc_l3);
+	p->id_tap = prog_id(p->tap);
+}
+
+/* What is pinned with that in front of the names; what is not there stays -1. */
+static void open_programs(struct off_programs *p, const char *dir, const char *front)
+{
+	struct named n[PROGRAMS];
+	char path[320];
+
+	programs_init(p);
+	names_of_programs(p, n);
+	for (int i = 0; i < PROGRAMS; i++) {
+		snprintf(path, sizeof(path), "%s/%s%s", dir, front, n[i].name);
+		*n[i].fd = bpf_obj_get(path);
+	}
+	learn_old_ids(p);
 }
 
 static int keep(int fd, int *out)
@@ -202,6 +258,20 @@ static int load_tc(struct off_maps *m)
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc_l3), &m->prog_tc_l3);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tap), &m->prog_tap);
 	l7mp_tc__destroy(t);
+	return rc;
+}
+
+/* The XDP program alone: the maps are there. */
+static int load_xdp_again(struct off_maps *m)
+{
+	struct l7mp_xdp *x = off_maps_xdp_object(m);
+	int rc;
+
+	if (!x)
+		return -errno;
+	rc = l7mp_xdp__load(x);
+	rc = rc ? rc : keep(bpf_program__fd(x->progs.l7mp_xdp), &m->prog_xdp);
+	l7mp_xdp__destroy(x);
 	return rc;
 }
 
@@ -330,10 +400,76 @@ void off_maps_open_old(struct off_maps *m, const char *dir)
 		snprintf(path, sizeof(path), "%s/%s", dir, n[i].name);
 		*n[i].fd = bpf_obj_get(path);
 	}
+	open_programs(&m->old[1], dir, NEW);
 	if (m->attached >= 0 && (bpf_obj_get_info_by_fd(m->attached, &info, &len) ||
 	                         info.value_size != sizeof(struct l7mp_abi_attached))) {
 		close(m->attached);
 		m->attached = -1;
 	}
 	learn_ids(m);
+}
+
+/* ---- programs of our own for the maps of a predecessor ---- */
+
+static void set_programs(struct off_maps *m, const struct off_programs *p)
+{
+	m->prog_xdp = p->xdp;
+	m->prog_tc = p->tc;
+	m->prog_tc_l3 = p->tc_l3;
+	m->prog_tap = p->tap;
+	learn_ids(m);
+}
+
+static int pin_new(struct off_maps *m, const char *dir)
+{
+	struct named n[PINNED];
+	char path[320];
+
+	names(m, n);
+	for (int i = PINNED - PROGRAMS; i < PINNED; i++) {
+		snprintf(path, sizeof(path), "%s/" NEW "%s", dir, n[i].name);
+		(void)unlink(path);
+		if (bpf_obj_pin(*n[i].fd, path))
+			return -errno;
+	}
+	return 0;
+}
+
+int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size)
+{
+	const struct off_programs none = {.xdp = -1, .tc = -1, .tc_l3 = -1, .tap = -1};
+	int rc;
+
+	open_programs(&m->old[1], dir, NEW);
+	m->old[0] = (struct off_programs){
+	        .xdp = m->prog_xdp, .tc = m->prog_tc, .tc_l3 = m->prog_tc_l3, .tap = m->prog_tap};
+	learn_old_ids(&m->old[0]);
+	set_programs(m, &none);
+	rc = load_xdp_again(m);
+	rc = rc ? rc : load_tc(m);
+	if (rc) {
+		explain(rc, why, size);
+		return rc;
+	}
+	learn_ids(m);
+	rc = pin_new(m, dir);
+	if (rc)
+		snprintf(why, size, "can't pin programs in %s: %s", dir, strerror(-rc));
+	return rc;
+}
+
+void off_maps_renewed(struct off_maps *m, const char *dir)
+{
+	struct named n[PINNED];
+	char from[320], to[320];
+
+	names(m, n);
+	for (int i = PINNED - PROGRAMS; i < PINNED; i++) {
+		snprintf(from, sizeof(from), "%s/" NEW "%s", dir, n[i].name);
+		snprintf(to, sizeof(to), "%s/%s", dir, n[i].name);
+		if (rename(from, to))
+			l7mp_log_warn(OFF_MODULE, "can't rename %s: %s", from, strerror(errno));
+	}
+	programs_close(&m->old[0]);
+	programs_close(&m->old[1]);
 }

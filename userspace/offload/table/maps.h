@@ -11,6 +11,12 @@
 #define OFF_BPFFS "/sys/fs/bpf"
 #define OFF_PINS  OFF_BPFFS "/l7mp"
 
+/* Programs, and their ids. Descriptors -1: not there. */
+struct off_programs {
+	int xdp, tc, tc_l3, tap;
+	uint32_t id_xdp, id_tc, id_tc_l3, id_tap;
+};
+
 /* Everything that holds a descriptor in the kernel. -1: not there. */
 struct off_maps {
 	int flows4, flows6, frames, frame_ifs, counters, verdicts, devices, abi, attached, handover,
@@ -19,6 +25,11 @@ struct off_maps {
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* entries of flows4, flows6 and frames together */
 	uint32_t n_slots;                 /* of counters: more, as some wait to be used again */
+	/*
+	 * Those of a predecessor that may still be attached, while ours take their places; the
+	 * second one is of a predecessor that had not come to the end of that itself.
+	 */
+	struct off_programs old[2];
 };
 
 struct off_pins {
@@ -35,6 +46,13 @@ int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size);
 void off_maps_open_old(struct off_maps *m, const char *dir);
 /* Opens what is pinned. -ENOENT: nothing there; -EPROTO: another ABI. */
 int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
+/*
+ * After off_maps_open: loads programs of our own for these maps, and pins them beside the old ones,
+ * which are then in `old`. 0, or negative errno and a text.
+ */
+int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size);
+/* The old programs are attached nowhere any more: their pins are replaced. */
+void off_maps_renewed(struct off_maps *m, const char *dir);
 /* Removes every pin in dir; the directory stays. */
 void off_pins_clear(const char *dir);
 /* An XDP skeleton that is open, not loaded, with our maps in it. NULL and errno. */

@@ -90,6 +90,15 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 
 /* ---- taking and giving ---- */
 
+static void use(struct off_slots *s, uint32_t slot, struct off_direction *dir)
+{
+	s->n_used++;
+	s->n_of[off_entry_family(dir)]++;
+	s->dirs[slot] = dir;
+	s->used[slot / OFF_SLOT_BLOCK]++;
+	dir->has_slot = true;
+}
+
 int off_slot_take(struct off_table *tbl, struct off_direction *dir)
 {
 	struct off_slots *s = &tbl->slots;
@@ -103,13 +112,34 @@ int off_slot_take(struct off_table *tbl, struct off_direction *dir)
 		slot = s->fresh++;
 	else
 		return -EAGAIN;
-	s->n_used++;
-	s->n_of[off_entry_family(dir)]++;
-	s->dirs[slot] = dir;
-	s->used[slot / OFF_SLOT_BLOCK]++;
 	dir->action.slot = slot;
-	dir->has_slot = true;
+	use(s, slot, dir);
 	return 0;
+}
+
+int off_slot_claim(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_slots *s = &tbl->slots;
+	uint32_t slot = dir->action.slot;
+
+	if (slot >= s->n || s->n_used >= tbl->maps.max_flows)
+		return -EINVAL;
+	if (s->dirs[slot])
+		return -EEXIST;
+	if (slot >= s->fresh)
+		s->fresh = slot + 1;
+	use(s, slot, dir);
+	return 0;
+}
+
+void off_slots_claimed(struct off_table *tbl)
+{
+	struct off_slots *s = &tbl->slots;
+
+	/* The last one is taken first: let those be used first that lie close together. */
+	for (uint32_t slot = s->fresh; slot-- > 0;)
+		if (!s->dirs[slot])
+			s->ready[s->n_ready++] = slot;
 }
 
 void off_slot_give(struct off_table *tbl, struct off_direction *dir)

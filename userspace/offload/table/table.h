@@ -155,7 +155,8 @@ struct off_handover {
 	unsigned n_flows;
 	unsigned first, n_free; /* in free, a ring */
 	uint16_t free[L7MP_HANDOVER_SLOTS];
-	uint64_t forced; /* that began though their stream did not pause */
+	uint64_t forced;                      /* that began though their stream did not pause */
+	uint8_t claimed[L7MP_HANDOVER_SLOTS]; /* 1: by a flow of an earlier process */
 };
 
 /* ---- counter poll: state ---- */
@@ -231,6 +232,8 @@ const void *off_entry_key(const struct off_direction *dir);
 int off_entry_put(const struct off_maps *maps, const struct off_direction *dir,
                   const struct l7mp_flow6_action *value, uint64_t flags);
 void off_entry_delete(const struct off_maps *maps, const struct off_direction *dir);
+/* Whether there are any. */
+bool off_entries_there(const struct off_maps *maps);
 /* Deletes all; returns how many there were. */
 unsigned off_entries_clear(const struct off_maps *maps);
 
@@ -243,6 +246,13 @@ void off_slots_stop(struct off_table *tbl);
  * there as there may be; -EAGAIN: no slot is ready, some will be soon.
  */
 int off_slot_take(struct off_table *tbl, struct off_direction *dir);
+/*
+ * Before any is taken: the direction of an earlier process keeps its slot. -EEXIST: another one
+ * has it; -EINVAL: there is none of that number. off_slots_claimed follows.
+ */
+int off_slot_claim(struct off_table *tbl, struct off_direction *dir);
+/* All slots but those are free. */
+void off_slots_claimed(struct off_table *tbl);
 /* Its entry is out of the map. No-op without a slot. */
 void off_slot_give(struct off_table *tbl, struct off_direction *dir);
 /*
@@ -259,6 +269,12 @@ void off_handover_stop(struct off_table *tbl);
  * it begins at once.
  */
 void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow);
+/*
+ * Before any is taken: the direction of an earlier process keeps its place, if it has one. Like
+ * off_slot_claim. off_handover_claimed follows.
+ */
+int off_handover_claim(struct off_table *tbl, struct off_direction *dir);
+void off_handover_claimed(struct off_table *tbl);
 /* It is in the map now; the event `begun` follows, unless it is removed before. */
 void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);
 /* Not any more among those that begin. */
@@ -278,6 +294,13 @@ void off_counter_read(struct off_table *tbl, struct off_direction *dir);
 /* ---- records ---- */
 
 uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no session */
-void off_record_put(struct off_table *tbl, struct l7mp_flow *flow,
-                    const struct l7mp_flow_owner *owner);
+/* 0 or negative errno. */
+int off_record_put(struct off_table *tbl, struct l7mp_flow *flow,
+                   const struct l7mp_flow_owner *owner);
 void off_record_delete(struct off_table *tbl, struct l7mp_flow *flow);
+/*
+ * Reads what an earlier process has written. The texts of *out are in *texts, a new tree (NULL on
+ * failure). 0; -ENOENT; -EPROTO another version; -EBADMSG.
+ */
+int off_record_get(const struct off_table *tbl, uint64_t id, struct l7mp_flow_owner *out,
+                   cJSON **texts);

@@ -178,11 +178,14 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
                        struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err)
 {
 	struct udp_listener *l = (struct udp_listener *)base;
-	struct l7mp_shared_socket *s = l->shared.socket;
+	struct l7mp_shared_socket *s;
 	struct l7mp_shared_session *p;
 	char peer[L7MP_ADDR_STRLEN], local[L7MP_ADDR_STRLEN];
 	struct udp_key key;
 
+	if (l->rtcp && serves(l->rtcp, &end->remote, &end->local))
+		l = l->rtcp;
+	s = l->shared.socket;
 	if (!serves(l, &end->remote, &end->local))
 		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
 		                      "listener '%s' takes nothing from %s to %s", l->shared.name,

@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking over what an earlier process of the instance left in the kernel: its maps go on to be
+ * used, its programs are replaced by ours in their places (hook/), and each flow with a record of
+ * its session gets an owner again, or is taken out with a reason. Nothing is removed before, so the
+ * flows forward from the first to the last moment.
+ *
+ *   off_adopt_begin   when the maps are open, before anything is attached: which flows there are
+ *   l7mp_offload_adopt   when the listeners are bound: whose they become
+ */
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+#include "l7mp/log.h"
+#include "l7mp/session.h"
+
+/* Removals that GET /offload shows, the last ones; the log has as many lines. */
+#define SHOWN OFF_ADOPT_SHOWN
+
+/* ---- what was not taken over ---- */
+
+static void told(struct l7mp_offload_engine *e, const char *session, const char *why)
+{
+	struct off_adoption *a = &e->adoption;
+	struct off_removal *r = &a->removals[a->n_removed++ % SHOWN];
+
+	snprintf(r->session, sizeof(r->session), "%s", session ? session : "");
+	snprintf(r->why, sizeof(r->why), "%s", why);
+	if (a->n_removed <= SHOWN)
+		l7mp_log_warn(OFF_MODULE, "%s%sis not taken over from the earlier process: %s",
+		              session ? session : "a flow", session ? ": " : " ", why);
+}
+
+/* ---- flows of the earlier process ---- */
+
+/* One, with what has been found of it so far. */
+struct old_flow {
+	UT_hash_handle hh; /* by session */
+	uint64_t session;
+	struct l7mp_flow *flow;
+	bool have[2];
+};
+
+/* Whether the value is one that belongs to this key, and is complete. */
+static bool is_sound(const struct off_direction *d)
+{
+	const struct l7mp_flow_action *a = &d->action;
+	bool v6 = d->key.family == L7MP_FAMILY_V6;
+
+	if (a->version != a->version_end || (v6 && d->action6.version6 != a->version) ||
+	    a->dir > 1 || !a->session)
+		return false;
+	if (a->key.sport != d->key.sport || a->key.dport != d->key.dport || a->key.l4 != d->key.l4)
+		return false;
+	if (v6)
+		return !memcmp(&d->action6.match_saddr, &d->key.saddr, 16) &&
+		       !memcmp(&d->action6.match_daddr, &d->key.daddr, 16);
+	return !memcmp(a->key.saddr, d->key.saddr.bytes, 4) &&
+	       !memcmp(a->key.daddr, d->key.daddr.bytes, 4);
+}
+
+/* Puts an entry of the map where its flow is. NULL: it is in its place; else why it is not. */
+static const char *place(struct old_flow **all, const struct off_direction *d)
+{
+	struct old_flow *o = NULL;
+	uint64_t session = d->action.session;
+
+	if (!is_sound(d))
+		return "its entry contradicts itself";
+	if (d->action.verb == L7MP_VERB_SPLICE)
+		return "a TCP connection in the kernel, whose sockets ended with the process";
+	if (d->action.verb != L7MP_VERB_FORWARD && d->action.verb != L7MP_VERB_REFLECT &&
+	    d->action.verb != L7MP_VERB_COUNT)
+		return "its action is not known";
+	HASH_FIND(hh, *all, &session, sizeof(session), o);
+	if (!o) {
+		o = calloc(1, sizeof(*o));
+		if (o)
+			o->flow = calloc(1, sizeof(*o->flow));
+		if (!o || !o->flow) {
+			free(o);
+			return "out of memory";
+		}
+		o->session = session;
+		HASH_ADD(hh, *all, session, sizeof(o->session), o);
+		if (!o->hh.tbl) {
+			free(o->flow);
+			free(o);
+			return "out of memory";
+		}
+	}
+	if (o->have[d->action.dir])
+		return "there are two of its direction";
+	o->have[d->action.dir] = true;
+	o->flow->dir[d->action.dir] = *d;
+	return NULL;
+}
+
+/* An entry that belongs to no flow. */
+struct stray {
+	struct stray *next;
+	struct off_direction dir;
+};
+
+static void set_aside(struct stray **strays, const struct off_direction *d)
+{
+	struct stray *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return;
+	s->dir = *d;
+	s->next = *strays;
+	*strays = s;
+}
+
+/* The map is only read meanwhile: behind a key that is deleted there would be no next one. */
+static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_flow **all,
+                     struct stray **strays)
+{
+	struct off_entry_map m = off_entry_map(&e->table.maps, family);
+	struct l7mp_flow_key key, before, *at = NULL;
+
+	while (!bpf_map_get_next_key(m.fd, at, &key)) {
+		struct off_direction d;
+		const struct l7mp_flow4_key *k4 = (const void *)&key;
+		const char *why;
+
+		memset(&d, 0, sizeof(d));
+		if (family == OFF_V6) {
+			d.key = key;
+		} else {
+			memcpy(d.key.saddr.bytes, k4->saddr, 4);
+			memcpy(d.key.daddr.bytes, k4->daddr, 4);
+			d.key.sport = k4->sport;
+			d.key.dport = k4->dport;
+			d.key.l4 = k4->l4;
+			d.key.family = L7MP_FAMILY_V4;
+		}
+		before = key;
+		at = &before;
+		if (bpf_map_lookup_elem(m.fd, &key, &d.action6))
+			continue;
+		why = place(all, &d);
+		if (why) {
+			told(e, NULL, why);
+			set_aside(strays, &d);
+		}
+	}
+}
+
+/* Not taken over: nothing is known of the sockets that had them. */
+static void end_frames(struct l7mp_offload_engine *e)
+{
+	struct off_entry_map m = off_entry_map(&e->table.maps, OFF_FRAME);
+	struct l7mp_frame_key key;
+
+	while (!bpf_map_get_next_key(m.fd, NULL, &key)) {
+		if (bpf_map_delete_elem(m.fd, &key))
+			break;
+		told(e, NULL, "a flow of AF_PACKET, whose sockets ended with the process");
+	}
+}
+
+/* Its places in the other maps are its own. NULL, or why it can't be kept. */
+static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
+{
+	struct l7mp_flow *flow = o->flow;
+	uint8_t verb;
+
+	if (!o->have[0])
+		return "only one of its directions is there";
+	verb = flow->dir[0].action.verb;
+	flow->n_dirs = verb == L7MP_VERB_FORWARD ? 2 : 1;
+	if (o->have[1] != (flow->n_dirs == 2) || (o->have[1] && flow->dir[1].action.verb != verb))
+		return "only one of its directions is there";
+	flow->verb = verb;
+	flow->session = o->session;
+	for (int i = 0; i < flow->n_dirs; i++) {
+		struct off_direction *d = &flow->dir[i];
+
+		d->flow = flow;
+		d->born = e->table.counter_poll.serial;
+		if (off_slot_claim(&e->table, d) || off_handover_claim(&e->table, d) ||
+		    off_index_add(&e->table.index, d))
+			return "its counter or its place of the hand-over is used twice";
+	}
+	return NULL;
+}
+
+static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
+{
+	for (int i = 0; i < 2; i++) {
+		struct off_direction *d = &o->flow->dir[i];
+
+		if (!o->have[i])
+			continue;
+		off_entry_delete(&e->table.maps, d);
+		if (off_index_find(&e->table.index, &d->frame) == d)
+			off_index_delete(&e->table.index, d);
+		off_slot_give(&e->table, d);
+	}
+}
+
+void off_adopt_begin(struct l7mp_offload_engine *e)
+{
+	struct old_flow *all = NULL, *o, *next;
+	struct stray *strays = NULL;
+
+	e->adoption = (struct off_adoption){.under_way = true};
+	read_map(e, OFF_V4, &all, &strays);
+	read_map(e, OFF_V6, &all, &strays);
+	end_frames(e);
+	while (strays) {
+		struct stray *s = strays;
+
+		strays = s->next;
+		off_entry_delete(&e->table.maps, &s->dir);
+		free(s);
+	}
+	o = all;
+	HASH_CLEAR(hh, all);
+	for (; o; o = next) {
+		const char *why = claim(e, o);
+
+		next = o->hh.next;
+		if (why) {
+			struct l7mp_flow_owner owner;
+			cJSON *texts;
+			int rc = off_record_get(&e->table, o->session, &owner, &texts);
+
+			told(e, rc ? NULL : owner.session, why);
+			cJSON_Delete(texts);
+			forget(e, o);
+			free(o->flow);
+		} else {
+			DL_APPEND(e->adoption.flows, o->flow);
+		}
+		free(o);
+	}
+	/* Until then the programs may count in slots that are given to others. */
+	if (e->adoption.n_removed)
+		off_wait_for_programs();
+	off_slots_claimed(&e->table);
+	off_handover_claimed(&e->table);
+}
+
+/* ---- a flow and its owner ---- */
+
+static void to_addr(const struct l7mp_flow_key *key, const uint8_t *ip, uint16_t port,
+                    struct l7mp_addr *out)
+{
+	bool v6 = key->family == L7MP_FAMILY_V6;
+
+	l7mp_addr_any(out, v6 ? AF_INET6 : AF_INET, ntohs(port));
+	memcpy(v6 ? (void *)&out->in6.sin6_addr : (void *)&out->in.sin_addr, ip, v6 ? 16 : 4);
+}
+
+static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r)
+{
+	const struct off_direction *d = &flow->dir[0];
+	const struct l7mp_flow6_action *a = &d->action6;
+	bool v6 = d->key.family == L7MP_FAMILY_V6;
+
+	memset(r->end, 0, sizeof(r->end));
+	r->end[0].fd = r->end[1].fd = -1;
+	to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &r->end[0].remote);
+	to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &r->end[0].local);
+	if (flow->verb != L7MP_VERB_FORWARD)
+		return;
+	to_addr(&d->key, v6 ? a->saddr.bytes : a->action.saddr, a->action.sport, &r->end[1].local);
+	to_addr(&d->key, v6 ? a->daddr.bytes : a->action.daddr, a->action.dport, &r->end[1].remote);
+}
+
+/* Finds the paths, and writes what has changed of them. NONE or a reason. */
+static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct off_plan p[2];
+	enum l7mp_reason reason = L7MP_REASON_NONE;
+
+	for (int i = 0; i < flow->n_dirs; i++) {
+		const struct off_direction *d = &flow->dir[i];
+		struct l7mp_addr local, remote;
+
+		to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &remote);
+		to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &local);
+		reason = off_flow_find_hop(e, flow, i, d->key.l4, &local, &remote);
+		if (reason)
+			return reason;
+	}
+	reason = off_flow_plan(e, flow, p);
+	for (int i = 0; !reason && i < flow->n_dirs; i++) {
+		struct off_direction *d = &flow->dir[i];
+		struct l7mp_flow_action now = d->action;
+
+		off_action_set_ingress(&now, &p[i].in);
+		off_action_set_egress(&now, &p[i].out);
+		if (!memcmp(&now, &d->action, sizeof(now)))
+			continue;
+		d->action = now;
+		off_action_renew(&e->table, &d->action6);
+		if (off_entry_put(&e->table.maps, d, &d->action6, BPF_EXIST))
+			reason = L7MP_REASON_KERNEL;
+	}
+	return reason;
+}
+
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie)
+{
+	struct l7mp_offload_engine *e = ctx;
+	bool begins = false;
+
+	flow->cookie = cookie;
+	DL_DELETE(e->adoption.flows, flow);
+	DL_APPEND(e->flows, flow);
+	e->table.n_flows++;
+	for (int i = 0; i < flow->n_dirs; i++)
+		begins |= flow->dir[i].action.flags & L7MP_FLOW_HANDOVER;
+	flow->out_reason = (uint8_t)plan(e, flow);
+	if (flow->out_reason)
+		return flow->out_reason;
+	if (!begins)
+		return 0;
+	off_handover_add(&e->table, flow);
+	return L7MP_REASON_PENDING;
+}
+
+static void end_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const char *session,
+                    const char *why)
+{
+	struct l7mp_flow_counters final[2];
+
+	told(e, session, why);
+	DL_DELETE(e->adoption.flows, flow);
+	DL_APPEND(e->flows, flow);
+	e->table.n_flows++;
+	off_flow_take_out(e, flow, final);
+}
+
+static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                      int (*take)(void *arg, struct l7mp_session_record *r, struct l7mp_error *err),
+                      void *arg)
+{
+	struct l7mp_flow_owner owner;
+	struct l7mp_session_record r = {.flow = flow};
+	struct l7mp_error err = {0};
+	cJSON *texts;
+	int rc = off_record_get(&e->table, flow->session, &owner, &texts);
+
+	if (rc) {
+		end_one(e, flow, NULL,
+		        rc == -EPROTO ? "its session's record is of another version"
+		                      : "its session's record is missing or damaged");
+		return;
+	}
+	flow->recorded = true;
+	e->table.n_records++;
+	r.name = owner.session;
+	r.listener = owner.listener;
+	r.route = owner.route;
+	r.cluster = owner.cluster;
+	r.endpoint = owner.endpoint;
+	r.metadata = owner.metadata;
+	r.started_ms = owner.started_ms;
+	r.drops = owner.drops;
+	memcpy(r.slow, owner.slow, sizeof(r.slow));
+	memcpy(r.fast, owner.fast, sizeof(r.fast));
+	r.flow_kind = flow->verb == L7MP_VERB_FORWARD   ? L7MP_FLOW_SOCKET
+	              : flow->verb == L7MP_VERB_REFLECT ? L7MP_FLOW_REFLECT
+	                                                : L7MP_FLOW_DROP;
+	set_ends(flow, &r);
+	if (take(arg, &r, &err))
+		end_one(e, flow, owner.session, err.message);
+	else
+		e->adoption.n_adopted++;
+	cJSON_Delete(texts);
+}
+
+/* Records of sessions that have no flow. */
+static void clear_records(struct l7mp_offload_engine *e)
+{
+	const struct l7mp_flow *flow;
+	struct known {
+		UT_hash_handle hh;
+		uint64_t session;
+	} *all = NULL, *k, *next;
+	uint64_t id, *at = NULL, before = 0;
+	bool complete = true;
+
+	DL_FOREACH (e->flows, flow) {
+		k = flow->recorded ? calloc(1, sizeof(*k)) : NULL;
+		if (!k) {
+			complete = complete && !flow->recorded;
+			continue;
+		}
+		k->session = flow->session;
+		HASH_ADD(hh, all, session, sizeof(k->session), k);
+		if (!k->hh.tbl) {
+			free(k);
+			complete = false;
+		}
+	}
+	while (complete && !bpf_map_get_next_key(e->table.maps.sessions, at, &id)) {
+		HASH_FIND(hh, all, &id, sizeof(id), k);
+		if (k) {
+			before = id;
+			at = &before;
+		} else if (bpf_map_delete_elem(e->table.maps.sessions, &id)) {
+			break;
+		}
+	}
+	k = all;
+	HASH_CLEAR(hh, all);
+	for (; k; k = next) {
+		next = k->hh.next;
+		free(k);
+	}
+}
+
+void l7mp_offload_adopt(struct l7mp_offload_engine *e,
+                        int (*take)(void *arg, struct l7mp_session_record *r,
+                                    struct l7mp_error *err),
+                        void *arg)
+{
+	struct off_adoption *a = &e->adoption;
+
+	if (!a->under_way)
+		return;
+	while (a->flows) {
+		/* The loop does not run yet, and there may be many. */
+		uv_update_time(l7mp_loop_uv(e->loop));
+		adopt_one(e, a->flows, take, arg);
+	}
+	clear_records(e);
+	a->under_way = false;
+	if (e->set.start != L7MP_OFFLOAD_NO_INIT) {
+		off_attach_renewed(&e->hooks);
+		off_maps_renewed(&e->table.maps, e->pins.dir);
+	}
+	l7mp_log_notice(OFF_MODULE,
+	                "%llu sessions in the kernel are taken over from an earlier process, "
+	                "%llu flows are not",
+	                (unsigned long long)a->n_adopted, (unsigned long long)a->n_removed);
+}
+
+void off_adopt_leave(struct l7mp_offload_engine *e)
+{
+	struct off_adoption *a = &e->adoption;
+
+	while (a->flows) {
+		struct l7mp_flow *flow = a->flows;
+
+		DL_DELETE(a->flows, flow);
+		for (int i = 0; i < flow->n_dirs; i++)
+			off_index_delete(&e->table.index, &flow->dir[i]);
+		free(flow);
+	}
+	a->under_way = false;
+}
+
+/* ---- the view ---- */
+
+cJSON *off_adopt_json(const struct l7mp_offload_engine *e)
+{
+	const struct off_adoption *a = &e->adoption;
+	cJSON *o = cJSON_CreateObject(), *removals = cJSON_CreateArray();
+	uint64_t first = a->n_removed > SHOWN ? a->n_removed - SHOWN : 0;
+	int rc = l7mp_json_add_num(o, "sessions", (double)a->n_adopted);
+
+	rc |= l7mp_json_add_num(o, "removed", (double)a->n_removed);
+	for (uint64_t i = first; i < a->n_removed; i++) {
+		const struct off_removal *r = &a->removals[i % SHOWN];
+		cJSON *x = cJSON_CreateObject();
+
+		rc |= l7mp_json_add_str(x, "session", r->session);
+		rc |= l7mp_json_add_str(x, "reason", r->why);
+		if (!removals || !x || !cJSON_AddItemToArray(removals, x)) {
+			cJSON_Delete(x);
+			rc = -1;
+		}
+	}
+	rc |= l7mp_json_add(o, "removals", removals);
+	if (!rc)
+		return o;
+	cJSON_Delete(o);
+	return NULL;
+}
