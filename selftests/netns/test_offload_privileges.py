@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import l7net  # noqa: E402
 import l7test  # noqa: E402
 import test_offload_basic as basic  # noqa: E402
+from test_offload_packet import listener, packet_cluster  # noqa: E402
 
 NOBODY = 65534
 NEEDED = ("bpf", "net_admin")
@@ -28,7 +30,7 @@ class Privileges(basic.Base):
         self.addCleanup(shutil.rmtree, self.dir)
         os.chmod(self.dir, 0o755)
 
-    def start(self, caps, ifs="legA,legB", own=True, mode="auto"):
+    def start(self, caps, ifs="legA,legB", own=True, mode="auto", listeners=None):
         """The daemon as nobody, with these capabilities only."""
         if own:
             self.pins.mkdir(parents=True, exist_ok=True)
@@ -38,8 +40,10 @@ class Privileges(basic.Base):
         exe, conf = f"{self.dir}/l7mp-proxy", f"{self.dir}/config.json"
         shutil.copy(l7test.program("l7mp-proxy"), exe)
         with open(conf, "w") as f:
-            json.dump(basic.config(self.instance, ifs, basic.cluster("10.9.2.2"),
-                                   admin={"offload_mode": mode}), f)
+            config = basic.config(self.instance, ifs, basic.cluster("10.9.2.2"), admin={"offload_mode": mode})
+            if listeners:
+                config["listeners"][:1] = listeners
+            json.dump(config, f)
         some = "".join(f",+{c}" for c in caps)
         wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
                    f"--inh-caps=-all{some}", f"--bounding-set=-all{some}"]
@@ -103,6 +107,34 @@ class Privileges(basic.Base):
                 self.assertEqual(list(self.pins.iterdir()), [])
                 self.remove_pins()
                 self.nothing_left(["legA", "legB", "lo"])
+
+    def test_frames(self):
+        """AF_PACKET: CAP_NET_RAW beside them; its sockets get their filter, and user space no frame of the flow"""
+        frame = bytes.fromhex("02000000bb0102000000aa0188b5") + b"frame"
+        p = self.start((*NEEDED, "net_raw"), listeners=[listener("legA", packet_cluster("legB", ethertype="0x88b5"),
+                                                                 ethertype="0x88b5")])
+        with self.a.inside():
+            a = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            a.bind(("eth0", 0))
+        with self.b.inside():
+            b = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            b.settimeout(l7net.WAIT)
+            b.bind(("eth0", 0x88b5))
+        with a, b:
+            a.send(frame)
+            self.assertEqual(b.recv(100), frame)
+            name = "PACKET:legA-02:00:00:00:aa:01"
+            self.assertTrue(l7test.wait_for(lambda: self.session(p, name)["offload"]["state"] == "fast", 10),
+                            self.session(p, name)["offload"])
+            for _ in range(20):
+                a.send(frame)
+                self.assertEqual(b.recv(100), frame)
+            stats = self.session(p, name)["stats"]["ingress"]
+            self.assertEqual((stats["slow"]["packets"], stats["fast"]["packets"]), (1, 20))
+        self.stop(p)
+        self.assertEqual(list(self.pins.iterdir()), [])
+        self.remove_pins()
+        self.nothing_left()
 
     def test_without(self):
         """no capability, or no directory to pin in: the slow path, and one line that says why"""
