@@ -58,9 +58,9 @@ def merge(target, patch):
 class Fault:
     """What happens to requests that match: `what` is searched in "METHOD PATH?QUERY"."""
 
-    def __init__(self, what, times=1, status=None, headers=None, message="scripted", slow=0, cut=None, keep_alive=True):
+    def __init__(self, what, times=1, status=None, headers=None, message="scripted", slow=0, cut=None, wait=None):
         self.what, self.left, self.status, self.headers = re.compile(what), times, status, headers or {}
-        self.message, self.slow, self.cut, self.keep_alive = message, slow, cut, keep_alive
+        self.message, self.slow, self.cut, self.wait = message, slow, cut, wait  # wait: a threading.Event
         self.hits = 0
 
 
@@ -119,6 +119,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             cut = None
             if fault:
                 time.sleep(fault.slow)
+                if fault.wait:
+                    fault.wait.wait(300)
                 cut = fault.cut
                 if fault.status:
                     self.status(fault.status, "Scripted", fault.message, fault.headers)

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -194,6 +196,51 @@ class Restarts(Base):
         hidden.left = 0
         self.has(second, "of-two")
         self.assertEqual(o.metric("proxies", state="programmed"), 1)
+
+    def test_taken_over_meanwhile(self):
+        """another process takes the address over between the confirmation and the document: it refuses that"""
+        self.start_api()
+        first = self.proxy(ADDRESS)
+        self.api.apply(pod("p1", ADDRESS, GW))
+        self.api.apply(target("a", GW))
+        go = threading.Event()
+        confirmed = self.api.fault(r"GET /api/v1/namespaces/default/pods/p1", wait=go)
+        self.api.fault(r"GET /api/v1/namespaces/default/pods/p1", times=-1, status=404)
+        o = self.operator().ready()
+        self.assertTrue(wait_for(lambda: confirmed.hits == 1))
+        first.stop()
+        second = self.proxy(ADDRESS)
+        before = second.status()
+        go.set()
+        self.assertTrue(wait_for(lambda: o.metric("proxies", state="foreign") == 1), o.stderr()[-2000:])
+        self.assertEqual(o.metric("proxy_posts_total"), 1)
+        self.assertEqual(second.status(), before)
+        self.assertEqual(second.names(), [])
+
+    def test_nothing_before_all_lists(self):
+        """an operator that starts anew does not take what it has not listed yet for deleted"""
+        self.start_api()
+        p = self.proxy(ADDRESS)
+        self.api.apply(pod("p1", ADDRESS, GW))
+        self.api.apply(target("a", GW))
+        o = self.operator().ready()
+        self.has(p, "a")
+        o.kill()
+        generation, go = p.status()["generation"], threading.Event()
+        held = self.api.fault(r"GET /apis/l7mp.io/v1/targets\?", wait=go)
+        o = self.operator()
+        self.assertTrue(wait_for(lambda: held.hits == 1 and o.metric("watches_total", kind="Pod")))
+        self.api.apply(pod("p2", "127.0.1.2", GW))
+        self.assertTrue(wait_for(lambda: o.metric("watch_events_total", kind="Pod") == 1))
+        time.sleep(1)  # more than it takes to render
+        status, text = o.page("/readyz")
+        self.assertEqual(status, 503)
+        self.assertIn("Target", text)
+        self.assertEqual(p.status()["generation"], generation)
+        go.set()
+        o.ready()
+        self.assertTrue(wait_for(lambda: o.metric("proxies", state="programmed") == 1))
+        self.has(p, "a")
 
     def test_not_a_proxy(self):
         """what answers at the address is no proxy, or nothing does: the status says so"""
