@@ -58,9 +58,10 @@ def merge(target, patch):
 class Fault:
     """What happens to requests that match: `what` is searched in "METHOD PATH?QUERY"."""
 
-    def __init__(self, what, times=1, status=None, headers=None, message="scripted", slow=0, cut=None, wait=None):
+    def __init__(self, what, times=1, status=None, headers=None, message="scripted", slow=0, cut=None, wait=None, late=False):
         self.what, self.left, self.status, self.headers = re.compile(what), times, status, headers or {}
         self.message, self.slow, self.cut, self.wait = message, slow, cut, wait  # wait: a threading.Event
+        self.late = late  # waits with the answer, after it was done
         self.hits = 0
 
 
@@ -89,8 +90,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 raise
         super().setup()
 
+    late = None
+
     def answer(self, status, body, headers=None, cut=None):
         data = json.dumps(body).encode()
+        if self.late:
+            self.late.wait.wait(300)
+            self.late = None
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -119,7 +125,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             cut = None
             if fault:
                 time.sleep(fault.slow)
-                if fault.wait:
+                self.late = fault if fault.late else None
+                if fault.wait and not fault.late:
                     fault.wait.wait(300)
                 cut = fault.cut
                 if fault.status:

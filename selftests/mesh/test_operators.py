@@ -96,8 +96,16 @@ class Leaders(Base):
     def test_stopped(self):
         """a leader that ends gives its lease back"""
         a, b = self.pair()
+        # A renewal that is in progress: what gives the lease back must come behind it.
+        go = threading.Event()
+        renewal = self.api.fault(r"PUT .*/leases/", wait=go, late=True)
+        self.assertTrue(wait_for(lambda: renewal.hits == 1))
+        threading.Timer(0.05, go.set).start()
         a.process.send_signal(signal.SIGTERM)
         a.process.wait(60)
+        with self.api.lock:
+            holders = [o["spec"]["holderIdentity"] for _, _, o in self.api.history[self.api.resource("Lease")]]
+        self.assertIn("", holders, a.stderr())
         self.assertTrue(wait_for(lambda: b.metric("leads") == 1))
         self.api.apply(target("b", GW))
         self.has(self.p, "a", "b")

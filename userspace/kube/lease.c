@@ -30,6 +30,7 @@ struct kube_lease {
 	struct kube_request *request;
 	struct l7mp_timer retry, deadline;
 	bool held;
+	bool releasing;   /* it is to be given back, as soon as what is in progress has ended */
 	uint64_t sent_ms; /* of the write in progress */
 	cJSON *record;    /* the Lease as it was read or written last; NULL: not known */
 	char *seen;       /* its spec as text, to see that it changes */
@@ -168,16 +169,43 @@ static void finish_release(struct kube_lease *l)
 		done(l->released_arg);
 }
 
+static int write_lease(struct kube_lease *l, const char *holder);
+
+/* Writes that it has no holder, if it is still ours. */
+static void give_back(struct kube_lease *l)
+{
+	l->step = RELEASE;
+	if (!l->record || strcmp(l->holder, l->identity) != 0 || write_lease(l, ""))
+		(void)l7mp_timer_start(l->loop, &l->retry, 0); /* that is the end */
+}
+
+static void on_given_back(struct kube_lease *l, const struct kube_http_answer *a)
+{
+	if (!a->error && a->status == 409) {
+		attempt(l); /* it has changed: another look */
+		return;
+	}
+	if (a->error || a->status < 200 || a->status > 299)
+		complain(l, "can't give back", a);
+	finish_release(l);
+}
+
 static void on_written(void *arg, const struct kube_http_answer *a)
 {
 	struct kube_lease *l = arg;
-	cJSON *record = kube_answer_json(a);
+	cJSON *record;
 	uint64_t now = l7mp_loop_now(l->loop);
 
 	l->request = NULL;
 	if (l->step == RELEASE) {
-		cJSON_Delete(record);
-		finish_release(l);
+		on_given_back(l, a);
+		return;
+	}
+	record = kube_answer_json(a);
+	if (record)
+		observe(l, record);
+	if (l->releasing) {
+		give_back(l);
 		return;
 	}
 	if (!record) {
@@ -187,7 +215,6 @@ static void on_written(void *arg, const struct kube_http_answer *a)
 		again(l);
 		return;
 	}
-	observe(l, record);
 	/* From when it was sent: so long it is ours for certain. */
 	if (now - l->sent_ms < l->renew_ms) {
 		(void)l7mp_timer_start(l->loop, &l->deadline, l->renew_ms - (now - l->sent_ms));
@@ -239,13 +266,17 @@ static void on_read(void *arg, const struct kube_http_answer *a)
 	cJSON *record = kube_answer_json(a);
 
 	l->request = NULL;
-	if (record) {
+	if (record)
 		observe(l, record);
-	} else if (!a->error && a->status == 404) {
+	if (l->releasing) {
+		give_back(l);
+		return;
+	}
+	if (!record && !a->error && a->status == 404) {
 		cJSON_Delete(l->record);
 		l->record = NULL;
 		l->holder[0] = '\0';
-	} else {
+	} else if (!record) {
 		complain(l, "can't read", a);
 		again(l);
 		return;
@@ -339,19 +370,15 @@ void kube_lease_release(struct kube_lease *l, void (*done)(void *arg), void *arg
 {
 	bool held = l->held;
 
-	kube_request_cancel(&l->request);
 	l7mp_timer_stop(l->loop, &l->deadline);
-	l7mp_timer_stop(l->loop, &l->retry);
 	l->released = done;
 	l->released_arg = arg;
-	l->step = RELEASE;
+	l->releasing = true;
 	set_held(l, false);
 	l->retry.cb = on_release_time;
-	/* A write that was in progress may have changed the Lease: then this is refused (409). */
-	if (!held || write_lease(l, ""))
-		(void)l7mp_timer_start(l->loop, &l->retry, 0);
-	else
-		(void)l7mp_timer_start(l->loop, &l->retry, RELEASE_MS);
+	(void)l7mp_timer_start(l->loop, &l->retry, held || l->request ? RELEASE_MS : 0);
+	if (held && !l->request)
+		give_back(l);
 }
 
 bool kube_lease_held(const struct kube_lease *l)
