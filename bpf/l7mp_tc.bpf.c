@@ -19,6 +19,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "rtp.h"
 #include "skb.h"
 #include "splice.h"
 #include "verdict.h"
@@ -155,6 +156,43 @@ static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth
 	               : L7MP_VERDICT_COUNTED;
 }
 
+struct rtp_segments {
+	struct __sk_buff *skb;
+	__u64 now;
+	__u32 index, at, len, size;
+};
+
+static long count_segment(__u32 i, void *arg)
+{
+	struct rtp_segments *g = arg;
+	struct l7mp_rtp *s = l7mp_rtp_of(g->index);
+	__u32 n = g->len < g->size ? g->len : g->size;
+	__u64 head[2] = {0, 0};
+
+	if (!s ||
+	    (n >= L7MP_RTP_HEADER && bpf_skb_load_bytes(g->skb, g->at, head, L7MP_RTP_HEADER)))
+		return 1;
+	l7mp_rtp_count(s, (const __u8 *)head, n, g->now);
+	g->at += g->size;
+	g->len -= n;
+	return !g->len;
+}
+
+/*
+ * The last `len` bytes of the packet are payload: one datagram's, or with GSO many's. A global
+ * function, which the verifier follows once, and not for each of its callers.
+ */
+__noinline int l7mp_count_rtp(struct __sk_buff *skb, __u32 index, __u32 len)
+{
+	struct rtp_segments g = {.skb = skb, .now = bpf_ktime_get_ns(), .index = index};
+
+	g.at = skb->len - len;
+	g.len = len;
+	g.size = skb->gso_size ? skb->gso_size : len;
+	bpf_loop(L7MP_RTP_SEGMENTS, count_segment, &g, 0);
+	return 0;
+}
+
 /* Returned by the UDP path for TCP and what may tell of it (ICMP): no action has that number. */
 #define IS_TCP (-1000)
 
@@ -168,6 +206,8 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	void *data = (void *)(long)skb->data;
 	int verdict = l7mp_parse_ip(data, (void *)(long)skb->data_end,
 	                            has_link ? L7MP_KIND_L3(kind) : 0, family, skb->len, &p);
+	__u32 rtp_index;
+	int is_rtp;
 	__u64 n;
 
 	if (verdict)
@@ -182,9 +222,13 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	if (!l7mp_flow_begin(a, &rd, family))
 		return l7mp_pass_up(L7MP_VERDICT_PASS_STALE);
 	n = segments(skb, &p);
+	is_rtp = l7mp_is_rtp(a);
+	rtp_index = l7mp_rtp_index(a);
 	verdict = judge(skb, has_link ? data : NULL, &p, a, &rd, &rw, kind, has_link);
 	if (verdict > L7MP_VERDICT_COUNTED)
 		return l7mp_pass_up(verdict);
+	if (is_rtp && verdict < L7MP_VERDICT_COUNTED)
+		l7mp_count_rtp(skb, rtp_index, (__u32)p.payload_len);
 	l7mp_count_flow(l7mp_flow_counter(&rd), n, p.payload_len);
 	l7mp_count_verdict(verdict);
 	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : l7mp_redirect(&rw);

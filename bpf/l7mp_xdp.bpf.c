@@ -17,6 +17,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "rtp.h"
 #include "state.h"
 #include "verdict.h"
 
@@ -163,6 +164,24 @@ static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
 	               : L7MP_VERDICT_COUNTED;
 }
 
+/*
+ * The last `len` bytes of the packet are a datagram's payload. A global function, which the
+ * verifier follows once, and not for each of its callers.
+ */
+__noinline int l7mp_count_rtp(struct xdp_md *ctx, __u32 index, __u32 len)
+{
+	__u64 head[2] = {0, 0};
+	struct l7mp_rtp *s = l7mp_rtp_of(index);
+	__u32 at = (__u32)bpf_xdp_get_buff_len(ctx) - len;
+
+	if (!s)
+		return 0;
+	if (len >= L7MP_RTP_HEADER && bpf_xdp_load_bytes(ctx, at, head, L7MP_RTP_HEADER))
+		return 0;
+	l7mp_rtp_count(s, (const __u8 *)head, len, bpf_ktime_get_ns());
+	return 0;
+}
+
 static __always_inline int handle(struct xdp_md *ctx, const int kind)
 {
 	void *data = (void *)(long)ctx->data;
@@ -171,6 +190,8 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	const struct l7mp_flow_action *a;
 	struct l7mp_flow_read rd;
 	struct l7mp_packet p;
+	__u32 rtp_index;
+	int is_rtp;
 	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
 	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), family,
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
@@ -182,9 +203,13 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 		return L7MP_VERDICT_PASS_NO_FLOW;
 	if (!l7mp_flow_begin(a, &rd, family))
 		return L7MP_VERDICT_PASS_STALE;
+	is_rtp = l7mp_is_rtp(a);
+	rtp_index = l7mp_rtp_index(a);
 	verdict = judge(ctx, data, &p, a, &rd, kind);
 	if (verdict <= L7MP_VERDICT_COUNTED)
 		l7mp_count_flow(l7mp_flow_counter(&rd), 1, p.payload_len);
+	if (is_rtp && verdict < L7MP_VERDICT_COUNTED)
+		l7mp_count_rtp(ctx, rtp_index, (__u32)p.payload_len);
 	return verdict;
 }
 

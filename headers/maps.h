@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "l7mp/abi.h"
+#include "l7mp/abi_rtp.h"
 #include "l7mp/abi_tcp.h"
 
 struct {
@@ -75,3 +76,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct l7mp_tcp_pair);
 } tcp_pairs SEC(".maps");
+
+/* The same. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, L7MP_RTP_STREAMS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct l7mp_rtp);
+} rtp SEC(".maps");

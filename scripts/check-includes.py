@@ -33,7 +33,7 @@ HEADERS = {
     "base": "log filewriter error buf addr hash json jsonframe metrics stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process",
     "model": "model change schema protodesc predicate",
-    "session": "stream proto flow session runtime drain",
+    "session": "stream proto flow abi_rtp session runtime drain",
     "net": "tls",
     "proto": "protos",
     "transform": "transforms",

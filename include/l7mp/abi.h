@@ -14,7 +14,7 @@
  *
  * Version 5 has flows4 and flows6 in the place of one map `flows`, and counters by the action's
  * slot instead of the key, and tcp_pairs (abi_tcp.h). Version 6 has frames and frame_ifs
- * (AF_PACKET).
+ * (AF_PACKET), and rtp (abi_rtp.h).
  */
 #pragma once
 
@@ -112,6 +112,7 @@ enum l7mp_flow_flags {
 	L7MP_FLOW_HANDOVER = 1 << 3,   /* begins when user space has caught up: see l7mp_handover */
 	L7MP_FLOW_KEEP_TOS = 1 << 4,   /* DSCP and ECN stay as they came; else they become `tos` */
 	L7MP_FLOW_JSON_UP = 1 << 5,    /* what begins with { goes up: may be a JSONSocket header */
+	L7MP_FLOW_RTP = 1 << 9,        /* RTP: `pair` is its index in the map `rtp` (abi_rtp.h) */
 	L7MP_FLOW_SET_DMAC = 1 << 6, /* frames: they leave with the link addresses that are here */
 	L7MP_FLOW_SET_SMAC = 1 << 7,
 	L7MP_FLOW_COPY = 1 << 8, /* frames: a copy leaves, the frame itself goes up: tc only */
@@ -158,7 +159,8 @@ struct l7mp_flow_action {
 	/* The tags that the packets must come in with, outer first; the rest is zero. */
 	__be16 in_vlan_proto[2];
 	__be16 in_vlan_id[2];
-	__u32 pair;     /* L7MP_VERB_SPLICE: index in the map `tcp_pairs` */
+	/* L7MP_VERB_SPLICE: index in the map `tcp_pairs`; L7MP_FLOW_RTP: in `rtp` */
+	__u32 pair;
 	__u32 pair_id;  /* ... and the id that the pair must have; 0: none */
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
 	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "l7mp/abi_rtp.h"
 #include "l7mp/addr.h"
 #include "l7mp/json.h"
 
@@ -70,6 +71,15 @@ enum l7mp_reason { L7MP_REASONS(L7MP_REASON_ENUM) L7MP_REASON_COUNT };
 /* Returns the reason's text as the API and the metrics show it (static). */
 const char *l7mp_reason_name(enum l7mp_reason reason);
 
+/*
+ * RTP statistics of one direction of a session (abi_rtp.h). What relays a packet counts it at
+ * `at`: that is `own`, or while the kernel has the flow the memory that it counts in.
+ */
+struct l7mp_rtp_stream {
+	struct l7mp_rtp *at;
+	struct l7mp_rtp own;
+};
+
 enum l7mp_flow_kind {
 	L7MP_FLOW_NONE,    /* can't be offloaded; `reason` says why */
 	L7MP_FLOW_SOCKET,  /* a kernel socket whose payload bytes are the stream's bytes */
@@ -113,6 +123,8 @@ struct l7mp_flow_end {
 	int fd;                  /* TCP, AF_PACKET: the socket, borrowed; else 0 */
 	struct l7mp_flow_mss mss;
 	struct l7mp_flow_frame frame; /* AF_PACKET */
+	/* RTP statistics of what comes in here, borrowed until the flow is removed; NULL: none. */
+	struct l7mp_rtp_stream *rtp;
 };
 
 /* TCP: a connection that comes back from the kernel's side. */

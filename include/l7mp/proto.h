@@ -106,6 +106,8 @@ struct l7mp_accept {
 	 */
 	void (*ended)(void *reopen_arg);
 	bool never_idle; /* no default idle time-out: singletons */
+	/* Datagrams are RTP: statistics are kept. Hz of dynamic payload types; 0: no RTP. */
+	uint32_t rtp_clock_rate;
 };
 
 struct l7mp_listen_events {

@@ -54,6 +54,19 @@ enum l7mp_drop { L7MP_DROPS(L7MP_STAT_ENUM) L7MP_DROP_COUNT };
 enum l7mp_refuse { L7MP_REFUSALS(L7MP_STAT_ENUM) L7MP_REFUSE_COUNT };
 #undef L7MP_STAT_ENUM
 
+/* Of RTP streams that have ended, in one direction. */
+#define L7MP_RTP_JITTER_BOUNDS 8
+/* clang-format off */
+#define L7MP_RTP_JITTER_BOUNDS_MS {1, 2, 5, 10, 20, 50, 100, 200}
+/* clang-format on */
+struct l7mp_rtp_totals {
+	uint64_t streams;
+	uint64_t packets;
+	uint64_t lost;
+	uint64_t jitter_us;                          /* sum of the streams' last jitter */
+	uint64_t jitter[L7MP_RTP_JITTER_BOUNDS + 1]; /* streams by it; the last: above all bounds */
+};
+
 struct l7mp_stats {
 	uint64_t drops[L7MP_DROP_COUNT]; /* datagrams */
 	uint64_t drop_bytes[L7MP_DROP_COUNT];
@@ -68,6 +81,7 @@ struct l7mp_stats {
 	uint64_t slow_bytes[2];
 	uint64_t fast_packets[2]; /* relayed in the kernel, as of the last poll of its counters */
 	uint64_t fast_bytes[2];
+	struct l7mp_rtp_totals rtp[2];
 	/* Datagrams read right after their flow had begun, which later ones may have overtaken. */
 	uint64_t handover_late;
 };

@@ -169,8 +169,46 @@ static void by_direction(struct l7mp_str *out, const char *name, const char *hel
 	one(out, name, "direction", "egress", n[L7MP_EGRESS]);
 }
 
+/* Of streams that have ended: a counter that the next poll might take back is none. */
+static void rtp_metrics(struct l7mp_str *out, const struct l7mp_stats *stats)
+{
+	static const unsigned bounds[L7MP_RTP_JITTER_BOUNDS] = L7MP_RTP_JITTER_BOUNDS_MS;
+	static const char *const names[] = {"ingress", "egress"};
+	static const char jitter[] = "l7mp_rtp_jitter_seconds";
+	const struct l7mp_rtp_totals *t = stats->rtp;
+	uint64_t n[3][2];
+
+	for (int dir = 0; dir < 2; dir++) {
+		n[0][dir] = t[dir].streams;
+		n[1][dir] = t[dir].packets;
+		n[2][dir] = t[dir].lost;
+	}
+	by_direction(out, "l7mp_rtp_streams_total", "RTP streams that have ended", n[0]);
+	by_direction(out, "l7mp_rtp_packets_total", "Packets of RTP streams that have ended", n[1]);
+	by_direction(out, "l7mp_rtp_lost_packets_total", "Packets that these streams lack", n[2]);
+	l7mp_metrics_head(out, jitter, "histogram", "Jitter at the end of RTP streams");
+	for (int dir = 0; dir < 2; dir++) {
+		uint64_t sum = 0;
+
+		for (unsigned i = 0; i <= L7MP_RTP_JITTER_BOUNDS; i++) {
+			char le[16] = "+Inf";
+
+			if (i < L7MP_RTP_JITTER_BOUNDS)
+				snprintf(le, sizeof(le), "%g", bounds[i] / 1000.0);
+			sum += t[dir].jitter[i];
+			l7mp_str_addf(out, "%s_bucket{direction=\"%s\",le=\"%s\"} %llu\n", jitter,
+			              names[dir], le, (unsigned long long)sum);
+		}
+		l7mp_str_addf(out, "%s_sum{direction=\"%s\"} %.6f\n", jitter, names[dir],
+		              (double)t[dir].jitter_us / 1e6);
+		l7mp_str_addf(out, "%s_count{direction=\"%s\"} %llu\n", jitter, names[dir],
+		              (unsigned long long)sum);
+	}
+}
+
 static void paths(const struct l7mp_stats *s, struct l7mp_str *out)
 {
+	rtp_metrics(out, s);
 	by_direction(out, "l7mp_slow_path_packets_total", "Packets relayed in user space",
 	             s->slow_packets);
 	by_direction(out, "l7mp_slow_path_bytes_total", "Payload bytes relayed in user space",

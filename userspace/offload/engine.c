@@ -202,6 +202,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_counter_poll_stop(&e->table);
 	off_slots_stop(&e->table);
 	off_handover_stop(&e->table);
+	off_rtp_stop(&e->table);
 	off_splices_stop(e);
 	off_frames_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
@@ -376,6 +377,9 @@ static int serve(struct l7mp_offload_engine *e)
 	if (rc)
 		return rc;
 	rc = explain(e, off_handover_start(&e->table), "can't map the hand-over's memory");
+	if (rc)
+		return rc;
+	rc = explain(e, off_rtp_start(&e->table), "can't map the memory of RTP statistics");
 	if (rc)
 		return rc;
 	rc = explain(e, off_splices_start(e), "can't map the memory of TCP connections");

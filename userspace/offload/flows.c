@@ -43,6 +43,7 @@ static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, boo
 		if (count)
 			off_counter_read(&e->table, &flow->dir[i]);
 		off_slot_give(&e->table, &flow->dir[i]);
+		off_rtp_leave(&e->table, &flow->dir[i]);
 	}
 }
 
@@ -63,6 +64,21 @@ static int put(const struct off_table *tbl, const struct off_direction *dir)
 	return rc;
 }
 
+/* Places for the statistics of RTP, of what comes in at each end. */
+static enum l7mp_reason take_rtp(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                 const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	const struct l7mp_flow_end *ends[2] = {a, b};
+
+	for (int i = 0; i < flow->n_dirs; i++)
+		if (ends[i]->rtp && flow->verb != L7MP_VERB_COUNT &&
+		    off_rtp_take(&e->table, &flow->dir[i], ends[i]->rtp)) {
+			off_rtp_leave(&e->table, &flow->dir[0]);
+			return L7MP_REASON_TABLE_FULL;
+		}
+	return L7MP_REASON_NONE;
+}
+
 /* Counters, then the reverse flow, then the forward flow; undone on any failure. */
 static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
@@ -73,6 +89,8 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		rc = rc ? rc : off_counter_clear(&e->table, &flow->dir[i]);
 	}
 	for (int i = flow->n_dirs - 1; !rc && i >= 0; i--) {
+		if (!(flow->dir[i].action.flags & L7MP_FLOW_HANDOVER))
+			off_rtp_enter(&e->table, &flow->dir[i]);
 		off_action_renew(&e->table, &flow->dir[i].action6);
 		rc = put(&e->table, &flow->dir[i]);
 	}
@@ -248,10 +266,15 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 	}
 	if (flow->verb == L7MP_VERB_FRAME)
 		reason = off_frames_join(e, flow, a, b);
+	else
+		reason = take_rtp(e, flow, a, b);
 	if (reason)
 		return reason;
-	if (table_add(e, flow))
+	if (table_add(e, flow)) {
+		for (int i = 0; i < flow->n_dirs; i++)
+			off_rtp_leave(&e->table, &flow->dir[i]);
 		return L7MP_REASON_KERNEL;
+	}
 	if (!flow->tcp)
 		off_handover_prepare(&e->table, flow);
 	reason = (enum l7mp_reason)install(e, flow);

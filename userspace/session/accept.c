@@ -225,6 +225,8 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 		s->reopen_arg = a->reopen_arg;
 		s->reopen_ended = a->ended;
 	}
+	if (a->rtp_clock_rate)
+		(void)l7mp_session_rtp_new(s, a->rtp_clock_rate); /* without memory it has none */
 	l7mp_session_offload_init(s);
 	s->m->counts[L7MP_SESSION_INIT]++;
 	l7mp_admission_add(s, a);

@@ -179,6 +179,7 @@ struct l7mp_session {
 	/* Inside l7mp_session_begin: what it goes on from; else NULL. */
 	struct session_restore *restore;
 
+	struct l7mp_rtp_stream *rtp; /* of both directions; NULL: no statistics of RTP */
 	struct session_pipe *pipes;
 	struct session_stage stages[];
 };
@@ -394,3 +395,14 @@ void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count o
 
 const struct l7mp_proto *l7mp_proto_of(const struct l7mp_env *env,
                                        const struct l7mp_protodesc *desc);
+
+/* ---- rtp.c: statistics of RTP ---- */
+
+/* clock_rate: Hz, of dynamic payload types. 0, or -1: no memory. */
+int l7mp_session_rtp_new(struct l7mp_session *s, uint32_t clock_rate);
+/* A datagram came in at a stage. Only with s->rtp, as the functions below. */
+void l7mp_session_rtp_data(struct l7mp_session *s, unsigned stage, const struct l7mp_buf *buf);
+/* The session has ended: adds to the totals. */
+void l7mp_session_rtp_ended(const struct l7mp_session *s);
+/* What GET shows. NULL: no memory. */
+cJSON *l7mp_session_rtp_json(const struct l7mp_session *s);

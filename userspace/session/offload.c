@@ -268,6 +268,10 @@ static enum l7mp_reason flow_ends(struct l7mp_session *s, struct l7mp_flow_end *
 		return L7MP_REASON_PROTOCOL;
 	if (b->kind == L7MP_FLOW_NONE)
 		return b->reason ? b->reason : L7MP_REASON_PROTOCOL;
+	if (s->rtp) {
+		a->rtp = &s->rtp[L7MP_INGRESS];
+		b->rtp = &s->rtp[L7MP_EGRESS];
+	}
 	/* At the end of the chain, a stage that passes everything on reflects it. */
 	if (b->kind == L7MP_FLOW_PASS)
 		b->kind = L7MP_FLOW_REFLECT;

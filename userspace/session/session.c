@@ -1062,6 +1062,8 @@ static void on_data(void *owner, struct l7mp_buf *buf)
 {
 	struct session_stage *st = owner;
 
+	if (st->s->rtp)
+		l7mp_session_rtp_data(st->s, st->index, buf);
 	pipe_push(st->s, st->index, buf);
 }
 
@@ -1480,6 +1482,8 @@ static void destroyed(struct l7mp_session *s)
 	set_state(s, L7MP_SESSION_DESTROYED);
 	l7mp_admission_remove(s);
 	m->env->stats->sessions_ended++;
+	if (s->rtp)
+		l7mp_session_rtp_ended(s);
 	if (m->ended)
 		m->ended(m->ended_arg, s);
 	release_source(s);
@@ -1566,6 +1570,7 @@ void l7mp_session_free(struct l7mp_session *s)
 	l7mp_lookup_clear(&s->lookup);
 	l7mp_object_unref(s->listener);
 	cJSON_Delete(s->metadata);
+	free(s->rtp);
 	free(s->reason);
 	free(s->name);
 	free(s);

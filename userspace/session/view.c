@@ -118,6 +118,8 @@ static cJSON *stats_json(const struct l7mp_session *s)
 	int rc = add_directions(s, json);
 
 	rc |= l7mp_json_add_num(json, "drops", (double)s->drops);
+	if (s->rtp)
+		rc |= l7mp_json_add(json, "rtp", l7mp_session_rtp_json(s));
 	return checked(json, rc);
 }
 

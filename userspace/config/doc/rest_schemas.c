@@ -151,10 +151,32 @@ static const struct l7mp_field transfer_fields[] = {
 };
 static const struct l7mp_schema transfer = {
         .name = "transfer", .doc = "What passed in one direction", .fields = transfer_fields};
+static const struct l7mp_field rtp_fields[] = {
+        INT_R("packets", "RTP packets"),
+        INT_R("lost", "That did not come (RFC 3550, A.3); duplicates count against it"),
+        INT_R("reordered", "That came after a later one, or twice"),
+        INT_R("others", "Datagrams that are not RTP: STUN, DTLS, RTCP on the same port"),
+        INT("ssrc", "Of the last packet"),
+        INT("payload_type", "Of the last packet"),
+        INT("sources", "How often another SSRC came, the first one too"),
+        INT("clock_rate", "Hz, of the last packet's payload type"),
+        {.key = "jitter_ms", .type = L7MP_T_NUMBER, .doc = "Interarrival jitter (RFC 3550, A.8)"},
+        END,
+};
+static const struct l7mp_schema rtp = {
+        .name = "rtp-stream", .doc = "What is known of an RTP stream", .fields = rtp_fields};
+static const struct l7mp_field rtp_stats_fields[] = {
+        OBJ_R("ingress", &rtp, "From the source to the destination"),
+        OBJ_R("egress", &rtp, "From the destination to the source"),
+        END,
+};
+static const struct l7mp_schema rtp_stats = {
+        .name = "rtp-stats", .doc = "RTP of a session", .fields = rtp_stats_fields};
 static const struct l7mp_field stats_fields[] = {
         OBJ_R("ingress", &transfer, "From the source to the destination"),
         OBJ_R("egress", &transfer, "From the destination to the source"),
         INT_R("drops", "Datagrams that were dropped"),
+        OBJ("rtp", &rtp_stats, "With the listener's `options.rtp`"),
         END,
 };
 static const struct l7mp_schema stats = {

@@ -113,6 +113,7 @@ static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 
 		if (!has_slot(s))
 			continue;
+		off_rtp_enter(tbl, s);
 		__atomic_store_n(&slot_of(tbl, s)->relayed, s->noted, __ATOMIC_SEQ_CST);
 		all = all &&
 		      __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_SEQ_CST) == s->noted;
@@ -130,6 +131,7 @@ static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 		struct off_direction *s = &flow->dir[i];
 		struct l7mp_flow6_action plain = s->action6;
 
+		off_rtp_enter(tbl, s);
 		if (!has_slot(s))
 			continue;
 		plain.action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;

@@ -23,7 +23,7 @@ struct named {
 	const char *name;
 	int *fd;
 };
-#define PINNED 16
+#define PINNED 17
 
 /* In the order in which they are opened: the ABI is looked at first. */
 static void names(struct off_maps *m, struct named out[PINNED])
@@ -40,6 +40,7 @@ static void names(struct off_maps *m, struct named out[PINNED])
 	        {L7MP_MAP_ATTACHED, &m->attached},
 	        {L7MP_MAP_HANDOVER, &m->handover},
 	        {L7MP_MAP_TCP_PAIRS, &m->tcp_pairs},
+	        {L7MP_MAP_RTP, &m->rtp},
 	        {L7MP_MAP_SESSIONS, &m->sessions},
 	        {PIN_XDP, &m->prog_xdp},
 	        {PIN_TC, &m->prog_tc},
@@ -171,6 +172,7 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 	rc = rc ? rc : reuse(x->maps.attached, m->attached);
 	rc = rc ? rc : reuse(x->maps.handover, m->handover);
 	rc = rc ? rc : reuse(x->maps.tcp_pairs, m->tcp_pairs);
+	rc = rc ? rc : reuse(x->maps.rtp, m->rtp);
 	rc = rc ? rc : reuse(x->maps.sessions, m->sessions);
 	if (rc) {
 		l7mp_xdp__destroy(x);
@@ -232,6 +234,7 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.attached), &m->attached);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.handover), &m->handover);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.tcp_pairs), &m->tcp_pairs);
+	rc = rc ? rc : keep(bpf_map__fd(x->maps.rtp), &m->rtp);
 	rc = rc ? rc : keep(bpf_map__fd(x->maps.sessions), &m->sessions);
 	rc = rc ? rc : keep(bpf_program__fd(x->progs.l7mp_xdp), &m->prog_xdp);
 	l7mp_xdp__destroy(x);
@@ -253,6 +256,7 @@ static int load_tc(struct off_maps *m)
 	rc = rc ? rc : reuse(t->maps.verdicts, m->verdicts);
 	rc = rc ? rc : reuse(t->maps.handover, m->handover);
 	rc = rc ? rc : reuse(t->maps.tcp_pairs, m->tcp_pairs);
+	rc = rc ? rc : reuse(t->maps.rtp, m->rtp);
 	rc = rc ? rc : l7mp_tc__load(t);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc), &m->prog_tc);
 	rc = rc ? rc : keep(bpf_program__fd(t->progs.l7mp_tc_l3), &m->prog_tc_l3);

@@ -20,7 +20,7 @@ struct off_programs {
 /* Everything that holds a descriptor in the kernel. -1: not there. */
 struct off_maps {
 	int flows4, flows6, frames, frame_ifs, counters, verdicts, devices, abi, attached, handover,
-	        tcp_pairs, sessions;
+	        tcp_pairs, rtp, sessions;
 	int prog_xdp, prog_tc, prog_tc_l3, prog_tap;
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* entries of flows4, flows6 and frames together */

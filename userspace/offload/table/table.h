@@ -5,6 +5,7 @@
  *   maps, pins   BPF objects and their pins     index      from keys to the directions of flows
  *   entries      of the maps of flows           slots      places of their counters
  *   counters     the counter poll               handover   how a flow begins without overtaking
+ *   rtp          statistics of RTP flows
  *   record       sessions, for a successor      translate  from sessions' ends to keys and actions
  *
  * Thread: loop only.
@@ -68,8 +69,9 @@ struct off_direction {
 	struct l7mp_flow_counters now;
 	uint64_t born; /* the poll's serial number then; beside `now`: the poll touches both */
 	struct l7mp_flow *flow;
-	uint64_t noted; /* of the hand-over: `passed` when it was looked at last */
-	bool has_slot;  /* action.slot is ours */
+	uint64_t noted;              /* of the hand-over: `passed` when it was looked at last */
+	bool has_slot;               /* action.slot is ours */
+	struct l7mp_rtp_stream *rtp; /* the session's; NULL: no statistics of RTP */
 	union {
 		struct l7mp_flow_action action;   /* all of an entry of flows4 */
 		struct l7mp_flow6_action action6; /* the same, and what flows6 has more */
@@ -159,6 +161,14 @@ struct off_handover {
 	uint8_t claimed[L7MP_HANDOVER_SLOTS]; /* 1: by a flow of an earlier process */
 };
 
+/* ---- RTP: state ---- */
+
+struct off_rtp {
+	struct l7mp_rtp *streams; /* the map's memory; NULL: none */
+	uint16_t *free;           /* a ring of L7MP_RTP_STREAMS */
+	unsigned first, n_free;   /* in free */
+};
+
 /* ---- counter poll: state ---- */
 
 struct off_counter_slice; /* a slice, on its way through a worker thread */
@@ -199,6 +209,7 @@ struct off_table {
 	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
 	struct off_counter_poll counter_poll;
 	struct off_handover handover;
+	struct off_rtp rtp;
 };
 
 /*
@@ -281,6 +292,20 @@ void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);
 void off_handover_drop(struct off_table *tbl, struct l7mp_flow *flow);
 /* It is out of the map: the same, and its places are free again. */
 void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow);
+
+/* ---- RTP ---- */
+
+int off_rtp_start(struct off_table *tbl); /* after the maps; 0 or negative errno */
+void off_rtp_stop(struct off_table *tbl);
+/*
+ * Before the direction goes into the map: a place for the statistics of its packets. `stream` is
+ * borrowed until off_rtp_leave. 0; -ENOSPC: there is no place.
+ */
+int off_rtp_take(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream);
+/* The programs take the direction's packets from now on: the statistics go on in the map. */
+void off_rtp_enter(struct off_table *tbl, const struct off_direction *dir);
+/* It is out of the map: the statistics go on in the session. No-op without a place. */
+void off_rtp_leave(struct off_table *tbl, struct off_direction *dir);
 
 /* ---- counters ---- */
 

@@ -22,6 +22,8 @@
 #define RCVBUF (4 << 20)
 /* A singleton whose session could not be started tries again after this time. */
 #define START_AGAIN_MS 1000
+/* Of dynamic payload types, unless options.rtp says: telephone events, and G.711 by that way. */
+#define RTP_CLOCK_RATE 8000
 /* Where a pair of ports is searched for when any will do: Linux's default for ephemeral ports. */
 #define FREE_FIRST 32768
 #define FREE_LAST  60999
@@ -47,6 +49,7 @@ struct udp_listener {
 	uint64_t latched_ms;       /* loop time of the first datagram */
 	struct udp_listener *rtcp; /* options.rtcp: the listener on the next port */
 	bool is_rtcp;              /* this is one */
+	uint32_t rtp_clock_rate;   /* options.rtp: Hz; 0: no statistics */
 	struct l7mp_socket_options options;
 };
 
@@ -142,6 +145,7 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	l->latched_ms = l7mp_loop_now(l->shared.env->loop);
 	a.name = l7mp_inet_name("UDP", peer, local, p->id);
 	a.metadata = l7mp_inet_metadata("UDP", peer, local);
+	a.rtp_clock_rate = l->is_rtcp ? 0 : l->rtp_clock_rate;
 	if (l->is_rtcp)
 		l7mp_json_add(l7mp_json_member(a.metadata, "UDP"), "rtcp", cJSON_CreateTrue());
 	(void)l7mp_shared_session_emit(&l->shared, p, &a, buf);
@@ -208,8 +212,11 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
 		s->table->last_id = id_in(name);
 	a->stream = &p->base;
 	a->peer = end->remote;
-	a->never_idle = l->mode == UDP_SINGLETON;
+	a->never_idle = l->mode == UDP_SINGLETON && !l->latch;
+	a->rtp_clock_rate = l->is_rtcp ? 0 : l->rtp_clock_rate;
 	a->metadata = l7mp_inet_metadata("UDP", &end->remote, &end->local);
+	if (l->is_rtcp)
+		l7mp_json_add(l7mp_json_member(a->metadata, "UDP"), "rtcp", cJSON_CreateTrue());
 	return 0;
 }
 
@@ -647,11 +654,13 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 {
 	const cJSON *o = l7mp_json_member(spec, "options");
 	const char *mode = l7mp_json_str(o, "mode", NULL);
-	const cJSON *latch = l7mp_json_member(o, "latch");
+	const cJSON *latch = l7mp_json_member(o, "latch"), *rtp = l7mp_json_member(o, "rtp");
 	bool both = l->peer_ip.len && l->peer_port;
 
 	l->latch = cJSON_IsTrue(latch) || cJSON_IsObject(latch);
 	l->window_ms = (uint64_t)(1000 * l7mp_json_num(latch, "window", 0));
+	if (cJSON_IsTrue(rtp) || cJSON_IsObject(rtp))
+		l->rtp_clock_rate = (uint32_t)l7mp_json_num(rtp, "clock_rate", RTP_CLOCK_RATE);
 	if (l->latch)
 		l->mode = UDP_SINGLETON;
 	else if (mode)
@@ -944,6 +953,24 @@ static const struct l7mp_field latch_bool = {.type = L7MP_T_BOOL};
 static const struct l7mp_field latch_object = {.type = L7MP_T_OBJECT, .sub = &latch_schema};
 static const struct l7mp_field *const latch_alternatives[] = {&latch_bool, &latch_object, NULL};
 
+static const struct l7mp_field rtp_fields[] = {
+        {.key = "clock_rate",
+         .type = L7MP_T_INT,
+         .min = 1,
+         .max = 1000000,
+         .def = "8000",
+         .doc = "Hz, of payload types without a fixed one (96 to 127): 48000 for Opus, 90000 for "
+                "video"},
+        {0},
+};
+static const struct l7mp_schema rtp_schema = {
+        .name = "udp-rtp",
+        .doc = "Statistics of RTP",
+        .fields = rtp_fields,
+};
+static const struct l7mp_field rtp_object = {.type = L7MP_T_OBJECT, .sub = &rtp_schema};
+static const struct l7mp_field *const rtp_alternatives[] = {&latch_bool, &rtp_object, NULL};
+
 static const char *const modes[] = {"server", "singleton", NULL};
 static const struct l7mp_field option_fields[] = {
         {.key = "mode",
@@ -959,6 +986,11 @@ static const struct l7mp_field option_fields[] = {
          .doc = "one session, whose peer is the source of the first datagram; later ones from "
                 "other sources are dropped and counted. After `idle_timeout` without data the "
                 "session ends, and the next datagram begins another one"},
+        {.key = "rtp",
+         .type = L7MP_T_ONEOF,
+         .alternatives = rtp_alternatives,
+         .doc = "keep statistics of RTP (packets, loss, jitter, SSRC, payload type) of each "
+                "session, in the kernel, too; shown in `stats.rtp`"},
         {.key = "rtcp",
          .type = L7MP_T_BOOL,
          .def = "false",

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * RTP statistics of flows: while a flow is in the kernel, they are kept in the memory of the map
+ * `rtp`, by the programs and by user space; else in the session. The session's pointer tells where.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "table.h"
+
+#define MAP_BYTES (L7MP_RTP_STREAMS * sizeof(struct l7mp_rtp))
+
+int off_rtp_take(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream)
+{
+	struct off_rtp *r = &tbl->rtp;
+
+	if (!r->streams || !r->n_free)
+		return -ENOSPC;
+	dir->rtp = stream;
+	dir->action.pair = r->free[r->first];
+	dir->action.flags |= L7MP_FLOW_RTP;
+	r->first = (r->first + 1) % L7MP_RTP_STREAMS;
+	r->n_free--;
+	return 0;
+}
+
+void off_rtp_enter(struct off_table *tbl, const struct off_direction *dir)
+{
+	struct l7mp_rtp_stream *s = dir->rtp;
+	struct l7mp_rtp *map;
+
+	if (!s || s->at != &s->own)
+		return;
+	map = &tbl->rtp.streams[dir->action.pair];
+	*map = s->own;
+	s->at = map;
+}
+
+/* The place is used again after all others: a program may still count there. */
+void off_rtp_leave(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_rtp *r = &tbl->rtp;
+	struct l7mp_rtp_stream *s = dir->rtp;
+
+	if (!s)
+		return;
+	if (s->at != &s->own) {
+		s->own = *s->at;
+		s->at = &s->own;
+	}
+	r->free[(r->first + r->n_free) % L7MP_RTP_STREAMS] = (uint16_t)dir->action.pair;
+	r->n_free++;
+	dir->rtp = NULL;
+	dir->action.pair = 0;
+	dir->action.flags &= (uint16_t)~L7MP_FLOW_RTP;
+}
+
+int off_rtp_start(struct off_table *tbl)
+{
+	struct off_rtp *r = &tbl->rtp;
+	void *at = mmap(NULL, MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, tbl->maps.rtp, 0);
+
+	if (at == MAP_FAILED)
+		return -errno;
+	r->free = malloc(L7MP_RTP_STREAMS * sizeof(*r->free));
+	if (!r->free) {
+		(void)munmap(at, MAP_BYTES);
+		return -ENOMEM;
+	}
+	r->streams = at;
+	r->first = 0;
+	r->n_free = L7MP_RTP_STREAMS;
+	for (unsigned i = 0; i < L7MP_RTP_STREAMS; i++)
+		r->free[i] = (uint16_t)i;
+	return 0;
+}
+
+void off_rtp_stop(struct off_table *tbl)
+{
+	struct off_rtp *r = &tbl->rtp;
+
+	if (!r->streams)
+		return;
+	(void)munmap(r->streams, MAP_BYTES);
+	free(r->free);
+	r->streams = NULL;
+	r->free = NULL;
+	r->n_free = 0;
+}
