@@ -280,7 +280,8 @@ install: all
 		$(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	install -m 755 $(BUILD)/l7mp-proxy $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(BUILD)/l7mpctl $(BUILD)/l7mp-operator $(DESTDIR)$(PREFIX)/bin/
-	cp -r deploy $(DESTDIR)$(PREFIX)/share/doc/l7mp/
+	mkdir -p $(DESTDIR)$(PREFIX)/share/l7mp
+	cp -r deploy $(DESTDIR)$(PREFIX)/share/l7mp/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 README.md LICENSE docs/*.md $(DESTDIR)$(PREFIX)/share/doc/l7mp/
@@ -291,7 +292,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/l7mp-proxy $(DESTDIR)$(PREFIX)/bin/l7mp-operator $(DESTDIR)$(PREFIX)/bin/l7mpctl \
 		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/l7mp-operator.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp $(DESTDIR)$(PREFIX)/share/l7mp
 # From a copy of the tree, so that it stays as it is.
 DEB_TREE = build/deb/l7mp-$(VERSION)
 deb:

@@ -340,7 +340,7 @@ static void test_refusal(void **state)
 	r = render(s);
 	assert_int_equal(op_result_proxy(r, 0)->n_objects, 2);
 	assert_int_equal(op_store_refuse(s, op_result_proxy(r, 0),
-	                                 &(struct op_object){OP_VSVC, "default", "ab"}, "no"),
+	                                 &(struct op_object){OP_VSVC, "default", "ab", 0}, "no"),
 	                 0);
 	op_result_free(&r);
 	pod(s, 1, 2, 2);
@@ -350,12 +350,57 @@ static void test_refusal(void **state)
 	op_store_free(&s);
 }
 
+/* Of a Gateway only the listener that a proxy refuses is left out. */
+static void test_refused_listener(void **state)
+{
+	struct op_store *s = new_store();
+	struct op_result *r;
+	struct op_writes w;
+	struct op_object who;
+	const cJSON *body;
+
+	(void)state;
+	put(s, OP_GATEWAYCLASS,
+	    "{'metadata': {'name': 'c'}, 'spec': {'controllerName': "
+	    "'l7mp.io/gateway-controller'}}");
+	put(s, OP_GATEWAY,
+	    "{'metadata': {'name': 'g', 'namespace': 'default'}, 'spec': {'gatewayClassName': 'c',"
+	    " 'listeners': [{'name': 'a', 'protocol': 'UDP', 'port': 1000},"
+	    " {'name': 'b', 'protocol': 'UDP', 'port': 1001}]}}");
+	put(s, OP_POD,
+	    "{'metadata': {'name': 'p', 'namespace': 'default', 'uid': 'u',"
+	    " 'labels': {'gateway.networking.k8s.io/gateway-name': 'g'}},"
+	    " 'status': {'podIP': '10.0.0.1', 'phase': 'Running',"
+	    " 'containerStatuses': [{'name': 'l7mp', 'ready': true, 'containerID': 'c'}]}}");
+	r = render(s);
+	assert_true(op_blame(op_result_proxy(r, 0), "listeners[1].spec.port", NULL, &who));
+	assert_int_equal(who.part, 1);
+	assert_int_equal(op_store_refuse(s, op_result_proxy(r, 0), &who, "in use"), 0);
+	op_result_free(&r);
+	r = render(s);
+	assert_non_null(strstr(op_result_proxy(r, 0)->document->text, "1000"));
+	assert_null(strstr(op_result_proxy(r, 0)->document->text, "1001"));
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);
+	assert_int_equal(op_statuses(s, r, NOW, &w), 0);
+	assert_string_equal(condition(&w, "g", "Programmed", "status"), "True");
+	body = find_write(&w, OP_WRITE_STATUS, "g")->body;
+	assert_string_equal(l7mp_json_str(l7mp_json_get(body, "/status/listeners/0/conditions/3"),
+	                                  "status", ""),
+	                    "True");
+	assert_string_equal(l7mp_json_str(l7mp_json_get(body, "/status/listeners/1/conditions/3"),
+	                                  "message", ""),
+	                    "0/1 programmed; default/p: in use");
+	op_writes_free(&w);
+	op_result_free(&r);
+	op_store_free(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_changes), cmocka_unit_test(test_refused_objects),
 	        cmocka_unit_test(test_applied), cmocka_unit_test(test_only_on_change),
-	        cmocka_unit_test(test_refusal),
+	        cmocka_unit_test(test_refusal), cmocka_unit_test(test_refused_listener),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

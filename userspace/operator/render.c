@@ -496,7 +496,8 @@ static void take_out_refused(struct op_render *x, size_t proxy, struct list *l)
 	for (size_t i = 0; i < l->n; i++) {
 		struct op_unit *u = l->v[i];
 		const struct op_refusal *f =
-		        u->node ? op_refused(x->s, x->r->proxies[proxy].pod, u->node->obj) : NULL;
+		        u->node ? op_refused(x->s, x->r->proxies[proxy].pod, u->node->obj, u->tag)
+		                : NULL;
 
 		if (f)
 			place_node(x, u, proxy, keep_text(x, strdup(f->message)), true);
@@ -1020,6 +1021,6 @@ bool op_blame(const struct op_proxy *p, const char *path, const char *text, stru
 		u = unit_by_name(g, text);
 	if (!u || !u->node)
 		return false;
-	*out = (struct op_object){u->node->kind, u->node->ns, u->node->name};
+	*out = (struct op_object){u->node->kind, u->node->ns, u->node->name, u->tag};
 	return true;
 }

@@ -176,6 +176,7 @@ uint64_t op_store_applied_hash(const struct op_store *s, const struct op_proxy *
 struct op_object {
 	enum op_kind kind;
 	const char *ns, *name;
+	int part; /* which listener of a Gateway or ListenerSet, from 0 */
 };
 /*
  * Finds the object that a proxy's error is about, by the path of the error ("listeners[3].spec",
@@ -184,7 +185,7 @@ struct op_object {
  */
 bool op_blame(const struct op_proxy *p, const char *path, const char *text, struct op_object *out);
 /*
- * Leaves an object out of the document of a proxy, until the object or the proxy's `boot` changes.
+ * Leaves an object, or that part of it, out of the document of a proxy, until the object or the proxy's `boot` changes.
  * `message` is the proxy's own text, which the object's condition shows. Returns 0 or -ENOMEM.
  */
 int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct op_object *object,

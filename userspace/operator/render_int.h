@@ -90,7 +90,7 @@ struct op_index {
 
 /* What a proxy refused. */
 struct op_refusal {
-	char *key; /* "uid kind ns/name" */
+	char *key; /* "uid kind ns/name part" */
 	char *boot, *message;
 	uint64_t digest; /* of the object */
 	UT_hash_handle hh;
@@ -123,4 +123,4 @@ const char *op_label(const struct op_obj *o, const char *key);
 /* The pods with a label; NULL: none. */
 const struct op_index *op_labelled(const struct op_store *s, const char *key, const char *value);
 const struct op_refusal *op_refused(const struct op_store *s, const struct op_obj *pod,
-                                    const struct op_obj *object);
+                                    const struct op_obj *object, int part);

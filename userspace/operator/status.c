@@ -87,6 +87,8 @@ static void say(char *text, size_t size, const struct op_proxy *p, const char *w
 {
 	size_t n = strlen(text);
 
+	if (n && strstr(text, why)) /* the same of another listener, or proxy */
+		return;
 	/* What fits; the numbers say how many there are. */
 	if (n < size / 2)
 		snprintf(text + n, size - n, "%s%s/%s: %.300s", n ? "; " : "", p->ns, p->name, why);
@@ -380,6 +382,9 @@ static int fill(const struct statuses *x, const struct op_node *n, cJSON *list, 
 	if (!n->served)
 		return set_condition(p, false, tag < 0 ? "NoResources" : "Pending",
 		                     "no proxy serves the Gateway");
+	/* Of a Gateway the listeners say themselves what a proxy refuses. */
+	if (tag < 0 && c.done && c.done + c.conflicts + c.refused == c.selected)
+		return set_condition(p, true, "Programmed", message);
 	if (c.done + c.conflicts < c.selected)
 		return set_condition(p, false, c.refused || c.failed ? "Invalid" : "Pending",
 		                     message);

@@ -879,9 +879,10 @@ const struct op_known *op_known(const struct op_store *s, const struct op_proxy 
 
 /* ---- refusals ---- */
 
-static char *refusal_key(const char *uid, enum op_kind kind, const char *ns, const char *name)
+static char *refusal_key(const char *uid, enum op_kind kind, const char *ns, const char *name,
+                         int part)
 {
-	return l7mp_asprintf("%s %d %s/%s", uid, kind, ns, name);
+	return l7mp_asprintf("%s %d %s/%s %d", uid, kind, ns, name, part);
 }
 
 int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct op_object *object,
@@ -895,7 +896,7 @@ int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct o
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return -ENOMEM;
-	r->key = refusal_key(p->uid, object->kind, object->ns, object->name);
+	r->key = refusal_key(p->uid, object->kind, object->ns, object->name, object->part);
 	r->boot = strdup(p->boot);
 	r->message = l7mp_asprintf("%.500s", message);
 	r->digest = o->digest;
@@ -918,7 +919,7 @@ oom:
 }
 
 const struct op_refusal *op_refused(const struct op_store *s, const struct op_obj *pod,
-                                    const struct op_obj *object)
+                                    const struct op_obj *object, int part)
 {
 	struct op_refusal *r = NULL;
 	const char *id = pod->pod->container_id;
@@ -927,7 +928,7 @@ const struct op_refusal *op_refused(const struct op_store *s, const struct op_ob
 
 	if (!s->refusals)
 		return NULL;
-	key = refusal_key(pod->uid, object->kind, object->ns, object->name);
+	key = refusal_key(pod->uid, object->kind, object->ns, object->name, part);
 	if (key)
 		HASH_FIND_STR(s->refusals, key, r);
 	free(key);
