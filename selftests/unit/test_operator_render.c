@@ -303,7 +303,7 @@ static void test_refusal(void **state)
 	struct op_store *s = new_store();
 	struct op_result *r;
 	struct op_writes w;
-	struct op_object who;
+	struct op_object who, again = {OP_VSVC, "default", "ab", 0};
 
 	(void)state;
 	pod(s, 1, 1, 1);
@@ -334,6 +334,20 @@ static void test_refusal(void **state)
 	                    "0/1 proxies; default/p1: port 1001 is in use");
 	assert_string_equal(condition(&w, "ab", "Accepted", "status"), "True");
 	op_writes_free(&w);
+
+	/* Once more after what it has confirmed, as a port may be free now; then no more. */
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 1);
+	op_result_free(&r);
+	r = render(s);
+	assert_int_equal(op_result_proxy(r, 0)->n_objects, 2);
+	assert_int_equal(op_store_refuse(s, op_result_proxy(r, 0), &again, "port 1001 is in use"),
+	                 0);
+	op_result_free(&r);
+	r = render(s);
+	assert_int_equal(op_result_proxy(r, 0)->n_objects, 1);
+	assert_int_equal(op_store_applied_hash(s, op_result_proxy(r, 0)),
+	                 op_result_proxy(r, 0)->hash);
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);
 	op_result_free(&r);
 
 	put(s, OP_VSVC, vsvc_text, "ab", 2, 2, 1002);
@@ -380,7 +394,7 @@ static void test_refused_listener(void **state)
 	r = render(s);
 	assert_non_null(strstr(op_result_proxy(r, 0)->document->text, "1000"));
 	assert_null(strstr(op_result_proxy(r, 0)->document->text, "1001"));
-	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 1);
 	assert_int_equal(op_statuses(s, r, NOW, &w), 0);
 	assert_string_equal(condition(&w, "g", "Programmed", "status"), "True");
 	body = find_write(&w, OP_WRITE_STATUS, "g")->body;

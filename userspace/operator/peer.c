@@ -264,6 +264,7 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 	struct peer *x = arg;
 	struct op_peers *ps = x->peers;
 	cJSON *answer;
+	bool again;
 
 	x->http = NULL;
 	if (a->error) {
@@ -282,11 +283,11 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 	answer = l7mp_json_parse(a->body, a->len, NULL, NULL, 0);
 	snprintf(x->hash, sizeof(x->hash), "%s", l7mp_json_str(answer, "hash", ""));
 	cJSON_Delete(answer);
-	(void)op_store_applied(ps->store, x->sp);
+	again = op_store_applied(ps->store, x->sp) > 0;
 	if (x->sent_since_ms)
 		op_histogram_add(&ps->stats.latency, l7mp_loop_now(ps->loop) - x->sent_since_ms);
 	x->sent_since_ms = 0;
-	ps->events.changed(ps->arg, false);
+	ps->events.changed(ps->arg, again);
 	succeed(x);
 }
 

@@ -161,7 +161,11 @@ const struct op_proxy *op_result_proxy(const struct op_result *r, size_t i);
 
 /* ---- what the proxies say ---- */
 
-/* The proxy has confirmed its document. Returns 0 or -ENOMEM. */
+/*
+ * The proxy has confirmed its document. Returns 0 or -ENOMEM; 1 when op_render is to be called
+ * again, because what the proxy refused may be possible now: an object that moved to another name
+ * wants the port that the one before it still had.
+ */
 int op_store_applied(struct op_store *s, const struct op_proxy *p);
 /*
  * The last try failed: `error` in the proxy's own words, or those of the connection. What was
@@ -185,8 +189,10 @@ struct op_object {
  */
 bool op_blame(const struct op_proxy *p, const char *path, const char *text, struct op_object *out);
 /*
- * Leaves an object, or that part of it, out of the document of a proxy, until the object or the proxy's `boot` changes.
- * `message` is the proxy's own text, which the object's condition shows. Returns 0 or -ENOMEM.
+ * Leaves an object, or that part of it, out of the document of a proxy; after the next document
+ * that it confirms it is tried once more, and then left out until the object or the proxy's `boot`
+ * changes. `message` is the proxy's own text, which the object's condition shows. Returns 0 or
+ * -ENOMEM.
  */
 int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct op_object *object,
                     const char *message);

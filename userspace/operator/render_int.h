@@ -93,6 +93,8 @@ struct op_refusal {
 	char *key; /* "uid kind ns/name part" */
 	char *boot, *message;
 	uint64_t digest; /* of the object */
+	unsigned tries;  /* so often the proxy has refused it */
+	bool lifted;     /* to be tried again */
 	UT_hash_handle hh;
 };
 

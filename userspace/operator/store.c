@@ -835,6 +835,24 @@ static struct op_known *get_known(struct op_store *s, const struct op_proxy *p)
 	return NULL;
 }
 
+#define REFUSAL_TRIES 2
+
+/* Returns 1 when there is something to be tried again, else 0. */
+static int lift_refusals(struct op_store *s, const struct op_proxy *p)
+{
+	size_t uid = strlen(p->uid);
+	int any = 0;
+
+	for (struct op_refusal *r = s->refusals; r; r = r->hh.next) {
+		if (strncmp(r->key, p->uid, uid) != 0 || r->key[uid] != ' ' || r->lifted ||
+		    r->tries >= REFUSAL_TRIES || strcmp(r->boot, p->boot) != 0)
+			continue;
+		r->lifted = true;
+		any = 1;
+	}
+	return any;
+}
+
 int op_store_applied(struct op_store *s, const struct op_proxy *p)
 {
 	struct op_known *k = get_known(s, p);
@@ -846,7 +864,7 @@ int op_store_applied(struct op_store *s, const struct op_proxy *p)
 	op_manifest_unref(k->manifest);
 	k->manifest = op_manifest_ref(l7mp_container_of(p, struct op_entry, pub)->group->manifest);
 	k->hash = p->hash;
-	return 0;
+	return lift_refusals(s, p);
 }
 
 int op_store_failed(struct op_store *s, const struct op_proxy *p, const char *error)
@@ -903,6 +921,9 @@ int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct o
 	if (!r->key || !r->boot || !r->message)
 		goto oom;
 	HASH_FIND_STR(s->refusals, r->key, was);
+	r->tries = 1;
+	if (was && was->digest == r->digest && strcmp(was->boot, r->boot) == 0)
+		r->tries = was->tries + 1;
 	if (was)
 		drop_refusal(s, was);
 	else if (HASH_COUNT(s->refusals) >= OP_MAX_REFUSALS)
@@ -932,7 +953,7 @@ const struct op_refusal *op_refused(const struct op_store *s, const struct op_ob
 	if (key)
 		HASH_FIND_STR(s->refusals, key, r);
 	free(key);
-	if (!r || r->digest != object->digest || strncmp(r->boot, pod->uid, uid) ||
+	if (!r || r->lifted || r->digest != object->digest || strncmp(r->boot, pod->uid, uid) ||
 	    r->boot[uid] != '/' || strcmp(r->boot + uid + 1, id ? id : ""))
 		return NULL;
 	return r;
