@@ -21,7 +21,7 @@ mkdir -p /run/netns /run/lock
 printf '#!/bin/sh\nexec /sbin/modprobe -d /mnt/kernel "$@"\n' >/run/modprobe
 chmod 755 /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
-for m in veth 8021q bridge tun dummy sch_ingress cls_bpf af_packet; do /run/modprobe "$m"; done
+for m in veth 8021q bridge tun dummy sch_ingress cls_bpf af_packet tcp_bbr; do /run/modprobe "$m"; done
 ip link set lo up
 cd /mnt/top || off
 {

@@ -94,8 +94,13 @@ class Base(unittest.TestCase):
         got = l7test.wait_for(lambda: what() or None, 2 * l7net.WAIT)
         if got is None:
             self.fail(f"in vain: {p and json.dumps(self.session(p))} {p and json.dumps(p.api.get('/offload')[1])} "
-                      f"{p and p.stderr()}")
+                      f"{p and self.log_of(p)}")
         return got
+
+    @staticmethod
+    def log_of(p):
+        """The end of the proxy's log, without the test's own requests."""
+        return "\n".join([line for line in p.stderr().splitlines() if " session HTTP:" not in line][-40:])
 
     def wait_fast(self, p):
         def fast():

@@ -142,7 +142,7 @@ class Options(Proof):
         s = tcpflow.accept(server[row["v6"]])
         self.agreed(c, "client", "client_scale", "near_scale", row)
         self.agreed(s, "server", "server_scale", "far_scale", row)
-        end = self.ends(c, s, rate=64 << 20)
+        end = self.ends(c, s, rate=8 << 20)
         reason = expected(row)
         if reason:
             self.wait_reason(p, reason)
