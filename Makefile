@@ -37,7 +37,7 @@ HARDEN := -fstack-protector-strong -fstack-clash-protection -fPIE \
           $(shell $(CC) -fcf-protection -x c -fsyntax-only /dev/null 2>/dev/null && echo -fcf-protection) \
           $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 OPT  ?= -O2
-SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SAN_asan := -DL7MP_FAULTS -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS := $(SAN_$(SAN))

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "l7mp/fault.h"
 #include "l7mp/log.h"
 #include "l7mp/session.h"
 
@@ -211,6 +212,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 	struct stray *strays = NULL;
 
 	e->adoption = (struct off_adoption){.under_way = true};
+	L7MP_FAULT("adopt");
 	read_map(e, OFF_V4, &all, &strays);
 	read_map(e, OFF_V6, &all, &strays);
 	end_frames(e);
@@ -244,6 +246,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 	/* Until then the programs may count in slots that are given to others. */
 	if (e->adoption.n_removed)
 		off_wait_for_programs();
+	L7MP_FAULT("adopt-found");
 	off_slots_claimed(&e->table);
 	off_handover_claimed(&e->table);
 }
@@ -433,11 +436,14 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 		/* The loop does not run yet, and there may be many. */
 		uv_update_time(l7mp_loop_uv(e->loop));
 		adopt_one(e, a->flows, take, arg);
+		L7MP_FAULT("adopt-one");
 	}
 	clear_records(e);
+	L7MP_FAULT("adopt-cleared");
 	a->under_way = false;
 	if (e->set.start != L7MP_OFFLOAD_NO_INIT) {
 		off_attach_renewed(&e->hooks);
+		L7MP_FAULT("adopt-renewed");
 		off_maps_renewed(&e->table.maps, e->pins.dir);
 	}
 	l7mp_log_notice(OFF_MODULE,

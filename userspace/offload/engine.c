@@ -9,6 +9,7 @@
 #include <xdp/libxdp.h>
 
 #include "engine.h"
+#include "l7mp/fault.h"
 #include "l7mp/log.h"
 
 #define RETRY_MS 2 /* several reasons to ask sessions again become one */
@@ -238,8 +239,11 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 		disown(e);
 	/* While the programs still run: what they count until a flow is removed is not lost. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
-	HASH_ITER (hh, e->path.links, l, next)
+	L7MP_FAULT("stopping");
+	HASH_ITER (hh, e->path.links, l, next) {
 		off_detach(&e->hooks, l);
+		L7MP_FAULT("detached");
+	}
 	set_state(e, OFF_DISABLED);
 	snprintf(e->why, sizeof(e->why), "stopped");
 	release(e);
@@ -313,7 +317,9 @@ static void clean_old(struct l7mp_offload_engine *e)
 	struct off_maps old;
 
 	off_maps_open_old(&old, e->pins.dir);
+	L7MP_FAULT("clean");
 	off_attach_clean(&e->hooks, &old);
+	L7MP_FAULT("cleaned");
 	off_maps_close(&old);
 	off_pins_clear(e->pins.dir);
 }
@@ -390,6 +396,7 @@ static int serve(struct l7mp_offload_engine *e)
 		return rc;
 	if (e->adoption.under_way)
 		off_adopt_begin(e);
+	L7MP_FAULT("serve");
 	set_state(e, OFF_ACTIVE);
 	e->why[0] = 0;
 	missing_interfaces(e);

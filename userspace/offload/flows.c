@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "l7mp/fault.h"
 #include "l7mp/log.h"
 
 #define FULL_RETRY_MS 200
@@ -36,8 +37,10 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 
 static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, bool count)
 {
-	for (int i = 0; i < flow->n_dirs && !flow->out && !flow->unmapped; i++)
+	for (int i = 0; i < flow->n_dirs && !flow->out && !flow->unmapped; i++) {
 		off_entry_delete(&e->table.maps, &flow->dir[i]);
+		L7MP_FAULT("deleted");
+	}
 	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
 	for (int i = 0; i < flow->n_dirs; i++) {
 		if (count)
@@ -93,6 +96,7 @@ static int install(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 			off_rtp_enter(&e->table, &flow->dir[i]);
 		off_action_renew(&e->table, &flow->dir[i].action6);
 		rc = put(&e->table, &flow->dir[i]);
+		L7MP_FAULT("put");
 	}
 	if (!rc)
 		return 0;
@@ -317,6 +321,7 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	flow->session = off_record_id(owner);
 	/* Before the flows: one without a record could not be taken over. */
 	(void)off_record_put(&e->table, flow, owner);
+	L7MP_FAULT("recorded");
 	reason = build(e, flow, a, b);
 	if (reason) {
 		off_record_delete(&e->table, flow);
@@ -347,6 +352,7 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2])
 {
 	uninstall(e, flow, true);
+	L7MP_FAULT("uninstalled");
 	off_flow_left(e, flow);
 	counters_of(flow, final);
 	off_handover_release(&e->table, flow);

@@ -7,6 +7,7 @@
 #include <bpf/bpf.h>
 
 #include "hook.h"
+#include "l7mp/fault.h"
 #include "l7mp/log.h"
 
 const char *off_hook_name(enum off_hook hook)
@@ -181,23 +182,36 @@ static void inherit(struct off_hooks *h, struct off_link *l)
 	h->sysctls.old[OFF_ACCEPT_LOCAL] = rec.old_accept_local;
 }
 
+/* Before the clsact is made: a crash right after that must not leave it behind for ever. */
+static void announce(struct off_hooks *h, const struct off_link *l)
+{
+	struct off_link next = *l;
+
+	next.made_clsact |= !off_tc_has_clsact(l->ifindex);
+	record(h, &next);
+}
+
 static void serve(struct off_hooks *h, struct off_link *l)
 {
 	int rc;
 
 	inherit(h, l);
+	announce(h, l);
 	rc = attach(h, l);
 	if (rc) {
+		(void)bpf_map_delete_elem(h->maps->attached, &l->ifindex);
 		l->tried = true;
 		l7mp_log_warn(OFF_MODULE, "%s is not served: %s", l->name, l->why);
 		return;
 	}
 	l->ours = true;
+	L7MP_FAULT("attached");
 	if (l->type == OFF_ARP_LOOPBACK)
 		set_sysctls(h);
 	if (!l->driver[0])
 		off_link_driver(l->name, l->driver);
 	record(h, l);
+	L7MP_FAULT("served");
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(l->hook),
 	                l->why);
 	off_nexthops_dirty_all(h->path);

@@ -108,6 +108,7 @@ int off_xdp_in_driver(uint32_t ifindex);
 bool off_devmap_add(struct off_hooks *h, struct off_link *l);
 
 int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size);
+bool off_tc_has_clsact(uint32_t ifindex);
 void off_tc_detach(struct off_hooks *h, struct off_link *l);
 /* Removes the ingress filters that run one of the programs; returns how many there were. */
 unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3);

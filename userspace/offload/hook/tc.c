@@ -150,6 +150,15 @@ static bool replace_old(struct off_hooks *h, struct off_link *l)
 	return true;
 }
 
+bool off_tc_has_clsact(uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = 1, .priority = UINT16_MAX);
+
+	/* EINVAL: there is no qdisc to look in; ENOENT: it has no such filter. */
+	return bpf_tc_query(&hook, &opts) != -EINVAL;
+}
+
 int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t size)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);

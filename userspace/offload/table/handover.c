@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "l7mp/fault.h"
 #include "table.h"
 
 #define TICK_MS    1
@@ -148,8 +149,10 @@ static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 static void begin(struct off_table *tbl, struct l7mp_flow *flow, bool forced)
 {
 	tbl->handover.forced += forced;
+	L7MP_FAULT("begin");
 	forget_slots(tbl, flow);
 	off_handover_drop(tbl, flow);
+	L7MP_FAULT("begun");
 	if (tbl->events && tbl->events->begun)
 		tbl->events->begun(tbl->events_arg, flow->cookie, forced);
 }

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "l7mp/fault.h"
 #include "l7mp/log.h"
 #include "l7mp_tc.skel.h"
 #include "l7mp_xdp.skel.h"
@@ -333,6 +334,7 @@ int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size)
 			snprintf(why, size, "can't pin %s: %s", path, strerror(-rc));
 			return rc;
 		}
+		L7MP_FAULT("pin");
 	}
 	return 0;
 }
@@ -435,6 +437,7 @@ static int pin_new(struct off_maps *m, const char *dir)
 		(void)unlink(path);
 		if (bpf_obj_pin(*n[i].fd, path))
 			return -errno;
+		L7MP_FAULT("pin-new");
 	}
 	return 0;
 }
@@ -473,6 +476,7 @@ void off_maps_renewed(struct off_maps *m, const char *dir)
 		snprintf(to, sizeof(to), "%s/%s", dir, n[i].name);
 		if (rename(from, to))
 			l7mp_log_warn(OFF_MODULE, "can't rename %s: %s", from, strerror(errno));
+		L7MP_FAULT("pin-renamed");
 	}
 	programs_close(&m->old[0]);
 	programs_close(&m->old[1]);

@@ -12,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "l7mp/fault.h"
 #include "table.h"
 
 #define BPFFS_MAGIC 0xcafe4a11
@@ -118,6 +119,12 @@ void off_pins_unlock(struct off_pins *p)
 	p->lock = -1;
 }
 
+static void unlink_one(DIR *d, const char *name)
+{
+	(void)unlinkat(dirfd(d), name, 0);
+	L7MP_FAULT("unpin");
+}
+
 void off_pins_clear(const char *dir)
 {
 	DIR *d = opendir(dir);
@@ -127,6 +134,6 @@ void off_pins_clear(const char *dir)
 		return;
 	while ((de = readdir(d)))
 		if (de->d_name[0] != '.')
-			(void)unlinkat(dirfd(d), de->d_name, 0);
+			unlink_one(d, de->d_name);
 	closedir(d);
 }

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "l7mp/fault.h"
 #include "l7mp/hash.h"
 #include "tcp.h"
 
@@ -95,6 +96,7 @@ static void arm(struct off_tcp *t)
 
 void off_tcp_enter(struct off_tcp_pair *p, enum off_tcp_stage stage)
 {
+	L7MP_FAULT(off_tcp_stage_name(stage));
 	unlist(p);
 	p->stage = (uint8_t)stage;
 	p->since_ms = off_tcp_now(p->t);
