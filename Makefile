@@ -41,6 +41,8 @@ SAN_asan := -DL7MP_FAULTS -fsanitize=address,undefined -fno-sanitize-recover=und
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS := $(SAN_$(SAN))
+# Faults that tests can ask for are only in the builds that the tests use.
+CPPFLAGS += $(if $(SAN),-DL7MP_FAULTS)
 
 CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -Iuserspace -I$(BUILD)/gen $(PKG_CFLAGS)
 CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) $(HARDEN) $(SANFLAGS)

@@ -41,7 +41,13 @@ struct l7mp_api_params {
 	 * Prometheus cluster and of /metrics (the fast path's, the Metric transformer's).
 	 */
 	void (*metrics)(void *arg, struct l7mp_str *out);
-	void *arg; /* passed to the three functions above */
+	/*
+	 * Optional: the body of GET /upgrade, a new tree; and what POST /upgrade does: starts one,
+	 * and returns 0 or a negative errno with err.
+	 */
+	cJSON *(*upgrade)(void *arg);
+	int (*begin_upgrade)(void *arg, struct l7mp_error *err);
+	void *arg; /* passed to the functions above */
 };
 
 /* Makes the API; it serves nothing by itself. The struct is copied. Returns 0 or -ENOMEM. */
@@ -62,6 +68,9 @@ void l7mp_api_set_ready(struct l7mp_api *api);
 
 /* For shutdown: refuses changes with 503 from now on. Requests that only read are answered. */
 void l7mp_api_set_stopping(struct l7mp_api *api);
+
+/* While an upgrade goes on: refuses changes with 503. Requests that only read are answered. */
+void l7mp_api_set_busy(struct l7mp_api *api, bool on);
 
 /*
  * Calls cb with the number of REST requests answered so far, for each combination of method, path
@@ -93,6 +102,10 @@ void l7mp_api_server_commit(struct l7mp_api_server *s, const struct l7mp_admin_s
  * calls `done`. `done` is called from inside this function when there is nothing to stop.
  */
 void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), void *arg);
+/* For an upgrade: the listening socket, borrowed; -ENOENT: there is none. */
+int l7mp_api_server_socket(const struct l7mp_api_server *s);
+/* Another process has it: nothing is accepted here any more. Requests go on. */
+void l7mp_api_server_give(struct l7mp_api_server *s);
 /* Frees the server; only after `done`. Nulls the pointer. */
 void l7mp_api_server_free(struct l7mp_api_server **s);
 

@@ -29,6 +29,7 @@ struct l7mp_options {
 	const char *offload_ifs; /* interface names separated by commas, or "all" */
 	bool check_only;         /* check the config and exit */
 	bool doctor;             /* print the fast path's report and exit; reads no config */
+	char **argv;             /* as given to main, for an upgrade */
 };
 
 enum l7mp_options_result {

@@ -15,6 +15,7 @@
 #include "l7mp/stats.h"
 #include "l7mp/stream.h"
 
+struct l7mp_handed;
 struct l7mp_proto;
 struct l7mp_sessions;
 struct l7mp_str;
@@ -30,6 +31,8 @@ struct l7mp_env {
 	void *app;                /* for api/ clusters only */
 	/* New sessions are refused, while those that run go on (drain.h). HTTP connections end. */
 	bool draining;
+	/* While we start: listening sockets of another process (handed.h); else NULL. */
+	struct l7mp_handed *handed;
 	/*
 	 * Ends the program as SIGTERM does, with this exit status, not from inside the call.
 	 * NULL: it can't be ended.
@@ -137,6 +140,19 @@ struct l7mp_proto_listener {
 	void *arg;
 };
 
+/* The steps in which a listener gives its socket to another process. */
+enum l7mp_hand {
+	L7MP_HAND_SOCKET, /* returns the descriptor, borrowed; -ENOENT: there is none */
+	/* Takes nothing from the socket, so that what comes waits in the kernel. Returns 0. */
+	L7MP_HAND_REST,
+	L7MP_HAND_BACK, /* after REST: goes on, as the other process does not take it. Returns 0. */
+	/*
+	 * After REST: the other process has it. Closes it, or uses it only for answers of the
+	 * sessions on it; its name stays. Accepted connections go on. Returns 0.
+	 */
+	L7MP_HAND_GIVE,
+};
+
 struct l7mp_listen {
 	struct l7mp_env *env;
 	const char *name;  /* the listener's */
@@ -162,6 +178,11 @@ struct l7mp_restore_end {
 	 * the protocol makes one with these addresses, or uses the listener's.
 	 */
 	int fd;
+	/* Of a byte stream: the peer has finished writing, and we have, after `queue`. */
+	bool ended, shut;
+	/* What waits to be written to it, `off` bytes of the first less; who takes it sets NULL. */
+	struct l7mp_buf *queue;
+	size_t off;
 };
 
 /* ---- connecting ---- */
@@ -231,6 +252,8 @@ struct l7mp_proto {
 	 * with err: it is still paused.
 	 */
 	int (*resume)(struct l7mp_proto_listener *l, struct l7mp_error *err);
+	/* Optional: the listener's socket can go to another process; see enum l7mp_hand. */
+	int (*hand)(struct l7mp_proto_listener *l, enum l7mp_hand step);
 	/* Frees the listener, which calls nothing any more. Streams that it accepted go on. */
 	void (*unlisten)(struct l7mp_proto_listener *l);
 	/* Optional: writes what was bound into a copy of the spec (the port, for port 0). */

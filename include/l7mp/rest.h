@@ -35,6 +35,8 @@ enum l7mp_rest_op {
 	L7MP_REST_OP_DRAIN_GET,
 	L7MP_REST_OP_DRAIN_BEGIN,
 	L7MP_REST_OP_DRAIN_CANCEL,
+	L7MP_REST_OP_UPGRADE_GET,
+	L7MP_REST_OP_UPGRADE_BEGIN,
 	L7MP_REST_OP_STATUS_GET,
 	L7MP_REST_OP_OPENAPI_JSON,
 	L7MP_REST_OP_OPENAPI_YAML,
@@ -67,7 +69,7 @@ extern const struct l7mp_rest_route l7mp_rest_routes[]; /* config/doc/rest_route
 /* Bodies that are not objects of the model; config/doc/rest_schemas.c. */
 extern const struct l7mp_schema l7mp_rest_status, l7mp_rest_error, l7mp_rest_session,
         l7mp_rest_cluster, l7mp_rest_endpoint, l7mp_rest_lookup, l7mp_rest_found, l7mp_rest_offload,
-        l7mp_rest_flow, l7mp_rest_drain, l7mp_rest_drain_request, l7mp_rest_config,
-        l7mp_rest_proxy_status, l7mp_rest_admin_request, l7mp_rest_listener_request,
-        l7mp_rest_cluster_request, l7mp_rest_endpoint_request, l7mp_rest_rulelist_request,
-        l7mp_rest_rule_request, l7mp_rest_route_request;
+        l7mp_rest_flow, l7mp_rest_drain, l7mp_rest_drain_request, l7mp_rest_upgrade,
+        l7mp_rest_config, l7mp_rest_proxy_status, l7mp_rest_admin_request,
+        l7mp_rest_listener_request, l7mp_rest_cluster_request, l7mp_rest_endpoint_request,
+        l7mp_rest_rulelist_request, l7mp_rest_rule_request, l7mp_rest_route_request;

@@ -68,6 +68,9 @@ int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
 /* Removes a waiting job. Returns false when it has started: then `done` will be called. */
 bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job);
 
+/* Whether a change waits or is being made. */
+bool l7mp_runtime_busy(const struct l7mp_runtime *rt);
+
 /*
  * Writes the address that a listener has bound (the port, for port 0) into a copy of its spec. Does
  * nothing when it has no socket. On the loop, or in the thread of a job.
@@ -89,6 +92,22 @@ size_t l7mp_runtime_paused(const struct l7mp_runtime *rt, size_t *open);
 /* The listener of that name, and its source; borrowed. NULL: there is none. */
 struct l7mp_proto_listener *l7mp_runtime_listener(const struct l7mp_runtime *rt, const char *name,
                                                   struct l7mp_source **source);
+/*
+ * While held (on), new listeners are bound, but take nothing; then (off) all of them are activated.
+ * For the start of a process that takes over from another one.
+ */
+void l7mp_runtime_hold(struct l7mp_runtime *rt, bool on);
+/*
+ * Does a step of giving the sockets away on every listener that can; not L7MP_HAND_SOCKET. With
+ * L7MP_HAND_GIVE those that can't are closed.
+ */
+void l7mp_runtime_hand(struct l7mp_runtime *rt, enum l7mp_hand step);
+/*
+ * Calls cb with the socket of each listener that can give it away, borrowed, until cb returns
+ * something other than 0, which is returned.
+ */
+int l7mp_runtime_each_socket(struct l7mp_runtime *rt,
+                             int (*cb)(void *arg, const char *listener, int fd), void *arg);
 /*
  * For shutdown: stops accepting on all listeners; sessions go on. A change that is committed is
  * carried out to its end. Waiting jobs fail with -ESHUTDOWN, and so does one that is being built,

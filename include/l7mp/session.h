@@ -186,6 +186,7 @@ struct l7mp_session_record {
 	/* By enum l7mp_direction; `fast` without what `flow` still counts. */
 	struct l7mp_session_count slow[2], fast[2];
 	uint64_t drops;
+	enum l7mp_origin origin; /* of the source's connection */
 	struct l7mp_restore_end
 	        end[2]; /* source, destination; [1].remote.len 0: it has no address */
 	/* It is carried by this flow of the engine; NULL: none. Taken when the session is made. */

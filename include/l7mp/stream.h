@@ -61,6 +61,16 @@ struct l7mp_stream_events {
 
 #define L7MP_STREAM_FULL 1
 
+/* A stream in the state in which another process goes on with it. */
+struct l7mp_stream_saved {
+	int fd;     /* its socket; -1: it shares that of its listener */
+	bool ended; /* the peer has finished writing */
+	bool shut;  /* our direction is finished, or will be after `queue` */
+	/* What was written to it and is not with its socket yet, `off` bytes of the first less. */
+	struct l7mp_buf *queue;
+	size_t off;
+};
+
 struct l7mp_stream_ops {
 	/*
 	 * 0; L7MP_STREAM_FULL: accepted, but stop until `drain`; negative errno: dropped, and the
@@ -126,6 +136,19 @@ struct l7mp_stream_ops {
 	 * until the stream is closed. NULL: not open, or bytes are changed on the way.
 	 */
 	struct l7mp_stream_io *(*plain)(struct l7mp_stream *s);
+	/*
+	 * Optional; streams that another process can go on with. on: stops all reading and writing,
+	 * without losing anything; 0 or a negative errno: not in this state, it goes on. off: goes
+	 * on. Not from inside an event of the stream.
+	 */
+	int (*freeze)(struct l7mp_stream *s, bool on);
+	/* With freeze, while it is frozen: describes the stream. fd and queue stay the stream's. */
+	void (*save)(struct l7mp_stream *s, struct l7mp_stream_saved *out);
+	/*
+	 * With freeze, while it is frozen: another process has it. Closes our descriptor, of which
+	 * the peer learns nothing; `closed` follows.
+	 */
+	void (*release)(struct l7mp_stream *s);
 	/* Optional; for L7MP_FLOW_PASS: what passed in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };

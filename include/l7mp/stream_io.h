@@ -54,6 +54,7 @@ int l7mp_stream_io_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *
 /* Starts or pauses reading. */
 void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on);
 #define L7MP_STREAM_IO_FULL 1
+#define L7MP_STREAM_IO_HIGH 65536U /* queued bytes from which the writer has to stop */
 /*
  * Writes; takes buf, also on failure. Returns 0; L7MP_STREAM_IO_FULL: accepted, but the writer
  * should wait for `drain`; or a negative errno: not written (-EPIPE after shutdown).
@@ -90,6 +91,26 @@ int l7mp_stream_io_lend(struct l7mp_stream_io *s);
  * though the socket does not know. fd -1: the connection is over, and the owner closes the stream.
  */
 void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut);
+/*
+ * Stops all reading and writing (on), or goes on (off). What waits in a pipe of the kernel goes
+ * back to the queue, and splicing ends. Returns 0; -ENOTCONN, -EBUSY: not in this state, and it
+ * goes on.
+ */
+int l7mp_stream_io_freeze(struct l7mp_stream_io *s, bool on);
+struct l7mp_stream_io_state {
+	bool ended, shut; /* the peer has finished writing; we have, after the queue */
+	struct l7mp_buf *queue;
+	size_t off; /* bytes of its first buffer that are sent */
+};
+/* The state of a frozen stream; the queue stays the stream's. */
+void l7mp_stream_io_state(const struct l7mp_stream_io *s, struct l7mp_stream_io_state *out);
+/* Sets the state of a stream that was just opened. Takes the queue. */
+void l7mp_stream_io_set_state(struct l7mp_stream_io *s, const struct l7mp_stream_io_state *state);
+/*
+ * A frozen stream is another process's from now on: closes the descriptor, of which the peer learns
+ * nothing. `closed` follows.
+ */
+void l7mp_stream_io_release(struct l7mp_stream_io *s);
 /* Returns the number of bytes queued for writing. */
 size_t l7mp_stream_io_queued(const struct l7mp_stream_io *s);
 /* Returns the descriptor that is read from; it stays the stream's. */

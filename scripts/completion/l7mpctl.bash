@@ -47,13 +47,14 @@ _l7mpctl() {
 		esac
 	done
 	case "${#words[@]} ${words[*]}" in
-	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain doctor kube-inject version" ;;
+	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain upgrade doctor kube-inject version" ;;
 	"1 rulelists") want="list get add replace delete insert remove" ;;
 	"1 sessions") want="list get delete watch" ;;
 	"1 endpoints" | "1 listeners" | "1 clusters" | "1 rules" | "1 routes") want="list get add replace delete" ;;
 	"1 config") want="dump load check" ;;
 	"1 admin") want="get set" ;;
 	"1 drain") want="show cancel" ;;
+	"1 upgrade") want="show" ;;
 	"1 lookup") want=$(_l7mpctl_names rulelists) ;;
 	"1 explain") want=$(_l7mpctl_names sessions) ;;
 	"1 doctor") want="all $(cd /sys/class/net 2>/dev/null && echo *)" ;;

@@ -54,7 +54,8 @@ class Answers(unittest.TestCase):
 
     def load(self, **kw):
         self.document = openapi.Document(self.api.get("/openapi.json", **kw)[1])
-        self.operations = [(path, method.upper()) for path, methods in self.document.document["paths"].items() for method in methods]
+        self.operations = [(path, method.upper()) for path, methods in self.document.document["paths"].items() for method in methods
+                           if (path, method) != ("/upgrade", "post")]  # test_upgrade.py: the process would be another one
 
     def wrapper(self, path):
         kind = path.split("/")[1]
@@ -211,7 +212,7 @@ class Answers(unittest.TestCase):
         self.load()
         error = {"$ref": "#/components/schemas/error"}
         for path in self.document.document["paths"]:
-            known = {m for p, m in self.operations if p == path}
+            known = {m for p, m in self.operations if p == path} | ({"POST"} if path == "/upgrade" else set())
             for method in ("GET", "POST", "PUT", "DELETE", "PATCH"):
                 if method in known:
                     continue

@@ -11,6 +11,8 @@
  *    ends that (admin_request.c).
  *  - mg_stop joins the threads, which may be waiting for the loop: it runs on a thread of its own.
  *  - mg_start changes what SIGCHLD and SIGPIPE do.
+ *  - It has no call that takes a listening socket: at an upgrade it binds another one, whose
+ *    descriptor is replaced (replace_socket).
  *  - mg_stop forgets connections that were accepted and that no thread has begun to serve: they
  *    stay open, and their clients wait. They are found and closed afterwards.
  *
@@ -25,12 +27,15 @@
 #include <civetweb.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,6 +58,7 @@
 #define DISCARD_MAX   (8 * 1024 * 1024) /* bytes read of a body that is not wanted */
 #define RESTART_MS    1000
 #define STOP_GRACE_MS 2000
+#define GIVEN_REST_MS 250
 
 struct engine {
 	struct l7mp_mail stopped_mail;
@@ -62,6 +68,8 @@ struct engine {
 	struct mg_context *mg;
 	struct l7mp_admin_server where;
 	_Atomic uint16_t port; /* the port that was bound */
+	int fd;                /* civetweb's listening socket; -1: not found */
+	atomic_bool given;     /* another process has the socket; fd is an eventfd then */
 	pthread_t stopper;
 	atomic_uint busy; /* requests in progress */
 	atomic_bool retiring;
@@ -547,7 +555,7 @@ static int begin_request(struct mg_connection *mg)
 		refuse(&c, 400, wrong);
 	} else if (c.expects && strcasecmp(find(c.ri, "Expect", &n), "100-continue") != 0) {
 		refuse(&c, 417, "expected nothing but 100-continue");
-	} else if (atomic_load(&c.engine->retiring)) {
+	} else if (atomic_load(&c.engine->retiring) && !atomic_load(&c.engine->given)) {
 		refuse(&c, 503, "this server is being stopped");
 	} else if (atomic_fetch_add(&c.engine->busy, 1) >= slots(&c)) {
 		atomic_fetch_sub(&c.engine->busy, 1);
@@ -663,26 +671,98 @@ static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *er
 	return 0;
 }
 
+static bool listens_on(int fd, uint16_t port)
+{
+	struct l7mp_addr local;
+	int on = 0;
+	socklen_t len = sizeof(on);
+
+	return !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on &&
+	       !l7mp_fd_local(fd, &local) && l7mp_addr_port(&local) == port;
+}
+
+/* civetweb does not tell its listening socket. */
+static int find_listening(uint16_t port)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return -1;
+	for (int fd = STDERR_FILENO + 1; fd < (int)limit.rlim_cur && fd < 1 << 20; fd++)
+		if (listens_on(fd, port))
+			return fd;
+	return -1;
+}
+
+/*
+ * civetweb can't be given a socket: it binds one of its own, in the place of which, at the same
+ * number, comes the one of another process. Its thread waits for the old one, and is woken by a
+ * connection to it, that nobody accepts.
+ */
+static int replace_socket(struct engine *e, int handed, uint16_t port)
+{
+	struct l7mp_addr own;
+	int keep = dup(e->fd), wake = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int rc = 0;
+
+	if (keep < 0 || wake < 0 || l7mp_fd_local(e->fd, &own) ||
+	    dup3(handed, e->fd, O_CLOEXEC) < 0)
+		rc = -errno;
+	else if (connect(wake, &own.sa, own.len))
+		l7mp_log_verbose("admin", "the server's thread is not woken");
+	if (keep >= 0)
+		close(keep);
+	if (wake >= 0)
+		close(wake);
+	if (!rc)
+		e->port = port;
+	return rc;
+}
+
+/* The socket of another process for this address, or -ENOENT. */
+static int take_handed(const struct l7mp_api_server *s, const struct l7mp_admin_server *where,
+                       uint16_t *port)
+{
+	struct l7mp_bind_addr want = {.dual = false}, bound;
+	int fd;
+
+	if (l7mp_addr_parse(&want.addr, where->address, where->port))
+		return -ENOENT;
+	fd = l7mp_handed_inet(s->api->params.env->handed, SOCK_STREAM, "", &want, &bound);
+	if (fd >= 0)
+		*port = l7mp_addr_port(&bound.addr);
+	return fd;
+}
+
 static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_server *where,
                         struct engine **out, struct l7mp_error *err)
 {
 	struct engine *e;
 	struct mg_server_port port;
 	char ports[40], threads[16];
-	int rc = try_bind(where, err);
+	uint16_t handed_port = 0;
+	int handed = take_handed(s, where, &handed_port);
+	int rc = handed >= 0 ? 0 : try_bind(where, err);
 
 	if (rc)
 		return rc;
 	e = calloc(1, sizeof(*e));
-	if (!e)
+	if (!e) {
+		if (handed >= 0)
+			close(handed);
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
 	e->server = s;
 	e->mailbox = s->mailbox;
 	e->api = s->api;
 	e->where = *where;
 	e->owner = pthread_self();
 	atomic_init(&e->starting, true);
-	snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
+	atomic_init(&e->given, false);
+	if (handed >= 0)
+		snprintf(ports, sizeof(ports), "127.0.0.1:0");
+	else
+		snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
 	/* One thread more, to answer that all are busy. */
 	snprintf(threads, sizeof(threads), "%u", where->threads + 1U);
 	mg_init_library(0);
@@ -692,11 +772,21 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 		rc = l7mp_error_set(err, -EAGAIN, L7MP_ERR_REALISE, "can't be started: %s",
 		                    *e->message ? e->message : "out of resources");
 		free(e);
+		if (handed >= 0)
+			close(handed);
 		return rc;
 	}
 	memset(&port, 0, sizeof(port));
 	if (mg_get_server_ports(e->mg, 1, &port) == 1)
 		e->port = (uint16_t)port.port;
+	e->fd = find_listening(e->port);
+	if (handed >= 0) {
+		rc = e->fd >= 0 ? replace_socket(e, handed, handed_port) : -ENOENT;
+		close(handed);
+		if (rc)
+			l7mp_log_error("admin", "can't go on with the server's socket: %s",
+			               strerror(-rc));
+	}
 	atomic_store(&e->starting, false);
 	api_origins_queued_port(s->api->origins, e->port, true);
 	*out = e;
@@ -804,9 +894,21 @@ out:
 static void *stopper(void *arg)
 {
 	struct engine *e = arg;
+	const uint64_t one = 1;
 
-	for (int ms = 0; atomic_load(&e->busy) && ms < STOP_GRACE_MS; ms += 5)
+	/*
+	 * When another process has the port, those that were accepted before that are served; how
+	 * many have not been begun is not known.
+	 */
+	for (int ms = 0, rest = 0; ms < STOP_GRACE_MS; ms += 5) {
+		rest = atomic_load(&e->busy) ? 0 : rest + 5;
+		if (rest > (atomic_load(&e->given) ? GIVEN_REST_MS : 0))
+			break;
 		usleep(5000);
+	}
+	/* Its thread does not notice otherwise for two seconds. */
+	if (atomic_load(&e->given) && write(e->fd, &one, sizeof(one)) != sizeof(one))
+		l7mp_log_verbose("admin", "the server's thread is not woken");
 	mg_stop(e->mg);
 	close_left(e);
 	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
@@ -926,6 +1028,30 @@ void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), vo
 		engine_stop(s->current);
 	s->next = s->current = NULL;
 	check_done(s);
+}
+
+int l7mp_api_server_socket(const struct l7mp_api_server *s)
+{
+	return s->current && !atomic_load(&s->current->given) && s->current->fd >= 0
+	               ? s->current->fd
+	               : -ENOENT;
+}
+
+/* Its thread goes on waiting, for something that never comes. */
+void l7mp_api_server_give(struct l7mp_api_server *s)
+{
+	struct engine *e = s->current;
+	int nothing;
+
+	if (l7mp_api_server_socket(s) < 0)
+		return;
+	nothing = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (nothing < 0 || dup3(nothing, e->fd, O_CLOEXEC) < 0)
+		l7mp_log_error("admin", "can't let go of the server's socket: %s", strerror(errno));
+	else
+		atomic_store(&e->given, true);
+	if (nothing >= 0)
+		close(nothing);
 }
 
 void l7mp_api_server_free(struct l7mp_api_server **pp)

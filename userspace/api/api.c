@@ -56,6 +56,11 @@ bool api_is_ready(const struct l7mp_api *api)
 	return api->ready && !api->stopping && !api->params.env->draining;
 }
 
+void l7mp_api_set_busy(struct l7mp_api *api, bool on)
+{
+	api->busy = on;
+}
+
 void l7mp_api_set_stopping(struct l7mp_api *api)
 {
 	api->stopping = true;

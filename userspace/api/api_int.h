@@ -41,6 +41,7 @@ struct l7mp_api {
 	/* NULL: what `origins` says; tests have their own. */
 	enum l7mp_origin (*origin)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
+	bool busy;     /* an upgrade is going on */
 	uint64_t boot; /* random part of ETags, so that those of another process never match */
 	struct api_count *counts;
 	size_t n_counts;

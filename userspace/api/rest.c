@@ -821,6 +821,28 @@ static void cancel_drain(struct api_request *rq, struct api_response *rs)
 		api_ok(rs);
 }
 
+/* ---- upgrades ---- */
+
+static void get_upgrade(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_api_params *p = &rq->api->params;
+
+	api_json(rs, p->upgrade ? p->upgrade(p->arg) : cJSON_CreateObject());
+}
+
+static void begin_upgrade(struct api_request *rq, struct api_response *rs)
+{
+	const struct l7mp_api_params *p = &rq->api->params;
+	struct l7mp_error err = {0};
+
+	if (!p->begin_upgrade)
+		api_fail(rs, 503, "upgrades are not possible here");
+	else if (p->begin_upgrade(p->arg, &err))
+		api_fail(rs, err.code == L7MP_ERR_LIMIT ? 503 : 500, "%s", err.message);
+	else
+		get_upgrade(rq, rs);
+}
+
 /* ---- the operations ---- */
 
 /* A switch without default: gcc's and clang's -Wswitch names the operation that has no handler. */
@@ -858,6 +880,8 @@ static struct api_binding binding_of(enum l7mp_rest_op op)
 		BIND(DRAIN_BEGIN, begin_drain, 0);
 		BIND(DRAIN_CANCEL, cancel_drain, 0);
 		BIND(STATUS_GET, get_status, 0);
+		BIND(UPGRADE_GET, get_upgrade, 0);
+		BIND(UPGRADE_BEGIN, begin_upgrade, 0);
 		BIND(OPENAPI_JSON, get_openapi_json, API_READ);
 		BIND(OPENAPI_YAML, get_openapi_yaml, API_READ);
 	}
@@ -1057,6 +1081,8 @@ static void dispatch(struct api_request *rq, struct api_response *rs)
 		read_query(rq, rs);
 	if (!rs->status && api->stopping && strcmp(rq->method, "GET"))
 		api_fail(rs, 503, "the proxy is shutting down");
+	else if (!rs->status && api->busy && strcmp(rq->method, "GET"))
+		api_fail(rs, 503, "an upgrade is going on: try again when it is done");
 	if (rs->status)
 		return;
 	flags = rq->binding.flags;

@@ -136,6 +136,7 @@ extern const struct ctl_command ctl_session_commands[];
 extern const struct ctl_command ctl_offload_commands[];
 extern const struct ctl_command ctl_drain_commands[];
 extern const struct ctl_command ctl_inject_commands[];
+extern const struct ctl_command ctl_upgrade_commands[];
 
 /* ---- objects.c: what objects and sessions share ---- */
 

@@ -26,6 +26,7 @@ static const char help[] =
         "  admin     get | set KEY=VALUE... | set -f FILE\n"
         "  offload | flows                   the kernel fast path\n"
         "  drain     [--timeout SECONDS] [--wait] | show | cancel\n"
+        "  upgrade   [show]\n"
         "                                    take no new sessions, let those that run end\n"
         "  doctor    [IF[,IF...]|all]        can this machine do that, and what to change; no "
         "proxy is asked\n"
@@ -80,9 +81,9 @@ static int show_version(struct ctl *c, int argc, char **argv)
 }
 
 static const struct ctl_command own_commands[] = {{"version", show_version}, {NULL, NULL}};
-static const struct ctl_command *const commands[] = {ctl_object_commands,  ctl_session_commands,
-                                                     ctl_offload_commands, ctl_drain_commands,
-                                                     ctl_inject_commands,  own_commands};
+static const struct ctl_command *const commands[] = {
+        ctl_object_commands, ctl_session_commands, ctl_offload_commands, ctl_drain_commands,
+        ctl_inject_commands, ctl_upgrade_commands, own_commands};
 
 enum { OPT_TIMEOUT = 256, OPT_WAIT, OPT_MODE, OPT_IMAGE };
 

@@ -4,11 +4,13 @@
  * signals, reloads, shuts down, and frees the layers.
  */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "app_int.h"
 #include "l7mp/change.h"
@@ -57,12 +59,17 @@ static int make_offload(struct l7mp_app *app)
 	return l7mp_offload_new(&params, &app->offload);
 }
 
-/* Sets the functions behind GET /offload and the metrics. */
-static void set_offload_views(struct l7mp_app *app, struct l7mp_api_params *api)
+static cJSON *upgrade_view(void *arg);
+static int api_upgrade(void *arg, struct l7mp_error *err);
+
+/* Sets the functions behind GET /offload, the metrics, and upgrades. */
+static void set_views(struct l7mp_app *app, struct l7mp_api_params *api)
 {
 	api->offload = offload_view;
 	api->offload_flow = offload_flow;
 	api->metrics = offload_metrics;
+	api->upgrade = upgrade_view;
+	api->begin_upgrade = api_upgrade;
 	api->arg = app;
 }
 
@@ -439,13 +446,21 @@ static void all_sessions_ended(void *arg)
 /* Starts the shutdown, once; l7mp_loop_run returns when it is done. */
 static void stop(struct l7mp_app *app)
 {
+	/* The service goes on then, and is another process's to speak for. */
+	bool replaced = app->upgrade && upgrade_is_over(app->upgrade);
+
 	if (app->stopping)
 		return;
 	app->stopping = true;
 	l7mp_trim_stop(&app->trim);
+	if (app->upgrade)
+		upgrade_stop(app->upgrade);
+	if (app->takeover)
+		takeover_stop(app->takeover);
 	if (app->drain)
 		l7mp_drain_stop(app->drain);
-	l7mp_notify_send(&app->notify, "STOPPING=1");
+	if (!replaced)
+		l7mp_notify_send(&app->notify, "STOPPING=1");
 	l7mp_notify_stop(&app->notify);
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
@@ -468,6 +483,7 @@ static bool drain(struct l7mp_app *app)
 
 	if (!seconds || app->draining || app->stopping)
 		return false;
+	upgrade_cancel(app->upgrade, "SIGTERM");
 	app->draining = true;
 	snprintf(text, sizeof(text), "STOPPING=1\nEXTEND_TIMEOUT_USEC=%llu\nSTATUS=Draining",
 	         (unsigned long long)(seconds * 1000000 + STOP_US));
@@ -477,13 +493,87 @@ static bool drain(struct l7mp_app *app)
 	return true;
 }
 
+/* ---- upgrades ---- */
+
+/* After an upgrade without admin.drain_timeout. */
+#define UPGRADE_DRAIN_S 60
+
+static void upgrade_busy(void *arg, bool on)
+{
+	struct l7mp_app *app = arg;
+
+	l7mp_api_set_busy(app->api, on);
+}
+
+static int upgrade_sockets(void *arg, int (*cb)(void *arg, const char *listener, int fd),
+                           void *cb_arg)
+{
+	struct l7mp_app *app = arg;
+	int fd = l7mp_api_server_socket(app->admin_server);
+
+	return fd >= 0 ? cb(cb_arg, "", fd) : 0;
+}
+
+/* The new process has everything: what is left here drains. */
+static void upgrade_given(void *arg, pid_t pid, size_t left)
+{
+	struct l7mp_app *app = arg;
+	uint64_t seconds = l7mp_model_admin(app->model)->drain_timeout;
+	char text[64];
+
+	(void)left;
+	snprintf(text, sizeof(text), "MAINPID=%d", (int)pid);
+	l7mp_notify_send(&app->notify, text);
+	l7mp_api_server_give(app->admin_server);
+	l7mp_offload_stop(app->offload);
+	app->draining = true;
+	l7mp_drain_begin(app->drain, (seconds ? seconds : UPGRADE_DRAIN_S) * 1000, "upgrade");
+	l7mp_drain_then(app->drain, drained, app);
+}
+
+static int begin_upgrade(struct l7mp_app *app, struct l7mp_error *err)
+{
+	const char *why = NULL;
+	int rc;
+
+	if (app->stopping || app->draining || l7mp_drain_active(app->drain))
+		why = "the proxy drains or stops";
+	else if (app->reloading || l7mp_runtime_busy(app->runtime))
+		why = "the configuration is being changed";
+	if (why) {
+		l7mp_log_error("upgrade", "refused: %s", why);
+		return l7mp_error_set(err, -EBUSY, L7MP_ERR_LIMIT, "%s", why);
+	}
+	rc = upgrade_start(app->upgrade);
+	return rc ? l7mp_error_set(err, rc, L7MP_ERR_LIMIT,
+	                           rc == -EBUSY ? "an upgrade is going on already"
+	                                        : "the new process can't be started: %s",
+	                           strerror(-rc))
+	          : 0;
+}
+
+static int api_upgrade(void *arg, struct l7mp_error *err)
+{
+	return begin_upgrade(arg, err);
+}
+
+static cJSON *upgrade_view(void *arg)
+{
+	struct l7mp_app *app = arg;
+	cJSON *json = upgrade_to_json(app->upgrade);
+
+	if (app->takeover)
+		takeover_to_json(app->takeover, json);
+	return json;
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct l7mp_app *app = handle->data;
 	char text[64];
 
 	if (signum == SIGHUP) {
-		if (app->stopping || app->draining)
+		if (app->stopping || app->draining || upgrade_is_busy(app->upgrade))
 			return;
 		/* MONOTONIC_USEC belongs to RELOADING by sd_notify(3), Type=notify-reload. */
 		snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu",
@@ -494,6 +584,10 @@ static void on_signal(uv_signal_t *handle, int signum)
 	}
 	if (signum == SIGUSR1) {
 		reopen_logs(app);
+		return;
+	}
+	if (signum == SIGUSR2) {
+		(void)begin_upgrade(app, NULL);
 		return;
 	}
 	if (signum == SIGTERM && drain(app))
@@ -508,7 +602,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	stop(app);
 }
 
-static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
+static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
 
 static void mask_signals(int how)
 {
@@ -584,6 +678,21 @@ static void quit(struct l7mp_env *env, int status)
 	l7mp_task_post(app->loop, &app->quit_task);
 }
 
+static int make_upgrade(struct l7mp_app *app)
+{
+	const struct upgrade_params params = {.loop = app->loop,
+	                                      .runtime = app->runtime,
+	                                      .sessions = app->sessions,
+	                                      .program = app->program,
+	                                      .argv = app->options.argv,
+	                                      .each_socket = upgrade_sockets,
+	                                      .busy = upgrade_busy,
+	                                      .given = upgrade_given,
+	                                      .arg = app};
+
+	return upgrade_new(&params, &app->upgrade);
+}
+
 static int make_layers(struct l7mp_app *app)
 {
 	struct l7mp_sessions_params sessions = {
@@ -626,13 +735,29 @@ static int make_layers(struct l7mp_app *app)
 	api.sessions = app->sessions;
 	api.drain = app->drain;
 	api.registry = &l7mp_all_registry;
-	set_offload_views(app, &api);
+	set_views(app, &api);
 	rc = l7mp_api_new(&api, &app->api);
 	if (!rc)
 		rc = l7mp_api_server_new(app->api, &app->admin_server);
-	if (!rc)
-		app->env.app = app->api;
-	return rc;
+	if (rc)
+		return rc;
+	app->env.app = app->api;
+	return make_upgrade(app);
+}
+
+/*
+ * The path of our file. Asked at the start: when a package has replaced the file, the kernel's
+ * answer is that of the old one.
+ */
+static char *program_path(void)
+{
+	char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+
+	if (n < 0)
+		return NULL;
+	path[n] = '\0';
+	return strdup(path);
 }
 
 int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
@@ -645,6 +770,7 @@ int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
 	*out = app;
 	app->options = *options;
 	app->config_path = options->config ? strdup(options->config) : NULL;
+	app->program = program_path();
 	rc = l7mp_model_new(&l7mp_all_registry, &app->model);
 	if (!rc)
 		rc = read_config(app, true, &app->initial);
@@ -656,6 +782,9 @@ int l7mp_app_new(const struct l7mp_options *options, struct l7mp_app **out)
 		return 0;
 	}
 	raise_descriptor_limit();
+	rc = takeover_new(&app->takeover);
+	if (rc)
+		return rc;
 	rc = make_layers(app);
 	if (rc)
 		fprintf(stderr, "l7mp-proxy: can't start: %s\n", strerror(-rc));
@@ -690,39 +819,98 @@ static int adopt(void *arg, struct l7mp_session_record *r, struct l7mp_error *er
 	return l7mp_session_restore(app->runtime, r, NULL, err);
 }
 
+/* The old process has left the fast path, and the admin server's port is ours alone. */
+static void takeover_given(void *arg)
+{
+	struct l7mp_app *app = arg;
+	struct l7mp_error err = {0};
+
+	if (use_offload(app, l7mp_model_admin(app->model), &err))
+		l7mp_log_error("daemon", "%s", err.message);
+	l7mp_notify_send(&app->notify, "READY=1");
+}
+
+/* Binds, or takes what another process has bound. */
+static int bind_all(struct l7mp_app *app, struct l7mp_error *err)
+{
+	int rc = l7mp_handed_new(&app->env.handed);
+
+	if (!rc && app->takeover)
+		rc = takeover_sockets(app->takeover, app->env.handed);
+	if (rc) /* said already */
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
+	l7mp_runtime_hold(app->runtime, true);
+	rc = l7mp_runtime_apply(app->runtime, app->initial, err);
+	if (!rc && app->takeover) {
+		rc = takeover_sessions(app->takeover, app->runtime, app->loop);
+		if (rc)
+			l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
+	}
+	/* Nothing of what another process has may be touched, so nothing is closed in order. */
+	if (rc && app->takeover) {
+		report_error(app, true, err);
+		(void)fflush(NULL);
+		_exit(EXIT_FAILURE);
+	}
+	if (!rc)
+		l7mp_runtime_hold(app->runtime, false);
+	return rc;
+}
+
+/* Its port accepts at once, and tells thereby that all listeners are there. */
+static int start_admin_server(struct l7mp_app *app, struct l7mp_error *err)
+{
+	const struct l7mp_admin_server *where = &l7mp_model_admin(app->model)->server;
+	int rc = l7mp_api_server_prepare(app->admin_server, where, err);
+
+	/* After the take-over a failure is no reason to end: it is tried again. */
+	if (rc && app->takeover) {
+		l7mp_log_error("daemon", "the admin server: %s", err->message);
+		rc = 0;
+	}
+	if (!rc)
+		l7mp_api_server_commit(app->admin_server, where);
+	return rc;
+}
+
 static int start(struct l7mp_app *app)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(app->initial);
+	struct l7mp_admin later;
 	struct l7mp_error err = {0};
 	int rc;
 
 	if (!admin)
 		admin = l7mp_model_admin(app->model);
+	later = *admin;
 	rc = use_admin(app, admin, &err);
+	/* After a take-over the old process has it: it is loaded when that has left it. */
+	if (app->takeover)
+		later.offload = L7MP_OFFLOAD_DISABLE;
 	if (!rc)
-		rc = use_offload(app, admin, &err);
+		rc = use_offload(app, &later, &err);
 	if (!rc)
-		rc = l7mp_runtime_apply(app->runtime, app->initial, &err);
+		rc = bind_all(app, &err);
 	/* Before the first packet is looked at: it may belong to one of them. */
-	if (!rc)
+	if (!rc && !app->takeover)
 		l7mp_offload_adopt(app->offload, adopt, app);
-	/* Its port accepts at once, and tells thereby that all listeners are there. */
 	if (!rc)
-		rc = l7mp_api_server_prepare(app->admin_server,
-		                             &l7mp_model_admin(app->model)->server, &err);
+		rc = start_admin_server(app, &err);
 	l7mp_change_free(&app->initial);
 	if (rc)
 		report_error(app, true, &err);
 	l7mp_document_free(&app->document);
+	l7mp_handed_free(&app->env.handed);
 	if (rc)
 		return rc;
-	l7mp_api_server_commit(app->admin_server, &l7mp_model_admin(app->model)->server);
 	l7mp_api_set_ready(app->api);
 	l7mp_runtime_before_admin(app->runtime, before_admin);
 	l7mp_runtime_on_admin(app->runtime, on_admin, app);
 	rc = watch_signals(app);
 	if (rc)
 		fprintf(stderr, "l7mp-proxy: can't watch signals: %s\n", uv_strerror(rc));
+	else if (app->takeover)
+		takeover_run(app->takeover, app->loop, takeover_given, app);
 	return rc;
 }
 
@@ -739,7 +927,9 @@ int l7mp_app_run(struct l7mp_app *app)
 		return rc;
 	}
 	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
-	l7mp_notify_send(&app->notify, "READY=1");
+	/* After an upgrade the service manager has to know first that we are the main process. */
+	if (!app->takeover)
+		l7mp_notify_send(&app->notify, "READY=1");
 	l7mp_loop_run(app->loop);
 	l7mp_log_notice("daemon", "stopped");
 	return app->status;
@@ -757,6 +947,9 @@ void l7mp_app_free(struct l7mp_app **pp)
 	l7mp_api_server_free(&app->admin_server);
 	if (app->api)
 		l7mp_api_free(&app->api);
+	upgrade_free(&app->upgrade);
+	takeover_free(&app->takeover);
+	l7mp_handed_free(&app->env.handed);
 	l7mp_drain_free(&app->drain);
 	if (app->runtime)
 		l7mp_runtime_free(&app->runtime);
@@ -768,6 +961,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 		l7mp_log_error("daemon", "a module left a handle open at the end");
 	free(app->env.states);
 	free(app->config_path);
+	free(app->program);
 	l7mp_access_log_end(&app->access_log);
 	l7mp_log_close();
 	free(app);

@@ -17,8 +17,16 @@
 #include "l7mp/stats.h"
 #include "notify.h"
 #include "trim.h"
+#include "upgrade.h"
 
-enum l7mp_app_signals { L7MP_SIG_TERM, L7MP_SIG_INT, L7MP_SIG_HUP, L7MP_SIG_USR1, L7MP_SIG_COUNT };
+enum l7mp_app_signals {
+	L7MP_SIG_TERM,
+	L7MP_SIG_INT,
+	L7MP_SIG_HUP,
+	L7MP_SIG_USR1,
+	L7MP_SIG_USR2,
+	L7MP_SIG_COUNT,
+};
 
 struct l7mp_app {
 	struct l7mp_options options;
@@ -43,6 +51,9 @@ struct l7mp_app {
 	struct l7mp_access_log access_log;
 	struct l7mp_trim trim;
 	struct l7mp_notify notify;
+	char *program; /* path of the program's file as it was at the start */
+	struct upgrade *upgrade;
+	struct takeover *takeover; /* NULL: not started by an upgrade */
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool draining; /* to end then */

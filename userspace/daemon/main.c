@@ -72,6 +72,7 @@ int main(int argc, char **argv)
 		signal(SIGINT, quit);
 		signal(SIGHUP, SIG_IGN);
 		signal(SIGUSR1, SIG_IGN);
+		signal(SIGUSR2, SIG_IGN);
 	}
 	rc = l7mp_app_new(&options, &app);
 	if (!rc && !options.check_only)

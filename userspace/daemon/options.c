@@ -157,6 +157,7 @@ enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_o
 	int c;
 
 	memset(out, 0, sizeof(*out));
+	out->argv = argv;
 	while ((c = getopt_long(argc, argv, "c:l:so:i:tuUT:Vh", longs, NULL)) != -1) {
 		switch (c) {
 		case 'c':

@@ -196,6 +196,25 @@ ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, s
 	return n;
 }
 
+int l7mp_kpipe_read(struct l7mp_loop *loop, struct l7mp_kpipe *p, void *out, size_t len)
+{
+	uint8_t *at = out;
+
+	while (len) {
+		ssize_t n = read(p->fd[0], at, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		at += n;
+		len -= (size_t)n;
+		p->bytes -= (size_t)n;
+		l7mp_buf_pool_charge(loop->bufs, -n);
+	}
+	return 0;
+}
+
 void l7mp_kpipes_free(struct l7mp_kpipes **kp)
 {
 	struct l7mp_kpipes *k = *kp;

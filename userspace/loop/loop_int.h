@@ -157,6 +157,8 @@ void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pipe);
  */
 ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
 ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
+/* Reads `len` bytes, which are in the pipe. Returns 0 or a negative errno. */
+int l7mp_kpipe_read(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, void *out, size_t len);
 /* All pipes must have been given back. NULL inside is fine. */
 void l7mp_kpipes_free(struct l7mp_kpipes **kpipes);
 

@@ -16,7 +16,7 @@
 
 #define SIO_READ     32768u /* bytes of one read: measured; larger ones fall out of the L2 cache */
 #define SIO_ROUNDS   8      /* reads of one stream in a turn, for fairness */
-#define SIO_HIGH     65536u /* queued bytes from which the writer has to stop */
+#define SIO_HIGH     L7MP_STREAM_IO_HIGH
 #define SIO_LOW      16384u
 #define SIO_IOV      32
 #define SIO_CLOSE_MS 5000 /* how long a close waits for the queue */
@@ -57,6 +57,7 @@ struct l7mp_stream_io {
 	bool started; /* was read from once: before that the descriptor is not watched */
 	bool connecting, full, corked, shut, shut_done;
 	bool lent; /* the descriptor is given away for a while */
+	bool frozen;
 	bool closing, lingering, gone;
 	bool tell_connected, tell_error, tell_drain, tell_flushed, tell_end;
 	bool bulk;     /* splice the next piece */
@@ -106,7 +107,7 @@ static void sio_watch(struct l7mp_stream_io *s)
 	uint32_t in = 0, out = 0;
 	int rc;
 
-	if (s->gone || s->err || s->lent)
+	if (s->gone || s->err || s->lent || s->frozen)
 		return;
 	if (s->reading)
 		s->read_armed = true;
@@ -974,6 +975,112 @@ void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool
 	sio_watch(s);
 }
 
+/* ---- for another process ---- */
+
+/* What waits in the pipe becomes the head of the queue, in pieces of a usual size. */
+static int pipe_to_queue(struct l7mp_stream_io *s)
+{
+	struct l7mp_bufq q;
+	int rc = 0;
+
+	if (!s->pipe)
+		return 0;
+	l7mp_bufq_init(&q);
+	/* First the buffers: what was read from the pipe can't go back. */
+	for (size_t left = s->pipe->bytes; left && !rc;) {
+		size_t len = left < SIO_READ ? left : SIO_READ;
+		struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), len);
+
+		if (!buf) {
+			rc = -ENOMEM;
+			break;
+		}
+		buf->len = (uint32_t)len;
+		l7mp_bufq_push(&q, buf);
+		left -= len;
+	}
+	for (struct l7mp_buf *buf = q.head; buf && !rc; buf = buf->next)
+		rc = l7mp_kpipe_read(s->loop, s->pipe, buf->data, buf->len);
+	if (rc) {
+		l7mp_bufq_clear(&q);
+		return rc;
+	}
+	l7mp_kpipe_put(s->loop, &s->pipe);
+	while (s->q.head)
+		l7mp_bufq_push(&q, l7mp_bufq_pop(&s->q));
+	while (q.head)
+		l7mp_bufq_push(&s->q, l7mp_bufq_pop(&q));
+	return 0;
+}
+
+static void thaw(struct l7mp_stream_io *s)
+{
+	s->frozen = false;
+	sio_watch(s);
+	if (s->shut && !sio_pending(s))
+		sio_do_shutdown(s);
+	if (!s->full || sio_pending(s))
+		return;
+	s->full = false;
+	s->tell_drain = true;
+	l7mp_task_post(s->loop, &s->task);
+}
+
+int l7mp_stream_io_freeze(struct l7mp_stream_io *s, bool on)
+{
+	int rc;
+
+	if (s->gone || s->closing || s->err || s->werr || s->connecting || s->lent ||
+	    !sio_is_socket(s))
+		return on ? -ENOTCONN : 0;
+	if (s->frozen == on)
+		return 0;
+	if (!on) {
+		thaw(s);
+		return 0;
+	}
+	if (s->corked || s->tell_end || s->tell_connected || s->flushed)
+		return -EBUSY;
+	sio_unlink(s);
+	rc = pipe_to_queue(s);
+	if (rc)
+		return rc;
+	l7mp_io_stop(s->loop, &s->in);
+	s->frozen = true;
+	return 0;
+}
+
+void l7mp_stream_io_state(const struct l7mp_stream_io *s, struct l7mp_stream_io_state *out)
+{
+	*out = (struct l7mp_stream_io_state){
+	        .ended = s->eof, .shut = s->shut, .queue = s->q.head, .off = s->off};
+}
+
+void l7mp_stream_io_set_state(struct l7mp_stream_io *s, const struct l7mp_stream_io_state *state)
+{
+	struct l7mp_buf *next;
+
+	s->eof = state->ended;
+	s->shut = state->shut;
+	s->shut_done = state->shut && !state->queue;
+	s->off = state->off;
+	for (struct l7mp_buf *buf = state->queue; buf; buf = next) {
+		next = buf->next;
+		buf->next = NULL;
+		l7mp_bufq_push(&s->q, buf);
+	}
+	s->full = l7mp_stream_io_queued(s) >= SIO_HIGH;
+	sio_watch(s);
+}
+
+void l7mp_stream_io_release(struct l7mp_stream_io *s)
+{
+	if (s->gone)
+		return;
+	s->closing = true;
+	sio_teardown(s, false);
+}
+
 /* ---- writing ---- */
 
 static int refuse(struct l7mp_buf *buf, int err)
@@ -988,7 +1095,7 @@ int l7mp_stream_io_write(struct l7mp_stream_io *s, struct l7mp_buf *buf)
 
 	if (s->closing || s->shut || s->err || s->werr || (!sio_is_socket(s) && s->out.fd < 0))
 		return refuse(buf, s->werr && !s->closing ? s->werr : -EPIPE);
-	if (!sio_pending(s) && !s->connecting && !s->corked && !s->lent && buf->len) {
+	if (!sio_pending(s) && !s->connecting && !s->corked && !s->lent && !s->frozen && buf->len) {
 		struct iovec iov = {.iov_base = buf->data, .iov_len = buf->len};
 		ssize_t n = sio_push(s, &iov, 1);
 
@@ -1043,7 +1150,7 @@ void l7mp_stream_io_shutdown(struct l7mp_stream_io *s)
 	if (s->shut || s->closing || s->err)
 		return;
 	s->shut = true;
-	if (!sio_pending(s) && !s->connecting && !s->lent)
+	if (!sio_pending(s) && !s->connecting && !s->lent && !s->frozen)
 		sio_do_shutdown(s);
 }
 

@@ -10,6 +10,7 @@
 #include "net.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,7 @@ struct byte_stream {
 	struct l7mp_flow_mss mss;
 	enum l7mp_byte_stream_type type;
 	bool open, reading, closing;
+	bool announce; /* the task emits `open`: it came from another process */
 };
 
 /* ---- what is below ---- */
@@ -135,10 +137,18 @@ static void finish(struct byte_stream *s)
 	byte_stream_free(s);
 }
 
-static void finish_task(struct l7mp_task *t, void *arg)
+static void on_task(struct l7mp_task *t, void *arg)
 {
+	struct byte_stream *s = arg;
+
 	(void)t;
-	finish(arg);
+	if (!s->announce) {
+		finish(s);
+		return;
+	}
+	s->announce = false;
+	if (!s->closing && !s->err)
+		s->base.events->open(s->base.owner);
 }
 
 /* ---- sio callbacks ---- */
@@ -502,6 +512,37 @@ bool l7mp_byte_stream_reset(const struct l7mp_stream *base)
 	       info.tcpi_state == TCP_CLOSE;
 }
 
+static int op_freeze(struct l7mp_stream *base, bool on)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+
+	if (!s->open || s->closing || s->err || !s->sio || s->dial)
+		return on ? -ENOTCONN : 0;
+	return l7mp_stream_io_freeze(s->sio, on);
+}
+
+static void op_save(struct l7mp_stream *base, struct l7mp_stream_saved *out)
+{
+	const struct byte_stream *s = (const struct byte_stream *)base;
+	struct l7mp_stream_io_state state;
+
+	l7mp_stream_io_state(s->sio, &state);
+	*out = (struct l7mp_stream_saved){.fd = l7mp_stream_io_fd(s->sio),
+	                                  .ended = state.ended,
+	                                  .shut = state.shut,
+	                                  .queue = state.queue,
+	                                  .off = state.off};
+}
+
+static void op_release(struct l7mp_stream *base)
+{
+	struct byte_stream *s = (struct byte_stream *)base;
+
+	s->closing = true;
+	if (s->sio)
+		l7mp_stream_io_release(s->sio);
+}
+
 static const struct l7mp_stream_ops stream_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -513,6 +554,9 @@ static const struct l7mp_stream_ops stream_ops = {
         .local = op_local,
         .remote = op_remote,
         .plain = op_plain,
+        .freeze = op_freeze,
+        .save = op_save,
+        .release = op_release,
 };
 
 /* ---- making ---- */
@@ -527,7 +571,7 @@ static struct byte_stream *byte_stream_new(struct l7mp_env *env, enum l7mp_byte_
 	s->base.kind = L7MP_KIND_STREAM;
 	s->env = env;
 	s->type = type;
-	l7mp_task_init(&s->task, finish_task, s);
+	l7mp_task_init(&s->task, on_task, s);
 	return s;
 }
 
@@ -552,6 +596,31 @@ int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type typ
 		return rc;
 	}
 	*out = &s->base;
+	return 0;
+}
+
+int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end, bool connected,
+                             struct l7mp_stream **out)
+{
+	const struct l7mp_stream_io_state state = {
+	        .ended = end->ended, .shut = end->shut, .queue = end->queue, .off = end->off};
+	int rc, fd = fcntl(end->fd, F_DUPFD_CLOEXEC, 0);
+	struct byte_stream *s;
+
+	if (fd < 0)
+		return -errno;
+	rc = l7mp_byte_stream_accept(env, L7MP_BYTE_STREAM_TCP, fd, &end->remote, out);
+	if (rc)
+		return rc;
+	/* Until here a failure left all to the caller. */
+	close(end->fd);
+	end->fd = -1;
+	end->queue = NULL;
+	s = (struct byte_stream *)*out;
+	l7mp_stream_io_set_state(s->sio, &state);
+	s->announce = connected;
+	if (connected)
+		l7mp_task_post(env->loop, &s->task);
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include "l7mp/addr.h"
 #include "l7mp/error.h"
+#include "l7mp/handed.h"
 #include "l7mp/json.h"
 #include "l7mp/loop.h"
 #include "l7mp/proto.h"
@@ -33,6 +34,15 @@ bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bi
 int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
+
+/*
+ * The socket of `type` that another process gave us for this address (handed.h): taken out of the
+ * set, *bound as above. -ENOENT: there is none. h may be NULL.
+ */
+int l7mp_handed_inet(struct l7mp_handed *h, int type, const char *listener,
+                     const struct l7mp_bind_addr *want, struct l7mp_bind_addr *bound);
+/* The same for a UNIX socket with this name ('@' as the first character: an abstract one). */
+int l7mp_handed_unix(struct l7mp_handed *h, int type, const char *filename);
 
 /*
  * A port that accepts is one that works: from l7mp_listen_hold, which is the `prepare` of a
@@ -112,6 +122,12 @@ int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_
 /* Makes a stream of an accepted TLS connection (taken, also on failure) as a stream. */
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
+/*
+ * A TCP connection of an earlier process, on the socket of `end`, which is taken with its queue.
+ * `connected`: emits `open`, as one that was connected to. Returns 0 or a negative errno.
+ */
+int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end, bool connected,
+                             struct l7mp_stream **out);
 bool l7mp_byte_stream_is_tls(const struct l7mp_stream *s);
 /*
  * Detaches the descriptor of an open stream without TLS; unread bytes stay in the kernel, and the

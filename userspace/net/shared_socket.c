@@ -313,6 +313,27 @@ static void op_renew(struct l7mp_stream *base, struct l7mp_buf *buf)
 		l7mp_shared_socket_drop(p->socket, L7MP_DROP_PEER, buf);
 }
 
+/* The socket rests with its listener. */
+static int op_freeze(struct l7mp_stream *base, bool on)
+{
+	const struct l7mp_shared_session *p = (const struct l7mp_shared_session *)base;
+
+	if (on && (p->closing))
+		return -ENOTCONN;
+	return 0;
+}
+
+static void op_save(struct l7mp_stream *base, struct l7mp_stream_saved *out)
+{
+	(void)base;
+	*out = (struct l7mp_stream_saved){.fd = -1};
+}
+
+static void op_release(struct l7mp_stream *base)
+{
+	end_session((struct l7mp_shared_session *)base, 0);
+}
+
 static const struct l7mp_stream_ops session_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -322,6 +343,9 @@ static const struct l7mp_stream_ops session_ops = {
         .local = op_local,
         .drain_now = op_drain_now,
         .renew = op_renew,
+        .freeze = op_freeze,
+        .save = op_save,
+        .release = op_release,
 };
 
 /* ---- sessions ---- */
@@ -522,6 +546,32 @@ void l7mp_shared_listener_start(struct l7mp_shared_listener *l, uint64_t ms)
 	if (l7mp_shared_listener_active(l) && l->start &&
 	    l7mp_timer_start(l->env->loop, &l->start_timer, ms))
 		l7mp_log_error("net", "%s: out of memory, the session is not started", l->name);
+}
+
+int l7mp_shared_hand(struct l7mp_proto_listener *base, enum l7mp_hand step)
+{
+	struct l7mp_shared_listener *l = (struct l7mp_shared_listener *)base;
+	struct l7mp_shared_socket *s = l->socket;
+
+	if (s->given)
+		return step == L7MP_HAND_SOCKET ? -ENOENT : 0;
+	switch (step) {
+	case L7MP_HAND_SOCKET:
+		return l7mp_dgram_fd(s->dgram);
+	case L7MP_HAND_REST:
+	case L7MP_HAND_BACK:
+		l7mp_dgram_read(s->dgram, step == L7MP_HAND_BACK);
+		if (step == L7MP_HAND_REST)
+			l7mp_dgram_flush(s->dgram);
+		break;
+	case L7MP_HAND_GIVE:
+		s->given = true;
+		l7mp_timer_stop(l->env->loop, &l->start_timer);
+		if (s->ops->given)
+			s->ops->given(s);
+		break;
+	}
+	return 0;
 }
 
 void l7mp_shared_unlisten(struct l7mp_proto_listener *base)

@@ -57,6 +57,8 @@ struct l7mp_shared_ops {
 	void (*renew)(const struct l7mp_shared_session *p, struct l7mp_buf *buf);
 	/* Optional: the session was removed from the table; its memory remains valid. */
 	void (*removed)(struct l7mp_shared_session *p);
+	/* Optional: another process reads from the socket from now on, and has its name. */
+	void (*given)(struct l7mp_shared_socket *s);
 	/* The last reference was dropped and the descriptor is closed: frees the socket. */
 	void (*free)(struct l7mp_shared_socket *s);
 	/*
@@ -89,6 +91,7 @@ struct l7mp_shared_socket {
 	struct l7mp_shared_session *last;    /* the session of the previous datagram, or NULL */
 	struct l7mp_shared_session *waiting; /* sessions whose writers wait for `drain` */
 	struct l7mp_log_limit log_limit;
+	bool given; /* another process reads from it; ours only answers */
 };
 
 /* The source stream of a session. */
@@ -256,5 +259,7 @@ static inline bool l7mp_shared_listener_active(const struct l7mp_shared_listener
  * change that brings the listener is not complete yet. No-op unless the listener is active.
  */
 void l7mp_shared_listener_start(struct l7mp_shared_listener *l, uint64_t ms);
+/* The operation `hand` of struct l7mp_proto. */
+int l7mp_shared_hand(struct l7mp_proto_listener *base, enum l7mp_hand step);
 /* The operation `unlisten` of struct l7mp_proto. */
 void l7mp_shared_unlisten(struct l7mp_proto_listener *base);

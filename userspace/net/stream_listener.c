@@ -224,6 +224,28 @@ static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
 	return -ENOENT;
 }
 
+/* The socket that another process had for this address. */
+static int take_handed(struct l7mp_stream_listener *l, const char *filename,
+                       const struct l7mp_bind_addr *want, const struct l7mp_listen *params)
+{
+	struct l7mp_handed *h = params->env->handed;
+	int fd;
+
+	if (!*filename) {
+		fd = l7mp_handed_inet(h, SOCK_STREAM, l->name, want, &l->bind_addr);
+	} else {
+		fd = l7mp_handed_unix(h, l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
+		                      filename);
+		l->unix_path = fd < 0 ? NULL : l7mp_unix_path_foreign(filename);
+		if (fd >= 0 && !l->unix_path) {
+			close(fd);
+			return -ENOMEM;
+		}
+	}
+	l->handed = fd >= 0;
+	return fd;
+}
+
 static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen *params,
                        struct l7mp_error *err)
 {
@@ -236,6 +258,8 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 	if (rc)
 		return rc;
 	fd = share_retiring(l, filename, &want, params, err);
+	if (fd == -ENOENT)
+		fd = take_handed(l, filename, &want, params);
 	if (fd != -ENOENT)
 		return fd;
 	if (*filename)
@@ -289,8 +313,12 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 {
 	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
-	int rc = l->from && l->unix_path ? l7mp_unix_path_access(l->unix_path, &l->access) : 0;
+	int rc = 0;
 
+	if (l->handed && l->unix_path)
+		l7mp_unix_path_own(l->unix_path, true);
+	if ((l->from || l->handed) && l->unix_path)
+		rc = l7mp_unix_path_access(l->unix_path, &l->access);
 	if (rc)
 		l7mp_log_warn(l->ops->module, "%s: mode, owner or group can't be set: %s", l->name,
 		              l7mp_errno_text(rc));
@@ -329,6 +357,68 @@ int l7mp_stream_listener_resume(struct l7mp_proto_listener *base, struct l7mp_er
 		return fd;
 	rc = l7mp_acceptor_new(l->env->loop, fd, &acceptor_ops, l, &l->acceptor);
 	return rc ? l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc)) : 0;
+}
+
+/* Whether a connection to this address would have been accepted here. */
+static bool has_address(const struct l7mp_stream_listener *l, const struct l7mp_addr *local)
+{
+	const struct l7mp_bind_addr *b = &l->bind_addr;
+
+	if (l->unix_path || l7mp_addr_port(local) != l7mp_addr_port(&b->addr))
+		return false;
+	if (!l7mp_addr_is_any(&b->addr))
+		return l7mp_addr_equal_ip(local, &b->addr);
+	return b->dual || l7mp_addr_family(local) == l7mp_addr_family(&b->addr);
+}
+
+int l7mp_stream_listener_restore(struct l7mp_proto_listener *base, const char *name,
+                                 struct l7mp_restore_end *end, struct l7mp_accept *a,
+                                 struct l7mp_error *err)
+{
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+	const struct l7mp_peer peer = {
+	        .remote = end->remote, .local = end->local, .cred.uid = L7MP_PEER_NO_UID};
+	char text[L7MP_ADDR_STRLEN];
+	int fd = end->fd, rc;
+
+	(void)name;
+	if (!has_address(l, &end->local))
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "listener '%s' does not listen on %s", l->name,
+		                      l7mp_addr_str(&end->local, text));
+	if (l->gate || fd < 0)
+		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
+		                      l->gate ? "listener '%s' has TLS" : "'%s': no socket",
+		                      l->name);
+	tune(l, fd);
+	rc = l7mp_byte_stream_restore(l->env, end, false, &a->stream);
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "%s", l7mp_errno_text(rc));
+	a->peer = end->remote;
+	a->metadata = l7mp_peer_metadata(&peer);
+	return 0;
+}
+
+int l7mp_stream_listener_hand(struct l7mp_proto_listener *base, enum l7mp_hand step)
+{
+	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
+
+	if (!l->acceptor)
+		return step == L7MP_HAND_SOCKET ? -ENOENT : 0;
+	switch (step) {
+	case L7MP_HAND_SOCKET:
+		return l7mp_acceptor_fd(l->acceptor);
+	case L7MP_HAND_REST:
+	case L7MP_HAND_BACK:
+		l7mp_acceptor_rest(l->acceptor, step == L7MP_HAND_REST);
+		break;
+	case L7MP_HAND_GIVE:
+		l7mp_acceptor_close(&l->acceptor);
+		if (l->unix_path)
+			l7mp_unix_path_own(l->unix_path, false);
+		break;
+	}
+	return 0;
 }
 
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *base, cJSON *spec)

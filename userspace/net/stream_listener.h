@@ -92,6 +92,7 @@ struct l7mp_stream_listener {
 	 */
 	struct l7mp_stream_listener *heir, *from;
 	bool active;
+	bool handed; /* the socket came from another process */
 };
 
 /*
@@ -108,6 +109,11 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *l);
 void l7mp_stream_listener_pause(struct l7mp_proto_listener *l);
 int l7mp_stream_listener_resume(struct l7mp_proto_listener *l, struct l7mp_error *err);
+/* Of a TCP listener without TLS, for a connection that has a socket. */
+int l7mp_stream_listener_restore(struct l7mp_proto_listener *l, const char *name,
+                                 struct l7mp_restore_end *end, struct l7mp_accept *a,
+                                 struct l7mp_error *err);
+int l7mp_stream_listener_hand(struct l7mp_proto_listener *l, enum l7mp_hand step);
 void l7mp_stream_listener_bound(const struct l7mp_proto_listener *l, cJSON *spec);
 /* Closes; handshakes in progress end. The memory of l may be freed at once. Idempotent. */
 void l7mp_stream_listener_close(struct l7mp_stream_listener *l);

@@ -209,6 +209,37 @@ int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix
 	return rc;
 }
 
+/* ---- other processes ---- */
+
+static struct l7mp_unix_path *path_new(const char *filename)
+{
+	struct l7mp_unix_path *p = calloc(1, sizeof(*p) + strlen(filename) + 1);
+
+	if (!p)
+		return NULL;
+	p->refs = 1;
+	p->abstract = filename[0] == '@';
+	strcpy(p->name, filename);
+	return p;
+}
+
+struct l7mp_unix_path *l7mp_unix_path_foreign(const char *filename)
+{
+	return path_new(filename);
+}
+
+void l7mp_unix_path_own(struct l7mp_unix_path *p, bool on)
+{
+	struct stat st;
+
+	p->dev = 0;
+	p->ino = 0;
+	if (!on || p->abstract || lstat(p->name, &st) || !S_ISSOCK(st.st_mode))
+		return;
+	p->dev = st.st_dev;
+	p->ino = st.st_ino;
+}
+
 /* ---- binding ---- */
 
 int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access *access,
@@ -216,19 +247,15 @@ int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access
 {
 	struct l7mp_addr addr;
 	struct l7mp_unix_path *p;
-	struct stat st;
 	int fd, rc = l7mp_addr_unix(&addr, filename);
 
 	if (rc)
 		return path_error(err, rc, filename,
 		                  rc == -ENAMETOOLONG ? "longer than the 107 bytes of a socket path"
 		                                      : l7mp_errno_text(rc));
-	p = calloc(1, sizeof(*p) + strlen(filename) + 1);
+	p = path_new(filename);
 	if (!p)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	p->refs = 1;
-	p->abstract = filename[0] == '@';
-	strcpy(p->name, filename);
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0) {
 		rc = path_error(err, -errno, filename, l7mp_errno_text(errno));
@@ -240,10 +267,7 @@ int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access
 	rc = bind_fd(fd, filename, &addr, type, err);
 	if (rc)
 		goto fail;
-	if (!p->abstract && !lstat(filename, &st)) {
-		p->dev = st.st_dev;
-		p->ino = st.st_ino;
-	}
+	l7mp_unix_path_own(p, true);
 	rc = access ? l7mp_unix_path_access(p, access) : 0;
 	if (!rc && type != SOCK_DGRAM && listen(fd, SOMAXCONN))
 		rc = -errno;

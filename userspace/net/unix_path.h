@@ -44,6 +44,13 @@ int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access
 int l7mp_unix_bind_again(struct l7mp_unix_path *p, int type, const struct l7mp_unix_access *access,
                          struct l7mp_error *err);
 /*
+ * The name of a socket that another process has bound: the file is left alone until
+ * l7mp_unix_path_own. NULL: no memory.
+ */
+struct l7mp_unix_path *l7mp_unix_path_foreign(const char *filename);
+/* From now on the file is ours (on), or another process's, and is not removed by us. */
+void l7mp_unix_path_own(struct l7mp_unix_path *p, bool on);
+/*
  * Changes who may use a socket that is bound already. 0, or negative errno: also when the file is
  * not ours any more (-ESTALE), and -EINVAL for an abstract name.
  */

@@ -164,6 +164,9 @@ struct l7mp_session {
 	bool tcp : 1;              /* the ends of the flow are TCP connections */
 	bool held : 1;             /* reads no more: the engine asked for it */
 	bool lent : 1;             /* the engine has the descriptors of both connections */
+	bool frozen : 1;           /* another process may get it: does nothing meanwhile */
+	bool given : 1;            /* ... and has it: ends here without a trace */
+	bool taken : 1;            /* came from another process, and has not gone on yet */
 	bool ending : 1;
 	bool abort : 1;
 	bool closing : 1;     /* the task has closed the streams */
@@ -233,7 +236,8 @@ struct l7mp_sessions {
 	void (*done)(void *arg);
 	void *done_arg;
 	bool shutting;
-	bool drain_over; /* draining, and its time is over: no further requests either */
+	bool offload_rests; /* no session asks for the fast path */
+	bool drain_over;    /* draining, and its time is over: no further requests either */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -286,6 +290,15 @@ void l7mp_session_free(struct l7mp_session *s);
 /* Ends the session. err NULL or code L7MP_OK: orderly. May be called from inside any callback. */
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* Appends a datagram or a piece to the queue of pipe i, from another process; takes buf. */
+void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf);
+/* An event that was recorded by another process. name NULL: forgets those that there are. */
+void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *name, int stage,
+                             unsigned attempt, const char *detail);
+/* The streams were thawed: arms the idle timer, passes on what waits. */
+void l7mp_session_go_on(struct l7mp_session *s);
+/* It was released: waits for the streams' `closed`, then it is gone. */
+void l7mp_session_given(struct l7mp_session *s);
 /* The endpoint was deleted: connects to another one at once, if the route retries at all. */
 void l7mp_stage_move(struct session_stage *st);
 

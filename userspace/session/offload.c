@@ -210,7 +210,7 @@ static void note(struct l7mp_session *s);
 
 void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir)
 {
-	if (s->state != L7MP_SESSION_CONNECTED)
+	if (s->state != L7MP_SESSION_CONNECTED || s->m->offload_rests)
 		return;
 	if (s->offload_state == SESSION_OFFLOAD_FAST && s->tcp)
 		return;
@@ -418,7 +418,8 @@ static void request_flow(struct l7mp_session *s)
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
 
-	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
+	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone ||
+	    s->m->offload_rests)
 		return;
 	reason = flow_ends(s, &a, &b);
 	s->tcp = !reason && a.l4 == IPPROTO_TCP && b.l4 == IPPROTO_TCP;

@@ -27,6 +27,7 @@ static int restore_source(struct l7mp_proto_listener *l, struct l7mp_session_rec
 	rc = l->proto->restore(l, r->name, &r->end[0], a, err);
 	if (rc)
 		return rc;
+	a->origin = r->origin;
 	if (!a->metadata && r->metadata)
 		a->metadata = cJSON_Duplicate(r->metadata, true);
 	if (a->metadata)

@@ -77,6 +77,7 @@ struct l7mp_runtime {
 	bool applying;
 	bool stopping;
 	bool paused; /* l7mp_runtime_pause */
+	bool held;   /* l7mp_runtime_hold */
 };
 
 static void binding_free(struct binding **pp)
@@ -354,9 +355,56 @@ static void activate_one(struct l7mp_runtime *rt, struct apply *w,
 		binding_free(&fresh);
 		return;
 	}
+	if (rt->held)
+		return;
 	fresh->plistener->proto->activate(fresh->plistener);
 	if (rt->paused)
 		pause_one(fresh);
+}
+
+void l7mp_runtime_hold(struct l7mp_runtime *rt, bool on)
+{
+	struct binding *b, *next;
+
+	if (rt->held == on)
+		return;
+	rt->held = on;
+	if (on)
+		return;
+	HASH_ITER (hh, rt->bindings, b, next)
+		b->plistener->proto->activate(b->plistener);
+}
+
+void l7mp_runtime_hand(struct l7mp_runtime *rt, enum l7mp_hand step)
+{
+	struct binding *b, *next;
+
+	HASH_ITER (hh, rt->bindings, b, next) {
+		if (b->plistener->proto->hand) {
+			(void)b->plistener->proto->hand(b->plistener, step);
+		} else if (step == L7MP_HAND_GIVE) {
+			uv_mutex_lock(&rt->lock);
+			HASH_DEL(rt->bindings, b);
+			uv_mutex_unlock(&rt->lock);
+			binding_free(&b);
+		}
+	}
+}
+
+int l7mp_runtime_each_socket(struct l7mp_runtime *rt,
+                             int (*cb)(void *arg, const char *listener, int fd), void *arg)
+{
+	struct binding *b, *next;
+	int rc = 0;
+
+	HASH_ITER (hh, rt->bindings, b, next) {
+		const struct l7mp_proto *proto = b->plistener->proto;
+		int fd = proto->hand ? proto->hand(b->plistener, L7MP_HAND_SOCKET) : -ENOENT;
+
+		if (!rc && fd >= 0)
+			rc = cb(arg, b->name, fd);
+	}
+	return rc;
 }
 
 static void forget_one(struct l7mp_runtime *rt, struct apply *w,
@@ -643,6 +691,11 @@ int l7mp_runtime_submit(struct l7mp_runtime *rt, struct l7mp_runtime_job *job)
 	if (!rt->work.busy)
 		next_job(rt);
 	return 0;
+}
+
+bool l7mp_runtime_busy(const struct l7mp_runtime *rt)
+{
+	return rt->job || rt->waiting || rt->applying;
 }
 
 bool l7mp_runtime_withdraw(struct l7mp_runtime *rt, struct l7mp_runtime_job *job)

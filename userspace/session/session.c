@@ -195,7 +195,7 @@ void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, b
 	char text[800];
 	va_list ap;
 
-	if (s->ending)
+	if (s->ending || s->frozen)
 		return;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
@@ -1029,7 +1029,9 @@ static void check_ready(struct l7mp_session *s)
 	for (unsigned i = s->source_gone ? 1 : 0; i < s->n; i++)
 		s->stages[i].state = L7MP_STAGE_READY;
 	set_state(s, L7MP_SESSION_CONNECTED);
-	event_add(s, "CONNECT", -1, 0, NULL);
+	if (!s->taken)
+		event_add(s, "CONNECT", -1, 0, NULL);
+	s->taken = false;
 	warn_kinds(s);
 	answer(s, 200, "OK");
 	for (unsigned i = 0; i < s->n && !s->ending && s->state == L7MP_SESSION_CONNECTED; i++)
@@ -1484,7 +1486,7 @@ static void destroyed(struct l7mp_session *s)
 	m->env->stats->sessions_ended++;
 	if (s->rtp)
 		l7mp_session_rtp_ended(s);
-	if (m->ended)
+	if (m->ended && !s->given)
 		m->ended(m->ended_arg, s);
 	release_source(s);
 	l7mp_sessions_track(s);
@@ -1532,6 +1534,58 @@ void l7mp_session_end(struct l7mp_session *s, const char *reason)
 	}
 	abort_answer(s, reason);
 	l7mp_session_finish(s, NULL, false, "%s", reason);
+}
+
+/* ---- from and to another process ---- */
+
+void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
+{
+	queue_append(&s->pipes[i], buf);
+}
+
+void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *name, int stage,
+                             unsigned attempt, const char *detail)
+{
+	struct session_event *e;
+
+	if (!name) {
+		events_clear(s);
+		return;
+	}
+	event_notice(s, stage, name, detail);
+	if (!s->n_events)
+		return;
+	e = &s->events[(s->first_event + s->n_events - 1U) % SESSION_EVENTS_MAX];
+	e->time = time;
+	e->attempt = (uint16_t)attempt;
+}
+
+void l7mp_session_go_on(struct l7mp_session *s)
+{
+	arm_idle(s);
+	for (int dir = 0; dir < 2; dir++)
+		s->splice_at[dir] = s->slow[dir].bytes + SPLICE_AFTER;
+	if (s->state != L7MP_SESSION_CONNECTED) {
+		check_ready(s);
+		return;
+	}
+	for (unsigned i = 0; i < s->n && !s->ending; i++)
+		pipe_flush(s, i);
+	if (!s->ending)
+		flow_control(s);
+}
+
+void l7mp_session_given(struct l7mp_session *s)
+{
+	s->frozen = false;
+	s->given = s->ending = s->closing = true;
+	l7mp_timer_stop(session_loop(s), &s->timer);
+	for (unsigned i = 0; i < s->n; i++) {
+		l7mp_timer_stop(session_loop(s), &s->stages[i].timer);
+		pipe_clear(s, i);
+	}
+	set_state(s, L7MP_SESSION_FINALIZING);
+	l7mp_task_post(session_loop(s), &s->task);
 }
 
 void l7mp_session_unlent(struct l7mp_session *s)

@@ -339,7 +339,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 
 	if (!m->usage.live && m->shutting && !m->end_walking)
 		l7mp_task_post(m->env->loop, &m->done_task);
-	if (!ms || m->shutting || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
+	if (!ms || m->shutting || s->given || l7mp_timer_start(m->env->loop, &s->timer, ms)) {
 		l7mp_session_free(s);
 		return;
 	}

@@ -49,7 +49,8 @@ const struct l7mp_proto l7mp_transform_echo = {
                         .aliases = aliases,
                         .doc = "Sends back everything that it receives",
                         .roles = L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS |
+                                 L7MP_PROTO_STATELESS,
                         .kind = L7MP_KIND_DATAGRAM,
                 },
         .connect = echo_connect,

@@ -120,7 +120,8 @@ const struct l7mp_proto l7mp_transform_jsonencap = {
                                "\"payload\": <base64>}`; with a byte stream before or behind it "
                                "objects end with a newline",
                         .roles = L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS |
+                                 L7MP_PROTO_STATELESS,
                         .kind = L7MP_KIND_DATAGRAM,
                 },
         .connect = encap_connect,

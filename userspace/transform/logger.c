@@ -538,7 +538,8 @@ const struct l7mp_proto l7mp_transform_logger = {
                         .doc = "Passes everything through and writes it to a file or the standard "
                                "output",
                         .roles = L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS |
+                                 L7MP_PROTO_STATELESS,
                         .kind = L7MP_KIND_DATAGRAM,
                         .cluster_spec = &cluster_spec,
                 },

@@ -225,7 +225,8 @@ const struct l7mp_proto l7mp_transform_metric = {
                                "Prometheus cluster shows per session; also what the kernel fast "
                                "path carries",
                         .roles = L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS,
+                        .flags = L7MP_PROTO_VIRTUAL | L7MP_PROTO_KEEPS_KIND | L7MP_PROTO_PASS |
+                                 L7MP_PROTO_STATELESS,
                         .kind = L7MP_KIND_DATAGRAM,
                 },
         .start = metric_start,

@@ -405,6 +405,26 @@ static const struct l7mp_field drain_request_fields[] = {
 const struct l7mp_schema l7mp_rest_drain_request = {
         .name = "drain-request", .doc = "How to drain", .fields = drain_request_fields};
 
+/* ---- upgrade ---- */
+
+static const struct l7mp_field upgrade_fields[] = {
+        STR_R("state", "`serving`, `upgrading`, or `replaced`: another process has taken over"),
+        INT_R("pid", "Of the process that answers"),
+        STR("version", "Of its program"),
+        STR("step", "While an upgrade goes on: what it is at"),
+        INT("new_pid", "Of the process that takes over"),
+        STR("failed", "Why the last upgrade from this process has failed"),
+        STR("failed_at", "When"),
+        INT("sessions_moved", "After this process was replaced: sessions that went on there"),
+        INT("sessions_left", "Those that stayed until they end"),
+        STR("took_over_at", "When this process took over from another one"),
+        INT("sessions_taken", "Sessions that it got then"),
+        INT("sessions_refused", "Sessions that its configuration did not allow"),
+        END,
+};
+const struct l7mp_schema l7mp_rest_upgrade = {
+        .name = "upgrade", .doc = "The state of an upgrade", .fields = upgrade_fields};
+
 /* ---- requests: the object under its kind's name ---- */
 
 #define REQUEST(kind, table, text)                                 \

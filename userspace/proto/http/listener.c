@@ -247,6 +247,7 @@ const struct l7mp_proto l7mp_proto_http = {
         .activate = http_activate,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
+        .hand = l7mp_stream_listener_hand,
         .unlisten = http_unlisten,
         .bound = l7mp_stream_listener_bound,
 };

@@ -1152,6 +1152,14 @@ static int jsock_resume(struct l7mp_proto_listener *base, struct l7mp_error *err
 	return l->proto->resume ? l->proto->resume(l->inner, err) : 0;
 }
 
+static int jsock_hand(struct l7mp_proto_listener *base, enum l7mp_hand step)
+{
+	struct jsock_listener *l = (struct jsock_listener *)base;
+
+	return l->proto->hand ? l->proto->hand(l->inner, step)
+	                      : (step == L7MP_HAND_SOCKET ? -ENOENT : 0);
+}
+
 static void jsock_unlisten(struct l7mp_proto_listener *base)
 {
 	struct jsock_listener *l = (struct jsock_listener *)base;
@@ -1227,6 +1235,7 @@ const struct l7mp_proto l7mp_proto_jsonsocket = {
         .activate = jsock_activate,
         .pause = jsock_pause,
         .resume = jsock_resume,
+        .hand = jsock_hand,
         .unlisten = jsock_unlisten,
         .bound = jsock_bound,
         .connect = jsock_connect,

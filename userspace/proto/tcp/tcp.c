@@ -78,6 +78,28 @@ static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t 
 	return rc;
 }
 
+/* A connection of an earlier process, if it goes to this endpoint. */
+static int restore(const struct l7mp_connect *p, uint16_t port, const cJSON *tls,
+                   struct l7mp_stream **out, struct l7mp_error *err)
+{
+	const struct l7mp_addr *remote = &p->restore->remote;
+	bool numeric;
+	struct l7mp_addr addr;
+	int fd = p->restore->fd, rc;
+
+	numeric = !l7mp_addr_parse(&addr, p->address, port);
+	if (numeric ? !l7mp_addr_equal(&addr, remote)
+	            : !p->same_endpoint || l7mp_addr_port(remote) != port)
+		return -EXDEV;
+	if (tls || fd < 0)
+		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
+		                      tls ? "TCP: the cluster has TLS" : "TCP: no socket");
+	l7mp_tcp_tune(fd);
+	l7mp_tcp_user_timeout(fd, l7mp_spec_user_timeout(p->cluster_spec));
+	rc = l7mp_byte_stream_restore(p->env, p->restore, true, out);
+	return rc ? l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "TCP: %s", l7mp_errno_text(rc)) : 0;
+}
+
 static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                        struct l7mp_error *err)
 {
@@ -88,6 +110,8 @@ static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 	if (!p->address)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_UPSTREAM,
 		                      "TCP: the endpoint has no address");
+	if (p->restore)
+		return restore(p, port, tls, out, err);
 	if (tls)
 		rc = connect_tls(p, tls, port, out, err);
 	else
@@ -171,6 +195,7 @@ const struct l7mp_proto l7mp_proto_tcp = {
                         .name = "TCP",
                         .doc = "TCP connections over IPv4 and IPv6; half-close passes through",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_RESTORES,
                         .kind = L7MP_KIND_STREAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &cluster_spec,
@@ -181,8 +206,10 @@ const struct l7mp_proto l7mp_proto_tcp = {
         .reload = tcp_reload,
         .listen = tcp_listen,
         .activate = l7mp_stream_listener_activate,
+        .restore = l7mp_stream_listener_restore,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
+        .hand = l7mp_stream_listener_hand,
         .unlisten = tcp_unlisten,
         .bound = l7mp_stream_listener_bound,
         .connect = tcp_connect,

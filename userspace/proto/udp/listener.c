@@ -591,8 +591,10 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, l7mp_socket_options_apply, options,
-	                           &s->bind_addr, err);
+	fd = l7mp_handed_inet(params->env->handed, SOCK_DGRAM, params->name, want, &s->bind_addr);
+	if (fd == -ENOENT)
+		fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, l7mp_socket_options_apply, options,
+		                           &s->bind_addr, err);
 	if (fd < 0) {
 		free(s);
 		return fd;
@@ -1091,6 +1093,7 @@ const struct l7mp_proto l7mp_proto_udp = {
         .listen = udp_listen,
         .activate = udp_activate,
         .restore = udp_restore,
+        .hand = l7mp_shared_hand,
         .unlisten = udp_unlisten,
         .bound = udp_bound,
         .connect = udp_connect,

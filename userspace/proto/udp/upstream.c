@@ -392,6 +392,33 @@ static size_t op_drain_now(struct l7mp_stream *s)
 	return u->dgram ? l7mp_dgram_drain(u->dgram) : 0;
 }
 
+/* While an address of a name has not proven itself, the state is more than a socket. */
+static int op_freeze(struct l7mp_stream *base, bool on)
+{
+	struct udp_upstream *u = (struct udp_upstream *)base;
+
+	if (!u->open || u->closing || !u->dgram || (u->names && u->names->addrs))
+		return on ? -ENOTCONN : 0;
+	if (on)
+		l7mp_dgram_flush(u->dgram);
+	if (on && l7mp_dgram_waiting(u->dgram))
+		return -EBUSY;
+	l7mp_dgram_read(u->dgram, !on);
+	return 0;
+}
+
+static void op_save(struct l7mp_stream *base, struct l7mp_stream_saved *out)
+{
+	const struct udp_upstream *u = (const struct udp_upstream *)base;
+
+	*out = (struct l7mp_stream_saved){.fd = l7mp_dgram_fd(u->dgram)};
+}
+
+static void op_release(struct l7mp_stream *base)
+{
+	op_close(base, false);
+}
+
 static const struct l7mp_stream_ops stream_ops = {
         .write = op_write,
         .pause = op_pause,
@@ -400,6 +427,9 @@ static const struct l7mp_stream_ops stream_ops = {
         .flow = op_flow,
         .local = op_local,
         .drain_now = op_drain_now,
+        .freeze = op_freeze,
+        .save = op_save,
+        .release = op_release,
 };
 
 /* ---- connecting ---- */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "l7mp/protos.h"
 #include "l7mp/util.h"
@@ -30,6 +31,8 @@ static const uint8_t unnamed_key[1] = {0};
 struct dgram_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct l7mp_unix_path *path;
+	struct l7mp_unix_access access; /* of a handed one, for the activation */
+	bool handed;                    /* came from another process, which may still have it */
 	uint32_t max_write;
 };
 
@@ -154,15 +157,39 @@ static void free_socket(struct l7mp_shared_socket *base)
 	free(s);
 }
 
+static void given(struct l7mp_shared_socket *s)
+{
+	l7mp_unix_path_own(((struct dgram_socket *)s)->path, false);
+}
+
 static const struct l7mp_shared_ops shared_ops = {
         .matches = matches,
         .send = send_to,
         .lost = on_session_lost,
         .renew = renew,
         .describe = describe,
+        .given = given,
         .free = free_socket,
         .back_pressure = true,
 };
+
+/* The socket that another process had under this name, or a new one. */
+static int get_fd(const struct l7mp_listen *params, const char *filename,
+                  const struct l7mp_unix_access *access, struct dgram_socket *s,
+                  struct l7mp_error *err)
+{
+	int fd = l7mp_handed_unix(params->env->handed, SOCK_DGRAM, filename);
+
+	if (fd == -ENOENT)
+		return l7mp_unix_bind(filename, SOCK_DGRAM, access, &s->path, err);
+	s->handed = true;
+	s->access = *access;
+	s->path = l7mp_unix_path_foreign(filename);
+	if (s->path)
+		return fd;
+	close(fd);
+	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+}
 
 /* A reference to a socket with the listener's name: one that is free, or a new one. */
 static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
@@ -183,7 +210,7 @@ static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table 
 	if (!s)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	rc = l7mp_unix_access_from_spec(params->spec, &access, err);
-	fd = rc ? rc : l7mp_unix_bind(filename, SOCK_DGRAM, &access, &s->path, err);
+	fd = rc ? rc : get_fd(params, filename, &access, s, err);
 	if (fd < 0) {
 		free(s);
 		return fd;
@@ -209,6 +236,23 @@ static int dgram_listen(const struct l7mp_listen *params, struct l7mp_proto_list
 {
 	return l7mp_shared_listen(sizeof(struct l7mp_shared_listener), &l7mp_proto_unix_dgram,
 	                          params, open_socket, NULL, out, err);
+}
+
+static void dgram_activate(struct l7mp_proto_listener *base)
+{
+	struct l7mp_shared_listener *l = (struct l7mp_shared_listener *)base;
+	struct dgram_socket *s = (struct dgram_socket *)l->socket;
+	int rc = 0;
+
+	if (s->handed) {
+		l7mp_unix_path_own(s->path, true);
+		rc = l7mp_unix_path_access(s->path, &s->access);
+		s->handed = false;
+	}
+	if (rc)
+		l7mp_log_warn("unix", "%s: mode, owner or group can't be set: %s", l->name,
+		              l7mp_errno_text(rc));
+	l7mp_shared_activate(base);
 }
 
 static int dgram_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
@@ -287,7 +331,8 @@ const struct l7mp_proto l7mp_proto_unix_dgram = {
         .start = l7mp_shared_start,
         .stop = l7mp_shared_stop,
         .listen = dgram_listen,
-        .activate = l7mp_shared_activate,
+        .activate = dgram_activate,
+        .hand = l7mp_shared_hand,
         .unlisten = l7mp_shared_unlisten,
         .connect = dgram_connect,
 };

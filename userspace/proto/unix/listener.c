@@ -163,6 +163,7 @@ const struct l7mp_proto l7mp_proto_unix = {
         .activate = l7mp_stream_listener_activate,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
+        .hand = l7mp_stream_listener_hand,
         .unlisten = unix_unlisten,
         .connect = stream_connect,
 };
@@ -232,6 +233,7 @@ const struct l7mp_proto l7mp_proto_unix_seqpacket = {
         .activate = l7mp_stream_listener_activate,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
+        .hand = l7mp_stream_listener_hand,
         .unlisten = unix_unlisten,
         .connect = seqpacket_connect,
 };

@@ -259,6 +259,7 @@ const struct l7mp_proto l7mp_proto_ws = {
         .activate = l7mp_stream_listener_activate,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
+        .hand = l7mp_stream_listener_hand,
         .unlisten = ws_unlisten,
         .bound = l7mp_stream_listener_bound,
         .connect = l7mp_ws_connect,

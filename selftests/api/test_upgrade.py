@@ -1,0 +1,595 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: timeout=600
+"""An upgrade: another process takes the sockets and the sessions over, and nobody notices; or it does not, and nobody notices."""
+import ctypes
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import l7test  # noqa: E402
+import traffic  # noqa: E402
+import wsraw  # noqa: E402
+from traffic import cluster, inline, listener  # noqa: E402
+
+UDP, TCP, WS, HTTP, ECHO, SPEAK = 15000, 15001, 15002, 15003, 15004, 15005
+UDP_UP, TCP_UP, WS_UP = 16000, 16001, 16002
+ADMIN = 1235
+PR_SET_CHILD_SUBREAPER = 36
+FAULTS = os.environ.get("L7MP_BUILD", "build/asan") != "build"
+
+# A process that has taken over belongs to us when its parent has ended: it can be waited for.
+ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def config(**admin):
+    return {
+        "admin": dict({"offload": "disable", "log_level": "verbose",
+                       "server": {"enabled": True, "address": "127.0.0.1", "port": ADMIN, "threads": 16}}, **admin),
+        "listeners": [
+            listener("udp", "UDP", UDP, cluster("UDP", UDP_UP, name="udp-up"), address="127.0.0.1"),
+            listener("tcp", "TCP", TCP, cluster("TCP", TCP_UP, name="tcp-up")),
+            listener("ws", "WebSocket", WS, cluster("UDP", UDP_UP, name="ws-up")),
+            listener("http", "HTTP", HTTP, inline("Echo")),
+            listener("echo", "UDP", ECHO, inline("Echo"), ingress=[inline("Metric")], address="127.0.0.1"),
+            listener("speak", "UDP", SPEAK, cluster("WebSocket", WS_UP, name="speak-up"), address="127.0.0.1"),
+        ],
+    }
+
+
+class Chain:
+    """The proxy over its upgrades: `pid` is the process that serves now."""
+
+    def __init__(self, cfg, env=None):
+        self.proxy = l7test.Proxy(cfg, port=ADMIN, env=env)
+        self.api = l7test.Api(ADMIN)
+        self.pid = self.proxy.pid
+        self.old = []
+
+    def state(self):
+        status, answer = self.api.get("/upgrade")
+        assert status == 200, answer
+        return answer
+
+    def upgrade(self):
+        """Starts one, and waits for its end: what the process that serves then says."""
+        before = self.state()
+        os.kill(self.pid, signal.SIGUSR2)
+
+        def over():
+            now = self.state()
+            if now["pid"] != self.pid:
+                return now
+            return now if now["state"] == "serving" and now.get("failed_at") != before.get("failed_at") else None
+        result = l7test.wait_for(over)
+        assert result, f"the upgrade did not end: {self.state()} {self.proxy.stderr()[-3000:]}"
+        if result["pid"] != self.pid:
+            self.old.append(self.pid)
+            self.pid = result["pid"]
+        return result
+
+    def fds(self):
+        """Kinds of the descriptors; without the pipes, which are kept for splicing."""
+        kinds = []
+        for n in os.listdir(f"/proc/{self.pid}/fd"):
+            try:
+                kinds.append(os.readlink(f"/proc/{self.pid}/fd/{n}").split(":")[0])
+            except FileNotFoundError:
+                pass
+        return sorted(kind for kind in kinds if kind != "pipe")
+
+    def ended(self, pid):
+        """The exit status of a process, once it has ended."""
+        if pid == self.proxy.pid:
+            return self.proxy.process.wait(120 * l7test.SLOW)
+
+        def wait():
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                return None  # its parent still drains
+            return (os.waitstatus_to_exitcode(status),) if done else None
+        got = l7test.wait_for(wait, 120)
+        assert got, f"process {pid} did not end: {self.proxy.stderr()[-3000:]}"
+        return got[0]
+
+    def stop(self):
+        for pid in self.old:
+            status = self.ended(pid)
+            assert status in (0, -signal.SIGKILL), (pid, status, self.proxy.stderr()[-3000:])
+        os.kill(self.pid, signal.SIGTERM)
+        status = self.ended(self.pid)
+        err = self.proxy.stderr()
+        assert not l7test.SANITIZER.search(err), err[-6000:]
+        assert "left a handle open" not in err, err[-2000:]
+        assert status == 0, (status, err[-3000:])
+        self.proxy.notify.close()
+        self.proxy.dir.cleanup()
+
+    def kill(self):
+        for pid in [*self.old, self.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def roomy(sock):
+    """What the peers of a test lose does not tell anything."""
+    sock.setsockopt(socket.SOL_SOCKET, 33 if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)  # SO_RCVBUFFORCE
+
+
+class UdpLoad(threading.Thread):
+    """A client that sends numbered datagrams, and what an echo server returns of them."""
+
+    def __init__(self, n, port=UDP, pause=0.05):
+        super().__init__(daemon=True)
+        self.socks = [l7test.udp_socket() for _ in range(n)]
+        for s in self.socks:
+            s.connect(("127.0.0.1", port))
+            roomy(s)
+        self.sent, self.got, self.wrong, self.pause = [0] * n, [0] * n, 0, pause
+        self.ending = False
+        self.reader = threading.Thread(target=self.read, daemon=True)
+
+    def run(self):
+        while not self.ending:
+            for i, s in enumerate(self.socks):
+                s.send(b"%d" % self.sent[i])
+                self.sent[i] += 1
+            time.sleep(self.pause)
+
+    def read(self):
+        import select
+        poll = select.poll()
+        by_fd = {s.fileno(): i for i, s in enumerate(self.socks)}
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        while not self.ending or any(self.sent[i] != self.got[i] for i in range(len(self.socks))):
+            events = poll.poll(2000)
+            if not events and self.ending:
+                return
+            for fd, _ in events:
+                i = by_fd[fd]
+                if self.socks[i].recv(100) != b"%d" % self.got[i]:
+                    self.wrong += 1
+                self.got[i] += 1
+
+    def begin(self):
+        self.reader.start()
+        self.start()
+        return self
+
+    def end(self):
+        """(sent, received, out of order)"""
+        self.ending = True
+        self.join()
+        self.reader.join()
+        for s in self.socks:
+            s.close()
+        return sum(self.sent), sum(self.got), self.wrong
+
+
+class TcpLoad(threading.Thread):
+    """Bytes both ways over one connection, compared by hash at their end."""
+
+    def __init__(self, seed):
+        super().__init__(daemon=True)
+        self.rand, self.ending, self.total, self.error = random.Random(seed), False, 0, None
+        self.sock = traffic.connect(TCP, timeout=120)
+
+    def run(self):
+        try:
+            self.talk()
+        except Exception as e:
+            self.error = e
+
+    def talk(self):
+        sent, got = hashlib.sha256(), hashlib.sha256()
+        reader = threading.Thread(target=self.read, args=(got,), daemon=True)
+        reader.start()
+        piece = self.rand.randbytes(65536)
+        while not self.ending:
+            part = piece[:self.rand.choice((1, 100, 5000, 65536))]
+            self.sock.sendall(part)
+            sent.update(part)
+            self.total += len(part)
+        self.sock.shutdown(socket.SHUT_WR)
+        reader.join()
+        assert sent.digest() == got.digest(), "the bytes differ"
+
+    def read(self, got):
+        try:
+            while data := self.sock.recv(65536):
+                got.update(data)
+        except OSError as e:
+            self.error = e
+
+    def end(self):
+        self.ending = True
+        self.join()
+        self.sock.close()
+        if self.error:
+            raise self.error
+        return self.total
+
+
+class NewConnections(threading.Thread):
+    """Connects, talks a word, closes; again and again."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.ending, self.n, self.errors = False, 0, []
+
+    def run(self):
+        while not self.ending:
+            try:
+                with traffic.connect(TCP, timeout=120) as s:
+                    s.sendall(b"word")
+                    if traffic.recv_exact(s, 4) != b"word":
+                        self.errors.append("wrong answer")
+                self.n += 1
+            except OSError as e:
+                self.errors.append(repr(e))
+
+    def end(self):
+        self.ending = True
+        self.join()
+        return self.n, self.errors
+
+
+class Base(traffic.Case):
+    def begin(self, cfg=None, env=None):
+        self.udp_up, self.tcp_up = traffic.UdpEcho(UDP_UP), traffic.TcpServer(TCP_UP, traffic.echo)
+        roomy(self.udp_up.sock)
+        self.chain = Chain(cfg or config(), env)
+        self.addCleanup(self.chain.kill)
+        self.api = self.chain.api
+        return self.chain
+
+    def sessions(self):
+        return {s["name"]: s for s in self.api.get("/sessions")[1]}
+
+    def udp_client(self, port=UDP):
+        s = l7test.udp_socket()
+        self.addCleanup(s.close)
+        s.connect(("127.0.0.1", port))
+        return s
+
+    def ping(self, s, data=b"ping"):
+        s.send(data)
+        self.assertEqual(s.recv(65536), data)
+
+
+class Upgrade(Base):
+    def test_traffic(self):
+        """under traffic, again and again: no datagram is lost, no byte of a stream, no connection refused"""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        log = os.path.join(folder.name, "access.log")
+        chain = self.begin(config(access_log_path=log))
+        udp, echo = UdpLoad(50).begin(), UdpLoad(5, ECHO).begin()
+        tcp = [TcpLoad(i) for i in range(4)]
+        for t in tcp:
+            t.start()
+        self.later(lambda: len(self.sessions()) >= 59)
+        names, fresh = set(self.sessions()), NewConnections()
+        before = self.sessions()
+        fresh.start()
+        for i in range(20 if l7test.FULL else 3):
+            result = chain.upgrade()
+            self.assertEqual(result.get("failed"), None)
+            self.assertGreaterEqual(result["sessions_taken"], 59)
+            self.assertEqual(result["sessions_refused"], 0)
+            after = self.sessions()
+            self.assertLessEqual(names, set(after), f"upgrade {i}")
+            for name in names:
+                self.assertEqual(after[name]["metadata"], before[name]["metadata"])
+                self.assertEqual(after[name]["events"][:2], before[name]["events"][:2])
+                for way in ("ingress", "egress"):
+                    for what in ("packets", "bytes"):
+                        self.assertGreaterEqual(after[name]["stats"][way][what], before[name]["stats"][way][what], name)
+            before = after
+        connections, errors = fresh.end()
+        self.assertEqual(errors, [])
+        self.assertGreater(connections, 0)
+        for load in (udp, echo):
+            sent, got, wrong = load.end()
+            self.assertEqual((sent - got, wrong), (0, 0), f"of {sent} datagrams")
+        for t in tcp:
+            self.assertGreater(t.end(), 100000)
+        # Each session ends once in the log, wherever it ended.
+        chain.stop()
+        with open(log) as f:
+            ended = [json.loads(line)["name"] for line in f]
+        for name in names:
+            self.assertEqual(ended.count(name), 1, name)
+
+    def test_no_growth(self):
+        """the process has after some upgrades the descriptors that it had after the first one"""
+        chain = self.begin()
+        clients = [self.udp_client() for _ in range(5)]
+        tcp = [traffic.connect(TCP) for _ in range(3)]
+        for s in clients:
+            self.ping(s)
+        for s in tcp:
+            self.addCleanup(s.close)
+            s.sendall(b"x")
+            self.assertEqual(s.recv(1), b"x")
+        chain.upgrade()
+        chain.ended(chain.old.pop())
+        first = chain.fds()
+        for _ in range(3):
+            chain.upgrade()
+            chain.ended(chain.old.pop())
+        self.assertTrue(self.later(lambda: chain.fds() == first), f"{first}\n{chain.fds()}")
+        chain.stop()
+
+    def test_half_closed(self):
+        """a stream that has ended one way goes on the other way, and ends then"""
+        chain = self.begin()
+        self.tcp_up.close()
+        with socket.create_server(("127.0.0.1", TCP_UP)) as server:
+            a = traffic.connect(TCP)
+            b, _ = server.accept()
+            c = traffic.connect(TCP)
+            d, _ = server.accept()
+            a.sendall(b"all")
+            a.shutdown(socket.SHUT_WR)
+            self.assertEqual(traffic.recv_all(b), b"all")
+            d.sendall(b"all")
+            d.shutdown(socket.SHUT_WR)
+            self.assertEqual(traffic.recv_all(c), b"all")
+            chain.upgrade()
+            for sender, receiver in ((b, a), (c, d)):
+                sender.sendall(b"answer")
+                self.assertEqual(receiver.recv(100), b"answer")
+                sender.close()
+                self.assertEqual(receiver.recv(100), b"")
+                receiver.close()
+            self.later(lambda: not self.sessions())
+        chain.stop()
+
+    def test_buffered(self):
+        """what waits for a slow reader in the proxy goes with the session"""
+        chain = self.begin()
+        self.tcp_up.close()
+        data = random.Random(1).randbytes(32 << 20)
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            server.bind(("127.0.0.1", TCP_UP))
+            server.listen()
+            a = traffic.connect(TCP)
+            a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            b, _ = server.accept()
+            a.setblocking(False)
+            sent, still = 0, 0
+            # Until nobody takes more: the socket buffers and the proxy's queue are full.
+            while still < 20 and sent < len(data):
+                try:
+                    sent += a.send(data[sent:])
+                    still = 0
+                except BlockingIOError:
+                    still += 1
+                    time.sleep(0.02)
+            self.assertLess(sent, len(data))
+            a.setblocking(True)
+            chain.upgrade()
+            rest = threading.Thread(target=lambda: (a.sendall(data[sent:]), a.shutdown(socket.SHUT_WR)), daemon=True)
+            rest.start()
+            self.assertEqual(hashlib.sha256(traffic.recv_all(b)).digest(), hashlib.sha256(data).digest())
+            rest.join()
+            b.close()
+            a.close()
+        chain.stop()
+
+    def test_bad_config(self):
+        """a file that is wrong by now: one clear message, and the old process goes on"""
+        chain = self.begin()
+        s = self.udp_client()
+        self.ping(s)
+        with open(chain.proxy.path) as f:
+            good = f.read()
+        with open(chain.proxy.path, "w") as f:
+            f.write(good.replace('"port": 15001', '"port": 99999'))
+        result = chain.upgrade()
+        self.assertEqual((result["pid"], result["state"]), (chain.pid, "serving"))
+        self.assertIn("the new process has ended with status 1 (step: starting)", result["failed"])
+        self.assertIn("listeners[1].spec.port: expected", chain.proxy.stderr())
+        self.assertIn("the upgrade has failed, this process goes on", chain.proxy.stderr())
+        self.ping(s)
+        # An address that another process has: known only when the new process binds.
+        with socket.create_server(("127.0.0.1", 17000)):
+            changed = json.loads(good)
+            changed["listeners"].append(listener("more", "TCP", 17000, inline("Echo"), address="127.0.0.1"))
+            with open(chain.proxy.path, "w") as f:
+                json.dump(changed, f)
+            self.assertIn("(step: binding)", chain.upgrade()["failed"])
+        self.ping(s)
+        # Now it is free: the new process has it beside the old ones.
+        self.assertNotIn("failed", chain.upgrade())
+        self.ping(s)
+        with traffic.connect(17000) as t:
+            t.sendall(b"x")
+            self.assertEqual(t.recv(1), b"x")
+        chain.stop()
+
+    def test_changed_config(self):
+        """what the new configuration does not have ends, with the reason; the rest goes on"""
+        chain = self.begin()
+        s, t = self.udp_client(), traffic.connect(TCP)
+        self.addCleanup(t.close)
+        self.ping(s)
+        t.sendall(b"x")
+        self.assertEqual(t.recv(1), b"x")
+        changed = config()
+        del changed["listeners"][1]
+        with open(chain.proxy.path, "w") as f:
+            json.dump(changed, f)
+        result = chain.upgrade()
+        self.assertEqual((result["sessions_taken"], result["sessions_refused"]), (1, 1))
+        self.ping(s)
+        self.assertEqual(t.recv(1), b"")
+        self.assertIn("there is no listener 'tcp'", chain.proxy.stderr())
+        self.assertRaises(ConnectionRefusedError, traffic.connect, TCP)
+        chain.stop()
+
+    def test_drains(self):
+        """WebSocket sessions stay in the old process until they end, or the time is over"""
+        chain = self.begin(config(drain_timeout=2))
+        ends, stays = wsraw.connect(WS), wsraw.connect(WS)
+        for ws in (ends, stays):
+            self.addCleanup(ws.close)
+            ws.send(1, b"text")
+            self.assertEqual(ws.message()[1], b"text")
+        began = time.monotonic()
+        first = chain.pid
+        chain.upgrade()
+        for ws in (ends, stays):
+            ws.send(1, b"more")
+            self.assertEqual(ws.message()[1], b"more")
+        new = wsraw.connect(WS)
+        self.addCleanup(new.close)
+        new.send(1, b"new")
+        self.assertEqual(new.message()[1], b"new")
+        self.assertEqual(len(self.sessions()), 1)
+        ends.close()
+        self.assertEqual(chain.ended(first), 0)
+        self.assertGreaterEqual(time.monotonic() - began, 2)
+        self.assertRaises((OSError, EOFError, AssertionError), lambda: (stays.send(1, b"late"), stays.message(), stays.message()))
+        new.send(1, b"new")
+        self.assertEqual(new.message()[1], b"new")
+        chain.stop()
+
+    def test_service_manager(self):
+        """it is told who the main process is, before that one says that it is ready; l7mpctl waits for the end"""
+        chain = self.begin()
+        r = subprocess.run([l7test.program("l7mpctl"), "--api", f"http://127.0.0.1:{ADMIN}", "-o", "json", "upgrade"],
+                           capture_output=True, text=True, timeout=120 * l7test.SLOW)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        pid = json.loads(r.stdout)["pid"]
+        self.assertNotEqual(pid, chain.pid)
+        self.assertEqual(chain.proxy.notified(), {"MAINPID": str(pid)})
+        while (message := chain.proxy.notified()) and message.get("READY") != "1":
+            self.assertNotIn("STOPPING", message)
+        self.assertEqual(message, {"READY": "1"})
+        chain.old.append(chain.pid)
+        chain.pid = pid
+        chain.stop()
+
+    def test_requests(self):
+        """the admin server's port moves: a request that is being served is finished, new ones are never refused"""
+        chain = self.begin()
+        slow = socket.create_connection(("127.0.0.1", ADMIN), 60)
+        self.addCleanup(slow.close)
+        body = b'{"timeout":0}'
+        slow.sendall(b"POST /api/v1/lookup HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body))
+        errors, ending = [], threading.Event()
+
+        def ask():
+            while not ending.is_set():
+                try:
+                    status, _ = self.api.get("/admin")
+                    if status != 200:
+                        errors.append(status)
+                except OSError as e:
+                    errors.append(repr(e))
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+        for t in threads:
+            t.start()
+        time.sleep(0.2)
+        chain.upgrade()
+        slow.sendall(body)
+        self.assertIn(b"HTTP/1.1 ", slow.recv(100))
+        ending.set()
+        for t in threads:
+            t.join()
+        self.assertEqual(errors, [])
+        chain.stop()
+
+
+class Faults(Base):
+    def fault(self, step, how, limit="3000"):
+        chain = self.begin(env={"L7MP_UPGRADE_FAULT": f"{step}:{how}", "L7MP_UPGRADE_LIMIT": limit})
+        load, tcp = UdpLoad(10, pause=0.02).begin(), TcpLoad(1)
+        tcp.start()
+        self.later(lambda: len(self.sessions()) == 11)
+        return chain, load, tcp
+
+    def finish(self, chain, load, tcp):
+        sent, got, wrong = load.end()
+        self.assertEqual((sent - got, wrong), (0, 0), f"of {sent} datagrams")
+        self.assertGreater(tcp.end(), 0)
+        chain.stop()
+        self.udp_up.close()
+        self.tcp_up.close()
+
+    def goes_on(self, step, how, limit="3000"):
+        with self.subTest(step=step, how=how):
+            chain, load, tcp = self.fault(step, how, limit)
+            names = set(self.sessions())
+            fds = chain.fds()
+            result = chain.upgrade()
+            self.assertEqual(result["pid"], chain.pid)
+            self.assertIn("signal 9" if how == "kill" else "takes too long", result["failed"])
+            self.assertEqual(set(self.sessions()), names)
+            with traffic.connect(TCP) as s:
+                s.sendall(b"new")
+                self.assertEqual(traffic.recv_exact(s, 3), b"new")
+            self.later(lambda: len(chain.fds()) <= len(fds), message=f"{fds} {chain.fds()}")
+            self.finish(chain, load, tcp)
+
+    def test_killed(self):
+        """the new process is killed at each step before it runs: the old one goes on, as if nothing had been"""
+        for step in ("start", "hello", "listeners", "bound", "session", "commit"):
+            self.goes_on(step, "kill")
+
+    def test_hangs(self):
+        """it stands still at each of them: after a time the old one goes on"""
+        for step in ("start", "hello", "listeners", "bound", "session", "commit"):
+            if l7test.FULL or step in ("bound", "commit"):
+                self.goes_on(step, "hang", "1500")
+
+    def test_orphan(self):
+        """the old process dies at a step: the new one goes on with the listeners, and with the sessions that it has"""
+        for step, sessions in (("hello", 0), ("listeners", 0), ("bound", 0), ("commit", 2)):
+            with self.subTest(step=step):
+                chain = self.begin(env={"L7MP_UPGRADE_FAULT": f"{step}:orphan"})
+                udp, tcp = self.udp_client(), traffic.connect(TCP)
+                self.ping(udp)
+                tcp.sendall(b"x")
+                self.assertEqual(tcp.recv(1), b"x")
+                result = chain.upgrade()
+                self.assertNotEqual(result["pid"], chain.old[0])
+                self.assertGreaterEqual(result["sessions_taken"], sessions)
+                if sessions:
+                    tcp.sendall(b"y")
+                    self.assertEqual(tcp.recv(1), b"y")
+                self.ping(udp, b"again")
+                with traffic.connect(TCP) as s:
+                    s.sendall(b"new")
+                    self.assertEqual(traffic.recv_exact(s, 3), b"new")
+                tcp.close()
+                # The next one has a parent that is not to be killed.
+                os.kill(chain.pid, signal.SIGTERM)
+                chain.ended(chain.pid)
+                chain.proxy.process.wait()
+                self.udp_up.close()
+                self.tcp_up.close()
+
+
+if not FAULTS:
+    del Faults
+
+if __name__ == "__main__":
+    l7test.main()

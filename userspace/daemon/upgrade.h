@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An upgrade without loss. The old process starts the program's file anew, with the same arguments,
+ * as a child that inherits one end of a socket pair. Over that it gives its sockets away (wire.h):
+ *
+ *   new                                    old
+ *   reads its configuration
+ *   HELLO                            -->
+ *                                    <--   LISTENER ..., BIND
+ *   binds what is new
+ *   BOUND                            -->
+ *                                          takes TCP connections out of the kernel; takes nothing
+ *                                          from listeners any more; for each session: freezes it
+ *                                    <--   SESSION, BYTES ..., MAKE; or STAYS
+ *   makes it, but does nothing with it; or REFUSED
+ *                                    <--   COMMIT
+ *   RUNNING                          -->
+ *   goes on with all of them               closes what it gave, leaves the fast path, drains
+ *                                    <--   GIVEN
+ *   attaches the fast path
+ *
+ * Until RUNNING has been received, a failure or a step that takes too long makes the old process go
+ * on, after it has killed the new one, as if nothing had happened: it has only stopped reading, and
+ * the new one has not read. When the old process dies, the new one goes on with what it has.
+ *
+ * Thread: loop only.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "l7mp/handed.h"
+#include "l7mp/handover.h"
+#include "l7mp/loop.h"
+
+/* The environment variable with the number of the inherited descriptor. */
+#define UPGRADE_FD_ENV "L7MP_UPGRADE_FD"
+/* The form of session records (l7mp_session_save); another one is not taken. */
+#define UPGRADE_RECORDS 1
+
+/* ---- the old process (upgrade_old.c) ---- */
+
+struct upgrade;
+
+struct upgrade_params {
+	/* Borrowed; these must outlive it. */
+	struct l7mp_loop *loop;
+	struct l7mp_runtime *runtime;
+	struct l7mp_sessions *sessions;
+	const char *program; /* path of the file */
+	char **argv;
+	/* Further sockets: the admin server's, as l7mp_runtime_each_socket. */
+	int (*each_socket)(void *arg, int (*cb)(void *arg, const char *listener, int fd),
+	                   void *cb_arg);
+	/* An upgrade begins (on), and has failed (off): changes are refused meanwhile. */
+	void (*busy)(void *arg, bool on);
+	/* The new process takes over; `left` sessions stay here until they end. */
+	void (*given)(void *arg, pid_t pid, size_t left);
+	void *arg;
+};
+
+int upgrade_new(const struct upgrade_params *params, struct upgrade **out);
+/* Starts one. Returns 0; -EBUSY one is going on, or has been; another negative errno. Logs why. */
+int upgrade_start(struct upgrade *u);
+/* One that is going on is given up: the new process is killed. */
+void upgrade_cancel(struct upgrade *u, const char *why);
+bool upgrade_is_busy(const struct upgrade *u);
+/* Has the new process taken over? */
+bool upgrade_is_over(const struct upgrade *u);
+/* What GET /upgrade shows. A new tree; NULL: no memory. */
+cJSON *upgrade_to_json(const struct upgrade *u);
+/* For the end of the program: closes its handles, for which the loop runs once more. */
+void upgrade_stop(struct upgrade *u);
+void upgrade_free(struct upgrade **u);
+
+/* ---- the new process (upgrade_new.c) ---- */
+
+struct takeover;
+
+/*
+ * Whether this process was started for an upgrade; then *out, else NULL. Removes what says so from
+ * the environment.
+ */
+int takeover_new(struct takeover **out);
+/* Says that the configuration is valid, and receives the listening sockets. */
+int takeover_sockets(struct takeover *t, struct l7mp_handed *handed);
+/*
+ * After all is bound: receives the sessions, up to the commit. Returns 0; a negative errno: the old
+ * process goes on, and this one has to end without touching anything.
+ */
+int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_loop *loop);
+/* After the listeners are active: sessions go on. Calls `given` when the old process has let go. */
+void takeover_run(struct takeover *t, struct l7mp_loop *loop, void (*given)(void *arg), void *arg);
+/* Adds to what GET /upgrade shows. */
+void takeover_to_json(const struct takeover *t, cJSON *json);
+void takeover_stop(struct takeover *t);
+void takeover_free(struct takeover **t);
+
+/* ---- for tests: a build with L7MP_FAULTS stops or ends at a step named in the environment ---- */
+
+#ifdef L7MP_FAULTS
+void upgrade_fault(const char *step);
+uint64_t upgrade_limit(uint64_t ms);
+#else
+static inline void upgrade_fault(const char *step)
+{
+	(void)step;
+}
+static inline uint64_t upgrade_limit(uint64_t ms)
+{
+	return ms;
+}
+#endif

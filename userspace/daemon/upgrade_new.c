@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The side of an upgrade that takes over. Up to the commit it only waits for the old process, with
+ * a limit, and its loop does not run, so that nothing it makes does anything.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "l7mp/handed.h"
+#include "l7mp/log.h"
+#include "l7mp/util.h"
+#include "upgrade.h"
+#include "wire.h"
+
+#define MODULE "upgrade"
+/* The old process kills us when we take too long; this is for the case that it stands still. */
+#define WAIT_MS    60000
+#define PIECES_MAX 4096
+
+struct takeover {
+	int fd; /* -1: the old process is gone */
+	uv_poll_t *poll;
+	bool from_old; /* the old process answered once */
+	size_t taken, refused;
+	uint64_t wall;
+	void (*given)(void *arg);
+	void *given_arg;
+	/* The session that is being received. */
+	cJSON *record;
+	int fds[WIRE_FDS];
+	unsigned n_fds;
+	struct l7mp_session_piece pieces[PIECES_MAX];
+	size_t n_pieces;
+	struct wire_frame frame;
+};
+
+/* ---- faults, for tests ---- */
+
+#ifdef L7MP_FAULTS
+void upgrade_fault(const char *step)
+{
+	const char *at = getenv("L7MP_UPGRADE_FAULT");
+	size_t len = strlen(step);
+
+	if (!at || strncmp(at, step, len) || at[len] != ':')
+		return;
+	if (!strcmp(at + len, ":kill"))
+		raise(SIGKILL);
+	if (!strcmp(at + len, ":orphan"))
+		kill(getppid(), SIGKILL);
+	while (!strcmp(at + len, ":hang"))
+		pause();
+}
+
+uint64_t upgrade_limit(uint64_t ms)
+{
+	const char *text = getenv("L7MP_UPGRADE_LIMIT");
+
+	return text ? (uint64_t)atoi(text) : ms;
+}
+#endif
+
+/* ---- life ---- */
+
+int takeover_new(struct takeover **out)
+{
+	const char *text = getenv(UPGRADE_FD_ENV);
+	int fd = text ? atoi(text) : -1, type = 0;
+	socklen_t len = sizeof(type);
+	struct ucred cred;
+	socklen_t cred_len = sizeof(cred);
+
+	*out = NULL;
+	if (!text)
+		return 0;
+	unsetenv(UPGRADE_FD_ENV);
+	if (fd <= STDERR_FILENO || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) ||
+	    type != SOCK_SEQPACKET || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len) ||
+	    cred.uid != geteuid() || fcntl(fd, F_SETFD, FD_CLOEXEC)) {
+		fprintf(stderr,
+		        "l7mp-proxy: %s=%s is not a socket of an old process of this user\n",
+		        UPGRADE_FD_ENV, text);
+		return -EINVAL;
+	}
+	*out = calloc(1, sizeof(**out));
+	if (!*out)
+		return -ENOMEM;
+	(*out)->fd = fd;
+	upgrade_fault("start");
+	return 0;
+}
+
+static void drop_session(struct takeover *t)
+{
+	cJSON_Delete(t->record);
+	t->record = NULL;
+	while (t->n_fds)
+		close(t->fds[--t->n_fds]);
+	while (t->n_pieces)
+		l7mp_buf_unref(t->pieces[--t->n_pieces].buf);
+}
+
+static void gone(struct takeover *t)
+{
+	close(t->fd);
+	t->fd = -1;
+	l7mp_log_warn(MODULE, "the old process has died: this one goes on with what it has");
+}
+
+/* ---- before the commit ---- */
+
+/* Sends; the old process's death is no failure. */
+static int tell(struct takeover *t, enum wire_type type, const char *text)
+{
+	int rc = -EAGAIN;
+
+	if (t->fd < 0)
+		return 0;
+	for (int i = 0; i < 1000 && rc == -EAGAIN; i++) {
+		rc = wire_send_text(t->fd, type, text, NULL, 0);
+		if (rc == -EAGAIN)
+			usleep(1000);
+	}
+	if (rc == -EPIPE) {
+		gone(t);
+		return 0;
+	}
+	return rc;
+}
+
+/* Receives the next frame. Returns 0, -EPIPE when the old process is gone, or another errno. */
+static int next(struct takeover *t)
+{
+	int rc = t->fd < 0 ? -EPIPE : wire_recv(t->fd, &t->frame, WAIT_MS);
+
+	if (rc == -EPIPE && t->fd >= 0)
+		gone(t);
+	t->from_old = t->from_old || !rc;
+	return rc;
+}
+
+static int failed(int rc, const char *what)
+{
+	fprintf(stderr, "l7mp-proxy: the upgrade is given up: %s: %s\n", what, strerror(-rc));
+	return rc;
+}
+
+int takeover_sockets(struct takeover *t, struct l7mp_handed *handed)
+{
+	char text[160];
+	int rc;
+
+	snprintf(text, sizeof(text), "{\"version\":\"%s\",\"records\":%d}", L7MP_VERSION,
+	         UPGRADE_RECORDS);
+	rc = tell(t, WIRE_HELLO, text);
+	upgrade_fault("hello");
+	while (!rc && !(rc = next(t)) && t->frame.type == WIRE_LISTENER && t->frame.n_fds == 1) {
+		t->frame.n_fds = 0;
+		rc = l7mp_handed_add(handed, t->frame.fds[0], (const char *)t->frame.data);
+		if (rc == -EINVAL)
+			rc = 0; /* a kind that this version does not know: it is bound anew */
+	}
+	if (rc == -EPIPE)
+		return 0;
+	if (!rc && t->frame.type != WIRE_BIND) {
+		wire_close_fds(&t->frame);
+		rc = -EPROTO;
+	}
+	upgrade_fault("listeners");
+	return rc ? failed(rc, "the listening sockets") : 0;
+}
+
+static int begin_session(struct takeover *t)
+{
+	drop_session(t);
+	t->record = l7mp_json_parse((const char *)t->frame.data, t->frame.len, NULL, NULL, 0);
+	t->n_fds = t->frame.n_fds;
+	memcpy(t->fds, t->frame.fds, sizeof(t->fds));
+	t->frame.n_fds = 0;
+	return t->record ? 0 : -EPROTO;
+}
+
+static int add_bytes(struct takeover *t, struct l7mp_buf_pool *pool)
+{
+	struct wire_bytes head;
+	struct l7mp_buf *buf;
+
+	if (!t->record || t->frame.len < sizeof(head) || t->n_pieces == PIECES_MAX)
+		return -EPROTO;
+	memcpy(&head, t->frame.data, sizeof(head));
+	buf = l7mp_buf_copy(pool, t->frame.data + sizeof(head), t->frame.len - sizeof(head));
+	if (!buf)
+		return -ENOMEM;
+	buf->flags = head.flags;
+	buf->hops = head.hops;
+	t->pieces[t->n_pieces++] =
+	        (struct l7mp_session_piece){.stage = head.stage, .queue = head.queue, .buf = buf};
+	return 0;
+}
+
+static int refuse(struct takeover *t, const struct l7mp_error *err)
+{
+	cJSON *json = cJSON_CreateObject();
+	char *text;
+	int rc;
+
+	t->refused++;
+	l7mp_json_add_str(json, "name", l7mp_json_str(t->record, "name", ""));
+	l7mp_json_add_str(json, "reason", err->message);
+	text = l7mp_json_print(json, L7MP_JSON_PLAIN);
+	cJSON_Delete(json);
+	rc = text ? tell(t, WIRE_REFUSED, text) : -ENOMEM;
+	free(text);
+	return rc;
+}
+
+static int make_session(struct takeover *t, struct l7mp_runtime *runtime)
+{
+	struct l7mp_error err = {.code = L7MP_OK};
+	int rc;
+
+	if (!t->record)
+		return -EPROTO;
+	rc = l7mp_session_take(runtime, t->record, t->fds, t->n_fds, t->pieces, t->n_pieces, &err);
+	t->n_fds = 0;
+	t->n_pieces = 0;
+	if (rc)
+		rc = refuse(t, &err);
+	else
+		t->taken++;
+	cJSON_Delete(t->record);
+	t->record = NULL;
+	upgrade_fault("session");
+	return rc;
+}
+
+static int on_frame(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_buf_pool *pool)
+{
+	switch (t->frame.type) {
+	case WIRE_SESSION:
+		return begin_session(t);
+	case WIRE_BYTES:
+		return add_bytes(t, pool);
+	case WIRE_MAKE:
+		return make_session(t, runtime);
+	default:
+		return -EPROTO;
+	}
+}
+
+int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_loop *loop)
+{
+	int rc = tell(t, WIRE_BOUND, NULL);
+
+	upgrade_fault("bound");
+	while (!rc && !(rc = next(t)) && t->frame.type != WIRE_COMMIT) {
+		rc = on_frame(t, runtime, l7mp_loop_bufs(loop));
+		wire_close_fds(&t->frame);
+	}
+	drop_session(t);
+	if (rc && rc != -EPIPE)
+		return failed(rc, "the sessions");
+	upgrade_fault("commit");
+	/* From here on there is no way back. */
+	rc = tell(t, WIRE_RUNNING, NULL);
+	t->wall = l7mp_wallclock_ms();
+	upgrade_fault("running");
+	return rc ? failed(rc, "the commit") : 0;
+}
+
+/* ---- afterwards ---- */
+
+static void poll_closed(uv_handle_t *handle)
+{
+	free(handle);
+}
+
+static void is_given(struct takeover *t)
+{
+	void (*given)(void *arg) = t->given;
+
+	t->given = NULL;
+	if (given)
+		given(t->given_arg);
+}
+
+void takeover_stop(struct takeover *t)
+{
+	t->given = NULL;
+	if (t->poll) {
+		uv_poll_stop(t->poll);
+		uv_close((uv_handle_t *)t->poll, poll_closed);
+	}
+	t->poll = NULL;
+	if (t->fd >= 0)
+		close(t->fd);
+	t->fd = -1;
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+	struct takeover *t = poll->data;
+	int rc = -EAGAIN;
+
+	(void)status;
+	(void)events;
+	while (t->fd >= 0 && !(rc = wire_recv(t->fd, &t->frame, -1))) {
+		wire_close_fds(&t->frame);
+		if (t->frame.type == WIRE_GIVEN)
+			is_given(t);
+	}
+	if (rc == -EAGAIN)
+		return;
+	/* It has ended, or will not tell us anything any more. */
+	is_given(t);
+	takeover_stop(t);
+}
+
+void takeover_run(struct takeover *t, struct l7mp_loop *loop, void (*given)(void *arg), void *arg)
+{
+	l7mp_log_notice(MODULE, "%zu sessions are taken over, %zu refused", t->taken, t->refused);
+	t->given = given;
+	t->given_arg = arg;
+	t->poll = t->fd >= 0 ? calloc(1, sizeof(*t->poll)) : NULL;
+	if (t->poll && uv_poll_init(l7mp_loop_uv(loop), t->poll, t->fd)) {
+		free(t->poll);
+		t->poll = NULL;
+	}
+	if (!t->poll) {
+		is_given(t);
+		takeover_stop(t);
+		return;
+	}
+	t->poll->data = t;
+	/* It must not keep the loop running. */
+	uv_unref((uv_handle_t *)t->poll);
+	(void)uv_poll_start(t->poll, UV_READABLE | UV_DISCONNECT, on_poll);
+}
+
+void takeover_to_json(const struct takeover *t, cJSON *json)
+{
+	char time[L7MP_ISO8601_LEN];
+
+	l7mp_json_add_str(json, "took_over_at", l7mp_iso8601(t->wall, time));
+	l7mp_json_add_num(json, "sessions_taken", (double)t->taken);
+	l7mp_json_add_num(json, "sessions_refused", (double)t->refused);
+}
+
+void takeover_free(struct takeover **tp)
+{
+	struct takeover *t = *tp;
+
+	if (!t)
+		return;
+	*tp = NULL;
+	drop_session(t);
+	if (t->fd >= 0)
+		close(t->fd);
+	free(t);
+}

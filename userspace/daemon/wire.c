@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define MAGIC 0x6c37756dU /* "l7um" */
+
+union control {
+	struct cmsghdr align;
+	char room[CMSG_SPACE(WIRE_FDS * sizeof(int))];
+};
+
+int wire_send(int fd, enum wire_type type, const void *head, size_t head_len, const void *body,
+              size_t body_len, const int *fds, unsigned n_fds)
+{
+	struct wire_header h = {.magic = MAGIC, .version = WIRE_VERSION, .type = (uint16_t)type};
+	struct iovec iov[3] = {{.iov_base = &h, .iov_len = sizeof(h)},
+	                       {.iov_base = (void *)head, .iov_len = head_len},
+	                       {.iov_base = (void *)body, .iov_len = body_len}};
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 3};
+	union control c;
+	ssize_t n;
+
+	if (head_len + body_len > WIRE_MAX || n_fds > WIRE_FDS)
+		return -EMSGSIZE;
+	if (n_fds) {
+		memset(&c, 0, sizeof(c));
+		msg.msg_control = &c;
+		msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+		*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){.cmsg_level = SOL_SOCKET,
+		                                        .cmsg_type = SCM_RIGHTS,
+		                                        .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, n_fds * sizeof(int));
+	}
+	do {
+		n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return 0;
+	/* Too many descriptors are on their way; the receiver takes them. */
+	if (errno == ETOOMANYREFS || errno == ENOBUFS)
+		return -EAGAIN;
+	return errno == ECONNRESET ? -EPIPE : -errno;
+}
+
+int wire_send_text(int fd, enum wire_type type, const char *text, const int *fds, unsigned n_fds)
+{
+	return wire_send(fd, type, text, text ? strlen(text) : 0, NULL, 0, fds, n_fds);
+}
+
+void wire_close_fds(struct wire_frame *f)
+{
+	while (f->n_fds)
+		close(f->fds[--f->n_fds]);
+}
+
+static int wait_for(int fd, int wait_ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	int n;
+
+	do {
+		n = poll(&p, 1, wait_ms);
+	} while (n < 0 && errno == EINTR);
+	return n > 0 ? 0 : n ? -errno : -ETIMEDOUT;
+}
+
+static void take_fds(struct msghdr *msg, struct wire_frame *f)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		/* There is room for WIRE_FDS only: the kernel closes what does not fit. */
+		f->n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(f->fds, CMSG_DATA(c), f->n_fds * sizeof(int));
+	}
+}
+
+int wire_recv(int fd, struct wire_frame *f, int wait_ms)
+{
+	struct wire_header h;
+	struct iovec iov[2] = {{.iov_base = &h, .iov_len = sizeof(h)},
+	                       {.iov_base = f->data, .iov_len = WIRE_MAX}};
+	union control c;
+	struct msghdr msg = {
+	        .msg_iov = iov, .msg_iovlen = 2, .msg_control = &c, .msg_controllen = sizeof(c)};
+	ssize_t n;
+	int rc = wait_ms < 0 ? 0 : wait_for(fd, wait_ms);
+
+	f->n_fds = 0;
+	if (rc)
+		return rc;
+	do {
+		n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return !n || errno == ECONNRESET ? -EPIPE : -errno;
+	take_fds(&msg, f);
+	if (n < (ssize_t)sizeof(h) || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
+	    h.magic != MAGIC || h.version != WIRE_VERSION || !h.type || h.type >= WIRE_TYPES) {
+		wire_close_fds(f);
+		return -EPROTO;
+	}
+	f->type = (enum wire_type)h.type;
+	f->len = (size_t)n - sizeof(h);
+	f->data[f->len] = '\0';
+	return 0;
+}

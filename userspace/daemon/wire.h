@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The messages between two processes at an upgrade: frames on a SOCK_SEQPACKET socket pair, which
+ * the new process has inherited from the old one, so that nobody else can be at its other end.
+ *
+ * Each frame is one message of at most WIRE_MAX bytes: the header, a payload, and descriptors
+ * (SCM_RIGHTS). What comes is checked here: size, magic, version, number of descriptors.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_VERSION 1
+/* A datagram of UDP fits, with what stands before it. */
+#define WIRE_MAX (96 * 1024)
+#define WIRE_FDS 4
+
+/* In the order of an upgrade. "old" sends to "new" or the reverse. */
+enum wire_type {
+	WIRE_HELLO = 1, /* new: {version, records}: its configuration is valid */
+	WIRE_LISTENER,  /* old: a listening socket, with the name of its listener */
+	WIRE_BIND,      /* old: these were all; new binds the others */
+	WIRE_BOUND,     /* new: every listener has a socket */
+	WIRE_SESSION,   /* old: a session's record and its descriptors */
+	WIRE_BYTES,     /* old: a piece that waits in the session before; struct wire_bytes */
+	WIRE_MAKE,      /* old: the session is complete */
+	WIRE_REFUSED,   /* new: {name, reason}: its configuration does not allow the session */
+	WIRE_STAYS,     /* old: a session on a listener's datagram socket that does not move */
+	WIRE_COMMIT,    /* old: these were all; takes nothing from any of the sockets any more */
+	WIRE_RUNNING,   /* new: takes over; from here on there is no way back */
+	WIRE_GIVEN,     /* old: has closed what it gave, and told the service manager */
+	WIRE_DATAGRAM,  /* new, later: a datagram of a session that has stayed */
+	WIRE_GONE,      /* old, later: a session that had stayed has ended */
+	WIRE_TYPES,
+};
+
+struct wire_header {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type; /* enum wire_type */
+};
+
+struct wire_bytes {
+	uint16_t stage;
+	uint8_t queue; /* 1: written to the stage's stream; 0: waits in the pipe after it */
+	uint8_t hops;
+	uint16_t flags;
+	uint16_t unused;
+};
+
+struct wire_frame {
+	enum wire_type type;
+	size_t len;
+	unsigned n_fds;
+	int fds[WIRE_FDS]; /* close-on-exec; the receiver's */
+	uint8_t data[WIRE_MAX + 1];
+};
+
+/*
+ * Sends, without waiting. `head` and `body` together are the payload. Returns 0; -EAGAIN: later;
+ * -EMSGSIZE; -EPIPE: nobody is there.
+ */
+int wire_send(int fd, enum wire_type type, const void *head, size_t head_len, const void *body,
+              size_t body_len, const int *fds, unsigned n_fds);
+/* The same with a string or nothing (NULL) as payload. */
+int wire_send_text(int fd, enum wire_type type, const char *text, const int *fds, unsigned n_fds);
+/*
+ * Receives a frame. data[len] is 0. With wait_ms (-1: does not wait) waits for it. Returns 0;
+ * -EAGAIN: nothing there, -ETIMEDOUT; -EPIPE: the other end is closed; -EPROTO: it is none, or of
+ * another version. On failure there are no descriptors in it.
+ */
+int wire_recv(int fd, struct wire_frame *f, int wait_ms);
+void wire_close_fds(struct wire_frame *f);
