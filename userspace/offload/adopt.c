@@ -301,6 +301,10 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 
 		off_action_set_ingress(&now, &p[i].in);
 		off_action_set_egress(&now, &p[i].out);
+		/* Without statistics of RTP: their place is one that others may get. */
+		if (now.flags & L7MP_FLOW_RTP)
+			now.pair = 0;
+		now.flags &= (uint16_t)~L7MP_FLOW_RTP;
 		if (!memcmp(&now, &d->action, sizeof(now)))
 			continue;
 		d->action = now;
