@@ -1516,19 +1516,22 @@ static int insert_rules(struct l7mp_change *c, const cJSON *doc, struct l7mp_err
 	size_t n = (size_t)cJSON_GetArraySize(array), i = 0;
 	struct insertion *v = calloc(n + 1, sizeof(*v));
 	struct l7mp_insert_request *rq = calloc(n + 1, sizeof(*rq));
-	int rc = v && rq ? 0 : l7mp_change_oom(err);
+	int rc;
 
-	if (!rc)
-		cJSON_ArrayForEach (item, array) {
-			read_insertion(c, item, i, &v[i]);
-			i++;
-		}
-	if (!rc)
-		rc = l7mp_change_check(c, err);
-	if (!rc) {
-		qsort(v, n, sizeof(*v), by_list);
-		rc = insert_sorted(c, v, n, rq, err);
+	if (!v || !rq) {
+		rc = l7mp_change_oom(err);
+		goto out;
 	}
+	cJSON_ArrayForEach (item, array) {
+		read_insertion(c, item, i, &v[i]);
+		i++;
+	}
+	rc = l7mp_change_check(c, err);
+	if (rc)
+		goto out;
+	qsort(v, n, sizeof(*v), by_list);
+	rc = insert_sorted(c, v, n, rq, err);
+out:
 	free(v);
 	free(rq);
 	return rc;

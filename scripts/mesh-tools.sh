@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Builds what the mesh tests run against into a cache outside of the tree, and prints the folder of
+# the programs as the last line: etcd, kube-apiserver, kube-controller-manager, kubectl, and the
+# Gateway API's conformance tests with their echo server. The folder's name is a hash of the pins
+# (selftests/mesh/*/go.mod, go.sum), so that any checkout with the same pins finds it.
+#
+# usage: mesh-tools.sh [--check]   --check: only print the folder, or fail with the reason
+# Exit status 77: it can't be built on this machine, and the output says why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+modules=selftests/mesh
+key=$(cat "$0" $modules/*/go.mod $modules/*/go.sum $modules/*/*.go | sha256sum | cut -c1-16)
+cache=${L7MP_MESH_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/l7mp/mesh-tools}
+dir=$cache/$key
+
+if [ -f "$dir/complete" ]; then
+	echo "$dir/bin"
+	exit 0
+fi
+if [ "${1:-}" = --check ]; then
+	echo "the mesh tools are not built: make mesh-tools"
+	exit 77
+fi
+go=$(command -v go || command -v /usr/local/go/bin/go) || {
+	echo "go is missing: the mesh tools need Go 1.26"
+	exit 77
+}
+version=$("$go" env GOVERSION)
+minor=${version#go1.}
+if [ "${minor%%.*}" -lt 26 ] 2>/dev/null; then
+	echo "the mesh tools need Go 1.26, there is $version"
+	exit 77
+fi
+
+export CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local
+(cd $modules/tools && "$go" mod download) >&2 || {
+	echo "the modules of the mesh tools can't be fetched"
+	exit 77
+}
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
+if [ -f "$dir/complete" ]; then
+	echo "$dir/bin"
+	exit 0
+fi
+mkdir -p "$dir/bin"
+kubernetes=$(sed -n "s/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p" $modules/tools/go.mod)
+minor=${kubernetes#v1.}
+v=k8s.io/component-base/version
+echo "building etcd and Kubernetes $kubernetes: some minutes the first time" >&2
+(
+	cd $modules/tools
+	"$go" build -trimpath -pgo=off -o "$dir/bin/" -ldflags "-s -w -X $v.gitVersion=$kubernetes -X $v.gitMajor=1 -X $v.gitMinor=${minor%%.*} -X $v.gitTreeState=clean" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl
+	"$go" build -trimpath -pgo=off -ldflags '-s -w' -o "$dir/bin/etcd" go.etcd.io/etcd/server/v3
+) >&2
+if [ -d $modules/conformance ]; then
+	(
+		cd $modules/conformance
+		"$go" test -c -trimpath -pgo=off -vet=off -ldflags '-s -w' -o "$dir/bin/conformance.test" . &&
+			"$go" build -trimpath -pgo=off -ldflags '-s -w' -o "$dir/bin/echo-basic" sigs.k8s.io/gateway-api/conformance/echo-basic
+		crds=$("$go" list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental
+		mkdir -p "$dir/crds" && cp "$crds"/gateway.networking.k8s.io_*.yaml "$dir/crds/" && chmod -R u+w "$dir/crds"
+	) >&2
+fi
+touch "$dir/complete"
+# Of the folders of other pins only the latest stays.
+find "$cache" -mindepth 1 -maxdepth 1 -type d ! -name "$key" -printf '%T@ %p\n' | sort -rn | tail -n +2 | cut -d' ' -f2- | xargs -r rm -rf
+echo "$dir/bin"
