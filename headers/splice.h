@@ -512,10 +512,11 @@ static __noinline int l7mp_splice_copy(struct __sk_buff *skb, struct l7mp_tcp_se
 static __always_inline int l7mp_splice_watch(const struct l7mp_tcp_segment *s,
                                              struct l7mp_tcp_direction *me)
 {
-	__u32 doubt = l7mp_tcp_judge(s);
+	__u32 doubt;
 
-	if (s->flags & L7MP_TCPF_SYN) /* the handshake's, sent again */
+	if (s->flags & L7MP_TCPF_SYN) /* the handshake's, sent again, or the socket's affair */
 		return L7MP_VERDICT_PASS_TCP_WATCH;
+	doubt = l7mp_tcp_judge(s);
 	if (doubt)
 		l7mp_tcp_doubtful(me, doubt);
 	else if (l7mp_tcp_expected(s, me))
@@ -524,20 +525,25 @@ static __always_inline int l7mp_splice_watch(const struct l7mp_tcp_segment *s,
 }
 
 /* A segment that can't be translated. */
-static __always_inline int l7mp_splice_doubt(const struct l7mp_tcp_segment *s,
-                                             struct l7mp_tcp_direction *me,
-                                             struct l7mp_tcp_direction *other, __u32 doubt)
+static __always_inline int l7mp_splice_doubt(struct l7mp_tcp_direction *me, __u32 doubt)
 {
-	if (doubt == L7MP_TCP_DOUBT_SYN) {
-		if (s->flags & L7MP_TCPF_ACK) /* the handshake's, late */
-			return L7MP_VERDICT_TCP_WINDOW;
-		if (l7mp_tcp_finished(me, other)) {
-			l7mp_tcp_set(me, L7MP_TCP_REUSED);
-			return L7MP_VERDICT_PASS_TCP_OVER;
-		}
-	}
 	l7mp_tcp_doubtful(me, doubt);
 	return doubt == L7MP_TCP_DOUBT_TTL ? L7MP_VERDICT_PASS_TTL : L7MP_VERDICT_TCP_DOUBT;
+}
+
+/* Whatever its options are. */
+static __always_inline int l7mp_splice_syn(const struct l7mp_tcp_segment *s,
+                                           struct l7mp_tcp_direction *me,
+                                           const struct l7mp_tcp_direction *other)
+{
+	if (s->flags & L7MP_TCPF_ACK) /* the handshake's, late */
+		return L7MP_VERDICT_TCP_WINDOW;
+	if (l7mp_tcp_finished(me, other)) {
+		l7mp_tcp_set(me, L7MP_TCP_REUSED);
+		return L7MP_VERDICT_PASS_TCP_OVER;
+	}
+	l7mp_tcp_set(me, L7MP_TCP_SYN);
+	return L7MP_VERDICT_TCP_WINDOW;
 }
 
 /* 0: passes; else the verdict. */
@@ -550,6 +556,9 @@ static __always_inline int l7mp_splice_reset(const struct l7mp_tcp_segment *s,
 	if (s->phase == L7MP_TCP_STOP && l7mp_before(l7mp_load_once(&me->seq_max), s->seq))
 		return L7MP_VERDICT_TCP_STOPPED;
 	l7mp_tcp_set(me, L7MP_TCP_RST);
+	if (l7mp_load_once(&me->seen) & L7MP_TCP_CHALLENGED &&
+	    s->seq == l7mp_load_once(&other->ack_max))
+		l7mp_tcp_set(me, L7MP_TCP_REUSED);
 	return 0;
 }
 
@@ -567,9 +576,11 @@ static __noinline int l7mp_splice_run(struct __sk_buff *skb, struct l7mp_tcp_seg
 		return l7mp_splice_watch(s, me);
 	if (l7mp_load_once(&me->seen) & L7MP_TCP_REUSED)
 		return L7MP_VERDICT_PASS_TCP_OVER;
+	if (s->flags & L7MP_TCPF_SYN)
+		return l7mp_splice_syn(s, me, other);
 	doubt = l7mp_tcp_judge(s);
 	if (doubt)
-		return l7mp_splice_doubt(s, me, other, doubt);
+		return l7mp_splice_doubt(me, doubt);
 	s->tracked = l7mp_tcp_tracked(s, other);
 	if (s->flags & L7MP_TCPF_RST)
 		verdict = l7mp_splice_reset(s, me, other);

@@ -141,15 +141,13 @@ static __always_inline void l7mp_tcp_numbers(struct l7mp_tcp_segment *s, __u8 wi
 	s->win = (word & 0xffff) << (win_in & 15);
 }
 
-/* Of a segment whose options have been looked at. enum l7mp_tcp_doubt */
+/* Of a segment without SYN whose options have been looked at. enum l7mp_tcp_doubt */
 static __always_inline __u32 l7mp_tcp_judge(const struct l7mp_tcp_segment *s)
 {
 	const __u16 cannot = L7MP_FLOW_NEIGH;
 
 	if (s->doubt)
 		return s->doubt;
-	if (s->flags & L7MP_TCPF_SYN)
-		return L7MP_TCP_DOUBT_SYN;
 	if (s->flags & L7MP_TCPF_URG)
 		return L7MP_TCP_DOUBT_URGENT;
 	if (!(s->flags & (L7MP_TCPF_ACK | L7MP_TCPF_RST)))

@@ -34,7 +34,10 @@ enum l7mp_tcp_flags { /* constants of a direction */
 	              L7MP_TCP_NOSACK = 1 << 1, /* the far end does not know SACK: blanked */
 };
 
-/* Set by the programs, atomically; user space may change them while the pair does not translate. */
+/*
+ * Set by the programs, atomically. User space clears them while the pair does not translate, but for
+ * SYN and CHALLENGED.
+ */
 enum l7mp_tcp_seen {
 	L7MP_TCP_SEEN = 1 << 0,      /* WATCH: a segment with plausible numbers came in */
 	L7MP_TCP_FIN = 1 << 1,       /* a FIN passed; fin_end is valid */
@@ -45,8 +48,16 @@ enum l7mp_tcp_seen {
 	 * of silence, the connection is over.
 	 */
 	L7MP_TCP_RST = 1 << 3,
-	L7MP_TCP_REUSED = 1 << 4, /* a SYN after the end: from then on the packets go up */
+	L7MP_TCP_REUSED = 1 << 4, /* the peer has given the connection up: its packets go up */
 	L7MP_TCP_DOUBT = 1 << 5,  /* see l7mp_tcp_doubt; user space takes the connections back */
+	/*
+	 * A SYN while the connections are alive; it was dropped. Its peer may have begun anew, or
+	 * somebody made it up: user space sends a challenge (RFC 5961, 4.2), clears this and sets
+	 * CHALLENGED.
+	 */
+	L7MP_TCP_SYN = 1 << 6,
+	/* A reset with exactly the number that was challenged with is believed: REUSED. */
+	L7MP_TCP_CHALLENGED = 1 << 7,
 };
 
 /*
@@ -62,7 +73,6 @@ enum l7mp_tcp_doubt {
 	L7MP_TCP_DOUBT_MTU,
 	L7MP_TCP_DOUBT_OPTION, /* an option but SACK and time stamps: MPTCP, unknown */
 	L7MP_TCP_DOUBT_URGENT,
-	L7MP_TCP_DOUBT_SYN,    /* while the connections are alive */
 	L7MP_TCP_DOUBT_FLAGS,  /* no such combination is sent on an established connection */
 	L7MP_TCP_DOUBT_EGRESS, /* the program can't send as the action says */
 	L7MP_TCP_DOUBT_KERNEL, /* a helper function refused */

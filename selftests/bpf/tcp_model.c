@@ -86,8 +86,6 @@ static enum l7mp_tcp_doubt doubt_of(const struct tcp_question *q, const struct f
 		return L7MP_TCP_DOUBT_FRAGMENT;
 	if (p->options)
 		return L7MP_TCP_DOUBT_IP_OPTIONS;
-	if (t->flags & TCP_SYN)
-		return L7MP_TCP_DOUBT_SYN;
 	if (t->flags & TCP_URG)
 		return L7MP_TCP_DOUBT_URGENT;
 	if (!(t->flags & (TCP_ACK | TCP_RST)) || (t->flags & TCP_RST && t->flags & TCP_FIN))
@@ -268,6 +266,8 @@ static enum l7mp_verdict reset(const struct tcp_question *q, struct tcp_answer *
 	if (q->pair.phase == L7MP_TCP_STOP && ahead(me->seq_max, q->in->tcp->seq) > 0)
 		return L7MP_VERDICT_TCP_STOPPED;
 	a->pair.dir[q->dir].seen |= L7MP_TCP_RST;
+	if (me->seen & L7MP_TCP_CHALLENGED && !off)
+		a->pair.dir[q->dir].seen |= L7MP_TCP_REUSED;
 	return 0;
 }
 
@@ -291,28 +291,35 @@ static bool watched(const struct tcp_question *q, struct tcp_answer *a, const st
 	return true;
 }
 
+/* A SYN, whatever else it is. */
+static void syn(const struct tcp_question *q, struct tcp_answer *a)
+{
+	struct l7mp_tcp_direction *me = &a->pair.dir[q->dir], *other = &a->pair.dir[!q->dir];
+	bool over = (me->seen & L7MP_TCP_FIN_ACKED && other->seen & L7MP_TCP_FIN_ACKED) ||
+	            (me->seen | other->seen) & L7MP_TCP_RST;
+
+	a->verdict = L7MP_VERDICT_TCP_WINDOW;
+	if (q->in->tcp->flags & TCP_ACK)
+		return;
+	if (over)
+		a->verdict = L7MP_VERDICT_PASS_TCP_OVER;
+	me->seen |= over ? L7MP_TCP_REUSED : L7MP_TCP_SYN;
+}
+
 /* What is no segment of a living connection. */
 static bool refused(const struct tcp_question *q, struct tcp_answer *a, const struct found *f)
 {
-	struct l7mp_tcp_direction *me = &a->pair.dir[q->dir], *other = &a->pair.dir[!q->dir];
+	struct l7mp_tcp_direction *me = &a->pair.dir[q->dir];
 	enum l7mp_tcp_doubt why = doubt_of(q, f);
-	bool over = (me->seen & L7MP_TCP_FIN_ACKED && other->seen & L7MP_TCP_FIN_ACKED) ||
-	            (me->seen | other->seen) & L7MP_TCP_RST;
 
 	a->verdict = L7MP_VERDICT_PASS_TCP_OVER;
 	if (me->seen & L7MP_TCP_REUSED)
 		return true;
-	if (why == L7MP_TCP_DOUBT_SYN && q->in->tcp->flags & TCP_ACK) {
-		a->verdict = L7MP_VERDICT_TCP_WINDOW;
-		return true;
-	}
-	if (why == L7MP_TCP_DOUBT_SYN && over) {
-		me->seen |= L7MP_TCP_REUSED;
-		return true;
-	}
-	if (why)
+	if (q->in->tcp->flags & TCP_SYN)
+		syn(q, a);
+	else if (why)
 		doubt(a, me, why);
-	return why;
+	return why || q->in->tcp->flags & TCP_SYN;
 }
 
 void tcp_model(const struct tcp_question *q, struct tcp_answer *a)

@@ -144,6 +144,12 @@ static void syn_over(struct trial *t)
 	syn_bare(t);
 	ME(t)->seen = OTHER(t)->seen = L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED;
 }
+static void syn_options_over(struct trial *t) { syn_over(t); syn(t); }
+static void syn_options_rst(struct trial *t) { syn(t); ME(t)->seen = L7MP_TCP_RST; }
+static void syn_again(struct trial *t) { syn(t); ME(t)->seen = L7MP_TCP_CHALLENGED; }
+static void rst_answer(struct trial *t) { rst(t); ME(t)->seen = L7MP_TCP_CHALLENGED; }
+static void rst_no_answer(struct trial *t) { rst_answer(t); t->tcp.seq++; }
+static void rst_other(struct trial *t) { rst(t); OTHER(t)->seen = L7MP_TCP_CHALLENGED; }
 static void syn_half(struct trial *t) { syn_over(t); OTHER(t)->seen = 0; }
 static void syn_rst(struct trial *t)  { syn_bare(t); OTHER(t)->seen = L7MP_TCP_RST; }
 static void syn_ack(struct trial *t)  { syn_over(t); t->tcp.flags |= TCP_ACK; }
@@ -290,6 +296,12 @@ static const struct named segments[] = {
         {"SYN", {syn_bare}, NULL, TRIAL_MODEL, 0},
         {"SYN with options", {syn}, NULL, TRIAL_MODEL, 0},
         {"SYN after the end", {syn_over}, NULL, TRIAL_MODEL, 0},
+        {"SYN with options after the end", {syn_options_over}, NULL, TRIAL_MODEL, 0},
+        {"SYN with options after a RST", {syn_options_rst}, NULL, TRIAL_MODEL, 0},
+        {"SYN with options after a challenge", {syn_again}, NULL, TRIAL_MODEL, 0},
+        {"RST that answers a challenge", {rst_answer}, NULL, TRIAL_MODEL, 0},
+        {"RST that does not answer it exactly", {rst_no_answer}, NULL, TRIAL_MODEL, 0},
+        {"RST while the other end is challenged", {rst_other}, NULL, TRIAL_MODEL, 0},
         {"SYN after half the end", {syn_half}, NULL, TRIAL_MODEL, 0},
         {"SYN after a RST", {syn_rst}, NULL, TRIAL_MODEL, 0},
         {"SYN and ACK", {syn_ack}, NULL, TRIAL_MODEL, 0},

@@ -131,14 +131,21 @@ def reset(sock):
     sock.close()
 
 
-def forge_reset(peer, sock, ahead):
-    """Sends a reset as if the socket's owner had sent it, `ahead` of the next number: from who can see the addresses only."""
+def vanish(sock):
+    """Closes without a word, as a host that crashes."""
+    sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+    sock.close()
+
+
+def forge(peer, sock, flags, ahead, options=b""):
+    """Sends a segment as if the socket's owner had sent it, `ahead` of the next number: from who can see the addresses only."""
     sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
     sock.setsockopt(socket.IPPROTO_TCP, 20, 2)  # TCP_REPAIR_QUEUE: TCP_SEND_QUEUE
     seq = struct.unpack("I", sock.getsockopt(socket.IPPROTO_TCP, 21, 4))[0]  # TCP_QUEUE_SEQ
     sock.setsockopt(socket.IPPROTO_TCP, 19, -1)
     (own, sport), (to, dport) = sock.getsockname(), sock.getpeername()
-    head = struct.pack("!HHIIBBHHH", sport, dport, (seq + ahead) & 0xffffffff, 0, 5 << 4, 0x04, 0, 0, 0)
+    head = struct.pack("!HHIIBBHHH", sport, dport, (seq + ahead) & 0xffffffff, 0, (20 + len(options)) << 2, flags, 0, 0, 0)
+    head += options
     pseudo = socket.inet_aton(own) + socket.inet_aton(to) + struct.pack("!HH", socket.IPPROTO_TCP, len(head))
     n = sum(struct.unpack(f"!{len(pseudo + head) // 2}H", pseudo + head))
     while n >> 16:
@@ -147,3 +154,11 @@ def forge_reset(peer, sock, ahead):
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
     raw.sendto(head[:16] + struct.pack("!H", ~n & 0xffff) + head[18:], (to, 0))
     raw.close()
+
+
+def forge_reset(peer, sock, ahead):
+    forge(peer, sock, 0x04, ahead)
+
+
+def forge_syn(peer, sock, ahead):
+    forge(peer, sock, 0x02, ahead, b"\2\4\5\264")  # MSS 1460

@@ -77,6 +77,24 @@ class Base(unittest.TestCase):
             data += more
         return data
 
+    def ping(self, c, s, data=b"x" * 4000):
+        """Both ways, and back."""
+        c.sendall(data)
+        self.assertEqual(self.exactly(s, len(data)), data)
+        s.sendall(data[::-1])
+        self.assertEqual(self.exactly(c, len(data)), data[::-1])
+
+    def fast_pair(self, p, **kw):
+        """A connection in the kernel: the client's socket and the server's."""
+        c, s = self.connect(**kw)
+
+        def fast():
+            self.ping(c, s)
+            x = self.session(p)
+            return x if x and x["offload"]["state"] == "fast" else None
+        self.wait(fast, p)
+        return c, s
+
     # ---- what the proxy says ----
 
     @staticmethod
@@ -90,11 +108,20 @@ class Base(unittest.TestCase):
         s = self.session(p)
         return s and s["offload"]["directions"][0]["reason"]
 
+    def picture(self):
+        """For a failed test: the pairs in the kernel, the sockets of all three namespaces."""
+        dump = l7net.sh("bpftool", "-j", "map", "dump", "pinned", str(self.pins / "tcp_pairs"), check=False)
+        pairs = [e for e in json.loads(dump or "[]") if e.get("formatted", e)["value"]["phase"]]
+        text = "\n".join(json.dumps(e.get("formatted", e)) for e in pairs[:4])
+        for name, run in (("gateway", lambda t: l7net.sh(*t.split())), ("client", self.a.run), ("server", self.b.run)):
+            text += f"\n{name}:\n" + "\n".join(x for x in run("ss -tnaeiOH").splitlines() if ":1234 " not in x)[:6000]
+        return text
+
     def wait(self, what, p=None):
         got = l7test.wait_for(lambda: what() or None, 2 * l7net.WAIT)
         if got is None:
             self.fail(f"in vain: {p and json.dumps(self.session(p))} {p and json.dumps(p.api.get('/offload')[1])} "
-                      f"{p and self.log_of(p)}")
+                      f"{self.picture()} {p and self.log_of(p)}")
         return got
 
     @staticmethod

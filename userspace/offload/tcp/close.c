@@ -5,6 +5,8 @@
 #define SETTLE_MS    3     /* copies that TRANS passed up reach their sockets before they close */
 #define LINGER_MS    2000  /* late segments of a connection that is over are still translated */
 #define SILENCE_MS   1000  /* after a reset: it was taken */
+#define CHALLENGE_MS 5     /* at most one in this time */
+#define ANSWER_MS    1000  /* so long the answer to a challenge is looked for every ms */
 #define IDLE_MS      60000 /* as keep-alive by l7mp_tcp_tune */
 #define ASK_MS       10000
 #define ASKED_MAX_MS 50000
@@ -60,6 +62,49 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 	p->since_ms = 0; /* nothing comes any more */
 }
 
+/* ---- a peer that has begun anew ---- */
+
+/*
+ * Somebody has sent a SYN. A host that has no such connection any more answers an acknowledgement
+ * by a reset with the number that it acknowledges, which only those can know that see the packets
+ * (RFC 5961, 4.2); from one that is still there comes an acknowledgement, or nothing.
+ */
+static bool challenge(struct off_tcp_pair *p, int i)
+{
+	volatile struct l7mp_tcp_direction *in = &p->map->dir[i], *out = &p->map->dir[!i];
+	const struct off_tcp_segment s = {
+	        .seq = in->ack_max - in->ack_delta,
+	        .ack = out->ack_max,
+	        .win = out->win,
+	        .tsval = off_tcp_tsval(p, i),
+	        .tsecr = in->ts_in,
+	};
+
+	__atomic_fetch_or(&in->seen, L7MP_TCP_CHALLENGED, __ATOMIC_RELAXED);
+	__atomic_fetch_and(&in->seen, ~(uint32_t)L7MP_TCP_SYN, __ATOMIC_RELAXED);
+	p->challenged_ms = now(p);
+	p->t->n_challenges++;
+	return !off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
+}
+
+bool off_tcp_begun_anew(struct off_tcp_pair *p)
+{
+	bool asked = true;
+
+	if ((p->map->dir[0].seen | p->map->dir[1].seen) & L7MP_TCP_REUSED) {
+		off_tcp_over(p, true);
+		return true;
+	}
+	for (int i = 0; i < 2; i++)
+		if (p->map->dir[i].seen & L7MP_TCP_SYN &&
+		    off_tcp_since(p->t, p->challenged_ms) >= CHALLENGE_MS)
+			asked = challenge(p, i) && asked;
+	/* Without the right to ask: made again, its socket will. */
+	if (!asked)
+		off_tcp_pair_leave(p, L7MP_REASON_TCP);
+	return false;
+}
+
 /* ---- FAST ---- */
 
 /* How long ago a segment of the direction was translated; since FAST, if there was none. */
@@ -104,9 +149,8 @@ static void fast_step(struct off_tcp_pair *p)
 	if (seen[0] & seen[1] & L7MP_TCP_FIN_ACKED) {
 		if (off_tcp_since(p->t, p->since_ms) >= SETTLE_MS)
 			off_tcp_over(p, false);
-	} else if ((seen[0] | seen[1]) & L7MP_TCP_REUSED) {
-		/* A SYN after a reset: the peer has the port for a new connection. */
-		off_tcp_over(p, true);
+	} else if (off_tcp_begun_anew(p) || p->stage != OFF_TCP_FAST) {
+		return;
 	} else if ((seen[0] | seen[1]) & L7MP_TCP_RST) {
 		if (silent[0] >= SILENCE_MS && silent[1] >= SILENCE_MS)
 			off_tcp_over(p, true);
@@ -117,6 +161,9 @@ static void fast_step(struct off_tcp_pair *p)
 	} else if (!keep_alive(p, 0, silent[0]) || !keep_alive(p, 1, silent[1])) {
 		off_tcp_pair_kill(p);
 	}
+	if (p->stage == OFF_TCP_FAST)
+		off_tcp_hurry(p, p->challenged_ms &&
+		                         off_tcp_since(p->t, p->challenged_ms) < ANSWER_MS);
 }
 
 static void linger_step(struct off_tcp_pair *p)

@@ -41,22 +41,22 @@ void off_tcp_phase(struct off_tcp_pair *p, enum l7mp_tcp_phase phase)
 
 /* ---- lists ---- */
 
-static bool is_quiet(enum off_tcp_stage stage)
+static bool is_quiet(const struct off_tcp_pair *p)
 {
-	return stage == OFF_TCP_FAST || stage == OFF_TCP_LINGER;
+	return (p->stage == OFF_TCP_FAST && !p->hurried) || p->stage == OFF_TCP_LINGER;
 }
 
-static bool is_switching(enum off_tcp_stage stage)
+static bool is_switching(const struct off_tcp_pair *p)
 {
-	return stage >= OFF_TCP_HOLD && !is_quiet(stage);
+	return p->stage >= OFF_TCP_HOLD && p->stage != OFF_TCP_FAST && p->stage != OFF_TCP_LINGER;
 }
 
 static void unlist(struct off_tcp_pair *p)
 {
 	struct off_tcp *t = p->t;
 
-	t->n_switching -= is_switching((enum off_tcp_stage)p->stage);
-	if (is_quiet((enum off_tcp_stage)p->stage)) {
+	t->n_switching -= is_switching(p);
+	if (is_quiet(p)) {
 		if (t->next_quiet == p)
 			t->next_quiet = p->next;
 		DL_DELETE(t->quiet, p);
@@ -73,8 +73,8 @@ static void list(struct off_tcp_pair *p)
 {
 	struct off_tcp *t = p->t;
 
-	t->n_switching += is_switching((enum off_tcp_stage)p->stage);
-	if (is_quiet((enum off_tcp_stage)p->stage)) {
+	t->n_switching += is_switching(p);
+	if (is_quiet(p)) {
 		DL_APPEND(t->quiet, p);
 		t->n_quiet++;
 	} else {
@@ -99,7 +99,18 @@ void off_tcp_enter(struct off_tcp_pair *p, enum off_tcp_stage stage)
 	L7MP_FAULT(off_tcp_stage_name(stage));
 	unlist(p);
 	p->stage = (uint8_t)stage;
+	p->hurried = false;
 	p->since_ms = off_tcp_now(p->t);
+	list(p);
+	arm(p->t);
+}
+
+void off_tcp_hurry(struct off_tcp_pair *p, bool on)
+{
+	if (p->hurried == on)
+		return;
+	unlist(p);
+	p->hurried = on;
 	list(p);
 	arm(p->t);
 }

@@ -276,13 +276,16 @@ static bool arm(struct off_tcp_pair *p)
 	return true;
 }
 
-/* What is in the socket beyond the bytes that it holds for reading: a FIN, from before TRANS. */
+/*
+ * The socket has more than the bytes that it holds for reading, all relayed: a FIN, from before
+ * TRANS. Its state does not tell, as our own FIN may have gone meanwhile.
+ */
 static void note_fin(struct off_tcp_pair *p, int i)
 {
 	struct off_tcp_end *e = &p->end[i];
 	volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
 
-	if (e->fin || off_tcp_state(e->fd) != OFF_TCP_CLOSE_WAIT)
+	if (e->fin || e->copied + (uint32_t)e->relay.relayed + 1 != e->rcv_nxt)
 		return;
 	e->fin = true;
 	d->fin_end = e->rcv_nxt;
@@ -304,7 +307,7 @@ static bool trans_end(struct off_tcp_pair *p, int i)
 		p->moved_ms = now(p);
 	}
 	(void)off_tcp_relay_some(&e->relay, e->fd, to->fd, &all);
-	if (e->copied + (uint32_t)e->relay.relayed != e->rcv_nxt && all)
+	if (all)
 		note_fin(p, i);
 	if (e->fin && all && !to->shut) {
 		/* One number on both sides: this FIN has the peer's. */
@@ -312,7 +315,8 @@ static bool trans_end(struct off_tcp_pair *p, int i)
 		(void)shutdown(to->fd, SHUT_WR);
 		return false;
 	}
-	return all && !off_tcp_unacked(to->fd);
+	return all && e->copied + (uint32_t)e->relay.relayed + e->fin == e->rcv_nxt &&
+	       !off_tcp_unacked(to->fd);
 }
 
 static bool is_over(const struct off_tcp_pair *p)
@@ -320,16 +324,27 @@ static bool is_over(const struct off_tcp_pair *p)
 	return p->map->dir[0].seen & p->map->dir[1].seen & L7MP_TCP_FIN_ACKED;
 }
 
-/* A socket was reset, or gave its peer up. */
+/* Both ends were finished: such a socket is closed, too. */
+static bool closed_orderly(const struct off_tcp_end *e)
+{
+	int unread = off_tcp_unread(e->fd);
+	uint32_t rcv_nxt;
+
+	return e->shut && unread >= 0 && !off_tcp_rcv_nxt(e->fd, &rcv_nxt) &&
+	       rcv_nxt == e->copied + (uint32_t)unread + 1;
+}
+
+/* It was reset, or gave its peer up. */
+static bool socket_failed(const struct off_tcp_end *e)
+{
+	uint8_t state = off_tcp_state(e->fd);
+
+	return !state || (state == OFF_TCP_CLOSE && !closed_orderly(e));
+}
+
 static bool has_failed(const struct off_tcp_pair *p)
 {
-	for (int i = 0; i < 2; i++) {
-		uint8_t state = off_tcp_state(p->end[i].fd);
-
-		if (!state || state == OFF_TCP_CLOSE)
-			return true;
-	}
-	return false;
+	return socket_failed(&p->end[0]) || socket_failed(&p->end[1]);
 }
 
 static void trans_step(struct off_tcp_pair *p)
@@ -341,6 +356,8 @@ static void trans_step(struct off_tcp_pair *p)
 		off_tcp_fast(p);
 	else if (has_failed(p))
 		off_tcp_pair_kill(p);
+	else
+		(void)off_tcp_begun_anew(p);
 }
 
 /* ---- FAST ---- */
@@ -397,18 +414,25 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	}
 }
 
+/* Has the socket received something since TRANS: data, or a FIN? */
+static bool has_more(const struct off_tcp_end *e)
+{
+	uint32_t rcv_nxt = e->rcv_nxt;
+
+	(void)off_tcp_rcv_nxt(e->fd, &rcv_nxt);
+	off_tcp_repair(e->fd, true);
+	return rcv_nxt != e->rcv_nxt;
+}
+
 void off_tcp_late(struct off_tcp_pair *p)
 {
-	bool late = false;
-
 	if (p->stage != OFF_TCP_FAST || is_over(p))
 		return;
-	for (int i = 0; i < 2; i++) {
-		int unread = off_tcp_unread(p->end[i].fd);
-
-		late = late || (unread > 0 && (uint64_t)unread > p->end[i].relay.relayed);
+	if (has_failed(p)) {
+		off_tcp_pair_kill(p);
+		return;
 	}
-	if (!late)
+	if (!has_more(&p->end[0]) && !has_more(&p->end[1]))
 		return;
 	p->t->n_late++;
 	off_tcp_watch_socket(p, false);

@@ -124,6 +124,8 @@ struct off_tcp_pair {
 	unsigned probes;
 	unsigned barrier;          /* BARRIER: number of the barrier that it waits for */
 	bool held;                 /* the owner was told to */
+	bool hurried;              /* FAST: looked at every ms all the same */
+	uint64_t challenged_ms;    /* the last challenge */
 	uint64_t unanswered_ms[2]; /* FAST: since when a probe has no answer; 0: none is out */
 };
 
@@ -167,7 +169,7 @@ struct off_tcp {
 	uint32_t last_id;
 	unsigned first_free, n_free; /* in `free`, a ring */
 	uint16_t free[L7MP_TCP_PAIRS];
-	uint64_t n_spliced, n_returned, n_closed, n_reset, n_late, n_forced;
+	uint64_t n_spliced, n_returned, n_closed, n_reset, n_late, n_forced, n_challenges;
 };
 
 /* `map`: memory of tcp_pairs; it and `ops` are borrowed. 0 or negative errno. */
@@ -243,6 +245,13 @@ void off_tcp_barrier(struct off_tcp_pair *p);
 /* RELAY: the sockets go back as they are. */
 void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why);
 void off_tcp_over(struct off_tcp_pair *p, bool reset);
+/* FAST: is it looked at every ms? */
+void off_tcp_hurry(struct off_tcp_pair *p, bool on);
+/*
+ * From TRANS to STOP: ends the pair when a peer has begun anew with the same port; asks a peer that
+ * seems to have. Returns whether it was ended.
+ */
+bool off_tcp_begun_anew(struct off_tcp_pair *p);
 /* Asks end i's peer for an answer. */
 void off_tcp_probe(struct off_tcp_pair *p, int i);
 /* The time stamp that a hand-made segment to end i's peer has. */

@@ -192,11 +192,21 @@ static void stop_step(struct off_tcp_pair *p)
 		off_tcp_probe(p, i);
 }
 
+/* Over meanwhile: there is nothing that could come back. */
+static bool ended(struct off_tcp_pair *p)
+{
+	if (p->map->dir[0].seen & p->map->dir[1].seen & L7MP_TCP_FIN_ACKED) {
+		off_tcp_over(p, false);
+		return true;
+	}
+	return off_tcp_begun_anew(p);
+}
+
 void off_tcp_unsplice_step(struct off_tcp_pair *p)
 {
 	if (p->stage == OFF_TCP_BARRIER)
 		barrier_step(p);
-	if (p->stage == OFF_TCP_STOP)
+	if (p->stage == OFF_TCP_STOP && !ended(p))
 		stop_step(p);
 }
 

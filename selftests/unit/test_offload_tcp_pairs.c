@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pairs of TCP connections from stage to stage, with real sockets and no program: whatever the peers
+ * send reaches the sockets, as if the program had passed it up before TRANS. What the program notes
+ * in the pair, the tests write.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "looptest.h"
+#include "offload/tcp/tcp.h"
+
+#define LONG_MS 60000
+
+struct rig {
+	struct l7mp_loop *loop;
+	struct l7mp_tcp_pair *map;
+	struct off_tcp *t;
+	struct off_tcp_pair *p;
+	int own[2], peer[2]; /* of the client's connection, of the server's */
+	struct l7mp_flow_socket back[2];
+	unsigned n_begun, n_returned, n_over, n_gone;
+	bool reset;
+	enum l7mp_reason why;
+};
+
+static void on_hold(void *arg, void *owner, bool on)
+{
+	(void)arg;
+	(void)owner;
+	(void)on;
+}
+
+static bool on_lend(void *arg, void *owner, int fd[2])
+{
+	struct rig *r = arg;
+
+	(void)owner;
+	for (int i = 0; i < 2; i++) {
+		fd[i] = r->own[i];
+		r->own[i] = -1;
+	}
+	return true;
+}
+
+static void on_begun(void *arg, void *owner)
+{
+	(void)owner;
+	((struct rig *)arg)->n_begun++;
+}
+
+static void on_unmap(void *arg, void *owner)
+{
+	(void)arg;
+	(void)owner;
+}
+
+static void on_returned(void *arg, void *owner, const struct l7mp_flow_socket back[2],
+                        enum l7mp_reason why)
+{
+	struct rig *r = arg;
+
+	(void)owner;
+	r->n_returned++;
+	r->why = why;
+	r->p = NULL;
+	for (int i = 0; back && i < 2; i++) {
+		r->back[i] = back[i];
+		r->own[i] = back[i].fd;
+	}
+}
+
+static void on_over(void *arg, void *owner, bool reset)
+{
+	struct rig *r = arg;
+
+	(void)owner;
+	r->n_over++;
+	r->reset = reset;
+}
+
+static void on_gone(void *arg, void *owner)
+{
+	struct rig *r = arg;
+
+	(void)owner;
+	r->n_gone++;
+	r->p = NULL;
+}
+
+static const struct off_tcp_ops ops = {
+        .hold = on_hold,
+        .lend = on_lend,
+        .begun = on_begun,
+        .unmap = on_unmap,
+        .returned = on_returned,
+        .over = on_over,
+        .gone = on_gone,
+};
+
+/* lo's segments are larger than its peer takes, without this. */
+static int stream_socket(void)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0), mss = 1400;
+
+	assert_true(fd >= 0);
+	assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss)), 0);
+	return fd;
+}
+
+/* A connection: the proxy's socket, nonblocking, and the peer's. */
+static void connection(int *own, int *peer)
+{
+	struct l7mp_addr a;
+	int l = stream_socket();
+
+	assert_int_equal(l7mp_addr_parse(&a, "127.0.0.1", 0), 0);
+	assert_int_equal(bind(l, &a.sa, a.len), 0);
+	assert_int_equal(listen(l, 1), 0);
+	assert_int_equal(getsockname(l, &a.sa, &a.len), 0);
+	*peer = stream_socket();
+	assert_int_equal(connect(*peer, &a.sa, a.len), 0);
+	*own = accept4(l, NULL, NULL, SOCK_NONBLOCK);
+	assert_true(*own >= 0);
+	close(l);
+}
+
+static void send_text(int fd, const char *text)
+{
+	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+}
+
+static bool can_read(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* What the peer reads next, all of it; "" is the end of the stream. */
+static void expect(const struct rig *r, int i, const char *text)
+{
+	char buf[64] = "";
+
+	LOOP_UNTIL(r->loop, can_read(r->peer[i]), LONG_MS);
+	assert_int_equal(recv(r->peer[i], buf, sizeof(buf) - 1, 0), strlen(text));
+	assert_string_equal(buf, text);
+}
+
+static void setup(struct rig *r)
+{
+	uint32_t number;
+
+	memset(r, 0, sizeof(*r));
+	for (int i = 0; i < 2; i++)
+		connection(&r->own[i], &r->peer[i]);
+	if (off_tcp_rcv_nxt(r->own[0], &number))
+		skip(); /* no CAP_NET_ADMIN */
+	r->map = calloc(L7MP_TCP_PAIRS, sizeof(*r->map));
+	assert_non_null(r->map);
+	assert_int_equal(l7mp_loop_new(&r->loop), 0);
+	assert_int_equal(off_tcp_new(r->loop, r->map, &ops, r, &r->t), 0);
+}
+
+static void begin(struct rig *r)
+{
+	assert_int_equal(off_tcp_pair_new(r->t, r->own, r, &r->p), L7MP_REASON_NONE);
+	off_tcp_pair_begin(r->p);
+}
+
+static volatile struct l7mp_tcp_direction *way(const struct rig *r, int i)
+{
+	return &r->p->map->dir[i];
+}
+
+static void note(const struct rig *r, int i, uint32_t what)
+{
+	__atomic_fetch_or(&way(r, i)->seen, what, __ATOMIC_RELAXED);
+}
+
+/* To the turn in which the stage begins. */
+static void until(struct rig *r, enum off_tcp_stage stage)
+{
+	LOOP_UNTIL(r->loop, r->p->stage >= OFF_TCP_WATCH, LONG_MS);
+	note(r, 0, L7MP_TCP_SEEN);
+	note(r, 1, L7MP_TCP_SEEN);
+	LOOP_UNTIL(r->loop, !r->p || r->p->stage == stage, LONG_MS);
+	assert_non_null(r->p);
+}
+
+static void teardown(struct rig *r)
+{
+	for (int i = 0; i < 2; i++) {
+		if (r->own[i] >= 0)
+			close(r->own[i]);
+		close(r->peer[i]);
+	}
+	if (r->p)
+		r->p->since_ms = 0; /* no need to linger */
+	if (r->p)
+		LOOP_UNTIL(r->loop, r->n_gone, LONG_MS);
+	off_tcp_free(&r->t);
+	LOOP_FOR(r->loop, 5);
+	assert_int_equal(l7mp_loop_free(&r->loop), 0);
+	free(r->map);
+}
+
+/* Ends a pair that is in the kernel, as if both FINs had passed there. */
+static void end(struct rig *r)
+{
+	note(r, 0, L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED);
+	note(r, 1, L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED);
+	LOOP_UNTIL(r->loop, r->n_over, LONG_MS);
+	assert_false(r->reset);
+}
+
+/* ---- stragglers: what passed the program before TRANS and reaches the sockets later ---- */
+
+static void test_data(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_TRANS);
+	send_text(r.peer[0], "to the server");
+	send_text(r.peer[1], "to the client");
+	expect(&r, 1, "to the server");
+	expect(&r, 0, "to the client");
+	until(&r, OFF_TCP_FAST);
+	assert_int_equal(r.n_begun, 1);
+	assert_int_equal(way(&r, 0)->own_seq, r.p->end[0].rcv_nxt);
+	send_text(r.peer[0], "later"); /* and once more, after FAST */
+	expect(&r, 1, "later");
+	until(&r, OFF_TCP_FAST);
+	assert_int_equal(r.n_begun, 1);
+	end(&r);
+	teardown(&r);
+}
+
+/* Each end's FIN is passed on, and noted, whichever comes first. */
+static void fins(bool client_first)
+{
+	struct rig r;
+
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_TRANS);
+	send_text(r.peer[client_first], "last words");
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(shutdown(r.peer[i ^ !client_first], SHUT_WR), 0);
+	expect(&r, !client_first, "last words");
+	expect(&r, 0, "");
+	expect(&r, 1, "");
+	/* They are closed now, which is no failure. */
+	LOOP_UNTIL(r.loop, r.p->stage == OFF_TCP_FAST, LONG_MS);
+	for (int i = 0; i < 2; i++) {
+		assert_true(way(&r, i)->seen & L7MP_TCP_FIN);
+		assert_int_equal(way(&r, i)->fin_end, r.p->end[i].rcv_nxt);
+	}
+	assert_int_equal(r.n_over, 0);
+	end(&r);
+	teardown(&r);
+}
+
+static void test_fins(void **state)
+{
+	(void)state;
+	fins(true);
+	fins(false);
+}
+
+/* The other end's FIN comes when ours, for the first one's, is on its way. */
+static void test_fin_after_ours(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_TRANS);
+	assert_int_equal(shutdown(r.peer[0], SHUT_WR), 0);
+	LOOP_UNTIL(r.loop, r.p->end[1].shut, LONG_MS);
+	assert_int_equal(shutdown(r.peer[1], SHUT_WR), 0);
+	expect(&r, 0, "");
+	expect(&r, 1, "");
+	until(&r, OFF_TCP_FAST);
+	assert_true(way(&r, 0)->seen & way(&r, 1)->seen & L7MP_TCP_FIN);
+	end(&r);
+	teardown(&r);
+}
+
+static void test_fin_in_fast(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	assert_int_equal(shutdown(r.peer[0], SHUT_WR), 0);
+	expect(&r, 1, "");
+	until(&r, OFF_TCP_FAST);
+	assert_true(way(&r, 0)->seen & L7MP_TCP_FIN);
+	end(&r);
+	teardown(&r);
+}
+
+static void reset_peer(const struct rig *r, int i)
+{
+	const struct linger lg = {.l_onoff = 1};
+
+	assert_int_equal(setsockopt(r->peer[i], SOL_SOCKET, SO_LINGER, &lg, sizeof(lg)), 0);
+	close(r->peer[i]);
+}
+
+static void resets(enum off_tcp_stage stage)
+{
+	struct rig r;
+	char c;
+
+	setup(&r);
+	begin(&r);
+	until(&r, stage);
+	reset_peer(&r, 1);
+	LOOP_UNTIL(r.loop, r.n_over, LONG_MS);
+	assert_true(r.reset);
+	LOOP_UNTIL(r.loop, can_read(r.peer[0]), LONG_MS);
+	assert_int_equal(recv(r.peer[0], &c, 1, 0), -1);
+	assert_int_equal(errno, ECONNRESET);
+	r.peer[1] = -1;
+	teardown(&r);
+}
+
+static void test_resets(void **state)
+{
+	(void)state;
+	resets(OFF_TCP_TRANS);
+	resets(OFF_TCP_FAST);
+}
+
+/* ---- a SYN while the connections are alive ---- */
+
+static void syn(enum off_tcp_stage stage)
+{
+	struct rig r;
+
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	if (stage == OFF_TCP_STOP) {
+		way(&r, 0)->ack_max--; /* something is not acknowledged: it stays in STOP */
+		off_tcp_pair_leave(r.p, L7MP_REASON_NONE);
+		LOOP_UNTIL(r.loop, r.p->stage == OFF_TCP_STOP, LONG_MS);
+	}
+	note(&r, 0, L7MP_TCP_SYN);
+	LOOP_UNTIL(r.loop, way(&r, 0)->seen & L7MP_TCP_CHALLENGED, LONG_MS);
+	assert_false(way(&r, 0)->seen & L7MP_TCP_SYN);
+	assert_int_equal(r.t->n_challenges, 1);
+	note(&r, 0, L7MP_TCP_SYN); /* it may be sent again, and challenged again */
+	LOOP_UNTIL(r.loop, r.t->n_challenges == 2, LONG_MS);
+	assert_int_equal(r.n_over, 0);
+	note(&r, 0, L7MP_TCP_RST | L7MP_TCP_REUSED); /* the answer */
+	LOOP_UNTIL(r.loop, r.n_over, LONG_MS);
+	assert_true(r.reset);
+	assert_int_equal(r.n_returned, 0);
+	teardown(&r);
+}
+
+static void test_syn(void **state)
+{
+	(void)state;
+	syn(OFF_TCP_FAST);
+	syn(OFF_TCP_STOP);
+}
+
+/* Both FINs are acknowledged while it is to come back: it is over. */
+static void test_ended_in_stop(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	off_tcp_pair_leave(r.p, L7MP_REASON_NONE);
+	end(&r);
+	assert_int_equal(r.n_returned, 0);
+	teardown(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_data),           cmocka_unit_test(test_fins),
+	        cmocka_unit_test(test_fin_after_ours), cmocka_unit_test(test_fin_in_fast),
+	        cmocka_unit_test(test_resets),         cmocka_unit_test(test_syn),
+	        cmocka_unit_test(test_ended_in_stop),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
