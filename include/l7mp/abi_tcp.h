@@ -35,8 +35,8 @@ enum l7mp_tcp_flags { /* constants of a direction */
 };
 
 /*
- * Set by the programs, atomically. User space clears them while the pair does not translate, but for
- * SYN and CHALLENGED.
+ * Set by the programs, atomically. User space clears them while the pair does not translate; SYN
+ * and CHALLENGED at any time.
  */
 enum l7mp_tcp_seen {
 	L7MP_TCP_SEEN = 1 << 0,      /* WATCH: a segment with plausible numbers came in */
@@ -51,8 +51,8 @@ enum l7mp_tcp_seen {
 	L7MP_TCP_REUSED = 1 << 4, /* the peer has given the connection up: its packets go up */
 	L7MP_TCP_DOUBT = 1 << 5,  /* see l7mp_tcp_doubt; user space takes the connections back */
 	/*
-	 * A SYN while the connections are alive; it was dropped. Its peer may have begun anew, or
-	 * somebody made it up: user space sends a challenge (RFC 5961, 4.2), clears this and sets
+	 * A SYN while the connections are alive; it was dropped. The peer may have begun anew, or
+	 * the SYN is forged: user space sends a challenge (RFC 5961, 4.2), clears this and sets
 	 * CHALLENGED.
 	 */
 	L7MP_TCP_SYN = 1 << 6,

@@ -84,7 +84,7 @@ class Reuse(Base):
             self.nothing_left(p)
 
     def test_forged_syn(self):
-        """a SYN that somebody made up ends nothing and takes nothing out of the kernel"""
+        """a forged SYN ends nothing and takes nothing out of the kernel"""
         with self.proxy() as p:
             c, s = self.fast_pair(p)
             for ahead in (0, 100, 1 << 30):

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pairs of TCP connections from stage to stage, with real sockets and no program: whatever the peers
- * send reaches the sockets, as if the program had passed it up before TRANS. What the program notes
- * in the pair, the tests write.
+ * Pairs of TCP connections from stage to stage, with real sockets and no program: whatever the
+ * peers send reaches the sockets, as if the program had passed it up before TRANS. What the program
+ * notes in the pair, the tests write.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -174,7 +174,9 @@ static void setup(struct rig *r)
 
 static void begin(struct rig *r)
 {
-	assert_int_equal(off_tcp_pair_new(r->t, r->own, r, &r->p), L7MP_REASON_NONE);
+	const struct l7mp_flow_socket at[2] = {{.fd = r->own[0]}, {.fd = r->own[1]}};
+
+	assert_int_equal(off_tcp_pair_new(r->t, at, r, &r->p), L7MP_REASON_NONE);
 	off_tcp_pair_begin(r->p);
 }
 

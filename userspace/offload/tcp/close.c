@@ -65,9 +65,9 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 /* ---- a peer that has begun anew ---- */
 
 /*
- * Somebody has sent a SYN. A host that has no such connection any more answers an acknowledgement
- * by a reset with the number that it acknowledges, which only those can know that see the packets
- * (RFC 5961, 4.2); from one that is still there comes an acknowledgement, or nothing.
+ * A SYN has come. A host that has no such connection any more answers an acknowledgement by a reset
+ * with the number that it acknowledges, which only those can know that see the packets (RFC 5961,
+ * 4.2); from one that is still there comes an acknowledgement, or nothing.
  */
 static bool challenge(struct off_tcp_pair *p, int i)
 {
