@@ -446,7 +446,7 @@ class Hostile(Base):
         self.b.key("Escape")
         self.no_dialog()
         self.open("#/sessions?filter=" + "%3Cimg%20src%3Dx%20onerror%3Dhacked%3D7%3E")
-        self.b.until("document.querySelector('input[type=search]').value.startsWith('<img')")
+        self.b.until("(document.querySelector('input[type=search]')?.value ?? '').startsWith('<img')")
         self.open("#/sessions/%3Cimg%20src=x%20onerror=hacked=8%3E")
         self.b.until_text("<img src=x onerror=hacked=8>")
         self.assertTrue(self.b.js(clean))

@@ -19,9 +19,10 @@ import urllib.request
 import l7test
 from kube_cluster import HOST, PORT, ApiError
 
-# $1: an empty folder, $2: number of binds, then pairs SOURCE TARGET, then the program.
+# $1: the host's name, $2: an empty folder, $3: number of binds, then pairs SOURCE TARGET, then the program.
 ENTER = """
-root=$1/root n=$2; shift 2
+hostname "$1"
+root=$2/root n=$3; shift 3
 mount --make-rprivate / && mount -t tmpfs tmpfs "${root%/root}" && mkdir "$root" "${root%/root}/u" "${root%/root}/w" || exit 125
 mount -t overlay overlay -o "lowerdir=/,upperdir=${root%/root}/u,workdir=${root%/root}/w" "$root" || exit 125
 for d in proc sys dev tmp; do mount --rbind /$d "$root/$d" || exit 125; done
@@ -59,7 +60,7 @@ class Container:
                f"KUBERNETES_SERVICE_HOST={HOST}", f"KUBERNETES_SERVICE_PORT={PORT}", f"HOSTNAME={self.pod.name}",
                *(f"{k}={v}" for k, v in self.pod.environment(self.spec))]
         self.env = env
-        args = [*self.pod.enter, "unshare", "--mount", "sh", "-c", ENTER, "sh", str(scratch), str(len(binds) // 2), *binds, *env, *argv]
+        args = [*self.pod.enter, "unshare", "--mount", "--uts", "sh", "-c", ENTER, "sh", self.pod.name, str(scratch), str(len(binds) // 2), *binds, *env, *argv]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(args, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
