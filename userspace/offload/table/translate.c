@@ -8,7 +8,7 @@
 /* The flags that do not depend on the egress. */
 #define OTHER_FLAGS                                                                         \
 	(L7MP_FLOW_HANDOVER | L7MP_FLOW_JSON_UP | L7MP_FLOW_KEEP_TOS | L7MP_FLOW_SET_DMAC | \
-	 L7MP_FLOW_SET_SMAC)
+	 L7MP_FLOW_SET_SMAC | L7MP_FLOW_RTP)
 
 /* Only unicast addresses that mean the same on every interface. */
 static bool plain(const struct l7mp_addr *a)
