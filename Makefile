@@ -6,6 +6,7 @@
 #   make test     the fast cut of every suite make test-full  the sizes that the issues name
 #   make bench    figures against rivals      make vmtest     other kernels under QEMU
 #   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
+#   make mesh-tools  what the mesh tests run against: etcd, Kubernetes (needs Go)   make test-mesh  those tests
 #   make deb      the Debian package, in build/deb (needs debhelper; DEB_ARGS= of dpkg-buildpackage)
 #
 # Variables: BUILD=dir, CC=gcc|clang, SAN=asan|tsan, WERROR=0 (packagers), V=1.
@@ -251,7 +252,7 @@ fuzz-bins: $(patsubst selftests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRCS))
 fuzz:
 	$(Q)$(MAKE) --no-print-directory BUILD=build/fuzz CC=$(CLANG) SAN=fuzz OPT=-O1 fuzz-bins
 
-.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb
+.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh
 setup:
 	$(Q)scripts/setup.sh
 run:
@@ -264,6 +265,13 @@ test:
 test-full:
 	$(Q)scripts/setup.sh full
 	$(Q)scripts/test.sh full
+mesh-tools:
+	$(Q)scripts/mesh-tools.sh
+# The folder of the tools is printed last; 77: they can't be built here, and the tests that need them are skipped.
+test-mesh:
+	$(Q)scripts/setup.sh
+	$(Q)scripts/mesh-tools.sh || [ $$? -eq 77 ]
+	$(Q)scripts/test.sh full mesh
 bench:
 	$(Q)scripts/setup.sh bench
 	$(Q)$(MAKE) --no-print-directory all

@@ -538,6 +538,8 @@ class OpenApi(Base):
             path = path if path.startswith("/api/v1") else "/api/v1" + path
             real = path.replace("{name}", "nothing").replace("{position}", "0")
             for method in ("get", "post", "put", "delete"):
+                if (method, real) == ("post", "/api/v1/upgrade"):
+                    continue  # it would put another process in the place of this one: api/test_upgrade.py
                 status, _ = self.api.call(method.upper(), real, b"" if method in ("post", "put") else None)
                 if method in ops:
                     self.assertNotIn(status, (405, 500), (method, real))

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long timeout=900
+# l7mp-test: full long timeout=900
 """A crash at any moment of start, of a flow's life, of splicing, of taking over and of the end leaves nothing stuck at the next
 start: it comes up, its sessions go into the kernel, and its end takes everything away."""
 import pathlib

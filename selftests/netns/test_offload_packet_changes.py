@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long timeout=300
+# l7mp-test: full long timeout=300
 """AF_PACKET in the kernel while things change: flows that come and go under a stream, refusals, links, the end."""
 import contextlib
 import json

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=600 timeout_full=1200
+# l7mp-test: full timeout=600 timeout_full=1200
 """TCP sessions in the kernel at the edges: idle ones and dead peers, windows that are closed for long, segments that are
 late or forged, connection tracking and NAT around."""
 import pathlib

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=600
+# l7mp-test: full timeout=600
 """Clients and servers that others have written, over TCP sessions in the kernel: iperf3, curl and nginx, HAProxy, OpenSSH,
 PostgreSQL, WebSocket. Each test sees that the bytes pass in the kernel and that user space's stand still."""
 import asyncio
