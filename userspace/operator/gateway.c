@@ -741,7 +741,7 @@ static void pods_of(struct op_render *x, const struct op_node *n, struct op_pods
 	if (rc)
 		x->oom = true;
 	if (out->n)
-		qsort(out->v, out->n, sizeof(*out->v), op_by_name);
+		qsort(out->v, out->n, sizeof(struct op_obj *), op_by_name);
 }
 
 static void place_listeners(struct op_render *x, struct gateway *gw, const struct op_pods *pods)
@@ -895,7 +895,7 @@ static void add_addresses(struct op_render *x, struct op_node *n, const struct o
 			rc = op_pods_add(&services, o);
 	}
 	if (services.n)
-		qsort(services.v, services.n, sizeof(*services.v), op_by_name);
+		qsort(services.v, services.n, sizeof(struct op_obj *), op_by_name);
 	for (size_t i = 0; i < services.n && !rc; i++) {
 		const struct op_service *v = services.v[i]->service;
 

@@ -269,7 +269,7 @@ int op_service_endpoints(const struct op_store *s, const struct op_obj *service,
 		    strcmp(o->slice->service, service->name) == 0)
 			rc = op_pods_add(&slices, o);
 	if (slices.n)
-		qsort(slices.v, slices.n, sizeof(*slices.v), by_object_name);
+		qsort(slices.v, slices.n, sizeof(struct op_obj *), by_object_name);
 	for (size_t i = 0; i < slices.n && !rc; i++) {
 		const struct op_slice *slice = slices.v[i]->slice;
 		uint16_t number;

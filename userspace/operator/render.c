@@ -281,7 +281,7 @@ static int add_nodes(struct op_render *x)
 		for (const struct op_obj *o = x->s->objects[k]; o && !rc; o = o->hh.next)
 			rc = op_pods_add(&all, o);
 		if (all.n)
-			qsort(all.v, all.n, sizeof(*all.v), op_by_name);
+			qsort(all.v, all.n, sizeof(struct op_obj *), op_by_name);
 		for (size_t i = 0; i < all.n && !rc; i++) {
 			struct op_node *n = new_node(all.v[i]);
 
@@ -324,7 +324,7 @@ static int add_proxies(struct op_render *x)
 		if (o->pod->proxy)
 			rc = op_pods_add(&pods, o);
 	if (pods.n)
-		qsort(pods.v, pods.n, sizeof(*pods.v), op_by_name);
+		qsort(pods.v, pods.n, sizeof(struct op_obj *), op_by_name);
 	r->proxies = rc ? NULL : calloc(pods.n + 1, sizeof(*r->proxies));
 	if (!r->proxies)
 		rc = -ENOMEM;
@@ -452,10 +452,10 @@ static int number_units(struct op_render *x)
 		return -ENOMEM;
 	for (struct op_unit *u = x->r->units; u; u = u->hh.next)
 		v[i++] = u;
-	qsort(v, n, sizeof(*v), unit_by_key);
+	qsort(v, n, sizeof(struct op_unit *), unit_by_key);
 	for (i = 0; i < n; i++)
 		v[i]->order = (uint32_t)i;
-	qsort(v, n, sizeof(*v), unit_by_age);
+	qsort(v, n, sizeof(struct op_unit *), unit_by_age);
 	for (i = 0; i < n; i++)
 		v[i]->age = (uint32_t)i;
 	free(v);
@@ -658,7 +658,7 @@ static int resolve_conflicts(struct op_render *x, struct op_group *g)
 		if (g->want[i]->n_claims)
 			old[n++] = g->want[i];
 	if (n > 1)
-		qsort(old, n, sizeof(*old), unit_by_rank);
+		qsort(old, n, sizeof(struct op_unit *), unit_by_rank);
 	for (size_t i = 0; i < n && !rc; i++) {
 		struct op_unit *u = old[i];
 		const struct claim *c = NULL;
@@ -667,8 +667,8 @@ static int resolve_conflicts(struct op_render *x, struct op_group *g)
 		for (k = 0; k < u->n_claims && !c; k++)
 			c = find_conflict(claims, u->claims[k]);
 		if (c) {
-			struct op_unit **at =
-			        bsearch(&u, g->want, g->n_want, sizeof(*g->want), unit_by_order);
+			struct op_unit **at = bsearch(&u, g->want, g->n_want,
+			                              sizeof(struct op_unit *), unit_by_order);
 
 			g->why[at - g->want] = conflict_text(x, u->claims[k - 1], c->unit);
 			continue;
@@ -704,11 +704,11 @@ static void bound(struct op_render *x, struct op_group *g)
 		x->oom = true;
 		return;
 	}
-	memcpy(old, g->want, n * sizeof(*old));
-	qsort(old, n, sizeof(*old), unit_by_rank);
+	memcpy(old, g->want, n * sizeof(struct op_unit *));
+	qsort(old, n, sizeof(struct op_unit *), unit_by_rank);
 	while (n-- && total > max) {
-		struct op_unit **at =
-		        bsearch(&old[n], g->want, g->n_want, sizeof(*g->want), unit_by_order);
+		struct op_unit **at = bsearch(&old[n], g->want, g->n_want, sizeof(struct op_unit *),
+		                              unit_by_order);
 
 		if (g->why[at - g->want])
 			continue;
@@ -730,7 +730,7 @@ static int write_inserts(struct op_group *g, struct l7mp_str *t)
 			g->inserts[n++] = g->units[i];
 	g->n_inserts = n;
 	if (n)
-		qsort(g->inserts, n, sizeof(*g->inserts), unit_by_insert);
+		qsort(g->inserts, n, sizeof(struct op_unit *), unit_by_insert);
 	l7mp_str_add(t, ",\"rule_inserts\":[");
 	for (size_t i = 0; i < n; i++) {
 		cJSON *e = cJSON_CreateObject();
@@ -842,7 +842,7 @@ static int make_proxy(struct op_render *x, size_t i, struct list *l)
 	if (x->s->refusals)
 		take_out_refused(x, i, l);
 	if (l->n)
-		qsort(l->v, l->n, sizeof(*l->v), unit_by_order);
+		qsort(l->v, l->n, sizeof(struct op_unit *), unit_by_order);
 	g = group_of(x, l, &made);
 	if (!g || (made && make_group(x, g)))
 		return -ENOMEM;

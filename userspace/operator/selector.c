@@ -38,7 +38,7 @@ int op_pods_add(struct op_pods *p, const struct op_obj *pod)
 {
 	if (p->n == p->cap) {
 		size_t cap = p->cap ? 2 * p->cap : 8;
-		const struct op_obj **v = realloc(p->v, cap * sizeof(*v));
+		const struct op_obj **v = realloc(p->v, cap * sizeof(struct op_obj *));
 
 		if (!v)
 			return -ENOMEM;
@@ -327,7 +327,7 @@ static void sort_unique(struct op_pods *p)
 	size_t n = 0;
 
 	if (p->n)
-		qsort(p->v, p->n, sizeof(*p->v), op_by_name);
+		qsort(p->v, p->n, sizeof(struct op_obj *), op_by_name);
 	for (size_t i = 0; i < p->n; i++)
 		if (!n || p->v[n - 1] != p->v[i])
 			p->v[n++] = p->v[i];

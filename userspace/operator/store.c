@@ -581,7 +581,7 @@ static int index_label(struct op_store *s, struct op_obj *o, const struct op_lab
 	}
 	if (i->n == i->cap) {
 		size_t cap = i->cap ? 2 * i->cap : 4;
-		struct op_obj **pods = realloc(i->pods, cap * sizeof(*pods));
+		struct op_obj **pods = realloc(i->pods, cap * sizeof(struct op_obj *));
 
 		if (!pods)
 			return -ENOMEM;

@@ -3,6 +3,7 @@
  * RTP statistics of a session, of each direction: counted here for what user space relays, and by
  * the kernel while it carries the flow (l7mp_rtp_stream).
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -72,7 +73,8 @@ static cJSON *stream_json(const struct l7mp_rtp *r)
 		rc |= l7mp_json_add_num(json, "sources", r->sources);
 		rc |= l7mp_json_add_num(json, "clock_rate", r->clock_rate);
 		/* Microseconds are as much as a clock of 90 kHz can tell. */
-		rc |= l7mp_json_add_num(json, "jitter_ms", (double)(r->jitter16 / 16000) / 1000);
+		rc |= l7mp_json_add_num(json, "jitter_ms",
+		                        floor((double)r->jitter16 / 16000) / 1000);
 	}
 	if (!rc)
 		return json;
