@@ -6,6 +6,7 @@ with hostNetwork; each container a process in it, with an overlay of this machin
 root, so that volumes can be laid at any path. What it starts is decided by the image's name.
 """
 import base64
+import http.client
 import os
 import pathlib
 import shutil
@@ -301,10 +302,13 @@ class Pod(threading.Thread):
             for c in self.inits + self.containers:
                 if c.sidecar or c in self.containers:
                     c.check()
-            self.show()
-            if time.monotonic() - laid > 2:
-                self.lay_volumes(again=True)
-                laid = time.monotonic()
+            try:
+                self.show()
+                if time.monotonic() - laid > 2:
+                    self.lay_volumes(again=True)
+                    laid = time.monotonic()
+            except (ApiError, OSError, http.client.HTTPException):
+                self.shown = None  # the API server is away, or the pod has just gone: once more
             self.deleting.wait(0.1)
 
     def show(self, phase="Running"):
@@ -323,8 +327,6 @@ class Pod(threading.Thread):
         except ApiError as e:
             if e.status != 404:
                 raise
-        except OSError:
-            self.shown = None  # the API server is away: once more
 
     def finish(self):
         end = time.monotonic() + self.grace
@@ -341,7 +343,7 @@ class Pod(threading.Thread):
                 self.podlet.api.call("DELETE", self.path, {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
                                                            "preconditions": {"uid": self.uid}}, ok=(404, 409))
                 break
-            except (ApiError, OSError):
+            except (ApiError, OSError, http.client.HTTPException):
                 time.sleep(0.2)
         shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -462,7 +464,8 @@ class Podlet(threading.Thread):
                         self.see(kind, obj)
             except ApiError:
                 version = None
-            except OSError:
+                time.sleep(0.2)
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.2)
 
     def __enter__(self):

@@ -101,7 +101,7 @@ class Mesh(unittest.TestCase):
             self.fail(f"{kind}/{name}: {self.api.find(f'/apis/l7mp.io/v1/namespaces/default/{kind}/{name}')} {self.why()}")
 
     @staticmethod
-    def ask(port, text=b"hello", host=HOST, seconds=30):
+    def ask(port, text=b"hello", host=HOST, seconds=120):
         """The answer to a datagram, which is sent until one comes."""
         end = time.monotonic() + seconds
         with l7test.udp_socket(0, "0.0.0.0", 0.3) as s:
