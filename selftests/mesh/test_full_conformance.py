@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+# l7mp-test: full alone timeout=1200
+"""The Gateway API's own conformance tests of UDPRoute (9) and TCPRoute (8), on a real API server, each by its name."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+import yaml
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+import l7test  # noqa: E402
+import test_full_cluster as mesh  # noqa: E402
+
+DNS = [sys.executable, "-c", """
+import socket
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind(("0.0.0.0", 53))
+while True:
+    q, peer = u.recvfrom(4096)
+    i = 12
+    while q[i]:
+        i += q[i] + 1
+    u.sendto(q[:2] + bytes.fromhex("84000001000100000000") + q[12:i + 5] + bytes.fromhex("c00c000100010000003c00040a000001"), peer)
+"""]
+TESTS = [*(f"TCPRoute{n}" for n in ("InvalidBackendRefNonexistent", "InvalidCrossNamespaceBackendRef", "InvalidNonTCPListener",
+                                    "MultipleRoutesAttachment", "ParentRefAttachAll", "ParentRefPortAndSectionName", "ReferenceGrant",
+                                    "WeightedRouting")),
+         *(f"UDPRoute{n}" for n in ("", "InvalidBackendRefNonexistent", "InvalidCrossNamespaceBackendRef", "MultipleRoutesAttachment",
+                                    "NotAllowedByListeners", "ParentRefAttachAllListeners", "ParentRefPortAndSectionName", "ReferenceGrant",
+                                    "WeightedRouting"))]
+
+
+class Provisioner(threading.Thread):
+    """A Deployment of a proxy for each Gateway, as an administrator makes one from deploy/gateway/deployment.yaml."""
+
+    def __init__(self, cluster):
+        super().__init__(daemon=True)
+        self.cluster, self.stopping, self.done, self.trouble = cluster, False, set(), []
+        gateway = l7test.ROOT / "deploy/gateway"
+        self.deployment = next(iter(yaml.safe_load_all((gateway / "deployment.yaml").read_text())))
+        self.config = yaml.safe_load((gateway / "proxy.yaml").read_text())
+        self.secret = cluster.api.get("/api/v1/namespaces/default/secrets/l7mp-proxy")["data"]
+
+    def make(self, namespace, name):
+        deployment = json.loads(json.dumps(self.deployment).replace('"edge"', json.dumps(name)))
+        deployment["metadata"]["namespace"] = namespace
+        deployment["spec"]["replicas"] = 1
+        config = {**self.config, "metadata": {**self.config["metadata"], "namespace": namespace}}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "l7mp-proxy", "namespace": namespace}, "data": self.secret}
+        self.cluster.apply([secret, config, deployment])
+
+    def run(self):
+        while not self.stopping:
+            try:
+                for g in self.cluster.api.get("/apis/gateway.networking.k8s.io/v1/gateways")["items"]:
+                    key = g["metadata"]["namespace"], g["metadata"]["name"]
+                    if g["spec"]["gatewayClassName"] == "l7mp" and key not in self.done:
+                        self.done.add(key)
+                        self.make(*key)
+            except Exception as e:  # the test that lacks its proxy fails, and shows this
+                self.trouble.append(repr(e)[:500])
+            time.sleep(0.3)
+
+
+class Conformance(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        bin_dir, why = mesh.tools()
+        if why or not l7test.ISOLATED:
+            raise unittest.SkipTest(why or "needs root")
+        cls.bin = bin_dir
+        cls.cluster = mesh.Cluster(bin_dir)
+        cls.addClassCleanup(cls.cluster.close)
+        cls.cluster.begin()
+        cls.podlet = mesh.Podlet(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "echo-basic": [str(bin_dir / "echo-basic")],
+                                               "coredns": lambda spec: DNS})
+        cls.podlet.__enter__()
+        cls.addClassCleanup(cls.podlet.__exit__, None, None, None)
+        mesh.Mesh.cluster, mesh.Mesh.podlet = cls.cluster, cls.podlet
+        mesh.Mesh.deploy.__func__(mesh.Mesh, bin_dir)
+        # It would have each Gateway's ports on one address, where they clash.
+        cls.cluster.kubectl("delete", "daemonset", "l7mp-ingress", "--wait=false")
+        cls.provisioner = Provisioner(cls.cluster)
+        cls.provisioner.start()
+        cls.out = l7test.ROOT / "build/mesh"
+        cls.out.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.provisioner.stopping = True
+        cls.provisioner.join(30)
+
+    def conformance(self, name):
+        log = self.out / f"conformance-{name}.log"
+        with open(log, "w") as f:
+            subprocess.run([self.bin / "conformance.test", "-test.v", "-test.timeout", "300s", "-gateway-class", "l7mp",
+                            "-conformance-profiles", "GATEWAY-UDP,GATEWAY-TCP", "-cleanup-base-resources=false", "-run-test", name],
+                           env={**os.environ, "KUBECONFIG": str(self.cluster.dir / "admin.conf")}, cwd=self.cluster.dir, stdout=f,
+                           stderr=subprocess.STDOUT, timeout=400)
+        text = log.read_text(errors="replace")
+        # With a wrong name the suite runs nothing, and says PASS.
+        self.assertRegex(text, rf"--- PASS: TestConformance/{re.escape(name)} ",
+                         f"{text[-3000:]} {self.provisioner.trouble} {self.podlet.problems}")
+
+
+def add(name):
+    def test(self):
+        self.conformance(name)
+    test.__doc__ = f"conformance: {name}"
+    setattr(Conformance, f"test_{name}", test)
+
+
+for test_name in TESTS:
+    add(test_name)
+
+if __name__ == "__main__":
+    l7test.main()
