@@ -352,6 +352,40 @@ static void test_resets(void **state)
 	resets(OFF_TCP_FAST);
 }
 
+static uint32_t segments_of(const struct rig *r, int i)
+{
+	return off_tcp_segs_in(r->peer[i]);
+}
+
+/* A reset has passed in the kernel: it is believed when neither end shows that it lives. */
+static void test_reset_in_kernel(void **state)
+{
+	struct rig r;
+	uint32_t before[2];
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	for (int n = 0; n < 2; n++) {
+		for (int i = 0; i < 2; i++)
+			before[i] = segments_of(&r, i);
+		note(&r, 0, L7MP_TCP_RST);
+		/* Both are asked. */
+		LOOP_UNTIL(r.loop,
+		           segments_of(&r, 0) != before[0] && segments_of(&r, 1) != before[1],
+		           LONG_MS);
+		assert_int_equal(r.n_over, 0);
+		/* The program has seen the answer. */
+		__atomic_fetch_and(&way(&r, 0)->seen, ~(uint32_t)L7MP_TCP_RST, __ATOMIC_RELAXED);
+		LOOP_UNTIL(r.loop, !r.p->reset_ms, LONG_MS);
+	}
+	note(&r, 0, L7MP_TCP_RST); /* no answer */
+	LOOP_UNTIL(r.loop, r.n_over, LONG_MS);
+	assert_true(r.reset);
+	teardown(&r);
+}
+
 /* ---- a SYN while the connections are alive ---- */
 
 static void syn(enum off_tcp_stage stage)
@@ -405,9 +439,13 @@ static void test_ended_in_stop(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_data),           cmocka_unit_test(test_fins),
-	        cmocka_unit_test(test_fin_after_ours), cmocka_unit_test(test_fin_in_fast),
-	        cmocka_unit_test(test_resets),         cmocka_unit_test(test_syn),
+	        cmocka_unit_test(test_data),
+	        cmocka_unit_test(test_fins),
+	        cmocka_unit_test(test_fin_after_ours),
+	        cmocka_unit_test(test_fin_in_fast),
+	        cmocka_unit_test(test_resets),
+	        cmocka_unit_test(test_reset_in_kernel),
+	        cmocka_unit_test(test_syn),
 	        cmocka_unit_test(test_ended_in_stop),
 	};
 

@@ -4,7 +4,8 @@
 
 #define SETTLE_MS    3     /* copies that TRANS passed up reach their sockets before they close */
 #define LINGER_MS    2000  /* late segments of a connection that is over are still translated */
-#define SILENCE_MS   1000  /* after a reset: it was taken */
+#define SILENCE_MS   1000  /* a reset was the last segment so long: it was taken */
+#define DOUBT_MS     300   /* then both ends are asked whether they live */
 #define CHALLENGE_MS 5     /* at most one in this time */
 #define ANSWER_MS    1000  /* so long the answer to a challenge is looked for every ms */
 #define IDLE_MS      60000 /* as keep-alive by l7mp_tcp_tune */
@@ -137,6 +138,25 @@ static bool keep_alive(struct off_tcp_pair *p, int i, uint64_t silent)
 	return true;
 }
 
+/*
+ * A reset has passed. An end that did not take it may be silent, as hosts limit the rate of their
+ * challenges: data is always answered. The answer of one that is gone is a reset.
+ */
+static void reset_step(struct off_tcp_pair *p)
+{
+	if (!p->reset_ms) {
+		p->reset_ms = now(p);
+		p->probe_ms = now(p);
+	}
+	if (off_tcp_since(p->t, p->reset_ms) >= SILENCE_MS) {
+		off_tcp_over(p, true);
+	} else if (off_tcp_since(p->t, p->probe_ms) >= DOUBT_MS) {
+		p->probe_ms = now(p);
+		off_tcp_probe(p, 0);
+		off_tcp_probe(p, 1);
+	}
+}
+
 static void fast_step(struct off_tcp_pair *p)
 {
 	uint32_t seen[2] = {p->map->dir[0].seen, p->map->dir[1].seen};
@@ -152,8 +172,8 @@ static void fast_step(struct off_tcp_pair *p)
 	} else if (off_tcp_begun_anew(p) || p->stage != OFF_TCP_FAST) {
 		return;
 	} else if ((seen[0] | seen[1]) & L7MP_TCP_RST) {
-		if (silent[0] >= SILENCE_MS && silent[1] >= SILENCE_MS)
-			off_tcp_over(p, true);
+		reset_step(p);
+		return;
 	} else if ((seen[0] | seen[1]) & L7MP_TCP_DOUBT) {
 		off_tcp_pair_leave(p, L7MP_REASON_TCP);
 	} else if (p->wanted_back) {
@@ -161,6 +181,7 @@ static void fast_step(struct off_tcp_pair *p)
 	} else if (!keep_alive(p, 0, silent[0]) || !keep_alive(p, 1, silent[1])) {
 		off_tcp_pair_kill(p);
 	}
+	p->reset_ms = 0;
 	if (p->stage == OFF_TCP_FAST)
 		off_tcp_hurry(p, p->challenged_ms &&
 		                         off_tcp_since(p->t, p->challenged_ms) < ANSWER_MS);

@@ -100,6 +100,7 @@ void off_tcp_enter(struct off_tcp_pair *p, enum off_tcp_stage stage)
 	unlist(p);
 	p->stage = (uint8_t)stage;
 	p->hurried = false;
+	p->reset_ms = 0;
 	p->since_ms = off_tcp_now(p->t);
 	list(p);
 	arm(p->t);

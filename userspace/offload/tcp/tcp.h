@@ -126,6 +126,7 @@ struct off_tcp_pair {
 	bool held;                 /* the owner was told to */
 	bool hurried;              /* FAST: looked at every ms all the same */
 	uint64_t challenged_ms;    /* the last challenge */
+	uint64_t reset_ms;         /* FAST: since when a reset was the last segment; 0: it is not */
 	uint64_t unanswered_ms[2]; /* FAST: since when a probe has no answer; 0: none is out */
 };
 
