@@ -74,15 +74,7 @@ static const struct l7mp_field *const rules_alternatives[] = {&rules_name, &rule
                                                               &rules_object, NULL};
 
 static const struct l7mp_field listener_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_REQUIRED,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The listener's name",
-        },
+        OBJECT_NAME(L7MP_F_REQUIRED, "The listener's name"),
         {
                 .key = "spec",
                 .type = L7MP_T_PROTOCOL_SPEC,
@@ -105,12 +97,7 @@ static const struct l7mp_field listener_fields[] = {
                 .sub = &listener_options,
                 .doc = "What holds for the sessions of this listener",
         },
-        {
-                .key = "owner",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_READONLY,
-                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
-        },
+        OBJECT_OWNER,
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_listener = {
@@ -122,14 +109,7 @@ const struct l7mp_schema l7mp_schema_listener = {
 /* ---- endpoint ---- */
 
 static const struct l7mp_field endpoint_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The endpoint's name; generated when absent",
-        },
+        OBJECT_NAME(0, "The endpoint's name; generated when absent"),
         {
                 .key = "spec",
                 .type = L7MP_T_PROTOCOL_SPEC,
@@ -197,14 +177,7 @@ static const struct l7mp_field endpoint_item = {.type = L7MP_T_OBJECT,
 static const struct l7mp_field any_value = {.type = L7MP_T_ANY};
 
 static const struct l7mp_field cluster_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The cluster's name; generated for an inline cluster",
-        },
+        OBJECT_NAME(0, "The cluster's name; generated for an inline cluster"),
         {
                 .key = "spec",
                 .type = L7MP_T_PROTOCOL_SPEC,
@@ -230,12 +203,7 @@ static const struct l7mp_field cluster_fields[] = {
                 .item = &any_value,
                 .doc = "Free for the user; kept and shown, not used",
         },
-        {
-                .key = "owner",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_READONLY,
-                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
-        },
+        OBJECT_OWNER,
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_cluster = {

@@ -4,6 +4,16 @@
 
 #include "l7mp/model.h"
 
-/* The longest name of an object, in bytes. */
+/* The fields that every kind of object has: its name, and whose it is. `flags_`: of the name. */
+#define OBJECT_NAME(flags_, doc_)                                                  \
+	{                                                                          \
+		.key = "name", .type = L7MP_T_STRING, .flags = (flags_), .min = 1, \
+		.max = L7MP_NAME_MAX, .pattern = L7MP_P_NAME, .doc = (doc_)        \
+	}
+#define OBJECT_OWNER                                                             \
+	{                                                                        \
+		.key = "owner", .type = L7MP_T_STRING, .flags = L7MP_F_READONLY, \
+		.doc = "Who set it with `POST /config?owner=`; absent: nobody"   \
+	}
 
 extern const char *const l7mp_schema_offload_policies[];

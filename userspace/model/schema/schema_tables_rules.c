@@ -11,14 +11,7 @@
 static const struct l7mp_field rule_ref = {.type = L7MP_T_REF, .sub = &l7mp_schema_rule};
 
 static const struct l7mp_field rulelist_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The rule list's name; generated for an inline rule list",
-        },
+        OBJECT_NAME(0, "The rule list's name; generated for an inline rule list"),
         {
                 .key = "rules",
                 .type = L7MP_T_ARRAY,
@@ -32,12 +25,7 @@ static const struct l7mp_field rulelist_fields[] = {
                 .flags = L7MP_F_READONLY,
                 .doc = "Those of the rules that owners have inserted, by `rule_inserts`",
         },
-        {
-                .key = "owner",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_READONLY,
-                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
-        },
+        OBJECT_OWNER,
         {.key = NULL},
 };
 const struct l7mp_schema l7mp_schema_rulelist = {
@@ -105,14 +93,7 @@ static const struct l7mp_field match_object = {.type = L7MP_T_OBJECT, .doc = "A 
 static const struct l7mp_field *const match_alternatives[] = {&match_object, &match_string, NULL};
 
 static const struct l7mp_field rule_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The rule's name; generated for an inline rule",
-        },
+        OBJECT_NAME(0, "The rule's name; generated for an inline rule"),
         {
                 .key = "match",
                 .type = L7MP_T_ONEOF,
@@ -129,12 +110,7 @@ static const struct l7mp_field rule_fields[] = {
                 .sub = &action,
                 .doc = "What is done with a session that matches",
         },
-        {
-                .key = "owner",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_READONLY,
-                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
-        },
+        OBJECT_OWNER,
         {.key = NULL},
 };
 
@@ -210,14 +186,7 @@ static const struct l7mp_schema retry = {
 static const struct l7mp_field cluster_ref = {.type = L7MP_T_REF, .sub = &l7mp_schema_cluster};
 
 static const struct l7mp_field route_fields[] = {
-        {
-                .key = "name",
-                .type = L7MP_T_STRING,
-                .min = 1,
-                .max = L7MP_NAME_MAX,
-                .pattern = L7MP_P_NAME,
-                .doc = "The route's name; generated for an inline route",
-        },
+        OBJECT_NAME(0, "The route's name; generated for an inline route"),
         {
                 .key = "destination",
                 .type = L7MP_T_REF,
@@ -259,12 +228,7 @@ static const struct l7mp_field route_fields[] = {
                 .def = "\"auto\"",
                 .doc = "Whether sessions on this route may be moved into the kernel",
         },
-        {
-                .key = "owner",
-                .type = L7MP_T_STRING,
-                .flags = L7MP_F_READONLY,
-                .doc = "Who set it with `POST /config?owner=`; absent: nobody",
-        },
+        OBJECT_OWNER,
         {.key = NULL},
 };
 
