@@ -2,7 +2,8 @@
 /*
  * Fault points: moments at which a build for tests (-DL7MP_FAULTS, as SAN=asan has it) ends as if
  * by SIGKILL, when the environment variable L7MP_FAULT names them: "NAME" at the first pass,
- * "NAME:3" at the third. In other builds they are nothing.
+ * "NAME:3" at the third, "NAME:kill" at any. "NAME:hang" goes no further there, "NAME:orphan" kills
+ * the parent process. In other builds they are nothing.
  *
  * Thread: loop only.
  */

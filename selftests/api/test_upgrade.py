@@ -520,7 +520,7 @@ class Upgrade(Base):
 
 class Faults(Base):
     def fault(self, step, how, limit="3000"):
-        chain = self.begin(env={"L7MP_UPGRADE_FAULT": f"{step}:{how}", "L7MP_UPGRADE_LIMIT": limit})
+        chain = self.begin(env={"L7MP_FAULT": f"upgrade-{step}:{how}", "L7MP_UPGRADE_LIMIT": limit})
         load, tcp = UdpLoad(10, pause=0.02).begin(), TcpLoad(1)
         tcp.start()
         self.later(lambda: len(self.sessions()) == 11)
@@ -564,7 +564,7 @@ class Faults(Base):
         """the old process dies at a step: the new one goes on with the listeners, and with the sessions that it has"""
         for step, sessions in (("hello", 0), ("listeners", 0), ("bound", 0), ("commit", 2)):
             with self.subTest(step=step):
-                chain = self.begin(env={"L7MP_UPGRADE_FAULT": f"{step}:orphan"})
+                chain = self.begin(env={"L7MP_FAULT": f"upgrade-{step}:orphan"})
                 udp, tcp = self.udp_client(), traffic.connect(TCP)
                 self.ping(udp)
                 tcp.sendall(b"x")

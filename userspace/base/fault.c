@@ -5,20 +5,22 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void l7mp_fault(const char *name)
 {
 	static unsigned long passed;
-	const char *wanted = getenv("L7MP_FAULT"), *colon;
-	size_t len;
+	const char *wanted = getenv("L7MP_FAULT"), *what;
+	size_t len = strlen(name);
 
-	if (!wanted)
+	if (!wanted || strncmp(wanted, name, len) != 0 || (wanted[len] && wanted[len] != ':'))
 		return;
-	colon = strchr(wanted, ':');
-	len = colon ? (size_t)(colon - wanted) : strlen(wanted);
-	if (strlen(name) != len || strncmp(wanted, name, len) != 0)
-		return;
-	if (++passed == (colon ? strtoul(colon + 1, NULL, 10) : 1))
+	what = wanted[len] ? wanted + len + 1 : "1";
+	if (!strcmp(what, "orphan"))
+		kill(getppid(), SIGKILL);
+	while (!strcmp(what, "hang"))
+		pause();
+	if (!strcmp(what, "kill") || ++passed == strtoul(what, NULL, 10))
 		raise(SIGKILL);
 }
 #else

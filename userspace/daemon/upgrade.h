@@ -96,16 +96,11 @@ void takeover_to_json(const struct takeover *t, cJSON *json);
 void takeover_stop(struct takeover *t);
 void takeover_free(struct takeover **t);
 
-/* ---- for tests: a build with L7MP_FAULTS stops or ends at a step named in the environment ---- */
+/* ---- for tests: a build with L7MP_FAULTS takes the steps' time limit from the environment ---- */
 
 #ifdef L7MP_FAULTS
-void upgrade_fault(const char *step);
 uint64_t upgrade_limit(uint64_t ms);
 #else
-static inline void upgrade_fault(const char *step)
-{
-	(void)step;
-}
 static inline uint64_t upgrade_limit(uint64_t ms)
 {
 	return ms;

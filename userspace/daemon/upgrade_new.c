@@ -5,13 +5,15 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "l7mp/fault.h"
 #include "l7mp/handed.h"
 #include "l7mp/log.h"
 #include "l7mp/util.h"
@@ -21,10 +23,12 @@
 #define MODULE "upgrade"
 /* The old process kills us when we take too long; this is for the case that it stands still. */
 #define WAIT_MS    60000
+#define ENDS_MS    5000 /* a process that is being killed has ended in less */
 #define PIECES_MAX 4096
 
 struct takeover {
-	int fd; /* -1: the old process is gone */
+	int fd;  /* -1: the old process is gone */
+	int old; /* its pidfd; -1: it had ended before */
 	uv_poll_t *poll;
 	bool from_old; /* the old process answered once */
 	size_t taken, refused;
@@ -40,24 +44,9 @@ struct takeover {
 	struct wire_frame frame;
 };
 
-/* ---- faults, for tests ---- */
+/* ---- for tests ---- */
 
 #ifdef L7MP_FAULTS
-void upgrade_fault(const char *step)
-{
-	const char *at = getenv("L7MP_UPGRADE_FAULT");
-	size_t len = strlen(step);
-
-	if (!at || strncmp(at, step, len) || at[len] != ':')
-		return;
-	if (!strcmp(at + len, ":kill"))
-		raise(SIGKILL);
-	if (!strcmp(at + len, ":orphan"))
-		kill(getppid(), SIGKILL);
-	while (!strcmp(at + len, ":hang"))
-		pause();
-}
-
 uint64_t upgrade_limit(uint64_t ms)
 {
 	const char *text = getenv("L7MP_UPGRADE_LIMIT");
@@ -92,7 +81,8 @@ int takeover_new(struct takeover **out)
 	if (!*out)
 		return -ENOMEM;
 	(*out)->fd = fd;
-	upgrade_fault("start");
+	(*out)->old = pidfd_open(cred.pid, 0);
+	L7MP_FAULT("upgrade-start");
 	return 0;
 }
 
@@ -106,10 +96,15 @@ static void drop_session(struct takeover *t)
 		l7mp_buf_unref(t->pieces[--t->n_pieces].buf);
 }
 
+/* Its end of the connection is closed before its other sockets, whose addresses are bound next. */
 static void gone(struct takeover *t)
 {
+	struct pollfd end = {.fd = t->old, .events = POLLIN};
+
 	close(t->fd);
 	t->fd = -1;
+	if (t->old >= 0)
+		(void)poll(&end, 1, ENDS_MS);
 	l7mp_log_warn(MODULE, "the old process has died: this one goes on with what it has");
 }
 
@@ -159,7 +154,7 @@ int takeover_sockets(struct takeover *t, struct l7mp_handed *handed)
 	snprintf(text, sizeof(text), "{\"version\":\"%s\",\"records\":%d}", L7MP_VERSION,
 	         UPGRADE_RECORDS);
 	rc = tell(t, WIRE_HELLO, text);
-	upgrade_fault("hello");
+	L7MP_FAULT("upgrade-hello");
 	while (!rc && !(rc = next(t)) && t->frame.type == WIRE_LISTENER && t->frame.n_fds == 1) {
 		t->frame.n_fds = 0;
 		rc = l7mp_handed_add(handed, t->frame.fds[0], (const char *)t->frame.data);
@@ -172,7 +167,7 @@ int takeover_sockets(struct takeover *t, struct l7mp_handed *handed)
 		wire_close_fds(&t->frame);
 		rc = -EPROTO;
 	}
-	upgrade_fault("listeners");
+	L7MP_FAULT("upgrade-listeners");
 	return rc ? failed(rc, "the listening sockets") : 0;
 }
 
@@ -236,7 +231,7 @@ static int make_session(struct takeover *t, struct l7mp_runtime *runtime)
 		t->taken++;
 	cJSON_Delete(t->record);
 	t->record = NULL;
-	upgrade_fault("session");
+	L7MP_FAULT("upgrade-session");
 	return rc;
 }
 
@@ -258,7 +253,7 @@ int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l
 {
 	int rc = tell(t, WIRE_BOUND, NULL);
 
-	upgrade_fault("bound");
+	L7MP_FAULT("upgrade-bound");
 	while (!rc && !(rc = next(t)) && t->frame.type != WIRE_COMMIT) {
 		rc = on_frame(t, runtime, l7mp_loop_bufs(loop));
 		wire_close_fds(&t->frame);
@@ -266,11 +261,11 @@ int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l
 	drop_session(t);
 	if (rc && rc != -EPIPE)
 		return failed(rc, "the sessions");
-	upgrade_fault("commit");
+	L7MP_FAULT("upgrade-commit");
 	/* From here on there is no way back. */
 	rc = tell(t, WIRE_RUNNING, NULL);
 	t->wall = l7mp_wallclock_ms();
-	upgrade_fault("running");
+	L7MP_FAULT("upgrade-running");
 	return rc ? failed(rc, "the commit") : 0;
 }
 
@@ -362,5 +357,7 @@ void takeover_free(struct takeover **tp)
 	drop_session(t);
 	if (t->fd >= 0)
 		close(t->fd);
+	if (t->old >= 0)
+		close(t->old);
 	free(t);
 }
