@@ -48,12 +48,12 @@ class Crowd:
         self.poll = select.epoll()
         self.ones, self.drip = {}, collections.deque()
         self.kinds = {k: dict(open=0, closed=0, failed=0, first=None, last=None, statuses={}) for k in kinds}
-        todo = [k for k, n in kinds.items() for _ in range(n)]
+        to_begin = [k for k, n in kinds.items() for _ in range(n)]
         self.connecting = 0
         self.waiting = kinds.get("idle", 0)
-        while todo or self.connecting or self.waiting:
-            while todo and self.connecting < 200:
-                self.begin(todo.pop())
+        while to_begin or self.connecting or self.waiting:
+            while to_begin and self.connecting < 200:
+                self.begin(to_begin.pop())
             self.turn(1.0)
         print("ready", flush=True)
         self.poll.register(0, select.EPOLLIN)

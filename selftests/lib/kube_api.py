@@ -251,7 +251,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if not script and not api.newer(res, after):
                     api.changed.wait(0.05)
                 events = [e for e in api.history[res] if e[0] > after]
-                now, todo = api.version, list(script)
+                now, steps_left = api.version, list(script)
                 script.clear()
             out = b""
             for version, kind, obj in events:
@@ -267,7 +267,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 after = max(after, now)
                 self.chunk(json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(after)}}}).encode() + b"\n")
                 bookmark = time.monotonic() + api.bookmark_seconds
-            for what, value in todo:
+            for what, value in steps_left:
                 if what == "raw":
                     self.chunk(value)
                 elif what == "cut":
@@ -515,9 +515,9 @@ class KubeApi:
                 raise AssertionError(f"nobody watches {kind}")
             time.sleep(0.01)
         with self.lock:
-            for r, todo in self.watchers:
+            for r, steps_left in self.watchers:
                 if r == res:
-                    todo.extend(steps)
+                    steps_left.extend(steps)
             self.changed.notify_all()
 
     def watching(self, kind):

@@ -10,12 +10,17 @@ import contextlib
 import ctypes
 import json
 import os
+import pathlib
 import socket
 import subprocess
+import unittest
+
+import l7test
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 WAIT = 60  # seconds for an event that has to come; nothing is said about how soon, since the machine may be busy
 CLONE_NEWNET = 0x40000000
+PINS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 
 def sh(*cmd, check=True, **kw):
@@ -150,3 +155,21 @@ def qdiscs(dev):
 def xdp(dev):
     """The XDP program of a device, or None."""
     return json.loads(ip(f"-j link show dev {dev}"))[0].get("xdp")
+
+
+class Gateway(unittest.TestCase):
+    """A gateway with two legs, each with a peer behind it, and an instance of the fast path of its own for each test."""
+
+    count = 0
+
+    def setUp(self):
+        if not l7test.ISOLATED:
+            self.skipTest("needs root")
+        need_bpffs(self)
+        Gateway.count += 1
+        self.instance = f"t{os.getpid()}-{Gateway.count}"
+        self.pins = PINS / self.instance
+        self.a = Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
+        self.b = Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
+        self.addCleanup(self.a.close)
+        self.addCleanup(self.b.close)

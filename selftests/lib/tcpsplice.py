@@ -7,29 +7,15 @@ import re
 import subprocess
 import sys
 import tempfile
-import unittest
 
 import l7net
 import l7test
 import tcpflow
 
-PINS = pathlib.Path("/sys/fs/bpf/l7mp")
 
-
-class Base(unittest.TestCase):
-    count = 0
-
+class Base(l7net.Gateway):
     def setUp(self):
-        if not l7test.ISOLATED:
-            self.skipTest("needs root")
-        l7net.need_bpffs(self)
-        Base.count += 1
-        self.instance = f"s{os.getpid()}-{Base.count}"
-        self.pins = PINS / self.instance
-        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
-        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
-        self.addCleanup(self.a.close)
-        self.addCleanup(self.b.close)
+        super().setUp()
         self.addCleanup(l7net.ip, "rule del pref 50", check=False)
         self.servers = {}
         self.log = None

@@ -13,13 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
 import l7test  # noqa: E402
 
-PINS = pathlib.Path("/sys/fs/bpf/l7mp")
 SESSIONS = 1000 if l7test.FULL else 100
 KILLS = 20 if l7test.FULL else 3
 GATE = ("10.9.1.1", 9000)
@@ -116,20 +114,9 @@ class Traffic:
             s.close()
 
 
-class Base(unittest.TestCase):
-    count = 0
-
+class Base(l7net.Gateway):
     def setUp(self):
-        if not l7test.ISOLATED:
-            self.skipTest("needs root")
-        l7net.need_bpffs(self)
-        Base.count += 1
-        self.instance = f"ad{os.getpid()}-{Base.count}"
-        self.pins = PINS / self.instance
-        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
-        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
-        self.addCleanup(self.a.close)
-        self.addCleanup(self.b.close)
+        super().setUp()
         self.before = frozenset(l7test.Proxy.running)
         self.addCleanup(lambda: l7test.Proxy.kill_left(self.before))
 

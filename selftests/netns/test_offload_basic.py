@@ -11,14 +11,12 @@ import struct
 import sys
 import threading
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
 import l7test  # noqa: E402
 
 PACKETS = 1_000_000 if l7test.FULL else 50_000
-PINS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 
 def cluster(address, port=9001, name="upstream"):
@@ -38,21 +36,7 @@ def config(instance, ifs, destination, address="10.9.1.1", admin=None, listener=
     }
 
 
-class Base(unittest.TestCase):
-    count = 0
-
-    def setUp(self):
-        if not l7test.ISOLATED:
-            self.skipTest("needs root")
-        l7net.need_bpffs(self)
-        Base.count += 1
-        self.instance = f"t{os.getpid()}-{Base.count}"
-        self.pins = PINS / self.instance
-        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
-        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
-        self.addCleanup(self.a.close)
-        self.addCleanup(self.b.close)
-
+class Base(l7net.Gateway):
     def proxy(self, **kw):
         kw.setdefault("ifs", "legA,legB")
         kw.setdefault("destination", cluster("10.9.2.2"))

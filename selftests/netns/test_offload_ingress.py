@@ -9,13 +9,10 @@ import pathlib
 import socket
 import struct
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
 import l7test  # noqa: E402
-
-PINS = pathlib.Path("/sys/fs/bpf/l7mp")
 
 
 def mac_of(dev):
@@ -43,20 +40,7 @@ def frame(to_mac, source, destination, payload, tag=None):
             struct.pack("!H", total) + payload)
 
 
-class Ingress(unittest.TestCase):
-    count = 0
-
-    def setUp(self):
-        if not l7test.ISOLATED:
-            self.skipTest("needs root")
-        l7net.need_bpffs(self)
-        Ingress.count += 1
-        self.instance = f"i{os.getpid()}-{Ingress.count}"
-        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
-        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
-        self.addCleanup(self.a.close)
-        self.addCleanup(self.b.close)
-
+class Ingress(l7net.Gateway):
     def proxy(self, address, destination, options=None, up_options=None, ifs="legA,legB"):
         up = {"spec": {"protocol": "UDP", "port": 9001, "options": up_options or {}},
               "endpoints": [{"spec": {"address": destination}}]}

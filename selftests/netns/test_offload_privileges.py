@@ -34,7 +34,7 @@ class Privileges(basic.Base):
         """The daemon as nobody, with these capabilities only."""
         if own:
             self.pins.mkdir(parents=True, exist_ok=True)
-            os.chmod(basic.PINS, 0o755)
+            os.chmod(l7net.PINS, 0o755)
             os.chown(self.pins, NOBODY, NOBODY)
             self.addCleanup(self.remove_pins)
         exe, conf = f"{self.dir}/l7mp-proxy", f"{self.dir}/config.json"
@@ -56,7 +56,7 @@ class Privileges(basic.Base):
         return p
 
     def remove_pins(self):
-        for path in (self.pins, basic.PINS):
+        for path in (self.pins, l7net.PINS):
             try:
                 path.rmdir()
             except OSError:
@@ -141,8 +141,8 @@ class Privileges(basic.Base):
         for caps, own, word in ((), True, "CAP_BPF"), (NEEDED, False, str(self.pins)):
             with self.subTest(caps=caps):
                 if not own:
-                    basic.PINS.mkdir(exist_ok=True)
-                    os.chmod(basic.PINS, 0o755)
+                    l7net.PINS.mkdir(exist_ok=True)
+                    os.chmod(l7net.PINS, 0o755)
                 p = self.start(caps, own=own)
                 o = p.api.get("/offload")[1]
                 self.assertEqual((o["state"], o["interfaces"][0]["hook"] if o["interfaces"] else "none"),

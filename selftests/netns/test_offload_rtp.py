@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import unittest
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
@@ -73,22 +72,14 @@ class Capture:
         return jitter * 1000
 
 
-class Base(unittest.TestCase):
-    count = 0
+class Base(l7net.Gateway):
     mode = "auto"
 
     def setUp(self):
-        if not l7test.ISOLATED:
-            self.skipTest("needs root")
-        l7net.need_bpffs(self)
-        Base.count += 1
-        self.a = l7net.Peer("legA", "10.9.1.1", "10.9.1.2", "fd09:1::1", "fd09:1::2")
-        self.b = l7net.Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
-        self.addCleanup(self.a.close)
-        self.addCleanup(self.b.close)
+        super().setUp()
         self.client, self.server = self.a.udp(5000), self.b.udp(9001)
         self.proxy = l7test.Proxy({
-            "admin": {"offload": "init", "offload_ifs": "legA,legB", "offload_mode": self.mode, "instance": f"r{os.getpid()}-{Base.count}"},
+            "admin": {"offload": "init", "offload_ifs": "legA,legB", "offload_mode": self.mode, "instance": self.instance},
             "listeners": [l7test.controller(), {
                 "name": "media", "spec": {"protocol": "UDP", "address": "10.9.1.1", "port": 9000, "options": {"rtp": True, "latch": True}},
                 "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "UDP", "port": 9001},

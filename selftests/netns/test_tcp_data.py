@@ -134,5 +134,18 @@ class BadLink(Base):
         """the same over IPv6"""
         self.check(True)
 
+
+class Transformers(Base):
+    def test_metric(self):
+        """a Metric counts what passed in the kernel"""
+        with self.proxy(ingress=["count"], tcp={"after_bytes": 0}) as p:
+            c, s = self.connect()
+            end = tcpflow.Both(c, 1, 2, 32 << 20), tcpflow.Both(s, 2, 1, 32 << 20)
+            self.finish([end])
+            line = self.logged(p)
+            self.assertGreater(line["ingress"]["fast"]["bytes"], 0)
+            self.assertEqual(line["ingress"]["bytes"], 32 << 20)
+
+
 if __name__ == "__main__":
     l7test.main()
