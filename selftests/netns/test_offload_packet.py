@@ -405,7 +405,8 @@ class Singletons(Packet):
             server.wait()
             after = self.session(p, "PACKET:")["stats"]["ingress"]
             self.assertEqual(after["slow"]["packets"], slow)
-            self.assertGreater(after["fast"]["bytes"], 30 << 20)
+            # Not all 30 MiB: at its end iperf3 does not wait for what is still in its socket.
+            self.assertGreater(after["fast"]["bytes"], 20 << 20)
         self.nothing_left()
 
     def test_by_type(self):
