@@ -3,6 +3,7 @@
 """UDP listeners for media: the peer is learnt (latch), ports come from a range, RTP and RTCP have a pair of them."""
 import copy
 import os
+import signal
 import sys
 import unittest
 
@@ -59,6 +60,17 @@ class Latch(Base):
         with self.assertRaises(BlockingIOError):
             second.recv(100)
         self.assertEqual(len([s for s in self.api.get("/sessions")[1] if "UDP" in s["metadata"]]), 1)
+
+    def test_strict_at_once(self):
+        """the same when both write before the proxy reads"""
+        first, second = self.socket(), self.socket()
+        os.kill(self.proxy.pid, signal.SIGSTOP)
+        first.sendto(b"a", ("127.0.0.1", 15000))
+        for _ in range(5):
+            second.sendto(b"evil", ("127.0.0.1", 15000))
+        first.sendto(b"b", ("127.0.0.1", 15000))
+        os.kill(self.proxy.pid, signal.SIGCONT)
+        self.assertEqual([self.rtp.recv(100) for _ in range(2)], [b"a", b"b"])
 
     def test_window(self):
         """within the window another source becomes the peer of the same session, which keeps its upstream port"""

@@ -298,7 +298,8 @@ static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
 	struct udp_key key;
 	char text[L7MP_ADDR_STRLEN];
 
-	if (!l->latch || now - l->latched_ms > l->window_ms || p->closing)
+	/* Without a window not even within the millisecond of the first datagram. */
+	if (!l->latch || !l->window_ms || now - l->latched_ms > l->window_ms || p->closing)
 		return false;
 	udp_key_set(&key, from, to->len ? to : &socket_of(l)->bind_addr.addr);
 	l7mp_shared_session_rekey(p, &key);
