@@ -16,10 +16,10 @@ def after(a, b):
 
 
 class Segment:
-    """One TCP segment; `out`: sent by the host that captures."""
+    """One TCP segment; `out`: sent by the host that captures; `time`: seconds."""
 
     def __init__(self, number, ends, out, seq, ack, flags, win, length, tsval=None, shift=None):
-        self.number, self.ends, self.out = number, ends, out
+        self.number, self.ends, self.out, self.time = number, ends, out, None
         self.seq, self.ack, self.flags, self.win = seq, ack, flags, win
         self.length, self.tsval, self.shift = length, tsval, shift
 
@@ -28,7 +28,7 @@ class Segment:
         return (self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)) % (1 << 32)
 
     def __str__(self):
-        return (f"frame {self.number} {'from' if self.out else 'to'} the host: seq {self.seq} length {self.length} "
+        return (f"frame {self.number} {self.time or 0:.6f} {'from' if self.out else 'to'} the host: seq {self.seq} length {self.length} "
                 f"ack {self.ack} flags {self.flags:#x} window {self.win} tsval {self.tsval}")
 
 
@@ -82,6 +82,8 @@ def read(path, own):
         number += 1
         s = parse(number, data[at + 16:at + 16 + n], own)
         if s:
+            seconds, fraction = struct.unpack_from(order + "II", data, at)
+            s.time = seconds + fraction / 1e6
             segments.append(s)
         at += 16 + n
     return segments
@@ -153,6 +155,15 @@ def check(segments, late=None):
         elif mine.tsval is not None:
             bad("no time stamp", s)
     return faults
+
+
+def around(segments, faults, n=12):
+    """The first faults (of check), and the segments of the first one's connection before and after it, for people."""
+    number = int(faults[0].split("frame ")[1].split()[0])
+    at = next(s for s in segments if s.number == number)
+    same = [s for s in segments if s.ends == at.ends]
+    i = same.index(at)
+    return "\n".join(faults[:20] + ["around the first:"] + [str(s) for s in same[max(0, i - n):i + n]])
 
 
 class Capture:

@@ -211,6 +211,11 @@ void off_tcp_keepalive_off(int fd)
 	(void)set(fd, SOL_SOCKET, SO_KEEPALIVE, 0);
 }
 
+void off_tcp_keep_window(int fd)
+{
+	(void)set(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, 1); /* Linux takes its least instead */
+}
+
 void off_tcp_quickack(int fd)
 {
 	(void)set(fd, IPPROTO_TCP, TCP_QUICKACK, 1);

@@ -74,6 +74,9 @@ uint64_t off_tcp_written(int fd);
 /* Segments that came in. */
 uint32_t off_tcp_segs_in(int fd);
 void off_tcp_keepalive_off(int fd);
+/* What it is read empty of opens its window no further: the edge that was granted last stays. */
+void off_tcp_keep_window(int fd);
+/* Sends a delayed acknowledgement, if there is one and nothing is to be read. */
 void off_tcp_quickack(int fd);
 /*
  * Leaves repair mode with a window probe, which the peer answers (at most every 500 ms). `keep`:

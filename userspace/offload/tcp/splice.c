@@ -387,14 +387,28 @@ static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2
 	}
 }
 
+/*
+ * Takes out what was relayed, with the window as it is, and sends a delayed acknowledgement now:
+ * after the end of the connection a reset would be the answer. Linux sends none on demand while
+ * there is something to read (tcp_cleanup_rbuf).
+ */
+static void empty(struct off_tcp_end *e)
+{
+	uint32_t relayed = (uint32_t)e->relay.relayed;
+
+	off_tcp_keep_window(e->fd);
+	(void)off_tcp_relay_discard(&e->relay, e->fd);
+	e->copied += relayed - (uint32_t)e->relay.relayed;
+	off_tcp_quickack(e->fd);
+}
+
 void off_tcp_fast(struct off_tcp_pair *p)
 {
 	struct off_tcp_window w[2] = {{0}};
 
 	for (int i = 0; i < 2; i++) {
-		/* A delayed acknowledgement goes now; after the end a RST would be the answer. */
 		if (!is_over(p))
-			off_tcp_quickack(p->end[i].fd);
+			empty(&p->end[i]);
 		p->end[i].clock = off_tcp_clock(p->end[i].fd);
 		off_tcp_relay_rest(&p->end[i].relay);
 	}
