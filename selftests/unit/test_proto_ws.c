@@ -476,6 +476,25 @@ static void accepts_and_describes(void **state)
 	assert_int_equal(r->server->error.code, L7MP_OK);
 }
 
+/* What a client sends behind its Close frame is not heard (RFC 6455, section 1.4). */
+static void hears_nothing_after_close(void **state)
+{
+	struct rig *r = *state;
+	static const uint8_t frames[] = {0x82, 0x81, 0, 0, 0, 0, 'a',        /* a message */
+	                                 0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8, /* Close, 1000 */
+	                                 0x82, 0x81, 0, 0, 0, 0, 'b'};       /* another one */
+	struct raw w = {.send = "GET / HTTP/1.1\r\n" SHAKE "\r\n",
+	                .then = frames,
+	                .then_len = sizeof(frames)};
+
+	ask(r, &w);
+	assert_true(run_until(r, is_closed, r->server));
+	assert_int_equal(r->server->messages, 1);
+	assert_string_equal(r->server->last, "a");
+	assert_int_equal(r->server->end_code, 1000);
+	assert_int_equal(r->server->error.code, L7MP_OK);
+}
+
 static void refuses_other_requests(void **state)
 {
 	static const struct {
@@ -851,6 +870,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 	        T(accepts_and_describes),
+	        T(hears_nothing_after_close),
 	        T(refuses_other_requests),
 	        T(answers_for_the_route),
 	        T(chooses_a_subprotocol),

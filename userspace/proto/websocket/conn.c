@@ -487,7 +487,8 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 	size_t have = c->message ? c->message->len : 0;
 
 	c->heard = true;
-	if (c->closing || c->over)
+	/* What follows a Close frame is discarded (RFC 6455, section 1.4). */
+	if (c->closing || c->over || c->peer_closed)
 		return 0;
 	if (have + len + left > L7MP_WS_MESSAGE_MAX || left > L7MP_WS_MESSAGE_MAX)
 		return fault(c, wsi, 1009, L7MP_ERR_TOO_LARGE,
