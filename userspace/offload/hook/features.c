@@ -20,9 +20,11 @@ static int on_family(const struct nlmsghdr *nlh, void *arg)
 {
 	const struct nlattr *a;
 
+	if (!off_nl_payload(nlh, sizeof(struct genlmsghdr)))
+		return MNL_CB_STOP;
 	mnl_attr_for_each(a, nlh, sizeof(struct genlmsghdr)) if (mnl_attr_get_type(a) ==
 	                                                         CTRL_ATTR_FAMILY_ID) *
-	        (uint16_t *)arg = mnl_attr_get_u16(a);
+	        (uint16_t *)arg = off_nl_u16(a);
 	return MNL_CB_STOP;
 }
 
@@ -53,9 +55,11 @@ static int on_device(const struct nlmsghdr *nlh, void *arg)
 {
 	const struct nlattr *a;
 
+	if (!off_nl_payload(nlh, sizeof(struct genlmsghdr)))
+		return MNL_CB_STOP;
 	mnl_attr_for_each(a, nlh, sizeof(struct genlmsghdr)) if (mnl_attr_get_type(a) ==
 	                                                         NETDEV_A_DEV_XDP_FEATURES) *
-	        (uint64_t *)arg = mnl_attr_get_u64(a);
+	        (uint64_t *)arg = off_nl_u64(a);
 	return MNL_CB_STOP;
 }
 

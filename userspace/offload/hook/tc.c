@@ -48,7 +48,7 @@ static int attr_u32(const struct nlattr *attr, int type, uint32_t *out)
 	{
 		if (mnl_attr_get_type(a) != type || mnl_attr_get_payload_len(a) < sizeof(*out))
 			continue;
-		*out = mnl_attr_get_u32(a);
+		*out = off_nl_u32(a);
 		return 0;
 	}
 	return -ENOENT;
@@ -56,18 +56,18 @@ static int attr_u32(const struct nlattr *attr, int type, uint32_t *out)
 
 static int on_filter(const struct nlmsghdr *nlh, void *arg)
 {
-	const struct tcmsg *tcm = mnl_nlmsg_get_payload(nlh);
+	const struct tcmsg *tcm = off_nl_payload(nlh, sizeof(*tcm));
 	const struct nlattr *a, *options = NULL;
 	struct filters *f = arg;
-	const char *kind = "";
+	char kind[16] = "";
 	uint32_t id;
 
-	if (nlh->nlmsg_type != RTM_NEWTFILTER)
+	if (nlh->nlmsg_type != RTM_NEWTFILTER || !tcm)
 		return MNL_CB_OK;
 	mnl_attr_for_each(a, nlh, sizeof(*tcm))
 	{
 		if (mnl_attr_get_type(a) == TCA_KIND)
-			kind = mnl_attr_get_str(a);
+			off_nl_text(a, kind, sizeof(kind));
 		else if (mnl_attr_get_type(a) == TCA_OPTIONS)
 			options = a;
 	}

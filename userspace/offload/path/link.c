@@ -40,9 +40,8 @@ static void parse_vlan(const struct nlattr *data, struct off_link *out)
 
 	mnl_attr_parse_nested(data, collect, &a);
 	if (v[IFLA_VLAN_ID])
-		out->vlan_id = mnl_attr_get_u16(v[IFLA_VLAN_ID]);
-	out->vlan_proto =
-	        v[IFLA_VLAN_PROTOCOL] ? mnl_attr_get_u16(v[IFLA_VLAN_PROTOCOL]) : htons(0x8100);
+		out->vlan_id = off_nl_u16(v[IFLA_VLAN_ID]);
+	out->vlan_proto = v[IFLA_VLAN_PROTOCOL] ? off_nl_u16(v[IFLA_VLAN_PROTOCOL]) : htons(0x8100);
 }
 
 static void parse_kind(const struct nlattr *info, const struct nlattr *parent, bool foreign,
@@ -53,24 +52,24 @@ static void parse_kind(const struct nlattr *info, const struct nlattr *parent, b
 
 	mnl_attr_parse_nested(info, collect, &a);
 	if (v[IFLA_INFO_KIND])
-		snprintf(out->kind, sizeof(out->kind), "%s", mnl_attr_get_str(v[IFLA_INFO_KIND]));
+		off_nl_text(v[IFLA_INFO_KIND], out->kind, sizeof(out->kind));
 	/* A veth's IFLA_LINK is its peer; one in another namespace has a number there only. */
 	if (parent && !foreign && strcmp(out->kind, "veth") != 0)
-		out->lower = mnl_attr_get_u32(parent);
+		out->lower = off_nl_u32(parent);
 	if (strcmp(out->kind, "vlan") || !parent || foreign)
 		return;
-	out->parent = mnl_attr_get_u32(parent);
+	out->parent = off_nl_u32(parent);
 	if (v[IFLA_INFO_DATA])
 		parse_vlan(v[IFLA_INFO_DATA], out);
 }
 
 int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out)
 {
-	const struct ifinfomsg *ifi = mnl_nlmsg_get_payload(nlh);
+	const struct ifinfomsg *ifi = off_nl_payload(nlh, sizeof(*ifi));
 	const struct nlattr *v[IFLA_MAX + 1] = {NULL};
 	struct attrs a = {v, IFLA_MAX};
 
-	if (mnl_nlmsg_get_payload_len(nlh) < sizeof(*ifi) || ifi->ifi_family != AF_UNSPEC)
+	if (!ifi || ifi->ifi_family != AF_UNSPEC)
 		return -EINVAL;
 	if (mnl_attr_parse(nlh, sizeof(*ifi), collect, &a) < 0 || !v[IFLA_IFNAME])
 		return -EINVAL;
@@ -78,13 +77,13 @@ int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out)
 	out->ifindex = (uint32_t)ifi->ifi_index;
 	out->type = ifi->ifi_type;
 	out->flags = ifi->ifi_flags;
-	snprintf(out->name, sizeof(out->name), "%s", mnl_attr_get_str(v[IFLA_IFNAME]));
+	off_nl_text(v[IFLA_IFNAME], out->name, sizeof(out->name));
 	if (v[IFLA_MTU])
-		out->mtu = mnl_attr_get_u32(v[IFLA_MTU]);
+		out->mtu = off_nl_u32(v[IFLA_MTU]);
 	if (v[IFLA_ADDRESS] && mnl_attr_get_payload_len(v[IFLA_ADDRESS]) == sizeof(out->mac))
 		memcpy(out->mac, mnl_attr_get_payload(v[IFLA_ADDRESS]), sizeof(out->mac));
 	if (v[IFLA_MASTER])
-		out->master = mnl_attr_get_u32(v[IFLA_MASTER]);
+		out->master = off_nl_u32(v[IFLA_MASTER]);
 	if (v[IFLA_LINKINFO])
 		parse_kind(v[IFLA_LINKINFO], v[IFLA_LINK], v[IFLA_LINK_NETNSID] != NULL, out);
 	return 0;

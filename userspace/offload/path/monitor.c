@@ -34,13 +34,14 @@ static void resync(struct off_path *p)
 
 static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
-	const struct ifaddrmsg *ifa = mnl_nlmsg_get_payload(nlh);
-	uint8_t family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
+	const struct ifaddrmsg *ifa = off_nl_payload(nlh, sizeof(*ifa));
+	uint8_t family;
 	const struct nlattr *a, *addr = NULL;
 
 	off_nexthops_dirty_all(p);
-	if (nlh->nlmsg_type != RTM_DELADDR)
+	if (nlh->nlmsg_type != RTM_DELADDR || !ifa)
 		return;
+	family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
 	mnl_attr_for_each(a, nlh, sizeof(*ifa))
 	{
 		/* With a peer's address IFA_LOCAL is ours; IPv6 has it only then. */
@@ -56,8 +57,8 @@ static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 /* Thousands of filters may be changed at once: their device is told of once for all of them. */
 static void tc_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
-	const struct tcmsg *tcm = mnl_nlmsg_get_payload(nlh);
-	struct off_link *l = off_link_find(p, (uint32_t)tcm->tcm_ifindex);
+	const struct tcmsg *tcm = off_nl_payload(nlh, sizeof(*tcm));
+	struct off_link *l = tcm ? off_link_find(p, (uint32_t)tcm->tcm_ifindex) : NULL;
 
 	if (!l || l->hook == OFF_HOOK_NONE)
 		return;

@@ -36,11 +36,11 @@ struct state {
 
 static bool parse(const struct nlmsghdr *nlh, struct state *out)
 {
-	const struct ndmsg *ndm = mnl_nlmsg_get_payload(nlh);
+	const struct ndmsg *ndm = off_nl_payload(nlh, sizeof(*ndm));
 	const struct nlattr *a;
 
 	memset(out, 0, sizeof(*out));
-	if (ndm->ndm_family != AF_INET && ndm->ndm_family != AF_INET6)
+	if (!ndm || (ndm->ndm_family != AF_INET && ndm->ndm_family != AF_INET6))
 		return false;
 	out->key.family = ndm->ndm_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
 	out->key.ifindex = (uint32_t)ndm->ndm_ifindex;

@@ -2,12 +2,62 @@
 /* Questions to the kernel over netlink. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "path.h"
 
 #define ANSWER_MAX (64 << 10)
+
+/* ---- reading: libmnl looks at no lengths but those of messages and attributes ---- */
+
+const void *off_nl_payload(const struct nlmsghdr *nlh, size_t size)
+{
+	return mnl_nlmsg_get_payload_len(nlh) >= size ? mnl_nlmsg_get_payload(nlh) : NULL;
+}
+
+static void read_number(const struct nlattr *a, void *out, size_t size)
+{
+	memset(out, 0, size);
+	if (mnl_attr_get_payload_len(a) >= size)
+		memcpy(out, mnl_attr_get_payload(a), size);
+}
+
+uint16_t off_nl_u16(const struct nlattr *a)
+{
+	uint16_t v;
+
+	read_number(a, &v, sizeof(v));
+	return v;
+}
+
+uint32_t off_nl_u32(const struct nlattr *a)
+{
+	uint32_t v;
+
+	read_number(a, &v, sizeof(v));
+	return v;
+}
+
+uint64_t off_nl_u64(const struct nlattr *a)
+{
+	uint64_t v;
+
+	read_number(a, &v, sizeof(v));
+	return v;
+}
+
+void off_nl_text(const struct nlattr *a, char *out, size_t size)
+{
+	size_t len = strnlen(mnl_attr_get_payload(a), mnl_attr_get_payload_len(a));
+
+	len = len < size ? len : size - 1;
+	memcpy(out, mnl_attr_get_payload(a), len);
+	out[len] = 0;
+}
+
+/* ---- asking ---- */
 
 int off_nl_open(struct off_nl *nl, int bus)
 {

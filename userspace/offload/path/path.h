@@ -50,6 +50,14 @@ void off_nl_close(struct off_nl *nl);
  * never waits. 0 or the kernel's negative errno.
  */
 int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+/* The payload of a message, of at least `size` bytes; NULL when it is shorter. Borrowed. */
+const void *off_nl_payload(const struct nlmsghdr *nlh, size_t size);
+/* The number in an attribute, in host order; 0 when the attribute is shorter. */
+uint16_t off_nl_u16(const struct nlattr *a);
+uint32_t off_nl_u32(const struct nlattr *a);
+uint64_t off_nl_u64(const struct nlattr *a);
+/* The text in an attribute, terminated there or not; cut to what `size` (not 0) has room for. */
+void off_nl_text(const struct nlattr *a, char *out, size_t size);
 
 /* CLOCK_MONOTONIC in ns, for durations that are measured; deadlines use the loop's time. */
 static inline uint64_t off_mono_ns(void)

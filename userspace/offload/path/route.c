@@ -38,7 +38,7 @@ static void read_metrics(const struct nlattr *metrics, struct answer *out)
 	const struct nlattr *a;
 
 	mnl_attr_for_each_nested(a, metrics) if (mnl_attr_get_type(a) == RTAX_MTU) out->mtu =
-	        mnl_attr_get_u32(a);
+	        off_nl_u32(a);
 }
 
 static void read_gateway(const void *addr, size_t len, struct answer *out)
@@ -51,11 +51,11 @@ static void read_gateway(const void *addr, size_t len, struct answer *out)
 
 static int on_route(const struct nlmsghdr *nlh, void *arg)
 {
-	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
+	const struct rtmsg *rtm = off_nl_payload(nlh, sizeof(*rtm));
 	struct answer *out = arg;
 	const struct nlattr *a;
 
-	if (nlh->nlmsg_type != RTM_NEWROUTE)
+	if (nlh->nlmsg_type != RTM_NEWROUTE || !rtm)
 		return MNL_CB_OK;
 	out->seen = true;
 	out->type = rtm->rtm_type;
@@ -66,7 +66,7 @@ static int on_route(const struct nlmsghdr *nlh, void *arg)
 
 		switch (mnl_attr_get_type(a)) {
 		case RTA_OIF:
-			out->oif = mnl_attr_get_u32(a);
+			out->oif = off_nl_u32(a);
 			break;
 		case RTA_GATEWAY:
 			read_gateway(data, len, out);
@@ -179,7 +179,7 @@ static int on_rule(const struct nlmsghdr *nlh, void *arg)
 	const struct nlattr *a;
 	bool *found = arg;
 
-	if (nlh->nlmsg_type != RTM_NEWRULE)
+	if (nlh->nlmsg_type != RTM_NEWRULE || !off_nl_payload(nlh, sizeof(struct fib_rule_hdr)))
 		return MNL_CB_OK;
 	mnl_attr_for_each(a, nlh, sizeof(struct fib_rule_hdr))
 	{
@@ -222,12 +222,14 @@ void off_routes_check_ports(struct off_path *p)
 
 void off_routes_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
-	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
+	const struct rtmsg *rtm = off_nl_payload(nlh, sizeof(*rtm));
 	static const uint8_t all[16];
 	const uint8_t *dst = all;
 	const struct nlattr *a;
 	uint8_t family;
 
+	if (!rtm)
+		return;
 	if (rtm->rtm_family == AF_INET)
 		family = L7MP_FAMILY_V4;
 	else if (rtm->rtm_family == AF_INET6)
