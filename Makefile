@@ -5,6 +5,7 @@
 #   make          build the programs          make run        install what is missing, build, run
 #   make test     the fast cut of every suite make test-full  the sizes that the issues name
 #   make bench    figures against rivals      make vmtest     other kernels under QEMU
+#   make fuzz     SECONDS=60 each target [TARGETS="fuzz_netlink ..."], under ASan and UBSan
 #   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
 #   make mesh-tools  what the mesh tests run against: etcd, Kubernetes (needs Go)   make test-mesh  those tests
 #   make deb      the Debian package, in build/deb (needs debhelper; DEB_ARGS= of dpkg-buildpackage)
@@ -238,19 +239,29 @@ bench-bpf: bpf $(patsubst %,$(BUILD)/bench/%.bpf.o,reference live bare_redirect 
 $(patsubst %,$(BUILD)/bench/cost/%.bpf.o,l7mp_xdp l7mp_tc): $(BUILD)/bench/cost/%.bpf.o: \
   bpf/%.bpf.c selftests/bench/cost/next.h $(wildcard headers/*.h) include/l7mp/abi.h include/l7mp/abi_tcp.h
 
-# libFuzzer targets: `make fuzz` builds selftests/fuzz/fuzz_<what>.c into build/fuzz/bin; test_fuzz there runs them.
+# libFuzzer targets: selftests/fuzz/fuzz_<what>.c. `make fuzz` builds them into build/fuzz/bin and runs each
+# for SECONDS, or those that TARGETS names.
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))
 $(BUILD)/obj/selftests/fuzz/%.o: CPPFLAGS += -Iheaders
 # Packets are not aligned for their headers; the programs' target does not mind.
 $(BUILD)/obj/selftests/fuzz/fuzz_parse.o: CFLAGS += -fno-sanitize=alignment
+# The kernel is the input: see there.
+LINK_fuzz_netlink := $(addprefix -Wl$(comma)--wrap=mnl_,socket_open2 socket_bind socket_close socket_get_fd \
+                       socket_get_portid socket_setsockopt socket_sendto socket_recvfrom cb_run attr_get_u16 attr_get_u32 \
+                       attr_get_u64 attr_get_str)
 $(BUILD)/bin/fuzz_%: $(BUILD)/obj/selftests/fuzz/fuzz_%.o $(BUILD)/obj/selftests/bpf/model.o $(TESTLIB) $(foreach l,$(LAYERS),$(BUILD)/lib/$(l).a)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/obj/selftests/bpf/model.o -Wl,--start-group $(TESTLIB) $(foreach l,$(LAYERS),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
-.PHONY: fuzz fuzz-bins
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer $(LINK_$(notdir $@)) -o $@ $< $(BUILD)/obj/selftests/bpf/model.o -Wl,--start-group $(TESTLIB) $(foreach l,$(LAYERS),$(BUILD)/lib/$(l).a) -Wl,--end-group $(PKG_LIBS) -lcmocka
+.PHONY: fuzz fuzz-build fuzz-bins
 fuzz-bins: $(patsubst selftests/fuzz/%.c,$(BUILD)/bin/%,$(FUZZ_SRCS))
-fuzz:
+fuzz-build:
 	$(Q)$(MAKE) --no-print-directory BUILD=build/fuzz CC=$(CLANG) SAN=fuzz OPT=-O1 fuzz-bins
+SECONDS ?= 60
+fuzz:
+	$(Q)scripts/setup.sh
+	$(Q)$(MAKE) --no-print-directory fuzz-build
+	$(Q)L7MP_FUZZ_SECONDS=$(SECONDS) selftests/fuzz/test_fuzz $(TARGETS)
 
 .PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh
 setup:
@@ -313,6 +324,6 @@ deb:
 	rm -rf $(DEB_TREE)
 	@ls build/deb/*.deb
 help:
-	$(Q)sed -n '3,12s/^# \{0,1\}//p' Makefile
+	$(Q)sed -n '3,13s/^# \{0,1\}//p' Makefile
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -10,7 +10,7 @@ mode=${1:-fast}
 jobs=$(nproc)
 make -s -j"$jobs" all bpf bpf-tests
 make -s -j"$jobs" BUILD=build/asan SAN=asan OPT=-O1 all unit-bins
-make -s -j"$jobs" fuzz
+make -s -j"$jobs" fuzz-build
 if [ "$mode" = full ]; then
 	make -s -j"$jobs" BUILD=build/tsan SAN=tsan OPT=-O1 all
 fi
