@@ -14,7 +14,7 @@
 # The last lines count what passed, failed and was skipped on each; the exit status is 0 only
 # when all suites passed on all kernels.
 #
-#   VM_SUITES="bpf netns"  the suites            VM_ONLY=TEXT  only files whose suite/name contains it
+#   VM_SUITES="bpf netns"  the suites            VM_ONLY=TEXT[,TEXT...]  only files whose suite/name contains one
 #   VM_JOBS=2              guests at a time      VM_TIMEOUT=1200, VM_MEMORY=1536  of one guest: seconds, MiB
 #   VM_ACCEL=kvm|tcg       without it KVM is used where a guest really boots with it, else emulation
 #   VM_COMMAND="COMMAND"   runs that in the guest, in the checkout, instead of suites (to look for a fault)

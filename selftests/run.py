@@ -58,7 +58,7 @@ def directives(path):
     return found
 
 
-def discover(mode, suites, pattern):
+def discover(mode, suites):
     for suite in suites:
         folder = ROOT / "selftests" / suite
         if suite == "unit":
@@ -153,7 +153,7 @@ def report(result, verbose):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--mode", choices=["fast", "full"], default="fast")
-    ap.add_argument("-k", default="", help="only files whose suite/name contains this")
+    ap.add_argument("-k", default="", help="only files whose suite/name contains this, or one of TEXT,TEXT...")
     ap.add_argument("-v", action="store_true", help="show the output of passing files too")
     # Most files wait most of the time, for time-outs above all.
     ap.add_argument("-j", type=int, default=2 * max(2, os.cpu_count() or 2))
@@ -161,7 +161,7 @@ def main():
     args = ap.parse_args()
     # A shell's background jobs ignore SIGINT, and what they start inherits that: tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    jobs = [j for j in discover(args.mode, args.suites or SUITES, args.k) if args.k in f"{j[0]}/{j[1]}"]
+    jobs = [j for j in discover(args.mode, args.suites or SUITES) if any(k in f"{j[0]}/{j[1]}" for k in args.k.split(","))]
     beside = sorted((j for j in jobs if "alone" not in j[3]), key=lambda j: "long" not in j[3])
     alone = [j for j in jobs if "alone" in j[3]]
     results = []
