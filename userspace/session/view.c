@@ -40,6 +40,26 @@ static cJSON *endpoint_json(const struct l7mp_endpoint *e)
 	return checked(json, rc);
 }
 
+/* The addresses of its socket, when it is one of UDP or TCP that is open. */
+static int add_addresses(cJSON *json, const struct session_stage *st)
+{
+	struct l7mp_flow_end end = {.l4 = 0};
+	char text[L7MP_ADDR_STRLEN];
+	int rc = 0;
+
+	if (st->stream)
+		l7mp_stream_flow(st->stream, &end);
+	/* A UDP upstream that has not learnt its peer yet (options.latch) has a port. */
+	if (end.remote.len && !end.local.len && st->stream->ops->local &&
+	    st->stream->ops->local(st->stream, &end.local))
+		end.local.len = 0;
+	if (end.local.len)
+		rc |= l7mp_json_add_str(json, "local", l7mp_addr_str(&end.local, text));
+	if (end.remote.len)
+		rc |= l7mp_json_add_str(json, "peer", l7mp_addr_str(&end.remote, text));
+	return rc;
+}
+
 static cJSON *stage_json(const struct session_stage *st)
 {
 	cJSON *json = cJSON_CreateObject();
@@ -49,6 +69,7 @@ static cJSON *stage_json(const struct session_stage *st)
 		rc |= l7mp_json_add(json, "endpoint", endpoint_json(st->endpoint));
 	rc |= l7mp_json_add_str(json, "status",
 	                        l7mp_stage_state_name((enum l7mp_stage_state)st->state));
+	rc |= add_addresses(json, st);
 	return checked(json, rc);
 }
 
@@ -60,6 +81,7 @@ static cJSON *source_json(const struct l7mp_session *s)
 	rc |= l7mp_json_add_str(json, "listener", s->listener->obj.name);
 	rc |= l7mp_json_add_str(json, "status",
 	                        l7mp_stage_state_name((enum l7mp_stage_state)s->stages[0].state));
+	rc |= add_addresses(json, &s->stages[0]);
 	return checked(json, rc);
 }
 

@@ -101,10 +101,16 @@ static const struct l7mp_field endpoint_ref_fields[] = {
 static const struct l7mp_schema endpoint_ref = {
         .name = "stage-endpoint", .doc = "The endpoint of a stage", .fields = endpoint_ref_fields};
 
+/* clang-format off */
+#define STAGE_ADDRESSES                                                                   \
+	STR("local", "Address and port of its socket; of UDP and TCP without TLS"),       \
+	STR("peer", "... and of its peer, also when that was learnt (options.latch)")
+/* clang-format on */
 static const struct l7mp_field source_fields[] = {
         STR_R("origin", "The listener that emitted the session"),
         STR_R("listener", "The same"),
         STR_R("status", "State of the stage"),
+        STAGE_ADDRESSES,
         END,
 };
 static const struct l7mp_schema source = {
@@ -120,6 +126,7 @@ static const struct l7mp_field stage_fields[] = {
          .flags = L7MP_F_REQUIRED,
          .values = stage_states,
          .doc = "State of the stage"},
+        STAGE_ADDRESSES,
         END,
 };
 static const struct l7mp_schema stage = {
