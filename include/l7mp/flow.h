@@ -32,7 +32,8 @@
 	X(NO_NEIGHBOUR, "no-neighbour", "the nexthop's link address is not known (yet)")          \
 	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \
 	X(NOT_ESTABLISHED, "not-established",                                                     \
-	  "an end is not connected, or its handshake is not done")                                \
+	  "an end is not connected, its handshake is not done, or its peer is not known yet "     \
+	  "(options.latch)")                                                                      \
 	X(FILTERED, "send-filtered",                                                              \
 	  "a packet filter of this host refused what the session sent (netfilter, EPERM)")        \
 	X(BYPASSED, "bypassed",                                                                   \

@@ -238,7 +238,9 @@ struct pconn *pfix_connect_kind(struct pfix *f, const struct l7mp_proto *p,
 	                              .metadata = f->metadata,
 	                              .session = f->session ? f->session : "session",
 	                              .in_kind = kind,
-	                              .out_kind = f->out_kind};
+	                              .out_kind = f->out_kind,
+	                              .restore = f->restore,
+	                              .same_endpoint = f->restore};
 	struct l7mp_stream *s = NULL;
 	struct pconn *c;
 	int rc;

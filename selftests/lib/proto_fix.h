@@ -54,6 +54,7 @@ struct pfix {
 	const cJSON *metadata;
 	const char *cluster, *session;
 	enum l7mp_kind out_kind;
+	struct l7mp_restore_end *restore; /* of an endpoint with the name that it had */
 };
 
 /* `protos` ends with NULL. For cmocka: *state becomes a struct pfix *. */

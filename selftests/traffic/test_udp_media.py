@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""UDP listeners for media: the peer is learnt (latch), ports come from a range, RTP and RTCP have a pair of them."""
+"""UDP for media: peers are learnt on both sides (latch), ports come from a range, RTP and RTCP have a pair of them."""
 import copy
 import os
 import signal
@@ -99,6 +99,104 @@ class Latch(Base):
             except TimeoutError:
                 return False
         wait_for(taken)
+
+
+def destination(name, port, latch, target=16000, host="127.0.0.1", address="127.0.0.1", **spec_options):
+    """A listener whose endpoint is learnt."""
+    got = listener(name, port, spec_options, target)
+    got["spec"]["address"] = address
+    cluster = got["rules"][0]["action"]["route"]["destination"]
+    cluster["spec"]["options"] = {"latch": latch}
+    cluster["endpoints"][0]["spec"]["address"] = host
+    return got
+
+
+class LatchOfDestination(Base):
+    listeners = [destination("strict", 15030, True), destination("window", 15031, {"window": 3600}),
+                 destination("port", 15032, {"same_address": True}), destination("pair", 15034, True, rtcp=True),
+                 destination("six", 15036, True, host="::1", address="::1")]
+
+    def call(self, port, endpoint=None, client=None, address="127.0.0.1"):
+        """A session with its first datagram: (caller, where the endpoint has to send to)."""
+        client = client or self.socket()
+        client.sendto(b"a", (address, port))
+        data, upstream = (endpoint or self.rtp).recvfrom(100)
+        self.assertEqual(data, b"a")
+        return client, upstream
+
+    def both_ways(self, client, port, endpoint, upstream, address="127.0.0.1"):
+        endpoint.sendto(b"from", upstream)
+        self.assertEqual(client.recv(100), b"from")
+        client.sendto(b"to", (address, port))
+        self.assertEqual(endpoint.recv(100), b"to")
+
+    def session(self):
+        return next(s for s in self.api.get("/sessions")[1] if "UDP" in s["metadata"])
+
+    def test_learnt(self):
+        """who writes first is the peer, and shown; others are dropped and counted, also the endpoint's own address"""
+        client, upstream = self.call(15030)
+        s = self.session()["destination"]
+        self.assertEqual((s["peer"], s["local"]), ("127.0.0.1:16000", f"0.0.0.0:{upstream[1]}"))
+        nat, other = udp_socket(0, "127.0.0.7"), self.socket()
+        self.addCleanup(nat.close)
+        self.both_ways(client, 15030, nat, upstream)
+        s = self.session()
+        self.assertEqual((s["destination"]["peer"], s["destination"]["local"]),
+                         (f"127.0.0.7:{nat.getsockname()[1]}", f"127.0.0.1:{upstream[1]}"))
+        self.assertEqual(s["destination"]["endpoint"]["spec"]["address"], "127.0.0.1")
+        self.assertEqual(s["source"]["peer"], f"127.0.0.1:{client.getsockname()[1]}")
+        event = next(e for e in s["events"] if e["event"] == "LATCHED")
+        self.assertEqual((event["message"], event["content"]["stage"]), (s["destination"]["peer"], "destination"))
+        for _ in range(5):
+            other.sendto(b"evil", upstream)
+            self.rtp.sendto(b"late", upstream)
+        self.both_ways(client, 15030, nat, upstream)
+        client.setblocking(False)
+        self.assertRaises(BlockingIOError, client.recv, 100)
+
+    def test_window(self):
+        """within the window another source takes over, and the endpoint's own address ends that"""
+        client, upstream = self.call(15031)
+        first, second = self.socket(), self.socket()
+        for s in (first, second, first, self.rtp):
+            self.both_ways(client, 15031, s, upstream)
+        second.sendto(b"evil", upstream)
+        self.both_ways(client, 15031, self.rtp, upstream)
+
+    def test_same_address(self):
+        """only another port of the endpoint's address"""
+        client, upstream = self.call(15032)
+        with udp_socket(0, "127.0.0.7") as other:
+            other.sendto(b"evil", upstream)
+        self.both_ways(client, 15032, self.socket(), upstream)
+
+    def test_pair(self):
+        """RTP and RTCP are learnt each for itself: NAT gives each another port"""
+        client, upstream = self.call(15034)
+        control, upstream_rtcp = self.call(15035, self.rtcp)
+        nat, nat_rtcp = self.socket(), self.socket()
+        self.both_ways(client, 15034, nat, upstream)
+        self.both_ways(control, 15035, nat_rtcp, upstream_rtcp)
+        self.both_ways(client, 15034, nat, upstream)
+
+    def test_ipv6(self):
+        """the same over IPv6"""
+        endpoint, client, nat = udp_socket(16000, "::1"), udp_socket(0, "::1"), udp_socket(0, "::1")
+        for s in (endpoint, client, nat):
+            self.addCleanup(s.close)
+        _, upstream = self.call(15036, endpoint, client, "::1")
+        self.both_ways(client, 15036, nat, upstream[:2], "::1")
+
+    def test_refused(self):
+        """what can't be: with a name that is followed; and what is no key"""
+        bad = destination("bad", 15040, True)
+        bad["rules"][0]["action"]["route"]["destination"]["spec"]["options"]["dns_refresh"] = 5
+        status, answer = self.api.post("/listeners", {"listener": bad})
+        self.assertEqual(status, 422, answer)
+        self.assertIn("options.latch", answer["message"])
+        for latch in ({"window": -1}, 3, {"same_address": 1}):
+            self.assertEqual(self.api.post("/listeners", {"listener": destination("bad", 15040, latch)})[0], 422, latch)
 
 
 class Pairs(Base):

@@ -872,6 +872,278 @@ static void dscp_ends_with_its_listener(void **state)
 	pfix_unlisten(l);
 }
 
+/* ---- options.latch of a cluster ---- */
+
+/* A session to an endpoint that is behind NAT; the socket has the endpoint's address. */
+struct latched {
+	struct pconn *c;
+	int meant;
+	unsigned port; /* the session's */
+};
+
+static void latched_to(struct pfix *f, const char *latch, struct latched *out)
+{
+	struct l7mp_addr local;
+	char spec[160];
+
+	out->meant = pfix_udp("127.0.0.1", 0);
+	snprintf(spec, sizeof(spec), "{'port':%u,'options':{'latch':%s}}", pfix_fd_port(out->meant),
+	         latch);
+	out->c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_non_null(out->c);
+	assert_true(pfix_until(f, &out->c->opened, 5000));
+	assert_int_equal(out->c->stream->ops->local(out->c->stream, &local), 0);
+	out->port = l7mp_addr_port(&local);
+}
+
+/* Sends to the session from there; true: it got it, false: it was dropped as this. */
+static bool heard(struct pfix *f, const struct latched *s, int fd, enum l7mp_drop why)
+{
+	unsigned messages = s->c->messages;
+	uint64_t drops = f->stats.drops[why];
+
+	pfix_sendto(fd, "127.0.0.1", s->port, "x", 1);
+	for (int i = 0; i < 3000 && s->c->messages == messages && f->stats.drops[why] == drops; i++)
+		pfix_turn(f, 10);
+	assert_int_equal(s->c->messages - messages + f->stats.drops[why] - drops, 1);
+	return s->c->messages > messages;
+}
+
+static void sends_to(struct pfix *f, const struct latched *s, int fd)
+{
+	char got[16];
+
+	assert_int_equal(pfix_write(s->c, "y", 1), 0);
+	assert_int_equal(pfix_recv(f, fd, got, sizeof(got), NULL, 30000), 1);
+	assert_int_equal(got[0], 'y');
+}
+
+/* Before it is heard the endpoint's address gets it; the first source is the peer, no other. */
+static void upstream_learns_its_peer(void **state)
+{
+	struct pfix *f = *state;
+	int first = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.2", 0);
+	struct l7mp_flow_end end;
+	char text[L7MP_ADDR_STRLEN], want[64];
+	struct latched s;
+
+	latched_to(f, "true", &s);
+	sends_to(f, &s, s.meant);
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_NONE);
+	assert_int_equal(end.reason, L7MP_REASON_NOT_ESTABLISHED);
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	assert_int_equal(s.c->moved, 1);
+	assert_int_equal(s.c->notices, 1);
+	snprintf(want, sizeof(want), "127.0.0.1:%u", pfix_fd_port(first));
+	assert_string_equal(s.c->message, want);
+	sends_to(f, &s, first);
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	assert_string_equal(l7mp_addr_str(&end.remote, text), want);
+	snprintf(want, sizeof(want), "127.0.0.1:%u", s.port);
+	assert_string_equal(l7mp_addr_str(&end.local, text), want);
+	assert_false(heard(f, &s, other, L7MP_DROP_PEER));
+	assert_false(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	sends_to(f, &s, first);
+	assert_int_equal(s.c->moved, 1);
+	close(first);
+	close(other);
+	close(s.meant);
+}
+
+/* Within the window others take over, until the endpoint's own address writes. */
+static void upstream_learns_again(void **state)
+{
+	struct pfix *f = *state;
+	int first = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.2", 0);
+	struct latched s;
+
+	latched_to(f, "{'window':3600}", &s);
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	sends_to(f, &s, first);
+	assert_true(heard(f, &s, other, L7MP_DROP_PEER));
+	sends_to(f, &s, other);
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	sends_to(f, &s, s.meant);
+	assert_int_equal(s.c->moved, 4);
+	assert_false(heard(f, &s, first, L7MP_DROP_PEER));
+	sends_to(f, &s, s.meant);
+	close(first);
+	close(other);
+	close(s.meant);
+}
+
+/* A window that is over; and the peer that writes to another address of ours. */
+static void upstream_window_ends(void **state)
+{
+	struct pfix *f = *state;
+	int first = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.1", 0);
+	struct l7mp_flow_end end;
+	char text[L7MP_ADDR_STRLEN], from[64];
+	struct latched s;
+
+	latched_to(f, "{'window':0.001}", &s);
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	pfix_turn(f, 20);
+	assert_false(heard(f, &s, other, L7MP_DROP_PEER));
+	pfix_sendto(first, "127.0.0.3", s.port, "z", 1);
+	assert_true(pfix_until_n(f, &s.c->messages, 2, 30000));
+	assert_int_equal(s.c->moved, 2);
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_memory_equal(l7mp_addr_str(&end.local, text), "127.0.0.3:", 10);
+	assert_int_equal(pfix_write(s.c, "y", 1), 0);
+	assert_int_equal(pfix_recv(f, first, text, sizeof(text), from, 30000), 1);
+	assert_memory_equal(from, "127.0.0.3:", 10);
+	close(first);
+	close(other);
+	close(s.meant);
+}
+
+/* A socket with the address of another one. */
+static int same_address(unsigned port)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET,
+	                         .sin_port = htons((uint16_t)port),
+	                         .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0), on = 1;
+
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)), 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	return fd;
+}
+
+/*
+ * Never learnt: another IP address where that is asked, a listener of ours (a forged source), and
+ * anything by an owner that can't be told of it.
+ */
+static void upstream_does_not_learn(void **state)
+{
+	struct pfix *f = *state;
+	int port = pfix_udp("127.0.0.1", 0), address = pfix_udp("127.0.0.2", 0), forger;
+	struct l7mp_proto_listener *l = pfix_listen(
+	        f, UDP, "l", "{'address':'127.0.0.1','port':0,'options':{'reuseport':true}}", NULL);
+	struct l7mp_stream_events events;
+	struct latched s;
+
+	latched_to(f, "{'same_address':true}", &s);
+	assert_false(heard(f, &s, address, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, port, L7MP_DROP_PEER));
+	close(s.meant);
+
+	latched_to(f, "true", &s);
+	forger = same_address(pfix_port(l));
+	assert_false(heard(f, &s, forger, L7MP_DROP_LOOP));
+	close(forger);
+	assert_true(heard(f, &s, port, L7MP_DROP_LOOP));
+	close(s.meant);
+
+	latched_to(f, "true", &s);
+	events = *s.c->stream->events;
+	events.moved = NULL;
+	s.c->stream->events = &events;
+	assert_false(heard(f, &s, port, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	l7mp_stream_close(s.c->stream, false);
+	assert_true(pfix_until_n(f, &s.c->closed, 1, 30000));
+	close(port);
+	close(address);
+	close(s.meant);
+	pfix_unlisten(l);
+}
+
+/* What another process hands over of a session. */
+static struct l7mp_restore_end hand_over(const struct latched *s)
+{
+	struct l7mp_restore_end end = {.fd = -1};
+	struct l7mp_stream_saved saved;
+	struct l7mp_stream *stream = s->c->stream;
+	struct l7mp_flow_end flow;
+
+	assert_int_equal(stream->ops->freeze(stream, true), 0);
+	stream->ops->save(stream, &saved);
+	l7mp_stream_flow(stream, &flow);
+	end.local = flow.local;
+	end.remote = flow.remote;
+	end.fd = dup(saved.fd);
+	stream->ops->release(stream);
+	return end;
+}
+
+static bool goes_on(struct pfix *f, struct latched *s, struct l7mp_restore_end end,
+                    const char *latch)
+{
+	char spec[160];
+
+	snprintf(spec, sizeof(spec), "{'port':%u,'options':{'latch':%s}}", pfix_fd_port(s->meant),
+	         latch);
+	f->restore = &end;
+	s->c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	f->restore = NULL;
+	if (end.fd >= 0)
+		close(end.fd);
+	return s->c && pfix_until(f, &s->c->opened, 5000);
+}
+
+/* A session that goes on in another process keeps what it has learnt, and learns no more. */
+static void a_learnt_peer_goes_on(void **state)
+{
+	struct pfix *f = *state;
+	int first = pfix_udp("127.0.0.1", 0), other = pfix_udp("127.0.0.2", 0);
+	struct l7mp_restore_end end;
+	struct l7mp_flow_end flow;
+	struct latched s;
+
+	latched_to(f, "{'window':3600}", &s);
+	/* Nobody was heard so far: the first one is still to come. */
+	assert_true(goes_on(f, &s, hand_over(&s), "{'window':3600}"));
+	sends_to(f, &s, s.meant);
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	assert_true(goes_on(f, &s, hand_over(&s), "{'window':3600}"));
+	assert_false(heard(f, &s, other, L7MP_DROP_PEER));
+	assert_false(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	sends_to(f, &s, first);
+	assert_int_equal(s.c->moved, 0);
+	l7mp_stream_flow(s.c->stream, &flow);
+	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
+	/* After a crash there is no socket, but the kernel had the flow. */
+	end = hand_over(&s);
+	close(end.fd);
+	end.fd = -1;
+	assert_true(pfix_until_n(f, &s.c->closed, 1, 30000));
+	assert_true(goes_on(f, &s, end, "true"));
+	assert_false(heard(f, &s, other, L7MP_DROP_PEER));
+	assert_true(heard(f, &s, first, L7MP_DROP_PEER));
+	/* The new config does not allow it. */
+	end = hand_over(&s);
+	assert_false(goes_on(f, &s, end, "false"));
+	close(first);
+	close(other);
+	close(s.meant);
+}
+
+/* The config has options.latch no more: the kernel looks at the source again. */
+static void latch_ends_with_the_config(void **state)
+{
+	struct pfix *f = *state;
+	int other = pfix_udp("127.0.0.1", 0);
+	struct latched s;
+
+	latched_to(f, "true", &s);
+	assert_true(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	assert_true(goes_on(f, &s, hand_over(&s), "false"));
+	pfix_sendto(other, "127.0.0.1", s.port, "x", 1);
+	pfix_sendto(s.meant, "127.0.0.1", s.port, "y", 1);
+	assert_true(pfix_until_n(f, &s.c->messages, 1, 30000));
+	assert_string_equal(s.c->data, "y");
+	sends_to(f, &s, s.meant);
+	close(other);
+	close(s.meant);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -903,6 +1175,12 @@ int main(void)
 	        T(upstream_bound),
 	        T(bound_port_goes_to_the_newer_session),
 	        T(refused_does_not_end_the_stream),
+	        T(upstream_learns_its_peer),
+	        T(upstream_learns_again),
+	        T(upstream_window_ends),
+	        T(upstream_does_not_learn),
+	        T(a_learnt_peer_goes_on),
+	        T(latch_ends_with_the_config),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

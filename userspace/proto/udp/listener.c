@@ -44,9 +44,7 @@ struct udp_listener {
 	uint16_t peer_port;                 /* 0: any */
 	enum udp_mode mode;
 	unsigned ifindex;          /* options.multicast_interface */
-	bool latch;                /* options.latch: the singleton's peer is who writes first */
-	uint64_t window_ms;        /* ... and who writes later, for so long */
-	uint64_t latched_ms;       /* loop time of the first datagram */
+	struct udp_latch latch;    /* the singleton's peer is who writes first */
 	struct udp_listener *rtcp; /* options.rtcp: the listener on the next port */
 	bool is_rtcp;              /* this is one */
 	uint32_t rtp_clock_rate;   /* options.rtp: Hz; 0: no statistics */
@@ -127,7 +125,8 @@ static bool takes(const struct udp_listener *l, const struct l7mp_addr *peer)
 static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_addr *peer,
                  const struct l7mp_addr *local)
 {
-	struct l7mp_accept a = {.peer = *peer, .never_idle = l->mode == UDP_SINGLETON && !l->latch};
+	struct l7mp_accept a = {.peer = *peer,
+	                        .never_idle = l->mode == UDP_SINGLETON && !l->latch.on};
 	struct l7mp_shared_session *p;
 	struct l7mp_addr ours = *local;
 	struct udp_key key;
@@ -142,7 +141,7 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 		return false;
 	if (l->mode == UDP_SINGLETON)
 		l7mp_shared_session_bind(&l->shared, p);
-	l->latched_ms = l7mp_loop_now(l->shared.env->loop);
+	l->latch.since_ms = l7mp_loop_now(l->shared.env->loop);
 	a.name = l7mp_inet_name("UDP", peer, local, p->id);
 	a.metadata = l7mp_inet_metadata("UDP", peer, local);
 	a.rtp_clock_rate = l->is_rtcp ? 0 : l->rtp_clock_rate;
@@ -212,7 +211,7 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
 		s->table->last_id = id_in(name);
 	a->stream = &p->base;
 	a->peer = end->remote;
-	a->never_idle = l->mode == UDP_SINGLETON && !l->latch;
+	a->never_idle = l->mode == UDP_SINGLETON && !l->latch.on;
 	a->rtp_clock_rate = l->is_rtcp ? 0 : l->rtp_clock_rate;
 	a->metadata = l7mp_inet_metadata("UDP", &end->remote, &end->local);
 	if (l->is_rtcp)
@@ -247,16 +246,11 @@ static bool is_meant(const struct l7mp_shared_socket *from, const struct l7mp_ad
 	       l->peer_ip.len && l7mp_addr_equal_ip(&l->peer_ip, to);
 }
 
-/*
- * Does the datagram come from a socket on which we listen? Nobody sends from there but our own
- * answers, and forged ones that want two of our listeners to answer each other. The protocol's
- * sockets are found by their port; the addresses are looked at when one has the port.
- */
-static bool from_ourselves(const struct udp_listener *l, const struct l7mp_addr *from,
-                           const struct l7mp_addr *to)
+/* The protocol's sockets are found by their port; the addresses are looked at only then. */
+bool udp_from_ourselves(const struct l7mp_shared_table *table, const struct l7mp_addr *from,
+                        const struct l7mp_addr *to)
 {
 	uint16_t port = l7mp_addr_port(from);
-	struct l7mp_shared_table *table = l->shared.socket->table;
 	const struct l7mp_shared_socket *s = table->buckets[port % L7MP_SHARED_BUCKETS];
 
 	for (; s; s = s->next) {
@@ -294,12 +288,10 @@ static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from
 static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
                         const struct l7mp_addr *from, const struct l7mp_addr *to)
 {
-	uint64_t now = l7mp_loop_now(l->shared.env->loop);
 	struct udp_key key;
 	char text[L7MP_ADDR_STRLEN];
 
-	/* Without a window not even within the millisecond of the first datagram. */
-	if (!l->latch || !l->window_ms || now - l->latched_ms > l->window_ms || p->closing)
+	if (!udp_latch_is_open(&l->latch, l7mp_loop_now(l->shared.env->loop)) || p->closing)
 		return false;
 	udp_key_set(&key, from, to->len ? to : &socket_of(l)->bind_addr.addr);
 	l7mp_shared_session_rekey(p, &key);
@@ -322,7 +314,7 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
 		return;
 	}
-	if (!p && from_ourselves(l, from, to)) {
+	if (!p && udp_from_ourselves(l->shared.socket->table, from, to)) {
 		warn_loop(l, from);
 		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_LOOP, buf);
 		return;
@@ -657,14 +649,13 @@ static void read_options(struct udp_listener *l, const cJSON *spec)
 {
 	const cJSON *o = l7mp_json_member(spec, "options");
 	const char *mode = l7mp_json_str(o, "mode", NULL);
-	const cJSON *latch = l7mp_json_member(o, "latch"), *rtp = l7mp_json_member(o, "rtp");
+	const cJSON *rtp = l7mp_json_member(o, "rtp");
 	bool both = l->peer_ip.len && l->peer_port;
 
-	l->latch = cJSON_IsTrue(latch) || cJSON_IsObject(latch);
-	l->window_ms = (uint64_t)(1000 * l7mp_json_num(latch, "window", 0));
+	udp_latch_read(o, &l->latch);
 	if (cJSON_IsTrue(rtp) || cJSON_IsObject(rtp))
 		l->rtp_clock_rate = (uint32_t)l7mp_json_num(rtp, "clock_rate", RTP_CLOCK_RATE);
-	if (l->latch)
+	if (l->latch.on)
 		l->mode = UDP_SINGLETON;
 	else if (mode)
 		l->mode = strcasecmp(mode, "singleton") ? UDP_SERVER : UDP_SINGLETON;
@@ -938,24 +929,6 @@ static const struct l7mp_field port_number = {.type = L7MP_T_INT, .min = 0, .max
 static const struct l7mp_field port_range = {.type = L7MP_T_STRING, .min = 3, .max = 11};
 static const struct l7mp_field *const port_alternatives[] = {&port_number, &port_range, NULL};
 
-static const struct l7mp_field latch_fields[] = {
-        {.key = "window",
-         .type = L7MP_T_NUMBER,
-         .min = 0,
-         .max = 3600,
-         .def = "0",
-         .doc = "seconds after the first datagram in which another source becomes the peer"},
-        {0},
-};
-static const struct l7mp_schema latch_schema = {
-        .name = "udp-latch",
-        .doc = "How the peer of a UDP listener is learnt",
-        .fields = latch_fields,
-};
-static const struct l7mp_field latch_bool = {.type = L7MP_T_BOOL};
-static const struct l7mp_field latch_object = {.type = L7MP_T_OBJECT, .sub = &latch_schema};
-static const struct l7mp_field *const latch_alternatives[] = {&latch_bool, &latch_object, NULL};
-
 static const struct l7mp_field rtp_fields[] = {
         {.key = "clock_rate",
          .type = L7MP_T_INT,
@@ -971,8 +944,9 @@ static const struct l7mp_schema rtp_schema = {
         .doc = "Statistics of RTP",
         .fields = rtp_fields,
 };
+static const struct l7mp_field rtp_bool = {.type = L7MP_T_BOOL};
 static const struct l7mp_field rtp_object = {.type = L7MP_T_OBJECT, .sub = &rtp_schema};
-static const struct l7mp_field *const rtp_alternatives[] = {&latch_bool, &rtp_object, NULL};
+static const struct l7mp_field *const rtp_alternatives[] = {&rtp_bool, &rtp_object, NULL};
 
 static const char *const modes[] = {"server", "singleton", NULL};
 static const struct l7mp_field option_fields[] = {
@@ -985,7 +959,7 @@ static const struct l7mp_field option_fields[] = {
                 "singleton when connect has both"},
         {.key = "latch",
          .type = L7MP_T_ONEOF,
-         .alternatives = latch_alternatives,
+         .alternatives = udp_latch_listener,
          .doc = "one session, whose peer is the source of the first datagram; later ones from "
                 "other sources are dropped and counted. After `idle_timeout` without data the "
                 "session ends, and the next datagram begins another one"},

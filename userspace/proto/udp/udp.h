@@ -42,6 +42,30 @@ struct udp_state {
 
 /* Reads "30000-30999". 0 or -EINVAL. */
 int udp_port_range(const char *text, unsigned *first, unsigned *last);
+/*
+ * Does the datagram come from a socket on which a listener of this process listens? Nobody sends
+ * from there but our own answers, and forged ones that want two of our sockets to answer each
+ * other. False for a singleton whose configured peer is `to`.
+ */
+bool udp_from_ourselves(const struct l7mp_shared_table *table, const struct l7mp_addr *from,
+                        const struct l7mp_addr *to);
+
+/* ---- latch.c: a peer that is learnt ---- */
+
+struct udp_latch {
+	bool on;
+	bool same_address;  /* clusters: only another port of the endpoint's address */
+	uint64_t window_ms; /* for so long after the first datagram another source takes over */
+	/* Loop time of the first datagram, set by the owner. 0: unknown, so the window is over. */
+	uint64_t since_ms;
+};
+
+/* The alternatives of `options.latch` in the two specs. */
+extern const struct l7mp_field *const udp_latch_listener[], *const udp_latch_cluster[];
+/* Reads validated options, which may be NULL. */
+void udp_latch_read(const cJSON *options, struct udp_latch *out);
+/* After the first datagram: may another source still become the peer? */
+bool udp_latch_is_open(const struct udp_latch *latch, uint64_t now_ms);
 
 /* ---- upstream.c ---- */
 

@@ -8,6 +8,9 @@
  * datagrams that nobody has taken are sent again. With options.dns_refresh the name is looked up
  * again and again, and a session whose address is no longer among the answers moves.
  *
+ * With options.latch the endpoint's peer is learnt, as behind NAT it writes from another address
+ * than the one in its spec: such a socket is not connected, and what comes in is compared here.
+ *
  * With bind.port only one session at a time can have a socket. A newer session of the same client
  * address takes the port over, because a client that has changed its port has two sessions.
  */
@@ -68,13 +71,23 @@ struct udp_bound {
 	uint64_t displaced[8];   /* the sessions that had the port before; they don't get it back */
 };
 
+/* An upstream whose cluster has options.latch. */
+struct udp_learning {
+	struct udp_latch latch;
+	const struct l7mp_shared_table *table; /* the listeners' sockets: never a peer */
+	struct l7mp_addr meant; /* the endpoint's address: it goes there until `heard` */
+	bool heard;             /* the key's peer has written, and to the key's local address */
+	bool settled;           /* ... and no other source may take its place */
+};
+
 struct udp_upstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
-	struct names *names;     /* NULL: a numeric address, or nothing is left to be tried */
-	struct udp_bound *bound; /* NULL: no bind.port */
-	struct udp_key key;      /* peer and local address, once connected */
+	struct names *names;           /* NULL: a numeric address, or nothing is left to be tried */
+	struct udp_bound *bound;       /* NULL: no bind.port */
+	struct udp_learning *learning; /* NULL: the peer is the endpoint's address */
+	struct udp_key key; /* peer and local address, once connected; local not before `heard` */
 	uint16_t local_port;
 	bool rtcp; /* metadata UDP.rtcp: ports are one higher than the specs say */
 	bool open, closing;
@@ -139,6 +152,7 @@ static void upstream_free(struct udp_upstream *u)
 	l7mp_task_cancel(u->env->loop, &u->task);
 	unlist(u);
 	free(u->bound);
+	free(u->learning);
 	names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
@@ -219,6 +233,68 @@ static bool tries_next(struct udp_upstream *u, int err)
 	return n->resend && n->next < n->n;
 }
 
+/* ---- a peer that is learnt ---- */
+
+/* A source that is not the peer: may it become the peer? If not, *why is set. */
+static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *from,
+                        const struct l7mp_addr *to, enum l7mp_drop *why)
+{
+	const struct udp_learning *l = u->learning;
+	bool meant = l7mp_addr_equal(from, &l->meant);
+
+	*why = L7MP_DROP_PEER;
+	if (u->closing || !l7mp_addr_port(from) || l->settled)
+		return false;
+	if (l->heard && !udp_latch_is_open(&l->latch, l7mp_loop_now(u->env->loop)))
+		return false;
+	if (meant)
+		return true;
+	if (l->latch.same_address && !l7mp_addr_equal_ip(from, &l->meant))
+		return false;
+	/* Who can't be told can't go to another address: JSONSocket, for its handshake. */
+	if (!u->base.events->moved)
+		return false;
+	*why = L7MP_DROP_LOOP;
+	return !udp_from_ourselves(l->table, from, to);
+}
+
+/*
+ * Whether the datagram is for the session: it is the peer's, or of who becomes the peer. The peer
+ * may write to another of our addresses, and is then answered from that.
+ */
+static bool comes_from_peer(struct udp_upstream *u, const struct l7mp_buf *buf,
+                            const struct l7mp_addr *from, const struct l7mp_addr *to)
+{
+	struct udp_learning *l = u->learning;
+	struct l7mp_addr peer, local;
+	char text[L7MP_ADDR_STRLEN];
+	enum l7mp_drop why;
+	struct udp_key key;
+	bool another;
+
+	udp_key_set(&key, from, to);
+	if (l->heard && !memcmp(&key, &u->key, sizeof(key)))
+		return true;
+	udp_key_addrs(&u->key, u->local_port, &peer, &local);
+	another = !l->heard || !l7mp_addr_equal(&peer, from);
+	if (another && !may_be_peer(u, from, to, &why)) {
+		l7mp_stats_drop(u->env->stats, why, 1, buf->len);
+		return false;
+	}
+	if (!l->heard)
+		l->latch.since_ms = l7mp_loop_now(u->env->loop);
+	l->heard = true;
+	/* The endpoint's own address is the right one: nobody takes the session from it. */
+	l->settled = l->settled || l7mp_addr_equal(from, &l->meant);
+	u->key = key;
+	if (another && u->base.events->notice)
+		u->base.events->notice(u->base.owner, "LATCHED", l7mp_addr_str(from, text));
+	/* What the kernel has for the addresses before must not go on. */
+	if (u->base.events->moved)
+		u->base.events->moved(u->base.owner);
+	return true;
+}
+
 /* ---- the engine's callbacks ---- */
 
 static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
@@ -226,8 +302,11 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 {
 	struct udp_upstream *u = arg;
 
-	(void)from;
-	(void)to;
+	/* A connected socket tells no source. */
+	if (u->learning && from->len && !comes_from_peer(u, buf, from, to)) {
+		l7mp_buf_unref(buf);
+		return;
+	}
 	if (u->names && u->names->addrs)
 		settle(u);
 	u->base.events->data(u->base.owner, buf);
@@ -311,6 +390,7 @@ static const struct l7mp_dgram_ops dgram_ops = {
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
 	struct udp_upstream *u = (struct udp_upstream *)base;
+	struct l7mp_addr peer, local;
 	int rc = 0;
 
 	if (u->closing)
@@ -325,7 +405,10 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	}
 	if (u->names && u->names->addrs)
 		keep(u->names, buf);
-	return l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
+	if (!u->learning)
+		return l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
+	udp_key_addrs(&u->key, u->local_port, &peer, &local);
+	return l7mp_dgram_send(u->dgram, buf, &peer, &local, 0);
 }
 
 /* The owner queues, or drops and counts; if reading stopped, the kernel would drop uncounted. */
@@ -365,7 +448,7 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	if (!u->dgram)
 		return -ENOTCONN;
 	udp_key_addrs(&u->key, u->local_port, &peer, out);
-	return 0;
+	return out->len ? 0 : l7mp_fd_local(l7mp_dgram_fd(u->dgram), out);
 }
 
 static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
@@ -383,6 +466,14 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->tos = l7mp_socket_options_tos(&u->options);
 	out->keep_tos = u->options.dscp_pass;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
+	/*
+	 * Who is heard first must be heard here: if the kernel took what the endpoint sends, a
+	 * later source would look like the first one.
+	 */
+	if (u->learning && (!u->learning->heard || !out->local.len)) {
+		out->kind = L7MP_FLOW_NONE;
+		out->reason = L7MP_REASON_NOT_ESTABLISHED;
+	}
 }
 
 static size_t op_drain_now(struct l7mp_stream *s)
@@ -434,19 +525,28 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- connecting ---- */
 
-static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local,
+/* With `learning` a socket that has its port, but no peer. */
+static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local, bool learning,
                    struct l7mp_socket_options *opt)
 {
+	struct l7mp_addr any = *local;
+	const int one = 1;
 	int rc, family = l7mp_addr_family(remote);
 	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
 	rc = l7mp_socket_options_apply(fd, opt);
-	if (!rc && local->len && bind(fd, &local->sa, local->len))
+	if (learning && !any.len)
+		l7mp_addr_any(&any, family, 0);
+	/* A peer is learnt within the endpoint's family. */
+	if (!rc && learning && family == AF_INET6 &&
+	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)))
+		rc = -errno;
+	if (!rc && any.len && bind(fd, &any.sa, any.len))
 		rc = -errno;
 	/* From now on the kernel delivers only datagrams of this peer. */
-	if (!rc && connect(fd, &remote->sa, remote->len))
+	if (!rc && !learning && connect(fd, &remote->sa, remote->len))
 		rc = -errno;
 	if (rc) {
 		close(fd);
@@ -500,6 +600,7 @@ static void list(struct udp_upstream *u, const struct l7mp_addr *local)
 static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *remote,
                       const struct l7mp_addr *asked)
 {
+	unsigned flags = L7MP_DGRAM_GRO | L7MP_DGRAM_GSO | (u->learning ? L7MP_DGRAM_PKTINFO : 0);
 	struct l7mp_addr local;
 	struct l7mp_dgram *dgram;
 	int rc = l7mp_fd_local(fd, &local);
@@ -508,8 +609,7 @@ static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *re
 		close(fd);
 		return rc;
 	}
-	rc = l7mp_dgram_new(u->env->loop, fd, L7MP_DGRAM_GRO | L7MP_DGRAM_GSO, UINT16_MAX,
-	                    &dgram_ops, u, &dgram);
+	rc = l7mp_dgram_new(u->env->loop, fd, flags, UINT16_MAX, &dgram_ops, u, &dgram);
 	if (rc)
 		return rc;
 	l7mp_dgram_send_tos(dgram, u->options.dscp_pass);
@@ -517,8 +617,12 @@ static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *re
 		l7mp_dgram_close(&u->dgram);
 	u->dgram = dgram;
 	list(u, asked);
-	udp_key_set(&u->key, remote, &local);
 	u->local_port = l7mp_addr_port(&local);
+	if (u->learning && !u->learning->heard)
+		local.len = 0;
+	if (u->learning && !u->learning->meant.len)
+		u->learning->meant = *remote;
+	udp_key_set(&u->key, remote, &local);
 	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
 	if (u->open)
 		l7mp_dgram_read(u->dgram, true);
@@ -547,9 +651,9 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	if (u->dgram && l7mp_addr_port(&local))
 		l7mp_dgram_close(&u->dgram);
 	asked = local;
-	fd = open_fd(remote, &local, &u->options);
+	fd = open_fd(remote, &local, u->learning, &u->options);
 	if (fd == -EADDRINUSE && take_over(u, &asked))
-		fd = open_fd(remote, &local, &u->options);
+		fd = open_fd(remote, &local, u->learning, &u->options);
 	return fd < 0 ? fd : use_socket(u, fd, remote, &asked);
 }
 
@@ -705,7 +809,8 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 	/* Only a session that can be told may go elsewhere later. */
 	if (!u->base.events->moved)
 		n->refresh_ms = 0;
-	if (n->n < 2)
+	/* A socket without a peer learns of no refusal. */
+	if (n->n < 2 || u->learning)
 		settle(u);
 	schedule_refresh(u);
 	on_task(&u->task, u);
@@ -766,30 +871,74 @@ static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 	         : -ENOMEM;
 }
 
-/* Goes on with the socket of an earlier process, or one with the same addresses. */
+/* A socket that an earlier process had with options.latch has no peer. */
+static int connect_again(int fd, const struct l7mp_addr *remote)
+{
+	struct l7mp_addr peer;
+	socklen_t len = sizeof(peer.un);
+
+	if (!getpeername(fd, &peer.sa, &len))
+		return 0;
+	return connect(fd, &remote->sa, remote->len) ? -errno : 0;
+}
+
+/*
+ * Goes on with the socket of an earlier process, or one with the same addresses. A peer that was
+ * learnt stays: our own address is known only then, see struct udp_learning.
+ */
 static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	struct l7mp_restore_end *end = p->restore;
 	struct l7mp_addr asked;
 	int fd = end->fd, rc;
 
+	if (u->learning)
+		u->learning->heard = u->learning->settled = end->local.len > 0;
+	else if (fd >= 0 && (rc = connect_again(fd, &end->remote)))
+		return rc;
 	rc = local_for(u, l7mp_json_member(p->cluster_spec, "bind"), l7mp_addr_family(&end->remote),
 	               &asked);
 	if (!rc && fd < 0)
-		fd = open_fd(&end->remote, &end->local, &u->options);
+		fd = open_fd(&end->remote, &end->local, u->learning, &u->options);
 	if (rc || fd < 0)
 		return rc ? rc : fd;
 	end->fd = -1;
-	return use_socket(u, fd, &end->remote, &asked);
+	rc = use_socket(u, fd, &end->remote, &asked);
+	if (!rc && u->learning)
+		udp_key_set(&u->key, &end->remote, &end->local);
+	return rc;
 }
 
-/* Whether the endpoint has the address that the session is connected to. */
+/* Whether the endpoint has the address that the session is connected to, or may have learnt. */
 static bool is_meant(const struct udp_upstream *u, const struct l7mp_connect *p, bool numeric,
                      const struct l7mp_addr *addr)
 {
+	const struct l7mp_restore_end *end = p->restore;
+
+	if (u->learning && end->local.len && p->same_endpoint &&
+	    (!u->learning->latch.same_address || !numeric ||
+	     l7mp_addr_equal_ip(addr, &end->remote)))
+		return true;
 	if (numeric)
-		return l7mp_addr_equal(addr, &p->restore->remote);
-	return p->same_endpoint && l7mp_addr_port(&p->restore->remote) == port_of(u, p);
+		return l7mp_addr_equal(addr, &end->remote);
+	return p->same_endpoint && l7mp_addr_port(&end->remote) == port_of(u, p);
+}
+
+/* For a cluster with options.latch. */
+static int learning_new(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	struct udp_state *state = l7mp_proto_state(p->env, &l7mp_proto_udp, NULL);
+	struct udp_latch latch;
+
+	udp_latch_read(l7mp_json_member(p->cluster_spec, "options"), &latch);
+	if (!latch.on)
+		return 0;
+	u->learning = calloc(1, sizeof(*u->learning));
+	if (!u->learning || !state)
+		return -ENOMEM;
+	u->learning->latch = latch;
+	u->learning->table = &state->table;
+	return 0;
 }
 
 static int start(struct udp_upstream *u, const struct l7mp_connect *p)
@@ -800,6 +949,11 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 
 	if (!port_of(u, p))
 		return -EADDRNOTAVAIL;
+	rc = learning_new(u, p);
+	if (rc)
+		return rc;
+	if (u->learning && numeric)
+		u->learning->meant = remote;
 	if (p->restore && !is_meant(u, p, numeric, &remote))
 		return -EXDEV;
 	l7mp_socket_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);
@@ -856,6 +1010,13 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 /* ---- tables ---- */
 
 static const struct l7mp_field option_fields[] = {
+        {.key = "latch",
+         .type = L7MP_T_ONEOF,
+         .alternatives = udp_latch_cluster,
+         .doc = "each session learns its endpoint's address: the first source that writes to "
+                "it is the peer, and is sent to from then on, as the one in the spec may be "
+                "behind NAT; later ones from other sources are dropped and counted. The kernel "
+                "takes over when the peer is known"},
         L7MP_SPEC_DSCP,
         L7MP_SPEC_RCVBUF("a session's receive buffer in bytes; 1 MiB if the kernel allows it"),
         L7MP_SPEC_SNDBUF,
@@ -875,6 +1036,21 @@ static const struct l7mp_schema options_schema = {
         .fields = option_fields,
 };
 
+static void check_cluster(const cJSON *spec, const char *path, struct l7mp_issues *issues)
+{
+	const cJSON *options = l7mp_json_member(spec, "options");
+	struct udp_latch latch;
+	char at[256];
+
+	udp_latch_read(options, &latch);
+	if (!latch.on || l7mp_json_num(options, "dns_refresh", 0) <= 0)
+		return;
+	snprintf(at, sizeof(at), "%s.options.latch", path);
+	l7mp_issues_add(
+	        issues, false, options, at,
+	        "not with options.dns_refresh: the peer is who writes, not who has the name");
+}
+
 static const struct l7mp_field cluster_fields[] = {
         L7MP_SPEC_ENDPOINT_PORT,
         L7MP_SPEC_BIND,
@@ -885,6 +1061,7 @@ const struct l7mp_schema udp_cluster_spec = {
         .name = "udp-cluster",
         .doc = "Sends to a UDP server from a connected socket of each session's own",
         .fields = cluster_fields,
+        .check = check_cluster,
 };
 
 static const struct l7mp_field endpoint_fields[] = {
