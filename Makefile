@@ -7,7 +7,7 @@
 #   make bench    figures against rivals      make vmtest     other kernels under QEMU
 #   make fuzz     SECONDS=60 each target [TARGETS="fuzz_netlink ..."], under ASan and UBSan
 #   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
-#   make mesh-tools  what the mesh tests run against: etcd, Kubernetes (needs Go)   make test-mesh  those tests
+#   make mesh-tools  what the mesh tests run against: etcd, Kubernetes (needs Go)   make test-mesh, test-mesh-fast  those tests
 #   make deb      the Debian package, in build/deb (needs debhelper; DEB_ARGS= of dpkg-buildpackage)
 #
 # Variables: BUILD=dir, CC=gcc|clang, SAN=asan|tsan, WERROR=0 (packagers), V=1.
@@ -64,7 +64,7 @@ DEPS_offload   := base loop model session offload
 DEPS_config    := base model config
 DEPS_api       := $(LAYERS)
 DEPS_daemon    := $(LAYERS) daemon
-DEPS_ctl       := base model config
+DEPS_ctl       := base loop model config kube
 DEPS_kube      := base loop model config kube
 DEPS_operator  := $(LAYERS) daemon kube operator
 
@@ -263,7 +263,7 @@ fuzz:
 	$(Q)$(MAKE) --no-print-directory fuzz-build
 	$(Q)L7MP_FUZZ_SECONDS=$(SECONDS) selftests/fuzz/test_fuzz $(TARGETS)
 
-.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh
+.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh test-mesh-fast
 setup:
 	$(Q)scripts/setup.sh
 run:
@@ -283,6 +283,10 @@ test-mesh:
 	$(Q)scripts/setup.sh
 	$(Q)scripts/mesh-tools.sh || [ $$? -eq 77 ]
 	$(Q)scripts/test.sh full mesh
+test-mesh-fast:
+	$(Q)scripts/setup.sh
+	$(Q)scripts/mesh-tools.sh || [ $$? -eq 77 ]
+	$(Q)scripts/test.sh fast --only cluster mesh
 bench:
 	$(Q)scripts/setup.sh bench
 	$(Q)$(MAKE) --no-print-directory all

@@ -14,7 +14,8 @@ first lines say "l7mp-test: host-network" needs that one (it installs packages).
 
 Suites run beside each other on the machine's cores, except files whose first lines
 say "l7mp-test: alone"; those that say "l7mp-test: long" begin first. A file's line "l7mp-test: timeout=SECONDS" raises its
-limit, "l7mp-test: full" keeps it for make test-full.
+limit, "l7mp-test: full" keeps it for make test-full, "l7mp-test: cluster" (it needs an API server of Kubernetes) for
+make test-full, test-mesh and test-mesh-fast.
 """
 import argparse
 import concurrent.futures
@@ -58,22 +59,29 @@ def directives(path):
     return found
 
 
-def discover(mode, suites):
+def wanted(say, mode, only):
+    """Is a file that says this of itself to run? `only`: a directive that it must have, or None."""
+    if only:
+        return only in say
+    return mode == "full" or not {"full", "cluster"} & set(say)
+
+
+def discover(mode, suites, only):
     for suite in suites:
         folder = ROOT / "selftests" / suite
         if suite == "unit":
             for src in sorted(folder.glob("test_*.c")):
-                yield suite, src.stem, [str(ROOT / "build/asan/unit" / src.stem)], directives(src)
+                if wanted(directives(src), mode, only):
+                    yield suite, src.stem, [str(ROOT / "build/asan/unit" / src.stem)], directives(src)
             continue
         for src in sorted(folder.glob("test_*.c")) if suite == "bpf" else ():
             say = directives(src)
-            if "full" not in say or mode == "full":
+            if wanted(say, mode, only):
                 yield suite, src.stem, [str(ROOT / "build/bpf-tests" / src.stem)], say
         for script in sorted(p for p in folder.glob("test_*") if p.suffix in ("", ".py") and p.is_file()):
             say = directives(script)
-            if "full" in say and mode != "full":
-                continue
-            yield suite, script.name, [str(script)], say
+            if wanted(say, mode, only):
+                yield suite, script.name, [str(script)], say
 
 
 def parse(result, text, status, timed_out):
@@ -154,6 +162,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--mode", choices=["fast", "full"], default="fast")
     ap.add_argument("-k", default="", help="only files whose suite/name contains this, or one of TEXT,TEXT...")
+    ap.add_argument("--only", metavar="DIRECTIVE", help="only files that say this of themselves: cluster, full, ...")
     ap.add_argument("-v", action="store_true", help="show the output of passing files too")
     # Most files wait most of the time, for time-outs above all.
     ap.add_argument("-j", type=int, default=2 * max(2, os.cpu_count() or 2))
@@ -161,7 +170,7 @@ def main():
     args = ap.parse_args()
     # A shell's background jobs ignore SIGINT, and what they start inherits that: tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    jobs = [j for j in discover(args.mode, args.suites or SUITES) if any(k in f"{j[0]}/{j[1]}" for k in args.k.split(","))]
+    jobs = [j for j in discover(args.mode, args.suites or SUITES, args.only) if any(k in f"{j[0]}/{j[1]}" for k in args.k.split(","))]
     beside = sorted((j for j in jobs if "alone" not in j[3]), key=lambda j: "long" not in j[3])
     alone = [j for j in jobs if "alone" in j[3]]
     results = []

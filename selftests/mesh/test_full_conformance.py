@@ -16,7 +16,7 @@ import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7test  # noqa: E402
-import test_full_cluster as mesh  # noqa: E402
+import test_cluster as mesh  # noqa: E402
 
 DNS = [sys.executable, "-c", """
 import socket

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: full alone timeout=900
+# l7mp-test: cluster alone timeout=900
 """The mesh on a real API server: deploy/ as it is, gateways, the Gateway API, the end of the operator, of the API server, of pods."""
 import json
 import os
