@@ -16,10 +16,12 @@ import unittest
 import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import kube_api  # noqa: E402
 import l7test  # noqa: E402
+import mesh  # noqa: E402
 import yaml  # noqa: E402
 
-PORT, PROMETHEUS = 1235, 9090
+PORT, PROMETHEUS, OPERATOR = 1235, 9090, 9091
 DEPLOY = l7test.ROOT / "deploy"
 RULES = DEPLOY / "prometheus/l7mp.rules.yaml"
 TARGET_LABELS = {"job", "instance", "le"}  # of Prometheus, of histograms
@@ -57,19 +59,33 @@ class Monitoring(unittest.TestCase):
             s.send(b"x")
             s.recv(1)
 
-    def metrics(self):
-        """{name: labels} of /metrics, histograms by their parts, too."""
+    def operator(self):
+        """An operator that knows one pod."""
+        api = kube_api.KubeApi()
+        self.addCleanup(api.stop)
+        api.apply(kube_api.pod("p", "127.0.1.1"))
+        operator = mesh.Operator(listen=OPERATOR).ready()
+        self.addCleanup(operator.stop)
+        return operator
+
+    def text(self):
+        """/metrics of the proxy, and of an operator."""
         conn = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
         conn.request("GET", "/metrics")
         text = conn.getresponse().read().decode()
         conn.close()
+        return text + self.operator().page("/metrics")[1]
+
+    def metrics(self):
+        """{name: labels} of /metrics, histograms by their parts, too."""
+        text = self.text()
         found = {"up": set()}
         for name, labels in re.findall(r"^([a-z]\w*)(?:\{(.*)\})? \S+$", text, re.M):
             found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
         return found
 
     def test_names(self):
-        """each metric and each label of the dashboard and the alerts is one that the proxy has"""
+        """each metric and each label of the dashboard and the alerts is one that the proxy or the operator has"""
         self.start()
         known = self.metrics()
         self.assertIn("le", known["l7mp_control_slice_seconds_bucket"])
@@ -91,10 +107,7 @@ class Monitoring(unittest.TestCase):
     def test_values(self):
         """the values of labels that are written out exist: limits, reasons, states"""
         self.start()
-        conn = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
-        conn.request("GET", "/metrics")
-        text = conn.getresponse().read().decode()
-        conn.close()
+        text = self.text()
         for where, expr in queries():
             for name, matchers in SELECTOR.findall(expr):
                 for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"$]*)"', matchers):
@@ -142,14 +155,16 @@ class Monitoring(unittest.TestCase):
         return self.ask("query?query=" + urllib.parse.quote(expr))
 
     def test_prometheus(self):
-        """Prometheus scrapes the proxy, loads the rules, and has an answer for each query of the dashboard"""
+        """Prometheus scrapes the proxy and the operator, loads the rules, and has an answer for each query of the dashboard"""
         prometheus = shutil.which("prometheus")
         if not prometheus:
             self.skipTest("no prometheus")
         self.start()
+        self.operator()
         folder = tempfile.TemporaryDirectory(prefix="l7mp-prometheus-")
         self.addCleanup(folder.cleanup)
         config = yaml.safe_load((DEPLOY / "prometheus/scrape.yaml").read_text())
+        config["scrape_configs"].append({"job_name": "l7mp-operator", "static_configs": [{"targets": [f"127.0.0.1:{OPERATOR}"]}]})
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         shutil.copy(RULES, folder.name)
         path = os.path.join(folder.name, "prometheus.yml")
@@ -159,7 +174,7 @@ class Monitoring(unittest.TestCase):
             p = subprocess.Popen([prometheus, f"--config.file={path}", f"--storage.tsdb.path={folder.name}/data", f"--web.listen-address=127.0.0.1:{PROMETHEUS}"],
                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            self.assertTrue(l7test.wait_for(lambda: self.query('count_over_time(up{job="l7mp"}[1m]) > 4').get("data", {}).get("result"), 120, step=0.2))
+            self.assertTrue(l7test.wait_for(lambda: self.query('min(count_over_time(up[1m])) > 4').get("data", {}).get("result"), 120, step=0.2))
             for where, expr in queries():
                 answer = self.query(variables(expr))
                 self.assertEqual(answer["status"], "success", (where, answer))
