@@ -25,10 +25,10 @@ ALLOWED["model"] -= {"loop"}  # pure data
 ALLOWED["config"] = {"base", "model", "config"}
 ALLOWED["transform"] -= {"proto"}
 ALLOWED["offload"] -= {"proto", "transform"}
-ALLOWED["ctl"] = {"base", "model", "config", "ctl"}
+ALLOWED["ctl"] = {"base", "loop", "model", "config", "kube", "ctl"}
 ALLOWED["kube"] = {"base", "loop", "config", "kube"}
 ALLOWED["operator"] = {"base", "loop", "model", "config", "kube", "operator"}
-PROGRAMS = ["ctl", "kube", "operator"]  # after the layers, in the graph
+PROGRAMS = ["kube", "ctl", "operator"]  # after the layers, in the graph
 HEADERS = {
     "base": "log filewriter error fault buf addr hash json jsonframe metrics stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process",

@@ -31,23 +31,23 @@ _l7mpctl() {
 		mapfile -t COMPREPLY < <(compgen -W "explicit redirect" -- "$cur")
 		return
 		;;
-	-a | --api | -i | --interval | -n | --limit | --timeout | --image) return ;;
+	-a | --api | -i | --interval | -n | --limit | --timeout | --image | --context | --namespace) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "--api --token --file --output --recursive --interval --limit --timeout --wait \
-			--mode --image --version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
+			--mode --image --kubeconfig --context --namespace --version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
 		return
 	fi
 	# What was typed, less the options.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout | --mode | --image) i=$((i + 1)) ;;
+		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout | --mode | --image | --kubeconfig | --context | --namespace) i=$((i + 1)) ;;
 		-*) ;;
 		*) words+=("${COMP_WORDS[i]}") ;;
 		esac
 	done
 	case "${#words[@]} ${words[*]}" in
-	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain upgrade doctor kube-inject version" ;;
+	"0 ") want="$kinds endpoints sessions config admin lookup explain offload flows drain upgrade doctor kube-inject kube version" ;;
 	"1 rulelists") want="list get add replace delete insert remove" ;;
 	"1 sessions") want="list get delete watch" ;;
 	"1 endpoints" | "1 listeners" | "1 clusters" | "1 rules" | "1 routes") want="list get add replace delete" ;;
@@ -55,6 +55,7 @@ _l7mpctl() {
 	"1 admin") want="get set" ;;
 	"1 drain") want="show cancel" ;;
 	"1 upgrade") want="show" ;;
+	"1 kube") want="status" ;;
 	"1 lookup") want=$(_l7mpctl_names rulelists) ;;
 	"1 explain") want=$(_l7mpctl_names sessions) ;;
 	"1 doctor") want="all $(cd /sys/class/net 2>/dev/null && echo *)" ;;

@@ -7,6 +7,7 @@ does is tested elsewhere; here it is made to misbehave.
 """
 import base64
 import copy
+import http.client
 import http.server
 import json
 import os
@@ -151,7 +152,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             pass
 
+    def proxy(self, ns, name, path):
+        """A page of a pod, by its first port."""
+        with self.api.lock:
+            pod = copy.deepcopy(self.api.objects[("", "pods")].get((ns, name)))
+        if not pod:
+            self.status(404, "NotFound", f"pods \"{name}\" not found")
+            return
+        conn = http.client.HTTPConnection(pod["status"]["podIP"], pod["spec"]["containers"][0]["ports"][0]["containerPort"], timeout=60)
+        try:
+            conn.request("GET", path)
+            r = conn.getresponse()
+            self.answer(r.status, json.loads(r.read()))
+        finally:
+            conn.close()
+
     def route(self, path, query, body, cut):
+        of_pod = re.match(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/proxy(/.*)$", path)
+        if of_pod:
+            self.proxy(*of_pod.groups())
+            return
         m = PATH.match(path)
         # "namespaces/NAME" is no collection inside of a namespace.
         if path == "/api/v1/namespaces":

@@ -134,6 +134,10 @@ class Mesh(unittest.TestCase):
         self.assertIsNotNone(answer, self.why())
         self.assertTrue(answer.startswith(b"dns-") and answer.endswith(b" hello"), answer)
         self.assertIn("dns-gateway", self.cluster.kubectl("get", "vsvc"))
+        status = json.loads(subprocess.run([l7test.program("l7mpctl"), "--kubeconfig", self.cluster.dir / "admin.conf", "-o", "json", "kube", "status"],
+                                           stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+        self.assertEqual([p["state"] for p in status["proxies"]], ["programmed"])
+        self.assertIn("VirtualService/default/dns-gateway", status["proxies"][0]["objects"])
         self.cluster.kubectl("scale", "deploy/dns", "--replicas=1")
         wait_until(lambda: len([p for p in self.podlet.pods.values() if p.name.startswith("dns-")]) == 1)
         for _ in range(5):

@@ -291,6 +291,51 @@ class Refusals(Base):
         self.assertTrue(wait_for(lambda: self.api.condition("VirtualService", "free", "Programmed").get("status") == "True"))
 
 
+class Status(Base):
+    def ctl(self, *args):
+        return subprocess.run([l7test.program("l7mpctl"), "--kubeconfig", kube_api.kubeconfig(self.path("kc"), "http://127.0.0.1:6443"),
+                               "--namespace", "mesh", *args], capture_output=True, text=True, timeout=120, check=False)
+
+    def test_kube_status(self):
+        """l7mpctl kube status: the leader's proxies, what they have and why not; clear errors without a leader or its pod"""
+        self.start_api()
+        r = self.ctl("kube", "status")
+        self.assertEqual((r.returncode, r.stdout), (1, ""))
+        self.assertIn("the operator's lease: 404", r.stderr)
+        self.proxy(ADDRESS)
+        self.api.apply(pod("p1", ADDRESS, GW))
+        self.api.apply(pod("gone", "127.0.1.9", GW))
+        self.api.apply(target("a", GW))
+        self.api.apply(target("b", GW))
+        o = self.operator("--identity", "op-1_abc", lease=True, listen=9091).ready()
+        self.assertTrue(wait_for(lambda: o.metric("leads") == 1))
+        r = self.ctl("kube", "status")
+        self.assertIn('pods "op-1" not found', r.stderr)
+        leader = json.loads(json.dumps(pod("op-1", "127.0.0.1")).replace('"l7mp"', '"operator"'))
+        leader["metadata"]["namespace"] = "mesh"
+        leader["spec"]["containers"][0]["ports"] = [{"containerPort": 9091}]
+        self.api.apply(leader)
+        self.assertTrue(wait_for(lambda: o.metric("proxies", state="failed") == 1 and o.metric("proxies", state="programmed") == 1))
+        r = self.ctl("kube", "status")
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        self.assertEqual(len(r.stdout.splitlines()), 3, r.stdout)
+        head, gone, p1 = r.stdout.splitlines()
+        self.assertEqual(head.split(), ["PROXY", "ADDRESS", "STATE", "HASH", "OBJECTS", "ERROR"])
+        self.assertRegex(gone, r"^default/gone +127\.0\.1\.9 +failed +- +2 +\S.*127\.0\.1\.9")
+        self.assertRegex(p1, r"^default/p1 +127\.0\.1\.1 +programmed +[0-9a-f]{16} +2 +-$")
+        r = self.ctl("-o", "json", "kube", "status")
+        status = json.loads(r.stdout)
+        self.assertEqual((status["leads"], status["identity"], status["proxy_count"]), (True, "op-1_abc", 2))
+        p1 = next(p for p in status["proxies"] if p["name"] == "p1")
+        self.assertEqual(p1["objects"], ["Target/default/a", "Target/default/b"])
+        self.assertEqual(p1["hash"], next(x["hash"] for x in self.p_status()["owners"] if x["name"] == "l7mp-operator"))
+        self.assertEqual(self.ctl("kube").returncode, 2)
+
+    @staticmethod
+    def p_status():
+        return l7test.Api(PORT, ADDRESS).get("/status")[1]
+
+
 class Credentials(Base):
     def setUp(self):
         super().setUp()

@@ -31,11 +31,13 @@ struct ctl {
 	enum ctl_output output;
 	bool output_given;
 	bool recursive;
-	double interval;           /* s, sessions watch */
-	long timeout;              /* s, a whole request */
-	double timeout_given;      /* s, --timeout; -1: not given */
-	bool wait;                 /* drain: until it is over */
-	const char *mode, *image;  /* kube-inject; NULL: not given */
+	double interval;          /* s, sessions watch */
+	long timeout;             /* s, a whole request */
+	double timeout_given;     /* s, --timeout; -1: not given */
+	bool wait;                /* drain: until it is over */
+	const char *mode, *image; /* kube-inject; NULL: not given */
+	/* kube; NULL: as kubectl finds it, its current context, l7mp-system */
+	const char *kubeconfig, *context, *kube_ns;
 	long limit;                /* --limit; 0: all, -1: not given */
 	struct ctl_client *client; /* made at the first request */
 };
@@ -136,6 +138,7 @@ extern const struct ctl_command ctl_session_commands[];
 extern const struct ctl_command ctl_offload_commands[];
 extern const struct ctl_command ctl_drain_commands[];
 extern const struct ctl_command ctl_inject_commands[];
+extern const struct ctl_command ctl_kube_commands[];
 extern const struct ctl_command ctl_upgrade_commands[];
 
 /* ---- objects.c: what objects and sessions share ---- */

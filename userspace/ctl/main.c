@@ -26,13 +26,17 @@ static const char help[] =
         "  admin     get | set KEY=VALUE... | set -f FILE\n"
         "  offload | flows                   the kernel fast path\n"
         "  drain     [--timeout SECONDS] [--wait] | show | cancel\n"
-        "  upgrade   [show]\n"
         "                                    take no new sessions, let those that run end\n"
+        "  upgrade   [show]                  start the program's file anew and hand over to it\n"
         "  doctor    [IF[,IF...]|all]        can this machine do that, and what to change; no "
         "proxy is asked\n"
         "  kube-inject [-f FILE] [--mode explicit|redirect] [--image IMAGE]\n"
         "                                    print Kubernetes manifests with the proxy as a "
         "sidecar; no proxy is asked\n"
+        "  kube status [--kubeconfig FILE] [--context NAME] [--namespace NS]\n"
+        "                                    the proxies of a cluster, as its l7mp-operator (in "
+        "NS, "
+        "l7mp-system) sees them\n"
         "  version\n"
         "\n"
         "Options:\n"
@@ -83,9 +87,17 @@ static int show_version(struct ctl *c, int argc, char **argv)
 static const struct ctl_command own_commands[] = {{"version", show_version}, {NULL, NULL}};
 static const struct ctl_command *const commands[] = {
         ctl_object_commands, ctl_session_commands, ctl_offload_commands, ctl_drain_commands,
-        ctl_inject_commands, ctl_upgrade_commands, own_commands};
+        ctl_inject_commands, ctl_kube_commands,    ctl_upgrade_commands, own_commands};
 
-enum { OPT_TIMEOUT = 256, OPT_WAIT, OPT_MODE, OPT_IMAGE };
+enum {
+	OPT_TIMEOUT = 256,
+	OPT_WAIT,
+	OPT_MODE,
+	OPT_IMAGE,
+	OPT_KUBECONFIG,
+	OPT_CONTEXT,
+	OPT_NAMESPACE
+};
 
 static const struct option options[] = {
         {"api", required_argument, NULL, 'a'},
@@ -98,6 +110,9 @@ static const struct option options[] = {
         {"timeout", required_argument, NULL, OPT_TIMEOUT},
         {"mode", required_argument, NULL, OPT_MODE},
         {"image", required_argument, NULL, OPT_IMAGE},
+        {"kubeconfig", required_argument, NULL, OPT_KUBECONFIG},
+        {"context", required_argument, NULL, OPT_CONTEXT},
+        {"namespace", required_argument, NULL, OPT_NAMESPACE},
         {"wait", no_argument, NULL, OPT_WAIT},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
@@ -190,6 +205,15 @@ static int parse_options(struct ctl *c, int argc, char **argv)
 			break;
 		case OPT_IMAGE:
 			c->image = optarg;
+			break;
+		case OPT_KUBECONFIG:
+			c->kubeconfig = optarg;
+			break;
+		case OPT_CONTEXT:
+			c->context = optarg;
+			break;
+		case OPT_NAMESPACE:
+			c->kube_ns = optarg;
 			break;
 		case 'V':
 			puts("l7mpctl " L7MP_VERSION);

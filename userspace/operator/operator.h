@@ -82,6 +82,13 @@ struct op_peers_stats {
 	struct op_histogram latency;
 };
 const struct op_peers_stats *op_peers_stats(struct op_peers *p);
+/*
+ * The proxies for people, by namespace and name (docs/operator.md, /proxies): the caller's tree, or
+ * NULL. At most so many proxies, and of each so many objects:
+ */
+#define OP_SHOWN_PROXIES 5000
+#define OP_SHOWN_OBJECTS 100
+cJSON *op_peers_tree(struct op_peers *p);
 
 /* ---- writer.c: statuses ---- */
 
@@ -104,7 +111,7 @@ struct op_writer_stats {
 };
 const struct op_writer_stats *op_writer_stats(const struct op_writer *w);
 
-/* ---- serve.c: /metrics, /healthz, /readyz ---- */
+/* ---- serve.c: /metrics, /healthz, /readyz, /proxies ---- */
 
 struct op_serve;
 struct op_serve_page {

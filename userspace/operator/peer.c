@@ -31,6 +31,7 @@ struct peer {
 	struct peer *prev, *next; /* in the queue of those that wait */
 	struct op_peers *peers;
 	char *uid, *boot;
+	char *error;                /* of the last attempt; NULL: it went well, or there was none */
 	struct op_rendered *wanted; /* what it is to have: p, of this result */
 	const struct op_proxy *p;
 	struct op_rendered *sent; /* what is being sent */
@@ -175,6 +176,13 @@ static bool has_it(const struct peer *x)
 	return op_store_applied_hash(x->peers->store, x->p) == x->p->hash;
 }
 
+/* `text` NULL: it went well. */
+static void set_error(struct peer *x, const char *text)
+{
+	free(x->error);
+	x->error = text ? strdup(text) : NULL;
+}
+
 static void fail(struct peer *x, enum op_peer_state state, const char *text)
 {
 	struct op_peers *ps = x->peers;
@@ -182,6 +190,7 @@ static void fail(struct peer *x, enum op_peer_state state, const char *text)
 	uint32_t suppressed;
 
 	x->state = state;
+	set_error(x, text);
 	x->races = 0;
 	if (l7mp_log_allowed(&ps->log, l7mp_loop_now(ps->loop), 10000, 10, &suppressed))
 		l7mp_log_warn("proxy", "%s/%s at %s: %s", p->ns, p->name, p->address, text);
@@ -197,6 +206,7 @@ static void succeed(struct peer *x)
 	struct op_peers *ps = x->peers;
 
 	x->state = has_it(x) ? OP_PEER_PROGRAMMED : OP_PEER_PENDING;
+	set_error(x, NULL);
 	x->races = 0;
 	x->sent_since_ms = 0;
 	kube_backoff_reset(&x->backoff);
@@ -246,6 +256,7 @@ static void refused(struct peer *x, const struct kube_http_answer *a)
 	    a->status != 429 && blame(x, answer, message)) {
 		cJSON_Delete(answer);
 		x->state = OP_PEER_FAILED;
+		set_error(x, text);
 		settle(x);
 		/* Until the document without it comes, or in case none comes. */
 		x->retry_now = true;
@@ -486,6 +497,7 @@ static void peer_free(struct peer *x)
 	op_rendered_unref(x->wanted);
 	free(x->uid);
 	free(x->boot);
+	free(x->error);
 	free(x);
 }
 
@@ -651,4 +663,60 @@ const struct op_peers_stats *op_peers_stats(struct op_peers *ps)
 	for (x = ps->table; x; x = x->hh.next)
 		ps->stats.state[x->state]++;
 	return &ps->stats;
+}
+
+/* ---- for people ---- */
+
+static void add_objects(cJSON *to, const struct op_proxy *p)
+{
+	cJSON *list = cJSON_AddArrayToObject(to, "objects");
+	size_t n = 0;
+	struct op_object *objects = op_proxy_objects(p, &n);
+
+	l7mp_json_add_num(to, "object_count", (double)n);
+	for (size_t i = 0; i < n && i < OP_SHOWN_OBJECTS; i++) {
+		const struct op_object *o = &objects[i];
+		char *text = l7mp_asprintf("%s/%s%s%s", op_kinds[o->kind].kind, o->ns,
+		                           *o->ns ? "/" : "", o->name);
+
+		cJSON_AddItemToArray(list, text ? cJSON_CreateString(text) : NULL);
+		free(text);
+	}
+	free(objects);
+}
+
+static cJSON *peer_tree(const struct peer *x)
+{
+	cJSON *o = cJSON_CreateObject();
+
+	l7mp_json_add_str(o, "namespace", x->p->ns);
+	l7mp_json_add_str(o, "name", x->p->name);
+	l7mp_json_add_str(o, "node", x->p->node);
+	l7mp_json_add_str(o, "address", x->p->address);
+	l7mp_json_add_num(o, "port", x->p->port);
+	l7mp_json_add_str(o, "state", op_peer_states[x->state]);
+	l7mp_json_add_str(o, "boot_id", x->boot_id);
+	l7mp_json_add_str(o, "hash", x->hash);
+	add_objects(o, x->p);
+	if (x->error)
+		l7mp_json_add_str(o, "error", x->error);
+	return o;
+}
+
+static int by_name(const struct peer *a, const struct peer *b)
+{
+	int rc = strcmp(a->p->ns, b->p->ns);
+
+	return rc ? rc : strcmp(a->p->name, b->p->name);
+}
+
+cJSON *op_peers_tree(struct op_peers *ps)
+{
+	cJSON *list = cJSON_CreateArray();
+	size_t n = 0;
+
+	HASH_SORT(ps->table, by_name);
+	for (const struct peer *x = ps->table; x && n < OP_SHOWN_PROXIES; x = x->hh.next, n++)
+		cJSON_AddItemToArray(list, peer_tree(x));
+	return list;
 }

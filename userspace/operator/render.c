@@ -1024,3 +1024,34 @@ bool op_blame(const struct op_proxy *p, const char *path, const char *text, stru
 	*out = (struct op_object){u->node->kind, u->node->ns, u->node->name, u->tag};
 	return true;
 }
+
+static int object_order(const void *a, const void *b)
+{
+	const struct op_object *x = a, *y = b;
+	int rc = (x->kind > y->kind) - (x->kind < y->kind);
+
+	rc = rc ? rc : strcmp(x->ns, y->ns);
+	return rc ? rc : strcmp(x->name, y->name);
+}
+
+struct op_object *op_proxy_objects(const struct op_proxy *p, size_t *n)
+{
+	const struct op_group *g = l7mp_container_of(p, struct op_entry, pub)->group;
+	struct op_object *out = calloc(g->n_units ? g->n_units : 1, sizeof(*out));
+	size_t all = 0;
+
+	*n = 0;
+	if (!out)
+		return NULL;
+	for (size_t i = 0; i < g->n_units; i++) {
+		const struct op_node *node = g->units[i]->node;
+
+		if (node)
+			out[all++] = (struct op_object){node->kind, node->ns, node->name, 0};
+	}
+	qsort(out, all, sizeof(*out), object_order);
+	for (size_t i = 0; i < all; i++)
+		if (!*n || object_order(&out[*n - 1], &out[i]))
+			out[(*n)++] = out[i];
+	return out;
+}

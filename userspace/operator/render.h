@@ -159,6 +159,18 @@ void op_result_free(struct op_result **r);
 size_t op_result_count(const struct op_result *r);
 const struct op_proxy *op_result_proxy(const struct op_result *r, size_t i);
 
+struct op_object {
+	enum op_kind kind;
+	const char *ns, *name;
+	int part; /* which listener of a Gateway or ListenerSet, from 0 */
+};
+/*
+ * The objects that are in a proxy's document (n_objects), by kind, namespace and name; `part` is 0.
+ * The array is the caller's (free), the strings are borrowed from the result. NULL: there are none,
+ * or out of memory.
+ */
+struct op_object *op_proxy_objects(const struct op_proxy *p, size_t *n);
+
 /* ---- what the proxies say ---- */
 
 /*
@@ -177,11 +189,6 @@ void op_store_forget(struct op_store *s, const char *uid);
 /* Returns the hash of the document that was applied last at the present `boot`; 0: none. */
 uint64_t op_store_applied_hash(const struct op_store *s, const struct op_proxy *p);
 
-struct op_object {
-	enum op_kind kind;
-	const char *ns, *name;
-	int part; /* which listener of a Gateway or ListenerSet, from 0 */
-};
 /*
  * Finds the object that a proxy's error is about, by the path of the error ("listeners[3].spec",
  * may be NULL), or by the name of an object of the proxy in `text`. Returns whether it was found;

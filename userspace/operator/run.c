@@ -445,6 +445,24 @@ static void print_ready(struct op_operator *op, struct op_serve_page *page)
 	}
 }
 
+static void print_proxies(struct op_operator *op, struct op_serve_page *page)
+{
+	cJSON *o = cJSON_CreateObject();
+	char *text;
+
+	l7mp_json_add_str(o, "identity", op->identity);
+	cJSON_AddBoolToObject(o, "leads", op->leads);
+	l7mp_json_add_num(o, "proxy_count",
+	                  op->rendered ? (double)op_result_count(op->rendered->result) : 0);
+	cJSON_AddItemToObject(o, "proxies", op_peers_tree(op->peers));
+	text = cJSON_PrintUnformatted(o);
+	cJSON_Delete(o);
+	page->type = "application/json";
+	page->status = text ? 200 : 500;
+	l7mp_str_add(&page->body, text ? text : "");
+	cJSON_free(text);
+}
+
 static void on_page(void *arg, const char *path, struct op_serve_page *page)
 {
 	struct op_operator *op = arg;
@@ -455,6 +473,8 @@ static void on_page(void *arg, const char *path, struct op_serve_page *page)
 		print_metrics(op, page);
 	else if (!strcmp(path, "/readyz"))
 		print_ready(op, page);
+	else if (!strcmp(path, "/proxies"))
+		print_proxies(op, page);
 	else
 		l7mp_str_add(&page->body, "ok\n");
 }

@@ -113,7 +113,7 @@ static void refuse(struct mg_connection *c, int status, const char *text)
 
 static int on_request(struct mg_connection *c)
 {
-	static const char *const paths[] = {"/metrics", "/healthz", "/readyz"};
+	static const char *const paths[] = {"/metrics", "/healthz", "/readyz", "/proxies"};
 	const struct mg_request_info *ri = mg_get_request_info(c);
 	struct op_serve *s = ri->user_data;
 	struct question *q = NULL;
@@ -122,7 +122,7 @@ static int on_request(struct mg_connection *c)
 	while (i < L7MP_ARRAY_SIZE(paths) && strcmp(paths[i], ri->local_uri) != 0)
 		i++;
 	if (i == L7MP_ARRAY_SIZE(paths)) {
-		refuse(c, 404, "there are /metrics, /healthz and /readyz\n");
+		refuse(c, 404, "there are /metrics, /healthz, /readyz and /proxies\n");
 		return 404;
 	}
 	if (strcmp(ri->request_method, "GET") != 0) {
