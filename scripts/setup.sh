@@ -14,8 +14,9 @@ build="gcc make pkg-config clang llvm libc6-dev libbpf-dev libxdp-dev libelf-dev
        libpcre2-dev libxxhash-dev uthash-dev libssl-dev
        libcap-dev libmnl-dev libcurl4-openssl-dev bpftool"
 test="libcmocka-dev libclang-rt-dev python3 python3-websockets python3-yaml curl socat
-      iproute2 ethtool jq procps libcap2-bin util-linux openssl git haproxy nginx-light python3-h11 tcpdump nftables"
-full="valgrind chromium nodejs tshark iperf3 openssh-server openssh-client postgresql debootstrap wrk nghttp2-client
+      iproute2 ethtool jq procps libcap2-bin util-linux openssl git haproxy nginx-light python3-h11 tcpdump nftables
+      tshark sip-tester"
+full="valgrind chromium nodejs iperf3 openssh-server openssh-client postgresql debootstrap wrk nghttp2-client
       debhelper build-essential lintian podman crun prometheus"
 bench="nginx-light libnginx-mod-stream haproxy wrk iperf3 nftables socat python3 iproute2 ethtool"
 vm="qemu-system-x86 cpio kmod busybox-static"
