@@ -181,16 +181,21 @@ class Statistics(Base):
         for i in range(50):
             self.server.sendto(rtp(i * 2, i * 320, 7, 8), peer)
             self.assertEqual(self.client.recv(2000)[:2], b"\x80\x08")
-        for data in (b"\x00\x01\x00\x00" + b"s" * 16, b"\x16\xfe\xff" + b"d" * 30, b"\x80\xc8\x00\x06" + b"r" * 24, b"", b"short"):
-            self.send(data)
-            self.assertEqual(self.server.recv(2000), data)
+        # STUN (0..3), ZRTP (16..19), DTLS (20..63), TURN channels (64..79), RTCP (128..191, types 192..223: RFC 5761), the gaps, QUIC.
+        others = [bytes([first]) + b"\x01\x00\x00" + b"s" * 28 for first in (0, 3, 4, 16, 19, 20, 22, 63, 64, 79, 80, 127, 192, 255)]
+        others += [b"\x80" + bytes([kind]) + b"\x00\x06" + b"r" * 24 for kind in (192, 200, 201, 205, 207, 223)] + [b"", b"short", b"\x80" * 11]
+        for data in others:
+            for there, here in ((self.send, self.server), (lambda d: self.server.sendto(d, peer), self.client)):
+                there(data)
+                self.assertEqual(here.recv(2000), data)
         for i in range(5):
             self.send(rtp(1000 + i, i, 99, 96))
             self.server.recv(2000)
         self.settled("ingress", seq + 1 + 5)
         got = self.stats()
         self.assertEqual((got["egress"]["packets"], got["egress"]["lost"], got["egress"]["ssrc"], got["egress"]["payload_type"]), (50, 49, 7, 8))
-        self.assertEqual((got["ingress"]["others"], got["ingress"]["lost"], got["ingress"]["sources"]), (5, 0, 2))
+        self.assertEqual((got["ingress"]["others"], got["ingress"]["lost"], got["ingress"]["sources"]), (len(others), 0, 2))
+        self.assertEqual(got["egress"]["others"], len(others))
         self.assertEqual((got["ingress"]["ssrc"], got["ingress"]["payload_type"], got["ingress"]["clock_rate"]), (99, 96, 8000))
         self.assertEqual(self.api.delete("/sessions/" + self.session()["name"])[0], 200)
         l7test.wait_for(lambda: self.session() is None)
