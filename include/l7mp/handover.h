@@ -15,13 +15,21 @@
 #include "l7mp/runtime.h"
 #include "l7mp/session.h"
 
-/* No session asks for the kernel fast path any more (on), and TCP connections in it come back. */
+/*
+ * No session asks for the kernel fast path any more (on); TCP connections in it come back, and
+ * flows that have not begun.
+ */
 void l7mp_sessions_offload_rest(struct l7mp_sessions *m, bool on);
 /* While it rests: whether a connection has not come back yet. */
 bool l7mp_sessions_lent(const struct l7mp_sessions *m);
 
-/* Returns 0; or -EBUSY, -ENOTSUP: it can't go now, or never; then it goes on. Idempotent. */
-int l7mp_session_freeze(struct l7mp_session *s);
+/*
+ * Returns 0; or -EBUSY, -ENOTSUP: it can't go now, or never; then it goes on. Idempotent.
+ * `keep_flow`: its flow stays in the kernel, if that can be taken over; else it is removed.
+ */
+int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow);
+/* It can't go, and its flow is not to be the other process's: back to user space. */
+void l7mp_session_stay(struct l7mp_session *s);
 void l7mp_session_thaw(struct l7mp_session *s);
 bool l7mp_session_is_frozen(const struct l7mp_session *s);
 /* Whether it may stay here: false when the other process has another source in its place. */
@@ -48,6 +56,12 @@ struct l7mp_session_piece {
  */
 int l7mp_session_take(struct l7mp_runtime *rt, const cJSON *saved, const int *fds, size_t n_fds,
                       const struct l7mp_session_piece *pieces, size_t n, struct l7mp_error *err);
+/*
+ * In the other process: the session that was made so gets the flow that the old one has left in the
+ * kernel (r->flow, which is NULL then). False: there is no such session.
+ */
+struct l7mp_session_record;
+bool l7mp_session_take_flow(struct l7mp_sessions *m, struct l7mp_session_record *r);
 /* Calls cb for each, until it returns something other than 0, which is returned. */
 int l7mp_session_each_piece(const struct l7mp_session *s,
                             int (*cb)(void *arg, const struct l7mp_session_piece *piece),

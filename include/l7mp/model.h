@@ -206,6 +206,12 @@ struct l7mp_admin {
 	struct l7mp_limits limits;
 };
 
+/* The name of the fast path's instance; borrowed, or static. */
+static inline const char *l7mp_admin_instance(const struct l7mp_admin *admin)
+{
+	return admin->instance ? admin->instance : "default";
+}
+
 struct l7mp_model; /* tables, admin, name counters */
 
 /* Makes an empty model with default settings. `registry` is borrowed. Returns 0 or -ENOMEM. */

@@ -63,6 +63,38 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *engine,
                         void *arg);
 
 /*
+ * An upgrade: flows stay in the kernel while another process takes over (daemon/upgrade.h). In the
+ * process that gives:
+ *
+ * l7mp_offload_lock returns the descriptor of the instance's lock, borrowed, when a process with
+ * this instance's name and this ABI (L7MP_ABI_VERSION) can have the flows; else -1.
+ */
+int l7mp_offload_lock(const struct l7mp_offload_engine *engine, const char *instance, int abi);
+/*
+ * While it rests (on), the engine itself changes nothing in the kernel, whatever becomes of routes
+ * and links; operations on flows do. TCP connections have come back when this returns. Afterwards
+ * (off) it catches up.
+ */
+void l7mp_offload_rest(struct l7mp_offload_engine *engine, bool on);
+/*
+ * The other process has them: instead of l7mp_offload_stop. Each flow gets the event `withdrawn`,
+ * with its counters, and stays in the kernel, with programs, maps, and the lock.
+ */
+void l7mp_offload_leave(struct l7mp_offload_engine *engine);
+/*
+ * In the process that takes over, instead of the first l7mp_offload_reconfigure: gets everything
+ * ready for the flows of the process that holds `lock` (taken, also on failure), and changes
+ * nothing of it. Returns 0, or a negative errno after a line in the log: then the engine is idle,
+ * and l7mp_offload_reconfigure can be called when the other process has stopped its own.
+ */
+int l7mp_offload_inherit(struct l7mp_offload_engine *engine, const struct l7mp_admin *admin,
+                         int lock);
+/*
+ * When it can't go back: attaches. l7mp_offload_adopt follows. No-op without l7mp_offload_inherit.
+ */
+void l7mp_offload_continue(struct l7mp_offload_engine *engine);
+
+/*
  * Removes the flows (with the event `withdrawn`), and, unless the start mode is `no_init`, also the
  * attached programs, the pins, the changed sysctls and the lock of the instance. No handle stays on
  * the loop. Idempotent; the engine may be reconfigured afterwards.

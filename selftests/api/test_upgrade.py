@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=600
 """An upgrade: another process takes the sockets and the sessions over, and nobody notices; or it does not, and nobody notices."""
-import ctypes
 import hashlib
 import json
 import os
@@ -18,18 +17,14 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import l7test  # noqa: E402
 import traffic  # noqa: E402
+import upgrade  # noqa: E402
 import wsraw  # noqa: E402
 from traffic import cluster, inline, listener  # noqa: E402
 
 UDP, TCP, WS, HTTP, ECHO, SPEAK = 15000, 15001, 15002, 15003, 15004, 15005
 UDP_UP, TCP_UP, WS_UP = 16000, 16001, 16002
 ADMIN = 1235
-PR_SET_CHILD_SUBREAPER = 36
 FAULTS = os.environ.get("L7MP_BUILD", "build/asan") != "build"
-
-# A process that has taken over belongs to us when its parent has ended: it can be waited for.
-ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
 
 def config(**admin):
     return {
@@ -44,83 +39,6 @@ def config(**admin):
             listener("speak", "UDP", SPEAK, cluster("WebSocket", WS_UP, name="speak-up"), address="127.0.0.1"),
         ],
     }
-
-
-class Chain:
-    """The proxy over its upgrades: `pid` is the process that serves now."""
-
-    def __init__(self, cfg, env=None):
-        self.proxy = l7test.Proxy(cfg, port=ADMIN, env=env)
-        self.api = l7test.Api(ADMIN)
-        self.pid = self.proxy.pid
-        self.old = []
-
-    def state(self):
-        status, answer = self.api.get("/upgrade")
-        assert status == 200, answer
-        return answer
-
-    def upgrade(self):
-        """Starts one, and waits for its end: what the process that serves then says."""
-        before = self.state()
-        os.kill(self.pid, signal.SIGUSR2)
-
-        def over():
-            now = self.state()
-            if now["pid"] != self.pid:
-                return now
-            return now if now["state"] == "serving" and now.get("failed_at") != before.get("failed_at") else None
-        result = l7test.wait_for(over)
-        assert result, f"the upgrade did not end: {self.state()} {self.proxy.stderr()[-3000:]}"
-        if result["pid"] != self.pid:
-            self.old.append(self.pid)
-            self.pid = result["pid"]
-        return result
-
-    def fds(self):
-        """Kinds of the descriptors; without the pipes, which are kept for splicing."""
-        kinds = []
-        for n in os.listdir(f"/proc/{self.pid}/fd"):
-            try:
-                kinds.append(os.readlink(f"/proc/{self.pid}/fd/{n}").split(":")[0])
-            except FileNotFoundError:
-                pass
-        return sorted(kind for kind in kinds if kind != "pipe")
-
-    def ended(self, pid):
-        """The exit status of a process, once it has ended."""
-        if pid == self.proxy.pid:
-            return self.proxy.process.wait(120 * l7test.SLOW)
-
-        def wait():
-            try:
-                done, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                return None  # its parent still drains
-            return (os.waitstatus_to_exitcode(status),) if done else None
-        got = l7test.wait_for(wait, 120)
-        assert got, f"process {pid} did not end: {self.proxy.stderr()[-3000:]}"
-        return got[0]
-
-    def stop(self):
-        for pid in self.old:
-            status = self.ended(pid)
-            assert status in (0, -signal.SIGKILL), (pid, status, self.proxy.stderr()[-3000:])
-        os.kill(self.pid, signal.SIGTERM)
-        status = self.ended(self.pid)
-        err = self.proxy.stderr()
-        assert not l7test.SANITIZER.search(err), err[-6000:]
-        assert "left a handle open" not in err, err[-2000:]
-        assert status == 0, (status, err[-3000:])
-        self.proxy.notify.close()
-        self.proxy.dir.cleanup()
-
-    def kill(self):
-        for pid in [*self.old, self.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def roomy(sock):
@@ -248,13 +166,23 @@ class NewConnections(threading.Thread):
 
 
 class Base(traffic.Case):
+    chain = None
+
     def begin(self, cfg=None, env=None):
+        self.clear()
         self.udp_up, self.tcp_up = traffic.UdpEcho(UDP_UP), traffic.TcpServer(TCP_UP, traffic.echo)
         roomy(self.udp_up.sock)
-        self.chain = Chain(cfg or config(), env)
+        self.chain = upgrade.Chain(cfg or config(), ADMIN, env)
         self.addCleanup(self.chain.kill)
         self.api = self.chain.api
         return self.chain
+
+    def clear(self):
+        """What a part of this test that has failed has left would be in the way of the next one."""
+        if self.chain:
+            self.chain.kill()
+        while traffic.PEERS:
+            traffic.PEERS.pop().close()
 
     def sessions(self):
         return {s["name"]: s for s in self.api.get("/sessions")[1]}

@@ -683,6 +683,7 @@ static int make_upgrade(struct l7mp_app *app)
 	const struct upgrade_params params = {.loop = app->loop,
 	                                      .runtime = app->runtime,
 	                                      .sessions = app->sessions,
+	                                      .offload = app->offload,
 	                                      .program = app->program,
 	                                      .argv = app->options.argv,
 	                                      .each_socket = upgrade_sockets,
@@ -816,7 +817,35 @@ static int adopt(void *arg, struct l7mp_session_record *r, struct l7mp_error *er
 {
 	struct l7mp_app *app = arg;
 
+	/* At an upgrade the session is there already. */
+	if (app->takeover && l7mp_session_take_flow(app->sessions, r))
+		return 0;
 	return l7mp_session_restore(app->runtime, r, NULL, err);
+}
+
+/* Whether this one is to have the fast path, as the old one may have it. */
+static bool wants_flows(const struct l7mp_admin *admin)
+{
+	return admin->offload != L7MP_OFFLOAD_DISABLE && admin->n_offload_ifs;
+}
+
+/*
+ * After the commit. With the flows (`flows`) it goes on where the old process was; when that has
+ * died, as after a crash; else the old one has it still, and it is loaded when that has left it.
+ */
+static int begin_offload(struct l7mp_app *app, const struct l7mp_admin *admin, bool flows,
+                         struct l7mp_error *err)
+{
+	struct l7mp_admin later = *admin;
+
+	if (flows) {
+		l7mp_offload_continue(app->offload);
+		return 0;
+	}
+	if (takeover_orphaned(app->takeover))
+		return use_offload(app, admin, err);
+	later.offload = L7MP_OFFLOAD_DISABLE;
+	return use_offload(app, &later, err);
 }
 
 /* The old process has left the fast path, and the admin server's port is ours alone. */
@@ -830,22 +859,37 @@ static void takeover_given(void *arg)
 	l7mp_notify_send(&app->notify, "READY=1");
 }
 
+/* After all is bound. */
+static int take_over(struct l7mp_app *app, struct l7mp_error *err)
+{
+	const struct l7mp_admin *admin = l7mp_model_admin(app->model);
+	int lock = takeover_lock(app->takeover);
+	bool flows = lock >= 0 && !l7mp_offload_inherit(app->offload, admin, lock);
+	int rc = takeover_sessions(app->takeover, flows, app->runtime, app->loop);
+
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
+	/* There is no way back: without the fast path it goes on all the same. */
+	if (begin_offload(app, admin, flows, err))
+		l7mp_log_error("daemon", "%s", err->message);
+	return 0;
+}
+
 /* Binds, or takes what another process has bound. */
-static int bind_all(struct l7mp_app *app, struct l7mp_error *err)
+static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct l7mp_error *err)
 {
 	int rc = l7mp_handed_new(&app->env.handed);
 
 	if (!rc && app->takeover)
-		rc = takeover_sockets(app->takeover, app->env.handed);
+		rc = takeover_sockets(app->takeover,
+		                      wants_flows(admin) ? l7mp_admin_instance(admin) : NULL,
+		                      app->env.handed);
 	if (rc) /* said already */
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
 	l7mp_runtime_hold(app->runtime, true);
 	rc = l7mp_runtime_apply(app->runtime, app->initial, err);
-	if (!rc && app->takeover) {
-		rc = takeover_sessions(app->takeover, app->runtime, app->loop);
-		if (rc)
-			l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
-	}
+	if (!rc && app->takeover)
+		rc = take_over(app, err);
 	/* Nothing of what another process has may be touched, so nothing is closed in order. */
 	if (rc && app->takeover) {
 		report_error(app, true, err);
@@ -876,23 +920,18 @@ static int start_admin_server(struct l7mp_app *app, struct l7mp_error *err)
 static int start(struct l7mp_app *app)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(app->initial);
-	struct l7mp_admin later;
 	struct l7mp_error err = {0};
 	int rc;
 
 	if (!admin)
 		admin = l7mp_model_admin(app->model);
-	later = *admin;
 	rc = use_admin(app, admin, &err);
-	/* After a take-over the old process has it: it is loaded when that has left it. */
-	if (app->takeover)
-		later.offload = L7MP_OFFLOAD_DISABLE;
-	if (!rc)
-		rc = use_offload(app, &later, &err);
-	if (!rc)
-		rc = bind_all(app, &err);
-	/* Before the first packet is looked at: it may belong to one of them. */
 	if (!rc && !app->takeover)
+		rc = use_offload(app, admin, &err);
+	if (!rc)
+		rc = bind_all(app, admin, &err);
+	/* Before the first packet is looked at: it may belong to one of them. */
+	if (!rc)
 		l7mp_offload_adopt(app->offload, adopt, app);
 	if (!rc)
 		rc = start_admin_server(app, &err);

@@ -6,18 +6,23 @@
  *   new                                    old
  *   reads its configuration
  *   HELLO                            -->
- *                                    <--   LISTENER ..., BIND
- *   binds what is new
+ *                                    <--   LISTENER ..., FAST_PATH, BIND
+ *   binds what is new; loads its
+ *   programs for the maps of the old
  *   BOUND                            -->
  *                                          takes TCP connections out of the kernel; takes nothing
- *                                          from listeners any more; for each session: freezes it
+ *                                          from listeners any more; for each session: freezes it,
+ *                                          with its flow
  *                                    <--   SESSION, BYTES ..., MAKE; or STAYS
  *   makes it, but does nothing with it; or REFUSED
  *                                    <--   COMMIT
  *   RUNNING                          -->
- *   goes on with all of them               closes what it gave, leaves the fast path, drains
+ *   takes the flows over, and goes         closes what it gave, leaves the fast path as it is,
+ *   on with all of them                    drains
  *                                    <--   GIVEN
- *   attaches the fast path
+ *
+ * When the flows can't stay (another instance, another ABI, programs that the kernel refuses), the
+ * old one removes them before GIVEN, and the new one attaches its own fast path afterwards.
  *
  * Until RUNNING has been received, a failure or a step that takes too long makes the old process go
  * on, after it has killed the new one, as if nothing had happened: it has only stopped reading, and
@@ -32,6 +37,7 @@
 #include "l7mp/handed.h"
 #include "l7mp/handover.h"
 #include "l7mp/loop.h"
+#include "l7mp/offload.h"
 
 /* The environment variable with the number of the inherited descriptor. */
 #define UPGRADE_FD_ENV "L7MP_UPGRADE_FD"
@@ -47,6 +53,7 @@ struct upgrade_params {
 	struct l7mp_loop *loop;
 	struct l7mp_runtime *runtime;
 	struct l7mp_sessions *sessions;
+	struct l7mp_offload_engine *offload;
 	const char *program; /* path of the file */
 	char **argv;
 	/* Further sockets: the admin server's, as l7mp_runtime_each_socket. */
@@ -82,13 +89,22 @@ struct takeover;
  * the environment.
  */
 int takeover_new(struct takeover **out);
-/* Says that the configuration is valid, and receives the listening sockets. */
-int takeover_sockets(struct takeover *t, struct l7mp_handed *handed);
 /*
- * After all is bound: receives the sessions, up to the commit. Returns 0; a negative errno: the old
- * process goes on, and this one has to end without touching anything.
+ * Says that the configuration is valid, and receives the listening sockets. `instance`: whose flows
+ * it wants, NULL: none.
  */
-int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_loop *loop);
+int takeover_sockets(struct takeover *t, const char *instance, struct l7mp_handed *handed);
+/* The lock of that instance, the caller's from now on; -1: the flows can't stay in the kernel. */
+int takeover_lock(struct takeover *t);
+/*
+ * After all is bound: receives the sessions, up to the commit. `flows`: they may stay in the
+ * kernel. Returns 0; a negative errno: the old process goes on, and this one has to end without
+ * touching anything.
+ */
+int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runtime,
+                      struct l7mp_loop *loop);
+/* Whether the old process has died, and left the kernel's flows as after a crash. */
+bool takeover_orphaned(const struct takeover *t);
 /* After the listeners are active: sessions go on. Calls `given` when the old process has let go. */
 void takeover_run(struct takeover *t, struct l7mp_loop *loop, void (*given)(void *arg), void *arg);
 /* Adds to what GET /upgrade shows. */

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "l7mp/abi.h"
 #include "l7mp/fault.h"
 #include "l7mp/handed.h"
 #include "l7mp/log.h"
@@ -27,8 +28,9 @@
 #define PIECES_MAX 4096
 
 struct takeover {
-	int fd;  /* -1: the old process is gone */
-	int old; /* its pidfd; -1: it had ended before */
+	int fd;   /* -1: the old process is gone */
+	int lock; /* of the fast path's instance; -1: none */
+	int old;  /* its pidfd; -1: it had ended before */
 	uv_poll_t *poll;
 	bool from_old; /* the old process answered once */
 	size_t taken, refused;
@@ -81,6 +83,7 @@ int takeover_new(struct takeover **out)
 	if (!*out)
 		return -ENOMEM;
 	(*out)->fd = fd;
+	(*out)->lock = -1;
 	(*out)->old = pidfd_open(cred.pid, 0);
 	L7MP_FAULT("upgrade-start");
 	return 0;
@@ -146,21 +149,50 @@ static int failed(int rc, const char *what)
 	return rc;
 }
 
-int takeover_sockets(struct takeover *t, struct l7mp_handed *handed)
+static int say_hello(struct takeover *t, const char *instance)
 {
-	char text[160];
+	cJSON *json = cJSON_CreateObject();
+	int rc = l7mp_json_add_str(json, "version", L7MP_VERSION);
+	char *text;
+
+	rc |= l7mp_json_add_num(json, "records", UPGRADE_RECORDS);
+	if (instance) {
+		rc |= l7mp_json_add_str(json, "instance", instance);
+		rc |= l7mp_json_add_num(json, "abi", L7MP_ABI_VERSION);
+	}
+	text = rc ? NULL : l7mp_json_print(json, L7MP_JSON_PLAIN);
+	cJSON_Delete(json);
+	rc = text ? tell(t, WIRE_HELLO, text) : -ENOMEM;
+	free(text);
+	return rc;
+}
+
+static int take_socket(struct takeover *t, struct l7mp_handed *handed)
+{
 	int rc;
 
-	snprintf(text, sizeof(text), "{\"version\":\"%s\",\"records\":%d}", L7MP_VERSION,
-	         UPGRADE_RECORDS);
-	rc = tell(t, WIRE_HELLO, text);
-	L7MP_FAULT("upgrade-hello");
-	while (!rc && !(rc = next(t)) && t->frame.type == WIRE_LISTENER && t->frame.n_fds == 1) {
-		t->frame.n_fds = 0;
-		rc = l7mp_handed_add(handed, t->frame.fds[0], (const char *)t->frame.data);
-		if (rc == -EINVAL)
-			rc = 0; /* a kind that this version does not know: it is bound anew */
+	if (t->frame.n_fds != 1)
+		return -EPROTO;
+	t->frame.n_fds = 0;
+	if (t->frame.type == WIRE_FAST_PATH) {
+		if (t->lock >= 0)
+			close(t->lock);
+		t->lock = t->frame.fds[0];
+		return 0;
 	}
+	rc = l7mp_handed_add(handed, t->frame.fds[0], (const char *)t->frame.data);
+	/* A kind that this version does not know: it is bound anew. */
+	return rc == -EINVAL ? 0 : rc;
+}
+
+int takeover_sockets(struct takeover *t, const char *instance, struct l7mp_handed *handed)
+{
+	int rc = say_hello(t, instance);
+
+	L7MP_FAULT("upgrade-hello");
+	while (!rc && !(rc = next(t)) &&
+	       (t->frame.type == WIRE_LISTENER || t->frame.type == WIRE_FAST_PATH))
+		rc = take_socket(t, handed);
 	if (rc == -EPIPE)
 		return 0;
 	if (!rc && t->frame.type != WIRE_BIND) {
@@ -169,6 +201,19 @@ int takeover_sockets(struct takeover *t, struct l7mp_handed *handed)
 	}
 	L7MP_FAULT("upgrade-listeners");
 	return rc ? failed(rc, "the listening sockets") : 0;
+}
+
+int takeover_lock(struct takeover *t)
+{
+	int fd = t->lock;
+
+	t->lock = -1;
+	return fd;
+}
+
+bool takeover_orphaned(const struct takeover *t)
+{
+	return t->fd < 0;
 }
 
 static int begin_session(struct takeover *t)
@@ -249,9 +294,10 @@ static int on_frame(struct takeover *t, struct l7mp_runtime *runtime, struct l7m
 	}
 }
 
-int takeover_sessions(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_loop *loop)
+int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runtime,
+                      struct l7mp_loop *loop)
 {
-	int rc = tell(t, WIRE_BOUND, NULL);
+	int rc = tell(t, WIRE_BOUND, flows ? "{\"flows\":true}" : "{}");
 
 	L7MP_FAULT("upgrade-bound");
 	while (!rc && !(rc = next(t)) && t->frame.type != WIRE_COMMIT) {
@@ -359,5 +405,7 @@ void takeover_free(struct takeover **tp)
 		close(t->fd);
 	if (t->old >= 0)
 		close(t->old);
+	if (t->lock >= 0)
+		close(t->lock);
 	free(t);
 }

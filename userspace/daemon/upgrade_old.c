@@ -72,6 +72,7 @@ struct upgrade {
 	struct l7mp_session_cursor cursor;
 	enum phase phase;
 	bool records; /* the new process understands our sessions */
+	bool flows;   /* ... and takes the flows over as they are */
 	bool stopped;
 	uint64_t unlend_until;
 	struct sending out;
@@ -174,18 +175,14 @@ static void fail(struct upgrade *u, const char *why)
 	sending_clear(u);
 	refusals_clear(u);
 	u->phase = PHASE_NONE;
-	if (phase >= PHASE_GIVE)
+	if (phase >= PHASE_GIVE) {
 		thaw_all(u);
+		l7mp_offload_rest(u->p.offload, false);
+	}
 	if (phase >= PHASE_UNLEND)
 		l7mp_sessions_offload_rest(u->p.sessions, false);
 	l7mp_log_error(MODULE, "the upgrade has failed, this process goes on: %s", u->last);
 	u->p.busy(u->p.arg, false);
-}
-
-void upgrade_cancel(struct upgrade *u, const char *why)
-{
-	if (upgrade_is_busy(u))
-		fail(u, why);
 }
 
 static void fail_errno(struct upgrade *u, const char *what, int rc)
@@ -230,14 +227,20 @@ static int send_listener(void *arg, const char *listener, int fd)
 static void on_hello(struct upgrade *u)
 {
 	cJSON *json = l7mp_json_parse((const char *)u->frame->data, u->frame->len, NULL, NULL, 0);
-	int rc;
+	const char *instance = l7mp_json_str(json, "instance", NULL);
+	int rc, lock = -1;
 
 	u->records = l7mp_json_num(json, "records", 0) == UPGRADE_RECORDS;
+	if (u->records && instance)
+		lock = l7mp_offload_lock(u->p.offload, instance,
+		                         (int)l7mp_json_num(json, "abi", 0));
 	snprintf(u->new_version, sizeof(u->new_version), "%s", l7mp_json_str(json, "version", "?"));
 	cJSON_Delete(json);
 	rc = l7mp_runtime_each_socket(u->p.runtime, send_listener, u);
 	if (!rc)
 		rc = u->p.each_socket(u->p.arg, send_listener, u);
+	if (!rc && lock >= 0)
+		rc = send_wait(u, WIRE_FAST_PATH, NULL, lock);
 	if (!rc)
 		rc = send_wait(u, WIRE_BIND, NULL, -1);
 	if (rc)
@@ -255,12 +258,18 @@ static void begin_giving(struct upgrade *u)
 	u->frozen_ms = l7mp_loop_now(u->p.loop);
 	u->moved = u->stay = 0;
 	limit(u, PHASE_GIVE, STEP_MS);
+	if (u->flows)
+		l7mp_offload_rest(u->p.offload, true);
 	l7mp_cursor_open(&u->cursor, u->p.sessions);
 	l7mp_slice_post(u->p.loop, &u->slice);
 }
 
 static void on_bound(struct upgrade *u)
 {
+	cJSON *json = l7mp_json_parse((const char *)u->frame->data, u->frame->len, NULL, NULL, 0);
+
+	u->flows = l7mp_json_bool(json, "flows", false);
+	cJSON_Delete(json);
 	u->unlend_until = l7mp_loop_now(u->p.loop) + UNLEND_MS;
 	u->phase = PHASE_UNLEND;
 	l7mp_sessions_offload_rest(u->p.sessions, true);
@@ -293,7 +302,7 @@ static bool take_up(struct upgrade *u, struct l7mp_session *s)
 
 	if (!u->records)
 		return false;
-	rc = l7mp_session_freeze(s);
+	rc = l7mp_session_freeze(s, u->flows);
 	if (rc) {
 		l7mp_log_verbose(MODULE, "%s stays: %s", l7mp_session_name(s), strerror(-rc));
 		return false;
@@ -376,8 +385,10 @@ static void send_some(struct l7mp_slice *slice, void *arg)
 			all_sent(u);
 			return;
 		}
-		if (!take_up(u, s))
+		if (!take_up(u, s)) {
+			l7mp_session_stay(s);
 			u->stay++;
+		}
 	} while (!l7mp_slice_over(u->p.loop));
 	if (rc == -EAGAIN)
 		watch(u, UV_READABLE | UV_WRITABLE);
@@ -453,6 +464,9 @@ static void on_running(struct upgrade *u)
 	l7mp_timer_stop(u->p.loop, &u->timer);
 	u->paused_ms = l7mp_loop_now(u->p.loop) - u->frozen_ms;
 	l7mp_runtime_hand(u->p.runtime, L7MP_HAND_GIVE);
+	/* First, so that no flow is removed any more: they are the new process's. */
+	if (u->flows)
+		l7mp_offload_leave(u->p.offload);
 	end_refused(u);
 	l7mp_cursor_close(&u->cursor);
 	l7mp_cursor_open(&u->cursor, u->p.sessions);
@@ -522,6 +536,15 @@ static void on_readable(struct upgrade *u)
 	}
 }
 
+void upgrade_cancel(struct upgrade *u, const char *why)
+{
+	/* It may have taken over just now. */
+	if (upgrade_is_busy(u))
+		on_readable(u);
+	if (upgrade_is_busy(u))
+		fail(u, why);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct upgrade *u = poll->data;
@@ -546,7 +569,10 @@ static void on_timer(struct l7mp_timer *timer, void *arg)
 	struct upgrade *u = arg;
 
 	if (u->phase != PHASE_UNLEND) {
-		fail(u, "the new process takes too long");
+		/* It may have taken over just now. */
+		on_readable(u);
+		if (upgrade_is_busy(u) && !l7mp_timer_armed(timer))
+			fail(u, "the new process takes too long");
 		return;
 	}
 	if (l7mp_sessions_lent(u->p.sessions) && l7mp_loop_now(u->p.loop) < u->unlend_until)

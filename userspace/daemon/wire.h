@@ -19,10 +19,10 @@
 
 /* In the order of an upgrade. "old" sends to "new" or the reverse. */
 enum wire_type {
-	WIRE_HELLO = 1, /* new: {version, records}: its configuration is valid */
+	WIRE_HELLO = 1, /* new: {version, records, instance, abi}: its configuration is valid */
 	WIRE_LISTENER,  /* old: a listening socket, with the name of its listener */
 	WIRE_BIND,      /* old: these were all; new binds the others */
-	WIRE_BOUND,     /* new: every listener has a socket */
+	WIRE_BOUND,     /* new: every listener has a socket; {flows}: they may stay in the kernel */
 	WIRE_SESSION,   /* old: a session's record and its descriptors */
 	WIRE_BYTES,     /* old: a piece that waits in the session before; struct wire_bytes */
 	WIRE_MAKE,      /* old: the session is complete */
@@ -33,6 +33,7 @@ enum wire_type {
 	WIRE_GIVEN,     /* old: has closed what it gave, and told the service manager */
 	WIRE_DATAGRAM,  /* new, later: a datagram of a session that has stayed */
 	WIRE_GONE,      /* old, later: a session that had stayed has ended */
+	WIRE_FAST_PATH, /* old, before BIND: the lock of the instance that both have */
 	WIRE_TYPES,
 };
 

@@ -125,6 +125,17 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 	off_splices_drop_over(e);
 }
 
+void off_flows_settle(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow;
+
+	DL_FOREACH (e->flows, flow)
+		if (flow->tcp)
+			leave(e, flow, L7MP_REASON_PENDING);
+	leave_now(e, true);
+	off_splices_drop_over(e);
+}
+
 void off_flows_replan(struct l7mp_offload_engine *e)
 {
 	struct l7mp_flow *flow;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xdp/libxdp.h>
 
 #include "engine.h"
@@ -100,6 +101,10 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 	struct l7mp_offload_engine *e = arg;
 	struct off_link *next;
 
+	if (e->rests) {
+		e->missed = true;
+		return;
+	}
 	switch (event) {
 	case OFF_PATH_WORK:
 		if (!l7mp_timer_armed(&e->work))
@@ -296,6 +301,8 @@ static int take_over_flows(struct l7mp_offload_engine *e)
 		return 1;
 	}
 	rc = off_maps_renew(&e->table.maps, e->pins.dir, why, sizeof(why));
+	if (!rc)
+		rc = off_maps_pin_new(&e->table.maps, e->pins.dir, why, sizeof(why));
 	if (rc) {
 		l7mp_log_warn(OFF_MODULE, "the flows of an earlier process can't be taken over: %s",
 		              why);
@@ -331,13 +338,11 @@ static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
 	return rc;
 }
 
-/* All but the maps. */
+/* All but the maps and the lock. */
 static int prepare(struct l7mp_offload_engine *e)
 {
 	int rc = explain(e, off_nl_open(&e->path.nl, NETLINK_ROUTE), "can't open a netlink socket");
 
-	if (!rc)
-		rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
 	if (!rc &&
 	    (off_recheck_start(&e->path) || off_neigh_start(&e->path) ||
 	     l7mp_timer_reserve(e->loop, &e->work) || l7mp_timer_reserve(e->loop, &e->retry)))
@@ -414,8 +419,10 @@ static int pin_and_serve(struct l7mp_offload_engine *e)
 
 static int begin(struct l7mp_offload_engine *e, bool wait)
 {
-	int rc = prepare(e);
+	int rc = off_pins_lock(&e->pins, e->set.instance, e->why, sizeof(e->why));
 
+	if (!rc)
+		rc = prepare(e);
 	if (rc)
 		return rc;
 	if (e->set.start == L7MP_OFFLOAD_NO_INIT)
@@ -557,4 +564,107 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 	l7mp_offload_stop(e);
 	use_settings(e, &wanted);
 	return start(e, err);
+}
+
+/* ---- upgrades: the process that gives ---- */
+
+int l7mp_offload_lock(const struct l7mp_offload_engine *e, const char *instance, int abi)
+{
+	if (e->state != OFF_ACTIVE || e->adoption.under_way || abi != L7MP_ABI_VERSION ||
+	    strcmp(instance, e->set.instance) != 0)
+		return -1;
+	return e->pins.lock;
+}
+
+void l7mp_offload_rest(struct l7mp_offload_engine *e, bool on)
+{
+	if (e->state != OFF_ACTIVE || e->rests == on)
+		return;
+	e->rests = on;
+	if (on) {
+		off_flows_settle(e);
+		l7mp_timer_stop(e->loop, &e->work);
+		return;
+	}
+	if (e->missed)
+		on_path(e, OFF_PATH_RESYNC, NULL);
+	e->missed = false;
+	off_nexthops_dirty_all(&e->path);
+	on_path(e, OFF_PATH_WORK, NULL);
+	off_retry_soon(e);
+}
+
+void l7mp_offload_leave(struct l7mp_offload_engine *e)
+{
+	if (e->state != OFF_ACTIVE)
+		return;
+	disown(e);
+	while (e->flows)
+		off_flow_let_go(e, e->flows);
+	e->adoption.under_way = true; /* by the other process: pins and programs stay */
+	set_state(e, OFF_DISABLED);
+	snprintf(e->why, sizeof(e->why), "another process has taken over");
+	release(e);
+	e->rests = e->missed = false;
+}
+
+/* ---- upgrades: the process that takes over ---- */
+
+/* Nothing that the other process uses is changed. */
+static int look_at_predecessor(struct l7mp_offload_engine *e)
+{
+	int rc = prepare(e);
+
+	if (!rc)
+		rc = off_maps_open(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+	if (!rc && e->set.start != L7MP_OFFLOAD_NO_INIT)
+		rc = off_maps_renew(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+	return rc;
+}
+
+int l7mp_offload_inherit(struct l7mp_offload_engine *e, const struct l7mp_admin *admin, int lock)
+{
+	struct off_settings wanted;
+	int rc = off_settings_copy(&wanted, admin);
+
+	if (rc) {
+		close(lock);
+		return rc;
+	}
+	use_settings(e, &wanted);
+	off_log_libraries();
+	e->adoption.under_way = true;
+	rc = explain(e, off_pins_take(&e->pins, e->set.instance, lock), "the lock");
+	if (rc)
+		close(lock);
+	else
+		rc = look_at_predecessor(e);
+	if (!rc) {
+		e->configured = true;
+		set_state(e, OFF_STARTING);
+		return 0;
+	}
+	l7mp_log_warn(OFF_MODULE, "the flows of the earlier process can't be taken over: %s",
+	              e->why);
+	release(e);
+	return rc;
+}
+
+void l7mp_offload_continue(struct l7mp_offload_engine *e)
+{
+	int rc = 0;
+
+	if (e->state != OFF_STARTING)
+		return;
+	if (e->set.start != L7MP_OFFLOAD_NO_INIT)
+		rc = off_maps_pin_new(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+	if (!rc)
+		rc = serve(e);
+	if (!rc)
+		return;
+	/* Nobody would ever end them. */
+	e->adoption.under_way = false;
+	clean_old(e);
+	give_up(e);
+	warn_unavailable(e);
 }

@@ -90,6 +90,8 @@ struct l7mp_offload_engine {
 	unsigned leaving_retries; /* what that was when flows began to leave */
 	bool was_refused; /* a flow was, with table-full or conflict, since the last removal */
 	bool was_short;   /* the kernel was short of memory; asked again soon */
+	bool rests;       /* nothing is changed in the kernel for what path/ reports */
+	bool missed;      /* ... and something was reported meanwhile */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -137,6 +139,8 @@ void off_flows_leave_tcp(struct l7mp_offload_engine *e);
 /* All are to be made anew; the programs stay where they are. */
 void off_flows_replan(struct l7mp_offload_engine *e);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
+/* What is being changed is changed when this returns; those of TCP are out. */
+void off_flows_settle(struct l7mp_offload_engine *e);
 /* Called when a flow is taken out; ends its wait in `leaving` if it was there. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 void off_changes_work(struct l7mp_timer *t, void *arg);
@@ -161,6 +165,8 @@ void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* Out of everything, and freed, but for its pair of TCP connections. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
+/* It stays in the kernel, as another process's: forgotten here, and its owner told. */
+void off_flow_let_go(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* How packets that come in by `in` leave to the peer behind `nh`. NONE or a reason. */
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
                                  const struct off_nexthop *nh, bool tcp, struct off_egress *out);

@@ -368,6 +368,30 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	}
 }
 
+void off_flow_let_go(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	struct l7mp_flow_counters final[2];
+	struct off_tcp_pair *p = flow->tcp;
+	uint64_t cookie = flow->cookie;
+
+	for (int i = 0; i < flow->n_dirs; i++) {
+		off_counter_read(&e->table, &flow->dir[i]);
+		off_rtp_leave(&e->table, &flow->dir[i]);
+	}
+	off_flow_left(e, flow);
+	counters_of(flow, final);
+	off_handover_drop(&e->table, flow);
+	table_delete(e, flow);
+	DL_DELETE(e->flows, flow);
+	e->table.n_flows--;
+	e->table.n_records -= flow->recorded;
+	flow_free(e, flow);
+	off_tcp_pair_free(&p);
+	if (e->table.events && e->table.events->withdrawn)
+		e->table.events->withdrawn(e->table.events_arg, cookie, L7MP_REASON_DISABLED,
+		                           final);
+}
+
 static void op_remove(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2])
 {
 	struct l7mp_offload_engine *e = ctx;

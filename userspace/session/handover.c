@@ -20,8 +20,10 @@ void l7mp_sessions_offload_rest(struct l7mp_sessions *m, bool on)
 	m->offload_rests = on;
 	if (!on)
 		return;
+	/* One that begins would have its sockets read. */
 	HASH_ITER (hh, m->by_name, s, next)
-		if (s->flow && s->tcp && !s->ending)
+		if (s->flow && !s->ending &&
+		    (s->tcp || s->offload_state == SESSION_OFFLOAD_STARTING))
 			l7mp_session_offload_remove(s, true);
 }
 
@@ -87,27 +89,41 @@ static void thaw_stages(struct l7mp_session *s, unsigned n)
 			(void)s->stages[i].stream->ops->freeze(s->stages[i].stream, false);
 }
 
-int l7mp_session_freeze(struct l7mp_session *s)
+/* RTP statistics of a flow can't be taken over. */
+static bool may_keep_flow(const struct l7mp_session *s)
 {
-	unsigned n;
+	return s->flow && s->offload_state == SESSION_OFFLOAD_FAST && !s->tcp && !s->rtp;
+}
+
+int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow)
+{
+	unsigned n = 0;
 	int rc;
 
 	if (s->frozen)
 		return 0;
 	rc = can_go(s);
-	if (rc)
-		return rc;
-	l7mp_session_offload_remove(s, true);
-	if (s->flow || s->lent)
-		return -EBUSY;
-	rc = freeze_stages(s, &n);
+	keep_flow = keep_flow && may_keep_flow(s);
+	if (!rc && !keep_flow) {
+		l7mp_session_offload_remove(s, true);
+		rc = s->flow || s->lent ? -EBUSY : 0;
+	}
+	if (!rc)
+		rc = freeze_stages(s, &n);
 	if (rc) {
 		thaw_stages(s, n);
 		return rc;
 	}
+	l7mp_session_offload_sync(s, true);
 	l7mp_timer_stop(session_loop(s), &s->timer);
 	s->frozen = true;
 	return 0;
+}
+
+void l7mp_session_stay(struct l7mp_session *s)
+{
+	if (!s->frozen && !s->ending && s->flow && !s->lent)
+		l7mp_session_offload_remove(s, true);
 }
 
 void l7mp_session_thaw(struct l7mp_session *s)
@@ -499,4 +515,16 @@ int l7mp_session_take(struct l7mp_runtime *rt, const cJSON *saved, const int *fd
 	for (size_t i = 0; i < n; i++)
 		l7mp_buf_unref(pieces[i].buf);
 	return rc;
+}
+
+bool l7mp_session_take_flow(struct l7mp_sessions *m, struct l7mp_session_record *r)
+{
+	struct l7mp_session *s = l7mp_sessions_find(m, r->name);
+
+	if (!s || !s->taken || s->ending || s->flow || s->start_wall != r->started_ms ||
+	    strcmp(s->listener->obj.name, r->listener) != 0)
+		return false;
+	l7mp_session_offload_take(s, r->flow, r->flow_kind);
+	r->flow = NULL;
+	return true;
 }

@@ -426,7 +426,7 @@ static void set_programs(struct off_maps *m, const struct off_programs *p)
 	learn_ids(m);
 }
 
-static int pin_new(struct off_maps *m, const char *dir)
+int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size)
 {
 	struct named n[PINNED];
 	char path[320];
@@ -435,8 +435,12 @@ static int pin_new(struct off_maps *m, const char *dir)
 	for (int i = PINNED - PROGRAMS; i < PINNED; i++) {
 		snprintf(path, sizeof(path), "%s/" NEW "%s", dir, n[i].name);
 		(void)unlink(path);
-		if (bpf_obj_pin(*n[i].fd, path))
-			return -errno;
+		if (bpf_obj_pin(*n[i].fd, path)) {
+			int rc = -errno;
+
+			snprintf(why, size, "can't pin %s: %s", path, strerror(-rc));
+			return rc;
+		}
 		L7MP_FAULT("pin-new");
 	}
 	return 0;
@@ -459,10 +463,7 @@ int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size)
 		return rc;
 	}
 	learn_ids(m);
-	rc = pin_new(m, dir);
-	if (rc)
-		snprintf(why, size, "can't pin programs in %s: %s", dir, strerror(-rc));
-	return rc;
+	return 0;
 }
 
 void off_maps_renewed(struct off_maps *m, const char *dir)

@@ -47,10 +47,12 @@ void off_maps_open_old(struct off_maps *m, const char *dir);
 /* Opens what is pinned. -ENOENT: nothing there; -EPROTO: another ABI. */
 int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
 /*
- * After off_maps_open: loads programs of our own for these maps, and pins them beside the old ones,
- * which are then in `old`. 0, or negative errno and a text.
+ * After off_maps_open: loads programs of our own for these maps; the old ones are then in `old`.
+ * Nothing is pinned or attached yet. 0, or negative errno and a text.
  */
 int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size);
+/* Pins them beside the old ones, before the first one is attached. The same. */
+int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size);
 /* The old programs are attached nowhere any more: their pins are replaced. */
 void off_maps_renewed(struct off_maps *m, const char *dir);
 /* Removes every pin in dir; the directory stays. */
@@ -60,5 +62,11 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
 
 /* Makes the instance's directory and locks it. -EBUSY: another process has it. */
 int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size);
+/*
+ * Takes over the lock that another process has on the instance's directory: `lock` is its
+ * descriptor, which becomes p's (close-on-exec). -ESTALE, and it stays the caller's: it is another
+ * directory's.
+ */
+int off_pins_take(struct off_pins *p, const char *instance, int lock);
 /* Gives the lock back and removes the directories if they are empty. */
 void off_pins_unlock(struct off_pins *p);

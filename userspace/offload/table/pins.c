@@ -108,6 +108,18 @@ int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t si
 	return rc;
 }
 
+int off_pins_take(struct off_pins *p, const char *instance, int lock)
+{
+	struct stat mine, now;
+
+	snprintf(p->dir, sizeof(p->dir), OFF_PINS "/%s", instance);
+	if (fstat(lock, &mine) || stat(p->dir, &now) || mine.st_ino != now.st_ino ||
+	    mine.st_dev != now.st_dev || fcntl(lock, F_SETFD, FD_CLOEXEC))
+		return -ESTALE;
+	p->lock = lock;
+	return 0;
+}
+
 void off_pins_unlock(struct off_pins *p)
 {
 	if (p->lock < 0)
