@@ -22,7 +22,7 @@ import wsraw  # noqa: E402
 from traffic import cluster, inline, listener  # noqa: E402
 
 UDP, TCP, WS, HTTP, ECHO, SPEAK = 15000, 15001, 15002, 15003, 15004, 15005
-UDP_UP, TCP_UP, WS_UP = 16000, 16001, 16002
+UDP_UP, TCP_UP, WS_UP, CALLEE = 16000, 16001, 16002, 16010
 ADMIN = 1235
 FAULTS = os.environ.get("L7MP_BUILD", "build/asan") != "build"
 
@@ -370,6 +370,40 @@ class Upgrade(Base):
         self.assertEqual(t.recv(1), b"")
         self.assertIn("there is no listener 'tcp'", chain.proxy.stderr())
         self.assertRaises(ConnectionRefusedError, traffic.connect, TCP)
+        chain.stop()
+
+    def test_learnt_peers(self):
+        """a session keeps the peers that it has learnt on both sides, and takes no other; one that has learnt none still does"""
+        cfg = config()
+        cfg["listeners"] = [listener(f"call-{n}", "UDP", port, cluster("UDP", CALLEE + n, name=f"callee-{n}",
+                                                                       options={"latch": {"window": 3600}}),
+                                     address="127.0.0.1") for n, port in enumerate((UDP, SPEAK))]
+        for x in cfg["listeners"]:
+            x["spec"]["options"] = {"latch": {"window": 3600}}
+        chain = self.begin(cfg)
+        caller, callee, other, signalled = (l7test.udp_socket(n) for n in (0, 0, 0, CALLEE))
+        late, late_caller, late_signalled = l7test.udp_socket(), l7test.udp_socket(), l7test.udp_socket(CALLEE + 1)
+        for s in (caller, callee, other, signalled, late, late_caller, late_signalled):
+            self.addCleanup(s.close)
+
+        def both_ways(caller, port, callee, upstream):
+            callee.sendto(b"from", upstream)
+            self.assertEqual(caller.recv(100), b"from")
+            caller.sendto(b"to", ("127.0.0.1", port))
+            self.assertEqual(callee.recv(100), b"to")
+
+        caller.sendto(b"first", ("127.0.0.1", UDP))
+        upstream = signalled.recvfrom(100)[1]
+        both_ways(caller, UDP, callee, upstream)
+        late_caller.sendto(b"first", ("127.0.0.1", SPEAK))
+        late_upstream = late_signalled.recvfrom(100)[1]
+        for _ in range(2):
+            self.assertEqual(chain.upgrade()["sessions_taken"], 2)
+            other.sendto(b"evil", upstream)
+            other.sendto(b"evil", ("127.0.0.1", UDP))
+            both_ways(caller, UDP, callee, upstream)
+        both_ways(late_caller, SPEAK, late, late_upstream)
+        self.assertEqual(len(self.sessions()), 2)
         chain.stop()
 
     def test_drains(self):
