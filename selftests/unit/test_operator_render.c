@@ -409,12 +409,85 @@ static void test_refused_listener(void **state)
 	op_store_free(&s);
 }
 
+static bool document_has(const struct op_store *s, const char *text)
+{
+	struct op_result *r = render(s);
+	bool has = op_result_count(r) && strstr(op_result_proxy(r, 0)->document->text, text);
+
+	op_result_free(&r);
+	return has;
+}
+
+/* What comes while the store is held shows when it is released, in the order that it came in. */
+static void test_held(void **state)
+{
+	struct op_store *s = new_store();
+	struct op_object who = {OP_VSVC, "default", "a", 0};
+	struct op_result *r;
+	bool changed = false;
+
+	(void)state;
+	pod(s, 1, 1, 1);
+	put(s, OP_TARGET, target_text, 1);
+	put(s, OP_VSVC, vsvc_text, "a", 1, 1, 1001);
+	put(s, OP_VSVC, vsvc_text, "b", 1, 1, 1002);
+	put(s, OP_VSVC, vsvc_text, "c", 1, 1, 1003);
+	r = render(s);
+
+	assert_int_equal(op_store_hold(s), 0);
+	assert_false(put(s, OP_VSVC, vsvc_text, "a", 2, 1, 2001));
+	assert_false(put(s, OP_VSVC, vsvc_text, "new", 1, 1, 2004));
+	assert_false(put(s, OP_VSVC, vsvc_text, "brief", 1, 1, 2005));
+	assert_true(op_store_delete(s, OP_VSVC, "default", "brief"));
+	assert_false(op_store_delete(s, OP_VSVC, "default", "brief"));
+	assert_true(op_store_delete(s, OP_VSVC, "default", "b"));
+	assert_false(op_store_delete(s, OP_VSVC, "default", "b"));
+	assert_true(op_store_delete(s, OP_VSVC, "default", "c"));
+	assert_false(put(s, OP_VSVC, vsvc_text, "c", 1, 1, 2003));
+	assert_int_equal(op_store_refuse(s, op_result_proxy(r, 0), &who, "in use"), 0);
+	assert_true(document_has(s, "1001") && document_has(s, "1002") && document_has(s, "1003"));
+	assert_false(document_has(s, "2001") || document_has(s, "2003") || document_has(s, "2004"));
+
+	assert_int_equal(op_store_release(s, &changed), 0);
+	assert_true(changed);
+	assert_true(document_has(s, "2001") && document_has(s, "2003") && document_has(s, "2004"));
+	assert_false(document_has(s, "100") || document_has(s, "2005"));
+	assert_int_equal(op_store_count(s, OP_VSVC), 3);
+
+	/* A refusal of what is there, which is seen after the release. */
+	op_result_free(&r);
+	r = render(s);
+	assert_int_equal(op_store_hold(s), 0);
+	assert_int_equal(op_store_refuse(s, op_result_proxy(r, 0), &who, "in use"), 0);
+	assert_true(document_has(s, "2001"));
+	changed = false;
+	assert_int_equal(op_store_release(s, &changed), 0);
+	assert_false(changed);
+	assert_false(document_has(s, "2001"));
+	/* And one that is lifted meanwhile still counts until then. */
+	assert_int_equal(op_store_hold(s), 0);
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 1);
+	assert_false(document_has(s, "2001"));
+	assert_false(put(s, OP_VSVC, vsvc_text, "new", 1, 1, 2004));
+	assert_int_equal(op_store_release(s, &changed), 0);
+	assert_false(changed);
+	assert_true(document_has(s, "2001"));
+
+	/* It may end while it is held. */
+	assert_int_equal(op_store_hold(s), 0);
+	put(s, OP_VSVC, vsvc_text, "late", 1, 1, 2006);
+	(void)op_store_delete(s, OP_VSVC, "default", "a");
+	op_result_free(&r);
+	op_store_free(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_changes), cmocka_unit_test(test_refused_objects),
 	        cmocka_unit_test(test_applied), cmocka_unit_test(test_only_on_change),
 	        cmocka_unit_test(test_refusal), cmocka_unit_test(test_refused_listener),
+	        cmocka_unit_test(test_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

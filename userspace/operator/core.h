@@ -2,6 +2,8 @@
 /* Private to rendering: units of documents, the objects that they come from, and their proxies. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "selector.h"
 
 enum op_section { OP_LISTENERS, OP_CLUSTERS, OP_RULES, OP_ROUTES, OP_SECTIONS };
@@ -62,7 +64,7 @@ struct op_node {
 
 /* What a proxy has been told: the objects, and a hash of each with all that belongs to it. */
 struct op_manifest {
-	unsigned refs;
+	atomic_uint refs; /* the store's, and those of results, which a worker thread may free */
 	size_t n;
 	struct op_told {
 		uint64_t id, hash;

@@ -45,12 +45,35 @@ void op_histogram_print(struct l7mp_str *out, const char *name, const char *help
 
 /* ---- results that several may hold ---- */
 
+struct op_renderer;
 struct op_rendered {
 	struct op_result *result;
 	unsigned refs;
+	struct op_renderer *renderer;
+	struct op_rendered *next; /* of those that nobody has any more */
 };
 struct op_rendered *op_rendered_ref(struct op_rendered *r);
 void op_rendered_unref(struct op_rendered *r);
+
+/* ---- renderer.c: rendering in a worker thread ---- */
+
+/*
+ * `done` gets the result of each op_renderer_start, with one reference, which is its own; NULL: out
+ * of memory. The store is released by then; `changed`: what came meanwhile makes another document.
+ */
+typedef void (*op_renderer_done)(void *arg, struct op_rendered *r, bool changed);
+int op_renderer_new(struct l7mp_loop *loop, struct op_store *store, op_renderer_done done,
+                    void *arg, struct op_renderer **out);
+/* Runs the loop until the thread is done; from then on nothing is begun, and `done` not called. */
+void op_renderer_stop(struct op_renderer *r);
+/* After op_renderer_stop, when all results were given back. */
+void op_renderer_free(struct op_renderer **r);
+/*
+ * Holds the store and renders it beside the loop. Returns 0; -EBUSY while a result is being made,
+ * or after op_renderer_stop; another negative errno.
+ */
+int op_renderer_start(struct op_renderer *r);
+bool op_renderer_busy(const struct op_renderer *r);
 
 /* ---- peer.c: the proxies ---- */
 

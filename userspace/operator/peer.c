@@ -69,23 +69,6 @@ struct op_peers {
 static void ask(struct peer *x);
 static void next(struct op_peers *ps);
 
-/* ---- results ---- */
-
-struct op_rendered *op_rendered_ref(struct op_rendered *r)
-{
-	if (r)
-		r->refs++;
-	return r;
-}
-
-void op_rendered_unref(struct op_rendered *r)
-{
-	if (!r || --r->refs)
-		return;
-	op_result_free(&r->result);
-	free(r);
-}
-
 /* ---- requests ---- */
 
 static bool read_files(struct op_peers *ps, bool now, struct l7mp_error *err)

@@ -91,13 +91,13 @@ void op_note(struct op_node *n, const char *fmt, ...)
 struct op_manifest *op_manifest_ref(struct op_manifest *m)
 {
 	if (m)
-		m->refs++;
+		atomic_fetch_add(&m->refs, 1);
 	return m;
 }
 
 void op_manifest_unref(struct op_manifest *m)
 {
-	if (m && --m->refs == 0)
+	if (m && atomic_fetch_sub(&m->refs, 1) == 1)
 		free(m);
 }
 
@@ -786,7 +786,7 @@ static int write_manifest(struct op_group *g)
 
 	if (!m)
 		return -ENOMEM;
-	m->refs = 1;
+	atomic_init(&m->refs, 1);
 	for (size_t i = 0; i < g->n_units; i++) {
 		const struct op_unit *u = g->units[i];
 		uint64_t sum = u->hash;
@@ -839,7 +839,7 @@ static int make_proxy(struct op_render *x, size_t i, struct list *l)
 	for (size_t k = 0; k < e->n_roots; k++)
 		if (close_over(l, e->roots[k], (uint32_t)i + 1))
 			return -ENOMEM;
-	if (x->s->refusals)
+	if (op_any_refused(x->s))
 		take_out_refused(x, i, l);
 	if (l->n)
 		qsort(l->v, l->n, sizeof(struct op_unit *), unit_by_order);

@@ -10,14 +10,16 @@
  * How the reconciler (reconcile.c) uses it:
  *  1. op_store_put and op_store_delete for each event of a watch; op_store_relist_begin before, and
  *     op_store_relist_end after all pages of a LIST.
- *  2. When one of them said "changed", some 20 ms later: op_render. It takes milliseconds, more in
- *     large clusters: it may run in the worker thread (work.h) while the store is left alone.
+ *  2. When one of them said "changed", some 20 ms later: op_render. It takes tens of milliseconds
+ *     in large clusters: it runs in the worker thread (renderer.c), between op_store_hold and
+ *     op_store_release.
  *  3. For each op_proxy whose `hash` is not op_store_applied_hash: ask for its boot id, POST
  *     /api/v1/config?owner=OWNER with `document->text`; then op_store_applied or op_store_failed.
  *     When it refuses one object of many: op_blame, op_store_refuse, go to 2.
  *  4. op_statuses; PATCH what it returns, nothing else.
  *
- * Thread: any, one at a time; op_render and op_statuses only read the store.
+ * Thread: any, one at a time; op_render and op_statuses only read the store. While the store is
+ * held one thread may be in op_render and another one in anything else.
  */
 #pragma once
 
@@ -103,13 +105,26 @@ bool op_store_delete(struct op_store *s, enum op_kind kind, const char *ns, cons
  * Relisting: begin, op_store_put for each item, end, which removes what was not put since the
  * begin and returns whether it removed any.
  */
-void op_store_relist_begin(struct op_store *s, enum op_kind kind);
+void op_store_relist_begin(struct op_store *s, enum op_kind kind); /* not while held */
 bool op_store_relist_end(struct op_store *s, enum op_kind kind);
 size_t op_store_count(const struct op_store *s, enum op_kind kind);
 /* An estimate of the bytes that the store holds, for metrics. */
 size_t op_store_bytes(const struct op_store *s);
 
 #define OP_MAX_OBJECT (1024 * 1024) /* bytes of one object as JSON: above etcd's limit */
+
+/*
+ * Holds the store still, so that op_render may read it in another thread: until op_store_release
+ * what is put and deleted, and what is refused or lifted, is remembered and changes nothing that
+ * op_render reads. op_store_put then never sets *changed, op_store_delete returns whether the
+ * object will be missed. Returns 0, or -ENOMEM: then it is not held. Not nested.
+ */
+int op_store_hold(struct op_store *s);
+/*
+ * Applies what was remembered. *changed (may be NULL) is set when anything that op_render reads
+ * has changed. Returns 0; -ENOMEM: some objects are as they were before.
+ */
+int op_store_release(struct op_store *s, bool *changed);
 
 /* ---- rendering ---- */
 

@@ -77,6 +77,8 @@ struct op_obj {
 	uint64_t digest; /* of all that rendering reads */
 	size_t bytes;
 	bool fresh; /* put since the list began */
+	bool gone;  /* deleted while the store is held: in its list `gone` */
+	struct op_obj *next_gone;
 	UT_hash_handle hh;
 };
 
@@ -116,6 +118,11 @@ struct op_store {
 	struct op_refusal *refusals;
 	struct op_known *known;
 	size_t bytes;
+	/* While op_render reads `objects`, `labels` and `shown`: what comes meanwhile. */
+	bool held;
+	struct op_refusal *shown; /* a copy of `refusals` */
+	struct op_obj *later[OP_KINDS];
+	struct op_obj *gone;
 };
 
 /* Finds an object; "" or NULL for no namespace. */
@@ -124,5 +131,7 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 const char *op_label(const struct op_obj *o, const char *key);
 /* The pods with a label; NULL: none. */
 const struct op_index *op_labelled(const struct op_store *s, const char *key, const char *value);
+/* What op_render is to leave out, as of op_store_hold when the store is held. */
+bool op_any_refused(const struct op_store *s);
 const struct op_refusal *op_refused(const struct op_store *s, const struct op_obj *pod,
                                     const struct op_obj *object, int part);

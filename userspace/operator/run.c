@@ -50,9 +50,12 @@ struct op_operator {
 	struct op_peers *peers;
 	struct op_writer *writer;
 	struct op_serve *serve;
+	struct op_renderer *renderer;
 	struct op_rendered *rendered;
 	struct l7mp_timer render_timer, status_timer;
-	uint64_t since_ms; /* of the first change that is not rendered yet */
+	uint64_t since_ms;                /* of the first change that is not rendered yet */
+	uint64_t held_ms;                 /* of the first put or delete since rendering began */
+	uint64_t began_ns, made_since_ms; /* of what is being rendered */
 	bool leads, stopping;
 	struct left_out *left_out;
 	struct op_metrics metrics;
@@ -189,31 +192,65 @@ static void want_render(struct op_operator *op)
 {
 	if (!op->since_ms)
 		op->since_ms = l7mp_loop_now(op->loop);
-	/* Before all lists are there, what exists would be taken for deleted. */
-	if (synced(op) && !l7mp_timer_armed(&op->render_timer))
+	/*
+	 * Before all lists are there, what exists would be taken for deleted. While documents are
+	 * made the next ones wait for them.
+	 */
+	if (synced(op) && !op_renderer_busy(op->renderer) && !l7mp_timer_armed(&op->render_timer))
 		(void)l7mp_timer_start(op->loop, &op->render_timer, RENDER_MS);
+}
+
+/* What comes while documents are made changes the store only when they are done. */
+static void remember_when(struct op_operator *op)
+{
+	if (!op->held_ms && op_renderer_busy(op->renderer))
+		op->held_ms = l7mp_loop_now(op->loop);
+}
+
+static void render_later(struct op_operator *op)
+{
+	l7mp_log_error("operator", "out of memory: the documents are not made anew");
+	(void)l7mp_timer_start(op->loop, &op->render_timer, 1000);
 }
 
 static void on_render(struct l7mp_timer *timer, void *arg)
 {
 	struct op_operator *op = arg;
-	struct op_rendered *r = calloc(1, sizeof(*r));
-	uint64_t began = uv_hrtime(), since = op->since_ms;
+	int rc;
 
 	(void)timer;
-	if (!r || op_render(op->store, &r->result)) {
-		free(r);
-		l7mp_log_error("operator", "out of memory: the documents are not made anew");
-		(void)l7mp_timer_start(op->loop, &op->render_timer, 1000);
+	op->began_ns = uv_hrtime();
+	op->held_ms = 0;
+	rc = op_renderer_start(op->renderer);
+	if (rc == -EBUSY) /* on_rendered goes on with what has changed since */
+		return;
+	if (rc) {
+		render_later(op);
 		return;
 	}
-	r->refs = 1;
+	op->made_since_ms = op->since_ms;
 	op->since_ms = 0;
+}
+
+static void on_rendered(void *arg, struct op_rendered *r, bool changed)
+{
+	struct op_operator *op = arg;
+	uint64_t since = op->made_since_ms, now = l7mp_loop_now(op->loop);
+
+	if (changed && !op->since_ms)
+		op->since_ms = op->held_ms ? op->held_ms : now;
+	if (!r) {
+		op->since_ms = since;
+		render_later(op);
+		return;
+	}
 	op_rendered_unref(op->rendered);
 	op->rendered = r;
 	op->metrics.renders++;
-	op_histogram_add(&op->metrics.render, (uv_hrtime() - began) / 1000000);
-	op_peers_set(op->peers, r, since ? since : l7mp_loop_now(op->loop));
+	op_histogram_add(&op->metrics.render, (uv_hrtime() - op->began_ns) / 1000000);
+	op_peers_set(op->peers, r, since ? since : now);
+	if (op->since_ms)
+		want_render(op);
 	want_statuses(op, STATUS_MS);
 }
 
@@ -269,6 +306,7 @@ static void leave_out(struct cache *c, const char *ns, const char *name, const c
 	uint32_t suppressed;
 
 	op->metrics.left_out++;
+	remember_when(op);
 	/* What it was before must not stay: after a restart it would not be there either. */
 	if (op_store_delete(op->store, c->kind, ns, name))
 		want_render(op);
@@ -300,6 +338,7 @@ static void on_put(void *arg, const cJSON *object)
 		          "NotAccepted", l7mp_error_text(&err, text, sizeof(text)));
 		return;
 	}
+	remember_when(op);
 	left_out_forget(op, c->kind, l7mp_json_str(metadata, "namespace", ""),
 	                l7mp_json_str(metadata, "name", ""));
 	if (changed)
@@ -312,6 +351,7 @@ static void on_del(void *arg, const char *ns, const char *name)
 {
 	struct cache *c = arg;
 
+	remember_when(c->op);
 	left_out_forget(c->op, c->kind, ns, name);
 	if (op_store_delete(c->op->store, c->kind, ns, name))
 		want_render(c->op);
@@ -580,6 +620,8 @@ static int start(struct op_operator *op, const struct l7mp_registry *registry,
 	if (!rc)
 		rc = op_store_new(registry, &o->settings, &op->store);
 	if (!rc)
+		rc = op_renderer_new(op->loop, op->store, on_rendered, op, &op->renderer);
+	if (!rc)
 		rc = kube_events_new(op->client, "l7mp-operator", op->identity, &op->events);
 	if (!rc)
 		rc = op_peers_new(op->client, op->store, o, &events, op, &op->peers);
@@ -604,6 +646,7 @@ static int start(struct op_operator *op, const struct l7mp_registry *registry,
 static void stop(struct op_operator *op)
 {
 	op_serve_free(&op->serve);
+	op_renderer_stop(op->renderer);
 	kube_lease_free(&op->lease);
 	for (size_t i = 0; i < op->n_caches; i++)
 		kube_reflector_free(&op->caches[i].reflector);
@@ -614,6 +657,7 @@ static void stop(struct op_operator *op)
 	l7mp_timer_give_back(op->loop, &op->render_timer);
 	l7mp_timer_give_back(op->loop, &op->status_timer);
 	op_rendered_unref(op->rendered);
+	op_renderer_free(&op->renderer);
 	op_store_free(&op->store);
 	while (op->left_out)
 		left_out_free(op, op->left_out);

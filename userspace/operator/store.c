@@ -629,13 +629,26 @@ static int index_object(struct op_store *s, struct op_obj *o)
 
 /* ---- the store ---- */
 
-static void drop_refusal(struct op_store *s, struct op_refusal *r)
+static void free_refusal(struct op_refusal *r)
 {
-	HASH_DEL(s->refusals, r);
 	free(r->key);
 	free(r->boot);
 	free(r->message);
 	free(r);
+}
+
+static void drop_refusal(struct op_refusal **table, struct op_refusal *r)
+{
+	HASH_DEL(*table, r);
+	free_refusal(r);
+}
+
+static void drop_refusals(struct op_refusal **table)
+{
+	struct op_refusal *r, *next;
+
+	HASH_ITER (hh, *table, r, next)
+		drop_refusal(table, r);
 }
 
 int op_store_new(const struct l7mp_registry *registry, const struct op_settings *settings,
@@ -651,8 +664,7 @@ int op_store_new(const struct l7mp_registry *registry, const struct op_settings 
 	return 0;
 }
 
-struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *ns,
-                       const char *name)
+static struct op_obj *find_in(struct op_obj *table, const char *ns, const char *name)
 {
 	char key[63 + 1 + 253 + 1];
 	struct op_obj *o;
@@ -660,8 +672,14 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 
 	if (n < 0 || (size_t)n >= sizeof(key))
 		return NULL;
-	HASH_FIND(hh, s->objects[kind], key, (size_t)n, o);
+	HASH_FIND(hh, table, key, (size_t)n, o);
 	return o;
+}
+
+struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *ns,
+                       const char *name)
+{
+	return find_in(s->objects[kind], ns, name);
 }
 
 /* What its proxy has said stays: it may be the same one. */
@@ -680,41 +698,44 @@ static void remove_object(struct op_store *s, struct op_obj *o)
 	replace_object(s, o);
 }
 
+/* Takes back what was put while the store was held; NULL: nothing. Returns whether it was. */
+static bool drop_later(struct op_store *s, struct op_obj *o)
+{
+	if (!o)
+		return false;
+	HASH_DEL(s->later[o->kind], o);
+	free_obj(o);
+	return true;
+}
+
 void op_store_free(struct op_store **sp)
 {
 	struct op_store *s = *sp;
 	struct op_obj *o, *next;
-	struct op_refusal *r, *rnext;
 
 	if (!s)
 		return;
-	for (int k = 0; k < OP_KINDS; k++)
+	for (int k = 0; k < OP_KINDS; k++) {
 		HASH_ITER (hh, s->objects[k], o, next)
 			remove_object(s, o);
-	HASH_ITER (hh, s->refusals, r, rnext) {
-		HASH_DEL(s->refusals, r);
-		free(r->key);
-		free(r->boot);
-		free(r->message);
-		free(r);
+		HASH_ITER (hh, s->later[k], o, next)
+			drop_later(s, o);
 	}
+	drop_refusals(&s->refusals);
+	drop_refusals(&s->shown);
 	free(s);
 	*sp = NULL;
 }
 
-int op_store_put(struct op_store *s, enum op_kind kind, const cJSON *object, bool *changed,
-                 struct l7mp_error *err)
+/*
+ * Adds an object, or replaces the one of its key. Takes `o`, also when it fails. *changed (may be
+ * NULL) as for op_store_put.
+ */
+static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 {
-	struct op_obj *o = NULL, *was;
-	int rc = check_object(kind, object, err);
+	enum op_kind kind = o->kind;
+	struct op_obj *was;
 
-	if (!rc) {
-		rc = read_object(s, kind, object, &o);
-		if (rc)
-			l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
-	}
-	if (rc)
-		return rc;
 	o->fresh = true;
 	HASH_FIND(hh, s->objects[kind], o->key, strlen(o->key), was);
 	if (changed && (!was || was->digest != o->digest))
@@ -746,16 +767,112 @@ int op_store_put(struct op_store *s, enum op_kind kind, const cJSON *object, boo
 	return 0;
 oom:
 	free_obj(o);
-	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	return -ENOMEM;
+}
+
+/* Takes `o`, also when it fails. */
+static int keep_for_later(struct op_store *s, struct op_obj *o)
+{
+	(void)drop_later(s, find_in(s->later[o->kind], o->ns, o->name));
+	HASH_ADD_KEYPTR(hh, s->later[o->kind], o->key, strlen(o->key), o);
+	if (o->hh.tbl)
+		return 0;
+	free_obj(o);
+	return -ENOMEM;
+}
+
+int op_store_put(struct op_store *s, enum op_kind kind, const cJSON *object, bool *changed,
+                 struct l7mp_error *err)
+{
+	struct op_obj *o = NULL;
+	int rc = check_object(kind, object, err);
+
+	if (rc)
+		return rc;
+	rc = read_object(s, kind, object, &o);
+	if (!rc && s->held)
+		rc = keep_for_later(s, o);
+	else if (!rc)
+		rc = take_object(s, o, changed);
+	if (rc)
+		l7mp_error_set(err, rc, L7MP_ERR_INTERNAL, "out of memory");
+	return rc;
 }
 
 bool op_store_delete(struct op_store *s, enum op_kind kind, const char *ns, const char *name)
 {
 	struct op_obj *o = op_find(s, kind, ns, name);
+	bool later = drop_later(s, find_in(s->later[kind], ns, name));
 
-	if (o)
+	if (!o || (s->held && o->gone))
+		return later;
+	if (!s->held) {
 		remove_object(s, o);
-	return o != NULL;
+		return true;
+	}
+	o->gone = true;
+	o->next_gone = s->gone;
+	s->gone = o;
+	return true;
+}
+
+/* ---- the store is held ---- */
+
+static int copy_refusals(struct op_store *s)
+{
+	for (const struct op_refusal *r = s->refusals; r; r = r->hh.next) {
+		struct op_refusal *n = calloc(1, sizeof(*n));
+
+		if (!n)
+			return -ENOMEM;
+		n->key = strdup(r->key);
+		n->boot = strdup(r->boot);
+		n->message = strdup(r->message);
+		n->digest = r->digest;
+		n->tries = r->tries;
+		n->lifted = r->lifted;
+		if (n->key && n->boot && n->message)
+			HASH_ADD_KEYPTR(hh, s->shown, n->key, strlen(n->key), n);
+		if (!n->hh.tbl) {
+			free_refusal(n);
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+int op_store_hold(struct op_store *s)
+{
+	if (copy_refusals(s)) {
+		drop_refusals(&s->shown);
+		return -ENOMEM;
+	}
+	s->held = true;
+	return 0;
+}
+
+int op_store_release(struct op_store *s, bool *changed)
+{
+	struct op_obj *o, *next;
+	int rc = 0;
+
+	s->held = false;
+	drop_refusals(&s->shown);
+	/* Deleted first: what was put again since is another object. */
+	while ((o = s->gone)) {
+		s->gone = o->next_gone;
+		remove_object(s, o);
+		if (changed)
+			*changed = true;
+	}
+	for (int k = 0; k < OP_KINDS; k++) {
+		HASH_ITER (hh, s->later[k], o, next) {
+			HASH_DEL(s->later[k], o);
+			if (take_object(s, o, changed))
+				rc = -ENOMEM;
+		}
+	}
+	return rc;
 }
 
 void op_store_relist_begin(struct op_store *s, enum op_kind kind)
@@ -925,18 +1042,20 @@ int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct o
 	if (was && was->digest == r->digest && strcmp(was->boot, r->boot) == 0)
 		r->tries = was->tries + 1;
 	if (was)
-		drop_refusal(s, was);
+		drop_refusal(&s->refusals, was);
 	else if (HASH_COUNT(s->refusals) >= OP_MAX_REFUSALS)
-		drop_refusal(s, s->refusals); /* the oldest is tried again */
+		drop_refusal(&s->refusals, s->refusals); /* the oldest is tried again */
 	HASH_ADD_KEYPTR(hh, s->refusals, r->key, strlen(r->key), r);
 	if (r->hh.tbl)
 		return 0;
 oom:
-	free(r->key);
-	free(r->boot);
-	free(r->message);
-	free(r);
+	free_refusal(r);
 	return -ENOMEM;
+}
+
+bool op_any_refused(const struct op_store *s)
+{
+	return s->held ? s->shown : s->refusals;
 }
 
 const struct op_refusal *op_refused(const struct op_store *s, const struct op_obj *pod,
@@ -947,10 +1066,12 @@ const struct op_refusal *op_refused(const struct op_store *s, const struct op_ob
 	size_t uid = strlen(pod->uid);
 	char *key;
 
-	if (!s->refusals)
+	if (!op_any_refused(s))
 		return NULL;
 	key = refusal_key(pod->uid, object->kind, object->ns, object->name, part);
-	if (key)
+	if (key && s->held)
+		HASH_FIND_STR(s->shown, key, r);
+	else if (key)
 		HASH_FIND_STR(s->refusals, key, r);
 	free(key);
 	if (!r || r->lifted || r->digest != object->digest || strncmp(r->boot, pod->uid, uid) ||
