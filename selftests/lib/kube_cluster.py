@@ -254,7 +254,11 @@ class Cluster:
             if "kind: CustomResourceDefinition" in path.read_text():
                 self.kubectl("apply", "--server-side", "-f", str(path))
                 names.append(path)
-        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
+
+        def established(crd):
+            return any(c["type"] == "Established" and c["status"] == "True" for c in crd.get("status", {}).get("conditions") or [])
+        # kubectl wait fails when a new one has no conditions yet.
+        wait_until(lambda: all(established(c) for c in self.api.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]), 120)
         return names
 
     def namespace(self, name, labels=None):
