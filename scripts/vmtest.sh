@@ -214,6 +214,11 @@ one() { # one KERNEL: from its image to its result
 	run "$dir" "$image" "$base"
 }
 
+if [ "$(uname -m)" != x86_64 ]; then
+	echo "vmtest: can't run a guest: only x86_64 is supported" >&2
+	exit 77
+fi
+command -v qemu-system-x86_64 >/dev/null || { echo "vmtest: can't run a guest: no qemu-system-x86_64: make vmtest" >&2; exit 77; }
 [ -x build/l7mp-proxy ] || { echo "vmtest: nothing is built: make vmtest" >&2; exit 2; }
 suffix=${VM_BREAK:+-$VM_BREAK}
 [ -z "$suffix" ] || tree=$top/build/vm/broken$suffix
@@ -226,7 +231,7 @@ for kernel in "$@"; do
 	rm -f "$top/build/vm/$(name_of "$kernel")$suffix/summary"
 	[ -f "$kernel" ] || fetch "$kernel" "$top/build/vm/$kernel" || failed=1
 done
-[ -z "${failed:-}" ] || exit 1
+[ -z "${failed:-}" ] || exit 77
 printf '%s\0' "$@" | xargs -0 -n 1 -P "$jobs" scripts/vmtest.sh --one || failed=1
 for kernel in "$@"; do
 	name=$(name_of "$kernel")$suffix
