@@ -5,6 +5,7 @@
 #   make          build the programs          make run        install what is missing, build, run
 #   make test     the fast cut of every suite make test-full  the sizes that the issues name
 #   make bench    figures against rivals      make vmtest     other kernels under QEMU
+#   make soak     SECONDS=600 [SEED=]: sessions of all kinds while things happen   make coverage  what the tests reach
 #   make fuzz     SECONDS=60 each target [TARGETS="fuzz_netlink ..."], under ASan and UBSan
 #   make lint     every linter                make install    PREFIX=/usr/local DESTDIR=
 #   make mesh-tools  what the mesh tests run against: etcd, Kubernetes (needs Go)   make test-mesh, test-mesh-fast  those tests
@@ -41,13 +42,15 @@ HARDEN := -fstack-protector-strong -fstack-clash-protection -fPIE \
 OPT  ?= -O2
 SAN_asan := -DL7MP_FAULTS -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
+# With counters in a shared mapping, so that a process that is killed has counted, too.
+SAN_cov  := -fprofile-instr-generate -fcoverage-mapping
 SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS := $(SAN_$(SAN))
 # Faults that tests can ask for are only in the builds that the tests use.
 CPPFLAGS += $(if $(SAN),-DL7MP_FAULTS)
 
 CPPFLAGS += -D_GNU_SOURCE -DL7MP_VERSION='"$(VERSION)"' -Iinclude -Iuserspace -I$(BUILD)/gen $(PKG_CFLAGS)
-CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) $(HARDEN) $(SANFLAGS)
+CFLAGS   += -std=gnu11 -g $(OPT) $(WARN) $(HARDEN) $(SANFLAGS) $(if $(filter cov,$(SAN)),-mllvm -runtime-counter-relocation)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now $(SANFLAGS)
 
 # ---- layers: each is one archive and may use only those before it -----------
@@ -244,7 +247,7 @@ $(patsubst %,$(BUILD)/bench/cost/%.bpf.o,l7mp_xdp l7mp_tc): $(BUILD)/bench/cost/
 FUZZ_SRCS := $(sort $(wildcard selftests/fuzz/fuzz_*.c))
 $(BUILD)/obj/selftests/fuzz/%.o: CPPFLAGS += -Iheaders
 # Packets are not aligned for their headers; the programs' target does not mind.
-$(BUILD)/obj/selftests/fuzz/fuzz_parse.o: CFLAGS += -fno-sanitize=alignment
+$(patsubst %,$(BUILD)/obj/selftests/fuzz/fuzz_%.o,parse splice): CFLAGS += -fno-sanitize=alignment
 # The kernel is the input: see there.
 LINK_fuzz_netlink := $(addprefix -Wl$(comma)--wrap=mnl_,socket_open2 socket_bind socket_close socket_get_fd \
                        socket_get_portid socket_setsockopt socket_sendto socket_recvfrom cb_run attr_get_u16 attr_get_u32 \
@@ -263,7 +266,7 @@ fuzz:
 	$(Q)$(MAKE) --no-print-directory fuzz-build
 	$(Q)L7MP_FUZZ_SECONDS=$(SECONDS) selftests/fuzz/test_fuzz $(TARGETS)
 
-.PHONY: setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh test-mesh-fast
+.PHONY: soak coverage setup run test test-full bench vmtest lint install uninstall clean help docs deb mesh-tools test-mesh test-mesh-fast
 setup:
 	$(Q)scripts/setup.sh
 run:
@@ -287,6 +290,13 @@ test-mesh-fast:
 	$(Q)scripts/setup.sh
 	$(Q)scripts/mesh-tools.sh || [ $$? -eq 77 ]
 	$(Q)scripts/test.sh fast --only cluster mesh
+soak:
+	$(Q)scripts/setup.sh
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)selftests/soak/soak.py --seconds $(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) $(if $(SEED),--seed $(SEED))
+coverage:
+	$(Q)scripts/setup.sh
+	$(Q)scripts/coverage.py $(SUITES)
 bench:
 	$(Q)scripts/setup.sh bench
 	$(Q)$(MAKE) --no-print-directory all
@@ -328,6 +338,6 @@ deb:
 	rm -rf $(DEB_TREE)
 	@ls build/deb/*.deb
 help:
-	$(Q)sed -n '3,13s/^# \{0,1\}//p' Makefile
+	$(Q)sed -n '3,14s/^# \{0,1\}//p' Makefile
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -72,7 +72,7 @@ def discover(mode, suites, only):
         if suite == "unit":
             for src in sorted(folder.glob("test_*.c")):
                 if wanted(directives(src), mode, only):
-                    yield suite, src.stem, [str(ROOT / "build/asan/unit" / src.stem)], directives(src)
+                    yield suite, src.stem, [str(ROOT / os.environ.get("L7MP_BUILD", "build/asan") / "unit" / src.stem)], directives(src)
             continue
         for src in sorted(folder.glob("test_*.c")) if suite == "bpf" else ():
             say = directives(src)

@@ -35,7 +35,8 @@ static const char target_text[] =
         " {'spec': {'UDP': {'port': 7}}, 'endpoints': [{'spec': {'address': '10.9.9.%d'}}]}}}";
 
 /* Puts an object of which single quotes are double ones; returns whether that was a change. */
-static bool put(struct op_store *s, enum op_kind kind, const char *fmt, ...)
+__attribute__((format(printf, 3, 4))) static bool put(struct op_store *s, enum op_kind kind,
+                                                      const char *fmt, ...)
 {
 	char text[4096];
 	bool changed = false;
