@@ -204,6 +204,10 @@ class LiveNet:
                             {"c.json": json.dumps({"admin": admin, "listeners": listeners})}, settle=1.0)
         relay.enter, relay.cores = lane.enter(), core
         lane.relay = relay.__enter__()
+        for _ in range(300):  # what comes before the programs are there is not theirs; on a busy machine that takes a while
+            if not mode or (BPFFS / lane.instance / "abi").exists():
+                break
+            time.sleep(0.1)
 
     def proxy(self, name, mode, sink="xdp", program=None):
         """A lane with a daemon and FLOWS sessions of each family. The slow path is on the generator's core."""
@@ -226,10 +230,6 @@ class LiveNet:
         if mode == "native":
             lane.sh("ethtool -K in0 rxvlan off")
         self.start(lane, mode, OTHERS if mode else CORE, () if mode else BEFORE, listeners)
-        for _ in range(300):  # frames that come before a server is there begin nothing
-            if not mode or (BPFFS / lane.instance / "abi").exists():
-                break
-            time.sleep(0.1)
         time.sleep(0.5)
         self.run(lane, 4, 1, 200, 4, BARE_PORT, 1, 1)
         if mode:
