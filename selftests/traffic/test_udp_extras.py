@@ -189,6 +189,46 @@ class Extras(unittest.TestCase):
                 Proxy({"listeners": [controller(1236), listener()]}, port=1236)
             self.assertIn("address already in use", str(e.exception))
 
+    def test_no_port_left(self):
+        """when the host's range of local ports is used up, the sessions beyond say so; each bind.address has a range of its own"""
+        if not l7test.ISOLATED:
+            self.skipTest("needs root")
+        path = "/proc/sys/net/ipv4/ip_local_port_range"
+        with open(path) as f:
+            before = f.read()
+
+        def restore():
+            with open(path, "w") as f:
+                f.write(before)
+        self.addCleanup(restore)
+
+        def up(name, port, host="127.0.0.1", **spec):
+            return {"name": name, "spec": {"protocol": "UDP", "address": "127.0.0.1", "port": port},
+                    "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "UDP", "port": 9, **spec},
+                                                                    "endpoints": [{"spec": {"address": host}}]}}}}]}
+        one, two = ({"bind": {"address": f"127.0.0.{i}"}} for i in (4, 5))
+        with Proxy({"listeners": [controller(), up("one", 5000, **one), up("two", 5001, **two), up("learns", 5002, options={"latch": True}),
+                                  up("any", 5003), up("name", 5004, "localhost")]}) as p:
+            clients = [udp_socket(30000 + i) for i in range(6)]
+            for c in clients:
+                self.addCleanup(c.close)
+            with open(path, "w") as f:
+                f.write("20000 20003")
+
+            def fail(n, port, *clients):
+                """Sends to the port; by then so many sessions have failed. The API is out of reach: it needs ports, too."""
+                for c in clients:
+                    c.sendto(b"x", ("127.0.0.1", port))
+                self.assertTrue(wait_for(lambda: failures() == n), p.stderr())
+
+            def failures():
+                return p.stderr().count("no local port is free (net.ipv4.ip_local_port_range)")
+            fail(2, 5000, *clients)
+            fail(4, 5001, *clients)
+            # Now no port is free on all addresses at once.
+            for n, port in enumerate((5002, 5003, 5004)):
+                fail(5 + n, port, clients[0])
+
     def test_kernel_drops(self):
         """udp: what the kernel drops for want of room is counted as receive-buffer, and nothing else is lost"""
         with Proxy({"listeners": [controller(), PROMETHEUS, listener(options={"rcvbuf": 8192})]}) as proxy, \

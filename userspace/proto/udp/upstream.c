@@ -159,6 +159,13 @@ static void upstream_free(struct udp_upstream *u)
 	free(u);
 }
 
+/* EAGAIN is what connect(2) says without a free port; see udp(7), ip_local_port_range. */
+static const char *reason_of(int err)
+{
+	return err == -EAGAIN ? "no local port is free (net.ipv4.ip_local_port_range)"
+	                      : l7mp_errno_text(err);
+}
+
 static void finish(struct udp_upstream *u)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
@@ -170,7 +177,7 @@ static void finish(struct udp_upstream *u)
 		               "bind.port over");
 	else if (u->err && u->err != -EAFNOSUPPORT)
 		l7mp_error_set(&err, u->err, l7mp_connect_code(u->err), "UDP %s: %s", host,
-		               l7mp_errno_text(u->err));
+		               reason_of(u->err));
 	else if (u->err)
 		l7mp_error_set(&err, u->err, L7MP_ERR_UPSTREAM,
 		               "UDP %s: it has no address of the family of bind.address", host);
@@ -544,7 +551,7 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)))
 		rc = -errno;
 	if (!rc && any.len && bind(fd, &any.sa, any.len))
-		rc = -errno;
+		rc = errno == EADDRINUSE && !l7mp_addr_port(&any) ? -EAGAIN : -errno;
 	/* From now on the kernel delivers only datagrams of this peer. */
 	if (!rc && !learning && connect(fd, &remote->sa, remote->len))
 		rc = -errno;
@@ -1001,7 +1008,7 @@ int udp_connect(const struct l7mp_connect *p, struct l7mp_stream **out, struct l
 		upstream_free(u);
 		return l7mp_error_set(err, rc, l7mp_connect_code(rc),
 		                      "UDP connect to %s port %u: %s", p->address, port,
-		                      l7mp_errno_text(rc));
+		                      reason_of(rc));
 	}
 	*out = &u->base;
 	return 0;
