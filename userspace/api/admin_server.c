@@ -35,7 +35,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +42,7 @@
 #include "admin_request.h"
 #include "api_int.h"
 #include "l7mp/hash.h"
+#include "l7mp/listening.h"
 #include "l7mp/log.h"
 #include "l7mp/mailbox.h"
 #include "net/net.h"
@@ -671,29 +671,6 @@ static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *er
 	return 0;
 }
 
-static bool listens_on(int fd, uint16_t port)
-{
-	struct l7mp_addr local;
-	int on = 0;
-	socklen_t len = sizeof(on);
-
-	return !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on &&
-	       !l7mp_fd_local(fd, &local) && l7mp_addr_port(&local) == port;
-}
-
-/* civetweb does not tell its listening socket. */
-static int find_listening(uint16_t port)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit))
-		return -1;
-	for (int fd = STDERR_FILENO + 1; fd < (int)limit.rlim_cur && fd < 1 << 20; fd++)
-		if (listens_on(fd, port))
-			return fd;
-	return -1;
-}
-
 /*
  * civetweb can't be given a socket: it binds one of its own, in the place of which, at the same
  * number, comes the one of another process. Its thread waits for the old one, and is woken by a
@@ -779,7 +756,7 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 	memset(&port, 0, sizeof(port));
 	if (mg_get_server_ports(e->mg, 1, &port) == 1)
 		e->port = (uint16_t)port.port;
-	e->fd = find_listening(e->port);
+	e->fd = l7mp_listening_find(e->port);
 	if (handed >= 0) {
 		rc = e->fd >= 0 ? replace_socket(e, handed, handed_port) : -ENOENT;
 		close(handed);
@@ -894,6 +871,7 @@ out:
 static void *stopper(void *arg)
 {
 	struct engine *e = arg;
+	struct l7mp_listening_wake wake = {-1, -1};
 	const uint64_t one = 1;
 
 	/*
@@ -907,9 +885,12 @@ static void *stopper(void *arg)
 		usleep(5000);
 	}
 	/* Its thread does not notice otherwise for two seconds. */
-	if (atomic_load(&e->given) && write(e->fd, &one, sizeof(one)) != sizeof(one))
+	if (!atomic_load(&e->given))
+		l7mp_listening_wake(e->fd, &wake);
+	else if (write(e->fd, &one, sizeof(one)) != sizeof(one))
 		l7mp_log_verbose("admin", "the server's thread is not woken");
 	mg_stop(e->mg);
+	l7mp_listening_woken(&wake);
 	close_left(e);
 	l7mp_mailbox_post(e->mailbox, &e->stopped_mail);
 	return NULL;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "l7mp/listening.h"
 #include "l7mp/log.h"
 #include "l7mp/mailbox.h"
 #include "operator.h"
@@ -216,6 +217,8 @@ int op_serve_new(struct l7mp_loop *loop, const char *listen,
 void op_serve_free(struct op_serve **pp)
 {
 	struct op_serve *s = *pp;
+	struct mg_server_port port = {0};
+	struct l7mp_listening_wake wake = {-1, -1};
 	struct l7mp_mailbox *mailbox;
 
 	if (!s)
@@ -224,7 +227,11 @@ void op_serve_free(struct op_serve **pp)
 	/* Threads may post until they are joined; none waits for the loop after the close. */
 	mailbox = l7mp_mailbox_ref(s->mailbox);
 	l7mp_mailbox_close(&mailbox);
+	/* Its thread does not notice otherwise for two seconds. */
+	if (mg_get_server_ports(s->mg, 1, &port) == 1)
+		l7mp_listening_wake(l7mp_listening_find((uint16_t)port.port), &wake);
 	mg_stop(s->mg);
+	l7mp_listening_woken(&wake);
 	l7mp_mailbox_unref(s->mailbox);
 	free(s);
 }
