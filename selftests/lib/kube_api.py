@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import re
+import select
 import socket
 import ssl
 import threading
@@ -263,10 +264,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with api.lock:
                 api.watchers = [w for w in api.watchers if w[1] is not script]
 
+    def gone(self):
+        """The client has closed its connection: it sends nothing on a watch's otherwise."""
+        return bool(select.select([self.connection], [], [], 0)[0])
+
     def follow(self, res, ns, after, until, script):
         api = self.api
         bookmark = time.monotonic() + api.bookmark_seconds
-        while time.monotonic() < until and not api.stopping:
+        while time.monotonic() < until and not api.stopping and not self.gone():
             with api.lock:
                 if not script and not api.newer(res, after):
                     api.changed.wait(0.05)

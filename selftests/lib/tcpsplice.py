@@ -16,6 +16,8 @@ import tcpflow
 class Base(l7net.Gateway):
     def setUp(self):
         super().setUp()
+        # nothing_left() waits for sockets in FIN-WAIT-2 that belong to no process any more: else a minute.
+        pathlib.Path("/proc/sys/net/ipv4/tcp_fin_timeout").write_text("2")
         self.addCleanup(l7net.ip, "rule del pref 50", check=False)
         self.servers = {}
         self.log = None

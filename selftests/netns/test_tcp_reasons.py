@@ -354,9 +354,12 @@ class Reasons(Proof):
         with self.proxy() as p:
             signed = None
             for fd in os.listdir(f"/proc/{p.pid}/fd"):
-                if not os.readlink(f"/proc/{p.pid}/fd/{fd}").startswith("socket:"):
-                    continue
-                s = socket.socket(fileno=descriptor_of(p.pid, int(fd)))
+                try:
+                    if not os.readlink(f"/proc/{p.pid}/fd/{fd}").startswith("socket:"):
+                        continue
+                    s = socket.socket(fileno=descriptor_of(p.pid, int(fd)))
+                except OSError:
+                    continue  # closed meanwhile
                 if s.family == socket.AF_INET and s.getsockname() == ("10.9.1.1", 9000):
                     signed = s
                 else:
