@@ -12,17 +12,22 @@ Each file runs in a network namespace of its own, in which only lo is up, so tha
 or of another file is in its way; without the right to make one it runs in the host's. A file whose
 first lines say "l7mp-test: host-network" needs that one (it installs packages).
 
-Suites run beside each other on the machine's cores, except files whose first lines
-say "l7mp-test: alone"; those that say "l7mp-test: long" begin first. A file's line "l7mp-test: timeout=SECONDS" raises its
-limit, "l7mp-test: full" keeps it for make test-full, "l7mp-test: cluster" (it needs an API server of Kubernetes) for
-make test-full, test-mesh and test-mesh-fast.
+Files run beside each other, except those whose first lines say "l7mp-test: alone". Most wait most of
+the time, so there are twice as many as cores, and more as long as the cores are idle. What took longest
+the last time (build/test-times.json) begins first; without a last time, what says "l7mp-test: long". With
+"l7mp-test: parts=N" a file's tests (unittest) run in N processes, which are files of their own to all of this.
+A file's line "l7mp-test: timeout=SECONDS" raises its limit, "l7mp-test: full" keeps it for make test-full,
+"l7mp-test: cluster" (it needs an API server of Kubernetes) for make test-full, test-mesh and test-mesh-fast.
 """
 import argparse
+import collections
 import concurrent.futures
 import functools
+import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -32,6 +37,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITES = ["unit", "bpf", "api", "traffic", "examples", "netns", "matrix", "faults", "fuzz", "mesh", "packages", "debian13", "vm"]
 # Runs its arguments in a network namespace of their own.
 ISOLATE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+TIMES = ROOT / "build/test-times.json"
+CORES = max(2, len(os.sched_getaffinity(0)))
 LINE = re.compile(r"^(not )?ok\b\s*(\d+)?\s*-?\s*(.*?)(?:\s*#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 
 
@@ -80,8 +87,10 @@ def discover(mode, suites, only):
                 yield suite, src.stem, [str(ROOT / "build/bpf-tests" / src.stem)], say
         for script in sorted(p for p in folder.glob("test_*") if p.suffix in ("", ".py") and p.is_file()):
             say = directives(script)
-            if wanted(say, mode, only):
-                yield suite, script.name, [str(script)], say
+            parts = int(say.get("parts", 1))
+            for i in range(parts if wanted(say, mode, only) else 0):
+                yield (suite, script.name + (f"[{i + 1}/{parts}]" if parts > 1 else ""), [str(script)],
+                       dict(say, part=f"{i}/{parts}"))
 
 
 def parse(result, text, status, timed_out):
@@ -117,6 +126,8 @@ def run_one(suite, name, command, say, mode):
                ASAN_OPTIONS="detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1",
                UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1",
                PYTHONPATH=str(ROOT / "selftests/lib"), PYTHONDONTWRITEBYTECODE="1", LC_ALL="C.UTF-8")
+    if "part" in say:
+        env["L7MP_TEST_PART"] = say["part"]
     limit = float(say.get("timeout", 300 if mode == "fast" else 600))
     if mode == "full" and "timeout_full" in say:
         limit = float(say["timeout_full"])
@@ -146,6 +157,83 @@ def run_one(suite, name, command, say, mode):
     return result
 
 
+def expected(jobs):
+    """How long each of them may take, for the order only."""
+    try:
+        last = json.loads(TIMES.read_text())
+    except (OSError, ValueError):
+        last = {}
+    return {f"{j[0]}/{j[1]}": last.get(f"{j[0]}/{j[1]}", 60 if "long" in j[3] else 5) for j in jobs}
+
+
+def remember(results):
+    """How long they took, for the next run; of others it still holds what was."""
+    try:
+        last = json.loads(TIMES.read_text())
+    except (OSError, ValueError):
+        last = {}
+    last.update((r.name, round(r.seconds, 1)) for r in results)
+    try:
+        TIMES.parent.mkdir(exist_ok=True)
+        TIMES.write_text(json.dumps(last, indent=0, sort_keys=True) + "\n")
+    except OSError as e:
+        print(f"run.py: the times are not kept: {e}", file=sys.stderr)
+
+
+class Width:
+    """How many files run at once: `least`, and more as long as the cores are idle and memory is left."""
+
+    ROOM_KB = 1 << 20
+
+    def __init__(self, least, most):
+        self.now = self.least = min(least, most)
+        self.most = most
+        self.at, self.before = time.monotonic(), self.ticks()
+
+    @staticmethod
+    def ticks():
+        """(idle, all) of the machine's processors so far. What is niced gives way, and counts as idle."""
+        with open("/proc/stat") as f:
+            n = [int(x) for x in f.readline().split()[1:9]]
+        return n[1] + n[3], sum(n)
+
+    @classmethod
+    def room(cls):
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable")) > cls.ROOM_KB
+
+    def adjust(self):
+        """One more or less a second, so that the effect of the last one is seen."""
+        if time.monotonic() < self.at + 1:
+            return
+        ticks = self.ticks()
+        idle, total = (a - b for a, b in zip(ticks, self.before))
+        self.at, self.before = time.monotonic(), ticks
+        share = idle / total if total else 0
+        if share > 0.2 and self.now < self.most and self.room():
+            self.now += 1
+        elif share < 0.05 and self.now > self.least:
+            self.now -= 1
+
+
+def run_beside(jobs, mode, most, verbose):
+    """Runs them beside each other, those first that take longest; the results, as they come."""
+    times = expected(jobs)
+    waiting = collections.deque(sorted(jobs, key=lambda j: -times[f"{j[0]}/{j[1]}"]))
+    width = Width(2 * CORES, most)
+    running, results = set(), []
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
+        while waiting or running:
+            while waiting and len(running) < width.now:
+                running.add(pool.submit(run_one, *waiting.popleft(), mode))
+            done, running = concurrent.futures.wait(running, 0.5, concurrent.futures.FIRST_COMPLETED)
+            for d in done:
+                results.append(d.result())
+                report(results[-1], verbose)
+            width.adjust()
+    return results
+
+
 def report(result, verbose):
     state = "FAIL" if result.failed else ("skip" if not result.passed and result.skipped else "ok")
     print(f"{state:4} {result.name}: {len(result.passed)} passed, {len(result.failed)} failed, "
@@ -164,24 +252,20 @@ def main():
     ap.add_argument("-k", default="", help="only files whose suite/name contains this, or one of TEXT,TEXT...")
     ap.add_argument("--only", metavar="DIRECTIVE", help="only files that say this of themselves: cluster, full, ...")
     ap.add_argument("-v", action="store_true", help="show the output of passing files too")
-    # Most files wait most of the time, for time-outs above all.
-    ap.add_argument("-j", type=int, default=2 * max(2, os.cpu_count() or 2))
+    ap.add_argument("-j", type=int, default=6 * CORES, metavar="N", help="at most N files at once (default: 6 a core)")
     ap.add_argument("suites", nargs="*", default=[])
     args = ap.parse_args()
     # A shell's background jobs ignore SIGINT, and what they start inherits that: tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jobs = [j for j in discover(args.mode, args.suites or SUITES, args.only) if any(k in f"{j[0]}/{j[1]}" for k in args.k.split(","))]
-    beside = sorted((j for j in jobs if "alone" not in j[3]), key=lambda j: "long" not in j[3])
+    beside = [j for j in jobs if "alone" not in j[3]]
     alone = [j for j in jobs if "alone" in j[3]]
-    results = []
-    with concurrent.futures.ThreadPoolExecutor(args.j) as pool:
-        todo = [pool.submit(run_one, *j, args.mode) for j in beside]
-        for done in concurrent.futures.as_completed(todo):
-            results.append(done.result())
-            report(results[-1], args.v)
+    start = time.monotonic()
+    results = run_beside(beside, args.mode, args.j, args.v)
     for j in alone:
         results.append(run_one(*j, args.mode))
         report(results[-1], args.v)
+    remember(results)
     # What failed beside others on a busy machine is run once more by itself, and said so: a file
     # that passes only then depends on time, and must be corrected.
     again = []
@@ -207,7 +291,9 @@ def main():
         print("\nfailed:")
         for f in failed:
             print(f"  {f}")
-    print()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"\n{len(results)} files: {sum(r.seconds for r in results):.0f} s together, in {time.monotonic() - start:.0f} s; "
+          f"{used.ru_utime + used.ru_stime:.0f} s of processor time")
     print(f"{sum(len(r.passed) for r in results)} passed, {len(failed)} failed, {len(skipped)} skipped")
     return 1 if failed or not results else 0
 

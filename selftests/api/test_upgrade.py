@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long timeout=600
+# l7mp-test: long timeout=600 parts=2
 """An upgrade: another process takes the sockets and the sessions over, and nobody notices; or it does not, and nobody notices."""
 import hashlib
 import json

@@ -411,17 +411,22 @@ class TapResult(unittest.TestResult):
             self.problem(subtest, err)
 
 
+def flatten(suite):
+    for t in suite:
+        if isinstance(t, unittest.TestSuite):
+            yield from flatten(t)
+        else:
+            yield t
+
+
 def main():
-    """Runs the tests of __main__ (those whose id contains argv[1], when given) as TAP."""
+    """
+    Runs the tests of __main__ as TAP: those whose id contains argv[1], when given; with L7MP_TEST_PART=I/N each Nth of
+    them, beginning with I (run.py's parts=N).
+    """
     suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
-    if len(sys.argv) > 1:
-        def flatten(s):
-            for t in s:
-                if isinstance(t, unittest.TestSuite):
-                    yield from flatten(t)
-                else:
-                    yield t
-        suite = unittest.TestSuite(t for t in flatten(suite) if sys.argv[1] in t.id())
+    first, parts = (int(x) for x in os.environ.get("L7MP_TEST_PART", "0/1").split("/"))
+    suite = unittest.TestSuite([t for t in flatten(suite) if len(sys.argv) < 2 or sys.argv[1] in t.id()][first::parts])
     result = TapResult()
     suite.run(result)
     print(f"1..{result.count}")

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long
+# l7mp-test: long parts=3
 """Who is who: leaders and their successors, processes that answer at an address, credentials of both sides."""
 import json
 import os

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long timeout=600
+# l7mp-test: long timeout=600 parts=2
 """Why a TCP session is not in the kernel: each reason by a condition that brings it about, and the session goes on in
 user space."""
 import ctypes
