@@ -195,7 +195,7 @@ class LatchOfDestination(Base):
         status, answer = self.api.post("/listeners", {"listener": bad})
         self.assertEqual(status, 422, answer)
         self.assertIn("options.latch", answer["message"])
-        for latch in ({"window": -1}, 3, {"same_address": 1}):
+        for latch in ({"window": -1}, 3, {"same_address": 1}, {"timeout": -1}):
             self.assertEqual(self.api.post("/listeners", {"listener": destination("bad", 15040, latch)})[0], 422, latch)
 
 

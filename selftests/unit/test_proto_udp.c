@@ -1054,6 +1054,48 @@ static void upstream_does_not_learn(void **state)
 	pfix_unlisten(l);
 }
 
+/* After a time without any datagram it is a session with the endpoint, also for the kernel. */
+static void upstream_stops_learning(void **state)
+{
+	struct pfix *f = *state;
+	int first = pfix_udp("127.0.0.1", 0);
+	struct l7mp_flow_end end;
+	struct l7mp_addr local;
+	char spec[160];
+	struct latched s;
+
+	latched_to(f, "{'window':3600,'timeout':0}", &s);
+	assert_false(heard(f, &s, first, L7MP_DROP_PEER));
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_NONE);
+	assert_true(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	assert_false(heard(f, &s, first, L7MP_DROP_PEER));
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+
+	/* With an address of its own it need not be heard. */
+	snprintf(spec, sizeof(spec),
+	         "{'port':%u,'bind':{'address':'127.0.0.1'},'options':{'latch':{'timeout':0.2}}}",
+	         pfix_fd_port(s.meant));
+	s.c = pfix_connect(f, UDP, spec, "127.0.0.1");
+	assert_non_null(s.c);
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_NONE);
+	assert_true(pfix_until(f, &s.c->opened, 5000));
+	pfix_turn(f, 300);
+	l7mp_stream_flow(s.c->stream, &end);
+	assert_int_equal(end.kind, L7MP_FLOW_SOCKET);
+	assert_int_equal(l7mp_addr_port(&end.remote), pfix_fd_port(s.meant));
+	assert_int_equal(s.c->stream->ops->local(s.c->stream, &local), 0);
+	assert_true(l7mp_addr_equal(&local, &end.local));
+	s.port = l7mp_addr_port(&local);
+	assert_false(heard(f, &s, first, L7MP_DROP_PEER));
+	sends_to(f, &s, s.meant);
+	assert_true(heard(f, &s, s.meant, L7MP_DROP_PEER));
+	close(first);
+	close(s.meant);
+}
+
 /* What another process hands over of a session. */
 static struct l7mp_restore_end hand_over(const struct latched *s)
 {
@@ -1179,6 +1221,7 @@ int main(void)
 	        T(upstream_learns_again),
 	        T(upstream_window_ends),
 	        T(upstream_does_not_learn),
+	        T(upstream_stops_learning),
 	        T(a_learnt_peer_goes_on),
 	        T(latch_ends_with_the_config),
 	};

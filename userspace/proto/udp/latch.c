@@ -10,6 +10,9 @@
 #include "net/net.h"
 #include "udp.h"
 
+/* As long as a phone rings: a caller may send before the callee answers. */
+#define TIMEOUT_S 60
+
 void udp_latch_read(const cJSON *options, struct udp_latch *out)
 {
 	const cJSON *latch = l7mp_json_member(options, "latch");
@@ -18,6 +21,7 @@ void udp_latch_read(const cJSON *options, struct udp_latch *out)
 	        .on = cJSON_IsTrue(latch) || cJSON_IsObject(latch),
 	        .same_address = l7mp_json_bool(latch, "same_address", false),
 	        .window_ms = (uint64_t)(1000 * l7mp_json_num(latch, "window", 0)),
+	        .timeout_ms = (uint64_t)(1000 * l7mp_json_num(latch, "timeout", TIMEOUT_S)),
 	};
 }
 
@@ -51,6 +55,13 @@ const struct l7mp_field *const udp_latch_listener[] = {&latch_bool, &listener_ob
 
 static const struct l7mp_field cluster_fields[] = {
         WINDOW(" that the session gets from its destination"),
+        {.key = "timeout",
+         .type = L7MP_T_NUMBER,
+         .min = 0,
+         .max = 86400,
+         .def = "60",
+         .doc = "seconds after the session's beginning in which the first source is learnt; "
+                "then only the endpoint's own address is heard"},
         {.key = "same_address",
          .type = L7MP_T_BOOL,
          .def = "false",

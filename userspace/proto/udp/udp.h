@@ -56,6 +56,8 @@ struct udp_latch {
 	bool on;
 	bool same_address;  /* clusters: only another port of the endpoint's address */
 	uint64_t window_ms; /* for so long after the first datagram another source takes over */
+	/* Clusters: for so long after the session's beginning the first source is learnt. */
+	uint64_t timeout_ms;
 	/* Loop time of the first datagram, set by the owner. 0: unknown, so the window is over. */
 	uint64_t since_ms;
 };

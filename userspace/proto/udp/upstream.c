@@ -75,9 +75,11 @@ struct udp_bound {
 struct udp_learning {
 	struct udp_latch latch;
 	const struct l7mp_shared_table *table; /* the listeners' sockets: never a peer */
-	struct l7mp_addr meant; /* the endpoint's address: it goes there until `heard` */
-	bool heard;             /* the key's peer has written, and to the key's local address */
-	bool settled;           /* ... and no other source may take its place */
+	struct l7mp_addr meant;       /* the endpoint's address: it goes there until `heard` */
+	uint64_t began_ms;            /* loop time of the session's beginning */
+	struct l7mp_log_limit events; /* of changes: sources may take turns within the window */
+	bool heard;   /* the key's peer has written, and to the key's local address */
+	bool settled; /* ... and no other source may take its place */
 };
 
 struct udp_upstream {
@@ -242,6 +244,14 @@ static bool tries_next(struct udp_upstream *u, int err)
 
 /* ---- a peer that is learnt ---- */
 
+/* Nobody has been heard so far, and who is first may still be another than the endpoint. */
+static bool waits_for_first(const struct udp_upstream *u)
+{
+	const struct udp_learning *l = u->learning;
+
+	return !l->heard && l7mp_loop_now(u->env->loop) - l->began_ms < l->latch.timeout_ms;
+}
+
 /* A source that is not the peer: may it become the peer? If not, *why is set. */
 static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *from,
                         const struct l7mp_addr *to, enum l7mp_drop *why)
@@ -256,6 +266,8 @@ static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *fr
 		return false;
 	if (meant)
 		return true;
+	if (!l->heard && !waits_for_first(u))
+		return false;
 	if (l->latch.same_address && !l7mp_addr_equal_ip(from, &l->meant))
 		return false;
 	/* Who can't be told can't go to another address: JSONSocket, for its handshake. */
@@ -277,6 +289,7 @@ static bool comes_from_peer(struct udp_upstream *u, const struct l7mp_buf *buf,
 	char text[L7MP_ADDR_STRLEN];
 	enum l7mp_drop why;
 	struct udp_key key;
+	uint32_t suppressed;
 	bool another;
 
 	udp_key_set(&key, from, to);
@@ -294,7 +307,8 @@ static bool comes_from_peer(struct udp_upstream *u, const struct l7mp_buf *buf,
 	/* The endpoint's own address is the right one: nobody takes the session from it. */
 	l->settled = l->settled || l7mp_addr_equal(from, &l->meant);
 	u->key = key;
-	if (another && u->base.events->notice)
+	if (another && u->base.events->notice &&
+	    l7mp_log_allowed(&l->events, l7mp_loop_now(u->env->loop), 10000, 8, &suppressed))
 		u->base.events->notice(u->base.owner, "LATCHED", l7mp_addr_str(from, text));
 	/* What the kernel has for the addresses before must not go on. */
 	if (u->base.events->moved)
@@ -473,11 +487,15 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->tos = l7mp_socket_options_tos(&u->options);
 	out->keep_tos = u->options.dscp_pass;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
+	/* Nobody is learnt any more: from here on it is a session with the endpoint's address. */
+	if (u->learning && !u->learning->heard && !waits_for_first(u) &&
+	    (l7mp_fd_local(l7mp_dgram_fd(u->dgram), &out->local) || l7mp_addr_is_any(&out->local)))
+		out->local.len = 0;
 	/*
 	 * Who is heard first must be heard here: if the kernel took what the endpoint sends, a
 	 * later source would look like the first one.
 	 */
-	if (u->learning && (!u->learning->heard || !out->local.len)) {
+	if (u->learning && (waits_for_first(u) || !out->local.len)) {
 		out->kind = L7MP_FLOW_NONE;
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 	}
@@ -944,6 +962,7 @@ static int learning_new(struct udp_upstream *u, const struct l7mp_connect *p)
 	if (!u->learning || !state)
 		return -ENOMEM;
 	u->learning->latch = latch;
+	u->learning->began_ms = l7mp_loop_now(p->env->loop);
 	u->learning->table = &state->table;
 	return 0;
 }
