@@ -55,7 +55,7 @@ struct l7mp_abi_addr {
 	__u8 bytes[16];
 } __attribute__((aligned(4)));
 
-/* Key of flows4: the 5-tuple of a packet as it comes in. */
+/* Key of flows4: the 5-tuple of a received packet. */
 struct l7mp_flow4_key {
 	__u8 saddr[4];
 	__u8 daddr[4];
@@ -65,7 +65,7 @@ struct l7mp_flow4_key {
 	__u8 pad[3];
 } __attribute__((aligned(4)));
 
-/* Key of flows6. In user space also that of an IPv4 flow, which is then told by `family`. */
+/* Key of flows6. User space also uses it for IPv4 flows, distinguished by `family`. */
 struct l7mp_flow_key {
 	struct l7mp_abi_addr saddr;
 	struct l7mp_abi_addr daddr;
@@ -77,8 +77,8 @@ struct l7mp_flow_key {
 };
 
 /*
- * Key of frames: a conversation on an interface, or all its frames. It begins like that of flows6,
- * and no flow of another kind has an interface in its key.
+ * Key of frames: a conversation on an interface, or all its frames. The first fields are those of
+ * struct l7mp_flow_key; only keys of frames contain an interface.
  */
 struct l7mp_frame_key {
 	struct l7mp_abi_addr saddr; /* IPv4, link addresses: the first bytes; ANY: zero */
@@ -88,12 +88,12 @@ struct l7mp_frame_key {
 	__u8 l4;     /* protocol of IP; MAC, ANY: 0 */
 	__u8 family; /* enum l7mp_abi_family */
 	/*
-	 * EtherType behind the tags, in host order. ANY: 0 for all types; that of a tag for the
-	 * frames that have such a tag.
+	 * EtherType after the tags, in host order. ANY: 0 for all types; the EtherType of a tag
+	 * for the frames with such a tag.
 	 */
 	__u16 type;
 	__u16 vlan[2]; /* outer and inner id, in host order; L7MP_NO_VLAN: none; ANY: zero */
-	__u32 ifindex; /* where they come in */
+	__u32 ifindex; /* ingress interface */
 };
 #define L7MP_NO_VLAN 0xffff
 
@@ -107,28 +107,28 @@ enum l7mp_flow_verb {
 
 enum l7mp_flow_flags {
 	L7MP_FLOW_TO_INGRESS = 1 << 0, /* into the receive path of ifindex (lo): tc only */
-	L7MP_FLOW_NEIGH = 1 << 1,      /* let the kernel find the link addresses: tc only */
-	L7MP_FLOW_TC_ONLY = 1 << 2,    /* XDP can't send it out: the tc program behind it can */
-	L7MP_FLOW_HANDOVER = 1 << 3,   /* begins when user space has caught up: see l7mp_handover */
-	L7MP_FLOW_KEEP_TOS = 1 << 4,   /* DSCP and ECN stay as they came; else they become `tos` */
-	L7MP_FLOW_JSON_UP = 1 << 5,    /* what begins with { goes up: may be a JSONSocket header */
+	L7MP_FLOW_NEIGH = 1 << 1,      /* let the kernel resolve the link addresses: tc only */
+	L7MP_FLOW_TC_ONLY = 1 << 2,    /* XDP can't transmit it: left to the tc program */
+	L7MP_FLOW_HANDOVER = 1 << 3,   /* active after the hand-over: see l7mp_handover */
+	L7MP_FLOW_KEEP_TOS = 1 << 4,   /* DSCP and ECN are not changed; else set to `tos` */
+	L7MP_FLOW_JSON_UP = 1 << 5,    /* pass to the stack if it begins with {: JSONSocket */
 	L7MP_FLOW_RTP = 1 << 9,        /* RTP: `pair` is its index in the map `rtp` (abi_rtp.h) */
-	L7MP_FLOW_SET_DMAC = 1 << 6, /* frames: they leave with the link addresses that are here */
+	L7MP_FLOW_SET_DMAC = 1 << 6,   /* frames: sent with the action's link addresses */
 	L7MP_FLOW_SET_SMAC = 1 << 7,
-	L7MP_FLOW_COPY = 1 << 8, /* frames: a copy leaves, the frame itself goes up: tc only */
+	L7MP_FLOW_COPY = 1 << 8, /* frames: send a clone, pass the frame to the stack: tc only */
 };
 
 /*
- * Value of flows4, and first part of that of flows6: which packets the flow takes, and what is done
- * to them.
+ * Value of flows4, and first part of that of flows6: which packets match the flow, and what is done
+ * with them.
  *
- * The programs read the fields up to version_end for every packet, in groups of 8 bytes; what
- * follows is for people. In an entry of flows4 that is the second and the third cache line; the
- * kernel's own part and the key are in the first. The kernel gives the memory of an entry that was
- * deleted or replaced to the next one at once, while a program may still read it. So the value
- * repeats its key, and user space gives a new number, the same in `version` and `version_end`, to
- * each value that it writes: headers/flow.h says how the programs use these to know that they have
- * read one value.
+ * The programs read the fields up to version_end for every packet, in groups of 8 bytes; the
+ * fields after it are for people (bpftool). In an entry of flows4 that is the second and the third
+ * cache line; the kernel's own part and the key are in the first. The kernel reuses the memory of
+ * an entry that was deleted or replaced immediately, while a program may still read it. So the
+ * value repeats its key, and user space writes a unique number into `version` and `version_end` of
+ * each value: headers/flow.h describes how the programs use them to detect that the entry was
+ * reused.
  *
  * The checksum deltas are constant per flow, because the key fixes every old value (RFC 1624:
  * HC' = ~(~HC + ~m + m')): each is the one's-complement sum of ~old and new words, in the byte
@@ -136,7 +136,7 @@ enum l7mp_flow_flags {
  */
 struct l7mp_flow_action {
 	__u32 version;
-	/* The interface that the packets must come in by: that of the program, not a VLAN above. */
+	/* Ingress interface: that of the program, not a VLAN device on top of it. */
 	__u32 in_ifindex;
 	struct l7mp_flow4_key key; /* IPv6: the addresses are zero here, and in l7mp_flow6_action */
 	__u8 saddr[4];             /* new addresses; the same */
@@ -146,25 +146,25 @@ struct l7mp_flow_action {
 	__u8 verb;    /* enum l7mp_flow_verb */
 	__u8 n_vlans; /* tags to send with: 0, 1 or 2, outer first */
 	__u16 flags;
-	__u32 ifindex; /* of the egress: the real device for XDP, the route's device for tc */
-	__u32 mtu;     /* largest IP packet that may leave there */
+	__u32 ifindex; /* egress: the real device for XDP, the route's device for tc */
+	__u32 mtu;     /* of the egress: largest IP packet, in bytes */
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u8 in_mac[6];       /* link address that the packets must be sent to */
+	__u8 in_mac[6];       /* destination link address of the received packets */
 	__u16 csum_l3;        /* IPv4 header: the addresses, and TTL less one */
 	__u16 csum_addr;      /* pseudo header: the addresses */
 	__u16 csum_port;      /* the ports */
 	__be16 vlan_proto[2]; /* of the tags to send with: ETH_P_8021Q, ETH_P_8021AD */
 	__be16 vlan_tci[2];
-	/* The tags that the packets must come in with, outer first; the rest is zero. */
+	/* Tags of the received packets, outer first; unused entries are zero. */
 	__be16 in_vlan_proto[2];
 	__be16 in_vlan_id[2];
 	/* L7MP_VERB_SPLICE: index in the map `tcp_pairs`; L7MP_FLOW_RTP: in `rtp` */
 	__u32 pair;
 	__u32 pair_id;  /* ... and the id that the pair must have; 0: none */
 	__u16 handover; /* with L7MP_FLOW_HANDOVER: its index in the map of that name */
-	__u8 tos; /* without L7MP_FLOW_KEEP_TOS: the packets leave with it (IPv6: traffic class) */
-	__u8 dir; /* 0: what the source sends, 1: the destination. L7MP_VERB_SPLICE: of the pair */
+	__u8 tos;       /* without L7MP_FLOW_KEEP_TOS: TOS (IPv6: traffic class) to send with */
+	__u8 dir; /* 0: from the source, 1: from the destination. L7MP_VERB_SPLICE: of the pair */
 	__u32 pad;
 	__u32 slot;        /* index in counters */
 	__u32 version_end; /* the same as `version` */
@@ -188,8 +188,8 @@ struct l7mp_flow6_action {
 };
 
 /*
- * Value of frames. What it shares with that of flows6 is in the same places, so that user space
- * writes, counts and hands over flows of all maps alike.
+ * Value of frames. Fields that it shares with that of flows6 have the same offsets, so that user
+ * space writes, counts and hands over flows of all maps by the same code.
  */
 struct l7mp_frame_action {
 	__u32 version;
@@ -205,13 +205,13 @@ struct l7mp_frame_action {
 	__u8 verb; /* L7MP_VERB_FRAME */
 	__u8 pad2;
 	__u16 flags;   /* enum l7mp_flow_flags */
-	__u32 ifindex; /* of the egress */
-	__u32 mtu;     /* largest IP packet that may leave there: as the device's */
+	__u32 ifindex; /* egress */
+	__u32 mtu;     /* of the egress: largest IP packet, in bytes */
 	__u8 dmac[6];  /* with L7MP_FLOW_SET_DMAC */
 	__u8 smac[6];
-	__u8 in_mac[6]; /* of the interface where they come in: what is sent to it goes up, too */
+	__u8 in_mac[6]; /* ingress interface's own: frames to it are passed to the stack, too */
 	__u8 pad3[22];
-	__u32 tap; /* whose packet socket's filter (l7mp_tap) decides */
+	__u32 tap; /* id of the packet socket whose filter (l7mp_tap) decides */
 	__u32 pad4;
 	__u16 handover; /* with L7MP_FLOW_HANDOVER */
 	__u8 pad5[6];
@@ -241,12 +241,12 @@ enum l7mp_frame_kinds {
 
 /*
  * handover: an array of these that the programs and user space both write (BPF_F_MMAPABLE), so that
- * the packets of a new flow do not overtake those that user space still holds. While the two
- * numbers differ, the programs pass the flow's packets up and count them in `passed`. User space
- * reads `passed`, relays all that its sockets hold, and then stores the number that it has read in
- * `relayed`. If the next packet finds both equal, no packet is in front of it: from then on the
- * flow is fast, because nobody changes the numbers any more. `passed` starts at 1 and `relayed` at
- * 0, for the packets that came before the flow was added.
+ * the packets of a new flow do not overtake those that user space still has to relay. While the two
+ * numbers differ, the programs pass the flow's packets to the stack and count them in `passed`.
+ * User space reads `passed`, relays the contents of its sockets, and then stores the number that it
+ * has read in `relayed`. If the next packet finds both equal, no packet is ahead of it: the flow is
+ * active, and the numbers don't change any more. `passed` starts at 1 and `relayed` at 0, for the
+ * packets received before the flow was added.
  */
 struct l7mp_handover {
 	__u64 passed;  /* written by the programs, atomically */
@@ -255,10 +255,10 @@ struct l7mp_handover {
 #define L7MP_HANDOVER_SLOTS 4096
 
 /*
- * counters: a per-CPU array by the action's slot. A flow's counter is the sum over the CPUs. Apart
- * from the action, so that an update of the action never resets it. User space zeroes a slot before
- * it gives it to a flow, and does not do so before every program that may have found the slot's
- * last flow has ended.
+ * counters: a per-CPU array by the action's slot. A flow's counter is the sum over the CPUs. It is
+ * separate from the action, so that an update of the action never resets it. User space zeroes a
+ * slot before it assigns it to a flow, after an RCU grace period in which every program that may
+ * have found the slot's last flow has ended.
  */
 struct l7mp_flow_counter {
 	__u64 packets;   /* wire datagrams: a GSO packet counts its segments */
@@ -270,23 +270,23 @@ struct l7mp_flow_counter {
 /* verdicts: per-CPU array. X(identifier, text, what it means) */
 #define L7MP_VERDICTS(X)                                                                          \
 	X(FORWARDED, "forwarded", "rewritten and redirected")                                     \
-	X(REFLECTED, "reflected", "sent back by an Echo flow")                                    \
+	X(REFLECTED, "reflected", "reflected by an Echo flow")                                    \
 	X(COUNTED, "counted", "dropped by a Discard flow")                                        \
 	X(PASS_NO_FLOW, "no-flow", "no flow matches")                                             \
 	X(PASS_NOT_IP, "not-ip", "not IPv4 or IPv6, or more than two VLAN tags")                  \
 	X(PASS_NOT_UDP, "not-udp", "neither UDP nor TCP, or an extension header")                 \
 	X(PASS_NOT_HOST, "not-host",                                                              \
 	  "link address is not this host's own: multicast, broadcast, other")                     \
-	X(PASS_INGRESS, "ingress", "came in by another interface than the flow's")                \
-	X(PASS_TAGS, "tags", "came in with other VLAN tags than the flow's")                      \
+	X(PASS_INGRESS, "ingress", "received on another interface than the flow's")               \
+	X(PASS_TAGS, "tags", "received with other VLAN tags than the flow's")                     \
 	X(PASS_TRUNCATED, "truncated", "shorter than its headers say")                            \
 	X(PASS_MALFORMED, "malformed", "header fields that contradict each other")                \
 	X(PASS_OPTIONS, "ip-options", "IPv4 options")                                             \
 	X(PASS_FRAGMENT, "fragment", "IPv4 fragment")                                             \
 	X(PASS_TTL, "ttl", "TTL or hop limit is 1 or 0")                                          \
 	X(PASS_CHECKSUM, "checksum", "UDP over IPv6 without a checksum")                          \
-	X(PASS_MTU, "mtu", "larger than the egress takes, or many segments of unknown size")      \
-	X(PASS_DEVICE, "device", "the egress interface is not there any more")                    \
+	X(PASS_MTU, "mtu", "larger than the egress MTU, or segments of unknown size (GSO)")       \
+	X(PASS_DEVICE, "device", "the egress interface no longer exists")                         \
 	X(PASS_VLAN, "vlan", "the VLAN tags can't be changed as the flow needs")                  \
 	X(PASS_TO_TC, "to-tc", "left to the tc program of the interface")                         \
 	X(PASS_STALE, "stale", "the flow was replaced while it was read")                         \
@@ -294,25 +294,24 @@ struct l7mp_flow_counter {
 	X(PASS_JSON, "json", "begins with { and may be the header of a JSONSocket client")        \
 	X(PASS_KERNEL, "kernel", "a helper function refused, or the flow is of an unknown kind")  \
 	X(PASS_TCP, "tcp",                                                                        \
-	  "TCP, or what may be: the tc program looks at it, where there is a link header")        \
+	  "TCP, or possibly TCP: left to the tc program, where there is a link header")           \
 	X(PASS_TCP_WATCH, "tcp-watch", "TCP: not yet translated, the pair is in phase WATCH")     \
-	X(PASS_TCP_OVER, "tcp-over", "TCP: a SYN after the end, or what follows it")              \
-	X(TCP_COPIED, "tcp-copied", "TCP: translated and sent; the original went up as old data") \
+	X(PASS_TCP_OVER, "tcp-over", "TCP: a SYN after the end of the connection, or later")      \
+	X(TCP_COPIED, "tcp-copied", "TCP: translated and sent; passed to the stack as old data")  \
 	X(TCP_DOUBT, "tcp-doubt",                                                                 \
 	  "TCP: dropped, as it can't be translated: user space takes over")                       \
 	X(TCP_STOPPED, "tcp-stopped", "TCP: dropped while user space takes the connections back") \
 	X(TCP_WINDOW, "tcp-window", "TCP: dropped, a reset or SYN that is out of the window")     \
 	X(FRAME_COPIED, "frame-copied",                                                           \
-	  "AF_PACKET: a copy was sent; what becomes of the frame itself is counted, too")
+	  "AF_PACKET: a clone was sent; the frame itself is counted by its own verdict, too")
 
 #define L7MP_VERDICT_ENUM(id, text, doc) L7MP_VERDICT_##id,
 enum l7mp_verdict { L7MP_VERDICTS(L7MP_VERDICT_ENUM) L7MP_VERDICT_COUNT };
 #undef L7MP_VERDICT_ENUM
 
 /*
- * sessions: what a daemon that is started again needs to go on with a session, beside its flows;
- * keyed by the session id of these (XXH3 of the name). Written before the flows. The programs don't
- * use it.
+ * sessions: what a restarted daemon needs to continue a session, in addition to its flows; keyed by
+ * the flows' session id (XXH3 of the name). Written before the flows. The programs don't use it.
  */
 #define L7MP_SESSION_RECORD 1 /* raised when the meaning of `text` changes */
 
@@ -326,8 +325,8 @@ struct l7mp_abi_session {
 	__u32 pad;
 	__u64 started_ms; /* wall clock */
 	/*
-	 * From the source, from the destination: what user space has relayed, and what flows have
-	 * counted that are not there any more.
+	 * By direction (from the source, from the destination): what user space has relayed, and
+	 * what earlier, removed flows have counted.
 	 */
 	struct l7mp_abi_count slow[2];
 	struct l7mp_abi_count fast[2];
@@ -345,9 +344,9 @@ struct l7mp_abi_info {
 	__u32 max_flows;
 };
 
-/* attached: by interface index, what a daemon put there and what its successor takes away. */
+/* attached: by interface index, what a daemon has set up and its successor has to undo. */
 enum l7mp_attached_flags {
-	L7MP_ATTACHED_CLSACT = 1 << 0,  /* we made the clsact qdisc */
+	L7MP_ATTACHED_CLSACT = 1 << 0,  /* the daemon has created the clsact qdisc */
 	L7MP_ATTACHED_SYSCTLS = 1 << 1, /* lo: old_* were changed */
 };
 

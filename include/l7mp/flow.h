@@ -22,12 +22,12 @@
 	X(PENDING, "pending", "no packet was seen yet, or the flow is being set up")              \
 	X(DISABLED, "disabled", "offload is off, by admin.offload or for this listener or route") \
 	X(PROTOCOL, "protocol", "an end is not UDP, TCP or AF_PACKET")                            \
-	X(TRANSFORMER, "transformer-in-path", "a transformer looks at or changes the bytes")      \
+	X(TRANSFORMER, "transformer-in-path", "a transformer reads or changes the bytes")         \
 	X(ADDRESS_FAMILY, "address-family", "one end is IPv4 and the other IPv6")                 \
 	X(ADDRESS_SCOPE, "address-scope",                                                         \
 	  "a link-local or multicast address, which means nothing without its interface")         \
 	X(INTERFACE, "interface-not-enabled",                                                     \
-	  "the packets arrive or leave by an interface that is not in offload_ifs")               \
+	  "the ingress or egress interface is not in offload_ifs")                                \
 	X(NO_ROUTE, "no-route", "the kernel has no route to the peer")                            \
 	X(NO_NEIGHBOUR, "no-neighbour", "the nexthop's link address is not known (yet)")          \
 	X(TABLE_FULL, "table-full", "the flow table has no free entry (limits.max_flows)")        \
@@ -37,32 +37,32 @@
 	X(FILTERED, "send-filtered",                                                              \
 	  "a packet filter of this host refused what the session sent (netfilter, EPERM)")        \
 	X(BYPASSED, "bypassed",                                                                   \
-	  "packets reached user space past the program: NAT before the listener, or a tc filter " \
-	  "in front")                                                                             \
+	  "packets reached user space past the program: NAT before the listener, or an earlier "  \
+	  "tc filter")                                                                            \
 	X(MIXED, "mixed-paths",                                                                   \
-	  "many packets had to take user space beside the flow, so all do, in order")             \
+	  "many packets of the flow had to take the slow path, so all do, to keep their order")   \
 	X(HOOK_LOST, "hook-lost", "our program was removed from an interface")                    \
 	X(CONFLICT, "conflict",                                                                   \
 	  "another session has a flow with the same addresses and ports, or another packet "      \
 	  "socket one with the same frames")                                                      \
 	X(LINK_DOWN, "link-down",                                                                 \
-	  "AF_PACKET: one of the interfaces is down, has no carrier, or is not there")            \
+	  "AF_PACKET: one of the interfaces is down, has no carrier, or does not exist")          \
 	X(TLS, "tls", "a TCP connection with TLS: only user space can read it")                   \
 	X(TCP_YOUNG, "tcp-young", "not yet: see admin.offload_tcp")                               \
 	X(TCP, "tcp-options",                                                                     \
 	  "segments that can't be translated were seen: unknown TCP or IP options, fragments, "   \
-	  "urgent data, larger than the other side takes")                                        \
+	  "urgent data, larger than the egress MTU")                                              \
 	X(TCP_TIMESTAMPS, "tcp-timestamps", "only one of the two connections has time stamps")    \
 	X(TCP_ECN, "tcp-ecn", "only one of the two connections has ECN")                          \
-	X(TCP_MSS, "tcp-mss", "one peer may send larger segments than the other one takes")       \
+	X(TCP_MSS, "tcp-mss", "one peer may send larger segments than the other one accepts")     \
 	X(TCP_MPTCP, "tcp-mptcp", "a connection is Multipath TCP")                                \
 	X(TCP_MD5, "tcp-md5", "a connection's segments are signed (TCP-MD5, TCP-AO)")             \
 	X(TCP_RTT, "tcp-rtt",                                                                     \
-	  "BBR, and the round-trip times of both connections differ much: it would crawl")        \
+	  "BBR, and the connections' round-trip times differ too much: it would be very slow")    \
 	X(TCP_CLOSING, "tcp-closing", "a connection is half closed or about to end")              \
-	X(TCP_BUSY, "tcp-busy", "the connections did not come to rest: a peer does not read")     \
+	X(TCP_BUSY, "tcp-busy", "the connections did not become idle: a peer does not read")      \
 	X(NOT_SEEN, "not-seen",                                                                   \
-	  "segments come in that the tc program does not see: NAT in between, or another "        \
+	  "segments are received that the tc program does not see: NAT in between, or another "   \
 	  "interface")                                                                            \
 	X(KERNEL, "kernel", "the kernel refused; the log and /offload say why")
 
@@ -73,8 +73,8 @@ enum l7mp_reason { L7MP_REASONS(L7MP_REASON_ENUM) L7MP_REASON_COUNT };
 const char *l7mp_reason_name(enum l7mp_reason reason);
 
 /*
- * RTP statistics of one direction of a session (abi_rtp.h). What relays a packet counts it at
- * `at`: that is `own`, or while the kernel has the flow the memory that it counts in.
+ * RTP statistics of one direction of a session (abi_rtp.h). User space counts a packet that it
+ * relays at `at`: that is `own`, or, while there is a flow, the memory shared with the kernel.
  */
 struct l7mp_rtp_stream {
 	struct l7mp_rtp *at;
@@ -90,24 +90,25 @@ enum l7mp_flow_kind {
 };
 
 /*
- * The payload that a segment may have: what the handshake has agreed on. A socket that was made
- * again has forgotten it, so it goes with the descriptor. 0: the socket knows.
+ * The MSS in bytes that the handshake has negotiated, for each direction. A socket that was created
+ * again by TCP_REPAIR does not have it, so it is passed along with the descriptor. 0: ask the
+ * socket (TCP_INFO).
  */
 struct l7mp_flow_mss {
 	uint16_t snd, rcv;
 };
 
-/* AF_PACKET: which frames a packet socket takes in for a session, and how it sends others. */
+/* AF_PACKET: which frames a packet socket receives for a session, and how it sends others. */
 struct l7mp_flow_frame {
-	bool any;        /* all that the socket takes; else the conversation below */
-	uint16_t filter; /* the EtherType that the socket takes, behind tags, too; 0: all */
-	uint8_t family;  /* AF_INET, AF_INET6; 0: src and dst are link addresses */
-	uint8_t l4;      /* protocol of IP */
-	uint8_t src[16], dst[16]; /* of what comes in */
+	bool any;                 /* all that the socket receives; else the conversation below */
+	uint16_t filter;          /* EtherType that the socket receives, also after tags; 0: all */
+	uint8_t family;           /* AF_INET, AF_INET6; 0: src and dst are link addresses */
+	uint8_t l4;               /* protocol of IP */
+	uint8_t src[16], dst[16]; /* of received frames */
 	uint16_t sport, dport;    /* network order; 0: none */
-	uint16_t type;            /* EtherType behind the tags */
+	uint16_t type;            /* EtherType after the tags, host order */
 	uint16_t vlan[2];         /* ids, the outer one first; 0xffff: none */
-	bool set_src, set_dst;    /* what is sent gets these link addresses */
+	bool set_src, set_dst;    /* sent frames get these link addresses */
 	uint8_t src_mac[6], dst_mac[6];
 };
 
@@ -115,24 +116,24 @@ struct l7mp_flow_end {
 	enum l7mp_flow_kind kind;
 	enum l7mp_reason reason; /* for NONE */
 	uint8_t l4;              /* IPPROTO_UDP, IPPROTO_TCP; 0: AF_PACKET */
-	struct l7mp_addr local;  /* where the peer sends to; with port */
-	struct l7mp_addr remote; /* the peer; with port */
+	struct l7mp_addr local;  /* the socket's own address; with port */
+	struct l7mp_addr remote; /* the peer's; with port */
 	uint32_t ifindex;        /* AF_PACKET: the interface; else 0, a route lookup finds it */
-	bool keep_tos;           /* what the socket sends keeps the TOS that it came with */
-	uint8_t tos;             /* DSCP and ECN (IPv6: traffic class) of what the socket sends */
-	bool json_up;            /* what it receives and begins with { must come to user space */
+	bool keep_tos;           /* sent packets keep the TOS with which they were received */
+	uint8_t tos;             /* else: DSCP and ECN (IPv6: traffic class) of sent packets */
+	bool json_up;            /* received datagrams that begin with { are for user space */
 	int fd;                  /* TCP, AF_PACKET: the socket, borrowed; else 0 */
 	struct l7mp_flow_mss mss;
 	struct l7mp_flow_frame frame; /* AF_PACKET */
-	/* RTP statistics of what comes in here, borrowed until the flow is removed; NULL: none. */
+	/* RTP statistics of received packets, borrowed until the flow is removed; NULL: none. */
 	struct l7mp_rtp_stream *rtp;
 };
 
-/* TCP: a connection that comes back from the kernel's side. */
+/* TCP: a connection that is returned from the kernel to user space. */
 struct l7mp_flow_socket {
-	int fd;     /* given away; another one than was lent */
-	bool ended; /* the peer has finished writing, which the socket does not know */
-	bool shut;  /* our direction is finished, which the socket does not know */
+	int fd;     /* the caller's from now on; another one than was lent */
+	bool ended; /* the peer's FIN has been received, unknown to the socket */
+	bool shut;  /* our FIN has been sent, unknown to the socket */
 	struct l7mp_flow_mss mss;
 };
 
@@ -173,36 +174,35 @@ struct l7mp_offload_events {
 	/* Something changed: flows that were refused may be possible now, so add them again. */
 	void (*retry)(void *arg);
 	/*
-	 * The flow is about to begin. The owner relays what still waits in its sockets, so that the
-	 * kernel does not overtake it. It returns false when data still waits or has just been
-	 * sent, or when the flow must not begin now; the engine then asks again soon. The callback
-	 * may remove flows, also this one, but must not add any.
+	 * The flow is about to become active. The owner relays the data in its sockets, so that the
+	 * kernel does not overtake it. It returns false when data is still queued or has just been
+	 * sent, or when the flow must not become active now; the engine then calls again soon. The
+	 * callback may remove flows, including this one, but must not add any.
 	 */
 	bool (*ready)(void *arg, uint64_t cookie);
 	/*
-	 * The kernel carries the flow from now on. Called once for each flow that was added and not
-	 * removed before, never from inside add. `late`: the kernel may overtake data that is
-	 * still in the sockets.
+	 * The flow is active. Called once for each flow that was added and not removed before,
+	 * never from inside add. `late`: the kernel may overtake data that is still in the sockets.
 	 */
 	void (*begun)(void *arg, uint64_t cookie, bool late);
 
 	/*
-	 * TCP only. The owner reads no more from both connections and writes what it still holds,
-	 * or (on false) goes on.
+	 * TCP only. on: the owner stops reading from both connections and writes its queued data;
+	 * off: it resumes.
 	 */
 	void (*hold)(void *arg, uint64_t cookie, bool on);
 	/*
-	 * After hold: gives both descriptors away, the source's first, when nothing waits any more.
+	 * After hold: lends both descriptors, the source's first, when no data is queued any more.
 	 * False: not yet. From then on the flow must not be removed, but released.
 	 */
 	bool (*lend)(void *arg, uint64_t cookie, int fd[2]);
 	/*
-	 * The descriptors come back, in the state in which they go on (`hold` is over). The handle
-	 * is invalid. `reason` NONE: released.
+	 * The connections are returned, ready for reading and writing (`hold` has ended). The
+	 * handle is invalid. `reason` NONE: after release.
 	 */
 	void (*returned)(void *arg, uint64_t cookie, const struct l7mp_flow_socket back[2],
 	                 enum l7mp_reason reason, const struct l7mp_flow_counters final[2]);
-	/* Both connections are over, and closed; `reset`: not in an orderly way. The handle is
+	/* Both connections have ended and are closed; `reset`: by a reset. The handle is
 	 * invalid. */
 	void (*over)(void *arg, uint64_t cookie, bool reset,
 	             const struct l7mp_flow_counters final[2]);
@@ -210,7 +210,7 @@ struct l7mp_offload_events {
 
 struct l7mp_offload {
 	void *ctx; /* first argument of all functions */
-	/* A TCP session asks when it has relayed so much, or is so old, whichever comes first. */
+	/* A TCP session adds a flow after so many bytes, or ms, whichever comes first. */
 	uint64_t tcp_after_bytes, tcp_after_ms;
 	/* Sets the only receiver of events. `events` and `arg` are borrowed. */
 	void (*subscribe)(void *ctx, const struct l7mp_offload_events *events, void *arg);
@@ -227,12 +227,12 @@ struct l7mp_offload {
 	 */
 	void (*remove)(void *ctx, struct l7mp_flow **flow, struct l7mp_flow_counters final[2]);
 	/*
-	 * A flow whose descriptors were lent: `returned` follows, or `over`, within some seconds,
-	 * not from inside. `at_once`: both connections are reset, and `over` comes from inside; or
-	 * `returned`, when the owner is to reset them.
+	 * Ends a flow whose descriptors were lent: `returned` or `over` follows within some
+	 * seconds, not from inside this call. `at_once`: both connections are reset, and `over` is
+	 * called from inside; or `returned`, when the owner has to reset them.
 	 */
 	void (*release)(void *ctx, struct l7mp_flow *flow, bool at_once);
-	/* In words, what a flow is doing: "", or for TCP its phase. Static. */
+	/* Returns the name of a TCP flow's phase; "" for others. Static. */
 	const char *(*phase)(void *ctx, const struct l7mp_flow *flow);
 	/*
 	 * Reads the counters of the last poll, at most a second old; `fresh` polls the kernel now.
@@ -240,14 +240,14 @@ struct l7mp_offload {
 	void (*read)(void *ctx, struct l7mp_flow *flow, bool fresh,
 	             struct l7mp_flow_counters now[2]);
 	/*
-	 * Optional. The kernel has learned something about the flow's routes that it tells by no
-	 * event (a path's MTU): they are asked for again, now. Does not remove the flow.
+	 * Optional. Queries the flow's routes again, now, because they have changed without an
+	 * rtnetlink event (path MTU). Does not remove the flow.
 	 */
 	void (*recheck)(void *ctx, struct l7mp_flow *flow);
-	/* Optional. What is stored of the owner has changed. */
+	/* Optional. Updates the stored data of the owner. */
 	void (*note)(void *ctx, struct l7mp_flow *flow, const struct l7mp_flow_owner *owner);
 	/*
-	 * Optional. A flow of an earlier process gets its owner. Returns 0: it carries packets;
+	 * Optional. Assigns a flow of an earlier process to an owner. Returns 0: it is active;
 	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.
 	 */
 	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie);
