@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -56,7 +57,7 @@ class UdpLoad(threading.Thread):
             s.connect(("127.0.0.1", port))
             roomy(s)
         self.sent, self.got, self.wrong, self.pause = [0] * n, [0] * n, 0, pause
-        self.ending = False
+        self.ending = self.sent_all = False
         self.reader = threading.Thread(target=self.read, daemon=True)
 
     def run(self):
@@ -64,7 +65,7 @@ class UdpLoad(threading.Thread):
             for i, s in enumerate(self.socks):
                 s.send(b"%d" % self.sent[i])
                 self.sent[i] += 1
-            time.sleep(self.pause)
+                time.sleep(self.pause / len(self.socks))
 
     def read(self):
         import select
@@ -72,9 +73,9 @@ class UdpLoad(threading.Thread):
         by_fd = {s.fileno(): i for i, s in enumerate(self.socks)}
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
-        while not self.ending or any(self.sent[i] != self.got[i] for i in range(len(self.socks))):
+        while not self.sent_all or any(self.sent[i] != self.got[i] for i in range(len(self.socks))):
             events = poll.poll(2000)
-            if not events and self.ending:
+            if not events and self.sent_all:
                 return
             for fd, _ in events:
                 i = by_fd[fd]
@@ -91,19 +92,20 @@ class UdpLoad(threading.Thread):
         """(sent, received, out of order)"""
         self.ending = True
         self.join()
+        self.sent_all = True
         self.reader.join()
         for s in self.socks:
             s.close()
         return sum(self.sent), sum(self.got), self.wrong
 
 
-class TcpLoad(threading.Thread):
+class StreamLoad(threading.Thread):
     """Bytes both ways over one connection, compared by hash at their end."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, sock):
         super().__init__(daemon=True)
         self.rand, self.ending, self.total, self.error = random.Random(seed), False, 0, None
-        self.sock = traffic.connect(TCP, timeout=120)
+        self.sock = sock
 
     def run(self):
         try:
@@ -141,6 +143,28 @@ class TcpLoad(threading.Thread):
         return self.total
 
 
+def tcp_load(seed):
+    return StreamLoad(seed, traffic.connect(TCP, timeout=120))
+
+
+class UnixEcho(traffic.TcpServer):
+    def __init__(self, path):
+        self.path = path
+        super().__init__(0, traffic.echo)
+
+    def listen(self, *_):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.bind(self.path)
+        self.sock.listen(256)
+
+
+def unix_connect(path):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    s.settimeout(120)
+    s.connect(path)
+    return s
+
+
 class NewConnections(threading.Thread):
     """Connects, talks a word, closes; again and again."""
 
@@ -168,8 +192,8 @@ class NewConnections(threading.Thread):
 class Base(traffic.Case):
     chain = None
 
-    def begin(self, cfg=None, env=None):
-        self.clear()
+    def begin(self, cfg=None, env=None, keep=None):
+        self.clear(keep)
         self.udp_up, self.tcp_up = traffic.UdpEcho(UDP_UP), traffic.TcpServer(TCP_UP, traffic.echo)
         roomy(self.udp_up.sock)
         self.chain = upgrade.Chain(cfg or config(), ADMIN, env)
@@ -177,12 +201,13 @@ class Base(traffic.Case):
         self.api = self.chain.api
         return self.chain
 
-    def clear(self):
+    def clear(self, keep=None):
         """What a part of this test that has failed has left would be in the way of the next one."""
         if self.chain:
             self.chain.kill()
-        while traffic.PEERS:
-            traffic.PEERS.pop().close()
+        for peer in [p for p in traffic.PEERS if p is not keep]:
+            traffic.PEERS.remove(peer)
+            peer.close()
 
     def sessions(self):
         return {s["name"]: s for s in self.api.get("/sessions")[1]}
@@ -204,19 +229,27 @@ class Upgrade(Base):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         log = os.path.join(folder.name, "access.log")
-        chain = self.begin(config(access_log_path=log))
-        udp, echo = UdpLoad(50).begin(), UdpLoad(5, ECHO).begin()
-        tcp = [TcpLoad(i) for i in range(4)]
+        server = UnixEcho(os.path.join(folder.name, "up"))
+        cfg = config(access_log_path=log)
+        path = os.path.join(folder.name, "in")
+        up = {"spec": {"protocol": "UnixDomainSocket"}, "endpoints": [{"spec": {"address": server.path}}]}
+        cfg["listeners"].append({"name": "unix", "spec": {"protocol": "UnixDomainSocket", "filename": path},
+                                 "rules": [{"action": {"route": {"destination": up}}}]})
+        chain = self.begin(cfg, keep=server)
+        n = 1000 if l7test.FULL else 50
+        udp, echo = UdpLoad(n, pause=n / 1000).begin(), UdpLoad(5, ECHO).begin()
+        tcp = [*[tcp_load(i) for i in range(4)], StreamLoad(4, unix_connect(path)), StreamLoad(5, unix_connect(path))]
         for t in tcp:
             t.start()
-        self.later(lambda: len(self.sessions()) >= 59)
+        n += 5 + len(tcp)
+        self.later(lambda: len(self.sessions()) >= n)
         names, fresh = set(self.sessions()), NewConnections()
         before = self.sessions()
         fresh.start()
         for i in range(20 if l7test.FULL else 3):
             result = chain.upgrade()
             self.assertEqual(result.get("failed"), None)
-            self.assertGreaterEqual(result["sessions_taken"], 59)
+            self.assertGreaterEqual(result["sessions_taken"], n)
             self.assertEqual(result["sessions_refused"], 0)
             after = self.sessions()
             self.assertLessEqual(names, set(after), f"upgrade {i}")
@@ -235,6 +268,8 @@ class Upgrade(Base):
             self.assertEqual((sent - got, wrong), (0, 0), f"of {sent} datagrams")
         for t in tcp:
             self.assertGreater(t.end(), 100000)
+        stood = re.findall(r"(\d+) sessions went to it in (\d+) ms", chain.proxy.stderr())
+        print("# sessions, ms that they stood still:", *[f"{a}: {b}" for a, b in stood])
         # Each session ends once in the log, wherever it ended.
         chain.stop()
         with open(log) as f:
@@ -261,6 +296,44 @@ class Upgrade(Base):
             chain.ended(chain.old.pop())
         self.assertTrue(self.later(lambda: chain.fds() == first), f"{first}\n{chain.fds()}")
         chain.stop()
+
+    def test_unix(self):
+        """connections of UNIX stream sockets, by path and by abstract name: half closed, with new ones beside that have other names"""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        server = traffic.TcpServer(TCP_UP + 10, traffic.echo)
+        for path in (os.path.join(folder.name, "in"), "@l7mp-test-upgrade")[:2 if l7test.FULL else 1]:
+            with self.subTest(path=path):
+                cfg = config()
+                cfg["listeners"].append({"name": "unix", "spec": {"protocol": "UnixDomainSocket", "filename": path},
+                                         "rules": [{"action": {"route": {"destination": {
+                                             "spec": {"protocol": "TCP", "port": server.sock.getsockname()[1]},
+                                             "endpoints": [{"spec": {"address": "127.0.0.1"}}]}}}}]})
+                chain = self.begin(cfg, keep=server)
+                address = path.replace("@", "\0")
+                a, b = unix_connect(address), unix_connect(address)
+                for s in (a, b):
+                    self.addCleanup(s.close)
+                    s.sendall(b"word")
+                    self.assertEqual(traffic.recv_exact(s, 4), b"word")
+                was = self.sessions()
+                for _ in range(2):
+                    result = chain.upgrade()
+                    self.assertEqual((result.get("failed"), result["sessions_taken"], result["sessions_refused"]), (None, 2, 0))
+                    self.assertEqual(chain.ended(chain.old.pop()), 0)
+                    now = self.sessions()
+                    self.assertEqual({k: v["metadata"] for k, v in now.items()}, {k: v["metadata"] for k, v in was.items()})
+                    for s in (a, b):
+                        s.sendall(b"more")
+                        self.assertEqual(traffic.recv_exact(s, 4), b"more")
+                with unix_connect(address) as c:
+                    c.sendall(b"new")
+                    self.assertEqual(traffic.recv_exact(c, 3), b"new")
+                    self.assertEqual(len(self.sessions()), 3)
+                a.shutdown(socket.SHUT_WR)
+                self.assertEqual(a.recv(1), b"")
+                self.later(lambda: len(self.sessions()) == 1)
+                chain.stop()
 
     def test_half_closed(self):
         """a stream that has ended one way goes on the other way, and ends then"""
@@ -483,7 +556,7 @@ class Upgrade(Base):
 class Faults(Base):
     def fault(self, step, how, limit="3000"):
         chain = self.begin(env={"L7MP_FAULT": f"upgrade-{step}:{how}", "L7MP_UPGRADE_LIMIT": limit})
-        load, tcp = UdpLoad(10, pause=0.02).begin(), TcpLoad(1)
+        load, tcp = UdpLoad(10, pause=0.02).begin(), tcp_load(1)
         tcp.start()
         self.later(lambda: len(self.sessions()) == 11)
         return chain, load, tcp

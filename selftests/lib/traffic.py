@@ -175,6 +175,12 @@ class TcpServer(threading.Thread):
 
     def __init__(self, port, serve, host="127.0.0.1", rcvbuf=None):
         super().__init__(daemon=True)
+        self.listen(port, host, rcvbuf)
+        self.serve, self.conns, self.peers, self.count = serve, [], [], 0
+        PEERS.append(self)
+        self.start()
+
+    def listen(self, port, host, rcvbuf):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -182,9 +188,6 @@ class TcpServer(threading.Thread):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.bind((host, port))
         self.sock.listen(256)
-        self.serve, self.conns, self.peers, self.count = serve, [], [], 0
-        PEERS.append(self)
-        self.start()
 
     def run(self):
         while True:

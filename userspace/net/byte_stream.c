@@ -604,12 +604,15 @@ int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end,
 {
 	const struct l7mp_stream_io_state state = {
 	        .ended = end->ended, .shut = end->shut, .queue = end->queue, .off = end->off};
+	const bool local = l7mp_addr_family(&end->local) == AF_UNIX ||
+	                   l7mp_addr_family(&end->remote) == AF_UNIX;
 	int rc, fd = fcntl(end->fd, F_DUPFD_CLOEXEC, 0);
 	struct byte_stream *s;
 
 	if (fd < 0)
 		return -errno;
-	rc = l7mp_byte_stream_accept(env, L7MP_BYTE_STREAM_TCP, fd, &end->remote, out);
+	rc = l7mp_byte_stream_accept(env, local ? L7MP_BYTE_STREAM_UNIX : L7MP_BYTE_STREAM_TCP, fd,
+	                             end->remote.len ? &end->remote : &end->local, out);
 	if (rc)
 		return rc;
 	/* Until here a failure left all to the caller. */

@@ -123,8 +123,8 @@ int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
- * A TCP connection of an earlier process, on the socket of `end`, which is taken with its queue.
- * `connected`: emits `open`, as one that was connected to. Returns 0 or a negative errno.
+ * A connection (TCP, UNIX) of an earlier process, on the socket of `end`, which is taken with its
+ * queue. `connected`: emits `open`, as one that was connected to. Returns 0 or a negative errno.
  */
 int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end, bool connected,
                              struct l7mp_stream **out);

@@ -371,6 +371,29 @@ static bool has_address(const struct l7mp_stream_listener *l, const struct l7mp_
 	return b->dual || l7mp_addr_family(local) == l7mp_addr_family(&b->addr);
 }
 
+static int restore_unix(struct l7mp_stream_listener *l, struct l7mp_restore_end *end,
+                        struct l7mp_accept *a, struct l7mp_error *err)
+{
+	const struct l7mp_addr unnamed = {.len = 0};
+	char text[L7MP_ADDR_STRLEN];
+	struct l7mp_peer peer;
+	int rc;
+
+	if (l7mp_addr_family(&end->local) != AF_UNIX || l->gate ||
+	    strcmp(l7mp_addr_str(&end->local, text), l7mp_unix_path_name(l->unix_path)) != 0)
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "listener '%s' does not listen on %s", l->name,
+		                      l7mp_addr_str(&end->local, text));
+	if (end->fd < 0)
+		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM, "'%s': no socket", l->name);
+	fill_peer(l, end->fd, &unnamed, &peer);
+	rc = l7mp_byte_stream_restore(l->env, end, false, &a->stream);
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "%s", l7mp_errno_text(rc));
+	a->metadata = l7mp_peer_metadata(&peer);
+	return 0;
+}
+
 int l7mp_stream_listener_restore(struct l7mp_proto_listener *base, const char *name,
                                  struct l7mp_restore_end *end, struct l7mp_accept *a,
                                  struct l7mp_error *err)
@@ -382,6 +405,8 @@ int l7mp_stream_listener_restore(struct l7mp_proto_listener *base, const char *n
 	int fd = end->fd, rc;
 
 	(void)name;
+	if (l->unix_path)
+		return restore_unix(l, end, a, err);
 	if (!has_address(l, &end->local))
 		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
 		                      "listener '%s' does not listen on %s", l->name,

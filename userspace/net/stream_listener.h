@@ -109,7 +109,7 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 void l7mp_stream_listener_activate(struct l7mp_proto_listener *l);
 void l7mp_stream_listener_pause(struct l7mp_proto_listener *l);
 int l7mp_stream_listener_resume(struct l7mp_proto_listener *l, struct l7mp_error *err);
-/* Of a TCP listener without TLS, for a connection that has a socket. */
+/* Of a listener without TLS, for a connection that has a socket. */
 int l7mp_stream_listener_restore(struct l7mp_proto_listener *l, const char *name,
                                  struct l7mp_restore_end *end, struct l7mp_accept *a,
                                  struct l7mp_error *err);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -346,6 +347,19 @@ static void read_count(const cJSON *saved, const char *key, struct l7mp_session_
 	out->bytes = cJSON_IsNumber(bytes) ? (uint64_t)bytes->valuedouble : 0;
 }
 
+/* Names of UNIX sockets are asked of the kernel: they are not among what is described. */
+static void learn_names(struct l7mp_restore_end *end)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+
+	if (!getsockname(end->fd, (struct sockaddr *)&ss, &len) && ss.ss_family == AF_UNIX)
+		(void)l7mp_addr_from_sockaddr(&end->local, (struct sockaddr *)&ss, len);
+	len = sizeof(ss);
+	if (!getpeername(end->fd, (struct sockaddr *)&ss, &len) && ss.ss_family == AF_UNIX)
+		(void)l7mp_addr_from_sockaddr(&end->remote, (struct sockaddr *)&ss, len);
+}
+
 /* *at: the next descriptor. */
 static int read_end(const cJSON *json, const int *fds, size_t n_fds, size_t *at,
                     struct l7mp_restore_end *out)
@@ -364,6 +378,8 @@ static int read_end(const cJSON *json, const int *fds, size_t n_fds, size_t *at,
 	if (*at >= n_fds)
 		return -EPROTO;
 	out->fd = fds[(*at)++];
+	if (!out->local.len && !out->remote.len)
+		learn_names(out);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "l7mp/protos.h"
 #include "net/stream_listener.h"
@@ -57,6 +58,19 @@ static int unix_listen(const struct l7mp_proto *proto, const struct l7mp_stream_
 	}
 	*out = &l->base.base;
 	return 0;
+}
+
+static int unix_restore(struct l7mp_proto_listener *base, const char *name,
+                        struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err)
+{
+	struct unix_state *state = ((struct unix_listener *)base)->state;
+	const char *dash = strrchr(name, '-');
+	uint64_t id = dash ? strtoull(dash + 1, NULL, 10) : 0;
+
+	/* The name of a session that is accepted later is another one. */
+	if (id > state->last_id && id < UINT64_MAX)
+		state->last_id = id;
+	return l7mp_stream_listener_restore(base, name, end, a, err);
 }
 
 static void unix_unlisten(struct l7mp_proto_listener *base)
@@ -129,7 +143,16 @@ static int stream_connect(const struct l7mp_connect *p, struct l7mp_stream **out
 	struct l7mp_addr remote;
 	int rc = unix_endpoint("UNIX", p->address, &remote, err);
 
-	return rc ? rc : l7mp_byte_stream_connect_unix(p->env, &remote, out, err);
+	if (rc)
+		return rc;
+	if (!p->restore)
+		return l7mp_byte_stream_connect_unix(p->env, &remote, out, err);
+	if (!l7mp_addr_equal(&remote, &p->restore->remote))
+		return -EXDEV;
+	if (p->restore->fd < 0)
+		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM, "UNIX: no socket");
+	rc = l7mp_byte_stream_restore(p->env, p->restore, true, out);
+	return rc ? l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "UNIX: %s", l7mp_errno_text(rc)) : 0;
 }
 
 static const struct l7mp_schema stream_listener_spec = {
@@ -153,6 +176,7 @@ const struct l7mp_proto l7mp_proto_unix = {
                         .aliases = stream_aliases,
                         .doc = "UNIX stream sockets, by path or abstract name",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
+                        .flags = L7MP_PROTO_RESTORES,
                         .kind = L7MP_KIND_STREAM,
                         .listener_spec = &stream_listener_spec,
                         .endpoint_spec = &stream_endpoint_spec,
@@ -161,6 +185,7 @@ const struct l7mp_proto l7mp_proto_unix = {
         .stop = unix_stop,
         .listen = stream_listen,
         .activate = l7mp_stream_listener_activate,
+        .restore = unix_restore,
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
