@@ -315,6 +315,7 @@ install: all
 		$(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	install -m 755 $(BUILD)/l7mp-proxy $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(BUILD)/l7mpctl $(BUILD)/l7mp-operator $(DESTDIR)$(PREFIX)/bin/
+	install -D -m 755 scripts/upgrade-service.sh $(DESTDIR)$(PREFIX)/libexec/l7mp/upgrade-service
 	mkdir -p $(DESTDIR)$(PREFIX)/share/l7mp
 	cp -r deploy $(DESTDIR)$(PREFIX)/share/l7mp/
 	install -m 644 docs/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
@@ -327,7 +328,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/l7mp-proxy $(DESTDIR)$(PREFIX)/bin/l7mp-operator $(DESTDIR)$(PREFIX)/bin/l7mpctl \
 		$(DESTDIR)$(PREFIX)/share/man/man8/l7mp-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/l7mp-operator.8 $(DESTDIR)$(PREFIX)/share/man/man1/l7mpctl.1 \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/l7mp-proxy.service $(DESTDIR)$(PREFIX)/lib/sysusers.d/l7mp.conf
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp $(DESTDIR)$(PREFIX)/share/l7mp
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/l7mp $(DESTDIR)$(PREFIX)/share/l7mp $(DESTDIR)$(PREFIX)/libexec/l7mp
 # From a copy of the tree, so that it stays as it is.
 DEB_TREE = build/deb/l7mp-$(VERSION)
 deb:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -514,13 +515,123 @@ class Upgrade(Base):
         self.assertEqual(r.returncode, 0, r.stderr)
         pid = json.loads(r.stdout)["pid"]
         self.assertNotEqual(pid, chain.pid)
+        self.assertEqual(chain.proxy.notified(), {"STATUS": "Upgrading"})
         self.assertEqual(chain.proxy.notified(), {"MAINPID": str(pid)})
         while (message := chain.proxy.notified()) and message.get("READY") != "1":
             self.assertNotIn("STOPPING", message)
-        self.assertEqual(message, {"READY": "1"})
+        self.assertEqual(message, {"READY": "1", "STATUS": ""})
         chain.old.append(chain.pid)
         chain.pid = pid
         chain.stop()
+
+    def test_restart_keeps_sockets(self):
+        """systemctl restart: the manager keeps the listening sockets meanwhile; nobody is refused, no datagram is lost"""
+        chain = self.begin(env={"FDSTORE": "4096"})
+        s = self.udp_client()
+        self.ping(s)
+        first = chain.proxy
+        first.process.send_signal(signal.SIGTERM)
+        fds = self.stored(first)
+        self.assertEqual(first.process.wait(60), 0)
+        self.assertEqual(len(fds), 7)  # those of six listeners, and the admin server's
+        waiting = traffic.connect(TCP)
+        self.addCleanup(waiting.close)
+        waiting.sendall(b"meanwhile")
+        s.send(b"meanwhile")
+        # The next process, as systemd starts it: with the descriptors from 3 on.
+        script = "import os, sys\n" \
+                 "fds = [os.dup2(int(n), 1000 + i) for i, n in enumerate(sys.argv[1].split(','))]\n" \
+                 "for i, fd in enumerate(fds): os.dup2(fd, 3 + i, inheritable=True)\n" \
+                 "os.closerange(3 + len(fds), 2000)\n" \
+                 "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=':'.join(['l7mp'] * len(fds)))\n" \
+                 "os.execv(sys.argv[2], sys.argv[2:])\n"
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        second = l7test.Proxy(config(), port=ADMIN, wait=False, close_fds=False,
+                              wrapper=(sys.executable, "-c", script, ",".join(map(str, fds))))
+        self.addCleanup(second.process.kill)
+        for fd in fds:
+            os.close(fd)
+        self.assertEqual(second.notified(), {"FDSTOREREMOVE": "1", "FDNAME": "l7mp"})
+        self.assertEqual(second.notified(), {"READY": "1"})
+        self.assertEqual(s.recv(100), b"meanwhile")
+        self.assertEqual(traffic.recv_exact(waiting, 9), b"meanwhile")
+        self.assertEqual(self.api.get("/admin")[0], 200)
+        second.stop()
+
+    def manager(self, chain):
+        """Plays systemd for scripts/upgrade-service.sh: the folder with a `systemctl` that knows what was notified."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        state = {"MainPID": str(chain.pid), "StatusText": ""}
+
+        def write():
+            for key, value in state.items():
+                with open(os.path.join(folder.name, key + ".new"), "w") as f:
+                    f.write(value + "\n")
+                os.rename(f.name, os.path.join(folder.name, key))
+
+        def listen():
+            while True:
+                try:
+                    message = dict(line.split("=", 1) for line in chain.proxy.notify.recv(4096).decode().splitlines())
+                except OSError:
+                    return
+                state["MainPID"] = message.get("MAINPID", state["MainPID"])
+                state["StatusText"] = message.get("STATUS", state["StatusText"])
+                write()
+        write()
+        chain.proxy.notify.settimeout(None)
+        threading.Thread(target=listen, daemon=True).start()
+        path = os.path.join(folder.name, "systemctl")
+        with open(path, "w") as f:
+            f.write(f"""#!/bin/sh
+cd {folder.name}
+case "$*" in
+"--quiet is-active l7mp-proxy.service") ;;
+"show --property=MainPID --value l7mp-proxy.service") cat MainPID ;;
+"show --property=StatusText --value l7mp-proxy.service") cat StatusText ;;
+"kill --kill-who=main --signal=USR2 l7mp-proxy.service") kill -USR2 "$(cat MainPID)" ;;
+"restart l7mp-proxy.service") echo restarted ;;
+*) echo "unexpected: $*" >&2; exit 1 ;;
+esac
+""")
+        os.chmod(path, 0o755)
+        shutil.copy(path, os.path.join(folder.name, "deb-systemd-invoke"))
+        return folder.name
+
+    def test_package(self):
+        """what the package's postinst does: the new process takes over; when it can't, the service is restarted"""
+        script = str(l7test.ROOT / "scripts/upgrade-service.sh")
+        chain = self.begin()
+        client = self.udp_client()
+        self.ping(client)
+        env = dict(os.environ, PATH=f"{self.manager(chain)}:{os.environ['PATH']}")
+        r = subprocess.run([script], env=env, capture_output=True, text=True, timeout=120 * l7test.SLOW)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        chain.old.append(chain.pid)
+        chain.pid = chain.state()["pid"]
+        self.assertRegex(r.stdout, f"process {chain.pid} has taken over from {chain.old[0]}")
+        self.ping(client)
+        with open(chain.proxy.path, "a") as f:
+            f.write("no JSON")
+        r = subprocess.run([script], env=env, capture_output=True, text=True, timeout=120 * l7test.SLOW)
+        self.assertEqual((r.returncode, r.stdout), (0, "restarted\n"), r.stderr)
+        self.assertRegex(r.stderr, "The upgrade has failed: the new process has ended with status 1")
+        self.ping(client)
+        chain.stop()
+
+    @staticmethod
+    def stored(proxy):
+        """What the manager is given to keep."""
+        proxy.notify.settimeout(60)
+        while True:
+            data, fds, _, _ = socket.recv_fds(proxy.notify, 4096, 100)
+            message = dict(line.split("=", 1) for line in data.decode().splitlines())
+            if "FDSTORE" in message:
+                assert message == {"FDSTORE": "1", "FDPOLL": "0", "FDNAME": "l7mp"}, message
+                return fds
+            assert not fds, message
 
     def test_requests(self):
         """the admin server's port moves: a request that is being served is finished, new ones are never refused"""

@@ -154,7 +154,7 @@ class Proxy:
 
     running = set()
 
-    def __init__(self, config=None, *args, port=1234, wait=True, env=None, build=None, wrapper=()):
+    def __init__(self, config=None, *args, port=1234, wait=True, env=None, build=None, wrapper=(), close_fds=True):
         self.dir = tempfile.TemporaryDirectory(prefix="l7mp-test-")
         if config is None:
             config = {"listeners": [controller(port)]}
@@ -177,7 +177,7 @@ class Proxy:
         env = dict(os.environ, NOTIFY_SOCKET=self.notify.getsockname(), **(env or {}))
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             self.process = subprocess.Popen([*wrapper, exe, "-c", self.path, *args], stdout=out, stderr=err,
-                                            stdin=subprocess.DEVNULL, env=env)
+                                            stdin=subprocess.DEVNULL, env=env, close_fds=close_fds)
         self.pid = self.process.pid
         Proxy.running.add(self.process)
         self.api = Api(port)

@@ -12,6 +12,20 @@ PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def ours():
+    """Processes of the program that are children of this one."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as f:
+                parent = int(f.read().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and os.path.samefile(f"/proc/{name}/exe", l7test.program("l7mp-proxy")):
+                found.append(int(name))
+        except (OSError, IndexError):
+            pass
+    return found
+
+
 class Chain:
     """The proxy over its upgrades: `pid` is the process that serves now."""
 
@@ -85,7 +99,8 @@ class Chain:
         """For a test that has failed: ends all of them, however far they are."""
         self.proxy.process.kill()
         self.proxy.process.wait()
-        for pid in {*self.old, self.pid} - {self.proxy.pid}:
+        # Also one that has taken over, of which this does not know yet: orphans are our children.
+        for pid in ours():
             try:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)

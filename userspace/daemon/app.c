@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "app_int.h"
@@ -443,6 +444,48 @@ static void all_sessions_ended(void *arg)
 	l7mp_api_server_stop(app->admin_server, server_stopped, app);
 }
 
+/* The name under which the service manager keeps our sockets. */
+#define STORE_NAME "l7mp"
+
+struct stored {
+	int fds[L7MP_NOTIFY_FDS];
+	size_t n;
+};
+
+static int store_socket(void *arg, const char *listener, int fd)
+{
+	struct stored *s = arg;
+	int domain = 0;
+	socklen_t len = sizeof(domain);
+
+	(void)listener;
+	/* The name of a UNIX socket goes with its listener. */
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) || domain == AF_UNIX)
+		return 0;
+	s->fds[s->n++] = fd;
+	if (s->n == L7MP_NOTIFY_FDS) {
+		l7mp_notify_store(STORE_NAME, s->fds, s->n);
+		s->n = 0;
+	}
+	return 0;
+}
+
+static int upgrade_sockets(void *arg, int (*cb)(void *arg, const char *listener, int fd),
+                           void *cb_arg);
+
+/*
+ * The service manager keeps the listening sockets until it has started the service again: at a
+ * restart nobody is refused, and what comes waits in them.
+ */
+static void store_sockets(struct l7mp_app *app)
+{
+	struct stored s = {.n = 0};
+
+	(void)l7mp_runtime_each_socket(app->runtime, store_socket, &s);
+	(void)upgrade_sockets(app, store_socket, &s);
+	l7mp_notify_store(STORE_NAME, s.fds, s.n);
+}
+
 /* Starts the shutdown, once; l7mp_loop_run returns when it is done. */
 static void stop(struct l7mp_app *app)
 {
@@ -461,6 +504,8 @@ static void stop(struct l7mp_app *app)
 		l7mp_drain_stop(app->drain);
 	if (!replaced)
 		l7mp_notify_send(&app->notify, "STOPPING=1");
+	if (!replaced && app->serving)
+		store_sockets(app);
 	l7mp_notify_stop(&app->notify);
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
@@ -501,8 +546,12 @@ static bool drain(struct l7mp_app *app)
 static void upgrade_busy(void *arg, bool on)
 {
 	struct l7mp_app *app = arg;
+	char text[300];
 
 	l7mp_api_set_busy(app->api, on);
+	snprintf(text, sizeof(text), on ? "STATUS=Upgrading" : "STATUS=The upgrade has failed: %s",
+	         upgrade_failure(app->upgrade));
+	l7mp_notify_send(&app->notify, text);
 }
 
 static int upgrade_sockets(void *arg, int (*cb)(void *arg, const char *listener, int fd),
@@ -856,7 +905,21 @@ static void takeover_given(void *arg)
 
 	if (use_offload(app, l7mp_model_admin(app->model), &err))
 		l7mp_log_error("daemon", "%s", err.message);
-	l7mp_notify_send(&app->notify, "READY=1");
+	l7mp_notify_send(&app->notify, "READY=1\nSTATUS=");
+}
+
+/* Sockets that the service manager has kept for us, or has bound itself. */
+static int take_passed(struct l7mp_app *app)
+{
+	int first, n = l7mp_notify_passed(&first), rc = 0;
+
+	for (int i = 0; i < n && !app->takeover && !rc; i++) {
+		rc = l7mp_handed_add(app->env.handed, first + i, NULL);
+		if (rc == -EINVAL) /* a kind that no listener can use: it is closed */
+			rc = 0;
+	}
+	app->kept = n > 0;
+	return rc;
 }
 
 /* After all is bound. */
@@ -880,10 +943,15 @@ static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct
 {
 	int rc = l7mp_handed_new(&app->env.handed);
 
+	if (!rc)
+		rc = take_passed(app);
 	if (!rc && app->takeover)
 		rc = takeover_sockets(app->takeover,
 		                      wants_flows(admin) ? l7mp_admin_instance(admin) : NULL,
 		                      app->env.handed);
+	if (rc && !app->takeover)
+		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "the passed sockets: %s",
+		                      strerror(-rc));
 	if (rc) /* said already */
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
 	l7mp_runtime_hold(app->runtime, true);
@@ -965,7 +1033,11 @@ int l7mp_app_run(struct l7mp_app *app)
 		l7mp_loop_run(app->loop);
 		return rc;
 	}
+	app->serving = true;
 	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
+	/* We have them now; of a listener that is closed later nothing is to be left. */
+	if (app->kept)
+		l7mp_notify_send(&app->notify, "FDSTOREREMOVE=1\nFDNAME=" STORE_NAME);
 	/* After an upgrade the service manager has to know first that we are the main process. */
 	if (!app->takeover)
 		l7mp_notify_send(&app->notify, "READY=1");

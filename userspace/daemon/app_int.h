@@ -56,6 +56,8 @@ struct l7mp_app {
 	struct takeover *takeover; /* NULL: not started by an upgrade */
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
+	bool kept;     /* the service manager keeps sockets that were passed to us */
+	bool serving;  /* the start has succeeded */
 	bool draining; /* to end then */
 	bool stopping;
 	int status; /* of the exit, when a protocol asks for it */

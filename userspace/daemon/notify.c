@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -15,9 +16,17 @@
 
 #define AGAIN_MS 100
 
+#define FIRST_FD 3 /* of those that are passed */
+
 /* 0: sent, or there is no manager that could be told; -EAGAIN: its queue is full. */
-static int send_now(const char *text)
+static int send_with(const char *text, const int *fds, size_t n)
 {
+	union {
+		struct cmsghdr align;
+		char room[CMSG_SPACE(L7MP_NOTIFY_FDS * sizeof(int))];
+	} control;
+	struct iovec iov = {.iov_base = (void *)text, .iov_len = strlen(text)};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	socklen_t len;
@@ -33,11 +42,54 @@ static int send_now(const char *text)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -EAGAIN;
-	rc = sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&sun, len) < 0 ? -errno
-	                                                                                    : 0;
+	msg.msg_name = &sun;
+	msg.msg_namelen = len;
+	if (n) {
+		memset(&control, 0, sizeof(control));
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(n * sizeof(int));
+		*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){.cmsg_level = SOL_SOCKET,
+		                                        .cmsg_type = SCM_RIGHTS,
+		                                        .cmsg_len = CMSG_LEN(n * sizeof(int))};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, n * sizeof(int));
+	}
+	rc = sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 	close(fd);
 	return rc == -EAGAIN || rc == -ENOBUFS ? -EAGAIN : 0;
 }
+
+static int send_now(const char *text)
+{
+	return send_with(text, NULL, 0);
+}
+
+/* ---- descriptors ---- */
+
+void l7mp_notify_store(const char *name, const int *fds, size_t n)
+{
+	char text[300];
+
+	if (!n || n > L7MP_NOTIFY_FDS || !getenv("FDSTORE"))
+		return;
+	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	(void)send_with(text, fds, n);
+}
+
+int l7mp_notify_passed(int *first)
+{
+	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+	int n = 0;
+
+	if (pid && fds && atol(pid) == (long)getpid())
+		n = atoi(fds);
+	unsetenv("LISTEN_PID");
+	unsetenv("LISTEN_FDS");
+	unsetenv("LISTEN_FDNAMES");
+	*first = FIRST_FD;
+	return n > 0 ? n : 0;
+}
+
+/* ---- messages ---- */
 
 static void drop_first(struct l7mp_notify *n)
 {

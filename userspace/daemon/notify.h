@@ -24,5 +24,19 @@ void l7mp_notify_init(struct l7mp_notify *n, struct l7mp_loop *loop);
  * order; of more than L7MP_NOTIFY_WAITING the oldest are dropped. No-op without a manager.
  */
 void l7mp_notify_send(struct l7mp_notify *n, const char *text);
+/* The most descriptors of a message. */
+#define L7MP_NOTIFY_FDS 64
+/*
+ * Has the manager keep these descriptors (borrowed; n at most L7MP_NOTIFY_FDS) under a name for the
+ * next start, without looking at them (FDSTORE=1, FDPOLL=0). Without waiting: what can't be sent
+ * now is not kept. No-op unless $FDSTORE says that the manager keeps some.
+ */
+void l7mp_notify_store(const char *name, const int *fds, size_t n);
+/*
+ * How many descriptors the manager has passed to this process, from *first on: those that were
+ * kept, or of a socket unit (sd_listen_fds(3)). The caller's. Removes what says so from the
+ * environment, so a second call returns 0.
+ */
+int l7mp_notify_passed(int *first);
 /* The last try: what can't be sent now is dropped. Idempotent. */
 void l7mp_notify_stop(struct l7mp_notify *n);

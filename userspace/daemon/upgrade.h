@@ -72,6 +72,8 @@ int upgrade_start(struct upgrade *u);
 /* One that is going on is given up: the new process is killed. */
 void upgrade_cancel(struct upgrade *u, const char *why);
 bool upgrade_is_busy(const struct upgrade *u);
+/* Why the last one has failed; "": none has. */
+const char *upgrade_failure(const struct upgrade *u);
 /* Has the new process taken over? */
 bool upgrade_is_over(const struct upgrade *u);
 /* What GET /upgrade shows. A new tree; NULL: no memory. */

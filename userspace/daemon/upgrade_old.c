@@ -684,6 +684,11 @@ bool upgrade_is_busy(const struct upgrade *u)
 	return u->phase > PHASE_NONE && u->phase < PHASE_LET_GO;
 }
 
+const char *upgrade_failure(const struct upgrade *u)
+{
+	return u->last;
+}
+
 bool upgrade_is_over(const struct upgrade *u)
 {
 	return u->phase >= PHASE_LET_GO;
