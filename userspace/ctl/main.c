@@ -60,6 +60,8 @@ static const char help[] =
         "      --wait             drain: until no session is left\n"
         "      --mode, --image    of kube-inject: how traffic reaches the sidecar, and its image "
         "(default: l7mp:latest)\n"
+        "      --kubeconfig, --context, --namespace\n"
+        "                         of kube status: the cluster, and where its l7mp-operator is\n"
         "  -V, --version          -h, --help\n"
         "\n"
         "Exit status: 0 done, 1 refused or not reachable, 2 wrong usage.\n";
