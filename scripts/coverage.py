@@ -18,7 +18,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = "build/cov"
 COV = ROOT / BUILD
-SUITES = ["unit", "api", "traffic", "examples", "netns", "matrix", "faults"]
+SUITES = ["unit", "api", "traffic", "examples", "netns", "matrix", "faults", "mesh"]
 PROGRAMS = ["l7mp-proxy", "l7mpctl", "l7mp-operator", "l7mp-docgen"]
 
 

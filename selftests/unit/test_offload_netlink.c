@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 
+#include <arpa/inet.h>
 #include <cmocka.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
@@ -107,12 +108,46 @@ static void short_messages(void **state)
 	free(copy);
 }
 
+/* A VLAN device: the device below it, the tag, and the protocol when none is said. */
+static void vlans(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		char buf[256] __attribute__((aligned(8)));
+		struct nlmsghdr *nlh = link_message(buf), *copy;
+		struct nlattr *info, *data;
+		struct off_link l;
+
+		mnl_attr_put_strz(nlh, IFLA_IFNAME, "eth0.5");
+		mnl_attr_put_u32(nlh, IFLA_LINK, 2);
+		if (i == 2) /* its device is in another namespace: that number means nothing here */
+			mnl_attr_put_u32(nlh, IFLA_LINK_NETNSID, 0);
+		info = mnl_attr_nest_start(nlh, IFLA_LINKINFO);
+		mnl_attr_put_strz(nlh, IFLA_INFO_KIND, "vlan");
+		data = mnl_attr_nest_start(nlh, IFLA_INFO_DATA);
+		mnl_attr_put_u16(nlh, IFLA_VLAN_ID, 5);
+		if (i == 1)
+			mnl_attr_put_u16(nlh, IFLA_VLAN_PROTOCOL, htons(0x88a8));
+		mnl_attr_nest_end(nlh, data);
+		mnl_attr_nest_end(nlh, info);
+		copy = exact(nlh);
+		assert_int_equal(off_link_parse(copy, &l), 0);
+		assert_string_equal(l.kind, "vlan");
+		assert_int_equal(l.parent, i == 2 ? 0 : 2);
+		assert_int_equal(l.lower, i == 2 ? 0 : 2);
+		assert_int_equal(l.vlan_id, i == 2 ? 0 : 5);
+		assert_int_equal(l.vlan_proto, i == 2 ? 0 : htons(i ? 0x88a8 : 0x8100));
+		free(copy);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(numbers),
 	        cmocka_unit_test(texts),
 	        cmocka_unit_test(short_messages),
+	        cmocka_unit_test(vlans),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
