@@ -160,8 +160,9 @@ struct l7mp_listen {
 	const struct l7mp_listen_events *events;
 	void *arg;
 	/*
-	 * Listeners of the same protocol that this change replaces or deletes. If one of them has
-	 * the same address, its socket is shared, so that the port is never closed meanwhile.
+	 * Listeners of the same protocol, or whose protocols both have stream_listener, that this
+	 * change replaces or deletes. If one of them has the same address, its socket is shared, so
+	 * that the port is never closed meanwhile.
 	 */
 	struct l7mp_proto_listener *const *retiring;
 	size_t n_retiring;
@@ -256,6 +257,11 @@ struct l7mp_proto {
 	int (*hand)(struct l7mp_proto_listener *l, enum l7mp_hand step);
 	/* Frees the listener, which calls nothing any more. Streams that it accepted go on. */
 	void (*unlisten)(struct l7mp_proto_listener *l);
+	/*
+	 * Its listeners begin with a struct l7mp_stream_listener (net/stream_listener.h): one takes
+	 * over the socket of another, whatever their protocols are.
+	 */
+	bool stream_listener;
 	/* Optional: writes what was bound into a copy of the spec (the port, for port 0). */
 	void (*bound)(const struct l7mp_proto_listener *l, cJSON *spec);
 

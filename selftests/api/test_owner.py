@@ -5,6 +5,8 @@ import copy
 import os
 import socket
 import sys
+import time
+import threading
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -155,6 +157,37 @@ class Objects(Base):
         l7test.wait_for(lambda: "temporary" not in self.names("clusters"))
         self.assertIn("mine", self.names("listeners"))
         self.assertEqual(self.rules(), ["first", "x", "second"])
+
+    def test_port_moves(self):
+        """a port moves from one listener to another in one document, whatever the protocols are; no connection is refused meanwhile"""
+        def one(name, protocol, port):
+            return {**listener(name, port), "spec": {"protocol": protocol, "port": port}}
+        stop, refused, n = threading.Event(), [], [0]
+
+        def connect():
+            while not stop.is_set():
+                try:
+                    socket.create_connection(("127.0.0.1", 15010), 60).close()
+                    n[0] += 1
+                except OSError as e:
+                    refused.append(e)
+                time.sleep(0.001)
+        self.post("a", {"listeners": [one("a", "TCP", 15010)]})
+        t = threading.Thread(target=connect)
+        t.start()
+        self.addCleanup(t.join)
+        self.addCleanup(stop.set)
+        for name, protocol in (("b", "TCP"), ("b", "HTTP"), ("c", "WebSocket"), ("c", "TCP"), ("d", "HTTP"), ("e", "HTTP"), ("e", "WebSocket"), ("a", "HTTP")):
+            self.post("a", {"listeners": [one(name, protocol, 15010)]})
+        self.post("a", {"listeners": [one("a", "TCP", 15011), one("b", "HTTP", 15010)]})
+        self.post("a", {"listeners": [one("a", "TCP", 15010), one("b", "HTTP", 15011)]})  # they change places
+        before = n[0]
+        self.assertTrue(l7test.wait_for(lambda: n[0] > before + 5))
+        stop.set()
+        t.join()
+        self.assertEqual(refused, [])
+        for name in ("x", "y"):
+            self.post("a", {"listeners": [one(name, "UDP", 15010)]})
 
     def test_drop_and_weight(self):
         """an endpoint that only becomes `drop`, or gets another weight, is a change"""

@@ -184,11 +184,13 @@ static void forget(struct l7mp_stream_listener *l)
 	l->from = l->heir = NULL;
 }
 
-static bool same_address(const struct l7mp_stream_listener *old, const char *filename,
+static bool same_address(const struct l7mp_stream_listener *l,
+                         const struct l7mp_stream_listener *old, const char *filename,
                          const struct l7mp_bind_addr *want)
 {
 	if (old->unix_path)
-		return *filename && strcmp(l7mp_unix_path_name(old->unix_path), filename) == 0;
+		return *filename && !old->ops->accept_unix == !l->ops->accept_unix &&
+		       strcmp(l7mp_unix_path_name(old->unix_path), filename) == 0;
 	return !*filename && l7mp_bind_addr_same(want, &old->bind_addr);
 }
 
@@ -208,7 +210,7 @@ static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
 		/*
 		 * Another new listener of this change has it already: binding fails, as it should.
 		 */
-		if (!old->acceptor || old->heir || !same_address(old, filename, want))
+		if (!old->acceptor || old->heir || !same_address(l, old, filename, want))
 			continue;
 		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)

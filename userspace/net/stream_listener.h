@@ -88,7 +88,7 @@ struct l7mp_stream_listener {
 	unsigned user_timeout_ms;
 	/*
 	 * Until the change is committed: the listener that shares our socket, and the one whose we
-	 * share.
+	 * share. Both may be of another protocol.
 	 */
 	struct l7mp_stream_listener *heir, *from;
 	bool active;

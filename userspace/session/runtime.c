@@ -237,7 +237,8 @@ static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const st
 		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_REALISE, "protocol %s can't listen",
 		                      l->proto->name);
 	for (size_t i = 0; i < w->n_retiring; i++)
-		if (w->retiring[i]->proto == proto)
+		if (w->retiring[i]->proto == proto ||
+		    (w->retiring[i]->proto->stream_listener && proto->stream_listener))
 			w->same[params.n_retiring++] = w->retiring[i];
 	b = calloc(1, sizeof(*b));
 	if (!b)

@@ -114,7 +114,8 @@ static void http_activate(struct l7mp_proto_listener *base)
 	struct http_listener *l = (struct http_listener *)base;
 	struct http_listener *from = (struct http_listener *)l->base.from;
 
-	if (from &&
+	/* The socket may have been that of another protocol. */
+	if (from && from->base.base.proto == &l7mp_proto_http &&
 	    (from->base.tls ? l7mp_json_equal(from->base.tls, l->base.tls) : !l->base.tls)) {
 		leave_all(from->idle, l);
 		leave_all(from->busy, l);
@@ -248,6 +249,7 @@ const struct l7mp_proto l7mp_proto_http = {
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
+        .stream_listener = true,
         .unlisten = http_unlisten,
         .bound = l7mp_stream_listener_bound,
 };

@@ -210,6 +210,7 @@ const struct l7mp_proto l7mp_proto_tcp = {
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
+        .stream_listener = true,
         .unlisten = tcp_unlisten,
         .bound = l7mp_stream_listener_bound,
         .connect = tcp_connect,

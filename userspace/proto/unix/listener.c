@@ -189,6 +189,7 @@ const struct l7mp_proto l7mp_proto_unix = {
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
+        .stream_listener = true,
         .unlisten = unix_unlisten,
         .connect = stream_connect,
 };
@@ -259,6 +260,7 @@ const struct l7mp_proto l7mp_proto_unix_seqpacket = {
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
+        .stream_listener = true,
         .unlisten = unix_unlisten,
         .connect = seqpacket_connect,
 };

@@ -260,6 +260,7 @@ const struct l7mp_proto l7mp_proto_ws = {
         .pause = l7mp_stream_listener_pause,
         .resume = l7mp_stream_listener_resume,
         .hand = l7mp_stream_listener_hand,
+        .stream_listener = true,
         .unlisten = ws_unlisten,
         .bound = l7mp_stream_listener_bound,
         .connect = l7mp_ws_connect,
