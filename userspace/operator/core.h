@@ -64,7 +64,8 @@ struct op_node {
 
 /* What a proxy has been told: the objects, and a hash of each with all that belongs to it. */
 struct op_manifest {
-	atomic_uint refs; /* the store's, and those of results, which a worker thread may free */
+	atomic_uint
+	        refs; /* the store's, and those of results, which the renderer's thread may free */
 	size_t n;
 	struct op_told {
 		uint64_t id, hash;

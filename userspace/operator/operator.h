@@ -55,7 +55,7 @@ struct op_rendered {
 struct op_rendered *op_rendered_ref(struct op_rendered *r);
 void op_rendered_unref(struct op_rendered *r);
 
-/* ---- renderer.c: rendering in a worker thread ---- */
+/* ---- renderer.c: rendering in a thread beside the loop ---- */
 
 /*
  * `done` gets the result of each op_renderer_start, with one reference, which is its own; NULL: out

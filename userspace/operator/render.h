@@ -11,8 +11,8 @@
  *  1. op_store_put and op_store_delete for each event of a watch; op_store_relist_begin before, and
  *     op_store_relist_end after all pages of a LIST.
  *  2. When one of them said "changed", some 20 ms later: op_render. It takes tens of milliseconds
- *     in large clusters: it runs in the worker thread (renderer.c), between op_store_hold and
- *     op_store_release.
+ *     in large clusters: it runs in a thread beside the loop (renderer.c), between op_store_hold
+ *     and op_store_release.
  *  3. For each op_proxy whose `hash` is not op_store_applied_hash: ask for its boot id, POST
  *     /api/v1/config?owner=OWNER with `document->text`; then op_store_applied or op_store_failed.
  *     When it refuses one object of many: op_blame, op_store_refuse, go to 2.

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Renders the store beside the loop, so that watches, proxies and the lease are served meanwhile:
- * in a cluster of 10,000 pods it takes tens of milliseconds. Results are freed there, too.
+ * in a cluster of 10,000 pods it takes tens of milliseconds. Results are freed there, too. It is
+ * a thread of libuv's pool and not the worker of work.h, which has a low priority: a change of an
+ * object waits for it.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "l7mp/log.h"
-#include "l7mp/work.h"
 #include "operator.h"
 
 struct op_renderer {
@@ -15,7 +16,8 @@ struct op_renderer {
 	struct op_store *store;
 	op_renderer_done done;
 	void *arg;
-	struct l7mp_work work;
+	uv_work_t work;
+	bool busy;                 /* the thread has work */
 	struct op_rendered *made;  /* while rendering: what is to be made */
 	struct op_rendered *waste; /* to be freed */
 	struct op_rendered *burn;  /* being freed */
@@ -35,10 +37,10 @@ static void free_results(struct op_rendered *r)
 	}
 }
 
-/* In the worker thread. */
-static void run(void *arg)
+/* In the thread. */
+static void run(uv_work_t *work)
 {
-	struct op_renderer *x = arg;
+	struct op_renderer *x = work->data;
 
 	free_results(x->burn);
 	x->burn = NULL;
@@ -46,7 +48,7 @@ static void run(void *arg)
 		x->rc = op_render(x->store, &x->made->result);
 }
 
-static void ended(void *arg);
+static void ended(uv_work_t *work, int status);
 
 static int begin(struct op_renderer *x)
 {
@@ -55,7 +57,9 @@ static int begin(struct op_renderer *x)
 	x->burn = x->waste;
 	x->waste = NULL;
 	x->rc = 0;
-	rc = l7mp_work_start(x->loop, &x->work, run, ended, x);
+	x->work.data = x;
+	rc = uv_queue_work(l7mp_loop_uv(x->loop), &x->work, run, ended);
+	x->busy = !rc;
 	if (rc) { /* there is no thread */
 		free_results(x->burn);
 		x->burn = NULL;
@@ -84,12 +88,14 @@ static int begin_rendering(struct op_renderer *x)
 	return rc;
 }
 
-static void ended(void *arg)
+static void ended(uv_work_t *work, int status)
 {
-	struct op_renderer *x = arg;
+	struct op_renderer *x = work->data;
 	struct op_rendered *r = x->made;
 	bool changed = false;
 
+	(void)status; /* it is never cancelled */
+	x->busy = false;
 	if (x->ending) {
 		l7mp_loop_stop(x->loop);
 		return;
@@ -108,7 +114,7 @@ static void ended(void *arg)
 		if (begin_rendering(x))
 			x->done(x->arg, NULL, false);
 	}
-	if (!x->work.busy && x->waste)
+	if (!x->busy && x->waste)
 		(void)begin(x); /* else they are freed already */
 }
 
@@ -116,7 +122,7 @@ int op_renderer_start(struct op_renderer *x)
 {
 	if (x->ending || op_renderer_busy(x))
 		return -EBUSY;
-	if (!x->work.busy)
+	if (!x->busy)
 		return begin_rendering(x);
 	x->wanted = true;
 	return 0;
@@ -149,7 +155,7 @@ void op_renderer_stop(struct op_renderer *x)
 	if (!x)
 		return;
 	x->ending = true;
-	while (x->work.busy)
+	while (x->busy)
 		l7mp_loop_run(x->loop); /* until `ended` stops it */
 	r = x->made;
 	if (!r)
@@ -188,6 +194,6 @@ void op_rendered_unref(struct op_rendered *r)
 	x = r->renderer;
 	r->next = x->waste;
 	x->waste = r;
-	if (!x->work.busy && !x->ending)
+	if (!x->busy && !x->ending)
 		(void)begin(x);
 }

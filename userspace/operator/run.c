@@ -673,6 +673,8 @@ int op_run(const struct l7mp_registry *registry, const struct op_run_options *op
 
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_DFL);
+	/* libuv's pool has one work at a time (renderer.c): one thread, with one heap. */
+	(void)setenv("UV_THREADPOOL_SIZE", "1", 1);
 	if (l7mp_loop_new(&op.loop)) {
 		fprintf(stderr, "l7mp-operator: out of memory\n");
 		return 1;
