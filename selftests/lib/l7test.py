@@ -71,9 +71,10 @@ def wait_for(what, seconds=60.0, step=0.01):
     """Calls `what` until it returns something true; returns that, or the last value.
 
     The limit is for what never comes, not for how long it may take: a busy machine
-    delays anything, so it is never less than a minute.
+    delays anything, so it is never less than a minute. What takes longer is looked at less often.
     """
-    end = time.monotonic() + max(seconds, 60.0) * SLOW
+    begin = time.monotonic()
+    end = begin + max(seconds, 60.0) * SLOW
     while True:
         try:
             value = what()
@@ -81,7 +82,7 @@ def wait_for(what, seconds=60.0, step=0.01):
             value = None
         if value or time.monotonic() > end:
             return value
-        time.sleep(step)
+        time.sleep(max(step, min(0.1, (time.monotonic() - begin) * 0.03)))
 
 
 def free_port(kind=socket.SOCK_STREAM):

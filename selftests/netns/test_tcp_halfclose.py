@@ -13,17 +13,21 @@ import tcpflow  # noqa: E402
 from tcpsplice import Base  # noqa: E402
 
 
-
 class HalfClose(Base):
-    def half_closed(self, p, c, s, more):
+    def goes_on(self, c, s, more):
         """The client has finished; the server sends on, then finishes."""
         self.assertEqual(s.recv(1), b"")
-        sender, receiver = tcpflow.Sender(s, 5, more), tcpflow.Receiver(c, 5)
+        return tcpflow.Sender(s, 5, more), tcpflow.Receiver(c, 5)
+
+    def all_there(self, sender, receiver, more):
         self.join(sender, receiver)
         self.assertEqual(receiver.received, more)
         self.assertIsNone(receiver.wrong)
-        c.close()
-        s.close()
+        receiver.sock.close()
+        sender.sock.close()
+
+    def half_closed(self, c, s, more):
+        self.all_there(*self.goes_on(c, s, more), more)
 
     def test_half_close_before(self):
         """the client finishes before the session would be spliced: it stays in user space"""
@@ -31,19 +35,22 @@ class HalfClose(Base):
             c, s = self.connect()
             self.ping(c, s)
             c.shutdown(socket.SHUT_WR)
-            self.half_closed(p, c, s, 8 << 20)
+            self.half_closed(c, s, 8 << 20)
             self.assertEqual(self.logged(p)["egress"]["fast"]["bytes"], 0)
             self.nothing_left(p)
 
     def test_half_close_during(self):
         """the client finishes at any moment of the switch"""
         with self.proxy(tcp={"after_bytes": 0, "after_ms": 0}) as p:
+            going = []
             for i in range(60 if l7test.FULL else 25):
                 c, s = self.connect()
                 self.ping(c, s)
                 time.sleep(i * 0.001)
                 c.shutdown(socket.SHUT_WR)
-                self.half_closed(p, c, s, 1 << 20)
+                going.append(self.goes_on(c, s, 1 << 20))
+            for pair in going:
+                self.all_there(*pair, 1 << 20)
             self.nothing_left(p)
 
     def test_half_close_after(self):
@@ -51,11 +58,11 @@ class HalfClose(Base):
         with self.proxy() as p:
             c, s = self.fast_pair(p)
             c.shutdown(socket.SHUT_WR)
-            self.half_closed(p, c, s, 8 << 20)
+            self.half_closed(c, s, 8 << 20)
             self.assertGreater(self.logged(p)["egress"]["fast"]["bytes"], 8 << 20)
             c, s = self.fast_pair(p)
             s.shutdown(socket.SHUT_WR)
-            self.half_closed(p, s, c, 8 << 20)
+            self.half_closed(s, c, 8 << 20)
             self.nothing_left(p)
 
     def test_half_closed_and_back(self):
