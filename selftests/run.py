@@ -14,7 +14,7 @@ first lines say "l7mp-test: host-network" needs that one (it installs packages).
 
 Files run beside each other, except those whose first lines say "l7mp-test: alone". Most wait most of
 the time, so there are twice as many as cores, and more as long as the cores are idle. What took longest
-the last time (build/test-times.json) begins first; without a last time, what says "l7mp-test: long". With
+the last time (build/test-times.json) begins first; without a last time, what says "l7mp-test: long" or "long=SECONDS". With
 "l7mp-test: parts=N" a file's tests (unittest) run in N processes, which are files of their own to all of this.
 A file's line "l7mp-test: timeout=SECONDS" raises its limit, "l7mp-test: full" keeps it for make test-full,
 "l7mp-test: cluster" (it needs an API server of Kubernetes) for make test-full, test-mesh and test-mesh-fast.
@@ -163,7 +163,8 @@ def expected(jobs):
         last = json.loads(TIMES.read_text())
     except (OSError, ValueError):
         last = {}
-    return {f"{j[0]}/{j[1]}": last.get(f"{j[0]}/{j[1]}", 60 if "long" in j[3] else 5) for j in jobs}
+    first = {False: 5, True: 60}  # "long" without a number
+    return {f"{j[0]}/{j[1]}": last.get(f"{j[0]}/{j[1]}", float(first.get(j[3].get("long", False), j[3].get("long")))) for j in jobs}
 
 
 def remember(results):

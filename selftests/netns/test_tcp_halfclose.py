@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: long timeout=900
+# l7mp-test: timeout=900
 """TCP sessions in the kernel of which one direction ends first."""
 import pathlib
 import socket
