@@ -121,16 +121,34 @@ struct l7mp_tcp_direction {
 	__u32 doubt;   /* why the last one could not: enum l7mp_tcp_doubt */
 	__u32 pad3;
 	__u64 last_seen; /* CLOCK_MONOTONIC ns, coarse: last segment that was translated */
-	__u64 pad4[3];
+
+	/* User space's own, for its successor: bytes that it has counted, each once. */
+	__u64 bytes;
+	__u64 passed; /* what the flow's counter had then, or a little before */
+	__u32 begun;  /* in: number of the byte with which the counting began */
+	__u32 pad4;
+};
+
+/*
+ * What it takes beside the numbers to make the socket of an end again, once the process that had it
+ * is dead. Stored by user space before TRANS; the programs don't use it.
+ */
+struct l7mp_tcp_end {
+	__u16 snd_mss; /* payload that may be sent, time stamps taken off; 0: nothing is stored */
+	__u16 rcv_mss; /* the same of the peer */
+	__u32 ifindex; /* of the device that the socket is bound to; 0: none */
+	char congestion[16];
 };
 
 struct l7mp_tcp_pair {
 	__u32 phase; /* enum l7mp_tcp_phase */
 	__u32 id;    /* unique, not 0. If the action's differs, packets are passed to the stack */
-	__u32 pad[14];
+	struct l7mp_tcp_end end[2]; /* the client's, the server's */
+	__u32 pad[2];
 	struct l7mp_tcp_direction dir[2];
 };
 
 _Static_assert(__builtin_offsetof(struct l7mp_tcp_direction, seq_max) == 64, "a cache line");
 _Static_assert(sizeof(struct l7mp_tcp_direction) == 128, "two cache lines");
+_Static_assert(__builtin_offsetof(struct l7mp_tcp_pair, dir) == 64, "a cache line");
 _Static_assert(sizeof(struct l7mp_tcp_pair) == 320, "five cache lines");

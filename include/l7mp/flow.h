@@ -249,8 +249,10 @@ struct l7mp_offload {
 	/*
 	 * Optional. Assigns a flow of an earlier process to an owner. Returns 0: it is active;
 	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.
+	 * fd: TCP: both descriptors, which are given away as by `lend`, and 0 is returned; else
+	 * they are -1.
 	 */
-	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie);
+	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2]);
 	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);

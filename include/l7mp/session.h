@@ -192,6 +192,7 @@ struct l7mp_session_record {
 	/* It is carried by this flow of the engine; NULL: none. Taken when the session is made. */
 	struct l7mp_flow *flow;
 	enum l7mp_flow_kind flow_kind; /* of its destination: SOCKET, REFLECT or DROP */
+	bool tcp; /* the flow has TCP connections, and is lent the descriptors of `end` at once */
 };
 
 /*

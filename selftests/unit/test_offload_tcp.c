@@ -276,6 +276,7 @@ static void test_restore(void **state)
 	assert_int_equal(off_tcp_write_seq(fd[1], &at.snd_nxt), 0);
 	assert_int_equal(off_tcp_window(fd[1], false, &w), 0);
 	at.snd_wnd = w.snd_wnd;
+	at.rcv_wnd = OFF_TCP_RESTORED_WINDOW;
 	at.clock = off_tcp_clock(fd[1]) + 1;
 	off_tcp_close_silently(&fd[1]);
 	assert_int_equal(fd[1], -1);

@@ -59,6 +59,14 @@ static void on_begun(void *arg, void *owner)
 	((struct rig *)arg)->n_begun++;
 }
 
+static uint64_t on_passed(void *arg, void *owner, int dir)
+{
+	(void)arg;
+	(void)owner;
+	(void)dir;
+	return 0;
+}
+
 static void on_unmap(void *arg, void *owner)
 {
 	(void)arg;
@@ -102,6 +110,7 @@ static const struct off_tcp_ops ops = {
         .hold = on_hold,
         .lend = on_lend,
         .begun = on_begun,
+        .passed = on_passed,
         .unmap = on_unmap,
         .returned = on_returned,
         .over = on_over,
@@ -436,6 +445,108 @@ static void test_ended_in_stop(void **state)
 	teardown(&r);
 }
 
+/* ---- what an earlier process has left ---- */
+
+/* The process dies: what it had is gone without a word, the map stays. */
+static void die(struct rig *r)
+{
+	struct l7mp_tcp_pair left = *r->p->map;
+	volatile struct l7mp_tcp_pair *at = r->p->map;
+
+	for (int i = 0; i < 2; i++)
+		off_tcp_close_silently(&r->p->end[i].fd);
+	off_tcp_pair_free(&r->p);
+	off_tcp_free(&r->t);
+	*at = left;
+	assert_int_equal(off_tcp_new(r->loop, r->map, &ops, r, &r->t), 0);
+}
+
+static void addresses(const struct rig *r, struct l7mp_addr local[2], struct l7mp_addr peer[2])
+{
+	for (int i = 0; i < 2; i++) {
+		peer[i].len = local[i].len = sizeof(peer[i].in6);
+		assert_int_equal(getsockname(r->peer[i], &peer[i].sa, &peer[i].len), 0);
+		assert_int_equal(getpeername(r->peer[i], &local[i].sa, &local[i].len), 0);
+	}
+}
+
+/* Goes on: bytes that passed meanwhile are counted, more than numbers can say; and back. */
+static void test_adopt(void **state)
+{
+	const uint64_t four = 1ULL << 32;
+	struct l7mp_addr local[2], peer[2];
+	struct rig r;
+	uint32_t index, id;
+	int fd[2];
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	addresses(&r, local, peer);
+	index = r.p->index;
+	id = r.p->id;
+	/* What it had counted. */
+	way(&r, 0)->begun -= 100;
+	way(&r, 0)->bytes = 100;
+	way(&r, 0)->passed = 150;
+	die(&r);
+	assert_non_null(off_tcp_adopt(r.t, index, id + 1, local, peer, (uint64_t[2]){0}, &r, &r.p));
+	assert_null(r.p);
+	/* Two times around, 10,000 bytes of it sent again. */
+	assert_null(off_tcp_adopt(r.t, index, id, local, peer, (uint64_t[2]){2 * four + 10150, 0},
+	                          &r, &r.p));
+	assert_non_null(r.p);
+	assert_int_equal(off_tcp_bytes(r.p, 0), 2 * four + 100);
+	assert_int_equal(off_tcp_bytes(r.p, 1), 0);
+	assert_int_equal(off_tcp_adopt_sockets(r.p, fd), 0);
+	off_tcp_adopt_begin(r.p, fd);
+	assert_int_equal(r.p->stage, OFF_TCP_FAST);
+	off_tcp_pair_leave(r.p, L7MP_REASON_DISABLED);
+	LOOP_UNTIL(r.loop, r.n_returned, LONG_MS);
+	assert_int_equal(r.why, L7MP_REASON_DISABLED);
+	send_text(r.own[1], "from the new socket");
+	expect(&r, 1, "from the new socket");
+	send_text(r.peer[1], "and back");
+	LOOP_UNTIL(r.loop, can_read(r.own[1]), LONG_MS);
+	teardown(&r);
+}
+
+/* Each place is one pair's; one that was in TRANS does not go on, and both peers are told. */
+static void test_adopt_reset(void **state)
+{
+	struct l7mp_addr local[2], peer[2];
+	struct off_tcp_pair *second;
+	struct rig r;
+	uint32_t index, id;
+	char byte;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	addresses(&r, local, peer);
+	index = r.p->index;
+	id = r.p->id;
+	off_tcp_phase(r.p, L7MP_TCP_TRANS);
+	die(&r);
+	assert_non_null(off_tcp_adopt(r.t, index, id, local, peer, (uint64_t[2]){0}, &r, &r.p));
+	assert_non_null(r.p);
+	assert_non_null(off_tcp_adopt(r.t, index, id, local, peer, (uint64_t[2]){0}, &r, &second));
+	assert_null(second);
+	assert_int_equal(r.t->n_free, L7MP_TCP_PAIRS - 1);
+	off_tcp_adopt_reset(&r.p);
+	assert_null(r.p);
+	assert_int_equal(r.t->n_free, L7MP_TCP_PAIRS);
+	assert_int_equal(r.map[index].phase, L7MP_TCP_FREE);
+	for (int i = 0; i < 2; i++) {
+		LOOP_UNTIL(r.loop, can_read(r.peer[i]), LONG_MS);
+		assert_int_equal(recv(r.peer[i], &byte, 1, 0), -1);
+		assert_int_equal(errno, ECONNRESET);
+	}
+	teardown(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -447,6 +558,8 @@ int main(void)
 	        cmocka_unit_test(test_reset_in_kernel),
 	        cmocka_unit_test(test_syn),
 	        cmocka_unit_test(test_ended_in_stop),
+	        cmocka_unit_test(test_adopt),
+	        cmocka_unit_test(test_adopt_reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

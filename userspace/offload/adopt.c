@@ -72,10 +72,8 @@ static const char *place(struct old_flow **all, const struct off_direction *d)
 
 	if (!is_sound(d))
 		return "its entry contradicts itself";
-	if (d->action.verb == L7MP_VERB_SPLICE)
-		return "a TCP connection in the kernel, whose sockets ended with the process";
 	if (d->action.verb != L7MP_VERB_FORWARD && d->action.verb != L7MP_VERB_REFLECT &&
-	    d->action.verb != L7MP_VERB_COUNT)
+	    d->action.verb != L7MP_VERB_COUNT && d->action.verb != L7MP_VERB_SPLICE)
 		return "its action is not known";
 	HASH_FIND(hh, *all, &session, sizeof(session), o);
 	if (!o) {
@@ -166,6 +164,11 @@ static void end_frames(struct l7mp_offload_engine *e)
 	}
 }
 
+static bool has_two(uint8_t verb)
+{
+	return verb == L7MP_VERB_FORWARD || verb == L7MP_VERB_SPLICE;
+}
+
 /* Its places in the other maps are its own. NULL, or why it can't be kept. */
 static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 {
@@ -175,7 +178,7 @@ static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 	if (!o->have[0])
 		return "only one of its directions is there";
 	verb = flow->dir[0].action.verb;
-	flow->n_dirs = verb == L7MP_VERB_FORWARD ? 2 : 1;
+	flow->n_dirs = has_two(verb) ? 2 : 1;
 	if (o->have[1] != (flow->n_dirs == 2) || (o->have[1] && flow->dir[1].action.verb != verb))
 		return "only one of its directions is there";
 	flow->verb = verb;
@@ -189,7 +192,7 @@ static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 		    off_index_add(&e->table.index, d))
 			return "its counter or its place of the hand-over is used twice";
 	}
-	return NULL;
+	return verb == L7MP_VERB_SPLICE ? off_splice_claim(e, flow) : NULL;
 }
 
 static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
@@ -204,6 +207,21 @@ static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
 			off_index_delete(&e->table.index, d);
 		off_slot_give(&e->table, d);
 	}
+	off_tcp_adopt_reset(&o->flow->tcp);
+}
+
+/* A session that had ended has no record, and nobody misses it. */
+static bool has_ended(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
+{
+	struct l7mp_flow_owner owner;
+	cJSON *texts = NULL;
+	bool ended = off_splice_is_over(flow) &&
+	             off_record_get(&e->table, flow->session, &owner, &texts) == -ENOENT;
+
+	cJSON_Delete(texts);
+	if (ended)
+		off_tcp_phase(flow->tcp, L7MP_TCP_FREE);
+	return ended;
 }
 
 void off_adopt_begin(struct l7mp_offload_engine *e)
@@ -229,7 +247,10 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 		const char *why = claim(e, o);
 
 		next = o->hh.next;
-		if (why) {
+		if (has_ended(e, o->flow)) {
+			forget(e, o);
+			free(o->flow);
+		} else if (why) {
 			struct l7mp_flow_owner owner;
 			cJSON *texts;
 			int rc = off_record_get(&e->table, o->session, &owner, &texts);
@@ -253,15 +274,6 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 
 /* ---- a flow and its owner ---- */
 
-static void to_addr(const struct l7mp_flow_key *key, const uint8_t *ip, uint16_t port,
-                    struct l7mp_addr *out)
-{
-	bool v6 = key->family == L7MP_FAMILY_V6;
-
-	l7mp_addr_any(out, v6 ? AF_INET6 : AF_INET, ntohs(port));
-	memcpy(v6 ? (void *)&out->in6.sin6_addr : (void *)&out->in.sin_addr, ip, v6 ? 16 : 4);
-}
-
 static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r)
 {
 	const struct off_direction *d = &flow->dir[0];
@@ -270,12 +282,14 @@ static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r
 
 	memset(r->end, 0, sizeof(r->end));
 	r->end[0].fd = r->end[1].fd = -1;
-	to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &r->end[0].remote);
-	to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &r->end[0].local);
-	if (flow->verb != L7MP_VERB_FORWARD)
+	off_key_to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &r->end[0].remote);
+	off_key_to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &r->end[0].local);
+	if (!has_two(flow->verb))
 		return;
-	to_addr(&d->key, v6 ? a->saddr.bytes : a->action.saddr, a->action.sport, &r->end[1].local);
-	to_addr(&d->key, v6 ? a->daddr.bytes : a->action.daddr, a->action.dport, &r->end[1].remote);
+	off_key_to_addr(&d->key, v6 ? a->saddr.bytes : a->action.saddr, a->action.sport,
+	                &r->end[1].local);
+	off_key_to_addr(&d->key, v6 ? a->daddr.bytes : a->action.daddr, a->action.dport,
+	                &r->end[1].remote);
 }
 
 /* Finds the paths, and writes what has changed of them. NONE or a reason. */
@@ -288,8 +302,8 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 		const struct off_direction *d = &flow->dir[i];
 		struct l7mp_addr local, remote;
 
-		to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &remote);
-		to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &local);
+		off_key_to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &remote);
+		off_key_to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &local);
 		reason = off_flow_find_hop(e, flow, i, d->key.l4, &local, &remote);
 		if (reason)
 			return reason;
@@ -315,7 +329,18 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 	return reason;
 }
 
-int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie)
+/* A pair goes on in any case: what is in its way makes it leave, in order. */
+static int own_pair(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const int fd[2])
+{
+	enum l7mp_reason reason = e->set.tcp.enabled ? plan(e, flow) : L7MP_REASON_DISABLED;
+
+	off_tcp_adopt_begin(flow->tcp, fd);
+	if (reason)
+		off_tcp_pair_leave(flow->tcp, reason);
+	return 0;
+}
+
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2])
 {
 	struct l7mp_offload_engine *e = ctx;
 	bool begins = false;
@@ -324,6 +349,8 @@ int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie)
 	DL_DELETE(e->adoption.flows, flow);
 	DL_APPEND(e->flows, flow);
 	e->table.n_flows++;
+	if (flow->tcp)
+		return own_pair(e, flow, fd);
 	for (int i = 0; i < flow->n_dirs; i++)
 		begins |= flow->dir[i].action.flags & L7MP_FLOW_HANDOVER;
 	flow->out_reason = (uint8_t)plan(e, flow);
@@ -339,12 +366,31 @@ static void end_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const
                     const char *why)
 {
 	struct l7mp_flow_counters final[2];
+	struct off_tcp_pair *p = flow->tcp;
 
 	told(e, session, why);
 	DL_DELETE(e->adoption.flows, flow);
 	DL_APPEND(e->flows, flow);
 	e->table.n_flows++;
 	off_flow_take_out(e, flow, final);
+	/* What peers still send reaches the host, which has no socket for it: a reset, too. */
+	off_tcp_adopt_reset(&p);
+}
+
+/* 0, or negative errno and why. */
+static int make_sockets(const struct l7mp_flow *flow, struct l7mp_session_record *r,
+                        struct l7mp_error *err)
+{
+	int fd[2], rc;
+
+	r->tcp = flow->tcp != NULL;
+	rc = r->tcp ? off_tcp_adopt_sockets(flow->tcp, fd) : 0;
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM,
+		                      "its sockets can't be made again: %s", strerror(-rc));
+	for (int i = 0; r->tcp && i < 2; i++)
+		r->end[i].fd = fd[i];
+	return 0;
 }
 
 static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
@@ -375,14 +421,16 @@ static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	r.drops = owner.drops;
 	memcpy(r.slow, owner.slow, sizeof(r.slow));
 	memcpy(r.fast, owner.fast, sizeof(r.fast));
-	r.flow_kind = flow->verb == L7MP_VERB_FORWARD   ? L7MP_FLOW_SOCKET
+	r.flow_kind = has_two(flow->verb)               ? L7MP_FLOW_SOCKET
 	              : flow->verb == L7MP_VERB_REFLECT ? L7MP_FLOW_REFLECT
 	                                                : L7MP_FLOW_DROP;
 	set_ends(flow, &r);
-	if (take(arg, &r, &err))
+	if (make_sockets(flow, &r, &err) || take(arg, &r, &err))
 		end_one(e, flow, owner.session, err.message);
 	else
 		e->adoption.n_adopted++;
+	for (int i = 0; i < 2; i++)
+		off_tcp_close_silently(&r.end[i].fd);
 	cJSON_Delete(texts);
 }
 
@@ -442,6 +490,8 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 		adopt_one(e, a->flows, take, arg);
 		L7MP_FAULT("adopt-one");
 	}
+	/* TCP connections that are to leave do so while all programs are there. */
+	off_splices_leave_now(e);
 	clear_records(e);
 	L7MP_FAULT("adopt-cleared");
 	a->under_way = false;
@@ -466,6 +516,7 @@ void off_adopt_leave(struct l7mp_offload_engine *e)
 		DL_DELETE(a->flows, flow);
 		for (int i = 0; i < flow->n_dirs; i++)
 			off_index_delete(&e->table.index, &flow->dir[i]);
+		off_tcp_adopt_leave(&flow->tcp);
 		free(flow);
 	}
 	a->under_way = false;

@@ -124,7 +124,7 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 /* Finds the flows of an earlier process in the maps, before others are made. */
 void off_adopt_begin(struct l7mp_offload_engine *e);
 /* The operation `own`. */
-int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie);
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2]);
 /* Those without owner are left in the kernel, for the next process. */
 void off_adopt_leave(struct l7mp_offload_engine *e);
 /* A new tree, or NULL. */
@@ -207,6 +207,13 @@ void off_splices_stop(struct l7mp_offload_engine *e);
 /* Makes the flow one of TCP, with a pair; the keys are set. NONE or a reason. */
 enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                     const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+/*
+ * A flow of an earlier process gets its pair of connections, before others are made. NULL, or why
+ * they can't go on; flow->tcp is then NULL, or what is to be reset.
+ */
+const char *off_splice_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+/* Its connections had ended, and it was there for what is late only. */
+bool off_splice_is_over(const struct l7mp_flow *flow);
 /* Whether it leaves by itself, in its time; false: as any flow. */
 bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason);
 /* Those that leave have left when this returns. */

@@ -34,6 +34,14 @@ static void on_begun(void *arg, void *owner)
 	e->table.events->begun(e->table.events_arg, flow->cookie, false);
 }
 
+static uint64_t on_passed(void *arg, void *owner, int dir)
+{
+	const struct l7mp_flow *flow = owner;
+
+	(void)arg;
+	return flow->dir[dir].now.bytes;
+}
+
 static void on_unmap(void *arg, void *owner)
 {
 	off_flow_unmap(arg, owner);
@@ -77,6 +85,7 @@ static const struct off_tcp_ops ops = {
         .hold = on_hold,
         .lend = on_lend,
         .begun = on_begun,
+        .passed = on_passed,
         .unmap = on_unmap,
         .returned = on_returned,
         .over = on_over,
@@ -168,6 +177,36 @@ enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_f
 		action->dir = i;
 	}
 	return L7MP_REASON_NONE;
+}
+
+/* ---- of an earlier process ---- */
+
+const char *off_splice_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	const struct l7mp_flow_action *a = &flow->dir[0].action, *b = &flow->dir[1].action;
+	struct l7mp_addr local[2], peer[2];
+	uint64_t passed[2];
+
+	if (a->pair != b->pair || a->pair_id != b->pair_id)
+		return "its entries contradict each other";
+	for (int i = 0; i < 2; i++) {
+		const struct l7mp_flow_key *key = &flow->dir[i].key;
+
+		off_key_to_addr(key, key->saddr.bytes, key->sport, &peer[i]);
+		off_key_to_addr(key, key->daddr.bytes, key->dport, &local[i]);
+		off_counter_read(&e->table, &flow->dir[i]);
+		passed[i] = flow->dir[i].now.bytes;
+	}
+	return off_tcp_adopt(e->tcp, a->pair, a->pair_id, local, peer, passed, flow, &flow->tcp);
+}
+
+bool off_splice_is_over(const struct l7mp_flow *flow)
+{
+	const volatile struct l7mp_tcp_pair *map = flow->tcp ? flow->tcp->map : NULL;
+
+	return map && map->phase >= L7MP_TCP_TRANS &&
+	       ((map->dir[0].seen & map->dir[1].seen & L7MP_TCP_FIN_ACKED) ||
+	        ((map->dir[0].seen | map->dir[1].seen) & (L7MP_TCP_RST | L7MP_TCP_REUSED)));
 }
 
 bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason)

@@ -540,7 +540,8 @@ bool l7mp_session_take_flow(struct l7mp_sessions *m, struct l7mp_session_record 
 	if (!s || !s->taken || s->ending || s->flow || s->start_wall != r->started_ms ||
 	    strcmp(s->listener->obj.name, r->listener) != 0)
 		return false;
-	l7mp_session_offload_take(s, r->flow, r->flow_kind);
+	if (l7mp_session_offload_take(s, r))
+		return false;
 	r->flow = NULL;
 	return true;
 }

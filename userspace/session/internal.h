@@ -393,9 +393,11 @@ void l7mp_session_offload_recheck(struct l7mp_session *s);
  * may request it again.
  */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
-/* The session has this flow from the start: it goes on from an earlier process. */
-void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
-                               enum l7mp_flow_kind kind);
+/*
+ * The session has the record's flow from the start: it goes on from an earlier process. 0;
+ * -ENOTCONN: TCP, and a stream does not lend its descriptor; the flow is still the caller's.
+ */
+int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_record *r);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
 /* The session is aborted: lent descriptors come back now, both connections reset. */

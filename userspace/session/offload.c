@@ -344,6 +344,9 @@ static void on_begun(void *arg, uint64_t cookie, bool late)
 	set_offload(s, SESSION_OFFLOAD_FAST, L7MP_REASON_NONE);
 	s->flow_started_ms = l7mp_loop_now(session_loop(s));
 	memset(s->bypass, 0, sizeof(s->bypass));
+	/* It has relayed since it asked, and does so no more. */
+	if (s->tcp)
+		note(s);
 	if (late)
 		(void)drain(s);
 }
@@ -599,14 +602,37 @@ static enum l7mp_reason flow_fits(struct l7mp_session *s, enum l7mp_flow_kind ki
 	return L7MP_REASON_NONE;
 }
 
-void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
-                               enum l7mp_flow_kind kind)
+/* The descriptors of both connections; false: neither. */
+static bool lend_both(struct l7mp_session *s, int fd[2])
+{
+	struct l7mp_stream *a = s->stages[0].stream, *b = s->stages[s->dest].stream;
+
+	if (!a || !b || !a->ops->lend || !b->ops->lend)
+		return false;
+	fd[0] = a->ops->lend(a);
+	if (fd[0] < 0)
+		return false;
+	fd[1] = b->ops->lend(b);
+	if (fd[1] < 0) {
+		a->ops->give_back(a, &(struct l7mp_flow_socket){.fd = fd[0]});
+		return false;
+	}
+	s->lent = true;
+	return true;
+}
+
+int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_record *r)
 {
 	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow *flow = r->flow;
 	struct l7mp_flow_counters now[2] = {{0}};
-	enum l7mp_reason unfit = s->offload_disabled ? L7MP_REASON_DISABLED : flow_fits(s, kind);
-	int rc;
+	enum l7mp_reason unfit =
+	        s->offload_disabled ? L7MP_REASON_DISABLED : flow_fits(s, r->flow_kind);
+	int rc, fd[2] = {-1, -1};
 
+	if (r->tcp && !lend_both(s, fd))
+		return -ENOTCONN;
+	s->tcp = r->tcp;
 	s->flow = flow;
 	o->read(o->ctx, flow, true, now);
 	for (int dir = 0; dir < 2; dir++) {
@@ -615,8 +641,8 @@ void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
 	}
-	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s);
-	if (unfit)
+	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, fd);
+	if (unfit && !s->lent)
 		rc = (int)unfit;
 	if (rc == L7MP_REASON_PENDING) {
 		set_offload(s, SESSION_OFFLOAD_STARTING, L7MP_REASON_PENDING);
@@ -630,6 +656,9 @@ void l7mp_session_offload_take(struct l7mp_session *s, struct l7mp_flow *flow,
 		add_final_counters(s, final);
 		refuse(s, (enum l7mp_reason)rc);
 	}
+	if (unfit && s->lent)
+		o->release(o->ctx, flow, false);
+	return 0;
 }
 
 /* ---- events of the engine ---- */
@@ -659,21 +688,9 @@ static void on_hold(void *arg, uint64_t cookie, bool on)
 static bool on_lend(void *arg, uint64_t cookie, int fd[2])
 {
 	struct l7mp_session *s = session_of(cookie);
-	struct l7mp_stream *a = s->stages[0].stream, *b = s->stages[s->dest].stream;
 
 	(void)arg;
-	if (!is_idle(s) || !a || !b || !a->ops->lend || !b->ops->lend)
-		return false;
-	fd[0] = a->ops->lend(a);
-	if (fd[0] < 0)
-		return false;
-	fd[1] = b->ops->lend(b);
-	if (fd[1] < 0) {
-		a->ops->give_back(a, &(struct l7mp_flow_socket){.fd = fd[0]});
-		return false;
-	}
-	s->lent = true;
-	return true;
+	return is_idle(s) && lend_both(s, fd);
 }
 
 static void give_back(struct l7mp_session *s, const struct l7mp_flow_socket back[2])
@@ -696,7 +713,9 @@ static void on_returned(void *arg, uint64_t cookie, const struct l7mp_flow_socke
 	 * Pending: the engine has asked for retries already, when the change began; this one has
 	 * come back later, so that it asks by itself.
 	 */
-	if (!reason || reason == L7MP_REASON_PENDING)
+	if (s->offload_disabled)
+		refuse(s, L7MP_REASON_DISABLED);
+	else if (!reason || reason == L7MP_REASON_PENDING)
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
 	else
 		refuse(s, reason);

@@ -105,10 +105,12 @@ static int begin(struct l7mp_session *s, struct l7mp_stream *source, struct l7mp
 		*err = restore.err;
 		return restore.rc ? restore.rc : -ECONNABORTED;
 	}
-	if (r->flow) {
-		l7mp_session_offload_take(s, r->flow, r->flow_kind);
-		r->flow = NULL;
+	if (r->flow && l7mp_session_offload_take(s, r)) {
+		l7mp_error_set(err, -ECONNABORTED, L7MP_ERR_UPSTREAM, "a connection has failed");
+		l7mp_session_finish(s, err, true, "%s", err->message);
+		return -ECONNABORTED;
 	}
+	r->flow = NULL;
 	prove(s);
 	return 0;
 }

@@ -41,6 +41,9 @@ struct off_egress {
 /* The key of packets from -> to. Both of one family, with ports. */
 void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
                  const struct l7mp_addr *to);
+/* An address of the key and its port (network order). */
+void off_key_to_addr(const struct l7mp_flow_key *key, const uint8_t *ip, uint16_t port,
+                     struct l7mp_addr *out);
 /* The action that makes them packets of src -> dst: everything but ingress and egress. */
 void off_action_set(struct l7mp_flow6_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,

@@ -85,6 +85,15 @@ void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *
 	key->family = off_abi_family(from);
 }
 
+void off_key_to_addr(const struct l7mp_flow_key *key, const uint8_t *ip, uint16_t port,
+                     struct l7mp_addr *out)
+{
+	bool v6 = key->family == L7MP_FAMILY_V6;
+
+	l7mp_addr_any(out, v6 ? AF_INET6 : AF_INET, ntohs(port));
+	memcpy(v6 ? (void *)&out->in6.sin6_addr : (void *)&out->in.sin_addr, ip, v6 ? 16 : 4);
+}
+
 /* ---- frames ---- */
 
 static void frame_key(struct l7mp_frame_key *key, const struct l7mp_flow_end *end)

@@ -42,6 +42,18 @@ void off_tcp_over(struct off_tcp_pair *p, bool reset)
 	t->ops->over(t->arg, p->owner, reset);
 }
 
+void off_tcp_send_reset(struct off_tcp_pair *p, int i)
+{
+	const volatile struct l7mp_tcp_direction *in = &p->map->dir[i];
+	const struct off_tcp_segment s = {
+	        .seq = in->ack_max - in->ack_delta,
+	        .ack = p->map->dir[!i].ack_max,
+	        .rst = true,
+	};
+
+	(void)off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
+}
+
 void off_tcp_pair_kill(struct off_tcp_pair *p)
 {
 	/* Their owner can do it: the sockets are as they were. */
@@ -49,16 +61,8 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 		off_tcp_give_up(p, (enum l7mp_reason)p->why);
 		return;
 	}
-	for (int i = 0; i < 2; i++) {
-		const volatile struct l7mp_tcp_direction *in = &p->map->dir[i];
-		const struct off_tcp_segment s = {
-		        .seq = in->ack_max - in->ack_delta,
-		        .ack = p->map->dir[!i].ack_max,
-		        .rst = true,
-		};
-
-		(void)off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
-	}
+	for (int i = 0; i < 2; i++)
+		off_tcp_send_reset(p, i);
 	off_tcp_over(p, true);
 	p->since_ms = 0; /* nothing comes any more */
 }

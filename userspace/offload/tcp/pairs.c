@@ -327,6 +327,12 @@ enum l7mp_reason off_tcp_pair_new(struct off_tcp *t, const struct l7mp_flow_sock
 	return L7MP_REASON_NONE;
 }
 
+void off_tcp_list(struct off_tcp_pair *p)
+{
+	list(p);
+	arm(p->t);
+}
+
 void off_tcp_pair_begin(struct off_tcp_pair *p)
 {
 	p->since_ms = off_tcp_now(p->t);
@@ -369,6 +375,9 @@ uint64_t off_tcp_bytes(struct off_tcp_pair *p, int dir)
 	if (off_tcp_before(e->counted, max)) {
 		e->bytes += max - e->counted;
 		e->counted = max;
+		/* In this order: by `passed` a successor tells how often 32 bits overflowed. */
+		d->bytes = e->bytes;
+		d->passed = p->t->ops->passed(p->t->arg, p->owner, dir);
 	}
 	return e->bytes;
 }

@@ -302,7 +302,7 @@ static int state(int fd, const struct off_tcp_conn *c, const struct off_tcp_poin
 	        .snd_wl1 = p->rcv_nxt,
 	        .snd_wnd = p->snd_wnd,
 	        .max_window = p->snd_wnd > 65535 ? p->snd_wnd : 65535,
-	        .rcv_wnd = OFF_TCP_RESTORED_WINDOW,
+	        .rcv_wnd = p->rcv_wnd,
 	        .rcv_wup = p->rcv_nxt,
 	};
 	int rc = options(fd, &c->traits);

@@ -93,6 +93,7 @@ struct off_tcp_point {
 	uint32_t rcv_nxt, snd_nxt;
 	uint32_t clock;   /* first time stamp to send */
 	uint32_t snd_wnd; /* what the peer takes, in bytes */
+	uint32_t rcv_wnd; /* what it grants its peer; 0: it takes no data */
 };
 /* What a restored socket grants its peer at first. */
 #define OFF_TCP_RESTORED_WINDOW 65536

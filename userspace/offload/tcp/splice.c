@@ -270,6 +270,7 @@ static bool arm(struct off_tcp_pair *p)
 		d->ack_max = d->ack_floor;
 		off_tcp_keepalive_off(p->end[i].fd);
 	}
+	off_tcp_remember(p);
 	off_tcp_enter(p, OFF_TCP_TRANS);
 	p->moved_ms = now(p);
 	off_tcp_phase(p, L7MP_TCP_TRANS);

@@ -7,6 +7,7 @@
  *   check      may these two be spliced                            relay     by MSG_PEEK
  *   splice     the states until FAST                               unsplice  STOP and back
  *   close      ends and dead peers                                 pairs     memory, list, ticks
+ *   adopt      what an earlier process has left
  *
  * The numbers of both connections differ by constants from the first byte on, so a byte may take
  * user space's way and the program's at once: the receiver drops what it has. What must hold is
@@ -137,6 +138,8 @@ struct off_tcp_ops {
 	bool (*lend)(void *arg, void *owner, int fd[2]);
 	/* FAST for the first time. */
 	void (*begun)(void *arg, void *owner);
+	/* Bytes that the flow's counter had when it was read last, in that direction. */
+	uint64_t (*passed)(void *arg, void *owner, int dir);
 	/* The flows are to be taken out of the map: from now on packets go up. */
 	void (*unmap)(void *arg, void *owner);
 	/*
@@ -206,6 +209,32 @@ void off_tcp_pair_kill(struct off_tcp_pair *p);
 /* Updates and returns the bytes that an end's peer has sent since user space stopped. */
 uint64_t off_tcp_bytes(struct off_tcp_pair *p, int dir);
 
+/* ---- adopt ---- */
+
+/* Before TRANS: stores in the map what a successor of this process needs. */
+void off_tcp_remember(struct off_tcp_pair *p);
+/*
+ * A pair that an earlier process has left at this place of the map, before any other is made.
+ * `local`, `peer`: addresses of its ends, the client's first; `passed`: what the flow's counters
+ * have now. Returns NULL and *out: the programs translate, or (STOP) it was on its way back. Else
+ * why it can't go on: *out has then what off_tcp_adopt_reset needs, or is NULL. Nothing happens to
+ * the pair before off_tcp_adopt_begin.
+ */
+const char *off_tcp_adopt(struct off_tcp *t, uint32_t index, uint32_t id,
+                          const struct l7mp_addr local[2], const struct l7mp_addr peer[2],
+                          const uint64_t passed[2], void *owner, struct off_tcp_pair **out);
+/*
+ * Makes the sockets of both ends again, in repair mode, at the numbers that their connections are
+ * at: they keep the addresses and take no data. 0 and fd[], or a negative errno and none.
+ */
+int off_tcp_adopt_sockets(const struct off_tcp_pair *p, int fd[2]);
+/* The pair goes on with these sockets (taken). */
+void off_tcp_adopt_begin(struct off_tcp_pair *p, const int fd[2]);
+/* Before off_tcp_adopt_begin, its flows are out of the map: resets both peers. Frees, nulls. */
+void off_tcp_adopt_reset(struct off_tcp_pair **p);
+/* The same, but it is left as it is for the next process. */
+void off_tcp_adopt_leave(struct off_tcp_pair **p);
+
 /* ---- between the files of this folder ---- */
 
 static inline uint64_t off_tcp_now(const struct off_tcp *t)
@@ -253,6 +282,10 @@ void off_tcp_hurry(struct off_tcp_pair *p, bool on);
  * seems to have. Returns whether it was ended.
  */
 bool off_tcp_begun_anew(struct off_tcp_pair *p);
+/* Tells end i's peer that its connection is over. */
+void off_tcp_send_reset(struct off_tcp_pair *p, int i);
+/* Puts a pair on the list of those that are looked at. */
+void off_tcp_list(struct off_tcp_pair *p);
 /* Asks end i's peer for an answer. */
 void off_tcp_probe(struct off_tcp_pair *p, int i);
 /* The time stamp that a hand-made segment to end i's peer has. */

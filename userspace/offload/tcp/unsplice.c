@@ -68,6 +68,7 @@ static void point(const struct off_tcp_pair *p, int i, struct off_tcp_point *out
 	 */
 	out->clock = off_tcp_later(p->end[i].clock, far->ts_out) + L7MP_TCP_TS_AHEAD;
 	out->snd_wnd = in->win;
+	out->rcv_wnd = OFF_TCP_RESTORED_WINDOW;
 }
 
 /* Has a FIN of end i's peer come to the other end? */
