@@ -28,6 +28,11 @@ bool l7mp_sessions_lent(const struct l7mp_sessions *m);
  * `keep_flow`: its flow stays in the kernel, if that can be taken over; else it is removed.
  */
 int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow);
+/*
+ * Before the listeners rest: sessions that can't go (`all`: each of them) and share a socket with
+ * others get one of their own, as another process gets that.
+ */
+void l7mp_sessions_stay(struct l7mp_sessions *m, bool all);
 /* It can't go, and its flow is not to be the other process's: back to user space. */
 void l7mp_session_stay(struct l7mp_session *s);
 void l7mp_session_thaw(struct l7mp_session *s);

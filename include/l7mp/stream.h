@@ -149,6 +149,12 @@ struct l7mp_stream_ops {
 	 * the peer learns nothing; `closed` follows.
 	 */
 	void (*release)(struct l7mp_stream *s);
+	/*
+	 * Optional; for a stream on a socket that it shares with others, and that another process
+	 * is about to get: it receives by a socket of its own from now on. May emit `data`. Returns
+	 * 0 or a negative errno: then the other process receives. Idempotent.
+	 */
+	int (*stay)(struct l7mp_stream *s);
 	/* Optional; for L7MP_FLOW_PASS: what passed in the kernel since the last call. */
 	void (*passed)(struct l7mp_stream *s, uint64_t packets, uint64_t bytes);
 };

@@ -5,6 +5,7 @@
 import hashlib
 import json
 import os
+import queue
 import random
 import re
 import shutil
@@ -506,6 +507,62 @@ class Upgrade(Base):
         new.send(1, b"new")
         self.assertEqual(new.message()[1], b"new")
         chain.stop()
+
+    def test_stays_alone(self):
+        """datagrams of a session that stays (UDP into WebSocket) go on to it, not to another one in the new process; others do"""
+        server = wsraw.Server(WS_UP)
+        self.addCleanup(server.close)
+        peers = []
+
+        def echo(peer):
+            try:
+                while message := peer.message():
+                    peer.send(2, message[1])
+            except OSError:
+                pass  # it has been shut down
+            peer.sock.close()
+
+        def accept():
+            try:
+                while True:
+                    peers.append(server.accept())
+                    threading.Thread(target=echo, args=(peers[-1],), daemon=True).start()
+            except queue.Empty:
+                pass
+        threading.Thread(target=accept, daemon=True).start()
+        for address in ({"address": "127.0.0.1"}, {}, {"address": "0.0.0.0"})[:3 if l7test.FULL else 2]:
+            with self.subTest(**address):
+                cfg = config(drain_timeout=300)
+                del cfg["listeners"][5]["spec"]["address"]
+                cfg["listeners"][5]["spec"].update(address)
+                chain = self.begin(cfg, keep=server)
+                peers.clear()
+                load, moving = UdpLoad(10, SPEAK).begin(), UdpLoad(10, ECHO).begin()
+                self.later(lambda: len(self.sessions()) == 20 and len(peers) == 10 and all(load.got))
+                result = chain.upgrade()
+                self.assertEqual((result["sessions_taken"], result["sessions_refused"]), (10, 0))
+                before = sum(load.got)
+                self.later(lambda: sum(load.got) > before + 100)
+                self.assertEqual((len(peers), len(self.sessions())), (10, 10))
+                # The next upgrade does not concern them: they are in the first process. The last one ends without draining.
+                del cfg["admin"]["drain_timeout"]
+                with open(chain.proxy.path, "w") as f:
+                    json.dump(cfg, f)
+                chain.upgrade()
+                before = sum(load.got)
+                self.later(lambda: sum(load.got) > before + 100)
+                for loads in (load, moving):
+                    sent, got, wrong = loads.end()
+                    self.assertEqual((sent - got, wrong), (0, 0), f"of {sent} datagrams")
+                self.assertEqual((len(peers), len(self.sessions())), (10, 10))
+                # When such a session has ended, its client is one of the new process.
+                with l7test.udp_socket() as s:
+                    s.connect(("127.0.0.1", SPEAK))
+                    self.ping(s)
+                self.assertEqual(len(peers), 11)
+                for peer in peers:
+                    peer.sock.shutdown(socket.SHUT_RDWR)
+                chain.stop()
 
     def test_service_manager(self):
         """it is told who the main process is, before that one says that it is ready; l7mpctl waits for the end"""

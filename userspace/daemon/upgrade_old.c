@@ -254,6 +254,7 @@ static void on_hello(struct upgrade *u)
 static void begin_giving(struct upgrade *u)
 {
 	/* What datagrams began so far is ours; what comes from now on waits. */
+	l7mp_sessions_stay(u->p.sessions, !u->records);
 	l7mp_runtime_hand(u->p.runtime, L7MP_HAND_REST);
 	u->frozen_ms = l7mp_loop_now(u->p.loop);
 	u->moved = u->stay = 0;

@@ -10,6 +10,8 @@
 
 /* Bytes waiting in the socket's queue from which on writers are told to stop. */
 #define QUEUE_HIGH (256u << 10)
+/* Datagrams that are read from a socket before another process gets it. */
+#define DRAIN_MAX 65536
 /* How long writes to a UNIX receiver fail after it did not read its datagrams. */
 #define STALLED_MS      1000
 #define LOG_INTERVAL_MS 10000
@@ -225,6 +227,8 @@ static void end_session(struct l7mp_shared_session *p, int err)
 	if (s->last == p)
 		s->last = NULL;
 	stop_waiting(p);
+	if (p->own)
+		l7mp_dgram_close(&p->own);
 	if (p->hh.tbl)
 		HASH_DELETE(hh, s->sessions, p);
 	if (p->singleton_of)
@@ -318,8 +322,50 @@ static int op_freeze(struct l7mp_stream *base, bool on)
 {
 	const struct l7mp_shared_session *p = (const struct l7mp_shared_session *)base;
 
-	if (on && (p->closing))
-		return -ENOTCONN;
+	return on && (p->closing || p->own) ? -ENOTCONN : 0;
+}
+
+/* ---- a socket of its own ---- */
+
+static void own_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
+                     const struct l7mp_addr *to)
+{
+	(void)from;
+	(void)to;
+	l7mp_shared_deliver(arg, buf);
+}
+
+static void own_dropped(void *arg, int err, uint32_t len)
+{
+	l7mp_shared_on_dropped(((struct l7mp_shared_session *)arg)->socket, err, len);
+}
+
+static void own_overflow(void *arg, uint32_t packets)
+{
+	l7mp_shared_on_overflow(((struct l7mp_shared_session *)arg)->socket, packets);
+}
+
+/* Answers leave by the shared one, so errors of theirs are not here. */
+static const struct l7mp_dgram_ops own_ops = {
+        .recv = own_recv,
+        .dropped = own_dropped,
+        .overflow = own_overflow,
+};
+
+static int op_stay(struct l7mp_stream *base)
+{
+	struct l7mp_shared_session *p = (struct l7mp_shared_session *)base;
+	int rc;
+
+	if (p->closing || p->own)
+		return p->own ? 0 : -ENOTCONN;
+	if (!p->socket->ops->own)
+		return -ENOTSUP;
+	rc = p->socket->ops->own(p, &own_ops);
+	if (rc || !p->own)
+		return rc;
+	p->socket->owned = true;
+	l7mp_dgram_read(p->own, true);
 	return 0;
 }
 
@@ -346,6 +392,7 @@ static const struct l7mp_stream_ops session_ops = {
         .freeze = op_freeze,
         .save = op_save,
         .release = op_release,
+        .stay = op_stay,
 };
 
 /* ---- sessions ---- */
@@ -559,6 +606,10 @@ int l7mp_shared_hand(struct l7mp_proto_listener *base, enum l7mp_hand step)
 	case L7MP_HAND_SOCKET:
 		return l7mp_dgram_fd(s->dgram);
 	case L7MP_HAND_REST:
+		/* What came before sessions had sockets of their own is theirs. */
+		for (size_t n = 1, total = 0; s->owned && n && total < DRAIN_MAX; total += n)
+			n = l7mp_dgram_drain(s->dgram);
+	/* fall through */
 	case L7MP_HAND_BACK:
 		l7mp_dgram_read(s->dgram, step == L7MP_HAND_BACK);
 		if (step == L7MP_HAND_REST)

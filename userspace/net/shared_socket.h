@@ -59,6 +59,12 @@ struct l7mp_shared_ops {
 	void (*removed)(struct l7mp_shared_session *p);
 	/* Optional: another process reads from the socket from now on, and has its name. */
 	void (*given)(struct l7mp_shared_socket *s);
+	/*
+	 * Optional, for `stay` of a stream: makes p->own, with these operations, so that what the
+	 * peer sends comes there. What came there of others before that was so is passed on.
+	 * Returns 0 or a negative errno.
+	 */
+	int (*own)(struct l7mp_shared_session *p, const struct l7mp_dgram_ops *ops);
 	/* The last reference was dropped and the descriptor is closed: frees the socket. */
 	void (*free)(struct l7mp_shared_socket *s);
 	/*
@@ -92,6 +98,7 @@ struct l7mp_shared_socket {
 	struct l7mp_shared_session *waiting; /* sessions whose writers wait for `drain` */
 	struct l7mp_log_limit log_limit;
 	bool given; /* another process reads from it; ours only answers */
+	bool owned; /* sessions have sockets of their own beside it */
 };
 
 /* The source stream of a session. */
@@ -105,6 +112,7 @@ struct l7mp_shared_session {
 	uint64_t id;
 	uint64_t stalled_until; /* loop time in ms; until then writes fail with -EAGAIN */
 	struct l7mp_log_limit notice_limit;
+	struct l7mp_dgram *own;       /* what the peer sends comes here; NULL: to the shared one */
 	struct l7mp_task closed_task; /* emits `closed` */
 	int err;                      /* reason of the end; 0: closed by its owner */
 	bool closing;

@@ -121,8 +121,28 @@ int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow)
 	return 0;
 }
 
+static void receive_alone(struct l7mp_session *s)
+{
+	struct l7mp_stream *source = s->stages[0].stream;
+
+	if (!s->ending && source && source->ops->stay)
+		(void)source->ops->stay(source);
+}
+
+void l7mp_sessions_stay(struct l7mp_sessions *m, bool all)
+{
+	struct l7mp_session *s, *next;
+
+	/* What is emitted meanwhile may end sessions, but none is freed before the next turn. */
+	HASH_ITER (hh, m->by_name, s, next)
+		if (all || can_go(s))
+			receive_alone(s);
+}
+
 void l7mp_session_stay(struct l7mp_session *s)
 {
+	if (!s->frozen)
+		receive_alone(s);
 	if (!s->frozen && !s->ending && s->flow && !s->lent)
 		l7mp_session_offload_remove(s, true);
 }

@@ -469,6 +469,73 @@ static void renew(const struct l7mp_shared_session *p, struct l7mp_buf *buf)
 	first_datagram((struct udp_listener *)p->socket->listener, buf, &peer, &local);
 }
 
+/*
+ * Bound beside the shared socket, and connected: then the kernel prefers it for this peer. It keeps
+ * SO_REUSEADDR, as others are bound beside it in their turn; other programs can't while the shared
+ * one has not.
+ */
+static int bind_beside(int shared, const struct l7mp_addr *local, const struct l7mp_addr *peer)
+{
+	const int on = 1, off = 0;
+	int rc, fd = socket(l7mp_addr_family(peer), SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	if (l7mp_addr_family(peer) == AF_INET6)
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	(void)setsockopt(shared, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	rc = bind(fd, &local->sa, local->len) || connect(fd, &peer->sa, peer->len) ? -errno : 0;
+	(void)setsockopt(shared, SOL_SOCKET, SO_REUSEADDR, &off, sizeof(off));
+	if (!rc)
+		return fd;
+	close(fd);
+	return rc;
+}
+
+#define STRAYS_MAX 65536
+
+/* Between bind and connect it got what any peer sent. */
+static void pass_strays_on(struct l7mp_shared_session *p, int fd, const struct l7mp_addr *local)
+{
+	static uint8_t data[UINT16_MAX];
+
+	for (int i = 0; i < STRAYS_MAX && !p->closing; i++) {
+		struct l7mp_addr from = {.len = sizeof(struct sockaddr_in6)};
+		ssize_t n = recvfrom(fd, data, sizeof(data), 0, &from.sa, &from.len);
+		struct l7mp_buf *buf;
+
+		if (n < 0)
+			return;
+		buf = l7mp_buf_copy(l7mp_loop_bufs(p->socket->env->loop), data, (size_t)n);
+		if (buf)
+			on_recv(p->socket, buf, &from, local);
+		else
+			l7mp_shared_on_dropped(p->socket, -ENOMEM, (uint32_t)n);
+	}
+}
+
+static int own(struct l7mp_shared_session *p, const struct l7mp_dgram_ops *ops)
+{
+	struct l7mp_addr peer, local;
+	int fd;
+
+	addrs_of(p, &peer, &local);
+	if (!local.len || l7mp_addr_is_any(&local) || l7mp_addr_is_multicast(&local))
+		return -ENOTSUP;
+	fd = bind_beside(l7mp_dgram_fd(p->socket->dgram), &local, &peer);
+	if (fd < 0)
+		return fd;
+	pass_strays_on(p, fd, &local);
+	if (p->closing) {
+		close(fd);
+		return -ENOTCONN;
+	}
+	return l7mp_dgram_new(p->socket->env->loop, fd,
+	                      L7MP_DGRAM_GRO | L7MP_DGRAM_HOPS | L7MP_DGRAM_RECV_TOS, UINT16_MAX,
+	                      ops, p, &p->own);
+}
+
 static void free_socket(struct l7mp_shared_socket *s)
 {
 	free((struct udp_socket *)s);
@@ -480,6 +547,7 @@ static const struct l7mp_shared_ops shared_ops = {
         .flow = flow,
         .local = session_local,
         .renew = renew,
+        .own = own,
         .free = free_socket,
 };
 
