@@ -328,32 +328,37 @@ static void turn(struct pfix *f)
 	nanosleep(&nap, NULL);
 }
 
+/* A limit is for what never comes: a busy machine delays anything, so it is a minute at least. */
+static uint64_t limit(unsigned ms)
+{
+	return now_ms() + (ms > 60000 ? ms : 60000);
+}
+
 bool pfix_until(struct pfix *f, const bool *flag, unsigned ms)
 {
-	for (uint64_t end = now_ms() + ms; !*flag && now_ms() < end;)
+	for (uint64_t end = limit(ms); !*flag && now_ms() < end;)
 		turn(f);
 	return *flag;
 }
 
 bool pfix_until_n(struct pfix *f, const unsigned *counter, unsigned n, unsigned ms)
 {
-	for (uint64_t end = now_ms() + ms; *counter < n && now_ms() < end;)
+	for (uint64_t end = limit(ms); *counter < n && now_ms() < end;)
 		turn(f);
 	return *counter >= n;
 }
 
 bool pfix_until_size(struct pfix *f, const size_t *counter, size_t n, unsigned ms)
 {
-	for (uint64_t end = now_ms() + ms; *counter < n && now_ms() < end;)
+	for (uint64_t end = limit(ms); *counter < n && now_ms() < end;)
 		turn(f);
 	return *counter >= n;
 }
 
 void pfix_turn(struct pfix *f, unsigned ms)
 {
-	bool never = false;
-
-	(void)pfix_until(f, &never, ms);
+	for (uint64_t end = now_ms() + ms; now_ms() < end;)
+		turn(f);
 }
 
 /* ---- plain sockets ---- */

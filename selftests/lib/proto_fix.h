@@ -80,7 +80,10 @@ struct pconn *pfix_connect_kind(struct pfix *f, const struct l7mp_proto *p,
                                 const char *cluster_spec, const char *address, enum l7mp_kind kind);
 int pfix_write(struct pconn *c, const void *data, size_t len);
 
-/* Turns the loop until `*flag` (or `cond`) or for at most ms. False: it never came. */
+/*
+ * Turns the loop until `*flag`, or until a counter has come to n. False: it never came, in ms or a
+ * minute, whichever is more.
+ */
 bool pfix_until(struct pfix *f, const bool *flag, unsigned ms);
 bool pfix_until_n(struct pfix *f, const unsigned *counter, unsigned n, unsigned ms);
 bool pfix_until_size(struct pfix *f, const size_t *counter, size_t n, unsigned ms);

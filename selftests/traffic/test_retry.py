@@ -75,7 +75,8 @@ class Retry(Case):
     def test_ws_upstream_drops(self):
         """retry: a WebSocket upstream that drops, or closes, is connected again; the UDP client stays"""
         server = WsServer(9001)
-        self.start(listener("l", "UDP", 9000, cluster("WebSocket", 9001), retry=retry("disconnect", 10, 200)))
+        # The time-out is that of an attempt to connect, too, which would not be tried again.
+        self.start(listener("l", "UDP", 9000, cluster("WebSocket", 9001), retry=retry("disconnect", 10, 1000)))
         with udp_socket() as s:
             for n, end in enumerate(("abort", "close", None)):
                 s.sendto(b"%d" % n, ("127.0.0.1", 9000))
@@ -85,7 +86,7 @@ class Retry(Case):
                 elif end == "close":
                     server.call(server.peers[-1].close(1001, "restart"))
                 if end:
-                    self.later(lambda n=n: len(server.peers) == n + 2)
+                    self.later(lambda n=n: len(server.peers) == n + 2 and self.session("UDP:")["status"] == "CONNECTED")
             self.assertEqual(len(self.sessions("UDP:")), 1)
 
     def test_waiting_while_away(self):
