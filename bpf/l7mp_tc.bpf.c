@@ -122,7 +122,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 
 /*
  * Does the payload, which may be in the non-linear part, begin like a JSON object? Then a
- * JSONSocket client may have begun anew.
+ * JSONSocket client may have restarted.
  */
 static __always_inline int may_be_json(struct __sk_buff *skb, const __u32 at)
 {
@@ -246,7 +246,7 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	}
 L7MP_KINDS(DEFINE_KIND)
 
-/* TCP is not taken there: the link header would have to go again when the original goes up. */
+/* No TCP there: the link header would have to be removed again from the original. */
 static __always_inline int l3_end(int rc)
 {
 	return rc == IS_TCP ? l7mp_pass_up(L7MP_VERDICT_PASS_TCP) : rc;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The fast path at XDP: a packet of a flow is rewritten and sent out of a device of the device map;
- * everything else goes up as it came.
+ * everything else is passed to the stack unchanged (XDP_PASS).
  *
  * Order: parse, look up, all checks, the redirect among them (it only notes the target), write. A
  * packet that is passed up is never changed.
@@ -134,7 +134,7 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	                                           : L7MP_VERDICT_FORWARDED;
 }
 
-/* Does the payload begin like a JSON object? Then a JSONSocket client may have begun anew. */
+/* Does the payload begin like a JSON object? Then a JSONSocket client may have restarted. */
 static __always_inline int may_be_json(struct xdp_md *ctx, const void *data, const int kind)
 {
 	const __u8 *payload = data + L7MP_KIND_PAYLOAD(kind);

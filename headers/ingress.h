@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Does a packet come in where its flow expects it: by the same interface, to the same link address,
- * with the same VLAN tags? Otherwise it goes up, where the stack judges it (reverse path filter,
+ * with the same VLAN tags? Otherwise it is passed to the stack and its checks (reverse path filter,
  * martian addresses, unknown VLANs).
  */
 #pragma once

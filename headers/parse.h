@@ -144,7 +144,7 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	if (ip->version != 6)
 		return L7MP_VERDICT_PASS_MALFORMED;
-	/* Extension headers, fragments among them, are not UDP here: they go up. */
+	/* Extension headers, fragments among them, are not UDP here: passed to the stack. */
 	if (ip->nexthdr != IPPROTO_UDP)
 		return l7mp_v6_other(ip->nexthdr);
 	if (ip->hop_limit <= 1)

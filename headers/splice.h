@@ -5,7 +5,7 @@
  * are not constant, unlike the UDP path: a segment is mostly a large one (GRO), and options and
  * header lengths vary.
  *
- * A packet that goes up is unchanged, but for L7MP_VERDICT_TCP_COPIED.
+ * A packet passed to the stack is unchanged, except for L7MP_VERDICT_TCP_COPIED.
  */
 #pragma once
 
@@ -110,7 +110,7 @@ static __noinline int l7mp_splice_cited_v6(struct __sk_buff *skb, struct l7mp_tc
 	return 0;
 }
 
-/* An ICMP message goes up in any case. `family` is a constant. */
+/* An ICMP message is always passed to the stack. `family` is a constant. */
 static __always_inline void l7mp_splice_icmp(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                              const __u8 family)
 {
@@ -514,7 +514,7 @@ static __always_inline int l7mp_splice_watch(const struct l7mp_tcp_segment *s,
 {
 	__u32 doubt;
 
-	if (s->flags & L7MP_TCPF_SYN) /* the handshake's, sent again, or the socket's affair */
+	if (s->flags & L7MP_TCPF_SYN) /* retransmitted by the handshake, or left to the socket */
 		return L7MP_VERDICT_PASS_TCP_WATCH;
 	doubt = l7mp_tcp_judge(s);
 	if (doubt)

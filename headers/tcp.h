@@ -44,7 +44,7 @@ struct l7mp_tcp_segment {
 	__u32 ip[10], ip_new[10];  /* the IP header */
 	__u32 old[5];              /* the TCP header without options, as it came */
 	__u32 new[L7MP_TCP_WORDS]; /* as it leaves */
-	__u32 up[L7MP_TCP_WORDS];  /* as it goes up to the near socket */
+	__u32 up[L7MP_TCP_WORDS];  /* as passed to the near socket */
 	__u32 options[10], options_new[10];
 	__u32 ts[2], ts_new[2];
 	__u32 l3, l4; /* offsets in the frame */

@@ -91,8 +91,8 @@ enum l7mp_flow_kind {
 
 /*
  * The MSS in bytes that the handshake has negotiated, for each direction. A socket that was created
- * again by TCP_REPAIR does not have it, so it is passed along with the descriptor. 0: ask the
- * socket (TCP_INFO).
+ * again by TCP_REPAIR does not have it, so it is passed along with the descriptor. 0: the
+ * socket has it.
  */
 struct l7mp_flow_mss {
 	uint16_t snd, rcv;
