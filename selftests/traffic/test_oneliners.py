@@ -28,7 +28,7 @@ PAYLOAD = bytes(range(256)) * 40
 
 def rows():
     """The commands on the right of the last table."""
-    text = DOC.read_text().split("## Coming from")[1]
+    text = DOC.read_text().rpartition("\n## ")[2]
     return [m.group(1) for m in re.finditer(r"\| `(l7mp-proxy [^`]*)` \|$", text, re.M)]
 
 
