@@ -6,7 +6,6 @@ import pathlib
 import socket
 import sys
 import time
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
@@ -59,7 +58,6 @@ class Back(Base):
             self.more(p, end)
             self.over(p, end)
 
-    @unittest.skipUnless(l7test.FULL, "make test-full: fails one time in six by a known fault (docs/fastpath.md)")
     def test_mtu(self):
         """the MTU of the egress falls: user space goes on with smaller segments"""
         with self.proxy() as p:

@@ -214,7 +214,8 @@ static void teardown(struct rig *r)
 	for (int i = 0; i < 2; i++) {
 		if (r->own[i] >= 0)
 			close(r->own[i]);
-		close(r->peer[i]);
+		if (r->peer[i] >= 0)
+			close(r->peer[i]);
 	}
 	if (r->p)
 		r->p->since_ms = 0; /* no need to linger */
@@ -252,11 +253,150 @@ static void test_data(void **state)
 	until(&r, OFF_TCP_FAST);
 	assert_int_equal(r.n_begun, 1);
 	assert_int_equal(way(&r, 0)->own_seq, r.p->end[0].rcv_nxt);
-	send_text(r.peer[0], "later"); /* and once more, after FAST */
-	expect(&r, 1, "later");
-	until(&r, OFF_TCP_FAST);
-	assert_int_equal(r.n_begun, 1);
 	end(&r);
+	teardown(&r);
+}
+
+/* Back in user space, the sockets are ordinary ones: they relay as the owner tells them. */
+static void returned(struct rig *r, enum l7mp_reason why)
+{
+	LOOP_UNTIL(r->loop, r->n_returned, LONG_MS);
+	assert_int_equal(r->why, why);
+	assert_int_equal(r->n_over, 0);
+	for (int i = 0; i < 2; i++) {
+		if (r->back[i].shut)
+			continue;
+		send_text(r->own[i], "goes on");
+		expect(r, i, "goes on");
+	}
+}
+
+/* After FAST: the far end has to be sent it, with numbers of today. */
+static void test_data_in_fast(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	send_text(r.peer[0], "later");
+	LOOP_UNTIL(r.loop, !r.p || r.p->stage != OFF_TCP_FAST, LONG_MS);
+	expect(&r, 1, "later");
+	assert_int_equal(r.back[0].ended, false);
+	returned(&r, L7MP_REASON_PENDING);
+	send_text(r.peer[0], "more");
+	LOOP_UNTIL(r.loop, off_tcp_unread(r.own[0]) == 4, LONG_MS); /* "later" is not in there */
+	teardown(&r);
+}
+
+/* The same, but the sender has sent it again and the program has carried it: nothing happens. */
+static void test_carried_in_fast(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	way(&r, 0)->seq_max += 5;
+	way(&r, 1)->ack_max += 5;
+	send_text(r.peer[0], "later");
+	LOOP_UNTIL(r.loop, r.t->n_late, LONG_MS);
+	assert_int_equal(r.p->stage, OFF_TCP_FAST);
+	assert_int_equal(off_tcp_unread(r.p->end[0].fd), 0);
+	assert_int_equal(off_tcp_unread(r.p->end[1].fd), 0);
+	end(&r);
+	teardown(&r);
+}
+
+#define HOLE      "what has passed" /* and did not arrive */
+#define HOLE_SIZE (sizeof(HOLE) - 1)
+
+/*
+ * It comes back while the far end of some directions lacks what has passed. The sockets go back
+ * when that was sent again, and not before; it has then been sent to the far end, too.
+ */
+static void hole(unsigned directions, bool fin)
+{
+	struct rig r;
+
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	for (int i = 0; i < 2; i++) {
+		if (!(directions & 1U << i))
+			continue;
+		way(&r, i)->seq_max += (uint32_t)HOLE_SIZE + fin;
+		if (fin) {
+			way(&r, i)->fin_end = way(&r, i)->seq_max;
+			note(&r, i, L7MP_TCP_FIN);
+		}
+	}
+	off_tcp_pair_leave(r.p, L7MP_REASON_TCP);
+	way(&r, 0)->doubts++; /* it need not wait long: a segment that can't pass */
+	until(&r, OFF_TCP_FILL);
+	for (int i = 0; i < 2; i++)
+		if (directions & 1U << i)
+			send_text(r.peer[i], "what ");
+	LOOP_FOR(r.loop, 20);
+	assert_int_equal(r.n_returned, 0);
+	for (int i = 0; i < 2; i++) {
+		if (!(directions & 1U << i))
+			continue;
+		send_text(r.peer[i], HOLE + 5);
+		if (fin)
+			assert_int_equal(shutdown(r.peer[i], SHUT_WR), 0);
+	}
+	LOOP_UNTIL(r.loop, r.n_returned, LONG_MS);
+	for (int i = 0; i < 2; i++) {
+		char buf[64] = "";
+
+		assert_false(r.back[i].ended || r.back[i].shut);
+		assert_int_equal(off_tcp_unsent(r.own[!i]), 0);
+		if (!(directions & 1U << i))
+			continue;
+		/* A retransmission takes a second at most; in pieces or not. */
+		assert_int_equal(recv(r.peer[!i], buf, HOLE_SIZE, MSG_WAITALL), HOLE_SIZE);
+		assert_string_equal(buf, HOLE);
+		if (fin)
+			expect(&r, !i, "");
+	}
+	for (int i = 0; i < 2; i++)
+		r.back[!i].shut = fin && directions & 1U << i;
+	returned(&r, L7MP_REASON_TCP);
+	teardown(&r);
+}
+
+static void test_hole(void **state)
+{
+	(void)state;
+	for (unsigned directions = 1; directions <= 3; directions++) {
+		hole(directions, false);
+		hole(directions, true);
+	}
+}
+
+/* A peer resets its connection while there is a hole: so does the proxy the other one. */
+static void test_reset_in_hole(void **state)
+{
+	struct rig r;
+	char c;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	way(&r, 0)->seq_max += 5;
+	off_tcp_pair_leave(r.p, L7MP_REASON_TCP);
+	way(&r, 0)->doubts++;
+	until(&r, OFF_TCP_FILL);
+	off_tcp_reset(&r.peer[0]);
+	LOOP_UNTIL(r.loop, r.n_over, LONG_MS);
+	assert_true(r.reset);
+	LOOP_UNTIL(r.loop, can_read(r.peer[1]), LONG_MS);
+	assert_int_equal(recv(r.peer[1], &c, 1, 0), -1);
+	assert_int_equal(errno, ECONNRESET);
 	teardown(&r);
 }
 
@@ -322,9 +462,10 @@ static void test_fin_in_fast(void **state)
 	until(&r, OFF_TCP_FAST);
 	assert_int_equal(shutdown(r.peer[0], SHUT_WR), 0);
 	expect(&r, 1, "");
-	until(&r, OFF_TCP_FAST);
-	assert_true(way(&r, 0)->seen & L7MP_TCP_FIN);
-	end(&r);
+	LOOP_UNTIL(r.loop, r.n_returned, LONG_MS);
+	assert_true(r.back[0].ended);
+	send_text(r.own[0], "an answer");
+	expect(&r, 0, "an answer");
 	teardown(&r);
 }
 
@@ -551,6 +692,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_data),
+	        cmocka_unit_test(test_data_in_fast),
+	        cmocka_unit_test(test_carried_in_fast),
+	        cmocka_unit_test(test_hole),
+	        cmocka_unit_test(test_reset_in_hole),
 	        cmocka_unit_test(test_fins),
 	        cmocka_unit_test(test_fin_after_ours),
 	        cmocka_unit_test(test_fin_in_fast),

@@ -122,6 +122,7 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 	DL_FOREACH (e->flows, flow)
 		leave(e, flow, reason);
 	leave_now(e, true);
+	off_splices_end_all(e);
 	off_splices_drop_over(e);
 }
 

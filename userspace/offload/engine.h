@@ -218,6 +218,8 @@ bool off_splice_is_over(const struct l7mp_flow *flow);
 bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason);
 /* Those that leave have left when this returns. */
 void off_splices_leave_now(struct l7mp_offload_engine *e);
+/* The same, and no pair is left that comes back: for the engine's end. */
+void off_splices_end_all(struct l7mp_offload_engine *e);
 /* Frees the flows of connections that are over. */
 void off_splices_drop_over(struct l7mp_offload_engine *e);
 /* Puts the bytes of a TCP flow into its counters; no-op for others. */

@@ -225,6 +225,12 @@ void off_splices_leave_now(struct l7mp_offload_engine *e)
 		off_tcp_settle_now(e->tcp, SETTLE_MS);
 }
 
+void off_splices_end_all(struct l7mp_offload_engine *e)
+{
+	if (e->tcp)
+		off_tcp_settle_all(e->tcp, SETTLE_MS);
+}
+
 void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
 {
 	/* Segments may come twice, bytes are counted once. */

@@ -195,8 +195,13 @@ int off_tcp_adopt_sockets(const struct off_tcp_pair *p, int fd[2])
 void off_tcp_adopt_begin(struct off_tcp_pair *p, const int fd[2])
 {
 	for (int i = 0; i < 2; i++) {
-		p->end[i].fd = fd[i];
+		struct off_tcp_end *e = &p->end[i];
+
+		e->fd = fd[i];
 		off_tcp_keepalive_off(fd[i]);
+		(void)off_tcp_rcv_nxt(fd[i], &e->rcv_nxt);
+		off_tcp_repair(fd[i], true);
+		e->copied = e->rcv_nxt;
 	}
 	p->since_ms = off_tcp_now(p->t);
 	off_tcp_list(p);

@@ -61,8 +61,12 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 		off_tcp_give_up(p, (enum l7mp_reason)p->why);
 		return;
 	}
-	for (int i = 0; i < 2; i++)
-		off_tcp_send_reset(p, i);
+	for (int i = 0; i < 2; i++) {
+		if (p->stage == OFF_TCP_FILL)
+			off_tcp_reset(&p->end[i].fd);
+		else
+			off_tcp_send_reset(p, i);
+	}
 	off_tcp_over(p, true);
 	p->since_ms = 0; /* nothing comes any more */
 }

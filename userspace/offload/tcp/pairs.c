@@ -19,8 +19,9 @@
 
 const char *off_tcp_stage_name(enum off_tcp_stage stage)
 {
-	static const char *const names[OFF_TCP_STAGES] = {
-	        "numbers", "watch", "hold", "relay", "trans", "fast", "stop", "stop", "linger"};
+	static const char *const names[OFF_TCP_STAGES] = {"numbers", "watch", "hold", "relay",
+	                                                  "trans",   "fast",  "stop", "stop",
+	                                                  "fill",    "linger"};
 
 	return (unsigned)stage < OFF_TCP_STAGES ? names[stage] : "";
 }
@@ -127,6 +128,7 @@ void off_tcp_step(struct off_tcp_pair *p)
 		break;
 	case OFF_TCP_BARRIER:
 	case OFF_TCP_STOP:
+	case OFF_TCP_FILL:
 		off_tcp_unsplice_step(p);
 		break;
 	default:
@@ -354,6 +356,7 @@ void off_tcp_pair_free(struct off_tcp_pair **pp)
 		if (p->stage == OFF_TCP_LINGER)
 			off_tcp_close_silently(&p->end[i].fd);
 		off_tcp_relay_free(&p->end[i].relay);
+		free(p->end[i].fill.data);
 	}
 	unlist(p);
 	/* The place is used again last: a program may still look at it. */
@@ -367,6 +370,8 @@ uint64_t off_tcp_bytes(struct off_tcp_pair *p, int dir)
 	volatile struct l7mp_tcp_direction *d = &p->map->dir[dir];
 	uint32_t max;
 
+	if (p->settled)
+		return e->bytes;
 	if (p->stage < OFF_TCP_TRANS)
 		return e->bytes + e->relay.relayed;
 	max = d->seq_max;

@@ -15,6 +15,9 @@
 
 #include "socket.h"
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72 /* since Linux 5.14 */
+#endif
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
@@ -23,6 +26,7 @@ enum { QUEUE_NONE, QUEUE_RECV, QUEUE_SEND };
 enum { OPTION_MSS = 2, OPTION_WINDOW = 3, OPTION_SACK = 4, OPTION_TIMESTAMP = 8 };
 #define REPAIR_OFF (-1) /* TCP_REPAIR_OFF_NO_WP */
 #define TS_OPTION  12
+#define ROOM_MIN   65536
 
 static int set(int fd, int level, int name, int value)
 {
@@ -41,6 +45,25 @@ void off_tcp_repair(int fd, bool on)
 	(void)set(fd, IPPROTO_TCP, TCP_REPAIR, on ? 1 : REPAIR_OFF);
 	if (!on)
 		(void)set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+}
+
+void off_tcp_repair_sending(int fd)
+{
+	(void)set(fd, IPPROTO_TCP, TCP_REPAIR, 1);
+	(void)set(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, QUEUE_SEND);
+}
+
+void off_tcp_make_room(int fd, uint32_t bytes)
+{
+	/* The kernel doubles it, for its own overhead. */
+	uint32_t room = bytes < INT32_MAX / 2 - ROOM_MIN ? bytes + ROOM_MIN : INT32_MAX / 2;
+
+	(void)set(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)room);
+}
+
+void off_tcp_unlock_room(int fd)
+{
+	(void)set(fd, SOL_SOCKET, SO_BUF_LOCK, 0); /* as it is, but it may grow again */
 }
 
 static int info(int fd, struct tcp_info *out)
@@ -233,6 +256,18 @@ void off_tcp_close_silently(int *fd)
 	if (*fd < 0)
 		return;
 	off_tcp_repair(*fd, true);
+	close(*fd);
+	*fd = -1;
+}
+
+void off_tcp_reset(int *fd)
+{
+	const struct linger now = {.l_onoff = 1};
+
+	if (*fd < 0)
+		return;
+	off_tcp_repair(*fd, false);
+	(void)setsockopt(*fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	close(*fd);
 	*fd = -1;
 }

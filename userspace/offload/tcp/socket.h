@@ -56,6 +56,11 @@ int off_tcp_write_seq(int fd, uint32_t *out);
 /* `keep`: the socket stays in repair mode. */
 int off_tcp_window(int fd, bool keep, struct off_tcp_window *out);
 void off_tcp_repair(int fd, bool on);
+/* Repair mode in which what is written counts as sent already, and waits for acknowledgement. */
+void off_tcp_repair_sending(int fd);
+/* The send queue takes at least so many bytes from now on; unlocked, it grows by itself again. */
+void off_tcp_make_room(int fd, uint32_t bytes);
+void off_tcp_unlock_room(int fd);
 /* The time stamp that the socket would send now. */
 uint32_t off_tcp_clock(int fd);
 int off_tcp_unread(int fd);  /* bytes; negative errno */
@@ -85,6 +90,8 @@ void off_tcp_quickack(int fd);
 void off_tcp_ask(int fd, bool keep);
 /* Closes without a word to the peer. Nothing for -1; sets -1. */
 void off_tcp_close_silently(int *fd);
+/* Closes with a reset to the peer. Nothing for -1; sets -1. */
+void off_tcp_reset(int *fd);
 
 /* Would connect(2) find a route? */
 bool off_tcp_has_route(const struct off_tcp_conn *c);

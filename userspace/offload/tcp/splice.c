@@ -403,6 +403,17 @@ static void empty(struct off_tcp_end *e)
 	off_tcp_quickack(e->fd);
 }
 
+/* Forward, never back; the programs do the same. */
+static void advance(volatile uint32_t *at, uint32_t to)
+{
+	uint32_t was = *at;
+
+	while (off_tcp_before(was, to) &&
+	       !__atomic_compare_exchange_n(at, &was, to, false, __ATOMIC_RELAXED,
+	                                    __ATOMIC_RELAXED))
+		;
+}
+
 void off_tcp_fast(struct off_tcp_pair *p)
 {
 	struct off_tcp_window w[2] = {{0}};
@@ -412,6 +423,9 @@ void off_tcp_fast(struct off_tcp_pair *p)
 			empty(&p->end[i]);
 		p->end[i].clock = off_tcp_clock(p->end[i].fd);
 		off_tcp_relay_rest(&p->end[i].relay);
+		/* Whatever way the acknowledgement took. */
+		advance(&p->map->dir[!i].ack_max, p->end[i].rcv_nxt);
+		advance(&p->map->dir[i].seq_max, p->end[i].rcv_nxt);
 	}
 	off_tcp_phase(p, L7MP_TCP_FAST);
 	/* They stay in repair mode: if this process dies they go without a word. */
@@ -429,14 +443,25 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	}
 }
 
-/* Has the socket received something since TRANS: data, or a FIN? */
-static bool has_more(const struct off_tcp_end *e)
+/*
+ * The socket may have received something since TRANS. When that is acknowledged beyond, its sender
+ * has sent it again and the programs have carried it: then it is of no use any more.
+ */
+static void look(struct off_tcp_pair *p, int i)
 {
-	uint32_t rcv_nxt = e->rcv_nxt;
+	struct off_tcp_end *e = &p->end[i];
+	uint32_t before = e->rcv_nxt;
 
-	(void)off_tcp_rcv_nxt(e->fd, &rcv_nxt);
+	(void)off_tcp_rcv_nxt(e->fd, &e->rcv_nxt);
+	p->t->n_late += e->rcv_nxt != before;
+	if (e->rcv_nxt != before && !off_tcp_owes(p, i)) {
+		int unread = off_tcp_unread(e->fd);
+
+		e->relay.relayed = unread > 0 ? (uint64_t)unread : 0;
+		empty(e);
+		off_tcp_relay_rest(&e->relay);
+	}
 	off_tcp_repair(e->fd, true);
-	return rcv_nxt != e->rcv_nxt;
 }
 
 void off_tcp_late(struct off_tcp_pair *p)
@@ -447,20 +472,14 @@ void off_tcp_late(struct off_tcp_pair *p)
 		off_tcp_pair_kill(p);
 		return;
 	}
-	if (!has_more(&p->end[0]) && !has_more(&p->end[1]))
-		return;
-	p->t->n_late++;
-	off_tcp_watch_socket(p, false);
-	for (int i = 0; i < 2; i++) {
-		off_tcp_repair(p->end[i].fd, false);
-		(void)off_tcp_rcv_nxt(p->end[i].fd, &p->end[i].rcv_nxt);
-		/* The far peer has been granted more than its socket knows. */
-		p->map->dir[i].edge = p->map->dir[i].ack_max + p->map->dir[i].win;
-	}
-	set_limits(p);
-	off_tcp_enter(p, OFF_TCP_TRANS);
-	p->moved_ms = now(p);
-	off_tcp_phase(p, L7MP_TCP_TRANS);
+	look(p, 0);
+	look(p, 1);
+	/*
+	 * The far socket can't send it: its numbers are those of long ago, which the far peer takes
+	 * no more (RFC 5961, 5.2). One that is made again can.
+	 */
+	if (off_tcp_owes(p, 0) || off_tcp_owes(p, 1))
+		off_tcp_pair_leave(p, L7MP_REASON_PENDING);
 }
 
 /* ---- one look ---- */

@@ -8,6 +8,7 @@
  *   splice     the states until FAST                               unsplice  STOP and back
  *   close      ends and dead peers                                 pairs     memory, list, ticks
  *   adopt      what an earlier process has left
+ *   fill       back with a hole in what passed
  *
  * The numbers of both connections differ by constants from the first byte on, so a byte may take
  * user space's way and the program's at once: the receiver drops what it has. What must hold is
@@ -83,10 +84,20 @@ enum off_tcp_stage {
 	OFF_TCP_FAST,
 	OFF_TCP_BARRIER, /* STOP: programs that had not seen it yet come to their end */
 	OFF_TCP_STOP,    /* until everything is acknowledged */
+	OFF_TCP_FILL,    /* the sockets are made again, but not all was acknowledged */
 	OFF_TCP_LINGER,  /* over; the flows stay for what is late */
 	OFF_TCP_STAGES,
 };
 const char *off_tcp_stage_name(enum off_tcp_stage stage);
+
+/* What end i's peer has sent, as far as the other end's new socket has to be given it: FILL. */
+struct off_tcp_fill {
+	uint8_t *data;  /* a piece of it, owned; NULL: none */
+	size_t at, len; /* of `data`: what was not given yet */
+	uint32_t acked; /* the far peer's acknowledgement when the sockets were made */
+	uint32_t left;  /* numbers that are not given yet */
+	bool fin;       /* the last of them is a FIN */
+};
 
 struct off_tcp_end {
 	int fd; /* borrowed before RELAY, then ours; -1: none */
@@ -100,6 +111,8 @@ struct off_tcp_end {
 	uint64_t written0;
 	uint32_t segs_in; /* when WATCH began */
 	bool have_ack0, fin, shut;
+	bool ended; /* FILL: the peer has finished, which its new socket does not know */
+	struct off_tcp_fill fill;
 	/* Of what the peer sends: */
 	uint32_t counted; /* seq_max that is in `bytes` already */
 	uint64_t bytes;   /* since user space stopped */
@@ -124,6 +137,8 @@ struct off_tcp_pair {
 	uint64_t refreshed_ms;
 	unsigned probes;
 	unsigned barrier;          /* BARRIER: number of the barrier that it waits for */
+	uint32_t doubts;           /* STOP: number of doubts when it began */
+	bool settled;              /* FILL: bytes are counted by hand now */
 	bool held;                 /* the owner was told to */
 	bool hurried;              /* FAST: looked at every ms all the same */
 	uint64_t challenged_ms;    /* the last challenge */
@@ -173,7 +188,7 @@ struct off_tcp {
 	uint32_t last_id;
 	unsigned first_free, n_free; /* in `free`, a ring */
 	uint16_t free[L7MP_TCP_PAIRS];
-	uint64_t n_spliced, n_returned, n_closed, n_reset, n_late, n_forced, n_challenges;
+	uint64_t n_spliced, n_returned, n_closed, n_reset, n_late, n_forced, n_challenges, n_filled;
 };
 
 /* `map`: memory of tcp_pairs; it and `ops` are borrowed. 0 or negative errno. */
@@ -204,6 +219,8 @@ void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why);
  * programs away.
  */
 void off_tcp_settle_now(struct off_tcp *t, unsigned ms);
+/* The same for all pairs at the end: also those without programs, which fill holes (FILL). */
+void off_tcp_settle_all(struct off_tcp *t, unsigned ms);
 /* Resets both connections now: `over`, or before TRANS `returned`, from inside. Lent ones only. */
 void off_tcp_pair_kill(struct off_tcp_pair *p);
 /* Updates and returns the bytes that an end's peer has sent since user space stopped. */
@@ -260,14 +277,29 @@ void off_tcp_phase(struct off_tcp_pair *p, enum l7mp_tcp_phase phase);
 void off_tcp_enter(struct off_tcp_pair *p, enum off_tcp_stage stage);
 /* One look; the pair may be freed by it. */
 void off_tcp_splice_step(struct off_tcp_pair *p);   /* NUMBERS to TRANS */
-void off_tcp_unsplice_step(struct off_tcp_pair *p); /* BARRIER, STOP */
+void off_tcp_unsplice_step(struct off_tcp_pair *p); /* BARRIER, STOP, FILL */
 void off_tcp_quiet_step(struct off_tcp_pair *p);    /* FAST, LINGER */
 void off_tcp_stop_begin(struct off_tcp_pair *p);
 /* STOP is over, whether everything is acknowledged or not. */
 void off_tcp_stop_end(struct off_tcp_pair *p);
 void off_tcp_fast(struct off_tcp_pair *p);
-/* FAST again to TRANS: something reached a socket. */
+/* FAST: something reached a socket. */
 void off_tcp_late(struct off_tcp_pair *p);
+/* Has end i's socket acknowledged what was not acknowledged beyond? As of when it was read last. */
+static inline bool off_tcp_owes(const struct off_tcp_pair *p, int i)
+{
+	return off_tcp_before(p->map->dir[!i].ack_max, p->end[i].rcv_nxt);
+}
+/*
+ * Keeps what end i's socket has acknowledged beyond `acked`; before it is closed. False: that is
+ * lost.
+ */
+bool off_tcp_fill_take(struct off_tcp_pair *p, int i, uint32_t acked);
+/* The sockets are made again, the programs out of the way. No callback. */
+void off_tcp_fill_begin(struct off_tcp_pair *p, const uint32_t acked[2]);
+void off_tcp_fill_step(struct off_tcp_pair *p);
+/* Gives the sockets back, whether all is filled or not. Frees p. */
+void off_tcp_fill_end(struct off_tcp_pair *p);
 void off_tcp_step(struct off_tcp_pair *p);
 uint64_t off_tcp_now_ns(void);
 /* Sets p->barrier to one that begins after now. */

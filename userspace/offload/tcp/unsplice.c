@@ -10,6 +10,8 @@
 #include "tcp.h"
 
 #define STOP_MS        3000
+#define BLOCKED_MS     300 /* the same, when a segment came that can't pass */
+#define OWED_MS        50  /* and when the far end lacks what its sender will not send again */
 #define NO_ROUTE_MS    30000
 #define PROBE_FIRST_MS 2
 #define PROBE_DOUBLE   6 /* times: at most every 128 ms */
@@ -40,6 +42,7 @@ void off_tcp_probe(struct off_tcp_pair *p, int i)
 void off_tcp_stop_begin(struct off_tcp_pair *p)
 {
 	off_tcp_watch_socket(p, false);
+	p->doubts = p->map->dir[0].doubts + p->map->dir[1].doubts;
 	off_tcp_enter(p, OFF_TCP_BARRIER);
 	off_tcp_phase(p, L7MP_TCP_STOP);
 	off_tcp_barrier(p);
@@ -50,18 +53,30 @@ static bool acknowledged(const struct off_tcp_pair *p)
 	for (int i = 0; i < 2; i++)
 		if (off_tcp_before(p->map->dir[i].ack_max, p->map->dir[!i].seq_max))
 			return false;
-	return true;
+	return !off_tcp_owes(p, 0) && !off_tcp_owes(p, 1);
+}
+
+/* How long to wait for that; what is missing then user space fills in. */
+static unsigned patience(const struct off_tcp_pair *p)
+{
+	if (off_tcp_owes(p, 0) || off_tcp_owes(p, 1))
+		return OWED_MS;
+	return p->map->dir[0].doubts + p->map->dir[1].doubts != p->doubts ? BLOCKED_MS : STOP_MS;
 }
 
 /* ---- making the sockets again ---- */
 
-/* What end i's peer has sent that is acknowledged beyond, and what it has acknowledged. */
-static void point(const struct off_tcp_pair *p, int i, struct off_tcp_point *out)
+/*
+ * What end i's peer has sent that is acknowledged beyond or by the socket, and what it has
+ * acknowledged. `acked` are the acknowledgements of what each peer has sent.
+ */
+static void point(const struct off_tcp_pair *p, int i, const uint32_t acked[2],
+                  struct off_tcp_point *out)
 {
 	const volatile struct l7mp_tcp_direction *in = &p->map->dir[i], *far = &p->map->dir[!i];
 
-	out->rcv_nxt = far->ack_max;
-	out->snd_nxt = in->ack_max - in->ack_delta;
+	out->rcv_nxt = off_tcp_later(acked[i], p->end[i].rcv_nxt);
+	out->snd_nxt = acked[!i] - in->ack_delta;
 	/*
 	 * Not behind what the old socket or the other end has sent, nor behind what still passes
 	 * until the flows are gone: that may have been sent much later than what passed last.
@@ -93,10 +108,14 @@ static bool restore(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 	return true;
 }
 
-/* They are sockets like others again: the peers are told what they may send. */
+/*
+ * They are sockets like others again, but for those that have to be filled. The peers are told what
+ * they may send.
+ */
 static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 {
 	for (int i = 0; i < 2; i++) {
+		bool to_fill = p->end[!i].fill.left;
 		struct off_tcp_segment s = {
 		        .seq = at[i].snd_nxt,
 		        .ack = at[i].rcv_nxt,
@@ -104,10 +123,14 @@ static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 		        .tsecr = p->map->dir[i].ts_in,
 		};
 
-		off_tcp_repair(p->end[i].fd, false);
+		if (!to_fill)
+			off_tcp_repair(p->end[i].fd, false);
 		s.tsval = off_tcp_clock(p->end[i].fd);
-		if (off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
-			off_tcp_ask(p->end[i].fd, false);
+		if (!off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
+			continue;
+		off_tcp_ask(p->end[i].fd, to_fill);
+		if (to_fill)
+			off_tcp_repair_sending(p->end[i].fd);
 	}
 }
 
@@ -116,42 +139,40 @@ static void settle_bytes(struct off_tcp_pair *p, const struct off_tcp_point at[2
 {
 	for (int i = 0; i < 2; i++) {
 		struct off_tcp_end *e = &p->end[i];
-		uint32_t end = at[i].rcv_nxt - has_ended(p, i);
+		uint32_t end = at[i].rcv_nxt - e->ended;
 
 		(void)off_tcp_bytes(p, i);
 		e->bytes += (uint64_t)(int64_t)(int32_t)(end - e->counted);
 		e->counted = end;
 	}
+	p->settled = true;
 }
 
 void off_tcp_stop_end(struct off_tcp_pair *p)
 {
-	struct l7mp_flow_socket back[2];
+	const uint32_t acked[2] = {p->map->dir[1].ack_max, p->map->dir[0].ack_max};
 	struct off_tcp_point at[2];
 	struct off_tcp *t = p->t;
-	void *owner = p->owner;
+	bool whole = true;
 
-	for (int i = 0; i < 2; i++)
-		point(p, i, &at[i]);
 	t->n_forced += !acknowledged(p);
-	if (!restore(p, at)) {
+	for (int i = 0; i < 2; i++)
+		whole = off_tcp_fill_take(p, i, acked[i]) && whole;
+	for (int i = 0; i < 2; i++) {
+		point(p, i, acked, &at[i]);
+		p->end[i].ended = has_ended(p, i) || p->end[i].fill.fin;
+		p->end[i].shut = has_ended(p, !i);
+	}
+	if (!whole || !restore(p, at)) {
 		off_tcp_pair_kill(p);
 		return;
 	}
 	settle_bytes(p, at);
-	t->ops->unmap(t->arg, owner);
-	wake(p, at);
-	for (int i = 0; i < 2; i++) {
-		back[i] = (struct l7mp_flow_socket){.fd = p->end[i].fd,
-		                                    .ended = has_ended(p, i),
-		                                    .shut = has_ended(p, !i),
-		                                    .mss = off_tcp_mss(&p->end[i].conn.traits)};
-		p->end[i].fd = -1;
-	}
-	t->n_returned++;
+	t->ops->unmap(t->arg, p->owner);
 	off_tcp_phase(p, L7MP_TCP_FREE);
-	t->ops->returned(t->arg, owner, back, (enum l7mp_reason)p->why);
-	off_tcp_pair_free(&p);
+	off_tcp_fill_begin(p, acked);
+	wake(p, at);
+	off_tcp_fill_step(p);
 }
 
 /* ---- steps ---- */
@@ -175,7 +196,7 @@ static void stop_step(struct off_tcp_pair *p)
 {
 	unsigned shift = p->probes < PROBE_DOUBLE ? p->probes : PROBE_DOUBLE;
 
-	if ((acknowledged(p) || off_tcp_since(p->t, p->since_ms) > STOP_MS) && has_routes(p)) {
+	if ((acknowledged(p) || off_tcp_since(p->t, p->since_ms) > patience(p)) && has_routes(p)) {
 		off_tcp_stop_end(p);
 		return;
 	}
@@ -207,7 +228,9 @@ void off_tcp_unsplice_step(struct off_tcp_pair *p)
 {
 	if (p->stage == OFF_TCP_BARRIER)
 		barrier_step(p);
-	if (p->stage == OFF_TCP_STOP && !ended(p))
+	if (p->stage == OFF_TCP_FILL)
+		off_tcp_fill_step(p);
+	else if (p->stage == OFF_TCP_STOP && !ended(p))
 		stop_step(p);
 }
 
@@ -224,21 +247,27 @@ void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why)
 	/* RELAY gives up at its next step; TRANS comes to FAST first. */
 }
 
-static bool leaving(const struct off_tcp *t)
+/* FILL needs no program: only who takes all away waits for it. */
+static bool leaves(const struct off_tcp_pair *p, bool all)
+{
+	return p->wanted_back && (all || p->stage != OFF_TCP_FILL);
+}
+
+static bool leaving(const struct off_tcp *t, bool all)
 {
 	const struct off_tcp_pair *p;
 
 	DL_FOREACH (t->busy, p)
-		if (p->wanted_back)
+		if (leaves(p, all))
 			return true;
 	return false;
 }
 
-static void step_leaving(struct off_tcp *t, bool force)
+static void step_leaving(struct off_tcp *t, bool all, bool force)
 {
 	for (struct off_tcp_pair *p = t->busy; p; p = t->next_busy) {
 		t->next_busy = p->next;
-		if (!p->wanted_back)
+		if (!leaves(p, all))
 			continue;
 		/* Nobody waits for programs here: what they have changed is looked at again. */
 		if (p->stage == OFF_TCP_BARRIER)
@@ -247,22 +276,34 @@ static void step_leaving(struct off_tcp *t, bool force)
 			off_tcp_stop_end(p);
 		else if (force && p->stage == OFF_TCP_TRANS)
 			off_tcp_pair_kill(p);
+		else if (force && p->stage == OFF_TCP_FILL)
+			off_tcp_fill_end(p);
 		else
 			off_tcp_step(p);
 	}
 	t->next_busy = NULL;
 }
 
-void off_tcp_settle_now(struct off_tcp *t, unsigned ms)
+static void settle(struct off_tcp *t, unsigned ms, bool all)
 {
 	const struct timespec wait = {.tv_nsec = 1000000};
 
-	while (leaving(t) && t->skew_ms < ms) {
-		step_leaving(t, false);
-		if (leaving(t) && !nanosleep(&wait, NULL))
+	while (leaving(t, all) && t->skew_ms < ms) {
+		step_leaving(t, all, false);
+		if (leaving(t, all) && !nanosleep(&wait, NULL))
 			t->skew_ms++;
 	}
-	if (leaving(t))
-		step_leaving(t, true);
+	if (leaving(t, all))
+		step_leaving(t, all, true);
 	t->skew_ms = 0;
+}
+
+void off_tcp_settle_now(struct off_tcp *t, unsigned ms)
+{
+	settle(t, ms, false);
+}
+
+void off_tcp_settle_all(struct off_tcp *t, unsigned ms)
+{
+	settle(t, ms, true);
 }

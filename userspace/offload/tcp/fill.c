@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A session that comes back with a hole: its far end has not acknowledged all that passed, but may
+ * hold what is behind the hole. A socket that is made again at the hole would refuse the
+ * acknowledgement of all that once the hole is filled, since it never sent that much. So the bytes,
+ * which their sender sends again to the near socket, are put into the far socket in repair mode, as
+ * sent already, up to the end of what passed. Only then do the sockets go back to their owner.
+ *
+ * The same is done with what the near socket has acknowledged though the far end does not have it:
+ * a segment that went up before TRANS and reached the socket after FAST. Its sender will not send
+ * it again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "tcp.h"
+
+#define PIECE   65536
+#define FILL_MS 30000 /* as long as a session waits for a route (NO_ROUTE_MS) */
+
+bool off_tcp_fill_take(struct off_tcp_pair *p, int i, uint32_t acked)
+{
+	struct off_tcp_end *e = &p->end[i];
+	struct off_tcp_fill *f = &e->fill;
+	int unread;
+	ssize_t n;
+
+	if (off_tcp_rcv_nxt(e->fd, &e->rcv_nxt))
+		return false;
+	if (!off_tcp_before(acked, e->rcv_nxt))
+		return true;
+	unread = off_tcp_unread(e->fd);
+	if (unread < 0)
+		return false;
+	f->fin = e->rcv_nxt == e->copied + (uint32_t)unread + 1;
+	f->data = malloc((size_t)unread + 1);
+	if (!f->data)
+		return false;
+	n = unread ? recv(e->fd, f->data, (size_t)unread, MSG_PEEK | MSG_DONTWAIT) : 0;
+	f->at = acked - e->copied;
+	f->len = e->rcv_nxt - acked - f->fin;
+	return n == unread && f->at + f->len == (size_t)unread;
+}
+
+/* The end of what has passed, or was acknowledged by the socket. */
+static uint32_t passed(const struct off_tcp_pair *p, int i)
+{
+	return off_tcp_later(p->map->dir[i].seq_max, p->end[i].rcv_nxt);
+}
+
+static bool is_filled(const struct off_tcp_pair *p)
+{
+	return !p->end[0].fill.left && !p->end[1].fill.left;
+}
+
+/* The peer of the end !i has to be told nothing new; what it answers shows its holes. */
+static void filled(struct off_tcp_pair *p, int i)
+{
+	const struct off_tcp_end *far = &p->end[!i];
+	struct off_tcp_segment s = {
+	        .seq = p->end[i].fill.acked + p->map->dir[i].seq_delta,
+	        .win = OFF_TCP_RESTORED_WINDOW,
+	        .tsval = off_tcp_clock(far->fd),
+	        .tsecr = p->map->dir[!i].ts_in,
+	        .old_byte = true,
+	};
+
+	off_tcp_unlock_room(far->fd);
+	/* Reading the number ends the repair mode. */
+	if (!off_tcp_rcv_nxt(far->fd, &s.ack))
+		(void)off_tcp_segment_send(&p->t->raw, &far->conn, &s);
+}
+
+void off_tcp_fill_begin(struct off_tcp_pair *p, const uint32_t acked[2])
+{
+	off_tcp_enter(p, OFF_TCP_FILL);
+	for (int i = 0; i < 2; i++) {
+		const volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+		struct off_tcp_fill *f = &p->end[i].fill;
+		uint32_t end = passed(p, i);
+
+		f->acked = acked[i];
+		f->left = off_tcp_before(acked[i], end) ? end - acked[i] : 0;
+		f->fin = f->left && (f->fin || (d->seen & L7MP_TCP_FIN && d->fin_end == end));
+		if (!f->left)
+			continue;
+		p->t->n_filled++;
+		off_tcp_make_room(p->end[!i].fd, f->left);
+		off_tcp_repair_sending(p->end[!i].fd);
+	}
+}
+
+/* Reads from end i into its piece. 1: something; 0: nothing yet; -1: it is over with it. */
+static int more(struct off_tcp_pair *p, int i)
+{
+	struct off_tcp_end *e = &p->end[i];
+	struct off_tcp_fill *f = &e->fill;
+	uint32_t want = f->left - f->fin;
+	ssize_t n;
+
+	free(f->data);
+	f->data = malloc(PIECE);
+	if (!f->data)
+		return 0;
+	off_tcp_repair(e->fd, false); /* which allows no reading */
+	/* When only the FIN is missing, what else there may be is the owner's. */
+	n = want ? recv(e->fd, f->data, want < PIECE ? want : PIECE, MSG_DONTWAIT)
+	         : recv(e->fd, f->data, 1, MSG_DONTWAIT | MSG_PEEK);
+	if (p->end[!i].fill.left)
+		off_tcp_repair_sending(e->fd);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -1;
+	f->at = 0;
+	f->len = want ? (size_t)n : 0;
+	e->bytes += f->len;
+	if (n && want)
+		return 1;
+	/* The FIN, or something that can't be. */
+	if (!n && f->fin)
+		(void)shutdown(p->end[!i].fd, SHUT_WR);
+	f->left = 0;
+	return 0;
+}
+
+/* False: a connection was reset. */
+static bool fill(struct off_tcp_pair *p, int i)
+{
+	struct off_tcp_fill *f = &p->end[i].fill;
+
+	while (f->left) {
+		ssize_t n;
+		int rc;
+
+		/* The near socket will not tell of a FIN that its predecessor had. */
+		if (!f->len && f->left == 1 && f->fin && p->end[i].ended) {
+			(void)shutdown(p->end[!i].fd, SHUT_WR);
+			f->left = 0;
+			break;
+		}
+		rc = f->len ? 1 : more(p, i);
+		if (rc < 0)
+			return false;
+		if (!rc && f->left)
+			return true;
+		if (!rc)
+			break;
+		n = send(p->end[!i].fd, f->data + f->at, f->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0)
+			return errno == EAGAIN || errno == EINTR || errno == ENOBUFS;
+		f->at += (size_t)n;
+		f->len -= (size_t)n;
+		f->left -= (uint32_t)n;
+	}
+	filled(p, i);
+	return true;
+}
+
+void off_tcp_fill_step(struct off_tcp_pair *p)
+{
+	for (int i = 0; i < 2; i++) {
+		if (p->end[i].fill.left && !fill(p, i)) {
+			off_tcp_pair_kill(p);
+			return;
+		}
+	}
+	if (is_filled(p) || off_tcp_since(p->t, p->since_ms) > FILL_MS)
+		off_tcp_fill_end(p);
+}
+
+void off_tcp_fill_end(struct off_tcp_pair *p)
+{
+	struct l7mp_flow_socket back[2];
+	struct off_tcp *t = p->t;
+	void *owner = p->owner;
+
+	for (int i = 0; i < 2; i++) {
+		if (p->end[i].fill.left)
+			filled(p, i);
+		back[i] = (struct l7mp_flow_socket){.fd = p->end[i].fd,
+		                                    .ended = p->end[i].ended,
+		                                    .shut = p->end[i].shut,
+		                                    .mss = off_tcp_mss(&p->end[i].conn.traits)};
+		p->end[i].fd = -1;
+	}
+	t->n_returned++;
+	t->ops->returned(t->arg, owner, back, (enum l7mp_reason)p->why);
+	off_tcp_pair_free(&p);
+}
