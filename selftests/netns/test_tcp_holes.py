@@ -116,9 +116,10 @@ class Holes(Proof):
         with self.proxy(tcp={"after_bytes": 0, "after_ms": 0}) as p:
             c, s = self.back_with_hole(p, ways, end)
             if end and len(ways) == 1:
-                s.sendall(b"an answer")
-                self.sent[1] += 9
-                self.assertEqual(self.exactly(c, 9), b"an answer")
+                one, other = (s, c)[ways[0]], (c, s)[ways[0]]
+                one.sendall(b"an answer")
+                self.sent[1 - ways[0]] += 9
+                self.assertEqual(self.exactly(other, 9), b"an answer")
             c.close()
             s.close()
             line = self.logged(p)
