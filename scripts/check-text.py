@@ -6,7 +6,9 @@
 - Lines of C sources have at most 100 columns, comments included; tabs count to the next 8.
 - Words that were given up for the field's terms do not come back (WORDS).
 - No reference to documents that are not in the tree.
+- What the test runner starts (selftests/*/test_* with #!) is executable.
 """
+import os
 import pathlib
 import re
 import subprocess
@@ -21,6 +23,7 @@ WORDS = {
     r"go_deaf|(goes |is )deaf": "stop reading",
     r"knock(s|ed|ing)?": "wake, notify",
     r"the house": "the project",
+    r"without a word": "silently, without FIN or RST",
     r"whoever": "the caller, the client, a program",
     r"somebody|anybody": "a client, another process, an observer",
     r"for good": "permanently, or nothing",
@@ -60,6 +63,12 @@ def check_licence(name, lines, errors):
         errors.append(f"{name}:1: expected the SPDX line")
 
 
+def check_mode(name, lines, errors):
+    folder, _, file = name.rpartition("/")
+    if folder.startswith("selftests/") and file.startswith("test_") and lines[0].startswith("#!") and not os.access(ROOT / name, os.X_OK):
+        errors.append(f"{name}: expected to be executable")
+
+
 def check_lines(name, lines, errors):
     source = name.endswith((".c", ".h"))
     for number, line in enumerate(lines, 1):
@@ -85,6 +94,7 @@ def main():
             continue
         lines = path.read_text(errors="replace").split("\n")
         check_licence(name, lines, errors)
+        check_mode(name, lines, errors)
         check_lines(name, lines, errors)
     for e in errors:
         print(e)

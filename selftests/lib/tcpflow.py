@@ -132,7 +132,7 @@ def reset(sock):
 
 
 def vanish(sock):
-    """Closes without a word, as a host that crashes."""
+    """Closes silently, as a host that crashes."""
     sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
     sock.close()
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: timeout=400
-"""Peers that vanish under traffic, without a word: every protocol over TCP gives them up (TCP_USER_TIMEOUT)."""
+"""Peers that vanish silently under traffic: every protocol over TCP gives them up (TCP_USER_TIMEOUT)."""
 import base64
 import hashlib
 import pathlib

@@ -153,7 +153,7 @@ static void told_before(void **state)
 	l7mp_loop_advance(e.loop, 2);
 	assert_int_equal(nh->reason, L7MP_REASON_NO_ROUTE);
 	assert_int_equal(use.generation, nh->generation); /* its flows have been looked at */
-	route_oif = 8; /* and what comes back without a word is found later */
+	route_oif = 8; /* and what returns without an event is found later */
 	l7mp_loop_advance(e.loop, 1010);
 	assert_int_equal(nh->reason, L7MP_REASON_NONE);
 	assert_int_equal(nh->ifindex, 8);

@@ -588,7 +588,7 @@ static void test_ended_in_stop(void **state)
 
 /* ---- what an earlier process has left ---- */
 
-/* The process dies: what it had is gone without a word, the map stays. */
+/* The process dies: its sockets are closed silently, the map stays. */
 static void die(struct rig *r)
 {
 	struct l7mp_tcp_pair left = *r->p->map;

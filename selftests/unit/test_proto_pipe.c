@@ -136,7 +136,7 @@ static void both_ways(void **state)
 	w = writer(in);
 	r = reader(out);
 	pfix_turn(f, 20);
-	assert_int_equal(f->n_conns, 0); /* a writer without a word is nobody yet */
+	assert_int_equal(f->n_conns, 0); /* a writer that has sent nothing makes no session */
 	assert_int_equal(write(w, "ask", 3), 3);
 	assert_true(pfix_until_size(f, &f->n_conns, 1, 1000));
 	c = f->conns[0];
