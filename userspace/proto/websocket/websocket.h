@@ -58,7 +58,7 @@ struct lws_vhost;
 #define L7MP_WS_HEAD_MS  5000
 #define L7MP_WS_CLOSE_MS 5000
 /* Time for a peer to close after its protocol error, in ms. */
-#define L7MP_WS_FAULT_MS 1000
+#define L7MP_WS_FAULT_MS 5000
 /* Time to send what is queued for a peer whose connection is closing, in ms. */
 #define L7MP_WS_FULL_MS 60000
 /* Maximum size of the head of a request, and of the answer to one; bytes. */
