@@ -218,12 +218,12 @@ static void rig_turn(struct rig *r)
 			rig_turn(r);                        \
 		assert_true(cond);                          \
 	} while (0)
-/* As far as the relay gets without the peers. */
-#define SETTLE(r)                                     \
-	do {                                          \
-		uint64_t until_ = looptest_ms() + 30; \
-		while (looptest_ms() < until_)        \
-			rig_turn(r);                  \
+/* As far as the relay gets without the peers; a busy machine makes few turns in a time. */
+#define SETTLE(r)                                                         \
+	do {                                                              \
+		uint64_t until_ = looptest_ms() + 30;                     \
+		for (int n_ = 0; n_ < 30 || looptest_ms() < until_; n_++) \
+			rig_turn(r);                                      \
 	} while (0)
 
 /* ---- set-up ---- */
@@ -617,7 +617,7 @@ static void flushed(void **state)
 	/* Reading was stopped: the peer's bytes stay in the socket. */
 	before = r.a.copied + r.a.spliced;
 	r.b.peer = &(struct side){0}; /* `drain` must not start it again */
-	UNTIL(&r, r.b.flushed);
+	UNTIL(&r, r.b.flushed && r.server.in >= before);
 	SETTLE(&r);
 	assert_int_equal(r.a.copied + r.a.spliced, before);
 	assert_int_equal(r.server.in, before);
