@@ -3,8 +3,8 @@
  * The fast path at tc ingress (clsact): for devices where XDP is not right (lo, veth, bridges, tun)
  * and for packets that carry what XDP can't see: a partial checksum, or many segments.
  *
- * Order: parse, look up, all checks, checksum helpers, write, redirect. A packet that is passed up
- * is never changed.
+ * Order: parse, look up, all checks, checksum helpers, write, redirect. A packet that is passed
+ * to the stack is never changed.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>

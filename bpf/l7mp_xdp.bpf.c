@@ -4,7 +4,7 @@
  * everything else is passed to the stack unchanged (XDP_PASS).
  *
  * Order: parse, look up, all checks, the redirect among them (it only notes the target), write. A
- * packet that is passed up is never changed.
+ * packet that is passed to the stack is never changed.
  */
 #include <linux/bpf.h>
 

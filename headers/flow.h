@@ -14,9 +14,9 @@
  * The kernel copies a value as one block, upwards or downwards depending on the processor and on
  * the addresses. Upwards, a write that touches a field in step 2 has changed `version` and then the
  * key before; downwards, `version_end`. So step 3 sees it in both cases. No two values that are
- * written have the same version, so that an entry which is replaced twice is noticed, too. Whenever
- * there is a doubt the packet goes up: verdict `stale`. What an IPv6 flow has behind version_end is
- * followed by a third one, `version6`, which is treated as the other two.
+ * written have the same version, so that an entry which is replaced twice is noticed, too. When in
+ * doubt the packet is passed to the stack: verdict `stale`. The part of an IPv6 flow behind
+ * version_end is followed by a third version, `version6`, which is checked in the same way.
  */
 #pragma once
 

@@ -602,7 +602,7 @@ static __noinline int l7mp_splice_run(struct __sk_buff *skb, struct l7mp_tcp_seg
 	return L7MP_VERDICT_FORWARDED;
 }
 
-/* Keeps what has to be written back when the original goes up. n_vlans is a constant. */
+/* Saves what is restored before the original is passed to the stack. n_vlans is a constant. */
 static __always_inline void l7mp_splice_keep_link(const struct __sk_buff *skb,
                                                   struct l7mp_tcp_segment *s,
                                                   const struct ethhdr *eth, const __u32 n_vlans)

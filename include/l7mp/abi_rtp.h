@@ -24,13 +24,13 @@
 struct l7mp_rtp {
 	__u64 packets;      /* RTP, of all sources */
 	__u64 others;       /* what is not RTP */
-	__s64 lost_before;  /* lost of earlier sources, and before the sequence began anew */
+	__s64 lost_before;  /* lost of earlier sources, and before the sequence restarted */
 	__u64 received;     /* of this source, duplicates too */
 	__u64 last_ns;      /* CLOCK_MONOTONIC of the last packet */
 	__u64 jitter16;     /* 16 times the jitter, ns (A.8) */
 	__u32 ssrc;         /* of the last packet, host order */
 	__u32 timestamp;    /* of the last packet, host order */
-	__u32 cycles;       /* 65536 for each time that the sequence number began anew */
+	__u32 cycles;       /* 65536 for each time that the sequence number wrapped */
 	__u32 base_seq;     /* first sequence number of this source */
 	__u32 clock_rate;   /* Hz, of the last packet's payload type; 0: not known, no jitter */
 	__u32 dynamic_rate; /* set by user space: Hz of payload types 96 to 127, and unknown ones */
@@ -100,7 +100,7 @@ static inline __attribute__((always_inline)) int l7mp_rtp_sequence(struct l7mp_r
 			s->cycles += 65536;
 		s->max_seq = seq;
 	} else if (ahead && ahead <= 65536 - L7MP_RTP_MAX_MISORDER) {
-		/* A jump: a sender that began anew, if the next packet follows this one. */
+		/* A jump: the sender restarted if the next packet follows this one. */
 		if (!s->bad || seq != s->bad_seq) {
 			s->bad_seq = (__u16)(seq + 1);
 			s->bad = 1;

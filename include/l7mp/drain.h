@@ -27,7 +27,7 @@ int l7mp_drain_new(struct l7mp_env *env, struct l7mp_runtime *runtime,
 /* Nulls the pointer. */
 void l7mp_drain_free(struct l7mp_drain **d);
 /*
- * Starts to drain; while it drains already, sets the time anew. After timeout_ms (0: never) the
+ * Starts to drain; when it drains already, restarts the time limit. After timeout_ms (0: never) the
  * sessions that are left are ended, gracefully. `by` says who wants it: "api" or a signal; static.
  */
 void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by);

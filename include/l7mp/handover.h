@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sessions that go to another process while they run. The old process freezes a session, describes
- * it, and either lets go of it, when the other process has all of it, or thaws it. While a session
- * is frozen, whatever comes waits in the kernel.
+ * Hand-over of live sessions to another process. The old process freezes a session and serialises
+ * it; it releases the session when the new process has all of it, or thaws it. While a session is
+ * frozen, received data stays in the kernel's socket buffers.
  *
- * A session can go when it is connected, its source and its destination are sockets of which no
- * more is known than the kernel and this description have (UDP, TCP), and what stands between them
- * has no state.
+ * A session can be handed over when it is connected, its source and destination are sockets whose
+ * whole state is in the kernel or in the serialised form (UDP, TCP, UNIX), and its transformers are
+ * stateless.
  *
  * Thread: loop only.
  */
@@ -16,58 +16,60 @@
 #include "l7mp/session.h"
 
 /*
- * No session asks for the kernel fast path any more (on); TCP connections in it come back, and
- * flows that have not begun.
+ * on: sessions request no new flows; TCP connections are un-spliced, and pending flow requests are
+ * withdrawn. off: requests are allowed again.
  */
 void l7mp_sessions_offload_rest(struct l7mp_sessions *m, bool on);
-/* While it rests: whether a connection has not come back yet. */
+/* After that: whether a TCP connection is still spliced. */
 bool l7mp_sessions_lent(const struct l7mp_sessions *m);
 
 /*
- * Returns 0; or -EBUSY, -ENOTSUP: it can't go now, or never; then it goes on. Idempotent.
- * `keep_flow`: its flow stays in the kernel, if that can be taken over; else it is removed.
+ * Stops reading. Returns 0; -EBUSY: it can't be handed over now; -ENOTSUP: it never can. On failure
+ * the session continues. Idempotent. `keep_flow`: its flow stays in the kernel if the new process
+ * can adopt it; otherwise it is removed.
  */
 int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow);
 /*
- * Before the listeners rest: sessions that can't go (`all`: each of them) and share a socket with
- * others get one of their own, as another process gets that.
+ * Before the listeners stop: sessions that can't be handed over (`all`: every session) and share
+ * the listener's socket get a connected socket of their own, since the new process gets the shared
+ * one.
  */
 void l7mp_sessions_stay(struct l7mp_sessions *m, bool all);
-/* It can't go, and its flow is not to be the other process's: back to user space. */
+/* It can't be handed over: removes its flow, so that the new process does not adopt it. */
 void l7mp_session_stay(struct l7mp_session *s);
 void l7mp_session_thaw(struct l7mp_session *s);
 bool l7mp_session_is_frozen(const struct l7mp_session *s);
-/* Whether it may stay here: false when the other process has another source in its place. */
+/* Whether it may stay in this process: false when the new one received its socket instead. */
 bool l7mp_session_may_stay(const struct l7mp_session *s);
-/* The other process has it: it ends here, and nobody learns of that. */
+/* The new process has it: frees it here, without events, access log or packets to the peers. */
 void l7mp_session_release(struct l7mp_session *s);
 
 /*
- * Describes a frozen session. Sets the descriptors of its source and destination, which stay its
- * own, -1: none. Returns the text, the caller's; NULL: no memory.
+ * Serialises a frozen session. fds: its source's and destination's descriptors, borrowed; -1: none.
+ * Returns JSON, the caller's (free); NULL: out of memory.
  */
 char *l7mp_session_save(const struct l7mp_session *s, int fds[static 2]);
-/* What waits in a session, in order. */
+/* Data that is buffered in a session, in order. */
 struct l7mp_session_piece {
 	unsigned stage;
 	bool queue; /* written to the stage's stream, not sent; else in the pipe after the stage */
 	struct l7mp_buf *buf; /* borrowed */
 };
 /*
- * In the other process: makes the session of what was saved, or nothing. `pieces` may be NULL when
- * n is 0; takes their buffers, and the descriptors, also on failure. The session goes on when the
- * loop runs. Returns 0; or a negative errno with err: what says so is wrong (-EPROTO), or the
- * configuration does not allow it (l7mp_session_restore).
+ * In the new process: makes the session from its serialised form, all or nothing. `pieces` may be
+ * NULL when n is 0; takes their buffers and the descriptors, also on failure. The session continues
+ * when the loop runs. Returns 0; -EPROTO with err: the form is invalid; another negative errno with
+ * err: the configuration does not allow the session (l7mp_session_restore).
  */
 int l7mp_session_take(struct l7mp_runtime *rt, const cJSON *saved, const int *fds, size_t n_fds,
                       const struct l7mp_session_piece *pieces, size_t n, struct l7mp_error *err);
 /*
- * In the other process: the session that was made so gets the flow that the old one has left in the
- * kernel (r->flow, which is NULL then). False: there is no such session.
+ * In the new process: attaches the flow that the old one has left in the kernel to the session made
+ * by l7mp_session_take. Takes r->flow (NULL afterwards). False: there is no such session.
  */
 struct l7mp_session_record;
 bool l7mp_session_take_flow(struct l7mp_sessions *m, struct l7mp_session_record *r);
-/* Calls cb for each, until it returns something other than 0, which is returned. */
+/* Calls cb for each piece of buffered data until it returns non-zero, which is returned. */
 int l7mp_session_each_piece(const struct l7mp_session *s,
                             int (*cb)(void *arg, const struct l7mp_session_piece *piece),
                             void *arg);

@@ -71,9 +71,9 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *engine,
  */
 int l7mp_offload_lock(const struct l7mp_offload_engine *engine, const char *instance, int abi);
 /*
- * While it rests (on), the engine itself changes nothing in the kernel, whatever becomes of routes
- * and links; operations on flows do. TCP connections have come back when this returns. Afterwards
- * (off) it catches up.
+ * on: un-splices TCP connections before it returns; from then on the engine ignores changes of
+ * routes and links, and only operations on flows change the kernel's maps. off: it processes the
+ * changes that it missed.
  */
 void l7mp_offload_rest(struct l7mp_offload_engine *engine, bool on);
 /*

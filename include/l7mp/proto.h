@@ -88,7 +88,7 @@ enum l7mp_origin {
 	L7MP_ORIGIN_LOCAL,   /* another process on this host, at the end of all our own relaying */
 	L7MP_ORIGIN_REMOTE,  /* another host */
 	L7MP_ORIGIN_RELAYED, /* a cluster of ours, for a client that is not LOCAL */
-	L7MP_ORIGIN_GONE,    /* nobody holds the other end any more */
+	L7MP_ORIGIN_GONE,    /* the other end is closed already */
 };
 
 struct l7mp_accept {

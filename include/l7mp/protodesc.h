@@ -33,7 +33,7 @@ enum l7mp_proto_flags {
 	L7MP_PROTO_OPERATOR = 1 << 5,
 	/* A cluster whose connections can go on from an earlier process (session.h). */
 	L7MP_PROTO_RESTORES = 1 << 6,
-	/* A transformer without a state of the session: another process can make it anew. */
+	/* A stateless transformer: another process can create it again at a hand-over. */
 	L7MP_PROTO_STATELESS = 1 << 7,
 };
 

@@ -27,8 +27,8 @@
 	X(LIMIT, "limit", "a configured limit, or draining, refused the session it would start")   \
 	X(MEMORY, "memory", "out of memory")                                                       \
 	X(CLOSED, "closed", "the session ended before it was delivered")                           \
-	X(TTL, "ttl", "to be sent back, but the TTL it came with is spent")                        \
-	X(LOOP, "loop", "from one of the proxy's own listeners: it would come back for ever")      \
+	X(TTL, "ttl", "to be sent back, but its TTL has expired")                                  \
+	X(LOOP, "loop", "from one of the proxy's own listeners: it would loop")                    \
 	X(DISCARD, "discard", "written to a Discard cluster")
 
 #define L7MP_REFUSALS(X)                                                                        \

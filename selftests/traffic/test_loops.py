@@ -29,7 +29,7 @@ class Loops(Case):
         forge(9000, (("127.0.0.1", 9000) for _ in range(10)))  # its own
         self.later(lambda: self.drops("loop") == 40)
         self.assertEqual(self.sessions("UDP:"), [])
-        self.assertIn("source is a listener of ours", self.proxy.stderr())
+        self.assertIn("from one of our own listeners are dropped", self.proxy.stderr())
         # The port alone says nothing: another address, or another port of the same address, is served.
         for host, port in (("127.0.0.2", 9002), ("127.0.0.3", 9003)):
             with udp_socket(port, host) as s:

@@ -4,7 +4,7 @@
  * data plane's listeners, sessions and limits are doing. This is the only file that knows
  * civetweb 1.15, whose traps are kept closed here:
  *
- *  - It reads at most 64 header fields, and stops without a word at a folded or nameless one: what
+ *  - It reads at most 64 header fields, and stops silently at a folded or nameless one: what
  *    follows is taken as absent, framing included. Such requests are refused, and keep-alive is
  *    off, so that what follows a request on its connection is never read as another one.
  *  - mg_read waits for a full buffer, for as long as a byte comes now and then. A timer of the loop

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A small blocking client of the REST API, with libcurl. Where the API is, is said (--api,
- * L7MP_API) or found: the admin server's usual address if something answers there, else that of the
- * original's example.
+ * A small blocking client of the REST API, with libcurl. The API's address is given (--api,
+ * L7MP_API); otherwise the admin server's default address is tried, then that of the original's
+ * example.
  */
 #include <ctype.h>
 #include <curl/curl.h>

@@ -442,7 +442,7 @@ static void let_go_some(struct l7mp_slice *slice, void *arg)
 	while ((s = l7mp_cursor_next(&u->cursor))) {
 		l7mp_session_release(s);
 		if (!l7mp_session_may_stay(s))
-			l7mp_session_end(s, "upgrade: it begins anew in the new process");
+			l7mp_session_end(s, "upgrade: the new process begins it again");
 		if (!l7mp_slice_over(u->p.loop))
 			continue;
 		l7mp_slice_post(u->p.loop, slice);

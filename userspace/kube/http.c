@@ -17,7 +17,7 @@
 #include "l7mp/util.h"
 
 #define CONNECT_MS 10000L
-/* A peer that is gone without a word is noticed after 30 + 3 * 10 s. */
+/* A peer that vanished is detected after 30 + 3 * 10 s. */
 #define KEEPALIVE_IDLE  30L
 #define KEEPALIVE_STEP  10L
 #define KEEPALIVE_COUNT 3

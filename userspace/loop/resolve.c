@@ -2,13 +2,13 @@
 /*
  * Name resolution by c-ares on the loop.
  *
- *   lookup   one question (name and family) that is in progress or whose answer is cached;
- *            equal questions share it, each with a struct l7mp_resolve of its own
+ *   lookup   one query (name and family) that is in progress or whose answer is cached;
+ *            equal queries share it, each with a struct l7mp_resolve of its own
  *   channel  a c-ares channel: the name servers of /etc/resolv.conf. A new one is made when
  *            that file changes; the old one goes when its last lookup has ended
  *
- * Questions are sent at once and independently of each other, so that a server that does not
- * answer delays only the names that it is asked for. Answers are cached for their TTL, those
+ * Queries are sent at once and independently of each other, so that a server that does not answer
+ * delays only the names that it is queried for. Answers are cached for their TTL, those
  * that say "no such name" for the TTL of the zone's SOA record (RFC 2308, section 5), and
  * failures for a second.
  */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Taking over what an earlier process of the instance left in the kernel: its maps go on to be
- * used, its programs are replaced by ours in their places (hook/), and each flow with a record of
- * its session gets an owner again, or is taken out with a reason. Nothing is removed before, so the
- * flows forward from the first to the last moment.
+ * Adopting what an earlier process of the instance left in the kernel: its pinned maps are used
+ * again, its programs are replaced by ours in place (hook/), and each flow with a record of its
+ * session is assigned to the restored session, or removed with a reason. Nothing is removed before
+ * that, so flows are forwarded without interruption.
  *
- *   off_adopt_begin   when the maps are open, before anything is attached: which flows there are
- *   l7mp_offload_adopt   when the listeners are bound: whose they become
+ *   off_adopt_begin      after the maps are opened, before anything is attached: lists the flows
+ *   l7mp_offload_adopt   after the listeners are bound: assigns them
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>

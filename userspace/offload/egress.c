@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* By which interface a flow's packets come in, and how they leave; the same for frames. */
+/* The ingress and egress interfaces of flows, and of frames. */
 #include <arpa/inet.h>
 #include <string.h>
 
 #include "engine.h"
 
-/* Why nothing serves what comes in by `l`. */
+/* The reason why no hook serves packets received on `l`. */
 static enum l7mp_reason not_served(const struct l7mp_offload_engine *e, const struct off_link *l)
 {
 	for (int i = 0; l && i <= 2; i++) {

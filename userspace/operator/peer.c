@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The proxies. Each is asked which process it is (GET /status) before it is written to, and a
- * process that was not seen before is believed only when the API server, asked at that moment, says
- * that the pod still has the address. The POST then names the process (If-Match with its boot id
- * and the number of its last change), so that another one that takes the address over meanwhile
- * refuses it: addresses of pods are reused.
+ * The proxies. Pod addresses are reused, so a proxy is identified by its boot id (GET /status)
+ * before each POST. A boot id that is new is accepted only if the API server, queried at that
+ * moment, confirms that the pod still has the address. The POST carries the boot id and the
+ * generation of the configuration (If-Match), so that another process that has taken over the
+ * address meanwhile refuses it.
  */
 #include <errno.h>
 #include <stdio.h>

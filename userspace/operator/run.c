@@ -209,7 +209,7 @@ static void remember_when(struct op_operator *op)
 
 static void render_later(struct op_operator *op)
 {
-	l7mp_log_error("operator", "out of memory: the documents are not made anew");
+	l7mp_log_error("operator", "out of memory: the documents are not rendered");
 	(void)l7mp_timer_start(op->loop, &op->render_timer, 1000);
 }
 

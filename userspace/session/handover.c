@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Sessions that go to another process (handover.h): the side that gives. */
+/* Hand-over of sessions to another process (handover.h): the old process. */
 #include "l7mp/handover.h"
 
 #include <errno.h>

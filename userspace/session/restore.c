@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sessions that go on from an earlier process: after a crash from what the kernel still has, at an
- * upgrade from what that process tells. The source's stream is made by the protocol of the
- * listener, the destination's by that of the cluster; what stands between them begins anew.
+ * Restoring sessions of an earlier process: after a crash from the records in the kernel's maps, at
+ * an upgrade from what that process sends. The source's stream is made by the listener's protocol,
+ * the destination's by the cluster's; transformers are created again.
  */
 #include <errno.h>
 #include <stdlib.h>

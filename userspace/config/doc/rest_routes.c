@@ -98,8 +98,8 @@ const struct l7mp_rest_route l7mp_rest_routes[] = {
         {"GET", "/drain", L7MP_REST_OP_DRAIN_GET, 0, "get-drain",
          "Show whether the proxy drains, and how far it is", NULL, &l7mp_rest_drain, 0},
         {"POST", "/drain", L7MP_REST_OP_DRAIN_BEGIN, 0, "drain",
-         "Take no new sessions, let those that run end; the body may be absent. While it drains: "
-         "set the time anew",
+         "Take no new sessions, let existing ones end; the body may be absent. While it drains: "
+         "restart the time limit",
          &l7mp_rest_drain_request, &l7mp_rest_drain, L7MP_REST_BODYLESS},
         {"DELETE", "/drain", L7MP_REST_OP_DRAIN_CANCEL, 0, "undrain",
          "Take sessions again: all closed listeners are opened, or none", NULL, &l7mp_rest_status,
@@ -107,7 +107,7 @@ const struct l7mp_rest_route l7mp_rest_routes[] = {
         {"GET", "/upgrade", L7MP_REST_OP_UPGRADE_GET, 0, "get-upgrade",
          "Show how an upgrade goes, or how the last one went", NULL, &l7mp_rest_upgrade, 0},
         {"POST", "/upgrade", L7MP_REST_OP_UPGRADE_BEGIN, 0, "upgrade",
-         "Start the program's file anew and hand over to it; the answer comes at once", NULL,
+         "Start the program file again and hand over to it; the answer is sent at once", NULL,
          &l7mp_rest_upgrade, 0},
         {"GET", "/openapi.json", L7MP_REST_OP_OPENAPI_JSON, 0, "openapi-json",
          "This API as an OpenAPI document", NULL, NULL, 0},

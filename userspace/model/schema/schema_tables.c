@@ -303,7 +303,7 @@ static const struct l7mp_field config_fields[] = {
                 .key = "rule_inserts",
                 .type = L7MP_T_ARRAY,
                 .item = &insert_item,
-                .doc = "Rules to be put into rule lists of others; only with `?owner=`",
+                .doc = "Rules to insert into rule lists of other owners; only with `?owner=`",
         },
         {
                 .key = "sessions",

@@ -165,7 +165,7 @@ static const struct l7mp_field retry_fields[] = {
                 .min = 0,
                 .max = 4294967295.0,
                 .def = "1",
-                .doc = "How often each stage is tried again; after a success the count starts anew",
+                .doc = "How often each stage is retried; a success resets the count",
         },
         {
                 .key = "timeout",

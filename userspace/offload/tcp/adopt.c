@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pairs that an earlier process has left in the kernel. That process' sockets are gone without a
- * word, as they were in repair mode, and the programs have translated on. What it takes to bring
- * the connections back is in the map: so the pair goes on in FAST, and its sockets are made again,
- * for who owns the addresses.
+ * Pairs that an earlier process has left in the kernel. Its sockets were closed silently, as they
+ * were in repair mode, and the programs have translated on. The map has all that un-splicing needs:
+ * the pair stays in FAST, and its sockets are restored, to hold the addresses.
  */
 #include <net/if.h>
 #include <stdlib.h>

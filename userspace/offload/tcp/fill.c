@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A session that comes back with a hole: its far end has not acknowledged all that passed, but may
- * hold what is behind the hole. A socket that is made again at the hole would refuse the
- * acknowledgement of all that once the hole is filled, since it never sent that much. So the bytes,
- * which their sender sends again to the near socket, are put into the far socket in repair mode, as
- * sent already, up to the end of what passed. Only then do the sockets go back to their owner.
+ * Un-splice with a hole: the far end has not acknowledged everything that was forwarded, but may
+ * hold data behind the hole. A socket restored at the hole would reject the acknowledgement of that
+ * data, as of data that it has not sent. So the data, which its sender retransmits to the near
+ * socket, is queued in the far socket in repair mode, as sent already, up to the highest sequence
+ * number forwarded. Only then are the sockets returned to their owner.
  *
- * The same is done with what the near socket has acknowledged though the far end does not have it:
- * a segment that went up before TRANS and reached the socket after FAST. Its sender will not send
- * it again.
+ * The same is done with data that the near socket has acknowledged though the far end lacks it: a
+ * segment that was passed to the stack before TRANS and reached the socket after FAST. Its sender
+ * will not retransmit it.
  */
 #include <errno.h>
 #include <stdlib.h>

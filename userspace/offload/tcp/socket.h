@@ -88,7 +88,7 @@ void off_tcp_quickack(int fd);
  * and enters it again.
  */
 void off_tcp_ask(int fd, bool keep);
-/* Closes without a word to the peer. Nothing for -1; sets -1. */
+/* Closes without sending anything to the peer. No-op for -1; sets -1. */
 void off_tcp_close_silently(int *fd);
 /* Closes with a reset to the peer. Nothing for -1; sets -1. */
 void off_tcp_reset(int *fd);

@@ -428,7 +428,7 @@ void off_tcp_fast(struct off_tcp_pair *p)
 		advance(&p->map->dir[i].seq_max, p->end[i].rcv_nxt);
 	}
 	off_tcp_phase(p, L7MP_TCP_FAST);
-	/* They stay in repair mode: if this process dies they go without a word. */
+	/* They stay in repair mode: if this process dies they are closed silently. */
 	for (int i = 0; i < 2; i++)
 		(void)off_tcp_window(p->end[i].fd, true, &w[i]);
 	if (!is_over(p))

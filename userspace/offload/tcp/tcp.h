@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Established TCP connections in pairs: how two that user space relays are moved into the kernel
- * (splice), come back (un-splice), and end there. abi_tcp.h has what the programs do.
+ * Pairs of established TCP connections that are spliced in the kernel: how a pair that user space
+ * relays is spliced, un-spliced, and closed. What the programs do is in abi_tcp.h.
  *
  *   socket     TCP_REPAIR: numbers, silent close, restoring       segment   hand-made segments
  *   check      may these two be spliced                            relay     by MSG_PEEK
  *   splice     the states until FAST                               unsplice  STOP and back
  *   close      ends and dead peers                                 pairs     memory, list, ticks
- *   adopt      what an earlier process has left
- *   fill       back with a hole in what passed
+ *   adopt      pairs of an earlier process                        fill     un-splice with a hole
  *
- * The numbers of both connections differ by constants from the first byte on, so a byte may take
- * user space's way and the program's at once: the receiver drops what it has. What must hold is
- * that a socket lives until every byte that it acknowledged was acknowledged beyond.
+ * The sequence numbers of the two connections differ by constants, so a byte may be relayed by user
+ * space and translated by the program at once: the receiver drops the duplicate. The invariant: a
+ * socket lives until the far end has acknowledged every byte that the socket has acknowledged.
  *
  * Knows pairs and descriptors, but neither flows nor sessions. Thread: loop only.
  */

@@ -862,7 +862,7 @@ static void begin_anew(struct jsock_source *s, struct l7mp_buf *buf)
 	const struct l7mp_stream_events *events = s->js.base.events;
 
 	l7mp_error_set(&err, -ECONNRESET, L7MP_ERR_UPSTREAM,
-	               "the client began anew with another header");
+	               "the client restarted with another header");
 	s->js.closing = true;
 	s->js.base.events = NULL;
 	events->closed(s->js.base.owner, &err);

@@ -275,8 +275,8 @@ static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from
 	char text[L7MP_ADDR_STRLEN];
 
 	l7mp_shared_socket_warn(l->shared.socket, "udp", l->shared.name,
-	                        "datagrams whose source is a listener of ours are dropped: they "
-	                        "would come back for ever");
+	                        "datagrams from one of our own listeners are dropped: they would "
+	                        "loop");
 	l7mp_log_verbose("udp", "%s: such a datagram from %s", l->shared.name,
 	                 l7mp_addr_str(from, text));
 }

@@ -7,8 +7,8 @@
  * direction may go on. So the Close frame that we begin with is a frame of ours like all others,
  * and the peer's answer to it ends the connection.
  *
- * A connection can be over for its owner before libwebsockets has let it go: a peer that broke the
- * rules gets a second to read why. The memory goes when both are done.
+ * Its owner may release a connection before libwebsockets closes it: a peer that violated the
+ * protocol gets some seconds to read the Close frame. The memory is freed when both are done.
  */
 #include <errno.h>
 #include <libwebsockets.h>
