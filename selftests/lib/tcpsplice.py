@@ -136,9 +136,12 @@ class Base(l7net.Gateway):
             return []
 
     def logged(self, p):
-        """The last line of the access log; there is one for each session that is over."""
-        self.wait(lambda: self.session(p) is None and self.access(), p)
-        return self.access()[-1]
+        """The last line of the access log, when there is one for each session that has begun."""
+        def whole():
+            lines = self.access()
+            return lines if lines and len(lines) >= p.stderr().count(": begins (listener tcp,") else None
+        self.wait(lambda: self.session(p) is None, p)
+        return self.wait(whole, p)[-1]
 
     # ---- checks ----
 
