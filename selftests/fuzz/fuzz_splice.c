@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <sys/mman.h>
 
-/* The programs' own style, and byte order by two ways. */
+/* Warnings that the BPF headers cause when they are built for user space. */
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wmacro-redefined"
 #pragma clang diagnostic ignored "-Wunused-variable"

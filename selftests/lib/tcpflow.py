@@ -125,6 +125,17 @@ def accept(server, timeout=120):
     return s
 
 
+def exactly(sock, n):
+    """Reads n bytes, fewer at the end of the stream."""
+    data = b""
+    while len(data) < n:
+        more = sock.recv(n - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 def reset(sock):
     """Closes with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

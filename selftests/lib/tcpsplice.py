@@ -55,15 +55,7 @@ class Base(l7net.Gateway):
         c = tcpflow.connect(self.a, (self.a.gateway6 if v6 else self.a.gateway4, port), bind)
         return c, tcpflow.accept(self.servers[v6])
 
-    @staticmethod
-    def exactly(sock, n):
-        data = b""
-        while len(data) < n:
-            more = sock.recv(n - len(data))
-            if not more:
-                break
-            data += more
-        return data
+    exactly = staticmethod(tcpflow.exactly)
 
     def ping(self, c, s, data=b"x" * 4000):
         """Both ways, and back."""

@@ -79,20 +79,10 @@ class Base(adopt.Base):
         self.assertTrue(got, f"not in the kernel: {json.dumps(self.tcp_sessions(p))[:3000]} {p.stderr()[-3000:]}")
         return got
 
-    @staticmethod
-    def exactly(sock, n):
-        data = b""
-        while len(data) < n:
-            more = sock.recv(n - len(data))
-            if not more:
-                break
-            data += more
-        return data
-
     def echo(self, c, s, data=b"x" * 4000):
         for one, other in ((c, s), (s, c)):
             one.sendall(data)
-            self.assertEqual(self.exactly(other, len(data)), data)
+            self.assertEqual(tcpflow.exactly(other, len(data)), data)
 
     def killed_tcp(self, v6=False, **kw):
         """A session in the kernel whose daemon was killed: (client, server, what it was)."""
@@ -235,7 +225,7 @@ class Session(Base):
         self.all_fast(q, 1, lambda: self.echo(c, s))
         s.sendall(b"last")
         s.close()
-        self.assertEqual(self.exactly(c, 5), b"last")
+        self.assertEqual(tcpflow.exactly(c, 5), b"last")
         c.close()
         self.assertTrue(l7test.wait_for(lambda: not self.tcp_sessions(q), l7net.WAIT), self.tcp_sessions(q))
         self.no_pairs(q)
@@ -259,7 +249,7 @@ class Session(Base):
                     self.assertEqual(s.recv(1), b"")
                 q = self.restart(c, s, was)
                 s.sendall(b"more")
-                self.assertEqual(self.exactly(c, 4), b"more")
+                self.assertEqual(tcpflow.exactly(c, 4), b"more")
                 s.close()
                 self.assertEqual(c.recv(1), b"")
                 c.close()
@@ -279,7 +269,7 @@ class Session(Base):
                 c.sendall(b"the last of it")
                 end(c)
                 try:
-                    self.assertEqual(self.exactly(s, 14), b"the last of it")
+                    self.assertEqual(tcpflow.exactly(s, 14), b"the last of it")
                     self.assertEqual(s.recv(1), b"")
                 except ConnectionResetError:
                     self.assertEqual(end, tcpflow.reset)
@@ -332,7 +322,7 @@ class Session(Base):
         self.b.run("ip route add default via 10.9.2.1")
         self.assertTrue(phase)
         q = self.restart(c, s, was)
-        self.assertEqual(self.exactly(s, 9), b"in flight")
+        self.assertEqual(tcpflow.exactly(s, 9), b"in flight")
         self.all_fast(q, 1, lambda: self.echo(c, s))
         q.api.delete(f"/sessions/{was['name']}")
         self.ends(q, c, s)
