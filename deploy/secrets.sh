@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Prints the Secrets of the mesh as YAML: a CA of its own, the operator's certificate and those of the proxies, and the
-# token of the proxies' API. The CA's key is not kept: to renew them, all are made again.
+# Prints the Secrets of the mesh as YAML: a new CA, the operator's certificate and those of the proxies, and the
+# token of the proxies' API. The CA's key is not kept: to renew one, run this again and replace all.
 #
 #   deploy/secrets.sh [NAMESPACE]... | kubectl apply -f -
 #

@@ -7,8 +7,8 @@
 #
 # Tests that pass on such a tree prove nothing: `VM_BREAK=HOW make vmtest` must fail.
 #   ttl       the TTL and hop limit are not decremented
-#   checksum  tc sends a UDP checksum that comes out as 0 as it is: "no checksum"
-#   source    IPv4 packets leave with the address they came with
+#   checksum  tc sends a computed UDP checksum of 0 as 0 ("no checksum") instead of 0xffff
+#   source    IPv4 packets keep their source address
 #   tcp       sequence numbers of TCP are not translated
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ esac
 rm -rf "$dir"
 mkdir -p "$dir/build"
 cp -a Makefile VERSION bpf headers include userspace scripts selftests "$dir/"
-# What is built already need not be built again: times are kept.
+# Keep modification times, so that make does not rebuild unchanged files.
 for part in flags obj lib gen bpf bpf-tests l7mp-proxy l7mpctl; do
 	[ ! -e "build/$part" ] || cp -a "build/$part" "$dir/build/"
 done

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Checks who includes what, and that docs/architecture.md says so.
+"""Checks the include rules, and that docs/architecture.md matches the code.
 
 - A public header (include/l7mp/) belongs to one layer; a file of a layer may include headers of
   the layers that ALLOWED names.
-- No two folders include each other's headers, directly or by way of others.
+- No two folders include each other's headers, directly or indirectly.
 - A third-party header is included only where the table of libraries in docs/architecture.md says,
   each place in that table includes it, and scripts/setup.sh installs its package.
 - The include graph in docs/architecture.md is that of the code.
@@ -100,7 +100,7 @@ class Libraries:
 
 
 def cycles(graph):
-    """Folders that include each other's headers, directly or by way of others."""
+    """Cycles of folders that include each other's headers."""
     for start in graph:
         stack, seen = [(start, [start])], set()
         while stack:

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Checks what every source file has to look like, beyond what clang-format does.
+"""Checks conventions for source files that clang-format does not cover.
 
 - The licence line, in one form, is the first line (after #! in scripts).
 - Lines of C sources have at most 100 columns, comments included; tabs count to the next 8.
-- Words that were given up for the field's terms do not come back (WORDS).
+- Non-standard words for which the field has a term are not used (WORDS).
 - No reference to documents that are not in the tree.
-- What the test runner starts (selftests/*/test_* with #!) is executable.
+- Files that the test runner starts (selftests/*/test_* with #!) are executable.
 """
 import os
 import pathlib

@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""`make coverage [SUITES="unit api"]`: which lines and functions of userspace/ the fast cut of the tests reaches.
+"""`make coverage [SUITES="unit api"]`: which lines and functions of userspace/ the fast mode of the tests executes.
 
-The programs are built by clang with counters (build/cov), the suites run on them, and llvm-cov adds up what all
-processes have counted, also those that were killed. A table of the folders and the list of the files and functions
-that nothing reaches go to build/cov/report.txt; the table is printed, too. The BPF programs are not in it: they run
-in the kernel (selftests/bpf runs each of their lines as cases of one table).
+The programs are built by clang with counters (build/cov), the suites run on them, and llvm-cov adds up the counters
+of all processes, including those that were killed. A table of the folders and a list of the files and functions
+that are never executed go to build/cov/report.txt; the table is printed, too. The BPF programs are not included: they
+run in the kernel (selftests/bpf executes each of their lines by table-driven cases).
 """
 import collections
 import json

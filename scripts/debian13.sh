@@ -8,9 +8,9 @@
 #   scripts/debian13.sh path             prints where the chroot is
 #   scripts/debian13.sh base SUITE       makes a minimal system of a release (bookworm, trixie), and prints where it is
 #
-# The chroots lie in a cache outside of the tree (L7MP_DEBIAN13, else $XDG_CACHE_HOME/l7mp/debian13; base-SUITE
-# beside it) and are used again; their packages come from the mirror that this machine's apt uses. Exit status
-# 77: it can't be had here, and the last line on stderr says why.
+# The chroots are kept in a cache outside of the tree (L7MP_DEBIAN13, else $XDG_CACHE_HOME/l7mp/debian13; base-SUITE
+# beside it); their packages come from the mirror that this machine's apt uses. Exit status
+# 77: the chroot can't be created here, and the last line on stderr says why.
 set -eu
 cd "$(dirname "$0")/.."
 tree=$PWD
@@ -29,7 +29,7 @@ mirror() {
 }
 
 packages() {
-	# What setup.sh installs for building and testing, less what these suites don't use.
+	# The packages that setup.sh installs for building and testing, except those that these suites don't use.
 	scripts/setup.sh list build test | tr ' ' '\n' |
 		grep -v -e '^haproxy$' -e '^nginx' -e '^git$' -e '^$'
 }
@@ -63,8 +63,8 @@ prepare() {
 	fi
 }
 
-# Runs a command in the chroot with what a program expects of a system: mounts of its own, which
-# end with it, so that nothing is left behind however it ends.
+# Runs a command in the chroot with /proc, /sys and /dev in a mount namespace of its own, so that all mounts
+# disappear when it ends.
 inside() {
 	# shellcheck disable=SC2016 # for the inner shell
 	unshare --mount --pid --fork --kill-child sh -c '
@@ -76,8 +76,8 @@ inside() {
 				HOME=/root LANG=C.UTF-8 WERROR="${WERROR:-1}" "$@"' sh "$root" "$@"
 }
 
-# The tree without its build results, so that those of two distributions never mix, and without what
-# an earlier copy had and this tree no longer has.
+# Copies the tree without its build results, which must not be mixed between distributions. Deletes
+# files of an earlier copy that this tree does not have.
 copy() {
 	mkdir -p "$root/src/l7mp"
 	find "$root/src/l7mp" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +

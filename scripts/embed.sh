@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Prints files as a table of C: their bytes, and an ETag that is made of them.
+# Prints files as a C table: their bytes, and an ETag computed from them.
 #
 #   scripts/embed.sh NAME=FILE[,FILE...] ...      several files become one
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Every linter; all of them run, and the status says whether any had a finding.
+# Runs every linter, also after one has failed. Exit status 1 if any had a finding.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 scripts/setup.sh lint || exit 1
@@ -21,7 +21,7 @@ sources() { git ls-files '*.c' '*.h' | grep -v '^selftests/fuzz/corpus'; }
 step clang-format clang-format --dry-run --Werror $(sources)
 step include-graph scripts/check-includes.py
 step text scripts/check-text.py
-# Words of code that are no typing errors; selftests have typing errors on purpose.
+# Identifiers that codespell takes for typing errors; selftests have typing errors on purpose.
 # shellcheck disable=SC2046
 step codespell codespell -q 3 -L "oneliners,childs,flushs,te,want's" $(git ls-files '*.c' '*.h' '*.md' '*.yaml' '*.sh' '*.py' | grep -v '^selftests/')
 # shellcheck disable=SC2046

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Builds what the mesh tests run against into a cache outside of the tree, and prints the folder of
-# the programs as the last line: etcd, kube-apiserver, kube-controller-manager, kubectl, and the
-# Gateway API's conformance tests with their echo server. The folder's name is a hash of the pins
-# (selftests/mesh/*/go.mod, go.sum), so that any checkout with the same pins finds it.
+# Builds the programs for the mesh tests into a cache outside of the tree, and prints their folder
+# as the last line: etcd, kube-apiserver, kube-controller-manager, kubectl, and the
+# Gateway API's conformance tests with their echo server. The folder's name is a hash of the pinned
+# versions (selftests/mesh/*/go.mod, go.sum), so that checkouts with the same versions share it.
 #
 # usage: mesh-tools.sh [--check]   --check: only print the folder, or fail with the reason
 # Exit status 77: it can't be built on this machine, and the output says why.
@@ -66,6 +66,6 @@ if [ -d $modules/conformance ]; then
 	) >&2
 fi
 touch "$dir/complete"
-# Of the folders of other pins only the latest stays.
+# Keep only the latest of the folders with other versions.
 find "$cache" -mindepth 1 -maxdepth 1 -type d ! -name "$key" -printf '%T@ %p\n' | sort -rn | tail -n +2 | cut -d' ' -f2- | xargs -r rm -rf
 echo "$dir/bin"

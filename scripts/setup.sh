@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Installs what is missing on a Debian 12 machine, and nothing when all is there.
+# Installs the missing packages on a Debian 12 machine.
 #
 #   scripts/setup.sh [build|test|full|bench|vm|lint ...]      (default: build test)
 #   scripts/setup.sh list SET...                              prints the packages' names
@@ -59,8 +59,8 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing$missing"
 export DEBIAN_FRONTEND=noninteractive
-# Servers that a package brings must not be started by their packages: benchmarks
-# and tests start their own. policy-rc.d is how Debian says so.
+# Packages must not start their servers: benchmarks and tests start their own.
+# policy-rc.d is Debian's interface for this.
 policy=/usr/sbin/policy-rc.d
 made_policy=
 if [ ! -e $policy ]; then

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Lets the running service be taken over by a process of the program that is installed now, without loss (docs/upgrade.md). When
-# that does not happen, the service is restarted. Nothing is done when it does not run. Exit status: 0, or that of the restart.
+# Upgrades the running service to the installed program without loss (docs/upgrade.md). When the upgrade fails,
+# the service is restarted. Does nothing when it does not run. Exit status: 0, or that of the restart.
 # usage: upgrade-service [UNIT]
 set -eu
 
@@ -32,7 +32,7 @@ for _ in $(seq $seconds); do
 	systemctl --quiet is-active "$unit" || break
 done
 echo "$unit: it is restarted, its sessions end" >&2
-# The administrator's policy (policy-rc.d) counts, where there is such a thing.
+# Obey the administrator's policy (policy-rc.d), if there is one.
 if command -v deb-systemd-invoke >/dev/null; then
 	deb-systemd-invoke restart "$unit"
 else

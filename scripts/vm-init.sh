@@ -16,8 +16,8 @@ if [ -e /mnt/out/probe ]; then off; fi
 for dir in /tmp /run /var/tmp; do mount -t tmpfs tmpfs $dir; done
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null
 mkdir -p /run/netns /run/lock
-# The shared root may have no /lib/modules and can get none: modules come from the kernel's own folder,
-# also when the kernel asks for them itself.
+# The shared root is read-only and may have no /lib/modules: modprobe, also when called by the kernel, uses the
+# kernel's own folder.
 printf '#!/bin/sh\nexec /sbin/modprobe -d /mnt/kernel "$@"\n' >/run/modprobe
 chmod 755 /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe

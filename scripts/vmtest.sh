@@ -5,10 +5,10 @@
 #
 #   scripts/vmtest.sh [6.1] [6.12] [PATH/TO/bzImage ...]        default: both Debian kernels
 #
-# A guest's root is this machine's root, shared read-only over 9p, so that what runs here runs
-# there; only the kernel and its modules are others. Debian's kernels come from its packages,
-# unpacked below build/vm and never installed. The modules of a kernel that is named by its path
-# are looked for in build/vm/NAME/root/lib/modules, beside it (../lib/modules), and in /lib/modules.
+# A guest's root is this machine's root, shared read-only over 9p, so that programs which run here
+# also run in the guest; only the kernel and its modules differ. Debian's kernels are unpacked from its packages
+# below build/vm and never installed. The modules of a kernel that is given by path
+# are searched in build/vm/NAME/root/lib/modules, beside it (../lib/modules), and in /lib/modules.
 #
 # Each kernel's results and console are in build/vm/NAME/ (results, console.log, qemu.log).
 # The last lines count what passed, failed and was skipped on each; the exit status is 0 only
@@ -21,7 +21,7 @@
 #   VM_BREAK=ttl           tests the tests: runs a copy of the tree whose programs are broken on
 #                          purpose (scripts/break.sh lists how); must fail. Results: build/vm/NAME-BREAK/
 set -eu
-# Paths are the caller's: before the change of folder.
+# Paths are relative to the caller's directory: resolve them before cd.
 n=$#
 while [ $n -gt 0 ]; do
 	if [ -f "$1" ]; then set -- "$@" "$(realpath "$1")"; else set -- "$@" "$1"; fi
@@ -72,7 +72,7 @@ fetch() { # fetch SERIES DIR: unpacks the package into DIR
 	mv "$2/wanted" "$2/package"
 }
 
-# The version that a bzImage says of itself: a string, where its header tells.
+# The version string of a bzImage; its header has the offset.
 version_of() {
 	offset=$(od -An -tu2 -j 526 -N 2 "$1" | tr -d ' ')
 	tail -c +$((offset + 513)) "$1" | head -c 200 | tr '\0' ' ' | cut -d ' ' -f 1
@@ -129,11 +129,11 @@ share() { # share TAG PATH [OPTION]: commas are doubled for QEMU
 boot() { # boot DIR KERNEL MODULES ACCEL SECONDS: 124 when that was too short
 	cpu=max
 	[ "$4" != kvm ] || cpu=host
-	# One thread for both processors: with one each, QEMU lets a kernel that patches its code run
-	# into the breakpoint it has just taken away (int3 oops), and is slower, too.
+	# One TCG thread for both processors: with one per processor, a kernel that patches its code can hit
+	# a breakpoint that it has just removed (int3 oops), and QEMU is slower.
 	how=$4
 	[ "$4" != tcg ] || how=tcg,thread=single
-	# Emulation translates code anew where it is mapped anew: norandmaps halves the cost of exec.
+	# TCG translates code again when it is mapped at another address: norandmaps halves the cost of exec.
 	# --foreground: a signal for our process group is for the guest too.
 	timeout --foreground -k 5 "$5" qemu-system-x86_64 -accel "$how" -cpu "$cpu" -smp 2 -m "$memory" \
 		-display none -no-reboot -nic none -monitor none -serial "file:$1/console.log" \
@@ -154,7 +154,7 @@ boot() { # boot DIR KERNEL MODULES ACCEL SECONDS: 124 when that was too short
 	return $rc
 }
 
-# What a kernel says when a program made it stumble. (A stall of RCU is a slow machine's.)
+# Kernel messages that indicate a bug. RCU stalls are excluded: a slow machine causes them, too.
 stumbled() { grep -E 'Oops|BUG: (unable|KASAN|sleeping|scheduling)|WARNING: CPU|general protection|kernel panic' "$1"; }
 
 run() { # run DIR KERNEL MODULES

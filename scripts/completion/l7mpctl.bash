@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-# Completion of l7mpctl for bash; names of objects and sessions are asked of the proxy.
+# Completion of l7mpctl for bash; names of objects and sessions are queried from the proxy.
 
 # The first column of a list.
 _l7mpctl_names() {
 	local args=() i
-	# The options that say where the API is, as they were typed.
+	# The options with the API's address, as typed.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-a | --api | -t | --token) args+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}") ;;
@@ -38,7 +38,7 @@ _l7mpctl() {
 			--mode --image --kubeconfig --context --namespace --version --help -a -t -f -o -r -n -i -V -h" -- "$cur")
 		return
 	fi
-	# What was typed, less the options.
+	# The words typed so far, without options.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		-a | --api | -t | --token | -f | --file | -o | --output | -i | --interval | -n | --limit | --timeout | --mode | --image | --kubeconfig | --context | --namespace) i=$((i + 1)) ;;
