@@ -189,6 +189,76 @@ class Objects(Base):
         for name in ("x", "y"):
             self.post("a", {"listeners": [one(name, "UDP", 15010)]})
 
+    def at(self, protocol, address, status=200, name="a"):
+        spec = {"protocol": protocol, "port": 15012, **({"address": address} if address else {})}
+        return self.post("a", {"listeners": [{**listener(name, 15012), "spec": spec}]}, status)
+
+    def test_address_changes(self):
+        """a listener gets another address on the same port in one document, also one that overlaps with the old one"""
+        local = {a: socket.AF_INET6 if ":" in a else socket.AF_INET for a in ("127.0.0.1", "127.0.0.2", "::1")}
+        steps = ("0.0.0.0", ("127.0.0.1", "127.0.0.2")), ("127.0.0.1", ("127.0.0.1",)), ("127.0.0.2", ("127.0.0.2",)), (None, tuple(local)), \
+            ("::", ("::1",)), ("::1", ("::1",)), (None, tuple(local)), ("0.0.0.0", ("127.0.0.1", "127.0.0.2")), ("::", ("::1",)), ("127.0.0.1", ("127.0.0.1",))
+
+        def answers(protocol, address):
+            with socket.socket(local[address], socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM) as c:
+                c.settimeout(30)
+                try:
+                    c.connect((address, 15012))
+                    c.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" if protocol == "HTTP" else b"x")
+                    return bool(c.recv(9))
+                except ConnectionRefusedError:
+                    return False
+        for protocol in ("TCP", "UDP", "HTTP", "WebSocket"):
+            for i, (address, served) in enumerate(steps):
+                self.at(protocol, address, name="ab"[i % 2])
+                if protocol == "WebSocket":
+                    continue
+                for a in local:
+                    with self.subTest(protocol=protocol, step=i, address=a):
+                        # Sessions of an earlier step keep its UDP socket, which serves nobody else: its host says nothing.
+                        if protocol != "UDP" or a in served:
+                            self.assertEqual(answers(protocol, a), a in served)
+            # Nobody else can share the port: the options that made room are gone.
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if protocol == "UDP" else socket.SOCK_STREAM) as c:
+                    c.setsockopt(socket.SOL_SOCKET, option, 1)
+                    self.assertRaises(OSError, c.bind, ("0.0.0.0", 15012))
+            # Only what the document replaces makes room.
+            self.post("b", {"listeners": [{**listener("other", 15012), "spec": {"protocol": protocol, "port": 15012, "address": "0.0.0.0"}}]}, 409)
+        two = [{**listener(n, 15012), "spec": {"protocol": "TCP", "port": 15012, "address": "127.0.0.1"}} for n in ("c", "d")]
+        self.post("a", {"listeners": two}, 409)
+
+    def test_sessions_of_changed_address(self):
+        """UDP sessions stay what they are when the listener gets another address, and new peers get new ones there"""
+        def peer():
+            c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.addCleanup(c.close)
+            c.settimeout(30)
+            c.connect(("127.0.0.1", 15012))
+            return c
+
+        def ask(c):
+            c.send(b"x")
+            return c.recv(9)
+
+        def sessions():
+            return sorted(x["name"] for x in self.api.get("/sessions")[1] if x["name"].startswith("UDP"))
+        self.at("UDP", "0.0.0.0")
+        old = [peer() for _ in range(3)]
+        for c in old:
+            self.assertEqual(ask(c), b"x")
+        before = sessions()
+        self.assertEqual(len(before), 3, self.api.get("/sessions")[1])
+        for n, address in enumerate(("127.0.0.1", "0.0.0.0", "127.0.0.1", None), 4):
+            self.at("UDP", address)
+            for c in old:
+                self.assertEqual(ask(c), b"x")
+            self.assertEqual(sessions(), before)
+            old.append(peer())
+            self.assertEqual(ask(old[-1]), b"x")
+            before = sessions()
+            self.assertEqual(len(before), n)
+
     def test_drop_and_weight(self):
         """an endpoint that only becomes `drop`, or gets another weight, is a change"""
         doc = copy.deepcopy(OWN)

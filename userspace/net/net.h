@@ -34,6 +34,15 @@ bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bi
 int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
+/*
+ * The same beside the sockets of `beside`: n that have the port on an address which overlaps with
+ * `want` without being equal, such as 0.0.0.0 and 127.0.0.1, and that are going to be closed. They
+ * have SO_REUSEPORT (TCP) or SO_REUSEADDR (UDP) while the new one is bound, and what they had
+ * before when this returns. The kernel prefers the socket whose address is the more exact one.
+ */
+int l7mp_bind_addr_beside(const struct l7mp_bind_addr *want, int type,
+                          int (*prepare)(int fd, void *arg), void *arg, const int *beside, size_t n,
+                          struct l7mp_bind_addr *bound, struct l7mp_error *err);
 
 /*
  * The socket of `type` that another process gave us for this address (handed.h): taken out of the

@@ -248,6 +248,29 @@ static int take_handed(struct l7mp_stream_listener *l, const char *filename,
 	return fd;
 }
 
+/*
+ * Those of the port that this change closes make room. What waits in their queues then is reset.
+ */
+static int bind_address(struct l7mp_stream_listener *l, const struct l7mp_bind_addr *want,
+                        const struct l7mp_listen *params, struct l7mp_error *err)
+{
+	int *beside = calloc(params->n_retiring + 1, sizeof(*beside)), fd;
+	size_t n = 0;
+
+	for (size_t i = 0; beside && i < params->n_retiring; i++) {
+		struct l7mp_stream_listener *old =
+		        (struct l7mp_stream_listener *)params->retiring[i];
+
+		if (old->acceptor && !old->unix_path && !old->heir &&
+		    l7mp_addr_port(&old->bind_addr.addr) == l7mp_addr_port(&want->addr))
+			beside[n++] = l7mp_acceptor_fd(old->acceptor);
+	}
+	fd = l7mp_bind_addr_beside(want, SOCK_STREAM, l7mp_listen_hold, NULL, beside, n,
+	                           &l->bind_addr, err);
+	free(beside);
+	return fd;
+}
+
 static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen *params,
                        struct l7mp_error *err)
 {
@@ -267,8 +290,7 @@ static int open_socket(struct l7mp_stream_listener *l, const struct l7mp_listen 
 	if (*filename)
 		return l7mp_unix_bind(filename, l->ops->accept_unix ? SOCK_SEQPACKET : SOCK_STREAM,
 		                      &l->access, &l->unix_path, err);
-	return l7mp_bind_addr_socket(&want, SOCK_STREAM, l7mp_listen_hold, NULL, &l->bind_addr,
-	                             err);
+	return bind_address(l, &want, params, err);
 }
 
 static int no_memory(struct l7mp_error *err)

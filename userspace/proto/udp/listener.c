@@ -378,19 +378,57 @@ static void start_singleton(struct l7mp_shared_listener *base)
 
 /* ---- the socket ---- */
 
+/* Whether a socket takes what is sent to a local address and its port. */
+static bool covers(const struct udp_socket *s, const struct l7mp_addr *to)
+{
+	const struct l7mp_addr *own = &s->bind_addr.addr;
+
+	if (l7mp_addr_port(own) != l7mp_addr_port(to))
+		return false;
+	if (!l7mp_addr_is_any(own))
+		return l7mp_addr_equal_ip(own, to);
+	return s->bind_addr.dual || l7mp_addr_family(own) == l7mp_addr_family(to);
+}
+
+/*
+ * While sessions of a listener go on whose successor is bound to another address of the port, the
+ * kernel gives the datagrams of both to the socket with the more exact address. Finds the session
+ * at another socket, or else the listener that would have the datagram if this socket were closed.
+ */
+static struct l7mp_shared_session *find_elsewhere(struct l7mp_shared_socket *s,
+                                                  const struct udp_key *key,
+                                                  const struct l7mp_addr *to,
+                                                  struct l7mp_shared_listener **listener)
+{
+	struct l7mp_shared_socket *o = s->bucket ? *s->bucket : NULL;
+	struct l7mp_shared_session *p = NULL;
+
+	for (; o && !p; o = o->next) {
+		if (o == s || o->given || !covers((const struct udp_socket *)o, to))
+			continue;
+		if (o->listener && !*listener)
+			*listener = o->listener;
+		p = l7mp_shared_find(o, key, sizeof(*key));
+	}
+	return p;
+}
+
 static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
                     const struct l7mp_addr *to)
 {
 	struct l7mp_shared_socket *s = arg;
+	struct l7mp_shared_listener *listener = s->listener;
 	struct l7mp_shared_session *p;
 	struct udp_key key;
 
 	udp_key_set(&key, from, to);
 	p = l7mp_shared_find(s, &key, sizeof(key));
+	if (!p && to->len)
+		p = find_elsewhere(s, &key, to, &listener);
 	if (p)
 		l7mp_shared_deliver(p, buf);
-	else if (s->listener)
-		first_datagram((struct udp_listener *)s->listener, buf, from, to);
+	else if (listener)
+		first_datagram((struct udp_listener *)listener, buf, from, to);
 	else /* the listener was deleted; its sessions go on */
 		l7mp_shared_socket_drop(s, L7MP_DROP_PEER, buf);
 }
@@ -630,6 +668,39 @@ static void set_tos(struct udp_socket *s, const struct l7mp_socket_options *opti
 	l7mp_dgram_send_tos(s->shared.dgram, options->dscp_pass);
 }
 
+/* Which sockets of the port are going to be closed, or have only sessions of the past. */
+static size_t find_beside(const struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
+                          const struct l7mp_listen *params, int *fds, size_t max)
+{
+	uint16_t port = l7mp_addr_port(&want->addr);
+	const struct l7mp_shared_socket *s = table->buckets[port % L7MP_SHARED_BUCKETS];
+	size_t n = 0;
+
+	for (; s && n < max; s = s->next) {
+		bool free_soon = !s->listener;
+
+		for (size_t i = 0; !free_soon && i < params->n_retiring; i++)
+			free_soon = params->retiring[i] == &s->listener->base;
+		if (free_soon && !s->successor &&
+		    l7mp_addr_port(&((const struct udp_socket *)s)->bind_addr.addr) == port)
+			fds[n++] = l7mp_dgram_fd(s->dgram);
+	}
+	return n;
+}
+
+#define BESIDE_MAX 64
+
+static int bind_new(const struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
+                    const struct l7mp_listen *params, struct l7mp_socket_options *options,
+                    struct l7mp_bind_addr *bound, struct l7mp_error *err)
+{
+	int fds[BESIDE_MAX];
+	size_t n = find_beside(table, want, params, fds, BESIDE_MAX);
+
+	return l7mp_bind_addr_beside(want, SOCK_DGRAM, l7mp_socket_options_apply, options, fds, n,
+	                             bound, err);
+}
+
 /* A reference to a socket for `want`: one that is free, or a new one. */
 static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
                       const struct l7mp_listen *params, struct udp_listener *l,
@@ -654,8 +725,7 @@ static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_ad
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	fd = l7mp_handed_inet(params->env->handed, SOCK_DGRAM, params->name, want, &s->bind_addr);
 	if (fd == -ENOENT)
-		fd = l7mp_bind_addr_socket(want, SOCK_DGRAM, l7mp_socket_options_apply, options,
-		                           &s->bind_addr, err);
+		fd = bind_new(table, want, params, options, &s->bind_addr, err);
 	if (fd < 0) {
 		free(s);
 		return fd;
