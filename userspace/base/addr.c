@@ -107,7 +107,7 @@ int l7mp_addr_unix(struct l7mp_addr *out, const char *filename)
 		return -EINVAL;
 	n = strlen(filename);
 	abstract = filename[0] == '@';
-	/* bind(2) chooses a name itself for an empty abstract name ("@"). */
+	/* With an empty abstract name ("@") bind(2) would choose a name itself. */
 	if (n < (abstract ? 2u : 1u))
 		return -EINVAL;
 	if (n > sizeof(out->un.sun_path) - 1)
@@ -117,7 +117,7 @@ int l7mp_addr_unix(struct l7mp_addr *out, const char *filename)
 	memcpy(out->un.sun_path, filename, n);
 	if (abstract)
 		out->un.sun_path[0] = '\0';
-	/* An abstract name is exactly its length, a path has its terminator (unix(7)). */
+	/* The length of an abstract name has no terminator, that of a path has one (unix(7)). */
 	out->len = (socklen_t)(UN_PATH_OFF + n + (abstract ? 0 : 1));
 	return 0;
 }
@@ -369,7 +369,7 @@ static void in6_text(const struct sockaddr_in6 *in6, char *buf, size_t size)
 		snprintf(buf + n, size - n, "%%%u", in6->sin6_scope_id);
 }
 
-/* An abstract name is shown with '@' at its begin and for each NUL in it, as ss(8) does. */
+/* An abstract name is printed with '@' for its first byte and for each NUL in it, as ss(8) does. */
 static void un_text(const struct l7mp_addr *a, char *buf)
 {
 	const char *path = a->un.sun_path;

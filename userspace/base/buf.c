@@ -25,8 +25,8 @@
 #endif
 
 /*
- * Bytes after the headroom in each size class: 0 for a slice, which is only a header; 256 for what
- * waits in queues; 2 KiB for an Ethernet datagram; 16 KiB for a read of a stream; 64 KiB for a GRO
+ * Room for data, without headroom, of each size class. 0: a slice, which has only a header; 256:
+ * small queued data; 2 KiB: an Ethernet datagram; 16 KiB: a read from a stream; 64 KiB: a GRO
  * receive. Larger buffers are not cached.
  */
 static const uint32_t class_room[] = {0, 256, 2048, 16384, 65536};
@@ -39,8 +39,8 @@ struct l7mp_buf_pool {
 	size_t cached; /* bytes in the free lists */
 	size_t max_cached;
 	size_t used;
-	size_t held; /* bytes of those in use, and what was charged */
-	bool dead;   /* freed by its owner; the last buffer takes it along */
+	size_t held; /* bytes of the buffers in use, and charged bytes */
+	bool dead;   /* freed by its owner; releasing the last buffer frees the pool */
 };
 
 int l7mp_buf_pool_new(size_t max_cached, struct l7mp_buf_pool **out)
@@ -258,7 +258,7 @@ bool l7mp_buf_writable(const struct l7mp_buf *buf)
 	return buf->refs == 1 && (!buf->parent || buf->parent->refs == 1);
 }
 
-/* Whether the bytes around a slice may belong to other slices. */
+/* Whether other slices may use the memory around a slice. */
 static inline bool has_siblings(const struct l7mp_buf *buf)
 {
 	return buf->parent && buf->parent->refs > 1;
@@ -319,7 +319,7 @@ struct l7mp_buf *l7mp_buf_compact(struct l7mp_buf *buf)
 {
 	size_t c = class_for(buf->len);
 
-	/* A copy that saves less than three quarters of the memory is not worth the time. */
+	/* Do not copy when that saves less than three quarters of the memory. */
 	if (c == CLASS_NONE || buf->size / 4 < class_room[c] + L7MP_BUF_HEADROOM)
 		return buf;
 	return buf_replace(buf, 0, 0);

@@ -24,5 +24,5 @@ void l7mp_fault(const char *name)
 		raise(SIGKILL);
 }
 #else
-typedef int l7mp_fault_is_off; /* ISO C wants something in each file */
+typedef int l7mp_fault_is_off; /* ISO C forbids an empty translation unit */
 #endif

@@ -31,12 +31,12 @@ struct item {
 	char data[];
 };
 
-/* All but writer and path belong to the thread, once the file was made. */
+/* After creation all fields except writer and path belong to the thread. */
 struct l7mp_wfile {
 	struct l7mp_writer *writer;
-	struct item *close; /* allocated beforehand, because closing can't fail */
+	struct item *close; /* allocated in advance, so that closing can't fail */
 	int fd;
-	bool cut;      /* the last line has no end */
+	bool cut;      /* the last line was written only in part */
 	int failed;    /* errno of the last write; 0: none */
 	uint64_t lost; /* records, since the first failed write */
 	char path[];
@@ -46,11 +46,11 @@ struct l7mp_writer {
 	enum l7mp_writer_use use;
 	size_t max;
 	pthread_t thread;
-	pthread_mutex_t lock;   /* guards what follows */
+	pthread_mutex_t lock;   /* protects the fields below */
 	pthread_cond_t wake;    /* there are items, or stop */
-	pthread_cond_t idle;    /* all is written */
+	pthread_cond_t idle;    /* all items have been written */
 	struct item *items;     /* utlist */
-	_Atomic size_t pending; /* sum of item_size of what is queued or being run */
+	_Atomic size_t pending; /* sum of item_size of the items queued or being run */
 	bool running, stop;
 	bool abandoned; /* the thread frees the writer */
 };
@@ -89,9 +89,9 @@ static size_t item_size(const struct item *it)
 	return sizeof(*it) + it->cap;
 }
 
-/* ---- the thread ---- */
+/* ---- the writer thread ---- */
 
-/* Says so at the first failure, and how much was lost when the file takes records again. */
+/* Logs the first failure, and the number of lost records when a write succeeds again. */
 static void write_failed(struct l7mp_wfile *f, int error, unsigned records)
 {
 	l7mp_writer_lose(f->writer->use, records);
@@ -229,7 +229,7 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* All signals stay with the loop's thread. Under the lock. */
+/* All signals are blocked, so that the loop's thread gets them. Called with the lock held. */
 static int start_thread(struct l7mp_writer *w)
 {
 	sigset_t all, before;
@@ -280,7 +280,7 @@ static struct timespec deadline(unsigned timeout_ms)
 	return ts;
 }
 
-/* Under the lock. */
+/* Called with the lock held. */
 static bool wait_idle(struct l7mp_writer *w, unsigned timeout_ms)
 {
 	const struct timespec until = deadline(timeout_ms);
@@ -379,7 +379,7 @@ int l7mp_wfile_new(struct l7mp_writer *w, int fd, const char *path, struct l7mp_
 	return 0;
 }
 
-/* Takes the item. Under the lock. */
+/* Takes the item. Called with the lock held. */
 static void queue(struct l7mp_writer *w, struct item *it)
 {
 	w->pending += item_size(it);
@@ -387,7 +387,10 @@ static void queue(struct l7mp_writer *w, struct item *it)
 	pthread_cond_signal(&w->wake);
 }
 
-/* The last item, if it is for this file and has room; or a new one; or NULL. Under the lock. */
+/*
+ * Returns the last item if it is for this file and has room, else a new one. NULL: no memory.
+ * Called with the lock held.
+ */
 static struct item *block_for(struct l7mp_wfile *f, size_t n)
 {
 	struct item *it = f->writer->items ? f->writer->items->prev : NULL;

@@ -18,7 +18,7 @@ static uint8_t secret[XXH3_SECRET_SIZE_MIN + 56];
 
 __attribute__((constructor(101))) static void secret_init(void)
 {
-	/* NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel hands it over as a number */
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): getauxval returns the pointer as a number */
 	const void *fallback = (const void *)getauxval(AT_RANDOM);
 	ssize_t n;
 

@@ -20,7 +20,7 @@
 /* Raw text and escaped record; both small enough for the stack of a worker thread. */
 #define MESSAGE_MAX 4096
 #define RECORD_MAX  8192
-#define QUEUE_MAX   (4U << 20) /* for a disk that is slow */
+#define QUEUE_MAX   (4U << 20) /* bytes queued for a slow disk */
 #define FLUSH_MS    5000
 
 static const char *const level_names[] = {"silly", "verbose", "info",  "notice",
@@ -38,9 +38,9 @@ static struct {
 	struct l7mp_wfile *file;
 	int fd;
 	bool json;
-	bool cut;      /* the last record has no end */
+	bool cut;      /* the last record was written only in part */
 	unsigned lost; /* records, since the last one that was written */
-	size_t chunk;  /* what can be written at once without blocking when fd polls writable */
+	size_t chunk;  /* bytes that can be written without blocking when fd polls writable */
 	char *path;
 } target = {.lock = PTHREAD_MUTEX_INITIALIZER, .fd = STDERR_FILENO, .chunk = 256};
 
@@ -177,7 +177,7 @@ int l7mp_log_reopen(void)
 	return rc;
 }
 
-/* The writer's thread may log: it is not waited for under the lock. */
+/* Waits without the lock, because the writer's thread may log. */
 void l7mp_log_close(void)
 {
 	struct l7mp_writer *writer;
@@ -221,7 +221,7 @@ struct record {
 /* Bytes reserved for "...", a closing quote, a brace and the newline. */
 #define RECORD_TAIL 8
 
-/* Appends n bytes, or nothing; false: they do not fit. */
+/* Appends n bytes. Returns false and appends nothing when they do not fit. */
 static bool put(struct record *r, const char *s, size_t n)
 {
 	if (n > sizeof(r->s) - RECORD_TAIL - r->len)
@@ -247,8 +247,8 @@ static size_t escape(const char *in, size_t n, bool json, char out[static 16], s
 
 	if (!used) {
 		/*
-		 * A byte that is not UTF-8 is shown in hexadecimal; JSON has no escape for a byte,
-		 * so there the backslash is part of the text.
+		 * A byte that is not UTF-8 is shown in hexadecimal. JSON has no escape for a byte,
+		 * so there the backslash itself is escaped.
 		 */
 		*out_len = (size_t)snprintf(out, 16, json ? "\\\\x%02x" : "\\x%02x",
 		                            (unsigned)(uint8_t)in[0]);
@@ -308,7 +308,10 @@ static void record_build(struct record *r, bool json, enum l7mp_log_level level,
 	put_tail(r, json ? "\"}\n" : "\n");
 }
 
-/* A descriptor may be shared with other programs, and must stay blocking: so it is asked before. */
+/*
+ * The descriptor may be shared with other programs, so it must stay blocking: poll it before the
+ * write.
+ */
 static bool writable(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLOUT};
@@ -317,9 +320,9 @@ static bool writable(int fd)
 }
 
 /*
- * Whole, or not at all: what a full pipe, a stopped terminal or a socket does not take at once is
- * lost, rather than that the loop stops. A pipe that polls writable takes PIPE_BUF bytes, a
- * terminal less; a record that was cut between two pieces is ended by the next one.
+ * Writes the record, or drops it: when a full pipe, a stopped terminal or a socket does not accept
+ * it at once, the loop must not block. A pipe that polls writable accepts PIPE_BUF bytes, a
+ * terminal fewer. After a partial write the next record begins with a newline.
  */
 static bool record_write(int fd, const char *s, size_t n)
 {
@@ -343,7 +346,7 @@ static bool record_write(int fd, const char *s, size_t n)
 	return !n;
 }
 
-/* `records`: what counts as lost when a file can't be written to later. */
+/* `records` is the number of lost records to report if a later write to a file fails. */
 static bool target_write(const struct record *r, unsigned records)
 {
 	if (target.file)
@@ -351,7 +354,7 @@ static bool target_write(const struct record *r, unsigned records)
 	return record_write(target.fd, r->s, r->len);
 }
 
-/* Says how many records were lost, as soon as that can be said. Under the lock. */
+/* Reports the number of lost records, if that can be written now. Called with the lock held. */
 static void tell_lost(struct record *r)
 {
 	char text[64];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* How much memory there is for this process, and how its threads are scheduled. */
+/* The memory limit of this process, and the scheduling of its threads. */
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
@@ -90,7 +90,7 @@ void l7mp_thread_background(void)
 	const struct sched_param param = {0};
 	int now;
 
-	/* Another policy was chosen by the user: keep it. */
+	/* Keep a policy that the user has chosen. */
 	if (sched_getscheduler(0) != SCHED_OTHER)
 		return;
 	(void)sched_setscheduler(0, SCHED_BATCH, &param);

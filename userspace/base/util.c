@@ -140,7 +140,7 @@ const char *l7mp_iso8601(uint64_t wallclock_ms, char buf[static L7MP_ISO8601_LEN
 	struct tm tm;
 	time_t sec;
 
-	/* Years of five digits would not fit, and only a wrong clock gives them. */
+	/* The format has four digits for the year; larger years come only from a wrong clock. */
 	if (wallclock_ms >= year_10000_ms)
 		wallclock_ms = year_10000_ms - 1;
 	sec = (time_t)(wallclock_ms / 1000);

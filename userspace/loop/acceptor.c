@@ -7,8 +7,8 @@
 #include "l7mp/stream_io.h"
 #include "loop_int.h"
 
-#define ACCEPTS    64  /* in one turn, for fairness */
-#define BACKOFF_MS 100 /* after descriptors ran out */
+#define ACCEPTS    64  /* accepts per iteration, for fairness */
+#define BACKOFF_MS 100 /* after running out of descriptors */
 
 struct l7mp_acceptor {
 	struct l7mp_io io;
@@ -21,7 +21,7 @@ struct l7mp_acceptor {
 
 static void acceptor_listen(struct l7mp_acceptor *a)
 {
-	/* Without memory for the watcher accept nothing for now, and try again later. */
+	/* Without memory for the watcher stop accepting, and retry later. */
 	if (l7mp_io_set(a->loop, &a->io, EPOLLIN))
 		(void)l7mp_timer_start(a->loop, &a->timer, BACKOFF_MS);
 }
@@ -41,7 +41,7 @@ static void back_off(struct l7mp_acceptor *a, int err)
 		a->ops->exhausted(a->arg, err);
 }
 
-/* Errors that concern only the connection that was to be accepted (accept(2)). */
+/* Errors that concern only the connection being accepted (accept(2)). */
 static bool is_gone(int err)
 {
 	switch (err) {
@@ -62,7 +62,7 @@ static bool is_gone(int err)
 	}
 }
 
-/* Accepts a connection. Returns false when there is none, or accepting has to pause. */
+/* Accepts a connection. Returns false when there is none, or when accepting must pause. */
 static bool accept_one(struct l7mp_acceptor *a)
 {
 	struct l7mp_addr raw, peer;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Kernel pipes for splice(2): a pool with a bound, and moving bytes between a socket and a pipe.
+ * Kernel pipes for splice(2): a bounded pool, and moving bytes between a socket and a pipe.
  *
- * A stream holds a pipe only while there are bytes in it, so there are as many as streams whose
- * reader is slower than their writer, and usually one more.
+ * A stream holds a pipe only while there are bytes in it. So the number of pipes is the number of
+ * streams whose reader is slower than their writer, and usually one more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,11 +14,11 @@
 #include "l7mp/stream_io.h"
 #include "loop_int.h"
 
-#define KPIPE_IDLE     8     /* empty pipes that are kept */
-#define KPIPE_IDLE_MS  1000  /* and for how long after one was used last */
-#define KPIPE_MIN      65536 /* a smaller one is not worth it: the user's share is used up */
-#define KPIPE_SHARE    20    /* 1/n of the file descriptors are for pipes at most */
-#define KPIPE_RETRY_MS 1000  /* after the kernel has refused a pipe */
+#define KPIPE_IDLE     8     /* empty pipes to keep */
+#define KPIPE_IDLE_MS  1000  /* and how long after the last use of one */
+#define KPIPE_MIN      65536 /* do not use a smaller pipe: the user's pipe quota is exhausted */
+#define KPIPE_SHARE    20    /* at most 1/n of the file descriptors are used for pipes */
+#define KPIPE_RETRY_MS 1000  /* pause after the kernel has refused a pipe */
 
 struct l7mp_kpipes {
 	const uint32_t *max; /* NULL: 0 */
@@ -81,7 +81,7 @@ struct l7mp_splice_stats l7mp_splice_stats(const struct l7mp_loop *loop)
 	return loop->kpipes ? loop->kpipes->stats : (struct l7mp_splice_stats){0};
 }
 
-/* Pipes that there may be: each has two descriptors. */
+/* The maximum number of pipes: each has two descriptors. */
 static uint64_t allowed(const struct l7mp_kpipes *k)
 {
 	uint64_t max = k->max ? *k->max : 0;
@@ -92,7 +92,7 @@ static uint64_t allowed(const struct l7mp_kpipes *k)
 	return max;
 }
 
-/* Returns a new pipe; NULL when the kernel has none, or only one with few slots. */
+/* Returns a new pipe; NULL when the kernel has none, or only a small one. */
 static struct l7mp_kpipe *open_pipe(void)
 {
 	struct l7mp_kpipe *p = calloc(1, sizeof(*p));
@@ -153,7 +153,7 @@ void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pp)
 	if (!p)
 		return;
 	*pp = NULL;
-	/* What was not delivered must not reach the next stream. */
+	/* Undelivered bytes must not reach the next stream. */
 	if (p->bytes || k->n_idle >= KPIPE_IDLE || k->stats.open > *k->max ||
 	    l7mp_timer_start(loop, &k->idle_timer, KPIPE_IDLE_MS)) {
 		l7mp_buf_pool_charge(loop->bufs, -(ptrdiff_t)p->bytes);
@@ -184,7 +184,10 @@ ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *p, int fd, s
 	size_t len = p->bytes < max ? p->bytes : max;
 	ssize_t n;
 
-	/* Not more than there is: else the kernel would wait for more (MSG_MORE). */
+	/*
+	 * Never request more than there is: with a larger length the kernel would wait for more
+	 * data (MSG_MORE).
+	 */
 	do {
 		n = splice(p->fd[0], NULL, fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	} while (n < 0 && errno == EINTR);

@@ -45,8 +45,8 @@ int l7mp_listening_find(uint16_t port)
 }
 
 /*
- * poll(2) holds the socket that it waits for, so another one at the same number does not end it; a
- * connection does, which nobody accepts.
+ * poll(2) holds a reference to the socket that it waits for, so replacing the descriptor does not
+ * end the poll. A connection to it does; it is never accepted.
  */
 void l7mp_listening_wake(int fd, struct l7mp_listening_wake *wake)
 {

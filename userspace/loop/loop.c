@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: timers, tasks, slices and descriptor watchers on libuv, or on a clock that a test
- * moves (a manual loop).
+ * The event loop: timers, tasks, slices and descriptor watchers on libuv, or on a clock that tests
+ * advance (a manual loop).
  */
 #include "l7mp/loop.h"
 
@@ -13,21 +13,21 @@
 #include "l7mp/slice.h"
 #include "loop_int.h"
 
-#define IO_BATCH        256        /* descriptors that are ready, of one epoll_wait(2) */
-#define BUF_CACHE       (8u << 20) /* bytes of free buffers that are kept */
+#define IO_BATCH        256        /* ready descriptors per epoll_wait(2) */
+#define BUF_CACHE       (8u << 20) /* bytes of free buffers to keep */
 #define MANUAL_START_MS 1000000u
 #define DRY_GUARD_MS    8000u /* longer than the longest graceful close */
-/* bound for timers that arm themselves with 0, which would hang a test */
+/* bound for timers that re-arm themselves with 0, which would hang a test */
 #define MANUAL_ROUNDS 1000
 
-/* ---- the next poll ---- */
+/* ---- waking up ---- */
 
 static void idle_cb(uv_idle_t *idle)
 {
 	(void)idle;
 }
 
-/* Makes the next poll not sleep. */
+/* Makes the next poll return at once. */
 static void wake(struct l7mp_loop *loop)
 {
 	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->idle))
@@ -37,13 +37,13 @@ static void wake(struct l7mp_loop *loop)
 static void wakeup_cb(uv_timer_t *timer)
 {
 	/*
-	 * The prepare hook fires what is due. libuv 1.45 and later runs its timers at the end of a
-	 * turn, and would end a loop that has nothing else, before there is a next one.
+	 * The prepare hook fires due timers. libuv 1.45 and later runs its timers at the end of an
+	 * iteration, and would stop a loop that has nothing else before the next one.
 	 */
 	wake(timer->data);
 }
 
-/* Limits the sleep of the next poll to `due`. */
+/* Limits the next poll to the time `due`. */
 static void sleep_until(struct l7mp_loop *loop, uint64_t due)
 {
 	uint64_t now = uv_now(&loop->uv);
@@ -59,7 +59,7 @@ uint64_t l7mp_loop_now(const struct l7mp_loop *loop)
 
 /* ---- timers ---- */
 
-/* A binary heap. Each timer knows its index, so that moving and stopping one are O(log n). */
+/* A binary heap. Each timer stores its index, so that moving and stopping one are O(log n). */
 
 static inline bool before(const struct l7mp_heap_entry *a, const struct l7mp_heap_entry *b)
 {
@@ -128,12 +128,12 @@ static void heap_free(struct l7mp_heap *h)
 	*h = (struct l7mp_heap){0};
 }
 
-/* Fires the timers that are due at `now`, but none that is armed meanwhile. */
+/* Fires the timers that are due at `now`, except those armed by the callbacks. */
 static void heap_fire(struct l7mp_heap *h, uint64_t now)
 {
 	uint64_t limit = h->seq;
 
-	/* Timers that are armed meanwhile have a higher seq, and are not fired. */
+	/* Timers armed by callbacks have a higher seq. */
 	while (h->n && h->v[0].due <= now && h->v[0].seq < limit) {
 		struct l7mp_timer *t = h->v[0].timer;
 
@@ -161,7 +161,10 @@ int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t dela
 		h->kept -= t->reserved;
 	}
 	sift(h, i, (struct l7mp_heap_entry){.due = t->due, .seq = h->seq++, .timer = t});
-	/* The prepare hook sets the time; before the loop runs, the handle has to keep it alive. */
+	/*
+	 * The prepare hook arms the libuv timer; before the loop runs, the handle must keep the
+	 * loop alive.
+	 */
 	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->timer))
 		sleep_until(loop, t->due);
 	return 0;
@@ -265,7 +268,7 @@ void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f)
 	f->prev = f->next = NULL;
 }
 
-/* The list is moved to another head, so that tasks posted meanwhile wait for the next round. */
+/* Moves the list to another head, so that tasks posted by tasks wait for the next round. */
 static void tasks_round(struct l7mp_loop *loop)
 {
 	struct l7mp_task head;
@@ -299,8 +302,8 @@ static void flush_round(struct l7mp_loop *loop)
 }
 
 /*
- * Runs tasks, then flush hooks. The rounds are bounded, so that tasks that post tasks can't starve
- * I/O.
+ * Runs tasks, then flush hooks. The number of rounds is bounded, so that tasks that post tasks
+ * can't starve I/O.
  */
 static void tasks_run(struct l7mp_loop *loop)
 {
@@ -319,7 +322,7 @@ uint64_t l7mp_loop_clock_us(const struct l7mp_loop *loop)
 {
 	if (!loop->manual)
 		return uv_hrtime() / 1000;
-	/* The clock of manual loops is not part of the loop's state. */
+	/* The clock of a manual loop is not regarded as part of its state. */
 	((struct l7mp_loop *)loop)->manual_us += loop->manual_each_us;
 	return loop->manual_now * 1000 + loop->manual_us;
 }
@@ -387,7 +390,7 @@ static void slice_count(struct l7mp_slice_stats *st, uint64_t us)
 			st->bucket[i]++;
 }
 
-/* Puts the remaining slices of `head` in front of those that were posted meanwhile. */
+/* Puts the remaining slices of `head` before those posted meanwhile. */
 static void put_back(struct l7mp_loop *loop, struct l7mp_slice *head)
 {
 	if (head->next == head)
@@ -399,9 +402,8 @@ static void put_back(struct l7mp_loop *loop, struct l7mp_slice *head)
 }
 
 /*
- * A turn runs each slice at most once, in the order of posting: slices that are posted meanwhile,
- * also by a slice itself, wait for the next turn. Therefore the list is first moved to another
- * head.
+ * An iteration runs each slice at most once, in the order of posting: slices posted meanwhile, also
+ * by a slice itself, wait for the next iteration. So the list is first moved to another head.
  */
 static void slices_run(struct l7mp_loop *loop)
 {
@@ -435,13 +437,13 @@ const struct l7mp_slice_stats *l7mp_loop_slice_stats(const struct l7mp_loop *loo
 	return &loop->slice_stats;
 }
 
-/* ---- processor time of turns ---- */
+/* ---- CPU time of iterations ---- */
 
 /*
- * What control costs a turn of the loop, in processor time of the loop's thread: it does not grow
- * when other programs want the processor, so it can be held against a bound. Reading that
- * clock is a system call, thus only turns that run slices are measured, but those as a whole: the
- * tasks that slices post and the answers that are then written are part of what they cost.
+ * CPU time that control work costs an iteration, in the loop's thread: unlike wall-clock time it
+ * does not grow when other programs use the CPU, so tests can compare it with a bound. Reading this
+ * clock is a system call, so only iterations that run slices are measured, but as a whole: tasks
+ * posted by slices and the writing of answers are part of their cost.
  */
 
 static uint64_t cpu_us(void)
@@ -453,7 +455,7 @@ static uint64_t cpu_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* What ran since the last mark belongs to this part. */
+/* Adds the time since the last mark to this part. */
 static void turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part)
 {
 	struct l7mp_turn *turn = &loop->turn;
@@ -467,9 +469,9 @@ static void turn_mark(struct l7mp_loop *loop, enum l7mp_turn_part part)
 }
 
 /*
- * Under a flood a turn takes milliseconds for its datagrams. With a fixed share, lists and
- * deletions would take as many of these turns as without one: the slices have a quarter of what I/O
- * took.
+ * With many datagrams an iteration takes milliseconds. With a fixed share, lists and deletions
+ * would need as many of these long iterations as of short ones; so slices get a quarter of the time
+ * that I/O took.
  */
 static uint64_t slice_share(uint64_t io_us)
 {
@@ -478,7 +480,7 @@ static uint64_t slice_share(uint64_t io_us)
 	return io_us / 4 < L7MP_SLICE_MAX_US ? io_us / 4 : L7MP_SLICE_MAX_US;
 }
 
-/* A turn begins, so the one before is over. */
+/* Begins an iteration, which ends the one before. */
 static void turn_begin(struct l7mp_loop *loop)
 {
 	struct l7mp_turn *turn = &loop->turn;
@@ -509,11 +511,11 @@ const struct l7mp_turn_stats *l7mp_loop_turn_stats(const struct l7mp_loop *loop)
 
 /* ---- descriptor watchers ---- */
 
-/* One epoll set for all of our sockets, which libuv polls as one descriptor. */
+/* One epoll set for all sockets; libuv polls it as one descriptor. */
 
 /*
- * epoll refuses regular files and /dev/null (EPERM), as they are always ready. For these, a task
- * that posts itself in each turn reports readiness.
+ * epoll rejects regular files and /dev/null with EPERM, because they are always ready. For these a
+ * task reposts itself in each iteration and reports readiness.
  */
 struct l7mp_io_always {
 	struct l7mp_task task;
@@ -526,7 +528,7 @@ static void always_cb(struct l7mp_task *task, void *arg)
 	struct l7mp_io_always *always = arg;
 	struct l7mp_io *io = always->io;
 
-	/* Posted before the callback, which may stop the watcher and so free the task. */
+	/* Post before the callback, which may stop the watcher and so free the task. */
 	l7mp_task_post(always->loop, task);
 	io->cb(io, io->events);
 }
@@ -554,7 +556,7 @@ static int always_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t event
 	return 0;
 }
 
-/* Removes events of this watcher that were reported but not dispatched yet. */
+/* Drops events of this watcher that were reported but not yet dispatched. */
 static void forget_events(struct l7mp_loop *loop, const struct l7mp_io *io)
 {
 	for (int i = loop->event_at; i < loop->event_n; i++)
@@ -632,9 +634,9 @@ static int io_start(struct l7mp_loop *loop)
 	return 0;
 }
 
-/* ---- the hooks around each poll ---- */
+/* ---- hooks around each poll ---- */
 
-/* Computes, once per turn, how long the next poll may sleep. */
+/* Computes, once per iteration, how long the next poll may block. */
 static void set_sleep(struct l7mp_loop *loop)
 {
 	const struct l7mp_heap *h = &loop->heap;
@@ -771,7 +773,10 @@ static void guard_cb(uv_timer_t *timer)
 	uv_stop(timer->loop);
 }
 
-/* Runs until nothing keeps the loop alive, or until DRY_GUARD_MS, which only a bug exceeds. */
+/*
+ * Runs until nothing keeps the loop alive, at most DRY_GUARD_MS, which is exceeded only because of
+ * a bug.
+ */
 static void run_dry(struct l7mp_loop *loop)
 {
 	uv_timer_t guard;
@@ -783,7 +788,8 @@ static void run_dry(struct l7mp_loop *loop)
 	uv_unref((uv_handle_t *)&guard);
 	uv_run(&loop->uv, UV_RUN_DEFAULT);
 	uv_close((uv_handle_t *)&guard, NULL);
-	uv_run(&loop->uv, UV_RUN_NOWAIT); /* the handle is on this stack until its close callback */
+	uv_run(&loop->uv, UV_RUN_NOWAIT); /* the handle is on this stack, so wait for its close
+	                                   * callback */
 }
 
 static int stop_uv(struct l7mp_loop *loop)
@@ -883,7 +889,7 @@ void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms)
 	l7mp_loop_turn(loop);
 }
 
-/* ---- what others may ask ---- */
+/* ---- statistics ---- */
 
 uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop)
 {

@@ -28,10 +28,10 @@ struct l7mp_heap {
 	uint64_t seq;
 };
 
-/* The turn that is running, when it is measured. */
+/* The current iteration of the loop, when its CPU time is measured. */
 struct l7mp_turn {
 	bool measured;
-	uint64_t stamp; /* processor time in µs, at the last mark */
+	uint64_t stamp; /* CPU time in µs at the last mark */
 	uint64_t us[L7MP_TURN_PARTS];
 };
 
@@ -40,7 +40,7 @@ struct l7mp_loop {
 	uv_loop_t uv;
 	uint64_t manual_now;     /* ms */
 	uint64_t manual_us;      /* additional time that has passed within turns */
-	uint64_t manual_each_us; /* time that passes with each reading of the clock */
+	uint64_t manual_each_us; /* time added by each reading of the clock */
 	struct l7mp_buf_pool *bufs;
 
 	struct l7mp_heap heap;
@@ -51,31 +51,31 @@ struct l7mp_loop {
 	struct l7mp_flush flushs; /* sentinel */
 	struct l7mp_slice slices; /* sentinel */
 	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
-	uint64_t slice_us;        /* what slices may take in this turn */
+	uint64_t slice_us;        /* time for slices in this iteration */
 	unsigned slice_tasks;     /* posted by the slices of this turn */
 	struct l7mp_slice_stats slice_stats;
 	struct l7mp_turn turn;
 	struct l7mp_turn_stats turn_stats;
-	struct l7mp_worker *worker; /* made at first use */
+	struct l7mp_worker *worker; /* created on first use */
 	uv_prepare_t prepare;
 	uv_check_t check;
-	uv_idle_t idle; /* active: there is work, so the poll must not sleep */
+	uv_idle_t idle; /* active: there is work, so poll must not block */
 
 	/*
-	 * Descriptors of the engines are in an epoll set of their own, which libuv
-	 * polls as one descriptor. Compared with a uv_poll_t each: no handle memory, a
-	 * close that is synchronous, and one epoll_ctl(2) instead of two per change.
+	 * Descriptors are watched in a separate epoll set, which libuv polls as one descriptor.
+	 * Compared with a uv_poll_t for each: no handle memory, synchronous close, and one
+	 * epoll_ctl(2) instead of two per change.
 	 */
 	int epfd;
 	uv_poll_t epoll;
-	struct epoll_event *events; /* the events that are being dispatched */
+	struct epoll_event *events; /* the events being dispatched */
 	int event_at, event_n;
-	uint64_t io_since; /* ns, when their dispatch began */
+	uint64_t io_since; /* ns, start of the dispatch */
 	size_t holds;
 
-	struct l7mp_dgram_shared *dgram; /* made at first use */
-	struct l7mp_resolver *resolver;  /* made at first use */
-	struct l7mp_kpipes *kpipes;      /* made at first use */
+	struct l7mp_dgram_shared *dgram; /* created on first use */
+	struct l7mp_resolver *resolver;  /* created on first use */
+	struct l7mp_kpipes *kpipes;      /* created on first use */
 
 	uint64_t poll_stamp, poll_idle; /* ns, at the last prepare */
 	uint64_t second;
@@ -103,14 +103,14 @@ struct l7mp_io_always;
 
 struct l7mp_io {
 	/*
-	 * events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as the kernel reported
-	 * them
+	 * events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as reported by the kernel
 	 */
 	void (*cb)(struct l7mp_io *io, uint32_t events);
 	int fd;
 	uint32_t events; /* events to wait for; 0: not in the epoll set */
 	struct l7mp_io_always
-	        *always; /* a descriptor that epoll refuses since it is always ready (a file) */
+	        *always; /* for descriptors that epoll rejects because they are always ready (files)
+	                  * */
 };
 
 static inline void l7mp_io_init(struct l7mp_io *io, int fd, void (*cb)(struct l7mp_io *, uint32_t))
@@ -123,8 +123,8 @@ static inline void l7mp_io_init(struct l7mp_io *io, int fd, void (*cb)(struct l7
  */
 int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events);
 /*
- * Stops watching, before the descriptor is closed. Nothing is reported afterwards, not even events
- * that the present poll has returned.
+ * Stops watching; call before closing the descriptor. Nothing is reported afterwards, not even
+ * events that the present poll has returned.
  */
 static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 {
@@ -136,9 +136,9 @@ static inline void l7mp_io_stop(struct l7mp_loop *loop, struct l7mp_io *io)
 
 void l7mp_dgram_shared_free(struct l7mp_dgram_shared **shared);
 
-/* ---- kpipe.c: pipes of the kernel ---- */
+/* ---- kpipe.c: kernel pipes ---- */
 
-#define L7MP_KPIPE_BYTES 262144 /* what a pipe is asked to hold, and what is moved at once */
+#define L7MP_KPIPE_BYTES 262144 /* requested capacity of a pipe, and the most bytes per splice */
 
 struct l7mp_kpipe {
 	int fd[2];
@@ -146,25 +146,28 @@ struct l7mp_kpipe {
 	struct l7mp_kpipe *next;
 };
 
-/* Returns an empty pipe, which is the caller's; NULL: there is none left. */
+/* Returns an empty pipe, owned by the caller. NULL: none available. */
 struct l7mp_kpipe *l7mp_kpipe_get(struct l7mp_loop *loop);
-/* Gives a pipe back; bytes that are in it are lost. Nulls the pointer; NULL inside is fine. */
+/*
+ * Returns a pipe to the pool; bytes in it are lost. Sets the pointer to NULL; a NULL pointer is
+ * ignored.
+ */
 void l7mp_kpipe_put(struct l7mp_loop *loop, struct l7mp_kpipe **pipe);
 /*
- * Move bytes, at most `max`: from a socket into the pipe, or from the pipe to a socket, as far as
- * it takes them. The socket must be non-blocking (O_NONBLOCK). Return the bytes moved; 0 (fill):
- * the end of the stream; or a negative errno: -EAGAIN, also for a full pipe.
+ * Move at most `max` bytes from a socket into the pipe, or from the pipe to a socket, as many as it
+ * accepts. The socket must be non-blocking (O_NONBLOCK). Return the bytes moved; 0 (fill): the end
+ * of the stream; or a negative errno: -EAGAIN, also for a full pipe.
  */
 ssize_t l7mp_kpipe_fill(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
 ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd, size_t max);
-/* Reads `len` bytes, which are in the pipe. Returns 0 or a negative errno. */
+/* Reads `len` bytes, which must be in the pipe. Returns 0 or a negative errno. */
 int l7mp_kpipe_read(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, void *out, size_t len);
-/* All pipes must have been given back. NULL inside is fine. */
+/* All pipes must have been returned. A NULL pointer is ignored. */
 void l7mp_kpipes_free(struct l7mp_kpipes **kpipes);
 
 /* ---- resolve.c ---- */
 
-/* Cancels all queries; there must be no waiting caller. NULL inside is fine. */
+/* Cancels all queries; no caller may be waiting. A NULL pointer is ignored. */
 void l7mp_resolver_free(struct l7mp_resolver **resolver);
 /*
  * Uses these servers ("127.0.0.1:5353,[::1]:53") instead of those of /etc/resolv.conf, for tests.

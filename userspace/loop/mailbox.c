@@ -10,7 +10,7 @@
 
 struct l7mp_mailbox {
 	uv_async_t async;
-	uv_mutex_t lock;         /* guards what follows up to refs */
+	uv_mutex_t lock;         /* protects the fields up to refs */
 	struct l7mp_mail *mails; /* utlist */
 	bool closed;
 	atomic_size_t refs; /* one for the loop until the handle is closed, and one per poster */
@@ -30,7 +30,7 @@ static struct l7mp_mail *take_all(struct l7mp_mailbox *mb, bool close)
 	return mail;
 }
 
-/* The list is taken first, because a callback may close the mailbox. */
+/* Detaches the list first, because a callback may close the mailbox. */
 static void deliver(struct l7mp_mail *mail, void *arg)
 {
 	struct l7mp_mail *next;
@@ -87,7 +87,7 @@ int l7mp_mailbox_post(struct l7mp_mailbox *mb, struct l7mp_mail *mail)
 		bool first = !mb->mails;
 
 		DL_APPEND(mb->mails, mail);
-		/* Under the lock: after `closed` is set the handle may go. */
+		/* Send while the lock is held: once `closed` is set the handle may be freed. */
 		if (first)
 			uv_async_send(&mb->async);
 	}

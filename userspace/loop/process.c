@@ -30,7 +30,7 @@ struct l7mp_process {
 	bool terminating, exited;
 };
 
-/* ---- the end ---- */
+/* ---- exit ---- */
 
 static void exited(struct l7mp_process *p, const siginfo_t *info)
 {
@@ -52,14 +52,14 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 
 	(void)events;
 	if (waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED | WNOHANG | WNOWAIT)) {
-		/* Other code has reaped it: the descriptor stays readable. */
+		/* Other code has reaped it, and the descriptor stays readable. */
 		if (errno == ECHILD)
 			exited(p, &(siginfo_t){.si_code = CLD_EXITED, .si_status = 255});
 		return;
 	}
 	if (!info.si_pid)
 		return;
-	/* Before the process is reaped its group's number can't be reused. */
+	/* Until the process is reaped the number of its group can't be reused. */
 	kill(-p->pid, p->terminating ? SIGKILL : SIGTERM);
 	(void)waitid(P_PIDFD, (id_t)io->fd, &info, WEXITED);
 	exited(p, &info);
@@ -79,12 +79,12 @@ void l7mp_process_terminate(struct l7mp_process *p, uint64_t grace_ms)
 		return;
 	p->terminating = true;
 	kill(-p->pid, SIGTERM);
-	kill(-p->pid, SIGCONT); /* else a stopped process would not handle the signal */
+	kill(-p->pid, SIGCONT); /* otherwise a stopped process would not handle the signal */
 	if (l7mp_timer_start(p->loop, &p->timer, grace_ms))
 		kill(-p->pid, SIGKILL);
 }
 
-/* ---- the beginning ---- */
+/* ---- preparing the child's descriptors and environment ---- */
 
 static void close_all(int fds[static 3])
 {
@@ -126,7 +126,7 @@ static int open_end(int i, bool wanted, int *mine, int *childs)
 	rc = move_above_stdio(mine);
 	if (!rc)
 		rc = move_above_stdio(childs);
-	/* Only the parent's end: programs don't expect a non-blocking stdin. */
+	/* Non-blocking only at the parent's end: programs don't expect a non-blocking stdin. */
 	if (!rc && fcntl(*mine, F_SETFL, O_NONBLOCK))
 		rc = -errno;
 	return rc;
@@ -140,8 +140,8 @@ static bool same_name(const char *a, const char *b)
 }
 
 /*
- * Returns this process's environment, in which `more` replaces variables of the same name. The
- * strings are borrowed.
+ * Returns this process's environment with the variables of `more` added or replaced. The strings
+ * are borrowed.
  */
 static char **merge_env(const char *const *more)
 {
@@ -171,9 +171,9 @@ static char **merge_env(const char *const *more)
 /* ---- in the child ---- */
 
 /*
- * What the child needs, on the parent's stack. The child shares the parent's memory until it
- * executes the program, while the parent waits (vfork(2)): it only makes system calls, and tells
- * of a failure in `err`.
+ * The child's data, on the parent's stack. The child shares the parent's memory until it executes
+ * the program, and the parent waits until then (vfork(2)): so it makes only system calls, and
+ * reports a failure in `err`.
  */
 struct child {
 	const struct l7mp_process_options *options;
@@ -189,14 +189,14 @@ static void reset_signals(void)
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigset_t none;
 
-	/* Those that can't be changed stay as they are. */
+	/* Signals that can't be changed are skipped. */
 	for (int i = 1; i < NSIG; i++)
 		(void)sigaction(i, &dfl, NULL);
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Root would get them all back with its next program: so the bounding set goes, too. */
+/* With UID 0 the next execve(2) would restore all capabilities, so clear the bounding set, too. */
 static int drop_capabilities(void)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -218,20 +218,20 @@ static int prepare(const struct child *c)
 	for (int i = 0; i < 3; i++)
 		if (dup2(c->fds[i], i) < 0)
 			return errno;
-	/* Whatever a library has opened without close-on-exec. */
+	/* Close descriptors that a library has opened without close-on-exec. */
 	(void)close_range(3, ~0U, 0);
 	if (c->options->cwd && chdir(c->options->cwd))
 		return errno;
 	rc = drop_capabilities();
 	if (rc)
 		return rc;
-	/* Behind the capabilities, as a change of them may clear it. */
+	/* After dropping capabilities, because their change may clear it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
 		return errno;
 	return getppid() == c->parent ? 0 : ESRCH;
 }
 
-/* Tries one folder of PATH. Returns why it failed. */
+/* Tries one directory of PATH. Returns the error. */
 static int try_folder(const struct child *c, const char *folder, size_t len)
 {
 	const char *program = c->options->argv[0];
@@ -241,7 +241,7 @@ static int try_folder(const struct child *c, const char *folder, size_t len)
 	if (len + n + 2 > sizeof(path))
 		return ENAMETOOLONG;
 	memcpy(path, folder, len);
-	/* An empty folder is the current one. */
+	/* An empty entry is the current directory. */
 	if (len)
 		path[len++] = '/';
 	memcpy(path + len, program, n + 1);
@@ -249,7 +249,10 @@ static int try_folder(const struct child *c, const char *folder, size_t len)
 	return errno;
 }
 
-/* Returns why the program can't be executed. What has no known format is not given to a shell. */
+/*
+ * Returns why the program can't be executed. Unlike execvp(3), it does not pass files of unknown
+ * format to a shell.
+ */
 static int execute(const struct child *c)
 {
 	const char *program = c->options->argv[0], *at = c->search;
@@ -264,7 +267,7 @@ static int execute(const struct child *c)
 		int rc = try_folder(c, at, len);
 
 		if (rc == EACCES)
-			why = rc; /* unless another folder has it */
+			why = rc; /* unless another directory has it */
 		else if (rc != ENOENT && rc != ENOTDIR && rc != ENAMETOOLONG)
 			return rc;
 		at += len;
@@ -273,12 +276,14 @@ static int execute(const struct child *c)
 	}
 }
 
-/* ---- starting it ---- */
+/* ---- start ---- */
 
-/* A function of its own, as the child may change its parameters and variables. */
+/* A separate function, because the child may change its parameters and variables. */
 static __attribute__((noinline)) pid_t fork_child(struct child *c)
 {
-	/* NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.vfork): as posix_spawn(3) does */
+	/*
+	 * NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.vfork): same use as in posix_spawn(3)
+	 */
 	pid_t pid = vfork();
 
 	if (pid == 0) {
@@ -304,7 +309,7 @@ static int spawn(const struct l7mp_process_options *o, const int childs[static 3
 
 	if (!c.env)
 		return -ENOMEM;
-	/* No handler of ours may run in the child, on our memory. */
+	/* Signal handlers must not run in the child on the shared memory. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	*pid = fork_child(&c);
@@ -315,7 +320,7 @@ static int spawn(const struct l7mp_process_options *o, const int childs[static 3
 	return -c.err;
 }
 
-/* Watches the process; when that fails it is killed and reaped here. */
+/* Watches the process. On failure kills and reaps it. */
 static int watch(struct l7mp_process *p)
 {
 	int fd = pidfd_open(p->pid, 0), rc = fd < 0 ? -errno : 0;

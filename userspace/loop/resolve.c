@@ -3,18 +3,17 @@
  * Name resolution by c-ares on the loop.
  *
  *   lookup   one query (name and family) that is in progress or whose answer is cached;
- *            equal queries share it, each with a struct l7mp_resolve of its own
- *   channel  a c-ares channel: the name servers of /etc/resolv.conf. A new one is made when
- *            that file changes; the old one goes when its last lookup has ended
+ *            callers with equal queries share it, each with its own struct l7mp_resolve
+ *   channel  a c-ares channel with the name servers of /etc/resolv.conf. When that file
+ *            changes a new channel is opened; the old one is closed after its last lookup
  *
  * Queries are sent at once and independently of each other, so that a server that does not answer
- * delays only the names that it is queried for. Answers are cached for their TTL, those
- * that say "no such name" for the TTL of the zone's SOA record (RFC 2308, section 5), and
- * failures for a second.
+ * delays only the names that it is queried for. Answers are cached for their TTL, "no such name"
+ * for the TTL of the zone's SOA record (RFC 2308, section 5), and failures for a second.
  */
 #include "l7mp/resolve.h"
 
-/* c-ares 1.34 calls ares_search deprecated, 1.18 (Debian 12) has nothing else. */
+/* c-ares 1.34 deprecates ares_search, but 1.18 (Debian 12) has no replacement. */
 #define CARES_NO_DEPRECATED
 #include <ares.h>
 #include <arpa/nameser.h>
@@ -32,13 +31,14 @@
 #define MAX_NAME    255 /* RFC 1035, section 2.3.4 */
 #define MAX_ENTRIES 4096
 /*
- * Of one try; c-ares doubles it from round to round. A dead server in front of a good one delays
- * a connect by this much, which has to be well below the time that a route gives to it (2 s).
+ * Time-out of the first round of queries; c-ares doubles it for each further round. A dead first
+ * server delays a connect by this much, so it must be well below the default time-out of a route (2
+ * s).
  */
 #define TIMEOUT_MS 500
 #define TRIES      4
-#define CHECK_MS   1000 /* between two looks at resolv.conf */
-/* Bounds of an answer's time in the cache, in seconds. */
+#define CHECK_MS   1000 /* between checks of resolv.conf */
+/* Bounds of a cached answer's lifetime, in seconds. */
 #define TTL_MIN      1
 #define TTL_MAX      3600
 #define NEGATIVE_MAX 300
@@ -50,7 +50,7 @@ struct channel {
 	struct l7mp_resolver *resolver;
 	ares_channel ares;
 	struct l7mp_timer timer; /* retransmission */
-	struct l7mp_task task;   /* frees it; never from inside a callback of c-ares */
+	struct l7mp_task task;   /* frees the channel, outside of c-ares callbacks */
 	struct sock *socks;
 	size_t lookups; /* lookups in progress */
 	bool retired;
@@ -92,8 +92,8 @@ struct l7mp_resolver {
 	/* callers without an answer; while there are none, no timer keeps the loop running */
 	size_t n_waiting;
 	uint64_t checked;      /* when resolv.conf was checked */
-	struct timespec mtime; /* its time of modification then */
-	char *servers;         /* for tests: instead of resolv.conf's */
+	struct timespec mtime; /* its modification time then */
+	char *servers;         /* for tests: replaces those of resolv.conf */
 };
 
 struct l7mp_resolve {
@@ -104,7 +104,7 @@ struct l7mp_resolve {
 	void *arg;
 	uint16_t port;
 	struct l7mp_task task;
-	struct l7mp_addr numeric; /* len 0: no address of the family that was asked for */
+	struct l7mp_addr numeric; /* len 0: the address is not of the requested family */
 };
 
 /* ---- lookups ---- */
@@ -118,7 +118,10 @@ static void lookup_free(struct lookup *l)
 {
 	struct l7mp_resolver *r = l->resolver;
 
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is in the table */
+	/*
+	 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the table contains l, so it is not
+	 * empty
+	 */
 	HASH_DEL(r->table, l);
 	if (!l->channel) {
 		DL_DELETE(r->answered, l);
@@ -143,7 +146,9 @@ static void waiter_gone(struct l7mp_resolve *w)
 			channel_arm(c);
 }
 
-/* Calls all present waiters. Lookups that their callbacks start are answered in the next turn. */
+/*
+ * Calls all present waiters. Lookups started by their callbacks are answered in the next iteration.
+ */
 static void deliver_cb(struct l7mp_task *task, void *arg)
 {
 	struct lookup *l = arg;
@@ -205,7 +210,7 @@ static void evict(struct l7mp_resolver *r)
 		if (idle && (l->expires <= now || r->n_answered >= MAX_ENTRIES))
 			lookup_free(l);
 		else if (r->n_answered < MAX_ENTRIES)
-			break; /* old answers leave soon anyway: the rest of the list may stay */
+			break; /* the remaining entries will expire soon */
 	}
 }
 
@@ -314,7 +319,7 @@ static int channel_new(struct l7mp_resolver *r)
 	int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB | ARES_OPT_FLAGS;
 
 #ifdef ARES_OPT_QUERY_CACHE
-	/* c-ares 1.31 and later has a cache of its own, which would defeat the bounds of ours. */
+	/* c-ares 1.31 and later has its own cache, which would bypass the lifetimes of this one. */
 	options.qcache_max_ttl = 0;
 	mask |= ARES_OPT_QUERY_CACHE;
 #endif
@@ -424,8 +429,8 @@ static uint32_t be32(const unsigned char *p)
 }
 
 /*
- * Returns how long "no such name" is valid: the lesser of the SOA's TTL and its minimum field (RFC
- * 2308). 0: there is no SOA.
+ * Returns the lifetime of "no such name" in seconds: the lesser of the SOA's TTL and its minimum
+ * field (RFC 2308). 0: there is no SOA.
  */
 static uint64_t negative_ttl(const unsigned char *msg, int len)
 {
@@ -464,7 +469,7 @@ static uint64_t negative_ttl(const unsigned char *msg, int len)
 	return 0;
 }
 
-/* The answer to the query that is made only for its SOA record. */
+/* The answer to the additional query for the SOA record. */
 static void soa_cb(void *arg, int status, int timeouts, unsigned char *msg, int len)
 {
 	struct lookup *l = arg;
@@ -503,7 +508,7 @@ static void addrinfo_cb(void *arg, int status, int timeouts, struct ares_addrinf
 		lookup_answered(l, l->err, TTL_MIN);
 }
 
-/* ---- questions ---- */
+/* ---- API ---- */
 
 static int key_set(struct key *k, const char *host, int family)
 {
@@ -618,7 +623,7 @@ int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, 
 			r->numeric.len = 0;
 		l7mp_task_post(loop, &r->task);
 	} else if (key_set(&key, host, family)) {
-		r->numeric.len = 0; /* too long for a name */
+		r->numeric.len = 0; /* too long for a host name */
 		l7mp_task_post(loop, &r->task);
 	} else {
 		rc = loop->manual ? -ENOTSUP : ask(r, &key);

@@ -14,20 +14,20 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define SIO_READ     32768u /* bytes of one read: measured; larger ones fall out of the L2 cache */
-#define SIO_ROUNDS   8      /* reads of one stream in a turn, for fairness */
+#define SIO_READ     32768u /* bytes per read, measured: larger reads exceed the L2 cache */
+#define SIO_ROUNDS   8      /* reads of one stream in an iteration, for fairness */
 #define SIO_HIGH     L7MP_STREAM_IO_HIGH
 #define SIO_LOW      16384u
 #define SIO_IOV      32
 #define SIO_CLOSE_MS 5000 /* how long a close waits for the queue */
-/* how long to read after closing, so that no RST overtakes the last data */
+/* how long to read after closing, so that no RST discards the last data sent */
 #define SIO_LINGER_MS 1000
 #define SIO_STALL_MS  5000 /* how long a socket that was reset is kept while reading is stopped */
 #define SIO_DIAL_MS   5    /* between attempts when a UNIX listener's backlog is full */
-/* Splicing costs two system calls as copying does: it is worth it for pieces that are larger. */
+/* Pieces up to this size are copied: for them splicing's system calls cost more than the copy. */
 #define SIO_SMALL     16384u
 #define SIO_SMALL_MAX 8       /* small pieces in a row, after which bytes are copied */
-#define SIO_TURN_NS   2000000 /* after so much of a turn, each stream gets only: */
+#define SIO_TURN_NS   2000000 /* when an iteration has taken this long, each stream gets only: */
 #define SIO_TURN_LATE 65536u
 
 enum sio_kind { SIO_TCP, SIO_UNIX, SIO_PIPE };
@@ -39,24 +39,24 @@ struct l7mp_stream_io {
 	const struct l7mp_stream_io_ops *ops;
 	void *arg;
 	struct l7mp_bufq q;
-	size_t off;               /* bytes of the queue's head that are written */
-	struct l7mp_task task;    /* calls callbacks later, not from inside a call */
-	struct l7mp_timer timer;  /* close, linger, another attempt to connect */
-	struct l7mp_addr *remote; /* while a UNIX connect is tried again */
+	size_t off;               /* bytes of the queue's head already written */
+	struct l7mp_task task;    /* calls callbacks asynchronously */
+	struct l7mp_timer timer;  /* close, linger, or retry of a connect */
+	struct l7mp_addr *remote; /* while a UNIX connect is retried */
 	struct l7mp_kpipe *pipe;  /* bytes that go out before the queue; NULL: none */
-	/* What is read is spliced to this one, which has the reverse link. */
+	/* Received data is spliced to `to`, whose `from` is the reverse link. */
 	struct l7mp_stream_io *to, *from;
 	void (*passed)(void *arg, size_t bytes, int rc);
 	void *passed_arg;
-	void (*flushed)(void *arg); /* once nothing waits to be written; NULL: nobody asks */
+	void (*flushed)(void *arg); /* called when nothing is queued; NULL: not requested */
 	void *flushed_arg;
 	int err;  /* failed, whether reported or not */
 	int werr; /* writing failed; reading continues until the end */
 	uint8_t kind;
 	bool reading, read_armed, eof;
-	bool started; /* was read from once: before that the descriptor is not watched */
+	bool started; /* reading was started once: before that the descriptor is not watched */
 	bool connecting, full, corked, shut, shut_done;
-	bool lent; /* the descriptor is given away for a while */
+	bool lent; /* the descriptor is temporarily used by other code */
 	bool frozen;
 	bool closing, lingering, gone;
 	bool tell_connected, tell_error, tell_drain, tell_flushed, tell_end;
@@ -74,18 +74,18 @@ static inline bool sio_pending(const struct l7mp_stream_io *s)
 	return s->pipe || s->q.count;
 }
 
-/* ---- declared before they are defined ---- */
+/* ---- forward declarations ---- */
 
 static int sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, int write_fd,
                      const struct l7mp_stream_io_ops *ops, void *arg, struct l7mp_stream_io **out);
-/* Reports `error`, later and once. */
+/* Reports `error` once, asynchronously. */
 static void sio_fail(struct l7mp_stream_io *s, int err);
-/* The queue was written, and the stream is closing. */
+/* Closes the stream after its queue was written. */
 static void sio_finish(struct l7mp_stream_io *s);
 static void sio_teardown(struct l7mp_stream_io *s, bool reset);
 
 static void sio_unlink(struct l7mp_stream_io *s); /* ends splicing from it and to it */
-/* Everything was written: calls `flushed` later. */
+/* Everything was written: calls `flushed` asynchronously. */
 static void sio_tell_flushed(struct l7mp_stream_io *s);
 static void sio_watch(struct l7mp_stream_io *s);
 static void sio_in_cb(struct l7mp_io *io, uint32_t events);
@@ -96,7 +96,8 @@ static void sio_write_failed(struct l7mp_stream_io *s, int err);
 static void sio_do_shutdown(struct l7mp_stream_io *s);
 static void sio_linger(struct l7mp_stream_io *s);
 
-static void sio_dial_done(struct l7mp_stream_io *s); /* the outcome of a connect is known */
+static void sio_dial_done(struct l7mp_stream_io *s); /* Called when the result of a connect is
+                                                      * known. */
 static void sio_dial_again(struct l7mp_stream_io *s);
 
 /* ---- events of the descriptors ---- */
@@ -118,8 +119,8 @@ static void sio_watch(struct l7mp_stream_io *s)
 	if (wio == &s->in)
 		in |= out;
 	/*
-	 * For a paused socket only an error matters, once: EPOLLERR can't be masked, and
-	 * edge-triggered it is not reported again and again.
+	 * A paused socket reports only an error, and only once: EPOLLERR can't be masked, but in
+	 * edge-triggered mode it is not reported repeatedly.
 	 */
 	if (!in && sio_is_socket(s) && !s->eof && !s->closing && s->started)
 		in = EPOLLET;
@@ -154,7 +155,8 @@ static void sio_do_shutdown(struct l7mp_stream_io *s)
 		return;
 	s->shut_done = true;
 	if (sio_is_socket(s)) {
-		(void)shutdown(s->in.fd, SHUT_WR); /* ENOTCONN: a reset that reading will see */
+		(void)shutdown(s->in.fd, SHUT_WR); /* ENOTCONN: a reset, which the next read reports
+		                                    * */
 		return;
 	}
 	l7mp_io_stop(s->loop, &s->out);
@@ -171,8 +173,8 @@ static void sio_discard_queue(struct l7mp_stream_io *s)
 }
 
 /*
- * When the peer has only stopped reading, the data that it sent can still be read; the error is
- * reported after that.
+ * When the peer has only stopped reading, data that it has already sent can still be read; the
+ * error is reported after that.
  */
 static void sio_write_failed(struct l7mp_stream_io *s, int err)
 {
@@ -205,7 +207,7 @@ static void consume(struct l7mp_stream_io *s, size_t n)
 	}
 }
 
-/* How much may be moved at once, so that the turn does not get long. */
+/* The number of bytes that may be moved at once, so that the iteration stays short. */
 static size_t turn_share(const struct l7mp_stream_io *s)
 {
 	bool late = uv_hrtime() - s->loop->io_since > SIO_TURN_NS;
@@ -213,7 +215,10 @@ static size_t turn_share(const struct l7mp_stream_io *s)
 	return late ? SIO_TURN_LATE : L7MP_KPIPE_BYTES;
 }
 
-/* Writes what is in the pipe, which is given back when it is empty. Returns 0 or negative errno. */
+/*
+ * Writes the pipe's bytes, and returns the pipe to the pool when it is empty. Returns 0 or negative
+ * errno.
+ */
 static int flush_pipe(struct l7mp_stream_io *s)
 {
 	ssize_t n = l7mp_kpipe_drain(s->loop, s->pipe, s->in.fd, turn_share(s));
@@ -258,7 +263,7 @@ static void sio_flush(struct l7mp_stream_io *s)
 		sio_tell_flushed(s);
 }
 
-/* The descriptor is writable: sends the queue; `drain` is called when enough was sent. */
+/* The descriptor is writable: sends the queue, and calls `drain` when enough was sent. */
 static void on_writable(struct l7mp_stream_io *s)
 {
 	sio_flush(s);
@@ -318,13 +323,16 @@ static bool may_splice(const struct l7mp_stream_io *s)
 	       !to->lent;
 }
 
-/* Whether splice(2) can't be used with this socket at all, and has done nothing. */
+/* Whether splice(2) does not support this socket (and has moved nothing). */
 static bool cannot_splice(ssize_t err)
 {
 	return err == -EINVAL || err == -EOPNOTSUPP || err == -ENOSYS || err == -EPERM;
 }
 
-/* Nothing was read into the pipe. Returns whether the piece is done; else it is to be copied. */
+/*
+ * Nothing was read into the pipe. Returns whether this piece is finished; otherwise it must be
+ * copied.
+ */
 static bool splice_failed(struct l7mp_stream_io *s, ssize_t err, bool first)
 {
 	if (cannot_splice(err))
@@ -340,7 +348,7 @@ static bool splice_failed(struct l7mp_stream_io *s, ssize_t err, bool first)
 	return true;
 }
 
-/* Pieces that stay small are copied from then on, until a large one comes. */
+/* After several small pieces data is copied, until a large piece arrives. */
 static void note_size(struct l7mp_stream_io *s, size_t n)
 {
 	s->small = n < SIO_SMALL ? (uint8_t)(s->small + 1) : 0;
@@ -351,8 +359,9 @@ static void note_size(struct l7mp_stream_io *s, size_t n)
 }
 
 /*
- * Moves one piece to the other socket, or into its queue. Returns false when it is to be copied;
- * else *more says whether there may be more at once. `first`: the socket was reported as readable.
+ * Moves one piece to the other socket, or into its queue. Returns false when it must be copied;
+ * otherwise *more says whether there may be more data. `first`: the socket was reported as
+ * readable.
  */
 static bool splice_piece(struct l7mp_stream_io *s, bool first, bool *more)
 {
@@ -400,7 +409,7 @@ int l7mp_stream_io_splice(struct l7mp_stream_io *from, struct l7mp_stream_io *to
 
 		if (both[i]->closing || both[i]->gone || both[i]->err || both[i]->connecting)
 			return -ENOTCONN;
-		/* Some kernels look only at this flag, not at SPLICE_F_NONBLOCK. */
+		/* Some kernels check only this flag, not SPLICE_F_NONBLOCK. */
 		flags = fcntl(both[i]->in.fd, F_GETFL);
 		if (flags < 0 ||
 		    (!(flags & O_NONBLOCK) && fcntl(both[i]->in.fd, F_SETFL, flags | O_NONBLOCK)))
@@ -436,7 +445,7 @@ void l7mp_stream_io_flushed(struct l7mp_stream_io *s, void (*done)(void *arg), v
 		sio_tell_flushed(s);
 }
 
-/* Reads once and emits it. Returns whether there may be more at once. */
+/* Reads once and emits the data. Returns whether there may be more data. */
 static bool copy_piece(struct l7mp_stream_io *s, uint32_t events)
 {
 	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
@@ -476,7 +485,7 @@ static void on_readable(struct l7mp_stream_io *s, uint32_t events)
 	}
 }
 
-/* Reads and discards data after the last byte was written, until the peer has closed. */
+/* After the last byte was written, reads and discards data until the peer has closed. */
 static void discard(struct l7mp_stream_io *s, bool first)
 {
 	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), SIO_READ);
@@ -511,8 +520,8 @@ static void sio_linger(struct l7mp_stream_io *s)
 /* ---- events ---- */
 
 /*
- * A paused socket was reset. The received data may still be wanted, but when reading stays paused
- * nothing else would report the error.
+ * A paused socket was reset. The received data may still be wanted, but while reading stays paused
+ * nothing else reports the error.
  */
 static void paused(struct l7mp_stream_io *s, uint32_t events)
 {
@@ -620,8 +629,8 @@ int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
 /* ---- connecting ---- */
 
 /*
- * A connect to a free local port of the ephemeral range may be connected to itself (TCP
- * simultaneous open).
+ * A connect to a free local port of the ephemeral range may connect to itself (TCP simultaneous
+ * open).
  */
 static bool meets_itself(const struct l7mp_stream_io *s)
 {
@@ -665,7 +674,7 @@ static void sio_dial_done(struct l7mp_stream_io *s)
 		connected(s);
 }
 
-/* The outcome of connect(2), which is never reported from inside the caller's call. */
+/* Reports the result of connect(2), asynchronously. */
 static void dialled(struct l7mp_stream_io *s, int err)
 {
 	if (!err) {
@@ -690,13 +699,18 @@ static int dial(struct l7mp_stream_io *s, const struct l7mp_addr *remote)
 	return rc;
 }
 
-/* UNIX sockets have no EINPROGRESS for a full backlog: tries again until the owner's time-out. */
+/*
+ * A UNIX socket whose listener's backlog is full has no EINPROGRESS: retry until the owner's
+ * time-out.
+ */
 static void sio_dial_again(struct l7mp_stream_io *s)
 {
 	dialled(s, dial(s, s->remote));
 }
 
-/* The kernel chooses the port at connect(2): it must be free only for this remote address. */
+/*
+ * The kernel chooses the port at connect(2), so that it must be free only for this remote address.
+ */
 static int bind_local(int fd, const struct l7mp_addr *local)
 {
 	int on = 1;
@@ -753,9 +767,9 @@ int l7mp_stream_io_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *
 	return start(loop, SIO_UNIX, remote, NULL, ops, arg, out);
 }
 
-/* ---- life, writing, closing ---- */
+/* ---- asynchronous callbacks, open and close, writing ---- */
 
-/* ---- callbacks that wait for the end of the call that caused them ---- */
+/* ---- asynchronous callbacks ---- */
 
 static void tell_closed(struct l7mp_stream_io *s)
 {
@@ -825,7 +839,7 @@ static void sio_fail(struct l7mp_stream_io *s, int err)
 	l7mp_task_post(s->loop, &s->task);
 }
 
-/* ---- life ---- */
+/* ---- open and close ---- */
 
 static void timer_cb(struct l7mp_timer *t, void *arg)
 {
@@ -888,7 +902,7 @@ static void sio_teardown(struct l7mp_stream_io *s, bool reset)
 static void sio_finish(struct l7mp_stream_io *s)
 {
 	/*
-	 * Closing a TCP socket with unread data sends RST, which may discard what was just sent: so
+	 * Closing a TCP socket with unread data sends RST, which may discard the data sent last: so
 	 * read for a moment.
 	 */
 	if (s->kind == SIO_TCP && s->in.fd >= 0 && !s->eof && !s->err && !s->werr)
@@ -975,9 +989,9 @@ void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool
 	sio_watch(s);
 }
 
-/* ---- for another process ---- */
+/* ---- hand-over to another process ---- */
 
-/* What waits in the pipe becomes the head of the queue, in pieces of a usual size. */
+/* Moves the pipe's bytes to the head of the queue, in buffers of the usual size. */
 static int pipe_to_queue(struct l7mp_stream_io *s)
 {
 	struct l7mp_bufq q;
@@ -986,7 +1000,7 @@ static int pipe_to_queue(struct l7mp_stream_io *s)
 	if (!s->pipe)
 		return 0;
 	l7mp_bufq_init(&q);
-	/* First the buffers: what was read from the pipe can't go back. */
+	/* Allocate all buffers first: bytes read from the pipe can't be put back. */
 	for (size_t left = s->pipe->bytes; left && !rc;) {
 		size_t len = left < SIO_READ ? left : SIO_READ;
 		struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(s->loop), len);
@@ -1162,12 +1176,12 @@ void l7mp_stream_io_read(struct l7mp_stream_io *s, bool on)
 	s->started = true;
 	if (on && !s->connecting)
 		l7mp_timer_stop(s->loop, &s->timer);
-	/* Pausing takes effect at the next event: a short pause costs no system call. */
+	/* Pausing takes effect at the next event, so that a short pause costs no system call. */
 	if (on)
 		sio_watch(s);
 }
 
-/* ---- questions ---- */
+/* ---- getters ---- */
 
 size_t l7mp_stream_io_queued(const struct l7mp_stream_io *s)
 {

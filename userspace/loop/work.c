@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Two threads beside the loop, each made when it is first needed. Why not libuv's pool: what is
- * done here allocates much, and glibc gives each thread a heap of its own, which keeps its size;
- * and whatever else waits in the pool would wait behind a large configuration. Why two: a short
- * work finds a thread beside a long one.
+ * Up to two worker threads per loop, created on first use. libuv's pool is not used for two
+ * reasons: this work allocates much memory, and glibc gives each thread its own arena, which keeps
+ * its size; and a large configuration would delay other jobs of the pool. The second thread runs
+ * short jobs while a long one runs.
  */
 #include "l7mp/work.h"
 
@@ -22,7 +22,7 @@ struct l7mp_worker {
 	uv_thread_t threads[THREADS];
 	unsigned n_threads;
 	uv_async_t async; /* `done` is not empty; keeps the loop running while `busy` */
-	uv_mutex_t lock;  /* guards the members up to stop */
+	uv_mutex_t lock;  /* protects the fields up to stop */
 	uv_cond_t wake;
 	struct l7mp_work *todo; /* utlist queues */
 	struct l7mp_work *done;
@@ -88,7 +88,7 @@ static void async_cb(uv_async_t *async)
 	}
 }
 
-/* One more thread. All signals stay with the loop's thread. */
+/* Starts one more thread. All signals are blocked, so that the loop's thread gets them. */
 static int start_thread(struct l7mp_worker *wk)
 {
 	sigset_t all, before;
@@ -102,7 +102,10 @@ static int start_thread(struct l7mp_worker *wk)
 	return rc;
 }
 
-/* Makes one more thread when all are busy. 0, or negative errno: there is none at all. */
+/*
+ * Starts one more thread when all are busy. Returns 0, or negative errno when there is no thread at
+ * all.
+ */
 static int have_thread(struct l7mp_worker *wk)
 {
 	int rc;

@@ -9,13 +9,13 @@
 /* ---- model.c ---- */
 
 /*
- * The objects of one kind. The first element is always the guard, which is not an object: with it
- * uthash keeps its table, so that adding at commit can't fail.
+ * The objects of one kind. The first element is a sentinel, not an object: it keeps uthash's table
+ * allocated, so that adding at commit can't fail.
  */
 struct l7mp_table {
 	struct l7mp_object *head;
 	struct l7mp_object guard;
-	size_t n; /* objects, without those that are not visible (yet) */
+	size_t n; /* objects, without those that are not visible */
 };
 
 struct l7mp_model {
@@ -32,9 +32,9 @@ struct l7mp_model {
 	} owners[L7MP_CONFIG_OWNERS];
 };
 
-/* Adds an object and takes a reference to it. Can't fail; its name must not be in the table. */
+/* Adds an object and takes a reference to it. Can't fail; the table must not have its name. */
 void l7mp_table_add(struct l7mp_table *t, struct l7mp_object *o);
-/* Replaces `old` by `o`, which has the same name, also in the order. */
+/* Replaces `old` by `o`, which has the same name and takes its place in the order. */
 void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7mp_object *o);
 void l7mp_table_remove(struct l7mp_table *t, struct l7mp_object *o);
 
@@ -65,21 +65,21 @@ enum l7mp_slot l7mp_slot_end(enum l7mp_obj_kind kind);
 void *l7mp_object_new(enum l7mp_obj_kind kind);
 size_t l7mp_object_ref_count(const struct l7mp_object *o, enum l7mp_slot slot);
 const char *l7mp_object_ref_name(const struct l7mp_object *o, enum l7mp_slot slot, size_t i);
-/* Whether two objects are equal, except for name, owner and references. */
+/* Whether two objects are equal, ignoring name, owner and references. */
 bool l7mp_object_same(const struct l7mp_object *a, const struct l7mp_object *b);
 /*
  * Whether all references have the same names; for clusters, whether the endpoint objects are the
  * same.
  */
 bool l7mp_object_same_refs(const struct l7mp_object *a, const struct l7mp_object *b);
-/* Returns a hash that is equal for objects that are `same`. */
+/* Returns a hash; objects that are `same` have equal ones. */
 uint64_t l7mp_object_signature(const struct l7mp_object *o);
 /*
- * Returns a hash of all that GET shows of an object but its owner; a rule list's inserted rules
- * don't count.
+ * Returns a hash of all fields that GET shows, except the owner; rules inserted into a rule list
+ * are not included.
  */
 uint64_t l7mp_object_digest(const struct l7mp_object *o);
-/* The same of an inserted rule. */
+/* The same for an inserted rule. */
 uint64_t l7mp_insert_digest(const struct l7mp_rulelist *l, const struct l7mp_rule_insert *in);
 bool l7mp_object_owned_by(const struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
 /* 0 or -ENOMEM. */
@@ -94,12 +94,12 @@ char **l7mp_names_pack(const char *const *names, size_t n);
 int l7mp_admin_defaults(struct l7mp_admin *a);
 void l7mp_admin_clear(struct l7mp_admin *a);
 /*
- * Sets *out to base with the keys of doc, which has passed the schema check, put over it. Returns 0
- * or -ENOMEM; out is empty then.
+ * Sets *out to base overridden by the keys of doc, which has passed the schema check. Returns 0 or
+ * -ENOMEM; out is empty then.
  */
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out);
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b);
-/* Returns the first key that differs and can't change at run time; NULL when there is none. */
+/* Returns the first key that differs and can't change at run time; NULL: none. */
 const char *l7mp_admin_fixed_key(const struct l7mp_admin *a, const struct l7mp_admin *b);
 
 /* ---- draft.c: document -> draft tree ---- */
@@ -113,13 +113,13 @@ struct l7mp_draft_refs {
 	struct l7mp_draft_ref *v;
 	size_t n;
 };
-#define L7MP_KIND_SLOTS 3 /* the most slots that a kind has */
+#define L7MP_KIND_SLOTS 3 /* the maximum number of slots of a kind */
 
 /* An object of a document with its inline objects, before it is added to a change. */
 struct l7mp_draft {
 	enum l7mp_obj_kind kind;
 	char *path;
-	char *name;                 /* NULL until a name is generated, when the document has none */
+	char *name;                 /* NULL until a name is generated for a document without one */
 	struct l7mp_object *object; /* without name and references until it is staged */
 	struct l7mp_draft *owner;   /* the draft in which it is inline */
 	enum l7mp_slot slot;        /* the slot of owner that it is in */
@@ -146,16 +146,16 @@ static inline struct l7mp_draft_refs *l7mp_draft_slot(struct l7mp_draft *d, enum
 /* Join a path with a key or an index. NULL: out of memory. */
 char *l7mp_path_key(const char *path, const char *key);
 
-/* ---- inserts.c: rules that config owners have put into lists of others ---- */
+/* ---- inserts.c: rules inserted by config owners into lists of other owners ---- */
 
-/* Makes `to`'s inserts those of `from`, of which `to` has the rules. 0 or -ENOMEM. */
+/* Copies `from`'s inserts to `to`, which has the same rules. 0 or -ENOMEM. */
 int l7mp_inserts_copy(struct l7mp_rulelist *to, const struct l7mp_rulelist *from);
 /* Whether two lists have the same rules inserted by the same owners. */
 bool l7mp_inserts_same(const struct l7mp_rulelist *a, const struct l7mp_rulelist *b);
 enum l7mp_inserts_keep {
 	L7MP_INSERTS_ALL,
-	L7MP_INSERTS_SHOWN,  /* those that `list` has, as its document is one that GET has shown */
-	L7MP_INSERTS_OTHERS, /* those of other owners than `owner` */
+	L7MP_INSERTS_SHOWN,  /* those of `list`: its document is based on an answer to GET */
+	L7MP_INSERTS_OTHERS, /* those of owners other than `owner` */
 };
 struct l7mp_insert_request {
 	unsigned config_owner;
@@ -163,24 +163,24 @@ struct l7mp_insert_request {
 	const char *rule; /* its name, borrowed */
 };
 /*
- * `list` has the names of a document or of `old`, its previous version, and no inserts yet. Takes
- * those out that were inserted into `old`, and puts the ones that are to be kept into their places,
- * and n_more more after them. 0 or -ENOMEM.
+ * `list` has the names of a document or of its previous version `old`, and no inserts yet. Removes
+ * those that were inserted into `old`, inserts the ones to keep at their places, and n_more more
+ * after them. 0 or -ENOMEM.
  */
 int l7mp_inserts_set(struct l7mp_rulelist *list, const struct l7mp_rulelist *old,
                      enum l7mp_inserts_keep keep, unsigned owner,
                      const struct l7mp_insert_request *more, size_t n_more);
-/* The list's rule at index `i` was inserted: returns it; NULL: it is the list's own. */
+/* Returns the insertion of the rule at index `i`; NULL: it is one of the list's own rules. */
 const struct l7mp_rule_insert *l7mp_inserts_at(const struct l7mp_rulelist *list, size_t i);
 
 /* ---- owner.c: config owners ---- */
 
 /*
- * Finds the number of an owner, or takes a free one for it. Returns it, or -ENOMEM or -ENOSPC with
- * err. `path`: of errors.
+ * Finds the number of an owner, or allocates one. Returns it, or -ENOMEM or -ENOSPC with err.
+ * `path` is for error messages.
  */
 int l7mp_owner_take(struct l7mp_change *c, const char *name, struct l7mp_error *err);
-/* Sums up what the change adds to each owner's objects and takes from them. */
+/* Computes how the change alters the number of objects of each owner. */
 void l7mp_owner_count(struct l7mp_change *c);
 /* Adds these sums to the model. */
 void l7mp_owner_flip(struct l7mp_change *c);
@@ -201,11 +201,11 @@ struct l7mp_change {
 	struct l7mp_staged *staged[L7MP_OBJ_KINDS]; /* by name */
 	struct l7mp_staged **items;                 /* all of them */
 	size_t n_items, cap_items;
-	size_t n_real; /* those that have an effect come first, once sorted */
+	size_t n_real; /* items with an effect, which come first once sorted */
 	bool sorted;
 	ptrdiff_t grown[L7MP_OBJ_KINDS]; /* number of objects added by the items placed so far */
 	bool committed;
-	bool closed; /* does not use the model any more */
+	bool closed; /* the change does not use the model any more */
 	unsigned next_name[L7MP_OBJ_KINDS];
 	struct l7mp_admin *admin; /* the new one; after commit the old one */
 	bool scoped;              /* only the objects of config_owner may change */
@@ -215,16 +215,16 @@ struct l7mp_change {
 		ptrdiff_t objects;
 		uint64_t hash;
 	} owner_sums[L7MP_CONFIG_OWNERS];
-	/* documents that were given a name; issues refer to their nodes */
+	/* documents to which a name was added; issues refer to their nodes */
 	cJSON *docs;
 };
 
-/* Finds an object as of after the commit; borrowed. */
+/* Finds an object in the state after the commit; borrowed. */
 struct l7mp_object *l7mp_change_find(const struct l7mp_change *c, enum l7mp_obj_kind kind,
                                      const char *name);
 /*
- * Stages object `o` under a name (takes a new reference), or with NULL its deletion. Returns 0, or
- * -ENOMEM with err.
+ * Stages object `o` under a name (takes a new reference), or its deletion when `o` is NULL. Returns
+ * 0, or -ENOMEM with err.
  */
 int l7mp_change_stage(struct l7mp_change *c, enum l7mp_obj_kind kind, const char *name,
                       struct l7mp_object *o, bool end_sessions, const char *path,

@@ -12,7 +12,10 @@ static bool is_space(uint8_t c)
 static bool string_byte(struct l7mp_jsonframe *f, uint8_t c)
 {
 	if (c < 0x20)
-		/* RFC 8259, section 7; so a missing quote is noticed at the end of the line */
+		/*
+		 * a control character in a string (RFC 8259, section 7) is invalid: detects a
+		 * missing quote at the end of the line
+		 */
 		return false;
 	if (f->escaped)
 		f->escaped = false;

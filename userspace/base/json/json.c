@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Trees of cJSON's nodes: members, comparison, and a reader. */
+/* Trees of cJSON nodes: members, comparison, and a parser. */
 #include "l7mp/json.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include "l7mp/hash.h"
 #include "l7mp/util.h"
 
-/* ---- an index of the members of an object ---- */
+/* ---- an index of an object's members ---- */
 
 /*
  * An index of the members of an object, because cJSON's look-up is linear and a peer chooses how
@@ -38,8 +38,8 @@ static const cJSON **slot_of(const struct json_index *index, const char *key)
 }
 
 /*
- * Builds an index. Returns 0 or -ENOMEM; in both cases find works, if slowly, and returns the first
- * of equal keys.
+ * Builds an index. Returns 0 or -ENOMEM. In both cases index_find works and returns the first of
+ * equal keys; without an index it searches linearly.
  */
 static int index_build(struct json_index *index, const cJSON *object)
 {
@@ -209,11 +209,11 @@ int l7mp_json_add_bool(cJSON *object, const char *key, bool value)
 /* ---- reading ---- */
 
 /*
- * A reader for RFC 8259 that builds cJSON's nodes in one pass. cJSON's own parser is too lenient
- * for texts from peers: it takes control characters, broken UTF-8, leading zeros and any white
- * space, cuts strings at \u0000, rounds large integers and turns 1e999 into infinity.
+ * An RFC 8259 parser that builds cJSON nodes in one pass. cJSON's own parser is too lenient for
+ * texts from peers: it accepts control characters, invalid UTF-8, leading zeros and any white
+ * space, truncates strings at \u0000, rounds large integers and turns 1e999 into infinity.
  *
- * Nodes are linked before they are filled, so that a text that ends early is freed as a tree.
+ * Nodes are linked before they are filled, so that after an error the partial tree can be freed.
  */
 
 #define NUMBER_MAX 63 /* characters; a double needs 24 */

@@ -45,7 +45,7 @@ static bool token_is(struct token t, const char *key)
 	size_t i = 0;
 
 	while (i < t.len) {
-		/* At its end the key has a NUL, which no token contains. */
+		/* The key's terminating NUL differs from every token character. */
 		if (token_char(t, &i) != *key++)
 			return false;
 	}
@@ -66,7 +66,7 @@ static char *token_key(struct token t)
 	return key;
 }
 
-/* Returns 0, or -EINVAL for what is not an array index: leading zeros, signs, too long. */
+/* Returns 0, or -EINVAL when this is not an array index: leading zero, sign, or too long. */
 static int token_index(struct token t, size_t *out)
 {
 	size_t n = 0;
@@ -253,7 +253,7 @@ int l7mp_json_set(cJSON *root, const char *pointer, cJSON *value)
 			break;
 		parent = child;
 	}
-	/* Complete before it is linked, so that a failure changes nothing. */
+	/* Build the whole value before linking it, so that a failure changes nothing. */
 	value = wrap(rest, value);
 	if (!value)
 		return -ENOMEM;

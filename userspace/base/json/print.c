@@ -62,8 +62,9 @@ static void print_number(struct printer *p, double d)
 }
 
 /*
- * Escapes what JSON requires, and also what would affect a terminal, break a line or confuse a YAML
- * reader. Bytes that are not UTF-8 become U+FFFD, so that the output is always valid JSON.
+ * Escapes the characters that JSON requires, and those that would affect a terminal, break a line
+ * or confuse a YAML parser. Bytes that are not UTF-8 become U+FFFD, so that the output is always
+ * valid JSON.
  */
 static void print_char(struct l7mp_str *out, const char *s, size_t len, uint32_t cp)
 {
@@ -74,7 +75,7 @@ static void print_char(struct l7mp_str *out, const char *s, size_t len, uint32_t
 		l7mp_str_add(out, "\xef\xbf\xbd");
 	else if (hit && (hit - shorts) % 2 == 0)
 		l7mp_str_addf(out, "\\%c", hit[1]);
-	else if (!l7mp_utf8_unprintable(cp) || cp > 0xffff) /* YAML knows no pairs of \u */
+	else if (!l7mp_utf8_unprintable(cp) || cp > 0xffff) /* YAML has no surrogate pairs of \u */
 		l7mp_str_addn(out, s, len);
 	else
 		l7mp_str_addf(out, "\\u%04x", cp);

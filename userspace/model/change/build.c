@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What documents change: their drafts (draft.c) get names, are compared with the objects that are
- * there, and are staged in a change (change.c) if they are new or differ. Single objects, endpoints
- * and rules are added, replaced or deleted; a config replaces everything.
+ * Applies documents to a change: their drafts (draft.c) get names, are compared with the existing
+ * objects, and are staged (change.c) if they are new or differ. Single objects, endpoints and rules
+ * are added, replaced or deleted; a config replaces everything.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,12 +29,13 @@ struct builder {
 /* ---- names ---- */
 
 /*
- * Given names must be unique in the document. An unnamed inline object keeps the name of the one
- * that its owner had in that place before, if any; else a name is generated.
+ * Names in the document must be unique. An unnamed inline object keeps the name of the one that its
+ * owner had in the same place before, if any; otherwise a name is generated.
  */
 
 /*
- * Bound of comparisons with one signature: rules that differ only in their routes have equal ones.
+ * Maximum number of comparisons for one signature: rules that differ only in their routes have
+ * equal ones.
  */
 #define MATCH_TRIES 64
 
@@ -57,14 +58,14 @@ static int enter(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err
 	return d->hh.tbl ? 0 : l7mp_change_oom(err);
 }
 
-/* Clears the table of names, before the drafts are freed. */
+/* Clears the table of names; call before freeing the drafts. */
 static void clear_names(struct builder *b)
 {
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)
 		HASH_CLEAR(hh, b->names[k]);
 }
 
-/* Enters the names in the tree; adds an issue for a name that occurs twice. */
+/* Registers the names of the tree; adds an issue for a name that occurs twice. */
 static int claim(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err)
 {
 	struct l7mp_draft *other = d->name ? claimed(b, d->kind, d->name) : NULL;
@@ -87,7 +88,7 @@ static int claim(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err
 	return rc;
 }
 
-/* Generates d->name, <owner>-<infix>-<n>, and enters it. */
+/* Generates d->name, <owner>-<infix>-<n>, and registers it. */
 static int generate_name(struct builder *b, struct l7mp_draft *d, const char *owner,
                          enum l7mp_slot slot, struct l7mp_error *err)
 {
@@ -105,9 +106,9 @@ static int generate_name(struct builder *b, struct l7mp_draft *d, const char *ow
 	}
 }
 
-/* ---- names of what was there before ---- */
+/* ---- names of previous versions ---- */
 
-/* Whether the change may alter an object: not when it is another config owner's. */
+/* Whether the change may alter an object: false if another config owner owns it. */
 static bool in_scope(const struct builder *b, const struct l7mp_object *o)
 {
 	return !b->c->scoped || o->config_owner == b->c->config_owner;
@@ -121,8 +122,8 @@ static bool belongs(const struct l7mp_object *o, enum l7mp_obj_kind kind, const 
 }
 
 /*
- * Returns the object in that place of the old owner if an unnamed draft may take its name, which a
- * config does unless the document uses the name elsewhere.
+ * Returns the object in that place of the old owner if an unnamed draft may reuse its name. In a
+ * config it may, unless the document uses the name elsewhere.
  */
 static struct l7mp_object *candidate(const struct builder *b, const struct l7mp_object *owner,
                                      enum l7mp_slot slot, size_t i, bool must_belong)
@@ -165,7 +166,7 @@ static bool equals(const struct builder *b, struct l7mp_draft *d, const struct l
 	return true;
 }
 
-/* State for matching the unnamed drafts of one slot with the objects that were in it. */
+/* State for matching the unnamed drafts of one slot with the slot's previous objects. */
 struct match {
 	struct builder *b;
 	struct l7mp_draft_refs *refs;
@@ -254,7 +255,7 @@ static int match_signature(const struct match *m, struct l7mp_draft *d, const st
 	return 0;
 }
 
-/* Matches elements that only moved, because others were inserted or removed. */
+/* Matches elements that were only moved, because others were inserted or removed. */
 static int match_moved(const struct match *m)
 {
 	struct old_ref *v;
@@ -282,7 +283,7 @@ static int match_moved(const struct match *m)
 	return rc;
 }
 
-/* Generates names for all drafts below d, which has one. */
+/* Generates names for all drafts below d, which has a name. */
 static int bind_names(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err);
 
 static int bind_slot(struct builder *b, struct l7mp_draft *d, enum l7mp_slot slot,
@@ -321,7 +322,7 @@ static int bind_names(struct builder *b, struct l7mp_draft *d, struct l7mp_error
 	return rc;
 }
 
-/* ---- what may be replaced ---- */
+/* ---- objects that may be replaced ---- */
 
 static int taken(const struct builder *b, struct l7mp_error *err, const struct l7mp_object *there,
                  const char *path)
@@ -335,7 +336,7 @@ static int taken(const struct builder *b, struct l7mp_error *err, const struct l
 	return -EEXIST;
 }
 
-/* Whether an object is inline, at any depth, in the one that is replaced. */
+/* Whether an object is inline, at any depth, in the one being replaced. */
 static bool below_top(const struct builder *b, const struct l7mp_object *o)
 {
 	const struct l7mp_model *m = b->c->model;
@@ -355,7 +356,7 @@ static bool below_top(const struct builder *b, const struct l7mp_object *o)
 	return false;
 }
 
-/* May the builder put a new version of what is there? */
+/* Whether the builder may stage a new version of an existing object. */
 static bool may_replace(const struct builder *b, const struct l7mp_object *there)
 {
 	if (b->mode == BUILD_CONFIG)
@@ -363,15 +364,15 @@ static bool may_replace(const struct builder *b, const struct l7mp_object *there
 	return b->mode == BUILD_REPLACE && (there == b->top || below_top(b, there));
 }
 
-/* ---- references to what is there ---- */
+/* ---- references to existing objects ---- */
 
 /*
- * A recursive GET shows whatever an object refers to, and its answer may be put back: inline
- * objects of a draft that are just what the model has under their names are then references to
- * those, whichever object owns them. Only what differs is made.
+ * A recursive GET shows referenced objects in full, and clients may put its answer back. So inline
+ * objects of a draft that equal the model's object of that name become references to it, whatever
+ * its owner. Only differing objects are created.
  */
 
-/* As recursive views show what is missing (view.c). */
+/* Marks missing objects in recursive views (view.c). */
 #define STALE ":<STALE>"
 
 struct seen {
@@ -381,7 +382,7 @@ struct seen {
 
 struct refer {
 	struct builder *b;
-	struct seen *seen; /* parts of what is replaced that a draft stands for */
+	struct seen *seen; /* inline objects of the replaced object that a draft stands for */
 };
 
 static struct l7mp_object *find_named(const struct builder *b, enum l7mp_obj_kind kind,
@@ -403,7 +404,7 @@ static void drop_stale(const struct builder *b, enum l7mp_obj_kind kind, char *n
 		name[len - suffix] = '\0';
 }
 
-/* 1: for the first time, 0, or -ENOMEM. */
+/* Records an object. Returns 1 if it is new, 0, or -ENOMEM. */
 static int see(struct refer *r, const struct l7mp_object *o)
 {
 	struct seen *s;
@@ -423,10 +424,9 @@ static int see(struct refer *r, const struct l7mp_object *o)
 }
 
 /*
- * Whether a draft that is the same as `o` is needed. Not if only the owner of `o` may alter it, nor
- * if `owner` referred to it in this place before without owning it, nor for a second time. An
- * object that is new in this place keeps its draft, because it may get another owner. Returns 1, 0
- * or -ENOMEM.
+ * Whether a draft equal to `o` is needed. Not if only the owner of `o` may alter it, nor if `owner`
+ * already referred to it in this place without owning it, nor for a second time. An object that is
+ * new in this place keeps its draft, because it may get another owner. Returns 1, 0 or -ENOMEM.
  */
 static int needs_draft(struct refer *r, const struct l7mp_object *owner, const char *was,
                        const struct l7mp_object *o)
@@ -440,7 +440,7 @@ static int needs_draft(struct refer *r, const struct l7mp_object *owner, const c
 
 static int same(struct refer *r, struct l7mp_draft *d, const struct l7mp_object *there);
 
-/* Is reference i of the slot what it was in `there`? 1, 0 or -ENOMEM. */
+/* Whether reference i of the slot equals that in `there`. Returns 1, 0 or -ENOMEM. */
 static int same_ref(struct refer *r, enum l7mp_slot slot, struct l7mp_draft_ref *ref, size_t i,
                     const struct l7mp_object *there)
 {
@@ -470,7 +470,10 @@ static int same_ref(struct refer *r, enum l7mp_slot slot, struct l7mp_draft_ref 
 	return rc;
 }
 
-/* Is the draft, name aside, what is there (NULL: nothing)? 1, 0 or -ENOMEM. */
+/*
+ * Whether the draft, apart from its name, equals the existing object (NULL: none). Returns 1, 0 or
+ * -ENOMEM.
+ */
 static int same(struct refer *r, struct l7mp_draft *d, const struct l7mp_object *there)
 {
 	int all = there && l7mp_object_same(d->object, there);
@@ -491,8 +494,8 @@ static int same(struct refer *r, struct l7mp_draft *d, const struct l7mp_object 
 }
 
 /*
- * Inline objects of the draft, before its names are entered, that are what is there under their
- * names become references. 0 or -ENOMEM with err.
+ * Before the draft's names are registered: turns inline objects that equal the existing objects of
+ * their names into references. Returns 0, or -ENOMEM with err.
  */
 static int refer(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err)
 {
@@ -580,7 +583,9 @@ static int put_owner(const struct builder *b, struct l7mp_draft *d, const struct
 	return old->owner ? l7mp_object_set_owner(o, old->owner_kind, old->owner) : 0;
 }
 
-/* The config owner: that of the version that is replaced, else of what it is inline in. */
+/*
+ * The config owner is that of the replaced version, else that of the object in which it is inline.
+ */
 static void put_config_owner(const struct builder *b, struct l7mp_draft *d,
                              const struct l7mp_object *old)
 {
@@ -662,7 +667,7 @@ static int drop_endpoints(struct builder *b, const struct l7mp_cluster *old, str
 	return rc;
 }
 
-/* Makes what only staged objects need: a rule's predicate, a cluster's balancer. */
+/* Creates the parts that only staged objects need: a rule's predicate, a cluster's balancer. */
 static int complete(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err)
 {
 	struct l7mp_cluster *c = (struct l7mp_cluster *)d->object;
@@ -734,7 +739,7 @@ static int stage(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err
 	return rc;
 }
 
-/* ---- what a new version does not use any more ---- */
+/* ---- inline objects that a new version does not use ---- */
 
 static int by_text(const void *a, const void *b)
 {
@@ -765,7 +770,7 @@ static int prune_slot(struct builder *b, const struct l7mp_object *old,
 	return rc;
 }
 
-/* REPLACE: deletes inline objects of replaced objects that are not used any more. */
+/* REPLACE: deletes inline objects of replaced objects that are no longer used. */
 static int prune(struct builder *b, struct l7mp_error *err)
 {
 	struct l7mp_change *c = b->c;
@@ -809,8 +814,8 @@ static int parse(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON *do
 }
 
 /*
- * Adds the draft to the change, with its names entered and its references bound. Takes d. `put`:
- * the document is one as GET shows it.
+ * Adds the draft to the change: registers its names and binds its references. Takes d. `put`: the
+ * document has the form that GET returns.
  */
 static int build(struct builder *b, struct l7mp_draft *d, bool put, struct l7mp_error *err)
 {
@@ -833,7 +838,7 @@ static int build(struct builder *b, struct l7mp_draft *d, bool put, struct l7mp_
 	return rc;
 }
 
-/* A top-level object needs a name, as nothing could refer to it without one. */
+/* A top-level object needs a name, because otherwise nothing could refer to it. */
 static void check_named(struct l7mp_change *c, const cJSON *doc, const char *path)
 {
 	char *where = l7mp_path_key(path, "name");
@@ -871,7 +876,7 @@ int l7mp_change_add(struct l7mp_change *c, enum l7mp_obj_kind kind, const cJSON 
 	return add(c, kind, doc, path, false, err);
 }
 
-/* Returns the document with its name: when it has none, a copy that lives as long as the change. */
+/* Returns the document; if it has no name, a copy with one that lives as long as the change. */
 static const cJSON *with_name(struct l7mp_change *c, const cJSON *doc, const char *name)
 {
 	cJSON *copy;
@@ -921,7 +926,7 @@ static int copy_base(struct l7mp_object *to, const struct l7mp_object *from)
 	return from->owner ? l7mp_object_set_owner(to, from->owner_kind, from->owner) : 0;
 }
 
-/* A copy to be altered; its endpoints and `lb` are missing. NULL: out of memory. */
+/* Returns a modifiable copy without endpoints and `lb`. NULL: out of memory. */
 static struct l7mp_cluster *cluster_copy(const struct l7mp_cluster *c, size_t n_endpoints)
 {
 	struct l7mp_cluster *n = l7mp_object_new(L7MP_OBJ_CLUSTER);
@@ -945,7 +950,7 @@ static struct l7mp_cluster *cluster_copy(const struct l7mp_cluster *c, size_t n_
 }
 
 /*
- * Stages a new version of the cluster: without `out` (may be NULL), and with `in` (may be NULL) in
+ * Stages a new version of the cluster without `out` (may be NULL), and with `in` (may be NULL) in
  * its place or at the end.
  */
 static int recluster(struct l7mp_change *c, struct l7mp_cluster *old,
@@ -972,7 +977,7 @@ static int recluster(struct l7mp_change *c, struct l7mp_cluster *old,
 	return rc;
 }
 
-/* Builds an endpoint from the document; d->object is complete then. */
+/* Builds an endpoint from the document; d->object is then complete. */
 static int parse_endpoint(struct l7mp_change *c, const struct l7mp_cluster *cluster,
                           const cJSON *doc, const char *path, struct l7mp_draft **out,
                           struct l7mp_error *err)
@@ -1106,7 +1111,7 @@ int l7mp_change_delete(struct l7mp_change *c, enum l7mp_obj_kind kind, const cha
 
 /* ---- the rules of a list ---- */
 
-/* A copy to be altered, without rules. NULL: out of memory. */
+/* Returns a modifiable copy without rules. NULL: out of memory. */
 static struct l7mp_rulelist *rulelist_copy(const struct l7mp_rulelist *l)
 {
 	struct l7mp_rulelist *n = l7mp_object_new(L7MP_OBJ_RULELIST);
@@ -1119,7 +1124,7 @@ static struct l7mp_rulelist *rulelist_copy(const struct l7mp_rulelist *l)
 }
 
 /*
- * Stages a new version of the list, with a rule inserted at `position`, or (NULL) the one there
+ * Stages a new version of the list with a rule inserted at `position`, or (NULL) the rule there
  * removed.
  */
 static int relist(struct l7mp_change *c, const struct l7mp_rulelist *old, size_t position,
@@ -1247,7 +1252,7 @@ static int change_admin(struct l7mp_change *c, const cJSON *doc, const char *pat
 		free(next);
 		return l7mp_change_oom(err);
 	}
-	/* Everything may be set by the first config, with which the program starts. */
+	/* The first config, at program start, may set all keys. */
 	fixed = c->model->generation ? l7mp_admin_fixed_key(now, next) : NULL;
 	if (fixed) {
 		l7mp_error_set(err, -EINVAL, L7MP_ERR_REALISE,
@@ -1279,7 +1284,7 @@ int l7mp_change_admin(struct l7mp_change *c, const cJSON *doc, const char *path,
 	return rc ? rc : change_admin(c, doc, path, err);
 }
 
-/* ---- the whole config ---- */
+/* ---- configs ---- */
 
 /* Named objects first, before those that are inline in listeners. */
 static const enum l7mp_obj_kind order[] = {L7MP_OBJ_CLUSTER, L7MP_OBJ_ROUTE, L7MP_OBJ_RULE,
@@ -1357,7 +1362,7 @@ static int drop_missing(struct builder *b, struct l7mp_error *err)
 	for (size_t k = 0; k < L7MP_ARRAY_SIZE(order); k++)
 		for (struct l7mp_object *o = l7mp_model_first(m, order[k]); o && !rc;
 		     o = l7mp_model_next(o))
-			/* Not recursively: every missing object is deleted by this loop. */
+			/* Not recursive: this loop visits all missing objects. */
 			if (in_scope(b, o) && !claimed(b, order[k], o->name))
 				rc = l7mp_change_drop(b->c, o, false, true, err);
 	return rc;
@@ -1367,7 +1372,7 @@ static int build_all(struct builder *b, const struct drafts *ds, struct l7mp_err
 {
 	int rc = 0;
 
-	/* Enters all given names first, so that generated ones avoid them. */
+	/* Register all given names first, so that generated ones do not collide with them. */
 	for (size_t i = 0; !rc && i < ds->n; i++)
 		rc = claim(b, ds->v[i], err);
 	if (!rc)
@@ -1379,7 +1384,10 @@ static int build_all(struct builder *b, const struct drafts *ds, struct l7mp_err
 	return rc ? rc : drop_missing(b, err);
 }
 
-/* A list that the document has not, although there are objects of that kind; NULL: none. */
+/*
+ * Returns a list that is missing in the document although there are objects of that kind; NULL:
+ * none.
+ */
 static const char *lost_list(const struct l7mp_change *c, const cJSON *doc)
 {
 	for (size_t k = 0; k < L7MP_ARRAY_SIZE(order); k++) {
@@ -1394,8 +1402,8 @@ static const char *lost_list(const struct l7mp_change *c, const cJSON *doc)
 }
 
 /*
- * An unknown key may be a list's, misspelt. The list is then missing, and a missing list deletes
- * what is there: so together they are refused, also where an unknown key is just a warning.
+ * An unknown key may be a misspelt list. The list is then missing, which would delete its objects.
+ * So the combination is an error, even where an unknown key is only a warning.
  */
 static void check_lost(struct l7mp_change *c, const cJSON *doc)
 {
@@ -1413,7 +1421,7 @@ static void check_lost(struct l7mp_change *c, const cJSON *doc)
 			        lost, lost);
 }
 
-/* ---- rules that an owner inserts into lists of others ---- */
+/* ---- rules inserted by an owner into lists of others ---- */
 
 struct insertion {
 	struct l7mp_rulelist *list;
@@ -1458,7 +1466,7 @@ static void read_insertion(struct l7mp_change *c, const cJSON *item, size_t i,
 	                           rule->valuestring}};
 }
 
-/* Stages a new version of the list, unless it has these inserts already. */
+/* Stages a new version of the list, unless it already has these inserts. */
 static int insert_into(struct l7mp_change *c, const struct l7mp_rulelist *old,
                        const struct l7mp_insert_request *rq, size_t n, struct l7mp_error *err)
 {
@@ -1481,7 +1489,9 @@ static int insert_into(struct l7mp_change *c, const struct l7mp_rulelist *old,
 	return rc;
 }
 
-/* All lists of others get the insertions in v, sorted by list, and lose all that they had. */
+/*
+ * Replaces all insertions of this owner in lists of others by those in v, which is sorted by list.
+ */
 static int insert_sorted(struct l7mp_change *c, const struct insertion *v, size_t n,
                          struct l7mp_insert_request *rq, struct l7mp_error *err)
 {
@@ -1537,7 +1547,7 @@ out:
 	return rc;
 }
 
-/* Sets whose objects the change makes. */
+/* Sets the owner of the objects that the change creates. */
 static int set_owner(struct l7mp_change *c, const cJSON *doc, const char *owner,
                      struct l7mp_error *err)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is staged in a change, and its end: committed or discarded. */
+/* Staging in a change, its commit and its discarding. */
 #include "l7mp/change.h"
 
 #include <errno.h>
@@ -244,8 +244,8 @@ int l7mp_change_drop(struct l7mp_change *c, struct l7mp_object *o, bool recursiv
 /* ---- items ---- */
 
 /*
- * Sort order: additions from endpoints up, then deletions from listeners down, then objects that
- * end as they were.
+ * Sort order: additions from endpoints up, deletions from listeners down, then items without an
+ * effect.
  */
 static int rank(const struct l7mp_staged *s)
 {
@@ -321,7 +321,9 @@ void l7mp_change_flip(struct l7mp_change *c)
 {
 	struct l7mp_model *m = c->model;
 
-	/* A version of the model is told by it, so that only what changes something counts. */
+	/*
+	 * The model's version identifies its content, so only changes with an effect increment it.
+	 */
 	if (l7mp_change_count(c) || c->admin || !m->generation)
 		m->generation++;
 	for (int k = 0; k < L7MP_OBJ_KINDS; k++)

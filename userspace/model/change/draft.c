@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Builds the draft tree: objects of a document and, below each, its inline objects. Documents have
- * passed the schema check, so this code only avoids crashes on other ones.
+ * Builds the draft tree: objects of a document with their inline objects as children. Documents
+ * have passed the schema check; for others this code only avoids crashes.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +38,7 @@ void l7mp_draft_free(struct l7mp_draft *d)
 	free(d);
 }
 
-/* Makes a draft. Takes path. NULL: out of memory, b->oom is set. */
+/* Creates a draft. Takes path. NULL: out of memory, b->oom is set. */
 static struct l7mp_draft *draft_new(struct l7mp_build *b, enum l7mp_obj_kind kind, const cJSON *doc,
                                     char *path)
 {
@@ -151,7 +151,7 @@ static cJSON *copy_tree(struct l7mp_build *b, const cJSON *node)
 	return copy;
 }
 
-/* An empty object means the same as none. */
+/* An empty object is equivalent to none. */
 static cJSON *copy_options(struct l7mp_build *b, const cJSON *node)
 {
 	return cJSON_IsObject(node) && node->child ? copy_tree(b, node) : NULL;
@@ -226,7 +226,7 @@ static const struct {
         {"Random", L7MP_LB_RANDOM},
 };
 
-/* A virtual cluster may have the one endpoint that GET shows for it, and no other. */
+/* A virtual cluster may have only the one endpoint that GET shows for it. */
 static void check_virtual(struct l7mp_build *b, const struct l7mp_draft *d, const cJSON *endpoints)
 {
 	const struct l7mp_cluster *c = (const struct l7mp_cluster *)d->object;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rules that config owners have put into rule lists of others. Such a list has its own rules, and
- * in front of each, or at its end, the rules that were inserted for that position, in the order of
- * insertion.
+ * Rules that config owners have inserted into rule lists of other owners. Such a list has its own
+ * rules and, before each of them and at its end, the rules inserted at that position in the order
+ * of insertion.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -78,7 +78,7 @@ static int by_position(const void *a, const void *b)
 	return x->seq < y->seq ? -1 : x->seq > y->seq;
 }
 
-/* Sets the list to its own n rules with the n_in sorted others between them. */
+/* Sets the list to its own n rules with the n_in sorted inserted ones between them. */
 static int merge(struct l7mp_rulelist *list, const char *const *own, size_t n,
                  const struct wanted *in, size_t n_in)
 {

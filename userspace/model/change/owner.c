@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Config owners: whose objects are whose, and how many and which objects each has. */
+/* Config owners: the owner of each object, and the number and a digest of each owner's objects. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,7 @@ int l7mp_owner_take(struct l7mp_change *c, const char *name, struct l7mp_error *
 	return c->owner_name ? number : l7mp_change_oom(err);
 }
 
-/* Adds an object to its owner's sums, or takes it from them. */
+/* Adds an object to its owner's sums, or subtracts it. */
 static void count(struct l7mp_change *c, const struct l7mp_object *o, bool add)
 {
 	const struct l7mp_rulelist *l = (const struct l7mp_rulelist *)o;

@@ -2,17 +2,17 @@
 /*
  * JSON predicates, draft-snell-json-test-07.
  *
- * What the draft says and where it leaves room:
- *  - `contains`, `starts`, `ends` and `matches` look at the value's string
- *    representation: a string itself, a number or boolean as JSON writes it.
- *    null, objects and arrays have none and never match.
- *  - `matches`: the *complete* string representation has to match the pattern
- *    (not a part of it); write `.*` around a pattern that may stand anywhere.
- *  - Case is ignored by the draft's trailing dash ("contains-") or by
- *    `ignore_case: true`, its spelling in earlier drafts and in the original.
+ * Choices where the draft leaves room:
+ *  - `contains`, `starts`, `ends` and `matches` are applied to the string representation of the
+ *    value: a string itself, a number or boolean as its JSON text. null, objects and arrays have
+ *    none and never match.
+ *  - `matches`: the pattern must match the complete string representation, not a part of it; write
+ *    `.*` around a pattern that may occur anywhere.
+ *  - Case is ignored by the draft's trailing dash ("contains-") or by `ignore_case: true`, the
+ *    spelling in earlier drafts and in the original l7mp.
  *  - `not` is a NOR: true when none of its predicates is.
- *  - A `path` on and/or/not goes before the paths inside; a missing path is "".
- *  - What can't be evaluated (missing element, wrong type) is false.
+ *  - A `path` on and/or/not is prepended to the paths inside; a missing path is "".
+ *  - A predicate that can't be evaluated (missing element, wrong type) is false.
  */
 #include "l7mp/predicate.h"
 
@@ -72,7 +72,7 @@ void l7mp_predicate_free(struct l7mp_predicate **p)
 	*p = NULL;
 }
 
-/* ---- compiling: every error becomes an issue with its path ---- */
+/* ---- compiling: each error becomes an issue with its path ---- */
 
 #define DEPTH_MAX 64
 
@@ -396,7 +396,8 @@ static bool equal_nocase(const cJSON *a, const cJSON *b, struct l7mp_effort *eff
 		if (cJSON_GetArraySize(a) != cJSON_GetArraySize(b))
 			return false;
 		cJSON_ArrayForEach (x, a) {
-			y = l7mp_json_member(b, x->string); /* names of members keep their case */
+			y = l7mp_json_member(b, x->string); /* member names are compared with case
+			                                     * */
 			if (!y || !equal_nocase(x, y, effort))
 				return false;
 		}

@@ -23,14 +23,14 @@ enum l7mp_regex_flags {
 int l7mp_regex_compile(const char *pattern, unsigned flags, struct l7mp_regex **out, char *message,
                        size_t size);
 /*
- * Returns whether the text matches. Also false when the effort budget is or becomes exhausted, so
- * that a pattern can't occupy the loop.
+ * Returns whether the text matches. Also false when the effort budget is exhausted, so that a
+ * pattern can't block the loop.
  */
 bool l7mp_regex_match(const struct l7mp_regex *re, const char *text, struct l7mp_effort *effort);
 void l7mp_regex_free(struct l7mp_regex **re);
-/* Compares two texts without regard to case, by Unicode's rules. */
+/* Compares two texts ignoring case, by Unicode's rules. */
 bool l7mp_caseless_equal(const char *a, const char *b, struct l7mp_effort *effort);
-/* Takes units from the effort budget; exhausts it when fewer are left. */
+/* Charges units to the effort budget; exhausts it when fewer are left. */
 void l7mp_effort_take(struct l7mp_effort *e, uint64_t units);
 
 /* ---- predicate_types.c: the type names of the draft ---- */

@@ -9,18 +9,18 @@
 #include "predicate_int.h"
 
 /*
- * Patterns come from the operator, subjects from peers. PCRE2's match limit counts the points
- * where it may have to come back to, not the characters that it looks at: "\\p{L}+\\d" looks at
- * 2 billion of them in 64 KiB of letters, for 53 s, without reaching a limit of 200,000. So
- * there are two compiled forms of a pattern:
+ * Patterns come from the operator, subjects from peers. PCRE2's match limit counts backtracking
+ * points, not the characters examined: "\\p{L}+\\d" on 64 KiB of letters examines 2 billion of them
+ * in 53 s without reaching a limit of 200,000. So a pattern has two compiled forms:
  *
- *  - a plain one for short subjects, with a match limit so small that even if each step looked
- *    at the whole subject it would take less than half a millisecond;
- *  - one that calls back before each item of the pattern, where the characters that were passed
- *    are counted against the effort that the caller has left. It serves long subjects, and those
- *    for which the first form reached its limit.
+ *  - a plain one for short subjects, with a match limit so small that even if each step examines
+ *    the whole subject a match takes less than half a millisecond;
+ *  - one with a callout before each item of the pattern, which charges the characters passed
+ *    against the caller's remaining effort. It is used for long subjects, and when the first form
+ *    has reached its limit.
  *
- * No JIT: its stack is not bounded by the limits, and it knows no match limit for single loops.
+ * The JIT is not used: the limits do not bound its stack, and it has no match limit for single
+ * loops.
  */
 #define SHORT_MAX     2048   /* bytes of a subject for the plain form */
 #define SHORT_LIMIT   160000 /* its match limit times the subject's length */
@@ -42,7 +42,7 @@ struct l7mp_regex {
 
 static uint32_t options(unsigned flags)
 {
-	/* Peers may send bytes that are not UTF-8; these match only themselves. */
+	/* Peers may send bytes that are not UTF-8. These match only themselves. */
 	uint32_t o = PCRE2_UTF | PCRE2_MATCH_INVALID_UTF | PCRE2_DOLLAR_ENDONLY;
 
 	if (flags & L7MP_RE_NOCASE)
@@ -111,8 +111,8 @@ void l7mp_effort_take(struct l7mp_effort *e, uint64_t units)
 
 struct counting {
 	struct l7mp_effort *effort;
-	size_t last;  /* position of the last call */
-	size_t extra; /* additional units for each call */
+	size_t last;  /* position at the last callout */
+	size_t extra; /* additional units for each callout */
 };
 
 /* Called before each item of the pattern. */
@@ -128,8 +128,8 @@ static int count(pcre2_callout_block *block, void *arg)
 }
 
 /*
- * The match data is allocated for each match: PCRE2 would keep what a match needed in it, up to the
- * heap limit, for each of maybe thousands of patterns.
+ * The match data is allocated for each match, because PCRE2 would keep a match's memory in it, up
+ * to the heap limit, for each of possibly thousands of patterns.
  */
 static int match(const pcre2_code *code, const char *text, size_t len, uint32_t limit,
                  struct counting *c)
@@ -163,7 +163,7 @@ bool l7mp_regex_match(const struct l7mp_regex *re, const char *text, struct l7mp
 	if (len <= SHORT_MAX) {
 		uint32_t limit = (uint32_t)(SHORT_LIMIT / (len + 32));
 
-		/* 0: matched, but there are more groups than places in the match data. */
+		/* 0: it matched, and there are more groups than the match data can hold. */
 		rc = match(re->plain, text, len, limit, NULL);
 		if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH)
 			return rc >= 0;
@@ -190,7 +190,7 @@ static int fold(char c)
 	return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : (unsigned char)c;
 }
 
-/* Texts that are not ASCII need PCRE2's tables. */
+/* Non-ASCII texts need PCRE2's tables. */
 bool l7mp_caseless_equal(const char *a, const char *b, struct l7mp_effort *effort)
 {
 	struct l7mp_regex *re = NULL;

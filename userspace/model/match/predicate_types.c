@@ -55,7 +55,7 @@ static bool alpha(char c)
 
 /* ---- dates and times ---- */
 
-/* Parses exactly n digits; moves *s behind them. */
+/* Parses exactly n digits and advances *s. */
 static bool number(const char **s, int n, int *out)
 {
 	*out = 0;
@@ -165,7 +165,7 @@ static bool irregular(const char *s)
 	return false;
 }
 
-/* Whether at least one subtag follows, and all up to the end have min..8 characters. */
+/* Whether at least one subtag follows, and all remaining ones have min..8 characters. */
 static bool rest_of(const char *s, size_t min)
 {
 	struct subtag t;
@@ -265,10 +265,7 @@ static bool hex(char c)
 	return digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-/*
- * Decodes a code point; returns its length, 0 when it is malformed (also for overlong forms and
- * surrogates).
- */
+/* Decodes a code point. Returns its length; 0: malformed, overlong or a surrogate. */
 static size_t decode(const char *s, const char *end, uint32_t *cp)
 {
 	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -322,7 +319,7 @@ static bool all_of(const char *s, const char *end, const char *also, bool privat
 	return true;
 }
 
-/* Parses "[2001:db8::1]" or "[v1.x]"; moves *s behind the bracket. */
+/* Parses "[2001:db8::1]" or "[v1.x]" and advances *s. */
 static bool ip_literal(const char **s, const char *end)
 {
 	const char *close = memchr(*s, ']', (size_t)(end - *s));
@@ -375,7 +372,7 @@ static bool authority(const char *s, const char *end)
 	return true;
 }
 
-/* Returns the length of the scheme without its colon; 0: there is none. */
+/* Returns the length of the scheme without its colon; 0: no scheme. */
 static size_t scheme(const char *s)
 {
 	size_t n = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Rule lookup. For a rule with both `apply` and `route` the other list is tried first, and the
- * rule's own route is taken when nothing matches there. A name in a rule list that has no rule
- * matches nothing.
+ * rule's own route is used when nothing matches there. A name in a rule list without a rule matches
+ * nothing.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,8 +10,8 @@
 #include "l7mp/model.h"
 
 /*
- * Bound of rule lists applied in one lookup: nested lists that are each applied twice would be
- * searched 2^depth times.
+ * Maximum number of rule lists applied in one lookup: nested lists that are each applied twice
+ * would be searched 2^depth times.
  */
 #define APPLY_MAX 4096
 
@@ -25,7 +25,7 @@ struct lookup {
 	struct l7mp_effort *effort;
 };
 
-/* Bound of rules tried in addition, because lists are applied repeatedly. */
+/* Maximum number of additional rules tried because lists are applied repeatedly. */
 #define TRIED_AGAIN_MAX 20000
 
 static int rewrite(struct lookup *l, const struct l7mp_rule *rule)
@@ -65,7 +65,7 @@ static int decide(struct lookup *l, struct l7mp_rulelist *list, struct l7mp_rule
 	return 0;
 }
 
-/* Fails the session: continuing would treat a rule as one that does not match, although it may. */
+/* Fails the session: to continue would treat a rule as not matching although it may match. */
 static int too_much(const struct lookup *l, const struct l7mp_rule *rule)
 {
 	if (l->effort->exhausted)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The admin object: defaults, merging a document, and which keys may change at run time. */
+/* The admin object: defaults, merging a document, and keys that may change at run time. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,7 +325,7 @@ static cJSON *limits_to_json(const struct l7mp_limits *limits)
 	return out;
 }
 
-/* Only while it is enabled, so that posting the answer back does not enable it. */
+/* Shown only while it is enabled, so that posting the answer back does not enable it. */
 static int add_server(cJSON *out, const struct l7mp_admin_server *s)
 {
 	cJSON *json;

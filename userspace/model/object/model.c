@@ -36,7 +36,10 @@ static int table_init(struct l7mp_table *t)
 	struct l7mp_object *guard = &t->guard;
 
 	guard->name = ""; /* no object's name is empty */
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a first element does not expand */
+	/*
+	 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference): adding the first element does not
+	 * expand the table
+	 */
 	HASH_ADD_KEYPTR(hh, t->head, guard->name, 0, guard);
 	return guard->hh.tbl ? 0 : -ENOMEM;
 }
@@ -52,7 +55,8 @@ void l7mp_table_add(struct l7mp_table *t, struct l7mp_object *o)
 		unsigned noexpand = tbl->noexpand;
 
 		/*
-		 * Without memory for more buckets the chains are longer, until the next addition.
+		 * When there is no memory for more buckets the chains grow, until the next
+		 * addition.
 		 */
 		tbl->noexpand = 1;
 		HASH_ADD_KEYPTR(hh, t->head, o->name, len, o);
@@ -66,8 +70,8 @@ void l7mp_table_replace(struct l7mp_table *t, struct l7mp_object *old, struct l7
 	struct l7mp_object *prev = old->hh.prev, *next = old->hh.next;
 
 	/*
-	 * Moves uthash's links to the new handle, because uthash would append it. There is always a
-	 * `prev`, as the guard is first.
+	 * Moves uthash's links to the new handle, because uthash would append it. `prev` is never
+	 * NULL, because the sentinel is first.
 	 */
 	l7mp_object_ref(o);
 	o->hh = old->hh;
@@ -143,8 +147,8 @@ struct l7mp_admin *l7mp_model_admin(struct l7mp_model *m)
 }
 
 /*
- * Returns the version of an element that is visible in this generation, while a change is being
- * committed.
+ * While a change is committed, returns the version of an element that is visible in this
+ * generation.
  */
 static struct l7mp_object *seen(const struct l7mp_model *m, struct l7mp_object *o)
 {

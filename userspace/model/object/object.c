@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Objects: making, freeing and copying them, and the slots that refer to other objects. */
+/* Objects: creating, freeing and copying them, and the slots for references. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +44,7 @@ enum l7mp_slot l7mp_slot_end(enum l7mp_obj_kind kind)
 	return kinds[kind].end;
 }
 
-/* ---- life ---- */
+/* ---- create, copy, free ---- */
 
 void *l7mp_object_new(enum l7mp_obj_kind kind)
 {

@@ -113,7 +113,7 @@ static uint64_t json_signature(const cJSON *node, int depth)
 	uint64_t sum = 0;
 	const cJSON *item;
 
-	/* Deeper levels are not hashed, only compared. */
+	/* Deeper levels are only compared, not hashed. */
 	if (!node || depth > 64)
 		return 1;
 	if (cJSON_IsString(node))
@@ -174,7 +174,7 @@ static uint64_t number_digest(double v)
 	return l7mp_hash(&v, sizeof(v));
 }
 
-/* What of an object is neither in its signature nor a reference. */
+/* Hashes the fields that are neither in the signature nor references. */
 static uint64_t rest_digest(const struct l7mp_object *o)
 {
 	const struct l7mp_listener *l = (const struct l7mp_listener *)o;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What GET shows. Recursive views follow references, and `apply` may form circles or fan out.
- * Therefore a rule list inside itself, one nested deeper than a lookup would go, and everything
- * beyond the budget are shown by name.
+ * The documents that GET returns. Recursive views follow references, and `apply` may form cycles or
+ * fan out. So rule lists inside themselves, rule lists nested deeper than a lookup goes, and
+ * everything beyond the budget are shown by name.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +28,7 @@ struct view {
 
 static cJSON *view_object(struct view *v, const struct l7mp_object *o);
 
-/* The functions that add take item, which may be NULL, and record a failure in the view. */
+/* The functions below add item, which may be NULL, and record a failure in the view. */
 static void put(struct view *v, cJSON *object, const char *key, cJSON *item)
 {
 	if (l7mp_json_add(object, key, item))
@@ -213,7 +213,7 @@ static void view_route(struct view *v, cJSON *out, const struct l7mp_route *r)
 		put_str(v, out, "offload", "never");
 }
 
-/* Nothing for objects without owner, nor for one that is not in the model any more. */
+/* Adds nothing for an object without owner, or one that has been removed from the model. */
 static void put_owner(struct view *v, cJSON *out, unsigned config_owner)
 {
 	const char *name = l7mp_model_owner(v->model, config_owner).name;

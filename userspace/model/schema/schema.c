@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Validation of a document by its tables, and the description of what they expect. */
+/* Validation of a document against schema tables, and texts that describe the expected values. */
 #include "l7mp/schema.h"
 
 #include <arpa/inet.h>
@@ -15,7 +15,7 @@
 #include "l7mp/util.h"
 
 /*
- * Trees that a program made may be deeper than parsed ones, and tables are recursive (route ->
+ * Trees that a program has built may be deeper than parsed ones, and tables are recursive (route ->
  * cluster -> ...).
  */
 #define DEPTH_MAX 128
@@ -24,10 +24,9 @@
 struct check {
 	const struct l7mp_registry *registry;
 	struct l7mp_issues *issues;
-	const struct l7mp_protodesc *cluster; /* protocol of the endpoints below; NULL: not known */
+	const struct l7mp_protodesc *cluster; /* protocol of the endpoints below; NULL: unknown */
 	/*
-	 * Inside of a protocol's spec: "", or the key of the section that is checked. NULL:
-	 * elsewhere.
+	 * Inside a protocol's spec: "", or the key of the section being checked. NULL: elsewhere.
 	 */
 	const char *spec_section;
 	int depth;
@@ -50,7 +49,7 @@ cJSON *l7mp_schema_default(const struct l7mp_schema *schema, const char *key)
 	return f && f->def ? cJSON_Parse(f->def) : NULL;
 }
 
-/* ---- patterns of strings ---- */
+/* ---- string formats ---- */
 
 static const char blanks[] = " \t\n\v\f\r";
 
@@ -72,13 +71,13 @@ static bool is_address(const char *s)
 	host[n] = 0;
 	if (!zone && inet_pton(AF_INET, host, raw) == 1)
 		return true;
-	/* A link-local address carries its interface: fe80::1%eth0 (RFC 4007). */
+	/* A link-local address has a zone: fe80::1%eth0 (RFC 4007). */
 	return inet_pton(AF_INET6, host, raw) == 1 && (!zone || zone[1]);
 }
 
 /*
- * RFC 1123, and underscores, which are in use. A last label of digits only would be an invalid IPv4
- * address.
+ * RFC 1123, plus underscores, which are in use. A last label that consists only of digits would be
+ * an invalid IPv4 address.
  */
 static bool is_hostname(const char *s)
 {
@@ -125,7 +124,10 @@ static bool is_filename(const char *s)
 {
 	size_t n = strlen(s);
 
-	/* sun_path needs a byte for the terminator; an abstract name's '@' is its leading NUL. */
+	/*
+	 * sun_path needs a byte for the terminator. An abstract name's '@' stands for its leading
+	 * NUL.
+	 */
 	return n > (size_t)(s[0] == '@') && n < sizeof(((struct sockaddr_un *)0)->sun_path);
 }
 
@@ -212,7 +214,7 @@ const char *l7mp_schema_pattern_regex(enum l7mp_schema_pattern p)
 	}
 }
 
-/* ---- what a field expects ---- */
+/* ---- texts: the expected value of a field ---- */
 
 static bool ranged(const struct l7mp_field *f)
 {
@@ -362,7 +364,7 @@ static void check_enum(struct check *ctx, const struct l7mp_field *f, const cJSO
 	mismatch(ctx, f, node, path);
 }
 
-/* Checks a value whose JSON type is right. */
+/* Checks a value whose JSON type is correct. */
 static void check_scalar(struct check *ctx, const struct l7mp_field *f, const cJSON *node,
                          const char *path)
 {
@@ -398,7 +400,7 @@ static char *join(const char *path, const char *key)
 	return l7mp_asprintf("%s%s%s", path, *path ? "." : "", key);
 }
 
-/* Writes the known keys, "name, spec, rules", for the message about an unknown one. */
+/* Writes the known keys, "name, spec, rules", for the error about an unknown one. */
 static void known_keys(const struct l7mp_schema *schema, const char *extra, struct l7mp_str *out)
 {
 	if (extra)
@@ -457,9 +459,8 @@ static void unknown_key(struct check *ctx, const struct l7mp_schema *schema, con
 }
 
 /*
- * An empty section ("options:" with nothing below it) is null in YAML, and means the same as an
- * absent one. Not so for a list, where absent may mean that all members are deleted; an empty list
- * is written [].
+ * In YAML an empty section ("options:" without content) is null, which is treated as absent. Not
+ * for lists, where absent may mean that all members are deleted; an empty list is written [].
  */
 static bool is_absent(const struct l7mp_field *f, const cJSON *child)
 {
@@ -507,7 +508,7 @@ static void check_required(struct check *ctx, const struct l7mp_schema *schema, 
 	}
 }
 
-/* `extra` (may be NULL) is another known key, for example `protocol`. */
+/* `extra` (may be NULL) is one more known key, for example `protocol`. */
 static void check_object(struct check *ctx, const struct l7mp_schema *schema, const char *extra,
                          const cJSON *node, const char *path)
 {
@@ -520,7 +521,7 @@ static void check_object(struct check *ctx, const struct l7mp_schema *schema, co
 		ctx->depth--;
 		return;
 	}
-	/* The endpoints of a cluster are described by its protocol. */
+	/* The protocol of a cluster determines the fields of its endpoints. */
 	if (schema == &l7mp_schema_cluster)
 		ctx->cluster = l7mp_registry_find(
 		        ctx->registry,
@@ -683,7 +684,9 @@ static void check_map(struct check *ctx, const struct l7mp_field *f, const cJSON
 	}
 }
 
-/* Whether the field could have this JSON type: selects the alternative whose errors are shown. */
+/*
+ * Whether the field could have this JSON type; selects the alternative whose errors are reported.
+ */
 static bool fits(const struct l7mp_field *f, const cJSON *node)
 {
 	switch (f->type) {

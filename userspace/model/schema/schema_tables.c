@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tables of listeners, clusters and endpoints, and of the whole config. Rules
- * and routes are in schema_tables_rules.c, admin in schema_tables_admin.c.
+ * The tables of listeners, clusters and endpoints, and of the whole config. Rules and routes are in
+ * schema_tables_rules.c, admin in schema_tables_admin.c.
  *
- * Names are required where nothing could refer to the object otherwise; an inline
- * object gets one.
+ * A name is required where otherwise no other object could refer to this one; inline objects get a
+ * generated name.
  */
 #include "schema_tables_int.h"
 

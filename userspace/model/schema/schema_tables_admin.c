@@ -372,10 +372,10 @@ static void check_admin(const cJSON *admin, const char *path, struct l7mp_issues
 	if (cJSON_IsString(ifs) && !ifs_list_ok(ifs->valuestring))
 		add_issue(issues, ifs, path, "offload_ifs",
 		          "interface names of 1..15 bytes with commas between, or all");
-	/* civetweb, as Debian builds it, has no IPv6. */
+	/* Debian builds civetweb without IPv6. */
 	if (cJSON_IsString(address) && strchr(address->valuestring, ':'))
 		add_issue(issues, address, path, "server.address", "an IPv4 address");
-	/* The instance becomes the name of a directory. */
+	/* The instance is used as a directory name. */
 	if (cJSON_IsString(instance) &&
 	    (strchr(instance->valuestring, '/') || instance->valuestring[0] == '.'))
 		add_issue(issues, instance, path, "instance",

@@ -4,7 +4,7 @@
 
 #include "l7mp/model.h"
 
-/* The fields that every kind of object has: its name, and whose it is. `flags_`: of the name. */
+/* The fields of all kinds of objects: name and owner. `flags_` are those of the name. */
 #define OBJECT_NAME(flags_, doc_)                                                  \
 	{                                                                          \
 		.key = "name", .type = L7MP_T_STRING, .flags = (flags_), .min = 1, \
