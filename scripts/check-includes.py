@@ -30,7 +30,7 @@ ALLOWED["kube"] = {"base", "loop", "config", "kube"}
 ALLOWED["operator"] = {"base", "loop", "model", "config", "kube", "operator"}
 PROGRAMS = ["kube", "ctl", "operator"]  # after the layers, in the graph
 HEADERS = {
-    "base": "log filewriter error fault buf addr hash json jsonframe metrics stats text util",
+    "base": "log filewriter error fault buf addr hash json jsonframe metrics relaymark stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process listening",
     "model": "model change schema protodesc predicate",
     "session": "stream proto flow abi_rtp session runtime drain handover",

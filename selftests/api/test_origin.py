@@ -15,6 +15,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import certs  # noqa: E402
 import l7test  # noqa: E402
+import upgrade  # noqa: E402
 
 NEAR, FAR = "10.99.7.1", "10.99.7.2"
 API = {"protocol": "TCP", "port": 1234}
@@ -53,6 +54,20 @@ for n in range(posts):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     s.close()
 time.sleep(hold)
+"""
+
+# Runs there, too: asks over one TLS connection for each line of its input, and prints the status of each answer.
+ASK = """
+import http.client, socket, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+s = context.wrap_socket(socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30))
+for _ in sys.stdin:
+    s.sendall(b"GET /api/v1/listeners HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
+    answer = http.client.HTTPResponse(s)
+    answer.begin()
+    answer.read()
+    print(answer.status, flush=True)
 """
 
 
@@ -147,6 +162,36 @@ while piece := s.recv(65536):
     text += piece
 print(text.count(b'HTTP/1.1 403'), text.count(b'HTTP/1.1 200'))""")
         self.assertEqual(answer.split(), ["50", "0"])
+
+    def test_upgrade(self):
+        """sessions that stay in the old process at an upgrade connect to the new one: their clients are as far away as before"""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        pair = certs.Certs(folder.name).cert("server")
+        unix = f"@l7mp-test-origin-{os.getpid()}"
+        relays = {2001: (API, "127.0.0.1"), 2002: ({"protocol": "UNIX/stream"}, unix), 2003: (API | {"port": 1235}, "0.0.0.0"),
+                  2004: (API | {"port": 1236}, "::1"), 2005: (API, "::ffff:127.0.0.1")}
+        listeners = [forward(f"relay{port}", {"protocol": "TCP", "port": port, "tls": pair}, spec, endpoint) for port, (spec, endpoint) in relays.items()]
+        for relay in listeners:  # each answer ends the cluster's connection, and it connects again for the next request
+            relay["rules"][0]["action"]["route"]["retry"] = {"retry_on": "disconnect", "num_retries": 10, "timeout": 100}
+        chain = upgrade.Chain({"admin": {"server": {"address": "127.0.0.1", "port": 1235}}, "listeners": [
+            l7test.controller(), second_api("local", filename=unix), second_api("six", address="::1", port=1236), *listeners]}, 1234)
+        self.addCleanup(chain.kill)
+        clients = {}
+        for port in relays:
+            clients[port] = subprocess.Popen(["nsenter", f"--net=/proc/{self.peer.pid}/ns/net", sys.executable, "-c", ASK, NEAR, str(port)],
+                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            self.addCleanup(clients[port].communicate, timeout=30)
+
+        def ask(client):
+            client.stdin.write("\n")
+            return client.stdout.readline().strip()
+        self.assertEqual({port: ask(client) for port, client in clients.items()}, dict.fromkeys(relays, "403"))
+        self.assertNotIn("failed", chain.upgrade())
+        for _ in range(3):
+            self.assertEqual({port: ask(client) for port, client in clients.items()}, dict.fromkeys(relays, "403"))
+        self.assertEqual(self.near_status(1234), 200)
+        self.assertEqual(self.near_status(1235), 200)
 
     def test_token_guesses(self):
         """who guesses at the token from another host is shut out, also through relays; who is on this host is not"""

@@ -11,11 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "api/origin.h"
+#include "l7mp/relaymark.h"
 #include "l7mp/util.h"
 #include "session_fixture.h"
 
@@ -46,7 +48,7 @@ static int get_own(int fd, struct sockaddr *sa, socklen_t *len)
 }
 
 /* False: this host has no such address. */
-static bool connect_pair(struct tcp_pair *p, const char *ip)
+static bool connect_pair(struct tcp_pair *p, const char *ip, bool marked)
 {
 	struct l7mp_addr addr;
 
@@ -59,6 +61,8 @@ static bool connect_pair(struct tcp_pair *p, const char *ip)
 	assert_int_equal(listen(p->listener, 1), 0);
 	name_of(get_own, p->listener, &addr);
 	p->client = socket(addr.sa.sa_family, SOCK_STREAM, 0);
+	if (marked)
+		assert_int_equal(l7mp_relay_mark(p->client, addr.sa.sa_family), 0);
 	assert_int_equal(connect(p->client, &addr.sa, addr.len), 0);
 	p->accepted = accept(p->listener, NULL, NULL);
 	assert_true(p->accepted >= 0);
@@ -81,7 +85,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	char much[65536] = {0};
 	struct tcp_pair p;
 
-	if (!connect_pair(&p, ip))
+	if (!connect_pair(&p, ip, false))
 		return;
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_ALIVE);
 	/* A half-closed connection still has its client. */
@@ -96,7 +100,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	 * Closed behind more data than the other side takes: the socket still exists, its owner
 	 * doesn't.
 	 */
-	assert_true(connect_pair(&p, ip));
+	assert_true(connect_pair(&p, ip, false));
 	while (send(p.client, much, sizeof(much), MSG_DONTWAIT) > 0)
 		;
 	close(p.client);
@@ -104,12 +108,16 @@ static void check_ends(struct api_host *host, const char *ip)
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
 	close_pair(&p);
 
-	assert_true(connect_pair(&p, ip));
+	assert_true(connect_pair(&p, ip, false));
 	assert_int_equal(send(p.client, "GET", 3, 0), 3);
 	setsockopt(p.client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	close(p.client);
 	p.client = -1;
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
+	close_pair(&p);
+
+	assert_true(connect_pair(&p, ip, true));
+	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_RELAY);
 	close_pair(&p);
 }
 
@@ -130,6 +138,33 @@ static void test_sockets(void **state)
 	check_ends(host, "127.0.0.1");
 	check_ends(host, "::1");
 	api_host_free(&host);
+}
+
+/* A UNIX socket of a cluster is known by its mark also when it was closed before accept(2). */
+static void test_unix_mark(void **state)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+	socklen_t len = sizeof(sa);
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	(void)state;
+	assert_int_equal(bind(listener, (struct sockaddr *)&sa, sizeof(sa_family_t)), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&sa, &len), 0);
+	for (int marked = 0; marked < 2; marked++) {
+		int client = socket(AF_UNIX, SOCK_STREAM, 0), accepted;
+
+		if (marked)
+			assert_int_equal(l7mp_relay_mark(client, AF_UNIX), 0);
+		assert_int_equal(connect(client, (struct sockaddr *)&sa, len), 0);
+		assert_int_equal(send(client, "GET", 3, 0), 3);
+		close(client);
+		accepted = accept(listener, NULL, NULL);
+		assert_true(accepted >= 0);
+		assert_int_equal(l7mp_relay_marked_unix(accepted), marked);
+		close(accepted);
+	}
+	close(listener);
 }
 
 static void test_addresses(void **state)
@@ -352,7 +387,7 @@ static void test_queued(void **state)
 	struct fake_stream *up;
 	struct tcp_pair p;
 
-	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_true(connect_pair(&p, "127.0.0.1", false));
 	for (int queued = 0; queued < 2; queued++) {
 		char name[16];
 
@@ -424,7 +459,7 @@ static void test_other_protocols(void **state)
 	source = fake_accept_with(&o->f->world, "l", &a, false);
 	source->local = far;
 	up = fake_connected(&o->f->world, "c", 0);
-	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_true(connect_pair(&p, "127.0.0.1", false));
 	up->not_tcp = true;
 	up->local = p.peer;
 	assert_int_equal(api_origin_of_connection(o->origins, &p.peer, &p.local),
@@ -443,7 +478,7 @@ static void test_local_client(void **state)
 	struct fake_stream *up;
 	struct tcp_pair p;
 
-	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_true(connect_pair(&p, "127.0.0.1", false));
 	up = relay(o, "near", &p.peer, &p.local, 0);
 	up->local = from;
 	up->remote = api;
@@ -466,7 +501,7 @@ static void test_port_again(void **state)
 	struct tcp_pair p;
 	int second, one = 1;
 
-	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_true(connect_pair(&p, "127.0.0.1", false));
 	assert_int_equal(judge(o, p.accepted, &p.peer, &p.local), L7MP_ORIGIN_LOCAL);
 	assert_int_equal(send(p.client, "GET", 3, 0), 3);
 	setsockopt(p.client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -496,7 +531,7 @@ static void test_kept(void **state)
 	struct fake_stream *up = relay(o, "far", &far, &front, 0), *request;
 	struct tcp_pair p;
 
-	assert_true(connect_pair(&p, "127.0.0.1"));
+	assert_true(connect_pair(&p, "127.0.0.1", false));
 	up->local = p.peer;
 	up->remote = p.local;
 	fake_open(up);
@@ -545,6 +580,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_sockets),
+	        cmocka_unit_test(test_unix_mark),
 	        cmocka_unit_test(test_addresses),
 	        T(test_cheap),
 	        T(test_made_for_remote),

@@ -139,7 +139,8 @@ static const char *refusal_of(enum l7mp_origin origin)
 	case L7MP_ORIGIN_REMOTE:
 		return "the request does not come from this host";
 	case L7MP_ORIGIN_RELAYED:
-		return "the request comes through this proxy from another host";
+		return "the request comes through l7mp, from a client that is not known to "
+		       "be on this host";
 	case L7MP_ORIGIN_GONE:
 		return "the client is gone";
 	case L7MP_ORIGIN_UNKNOWN:

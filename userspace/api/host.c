@@ -15,6 +15,7 @@
 
 #include "l7mp/hash.h"
 #include "l7mp/log.h"
+#include "l7mp/relaymark.h"
 
 #define LOOPBACK_IFINDEX 1
 
@@ -189,6 +190,22 @@ static void put_end(const struct l7mp_addr *a, __be16 *port, __be32 ip[4], uint3
 		*scope = a->in6.sin6_scope_id;
 }
 
+/* Whether the socket that an answer of n bytes describes has the mark of a cluster. */
+static bool is_marked(const struct nlmsghdr *nlh, size_t n)
+{
+	const struct rtattr *a =
+	        (const void *)((const char *)nlh + NLMSG_SPACE(sizeof(struct inet_diag_msg)));
+	size_t len = nlh->nlmsg_len < n ? nlh->nlmsg_len : n;
+
+	len -= len < NLMSG_SPACE(sizeof(struct inet_diag_msg))
+	               ? len
+	               : NLMSG_SPACE(sizeof(struct inet_diag_msg));
+	for (; RTA_OK(a, len); a = RTA_NEXT(a, len))
+		if (a->rta_type == INET_DIAG_SOCKOPT)
+			return l7mp_relay_marked_tcp(RTA_DATA(a), RTA_PAYLOAD(a));
+	return false;
+}
+
 /* Reads the answer to request h->seq. */
 static enum api_peer read_answer(struct api_host *h)
 {
@@ -216,7 +233,9 @@ static enum api_peer read_answer(struct api_host *h)
 			const struct inet_diag_msg *m = NLMSG_DATA(&buf.nlh);
 
 			/* A socket that its process has closed is an orphan, without an inode. */
-			return m->idiag_inode ? API_PEER_ALIVE : API_PEER_GONE;
+			if (!m->idiag_inode)
+				return API_PEER_GONE;
+			return is_marked(&buf.nlh, (size_t)n) ? API_PEER_RELAY : API_PEER_ALIVE;
 		}
 		return API_PEER_UNKNOWN;
 	}

@@ -228,6 +228,9 @@ static enum l7mp_origin of_other_process(struct api_origins *o, int fd,
 
 	if (found == API_PEER_GONE || !state || state == TCP_CLOSE)
 		return L7MP_ORIGIN_GONE;
+	/* For whom the other proxy has connected can't be told. */
+	if (found == API_PEER_RELAY)
+		return L7MP_ORIGIN_RELAYED;
 	/* A client that may only have finished sending can't be told from one that is gone. */
 	if (found == API_PEER_UNKNOWN && state != TCP_ESTABLISHED)
 		return L7MP_ORIGIN_GONE;

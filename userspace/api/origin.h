@@ -16,9 +16,11 @@
  *     being known here.
  * A request is served only if its client is LOCAL and still there. Datagrams can be forged, and
  * FIFOs have no peer: sessions that come from them are UNKNOWN. A UNIX client is LOCAL unless it
- * is this process (net/stream_listener.c).
+ * is a cluster (net/stream_listener.c).
  *
- * A process that STDIO-fork has started, and a second proxy on this host, are other processes.
+ * A connection of another l7mp's cluster, such as those of the old process after an upgrade, is
+ * RELAYED: it has the mark of l7mp/relaymark.h. A process that STDIO-fork has started, and a proxy
+ * of another kind, are other processes.
  *
  * Thread: loop only.
  */

@@ -4,6 +4,7 @@
  * and connecting, reading, writing with a bounded queue, splicing, half-close, closing.
  */
 #include "l7mp/stream_io.h"
+#include "l7mp/relaymark.h"
 #include "loop_int.h"
 
 #include <errno.h>
@@ -732,7 +733,8 @@ static int start(struct l7mp_loop *loop, enum sio_kind kind, const struct l7mp_a
 	fd = socket(l7mp_addr_family(remote), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (local && local->len)
+	rc = l7mp_relay_mark(fd, l7mp_addr_family(remote));
+	if (!rc && local && local->len)
 		rc = bind_local(fd, local);
 	if (!rc)
 		rc = sio_alloc(loop, kind, fd, -1, ops, arg, &s);

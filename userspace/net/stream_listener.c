@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "l7mp/log.h"
+#include "l7mp/relaymark.h"
 #include "l7mp/util.h"
 
 /* ---- who connected ---- */
@@ -59,8 +60,9 @@ static void fill_unix_peer(const struct l7mp_stream_listener *l, int fd, struct 
 		out->cred.uid = L7MP_PEER_NO_UID;
 		return;
 	}
-	/* One of our own clusters has connected here; for whom can't be told. */
-	out->origin = out->cred.pid == getpid() ? L7MP_ORIGIN_RELAYED : L7MP_ORIGIN_LOCAL;
+	/* A cluster has connected here, ours or another proxy's; for whom can't be told. */
+	out->origin = out->cred.pid == getpid() || l7mp_relay_marked_unix(fd) ? L7MP_ORIGIN_RELAYED
+	                                                                      : L7MP_ORIGIN_LOCAL;
 }
 
 static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct l7mp_addr *remote,

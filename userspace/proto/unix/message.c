@@ -12,6 +12,7 @@
 
 #include "l7mp/dgram.h"
 #include "l7mp/log.h"
+#include "l7mp/relaymark.h"
 #include "net/net.h"
 #include "net/unix_path.h"
 #include "unix.h"
@@ -381,9 +382,10 @@ int unix_message_connect(struct l7mp_env *env, const char *proto, int type,
 	u->remote = *remote;
 	if (u->seqpacket) {
 		u->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-		rc = u->fd < 0 ? l7mp_error_set(err, -errno, L7MP_ERR_UPSTREAM, "%s: %s", proto,
-		                                l7mp_errno_text(errno))
-		               : 0;
+		rc = u->fd < 0 ? -errno : l7mp_relay_mark(u->fd, AF_UNIX);
+		if (rc)
+			l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "%s: %s", proto,
+			               l7mp_errno_text(-rc));
 	} else {
 		rc = u->fd = datagram_socket(u, bind, err);
 	}
