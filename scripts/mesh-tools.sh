@@ -18,10 +18,7 @@ if [ -f "$dir/complete" ]; then
 	echo "$dir/bin"
 	exit 0
 fi
-if [ "${1:-}" = --check ]; then
-	echo "the mesh tools are not built: make mesh-tools"
-	exit 77
-fi
+# What a test that is skipped says: why they can't be built here, and only where they can, that they are not.
 go=$(command -v go || command -v /usr/local/go/bin/go) || {
 	echo "go is missing: the mesh tools need Go 1.26"
 	exit 77
@@ -32,13 +29,19 @@ if [ "${minor%%.*}" -lt 26 ] 2>/dev/null; then
 	echo "the mesh tools need Go 1.26, there is $version"
 	exit 77
 fi
+if [ "${1:-}" = --check ]; then
+	reason=$(cat "$cache/$key.reason" 2>/dev/null) || reason="the mesh tools are not built: make mesh-tools"
+	echo "$reason"
+	exit 77
+fi
 
 export CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local
+mkdir -p "$cache"
 (cd $modules/tools && "$go" mod download) >&2 || {
-	echo "the modules of the mesh tools can't be fetched"
+	echo "the modules of the mesh tools can't be fetched" | tee "$cache/$key.reason"
 	exit 77
 }
-mkdir -p "$cache"
+rm -f "$cache/$key.reason"
 exec 9>"$cache/lock"
 flock 9
 if [ -f "$dir/complete" ]; then
