@@ -4,9 +4,12 @@
 """Who is who: leaders and their successors, processes that answer at an address, credentials of both sides."""
 import json
 import os
+import pathlib
 import random
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -484,6 +487,30 @@ echo '{{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","
             self.assertIn("l7mp-operator", text)
 
 
+class Resets(Base):
+    def test_answer_before(self):
+        """an answer whose connection is reset behind it is read, although both are there at once"""
+        self.start_api()
+        server = socket.create_server((ADDRESS, PORT))
+        self.addCleanup(server.close)
+        self.api.apply(pod("p1", ADDRESS, GW))
+        self.api.apply(target("a", GW))
+        o = self.operator().ready()
+        connection, _ = server.accept()
+        self.assertIn(b"/api/v1/status", connection.recv(65536))
+        os.kill(o.process.pid, signal.SIGSTOP)
+        try:
+            self.assertTrue(wait_for(lambda: pathlib.Path(f"/proc/{o.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"))
+            text = b'{"message": "not today"}'
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        finally:
+            os.kill(o.process.pid, signal.SIGCONT)
+        self.assertTrue(wait_for(lambda: "p1 at" in o.stderr()))
+        self.assertIn("not today", o.stderr())
+
+
 class Proxies(Base):
     """TLS and a token between the operator and the proxies."""
 
@@ -537,7 +564,7 @@ class Proxies(Base):
 
     def test_wrong_client(self):
         """an operator without the right certificate is refused, and shown"""
-        self.refused(self.connect(cert="foreign"), "p1: ")
+        self.refused(self.connect(cert="foreign"), "refused our certificate (TLS alert: unknown ca)")
 
     def test_wrong_token(self):
         """an operator without the right token is refused, and shown; the right one is read when it comes"""

@@ -32,6 +32,7 @@ struct kube_http {
 
 struct watched {
 	uv_poll_t poll;
+	int events; /* that libcurl waits for: UV_READABLE, UV_WRITABLE */
 	struct kube_http *http;
 	curl_socket_t fd;
 };
@@ -91,6 +92,29 @@ void kube_http_cancel(struct kube_http_request **pp)
 	l7mp_task_post(r->http->loop, &r->http->reaper);
 }
 
+/*
+ * What OpenSSL says in words of its own: the alert by which a server refuses our certificate, with
+ * TLS 1.3 after the handshake, and the first bytes of a server that is none of TLS.
+ */
+static void explain_tls(struct kube_http_request *r)
+{
+	static const char *const alerts[] = {"unknown ca",          "bad certificate",
+	                                     "certificate expired", "certificate revoked",
+	                                     "certificate unknown", "unsupported certificate",
+	                                     "certificate required"};
+	const char *alert = strstr(r->error, "alert ");
+
+	if (strstr(r->error, "wrong version number"))
+		snprintf(r->error, sizeof(r->error), "the server does not speak TLS");
+	for (size_t i = 0; alert && i < L7MP_ARRAY_SIZE(alerts); i++) {
+		if (!strstr(alert, alerts[i]))
+			continue;
+		snprintf(r->error, sizeof(r->error),
+		         "the server refused our certificate (TLS alert: %s)", alerts[i]);
+		return;
+	}
+}
+
 static const char *error_text(struct kube_http_request *r, CURLcode code)
 {
 	if (r->body.oom)
@@ -99,6 +123,7 @@ static const char *error_text(struct kube_http_request *r, CURLcode code)
 		return "the answer is too large";
 	if (r->refused)
 		return "the answer makes no sense";
+	explain_tls(r);
 	return *r->error ? r->error : curl_easy_strerror(code);
 }
 
@@ -164,16 +189,24 @@ static int set_timer(CURLM *multi, long timeout_ms, void *arg)
 	return 0;
 }
 
+/*
+ * `status` below zero: the socket has an error. What arrived before it, an answer or the alert by
+ * which TLS was refused, is still to be read, and reading tells the error, too. libuv has stopped
+ * the watch then.
+ */
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
 	struct watched *w = poll->data;
-	int flags = status < 0 ? CURL_CSELECT_ERR : 0;
+	int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_OUT : 0;
 
 	if (events & UV_READABLE)
 		flags |= CURL_CSELECT_IN;
 	if (events & UV_WRITABLE)
 		flags |= CURL_CSELECT_OUT;
 	act(w->http, w->fd, flags);
+	/* Closed handles are freed after this callback. */
+	if (status < 0 && !uv_is_closing((uv_handle_t *)poll))
+		(void)uv_poll_start(poll, w->events, on_poll);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -201,7 +234,6 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *d
 {
 	struct kube_http *h = arg;
 	struct watched *w = data;
-	int events = 0;
 
 	(void)easy;
 	if (what == CURL_POLL_REMOVE) {
@@ -216,11 +248,9 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *d
 			return -1;
 		curl_multi_assign(h->multi, fd, w);
 	}
-	if (what & CURL_POLL_IN)
-		events |= UV_READABLE;
-	if (what & CURL_POLL_OUT)
-		events |= UV_WRITABLE;
-	return uv_poll_start(&w->poll, events, on_poll) ? -1 : 0;
+	w->events =
+	        (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
+	return uv_poll_start(&w->poll, w->events, on_poll) ? -1 : 0;
 }
 
 /* ---- the client ---- */
