@@ -5,6 +5,7 @@
 import json
 import os
 import sys
+import threading
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -167,10 +168,12 @@ class Watches(Base):
 
     def test_compaction(self):
         """410 to a watch: what was deleted meanwhile is found by another list"""
-        self.api.fault(r"targets\?watch", times=1, slow=0.5)
+        compacted = threading.Event()
+        self.api.fault(r"targets\?watch", times=1, wait=compacted)
         self.api.script("Target", ("cut", None))
         self.api.silently("Target", "a")
         self.api.compact()
+        compacted.set()
         self.has("b")
         self.assertTrue(wait_for(lambda: self.o.metric("relists_total", kind="Target") == 1))
 
