@@ -14,18 +14,18 @@ PORT = 1235
 
 
 class Operator:
-    """l7mp-operator. `listen`: where /metrics is; else as for the program."""
+    """l7mp-operator. `address`, `listen`: where /metrics is; else as for the program."""
 
-    def __init__(self, *args, kubeconfig=None, server="http://127.0.0.1:6443", listen=9090, lease=False, env=None, level="info"):
+    def __init__(self, *args, kubeconfig=None, server="http://127.0.0.1:6443", address="127.0.0.1", listen=9090, lease=False, env=None, level="info"):
         self.dir = tempfile.TemporaryDirectory(prefix="l7mp-operator-")
-        self.port, self.stopped = listen, False
+        self.address, self.port, self.stopped = address, listen, False
         self.err_path = os.path.join(self.dir.name, "stderr")
         if kubeconfig is None:
             kubeconfig = kube_api.kubeconfig(os.path.join(self.dir.name, "kubeconfig"), server)
         where = ["--kubeconfig", kubeconfig] if kubeconfig else []
         with open(self.err_path, "wb") as err:
             self.process = subprocess.Popen(
-                [l7test.program("l7mp-operator"), *where, "--listen", f"127.0.0.1:{listen}", "-l", level,
+                [l7test.program("l7mp-operator"), *where, "--listen", f"{address}:{listen}", "-l", level,
                  *([] if lease else ["--no-lease"]), *args],
                 stdin=subprocess.DEVNULL, stdout=err, stderr=err, env=dict(os.environ, **(env or {})))
         l7test.Proxy.running.add(self.process)
@@ -35,7 +35,7 @@ class Operator:
             return f.read()
 
     def page(self, path):
-        conn = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        conn = http.client.HTTPConnection(self.address, self.port, timeout=60)
         try:
             conn.request("GET", path)
             r = conn.getresponse()

@@ -23,21 +23,15 @@ import tempfile
 import textwrap
 import threading
 import time
-import unittest
 
 import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 os.environ.setdefault("L7MP_BUILD", "build")  # figures are those of the programs as shipped
 import l7test  # noqa: E402
-from kube_cluster import PORT as API_PORT, Cluster, tools, wait_until  # noqa: E402
-from mesh import MeshProxy, Operator  # noqa: E402
+from kube_cluster import wait_until  # noqa: E402
+from mesh_server import L7MP, NET, PODS, SYSTEM, OnServer, Session, pod, say, service, target  # noqa: E402
 
-L7MP = "/apis/l7mp.io/v1/namespaces/default"
-PODS = "/api/v1/namespaces/default/pods"
-NET = "10.250"
-SYSTEM = "l7mp-system"
-THREADS = 8
 # Asks a port each few milliseconds until it is told to stop, and prints the round trips in microseconds.
 PROBE = [sys.executable, "-c", textwrap.dedent("""
     import socket, sys, time
@@ -66,135 +60,7 @@ def quantile(values, q):
     return values[max(0, math.ceil(q * len(values)) - 1)]
 
 
-def say(text):
-    print(f"# {text}", flush=True)
-
-
-def pod(name, address, labels, proxy=True):
-    """(object, its status): a pod that runs, with or without a proxy."""
-    container = "l7mp" if proxy else "app"
-    return ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
-             "spec": {"nodeName": "node-a", "terminationGracePeriodSeconds": 0, "containers": [{"name": container, "image": container}]}},
-            {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-                        "conditions": [{"type": "Ready", "status": "True"}],
-                        "containerStatuses": [{"name": container, "ready": True, "image": container, "imageID": container, "restartCount": 0,
-                                               "containerID": "test://1", "state": {"running": {}}}]}})
-
-
-def service(name, port, labels, destination=None):
-    """Answers on `port`: by itself, or by a destination."""
-    return {"apiVersion": "l7mp.io/v1", "kind": "VirtualService", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"selector": {"matchLabels": labels}, "listener": {"spec": {"UDP": {"port": port}}, "rules": [
-                {"action": {"route": {"destination": destination or {"spec": {"Echo": {}}}}}}]}}}
-
-
-def target(name, labels, address, port=7):
-    return {"apiVersion": "l7mp.io/v1", "kind": "Target", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"selector": {"matchLabels": labels}, "cluster": {"spec": {"UDP": {"port": port}}, "endpoints": [{"spec": {"address": address}}]}}}
-
-
-class Session:
-    """Requests on one connection that is kept."""
-
-    def __init__(self, api):
-        self.api, self.c = api, None
-
-    def call(self, method, path, body=None, kind="application/json", ok=()):
-        text = None if body is None else json.dumps(body)
-        for again in (True, False):
-            if not self.c:
-                self.c = http.client.HTTPSConnection("127.0.0.1", API_PORT, context=self.api.context, timeout=120)
-            try:
-                self.c.request(method, path, text, {"Content-Type": kind})
-                r = self.c.getresponse()
-                answer = r.read()
-                break
-            except (OSError, http.client.HTTPException):
-                self.c.close()
-                self.c = None
-                if not again:
-                    raise
-        if r.status // 100 != 2 and r.status not in ok:
-            raise AssertionError(f"{method} {path}: {r.status} {answer[:500]}")
-        return json.loads(answer)
-
-    def create(self, o):
-        return self.call("POST", f"{L7MP}/{o['kind'].lower()}s", o, ok=(409,))
-
-    def delete(self, kind, name):
-        return self.call("DELETE", f"{L7MP}/{kind.lower()}s/{name}", ok=(404,))
-
-
-class Scale(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        bin_dir, why = tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
-        subprocess.run(["ip", "route", "add", "local", f"{NET}.0.0/16", "dev", "lo"], check=True)
-        cls.cluster = Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
-        cls.api = cls.cluster.api
-        cls.local = threading.local()
-        root = l7test.ROOT
-        cls.cluster.kubectl("apply", "-f", str(root / "deploy/namespace.yaml"))
-        cls.cluster.crds(root / "deploy/crds")
-        cls.cluster.crds(bin_dir.parent / "crds")
-        cls.cluster.kubectl("apply", "-f", str(root / "deploy/rbac.yaml"), "-f", str(root / "deploy/gatewayclass.yaml"))
-        cls.session().call("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
-        cls.api.merge("/api/v1/nodes/node-a", {"spec": {"taints": None}})
-        cls.pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-        cls.addClassCleanup(cls.pool.shutdown)
-        cls.token = cls.cluster.dir / "proxies-token"
-        cls.token.write_text("of-the-proxies\n")
-        cls.token.chmod(0o600)
-        cls.kubeconfig = cls.cluster.dir / "operator.conf"
-        cls.role_kubeconfig(cls.kubeconfig)
-
-    @classmethod
-    def role_kubeconfig(cls, path):
-        """That of the service account l7mp-operator: exactly what deploy/rbac.yaml gives it."""
-        token = cls.api.call("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/l7mp-operator/token",
-                             {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200, "audiences": []}})["status"]["token"]
-        ca = base64.b64encode((cls.cluster.dir / "ca.crt").read_bytes()).decode()
-        path.write_text(json.dumps({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "a", "user": {"token": token}}],
-            "clusters": [{"name": "c", "cluster": {"server": f"https://127.0.0.1:{API_PORT}", "certificate-authority-data": ca}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "a", "namespace": SYSTEM}}]}))
-
-    @classmethod
-    def session(cls):
-        if not hasattr(cls.local, "session"):
-            cls.local.session = Session(cls.api)
-        return cls.local.session
-
-    def each(self, function, items):
-        """Calls it for all, in a few threads; the errors are the test's."""
-        return list(self.pool.map(function, items))
-
-    def add_pod(self, o, status):
-        name = o["metadata"]["name"]
-        self.session().call("POST", PODS, o)
-        self.session().call("PATCH", f"{PODS}/{name}/status", status, "application/merge-patch+json")
-
-    def tearDown(self):
-        for kind in ("virtualservices", "targets", "rules", "routes"):
-            self.api.delete(f"{L7MP}/{kind}")
-        self.api.delete(PODS, grace=0)
-        wait_until(lambda: not self.api.get(PODS + "?limit=1")["items"], 240)
-
-    def proxy(self, address):
-        p = MeshProxy(address, log_level="warn", api_token_file=str(self.token))
-        p.api.headers["Authorization"] = f"Bearer {self.token.read_text().strip()}"
-        self.addCleanup(p.stop)
-        return p
-
-    def operator(self, *args, lease=True, token=None, **kw):
-        o = Operator(*args, "--proxy-token", str(token or self.token), kubeconfig=str(self.kubeconfig), lease=lease, **kw)
-        self.addCleanup(o.stop)
-        return o
-
+class Scale(OnServer):
     def proxies(self, n):
         """n pods with a proxy each: {"slot": "0"}, ... Returns the proxies."""
         out = [self.proxy(f"{NET}.1.{i + 1}") for i in range(n)]
@@ -397,20 +263,6 @@ class Scale(unittest.TestCase):
         revision = post("/v3/kv/range", {"key": base64.b64encode(b"x").decode()})["header"]["revision"]
         answer = post("/v3/kv/compaction", {"revision": revision, "physical": True})
         self.assertIn("header", answer, answer)
-
-    def answer(self, port, host, seconds=120):
-        """Sends until an answer comes."""
-        end = time.monotonic() + seconds
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.connect((host, port))
-            s.settimeout(0.002)
-            while time.monotonic() < end:
-                try:
-                    s.send(b"x")
-                    return s.recv(100)
-                except (TimeoutError, ConnectionRefusedError, BlockingIOError):
-                    continue
-        raise AssertionError(f"no answer at {host}:{port}")
 
     def test_proxy_restarted(self):
         """a proxy that is killed and starts again has its objects soon, although nobody says so"""
@@ -636,6 +488,80 @@ class Scale(unittest.TestCase):
                 f"p99.9 {quantile(times, .999) / 1000:.2f} ms; {n / 30:.0f} changes/s, {(o.metric('proxy_posts_total') - posts) / 30:.0f} documents/s")
         self.same_as_rendered(o, proxies)
 
+    def test_objects(self):
+        """10,000 objects: memory, what they cost when nothing changes, the latency of one more; one that is too large has its condition"""
+        proxies = self.proxies(10)
+        self.each(lambda i: self.session().create(target(f"t{i}", {"slot": str(i % 10)}, f"{NET}.8.{i % 200 + 1}")), range(5000))
+        self.each(lambda i: self.session().create(service(f"s{i}", 20000 + i // 10, {"slot": str(i % 10)}, f"t{i}")), range(5000))
+        began = time.monotonic()
+        o = self.operator(lease=False).ready()
+        wait_until(lambda: o.metric("proxies", state="programmed") == 10, 300)
+        first = time.monotonic() - began
+        for p in proxies:
+            found = p.api.get("/config?owner=l7mp-operator")[1]
+            self.assertEqual((len(found["listeners"]), len(found["clusters"])), (500, 500))
+        wait_until(lambda: o.metric("status_writes_total") >= 10000 and not o.metric("status_queue"), 600)
+        statuses, stable = time.monotonic() - began, []
+        wait_until(lambda: (stable.append(o.metric("renders_total")), stable[-1] in stable[-20:-1])[1])  # its own statuses have come back
+        renders, writes, used = o.metric("renders_total"), o.metric("status_writes_total"), self.cpu(o.process.pid)
+        time.sleep(20)
+        idle = (self.cpu(o.process.pid) - used) / 20
+        self.assertEqual((o.metric("renders_total"), o.metric("status_writes_total")), (renders, writes))
+        before, times = self.histogram(o, "apply_seconds"), []
+        for i in range(100):
+            began = time.monotonic()
+            self.session().create(service(f"new{i}", 30000 + i, {"slot": str(i % 10)}))
+            self.answer(30000 + i, f"{NET}.1.{i % 10 + 1}")
+            times.append((time.monotonic() - began) * 1000)
+            time.sleep(0.05)
+        after = self.histogram(o, "apply_seconds")
+        rss = self.memory(o)
+        self.assertLess(rss, 300)
+        say(f"10,000 objects at 10 proxies: all applied {first:.1f} s after the start, all statuses after {statuses:.0f} s; {rss:.0f} MB at most, "
+            f"{idle * 100:.1f} % of a processor idle")
+        say(f"object created -> first answer with 10,000 objects, 100 times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms; "
+            "apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after) +
+            f"; making the documents {o.metric('render_seconds_sum') / o.metric('renders_total') * 1000:.0f} ms on average, "
+            f"the longest turn of the loop {o.metric('loop_stall_max_microseconds') / 1000:.0f} ms")
+        # What is too large for the operator is left out, and the others do not notice.
+        huge = target("huge", {"slot": "0"}, "")
+        huge["spec"]["cluster"]["endpoints"] = [{"spec": {"address": f"{NET}.8.1"}}] * 32000
+        self.session().create(huge)
+
+        def condition():
+            found = self.api.get(f"{L7MP}/targets/huge").get("status", {}).get("conditions", [])
+            return next((c for c in found if c["type"] == "Accepted"), {})
+        wait_until(lambda: condition().get("status") == "False", 120)
+        self.assertIn("1 MiB", condition()["message"])
+        self.session().create(service("behind", 31000, {"slot": "0"}))
+        self.answer(31000, f"{NET}.1.1")
+        self.assertLess(self.memory(o), 300)
+
+    @staticmethod
+    def cpu(pid):
+        """Seconds of a processor that a process has used."""
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(text[11]) + int(text[12])) / os.sysconf("SC_CLK_TCK")
+
+    @staticmethod
+    def memory(o):
+        """The most that the operator has had, in MB."""
+        return int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{o.process.pid}/status").read_text())[1]) / 1024
+
+    def irrelevant(self, o, seconds, wait=lambda n: None):
+        """Changes of pods that no document depends on, as fast as this machine's API server takes them, then wait(how many).
+        Returns (how many, seconds, {process: seconds of a processor})."""
+        pids = {"API server": self.cluster.children["kube-apiserver"].pid, "etcd": self.cluster.children["etcd"].pid, "operator": o.process.pid,
+                "this test": os.getpid()}
+        used, began, n = {k: self.cpu(pid) for k, pid in pids.items()}, time.monotonic(), 0
+        while time.monotonic() < began + seconds:
+            self.each(lambda i: self.session().call("PATCH", f"{PODS}/p{i % 10000}", {"metadata": {"annotations": {"seen": str(time.monotonic_ns())}}},
+                                                    "application/merge-patch+json"), range(n, n + 500))
+            n += 500
+        took = time.monotonic() - began
+        wait(n)
+        return n, took, {k: self.cpu(pid) - used[k] for k, pid in pids.items()}
+
     def test_secrets(self):
         """tokens and keys are in no log, event, status, metric, page or rendered document"""
         with tempfile.TemporaryDirectory() as d:
@@ -680,29 +606,31 @@ class Scale(unittest.TestCase):
             self.assertEqual(len(set(endpoints)), 100)
         wait_until(lambda: o.metric("proxies", state="programmed") == 2)
 
-        def usage():
-            text = pathlib.Path(f"/proc/{o.process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(text[11]) + int(text[12])) / os.sysconf("SC_CLK_TCK")
-        idle = usage()
-        began = time.monotonic()
+        idle, began = self.cpu(o.process.pid), time.monotonic()
         time.sleep(20)
-        idle = (usage() - idle) / (time.monotonic() - began)
-        posts, renders = o.metric("proxy_posts_total"), o.metric("renders_total")
-        checks, used, began, n = o.metric("proxy_checks_total"), usage(), time.monotonic(), 0
-        events = o.metric("watch_events_total", kind="Pod")
-        while time.monotonic() < began + 30:  # as fast as this machine's API server takes them
-            self.each(lambda i: self.session().call("PATCH", f"{PODS}/p{i}", {"metadata": {"annotations": {"seen": str(time.monotonic_ns())}}},
-                                                    "application/merge-patch+json"), range(n % 10000, n % 10000 + 500))
-            n += 500
+        idle = (self.cpu(o.process.pid) - idle) / (time.monotonic() - began)
+
+        def told():
+            return o.metric("watch_events_total", kind="Pod")
+        posts, renders, checks, before = o.metric("proxy_posts_total"), o.metric("renders_total"), o.metric("proxy_checks_total"), told()
+        n, took, spent = self.irrelevant(o, 30, lambda n: wait_until(lambda: told() >= before + n))
+        say(f"10,002 pods: {self.memory(o):.0f} MB at most, {idle * 100:.1f} % of a processor idle; {n / took:.0f} irrelevant changes/s: "
+            f"{spent['operator'] / took * 100:.0f} %; milliseconds of a processor for each: " + ", ".join(f"{k} {v / n * 1000:.2f}" for k, v in spent.items()))
+        # What the API server has saved up for a watch it tells as fast as it is read.
+        before, lists = told(), o.metric("relists_total", kind="Pod")
+        os.kill(o.process.pid, 19)  # SIGSTOP
+        try:
+            n, _, spent = self.irrelevant(o, 15)
+        finally:
+            began, used = time.monotonic(), self.cpu(o.process.pid)
+            os.kill(o.process.pid, 18)  # SIGCONT
+        wait_until(lambda: told() >= before + n or o.metric("relists_total", kind="Pod") > lists, 240, 0.01)
         took = time.monotonic() - began
-        wait_until(lambda: o.metric("watch_events_total", kind="Pod") >= events + n)
-        cpu = (usage() - used) / took
-        rss = max(int(v) for v in re.findall(r"Vm(?:RSS|HWM):\s+(\d+)", pathlib.Path(f"/proc/{o.process.pid}/status").read_text())) / 1024
-        self.assertEqual(o.metric("proxy_posts_total"), posts)
-        self.assertEqual(o.metric("renders_total"), renders)
-        self.assertLess(rss, 100)
-        say(f"10,002 pods: {rss:.0f} MB at most, {idle * 100:.1f} % of a processor idle; {n / took:.0f} irrelevant changes/s: {cpu * 100:.0f} %, "
-            f"0 documents, {int(o.metric('proxy_checks_total') - checks)} of the proxies' regular checks")
+        say(f"{n} irrelevant changes saved up for a watch: read in {took:.2f} s, {n / took:.0f}/s, {(self.cpu(o.process.pid) - used) / n * 1000:.2f} ms of a "
+            f"processor each, {o.metric('relists_total', kind='Pod') - lists:.0f} lists made again")
+        self.assertEqual((o.metric("proxy_posts_total"), o.metric("renders_total")), (posts, renders))
+        self.assertLess(self.memory(o), 100)
+        say(f"0 documents made or sent, {o.metric('proxy_checks_total') - checks:.0f} of the proxies' regular checks")
         # Now what matters: one object at a time.
         before, times = self.histogram(o, "apply_seconds"), []
         for i in range(100):
