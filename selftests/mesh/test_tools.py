@@ -59,7 +59,7 @@ class Reason(unittest.TestCase):
         self.assertEqual(self.script("--check"), (77, "the mesh tools are not built: make mesh-tools"))
 
     def test_no_modules(self):
-        """without a way to the modules: known from the attempt"""
+        """when the modules cannot be fetched: known from the attempt"""
         self.go('[ "$1" = env ] && echo go1.26.1')
         for args in ((), ("--check",)):
             self.assertEqual(self.script(*args), (77, "the modules of the mesh tools can't be fetched"))

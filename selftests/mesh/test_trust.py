@@ -20,7 +20,7 @@ from mesh_server import L7MP, NET, PODS, SYSTEM, OnServer, pod, say, service  # 
 
 OPERATOR = f"{NET}.0.9"
 TOKEN, WRONG_TOKEN, PASSWORD = "token-of-the-mesh-51c2", "token-of-another-mesh-7e8f", "password-of-another-3b9d"
-# Case: its part of the proxy's configuration that is wrong, what the condition has to say, what mends it.
+# Case: its part of the proxy's configuration that is wrong, and what the condition has to say.
 CASES = {
     "good": ({}, None),
     "token": ({"token": WRONG_TOKEN}, r"401"),
@@ -173,7 +173,7 @@ class Trust(OnServer):
                 self.assertRegex(next(line for line in table.splitlines() if f"default/{case} " in line), reason)
                 say(f"{case}: {said[case]['message']}")
         pages += [table, json.dumps(shown), o.stderr(), *(o.page(x)[1] for x in ("/metrics", "/readyz", "/proxies"))]
-        # One that gets the right token is served, without a word to the operator.
+        # One that gets the right token is served at the next attempt.
         proxies["token"].token.write_text(TOKEN + "\n")
         wait_until(lambda: self.programmed("token").get("status") == "True", 120)
         self.answer(15001, f"{NET}.1.2")
