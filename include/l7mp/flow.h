@@ -59,7 +59,7 @@
 	X(TCP_MD5, "tcp-md5", "a connection's segments are signed (TCP-MD5, TCP-AO)")             \
 	X(TCP_RTT, "tcp-rtt",                                                                     \
 	  "BBR, and the connections' round-trip times differ too much: it would be very slow")    \
-	X(TCP_CLOSING, "tcp-closing", "a connection is half closed or about to end")              \
+	X(TCP_CLOSING, "tcp-closing", "both directions have ended, or a connection was reset")    \
 	X(TCP_BUSY, "tcp-busy", "the connections did not become idle: a peer does not read")      \
 	X(NOT_SEEN, "not-seen",                                                                   \
 	  "segments are received that the tc program does not see: NAT in between, or another "   \
@@ -129,11 +129,14 @@ struct l7mp_flow_end {
 	struct l7mp_rtp_stream *rtp;
 };
 
-/* TCP: a connection that is returned from the kernel to user space. */
+/*
+ * TCP: a connection that is lent to the kernel, or returned to user space. The socket does not
+ * always know which FINs have passed: it may have been created again after them.
+ */
 struct l7mp_flow_socket {
-	int fd;     /* the caller's from now on; another one than was lent */
-	bool ended; /* the peer's FIN has been received, unknown to the socket */
-	bool shut;  /* our FIN has been sent, unknown to the socket */
+	int fd;     /* the receiver's from now on; a returned one may be another than was lent */
+	bool ended; /* the peer's FIN was received and read; returned: unknown to the socket */
+	bool shut;  /* our FIN has been sent; returned: unknown to the socket */
 	struct l7mp_flow_mss mss;
 };
 
@@ -193,9 +196,10 @@ struct l7mp_offload_events {
 	void (*hold)(void *arg, uint64_t cookie, bool on);
 	/*
 	 * After hold: lends both descriptors, the source's first, when no data is queued any more.
-	 * False: not yet. From then on the flow must not be removed, but released.
+	 * One direction may have ended. False: not yet. From then on the flow must not be removed,
+	 * but released.
 	 */
-	bool (*lend)(void *arg, uint64_t cookie, int fd[2]);
+	bool (*lend)(void *arg, uint64_t cookie, struct l7mp_flow_socket at[2]);
 	/*
 	 * The connections are returned, ready for reading and writing (`hold` has ended). The
 	 * handle is invalid. `reason` NONE: after release.

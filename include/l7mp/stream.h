@@ -101,9 +101,9 @@ struct l7mp_stream_ops {
 	/*
 	 * Optional; TCP without TLS, between pause and resume: lends the descriptor to who goes on
 	 * in the kernel, when nothing waits to be written. The stream does nothing until it comes
-	 * back. Returns it, -EBUSY or -ENOTCONN.
+	 * back. One direction may have ended. Returns 0, -EBUSY or -ENOTCONN.
 	 */
-	int (*lend)(struct l7mp_stream *s);
+	int (*lend)(struct l7mp_stream *s, struct l7mp_flow_socket *out);
 	/* The descriptor comes back (taken); -1: the connection is over, close the stream. */
 	void (*give_back)(struct l7mp_stream *s, const struct l7mp_flow_socket *back);
 	/* Optional: this end's socket address. -ENOTSUP. */

@@ -81,14 +81,16 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s);
 /*
  * Lends the descriptor of an open TCP connection, whose unread bytes stay in the kernel: until it
  * comes back the stream does nothing, and keeps what is written to it. Returns the descriptor,
- * which is the caller's; -EBUSY when bytes wait to be written; -ENOTCONN when the connection is not
- * open in both directions.
+ * which is the caller's; -EBUSY when bytes, or an end, wait to be written or reported; -ENOTCONN
+ * when both directions have ended, or the connection has failed. *ended: the peer's end of stream
+ * was read; *shut: ours was sent.
  */
-int l7mp_stream_io_lend(struct l7mp_stream_io *s);
+int l7mp_stream_io_lend(struct l7mp_stream_io *s, bool *ended, bool *shut);
 /*
  * Gives a lent stream this descriptor (taken) of the same connection. ended: the peer has finished
- * writing, though the socket does not know: `end` is called soon. shut: our direction is finished,
- * though the socket does not know. fd -1: the connection is over, and the owner closes the stream.
+ * writing, though the socket does not know: `end` is called soon, if it was not before. shut: our
+ * direction is finished, though the socket does not know. What had ended before it was lent remains
+ * so. fd -1: the connection is over, and the owner closes the stream.
  */
 void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut);
 /*

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "conflict": "two connections with the same addresses and ports",
     "kernel": "a system call that fails",
     "link-down": "AF_PACKET",
+    "tcp-closing": "both peers finish at the moment of the switch: unit/test_offload_tcp_pairs",
 }
 shown = set()
 
@@ -440,25 +441,6 @@ class Reasons(Proof):
             self.refused(p, "not-seen", port=9100)
 
     # ---- the moment ----
-
-    @shows("tcp-closing")
-    def test_closing(self):
-        """tcp-closing: one direction has ended before the session would go in"""
-        with self.proxy(tcp={"after_bytes": 1 << 20, "after_ms": 3600000}) as p:
-            for first in (0, 1):
-                pair = self.connect()
-                pair[first].shutdown(socket.SHUT_WR)
-                receiver, sender = tcpflow.Receiver(pair[first], 5), tcpflow.Sender(pair[1 - first], 5)
-                self.wait_reason(p, "tcp-closing")
-                at = receiver.received
-                self.wait(lambda receiver=receiver, at=at: receiver.received > at + (1 << 20), p)
-                sender.stop()
-                self.join(sender, receiver)
-                self.assertIsNone(receiver.wrong)
-                self.assertEqual(sender.hash.digest(), receiver.hash.digest())
-                for end in pair:
-                    end.close()
-                self.assertEqual(self.logged(p)["egress"]["fast"]["bytes"], 0)
 
     @shows("tcp-busy")
     def test_busy(self):

@@ -692,6 +692,7 @@ static void fair(void **state)
 static void lent(void **state)
 {
 	struct rig r;
+	bool ended = true, shut = true;
 	int fd;
 	(void)state;
 
@@ -699,8 +700,9 @@ static void lent(void **state)
 	r.client.goal = 5 * MB;
 	UNTIL(&r, r.server.in == r.client.goal && !l7mp_stream_io_queued(r.b.s));
 	assert_true(r.a.spliced > 0);
-	fd = l7mp_stream_io_lend(r.b.s);
+	fd = l7mp_stream_io_lend(r.b.s, &ended, &shut);
 	assert_true(fd >= 0);
+	assert_false(ended || shut);
 	r.client.goal += 5 * MB;
 	UNTIL(&r, r.b.blocked);
 	assert_int_equal(r.server.in, 5 * MB);

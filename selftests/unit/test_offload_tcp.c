@@ -19,7 +19,7 @@
 
 static struct off_tcp_traits usual(void)
 {
-	return (struct off_tcp_traits){.established = true,
+	return (struct off_tcp_traits){.carries = true,
 	                               .ts = true,
 	                               .sack = true,
 	                               .wscale = true,
@@ -47,7 +47,7 @@ static void test_check(void **state)
 	b.mptcp = true;
 	assert_int_equal(off_tcp_check(&a, &b), L7MP_REASON_TCP_MPTCP);
 	b = usual();
-	b.established = false;
+	b.carries = false;
 	assert_int_equal(off_tcp_check(&a, &b), L7MP_REASON_TCP_CLOSING);
 	b = usual();
 	b.snd_mss = 1447; /* one byte too few, either way round */
@@ -265,7 +265,7 @@ static void test_restore(void **state)
 		skip(); /* no CAP_NET_ADMIN */
 	}
 	assert_int_equal(off_tcp_conn_read(fd[1], &c), 0);
-	assert_true(c.traits.established);
+	assert_true(c.traits.carries);
 	assert_int_equal(send(fd[0], "one", 3, 0), 3);
 	assert_int_equal(recv(fd[1], buf, 3, MSG_WAITALL), 3);
 	assert_int_equal(send(fd[1], "two", 3, 0), 3);

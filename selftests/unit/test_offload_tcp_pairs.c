@@ -28,6 +28,7 @@ struct rig {
 	struct off_tcp *t;
 	struct off_tcp_pair *p;
 	int own[2], peer[2]; /* of the client's connection, of the server's */
+	bool ended[2];       /* by its peer, before the pair was made; the other end was told */
 	struct l7mp_flow_socket back[2];
 	unsigned n_begun, n_returned, n_over, n_gone;
 	bool reset;
@@ -41,13 +42,14 @@ static void on_hold(void *arg, void *owner, bool on)
 	(void)on;
 }
 
-static bool on_lend(void *arg, void *owner, int fd[2])
+static bool on_lend(void *arg, void *owner, struct l7mp_flow_socket at[2])
 {
 	struct rig *r = arg;
 
 	(void)owner;
 	for (int i = 0; i < 2; i++) {
-		fd[i] = r->own[i];
+		at[i] = (struct l7mp_flow_socket){
+		        .fd = r->own[i], .ended = r->ended[i], .shut = r->ended[!i]};
 		r->own[i] = -1;
 	}
 	return true;
@@ -183,7 +185,8 @@ static void setup(struct rig *r)
 
 static void begin(struct rig *r)
 {
-	const struct l7mp_flow_socket at[2] = {{.fd = r->own[0]}, {.fd = r->own[1]}};
+	const struct l7mp_flow_socket at[2] = {{.fd = r->own[0], .mss = r->back[0].mss},
+	                                       {.fd = r->own[1], .mss = r->back[1].mss}};
 
 	assert_int_equal(off_tcp_pair_new(r->t, at, r, &r->p), L7MP_REASON_NONE);
 	off_tcp_pair_begin(r->p);
@@ -452,6 +455,109 @@ static void test_fin_after_ours(void **state)
 	teardown(&r);
 }
 
+/* The owner has read the peer's FIN and passed it on. */
+static void half_close(struct rig *r, int i)
+{
+	char c;
+
+	assert_int_equal(shutdown(r->peer[i], SHUT_WR), 0);
+	LOOP_UNTIL(r->loop, off_tcp_state(r->own[i]) == OFF_TCP_CLOSE_WAIT, LONG_MS);
+	assert_int_equal(recv(r->own[i], &c, 1, 0), 0);
+	assert_int_equal(shutdown(r->own[!i], SHUT_WR), 0);
+	expect(r, !i, "");
+	r->ended[i] = true;
+}
+
+/* Half closed before: the other direction goes on, in the kernel and back, twice. */
+static void half_closed(int i)
+{
+	struct rig r;
+
+	setup(&r);
+	half_close(&r, i);
+	for (int round = 0; round < 2; round++) {
+		begin(&r);
+		until(&r, OFF_TCP_TRANS);
+		assert_int_equal(way(&r, i)->seen & ~(uint32_t)L7MP_TCP_SEEN,
+		                 L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED);
+		assert_int_equal(way(&r, i)->fin_end, way(&r, i)->own_seq);
+		send_text(r.peer[!i], "goes on");
+		expect(&r, i, "goes on");
+		until(&r, OFF_TCP_FAST);
+		assert_int_equal(off_tcp_bytes(r.p, i), 0);
+		assert_int_equal(off_tcp_bytes(r.p, !i), strlen("goes on"));
+		assert_int_equal(way(&r, !i)->seen & L7MP_TCP_FIN, 0);
+		off_tcp_pair_leave(r.p, L7MP_REASON_NONE);
+		LOOP_UNTIL(r.loop, r.n_returned == (unsigned)round + 1, LONG_MS);
+		assert_true(r.back[i].ended && r.back[!i].shut);
+		assert_false(r.back[!i].ended || r.back[i].shut);
+		send_text(r.own[i], "from user space");
+		expect(&r, i, "from user space");
+		LOOP_UNTIL(r.loop, !off_tcp_unacked(r.own[i]), LONG_MS);
+	}
+	assert_int_equal(r.n_over, 0);
+	teardown(&r);
+}
+
+static void test_half_closed(void **state)
+{
+	(void)state;
+	half_closed(0);
+	half_closed(1);
+}
+
+/* The FIN waits behind data, and the owner has read neither: both are passed on before FAST. */
+static void test_fin_unread(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	send_text(r.peer[0], "last words");
+	assert_int_equal(shutdown(r.peer[0], SHUT_WR), 0);
+	LOOP_UNTIL(r.loop, off_tcp_state(r.own[0]) == OFF_TCP_CLOSE_WAIT, LONG_MS);
+	begin(&r);
+	until(&r, OFF_TCP_FAST);
+	expect(&r, 1, "last words");
+	expect(&r, 1, "");
+	assert_int_equal(off_tcp_bytes(r.p, 0), strlen("last words"));
+	assert_true(way(&r, 0)->seen & L7MP_TCP_FIN);
+	assert_int_equal(way(&r, 0)->fin_end, r.p->end[0].rcv_nxt);
+	end(&r);
+	teardown(&r);
+}
+
+/* Both peers have finished, which the owner does not know yet: it can end them itself. */
+static void test_closing(void **state)
+{
+	struct rig r;
+	char buf[64];
+
+	(void)state;
+	setup(&r);
+	for (int i = 0; i < 2; i++) {
+		send_text(r.peer[i], "last words");
+		assert_int_equal(shutdown(r.peer[i], SHUT_WR), 0);
+		LOOP_UNTIL(r.loop, off_tcp_state(r.own[i]) == OFF_TCP_CLOSE_WAIT, LONG_MS);
+	}
+	begin(&r);
+	LOOP_UNTIL(r.loop, r.p->stage >= OFF_TCP_WATCH, LONG_MS);
+	note(&r, 0, L7MP_TCP_SEEN);
+	note(&r, 1, L7MP_TCP_SEEN);
+	LOOP_UNTIL(r.loop, r.n_returned, LONG_MS);
+	assert_int_equal(r.why, L7MP_REASON_TCP_CLOSING);
+	for (int i = 0; i < 2; i++) {
+		/* Relayed or not, each byte is in one place. */
+		ssize_t at = recv(r.own[i], buf, sizeof(buf), MSG_DONTWAIT);
+		ssize_t beyond = recv(r.peer[!i], buf, sizeof(buf), MSG_DONTWAIT);
+
+		assert_int_equal((at > 0 ? at : 0) + (beyond > 0 ? beyond : 0),
+		                 strlen("last words"));
+		assert_int_equal(recv(r.own[i], buf, sizeof(buf), MSG_DONTWAIT), 0);
+	}
+	teardown(&r);
+}
+
 static void test_fin_in_fast(void **state)
 {
 	struct rig r;
@@ -698,6 +804,9 @@ int main(void)
 	        cmocka_unit_test(test_reset_in_hole),
 	        cmocka_unit_test(test_fins),
 	        cmocka_unit_test(test_fin_after_ours),
+	        cmocka_unit_test(test_half_closed),
+	        cmocka_unit_test(test_fin_unread),
+	        cmocka_unit_test(test_closing),
 	        cmocka_unit_test(test_fin_in_fast),
 	        cmocka_unit_test(test_resets),
 	        cmocka_unit_test(test_reset_in_kernel),

@@ -952,15 +952,17 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
 	return fd;
 }
 
-int l7mp_stream_io_lend(struct l7mp_stream_io *s)
+int l7mp_stream_io_lend(struct l7mp_stream_io *s, bool *ended, bool *shut)
 {
 	int fd = s->in.fd;
 
-	if (s->kind != SIO_TCP || s->closing || s->gone || s->lent || s->err || s->werr || s->eof ||
-	    s->shut || s->connecting)
+	if (s->kind != SIO_TCP || s->closing || s->gone || s->lent || s->err || s->werr ||
+	    s->connecting || (s->eof && s->shut))
 		return -ENOTCONN;
-	if (l7mp_stream_io_queued(s))
+	if (l7mp_stream_io_queued(s) || s->shut != s->shut_done || s->tell_end)
 		return -EBUSY;
+	*ended = s->eof;
+	*shut = s->shut;
 	l7mp_timer_stop(s->loop, &s->timer);
 	l7mp_io_stop(s->loop, &s->in);
 	s->read_armed = false;
@@ -978,11 +980,11 @@ void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool
 		return;
 	}
 	s->in.fd = fd;
-	s->shut_done = shut || fd < 0;
+	s->shut_done = s->shut_done || shut || fd < 0;
 	s->shut = s->shut || s->shut_done;
-	s->eof = ended || fd < 0;
-	s->tell_end = ended;
-	if (ended)
+	s->tell_end = ended && !s->eof;
+	s->eof = s->eof || ended || fd < 0;
+	if (s->tell_end)
 		l7mp_task_post(s->loop, &s->task);
 	if (fd < 0)
 		return;

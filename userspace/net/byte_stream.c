@@ -414,13 +414,17 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	}
 }
 
-static int op_lend(struct l7mp_stream *base)
+static int op_lend(struct l7mp_stream *base, struct l7mp_flow_socket *out)
 {
 	const struct byte_stream *s = (const struct byte_stream *)base;
+	int fd;
 
 	if (!s->open || s->closing || s->err || !s->sio)
 		return -ENOTCONN;
-	return l7mp_stream_io_lend(s->sio);
+	*out = (struct l7mp_flow_socket){.mss = s->mss};
+	fd = l7mp_stream_io_lend(s->sio, &out->ended, &out->shut);
+	out->fd = fd;
+	return fd < 0 ? fd : 0;
 }
 
 static void op_give_back(struct l7mp_stream *base, const struct l7mp_flow_socket *back)

@@ -18,12 +18,12 @@ static void on_hold(void *arg, void *owner, bool on)
 	e->table.events->hold(e->table.events_arg, flow->cookie, on);
 }
 
-static bool on_lend(void *arg, void *owner, int fd[2])
+static bool on_lend(void *arg, void *owner, struct l7mp_flow_socket at[2])
 {
 	const struct l7mp_offload_engine *e = arg;
 	const struct l7mp_flow *flow = owner;
 
-	return e->table.events->lend(e->table.events_arg, flow->cookie, fd);
+	return e->table.events->lend(e->table.events_arg, flow->cookie, at);
 }
 
 static void on_begun(void *arg, void *owner)

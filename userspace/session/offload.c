@@ -282,9 +282,13 @@ static bool is_idle(const struct l7mp_session *s)
 {
 	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
 		return false;
-	for (unsigned i = 0; i < s->n; i++)
-		if (s->pipes[i].head || s->pipes[i].blocked || s->pipes[i].end)
+	for (unsigned i = 0; i < s->n; i++) {
+		const struct session_pipe *p = &s->pipes[i];
+
+		/* The end of a TCP direction that was passed on is part of what the flow takes. */
+		if (p->head || p->blocked || (p->end && !(s->tcp && p->shut)))
 			return false;
+	}
 	return true;
 }
 
@@ -404,10 +408,8 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 static void request_tcp(struct l7mp_session *s, const struct l7mp_flow_end *a,
                         const struct l7mp_flow_end *b)
 {
-	bool ended = false;
+	bool ended = s->pipes[0].end && s->pipes[s->dest].end;
 
-	for (unsigned i = 0; i < s->n; i++)
-		ended = ended || s->pipes[i].end;
 	if (s->offload_reason == L7MP_REASON_PENDING)
 		set_offload(s, SESSION_OFFLOAD_SLOW, L7MP_REASON_TCP_YOUNG);
 	if (ended)
@@ -603,18 +605,16 @@ static enum l7mp_reason flow_fits(struct l7mp_session *s, enum l7mp_flow_kind ki
 }
 
 /* The descriptors of both connections; false: neither. */
-static bool lend_both(struct l7mp_session *s, int fd[2])
+static bool lend_both(struct l7mp_session *s, struct l7mp_flow_socket at[2])
 {
 	struct l7mp_stream *a = s->stages[0].stream, *b = s->stages[s->dest].stream;
 
 	if (!a || !b || !a->ops->lend || !b->ops->lend)
 		return false;
-	fd[0] = a->ops->lend(a);
-	if (fd[0] < 0)
+	if (a->ops->lend(a, &at[0]))
 		return false;
-	fd[1] = b->ops->lend(b);
-	if (fd[1] < 0) {
-		a->ops->give_back(a, &(struct l7mp_flow_socket){.fd = fd[0]});
+	if (b->ops->lend(b, &at[1])) {
+		a->ops->give_back(a, &(struct l7mp_flow_socket){.fd = at[0].fd, .mss = at[0].mss});
 		return false;
 	}
 	s->lent = true;
@@ -628,9 +628,10 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 	struct l7mp_flow_counters now[2] = {{0}};
 	enum l7mp_reason unfit =
 	        s->offload_disabled ? L7MP_REASON_DISABLED : flow_fits(s, r->flow_kind);
-	int rc, fd[2] = {-1, -1};
+	struct l7mp_flow_socket at[2] = {{.fd = -1}, {.fd = -1}};
+	int rc;
 
-	if (r->tcp && !lend_both(s, fd))
+	if (r->tcp && !lend_both(s, at))
 		return -ENOTCONN;
 	s->tcp = r->tcp;
 	s->flow = flow;
@@ -641,7 +642,7 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
 	}
-	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, fd);
+	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, (const int[]){at[0].fd, at[1].fd});
 	if (unfit && !s->lent)
 		rc = (int)unfit;
 	if (rc == L7MP_REASON_PENDING) {
@@ -685,12 +686,12 @@ static void on_hold(void *arg, uint64_t cookie, bool on)
 	l7mp_session_flow_control(s);
 }
 
-static bool on_lend(void *arg, uint64_t cookie, int fd[2])
+static bool on_lend(void *arg, uint64_t cookie, struct l7mp_flow_socket at[2])
 {
 	struct l7mp_session *s = session_of(cookie);
 
 	(void)arg;
-	return is_idle(s) && lend_both(s, fd);
+	return is_idle(s) && lend_both(s, at);
 }
 
 static void give_back(struct l7mp_session *s, const struct l7mp_flow_socket back[2])

@@ -47,7 +47,7 @@ static void recall_conn(const struct off_tcp_pair *p, int i, struct off_tcp_conn
 
 	c->own_local = c->local;
 	c->own_peer = c->peer;
-	t->established = true;
+	t->carries = true;
 	t->ts = in->flags & L7MP_TCP_TS;
 	t->sack = !(out->flags & L7MP_TCP_NOSACK);
 	t->snd_wscale = in->win_in;

@@ -50,7 +50,7 @@ enum l7mp_reason off_tcp_check(const struct off_tcp_traits *a, const struct off_
 {
 	if (a->mptcp || b->mptcp)
 		return L7MP_REASON_TCP_MPTCP;
-	if (!a->established || !b->established)
+	if (!a->carries || !b->carries)
 		return L7MP_REASON_TCP_CLOSING;
 	if (a->ts != b->ts)
 		return L7MP_REASON_TCP_TIMESTAMPS;

@@ -90,7 +90,7 @@ int off_tcp_traits_read(int fd, struct off_tcp_traits *t)
 	rc = info(fd, &ti);
 	if (rc)
 		return rc;
-	t->established = ti.tcpi_state == OFF_TCP_ESTABLISHED;
+	t->carries = off_tcp_carries(ti.tcpi_state);
 	t->ts = ti.tcpi_options & TCPI_OPT_TIMESTAMPS;
 	t->sack = ti.tcpi_options & TCPI_OPT_SACK;
 	t->wscale = ti.tcpi_options & TCPI_OPT_WSCALE;

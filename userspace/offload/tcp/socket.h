@@ -15,7 +15,7 @@
 
 /* What a connection has agreed on with its peer: TCP_INFO and the like. */
 struct off_tcp_traits {
-	bool established, mptcp;
+	bool carries, mptcp; /* data in one direction at least, or both */
 	bool ts, sack, wscale, ecn;
 	uint8_t snd_wscale, rcv_wscale;
 	uint32_t snd_mss; /* payload that we may send, time stamps taken off */
@@ -74,6 +74,12 @@ enum {
 	OFF_TCP_CLOSE = 7,
 	OFF_TCP_CLOSE_WAIT = 8
 };
+/* Open in both directions, or half closed; false: both have ended, or it was reset. */
+static inline bool off_tcp_carries(uint8_t state)
+{
+	return state == OFF_TCP_ESTABLISHED || state == OFF_TCP_CLOSE_WAIT ||
+	       state == OFF_TCP_FIN_WAIT1 || state == OFF_TCP_FIN_WAIT2;
+}
 /* Bytes that were ever written, but for a constant. */
 uint64_t off_tcp_written(int fd);
 /* Segments that came in. */

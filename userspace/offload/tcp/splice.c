@@ -127,24 +127,30 @@ static void watch_step(struct off_tcp_pair *p)
 
 /* ---- HOLD, RELAY ---- */
 
-/* The first byte that user space has not taken. False: the connection is about to end. */
+/*
+ * The first byte that user space has not taken, or the FIN when it has taken all bytes. False: the
+ * connection is about to end.
+ */
 static bool begin_relay(struct off_tcp_end *e)
 {
 	for (int i = 0; i < 8; i++) {
 		uint32_t before, after;
+		uint8_t state;
 		int unread;
 
 		if (off_tcp_rcv_nxt(e->fd, &before))
 			return false;
 		unread = off_tcp_unread(e->fd);
-		if (unread < 0 || off_tcp_state(e->fd) != OFF_TCP_ESTABLISHED)
+		state = off_tcp_state(e->fd);
+		if (unread < 0 || !off_tcp_carries(state))
 			return false;
 		if (off_tcp_rcv_nxt(e->fd, &after))
 			return false;
 		if (before != after)
 			continue;
 		e->rcv_nxt = after;
-		e->copied = e->counted = after - (uint32_t)unread;
+		e->copied = after - (uint32_t)unread - (e->fin || state == OFF_TCP_CLOSE_WAIT);
+		e->counted = e->copied;
 		return true;
 	}
 	return false;
@@ -152,18 +158,22 @@ static bool begin_relay(struct off_tcp_end *e)
 
 static void hold_step(struct off_tcp_pair *p)
 {
-	int fd[2];
+	struct l7mp_flow_socket at[2];
 
-	if (!p->t->ops->lend(p->t->arg, p->owner, fd)) {
+	if (!p->t->ops->lend(p->t->arg, p->owner, at)) {
 		if (age(p) > REST_MS)
 			refuse(p, L7MP_REASON_TCP_BUSY);
 		return;
 	}
 	p->held = false; /* the owner begins anew when it gets them back */
 	off_tcp_enter(p, OFF_TCP_RELAY);
-	for (int i = 0; i < 2; i++)
-		p->end[i].fd = fd[i];
-	if (!begin_relay(&p->end[0]) || !begin_relay(&p->end[1]))
+	for (int i = 0; i < 2; i++) {
+		p->end[i].fd = at[i].fd;
+		p->end[i].fin = at[i].ended;
+		p->end[i].shut = at[i].shut;
+	}
+	if (p->end[0].fin != p->end[1].shut || p->end[1].fin != p->end[0].shut ||
+	    !begin_relay(&p->end[0]) || !begin_relay(&p->end[1]))
 		off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
 }
 
@@ -189,6 +199,21 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
 
 static bool arm(struct off_tcp_pair *p);
 
+/* Both peers have finished, or one connection was reset: user space ends it. */
+static bool is_closing(const struct off_tcp_pair *p)
+{
+	bool both = true;
+
+	for (int i = 0; i < 2; i++) {
+		uint8_t state = off_tcp_state(p->end[i].fd);
+
+		if (!off_tcp_carries(state))
+			return true;
+		both = both && (p->end[i].fin || state == OFF_TCP_CLOSE_WAIT);
+	}
+	return both;
+}
+
 static void relay_step(struct off_tcp_pair *p)
 {
 	bool rest = true;
@@ -200,14 +225,11 @@ static void relay_step(struct off_tcp_pair *p)
 		(void)off_tcp_relay_some(&e->relay, e->fd, p->end[!i].fd, &all);
 		rest = rest && all;
 	}
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		rest = rest && !off_tcp_unacked(p->end[i].fd);
-		if (off_tcp_state(p->end[i].fd) != OFF_TCP_ESTABLISHED) {
-			off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
-			return;
-		}
-	}
-	if (p->wanted_back)
+	if (is_closing(p))
+		off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
+	else if (p->wanted_back)
 		off_tcp_give_up(p, (enum l7mp_reason)p->why);
 	else if (rest && !arm(p))
 		off_tcp_give_up(p, L7MP_REASON_KERNEL);
@@ -235,8 +257,9 @@ static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
 	const struct off_tcp_traits *near = &p->end[i].conn.traits;
 	const struct off_tcp_traits *far = &p->end[!i].conn.traits;
 	volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
+	bool fin = p->end[i].fin; /* on both sides */
 
-	d->seq_delta = far_write_seq - (p->end[i].copied + (uint32_t)p->end[i].relay.relayed);
+	d->seq_delta = far_write_seq - (p->end[i].copied + (uint32_t)p->end[i].relay.relayed + fin);
 	p->map->dir[!i].ack_delta = -d->seq_delta;
 	d->edge = w[!i].rcv_edge;
 	d->win = w[i].snd_wnd;
@@ -245,7 +268,9 @@ static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
 	d->flags = (uint8_t)((near->ts ? L7MP_TCP_TS : 0) | (far->sack ? 0 : L7MP_TCP_NOSACK));
 	d->ts_base = d->ts_out = off_tcp_clock(p->end[!i].fd);
 	d->armed_ns = off_tcp_now_ns();
-	d->ts = d->fin_end = d->seen = d->doubts = d->doubt = 0;
+	d->ts = d->doubts = d->doubt = 0;
+	d->fin_end = fin ? p->end[i].rcv_nxt : 0;
+	d->seen = fin ? L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED : 0;
 	d->last_seen = 0;
 }
 

@@ -109,7 +109,9 @@ struct off_tcp_end {
 	uint32_t own_ack0; /* write_seq when `written0` was read */
 	uint64_t written0;
 	uint32_t segs_in; /* when WATCH began */
-	bool have_ack0, fin, shut;
+	bool have_ack0;
+	bool fin;  /* the peer has finished: the FIN is the number before rcv_nxt, and is relayed */
+	bool shut; /* so has the socket: its FIN is the number before its write_seq */
 	bool ended; /* FILL: the peer has finished, which its new socket does not know */
 	struct off_tcp_fill fill;
 	/* Of what the peer sends: */
@@ -148,8 +150,11 @@ struct off_tcp_pair {
 struct off_tcp_ops {
 	/* The owner reads no more, or (off) goes on. */
 	void (*hold)(void *arg, void *owner, bool on);
-	/* Gives both descriptors away; false: not yet. */
-	bool (*lend)(void *arg, void *owner, int fd[2]);
+	/*
+	 * Gives both descriptors away; false: not yet. `ended`: the owner has read the peer's FIN,
+	 * and has sent its own to the other end, which is `shut`.
+	 */
+	bool (*lend)(void *arg, void *owner, struct l7mp_flow_socket at[2]);
 	/* FAST for the first time. */
 	void (*begun)(void *arg, void *owner);
 	/* Bytes that the flow's counter had when it was read last, in that direction. */
