@@ -10,7 +10,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 modules=selftests/mesh
-key=$(cat "$0" $modules/*/go.mod $modules/*/go.sum $modules/*/*.go | sha256sum | cut -c1-16)
+# What is built, and how: comments and messages above do not count.
+recipe=$(sed -n '/^export /p; /^# Recipe/,$p' "$0" | grep -v '^[[:space:]]*#')
+key=$( (printf '%s\n' "$recipe" && cat $modules/*/go.mod $modules/*/go.sum $modules/*/*.go) | sha256sum | cut -c1-16)
 cache=${L7MP_MESH_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/l7mp/mesh-tools}
 dir=$cache/$key
 
@@ -48,6 +50,7 @@ if [ -f "$dir/complete" ]; then
 	echo "$dir/bin"
 	exit 0
 fi
+# Recipe: a change from here on builds all again.
 mkdir -p "$dir/bin"
 kubernetes=$(sed -n "s/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p" $modules/tools/go.mod)
 minor=${kubernetes#v1.}

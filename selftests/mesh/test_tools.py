@@ -14,7 +14,7 @@ import l7test  # noqa: E402
 
 SCRIPT = l7test.ROOT / "scripts/mesh-tools.sh"
 HIDDEN = "/usr/local/go"  # where the script looks besides PATH
-USED = ("bash", "cat", "cut", "dirname", "flock", "mkdir", "rm", "sha256sum", "tee")
+USED = ("bash", "cat", "cut", "dirname", "flock", "grep", "mkdir", "rm", "sed", "sha256sum", "tee")
 
 
 class Reason(unittest.TestCase):
