@@ -94,8 +94,8 @@ const char *l7mp_tls_why(const struct l7mp_tls *t);
 /* After `end`: returns whether close_notify was missing, so that data may be cut off. */
 bool l7mp_tls_truncated(const struct l7mp_tls *t);
 /*
- * Returns { version, cipher, sni, alpn, client_subject } for the session's metadata; the last three
- * only when there are any. A new tree; NULL when out of memory.
+ * Returns { version, cipher, sni, alpn, client_subject, client_cn } for the session's metadata; the
+ * last four only when there are any. A new tree; NULL when out of memory.
  */
 cJSON *l7mp_tls_metadata(const struct l7mp_tls *t);
 /* Writes "TLSv1.3, TLS_AES_256_GCM_SHA384". Returns `buf`. */

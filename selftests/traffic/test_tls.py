@@ -178,7 +178,35 @@ class Listener(Base):
             self.assertEqual(tls[0]["version"], "TLSv1.3")
             self.assertEqual(tls[0]["sni"], "localhost")
             self.assertEqual(tls[0]["client_subject"], "CN=client")
+            self.assertEqual(tls[0]["client_cn"], "client")
             self.assertEqual(tls[0]["cipher"], s.cipher()[0])
+
+    def tls_of(self, pair):
+        """The TLS metadata of a client with this certificate; None: it gets no session."""
+        context = client_context(self.certs)
+        context.load_cert_chain(self.certs.path(f"{pair}.pem"), self.certs.path(f"{pair}.key"))
+        try:
+            with socket.create_connection(("127.0.0.1", 7002), 30) as raw, context.wrap_socket(raw, server_hostname="localhost") as s:
+                s.sendall(b"x")
+                if not s.recv(1):
+                    return None
+                port = s.getsockname()[1]
+                return next(x["metadata"]["TLS"] for x in self.proxy.api.get("/sessions")[1] if x["metadata"].get("TCP", {}).get("src_port") == port)
+        except OSError:
+            return None
+
+    def test_subjects(self):
+        """tls: a subject is shown whole or the client is refused, and a CN only when there is one"""
+        for name, subject, cn in (("two", "client/CN=ops", None), ("comma", "x,CN=ops", "x,CN=ops"),
+                                  ("long", "ops-guest" + "".join(f"/OU={n:02}{'x' * 60}" for n in range(20)), "ops-guest")):
+            self.certs.cert(name, cn=subject)
+            tls = self.tls_of(name)
+            self.assertEqual(tls.get("client_cn"), cn)
+            self.assertEqual(tls["client_subject"].count("CN="), {"two": 2, "comma": 2, "long": 1}[name])
+            self.assertTrue(tls["client_subject"].endswith({"two": "CN=client", "comma": "CN=x\\,CN=ops", "long": "CN=ops-guest"}[name]), tls)
+        self.certs.cert("endless", cn="ops" + "".join(f"/OU={n:02}{'x' * 60}" for n in range(80)))
+        self.assertIsNone(self.tls_of("endless"))
+        self.assertTrue(wait_for(lambda: "the subject of the client's certificate is longer than 4096 bytes" in self.proxy.stderr()))
 
     def test_client_certificates(self):
         """tls: a client without a certificate, or with one of another CA, gets no session"""

@@ -80,7 +80,12 @@ static void on_connected(void *arg)
 	struct l7mp_tls_gate *g = c->gate;
 	enum l7mp_origin origin = c->origin;
 	struct l7mp_addr peer = c->peer;
+	const char *why = l7mp_tls_refusal(c->tls);
 
+	if (why) {
+		give_up(c, why);
+		return;
+	}
 	g->p.ready(g->p.arg, leave(c), &peer, origin);
 }
 

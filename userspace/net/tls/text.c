@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Descriptions of TLS errors, and of what two peers agreed on. */
 #include <ctype.h>
+#include <limits.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "l7mp/util.h"
@@ -75,7 +77,7 @@ static void add_names(struct l7mp_str *out, X509 *cert)
 	GENERAL_NAMES_free(names);
 }
 
-static void add_x509_name(struct l7mp_str *out, const X509_NAME *name)
+static void add_x509_name(struct l7mp_str *out, const X509_NAME *name, long max)
 {
 	BIO *bio = BIO_new(BIO_s_mem());
 	char *text;
@@ -86,7 +88,7 @@ static void add_x509_name(struct l7mp_str *out, const X509_NAME *name)
 	/* Control characters and non-ASCII characters are escaped. */
 	if (X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253 | ASN1_STRFLGS_ESC_CTRL) >= 0) {
 		n = BIO_get_mem_data(bio, &text);
-		l7mp_str_addn(out, text, n > 256 ? 256 : (size_t)n);
+		l7mp_str_addn(out, text, (size_t)(n > max ? max : n));
 	}
 	BIO_free(bio);
 }
@@ -130,7 +132,7 @@ static void add_verify(struct l7mp_str *out, X509 *cert, long why, const char *n
 		l7mp_str_add(out, "the certificate is signed by an unknown CA");
 		if (cert) {
 			l7mp_str_add(out, ": ");
-			add_x509_name(out, X509_get_issuer_name(cert));
+			add_x509_name(out, X509_get_issuer_name(cert), 256);
 		}
 		break;
 	default:
@@ -222,7 +224,29 @@ char *l7mp_tls_subject(SSL *ssl)
 
 	if (!cert)
 		return NULL;
-	add_x509_name(&out, X509_get_subject_name(cert));
+	add_x509_name(&out, X509_get_subject_name(cert), LONG_MAX);
 	X509_free(cert);
 	return out.s ? l7mp_str_take(&out) : NULL;
+}
+
+char *l7mp_tls_common_name(SSL *ssl)
+{
+	X509 *cert = SSL_get1_peer_certificate(ssl);
+	X509_NAME *name = cert ? X509_get_subject_name(cert) : NULL;
+	int at = name ? X509_NAME_get_index_by_NID(name, NID_commonName, -1) : -1;
+	unsigned char *text = NULL;
+	char *cn = NULL;
+	int len;
+
+	if (at >= 0 && X509_NAME_get_index_by_NID(name, NID_commonName, at) < 0) {
+		len = ASN1_STRING_to_UTF8(&text,
+		                          X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+		/* With NUL in it, it would be another name for a reader of C strings. */
+		if (len > 0 && strlen((char *)text) == (size_t)len)
+			cn = strdup((char *)text);
+		OPENSSL_free(text);
+		ERR_clear_error();
+	}
+	X509_free(cert);
+	return cn;
 }

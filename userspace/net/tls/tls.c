@@ -20,6 +20,9 @@
 #define RECORD      16384 /* plain text of one record */
 #define ANSWERS_MAX 65536 /* bytes of answers to key updates that a peer leaves unread */
 
+/* A part of a subject could be mistaken for another one, so a longer one is refused. */
+#define SUBJECT_MAX 4096
+
 struct l7mp_tls {
 	struct l7mp_loop *loop;
 	const struct l7mp_stream_io_ops *ops;
@@ -513,11 +516,23 @@ static int add_plain(cJSON *object, const char *key, const unsigned char *text, 
 	return l7mp_json_add_str(object, key, plain);
 }
 
+const char *l7mp_tls_refusal(const struct l7mp_tls *t)
+{
+	char *subject = l7mp_tls_subject(t->ssl);
+	size_t len = subject ? strlen(subject) : 0;
+
+	free(subject);
+	return len > SUBJECT_MAX
+	               ? "the subject of the client's certificate is longer than 4096 bytes"
+	               : NULL;
+}
+
 cJSON *l7mp_tls_metadata(const struct l7mp_tls *t)
 {
 	const char *sni = SSL_get_servername(t->ssl, TLSEXT_NAMETYPE_host_name);
 	cJSON *object = cJSON_CreateObject();
 	char *subject = SSL_is_server(t->ssl) ? l7mp_tls_subject(t->ssl) : NULL;
+	char *cn = subject ? l7mp_tls_common_name(t->ssl) : NULL;
 	const unsigned char *alpn;
 	unsigned alpn_len;
 	int rc = 0;
@@ -532,7 +547,10 @@ cJSON *l7mp_tls_metadata(const struct l7mp_tls *t)
 		rc |= add_plain(object, "alpn", alpn, alpn_len);
 	if (subject)
 		rc |= l7mp_json_add_str(object, "client_subject", subject);
+	if (cn)
+		rc |= l7mp_json_add_str(object, "client_cn", cn);
 	free(subject);
+	free(cn);
 	if (rc) {
 		cJSON_Delete(object);
 		return NULL;

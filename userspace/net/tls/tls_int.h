@@ -41,8 +41,17 @@ int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
 void l7mp_tls_failure(SSL *ssl, int code, const char *name, char *buf, size_t size);
 /* Returns the subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
 char *l7mp_tls_subject(SSL *ssl);
+/*
+ * Returns the CN of the peer's certificate, UTF-8, heap; NULL when it has none, more than one, or
+ * one with a NUL.
+ */
+char *l7mp_tls_common_name(SSL *ssl);
 /* Writes OpenSSL's text for the oldest error of its queue, which it empties. */
 const char *l7mp_tls_reason(char *buf, size_t size);
+
+/* ---- tls.c ---- */
+/* Returns why a client gets no session although its handshake is done; NULL: it gets one. */
+const char *l7mp_tls_refusal(const struct l7mp_tls *t);
 
 /* ---- gate.c ---- */
 
