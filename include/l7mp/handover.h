@@ -24,6 +24,12 @@ void l7mp_sessions_offload_rest(struct l7mp_sessions *m, bool on);
 bool l7mp_sessions_lent(const struct l7mp_sessions *m);
 
 /*
+ * Whether there is a session that can't be handed over now, but perhaps soon: it is connecting, or
+ * about to end.
+ */
+bool l7mp_sessions_settling(const struct l7mp_sessions *m);
+
+/*
  * Stops reading. Returns 0; -EBUSY: it can't be handed over now; -ENOTSUP: it never can. On failure
  * the session continues. Idempotent. `keep_flow`: its flow stays in the kernel if the new process
  * can adopt it; otherwise it is removed.

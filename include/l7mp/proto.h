@@ -181,6 +181,8 @@ struct l7mp_restore_end {
 	int fd;
 	/* Of a byte stream: the peer has finished writing, and we have, after `queue`. */
 	bool ended, shut;
+	/* Of a TCP socket that came back from the kernel; 0: the socket has it. */
+	struct l7mp_flow_mss mss;
 	/* What waits to be written to it, `off` bytes of the first less; who takes it sets NULL. */
 	struct l7mp_buf *queue;
 	size_t off;

@@ -581,41 +581,6 @@ class Upgrade(Base):
         chain.pid = pid
         chain.stop()
 
-    def test_restart_keeps_sockets(self):
-        """systemctl restart: the manager keeps the listening sockets meanwhile; nobody is refused, no datagram is lost"""
-        chain = self.begin(env={"FDSTORE": "4096"})
-        s = self.udp_client()
-        self.ping(s)
-        first = chain.proxy
-        first.process.send_signal(signal.SIGTERM)
-        fds = self.stored(first)
-        self.assertEqual(first.process.wait(60), 0)
-        self.assertEqual(len(fds), 7)  # those of six listeners, and the admin server's
-        waiting = traffic.connect(TCP)
-        self.addCleanup(waiting.close)
-        waiting.sendall(b"meanwhile")
-        s.send(b"meanwhile")
-        # The next process, as systemd starts it: with the descriptors from 3 on.
-        script = "import os, sys\n" \
-                 "fds = [os.dup2(int(n), 1000 + i) for i, n in enumerate(sys.argv[1].split(','))]\n" \
-                 "for i, fd in enumerate(fds): os.dup2(fd, 3 + i, inheritable=True)\n" \
-                 "os.closerange(3 + len(fds), 2000)\n" \
-                 "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=':'.join(['l7mp'] * len(fds)))\n" \
-                 "os.execv(sys.argv[2], sys.argv[2:])\n"
-        for fd in fds:
-            os.set_inheritable(fd, True)
-        second = l7test.Proxy(config(), port=ADMIN, wait=False, close_fds=False,
-                              wrapper=(sys.executable, "-c", script, ",".join(map(str, fds))))
-        self.addCleanup(second.process.kill)
-        for fd in fds:
-            os.close(fd)
-        self.assertEqual(second.notified(), {"FDSTOREREMOVE": "1", "FDNAME": "l7mp"})
-        self.assertEqual(second.notified(), {"READY": "1"})
-        self.assertEqual(s.recv(100), b"meanwhile")
-        self.assertEqual(traffic.recv_exact(waiting, 9), b"meanwhile")
-        self.assertEqual(self.api.get("/admin")[0], 200)
-        second.stop()
-
     def manager(self, chain):
         """Plays systemd for scripts/upgrade-service.sh: the folder with a `systemctl` that knows what was notified."""
         folder = tempfile.TemporaryDirectory()
@@ -677,18 +642,6 @@ esac
         self.assertRegex(r.stderr, "The upgrade has failed: the new process has ended with status 1")
         self.ping(client)
         chain.stop()
-
-    @staticmethod
-    def stored(proxy):
-        """What the manager is given to keep."""
-        proxy.notify.settimeout(60)
-        while True:
-            data, fds, _, _ = socket.recv_fds(proxy.notify, 4096, 100)
-            message = dict(line.split("=", 1) for line in data.decode().splitlines())
-            if "FDSTORE" in message:
-                assert message == {"FDSTORE": "1", "FDPOLL": "0", "FDNAME": "l7mp"}, message
-                return fds
-            assert not fds, message
 
     def test_requests(self):
         """the admin server's port moves: a request that is being served is finished, new ones are never refused"""

@@ -444,48 +444,6 @@ static void all_sessions_ended(void *arg)
 	l7mp_api_server_stop(app->admin_server, server_stopped, app);
 }
 
-/* The name under which the service manager keeps our sockets. */
-#define STORE_NAME "l7mp"
-
-struct stored {
-	int fds[L7MP_NOTIFY_FDS];
-	size_t n;
-};
-
-static int store_socket(void *arg, const char *listener, int fd)
-{
-	struct stored *s = arg;
-	int domain = 0;
-	socklen_t len = sizeof(domain);
-
-	(void)listener;
-	/* The name of a UNIX socket goes with its listener. */
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) || domain == AF_UNIX)
-		return 0;
-	s->fds[s->n++] = fd;
-	if (s->n == L7MP_NOTIFY_FDS) {
-		l7mp_notify_store(STORE_NAME, s->fds, s->n);
-		s->n = 0;
-	}
-	return 0;
-}
-
-static int upgrade_sockets(void *arg, int (*cb)(void *arg, const char *listener, int fd),
-                           void *cb_arg);
-
-/*
- * The service manager keeps the listening sockets until it has started the service again: at a
- * restart nobody is refused, and what comes waits in them.
- */
-static void store_sockets(struct l7mp_app *app)
-{
-	struct stored s = {.n = 0};
-
-	(void)l7mp_runtime_each_socket(app->runtime, store_socket, &s);
-	(void)upgrade_sockets(app, store_socket, &s);
-	l7mp_notify_store(STORE_NAME, s.fds, s.n);
-}
-
 /* Starts the shutdown, once; l7mp_loop_run returns when it is done. */
 static void stop(struct l7mp_app *app)
 {
@@ -505,14 +463,15 @@ static void stop(struct l7mp_app *app)
 	if (!replaced)
 		l7mp_notify_send(&app->notify, "STOPPING=1");
 	if (!replaced && app->serving)
-		store_sockets(app);
+		store_give(&app->store);
+	store_stop(&app->store);
 	l7mp_notify_stop(&app->notify);
 	l7mp_api_set_stopping(app->api);
 	l7mp_runtime_stop(app->runtime);
 	l7mp_sessions_shutdown(app->sessions, GRACE_MS, all_sessions_ended, app);
 }
 
-static void drained(void *arg)
+static void stop_now(void *arg)
 {
 	stop(arg);
 }
@@ -534,7 +493,7 @@ static bool drain(struct l7mp_app *app)
 	         (unsigned long long)(seconds * 1000000 + STOP_US));
 	l7mp_notify_send(&app->notify, text);
 	l7mp_drain_begin(app->drain, seconds * 1000, "SIGTERM");
-	l7mp_drain_then(app->drain, drained, app);
+	l7mp_drain_then(app->drain, stop_now, app);
 	return true;
 }
 
@@ -577,7 +536,7 @@ static void upgrade_given(void *arg, pid_t pid, size_t left)
 	l7mp_offload_stop(app->offload);
 	app->draining = true;
 	l7mp_drain_begin(app->drain, (seconds ? seconds : UPGRADE_DRAIN_S) * 1000, "upgrade");
-	l7mp_drain_then(app->drain, drained, app);
+	l7mp_drain_then(app->drain, stop_now, app);
 }
 
 static int begin_upgrade(struct l7mp_app *app, struct l7mp_error *err)
@@ -616,6 +575,19 @@ static cJSON *upgrade_view(void *arg)
 	return json;
 }
 
+/* Sessions that the service manager can keep are made ready for that, before the stop. */
+static void prepare_store(struct l7mp_app *app)
+{
+	upgrade_cancel(app->upgrade, "this process ends");
+	if (upgrade_is_over(app->upgrade)) {
+		stop(app);
+		return;
+	}
+	l7mp_api_set_stopping(app->api);
+	l7mp_notify_send(&app->notify, "STOPPING=1");
+	store_prepare(&app->store, stop_now);
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct l7mp_app *app = handle->data;
@@ -648,7 +620,10 @@ static void on_signal(uv_signal_t *handle, int signum)
 			uv_signal_stop(&app->signals[i]);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
-	stop(app);
+	if (!app->draining && !app->stopping && store_wanted())
+		prepare_store(app);
+	else
+		stop(app);
 }
 
 static const int numbers[L7MP_SIG_COUNT] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
@@ -743,6 +718,16 @@ static int make_upgrade(struct l7mp_app *app)
 	return upgrade_new(&params, &app->upgrade);
 }
 
+static int make_store(struct l7mp_app *app)
+{
+	app->store = (struct store){.loop = app->loop,
+	                            .runtime = app->runtime,
+	                            .sessions = app->sessions,
+	                            .each_socket = upgrade_sockets,
+	                            .arg = app};
+	return store_init(&app->store);
+}
+
 static int make_layers(struct l7mp_app *app)
 {
 	struct l7mp_sessions_params sessions = {
@@ -792,7 +777,8 @@ static int make_layers(struct l7mp_app *app)
 	if (rc)
 		return rc;
 	app->env.app = app->api;
-	return make_upgrade(app);
+	rc = make_store(app);
+	return rc ? rc : make_upgrade(app);
 }
 
 /*
@@ -911,15 +897,10 @@ static void takeover_given(void *arg)
 /* Sockets that the service manager has kept for us, or has bound itself. */
 static int take_passed(struct l7mp_app *app)
 {
-	int first, n = l7mp_notify_passed(&first), rc = 0;
+	int first, n = l7mp_notify_passed(&first);
 
-	for (int i = 0; i < n && !app->takeover && !rc; i++) {
-		rc = l7mp_handed_add(app->env.handed, first + i, NULL);
-		if (rc == -EINVAL) /* a kind that no listener can use: it is closed */
-			rc = 0;
-	}
 	app->kept = n > 0;
-	return rc;
+	return n && !app->takeover ? store_open(first, n, app->env.handed, &app->stored) : 0;
 }
 
 /* After all is bound. */
@@ -958,6 +939,8 @@ static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct
 	rc = l7mp_runtime_apply(app->runtime, app->initial, err);
 	if (!rc && app->takeover)
 		rc = take_over(app, err);
+	else if (!rc)
+		store_take(&app->stored, app->runtime, app->loop);
 	/* Nothing of what another process has may be touched, so nothing is closed in order. */
 	if (rc && app->takeover) {
 		report_error(app, true, err);
@@ -1037,7 +1020,7 @@ int l7mp_app_run(struct l7mp_app *app)
 	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
 	/* We have them now; of a listener that is closed later nothing is to be left. */
 	if (app->kept)
-		l7mp_notify_send(&app->notify, "FDSTOREREMOVE=1\nFDNAME=" STORE_NAME);
+		l7mp_notify_send(&app->notify, "FDSTOREREMOVE=1\nFDNAME=" L7MP_NOTIFY_NAME);
 	/* After an upgrade the service manager has to know first that we are the main process. */
 	if (!app->takeover)
 		l7mp_notify_send(&app->notify, "READY=1");
@@ -1060,6 +1043,7 @@ void l7mp_app_free(struct l7mp_app **pp)
 		l7mp_api_free(&app->api);
 	upgrade_free(&app->upgrade);
 	takeover_free(&app->takeover);
+	store_close(&app->stored);
 	l7mp_handed_free(&app->env.handed);
 	l7mp_drain_free(&app->drain);
 	if (app->runtime)

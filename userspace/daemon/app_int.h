@@ -16,6 +16,7 @@
 #include "l7mp/slice.h"
 #include "l7mp/stats.h"
 #include "notify.h"
+#include "store.h"
 #include "trim.h"
 #include "upgrade.h"
 
@@ -54,6 +55,8 @@ struct l7mp_app {
 	char *program; /* path of the program's file as it was at the start */
 	struct upgrade *upgrade;
 	struct takeover *takeover; /* NULL: not started by an upgrade */
+	struct store store;
+	struct stored *stored; /* sessions that the service manager has kept; until they are made */
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
 	bool kept;     /* the service manager keeps sockets that were passed to us */

@@ -6,6 +6,7 @@
 #include "notify.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,8 +19,8 @@
 
 #define FIRST_FD 3 /* of those that are passed */
 
-/* 0: sent, or there is no manager that could be told; -EAGAIN: its queue is full. */
-static int send_with(const char *text, const int *fds, size_t n)
+/* 0: sent; -EAGAIN: the queue is full, and has been for wait_ms; -ENOTCONN: there is no manager. */
+static int send_with(const char *text, const int *fds, size_t n, int wait_ms)
 {
 	union {
 		struct cmsghdr align;
@@ -29,12 +30,13 @@ static int send_with(const char *text, const int *fds, size_t n)
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	struct pollfd room = {.events = POLLOUT};
 	socklen_t len;
 	int fd, rc;
 
 	if (!path || (path[0] != '/' && path[0] != '@') || !path[1] ||
 	    strlen(path) >= sizeof(sun.sun_path))
-		return 0;
+		return -ENOTCONN;
 	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	memcpy(sun.sun_path, path, strlen(path));
 	if (path[0] == '@')
@@ -42,8 +44,12 @@ static int send_with(const char *text, const int *fds, size_t n)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -EAGAIN;
-	msg.msg_name = &sun;
-	msg.msg_namelen = len;
+	if (connect(fd, (struct sockaddr *)&sun, len)) {
+		rc = -errno;
+		close(fd);
+		return rc;
+	}
+	room.fd = fd;
 	if (n) {
 		memset(&control, 0, sizeof(control));
 		msg.msg_control = &control;
@@ -54,25 +60,38 @@ static int send_with(const char *text, const int *fds, size_t n)
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, n * sizeof(int));
 	}
 	rc = sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+	/* Of a connected socket poll(2) says when the other's queue has room. */
+	if (rc == -EAGAIN && wait_ms && poll(&room, 1, wait_ms) > 0)
+		rc = sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 	close(fd);
-	return rc == -EAGAIN || rc == -ENOBUFS ? -EAGAIN : 0;
+	return rc == -ENOBUFS || rc == -ETOOMANYREFS ? -EAGAIN : rc;
 }
 
+/* 0: sent, or there is no manager that could be told; -EAGAIN. */
 static int send_now(const char *text)
 {
-	return send_with(text, NULL, 0);
+	return send_with(text, NULL, 0, 0) == -EAGAIN ? -EAGAIN : 0;
 }
 
 /* ---- descriptors ---- */
 
-void l7mp_notify_store(const char *name, const int *fds, size_t n)
+size_t l7mp_notify_store_max(void)
 {
-	char text[300];
+	const char *text = getenv("NOTIFY_SOCKET") ? getenv("FDSTORE") : NULL;
+	long max = text ? atol(text) : 0;
 
-	if (!n || n > L7MP_NOTIFY_FDS || !getenv("FDSTORE"))
-		return;
-	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
-	(void)send_with(text, fds, n);
+	return max > 0 ? (size_t)max : 0;
+}
+
+int l7mp_notify_store(const int *fds, size_t n)
+{
+	static const char text[] = "FDSTORE=1\nFDPOLL=0\nFDNAME=" L7MP_NOTIFY_NAME;
+
+	if (!l7mp_notify_store_max())
+		return -ENOTSUP;
+	if (!n || n > L7MP_NOTIFY_FDS)
+		return n ? -E2BIG : 0;
+	return send_with(text, fds, n, L7MP_NOTIFY_STORE_MS);
 }
 
 int l7mp_notify_passed(int *first)

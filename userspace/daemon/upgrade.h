@@ -41,8 +41,6 @@
 
 /* The environment variable with the number of the inherited descriptor. */
 #define UPGRADE_FD_ENV "L7MP_UPGRADE_FD"
-/* The form of session records (l7mp_session_save); another one is not taken. */
-#define UPGRADE_RECORDS 1
 
 /* ---- the old process (upgrade_old.c) ---- */
 

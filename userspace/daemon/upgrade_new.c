@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "frames.h"
 #include "l7mp/abi.h"
 #include "l7mp/fault.h"
 #include "l7mp/handed.h"
@@ -23,9 +24,8 @@
 
 #define MODULE "upgrade"
 /* The old process kills us when we take too long; this is for the case that it stands still. */
-#define WAIT_MS    60000
-#define ENDS_MS    5000 /* a process that is being killed has ended in less */
-#define PIECES_MAX 4096
+#define WAIT_MS 60000
+#define ENDS_MS 5000 /* a process that is being killed has ended in less */
 
 struct takeover {
 	int fd;   /* -1: the old process is gone */
@@ -37,12 +37,7 @@ struct takeover {
 	uint64_t wall;
 	void (*given)(void *arg);
 	void *given_arg;
-	/* The session that is being received. */
-	cJSON *record;
-	int fds[WIRE_FDS];
-	unsigned n_fds;
-	struct l7mp_session_piece pieces[PIECES_MAX];
-	size_t n_pieces;
+	struct frames_in in; /* the session that is being received */
 	struct wire_frame frame;
 };
 
@@ -87,16 +82,6 @@ int takeover_new(struct takeover **out)
 	(*out)->old = pidfd_open(cred.pid, 0);
 	L7MP_FAULT("upgrade-start");
 	return 0;
-}
-
-static void drop_session(struct takeover *t)
-{
-	cJSON_Delete(t->record);
-	t->record = NULL;
-	while (t->n_fds)
-		close(t->fds[--t->n_fds]);
-	while (t->n_pieces)
-		l7mp_buf_unref(t->pieces[--t->n_pieces].buf);
 }
 
 /* Its end of the connection is closed before its other sockets, whose addresses are bound next. */
@@ -155,7 +140,7 @@ static int say_hello(struct takeover *t, const char *instance)
 	int rc = l7mp_json_add_str(json, "version", L7MP_VERSION);
 	char *text;
 
-	rc |= l7mp_json_add_num(json, "records", UPGRADE_RECORDS);
+	rc |= l7mp_json_add_num(json, "records", FRAMES_RECORDS);
 	if (instance) {
 		rc |= l7mp_json_add_str(json, "instance", instance);
 		rc |= l7mp_json_add_num(json, "abi", L7MP_ABI_VERSION);
@@ -216,34 +201,6 @@ bool takeover_orphaned(const struct takeover *t)
 	return t->fd < 0;
 }
 
-static int begin_session(struct takeover *t)
-{
-	drop_session(t);
-	t->record = l7mp_json_parse((const char *)t->frame.data, t->frame.len, NULL, NULL, 0);
-	t->n_fds = t->frame.n_fds;
-	memcpy(t->fds, t->frame.fds, sizeof(t->fds));
-	t->frame.n_fds = 0;
-	return t->record ? 0 : -EPROTO;
-}
-
-static int add_bytes(struct takeover *t, struct l7mp_buf_pool *pool)
-{
-	struct wire_bytes head;
-	struct l7mp_buf *buf;
-
-	if (!t->record || t->frame.len < sizeof(head) || t->n_pieces == PIECES_MAX)
-		return -EPROTO;
-	memcpy(&head, t->frame.data, sizeof(head));
-	buf = l7mp_buf_copy(pool, t->frame.data + sizeof(head), t->frame.len - sizeof(head));
-	if (!buf)
-		return -ENOMEM;
-	buf->flags = head.flags;
-	buf->hops = head.hops;
-	t->pieces[t->n_pieces++] =
-	        (struct l7mp_session_piece){.stage = head.stage, .queue = head.queue, .buf = buf};
-	return 0;
-}
-
 static int refuse(struct takeover *t, const struct l7mp_error *err)
 {
 	cJSON *json = cJSON_CreateObject();
@@ -251,7 +208,7 @@ static int refuse(struct takeover *t, const struct l7mp_error *err)
 	int rc;
 
 	t->refused++;
-	l7mp_json_add_str(json, "name", l7mp_json_str(t->record, "name", ""));
+	l7mp_json_add_str(json, "name", l7mp_json_str(t->in.record, "name", ""));
 	l7mp_json_add_str(json, "reason", err->message);
 	text = l7mp_json_print(json, L7MP_JSON_PLAIN);
 	cJSON_Delete(json);
@@ -263,35 +220,23 @@ static int refuse(struct takeover *t, const struct l7mp_error *err)
 static int make_session(struct takeover *t, struct l7mp_runtime *runtime)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
-	int rc;
+	int rc = 0;
 
-	if (!t->record)
+	if (!t->in.record)
 		return -EPROTO;
-	rc = l7mp_session_take(runtime, t->record, t->fds, t->n_fds, t->pieces, t->n_pieces, &err);
-	t->n_fds = 0;
-	t->n_pieces = 0;
-	if (rc)
+	if (frames_make(&t->in, runtime, &err))
 		rc = refuse(t, &err);
 	else
 		t->taken++;
-	cJSON_Delete(t->record);
-	t->record = NULL;
+	frames_drop(&t->in);
 	L7MP_FAULT("upgrade-session");
 	return rc;
 }
 
 static int on_frame(struct takeover *t, struct l7mp_runtime *runtime, struct l7mp_buf_pool *pool)
 {
-	switch (t->frame.type) {
-	case WIRE_SESSION:
-		return begin_session(t);
-	case WIRE_BYTES:
-		return add_bytes(t, pool);
-	case WIRE_MAKE:
-		return make_session(t, runtime);
-	default:
-		return -EPROTO;
-	}
+	return t->frame.type == WIRE_MAKE ? make_session(t, runtime)
+	                                  : frames_add(&t->in, &t->frame, pool);
 }
 
 int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runtime,
@@ -304,7 +249,7 @@ int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runti
 		rc = on_frame(t, runtime, l7mp_loop_bufs(loop));
 		wire_close_fds(&t->frame);
 	}
-	drop_session(t);
+	frames_drop(&t->in);
 	if (rc && rc != -EPIPE)
 		return failed(rc, "the sessions");
 	L7MP_FAULT("upgrade-commit");
@@ -400,7 +345,7 @@ void takeover_free(struct takeover **tp)
 	if (!t)
 		return;
 	*tp = NULL;
-	drop_session(t);
+	frames_drop(&t->in);
 	if (t->fd >= 0)
 		close(t->fd);
 	if (t->old >= 0)

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "frames.h"
 #include "l7mp/log.h"
 #include "l7mp/slice.h"
 #include "l7mp/util.h"
@@ -27,8 +28,6 @@
 /* How long TCP connections may take to come out of the kernel; those that don't stay here. */
 #define UNLEND_MS 5000
 #define LOOK_MS   10
-/* The most that waits in one session: one with more stays. */
-#define PIECES_MAX 4096
 /* What is seen of the new process's own descriptor. */
 #define CHILD_FD 3
 
@@ -45,16 +44,6 @@ enum phase {
 
 static const char *const phase_names[] = {"none",     "starting", "binding",    "unsplicing",
                                           "sessions", "commit",   "letting-go", "over"};
-
-/* A session whose frames are being sent. */
-struct sending {
-	struct l7mp_session *s; /* frozen: it stays; NULL: none */
-	char *record;
-	int fds[2];
-	unsigned n_fds;
-	struct l7mp_session_piece *pieces;
-	size_t n_pieces, at; /* frames sent: 0 the record, then the pieces, then the end */
-};
 
 struct refusal {
 	struct refusal *next;
@@ -75,7 +64,7 @@ struct upgrade {
 	bool flows;   /* ... and takes the flows over as they are */
 	bool stopped;
 	uint64_t unlend_until;
-	struct sending out;
+	struct frames_out out;
 	struct refusal *refused;
 	size_t moved, stay;
 	uint64_t frozen_ms, paused_ms;   /* loop time when sessions stood still; for how long */
@@ -106,13 +95,6 @@ static void disconnect(struct upgrade *u)
 	if (u->fd >= 0)
 		close(u->fd);
 	u->fd = -1;
-}
-
-static void sending_clear(struct upgrade *u)
-{
-	free(u->out.record);
-	free(u->out.pieces);
-	u->out = (struct sending){.s = NULL};
 }
 
 static void refusals_clear(struct upgrade *u)
@@ -172,7 +154,7 @@ static void fail(struct upgrade *u, const char *why)
 	snprintf(u->last, sizeof(u->last), "%s (step: %s)", why, phase_names[phase]);
 	u->last_wall = l7mp_wallclock_ms();
 	disconnect(u);
-	sending_clear(u);
+	frames_clear(&u->out);
 	refusals_clear(u);
 	u->phase = PHASE_NONE;
 	if (phase >= PHASE_GIVE) {
@@ -230,7 +212,7 @@ static void on_hello(struct upgrade *u)
 	const char *instance = l7mp_json_str(json, "instance", NULL);
 	int rc, lock = -1;
 
-	u->records = l7mp_json_num(json, "records", 0) == UPGRADE_RECORDS;
+	u->records = l7mp_json_num(json, "records", 0) == FRAMES_RECORDS;
 	if (u->records && instance)
 		lock = l7mp_offload_lock(u->p.offload, instance,
 		                         (int)l7mp_json_num(json, "abi", 0));
@@ -277,83 +259,33 @@ static void on_bound(struct upgrade *u)
 	(void)l7mp_timer_start(u->p.loop, &u->timer, 0);
 }
 
-static int add_piece(void *arg, const struct l7mp_session_piece *piece)
-{
-	struct sending *out = arg;
-	struct l7mp_session_piece *grown;
-
-	if (out->n_pieces == PIECES_MAX || piece->buf->len > WIRE_MAX - sizeof(struct wire_bytes) ||
-	    piece->buf->meta)
-		return -E2BIG;
-	if (out->n_pieces % 16 == 0) {
-		grown = realloc(out->pieces, (out->n_pieces + 16) * sizeof(*grown));
-		if (!grown)
-			return -ENOMEM;
-		out->pieces = grown;
-	}
-	out->pieces[out->n_pieces++] = *piece;
-	return 0;
-}
-
 /* Freezes a session and prepares its frames. False: it stays. */
 static bool take_up(struct upgrade *u, struct l7mp_session *s)
 {
-	struct sending *out = &u->out;
-	int fds[2], rc;
+	int rc = u->records ? frames_begin(&u->out, s, u->flows) : -ENOTSUP;
 
-	if (!u->records)
-		return false;
-	rc = l7mp_session_freeze(s, u->flows);
-	if (rc) {
+	if (rc && u->records)
 		l7mp_log_verbose(MODULE, "%s stays: %s", l7mp_session_name(s), strerror(-rc));
-		return false;
-	}
-	out->record = l7mp_session_save(s, fds);
-	for (int i = 0; i < 2; i++)
-		if (fds[i] >= 0)
-			out->fds[out->n_fds++] = fds[i];
-	if (out->record && strlen(out->record) < WIRE_MAX &&
-	    !l7mp_session_each_piece(s, add_piece, out)) {
-		out->s = s;
-		return true;
-	}
-	sending_clear(u);
-	l7mp_session_thaw(s);
-	return false;
+	return !rc;
 }
 
-static int send_frame(struct upgrade *u)
+static int send_frame(void *arg, enum wire_type type, const void *head, size_t head_len,
+                      const void *body, size_t body_len, const int *fds, unsigned n_fds)
 {
-	struct sending *out = &u->out;
-	const struct l7mp_session_piece *piece;
-	struct wire_bytes head;
+	const struct upgrade *u = arg;
 
-	if (!out->at)
-		return wire_send_text(u->fd, WIRE_SESSION, out->record, out->fds, out->n_fds);
-	if (out->at > out->n_pieces)
-		return wire_send_text(u->fd, WIRE_MAKE, NULL, NULL, 0);
-	piece = &out->pieces[out->at - 1];
-	head = (struct wire_bytes){.stage = (uint16_t)piece->stage,
-	                           .queue = piece->queue,
-	                           .hops = piece->buf->hops,
-	                           .flags = piece->buf->flags};
-	return wire_send(u->fd, WIRE_BYTES, &head, sizeof(head), piece->buf->data, piece->buf->len,
-	                 NULL, 0);
+	return wire_send(u->fd, type, head, head_len, body, body_len, fds, n_fds);
 }
 
 /* Returns 0 when all of the session is sent. */
 static int send_session(struct upgrade *u)
 {
-	int rc;
+	int rc = frames_write(&u->out, send_frame, u);
 
-	while (u->out.at < u->out.n_pieces + 2) {
-		rc = send_frame(u);
-		if (rc)
-			return rc;
-		u->out.at++;
-	}
+	if (rc)
+		return rc;
 	u->moved++;
-	sending_clear(u);
+	frames_clear(&u->out);
 	return 0;
 }
 
@@ -756,7 +688,7 @@ void upgrade_free(struct upgrade **pp)
 	if (!u)
 		return;
 	*pp = NULL;
-	sending_clear(u);
+	frames_clear(&u->out);
 	refusals_clear(u);
 	free(u->frame);
 	free(u);

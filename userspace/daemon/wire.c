@@ -111,3 +111,82 @@ int wire_recv(int fd, struct wire_frame *f, int wait_ms)
 	f->data[f->len] = '\0';
 	return 0;
 }
+
+/* ---- in a file ---- */
+
+uint64_t wire_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) ? 0 : cookie;
+}
+
+int wire_store(int file, enum wire_type type, const void *head, size_t head_len, const void *body,
+               size_t body_len, const int *fds, unsigned n_fds)
+{
+	struct wire_stored before = {.len = (uint32_t)(head_len + body_len), .n_fds = n_fds};
+	struct wire_header h = {.magic = MAGIC, .version = WIRE_VERSION, .type = (uint16_t)type};
+	const struct iovec iov[4] = {{.iov_base = &before, .iov_len = sizeof(before)},
+	                             {.iov_base = &h, .iov_len = sizeof(h)},
+	                             {.iov_base = (void *)head, .iov_len = head_len},
+	                             {.iov_base = (void *)body, .iov_len = body_len}};
+	ssize_t n;
+
+	if (head_len + body_len > WIRE_MAX || n_fds > WIRE_FDS)
+		return -EMSGSIZE;
+	for (unsigned i = 0; i < n_fds; i++) {
+		before.cookies[i] = wire_cookie(fds[i]);
+		if (!before.cookies[i])
+			return -ENOTSOCK;
+	}
+	n = writev(file, iov, 4);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == sizeof(before) + sizeof(h) + head_len + body_len ? 0 : -ENOSPC;
+}
+
+/* Returns the number of bytes, fewer than `size` only at the end; a negative errno. */
+static ssize_t read_all(int file, void *out, size_t size)
+{
+	size_t at = 0;
+
+	while (at < size) {
+		ssize_t n = read(file, (char *)out + at, size - at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : (ssize_t)at;
+		at += (size_t)n;
+	}
+	return (ssize_t)at;
+}
+
+int wire_load(int file, struct wire_frame *f, uint64_t cookies[static WIRE_FDS])
+{
+	struct {
+		struct wire_stored before;
+		struct wire_header h;
+	} head;
+	ssize_t n = read_all(file, &head, sizeof(head));
+
+	f->n_fds = 0;
+	if (n <= 0)
+		return n ? (int)n : -ENODATA;
+	if (n < (ssize_t)sizeof(head) || head.h.magic != MAGIC || head.h.version != WIRE_VERSION ||
+	    !head.h.type || head.h.type >= WIRE_TYPES || head.before.len > WIRE_MAX ||
+	    head.before.n_fds > WIRE_FDS)
+		return -EPROTO;
+	n = read_all(file, f->data, head.before.len);
+	if (n != (ssize_t)head.before.len)
+		return n < 0 ? (int)n : -EPROTO;
+	f->type = (enum wire_type)head.h.type;
+	f->len = head.before.len;
+	f->data[f->len] = '\0';
+	f->n_fds = head.before.n_fds;
+	for (unsigned i = 0; i < WIRE_FDS; i++)
+		f->fds[i] = -1;
+	memcpy(cookies, head.before.cookies, sizeof(head.before.cookies));
+	return 0;
+}

@@ -74,3 +74,25 @@ int wire_send_text(int fd, enum wire_type type, const char *text, const int *fds
  */
 int wire_recv(int fd, struct wire_frame *f, int wait_ms);
 void wire_close_fds(struct wire_frame *f);
+
+/*
+ * In a file a frame has this before its header. Descriptors are sockets, which their cookies
+ * (SO_COOKIE) identify: they are the same in each process that has the socket.
+ */
+struct wire_stored {
+	uint32_t len; /* of the payload */
+	uint32_t n_fds;
+	uint64_t cookies[WIRE_FDS];
+};
+
+/* The cookie of a socket; 0: it is none. */
+uint64_t wire_cookie(int fd);
+/* Appends a frame to a file, as wire_send(). Returns 0; -EMSGSIZE; another negative errno. */
+int wire_store(int file, enum wire_type type, const void *head, size_t head_len, const void *body,
+               size_t body_len, const int *fds, unsigned n_fds);
+/*
+ * Reads the next frame of a file. f->fds are -1 (f->n_fds of them), cookies[] says which they are.
+ * Returns 0; -ENODATA: at the end; -EPROTO: it is none, or of another version; another negative
+ * errno.
+ */
+int wire_load(int file, struct wire_frame *f, uint64_t cookies[static WIRE_FDS]);

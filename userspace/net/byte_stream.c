@@ -625,6 +625,7 @@ int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end,
 	end->queue = NULL;
 	s = (struct byte_stream *)*out;
 	l7mp_stream_io_set_state(s->sio, &state);
+	s->mss = end->mss;
 	s->announce = connected;
 	if (connected)
 		l7mp_task_post(env->loop, &s->task);

@@ -50,6 +50,10 @@ static int learn(struct handed_socket *s)
 		rc = get_int(s->fd, SOL_SOCKET, SO_ACCEPTCONN, &on);
 	if (rc || (s->type != SOCK_DGRAM && !on))
 		return rc ? rc : -EINVAL;
+	/* A datagram socket with a peer is a session's. */
+	if (s->type == SOCK_DGRAM && !getpeername(s->fd, &raw.sa, &len))
+		return -EINVAL;
+	len = sizeof(struct sockaddr_un);
 	if (getsockname(s->fd, &raw.sa, &len))
 		return -errno;
 	rc = l7mp_addr_from_sockaddr(&s->bound.addr, &raw.sa, len);

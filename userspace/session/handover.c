@@ -68,6 +68,15 @@ static int can_go(const struct l7mp_session *s)
 	return 0;
 }
 
+bool l7mp_sessions_settling(const struct l7mp_sessions *m)
+{
+	for (const struct l7mp_session *s = m->by_name; s; s = s->hh.next)
+		if (!s->ending && !s->operators && s->state != L7MP_SESSION_DESTROYED &&
+		    can_go(s) == -EBUSY)
+			return true;
+	return false;
+}
+
 static int freeze_stages(struct l7mp_session *s, unsigned *n)
 {
 	int rc = 0;
@@ -225,6 +234,10 @@ static cJSON *end_json(const struct session_stage *st, int *fd)
 	rc |= l7mp_json_add_bool(json, "ended", saved.ended);
 	rc |= l7mp_json_add_bool(json, "shut", saved.shut);
 	rc |= l7mp_json_add_num(json, "off", (double)saved.off);
+	if (end.mss.snd) {
+		rc |= l7mp_json_add_num(json, "snd_mss", end.mss.snd);
+		rc |= l7mp_json_add_num(json, "rcv_mss", end.mss.rcv);
+	}
 	if (!rc)
 		return json;
 	cJSON_Delete(json);
@@ -393,6 +406,8 @@ static int read_end(const cJSON *json, const int *fds, size_t n_fds, size_t *at,
 	out->ended = l7mp_json_bool(json, "ended", false);
 	out->shut = l7mp_json_bool(json, "shut", false);
 	out->off = (size_t)l7mp_json_num(json, "off", 0);
+	out->mss = (struct l7mp_flow_mss){.snd = (uint16_t)l7mp_json_num(json, "snd_mss", 0),
+	                                  .rcv = (uint16_t)l7mp_json_num(json, "rcv_mss", 0)};
 	if (!l7mp_json_bool(json, "fd", false))
 		return 0;
 	if (*at >= n_fds)
