@@ -633,7 +633,7 @@ int l7mp_stream_io_open_pipe(struct l7mp_loop *loop, int read_fd, int write_fd,
  * A connect to a free local port of the ephemeral range may connect to itself (TCP simultaneous
  * open).
  */
-static bool meets_itself(const struct l7mp_stream_io *s)
+static bool is_self_connected(const struct l7mp_stream_io *s)
 {
 	struct l7mp_addr local, remote;
 
@@ -648,7 +648,7 @@ static void connected(struct l7mp_stream_io *s)
 	s->connecting = false;
 	free(s->remote);
 	s->remote = NULL;
-	if (meets_itself(s)) {
+	if (is_self_connected(s)) {
 		sio_fail(s, -ECONNREFUSED);
 		return;
 	}

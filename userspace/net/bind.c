@@ -13,7 +13,10 @@ bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bi
 {
 	if (!l7mp_addr_port(&want->addr))
 		return false;
-	/* A dual-stack wildcard on a host without IPv6 is bound to 0.0.0.0, and is still `dual`. */
+	/*
+	 * On a host without IPv6 a dual-stack wildcard is bound to 0.0.0.0, and still marked
+	 * `dual`.
+	 */
 	if (want->dual && bound->dual)
 		return l7mp_addr_port(&want->addr) == l7mp_addr_port(&bound->addr);
 	return want->dual == bound->dual && l7mp_addr_equal(&want->addr, &bound->addr);

@@ -2,10 +2,9 @@
 /*
  * A byte stream over a TCP or UNIX socket, or TLS over TCP.
  *
- * An error or a close always ends in the callback `closed` of the layer below; there the stream
+ * An error or a close always ends in the callback `closed` of the layer below. There the stream
  * either tries the next address, if it is still connecting, or emits `closed` and frees itself.
- * While there is nothing below (the name is not resolved yet), a task takes the place of that
- * callback.
+ * While there is no lower layer yet (the name is not resolved), a task replaces that callback.
  */
 #include "net.h"
 
@@ -20,9 +19,9 @@
 #include "l7mp/resolve.h"
 
 #define NEXT_ADDRESS_MS     500
-#define NEXT_ADDRESS_TLS_MS 2500 /* TLS handshake included */
+#define NEXT_ADDRESS_TLS_MS 2500 /* including the TLS handshake */
 
-/* The state that only a connecting stream needs; freed when it is open. */
+/* State of a connecting stream; freed when it is open. */
 struct dial {
 	struct l7mp_resolve *resolve;
 	struct l7mp_addr *addrs;
@@ -37,22 +36,23 @@ struct dial {
 struct byte_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
-	struct l7mp_stream_io *sio; /* one of the two */
+	struct l7mp_stream_io *sio; /* exactly one of the two is used */
 	struct l7mp_tls *tls;
 	struct dial *dial;
 	struct l7mp_addr remote;
-	struct l7mp_task task; /* emits `closed` when there is nothing below */
+	struct l7mp_task task; /* emits `closed` when there is no lower layer */
 	int err;               /* negative errno that ended it */
-	char *why;             /* in words, when TLS failed */
+	char *why;             /* the error text, when TLS failed */
 	struct l7mp_flow_mss mss;
 	enum l7mp_byte_stream_type type;
 	bool open, reading, closing;
-	bool announce; /* the task emits `open`: it came from another process */
+	bool announce; /* the task emits `open`: the connection was handed over by another process
+	                * */
 };
 
-/* ---- what is below ---- */
+/* ---- the lower layer ---- */
 
-static bool below_is_there(const struct byte_stream *s)
+static bool has_lower_layer(const struct byte_stream *s)
 {
 	return s->sio || s->tls;
 }
@@ -322,7 +322,7 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 		finish(s);
 }
 
-/* ---- moving elsewhere ---- */
+/* ---- moving to another socket ---- */
 
 bool l7mp_byte_stream_is_tls(const struct l7mp_stream *base)
 {
@@ -378,8 +378,8 @@ static void op_close(struct l7mp_stream *base, bool abort)
 {
 	struct byte_stream *s = (struct byte_stream *)base;
 
-	if (below_is_there(s)) {
-		/* A second close may still turn a patient one into an abort. */
+	if (has_lower_layer(s)) {
+		/* A second close may turn a graceful one into an abort. */
 		if (!s->closing || abort)
 			below_close(s, abort);
 	} else if (!s->closing) {
@@ -387,7 +387,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 			l7mp_resolve_cancel(&s->dial->resolve);
 		l7mp_task_post(s->env->loop, &s->task);
 	}
-	/* An end that the owner asked for is orderly, unless it had failed before. */
+	/* A close requested by the owner is orderly, unless the stream had failed before. */
 	if (!s->closing && !s->open)
 		s->err = 0;
 	s->closing = true;
@@ -433,7 +433,7 @@ static void op_give_back(struct l7mp_stream *base, const struct l7mp_flow_socket
 
 	s->mss = back->mss;
 	l7mp_stream_io_give_back(s->sio, back->fd, back->ended, back->shut);
-	/* The kernel's side turned keep-alive off, or made the socket anew. */
+	/* The kernel fast path has turned keep-alive off, or replaced the socket. */
 	if (back->fd >= 0)
 		tune(s);
 }
@@ -445,7 +445,10 @@ static int op_local(struct l7mp_stream *base, struct l7mp_addr *out)
 	return below_local(s, out);
 }
 
-/* Where does the kernel send what is for no address? To this host, but it chooses the address. */
+/*
+ * A connect to the unspecified address goes to this host. Finds the address that the kernel
+ * chooses.
+ */
 static void unspecified_remote(const struct byte_stream *s, struct l7mp_addr *out)
 {
 	struct sockaddr_storage ss;
@@ -461,10 +464,10 @@ static int op_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 
 	if (s->type == L7MP_BYTE_STREAM_UNIX)
 		return -ENOTSUP;
-	/* There is no address yet: its name is being resolved. */
+	/* The name is still being resolved. */
 	if (!s->remote.len)
 		return s->dial ? -EAGAIN : -ENOTSUP;
-	if (!below_is_there(s))
+	if (!has_lower_layer(s))
 		return -EAGAIN;
 	*out = s->remote;
 	unspecified_remote(s, out);
@@ -510,7 +513,7 @@ bool l7mp_byte_stream_reset(const struct l7mp_stream *base)
 	const struct byte_stream *s = (const struct byte_stream *)base;
 	struct tcp_info info = {0};
 	socklen_t len = sizeof(info);
-	if (!below_is_there(s))
+	if (!has_lower_layer(s))
 		return true;
 	return getsockopt(below_fd(s), IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
 	       info.tcpi_state == TCP_CLOSE;
@@ -563,7 +566,7 @@ static const struct l7mp_stream_ops stream_ops = {
         .release = op_release,
 };
 
-/* ---- making ---- */
+/* ---- creating streams ---- */
 
 static struct byte_stream *byte_stream_new(struct l7mp_env *env, enum l7mp_byte_stream_type type)
 {
@@ -619,7 +622,7 @@ int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end,
 	                             end->remote.len ? &end->remote : &end->local, out);
 	if (rc)
 		return rc;
-	/* Until here a failure left all to the caller. */
+	/* On failures before this point the caller keeps everything. */
 	close(end->fd);
 	end->fd = -1;
 	end->queue = NULL;

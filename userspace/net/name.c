@@ -95,9 +95,12 @@ void l7mp_tcp_tune(int fd)
 {
 	int on = 1, idle = 60, interval = 10, count = 5;
 
-	/* Errors are ignored: the connection works without them. */
+	/* Errors are ignored: the options are not essential. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	/* Urgent data is a part of the stream (RFC 6093): else its last byte would be left out. */
+	/*
+	 * Urgent data is a part of the stream (RFC 6093): without this its last byte would be
+	 * omitted.
+	 */
 	(void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Shared by protocols: bound sockets, session names, metadata and messages, TCP listeners and byte
- * streams. Private to net/ and proto/. Thread: loop only.
+ * Common code of protocols: bound sockets, session names, metadata and messages, TCP listeners and
+ * byte streams. Private to net/ and proto/. Thread: loop only.
  */
 #pragma once
 
@@ -35,18 +35,18 @@ int l7mp_bind_addr_socket(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
 /*
- * The same beside the sockets of `beside`: n that have the port on an address which overlaps with
- * `want` without being equal, such as 0.0.0.0 and 127.0.0.1, and that are going to be closed. They
- * have SO_REUSEPORT (TCP) or SO_REUSEADDR (UDP) while the new one is bound, and what they had
- * before when this returns. The kernel prefers the socket whose address is the more exact one.
+ * The same, although n sockets `beside` are bound to the port on an address that overlaps with
+ * `want` without being equal, such as 0.0.0.0 and 127.0.0.1. They must be about to be closed. They
+ * have SO_REUSEPORT (TCP) or SO_REUSEADDR (UDP) while the new one is bound; their previous setting
+ * is restored before this returns. The kernel prefers the socket with the more specific address.
  */
 int l7mp_bind_addr_beside(const struct l7mp_bind_addr *want, int type,
                           int (*prepare)(int fd, void *arg), void *arg, const int *beside, size_t n,
                           struct l7mp_bind_addr *bound, struct l7mp_error *err);
 
 /*
- * The socket of `type` that another process gave us for this address (handed.h): taken out of the
- * set, *bound as above. -ENOENT: there is none. h may be NULL.
+ * Takes the socket of `type` that another process has handed over for this address (handed.h) out
+ * of the set; *bound as above. -ENOENT: there is none. h may be NULL.
  */
 int l7mp_handed_inet(struct l7mp_handed *h, int type, const char *listener,
                      const struct l7mp_bind_addr *want, struct l7mp_bind_addr *bound);
@@ -54,9 +54,10 @@ int l7mp_handed_inet(struct l7mp_handed *h, int type, const char *listener,
 int l7mp_handed_unix(struct l7mp_handed *h, int type, const char *filename);
 
 /*
- * A port that accepts is one that works: from l7mp_listen_hold, which is the `prepare` of a
- * listening TCP socket, until l7mp_listen_release the kernel drops what comes to it. A client that
- * connects meanwhile tries again by itself, after a second (RFC 6298). Best effort: hold returns 0.
+ * Keeps clients from connecting before the listener works: from l7mp_listen_hold, which is the
+ * `prepare` of a listening TCP socket, until l7mp_listen_release the kernel drops all packets to
+ * the socket. A client that connects meanwhile retransmits its SYN after a second (RFC 6298). Best
+ * effort: hold returns 0.
  */
 int l7mp_listen_hold(int fd, void *unused);
 void l7mp_listen_release(int fd);
@@ -97,12 +98,12 @@ bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /*
  * Sets the options of every TCP connection: TCP_NODELAY, keepalive (the first probe after a minute,
- * given up 50 s later), SO_OOBINLINE, and TCP_USER_TIMEOUT, so that a peer that takes nothing of
- * what was sent for L7MP_TCP_USER_TIMEOUT_MS is given up (tcp(7)).
+ * connection closed 50 s later), SO_OOBINLINE, and TCP_USER_TIMEOUT: the connection is closed when
+ * the peer has not acknowledged data for L7MP_TCP_USER_TIMEOUT_MS (tcp(7)).
  */
 #define L7MP_TCP_USER_TIMEOUT_MS 30000
 void l7mp_tcp_tune(int fd);
-/* Sets another user time-out in ms; 0: the system's. */
+/* Sets another user time-out in ms; 0: the system's default. */
 void l7mp_tcp_user_timeout(int fd, unsigned ms);
 
 /* ---- byte streams over sockets: TCP, TLS over TCP, UNIX ---- */
@@ -114,9 +115,9 @@ enum l7mp_byte_stream_type { L7MP_BYTE_STREAM_TCP, L7MP_BYTE_STREAM_UNIX, L7MP_B
 int l7mp_byte_stream_accept(struct l7mp_env *env, enum l7mp_byte_stream_type type, int fd,
                             const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
- * Connects to host:port: all addresses of a name in turn, the next one when one
- * fails or (unless it is the last) does not answer in half a second. `bind`: the cluster's
- * object, borrowed for the call, may be NULL.
+ * Connects to host:port: tries all addresses of a name in turn, and the next one when one fails or
+ * (unless it is the last) does not answer in half a second. `bind`: the cluster's object, borrowed
+ * for the call, may be NULL.
  */
 int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_t port,
                                  const cJSON *bind, struct l7mp_stream **out,
@@ -128,26 +129,27 @@ int l7mp_byte_stream_connect_tcp(struct l7mp_env *env, const char *host, uint16_
 int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_t port,
                                  const cJSON *bind, struct l7mp_tls_ctx *ctx,
                                  struct l7mp_stream **out, struct l7mp_error *err);
-/* Makes a stream of an accepted TLS connection (taken, also on failure) as a stream. */
+/* Creates a stream from an accepted TLS connection (taken, also on failure). */
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
- * A connection (TCP, UNIX) of an earlier process, on the socket of `end`, which is taken with its
- * queue. `connected`: emits `open`, as one that was connected to. Returns 0 or a negative errno.
+ * Creates a stream from a connection (TCP, UNIX) of an earlier process, with the socket and queue
+ * of `end`, which are taken. `connected`: emits `open`, like a connected stream. Returns 0 or a
+ * negative errno.
  */
 int l7mp_byte_stream_restore(struct l7mp_env *env, struct l7mp_restore_end *end, bool connected,
                              struct l7mp_stream **out);
 bool l7mp_byte_stream_is_tls(const struct l7mp_stream *s);
 /*
  * Detaches the descriptor of an open stream without TLS; unread bytes stay in the kernel, and the
- * caller then closes the stream. Returns the descriptor or a negative errno: -EBUSY when bytes wait
- * to be written, -ENOTCONN.
+ * caller then closes the stream. Returns the descriptor or a negative errno: -EBUSY when bytes are
+ * queued, -ENOTCONN.
  */
 int l7mp_byte_stream_take_fd(struct l7mp_stream *s);
 int l7mp_byte_stream_connect_unix(struct l7mp_env *env, const struct l7mp_addr *remote,
                                   struct l7mp_stream **out, struct l7mp_error *err);
 
-/* ---- what else a byte stream can do; `s` is one of those above ---- */
+/* ---- further operations; `s` must be one of the byte streams above ---- */
 
 /* Sets the user time-out of a connecting TCP or TLS stream, as l7mp_tcp_user_timeout. */
 void l7mp_byte_stream_user_timeout(struct l7mp_stream *s, unsigned ms);

@@ -8,9 +8,9 @@
 #include "l7mp/util.h"
 #include "net.h"
 
-/* Bytes waiting in the socket's queue from which on writers are told to stop. */
+/* Bytes in the socket's queue from which on writers are stopped. */
 #define QUEUE_HIGH (256u << 10)
-/* Datagrams that are read from a socket before another process gets it. */
+/* The maximum number of datagrams read before the socket is handed over. */
 #define DRAIN_MAX 65536
 /* How long writes to a UNIX receiver fail after it did not read its datagrams. */
 #define STALLED_MS      1000
@@ -191,7 +191,7 @@ void l7mp_shared_on_drain(void *arg)
 	size_t n = 0;
 
 	DL_COUNT(s->waiting, p, n);
-	/* Each session once: one that fills the queue again is appended to the list. */
+	/* Visit each session once: one that fills the queue again is appended to the list. */
 	while (n-- && s->waiting) {
 		p = s->waiting;
 		stop_waiting(p);
@@ -260,7 +260,10 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	return L7MP_STREAM_FULL;
 }
 
-/* The other sessions need the socket to be read: the owner queues, or drops and counts. */
+/*
+ * Other sessions need the socket to be read, so it is not paused: the owner queues the data, or
+ * drops and counts it.
+ */
 static void op_pause(struct l7mp_stream *base, bool on)
 {
 	(void)base;
@@ -309,7 +312,7 @@ static void op_renew(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
 	struct l7mp_shared_session *p = (struct l7mp_shared_session *)base;
 
-	/* p exists until its task runs. */
+	/* p exists until its task has run. */
 	end_session(p, 0);
 	if (p->socket->ops->renew && p->socket->listener)
 		p->socket->ops->renew(p, buf);
@@ -317,7 +320,7 @@ static void op_renew(struct l7mp_stream *base, struct l7mp_buf *buf)
 		l7mp_shared_socket_drop(p->socket, L7MP_DROP_PEER, buf);
 }
 
-/* The socket rests with its listener. */
+/* Reading from the socket stops when its listener is paused. */
 static int op_freeze(struct l7mp_stream *base, bool on)
 {
 	const struct l7mp_shared_session *p = (const struct l7mp_shared_session *)base;
@@ -325,7 +328,7 @@ static int op_freeze(struct l7mp_stream *base, bool on)
 	return on && (p->closing || p->own) ? -ENOTCONN : 0;
 }
 
-/* ---- a socket of its own ---- */
+/* ---- a session's own socket ---- */
 
 static void own_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
                      const struct l7mp_addr *to)
@@ -345,7 +348,7 @@ static void own_overflow(void *arg, uint32_t packets)
 	l7mp_shared_on_overflow(((struct l7mp_shared_session *)arg)->socket, packets);
 }
 
-/* Answers leave by the shared one, so errors of theirs are not here. */
+/* Answers are sent by the shared socket, so their errors are not reported here. */
 static const struct l7mp_dgram_ops own_ops = {
         .recv = own_recv,
         .dropped = own_dropped,
@@ -464,7 +467,7 @@ bool l7mp_shared_session_emit(struct l7mp_shared_listener *l, struct l7mp_shared
 	struct l7mp_shared_socket *s = p->socket;
 
 	a->stream = &p->base;
-	/* p, and with it the socket, exists until its task runs; the listener may not. */
+	/* p, and with it the socket, exists until its task has run; the listener may not. */
 	if (!l7mp_accept_emit(&l->base, a) || p->closing) {
 		l7mp_shared_socket_drop(s, L7MP_DROP_NO_MATCH, buf);
 		return false;
@@ -510,7 +513,7 @@ void l7mp_shared_socket_fail(struct l7mp_shared_socket *s, int err)
 {
 	struct l7mp_shared_session *p, *next;
 
-	/* No owner is called before the tasks run: the table does not change meanwhile. */
+	/* Owners are not called before the tasks run, so the table does not change in this loop. */
 	HASH_ITER (hh, s->sessions, p, next)
 		end_session(p, err);
 }
@@ -606,7 +609,10 @@ int l7mp_shared_hand(struct l7mp_proto_listener *base, enum l7mp_hand step)
 	case L7MP_HAND_SOCKET:
 		return l7mp_dgram_fd(s->dgram);
 	case L7MP_HAND_REST:
-		/* What came before sessions had sockets of their own is theirs. */
+		/*
+		 * Deliver datagrams that arrived at the shared socket before sessions had their
+		 * own.
+		 */
 		for (size_t n = 1, total = 0; s->owned && n && total < DRAIN_MAX; total += n)
 			n = l7mp_dgram_drain(s->dgram);
 	/* fall through */

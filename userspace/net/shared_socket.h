@@ -2,16 +2,16 @@
 /*
  * Datagram listeners with many sessions on one socket: UDP, UNIX/dgram, AF_PACKET.
  *
- * A protocol derives a key from each datagram (for UDP the peer's and the local address); the
- * key selects the session. This engine has what is the same for every protocol: the table of
- * sessions, the source stream of a session, replacing a listener without closing its socket,
- * attributing lost datagrams to their session, back-pressure and rate-limited logging. The
- * protocol contributes the socket itself, the key, names and metadata.
+ * A protocol derives a key from each datagram (for UDP the peer's and the local address); the key
+ * selects the session. The common part is here: the table of sessions, the source stream of a
+ * session, replacing a listener without closing its socket, attributing lost datagrams to their
+ * session, back-pressure and rate-limited logging. The protocol provides the socket itself, the
+ * key, names and metadata.
  *
  *   listener --reference--> socket <--reference-- session (the source stream), ...
  *
- * The socket is closed when the last reference is dropped. Sessions therefore survive the
- * deletion of their listener, and a later listener on the same address gets the same socket.
+ * The socket is closed when the last reference is dropped. So sessions survive the deletion of
+ * their listener, and a later listener on the same address gets the same socket.
  *
  * Private to net/ and proto/. Thread: loop only.
  */
@@ -30,11 +30,11 @@ struct l7mp_shared_socket;
 struct l7mp_shared_session;
 struct l7mp_shared_listener;
 
-/* What a protocol adds. "Optional" members may be NULL. */
+/* Operations of a protocol. Those marked "optional" may be NULL. */
 struct l7mp_shared_ops {
 	/*
-	 * Would the socket serve a listener that asks for `want` (as passed to
-	 * l7mp_shared_socket_find)?
+	 * Returns whether the socket serves a listener that requests `want` (as passed to
+	 * l7mp_shared_socket_find).
 	 */
 	bool (*matches)(const struct l7mp_shared_socket *s, const void *want);
 	/*
@@ -42,7 +42,7 @@ struct l7mp_shared_ops {
 	 * Returns as the write operation of a stream.
 	 */
 	int (*send)(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint64_t tag);
-	/* Optional: a datagram to the peer did not leave; it is counted already. */
+	/* Optional: a datagram to the peer was lost; it is already counted. */
 	void (*lost)(struct l7mp_shared_session *p, int err);
 	/* Optional: as in struct l7mp_stream_ops; *out is preset to NONE/PROTOCOL. */
 	void (*flow)(struct l7mp_shared_session *p, struct l7mp_flow_end *out);
@@ -51,35 +51,35 @@ struct l7mp_shared_ops {
 	/* Sets *out to the reason for which l7mp_shared_socket_fail ended the sessions. */
 	void (*describe)(const struct l7mp_shared_socket *s, int err, struct l7mp_error *out);
 	/*
-	 * Optional: a datagram of the peer whose session has just ended begins another one; takes
-	 * buf. Only when the socket has a listener.
+	 * Optional: a datagram of the peer whose session has just ended begins another session;
+	 * takes buf. Called only when the socket has a listener.
 	 */
 	void (*renew)(const struct l7mp_shared_session *p, struct l7mp_buf *buf);
 	/* Optional: the session was removed from the table; its memory remains valid. */
 	void (*removed)(struct l7mp_shared_session *p);
-	/* Optional: another process reads from the socket from now on, and has its name. */
+	/* Optional: from now on another process reads from the socket and owns its name. */
 	void (*given)(struct l7mp_shared_socket *s);
 	/*
-	 * Optional, for `stay` of a stream: makes p->own, with these operations, so that what the
-	 * peer sends comes there. What came there of others before that was so is passed on.
-	 * Returns 0 or a negative errno.
+	 * Optional, for `stay` of a stream: creates p->own with these operations, so that the
+	 * peer's datagrams arrive there. Datagrams of other peers that arrived there before are
+	 * passed on. Returns 0 or a negative errno.
 	 */
 	int (*own)(struct l7mp_shared_session *p, const struct l7mp_dgram_ops *ops);
 	/* The last reference was dropped and the descriptor is closed: frees the socket. */
 	void (*free)(struct l7mp_shared_socket *s);
 	/*
-	 * Writers are told to stop while the kernel does not take more (UNIX, AF_PACKET). Not
-	 * for UDP, whose senders can't be slowed down: what does not fit is dropped.
+	 * Writers are stopped while the kernel's queue is full (UNIX, AF_PACKET). Not for UDP,
+	 * whose senders can't be slowed down: excess datagrams are dropped.
 	 */
 	bool back_pressure;
 };
 
 #define L7MP_SHARED_BUCKETS 1024
 
-/* All sockets of one protocol, by a hash of what they are bound to. */
+/* All sockets of one protocol, by a hash of their bound address. */
 struct l7mp_shared_table {
 	struct l7mp_shared_socket *buckets[L7MP_SHARED_BUCKETS];
-	uint64_t last_id; /* of session names, which must not repeat when a listener is replaced */
+	uint64_t last_id; /* of session names, which must stay unique when a listener is replaced */
 };
 
 /* Protocols embed this as the first member of their socket. */
@@ -91,14 +91,15 @@ struct l7mp_shared_socket {
 	struct l7mp_shared_socket **bucket;     /* NULL: not in the table */
 	struct l7mp_dgram *dgram;
 	unsigned refs;
-	struct l7mp_shared_listener *listener;  /* active; NULL: new peers are refused */
+	struct l7mp_shared_listener *listener;  /* active; NULL: datagrams of new peers are dropped
+	                                         * */
 	struct l7mp_shared_listener *successor; /* becomes active when its change is committed */
 	struct l7mp_shared_session *sessions;
 	struct l7mp_shared_session *last;    /* the session of the previous datagram, or NULL */
 	struct l7mp_shared_session *waiting; /* sessions whose writers wait for `drain` */
 	struct l7mp_log_limit log_limit;
-	bool given; /* another process reads from it; ours only answers */
-	bool owned; /* sessions have sockets of their own beside it */
+	bool given; /* another process reads from it; this one only sends */
+	bool owned; /* some sessions have their own sockets */
 };
 
 /* The source stream of a session. */
@@ -112,7 +113,8 @@ struct l7mp_shared_session {
 	uint64_t id;
 	uint64_t stalled_until; /* loop time in ms; until then writes fail with -EAGAIN */
 	struct l7mp_log_limit notice_limit;
-	struct l7mp_dgram *own;       /* what the peer sends comes here; NULL: to the shared one */
+	struct l7mp_dgram *own;       /* the peer's datagrams arrive here; NULL: at the shared
+	                               * socket */
 	struct l7mp_task closed_task; /* emits `closed` */
 	int err;                      /* reason of the end; 0: closed by its owner */
 	bool closing;
@@ -140,9 +142,9 @@ void l7mp_shared_stop(struct l7mp_env *env, void *state);
 /* ---- sockets ---- */
 
 /*
- * A socket of the table that a new listener can have: `ops->matches` says yes, and it has no
- * listener but one that this change replaces. `hash` is the one given to
- * l7mp_shared_socket_publish. Returns a new reference; NULL: there is none, open one.
+ * Finds a socket of the table for a new listener: `ops->matches` returns true, and its listener, if
+ * any, is replaced by this change. `hash` is the one given to l7mp_shared_socket_publish. Returns a
+ * new reference; NULL: none, open one.
  */
 struct l7mp_shared_socket *l7mp_shared_socket_find(struct l7mp_shared_table *table, uint32_t hash,
                                                    const void *want,
@@ -157,7 +159,7 @@ int l7mp_shared_socket_init(struct l7mp_shared_socket *s, const struct l7mp_shar
                             struct l7mp_env *env, struct l7mp_shared_table *table, int fd,
                             unsigned flags, size_t max_datagram,
                             const struct l7mp_dgram_ops *dgram_ops);
-/* Enters the socket into the table, so that l7mp_shared_socket_find can find it. */
+/* Adds the socket to the table, so that l7mp_shared_socket_find can find it. */
 void l7mp_shared_socket_publish(struct l7mp_shared_socket *s, uint32_t hash);
 
 static inline struct l7mp_shared_socket *l7mp_shared_socket_ref(struct l7mp_shared_socket *s)
@@ -167,9 +169,9 @@ static inline struct l7mp_shared_socket *l7mp_shared_socket_ref(struct l7mp_shar
 }
 /* NULL is allowed. */
 void l7mp_shared_socket_unref(struct l7mp_shared_socket *s);
-/* Ends all sessions with this error (negative errno), each from a task of its own. */
+/* Ends all sessions with this error (negative errno), each from a separate task. */
 void l7mp_shared_socket_fail(struct l7mp_shared_socket *s, int err);
-/* Counts a datagram that no session gets, and frees it; NULL is allowed. */
+/* Counts a datagram without a session, and frees it; NULL is allowed. */
 void l7mp_shared_socket_drop(struct l7mp_shared_socket *s, enum l7mp_drop reason,
                              struct l7mp_buf *buf);
 /* Logs "<subject>: <text>" as a warning of the module, at most three in ten seconds. */
@@ -187,8 +189,8 @@ void l7mp_shared_on_drain(void *arg);
 struct l7mp_shared_session *l7mp_shared_lookup(struct l7mp_shared_socket *s, const void *key,
                                                uint16_t len);
 /*
- * The session of a key, or NULL. Inline for the common case, a datagram from the same peer as
- * the one before it, which costs one comparison and no hashing.
+ * Returns the session of a key, or NULL. Inline for the common case, a datagram from the same peer
+ * as the one before it, which costs one comparison and no hashing.
  */
 static inline struct l7mp_shared_session *l7mp_shared_find(struct l7mp_shared_socket *s,
                                                            const void *key, uint16_t len)
@@ -205,35 +207,37 @@ static inline void l7mp_shared_deliver(struct l7mp_shared_session *p, struct l7m
 	p->base.events->data(p->base.owner, buf);
 }
 /*
- * Creates the session of a key and enters it into the table. max_write as in struct
- * l7mp_stream. NULL: out of memory. The caller emits it (l7mp_shared_session_emit), or
- * returns its stream from connect or reopen.
+ * Creates the session of a key and adds it to the table. max_write as in struct l7mp_stream. NULL:
+ * out of memory. The caller emits it (l7mp_shared_session_emit), or returns its stream from connect
+ * or reopen.
  */
 struct l7mp_shared_session *l7mp_shared_session_new(struct l7mp_shared_socket *s, const void *key,
                                                     uint16_t len, uint32_t max_write);
 /*
- * Asks whether the limits admit a new session from a->peer, and creates it. NULL: refused or
- * out of memory, which is counted; then buf (may be NULL) is freed. The caller fills in the
- * name and the metadata of *a, and calls l7mp_shared_session_emit.
+ * Checks whether the limits admit a new session from a->peer, and creates it. NULL: refused or out
+ * of memory, which is counted; then buf (may be NULL) is freed. The caller fills in the name and
+ * the metadata of *a, and calls l7mp_shared_session_emit.
  */
 struct l7mp_shared_session *l7mp_shared_session_admit(struct l7mp_shared_listener *l,
                                                       const struct l7mp_accept *a, const void *key,
                                                       uint16_t len, uint32_t max_write,
                                                       struct l7mp_buf *buf);
 /*
- * Passes a new session to the owner of the listener, then its first datagram (taken; may be
- * NULL). The owner may do anything meanwhile, including deletion of the listener: afterwards
- * only p is certain to exist. False: the owner refused the session; the datagram is counted.
+ * Passes a new session to the owner of the listener, then its first datagram (taken; may be NULL).
+ * The owner may do anything in this call, including deletion of the listener: afterwards only p is
+ * certain to exist. False: the owner refused the session; the datagram is counted.
  */
 bool l7mp_shared_session_emit(struct l7mp_shared_listener *l, struct l7mp_shared_session *p,
                               struct l7mp_accept *a, struct l7mp_buf *buf);
-/* Frees a session that nobody has got to know yet. */
+/* Frees a session that was not emitted yet. */
 void l7mp_shared_session_discard(struct l7mp_shared_session *p);
 /* Replaces the key by another of the same length. Without memory the old key remains. */
 void l7mp_shared_session_rekey(struct l7mp_shared_session *p, const void *key);
 /* Makes p (NULL: none) the only session of a listener in singleton mode. */
 void l7mp_shared_session_bind(struct l7mp_shared_listener *l, struct l7mp_shared_session *p);
-/* A notice for the session, at most one in ten seconds; it says how many were left out. */
+/*
+ * Emits a notice for the session, at most one in ten seconds, with the number of suppressed ones.
+ */
 void l7mp_shared_session_notice(struct l7mp_shared_session *p, const char *event, const char *text);
 
 /* ---- listeners ---- */
@@ -253,18 +257,18 @@ int l7mp_shared_listen(size_t size, const struct l7mp_proto *proto,
                        void (*start)(struct l7mp_shared_listener *l),
                        struct l7mp_proto_listener **out, struct l7mp_error *err);
 /*
- * The operation `activate` of struct l7mp_proto, or the beginning of it: the listener gets all new
- * sessions of its socket from now on. Starts reading.
+ * The operation `activate` of struct l7mp_proto, or its first part: from now on the listener gets
+ * all new sessions of its socket. Starts reading.
  */
 void l7mp_shared_activate(struct l7mp_proto_listener *base);
-/* Is it activated, and not yet replaced by another? */
+/* Returns whether it is activated and not yet replaced by another. */
 static inline bool l7mp_shared_listener_active(const struct l7mp_shared_listener *l)
 {
 	return l->socket->listener == l;
 }
 /*
- * Calls `start` after this many milliseconds, never from inside this call: at activation the
- * change that brings the listener is not complete yet. No-op unless the listener is active.
+ * Calls `start` after this many milliseconds, never from inside this call, because at activation
+ * the listener's change is not complete yet. No-op unless the listener is active.
  */
 void l7mp_shared_listener_start(struct l7mp_shared_listener *l, uint64_t ms);
 /* The operation `hand` of struct l7mp_proto. */

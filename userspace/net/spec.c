@@ -29,7 +29,7 @@ const struct l7mp_schema l7mp_bind_schema = {
         .fields = bind_fields,
 };
 
-/* What becomes of a TCP peer that takes nothing of what was sent. */
+/* The time-out for a TCP peer that acknowledges nothing. */
 static const struct l7mp_field connection_option_fields[] = {
         L7MP_SPEC_USER_TIMEOUT,
         {0},
@@ -94,7 +94,7 @@ void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec)
 
 	if (cJSON_IsNumber(port))
 		(void)cJSON_SetNumberHelper(port, l7mp_addr_port(&bound->addr));
-	else if (cJSON_IsString(port)) /* a range */
+	else if (cJSON_IsString(port)) /* a port range */
 		(void)cJSON_ReplaceItemInObjectCaseSensitive(
 		        spec, "port", cJSON_CreateNumber(l7mp_addr_port(&bound->addr)));
 	else if (!port)
@@ -147,7 +147,7 @@ int l7mp_socket_set_sndbuf(int fd, int bytes)
 	return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) ? -errno : 0;
 }
 
-/* The fields of the headers that it sends: see l7mp_socket_options_apply. */
+/* Sets the IP header fields of sent packets: see l7mp_socket_options_apply. */
 static int set_header_fields(int fd, int tos)
 {
 	int want = IP_PMTUDISC_WANT, no = 0, family;

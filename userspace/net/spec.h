@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The vocabulary of listener and cluster specs: keys that several protocols have, with the
- * functions that read them. The L7MP_SPEC_* macros are elements of an array of struct
- * l7mp_field. Private to net/ and proto/. Thread: loop only.
+ * Keys of listener and cluster specs that several protocols have, and the functions that read them.
+ * The L7MP_SPEC_* macros are elements of an array of struct l7mp_field. Private to net/ and proto/.
+ * Thread: loop only.
  */
 #pragma once
 
@@ -22,7 +22,7 @@
 		.doc = "IP address to listen on; without it all addresses, IPv4 and IPv6" \
 	}
 #define L7MP_SPEC_LISTEN_PORT L7MP_SPEC_LISTEN_PORT_FLAGS(L7MP_F_REQUIRED)
-/* The same where it may be absent: flags 0. */
+/* The same as an optional key: flags 0. */
 #define L7MP_SPEC_LISTEN_PORT_FLAGS(flags_)                                                   \
 	{                                                                                     \
 		.key = "port", .type = L7MP_T_INT, .flags = (flags_), .min = 0, .max = 65535, \
@@ -31,7 +31,7 @@
 /* The name of a UNIX socket to listen on. */
 #define L7MP_SPEC_LISTEN_FILENAME \
 	L7MP_SPEC_LISTEN_FILENAME_FLAGS(L7MP_F_REQUIRED, "path of the socket")
-/* The same where it may be absent. */
+/* The same as an optional key. */
 #define L7MP_SPEC_LISTEN_FILENAME_FLAGS(flags_, what)                                            \
 	{                                                                                        \
 		.key = "filename", .type = L7MP_T_STRING, .flags = (flags_),                     \
@@ -44,7 +44,7 @@
 		.key = "tls", .type = L7MP_T_OBJECT, .sub = &l7mp_tls_listener_schema, .doc = text \
 	}
 
-/* Who may use that socket: three elements. */
+/* Permissions of that socket: three elements. */
 #define L7MP_SPEC_UNIX_ACCESS                                                                  \
 	{.key = "mode",                                                                        \
 	 .type = L7MP_T_ONEOF,                                                                 \
@@ -145,7 +145,7 @@ extern const struct l7mp_schema l7mp_bind_schema;
 /* {user_timeout}. */
 extern const struct l7mp_schema l7mp_connection_options_schema;
 
-/* ---- reading; every spec was validated before ---- */
+/* ---- reading validated specs ---- */
 
 /* The key `port`; 0: absent. NULL is allowed. */
 uint16_t l7mp_spec_port(const cJSON *spec);
@@ -171,35 +171,35 @@ int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, stru
 /* Replaces `port` by the port that was bound: the `bound` operation of struct l7mp_proto. */
 void l7mp_bind_addr_to_spec(const struct l7mp_bind_addr *bound, cJSON *spec);
 /*
- * The value of `bind` (may be NULL) for a connection of `family`. out->len is 0 when nothing is
- * to be bound; a port without an address gives the wildcard of the family. 0; -EAFNOSUPPORT:
- * the address is of the other family.
+ * Reads the value of `bind` (may be NULL) for a connection of `family`. out->len is 0 when nothing
+ * needs to be bound; a port without an address gives the wildcard of the family. Returns 0;
+ * -EAFNOSUPPORT: the address is of the other family.
  */
 int l7mp_bind_for_family(const cJSON *bind, int family, struct l7mp_addr *out);
 
 struct l7mp_socket_options {
 	int rcvbuf, sndbuf; /* bytes; 0: the system's default */
-	int dscp;           /* of what is sent, with `pass` where nothing is known */
-	bool dscp_pass;     /* DSCP and ECN of what is sent are those with which it came */
+	int dscp;           /* of sent packets; with `pass`, of those without a received DSCP */
+	bool dscp_pass;     /* DSCP and ECN of received packets are copied to the sent ones */
 	bool reuseport;
 };
 /* From `options`, which may be NULL. */
 void l7mp_socket_options_read(const cJSON *options, struct l7mp_socket_options *out);
-/* The TOS byte (IPv6: traffic class) of what a socket with these options sends. */
+/* Returns the TOS byte (IPv6: traffic class) of packets sent by a socket with these options. */
 static inline uint8_t l7mp_socket_options_tos(const struct l7mp_socket_options *options)
 {
 	return (uint8_t)(options->dscp << 2);
 }
 /*
- * Sets the options of a UDP socket, and the header fields that the kernel fast path writes too, to
- * what it writes: DF is set in IPv4 (RFC 1191; what is too large is fragmented here), the flow
- * label of IPv6 is zero. `options` is a struct l7mp_socket_options, void * so that the
- * function can be passed to l7mp_bind_addr_socket. 0 or negative errno.
+ * Sets the options of a UDP socket, and the header fields of sent packets to the same values as the
+ * kernel fast path: DF is set in IPv4 (RFC 1191; larger packets are fragmented here), the flow
+ * label of IPv6 is zero. `options` is a struct l7mp_socket_options, void * so that the function can
+ * be passed to l7mp_bind_addr_socket. 0 or negative errno.
  */
 int l7mp_socket_options_apply(int fd, void *options);
 /*
- * Sets the receive buffer, with CAP_NET_ADMIN also beyond net.core.rmem_max, else up to that.
- * Returns 0 or a negative errno.
+ * Sets the receive buffer. Beyond net.core.rmem_max this needs CAP_NET_ADMIN; without it the size
+ * is limited to that. Returns 0 or a negative errno.
  */
 int l7mp_socket_set_rcvbuf(int fd, int bytes);
 int l7mp_socket_set_sndbuf(int fd, int bytes);

@@ -12,7 +12,7 @@
 #include "l7mp/relaymark.h"
 #include "l7mp/util.h"
 
-/* ---- who connected ---- */
+/* ---- peers ---- */
 
 static cJSON *unix_metadata(const struct l7mp_peer *peer)
 {
@@ -60,7 +60,7 @@ static void fill_unix_peer(const struct l7mp_stream_listener *l, int fd, struct 
 		out->cred.uid = L7MP_PEER_NO_UID;
 		return;
 	}
-	/* A cluster has connected here, ours or another proxy's; for whom can't be told. */
+	/* The peer is a cluster of this or another proxy; its client is unknown. */
 	out->origin = out->cred.pid == getpid() || l7mp_relay_marked_unix(fd) ? L7MP_ORIGIN_RELAYED
 	                                                                      : L7MP_ORIGIN_LOCAL;
 }
@@ -79,8 +79,8 @@ static void fill_peer(const struct l7mp_stream_listener *l, int fd, const struct
 		out->local = l->bind_addr.addr;
 }
 
-/* Whose connection it is, at once after it was accepted. */
-static void judge(const struct l7mp_stream_listener *l, int fd, struct l7mp_peer *peer)
+/* Determines the origin of the connection, directly after accepting it. */
+static void find_origin(const struct l7mp_stream_listener *l, int fd, struct l7mp_peer *peer)
 {
 	const struct l7mp_listen_events *ev = l->base.events;
 
@@ -116,7 +116,7 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 	if (!l->unix_path)
 		tune(l, fd);
 	fill_peer(l, fd, remote, &peer);
-	judge(l, fd, &peer);
+	find_origin(l, fd, &peer);
 	if (l->gate) {
 		l7mp_tls_gate_accept(l->gate, fd, remote, peer.origin);
 		return;
@@ -180,10 +180,10 @@ static const struct l7mp_acceptor_ops acceptor_ops = {
 static void forget(struct l7mp_stream_listener *l)
 {
 	if (l->from)
-		l->from->heir = NULL;
-	if (l->heir)
-		l->heir->from = NULL;
-	l->from = l->heir = NULL;
+		l->from->successor = NULL;
+	if (l->successor)
+		l->successor->from = NULL;
+	l->from = l->successor = NULL;
 }
 
 static bool same_address(const struct l7mp_stream_listener *l,
@@ -212,7 +212,7 @@ static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
 		/*
 		 * Another new listener of this change has it already: binding fails, as it should.
 		 */
-		if (!old->acceptor || old->heir || !same_address(l, old, filename, want))
+		if (!old->acceptor || old->successor || !same_address(l, old, filename, want))
 			continue;
 		fd = fcntl(l7mp_acceptor_fd(old->acceptor), F_DUPFD_CLOEXEC, 0);
 		if (fd < 0)
@@ -221,14 +221,14 @@ static int share_retiring(struct l7mp_stream_listener *l, const char *filename,
 		l->bind_addr = old->bind_addr;
 		if (old->unix_path)
 			l->unix_path = l7mp_unix_path_ref(old->unix_path);
-		old->heir = l;
+		old->successor = l;
 		l->from = old;
 		return fd;
 	}
 	return -ENOENT;
 }
 
-/* The socket that another process had for this address. */
+/* Takes the socket that another process has handed over for this address. */
 static int take_handed(struct l7mp_stream_listener *l, const char *filename,
                        const struct l7mp_bind_addr *want, const struct l7mp_listen *params)
 {
@@ -251,7 +251,8 @@ static int take_handed(struct l7mp_stream_listener *l, const char *filename,
 }
 
 /*
- * Those of the port that this change closes make room. What waits in their queues then is reset.
+ * Binds beside the conflicting sockets of listeners that this change closes. Connections still in
+ * their accept queues are reset.
  */
 static int bind_address(struct l7mp_stream_listener *l, const struct l7mp_bind_addr *want,
                         const struct l7mp_listen *params, struct l7mp_error *err)
@@ -263,7 +264,7 @@ static int bind_address(struct l7mp_stream_listener *l, const struct l7mp_bind_a
 		struct l7mp_stream_listener *old =
 		        (struct l7mp_stream_listener *)params->retiring[i];
 
-		if (old->acceptor && !old->unix_path && !old->heir &&
+		if (old->acceptor && !old->unix_path && !old->successor &&
 		    l7mp_addr_port(&old->bind_addr.addr) == l7mp_addr_port(&want->addr))
 			beside[n++] = l7mp_acceptor_fd(old->acceptor);
 	}
@@ -324,7 +325,8 @@ int l7mp_stream_listener_open(struct l7mp_stream_listener *l, const struct l7mp_
 		return fd;
 	}
 	/*
-	 * Made now, because activate may not fail, but paused, because a change may take a while.
+	 * Created now, because activate may not fail, but paused, because the change may take a
+	 * while.
 	 */
 	rc = l7mp_acceptor_new(params->env->loop, fd, &acceptor_ops, l, &l->acceptor);
 	if (rc) {
@@ -354,7 +356,7 @@ void l7mp_stream_listener_activate(struct l7mp_proto_listener *base)
 	l7mp_acceptor_rest(l->acceptor, false);
 }
 
-/* The file of a UNIX socket stays: nobody listens on it, so connections are refused. */
+/* The file of a UNIX socket stays: it is not listening, so connections are refused. */
 void l7mp_stream_listener_pause(struct l7mp_proto_listener *base)
 {
 	struct l7mp_stream_listener *l = (struct l7mp_stream_listener *)base;
@@ -385,7 +387,7 @@ int l7mp_stream_listener_resume(struct l7mp_proto_listener *base, struct l7mp_er
 	return rc ? l7mp_error_set(err, rc, L7MP_ERR_REALISE, "%s", l7mp_errno_text(rc)) : 0;
 }
 
-/* Whether a connection to this address would have been accepted here. */
+/* Whether a connection to this address would be accepted by this listener. */
 static bool has_address(const struct l7mp_stream_listener *l, const struct l7mp_addr *local)
 {
 	const struct l7mp_bind_addr *b = &l->bind_addr;

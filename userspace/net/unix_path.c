@@ -25,7 +25,7 @@ struct l7mp_unix_path {
 	char name[];
 };
 
-/* Returns whether the socket is in use. Only a refused connection proves that it is not. */
+/* Returns whether the socket is in use. It is not only if a connection is refused. */
 static bool in_use(const struct l7mp_addr *addr, int type)
 {
 	int rc, fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -84,7 +84,7 @@ static int bind_fd(int fd, const char *filename, const struct l7mp_addr *addr, i
 	return 0;
 }
 
-/* ---- who may use it ---- */
+/* ---- permissions ---- */
 
 #define MODE_MAX 0777
 
@@ -97,8 +97,8 @@ const struct l7mp_field *const l7mp_unix_modes[] = {&mode_text, &mode_digits, NU
 const struct l7mp_field *const l7mp_unix_owners[] = {&owner_name, &owner_number, NULL};
 
 /*
- * "0660", or the number 660 (YAML and JSON give `mode: 0660` as that): its digits are octal. -1:
- * it is none.
+ * Returns the mode of "0660", or of the number 660 (the result of `mode: 0660` in YAML and JSON),
+ * whose digits are read as octal. -1: invalid.
  */
 static int mode_of(const cJSON *value)
 {
@@ -136,7 +136,7 @@ void l7mp_unix_access_check(const cJSON *spec, const char *path, struct l7mp_iss
 		l7mp_issues_add(issues, false, mode, at, "expected octal digits up to 0777");
 }
 
-/* A user or group by name or number. False: there is none of that name. */
+/* Finds a user or group by name or number. False: not found. */
 static bool find_id(const cJSON *value, bool group, unsigned *out)
 {
 	const struct passwd *pw;
@@ -154,7 +154,7 @@ static bool find_id(const cJSON *value, bool group, unsigned *out)
 		*out = pw ? pw->pw_uid : gr->gr_gid;
 		return true;
 	}
-	/* As chown(1): what is no name may be a number. */
+	/* As with chown(1), a value that is not a name may be a number. */
 	id = strtoul(value->valuestring, &end, 10);
 	*out = (unsigned)id;
 	return value->valuestring[0] >= '0' && value->valuestring[0] <= '9' && !*end &&
@@ -194,7 +194,7 @@ int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix
 		return 0;
 	if (p->abstract)
 		return -EINVAL;
-	/* By a descriptor: the name may be another file meanwhile, or a link to one. */
+	/* Use a descriptor, because meanwhile the name may refer to another file or a link. */
 	fd = open(p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
@@ -209,7 +209,7 @@ int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix
 	return rc;
 }
 
-/* ---- other processes ---- */
+/* ---- names bound by other processes ---- */
 
 static struct l7mp_unix_path *path_new(const char *filename)
 {
@@ -261,7 +261,7 @@ int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access
 		rc = path_error(err, -errno, filename, l7mp_errno_text(errno));
 		goto fail;
 	}
-	/* The file is made with what this says: nobody gets in before owner and group are right. */
+	/* Create the file with this mode: nobody can connect before owner and group are set. */
 	if (access && access->mode >= 0 && !p->abstract)
 		(void)fchmod(fd, (mode_t)access->mode & S_IRWXU);
 	rc = bind_fd(fd, filename, &addr, type, err);
@@ -294,7 +294,7 @@ int l7mp_unix_bind_again(struct l7mp_unix_path *p, int type, const struct l7mp_u
 
 	if (fd < 0)
 		return fd;
-	/* The new file may have the number of the old one: only p is to remove it. */
+	/* The new file may have the inode number of the old one: only p may remove it. */
 	p->dev = fresh->dev;
 	p->ino = fresh->ino;
 	fresh->ino = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Names of UNIX sockets in the file system, and abstract names. They are bound without removing
- * files that are in use, and are removed once. Private to net/ and proto/. Thread: loop only.
+ * Names of UNIX sockets: in the file system, and abstract ones. Binding does not remove files that
+ * are in use; each file is removed once. Private to net/ and proto/. Thread: loop only.
  */
 #pragma once
 
@@ -13,10 +13,10 @@
 #include "l7mp/json.h"
 #include "l7mp/schema.h"
 
-/* Who may use a socket that has a name in the file system. */
+/* Permissions of a socket file. */
 struct l7mp_unix_access {
-	int mode;  /* -1: as the umask says */
-	uid_t uid; /* -1: as it is */
+	int mode;  /* -1: according to the umask */
+	uid_t uid; /* -1: unchanged */
 	gid_t gid;
 };
 /*
@@ -33,10 +33,10 @@ struct l7mp_unix_path;
 
 /*
  * Creates a non-blocking socket of `type` (SOCK_STREAM, SOCK_SEQPACKET: listening; SOCK_DGRAM)
- * bound to `filename` ('@' as the first character: an abstract name). An existing file is
- * replaced only if it is a socket on which nobody listens. `access` (NULL: as the umask says)
- * holds from the moment that the socket can be used. Returns the descriptor and one reference in
- * *out, or negative errno with err.
+ * bound to `filename` ('@' as the first character: an abstract name). An existing file is replaced
+ * only if it is a socket that is not in use. `access` (NULL: according to the umask) applies from
+ * the moment that the socket can be used. Returns the descriptor and one reference in *out, or
+ * negative errno with err.
  */
 int l7mp_unix_bind(const char *filename, int type, const struct l7mp_unix_access *access,
                    struct l7mp_unix_path **out, struct l7mp_error *err);
@@ -48,15 +48,15 @@ int l7mp_unix_bind_again(struct l7mp_unix_path *p, int type, const struct l7mp_u
  * l7mp_unix_path_own. NULL: no memory.
  */
 struct l7mp_unix_path *l7mp_unix_path_foreign(const char *filename);
-/* From now on the file is ours (on), or another process's, and is not removed by us. */
+/* on: this process owns the file, and removes it. Off: another process owns it. */
 void l7mp_unix_path_own(struct l7mp_unix_path *p, bool on);
 /*
- * Changes who may use a socket that is bound already. 0, or negative errno: also when the file is
- * not ours any more (-ESTALE), and -EINVAL for an abstract name.
+ * Changes the permissions of a bound socket. Returns 0, or negative errno: -ESTALE when the file
+ * was replaced by another, -EINVAL for an abstract name.
  */
 int l7mp_unix_path_access(const struct l7mp_unix_path *p, const struct l7mp_unix_access *access);
 struct l7mp_unix_path *l7mp_unix_path_ref(struct l7mp_unix_path *p);
-/* Drops a reference; the last one removes the file if it still is the one that was bound. */
+/* Drops a reference. The last one removes the file, if it has not been replaced. */
 void l7mp_unix_path_unref(struct l7mp_unix_path **p);
 /* Returns the name as given to l7mp_unix_bind. */
 const char *l7mp_unix_path_name(const struct l7mp_unix_path *p);

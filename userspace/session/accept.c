@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Makes a session of an accepted stream: limits, rule lookup, allocation, the first attempts to
- * connect. A stream that no rule matches does not become a session.
+ * Creates a session from an accepted stream: limits, rule look-up, allocation, the first attempts
+ * to connect. A stream that no rule matches does not become a session.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -14,8 +14,8 @@
 /* ---- sources ---- */
 
 /*
- * A listener that speaks over another one (JSONSocket) is what the one below is: whether sources
- * can be forged depends on that.
+ * A listener on top of another one (JSONSocket) is classified by the lower one, which determines
+ * whether sources can be forged.
  */
 static void classify(struct l7mp_source *src)
 {
@@ -94,7 +94,7 @@ static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *rem
 	return m->watch ? m->watch->origin(m->watch_arg, fd, remote, local) : L7MP_ORIGIN_UNKNOWN;
 }
 
-/* ---- making ---- */
+/* ---- creating sessions ---- */
 
 static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, const char *why)
 {
@@ -109,9 +109,9 @@ static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, c
 }
 
 /*
- * Sessions that begin in one turn of the loop are matched one after the other. All of them together
- * have EFFORT_BURST, refilled at a rate of a quarter of the processor's time; but each session gets
- * at least what reasonable patterns need, whatever others have used.
+ * Sessions that begin in one turn of the loop are matched one after the other. Together they have
+ * EFFORT_BURST, refilled at a rate of a quarter of the CPU time; but each session gets at least the
+ * effort that reasonable patterns need, however much others have used.
  */
 #define EFFORT_BURST  400000 /* 1 ms to 1.4 ms */
 #define EFFORT_PER_MS 100000
@@ -226,7 +226,8 @@ static void fill(struct l7mp_session *s, struct l7mp_source *src, struct l7mp_ac
 		s->reopen_ended = a->ended;
 	}
 	if (a->rtp_clock_rate)
-		(void)l7mp_session_rtp_new(s, a->rtp_clock_rate); /* without memory it has none */
+		(void)l7mp_session_rtp_new(s, a->rtp_clock_rate); /* without memory it has no
+		                                                   * statistics */
 	l7mp_session_offload_init(s);
 	s->m->counts[L7MP_SESSION_INIT]++;
 	l7mp_admission_add(s, a);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Admission control: whether one more session may begin, and which one ends for it when a limit is
- * reached.
+ * Admission control: whether a new session may begin, and which session is evicted for it when a
+ * limit is reached.
  *
- * The address of a datagram may be forged, so a session that one datagram began proves nothing:
+ * The source address of a datagram may be forged, so a session that began with a datagram has to be
+ * proven:
  *
  *   UNANSWERED  nothing has been sent to the source yet
- *   ANSWERED    something has, but nothing has come from the source since
- *   PROVEN      the source has sent again after an answer; connections are proven from the start
+ *   ANSWERED    something was sent, but nothing was received from the source since
+ *   PROVEN      the source has sent again after an answer; connections are proven initially
  *
- * When a limit is reached, the oldest unanswered session is evicted, else the oldest that is only
- * answered; a proven one is never evicted. Sessions that are not proven are in lists by age, one
- * pair for each limit that counts them, so that the victim is found without a search. What the fast
- * path has carried is read when a session is about to be evicted: so a session changes its list at
- * most twice.
+ * When a limit is reached, the oldest unanswered session is evicted, else the oldest answered one;
+ * a proven one never. Sessions that are not proven are in lists by age, one pair for each limit
+ * that counts them, so that the victim is found without a search. The fast path's counters are read
+ * only when a session is about to be evicted; so a session changes its list at most twice.
  *
  * A tenth of each limit is reserved for requests to the operator's clusters (REST API, metrics).
  * Whether a request is one is known when its rule has been found: until then it is admitted up to
@@ -29,7 +29,7 @@
 #include "internal.h"
 #include "l7mp/util.h"
 
-/* A tenth of each limit is reserved for the operator: the rest of it. */
+/* The part of a limit that is not reserved for the operator (nine tenths). */
 static uint64_t unreserved(uint64_t limit)
 {
 	return limit - limit / 10;
@@ -43,7 +43,7 @@ static bool for_operator(const struct l7mp_sessions *m, const struct l7mp_route 
 	return c && (c->proto->flags & L7MP_PROTO_OPERATOR);
 }
 
-/* Rule lists that were looked at, as they may apply each other. */
+/* Rule lists already visited, as they may apply each other. */
 struct walk {
 	const struct l7mp_rulelist *seen[L7MP_APPLY_DEPTH];
 	size_t n;
@@ -60,7 +60,7 @@ static bool list_reaches(const struct l7mp_sessions *m, const char *name, struct
 	if (!list)
 		return false;
 	if (w->n == L7MP_APPLY_DEPTH)
-		return true; /* can't be told cheaply */
+		return true; /* unknown without evaluating the rule: assume yes */
 	w->seen[w->n++] = list;
 	for (size_t i = 0; i < list->n_rules; i++) {
 		const struct l7mp_rule *rule =
@@ -83,9 +83,9 @@ bool l7mp_admission_serves_operator(const struct l7mp_source *src)
 	return src->requests && list_reaches(src->m, src->listener->rules, &w);
 }
 
-/* ---- sessions of a source address ---- */
+/* ---- sessions per source address ---- */
 
-/* Sessions of one IPv4 address, or of one IPv6 /64, count together. */
+/* The key is an IPv4 address, or an IPv6 /64 prefix. */
 static bool peer_key(const struct l7mp_addr *addr, bool forgeable, uint8_t key[static 10])
 {
 	memset(key, 0, 10);
@@ -151,9 +151,11 @@ void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **pp)
 	free(p);
 }
 
-/* ---- lists of sessions that are not proven ---- */
+/* ---- lists of unproven sessions ---- */
 
-/* Memory of the name, events and table entries, beside the session's own block: measured. */
+/*
+ * Memory for the name, events and table entries, in addition to the session's own block: measured.
+ */
 #define SESSION_COST 1200
 
 #define LIST(s, usage) (&(usage)->unproven[(s)->proof == SESSION_ANSWERED])
@@ -204,7 +206,10 @@ void l7mp_admission_heard(struct l7mp_session *s)
 		set_proof(s, SESSION_PROVEN);
 }
 
-/* Reads the flow's counters. True: they prove more than was known, and s has changed its list. */
+/*
+ * Reads the flow's counters. Returns true when they prove more than was known; s has then changed
+ * its list.
+ */
 static bool fast_path_proves(struct l7mp_session *s)
 {
 	struct l7mp_session_count fast[2];
@@ -242,7 +247,7 @@ static void evict(struct l7mp_session *s, enum l7mp_refuse why)
 {
 	bool unanswered = s->proof == SESSION_UNANSWERED;
 
-	set_proof(s, SESSION_PROVEN); /* takes it out of all lists */
+	set_proof(s, SESSION_PROVEN); /* removes it from all lists */
 	s->evicted = true;
 	s->m->usage.evicting++;
 	s->source->usage.evicting++;
@@ -255,8 +260,8 @@ static void evict(struct l7mp_session *s, enum l7mp_refuse why)
 }
 
 /*
- * Sessions take a moment to end, and their places are given away at once. This bounds how many are
- * ending: more would mean that newcomers come faster than sessions end.
+ * Evicted sessions take a moment to end, but their places are reassigned at once. This bounds the
+ * number of ending ones: beyond it sessions begin faster than they end.
  */
 static bool may_evict(const struct session_usage *usage)
 {
@@ -264,9 +269,9 @@ static bool may_evict(const struct session_usage *usage)
 }
 
 /*
- * Setting up sessions for an attacker's datagrams, and ending others for them, must not take the
- * time of established sessions: each listener may evict this many a millisecond, and refuses the
- * rest, which is cheap.
+ * Creating sessions for an attacker's datagrams, and ending others for them, must not use up the
+ * time of established sessions: each listener may evict this many per millisecond; the rest is
+ * refused, which is cheap.
  */
 #define EVICTIONS_PER_MS 8
 
@@ -283,7 +288,7 @@ static bool may_evict_now(struct l7mp_source *src)
 	return src->evicted++ < EVICTIONS_PER_MS;
 }
 
-/* The session to evict for a newcomer of src; NULL: none. */
+/* Returns the session to evict for a new one of src; NULL: none. */
 static struct l7mp_session *victim_for(struct l7mp_source *src, const struct session_usage *usage)
 {
 	return may_evict(usage) && may_evict_now(src) ? find_victim(usage) : NULL;
@@ -296,7 +301,7 @@ static bool fits(const struct session_usage *usage, uint64_t limit, bool reserve
 	return live < limit && (reserve || live - usage->operators < unreserved(limit));
 }
 
-/* True when the limit allows one more session, if need be after evicting one. */
+/* Returns true when the limit allows one more session, after evicting one if necessary. */
 static bool make_room(struct l7mp_source *src, struct session_usage *usage, uint64_t limit,
                       bool reserve, enum l7mp_refuse why)
 {
@@ -312,10 +317,10 @@ static bool make_room(struct l7mp_source *src, struct session_usage *usage, uint
 }
 
 /*
- * The kernel gives out the lowest free descriptor, so one above a bound means that all below it are
- * in use. Listeners whose sources may be forged have a lower bound than others, and others a lower
- * one than the operator, so that none uses up the next one's share, however many sessions begin in
- * one turn of the loop.
+ * The kernel allocates the lowest free descriptor, so a descriptor above a bound means that all
+ * below it are in use. Listeners whose sources may be forged have a lower bound than others, and
+ * those a lower one than the operator; so none uses up the next one's share, however many sessions
+ * begin in one turn of the loop.
  */
 static bool has_descriptors(struct l7mp_source *src, bool reserve)
 {
@@ -336,8 +341,8 @@ static bool has_descriptors(struct l7mp_source *src, bool reserve)
 	if (fd >= 0 && (uint64_t)fd < bound)
 		return true;
 	/*
-	 * Evicted sessions close theirs at the end of this turn: evict enough for what may begin in
-	 * the next one, and one for each that is admitted meanwhile.
+	 * Evicted sessions close their descriptors at the end of this turn: evict enough for the
+	 * sessions that may begin in the next one, and one for each that is admitted meanwhile.
 	 */
 	if (!may_evict_now(src))
 		return false;
@@ -350,8 +355,8 @@ static bool has_descriptors(struct l7mp_source *src, bool reserve)
 }
 
 /*
- * A session is admitted while there is memory for it. Evicted ones free theirs within this turn of
- * the loop; as with descriptors, listeners whose sources may be forged have a lower bound.
+ * Checks the memory limit. Evicted sessions free their memory within this turn of the loop; as with
+ * descriptors, listeners whose sources may be forged have a lower bound.
  */
 static bool has_memory(struct l7mp_source *src, bool reserve)
 {
@@ -370,7 +375,7 @@ static bool has_memory(struct l7mp_source *src, bool reserve)
 	return used < bound + step;
 }
 
-/* Token bucket: a second's worth of sessions at once, refilled evenly. */
+/* Token bucket: its size is one second's worth of sessions. */
 static void refill(struct l7mp_source *src, uint64_t rate)
 {
 	uint64_t now = l7mp_loop_now(src->m->env->loop);
@@ -384,7 +389,7 @@ static void refill(struct l7mp_source *src, uint64_t rate)
 		src->tokens = rate * 1000;
 }
 
-/* `taken`: tokens that this session has already taken. */
+/* `taken`: tokens that were already taken for this session. */
 static bool rate_allows(const struct l7mp_source *src, uint64_t rate, bool reserve, uint64_t taken)
 {
 	uint64_t kept = reserve || !src->requests ? 0 : rate / 10 * 1000;
@@ -398,7 +403,7 @@ static int refuse(struct l7mp_sessions *m, enum l7mp_refuse why)
 	return -EBUSY;
 }
 
-/* Checks all limits except the rate. `reserve`: the operator's reserve may be used, too. */
+/* Checks all limits except the rate. `reserve`: may use the operator's reserve. */
 static int check_limits(struct l7mp_source *src, struct session_peer *peer, bool reserve)
 {
 	struct l7mp_sessions *m = src->m;
@@ -431,7 +436,9 @@ int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr)
 
 	if (m->shutting)
 		return -EBUSY;
-	/* Whether a request may begin is known when its rule is. */
+	/*
+	 * For a listener with requests to operator clusters this is checked after the rule look-up.
+	 */
 	if (m->env->draining && !src->requests)
 		return refuse(m, L7MP_REFUSE_DRAINING);
 	if (l->range.len && addr && addr->len && !l7mp_addr_in_net(addr, &l->range, l->range_bits))
@@ -475,7 +482,7 @@ int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept
 	return check_limits(src, peer_find(m, &a->peer, src->forgeable), false);
 }
 
-/* The memory of a tree's nodes and texts, with the allocator's overhead. */
+/* Returns the memory of a tree's nodes and strings, with the allocator's overhead. */
 static size_t tree_cost(const cJSON *node)
 {
 	size_t sum = 0;
@@ -489,7 +496,7 @@ static size_t tree_cost(const cJSON *node)
 	return sum;
 }
 
-/* The memory of a session without buffers. What a stream needs is what its protocol states. */
+/* Returns the memory of a session without buffers; its protocols state what their streams need. */
 static size_t cost_of(const struct l7mp_session *s)
 {
 	size_t sum = sizeof(*s) + s->n * (sizeof(s->stages[0]) + sizeof(s->pipes[0]));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Draining: its state, its deadline and its progress. That it is over is looked up by a timer: ends
- * of sessions are many, and nobody waits for the tenth of a second.
+ * Draining: its state, deadline and progress. A timer polls for its end, because sessions may end
+ * often and a delay of a tenth of a second does not matter.
  */
 #include "l7mp/drain.h"
 
@@ -21,14 +21,14 @@ struct l7mp_drain {
 	struct l7mp_runtime *runtime;
 	struct l7mp_sessions *sessions;
 	struct l7mp_timer timer;
-	struct l7mp_slice slice; /* ends the sessions that are left */
+	struct l7mp_slice slice; /* ends the remaining sessions at the deadline */
 	struct l7mp_session_cursor cursor;
-	const char *by;                            /* NULL: it does not drain */
-	uint64_t began_ms, deadline_ms, report_ms; /* of the loop's clock; deadline 0: none */
+	const char *by;                            /* NULL: not draining */
+	uint64_t began_ms, deadline_ms, report_ms; /* loop time; deadline 0: none */
 	uint64_t timeout_ms;
-	uint64_t at_start, ended; /* sessions: when it began; ended at the deadline */
-	uint64_t refused;         /* before it began */
-	bool drained;             /* logged */
+	uint64_t at_start, ended; /* sessions at the beginning; sessions ended at the deadline */
+	uint64_t refused;         /* sessions refused before it began */
+	bool drained;             /* its end has been logged */
 	bool stopped;
 	void (*done)(void *arg);
 	void *arg;
@@ -39,7 +39,10 @@ static uint64_t now(const struct l7mp_drain *d)
 	return l7mp_loop_now(d->env->loop);
 }
 
-/* Sessions of the operator's clusters don't count: one of them may have asked for this. */
+/*
+ * The number of running sessions, without those to the operator's clusters, because one of them may
+ * have requested the drain.
+ */
 static uint64_t left(const struct l7mp_drain *d)
 {
 	return d->sessions->usage.live - d->sessions->usage.operators;
@@ -119,7 +122,7 @@ static void look(struct l7mp_timer *timer, void *arg)
 		time_over(d);
 	else if (!drained && now(d) >= d->report_ms)
 		report(d);
-	/* Without memory for the timer a request or a signal looks next. */
+	/* Without memory for the timer the next request or signal checks. */
 	if (d->by && !d->stopped)
 		(void)l7mp_timer_start(d->env->loop, timer, LOOK_MS);
 }
@@ -165,7 +168,7 @@ void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by)
 	size_t open, paused;
 
 	if (!d->by) {
-		/* Connections that wait are accepted before sessions are refused. */
+		/* Accept pending connections before sessions are refused. */
 		l7mp_runtime_pause(d->runtime);
 		d->env->draining = true;
 		d->began_ms = now(d);

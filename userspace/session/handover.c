@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Hand-over of sessions to another process (handover.h): the old process. */
+/* The old process's part of handing sessions over to a new one (handover.h). */
 #include "l7mp/handover.h"
 
 #include <errno.h>
@@ -18,10 +18,10 @@ void l7mp_sessions_offload_rest(struct l7mp_sessions *m, bool on)
 {
 	struct l7mp_session *s, *next;
 
-	m->offload_rests = on;
+	m->offload_suspended = on;
 	if (!on)
 		return;
-	/* One that begins would have its sockets read. */
+	/* A flow that is starting would have its sockets read. */
 	HASH_ITER (hh, m->by_name, s, next)
 		if (s->flow && !s->ending &&
 		    (s->tcp || s->offload_state == SESSION_OFFLOAD_STARTING))
@@ -38,8 +38,8 @@ bool l7mp_sessions_lent(const struct l7mp_sessions *m)
 
 /* ---- freezing ---- */
 
-/* Whether the other process makes this stage anew. */
-static bool made_anew(const struct session_stage *st)
+/* Whether the new process creates this stage again. */
+static bool is_recreated(const struct session_stage *st)
 {
 	return st->index && st->object && (st->object->proto->flags & L7MP_PROTO_STATELESS);
 }
@@ -59,7 +59,7 @@ static int can_go(const struct l7mp_session *s)
 
 		if (!st->stream || st->state != L7MP_STAGE_READY || s->pipes[i].busy)
 			return -EBUSY;
-		if (made_anew(st))
+		if (is_recreated(st))
 			continue;
 		if (!st->stream->ops->freeze || (i && i != s->dest) ||
 		    (i && !(st->object->proto->flags & L7MP_PROTO_RESTORES)))
@@ -84,7 +84,7 @@ static int freeze_stages(struct l7mp_session *s, unsigned *n)
 	for (*n = 0; *n < s->n && !rc; ++*n) {
 		struct session_stage *st = &s->stages[*n];
 
-		if (!made_anew(st))
+		if (!is_recreated(st))
 			rc = st->stream->ops->freeze(st->stream, true);
 		if (rc)
 			break;
@@ -95,11 +95,11 @@ static int freeze_stages(struct l7mp_session *s, unsigned *n)
 static void thaw_stages(struct l7mp_session *s, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
-		if (s->stages[i].stream && !made_anew(&s->stages[i]))
+		if (s->stages[i].stream && !is_recreated(&s->stages[i]))
 			(void)s->stages[i].stream->ops->freeze(s->stages[i].stream, false);
 }
 
-/* RTP statistics of a flow can't be taken over. */
+/* RTP statistics of a flow can't be handed over. */
 static bool may_keep_flow(const struct l7mp_session *s)
 {
 	return s->flow && s->offload_state == SESSION_OFFLOAD_FAST && !s->tcp && !s->rtp;
@@ -142,7 +142,7 @@ void l7mp_sessions_stay(struct l7mp_sessions *m, bool all)
 {
 	struct l7mp_session *s, *next;
 
-	/* What is emitted meanwhile may end sessions, but none is freed before the next turn. */
+	/* Data emitted while freezing may end sessions, but none is freed before the next turn. */
 	HASH_ITER (hh, m->by_name, s, next)
 		if (all || can_go(s))
 			receive_alone(s);
@@ -162,7 +162,7 @@ void l7mp_session_thaw(struct l7mp_session *s)
 		return;
 	s->frozen = false;
 	thaw_stages(s, s->n);
-	l7mp_session_go_on(s);
+	l7mp_session_resume(s);
 }
 
 bool l7mp_session_is_frozen(const struct l7mp_session *s)
@@ -184,7 +184,7 @@ void l7mp_session_release(struct l7mp_session *s)
 	for (unsigned i = 0; i < s->n; i++) {
 		struct l7mp_stream *stream = s->stages[i].stream;
 
-		if (made_anew(&s->stages[i]))
+		if (is_recreated(&s->stages[i]))
 			l7mp_stream_close(stream, true);
 		else
 			stream->ops->release(stream);
@@ -223,7 +223,7 @@ static cJSON *end_json(const struct session_stage *st, int *fd)
 	int rc;
 
 	*fd = -1;
-	if (made_anew(st))
+	if (is_recreated(st))
 		return json;
 	st->stream->ops->save(st->stream, &saved);
 	l7mp_stream_flow(st->stream, &end);
@@ -348,7 +348,7 @@ int l7mp_session_each_piece(const struct l7mp_session *s,
 		const struct session_stage *st = &s->stages[i];
 		struct l7mp_stream_saved saved = {.fd = -1};
 
-		if (!made_anew(st))
+		if (!is_recreated(st))
 			st->stream->ops->save(st->stream, &saved);
 		rc = each_of(i, true, saved.queue, cb, arg);
 		if (!rc)
@@ -357,7 +357,7 @@ int l7mp_session_each_piece(const struct l7mp_session *s,
 	return rc;
 }
 
-/* ---- in the other process ---- */
+/* ---- in the new process ---- */
 
 static int read_addr(const cJSON *json, struct l7mp_addr *out)
 {
@@ -380,7 +380,7 @@ static void read_count(const cJSON *saved, const char *key, struct l7mp_session_
 	out->bytes = cJSON_IsNumber(bytes) ? (uint64_t)bytes->valuedouble : 0;
 }
 
-/* Names of UNIX sockets are asked of the kernel: they are not among what is described. */
+/* The descriptions do not include names of UNIX sockets: query the kernel. */
 static void learn_names(struct l7mp_restore_end *end)
 {
 	struct sockaddr_storage ss;
@@ -393,13 +393,13 @@ static void learn_names(struct l7mp_restore_end *end)
 		(void)l7mp_addr_from_sockaddr(&end->remote, (struct sockaddr *)&ss, len);
 }
 
-/* *at: the next descriptor. */
+/* *at is the index of the next descriptor. */
 static int read_end(const cJSON *json, const int *fds, size_t n_fds, size_t *at,
                     struct l7mp_restore_end *out)
 {
 	*out = (struct l7mp_restore_end){.fd = -1};
 	if (!json || !json->child)
-		return json ? 0 : -EPROTO; /* made anew */
+		return json ? 0 : -EPROTO; /* the stage is created again */
 	if (read_addr(l7mp_json_member(json, "local"), &out->local) ||
 	    read_addr(l7mp_json_member(json, "remote"), &out->remote))
 		return -EPROTO;
@@ -444,7 +444,7 @@ static int read_record(const cJSON *saved, const int *fds, size_t n_fds,
 	return rc || !r->name || !r->listener || !r->cluster || at != n_fds ? -EPROTO : 0;
 }
 
-/* Of the pieces, those that wait in the streams of both ends. Returns how many bytes. */
+/* Takes the pieces that were queued in the streams of both ends. Returns the number of bytes. */
 static size_t take_queue(const struct l7mp_session_piece *pieces, size_t n, unsigned stage,
                          struct l7mp_restore_end *end)
 {
@@ -498,7 +498,7 @@ static void read_pipes(struct l7mp_session *s, const cJSON *pipes)
 	}
 }
 
-/* The rest of its state, before anything happens to it. */
+/* Restores the rest of its state, before the session can do anything. */
 static void set_state_of(struct l7mp_session *s, const cJSON *saved,
                          const struct l7mp_session_piece *pieces, size_t n)
 {
@@ -513,7 +513,7 @@ static void set_state_of(struct l7mp_session *s, const cJSON *saved,
 	else if (proof == SESSION_ANSWERED)
 		l7mp_admission_answered(s);
 	read_events(s, l7mp_json_member(saved, "events"));
-	/* Another number of stages: what waits between them has no place any more. */
+	/* With a different number of stages the queued pieces between them can't be assigned. */
 	if (l7mp_json_num(saved, "stages", 0) != s->n)
 		return;
 	read_pipes(s, l7mp_json_member(saved, "pipes"));

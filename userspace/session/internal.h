@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of session/ share.
+ * Private to session/.
  *
- * A session is one block of memory: the session, its stages, its pipes. The
- * stages form a ring in the order in which data passes them,
+ * A session is one block of memory: the session, its stages, its pipes. The stages form a ring in
+ * the order in which data passes them,
  *
  *   [0] source, [1..] ingress chain, [dest] destination, [dest+1..] egress chain
  *
  * and pipe i leads from stage i to stage i+1 (the last one back to the source).
  *
- * Nothing frees a session on the stack of a callback: ending one marks it,
- * a task closes its streams, and the task that runs after the last `closed` frees it.
+ * A session is never freed on the stack of a callback: ending one marks it, a task closes its
+ * streams, and the task that runs after the last `closed` frees it.
  *
  * Thread: loop only.
  */
@@ -34,7 +34,8 @@ struct session_event {
 #define SESSION_DRAIN_MS   5000
 
 /*
- * A pipe from one stage to the next. The queue holds, in order, what the next stage can't take yet.
+ * A pipe from one stage to the next. The queue holds, in order, data that the next stage can't
+ * accept yet.
  */
 struct session_pipe {
 	struct l7mp_buf *head;
@@ -61,13 +62,13 @@ struct session_stage {
 	uint16_t index;
 	uint8_t state; /* enum l7mp_stage_state */
 	bool paused : 1;
-	bool move : 1;    /* to another endpoint, when the descriptors are back */
-	bool refused : 1; /* by its endpoint (drop): no retry */
-	bool was_up : 1;  /* was connected since the set-up: losing it is a disconnect */
+	bool move : 1;    /* connect to another endpoint, once the lent descriptors are back */
+	bool refused : 1; /* by its endpoint's weight (drop): no retry */
+	bool was_up : 1;  /* connected at least once since the set-up: losing it is a disconnect */
 };
 
 enum session_offload {
-	SESSION_OFFLOAD_SLOW,     /* not requested yet: the next packet does it */
+	SESSION_OFFLOAD_SLOW,     /* not requested yet: the next packet requests it */
 	SESSION_OFFLOAD_QUEUED,   /* to be requested after this batch */
 	SESSION_OFFLOAD_STARTING, /* has a flow that has not begun: sockets still receive packets */
 	SESSION_OFFLOAD_FAST,     /* in the kernel */
@@ -83,9 +84,9 @@ struct session_client {
 	uint8_t ip[16];
 };
 
-/* What is known of the source of a session; see admission.c. */
+/* Whether the source address of a session is proven; see admission.c. */
 enum session_proof { SESSION_PROVEN, SESSION_UNANSWERED, SESSION_ANSWERED };
-/* What counts sessions: all together, those of a listener, those of a source address. */
+/* The sets in which sessions are counted: all, those of a listener, those of a source address. */
 enum session_scope {
 	SESSION_SCOPE_ALL,
 	SESSION_SCOPE_LISTENER,
@@ -95,18 +96,18 @@ enum session_scope {
 struct session_link {
 	struct l7mp_session *prev, *next;
 };
-/* Sessions that one limit counts. */
+/* The sessions counted against one limit. */
 struct session_usage {
 	size_t live;                      /* sessions that have not ended */
-	size_t operators;                 /* of them, those for the operator's clusters */
-	size_t evicting;                  /* of them, those that end to make room */
+	size_t operators;                 /* of these, sessions to the operator's clusters */
+	size_t evicting;                  /* of these, sessions that are being evicted */
 	struct l7mp_session *unproven[2]; /* oldest first: never answered; answered */
 };
 
-/* A session that goes on from an earlier process is being made. */
+/* The state of restoring a session of an earlier process. */
 struct session_restore {
 	struct l7mp_session_record *record;
-	int rc; /* negative errno: the destination can't go on, and err says why */
+	int rc; /* negative errno: the destination can't be restored, and err says why */
 	struct l7mp_error err;
 };
 
@@ -122,21 +123,23 @@ struct l7mp_session {
 	struct l7mp_listener *listener;
 	struct l7mp_lookup lookup;
 	struct session_peer *peer;                 /* counter of its source address; NULL: none */
-	struct l7mp_source *source;                /* reference held; NULL when it is over */
-	struct session_link links[SESSION_SCOPES]; /* while it is not proven */
-	uint64_t proof_packets; /* that the kernel had taken from the source when it was answered */
+	struct l7mp_source *source;                /* reference held; NULL when the session is over
+	                                            * */
+	struct session_link links[SESSION_SCOPES]; /* while the session is not proven */
+	uint64_t proof_packets; /* packets that the kernel had received from the source when it was
+	                         * answered */
 	int (*reopen)(void *arg, struct l7mp_stream **out);
 	void *reopen_arg;
 	void (*reopen_ended)(void *arg);
-	struct l7mp_timer timer; /* idle, drain, track */
+	struct l7mp_timer timer; /* idle time-out, drain, track */
 	struct l7mp_task task;   /* closes the streams; frees the session */
 
 	uint64_t start_wall, end_wall, start_ms, active_ms;
-	/* fast: of flows that have been removed */
+	/* fast: totals of flows that were removed */
 	struct l7mp_session_count slow[2], fast[2], fast_read[2];
 	uint64_t fast_seen[2];
 	uint64_t drops;
-	uint64_t splice_at[2]; /* when so many bytes have passed, the rest is spliced */
+	uint64_t splice_at[2]; /* splice when this many bytes have passed */
 
 	struct l7mp_flow *flow;
 	struct session_event *events;
@@ -145,44 +148,44 @@ struct l7mp_session {
 	uint64_t flow_started_ms;    /* loop time when the flow started */
 	uint64_t suspended_until_ms; /* no flow is requested before; see offload.c */
 	uint64_t suspended_seen_ms;  /* when the last packet was relayed while suspended */
-	/* Packets that user space received, although there was a flow, since it was last read. */
+	/* Packets that user space received despite a flow, since this was last read. */
 	struct session_bypass {
 		uint64_t counted; /* packets that the flow had counted then */
 		uint64_t since_ms;
 		uint8_t n;
 	} bypass[2];
 
-	uint16_t n, dest; /* stages in all; index of the destination */
+	uint16_t n, dest; /* number of stages; index of the destination */
 	uint16_t orphans; /* detached streams whose `closed` is awaited */
 	uint8_t n_events, first_event, cap_events;
 	uint8_t state;          /* enum l7mp_session_state */
 	uint8_t offload_state;  /* enum session_offload */
 	uint8_t offload_reason; /* enum l7mp_reason */
-	uint8_t suspensions;    /* in a row; each is longer than the one before */
+	uint8_t suspensions;    /* consecutive ones; each is longer than the one before */
 	struct session_client client;
 	bool offload_disabled : 1; /* by the configuration */
 	bool tcp : 1;              /* the ends of the flow are TCP connections */
-	bool held : 1;             /* reads no more: the engine asked for it */
+	bool held : 1;             /* reading is stopped, at the engine's request */
 	bool lent : 1;             /* the engine has the descriptors of both connections */
-	bool frozen : 1;           /* another process may get it: does nothing meanwhile */
-	bool given : 1;            /* ... and has it: ends here without a trace */
-	bool taken : 1;            /* came from another process, and has not gone on yet */
+	bool frozen : 1;           /* being handed over: no activity */
+	bool given : 1;            /* ... handed over: ends here without closing its connections */
+	bool taken : 1;            /* received from another process, and not resumed yet */
 	bool ending : 1;
 	bool abort : 1;
 	bool closing : 1;     /* the task has closed the streams */
 	bool answered : 1;    /* `result` was called */
-	bool source_gone : 1; /* closed in an orderly way; what it sent is still delivered */
+	bool source_gone : 1; /* closed in an orderly way; its data is still delivered */
 	bool linger : 1;      /* half-closed towards a stage that can't signal its end */
 	bool draining : 1;    /* ends when its answer was sent */
 	bool warned_kind : 1;
-	bool evicted : 1;   /* ends to make room; counted as such */
-	bool operators : 1; /* serves the operator; counted as such */
+	bool evicted : 1;   /* being evicted; counted in session_usage */
+	bool operators : 1; /* serves the operator; counted in session_usage */
 	uint8_t proof;      /* enum session_proof */
-	uint32_t cost;      /* charged to the pool of buffers until it is freed */
-	/* Inside l7mp_session_begin: what it goes on from; else NULL. */
+	uint32_t cost;      /* charged to the buffer pool until the session is freed */
+	/* during l7mp_session_begin of a restored session; else NULL */
 	struct session_restore *restore;
 
-	struct l7mp_rtp_stream *rtp; /* of both directions; NULL: no statistics of RTP */
+	struct l7mp_rtp_stream *rtp; /* of both directions; NULL: no RTP statistics */
 	struct session_pipe *pipes;
 	struct session_stage stages[];
 };
@@ -191,8 +194,8 @@ struct session_peer {
 	UT_hash_handle hh;
 	struct session_usage usage;
 	/*
-	 * Family, whether the address may be forged, then IPv4's 4 bytes or the first 8 of IPv6.
-	 * Forged datagrams must not use up what the host has for its connections.
+	 * Family, whether the address may be forged, then the 4 bytes of IPv4 or the first 8 of
+	 * IPv6. Forged datagrams must not use up the quota that their address has for connections.
 	 */
 	uint8_t key[10];
 };
@@ -200,7 +203,7 @@ struct session_peer {
 struct session_counter {
 	UT_hash_handle hh;
 	uint64_t count;
-	const char *protocol; /* static: of the protocol's table */
+	const char *protocol; /* static: from the protocol's table */
 	char key[];           /* kind + '0', then the object's name */
 };
 
@@ -222,22 +225,23 @@ struct l7mp_sessions {
 	void *watch_arg;
 	size_t counts[L7MP_SESSION_STATES];
 	struct session_usage usage;
-	int probe_fd;       /* is duplicated to learn the lowest free descriptor; -1: can't */
-	uint64_t effort;    /* budget for matching rules, of all sessions together; see accept.c */
+	int probe_fd;       /* duplicated to find the lowest free descriptor; -1: unavailable */
+	uint64_t effort;    /* budget for matching rules, shared by all sessions; see accept.c */
 	uint64_t effort_ms; /* when it was refilled */
 	struct l7mp_timer grace;
-	struct l7mp_session_cursor retry_walk; /* sessions that request the fast path again */
+	struct l7mp_session_cursor retry_walk; /* walks the sessions that request the fast path
+	                                        * again */
 	struct l7mp_slice retry_slice;
-	struct l7mp_session_cursor end_walk; /* of shutdown: the next session to end */
+	struct l7mp_session_cursor end_walk; /* at shutdown: the next session to end */
 	struct l7mp_slice end_slice;
 	bool end_abort;   /* the grace time has passed */
-	bool end_walking; /* end_walk is not at its end: tracked sessions may be left */
+	bool end_walking; /* end_walk is not at its end: tracked sessions may remain */
 	struct l7mp_task done_task;
 	void (*done)(void *arg);
 	void *done_arg;
 	bool shutting;
-	bool offload_rests; /* no session asks for the fast path */
-	bool drain_over;    /* draining, and its time is over: no further requests either */
+	bool offload_suspended; /* no session requests the fast path */
+	bool drain_over;        /* the drain deadline has passed: no further requests either */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -245,14 +249,14 @@ struct l7mp_source {
 	struct l7mp_sessions *m;
 	struct l7mp_listener *listener; /* reference held */
 	uint64_t tokens;                /* thousandths of a session */
-	uint64_t tokens_ms; /* when they were refilled; 0: never, so the first refill is complete */
+	uint64_t tokens_ms; /* time of the last refill; 0: never, so the first one fills it */
 	struct session_usage usage;
-	size_t refs;      /* sessions that hold this struct */
-	bool gone;        /* the listener is: nobody can open a source again */
+	size_t refs;      /* sessions that refer to this struct */
+	bool gone;        /* the listener was deleted: the source can't be reopened */
 	bool forgeable;   /* sessions begin with a datagram, whose address may be forged */
 	bool requests;    /* sessions may be requests to the operator's clusters */
-	bool stays;       /* draining, but accepting: for requests to the operator's clusters */
-	unsigned evicted; /* sessions that ended for newcomers of ours, in this millisecond */
+	bool stays;       /* accepts requests to the operator's clusters while draining */
+	unsigned evicted; /* sessions evicted for this listener in this millisecond */
 	uint64_t evicted_ms;
 };
 static inline bool session_can_reopen(const struct l7mp_session *s)
@@ -279,27 +283,27 @@ static inline struct session_stage *pipe_to(struct l7mp_session *s, unsigned i)
 /* ---- session.c ---- */
 
 /*
- * Allocates a session with the stages of the route, without a name, and not in the set yet. NULL:
- * out of memory. `r` must live as long as the session: see lookup.
+ * Allocates a session with the stages of the route, without a name, not in the set yet. NULL: out
+ * of memory. `r` must live as long as the session: see lookup.
  */
 struct l7mp_session *l7mp_session_new(struct l7mp_sessions *m, const struct l7mp_route *r);
-/* Takes the stream of the source, and begins to connect the stages. The session may end at once. */
+/* Takes the source's stream, and begins to connect the stages. The session may end at once. */
 void l7mp_session_begin(struct l7mp_session *s, struct l7mp_stream *source);
 /* Removes the session from the set and frees it. All of its streams must be closed. */
 void l7mp_session_free(struct l7mp_session *s);
 /* Ends the session. err NULL or code L7MP_OK: orderly. May be called from inside any callback. */
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-/* Appends a datagram or a piece to the queue of pipe i, from another process; takes buf. */
+/* Appends a datagram or piece received from another process to the queue of pipe i; takes buf. */
 void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf);
-/* An event that was recorded by another process. name NULL: forgets those that there are. */
+/* Adds an event recorded by another process. name NULL: removes all events. */
 void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *name, int stage,
                              unsigned attempt, const char *detail);
-/* The streams were thawed: arms the idle timer, passes on what waits. */
-void l7mp_session_go_on(struct l7mp_session *s);
-/* It was released: waits for the streams' `closed`, then it is gone. */
+/* The streams were thawed: arms the idle timer and delivers queued data. */
+void l7mp_session_resume(struct l7mp_session *s);
+/* The session was handed over: waits for the streams' `closed`, then frees it. */
 void l7mp_session_given(struct l7mp_session *s);
-/* The endpoint was deleted: connects to another one at once, if the route retries at all. */
+/* The endpoint was deleted: connects to another one at once, if the route has retries. */
 void l7mp_stage_move(struct session_stage *st);
 
 /* ---- sessions.c ---- */
@@ -308,26 +312,26 @@ void l7mp_sessions_counted(struct l7mp_sessions *m, enum l7mp_obj_kind kind, con
                            const char *protocol);
 /* Removes the counter of a deleted object. */
 void l7mp_sessions_forget(struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name);
-/* Whether the rate limit of records that peers can cause allows one now. */
+/* Whether the rate limit of log records that peers can cause allows one now. */
 bool l7mp_sessions_may_log(struct l7mp_sessions *m);
-/* All streams of the session are closed: keeps it in the list for a while, or frees it. */
+/* All streams of the session are closed: lists it as ended for a while, or frees it. */
 void l7mp_sessions_track(struct l7mp_session *s);
-/* The session is about to be freed: cursors at it move to the next one. */
+/* The session is about to be freed: advances the cursors that point to it. */
 void l7mp_cursors_leave(struct l7mp_session *s);
 
 /* ---- accept.c ---- */
 
-/* Looks the route up. Returns 0, or the HTTP status for the source, with the reason in err. */
+/* Looks up the route. Returns 0, or the HTTP status for the source, with the reason in err. */
 int l7mp_accept_route(struct l7mp_source *src, const struct l7mp_accept *a,
                       struct l7mp_lookup *lookup, struct l7mp_error *err);
 /*
- * Makes the session, which then only has to begin. Takes a's name and metadata if it returns 0, and
+ * Creates the session, ready for l7mp_session_begin. On success takes a's name and metadata, and
  * the lookup.
  */
 int l7mp_accept_make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_lookup *lookup,
                      struct l7mp_session **out);
 
-/* Gives up a session's reference. Nulls the pointer. */
+/* Drops a session's reference. Sets the pointer to NULL. */
 void l7mp_source_put(struct l7mp_source **source);
 
 /* ---- admission.c ---- */
@@ -335,26 +339,26 @@ void l7mp_source_put(struct l7mp_source **source);
 /* The `admit` of struct l7mp_listen_events; arg: the source. May evict another session. */
 int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr);
 /*
- * Checks the limits again once the route is known: a request that is not for the operator's
- * clusters must not use the operator's reserve. Returns 0 or -EBUSY, which it has counted.
+ * Checks the limits again when the route is known: a request to other clusters must not use the
+ * operator's reserve. Returns 0, or -EBUSY, which is counted.
  */
 int l7mp_admission_check_route(struct l7mp_source *src, const struct l7mp_accept *a,
                                const struct l7mp_route *route);
 /* Whether some rule of the source's listener leads to a cluster of the operator. */
 bool l7mp_admission_serves_operator(const struct l7mp_source *src);
-/* Counts s, which has its source and peer, until l7mp_admission_remove; charges its memory. */
+/* Counts s, whose source and peer are set, until l7mp_admission_remove; charges its memory. */
 void l7mp_admission_add(struct l7mp_session *s, const struct l7mp_accept *a);
 void l7mp_admission_remove(struct l7mp_session *s);
 /*
- * For a session that goes on from an earlier process: the limits without the rate. Returns 0 or
- * -EBUSY, which it has counted.
+ * For a restored session: checks the limits without the rate. Returns 0, or -EBUSY, which is
+ * counted.
  */
 int l7mp_admission_check_restored(struct l7mp_source *src, const struct l7mp_addr *peer);
-/* Its source has sent before, and after an answer. */
+/* Marks a restored session whose source was proven in the earlier process. */
 void l7mp_admission_proven(struct l7mp_session *s);
-/* Something was sent to the source of s. */
+/* Data was sent to the source of s. */
 void l7mp_admission_answered(struct l7mp_session *s);
-/* Something was received from the source of s. Called for each packet: cheap. */
+/* Data was received from the source of s. Called for each packet, so it is cheap. */
 void l7mp_admission_heard(struct l7mp_session *s);
 /*
  * Counts a session of this address; *out is NULL if it is not IPv4 or IPv6. Returns 0 or -ENOMEM.
@@ -368,14 +372,17 @@ void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 /* "source", "ingress[0]", "destination", "egress[1]" */
 const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t size);
 
-/* The descriptors are back, or the connections over: what had to wait for that happens now. */
+/* The descriptors are back, or the connections are gone: executes postponed actions. */
 void l7mp_session_unlent(struct l7mp_session *s);
 /* `held` has changed: pauses or resumes the streams. */
 void l7mp_session_flow_control(struct l7mp_session *s);
 
 /* ---- offload.c ---- */
 
-/* For the set of sessions: subscribes to the engine's events. Returns 0 or -ENOMEM. */
+/*
+ * A packet was relayed in user space: queues a request to be made after this batch, unless the
+ * engine's answer is known. If the session has a flow, this may suspend it.
+ */
 int l7mp_sessions_offload_init(struct l7mp_sessions *m);
 void l7mp_sessions_offload_free(struct l7mp_sessions *m);
 void l7mp_session_offload_init(struct l7mp_session *s);
@@ -384,9 +391,11 @@ void l7mp_session_offload_init(struct l7mp_session *s);
  * engine's answer is known. If the session has a flow already, this may suspend it.
  */
 void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir);
-/* A packet filter refused what it sent: what a flow forwards would not pass that filter. */
+/*
+ * A packet filter rejected a sent datagram; packets forwarded by a flow would bypass that filter.
+ */
 void l7mp_session_offload_filtered(struct l7mp_session *s);
-/* The network route of one of its ends may have changed. */
+/* The kernel's route to one of its ends may have changed. */
 void l7mp_session_offload_recheck(struct l7mp_session *s);
 /*
  * Removes the flow from the kernel, before one of its streams is closed. `again`: the next packet
@@ -394,13 +403,13 @@ void l7mp_session_offload_recheck(struct l7mp_session *s);
  */
 void l7mp_session_offload_remove(struct l7mp_session *s, bool again);
 /*
- * The session has the record's flow from the start: it goes on from an earlier process. 0;
- * -ENOTCONN: TCP, and a stream does not lend its descriptor; the flow is still the caller's.
+ * The restored session takes over the record's flow. Returns 0; -ENOTCONN: TCP, and a stream can't
+ * lend its descriptor; the flow is still the caller's.
  */
 int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_record *r);
 /* Reads the flow's counters, and updates active_ms. */
 void l7mp_session_offload_sync(struct l7mp_session *s, bool fresh);
-/* The session is aborted: lent descriptors come back now, both connections reset. */
+/* The session is aborted: gets lent descriptors back now; both connections are reset. */
 void l7mp_session_offload_abort(struct l7mp_session *s);
 /* Returns the counts of the fast path, including flows that were removed. */
 void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count out[2],
@@ -413,11 +422,11 @@ const struct l7mp_proto *l7mp_proto_of(const struct l7mp_env *env,
 
 /* ---- rtp.c: statistics of RTP ---- */
 
-/* clock_rate: Hz, of dynamic payload types. 0, or -1: no memory. */
+/* clock_rate: Hz, of dynamic payload types. Returns 0; -1: no memory. */
 int l7mp_session_rtp_new(struct l7mp_session *s, uint32_t clock_rate);
-/* A datagram came in at a stage. Only with s->rtp, as the functions below. */
+/* A datagram was received at a stage. Requires s->rtp, as do the functions below. */
 void l7mp_session_rtp_data(struct l7mp_session *s, unsigned stage, const struct l7mp_buf *buf);
-/* The session has ended: adds to the totals. */
+/* The session has ended: adds its statistics to the totals. */
 void l7mp_session_rtp_ended(const struct l7mp_session *s);
-/* What GET shows. NULL: no memory. */
+/* Returns the statistics for GET. NULL: no memory. */
 cJSON *l7mp_session_rtp_json(const struct l7mp_session *s);

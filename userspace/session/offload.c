@@ -6,61 +6,65 @@
  *
  * The request is made in the turn of the loop after a packet was relayed. Both directions are added
  * together, and removed before one of their streams is closed. The engine decides when a flow
- * starts; before that it has us empty the sockets, so that packets of the flow do not overtake what
- * still waits there.
+ * starts. Before that it requests that the sockets are drained, so that packets of the flow do not
+ * overtake data that is still queued there.
  *
  * A session is suspended, that is, kept on the slow path for a time, when its packets show that the
- * fast path would do wrong: see BYPASS_FIRST and FILTERED_MS.
+ * fast path would be wrong: see BYPASS_FIRST and FILTERED_MS.
  *
- * A pair of TCP connections lends its descriptors to the engine before it begins, and gets
- * descriptors back when the session leaves the kernel; until then it can't be closed, so what would
- * remove the flow of another session releases it, and waits.
+ * A pair of TCP connections lends its descriptors to the engine before the flow starts, and gets
+ * descriptors back when the session leaves the kernel. Until then the session can't be closed; so
+ * where another session's flow would be removed, this one's is released, and the close is
+ * postponed.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* Requests per turn, so that a large number of refused sessions does not occupy the loop. */
+/* Requests per turn, so that a large number of refused sessions does not block the loop. */
 #define REQUESTS_PER_TURN 256
-/* The most datagrams that these requests read from sockets in that turn. */
+/* The maximum number of datagrams that these requests read from sockets in that turn. */
 #define DRAINED_PER_TURN 4096
-/* The most flows that may be starting at a time: each takes two of the hand-over's entries. */
+/*
+ * The maximum number of flows that may be starting at a time: each takes two entries of the
+ * hand-over map.
+ */
 #define STARTING_MAX 1024
 /* How often a session without a route or neighbour requests the fast path again. */
 #define ROUTE_RETRY_MS 1000
 /*
- * A packet that user space receives this soon after the flow has started says nothing about the
- * flow: it may have been delayed between the program and the socket (its processor was preempted by
- * the hypervisor, say).
+ * A packet that user space receives this soon after the flow has started is no evidence: it may
+ * have been delayed between the program and the socket (its processor was preempted by the
+ * hypervisor, say).
  */
 #define HANDOVER_MS 200
 /*
- * Packets that user space receives while the session has a flow, after that time. There are two
- * reasons. Either the flow is bypassed: it never sees the packets because NAT rewrites them before
+ * Packets that user space receives after that time while the session has a flow. There are two
+ * causes. Either the flow is bypassed: it never sees the packets because NAT rewrites them before
  * the listener or a foreign tc filter takes them, and then its answers may be wrong. Or the paths
- * are mixed: the program passes some packets to user space (fragments, those larger than the MTU),
- * and those that the flow carries overtake them. In both cases the session is suspended:
- * after BYPASS_FIRST packets of a direction in which the flow has counted none at all, after
- * BYPASS_MANY if it has counted none since it was last read, and after BYPASS_MANY within
- * BYPASS_WITHIN_MS in any case.
+ * are mixed: the program passes some packets to user space (fragments, packets larger than the
+ * MTU), and packets of the flow overtake them. In both cases the session is suspended: after
+ * BYPASS_FIRST packets of a direction in which the flow has counted none at all, after BYPASS_MANY
+ * if it has counted none since it was last read, and after BYPASS_MANY within BYPASS_WITHIN_MS in
+ * any case.
  */
 #define BYPASS_FIRST     2
 #define BYPASS_MANY      8
 #define BYPASS_WITHIN_MS 1000
-/* For how long: doubled each time, and from the start again after a flow of SUSPEND_FORGET_MS. */
+/* Duration of a suspension: doubled each time, reset after a flow of SUSPEND_FORGET_MS. */
 #define SUSPEND_MS        10000
 #define SUSPENSIONS_MAX   5
 #define SUSPEND_FORGET_MS 60000
 /*
- * How long a session is suspended when a packet filter refused what it sent; after that a packet
- * must be sent before a flow is requested.
+ * Duration of a suspension after a packet filter rejected a datagram. After that time a packet must
+ * be sent before a flow is requested.
  */
 #define FILTERED_MS 1000
 
 static void set_offload(struct l7mp_session *s, enum session_offload state, enum l7mp_reason reason)
 {
-	/* TCP needs none of the hand-over's entries, and may start for as long as it is idle. */
+	/* TCP uses no entries of the hand-over map, and may be starting as long as it is idle. */
 	s->m->starting -= s->offload_state == SESSION_OFFLOAD_STARTING && !s->tcp;
 	s->m->starting += state == SESSION_OFFLOAD_STARTING && !s->tcp;
 	s->offload_state = (uint8_t)state;
@@ -111,7 +115,10 @@ static bool route_retry_due(const struct l7mp_session *s)
 	       l7mp_loop_now(session_loop(s)) - s->refused_ms >= ROUTE_RETRY_MS;
 }
 
-/* Suspended: the engine does not know the reason, so its `retry` does not end that. */
+/*
+ * Suspended by the session itself: the engine does not know the reason, so its `retry` does not end
+ * that.
+ */
 static bool is_suspended(const struct l7mp_session *s)
 {
 	switch ((enum l7mp_reason)s->offload_reason) {
@@ -137,8 +144,8 @@ static bool suspension_is_over(struct l7mp_session *s)
 	if (now < s->suspended_until_ms)
 		return false;
 	/*
-	 * A filter's refusal is known after the turn in which the packet was sent: one must have
-	 * been sent in an earlier turn.
+	 * A filter's rejection is known only after the turn in which the packet was sent: so one
+	 * must have been sent in an earlier turn.
 	 */
 	return s->offload_reason != L7MP_REASON_FILTERED ||
 	       (before > s->refused_ms && before < now);
@@ -174,7 +181,7 @@ static void suspend(struct l7mp_session *s, enum l7mp_reason reason)
 	stay_slow(s, reason);
 }
 
-/* A TCP session is not worth a flow at first: a short one would only cost more. */
+/* A new TCP session gets no flow yet: for a short one that would cost more than it saves. */
 static bool is_young(const struct l7mp_session *s)
 {
 	const struct l7mp_offload *o = s->m->offload;
@@ -210,7 +217,7 @@ static void note(struct l7mp_session *s);
 
 void l7mp_session_offload_passed(struct l7mp_session *s, enum l7mp_direction dir)
 {
-	if (s->state != L7MP_SESSION_CONNECTED || s->m->offload_rests)
+	if (s->state != L7MP_SESSION_CONNECTED || s->m->offload_suspended)
 		return;
 	if (s->offload_state == SESSION_OFFLOAD_FAST && s->tcp)
 		return;
@@ -249,7 +256,7 @@ void l7mp_session_offload_recheck(struct l7mp_session *s)
 
 /* ---- requests ---- */
 
-/* Determines the two ends of the flow. Returns 0, or the reason why there is none. */
+/* Determines the two ends of the flow. Returns 0, or the reason why that is not possible. */
 static enum l7mp_reason flow_ends(struct l7mp_session *s, struct l7mp_flow_end *a,
                                   struct l7mp_flow_end *b)
 {
@@ -272,7 +279,7 @@ static enum l7mp_reason flow_ends(struct l7mp_session *s, struct l7mp_flow_end *
 		a->rtp = &s->rtp[L7MP_INGRESS];
 		b->rtp = &s->rtp[L7MP_EGRESS];
 	}
-	/* At the end of the chain, a stage that passes everything on reflects it. */
+	/* At the end of the chain a pass-through stage reflects data. */
 	if (b->kind == L7MP_FLOW_PASS)
 		b->kind = L7MP_FLOW_REFLECT;
 	return L7MP_REASON_NONE;
@@ -292,14 +299,14 @@ static bool is_idle(const struct l7mp_session *s)
 	return true;
 }
 
-/* Empties one socket. Returns false when there may be more. */
+/* Drains one socket. Returns false when there may be more. */
 static bool drain_one(struct l7mp_session *s, unsigned i)
 {
 	size_t n = 1;
 
-	/* Until the socket is empty, but bounded, as a sender may be faster than this loop. */
+	/* Read until the socket is empty, but bounded, as a sender may be faster than this loop. */
 	for (size_t total = 0; n && total < DRAINED_PER_TURN; total += n) {
-		/* what was received may end the session */
+		/* received data may end the session */
 		struct l7mp_stream *stream = s->stages[i].stream;
 
 		if (!stream || !stream->ops->drain_now)
@@ -310,7 +317,7 @@ static bool drain_one(struct l7mp_session *s, unsigned i)
 	return !n;
 }
 
-/* The source twice, because its socket sends what was read from the destination. */
+/* Drains the source twice, because data from the destination is sent by its socket. */
 static bool drain(struct l7mp_session *s)
 {
 	bool empty = drain_one(s, 0);
@@ -323,7 +330,10 @@ static bool drain(struct l7mp_session *s)
 
 static struct l7mp_session *session_of(uint64_t cookie)
 {
-	/* NOLINTNEXTLINE(performance-no-int-to-ptr): our own, of a flow that is still there */
+	/*
+	 * NOLINTNEXTLINE(performance-no-int-to-ptr): the session of an existing flow, passed to the
+	 * engine as a number
+	 */
 	return (struct l7mp_session *)(uintptr_t)cookie;
 }
 
@@ -334,8 +344,8 @@ static bool on_ready(void *arg, uint64_t cookie)
 
 	(void)arg;
 	/*
-	 * If something was read just now, it was sent just now, too, and packets of the flow may
-	 * overtake it: they leave by another queue.
+	 * Data that was read just now was also sent just now, and packets of the flow may overtake
+	 * it, as they leave by another queue.
 	 */
 	return drain(s) && s->m->drained == before && is_idle(s);
 }
@@ -348,7 +358,7 @@ static void on_begun(void *arg, uint64_t cookie, bool late)
 	set_offload(s, SESSION_OFFLOAD_FAST, L7MP_REASON_NONE);
 	s->flow_started_ms = l7mp_loop_now(session_loop(s));
 	memset(s->bypass, 0, sizeof(s->bypass));
-	/* It has relayed since it asked, and does so no more. */
+	/* It has relayed since the request, but not any more. */
 	if (s->tcp)
 		note(s);
 	if (late)
@@ -374,7 +384,10 @@ static void owner_of(const struct l7mp_session *s, struct l7mp_flow_owner *out)
 	memcpy(out->fast, s->fast, sizeof(out->fast));
 }
 
-/* So that a successor goes on with the right numbers: they change rarely while a flow carries. */
+/*
+ * Updates the flow's owner record, so that a successor process continues with the present counters
+ * of the slow path; they rarely change while the flow carries packets.
+ */
 static void note(struct l7mp_session *s)
 {
 	const struct l7mp_offload *o = s->m->offload;
@@ -404,7 +417,7 @@ static void start_flow(struct l7mp_session *s, const struct l7mp_flow_end *a,
 	refuse(s, rc > 0 && rc < L7MP_REASON_COUNT ? (enum l7mp_reason)rc : L7MP_REASON_KERNEL);
 }
 
-/* What waits in user space does not matter yet: it is out of the way before `lend`. */
+/* Queued data does not matter yet: it is delivered before `lend`. */
 static void request_tcp(struct l7mp_session *s, const struct l7mp_flow_end *a,
                         const struct l7mp_flow_end *b)
 {
@@ -424,7 +437,7 @@ static void request_flow(struct l7mp_session *s)
 	enum l7mp_reason reason;
 
 	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone ||
-	    s->m->offload_rests)
+	    s->m->offload_suspended)
 		return;
 	reason = flow_ends(s, &a, &b);
 	s->tcp = !reason && a.l4 == IPPROTO_TCP && b.l4 == IPPROTO_TCP;
@@ -432,10 +445,10 @@ static void request_flow(struct l7mp_session *s)
 		request_tcp(s, &a, &b);
 		return;
 	}
-	/* Packets of a flow would overtake queued data: the next packet requests it again. */
+	/* Packets of a flow would overtake queued data: let the next packet request it again. */
 	if (!is_idle(s))
 		return;
-	/* No event follows when this changes: the next packet requests it again. */
+	/* No event follows when this changes: let the next packet request it again. */
 	if (reason == L7MP_REASON_NOT_ESTABLISHED) {
 		set_offload(s, SESSION_OFFLOAD_SLOW, reason);
 		return;
@@ -466,7 +479,7 @@ static void request_some(struct l7mp_timer *timer, void *arg)
 
 /* ---- counters ---- */
 
-/* Reports to transformers that only count what passed them in the kernel. */
+/* Reports the packets of the fast path to transformers that only count. */
 static void notify_transformers(struct l7mp_session *s, unsigned from, unsigned to,
                                 uint64_t packets, uint64_t bytes)
 {
@@ -494,7 +507,7 @@ static void take_counters(struct l7mp_session *s, const struct l7mp_flow_counter
 			continue;
 		s->m->env->stats->fast_packets[dir] += packets;
 		s->m->env->stats->fast_bytes[dir] += bytes;
-		/* The destination counts in the ingress direction. */
+		/* The destination is counted in the ingress direction. */
 		if (dir == L7MP_INGRESS)
 			notify_transformers(s, 1, s->dest + 1U, packets, bytes);
 		else
@@ -530,7 +543,7 @@ void l7mp_session_sync(struct l7mp_session *s)
 	l7mp_session_offload_sync(s, false);
 }
 
-/* The flow for which the session stopped reading is not there any more. */
+/* The flow for which the session had stopped reading is gone. */
 static void end_hold(struct l7mp_session *s)
 {
 	if (!s->held)
@@ -585,8 +598,8 @@ void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count o
 }
 
 /*
- * Whether a flow does what the stages would do: there may be another transformer by now. NONE or a
- * reason. What the sockets would say is not asked: they open in the next turn.
+ * Whether a flow is equivalent to the present stages, as the transformers may have changed. Returns
+ * NONE or a reason. The sockets are not checked: they open in the next turn.
  */
 static enum l7mp_reason flow_fits(struct l7mp_session *s, enum l7mp_flow_kind kind)
 {
@@ -637,7 +650,9 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 	s->flow = flow;
 	o->read(o->ctx, flow, true, now);
 	for (int dir = 0; dir < 2; dir++) {
-		/* It was counted when it passed, by the earlier process or by nobody. */
+		/*
+		 * These packets were counted by the earlier process, or are lost to the statistics.
+		 */
 		s->fast_read[dir].packets = now[dir].packets;
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
@@ -675,7 +690,7 @@ static void on_withdrawn(void *arg, uint64_t cookie, enum l7mp_reason reason,
 	end_hold(s);
 }
 
-/* ---- TCP: descriptors go and come back ---- */
+/* ---- TCP: lending and returning descriptors ---- */
 
 static void on_hold(void *arg, uint64_t cookie, bool on)
 {
@@ -711,8 +726,8 @@ static void on_returned(void *arg, uint64_t cookie, const struct l7mp_flow_socke
 	forget_suspensions(s);
 	add_final_counters(s, final);
 	/*
-	 * Pending: the engine has asked for retries already, when the change began; this one has
-	 * come back later, so that it asks by itself.
+	 * Pending: the engine has requested retries when the change began. This session returned
+	 * later, so it makes its own request.
 	 */
 	if (s->offload_disabled)
 		refuse(s, L7MP_REASON_DISABLED);
@@ -770,7 +785,7 @@ static void retry_some(struct l7mp_slice *slice, void *arg)
 }
 
 /*
- * Something changed, so that refused sessions may be accepted: all of them request again, in
+ * Something has changed, so that refused sessions may be accepted: all of them request again, in
  * slices.
  */
 static void on_retry(void *arg)

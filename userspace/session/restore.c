@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Restoring sessions of an earlier process: after a crash from the records in the kernel's maps, at
- * an upgrade from what that process sends. The source's stream is made by the listener's protocol,
- * the destination's by the cluster's; transformers are created again.
+ * Restoring sessions of an earlier process: after a crash from records in the kernel's maps, at an
+ * upgrade from the data sent by that process. The listener's protocol creates the source's stream,
+ * the cluster's protocol the destination's; transformers are created again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,9 +13,9 @@
 #include "l7mp/runtime.h"
 #include "l7mp/util.h"
 
-/* ---- what is allowed ---- */
+/* ---- checks ---- */
 
-/* The source, with its metadata as they were when the session was accepted. */
+/* Restores the source, with its metadata as of the time when the session was accepted. */
 static int restore_source(struct l7mp_proto_listener *l, struct l7mp_session_record *r,
                           struct l7mp_accept *a, struct l7mp_error *err)
 {
@@ -46,9 +46,9 @@ static int find_route(struct l7mp_source *src, const struct l7mp_accept *a,
 	return l7mp_error_set(err, -EBUSY, L7MP_ERR_LIMIT, "a configured limit refuses it");
 }
 
-/* ---- making it ---- */
+/* ---- creating the session ---- */
 
-/* The metadata that it had are shown on; what the rules say now decided about the route only. */
+/* Restores the metadata of the session. The current rules only determine the route. */
 static int set_accept(const struct l7mp_session_record *r, struct l7mp_accept *a)
 {
 	cJSON *metadata = r->metadata ? cJSON_Duplicate(r->metadata, true) : NULL;
@@ -77,7 +77,7 @@ static void set_past(struct l7mp_session *s, const struct l7mp_session_record *r
 	memcpy(s->fast, r->fast, sizeof(s->fast));
 }
 
-/* A source that was answered and sent again is one that is there. */
+/* A source that has sent again after an answer is proven (admission.c). */
 static void prove(struct l7mp_session *s)
 {
 	struct l7mp_session_count fast[2];
@@ -89,7 +89,7 @@ static void prove(struct l7mp_session *s)
 		l7mp_admission_proven(s);
 }
 
-/* The flow last: until then a failure leaves it to the caller. */
+/* Takes the flow last: on an earlier failure it is still the caller's. */
 static int begin(struct l7mp_session *s, struct l7mp_stream *source, struct l7mp_session_record *r,
                  struct l7mp_error *err)
 {
@@ -165,7 +165,7 @@ int l7mp_session_restore(struct l7mp_runtime *rt, struct l7mp_session_record *r,
 	return rc;
 }
 
-/* ---- describing it ---- */
+/* ---- reading records ---- */
 
 void l7mp_session_describe(const struct l7mp_session *s, struct l7mp_session_record *out)
 {

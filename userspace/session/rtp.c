@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * RTP statistics of a session, of each direction: counted here for what user space relays, and by
- * the kernel while it carries the flow (l7mp_rtp_stream).
+ * RTP statistics of each direction of a session: from packets relayed in user space, counted here,
+ * and from the counters of the kernel flow (l7mp_rtp_stream).
  */
 #include <math.h>
 #include <stdlib.h>
@@ -72,7 +72,7 @@ static cJSON *stream_json(const struct l7mp_rtp *r)
 		rc |= l7mp_json_add_num(json, "payload_type", r->payload_type);
 		rc |= l7mp_json_add_num(json, "sources", r->sources);
 		rc |= l7mp_json_add_num(json, "clock_rate", r->clock_rate);
-		/* Microseconds are as much as a clock of 90 kHz can tell. */
+		/* Microseconds are the resolution of a 90 kHz clock. */
 		rc |= l7mp_json_add_num(json, "jitter_ms",
 		                        floor((double)r->jitter16 / 16000) / 1000);
 	}

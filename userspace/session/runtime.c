@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Realises changes: binds all new listeners first (undone when one fails), then
- * commits, starts accepting, and only then closes what is replaced or deleted. So a
- * replaced listener shares its socket with its successor and no client is refused.
+ * Applies changes: binds all new listeners (undone when one fails), commits, starts accepting, and
+ * only then closes listeners that are replaced or deleted. So a replaced listener shares its socket
+ * with its successor and no client is refused.
  *
- * Each of these is a row of steps, one a listener or session, so that a change of many objects
- * holds the loop for a slice at a time. The commit alone is one step, that does not grow with the
- * change: from one turn to the next the new configuration is there as a whole.
+ * Each phase is a sequence of steps, one per listener or session, so that a change of many objects
+ * occupies the loop for one slice at a time. The commit itself is one step whose time does not
+ * depend on the size of the change, so that the new configuration becomes visible as a whole.
  */
 #include "l7mp/runtime.h"
 
@@ -41,17 +41,17 @@ enum apply_phase {
 	APPLY_OVER,
 };
 
-/* The state of carrying out one change. */
+/* The state of applying one change. */
 struct apply {
 	struct l7mp_change *change;
 	enum apply_phase phase;
 	size_t n, i;                           /* items; the next one of this phase */
-	struct binding **fresh;                /* one per item that is a listener; or NULL */
-	struct l7mp_proto_listener **retiring; /* all that will be closed */
+	struct binding **fresh;                /* one per item that is a listener, else NULL */
+	struct l7mp_proto_listener **retiring; /* all listeners that will be closed */
 	size_t n_retiring;
 	struct l7mp_proto_listener **same; /* those of one protocol; temporary */
 	struct l7mp_session_ender *ender;
-	const char *session; /* session of the request, which ends last */
+	const char *session; /* session of the request, which is ended last */
 	int rc;
 	struct l7mp_error err;
 };
@@ -59,20 +59,21 @@ struct apply {
 struct l7mp_runtime {
 	struct l7mp_env *env;
 	struct l7mp_sessions *sessions;
-	uv_mutex_t lock; /* guards bindings, which a job's thread reads, too */
+	uv_mutex_t lock; /* protects bindings, which jobs read in another thread */
 	struct binding *bindings;
 	int (*before_admin)(void *arg, const struct l7mp_admin *next, struct l7mp_error *err);
 	void (*on_admin)(void *arg, const struct l7mp_admin *admin);
 	void *on_admin_arg;
 
-	struct l7mp_runtime_job *waiting, *job; /* changes; job: the one that is being made */
+	struct l7mp_runtime_job *waiting, *job; /* changes; job: the current one */
 	size_t n_waiting;
 	struct l7mp_work work;                      /* builds a change, or frees one */
-	struct l7mp_runtime_job *readers, *reading; /* jobs that read; the one in the thread */
+	struct l7mp_runtime_job *readers, *reading; /* read-only jobs; reading: the one in the
+	                                             * thread */
 	size_t n_readers;
 	struct l7mp_work read_work;
 	struct l7mp_slice slice;
-	struct l7mp_change *change; /* of job */
+	struct l7mp_change *change; /* of `job` */
 	struct apply apply;
 	bool applying;
 	bool stopping;
@@ -118,7 +119,8 @@ static struct binding *find(const struct l7mp_runtime *rt, const char *name)
 
 void l7mp_runtime_bound(const struct l7mp_runtime *rt, const struct l7mp_listener *l, cJSON *spec)
 {
-	struct l7mp_runtime *m = (struct l7mp_runtime *)rt; /* the lock is not part of its state */
+	struct l7mp_runtime *m = (struct l7mp_runtime *)rt; /* the lock is not regarded as part of
+	                                                     * its state */
 	const struct binding *b;
 
 	uv_mutex_lock(&m->lock);
@@ -159,7 +161,7 @@ void l7mp_runtime_pause(struct l7mp_runtime *rt)
 		pause_one(b);
 }
 
-/* The lock, because a job's thread reads what is bound. */
+/* Takes the lock, because a job reads the bindings in another thread. */
 static int resume_one(struct l7mp_runtime *rt, struct binding *b, struct l7mp_error *err)
 {
 	int rc;
@@ -213,7 +215,7 @@ static const struct l7mp_listener *new_listener(const struct l7mp_change_item *i
 	return (const struct l7mp_listener *)item->new_object;
 }
 
-/* A replaced listener with an equal spec keeps its socket, and only uses new rules. */
+/* A replaced listener with an equal spec keeps its socket and only gets new rules. */
 static bool keeps_socket(const struct l7mp_runtime *rt, const struct l7mp_change_item *item)
 {
 	return item->old_object && item->new_object && find(rt, item->old_object->name) &&
@@ -260,7 +262,7 @@ static int listen_one(struct l7mp_runtime *rt, struct l7mp_listener *l, const st
 	return 0;
 }
 
-/* Adds the place to an error: "listeners[0].spec.port" or "listener 'name'.spec". */
+/* Prefixes an error with its place: "listeners[0].spec.port" or "listener 'name'.spec". */
 static void place_error(const struct l7mp_change_item *item, int rc, struct l7mp_error *err)
 {
 	char within[128];
@@ -289,7 +291,7 @@ static void collect_one(const struct l7mp_runtime *rt, struct apply *w,
 		w->retiring[w->n_retiring++] = b->plistener;
 }
 
-/* Binds the listener of one item, if it needs a socket. */
+/* Binds the listener of one item, if it needs a new socket. */
 static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
                        const struct l7mp_change_item *item)
 {
@@ -316,7 +318,7 @@ static void commit(struct l7mp_runtime *rt, struct apply *w)
 	bool admin = l7mp_change_new_admin(w->change) != NULL;
 
 	l7mp_change_flip(w->change);
-	/* Sessions that begin from now on use no deleted object. */
+	/* Sessions that begin from now on do not use deleted objects. */
 	if (l7mp_ender_new(rt->sessions, &w->ender))
 		w->ender = NULL;
 	else
@@ -420,7 +422,7 @@ static void forget_one(struct l7mp_runtime *rt, struct apply *w,
 		l7mp_sessions_forget(rt->sessions, item->kind, item->old_object->name);
 }
 
-/* Does the step of the present phase for item w->i. */
+/* Executes the step of the current phase for item w->i. */
 static void item_step(struct l7mp_runtime *rt, struct apply *w)
 {
 	const struct l7mp_change_item *item = l7mp_change_item(w->change, w->i);
@@ -451,7 +453,7 @@ static void item_step(struct l7mp_runtime *rt, struct apply *w)
 	w->i++;
 }
 
-/* Does one step. Returns false at the end; w->rc is the result. */
+/* Executes one step. Returns false at the end; w->rc is the result. */
 static bool apply_step(struct l7mp_runtime *rt, struct apply *w)
 {
 	bool more;
@@ -494,7 +496,7 @@ static void apply_begin(struct apply *w, struct l7mp_change *change, const char 
 	w->rc = l7mp_error_set(&w->err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 }
 
-/* Clears everything but the ender, which is freed later. */
+/* Clears all but the ender, which is freed later. */
 static void apply_clear(struct apply *w)
 {
 	for (size_t i = 0; w->fresh && i < w->n; i++)
@@ -547,10 +549,7 @@ static void job_over(struct l7mp_runtime *rt, struct apply *w, int rc, const str
 	struct l7mp_runtime_job *job = rt->job;
 
 	job->done(job->arg, rt->change, rc, err);
-	/*
-	 * The answer is sent first, because the session that carries the request may be the last to
-	 * end.
-	 */
+	/* Send the answer first, because the session of the request may be ended last. */
 	if (w)
 		apply_clear(w);
 	rt->job = NULL;
@@ -563,7 +562,7 @@ static void job_over(struct l7mp_runtime *rt, struct apply *w, int rc, const str
 	next_job(rt);
 }
 
-/* Is the model being altered, or about to be? A thread must not read it then. */
+/* Whether the model is being altered, or about to be; no thread may read it then. */
 static bool altering(const struct l7mp_runtime *rt)
 {
 	return rt->applying && rt->apply.phase >= APPLY_PLACE && rt->apply.phase <= APPLY_SETTLE;
@@ -586,7 +585,7 @@ static void read_done_cb(void *arg)
 
 	rt->reading = NULL;
 	if (altering(rt) && !rt->stopping)
-		l7mp_slice_post(rt->env->loop, &rt->slice); /* it waited for this */
+		l7mp_slice_post(rt->env->loop, &rt->slice); /* it was delayed by this job */
 	job->done(job->arg, NULL, 0, &err);
 	next_reader(rt);
 }
@@ -602,7 +601,7 @@ static void next_reader(struct l7mp_runtime *rt)
 	rt->n_readers--;
 	rt->reading = job;
 	if (l7mp_work_start(rt->env->loop, &rt->read_work, read_cb, read_done_cb, rt)) {
-		/* Without a thread build on the loop. */
+		/* Without a thread run on the loop. */
 		read_cb(rt);
 		read_done_cb(rt);
 	}
@@ -614,7 +613,7 @@ static void apply_some(struct l7mp_slice *slice, void *arg)
 
 	for (;;) {
 		if (altering(rt) && rt->reading)
-			return; /* read_done_cb goes on */
+			return; /* read_done_cb continues */
 		if (!apply_step(rt, &rt->apply))
 			break;
 		next_reader(rt);
@@ -668,7 +667,7 @@ static void next_job(struct l7mp_runtime *rt)
 	rt->job = job;
 	rt->change = NULL;
 	if (l7mp_work_start(rt->env->loop, &rt->work, build_cb, built_cb, rt)) {
-		/* Without a thread build on the loop. */
+		/* Without a thread run on the loop. */
 		build_cb(rt);
 		built_cb(rt);
 	}
@@ -728,20 +727,20 @@ static void stop_jobs(struct l7mp_runtime *rt)
 	if (!rt->applying)
 		return;
 	l7mp_slice_cancel(rt->env->loop, &rt->slice);
-	/* With nothing placed yet a job may still be reading the model. */
+	/* Before anything is placed a job may still be reading the model. */
 	if (rt->apply.phase < APPLY_PLACE || (rt->apply.phase == APPLY_PLACE && !rt->apply.i)) {
 		rt->apply.rc = -ESHUTDOWN;
 		rt->apply.err = err;
 		rt->apply.phase = APPLY_OVER;
 	}
-	/* All sessions will be ended in any case. */
+	/* Stop before APPLY_END: all sessions are about to be ended anyway. */
 	while (rt->apply.phase < APPLY_END && apply_step(rt, &rt->apply))
 		;
 	rt->applying = false;
 	job_over(rt, &rt->apply, rt->apply.rc, &rt->apply.err);
 }
 
-/* ---- life ---- */
+/* ---- create and free ---- */
 
 int l7mp_runtime_new(struct l7mp_env *env, struct l7mp_sessions *sessions,
                      struct l7mp_runtime **out)

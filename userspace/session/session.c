@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A session: its events, its pipes, its stages with their attempts to connect, its states and its
- * end. Functions stand after what they call: events, then the end, pipes, and stages, which end
- * sessions and write to pipes, and then the functions that other files call.
+ * A session: its events, pipes, stages with their attempts to connect, states, and end. Functions
+ * follow those that they call.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -40,8 +39,8 @@ static void set_state(struct l7mp_session *s, enum l7mp_session_state state)
 /* ---- events ---- */
 
 /*
- * The ring of a session's events is allocated and grows only when events occur, so that most
- * sessions need little; it is bounded, and the oldest events are dropped.
+ * The ring of a session's events is allocated with the first event and grows on demand, so that
+ * most sessions need little memory. It is bounded: the oldest events are dropped.
  */
 
 #define EVENTS_FIRST 4
@@ -119,7 +118,7 @@ static void events_clear(struct l7mp_session *s)
 	s->n_events = s->cap_events = s->first_event = 0;
 }
 
-/* ---- the end ---- */
+/* ---- end ---- */
 
 static int http_status(enum l7mp_code code)
 {
@@ -148,7 +147,7 @@ static void answer(struct l7mp_session *s, int status, const char *message)
 	s->answered = true;
 	if (!source || !source->ops->result)
 		return;
-	/* The subprotocol that the destination's peer has chosen is passed to the source's peer. */
+	/* Pass the subprotocol chosen by the destination's peer to the source's peer. */
 	if (status == 200 && destination && destination->subprotocol && source->ops->subprotocol)
 		source->ops->subprotocol(source, destination->subprotocol);
 	source->ops->result(source, status, message);
@@ -171,13 +170,13 @@ static void log_end(const struct l7mp_session *s, bool failed)
 		l7mp_log_warn(SESSION_MODULE, "%s: fails: %s", s->name, s->reason);
 }
 
-/* The byte stream that bytes can be spliced from or to; NULL: none. */
+/* Returns the byte stream that can be spliced from or to; NULL: none. */
 static struct l7mp_stream_io *plain_of(const struct session_stage *st)
 {
 	return st->stream && st->stream->ops->plain ? st->stream->ops->plain(st->stream) : NULL;
 }
 
-/* Nothing that is still read may go past the session. */
+/* Ends splicing in both directions: data read from now on must pass through the session. */
 static void end_splicing(struct l7mp_session *s)
 {
 	for (unsigned i = 0; i < s->n; i++) {
@@ -210,7 +209,7 @@ void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, b
 		l7mp_timer_stop(session_loop(s), &s->stages[i].timer);
 	event_add(s, failed ? "ERROR" : "END", -1, 0, text);
 	log_end(s, failed);
-	/* A reply about the set-up must still reach the source, so it is not aborted. */
+	/* An error reply about the set-up must still reach the source, so it is not aborted. */
 	s->abort =
 	        abort && (s->answered || !s->stages[0].stream || !s->stages[0].stream->ops->result);
 	answer(s, failed ? http_status(err->code) : 503, text);
@@ -224,7 +223,7 @@ static void closed_one(struct l7mp_session *s)
 	l7mp_task_post(session_loop(s), &s->task);
 }
 
-/* A direction has ended: ends the session if both have. */
+/* A direction has ended: ends the session when both have. */
 static void check_end(struct l7mp_session *s)
 {
 	const struct session_pipe *back = &s->pipes[s->n - 1U];
@@ -255,8 +254,8 @@ static int64_t idle_now(const struct l7mp_session *s)
 }
 
 /*
- * The timer is not moved for each packet: when it fires it checks the time of the last one, and
- * waits for the rest.
+ * The timer is not re-armed for each packet: when it fires, it compares the time of the last packet
+ * and waits for the rest.
  */
 static void arm_idle(struct l7mp_session *s)
 {
@@ -265,30 +264,30 @@ static void arm_idle(struct l7mp_session *s)
 
 	if (!idle || s->ending || s->draining)
 		return;
-	/* Without memory for the timer the session merely lives longer. */
+	/* Without memory for the timer the session only lives longer. */
 	(void)l7mp_timer_start(session_loop(s), &s->timer, due > now ? due - now : 0);
 }
 
 /* ---- pipes ---- */
 
 /*
- * What one stage emits goes to the next one at once, or waits, in order, until the next stage is
- * ready and takes it.
+ * Data that a stage emits is written to the next one at once, or queued in order until the next
+ * stage is ready and accepts it.
  *
- * A stage's stream is paused while the session is not complete and while what comes after it is
- * full. What still arrives then is queued: from a datagram stage at most limits.max_queue bytes a
+ * A stage's stream is paused while the session is not complete and while the following pipe is
+ * full. Data that still arrives is queued: from a datagram stage at most limits.max_queue bytes per
  * pipe, the rest is dropped and counted; from a byte stream all of it (at most one read, by the
  * contract of streams).
  */
 
-/* The least that a queued datagram is charged, so that the number of empty ones is bounded. */
+/* The minimum charge for a queued datagram, which bounds the number of empty ones. */
 #define CHARGE_MIN 64
 /*
- * Exceeding the limit by this much ends the session: a byte stream that ignores a pause is a bug or
- * an attack.
+ * Exceeding the limit by this much ends the session: a byte stream that ignores a pause indicates a
+ * bug or an attack.
  */
 #define STREAM_SLACK (16U << 20)
-/* The largest datagram for stages that name no limit: UDP over IPv4. */
+/* The largest datagram for stages without a limit of their own: UDP over IPv4. */
 #define SPLIT_DEFAULT 65507U
 
 static uint32_t charge(const struct l7mp_buf *buf)
@@ -378,7 +377,7 @@ static void enqueue(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 		l7mp_session_finish(s, &err, true, "a stage does not stop sending to a full pipe");
 		return;
 	}
-	/* A queued piece must not keep the large buffer that it was received in. */
+	/* Queued data must not keep the large buffer in which it was received. */
 	small = l7mp_buf_compact(buf);
 	if (small) {
 		queue_append(p, small);
@@ -399,7 +398,7 @@ static void pipe_clear(struct l7mp_session *s, unsigned i)
 }
 
 /*
- * Whether the pipe after stage i is full. Transformers queue nothing, so the pipe after a
+ * Whether the pipe after stage i is full. Transformers have no queue, so the pipe after a
  * transformer counts, too.
  */
 static bool full_after(const struct l7mp_session *s, unsigned i)
@@ -416,7 +415,7 @@ static bool full_after(const struct l7mp_session *s, unsigned i)
 	return false;
 }
 
-/* Pauses or resumes the stages' streams, depending on pipes and states. */
+/* Pauses or resumes the stages' streams, according to pipes and states. */
 static void flow_control(struct l7mp_session *s)
 {
 	for (unsigned i = 0; i < s->n && !s->ending; i++) {
@@ -430,7 +429,7 @@ static void flow_control(struct l7mp_session *s)
 	}
 }
 
-/* Passes the end of the stream on, after everything before it was written. */
+/* After all data was written, shuts down the next stage. */
 static void pass_end(struct l7mp_session *s, unsigned i)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -446,8 +445,8 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 		               !to->stream->is_transformer;
 
 		/*
-		 * A request (HTTP) waits for its answer: the shutdown is not passed to a WebSocket,
-		 * which has no half-close, because its peer would not answer any more.
+		 * A request (HTTP) waits for its answer. So do not shut down a WebSocket, which has
+		 * no half-close: its peer would not answer any more.
 		 */
 		if (!lingers || p->code || !source || !source->asks)
 			l7mp_stream_shutdown(to->stream, p->code);
@@ -474,7 +473,7 @@ static void pipe_end(struct l7mp_session *s, unsigned i, int code)
 	pass_end(s, i);
 }
 
-/* A stage was lost: the session is not connected any more. */
+/* A stage was lost: the session is not connected. */
 static void not_ready(struct l7mp_session *s)
 {
 	if (s->state != L7MP_SESSION_CONNECTED)
@@ -483,7 +482,7 @@ static void not_ready(struct l7mp_session *s)
 	flow_control(s);
 }
 
-/* ---- streams that a stage has given up ---- */
+/* ---- streams detached from a stage ---- */
 
 /* The stream and its socket are closed. */
 static void unwatch(struct l7mp_session *s, struct l7mp_watched **watched)
@@ -544,7 +543,7 @@ static const struct l7mp_stream_events orphan_events = {
         .closed = orphan_closed,
 };
 
-/* The same for an observed stream, whose owner is the observer's record. */
+/* The same for an observed stream; the observer's record is its owner. */
 static void watched_data(void *owner, struct l7mp_buf *buf)
 {
 	orphan_data(((struct l7mp_watched *)owner)->session, buf);
@@ -594,8 +593,8 @@ static void stage_detach(struct session_stage *st, bool abort)
 /* ---- losing a stage, and when it is retried ---- */
 
 /*
- * Attempts begin at least the route's timeout apart, so that an upstream that accepts and closes
- * again and again costs one connection per timeout; a stage that was connected for longer is
+ * Attempts begin at least the route's time-out apart, so that an upstream that repeatedly accepts
+ * and closes costs one connection per time-out. A stage that was connected for longer is
  * reconnected at once.
  */
 
@@ -632,12 +631,12 @@ static const char *stage_describe(const struct session_stage *st, char *buf, siz
 	return buf;
 }
 
-/* Ends the session, which can't continue without this stage. */
+/* Ends the session, because this stage can't be retried. */
 static void give_up(struct session_stage *st, const struct l7mp_error *err)
 {
 	struct l7mp_session *s = st->s;
 	unsigned tried = st->retries;
-	/* A client that got a complete answer must not lose it to a reset. */
+	/* A reset must not discard a complete answer that is still on its way to the client. */
 	bool orderly = err->code == L7MP_OK || stage_out(st)->shut;
 	const char *why = err->message[0] ? err->message : "closed";
 	char where[300];
@@ -666,7 +665,7 @@ static void schedule_retry(struct session_stage *st, const struct l7mp_error *er
 		give_up(st, &oom);
 }
 
-/* A connected stage whose end was received, or that was shut down, has not failed: it is over. */
+/* A connected stage whose end was received, or that was shut down, has not failed but finished. */
 static bool is_over(const struct session_stage *st, bool lost)
 {
 	return lost && (stage_out(st)->shut || stage_in(st)->end);
@@ -682,7 +681,7 @@ static bool may_retry(const struct session_stage *st, bool lost)
 	return !is_over(st, lost);
 }
 
-/* Drops the connection, and keeps what waits for the next one. */
+/* Drops the connection, and keeps the data queued for the next one. */
 static bool disconnect(struct session_stage *st, bool abort)
 {
 	bool lost = stage_connected(st);
@@ -718,7 +717,9 @@ static void stage_lost(struct session_stage *st, const struct l7mp_error *err)
 	if (st->s->ending)
 		return;
 	lost = disconnect(st, err->code != L7MP_OK);
-	/* An endpoint's refusal is no failure: a retry would give its share to others. */
+	/*
+	 * An endpoint's refusal is not a failure: a retry would send its share to other endpoints.
+	 */
 	if (st->refused || !may_retry(st, lost)) {
 		give_up(st, err);
 		return;
@@ -746,13 +747,13 @@ void l7mp_stage_move(struct session_stage *st)
 		return;
 	}
 	reset_pipes(st);
-	/* The operator deleted the endpoint, so retry at once, whatever retry_on is. */
+	/* The endpoint was deleted by the operator, so retry at once, whatever retry_on is. */
 	schedule_retry(st, &err, 0);
 }
 
 /*
- * The same for the source, which is opened again where that is possible. If it ended in an orderly
- * way, the session ends when what it sent has been delivered.
+ * The same for the source, which is reopened if possible. After an orderly end the session ends
+ * when the source's data has been delivered.
  */
 static void source_lost(struct session_stage *st, const struct l7mp_error *err)
 {
@@ -772,7 +773,7 @@ static void source_lost(struct session_stage *st, const struct l7mp_error *err)
 		l7mp_session_finish(s, err, true, "source: %s", err->message);
 		return;
 	}
-	/* What it sent before it closed is still delivered. */
+	/* Data sent before the close is still delivered. */
 	s->source_gone = true;
 	s->active_ms = l7mp_loop_now(session_loop(s));
 	arm_idle(s);
@@ -820,12 +821,11 @@ static void write_failed(struct l7mp_session *s, unsigned i, int rc, uint32_t le
 /* ---- splicing ---- */
 
 /*
- * What connections with little to say never need. A direction that has carried so much is likely to
- * go on.
+ * Short connections never reach this; a direction that has carried so much is likely to carry more.
  */
 #define SPLICE_AFTER 65536
 
-/* Bytes of a direction went from its first stream to its last one inside of the kernel. */
+/* The kernel moved bytes of a direction from its first stream to its last one. */
 static void on_spliced(void *arg, size_t bytes, int rc)
 {
 	struct session_stage *from = arg;
@@ -851,7 +851,7 @@ static void on_spliced(void *arg, size_t bytes, int rc)
 	}
 }
 
-/* Whether the stages between two merely count, so that bytes need not pass them. */
+/* Whether all stages in between only count, so that data need not pass through them. */
 static bool only_counted(struct l7mp_session *s, unsigned from, unsigned to)
 {
 	for (unsigned i = (from + 1) % s->n; i != to; i = (i + 1) % s->n) {
@@ -864,7 +864,7 @@ static bool only_counted(struct l7mp_session *s, unsigned from, unsigned to)
 	return true;
 }
 
-/* Enough has passed in this direction: what follows need not enter the process, if possible. */
+/* Enough data has passed in this direction: splice the rest, if possible. */
 static void begin_splicing(struct l7mp_session *s, enum l7mp_direction dir)
 {
 	struct session_stage *from = &s->stages[dir == L7MP_INGRESS ? 0 : s->dest];
@@ -884,7 +884,7 @@ static void splice_when_due(struct l7mp_session *s, unsigned i)
 		begin_splicing(s, L7MP_EGRESS);
 }
 
-/* Writes one buffer that the next stage can carry as it is. */
+/* Writes a buffer of a size that the next stage supports. */
 static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -912,7 +912,7 @@ static void write_buffer(struct l7mp_session *s, unsigned i, struct l7mp_buf *bu
 	}
 }
 
-/* Writes a piece of a byte stream to a datagram stage, in as many datagrams as needed. */
+/* Writes a piece of a byte stream to a datagram stage, as one or more datagrams. */
 static void write_split(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf, uint32_t max)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -961,7 +961,7 @@ static void pipe_flush(struct l7mp_session *s, unsigned i)
 	pass_end(s, i);
 }
 
-/* Takes buf, which stage i has emitted. */
+/* Handles data emitted by stage i. Takes buf. */
 static void pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 {
 	struct session_pipe *p = &s->pipes[i];
@@ -1086,8 +1086,8 @@ static void on_end(void *owner, int code)
 	if (s->ending)
 		return;
 	/*
-	 * An upstream that closes while the other direction is open counts as a failure, if
-	 * failures are to be retried.
+	 * When failures are to be retried, an upstream that closes while the other direction is
+	 * open counts as failed.
 	 */
 	if ((st->index || session_can_reopen(s)) && !stage_in(st)->end &&
 	    (s->lookup.route->retry_on & L7MP_RETRY_DISCONNECT)) {
@@ -1122,7 +1122,9 @@ static void on_notice(void *owner, const char *event, const char *message)
 	event_notice(st->s, st->index, event, message);
 }
 
-/* A flow of the old addresses must not go on. The next packet asks for a new one. */
+/*
+ * The addresses have changed: removes the flow of the old ones. The next packet requests a new one.
+ */
 static void on_moved(void *owner)
 {
 	struct session_stage *st = owner;
@@ -1176,7 +1178,7 @@ static void stage_attach(struct session_stage *st, struct l7mp_stream *stream)
 
 /* ---- connecting a stage ---- */
 
-/* Returns the kind of the stage's input, as far as it is known. */
+/* Returns the kind of the stage's input, if known. */
 static enum l7mp_kind kind_before(const struct session_stage *st)
 {
 	const struct l7mp_session *s = st->s;
@@ -1260,7 +1262,7 @@ static int pick_endpoint(struct session_stage *st, struct l7mp_error *err)
 	return 0;
 }
 
-/* Connects to the stage's cluster and endpoint, or goes on with a connection. */
+/* Connects to the stage's cluster and endpoint, or restores a connection. */
 static int connect_stage(struct session_stage *st, struct l7mp_restore_end *restore, bool same,
                          struct l7mp_error *err)
 {
@@ -1293,12 +1295,12 @@ static int connect_stage(struct session_stage *st, struct l7mp_restore_end *rest
 	stage_attach(st, stream);
 	if (s->m->watch)
 		st->watched = s->m->watch->begin(s->m->watch_arg, s, stream);
-	/* Last: what a look-up of the endpoint finds is not counted, only what is connected to. */
+	/* Count last, so that only connected protocols are counted. */
 	l7mp_sessions_counted(s->m, L7MP_OBJ_CLUSTER, st->cluster, proto->desc.name);
 	return 0;
 }
 
-/* Tries to go on with the connection of the session as one to this endpoint. */
+/* Tries to restore the session's connection as one to this endpoint. */
 static int try_endpoint(struct session_stage *st, struct l7mp_endpoint *e, bool same,
                         struct l7mp_error *err)
 {
@@ -1314,7 +1316,7 @@ static int try_endpoint(struct session_stage *st, struct l7mp_endpoint *e, bool 
 	return rc;
 }
 
-/* Goes on with the destination's connection, to the endpoint that has its address. */
+/* Restores the destination's connection, to the endpoint that has its address. */
 static int stage_restore(struct session_stage *st, struct l7mp_error *err)
 {
 	const char *name = st->s->restore->record->endpoint;
@@ -1336,7 +1338,7 @@ static int stage_restore(struct session_stage *st, struct l7mp_error *err)
 	if (!(c->proto->flags & L7MP_PROTO_RESTORES))
 		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
 		                      "connections of protocol %s can't go on", c->proto->name);
-	/* That of the same name most likely is the one. */
+	/* First try the endpoint of the same name, which is the most likely one. */
 	for (int pass = 0; pass < 2; pass++)
 		for (size_t i = 0; rc == -EXDEV && i < c->n_endpoints; i++) {
 			struct l7mp_endpoint *e = c->endpoints[i];
@@ -1373,7 +1375,7 @@ static void stage_connect(struct session_stage *st)
 	st->state = st->retries || st->was_up ? L7MP_STAGE_RETRYING : L7MP_STAGE_INIT;
 	st->attempt_ms = l7mp_loop_now(session_loop(s));
 	rc = stage_start(st, &err);
-	/* What goes on opens by itself, however many others are made before the next turn. */
+	/* A restored stream opens by itself in the next turn. */
 	if (!rc && !s->restore)
 		rc = l7mp_timer_start(session_loop(s), &st->timer, s->lookup.route->timeout_ms);
 	if (!rc)
@@ -1434,7 +1436,7 @@ static void stage_timer(struct l7mp_timer *timer, void *arg)
 
 /* ---- ending and freeing a session ---- */
 
-/* The session is ended while it is being answered: an HTTP answer must not look complete. */
+/* The session ends while it is being answered: an HTTP answer must not look complete. */
 static void abort_answer(struct l7mp_session *s, const char *reason)
 {
 	struct l7mp_stream *source = s->stages[0].stream;
@@ -1455,14 +1457,14 @@ static void close_streams(struct l7mp_session *s)
 
 		if (!st->stream)
 			continue;
-		/* Passes a close code on that could not be passed on before. */
+		/* Pass on a close code that could not be passed on before. */
 		if (before->end && !before->shut && !s->abort)
 			l7mp_stream_shutdown(st->stream, before->code);
 		l7mp_stream_close(st->stream, s->abort);
 	}
 }
 
-/* The owner of reopen_arg may make another session now. */
+/* Allows the owner of reopen_arg to create another session. */
 static void release_source(struct l7mp_session *s)
 {
 	bool there = session_can_reopen(s);
@@ -1505,7 +1507,7 @@ static void session_task(struct l7mp_task *task, void *arg)
 	struct l7mp_session *s = arg;
 
 	(void)task;
-	/* What is lent can't be closed: l7mp_session_unlent comes here again. */
+	/* Lent descriptors can't be closed: l7mp_session_unlent calls this again. */
 	if (s->state != L7MP_SESSION_FINALIZING || s->lent)
 		return;
 	if (!s->closing)
@@ -1514,7 +1516,7 @@ static void session_task(struct l7mp_task *task, void *arg)
 		destroyed(s);
 }
 
-/* Whether a request is being answered, so that its end should wait a moment. */
+/* Whether a request is being answered, so that the end should be delayed. */
 static bool answering(const struct l7mp_session *s)
 {
 	const struct l7mp_stream *source = s->stages[0].stream;
@@ -1536,7 +1538,7 @@ void l7mp_session_end(struct l7mp_session *s, const char *reason)
 	l7mp_session_finish(s, NULL, false, "%s", reason);
 }
 
-/* ---- from and to another process ---- */
+/* ---- hand-over between processes ---- */
 
 void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 {
@@ -1560,7 +1562,7 @@ void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *
 	e->attempt = (uint16_t)attempt;
 }
 
-void l7mp_session_go_on(struct l7mp_session *s)
+void l7mp_session_resume(struct l7mp_session *s)
 {
 	arm_idle(s);
 	for (int dir = 0; dir < 2; dir++)
@@ -1636,13 +1638,13 @@ static void idle_check(struct l7mp_session *s)
 	uint64_t idle = (uint64_t)idle_now(s);
 
 	/*
-	 * First with the counters of the last poll; the kernel is asked only before the session
+	 * Check with the counters of the last poll first; query the kernel only before the session
 	 * would end.
 	 */
 	l7mp_session_offload_sync(s, false);
 	if (now >= s->active_ms + idle)
 		l7mp_session_offload_sync(s, true);
-	/* Data of a source that has closed waits for a connection as long as there are retries. */
+	/* Data of a source that has closed is kept while the destination is retried. */
 	if (s->source_gone && s->state != L7MP_SESSION_CONNECTED)
 		s->active_ms = now;
 	if (now < s->active_ms + idle) {
@@ -1672,7 +1674,7 @@ static void session_timer(struct l7mp_timer *timer, void *arg)
 		idle_check(s);
 }
 
-/* ---- making a session ---- */
+/* ---- creating a session ---- */
 
 struct l7mp_session *l7mp_session_new(struct l7mp_sessions *m, const struct l7mp_route *r)
 {

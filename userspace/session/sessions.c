@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The set of sessions: look-up, cursors, counts per object, ended sessions that are still listed,
- * ending all sessions and those of deleted objects.
+ * The set of sessions: look-up, cursors, counts per object, the list of ended sessions, ending all
+ * sessions or those of deleted objects.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@
 
 /* ---- cursors ---- */
 
-/* A session has a list of the cursors at it, which move on when it is freed. */
+/* A session has a list of the cursors that point to it; they advance when it is freed. */
 
 static void cursor_put(struct l7mp_session_cursor *c, struct l7mp_session *s)
 {
@@ -74,7 +74,7 @@ void l7mp_cursors_leave(struct l7mp_session *s)
 
 /* ---- ending all ---- */
 
-/* Ends one session, or, when the grace time is over, aborts it. */
+/* Ends one session; aborts it when the grace time is over. */
 static void end_one(struct l7mp_session *s, bool abort)
 {
 	if (!abort) {
@@ -97,7 +97,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 
 	while ((s = l7mp_cursor_next(&m->end_walk))) {
 		if (s->state == L7MP_SESSION_DESTROYED)
-			l7mp_session_free(s); /* it will not be listed any more */
+			l7mp_session_free(s); /* it is removed from the list of ended sessions */
 		else
 			end_one(s, m->end_abort);
 		if (l7mp_slice_over(m->env->loop)) {
@@ -111,7 +111,7 @@ static void end_some(struct l7mp_slice *slice, void *arg)
 		l7mp_task_post(m->env->loop, &m->done_task);
 }
 
-/* Starts, or restarts, to end all sessions. */
+/* Starts or restarts ending all sessions. */
 static void end_all(struct l7mp_sessions *m, bool abort)
 {
 	m->end_abort = abort;
@@ -344,7 +344,7 @@ void l7mp_sessions_track(struct l7mp_session *s)
 		return;
 	}
 	DL_APPEND(m->tracked, s);
-	/* Ended sessions are bounded like others: the oldest are dropped. */
+	/* Ended sessions are limited like others: the oldest are dropped. */
 	while (m->counts[L7MP_SESSION_DESTROYED] > m->env->limits->max_sessions)
 		l7mp_session_free(m->tracked);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the API and the access log show of a session. */
+/* The documents about a session for the API and the access log. */
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -22,7 +22,7 @@ const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t s
 	return buf;
 }
 
-/* Returns the tree, or frees it and returns NULL when adding to it failed. */
+/* Returns the tree; frees it and returns NULL when adding to it has failed. */
 static cJSON *checked(cJSON *json, int rc)
 {
 	if (!rc)
@@ -40,7 +40,7 @@ static cJSON *endpoint_json(const struct l7mp_endpoint *e)
 	return checked(json, rc);
 }
 
-/* The addresses of its socket, when it is one of UDP or TCP that is open. */
+/* Adds the addresses of the stage's socket, when it is an open UDP or TCP socket. */
 static int add_addresses(cJSON *json, const struct session_stage *st)
 {
 	struct l7mp_flow_end end = {.l4 = 0};
@@ -49,7 +49,7 @@ static int add_addresses(cJSON *json, const struct session_stage *st)
 
 	if (st->stream)
 		l7mp_stream_flow(st->stream, &end);
-	/* A UDP upstream that has not learnt its peer yet (options.latch) has a port. */
+	/* A UDP upstream that has not learnt its peer yet (options.latch) has only a local port. */
 	if (end.remote.len && !end.local.len && st->stream->ops->local &&
 	    st->stream->ops->local(st->stream, &end.local))
 		end.local.len = 0;
@@ -219,7 +219,7 @@ static cJSON *offload_json(const struct l7mp_session *s)
 
 /* ---- metadata ---- */
 
-/* Fields of a request with which a reader could act as the client. */
+/* Request fields that are credentials. */
 static bool is_secret(const char *field)
 {
 	static const char *const secrets[] = {"authorization", "proxy-authorization", "cookie"};
@@ -230,7 +230,7 @@ static bool is_secret(const char *field)
 	return false;
 }
 
-/* A copy to be shown: the values of such fields are left out. NULL: no memory. */
+/* Returns a copy without the values of credentials. NULL: no memory. */
 static cJSON *metadata_json(const struct l7mp_session *s)
 {
 	cJSON *json = cJSON_Duplicate(s->metadata, true), *field;
@@ -296,7 +296,7 @@ static cJSON *events_json(const struct l7mp_session *s)
 	return array;
 }
 
-/* ---- all of it ---- */
+/* ---- the whole document ---- */
 
 cJSON *l7mp_session_to_json(const struct l7mp_session *s)
 {
@@ -399,7 +399,7 @@ cJSON *l7mp_session_access_record(const struct l7mp_session *s)
 	rc |= l7mp_json_add(json, "source", source_record(s));
 	rc |= l7mp_json_add(json, "destination", destination_record(s));
 	rc |= l7mp_json_add_str(json, "start", l7mp_iso8601(s->start_wall, time));
-	/* In seconds; not negative, even if the wall clock was set back. */
+	/* In seconds. Not negative, even if the wall clock was set back. */
 	rc |= l7mp_json_add_num(json, "duration",
 	                        end > s->start_wall ? (double)(end - s->start_wall) / 1000 : 0);
 	rc |= add_directions(s, json);

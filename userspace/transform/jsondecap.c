@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, the metadata
- * among them, are ignored.
+ * JSONDecap: {"payload":"<base64>", ...} becomes the payload; all other members, including the
+ * metadata, are ignored.
  *
  * A datagram is one object. A byte stream is a sequence of objects with any white space between
- * them. After text that is not an object, everything up to the next newline is skipped; an
- * object that is valid JSON but has no valid payload is dropped alone.
+ * them. After text that is not an object, everything up to the next newline is skipped; an object
+ * that is valid JSON but has no valid payload is dropped alone.
  */
 #include <errno.h>
 #include <limits.h>
@@ -30,7 +30,7 @@
 #define LOG_BURST        5
 
 struct decap_state {
-	/* Shared by all sessions, because the limit is against what senders cause. */
+	/* Shared by all sessions, because peers cause these records. */
 	struct l7mp_log_limit log_limit;
 };
 
@@ -39,10 +39,10 @@ struct decap {
 	struct decap_state *state;
 	const char *session;
 	struct l7mp_jsonframe frame;
-	struct l7mp_str held; /* the beginning of an object that is not complete */
+	struct l7mp_str held; /* the beginning of an incomplete object */
 	bool skipping;        /* everything up to the next newline */
-	size_t charged;       /* of what is held, to the loop's memory */
-	uint32_t timeout_ms;  /* for an object to be complete, from its beginning */
+	size_t charged;       /* bytes of `held` charged to the loop's memory */
+	uint32_t timeout_ms;  /* time limit for receiving a complete object */
 	struct l7mp_timer timer;
 };
 
@@ -59,8 +59,8 @@ static void log_dropped(struct decap *d, const char *what)
 }
 
 /*
- * Decodes base64 (RFC 4648, section 4) into out, which has room for len / 4 * 3 bytes. Strict:
- * no white space, complete padding, no bits set in it. Returns the number of bytes or -EINVAL.
+ * Decodes base64 (RFC 4648, section 4) into out, which has room for len / 4 * 3 bytes. Strict: no
+ * white space, complete padding, unused bits zero. Returns the number of bytes or -EINVAL.
  */
 static int base64_decode(const char *text, size_t len, uint8_t *out)
 {
@@ -74,7 +74,7 @@ static int base64_decode(const char *text, size_t len, uint8_t *out)
 		return -EINVAL;
 	while (pad < 2 && text[len - 1 - pad] == '=')
 		pad++;
-	/* OpenSSL takes '=' anywhere, and strips white space and '-' at both ends. */
+	/* OpenSSL accepts '=' anywhere, and strips white space and '-' at both ends. */
 	if (memchr(text, '=', len - pad))
 		return -EINVAL;
 	n = EVP_DecodeBlock(out, (const unsigned char *)text, (int)len);
@@ -188,7 +188,7 @@ static void object(struct decap *d, const char *p, size_t n)
 		l7mp_buf_unref(out);
 }
 
-/* What is held is counted, and has a deadline from its first byte on. */
+/* Updates the memory charged for the incomplete object, and starts its deadline. */
 static void account(struct decap *d)
 {
 	struct l7mp_loop *loop = d->t.env->loop;
@@ -201,7 +201,7 @@ static void account(struct decap *d)
 		(void)l7mp_timer_start(loop, &d->timer, d->timeout_ms);
 }
 
-/* Consumes up to one object, or a piece of one. Returns the number of bytes. */
+/* Consumes up to one object, or a part of one. Returns the number of bytes. */
 static size_t take(struct decap *d, const char *p, size_t n)
 {
 	size_t start = 0, used;
@@ -219,7 +219,7 @@ static size_t take(struct decap *d, const char *p, size_t n)
 	}
 	switch (l7mp_jsonframe_take(&d->frame, p, n, &start, &used)) {
 	case L7MP_JSONFRAME_DONE:
-		l7mp_timer_stop(d->t.env->loop, &d->timer); /* the next one has its own time */
+		l7mp_timer_stop(d->t.env->loop, &d->timer); /* each object has its own deadline */
 		object(d, p + start, used - start);
 		break;
 	case L7MP_JSONFRAME_MORE:
@@ -238,7 +238,7 @@ static size_t take(struct decap *d, const char *p, size_t n)
 	return used;
 }
 
-/* An object was begun and is not finished in time: what is left of it is skipped. */
+/* An object was not completed in time: its remainder is skipped. */
 static void on_timer(struct l7mp_timer *timer, void *arg)
 {
 	struct decap *d = arg;

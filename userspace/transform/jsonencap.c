@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSONEncap: each datagram (each read, of a byte stream) becomes an object
- * {"metadata":<the session's>,"payload":"<base64>"}. With a byte stream before or behind, each
- * object ends with a newline.
+ * JSONEncap: each datagram (for a byte stream: each read) becomes an object {"metadata":<the
+ * session's>,"payload":"<base64>"}. When its input or output is a byte stream, each object ends
+ * with a newline.
  */
 #include <errno.h>
 #include <openssl/evp.h>
@@ -23,7 +23,7 @@ struct encap {
 	bool newline;
 };
 
-/* 0 or -ENOMEM. */
+/* Returns 0 or -ENOMEM. */
 static int print_head(struct encap *e)
 {
 	char *text;
@@ -58,7 +58,7 @@ static struct l7mp_buf *wrap(struct encap *e, const struct l7mp_buf *in)
 	p = (char *)out->data;
 	memcpy(p, e->head.s, e->head.len);
 	p += e->head.len;
-	/* It writes a terminator, for which there is room, as three bytes follow. */
+	/* EVP_EncodeBlock writes a terminator; there is room, as three bytes follow. */
 	EVP_EncodeBlock((unsigned char *)p, in->data, (int)in->len);
 	p += BASE64_LEN(in->len);
 	*p++ = '"';

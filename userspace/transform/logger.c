@@ -22,24 +22,24 @@
 /* ---- sinks ---- */
 
 /*
- * Files that Loggers append text to, shared by path. Records are written at the end of the loop's
- * turn, without waiting for a slow reader: what a pipe or terminal does not take is kept, up to
- * 1 MiB; further records are dropped with a warning. Regular files are written by one thread
- * (filewriter.h), and what waits for it is at most 16 MiB for all of them.
+ * Files to which Loggers append text, shared by path. Records are written at the end of the loop's
+ * turn, without waiting for a slow reader: up to 1 MiB that a pipe or terminal does not accept is
+ * queued; further records are dropped with a warning. Regular files are written by one thread
+ * (filewriter.h), with a queue of at most 16 MiB for all of them.
  */
 
 #define MODULE      "logger"
 #define QUEUE_MAX   (1U << 20)
-#define FILES_MAX   (16U << 20) /* bytes for all files on disks that are slow */
+#define FILES_MAX   (16U << 20) /* bytes queued for all files on slow disks */
 #define FLUSH_MS    5000
 #define RETRY_MS    20
-#define LINGER_MS   2000        /* from the last reference: for what a reader has not taken yet */
+#define LINGER_MS   2000        /* after the last reference was dropped: for data not yet read */
 #define KEEP_BUFFER (64U << 10) /* a larger buffer is freed when it is empty */
 
 struct sinks {
 	struct l7mp_loop *loop;
 	struct sink *head;
-	struct l7mp_writer *writer; /* made with the first regular file */
+	struct l7mp_writer *writer; /* created with the first regular file */
 };
 
 struct sink {
@@ -47,14 +47,14 @@ struct sink {
 	struct sinks *sinks;
 	unsigned refs;
 	int fd;
-	bool is_stdout;          /* not ours to close */
-	bool is_file;            /* the standard output as a regular file */
-	struct l7mp_wfile *file; /* any other regular file: has fd */
+	bool is_stdout;          /* must not be closed */
+	bool is_file;            /* stdout is a regular file */
+	struct l7mp_wfile *file; /* any other regular file: owns fd */
 	unsigned records;        /* in text */
 	bool is_socket;
-	size_t chunk; /* bytes that a descriptor which polls writable takes without blocking */
+	size_t chunk; /* bytes that can be written without blocking when fd polls writable */
 	struct l7mp_str text;
-	size_t done; /* bytes of text that were written */
+	size_t done; /* bytes of text already written */
 	uint64_t dropped;
 	int failed;            /* negative errno that was logged */
 	uint64_t linger_until; /* without references: loop time */
@@ -80,7 +80,7 @@ static void drop(struct sink *k, unsigned records)
 	k->dropped += records;
 }
 
-/* Bytes written, or negative errno; -EAGAIN when it would block. */
+/* Returns the bytes written, or negative errno; -EAGAIN when it would block. */
 static ssize_t write_some(struct sink *k, const char *p, size_t n)
 {
 	struct pollfd pfd = {.fd = k->fd, .events = POLLOUT};
@@ -121,7 +121,9 @@ static void keep_rest(struct sink *k)
 	k->done = 0;
 }
 
-/* Gives the text to the writer; -EAGAIN: losses are told when the disk has taken what it has. */
+/*
+ * Passes the text to the writer. -EAGAIN: its queue is full; losses are reported once it has room.
+ */
 static int queue_out(struct sink *k)
 {
 	bool full = k->text.len && l7mp_wfile_put(k->file, k->text.s, k->text.len, k->records);
@@ -179,7 +181,7 @@ static void sink_free(struct sink *k)
 	free(k);
 }
 
-/* Without references: gone when all is written, or when that takes too long. */
+/* Without references: frees the sink when all is written, or when that takes too long. */
 static void settle(struct sink *k)
 {
 	struct l7mp_loop *loop = k->sinks->loop;
@@ -216,8 +218,9 @@ static size_t plain_len(const uint8_t *p, size_t n)
 		size_t len = cp < 0x80 ? 1 : l7mp_utf8_decode(p + i, n - i, &cp);
 
 		/*
-		 * C0 (but for tab), DEL and C1 characters control terminals; a newline, and what
-		 * some programs take for one (U+2028, U+2029), would begin another record.
+		 * C0 (except tab), DEL and C1 characters control terminals; a newline, and the
+		 * characters that some programs treat as one (U+2028, U+2029), would begin another
+		 * record.
 		 */
 		if (!len || (cp < 0x20 && cp != '\t') || (cp >= 0x7f && cp < 0xa0) ||
 		    cp == 0x2028 || cp == 0x2029)
@@ -229,9 +232,9 @@ static size_t plain_len(const uint8_t *p, size_t n)
 
 /*
  * Appends one record, a line: the prefix, the payload as text without a newline at its end, and a
- * newline. UTF-8 and tabs are written as they are. Any other newline becomes \n, and other control
- * characters and bytes that are not UTF-8 \xNN, so that a peer can neither forge a record nor
- * send control sequences to a terminal. A backslash stays as it is.
+ * newline. UTF-8 and tabs are written unchanged. Any other newline becomes \n, and other
+ * control characters and bytes that are not UTF-8 become \xNN, so that a peer can neither forge a
+ * record nor send control sequences to a terminal. A backslash is not escaped.
  */
 static void sink_record(struct sink *k, const char *prefix, const void *data, size_t len)
 {
@@ -245,7 +248,7 @@ static void sink_record(struct sink *k, const char *prefix, const void *data, si
 		drop(k, 1);
 		return;
 	}
-	/* The newline at the end of a line of text is the record's. */
+	/* A newline at the end of the payload becomes the record's. */
 	if (len && p[len - 1] == '\n')
 		len--;
 	l7mp_str_add(&k->text, prefix);
@@ -262,7 +265,7 @@ static void sink_record(struct sink *k, const char *prefix, const void *data, si
 	}
 	l7mp_str_add(&k->text, "\n");
 	if (k->text.oom) {
-		/* Everything is dropped, so that no half record is written. */
+		/* Drop everything, so that no partial record is written. */
 		l7mp_str_free(&k->text);
 		k->done = 0;
 		drop(k, k->records + 1);
@@ -344,8 +347,8 @@ static int sink_open(struct sinks *sinks, const char *path, struct sink **out)
 }
 
 /*
- * Drops a reference. What a slow reader has not taken yet is written for up to 2 s longer, without
- * waiting. Nulls the pointer.
+ * Drops a reference. Data that a slow reader has not accepted yet is written for up to 2 s longer,
+ * without blocking. Sets the pointer to NULL.
  */
 static void sink_close(struct sink **kp)
 {
@@ -358,7 +361,7 @@ static void sink_close(struct sink **kp)
 	settle(k);
 }
 
-/* What was gathered so far goes to the old file. */
+/* Text gathered so far goes to the old file. */
 static void reopen(struct sink *k)
 {
 	struct sink old;
@@ -386,8 +389,8 @@ static void reopen(struct sink *k)
 }
 
 /*
- * Opens the files again, after a rotation. One that can't be opened, or whose reader (a FIFO's) has
- * something to take yet, stays as it is.
+ * Reopens the files, after a rotation. A file that can't be opened, or a FIFO whose reader has not
+ * read everything, stays as it is.
  */
 static void sinks_reopen(struct sinks *sinks)
 {
@@ -398,8 +401,8 @@ static void sinks_reopen(struct sinks *sinks)
 }
 
 /*
- * All must have been closed. What a slow reader has not taken yet is lost; for the disk it waits
- * for up to 5 s.
+ * All sinks must have been closed. Data that a slow reader has not accepted yet is lost; for disk
+ * writes it waits for up to 5 s.
  */
 static void sinks_free(struct sinks **sinks)
 {
@@ -422,7 +425,7 @@ struct logger {
 	struct l7mp_transform t;
 	struct sink *sink;
 	char *prefix;
-	bool time; /* in front of the prefix */
+	bool time; /* print the time before the prefix */
 };
 
 static int logger_write(struct l7mp_stream *s, struct l7mp_buf *buf)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Metric: passes everything on and counts it, per session and cluster, for the Prometheus
- * cluster. The session reports what passes in the kernel.
+ * Metric: passes everything on and counts it, per session and cluster, for the Prometheus cluster.
+ * The session reports the packets of the kernel fast path.
  *
- * A series remains for some minutes after its session, so that a scrape sees the final values
- * of short sessions.
+ * A series remains for some minutes after its session, so that a scrape sees the final values of
+ * short sessions.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 struct series {
 	UT_hash_handle hh;
 	struct series *prev, *next; /* in metric_state.ended */
-	unsigned refs;              /* stages that count in it; 0: ended */
+	unsigned refs;              /* stages that count in it; 0: the session has ended */
 	uint64_t packets, bytes;
 	uint64_t ended_ms;
 	const char *cluster; /* points into key */
@@ -64,7 +64,7 @@ static void purge(struct metric_state *st, uint64_t now)
 	}
 }
 
-/* A reference; NULL: no memory. */
+/* Returns a reference; NULL: no memory. */
 static struct series *series_get(struct metric_state *st, const char *session, const char *cluster)
 {
 	size_t n = strlen(session) + 1, len = n + strlen(cluster);
@@ -109,7 +109,7 @@ static void metric_metrics(struct l7mp_env *env, void *state, struct l7mp_str *o
 	        "Payload bytes that passed a Metric cluster, by session"};
 	struct metric_state *st = state;
 
-	/* Series per session are optional, so that a scrape does not grow with the sessions. */
+	/* Series per session are optional, because their number grows with the sessions. */
 	if (env->model && !l7mp_model_admin(env->model)->metrics_sessions)
 		return;
 	if (st)

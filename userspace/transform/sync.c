@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sync: broadcast groups. What is written to one member, all other members of its group emit at
- * once. A slow receiver does not delay the others: the queue of its own session overflows.
+ * Sync: broadcast groups. Data written to one member is emitted at once by all other members of its
+ * group. A slow receiver does not delay the others: the queue of its own session overflows.
  *
- * A member leaves its group when it is freed, never during a broadcast; until then a closing
- * one is skipped. New members are appended.
+ * A member leaves its group when it is freed, never during a broadcast; until then a closing one is
+ * skipped. New members are appended.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ struct member {
 
 /* ---- groups ---- */
 
-/* Equal values have the same text: their keys are sorted. Heap; NULL: no memory. */
+/* Equal values have the same text, because keys are sorted. Heap; NULL: no memory. */
 static char *make_key(const char *cluster, const char *query, const cJSON *value, size_t *len)
 {
 	char *text = l7mp_json_print(value, L7MP_JSON_DIFFY);
@@ -103,7 +103,7 @@ static int sync_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 		if (m == self || !m->t.open || m->t.closing)
 			continue;
 		receivers++;
-		/* Each receiver has a queue of its own. */
+		/* Each receiver has its own queue. */
 		copy = l7mp_buf_slice(buf, 0, buf->len);
 		if (copy)
 			l7mp_transform_emit(&m->t, copy);
@@ -161,7 +161,7 @@ static int sync_connect(const struct l7mp_connect *params, struct l7mp_stream **
 	m = l7mp_transform_new(sizeof(*m), params, &ops);
 	if (!m)
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
-	/* What a member emits is not what was written to it. */
+	/* A member does not emit the data that is written to it. */
 	m->t.base.is_transformer = false;
 	m->t.base.kind = L7MP_KIND_DATAGRAM;
 	m->state = state;

@@ -70,7 +70,7 @@ int l7mp_transform_hop(struct l7mp_buf **buf)
 	return 0;
 }
 
-/* A transformer buffers nothing; the session considers the stage behind it. */
+/* A transformer has no queue; the session checks the stage after it. */
 void l7mp_transform_pause(struct l7mp_stream *s, bool on)
 {
 	(void)s;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What all transformers share: a stream without a descriptor, which opens in the next turn of
- * the loop and passes an end on. Private to transform/. Thread: loop only.
+ * Common code of transformers: a stream without a descriptor, which opens in the next turn of the
+ * loop and passes an end on. Private to transform/. Thread: loop only.
  */
 #pragma once
 
@@ -13,9 +13,12 @@ struct l7mp_transform;
 
 struct l7mp_transform_ops {
 	struct l7mp_stream_ops stream;
-	/* Optional: the end of the input, before `end` is emitted; may emit what was held back. */
+	/*
+	 * Optional: called at the end of the input, before `end` is emitted; may emit buffered
+	 * data.
+	 */
 	void (*flush)(struct l7mp_transform *t);
-	/* Optional: frees what the transformer holds; called once, after `closed`. */
+	/* Optional: frees the transformer's fields; called once, after `closed`. */
 	void (*release)(struct l7mp_transform *t);
 };
 
@@ -37,12 +40,16 @@ void *l7mp_transform_new(size_t size, const struct l7mp_connect *params,
 /* Frees a transformer that was not returned by connect yet. */
 void l7mp_transform_discard_new(struct l7mp_transform *t);
 
-/* Can it be written to? 0, or frees buf and returns -ENOTCONN or -EPIPE, for write to return. */
+/*
+ * Checks that it can be written to. Returns 0, or frees buf and returns -ENOTCONN or -EPIPE, the
+ * result for write.
+ */
 int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf);
 /*
- * For what sends a datagram back, or on to others: two such listeners that got hold of each other's
- * address would do so for ever. As a router does, lowers the TTL that it came with, for it to leave
- * with. 0, or frees *buf and returns -ETIME, for write to return: it is spent.
+ * For transformers that send a datagram back or on to others: two such listeners with each other's
+ * address would loop forever. Like a router this decrements the received TTL, with which the
+ * datagram is sent. Returns 0, or frees *buf and returns -ETIME, the result for write, when the TTL
+ * has expired.
  */
 int l7mp_transform_hop(struct l7mp_buf **buf);
 /* Emits data; takes buf. */
@@ -55,7 +62,7 @@ static inline void l7mp_transform_emit(struct l7mp_transform *t, struct l7mp_buf
 void l7mp_transform_pause(struct l7mp_stream *s, bool on);
 void l7mp_transform_shutdown(struct l7mp_stream *s, int code);
 void l7mp_transform_close(struct l7mp_stream *s, bool abort);
-/* Its bytes are needed in user space: no offload. */
+/* The data is needed in user space: no offload. */
 void l7mp_transform_flow_none(struct l7mp_stream *s, struct l7mp_flow_end *out);
 
 /* clang-format off */

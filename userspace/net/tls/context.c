@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* TLS settings: read from files into an SSL_CTX, read again on request. */
+/* TLS settings: an SSL_CTX built from files, rebuilt on request. */
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -14,7 +14,7 @@
 #include "l7mp/hash.h"
 #include "tls_int.h"
 
-/* Client settings that are cached for the next connect: more than configurations have. */
+/* Maximum number of cached client settings; typical configurations have fewer. */
 #define KEPT_MAX 64
 
 struct l7mp_tls_ctx {
@@ -49,7 +49,7 @@ static int wrong(struct l7mp_error *err, int rc, const char *key, const char *fm
 	return rc;
 }
 
-/* Refuses FIFOs and devices, which could block the loop. */
+/* Rejects FIFOs and devices, which could block the loop. */
 static int readable(const char *path, const char *key, struct l7mp_error *err)
 {
 	struct stat st;
@@ -64,7 +64,7 @@ static int readable(const char *path, const char *key, struct l7mp_error *err)
 	return rc ? wrong(err, rc, key, "can't read '%s': %s", path, strerror(-rc)) : 0;
 }
 
-/* Fails: a passphrase can't be entered. */
+/* Fails: there is nobody to enter a passphrase. */
 static int no_passphrase(char *buf, int size, int rwflag, void *arg)
 {
 	(void)buf;
@@ -146,9 +146,9 @@ static int use_ca(SSL_CTX *ssl, const char *path, const char *key, struct l7mp_e
 	return 0;
 }
 
-/* ---- what a server's SSL_CTX has beside it: further certificates, ALPN ---- */
+/* ---- data beside a server's SSL_CTX: further certificates, ALPN ---- */
 
-/* Stored as ex data of the SSL_CTX with which connections begin, and freed with it. */
+/* Stored as ex data of the SSL_CTX of new connections, and freed with it. */
 struct server_extra {
 	SSL_CTX **certs; /* one for each further certificate */
 	size_t n_certs;
@@ -173,7 +173,7 @@ static void extra_free_cb(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, 
 
 static int extra_index(void)
 {
-	static int index = -1; /* OpenSSL's registration of a slot, once in a process */
+	static int index = -1; /* OpenSSL's index of the ex data, allocated once per process */
 
 	if (index < 0)
 		index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, extra_free_cb);
@@ -225,7 +225,7 @@ static bool cert_is_for(SSL_CTX *ssl, const char *name)
 	       1;
 }
 
-/* Selects the certificate by the name that the client asks for (RFC 6066, section 3). */
+/* Selects the certificate by the name that the client requests (RFC 6066, section 3). */
 static int servername_cb(SSL *ssl, int *alert, void *arg)
 {
 	const struct server_extra *x = arg;
@@ -243,7 +243,7 @@ static int servername_cb(SSL *ssl, int *alert, void *arg)
 	return SSL_TLSEXT_ERR_OK;
 }
 
-/* OpenSSL takes the callbacks from the selected SSL_CTX: all of them need them. */
+/* OpenSSL uses the callbacks of the selected SSL_CTX, so all of them need these. */
 static void use_extra(SSL_CTX *ssl, struct server_extra *x)
 {
 	if (x->alpn)
@@ -300,7 +300,7 @@ static int fill_extra(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	return 0;
 }
 
-/* The trusted CAs are also taken from the selected SSL_CTX. */
+/* The trusted CAs are taken from the selected SSL_CTX, too. */
 static void share_trust(SSL_CTX *ssl, const struct server_extra *x)
 {
 	for (size_t i = 0; x && i < x->n_certs; i++) {
@@ -331,7 +331,7 @@ static int fill_server(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 	rc = use_ca(ssl, ca, "client_ca", err);
 	if (rc)
 		return rc;
-	names = SSL_load_client_CA_file(ca); /* sent to clients, for choosing their certificate */
+	names = SSL_load_client_CA_file(ca); /* sent to clients, which select a certificate by it */
 	if (names)
 		SSL_CTX_set_client_CA_list(ssl, names);
 	SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, l7mp_tls_verify);
@@ -349,7 +349,7 @@ static int fill_client(SSL_CTX *ssl, const cJSON *tls, struct l7mp_error *err)
 		unsigned len;
 		unsigned char *wire = alpn_wire(alpn, &len);
 
-		/* this function returns 0 for success */
+		/* This OpenSSL function returns 0 for success. */
 		if (!wire || SSL_CTX_set_alpn_protos(ssl, wire, len))
 			rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 		free(wire);
@@ -377,7 +377,7 @@ static int build(const cJSON *tls, bool server, SSL_CTX **out, struct l7mp_error
 	SSL_CTX_set_min_proto_version(ssl, TLS1_2_VERSION);
 	SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
 	SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
-	/* Resumption uses tickets, which the client keeps. */
+	/* Sessions are resumed by tickets, which the client stores. */
 	SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
 	rc = server ? fill_server(ssl, tls, err) : fill_client(ssl, tls, err);
 	ERR_clear_error();
@@ -440,7 +440,7 @@ void l7mp_tls_ctx_unref(struct l7mp_tls_ctx **pp)
 		return;
 	if (ctx->set)
 		DL_DELETE(ctx->set->all, ctx);
-	SSL_CTX_free(ctx->ssl); /* connections have references */
+	SSL_CTX_free(ctx->ssl); /* connections hold references */
 	cJSON_Delete(ctx->tls);
 	free(ctx);
 }

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The TLS handshakes of a listener's clients. Sessions do not see a client before its handshake is
- * done.
- */
+/* The TLS handshakes of a listener's clients. Sessions are created only after the handshake. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +10,7 @@
 #include "tls_int.h"
 
 #define HANDSHAKE_MS 10000
-/* Each needs about 40 KiB. With one more the oldest is closed, which is the slowest one. */
+/* Each needs about 40 KiB. Beyond this the oldest is closed. */
 #define PENDING_MAX 1024
 
 struct pending {
@@ -33,7 +30,7 @@ struct l7mp_tls_gate {
 	struct l7mp_log_limit limit;
 };
 
-/* Removes it from the list; the connection is the caller's. */
+/* Removes it from the list; the caller then owns the connection. */
 static struct l7mp_tls *leave(struct pending *c)
 {
 	struct l7mp_tls *tls = c->tls;
@@ -97,7 +94,7 @@ static void on_error(void *arg, int err)
 	give_up(c, *why ? why : l7mp_errno_text(err));
 }
 
-/* `data` and `end` are called only after `connected`, when the connection has another owner. */
+/* `data` and `end` are called only after `connected`, when the connection has been passed on. */
 static const struct l7mp_stream_io_ops ops = {.connected = on_connected, .error = on_error};
 
 int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out)

@@ -9,7 +9,7 @@
 static const struct l7mp_field alpn_name = {
         .type = L7MP_T_STRING, .min = 1, .max = 255, .doc = "protocol name, such as http/1.1"};
 
-/* Several certificates on an address are common; more than this is a mistake. */
+/* A larger number is a configuration error. */
 #define CERTIFICATES_MAX 256
 static const struct l7mp_field identity_fields[] = {
         {.key = "cert",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Descriptions of TLS errors, and of what two peers agreed on. */
+/* Texts for TLS errors, and for the negotiated parameters. */
 #include <ctype.h>
 #include <limits.h>
 #include <openssl/err.h>
@@ -12,7 +12,7 @@
 #include "tls_int.h"
 
 #define ALERT_OFFSET \
-	1000 /* SSL_AD_REASON_OFFSET: reasons from here on are alerts that the peer sent */
+	1000 /* SSL_AD_REASON_OFFSET: reasons from here on are alerts received from the peer */
 
 const char *l7mp_tls_reason(char *buf, size_t size)
 {
@@ -29,9 +29,7 @@ const char *l7mp_tls_reason(char *buf, size_t size)
 	return buf;
 }
 
-/*
- * Adds text that a peer chose, with characters escaped that could break a line or mislead a reader.
- */
+/* Appends text chosen by a peer; escapes characters that could break a line or mislead a reader. */
 static void add_plain(struct l7mp_str *out, const char *text, size_t n)
 {
 	for (size_t i = 0; i < n && i < 80; i++)

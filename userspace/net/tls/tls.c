@@ -34,7 +34,7 @@ struct l7mp_tls {
 	char *name;            /* the name that the server's certificate must have */
 	struct l7mp_task task; /* work that must not be done inside a call of the owner */
 	int err;               /* negative errno to report by the task */
-	size_t answers;        /* bytes of our answers that the peer did not read */
+	size_t answers;        /* bytes of protocol answers that the peer has not read */
 	char why[320];
 	bool open, reading;
 	bool eof; /* the byte stream's end */
@@ -123,8 +123,8 @@ static void end(struct l7mp_tls *t, bool truncated)
 }
 
 /*
- * Sends answers to what is not data: key updates, alerts. Bounded, because a peer could request
- * them again and again without reading them.
+ * Sends protocol answers (key updates, alerts). Bounded, because a peer could request them again
+ * and again without reading them.
  */
 static bool flush_answers(struct l7mp_tls *t)
 {
@@ -139,7 +139,7 @@ static bool flush_answers(struct l7mp_tls *t)
 	return false;
 }
 
-/* Decrypts one piece of plain text. Returns false when there is no more now. */
+/* Decrypts and emits one piece of plain text. Returns false when there is none now. */
 static bool take(struct l7mp_tls *t)
 {
 	struct l7mp_buf *buf = l7mp_buf_new(l7mp_loop_bufs(t->loop), RECORD);
@@ -224,14 +224,17 @@ static void on_error(void *arg, int err)
 {
 	struct l7mp_tls *t = arg;
 
-	/* A refused handshake often ends with an alert followed by a reset; the alert says more. */
+	/*
+	 * A rejected handshake often ends with an alert followed by a reset; the alert is more
+	 * informative.
+	 */
 	if (t->failed)
 		return;
 	t->failed = true;
 	t->ops->error(t->arg, err);
 }
 
-/* What OpenSSL keeps for a connection, measured: buffers for records, keys, the handshake. */
+/* OpenSSL's memory per connection, measured: buffers for records, keys, the handshake. */
 #define TLS_COST (24 * 1024)
 
 static void tls_free(struct l7mp_tls *t)
@@ -280,7 +283,7 @@ static void on_task(struct l7mp_task *task, void *arg)
 	t->ops->error(t->arg, err);
 }
 
-/* ---- making ---- */
+/* ---- creating connections ---- */
 
 /* Requires that the certificate is valid for t->name. */
 static int expect(struct l7mp_tls *t)
@@ -295,7 +298,7 @@ static int expect(struct l7mp_tls *t)
 		ip[strcspn(ip, "%")] = '\0';
 		return X509_VERIFY_PARAM_set1_ip_asc(param, ip) == 1 ? 0 : -EINVAL;
 	}
-	if (n && t->name[n - 1] == '.') /* a rooted name; certificates have none */
+	if (n && t->name[n - 1] == '.') /* a name with a trailing dot; certificates have none */
 		t->name[n - 1] = '\0';
 	X509_VERIFY_PARAM_set_hostflags(param, L7MP_TLS_HOST_FLAGS);
 	if (X509_VERIFY_PARAM_set1_host(param, t->name, 0) != 1 ||
@@ -325,7 +328,7 @@ static struct l7mp_tls *tls_new(struct l7mp_loop *loop, struct l7mp_tls_ctx *ctx
 		tls_free(t);
 		return NULL;
 	}
-	/* An empty BIO means "retry", not the end. */
+	/* For a memory BIO empty means "retry", not EOF. */
 	BIO_set_mem_eof_return(t->in, -1);
 	SSL_set_bio(t->ssl, t->in, t->out);
 	SSL_set_app_data(t->ssl, &t->bad);
@@ -383,7 +386,7 @@ void l7mp_tls_set_owner(struct l7mp_tls *t, const struct l7mp_stream_io_ops *ops
 	t->arg = arg;
 }
 
-/* ---- what the owner calls ---- */
+/* ---- operations of the owner ---- */
 
 void l7mp_tls_read(struct l7mp_tls *t, bool on)
 {
@@ -394,7 +397,7 @@ void l7mp_tls_read(struct l7mp_tls *t, bool on)
 		return;
 	l7mp_stream_io_read(t->sio, on);
 	/*
-	 * Data that was received before waits in OpenSSL, and no event of the byte stream would
+	 * Data received before may be buffered in OpenSSL, and no event of the byte stream would
 	 * follow.
 	 */
 	if (on && !t->ended)
@@ -408,7 +411,9 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 
 	if (!t->open || t->shut || t->failed || t->closing) {
 		l7mp_buf_unref(buf);
-		/* A failure is about to be reported, and says more than a failed write. */
+		/*
+		 * A failure is about to be reported, which is more informative than a failed write.
+		 */
 		return t->failed && t->open && !t->closing ? 0 : t->open ? -EPIPE : -ENOTCONN;
 	}
 	ERR_clear_error();
@@ -421,7 +426,7 @@ int l7mp_tls_write(struct l7mp_tls *t, struct l7mp_buf *buf)
 		rc = flush(t);
 	if (rc == L7MP_STREAM_IO_FULL)
 		t->full = true;
-	/* The peer has closed; its alert, which says why, may still have to be read. */
+	/* The peer has closed; its alert with the reason may still have to be read. */
 	return rc == -EPIPE || rc == -ECONNRESET ? 0 : rc;
 }
 
@@ -456,7 +461,7 @@ void l7mp_tls_close(struct l7mp_tls *t, bool abort)
 		t->closing = true;
 		l7mp_task_cancel(t->loop, &t->task);
 	}
-	/* A reset would overtake the alert that says why. */
+	/* A reset would discard the alert with the reason. */
 	l7mp_stream_io_close(t->sio, abort && !alert);
 }
 
@@ -473,7 +478,7 @@ void l7mp_tls_drop(struct l7mp_tls **pp)
 	l7mp_tls_close(t, true);
 }
 
-/* ---- questions ---- */
+/* ---- getters ---- */
 
 int l7mp_tls_fd(const struct l7mp_tls *t)
 {
@@ -501,10 +506,7 @@ const char *l7mp_tls_summary(const struct l7mp_tls *t, char *buf, size_t size)
 	return buf;
 }
 
-/*
- * Adds SNI or ALPN, in which a peer may send any bytes: what is not printable ASCII is shown as
- * '?'.
- */
+/* Adds SNI or ALPN, in which a peer may send any bytes: all but printable ASCII is shown as '?'. */
 static int add_plain(cJSON *object, const char *key, const unsigned char *text, size_t len)
 {
 	char plain[256];

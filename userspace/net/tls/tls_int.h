@@ -5,7 +5,7 @@
  *   spec.c     schema tables
  *   context.c  settings from files, kept for reloading
  *   tls.c      one connection
- *   text.c     what went wrong, in words; what was agreed on
+ *   text.c     texts for errors and negotiated parameters
  *   gate.c     a listener's handshakes
  */
 #pragma once
@@ -17,8 +17,8 @@
 #include "l7mp/tls.h"
 
 /*
- * For X509_check_host: only names of the subjectAltName count, never the subject's CN (RFC 6125,
- * RFC 9525 section 2), and "w*.example.com" is no wildcard.
+ * For X509_check_host: match only subjectAltName, never the subject's CN (RFC 6125, RFC 9525
+ * section 2), and do not treat "w*.example.com" as a wildcard.
  */
 #define L7MP_TLS_HOST_FLAGS \
 	(X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
@@ -30,13 +30,13 @@ const char *l7mp_tls_ctx_sni(const struct l7mp_tls_ctx *ctx);
 
 /* ---- text.c ---- */
 /*
- * For SSL_CTX_set_verify: keeps the first certificate that is refused in the X509 * that the
- * connection's app data points to.
+ * For SSL_CTX_set_verify: stores the first rejected certificate in the X509 * that the connection's
+ * app data points to.
  */
 int l7mp_tls_verify(int ok, X509_STORE_CTX *store);
 /*
  * Describes why the last call on ssl failed (`code`: SSL_get_error's), from OpenSSL's error queue,
- * which it empties. `name`: whom a client expected.
+ * which it empties. `name`: the name expected by a client.
  */
 void l7mp_tls_failure(SSL *ssl, int code, const char *name, char *buf, size_t size);
 /* Returns the subject of the peer's certificate (RFC 2253), heap; NULL when there is none. */
@@ -56,8 +56,8 @@ const char *l7mp_tls_refusal(const struct l7mp_tls *t);
 /* ---- gate.c ---- */
 
 /*
- * The connections of a listener until their handshake is done: it has 10 s, and their number is
- * bounded.
+ * The connections of a listener whose handshakes are in progress: each has 10 s, and their number
+ * is bounded.
  */
 struct l7mp_tls_gate;
 struct l7mp_tls_gate_params {
@@ -66,8 +66,8 @@ struct l7mp_tls_gate_params {
 	const char *module;       /* static; for the log */
 	const char *listener;     /* its name; copied */
 	/*
-	 * The handshake is done; takes tls: sets its owner or drops it. Never from inside
-	 * l7mp_tls_gate_accept. `peer` and `origin` are what that was called with.
+	 * The handshake is done. Takes tls: sets its owner or drops it. Never called from inside
+	 * l7mp_tls_gate_accept. `peer` and `origin` are the arguments of that call.
 	 */
 	void (*ready)(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *peer,
 	              enum l7mp_origin origin);
@@ -75,8 +75,8 @@ struct l7mp_tls_gate_params {
 };
 int l7mp_tls_gate_new(const struct l7mp_tls_gate_params *params, struct l7mp_tls_gate **out);
 /*
- * Makes the gate of a listener whose spec has `tls`, and reads the files. Returns 0, or a negative
- * errno with err.
+ * Creates the gate of a listener whose spec has `tls`, and reads the files. Returns 0, or a
+ * negative errno with err.
  */
 int l7mp_tls_gate_make(struct l7mp_tls_set *set, const cJSON *tls, const struct l7mp_listen *listen,
                        const char *module,

@@ -1193,14 +1193,14 @@ static const struct l7mp_stream_events io_events = {
 
 /* ---- life ---- */
 
-void http_conn_inherit(struct http_conn *c, struct http_listener *heir)
+void http_conn_inherit(struct http_conn *c, struct http_listener *successor)
 {
 	bool idle = c->phase == HTTP_HEAD && !c->x;
 
-	c->listener = heir;
-	if (heir) {
-		c->deadlines = heir->deadlines;
-		conn_move(c, idle ? &heir->idle : &heir->busy);
+	c->listener = successor;
+	if (successor) {
+		c->deadlines = successor->deadlines;
+		conn_move(c, idle ? &successor->idle : &successor->busy);
 		return;
 	}
 	conn_move(c, &c->state->orphans);

@@ -162,9 +162,9 @@ void http_conn_gone(struct http_state *state);
 /* Makes a connection. Takes `stream` and what `peer` owns. */
 void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l7mp_peer *peer);
 /*
- * The listener is deleted: `heir` takes the connection over, or (NULL) it ends, at once when it is
+ * The listener is deleted: `successor` takes the connection over, or (NULL) it ends, at once when it is
  * idle, else after the present answer.
  */
-void http_conn_inherit(struct http_conn *c, struct http_listener *heir);
+void http_conn_inherit(struct http_conn *c, struct http_listener *successor);
 /* Closes an idle connection. */
 void http_conn_close_idle(struct http_conn *c);

@@ -97,12 +97,12 @@ static int http_listen(const struct l7mp_listen *params, struct l7mp_proto_liste
 	return 0;
 }
 
-static void leave_all(struct http_conn *list, struct http_listener *heir)
+static void leave_all(struct http_conn *list, struct http_listener *successor)
 {
 	struct http_conn *c, *next;
 
 	DL_FOREACH_SAFE (list, c, next)
-		http_conn_inherit(c, heir);
+		http_conn_inherit(c, successor);
 }
 
 /*
