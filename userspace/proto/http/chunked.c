@@ -15,15 +15,15 @@
 
 enum {
 	S_SIZE,      /* hex digits */
-	S_EXT_WS,    /* white space that only a ';' may follow */
-	S_EXT_START, /* behind a ';': white space, then a name */
+	S_EXT_WS,    /* white space that must be followed by ';' */
+	S_EXT_START, /* after a ';': white space, then a name */
 	S_EXT_NAME,
-	S_EXT_NAME_WS, /* behind a name: '=' or ';' */
-	S_EXT_EQUALS,  /* behind the '=': white space, then a value */
+	S_EXT_NAME_WS, /* after a name: '=' or ';' */
+	S_EXT_EQUALS,  /* after the '=': white space, then a value */
 	S_EXT_TOKEN,
 	S_EXT_QUOTED,
 	S_EXT_ESCAPE,
-	S_EXT_VALUE_END, /* behind a quoted value */
+	S_EXT_VALUE_END, /* after a quoted value */
 	S_SIZE_LF,
 	S_DATA,
 	S_DATA_CR,

@@ -14,25 +14,28 @@
 /* Bounds in bytes: one line with a chunk's size and its extensions, and all trailers together. */
 #define L7MP_HTTP_CHUNK_LINE_MAX 4096
 #define L7MP_HTTP_TRAILERS_MAX   16384
-/* Bytes of framing beyond what the size of the body justifies; more would only waste our time. */
+/*
+ * Maximum number of framing bytes beyond the amount appropriate for the body's size. More would
+ * only waste CPU time.
+ */
 #define L7MP_HTTP_CHUNK_EXCESS_MAX 65536
 
 /* Private. Zeroed by its owner before the first byte of a body. */
 struct l7mp_http_chunked {
-	/* remaining bytes of this chunk's data; while its size is read, its value so far */
+	/* remaining bytes of this chunk's data; while the size is parsed, its value so far */
 	uint64_t left;
 	uint32_t line;   /* bytes of this line, or of all trailers */
-	uint32_t excess; /* framing bytes in excess of what the data justifies */
+	uint32_t excess; /* framing bytes beyond the amount appropriate for the data */
 	uint16_t fields; /* trailers */
 	uint8_t state;
 	uint8_t digits;
 };
 
 /*
- * Decodes from `data`. Takes *used bytes, of which the *n at *body are data of the body (they
- * point into `data`; *n may be 0). Returns 1 at the end of the body, behind its trailers, 0 when
- * it wants to be called with what is left or with more, -1 with *why: 400 or 431.
- * With len > 0 each call takes at least one byte.
+ * Decodes from `data`. Consumes *used bytes; *n of them, at *body, are data of the body (they point
+ * into `data`; *n may be 0). Returns 1 at the end of the body, after its trailers; 0 when it must
+ * be called again with the rest or more data; -1 with *why: 400 or 431. With len > 0 each call
+ * consumes at least one byte.
  */
 int l7mp_http_chunked_next(struct l7mp_http_chunked *c, const char *data, size_t len, size_t *used,
                            const char **body, size_t *n, struct l7mp_http_refusal *why);

@@ -2,7 +2,7 @@
 /*
  * HTTP connections: reading heads and bodies, one request at a time, deadlines, and closing so that
  * the client can read the last answer. A request and its answer are an exchange: the source stream
- * of a session. What the session writes is collected until the end of the loop's turn, so that a
+ * of a session. The session's writes are collected until the end of the loop's turn, so that a
  * short answer is sent with its head in one system call, and with its Content-Length. Between
  * requests a connection holds no buffer.
  */
@@ -18,14 +18,14 @@
 #include "l7mp/util.h"
 #include "metadata.h"
 
-/* Interval in ms at which a connection is checked while its state has to be polled. */
+/* Interval in ms at which a connection is checked while its state must be polled. */
 #define POLL_MS 1000
-/* Bytes that a connection takes with the stream below it, whether it asks for anything or not. */
+/* Memory of a connection with the stream below it, whether it sends requests or not. */
 #define HTTP_CONN_COST 2048
 /* Pieces of a body up to this size are copied, so that they do not hold a large buffer. */
 #define COPY_MAX 1024
 
-/* Bodies up to this size are copied behind the head: cheaper than a second buffer. */
+/* Bodies up to this size are copied after the head: cheaper than a second buffer. */
 #define SHORT_MAX 2048
 
 static void consume(struct http_conn *c);
@@ -132,9 +132,9 @@ void http_conn_close_idle(struct http_conn *c)
 }
 
 /*
- * Closes once everything was written. If input of the client is unread, it gets some time to read
- * the answer, because closing earlier would reset the connection and could destroy the answer (RFC
- * 9112, section 9.6).
+ * Closes once everything was written. If input of the client is unread, the client gets some time
+ * to read the answer, because closing earlier would reset the connection and could destroy the
+ * answer (RFC 9112, section 9.6).
  */
 static void try_close(struct http_conn *c)
 {
@@ -150,7 +150,7 @@ static void try_close(struct http_conn *c)
 
 /* ---- reading and the next deadline ---- */
 
-/* Returns the loop time of the next check; 0: none is needed. */
+/* Returns the loop time of the next check; 0: no check is needed. */
 static uint64_t next_look(const struct http_conn *c)
 {
 	uint64_t now = now_of(c), due = 0;
@@ -177,7 +177,7 @@ static bool wants_input(const struct http_conn *c)
 	return c->in.bytes < HTTP_AHEAD_MAX;
 }
 
-/* Updates reading and the next deadline, after anything may have changed them. */
+/* Updates reading and the next deadline after a change of state. */
 static void conn_watch(struct http_conn *c)
 {
 	uint64_t now = now_of(c), due;
@@ -194,8 +194,8 @@ static void conn_watch(struct http_conn *c)
 	}
 	due = next_look(c);
 	/*
-	 * A timer that fires too early is armed again; moving it for each request would cost
-	 * more.
+	 * A timer that fires too early is re-armed: that costs less than moving it for each
+	 * request.
 	 */
 	if (!due || (l7mp_timer_armed(&c->timer) && c->timer.due <= due))
 		return;
@@ -219,17 +219,17 @@ static void begin_close(struct http_conn *c)
 
 /* ---- the end of an answer ---- */
 
-/* Whether more of the request is missing than would be read to keep the connection. */
+/* Whether the unread rest of the request is larger than is read to keep a connection. */
 static bool must_close(const struct http_conn *c)
 {
 	return c->phase == HTTP_BODY &&
 	       (c->expect || (!c->is_chunked && c->left > HTTP_DISCARD_MAX));
 }
 
-/* The answer is complete; its exchange is still there. */
+/* The answer is complete; its exchange still exists. */
 static void answer_complete(struct http_conn *c)
 {
-	/* A route that has given its answer may still want the rest of the request. */
+	/* The route has answered, but may still need the rest of the request. */
 	if (!c->keep && (c->phase != HTTP_BODY || !is_wanted(c->x)))
 		begin_close(c);
 	else
@@ -240,9 +240,7 @@ static void answer_complete(struct http_conn *c)
 static void exchange_gone(struct http_conn *c)
 {
 	c->x = NULL;
-	/*
-	 * The session may not have ended yet: its task, which was posted before, does that first.
-	 */
+	/* The session may not have ended yet: its task, posted earlier, runs first. */
 	if (!c->closed)
 		l7mp_task_post(loop_of(c), &c->task);
 }
@@ -292,7 +290,7 @@ static const char *connection_line(const struct http_conn *c, bool http10)
 
 /*
  * Writes a whole answer without a session: an error body, and `extra` header lines (may be "").
- * Decides whether the connection is kept. Returns false when the connection is broken.
+ * Decides whether to keep the connection. Returns false when the connection is broken.
  */
 static bool answer(struct http_conn *c, int status, const char *why, const char *extra,
                    bool is_head)
@@ -385,7 +383,7 @@ static void exchange_lost(struct http_exchange *x, int err)
 
 /* ---- answers of sessions ---- */
 
-/* Decides how the body is framed; `known` is its length, -1 when it is not complete yet. */
+/* Selects the framing of the body; `known` is its length, -1 while it is incomplete. */
 static void choose_framing(struct http_exchange *x, int status, long long known)
 {
 	long long asked = x->reply ? x->reply->length : -1;
@@ -400,7 +398,9 @@ static void choose_framing(struct http_exchange *x, int status, long long known)
 		x->conn->keep = false;
 }
 
-/* Makes the status line and the fields, with room for `room` bytes behind them. NULL: no memory. */
+/*
+ * Creates the status line and the fields, with room for `room` bytes after them. NULL: no memory.
+ */
 static struct l7mp_buf *make_head(struct http_exchange *x, size_t room)
 {
 	int status = x->reply ? x->reply->status : 200;
@@ -422,7 +422,7 @@ static struct l7mp_buf *make_head(struct http_exchange *x, size_t room)
 	return buf;
 }
 
-/* Copies queued data behind the head. */
+/* Copies queued data after the head. */
 static void copy_body(struct http_exchange *x, struct l7mp_buf *head)
 {
 	struct l7mp_buf *buf;
@@ -460,7 +460,8 @@ static bool put_body(struct http_exchange *x)
 	}
 	x->sent += (long long)x->out.bytes;
 	if (!x->chunked && x->length >= 0 && x->sent > x->length)
-		return false; /* more than the announced length: only an abort tells the client */
+		return false; /* more than the announced length: abort, so that the client notices
+		               * */
 	snprintf(line, sizeof(line), "%zx\r\n", x->out.bytes);
 	if (x->chunked && !put_text(x->conn, line))
 		return false;
@@ -479,7 +480,7 @@ static bool put_end(struct http_exchange *x)
 	if (x->chunked)
 		return put_text(x->conn, "0\r\n\r\n");
 	if (!x->bodyless && x->length >= 0 && x->sent != x->length)
-		x->conn->keep = false; /* the client sees that the body is incomplete */
+		x->conn->keep = false; /* the client detects the incomplete body */
 	return true;
 }
 
@@ -518,7 +519,7 @@ static void on_flush(struct l7mp_flush *flush, void *arg)
 	send_out(arg);
 }
 
-/* The stream below can take more. */
+/* The stream below accepts data again. */
 static void exchange_drain(struct http_exchange *x)
 {
 	send_out(x);
@@ -531,7 +532,7 @@ static void exchange_drain(struct http_exchange *x)
 /* ---- errors within an exchange ---- */
 
 /*
- * Ends an incomplete body so that the client can tell: without the last chunk, short of its length,
+ * Ends an incomplete body detectably for the client: without the last chunk, short of its length,
  * or with a reset.
  */
 static void break_off(struct http_exchange *x)
@@ -549,7 +550,7 @@ static void break_off(struct http_exchange *x)
 		conn_abort(c);
 }
 
-/* An error before the first byte becomes the answer; after it the body is aborted. */
+/* An error before the first byte becomes the answer; later the body is aborted. */
 static void answer_error(struct http_exchange *x, int status, const char *message)
 {
 	static const char text[] =
@@ -576,7 +577,7 @@ static void answer_error(struct http_exchange *x, int status, const char *messag
 	free(body);
 }
 
-/* An error of the client: answers with an error if that is still possible, and ends the session. */
+/* An error of the client: answers with an error if still possible, and ends the session. */
 static void exchange_fail(struct http_exchange *x, int status, int err, const char *why)
 {
 	struct http_conn *c = x->conn;
@@ -595,7 +596,7 @@ static void exchange_fail(struct http_exchange *x, int status, int err, const ch
 	answer_complete(c);
 }
 
-/* ---- what the session calls ---- */
+/* ---- stream operations for the session ---- */
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
@@ -695,7 +696,7 @@ static const struct l7mp_stream_ops exchange_ops = {
         .local = op_local,
 };
 
-/* ---- the body of a request, for the session ---- */
+/* ---- passing the request's body to the session ---- */
 
 /* A piece of the request's body. Takes buf. */
 static void exchange_data(struct http_exchange *x, struct l7mp_buf *buf)
@@ -719,7 +720,7 @@ static void exchange_end(struct http_exchange *x)
 	tell_end(x);
 }
 
-/* The session can take more of the request's body. */
+/* The session accepts more of the request's body. */
 static void conn_resume(struct http_conn *c)
 {
 	static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -753,7 +754,7 @@ static void on_exchange_task(struct l7mp_task *task, void *arg)
 		conn_resume(x->conn);
 }
 
-/* Makes the exchange of a request whose head was just read. NULL: no memory. */
+/* Creates the exchange of a request after reading its head. NULL: no memory. */
 static struct http_exchange *exchange_new(struct http_conn *c, const struct l7mp_http_request *req)
 {
 	struct http_exchange *x = calloc(1, sizeof(*x));
@@ -776,9 +777,9 @@ static struct http_exchange *exchange_new(struct http_conn *c, const struct l7mp
 	return x;
 }
 
-/* ---- from one request to the next ---- */
+/* ---- between requests ---- */
 
-/* Answers input that can't be the request of a session. */
+/* Answers input that is not a valid request. */
 static void refuse(struct http_conn *c, int status, const char *why)
 {
 	l7mp_log_verbose("http", "%s: a request is refused with %d: %s",
@@ -817,7 +818,7 @@ static void on_task(struct l7mp_task *task, void *arg)
 
 /* ---- heads ---- */
 
-/* Answers without a session, and keeps the connection where that is possible. */
+/* Answers without a session, and keeps the connection if possible. */
 static void answer_here(struct http_conn *c, const struct l7mp_http_request *req, int status,
                         const char *why, const char *extra)
 {
@@ -880,7 +881,7 @@ static void begin_request(struct http_conn *c, const struct l7mp_http_request *r
 	}
 }
 
-/* Processes a head. Returns false when nothing more can be done with the input now. */
+/* Processes a head. Returns false when the input can't be processed further now. */
 static bool take_head(struct http_conn *c)
 {
 	struct l7mp_buf *buf = c->in.head;
@@ -970,7 +971,7 @@ static void body_complete(struct http_conn *c)
 	if (!is_wanted(x))
 		return;
 	exchange_end(x);
-	/* It is freed when its owner has closed it meanwhile. */
+	/* It is freed if its owner has closed it meanwhile. */
 	if (c->x == x && x->complete)
 		answer_complete(c);
 }
@@ -1004,9 +1005,9 @@ static bool take_body(struct http_conn *c)
 	return true;
 }
 
-/* ---- the end of the client's stream ---- */
+/* ---- EOF from the client ---- */
 
-/* Handles the client's end after the input was processed. */
+/* Handles the client's EOF after the input was processed. */
 static void at_eof(struct http_conn *c)
 {
 	if (c->in.count || c->phase == HTTP_CLOSING || c->phase == HTTP_ANSWER)
@@ -1022,9 +1023,9 @@ static void at_eof(struct http_conn *c)
 }
 
 /*
- * The client has finished sending, and either waits for its answer or has closed: the kernel does
- * not tell which. An interim response makes a peer that has closed answer with a reset, which is
- * then seen in the state of the connection.
+ * The client has finished sending, and either waits for its answer or has closed; the kernel does
+ * not tell which. An interim response makes a peer that has closed answer with a reset, which then
+ * shows in the state of the connection.
  */
 static void half_closed(struct http_conn *c)
 {
@@ -1074,7 +1075,7 @@ static void consume(struct http_conn *c)
 
 /* ---- deadlines ---- */
 
-/* Returns whether the client does not read what is queued for it. */
+/* Returns whether the client does not read the data queued for it. */
 static bool stalled(struct http_conn *c)
 {
 	size_t queued = l7mp_byte_stream_queued(c->io);
@@ -1191,7 +1192,7 @@ static const struct l7mp_stream_events io_events = {
         .closed = io_closed,
 };
 
-/* ---- life ---- */
+/* ---- create and free ---- */
 
 void http_conn_inherit(struct http_conn *c, struct http_listener *successor)
 {

@@ -129,7 +129,7 @@ static int bad(struct l7mp_http_refusal *out, const char *why)
 	return refuse(out, 400, why);
 }
 
-/* Refuses a byte that is not allowed in a line. */
+/* Rejects a byte that is not allowed in a line. */
 static int bad_byte(struct l7mp_http_refusal *out, char c)
 {
 	if (c == '\n')
@@ -212,8 +212,8 @@ static int step(struct l7mp_http_reader *r, char c, struct l7mp_http_refusal *wh
 }
 
 /*
- * Skips what may come before the first line: nothing, or some empty lines before a request, which
- * are not part of the head. Advances *at.
+ * Skips input before the first line: nothing, or some empty lines before a request, which are not
+ * part of the head. Advances *at.
  */
 static int skip_blank(struct l7mp_http_reader *r, const char *data, size_t len, size_t *at,
                       struct l7mp_http_refusal *why)
@@ -307,8 +307,8 @@ size_t l7mp_http_field_count(const struct l7mp_http_fields *f, const char *name)
 }
 
 /*
- * Returns the next element of a list, without the white space around it; *list moves behind its
- * comma, and becomes NULL behind the last one. Returns false at the end.
+ * Returns the next element of a list, without surrounding white space; *list advances to the
+ * character after its comma, and becomes NULL after the last one. Returns false at the end.
  */
 static bool next_element(const char **list, const char **element, size_t *n)
 {
@@ -351,8 +351,8 @@ bool l7mp_http_field_has(const struct l7mp_http_fields *f, const char *name, con
 }
 
 /*
- * Splits the field lines at s, whose form the reader has checked: names in lower case, values
- * without white space around them. The last line is the blank one.
+ * Splits the field lines at s, whose syntax the reader has checked: names in lower case, values
+ * without surrounding white space. The last line is the blank one.
  */
 static int split_fields(char *s, struct l7mp_http_fields *f, struct l7mp_http_refusal *why)
 {
@@ -380,7 +380,7 @@ static int split_fields(char *s, struct l7mp_http_fields *f, struct l7mp_http_re
 	return 0;
 }
 
-/* Parses "HTTP/1.x" of n bytes. Returns 0, or the status to refuse it with. */
+/* Parses "HTTP/1.x" of n bytes. Returns 0, or the status of the rejection. */
 static int parse_version(const char *s, size_t n, unsigned *minor)
 {
 	if (n != 8 || memcmp(s, "HTTP/", 5) != 0 || !is(s[5], C_DIGIT) || s[6] != '.' ||
@@ -394,7 +394,7 @@ static int parse_version(const char *s, size_t n, unsigned *minor)
 
 /* ---- request targets ---- */
 
-/* Checks "host", "host:port", "[v6]:port". An empty host is none. */
+/* Checks "host", "host:port", "[v6]:port". An empty host is invalid. */
 static bool authority_valid(const char *s, bool port_required)
 {
 	const char *port;
@@ -423,7 +423,7 @@ static bool authority_valid(const char *s, bool port_required)
 	return all(port, n, C_DIGIT) && n <= 5 && atoi(port) <= UINT16_MAX && (n || !port_required);
 }
 
-/* Whether all percent signs are followed by two hex digits, which do not mean NUL. */
+/* Whether each percent sign is followed by two hex digits other than 00. */
 static bool path_valid(const char *s)
 {
 	for (; (s = strchr(s, '%')); s += 3)
@@ -447,7 +447,7 @@ static int split_path(char *s, struct l7mp_http_request *out, struct l7mp_http_r
 }
 
 /*
- * Splits an absolute-form target. The authority moves one byte to the left, over a '/', so that
+ * Splits an absolute-form target. Moves the authority one byte to the left, over a '/', so that
  * both parts can be terminated.
  */
 static int split_absolute(char *s, struct l7mp_http_request *out, struct l7mp_http_refusal *why)
@@ -498,7 +498,7 @@ static int parse_target(char *s, struct l7mp_http_request *out, struct l7mp_http
 	return *s == '/' ? split_path(s, out, why) : split_absolute(s, out, why);
 }
 
-/* Parses method, target and version, exactly one space between them. */
+/* Parses method, target and version, separated by exactly one space. */
 static int parse_request_line(char *s, char *end, struct l7mp_http_request *out,
                               struct l7mp_http_refusal *why)
 {
@@ -527,9 +527,9 @@ static int parse_request_line(char *s, char *end, struct l7mp_http_request *out,
 
 /* ---- framing ---- */
 
-/* What the framing fields of a head contain, while they are parsed. */
+/* The framing fields of a head, while they are parsed. */
 struct framing {
-	char **host; /* where its value is kept */
+	char **host; /* where its value is stored */
 	const char *transfer;
 	unsigned hosts, lengths, transfers;
 	bool close, keep_alive;
@@ -652,7 +652,7 @@ static int conclude(struct framing *f, struct l7mp_http_request *out, struct l7m
 	return 0;
 }
 
-/* Returns the end of the first line, which the reader has checked. */
+/* Returns the end of the first line; the reader has checked that it exists. */
 static char *line_end(char *head, size_t len)
 {
 	return memchr(head, '\r', len);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The HTTP listener's inside.
+ * Private to the HTTP listener.
  *
- *   listener.c    the protocol's tables; listeners and the connections that they have
- *   connection.c  one connection: heads, bodies, deadlines, closing; its exchanges, which are one
- *                 request and its response each: the source stream of a session
+ *   listener.c    the protocol's tables; listeners and their connections
+ *   connection.c  one connection: heads, bodies, deadlines, closing. Its exchanges: one request and
+ *   its response each, the source stream of a session
  *
- * A connection has one exchange at a time; what a client sends ahead of the answer (pipelining)
- * waits in the connection, which stops reading when that grows. Thread: loop only.
+ * A connection has one exchange at a time. Requests sent before the answer (pipelining) are queued
+ * in the connection, which stops reading when the queue grows. Thread: loop only.
  */
 #pragma once
 
@@ -29,12 +29,12 @@
 /* A client that reads nothing of what is queued for it is aborted after this time, in ms. */
 #define HTTP_STALL_MS 30000
 /*
- * After an answer whose request was not read completely: how long to read on in all, and without
- * any data, in ms.
+ * After an answer whose request was not read completely: how long to continue reading in total, and
+ * how long without any data, in ms.
  */
 #define HTTP_LINGER_MS       30000
 #define HTTP_LINGER_QUIET_MS 5000
-/* Bytes of an unwanted request body that are read so that the connection can be kept. */
+/* The maximum number of bytes of an unwanted request body that are read to keep the connection. */
 #define HTTP_DISCARD_MAX ((uint64_t)256 * 1024)
 /*
  * Bytes that may be queued in a connection before they are processed, and in an exchange for the
@@ -62,7 +62,7 @@ struct http_state {
 struct http_deadlines {
 	uint32_t header;    /* for a whole head, from its first byte on */
 	uint32_t body;      /* for a body, until its rate counts */
-	uint32_t keepalive; /* without a request */
+	uint32_t keepalive; /* maximum time between requests */
 };
 
 struct http_listener {
@@ -96,7 +96,7 @@ struct http_conn {
 	struct l7mp_http_reader reader;
 	uint32_t head_bytes; /* bytes that the reader is charged for in the state */
 
-	/* The request's body. */
+	/* State of the request's body. */
 	struct l7mp_http_chunked chunked;
 	uint64_t left;      /* remaining bytes of a body with a length */
 	uint64_t discarded; /* bytes discarded of an unwanted body */
@@ -104,9 +104,9 @@ struct http_conn {
 	struct l7mp_task task;   /* continues with the next request */
 	struct l7mp_timer timer; /* never later than the next deadline; see conn_watch */
 	uint64_t since;          /* start of this phase, or of an unfinished head */
-	uint64_t body_due;       /* time by which more of the body must have arrived */
-	uint64_t heard_ms;       /* time when a closing connection last sent something */
-	uint64_t progress_ms;    /* time when the client last read something of the answer */
+	uint64_t body_due;       /* deadline for receiving more of the body */
+	uint64_t heard_ms;       /* time of the last data received on a closing connection */
+	uint64_t progress_ms;    /* time when the client last read a part of the answer */
 	size_t queued;
 
 	uint8_t phase;
@@ -116,7 +116,7 @@ struct http_conn {
 	bool reading;  /* whether the stream below is reading */
 	bool full;     /* the stream below returned L7MP_STREAM_FULL */
 	bool eof;      /* the client has finished sending */
-	bool unread;   /* input of the client was not read: closing must wait for it */
+	bool unread;   /* unread input of the client: delay the close */
 	bool busy;     /* input is being processed, on the stack */
 	bool closed;   /* close was called on the stream below */
 	uint8_t probe; /* state of the check of a client that finished sending: see half_closed */
@@ -143,12 +143,12 @@ struct http_exchange {
 	bool started;   /* the session has written: later attributes are ignored */
 	bool shut;      /* the session has finished writing */
 	bool closing;   /* the session has closed it */
-	bool answered;  /* the answer is an error, whatever the session does then */
+	bool answered;  /* the answer is an error, regardless of the session's data */
 	bool head_sent; /* the status was sent */
 	bool bodyless;  /* HEAD, 204, 304 */
 	bool chunked;
 	bool complete; /* the response was written, or aborted */
-	bool full;     /* the session was asked to stop writing */
+	bool full;     /* the session was told to stop writing */
 	bool over;     /* the task emits `closed` */
 };
 
@@ -159,11 +159,11 @@ void http_conn_gone(struct http_state *state);
 
 /* ---- connection.c ---- */
 
-/* Makes a connection. Takes `stream` and what `peer` owns. */
+/* Creates a connection. Takes `stream` and the fields of `peer`. */
 void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l7mp_peer *peer);
 /*
- * The listener is deleted: `successor` takes the connection over, or (NULL) it ends, at once when it is
- * idle, else after the present answer.
+ * The listener is deleted: `successor` takes over the connection. When it is NULL the connection is
+ * closed: at once when idle, else after the present answer.
  */
 void http_conn_inherit(struct http_conn *c, struct http_listener *successor);
 /* Closes an idle connection. */

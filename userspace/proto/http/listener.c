@@ -7,12 +7,12 @@
 #include "l7mp/hash.h"
 #include "l7mp/protos.h"
 
-/* The deadlines of struct http_deadlines where the config has none, in s; see option_fields. */
+/* Defaults of the deadlines in struct http_deadlines, in s; see option_fields. */
 #define HEADER_S    10
 #define BODY_S      5
 #define KEEPALIVE_S 60
 
-/* The number of idle connections that are closed each time when descriptors have run out. */
+/* The number of idle connections to close when no descriptors are available. */
 #define SPARE 16
 
 /* ---- connections ---- */
@@ -35,7 +35,7 @@ static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
 	http_conn_new((struct http_listener *)l, stream, peer);
 }
 
-/* Descriptors have run out: closes idle connections. */
+/* No descriptors are available: closes idle connections. */
 static void exhausted(struct l7mp_stream_listener *base)
 {
 	struct http_listener *l = (struct http_listener *)base;
@@ -148,7 +148,7 @@ static int http_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 	return 0;
 }
 
-/* Connections that are still sending their last answer keep the loop running, and the state. */
+/* Connections that are still sending their last answer keep the loop and the state alive. */
 static void http_stop(struct l7mp_env *env, void *arg)
 {
 	struct http_state *state = arg;

@@ -21,7 +21,7 @@ static bool is_utf8(const char *text)
 	return true;
 }
 
-/* Converts text that is not UTF-8 as Latin-1, because JSON has to be UTF-8. Heap. */
+/* Converts text that is not UTF-8 as Latin-1, because JSON must be UTF-8. Heap. */
 static char *from_latin1(const char *text)
 {
 	char *out = malloc(2 * strlen(text) + 1), *p = out;
@@ -55,7 +55,7 @@ int l7mp_http_add_text(cJSON *object, const char *key, const char *text)
 
 /* ---- headers ---- */
 
-/* Joins a field whose name is in `headers` already. */
+/* Joins a field with its previous occurrences in `headers`. */
 static int join(cJSON *headers, const struct l7mp_http_field *f, const cJSON *old)
 {
 	char *value = is_utf8(f->value) ? NULL : from_latin1(f->value);
@@ -90,7 +90,7 @@ static int add_headers(cJSON *http, const struct l7mp_http_fields *fields)
 
 /* ---- url ---- */
 
-/* Splits "host:port": the host without brackets, and the port, 0 when there is none. */
+/* Splits "host:port": the host without brackets, and the port, 0 if absent. */
 static void split_authority(const char *text, char *host, size_t size, unsigned *port)
 {
 	const char *end = *text == '[' ? strchr(text, ']') : NULL;
@@ -107,7 +107,7 @@ static void split_authority(const char *text, char *host, size_t size, unsigned 
 	host[n] = '\0';
 }
 
-/* Adds what needs memory of its own. */
+/* Adds the members that need allocated memory. */
 static int add_target(cJSON *url, const struct l7mp_http_request *req, const char *scheme,
                       const char *authority)
 {

@@ -7,11 +7,11 @@
 #include "l7mp/json.h"
 
 /*
- * {version, method, url: {url, href, protocol, host, port, path, query}, headers}: the value of
- * `HTTP` in a session's metadata. `scheme` is "http", "https", "ws" or "wss". Field names are in
- * lower case; fields that come more than once are joined by ", " (Cookie by "; "). Bytes that
- * are not UTF-8 are taken as Latin-1. `local` stands in for a missing Host. The caller's; NULL:
- * no memory.
+ * Returns {version, method, url: {url, href, protocol, host, port, path, query}, headers}: the
+ * value of `HTTP` in a session's metadata. `scheme` is "http", "https", "ws" or "wss". Field names
+ * are in lower case; repeated fields are joined by ", " (Cookie by "; "). Bytes that are not UTF-8
+ * are interpreted as Latin-1. `local` replaces a missing Host. Owned by the caller; NULL: no
+ * memory.
  */
 cJSON *l7mp_http_request_metadata(const struct l7mp_http_request *req, const char *scheme,
                                   const struct l7mp_addr *local);

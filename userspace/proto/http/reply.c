@@ -95,7 +95,7 @@ const char *l7mp_http_date_now(struct l7mp_http_date *d)
 	return d->text;
 }
 
-/* Fields for framing and the connection are set by the listener. */
+/* The listener sets the fields for framing and the connection itself. */
 static bool is_hop_by_hop(const char *name)
 {
 	static const char *const names[] = {"transfer-encoding", "connection", "keep-alive",

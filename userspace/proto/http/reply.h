@@ -11,23 +11,22 @@ const char *l7mp_http_phrase(int status);
  */
 char *l7mp_http_error_body(int status, const char *content);
 
-/* The head of a response as the route gave it. */
+/* The head of a response, as given by the route. */
 struct l7mp_http_reply {
 	int status;
 	char *headers;    /* "Name: value\r\n" each; without framing and Connection */
-	long long length; /* the Content-Length that was asked for; -1: none */
+	long long length; /* the requested Content-Length; -1: none */
 };
 /*
- * From the attributes of a response's first buffer, {"HTTP": {"status", "headers"}}. Fields that
- * frame the message or concern the connection are left out, control bytes in values become
- * blanks, a status that is none becomes 502. Without a Content-Type it is
- * application/octet-stream. Heap; NULL: no memory.
+ * From the attributes of a response's first buffer, {"HTTP": {"status", "headers"}}. Fields for
+ * framing or the connection are omitted, control bytes in values become blanks, an invalid status
+ * becomes 502. The default of Content-Type is application/octet-stream. Heap; NULL: no memory.
  */
 struct l7mp_http_reply *l7mp_http_reply_new(const cJSON *meta);
 void l7mp_http_reply_free(struct l7mp_http_reply *r); /* NULL is allowed */
 
 /*
- * A cache of the time in the format of the field Date (RFC 9110, section 5.6.7); made anew once a
+ * A cache of the time in the format of the field Date (RFC 9110, section 5.6.7); updated once per
  * second.
  */
 struct l7mp_http_date {

@@ -62,7 +62,7 @@ struct l7mp_buf *jsock_first_strip(struct jsock_first *f, struct l7mp_buf *buf)
 		return buf;
 	if (buf->len > 1) {
 		part = l7mp_buf_slice(buf, 1, buf->len - 1);
-		/* Without memory for a slice: buf has no other owner, it may be changed. */
+		/* No memory for a slice: buf has no other owner, so it may be changed. */
 		if (!part) {
 			buf->data++;
 			buf->len--;
@@ -80,7 +80,7 @@ bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf)
 
 /* ---- parsing ---- */
 
-/* A small text may contain very many values, and each costs a node. */
+/* A small text may contain many values, and each costs a node. */
 static int count_value(void *arg, const cJSON *node, int line)
 {
 	int *n = arg;
@@ -148,7 +148,7 @@ int jsock_answer_parse(const char *text, size_t len, cJSON **root, const char **
 
 /* ---- printing ---- */
 
-/* An answer with the first n bytes of the message. */
+/* Returns an answer with the first n bytes of the message. */
 static char *answer_with(int status, const char *message, size_t n)
 {
 	cJSON *root = cJSON_CreateObject();
@@ -184,7 +184,7 @@ char *jsock_answer_text(int status, const char *message, size_t max)
 		if (!n)
 			return NULL;
 		/*
-		 * Escapes are longer than their characters, so cutting as many bytes as are in
+		 * Escapes are longer than their characters, so removing as many bytes as are in
 		 * excess is enough.
 		 */
 		n = len - max < n ? n - (len - max) : 0;
@@ -215,7 +215,7 @@ static bool is_root(const char *pointer)
 	return !*pointer || !strcmp(pointer, "/");
 }
 
-/* Sets a copy at `to`; at the root, the members of an object one by one. */
+/* Sets a copy at `to`; at the root, copies the members of an object one by one. */
 static int put(cJSON *header, const char *to, const cJSON *value)
 {
 	cJSON *copy;
@@ -234,7 +234,7 @@ static int put(cJSON *header, const char *to, const cJSON *value)
 	return rc;
 }
 
-/* { path: "/a/b" }: an object's members, anything else under its own last name. */
+/* { path: "/a/b" }: adds an object's members; any other value under its own last name. */
 static int put_at_root(cJSON *header, const char *from, const cJSON *value)
 {
 	const char *slash = strrchr(from, '/');
@@ -255,7 +255,7 @@ static int add_item(cJSON *header, const cJSON *item, const cJSON *metadata)
 	from = cJSON_IsString(path) ? path->valuestring : l7mp_json_str(path, "from", "");
 	value = l7mp_json_get(metadata, from);
 	if (!value)
-		return 0; /* not in the metadata: left out */
+		return 0; /* not in the metadata: omit it */
 	if (cJSON_IsString(path))
 		return put_at_root(header, from, value);
 	return put(header, l7mp_json_str(path, "to", ""), value);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * JSONSocket clusters and listeners: the two ends of the handshake (handshake.c has its messages),
- * and the streams behind it, which pass everything through.
+ * and the streams after it, which pass everything through.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@
 
 /* ---- transports ---- */
 
-/* What the handshake needs to know of a transport. */
+/* Properties of a transport that matter for the handshake. */
 struct jsock_transport {
 	const char *name, *alias; /* alias may be NULL */
 	bool lossy;               /* messages may be lost or duplicated */
@@ -33,7 +33,7 @@ static const struct jsock_transport transports[] = {
         {"UnixDomainSocket", "UNIX/stream", false, false},
 };
 
-/* By any spelling; NULL: not one of the transports. */
+/* Finds a transport by name or alias; NULL: unknown. */
 static const struct jsock_transport *transport_find(const char *name)
 {
 	for (size_t i = 0; name && i < L7MP_ARRAY_SIZE(transports); i++) {
@@ -46,8 +46,8 @@ static const struct jsock_transport *transport_find(const char *name)
 }
 
 /*
- * The protocol in `transport.protocol` of a spec, by any spelling. NULL with err: JSONSocket
- * can't use it, or the program does not have it.
+ * Returns the protocol in `transport.protocol` of a spec, by name or alias. NULL with err:
+ * JSONSocket can't use it, or the program does not have it.
  */
 static const struct l7mp_proto *jsock_transport_proto(const struct l7mp_env *env, const cJSON *spec,
                                                       const struct jsock_transport **out,
@@ -79,9 +79,9 @@ static void jsock_check_transport(const cJSON *spec, const char *path, struct l7
 	                "UnixDomainSocket");
 }
 
-/* ---- what accepted and connected streams share ---- */
+/* ---- common to accepted and connected streams ---- */
 
-/* A stream that hands on what its transport's stream carries, once the handshake is done. */
+/* A stream that passes on the data of its transport's stream after the handshake. */
 struct jsock_stream {
 	struct l7mp_stream base; /* first */
 	struct l7mp_env *env;
@@ -104,7 +104,7 @@ static void jsock_deliver(struct jsock_stream *s, struct l7mp_buf *buf)
 }
 
 /*
- * For the operation `flow`. settled: whatever the peer sends from now on is payload. The flow of
+ * Implements `flow`. settled: all data that the peer sends from now on is payload. Sets the flow of
  * the transport, or none.
  */
 static void jsock_flow(struct jsock_stream *s, bool settled, struct l7mp_flow_end *out)
@@ -162,7 +162,7 @@ static int jsock_remote(struct l7mp_stream *base, struct l7mp_addr *out)
 	return inner->ops->remote ? inner->ops->remote(inner, out) : -ENOTSUP;
 }
 
-/* Over UDP a flow is about to begin, and what waits in the socket must not be overtaken. */
+/* Over UDP: a flow is about to begin, and queued datagrams must be delivered before its packets. */
 static size_t jsock_drain_now(struct l7mp_stream *base)
 {
 	struct l7mp_stream *inner = ((struct jsock_stream *)base)->inner;
@@ -188,7 +188,7 @@ static void jsock_on_lost(void *owner, int err, uint64_t packets, uint64_t bytes
 {
 	struct jsock_stream *s = owner;
 
-	/* Before that it was a message of the handshake, which is sent again. */
+	/* Before that it was a message of the handshake, which is retransmitted. */
 	if (s->ready && has_owner(s) && s->base.events->lost)
 		s->base.events->lost(s->base.owner, err, packets, bytes);
 }
@@ -213,15 +213,15 @@ static void jsock_on_path_changed(void *owner)
 
 /*
  * When the transport is open the header is sent, repeatedly if messages may be lost; with a 2xx
- * answer the stream is open. The session limits how long that may take.
+ * answer the stream is open. The session limits the time for this.
  */
 
 #define REPEAT_MS 500 /* between two headers, if messages may be lost */
 /* Headers are padded to this length where the answer may not be longer than the header. */
 #define HEADER_PAD 256
-/* White space behind a header in which sessions differ, where messages may be lost. */
+/* White space after the header that makes it unique per session, where messages may be lost. */
 #define MARK_LEN 32
-/* How long after the first answer another one, to a repeated header, may be received. */
+/* How long after the first answer further ones, to repeated headers, may be received. */
 #define REPEATED_ANSWER_MS 5000
 
 struct jsock_upstream {
@@ -230,7 +230,7 @@ struct jsock_upstream {
 	struct l7mp_error err; /* why the handshake failed */
 	uint64_t open_ms;
 	unsigned sent, answered; /* headers sent, answers received */
-	bool reading;            /* the owner's wish */
+	bool reading;            /* requested by the owner */
 };
 
 static void upstream_fail(struct jsock_upstream *u, int rc, const char *text)
@@ -300,7 +300,7 @@ static void upstream_check(struct jsock_upstream *u, struct l7mp_buf *rest)
 		snprintf(text, sizeof(text), "the server answered %d: %.300s", status, message);
 		upstream_fail(u, -ECONNREFUSED, text);
 	} else if (u->js.transport->lossy) {
-		/* It may have overtaken the answer, which is sent again for the next header. */
+		/* Payload may overtake the answer, which is sent again for the next header. */
 		l7mp_stats_drop(u->js.env->stats, L7MP_DROP_MALFORMED, 1, u->js.first.text.len);
 		l7mp_str_free(&u->js.first.text);
 	} else {
@@ -419,7 +419,7 @@ static void upstream_op_pause(struct l7mp_stream *base, bool on)
 		l7mp_stream_pause(u->js.inner, on);
 }
 
-/* Whether another answer may be received, which must not reach the session. */
+/* Whether further answers may be received, which must not reach the session. */
 static bool expects_answers(const struct jsock_upstream *u)
 {
 	return u->js.transport->lossy && !u->js.payload_seen && u->answered < u->sent &&
@@ -447,8 +447,8 @@ static const struct l7mp_stream_ops upstream_ops = {
 /* ---- connecting ---- */
 
 /*
- * Makes the header differ from that of every other session: by it a server tells a client that
- * began anew on the same port from one that repeats itself.
+ * Makes the header differ from that of every other session: by this a server distinguishes a client
+ * that starts a new session on the same port from a retransmission.
  */
 static int mark_header(struct jsock_upstream *u)
 {
@@ -642,20 +642,21 @@ static const struct l7mp_schema jsock_endpoint_spec = {
 
 /*
  * A listener of the transport, and for each stream that it accepts the server's side of the
- * handshake. An accepted stream is not visible to a session before its header was received; then it
- * is the session's source and passes everything through.
+ * handshake. A session does not see an accepted stream before its header was received; then it is
+ * the session's source and passes everything through.
  *
  *   in listener->pending --header--> emitted --result 2xx--> connected
- *          \--bad header, time-out--> answered, closing, still in listener->pending
+ *          \\--bad header, time-out--> answered, closing, still in listener->pending
  *
- * A valid header that differs from the first one, from the same source, is a client that began
- * anew: its old session ends, and the header begins another one (RFC 6347, section 4.2.8, has the
- * same case for DTLS). The first header itself is payload once the client has sent something else.
+ * A valid header that differs from the first one, from the same source, comes from a client that
+ * was restarted: its old session ends, and the header begins another one (RFC 6347, section 4.2.8,
+ * has the same case for DTLS). A repetition of the first header is payload once the client has sent
+ * other data.
  *
  * All paths end with `closed` of the transport's stream, which frees the memory.
  */
 
-#define PENDING_MAX  512 /* handshakes in progress of a listener, refused ones included */
+#define PENDING_MAX  512 /* handshakes in progress of a listener, including rejected ones */
 #define HANDSHAKE_MS 10000
 
 struct jsock_state {
@@ -677,13 +678,14 @@ struct jsock_listener {
 };
 
 struct jsock_source {
-	struct jsock_stream js; /* first; ready: the route is connected and the client was told */
+	struct jsock_stream js; /* first; ready: the route is connected and the client was notified
+	                         * */
 	struct jsock_listener *listener; /* while it is in listener->pending, else NULL */
 	struct jsock_source *prev, *next;
-	struct l7mp_accept accept; /* the transport's; the metadata is ours until it is emitted */
+	struct l7mp_accept accept; /* of the transport; owns the metadata until it is emitted */
 	uint64_t received, sent;   /* bytes, until the route has answered */
 	char *answer;              /* sent again when the header is repeated; NULL: not needed */
-	uint64_t header_hash; /* of the first header, whose text is freed before the session ends */
+	uint64_t header_hash;      /* of the first header, whose text is freed earlier */
 };
 
 /* ---- answering ---- */
@@ -693,7 +695,10 @@ static void answer(struct jsock_source *s, int status, const char *message)
 	size_t max = SIZE_MAX;
 	char *text;
 
-	/* Before the route has answered, no more bytes are sent to a source than it has sent. */
+	/*
+	 * Before the route has answered, do not send more bytes to a source than it has sent
+	 * (amplification).
+	 */
 	if (s->js.transport->spoofable && status / 100 != 2)
 		max = s->received > s->sent ? (size_t)(s->received - s->sent) : 0;
 	text = jsock_answer_text(status, message, max);
@@ -722,7 +727,7 @@ static void source_refuse(struct jsock_source *s, int status, const char *why, b
 	if (!abort && !s->js.closing)
 		answer(s, status, why);
 	s->js.closing = true;
-	/* It remains in the list until the answer was sent, so that refused clients count. */
+	/* Stays in the list until the answer was sent, so that rejected clients are counted. */
 	if (abort)
 		remove_pending(s);
 	l7mp_stream_close(s->js.inner, abort);
@@ -736,7 +741,7 @@ static void source_on_timer(struct l7mp_timer *t, void *arg)
 
 /* ---- the handshake ---- */
 
-/* Frees header and answer when no repeated header has to be answered any more. */
+/* Frees header and answer when repeated headers need not be answered any more. */
 static void free_handshake(struct jsock_source *s)
 {
 	if (s->js.transport->lossy && !(s->js.ready && s->js.payload_seen))
@@ -765,7 +770,8 @@ static void emit_session(struct jsock_source *s, cJSON *header, struct l7mp_buf 
 	l7mp_stream_pause(s->js.inner, true);
 	free_handshake(s);
 	/*
-	 * The owner may do anything, including deletion of the listener; s exists until `closed`.
+	 * The owner may do anything in this call, including deletion of the listener; s exists
+	 * until `closed`.
 	 */
 	(void)l7mp_accept_emit(&l->base, &a);
 	if (!rest)
@@ -834,7 +840,9 @@ static bool source_repeated(struct jsock_source *s, const struct l7mp_buf *buf)
 	return true;
 }
 
-/* Has the client begun anew? Only who may be one pays for the parser. */
+/*
+ * Whether the client has restarted. Checks cheap conditions first, so that payload is not parsed.
+ */
 static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *buf)
 {
 	static const char key[] = "\"JSONSocketVersion\"";
@@ -855,7 +863,7 @@ static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *b
 	return header;
 }
 
-/* Ends the session, and gives its place to the client's new header; takes buf. */
+/* Ends the session, and starts another one with the client's new header; takes buf. */
 static void begin_anew(struct jsock_source *s, struct l7mp_buf *buf)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
@@ -958,7 +966,7 @@ static void source_op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	struct jsock_source *s = (struct jsock_source *)base;
 
 	jsock_flow(&s->js, s->js.payload_seen || !s->js.transport->lossy, out);
-	/* Another header from the same source is a client that began anew. */
+	/* Another header from the same source comes from a restarted client. */
 	out->json_up = out->kind == L7MP_FLOW_SOCKET && s->js.transport->lossy;
 }
 
@@ -992,7 +1000,7 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 	s->js.transport = l->transport;
 	s->js.inner = a->stream;
 	s->accept = *a;
-	/* It can't be opened again without a handshake. */
+	/* It can't be reopened without a handshake. */
 	s->accept.reopen = NULL;
 	s->accept.never_idle = a->never_idle || !l->proto->desc.idle_timeout;
 	s->listener = l;
@@ -1004,7 +1012,7 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 		source_refuse(s, 503, "", true);
 		return;
 	}
-	/* A transport with a handshake of its own (WebSocket): the header comes behind it. */
+	/* A transport with its own handshake (WebSocket): the header follows it. */
 	if (s->js.inner->ops->result)
 		s->js.inner->ops->result(s->js.inner, 200, "OK");
 	l7mp_stream_pause(s->js.inner, false);
@@ -1012,7 +1020,7 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 
 /* ---- listeners ---- */
 
-/* Limits apply when a header was received; the number of handshakes has a bound of its own. */
+/* Session limits apply when a header was received; the number of handshakes has its own limit. */
 static int on_admit(void *arg, const struct l7mp_addr *peer)
 {
 	(void)arg;
@@ -1024,7 +1032,7 @@ static void on_accept(void *arg, struct l7mp_accept *a)
 {
 	struct jsock_listener *l = arg;
 
-	/* The oldest handshake is aborted, so that silent clients can't lock others out. */
+	/* The oldest handshake is aborted, so that silent clients can't block others. */
 	if (l->n_pending >= PENDING_MAX)
 		source_refuse(l->pending, 503, "", true);
 	source_new(l, a);

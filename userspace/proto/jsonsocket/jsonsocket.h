@@ -16,7 +16,7 @@
 #include "l7mp/util.h"
 
 #define JSOCK_HEAD_MAX 65536 /* bytes of a header or an answer */
-/* JSON values in it: they become metadata, at some 80 bytes each. */
+/* Maximum number of JSON values: they become metadata, at about 80 bytes each. */
 #define JSOCK_VALUES_MAX 100
 
 /* ---- handshake.c: the messages of the handshake ---- */
@@ -24,33 +24,33 @@
 /* The first message from the peer. */
 struct jsock_first {
 	struct l7mp_jsonframe frame;
-	struct l7mp_str text; /* as far as it was received */
+	struct l7mp_str text; /* the part received so far */
 	size_t total;
-	bool newline_due; /* on a byte stream, a newline right after it belongs to it */
+	bool newline_due; /* on a byte stream: a newline directly after the message belongs to it */
 };
 enum jsock_take { JSOCK_MORE, JSOCK_READY, JSOCK_BAD };
 /*
- * Adds data; takes buf. JSOCK_READY: f->text is the message, and *rest (NULL: none) is what
- * came after it.
+ * Adds data; takes buf. JSOCK_READY: f->text is the message, and *rest (NULL: none) is the data
+ * after it.
  */
 enum jsock_take jsock_first_take(struct jsock_first *f, enum l7mp_kind kind, struct l7mp_buf *buf,
                                  struct l7mp_buf **rest);
 /*
- * Removes the newline that is due from the next buffer of a byte stream; takes buf and returns
- * what remains of it, or NULL.
+ * Removes the newline after the message from the next buffer of a byte stream; takes buf and
+ * returns the rest of it, or NULL.
  */
 struct l7mp_buf *jsock_first_strip(struct jsock_first *f, struct l7mp_buf *buf);
-/* Returns whether the datagram is the same message again. */
+/* Returns whether the datagram is a repetition of the message. */
 bool jsock_first_same(const struct jsock_first *f, const struct l7mp_buf *buf);
 
 /*
- * Parses a header. The tree is the caller's; NULL: *status is the status to refuse it with, and
- * `why` the message.
+ * Parses a header. The tree is owned by the caller. NULL: *status is the status of the rejection,
+ * and `why` the message.
  */
 cJSON *jsock_header_parse(const char *text, size_t len, int *status, char *why, size_t size);
 /*
- * The header of a cluster, from its list `header` and the session's metadata, padded with
- * spaces to `pad` bytes. Heap. 0 or negative errno with err.
+ * Creates the header of a cluster from its list `header` and the session's metadata, padded with
+ * spaces to `pad` bytes. Heap. Returns 0 or negative errno with err.
  */
 int jsock_header_make(const cJSON *list, const cJSON *metadata, size_t pad, char **out,
                       struct l7mp_error *err);
@@ -60,9 +60,11 @@ int jsock_header_make(const cJSON *list, const cJSON *metadata, size_t pad, char
  */
 char *jsock_answer_text(int status, const char *message, size_t max);
 /*
- * The status of an answer, with its message, which points into *root (the caller's). -EBADMSG:
- * not an answer, *root is NULL.
+ * Returns the status of an answer, with its message, which points into *root (owned by the caller).
+ * -EBADMSG: not an answer, *root is NULL.
  */
 int jsock_answer_parse(const char *text, size_t len, cJSON **root, const char **message);
-/* Sends a message, on byte streams with a newline. As l7mp_stream_write, or -ENOMEM. */
+/*
+ * Sends a message; on byte streams followed by a newline. Returns as l7mp_stream_write, or -ENOMEM.
+ */
 int jsock_send(const struct l7mp_env *env, struct l7mp_stream *s, const char *text);

@@ -79,9 +79,7 @@ static bool parse_ip4(const uint8_t *f, size_t len, struct pkt_info *i)
 	i->key.proto = h[9];
 	memcpy(i->key.src, h + 12, 4);
 	memcpy(i->key.dst, h + 16, 4);
-	/*
-	 * Ports of a fragment are ignored, even of the first: all fragments belong to one session.
-	 */
+	/* Fragments are keyed without ports, even the first, so that all belong to one session. */
 	if (!(get16(h + 6) & 0x3fff))
 		ports(f, i, i->l3 + hlen);
 	return true;
@@ -266,7 +264,7 @@ bool pkt_mac_parse(const char *text, uint8_t out[static 6])
 	                      &out[2], &out[3], &out[4], &out[5]) == 6;
 }
 
-/* A number of at most `max`; `fallback` when there is none. -1: something else. */
+/* Returns a number of at most `max`; `fallback` if absent. -1: invalid. */
 static int number(const cJSON *object, const char *key, int fallback, int max)
 {
 	double v = l7mp_json_num(object, key, fallback);
@@ -345,7 +343,7 @@ static uint16_t fold(uint32_t sum)
 	return (uint16_t)~sum;
 }
 
-/* The sender left the checksum to the device: the field holds the sum of the pseudo header. */
+/* Checksum offload (CHECKSUM_PARTIAL): the field holds the sum of the pseudo header. */
 static int complete(uint8_t *f, size_t len, const struct virtio_net_hdr *h)
 {
 	size_t start = h->csum_start, at = start + h->csum_offset;
@@ -386,7 +384,10 @@ static void fix_ip(uint8_t *f, const struct pkt_info *i, size_t len, unsigned n)
 	put16(h + 10, fold(sum16(h, (h[0] & 15) * 4u, 0)));
 }
 
-/* Segment n of a merged frame; `f` holds its copy of the headers and its payload from `off` on. */
+/*
+ * Fixes the headers of segment n of a merged frame; `f` holds their copy, and the payload from
+ * `off` on.
+ */
 static void fix_segment(uint8_t *f, const struct pkt_info *i, size_t len, unsigned n, size_t off,
                         bool last)
 {
@@ -402,7 +403,7 @@ static void fix_segment(uint8_t *f, const struct pkt_info *i, size_t len, unsign
 	if (!last)
 		h[13] &= (uint8_t) ~(TH_FIN | TH_PUSH);
 	if (n)
-		h[13] &= (uint8_t)~0x80; /* CWR stands in the first segment only (RFC 3168) */
+		h[13] &= (uint8_t)~0x80; /* only the first segment has CWR (RFC 3168) */
 	transport_checksum(f, i, len, 16);
 }
 
@@ -426,7 +427,8 @@ static int split(struct l7mp_loop *loop, const struct l7mp_buf *whole,
 		return -EMSGSIZE;
 	}
 	/*
-	 * With a data offset inside the TCP header, its fields would be written behind the segment.
+	 * With a data offset smaller than the TCP header, header fields would be written beyond the
+	 * segment.
 	 */
 	if (head < i.l4 + least || head >= i.end)
 		return -EBADMSG;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * AF_PACKET: whole Ethernet frames of one interface (packet(7)). A listener has one session
- * (singleton) or one for each conversation (server). A session of a cluster has a socket of its
- * own, unless it comes from a server: those from one interface share a socket, and each gets the
- * answers of its conversation. All use the shared-socket engine.
+ * (singleton) or one for each conversation (server). A session of a cluster has its own socket,
+ * unless its source is a server: such sessions from one interface share a socket, and each gets the
+ * answers of its conversation. All sockets are shared sockets (shared_socket.h).
  *
- * PACKET_VNET_HDR tells which frames were merged and which checksums were left to hardware, so
- * that frames are delivered as they would be on a wire.
+ * PACKET_VNET_HDR marks frames that were merged and checksums that were left to hardware, so that
+ * frames can be delivered as on the wire.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -78,9 +78,9 @@ static int pkt_ethertype_parse(const cJSON *node, uint16_t *out)
 }
 
 /*
- * The filter drops the frames that this host sends (PACKET_IGNORE_OUTGOING does it earlier, on
- * kernels that have it), and those of another EtherType. The EtherType is the one behind one
- * VLAN tag, wherever the tag is: in the frame, or taken off by the device.
+ * The filter drops outgoing frames of this host (PACKET_IGNORE_OUTGOING does it earlier, on kernels
+ * that have it), and frames of another EtherType. The EtherType is the one after one VLAN tag,
+ * whether the tag is in the frame or was removed by the device.
  */
 static int attach_filter(int fd, uint16_t type)
 {
@@ -176,14 +176,17 @@ static int bind_to(const struct pkt_interface *i, int fd)
 }
 
 /*
- * Opens a non-blocking socket that receives the frames of the interface which are of `ethertype`
- * and were not sent by this host; nothing before that filter is attached. Returns the
- * descriptor and sets what is read from the kernel, or negative errno (-ENODEV; -EINVAL: not an
- * Ethernet interface; -EPERM).
+ * Opens a non-blocking socket that receives the frames of the interface with `ethertype` that were
+ * not sent by this host; none before that filter is attached. Returns the descriptor and sets the
+ * fields read from the kernel, or negative errno (-ENODEV; -EINVAL: not an Ethernet interface;
+ * -EPERM).
  */
 static int pkt_interface_open(struct pkt_interface *i)
 {
-	/* Protocol 0: nothing is received before the filter is attached and bind(2) says what. */
+	/*
+	 * Protocol 0: nothing is received before the filter is attached and bind(2) sets the
+	 * protocol.
+	 */
 	int rc, fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
@@ -201,8 +204,8 @@ static int pkt_interface_open(struct pkt_interface *i)
 }
 
 /*
- * Reads index, MTU, address and state again, and binds fd to the interface again if it was
- * deleted and created under the same name. 0, also when it is down; -ENODEV, -EINVAL.
+ * Reads index, MTU, address and state again, and rebinds fd if the interface was deleted and
+ * created under the same name. Returns 0, also when it is down; -ENODEV, -EINVAL.
  */
 static int pkt_interface_refresh(struct pkt_interface *i, int fd)
 {
@@ -214,7 +217,7 @@ static int pkt_interface_refresh(struct pkt_interface *i, int fd)
 	return rc;
 }
 
-/* An error of these functions or of the socket in words. Static text. */
+/* Returns the text for an error of these functions or of the socket. Static. */
 static const char *pkt_interface_error(int rc)
 {
 	switch (rc) {
@@ -235,9 +238,9 @@ static const char *pkt_interface_error(int rc)
 
 /* ---- sockets ---- */
 
-/* A singleton whose session could not be started tries again after this time. */
+/* After this time a singleton whose session could not be started retries. */
 #define START_AGAIN_MS 1000
-/* How often an interface that is down or deleted is checked. */
+/* Interval of checks while an interface is down or deleted. */
 #define CHECK_MS 1000
 
 /* Upstream: the sessions of a cluster that are conversations of a server's interface. */
@@ -250,7 +253,7 @@ struct packet_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct pkt_interface interface;
 	enum pkt_mode mode;
-	bool rewrite_src, rewrite_dst; /* clusters: addresses that frames get when sent */
+	bool rewrite_src, rewrite_dst; /* clusters: addresses that are rewritten in sent frames */
 	uint8_t src_mac[6], dst_mac[6];
 	char from[IF_NAMESIZE]; /* upstream: the server's interface */
 	bool down;
@@ -261,14 +264,14 @@ struct packet_socket {
 struct packet_open {
 	struct l7mp_task task;
 	struct packet_socket *socket; /* a reference */
-	uint64_t id;                  /* of the session, which may be gone by then */
+	uint64_t id;                  /* of the session, which may have been freed */
 	uint16_t key_len;
 	uint8_t key[sizeof(struct pkt_key)];
 };
 
 struct packet_listener {
 	struct l7mp_shared_listener shared; /* first */
-	/* Singleton: there is a session, which may have lost its stream and reopen it later. */
+	/* Singleton: there is a session, which may have lost its stream and may reopen it later. */
 	bool has_session;
 	struct l7mp_shared_session *emitting; /* the session that is being emitted */
 };
@@ -280,7 +283,7 @@ static struct packet_socket *socket_of(const struct packet_listener *l)
 
 /* ---- state of the interface ---- */
 
-/* Returns 0 when the interface is up. Otherwise it is checked again until it is. */
+/* Returns 0 when the interface is up; otherwise schedules checks until it is. */
 static int check_interface(struct packet_socket *s)
 {
 	int rc = pkt_interface_refresh(&s->interface, l7mp_dgram_fd(s->shared.dgram));
@@ -370,7 +373,7 @@ static void emit_singleton(struct packet_listener *l, struct l7mp_buf *buf)
 	a.metadata = pkt_metadata(s->interface.name, &own);
 	l->has_session = true;
 	l->emitting = p;
-	/* The owner may have deleted the listener meanwhile; p keeps s alive. */
+	/* The owner may have deleted the listener in this call; p keeps s alive. */
 	if (l7mp_shared_session_emit(&l->shared, p, &a, buf) && s->shared.listener == &l->shared)
 		l->emitting = NULL;
 }
@@ -399,7 +402,7 @@ static void emit_conversation(struct packet_listener *l, struct l7mp_buf *buf,
 	(void)l7mp_shared_session_emit(&l->shared, p, &a, buf);
 }
 
-/* A frame that belongs to no session so far; takes buf. */
+/* Handles a frame without a session; takes buf. */
 static void first_frame(struct packet_listener *l, struct l7mp_buf *buf,
                         const struct pkt_info *info)
 {
@@ -425,10 +428,10 @@ static void on_removed(struct l7mp_shared_session *p)
 {
 	struct packet_listener *l = (struct packet_listener *)p->socket->listener;
 
-	/* After it was emitted, session_ended or reopen follows. */
+	/* If it was emitted, session_ended or reopen follows. */
 	if (!l || l->emitting != p)
 		return;
-	/* Closed while it was being emitted: it was refused. */
+	/* Closed while being emitted: it was refused. */
 	l->emitting = NULL;
 	l->has_session = false;
 	l7mp_shared_listener_start(&l->shared, START_AGAIN_MS);
@@ -453,14 +456,17 @@ static void on_frame(void *arg, struct l7mp_buf *buf)
 		len = sizeof(info.key);
 	}
 	p = l7mp_shared_find(&s->shared, key, len);
-	/* Nobody's answer, such as one to a broadcast: it goes the way once, by the oldest. */
+	/*
+	 * An answer of no conversation, for example to a broadcast: delivered once, to the oldest
+	 * session.
+	 */
 	if (!p && s->mode == PKT_UPSTREAM)
 		p = s->shared.sessions;
 	if (p)
 		l7mp_shared_deliver(p, buf);
 	else if (s->shared.listener)
 		first_frame((struct packet_listener *)s->shared.listener, buf, &info);
-	else /* the listener was deleted; its sessions go on */
+	else /* the listener was deleted; its sessions continue */
 		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_PEER, buf);
 }
 
@@ -476,7 +482,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 	(void)to;
 	if (s->down)
 		interface_came_up(s);
-	/* A session that one of the frames ends may hold the last reference. */
+	/* A session that is ended by one of the frames may hold the last reference. */
 	l7mp_shared_socket_ref(&s->shared);
 	rc = pkt_unpack(env->loop, buf, on_frame, s);
 	if (rc)
@@ -489,7 +495,7 @@ static void on_error(void *arg, int err)
 	struct packet_socket *s = arg;
 
 	if (err == -EINVAL) {
-		/* A merged frame for which there is no virtio_net_hdr (of a tunnel). */
+		/* A merged frame without a virtio_net_hdr type (of a tunnel). */
 		l7mp_stats_drop(s->shared.env->stats, L7MP_DROP_TOO_LARGE, 1, 0);
 		return;
 	}
@@ -717,7 +723,7 @@ static int read_listener(const cJSON *spec, struct packet_socket *out, struct l7
 	return read_ethertype(spec, &out->interface.ethertype, err);
 }
 
-/* A reference to a socket as the spec says: one that is free, or a new one. */
+/* Gets a reference to a free socket that matches the spec, or to a new one. */
 static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
                        const struct l7mp_listen *params, struct l7mp_shared_socket **out,
                        struct l7mp_error *err)
@@ -779,7 +785,7 @@ static int read_cluster(const struct l7mp_connect *p, struct packet_socket *out,
 	return read_ethertype(p->cluster_spec, &out->interface.ethertype, err);
 }
 
-/* The session is a conversation of a server: `key` becomes that of its answers here. */
+/* For a session that is a conversation of a server: sets `key` to that of its answers here. */
 static bool answers_of(const struct l7mp_connect *p, struct packet_socket *want,
                        struct pkt_key *key)
 {
@@ -804,7 +810,7 @@ static bool same_rewrite(const struct packet_socket *a, const struct packet_sock
 	       !memcmp(a->dst_mac, b->dst_mac, sizeof(a->dst_mac));
 }
 
-/* A reference to the socket that conversations like this one share; NULL: none can be had. */
+/* Returns a reference to the socket shared by such conversations; NULL: not possible. */
 static struct packet_socket *find_upstream(struct l7mp_shared_table *table, uint32_t hash,
                                            const struct packet_socket *want,
                                            const struct pkt_key *key)
@@ -882,7 +888,7 @@ static int packet_connect(const struct l7mp_connect *p, struct l7mp_stream **out
 	} else {
 		*out = &session->base;
 	}
-	l7mp_shared_socket_unref(&s->shared); /* the session has a reference of its own */
+	l7mp_shared_socket_unref(&s->shared); /* the session has its own reference */
 	return rc;
 }
 

@@ -2,10 +2,10 @@
 /*
  * PIPE: a byte stream over up to two FIFOs, one for each direction.
  *
- * A reader is told by poll(2) when there is something to read and when the last writer has
- * closed, but not when a writer opens. A listener's session therefore begins with the first
- * byte. A listener has one session at a time. When the last writer closes, the session sees an
- * end of stream; if the route retries on disconnects, it goes on with the next writer.
+ * poll(2) tells a reader when there is data and when the last writer has closed, but not when a
+ * writer opens. So a listener's session begins with the first byte. A listener has one session at a
+ * time. When the last writer closes, the session gets an end of stream; if the route retries on
+ * disconnects, the session continues with the next writer.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,28 +25,30 @@
 /* ---- FIFOs ---- */
 
 /*
- * By path: created when they are missing, and removed only if we created them, or a proxy of the
- * same user did that was killed.
+ * By path: created when missing, and removed only if this process created them, or a killed proxy
+ * of the same user did.
  */
 
 struct pipe_listener;
 
-/* One for each path in use: of the process's streams only one can read a FIFO. */
+/* One for each path in use: only one of the process's streams can read a FIFO. */
 struct fifo {
 	struct fifo *prev, *next; /* in *list */
 	struct fifo **list;
 	unsigned refs;
-	bool created; /* by us, as dev and ino */
-	bool adopted; /* by one before us, who was killed */
+	bool created; /* by this process, as dev and ino */
+	bool adopted; /* created by an earlier proxy, which was killed */
 	/*
-	 * Set by clusters: a FIFO that we created remains until fifo_clear, so that the peer may
-	 * open it between two attempts to connect.
+	 * Set by clusters: a FIFO created by this process remains until fifo_clear, so that the
+	 * peer may open it between two attempts to connect.
 	 */
 	bool keep;
 	dev_t dev;
 	ino_t ino;
-	int held_reader;                 /* while no stream reads: writers don't fail; -1: none */
-	int held_writer;                 /* while no stream writes: readers see no end; -1: none */
+	int held_reader;                 /* open while no stream reads, so that writers don't fail;
+	                                  * -1: none */
+	int held_writer;                 /* open while no stream writes, so that readers get no EOF;
+	                                  * -1: none */
 	unsigned flushing;               /* streams that are closing and have bytes left to write */
 	bool reading;                    /* a stream reads it */
 	struct pipe_listener *listener;  /* reads it whenever no session does */
@@ -60,8 +62,8 @@ static int *held_fd(struct fifo *f, int flags)
 }
 
 /*
- * FIFOs that we make have the sticky bit, which means nothing for a FIFO: so one that a proxy left
- * behind when it was killed can be told from one that a user has made.
+ * FIFOs created by the proxy have the sticky bit, which has no meaning for a FIFO: it distinguishes
+ * a FIFO left behind by a killed proxy from one created by a user.
  */
 #define MARK S_ISVTX
 
@@ -73,7 +75,7 @@ static void remember(struct fifo *f, const struct stat *st, bool adopted)
 	f->ino = st->st_ino;
 }
 
-/* Creates the FIFO unless it exists. 0: there is one. */
+/* Creates the FIFO unless it exists. Returns 0 when there is one. */
 static int create(struct fifo *f)
 {
 	struct stat st;
@@ -96,7 +98,7 @@ static int create(struct fifo *f)
 	return S_ISFIFO(st.st_mode) ? 0 : -EEXIST;
 }
 
-/* Whether it has a reader. Another proxy of this user may have made it, and still run. */
+/* Whether it has a reader. Another proxy of this user may have created it, and still run. */
 static bool has_reader(const char *path)
 {
 	int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
@@ -107,7 +109,7 @@ static bool has_reader(const char *path)
 	return true;
 }
 
-/* Finds or creates the FIFO and takes a reference. -EEXIST with err: the path is no FIFO. */
+/* Finds or creates the FIFO and takes a reference. -EEXIST with err: the path is not a FIFO. */
 static int fifo_get(struct fifo **list, const char *path, struct fifo **out, struct l7mp_error *err)
 {
 	struct fifo *f;
@@ -157,14 +159,14 @@ static void fifo_free(struct fifo *f)
 	fifo_release(f, O_RDONLY);
 	fifo_release(f, O_WRONLY);
 	DL_DELETE(*f->list, f);
-	/* Another process may have replaced it meanwhile: that FIFO is not ours. */
+	/* Do not remove a FIFO by which another process has replaced it. */
 	if (f->created && !lstat(f->path, &st) && S_ISFIFO(st.st_mode) && st.st_dev == f->dev &&
 	    st.st_ino == f->ino && !(f->adopted && has_reader(f->path)))
 		(void)unlink(f->path);
 	free(f);
 }
 
-/* Drops a reference and nulls the pointer; NULL in it is allowed. */
+/* Drops a reference and sets the pointer to NULL; NULL is ignored. */
 static void fifo_unref(struct fifo **fp)
 {
 	struct fifo *f = *fp;
@@ -178,7 +180,7 @@ static void fifo_unref(struct fifo **fp)
 		fifo_free(f);
 }
 
-/* Frees all that were kept; nobody may have a reference. */
+/* Frees all FIFOs that were kept; there must be no references. */
 static void fifo_clear(struct fifo **list)
 {
 	struct fifo *f, *tmp;
@@ -202,8 +204,8 @@ static int open_checked(const char *path, int flags)
 }
 
 /*
- * Opens it for O_RDONLY or O_WRONLY, non-blocking; created again if it was removed meanwhile.
- * Takes over the held descriptor when there is one. -ENXIO: O_WRONLY, and nobody reads it.
+ * Opens it for O_RDONLY or O_WRONLY, non-blocking; creates it again if it was removed meanwhile.
+ * Takes over the held descriptor if there is one. -ENXIO: O_WRONLY, and there is no reader.
  */
 static int fifo_open(struct fifo *f, int flags)
 {
@@ -221,7 +223,7 @@ static int fifo_open(struct fifo *f, int flags)
 	return rc ? rc : open_checked(f->path, flags);
 }
 
-/* Holds a descriptor for O_RDONLY or O_WRONLY, without reading or writing. Best effort. */
+/* Keeps a descriptor open for O_RDONLY or O_WRONLY, without reading or writing. Best effort. */
 static void fifo_hold(struct fifo *f, int flags)
 {
 	int *held = held_fd(f, flags);
@@ -232,10 +234,10 @@ static void fifo_hold(struct fifo *f, int flags)
 
 /* ---- streams and listeners ---- */
 
-#define RETRY_MS   50   /* between attempts to open an output that nobody reads */
+#define RETRY_MS   50   /* between attempts to open an output without a reader */
 #define CLOSE_MS   5000 /* how long a close waits for a reader */
-#define REFUSED_MS 1000 /* from a refused session to the next attempt */
-/* A session that lived shorter than this is followed by another one only after this time. */
+#define REFUSED_MS 1000 /* delay after a refused session */
+/* After a session shorter than this the next one begins only after this time. */
 #define SHORT_SESSION_MS 100
 
 struct pipe_state {
@@ -248,12 +250,15 @@ struct pipe_stream {
 	struct l7mp_env *env;
 	struct fifo *in, *out;                 /* references; NULL: no such direction */
 	struct l7mp_stream_io *input, *output; /* NULL: not open yet, or closed */
-	struct l7mp_bufq waiting;              /* written while nobody reads `out` */
-	struct l7mp_timer timer;               /* opens `out` again; ends a close */
+	struct l7mp_bufq waiting;              /* written while `out` has no reader */
+	struct l7mp_timer timer;               /* retries opening `out`; ends a close */
 	struct l7mp_task task;                 /* emits `open` or `closed` */
-	/* The listener that it waits for, or was emitted by; NULL: a cluster's, or deleted. */
+	/*
+	 * The listener for which it waits, or which emitted it; NULL: a cluster's stream, or
+	 * deleted.
+	 */
 	struct pipe_listener *listener;
-	struct l7mp_buf *first; /* the first bytes, while no session was admitted for them */
+	struct l7mp_buf *first; /* the first bytes, until a session was admitted for them */
 	uint64_t since;         /* loop time when it was emitted, or its close began */
 	int err;
 	bool open, emitted, reading;
@@ -273,7 +278,7 @@ struct pipe_listener {
 	char *name;
 	struct fifo *in, *out;
 	struct pipe_stream *stream; /* waits for its first byte, or is the session's source */
-	struct l7mp_timer timer;    /* listens again */
+	struct l7mp_timer timer;    /* starts listening again */
 	bool has_session;           /* also while a session may reopen its source */
 	bool emitting;
 	uint64_t since; /* loop time when the last session was emitted */
@@ -311,7 +316,7 @@ static void stream_free(struct pipe_stream *s)
 	free(s);
 }
 
-/* Leaves `in` to the next reader; the listener holds it open, so that nothing is lost. */
+/* Leaves `in` to the next reader; the listener keeps it open, so that no data is lost. */
 static void stop_reading(struct pipe_stream *s)
 {
 	struct pipe_listener *l = s->in ? s->in->listener : NULL;
@@ -375,7 +380,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 		return;
 	}
 	if (s->input || s->output)
-		return; /* their `closed` posts this again */
+		return; /* their `closed` posts this task again */
 	if (s->err)
 		describe(s, &err);
 	if (s->base.events)
@@ -399,7 +404,7 @@ static void in_end(void *arg)
 {
 	struct pipe_stream *s = arg;
 
-	/* Keep a read descriptor open, else the next writer gets ENXIO. */
+	/* Keep a read descriptor open, otherwise the next writer gets ENXIO. */
 	if (s->in->listener)
 		fifo_hold(s->in, O_RDONLY);
 	if (s->listener && !s->emitted)
@@ -466,7 +471,7 @@ static const struct l7mp_stream_io_ops out_ops = {
         .closed = out_closed,
 };
 
-/* -ENXIO: nobody reads it, or an earlier stream still has bytes to write to it. */
+/* -ENXIO: no reader, or an earlier stream still has bytes to write. */
 static int open_out(struct pipe_stream *s)
 {
 	int fd = s->out->flushing ? -ENXIO : fifo_open(s->out, O_WRONLY);
@@ -476,7 +481,7 @@ static int open_out(struct pipe_stream *s)
 	return l7mp_stream_io_open_pipe(s->env->loop, -1, fd, &out_ops, s, &s->output);
 }
 
-/* Shuts writing down when everything was written. Without `in` the stream then ends. */
+/* Shuts down writing when everything was written. Without `in` the stream then ends. */
 static void try_shutdown(struct pipe_stream *s)
 {
 	if (!s->shut || s->waiting.count)
@@ -491,7 +496,7 @@ static void try_shutdown(struct pipe_stream *s)
 		(void)l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS);
 }
 
-/* `out` was opened: writes what waited. */
+/* `out` was opened: writes the queued data. */
 static int write_waiting(struct pipe_stream *s)
 {
 	struct l7mp_buf *buf;
@@ -540,7 +545,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 
 /* ---- operations ---- */
 
-/* Without an output answers are dropped; the session goes on. */
+/* Without an output answers are dropped; the session continues. */
 static int drop_answer(struct pipe_stream *s, struct l7mp_buf *buf)
 {
 	l7mp_stats_drop(s->env->stats, L7MP_DROP_NO_RECEIVER, 1, buf->len);
@@ -615,7 +620,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	if (first) {
 		s->since = l7mp_loop_now(s->env->loop);
 		stop_reading(s);
-		/* The stream of the next writer may go on with the same reader of `out`. */
+		/* The stream of the next writer may continue with the same reader of `out`. */
 		if (s->listener && s->end_emitted && s->output && !s->shut && !abort)
 			fifo_hold(s->out, O_WRONLY);
 		if (s->listener)
@@ -627,7 +632,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 		return;
 	}
 	if (!abort && s->waiting.count && !l7mp_timer_start(s->env->loop, &s->timer, RETRY_MS))
-		return; /* a reader may open it yet */
+		return; /* a reader may still open it */
 	if (abort && s->output)
 		l7mp_stream_io_close(s->output, true);
 	finish(s, 0);
@@ -697,13 +702,13 @@ static int stream_connect(struct pipe_stream *s)
 	return 0;
 }
 
-/* The stream is passed to an owner now. */
+/* The stream is about to be passed to an owner. */
 static void stream_emitted(struct pipe_stream *s)
 {
 	s->emitted = s->open = true;
 	s->since = l7mp_loop_now(s->env->loop);
 	l7mp_stream_io_read(s->input, s->reading);
-	/* Now if there is a reader; otherwise when there is something to write. */
+	/* Open it now if there is a reader, otherwise when there is data to write. */
 	if (s->out)
 		(void)open_out(s);
 }
@@ -810,7 +815,7 @@ static cJSON *metadata(const struct pipe_listener *l)
 	return NULL;
 }
 
-/* The stream has its first bytes: emits the session, or tries again later. */
+/* The stream has received its first bytes: emits the session, or retries later. */
 static void emit(struct pipe_listener *l, struct pipe_stream *s)
 {
 	const struct l7mp_addr nobody = {.len = 0};
@@ -829,7 +834,7 @@ static void emit(struct pipe_listener *l, struct pipe_stream *s)
 	l->has_session = l->emitting = true;
 	l->since = l7mp_loop_now(l->env->loop);
 	stream_emitted(s);
-	/* The owner may do anything meanwhile, including deletion of this listener. */
+	/* The owner may do anything in this call, including deletion of this listener. */
 	if (!l7mp_accept_emit(&l->base, &a) || s->closing) {
 		l7mp_buf_unref(buf);
 		return;
@@ -842,7 +847,7 @@ static void emit(struct pipe_listener *l, struct pipe_stream *s)
 static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
                                  struct l7mp_buf *buf)
 {
-	/* Stop reading until there is a session, which has back-pressure. */
+	/* Stop reading until there is a session, which applies back-pressure. */
 	l7mp_stream_io_read(s->input, false);
 	s->first = buf;
 	emit(l, s);
@@ -850,7 +855,7 @@ static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
 
 static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s)
 {
-	/* While the first bytes wait for a session, the end waits, too. */
+	/* While the first bytes wait for a session, delay the end, too. */
 	if (s->first)
 		return;
 	l->stream = NULL;
@@ -867,7 +872,7 @@ static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s)
 		listen_later(l, REFUSED_MS);
 	if (!l->emitting)
 		return; /* session_ended or reopen follows */
-	/* Closed while it was being emitted: it was refused. */
+	/* Closed while being emitted: it was refused. */
 	l->emitting = l->has_session = false;
 	listen_later(l, REFUSED_MS);
 }
@@ -975,14 +980,14 @@ static void pipe_activate(struct l7mp_proto_listener *base)
 	l->in->listener = l;
 	l->in->successor = NULL;
 	l->active = true;
-	/* The predecessor's stream that waits for a writer is closed; a session goes on. */
+	/* The predecessor's stream that waits for a writer is closed; a session continues. */
 	if (old && old->stream && !old->stream->emitted) {
 		struct pipe_stream *s = old->stream;
 
 		old->stream = NULL;
 		stream_abandon(s);
 	}
-	/* Not from inside activate: the change that brings this listener is not complete yet. */
+	/* Not from inside activate: the listener's change is not complete yet. */
 	listen_later(l, 0);
 }
 

@@ -3,8 +3,8 @@
  * STDIO-fork: a process for each session; its standard input and output are a byte stream.
  *
  * The stream ends when the process was reaped and its output was read to the end. Closing the
- * stream closes stdin, then sends SIGTERM, then SIGKILL; `closed` is emitted when the process
- * was reaped.
+ * stream closes stdin, then sends SIGTERM, then SIGKILL; `closed` is emitted when the process was
+ * reaped.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,7 +29,7 @@
 
 /* The protocol's state in this process. */
 struct process_state {
-	unsigned running; /* that were not reaped */
+	unsigned running; /* processes that were not reaped yet */
 };
 
 struct process_stream {
@@ -43,7 +43,7 @@ struct process_stream {
 	char *program;
 	const char *session; /* name; valid until `closed` */
 	bool open, reading, shut;
-	bool stdin_closed; /* by the process: what is written is dropped */
+	bool stdin_closed; /* by the process: further input is dropped */
 	bool eof;          /* the output was read to its end */
 	bool end_emitted;
 	bool closing;
@@ -107,7 +107,7 @@ static void emit_end(struct process_stream *s)
 static void after_exit(struct process_stream *s)
 {
 	emit_end(s);
-	/* While paused, the owner may still hold output back: `closed` waits for it. */
+	/* While paused, the owner may still have unread output: `closed` waits for it. */
 	if (!s->closing && s->reading)
 		l7mp_task_post(s->env->loop, &s->task);
 }
@@ -144,7 +144,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 	stream_free(s);
 }
 
-/* Closing: posts `closed` when nothing is left to wait for. */
+/* Closing: posts `closed` when there is nothing left to wait for. */
 static void progress(struct process_stream *s)
 {
 	if (!s->closing || s->process || s->io)
@@ -166,7 +166,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		if (s->log)
 			l7mp_stream_io_close(s->log, true);
 	} else if (s->eof) {
-		/* The process closed its output and goes on. */
+		/* The process has closed its output and continues to run. */
 		emit_end(s);
 	} else if (!s->reading) {
 		(void)l7mp_timer_start(s->env->loop, t, OUTPUT_MS);
@@ -315,7 +315,7 @@ static const struct l7mp_stream_io_ops log_ops = {
 
 /* ---- operations ---- */
 
-/* A process that has closed its stdin may still write: the stream goes on. */
+/* A process that has closed its stdin may still write: the stream stays open. */
 static int drop_input(struct process_stream *s, uint32_t len)
 {
 	l7mp_stats_drop(s->env->stats, L7MP_DROP_NOT_CONNECTED, 1, len);
@@ -394,7 +394,7 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- starting ---- */
 
-/* The argument vector: pointers into the spec, in an array to be freed. NULL: no memory. */
+/* Returns the argument vector: pointers into the spec, in an array to be freed. NULL: no memory. */
 static const char **make_argv(const cJSON *command)
 {
 	size_t n = cJSON_IsArray(command) ? (size_t)cJSON_GetArraySize(command) : 1, i = 0;
@@ -416,7 +416,7 @@ static void free_env(char **env)
 	free(env);
 }
 
-/* "NAME=value" of the map, and L7MP_SESSION. NULL: no memory. */
+/* Returns "NAME=value" of the map, and L7MP_SESSION. NULL: no memory. */
 static char **make_env(const cJSON *map, const char *session)
 {
 	char **env = calloc((size_t)cJSON_GetArraySize(map) + 2, sizeof(*env));
@@ -519,7 +519,7 @@ static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **ou
 		l7mp_task_post(p->env->loop, &s->task);
 		return 0;
 	}
-	/* The process runs already: it is ended, and `closed` has the reason. */
+	/* The process runs already: terminate it; `closed` reports the reason. */
 	s->err = rc;
 	op_close(&s->base, true);
 	return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Stdio: the proxy's own standard input and output, for one session at a time. A listener emits
- * one session when it starts; with `exit` the proxy ends with it, as a client of its own.
+ * Stdio: the proxy's standard input and output, for one session at a time. A listener emits one
+ * session at startup; with `exit` the proxy ends with it, like a client program.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,8 +18,8 @@
 #include "net/net.h"
 
 /*
- * How long a listener's session goes on, without input, when the other end has finished: what socat
- * does. A person at a terminal would have to end the input, too.
+ * How long a listener's session stays open, without input, after the other end has finished, as in
+ * socat. Otherwise a user at a terminal would have to end the input, too.
  */
 #define LINGER_MS 500
 
@@ -44,7 +44,7 @@ struct stdio_stream {
 	struct l7mp_stream_io *io;
 	struct l7mp_task task; /* emits `open` */
 	struct l7mp_timer linger;
-	uint64_t linger_ms; /* behind the end of the input; 0: for as long as the session goes on */
+	uint64_t linger_ms; /* after the end of the input; 0: until the session ends */
 	bool open, reading, closing;
 	bool source;     /* of a listener */
 	bool ended;      /* the input; `end` was emitted */
@@ -190,13 +190,13 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	struct stdio_stream *s = (struct stdio_stream *)base;
 
 	s->failed |= abort;
-	/* What was written before a failure is still to be seen: only its source is ended. */
+	/* Data written before a failure is still output: only the input is ended. */
 	if (!s->closing || (abort && !s->source))
 		l7mp_stream_io_close(s->io, abort && !s->source);
 	s->closing = true;
 }
 
-/* The session's answer about its set-up. It has logged what is wrong. */
+/* The session's result of its set-up. It has already logged errors. */
 static void op_result(struct l7mp_stream *base, int status, const char *message)
 {
 	struct stdio_stream *s = (struct stdio_stream *)base;
@@ -222,9 +222,9 @@ static const struct l7mp_stream_ops source_ops = {
 /* ---- connecting ---- */
 
 /*
- * A descriptor of our own for a standard one. O_NONBLOCK belongs to the open file description,
- * which is shared with the shell: a terminal or pipe is opened again instead. A regular file
- * does not block, and its position must remain shared. Negative with errno on failure.
+ * Returns a private descriptor for a standard one. O_NONBLOCK belongs to the open file description,
+ * which is shared with the shell, so a terminal or pipe is opened again. A regular file does not
+ * block, and its position must remain shared. Negative with errno on failure.
  */
 static int own_fd(int fd, int flags)
 {
@@ -261,7 +261,7 @@ static int open_io(struct stdio_stream *s)
 	return l7mp_stream_io_open_pipe(s->env->loop, in, out, &io_ops, s, &s->io);
 }
 
-/* A stream on standard input and output, paused. 0 or negative errno. */
+/* Creates a stream on standard input and output, paused. Returns 0 or negative errno. */
 static int stream_new(struct l7mp_env *env, struct stdio_state *state, const char *session,
                       struct stdio_stream **out)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* TCP: listener and cluster, with TLS when the spec says so. */
+/* TCP: listener and cluster, with TLS if configured. */
 #include "net/stream_listener.h"
 
 #include <errno.h>
@@ -78,7 +78,7 @@ static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t 
 	return rc;
 }
 
-/* A connection of an earlier process, if it goes to this endpoint. */
+/* Restores a connection of an earlier process, if its peer is this endpoint. */
 static int restore(const struct l7mp_connect *p, uint16_t port, const cJSON *tls,
                    struct l7mp_stream **out, struct l7mp_error *err)
 {
@@ -123,7 +123,7 @@ static int tcp_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 	return rc;
 }
 
-/* ---- state: only what TLS needs ---- */
+/* ---- state (for TLS) ---- */
 
 static int tcp_start(struct l7mp_env *env, void **state, struct l7mp_error *err)
 {

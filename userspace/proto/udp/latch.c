@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Learning the peer (options.latch): who writes first is the peer, and for a time others may take
- * its place. It is the same for a listener, whose clients are behind NAT, and for a cluster, whose
- * endpoint may be, so that the address in its spec is not the one that it writes from. Only the
- * address decides: what is in a datagram (the SSRC of RTP, say) can be forged as easily.
+ * Learning the peer (options.latch): the first source is the peer, and for a time another source
+ * may replace it. It works the same for a listener, whose clients are behind NAT, and for a
+ * cluster, whose endpoint may be, so that it sends from another address than the one in its spec.
+ * Only the address counts, because the content of a datagram (such as the SSRC of RTP) is as easily
+ * forged.
  */
 #include "l7mp/json.h"
 #include "l7mp/util.h"
 #include "net/net.h"
 #include "udp.h"
 
-/* As long as a phone rings: a caller may send before the callee answers. */
+/* A typical ringing time: a caller may send before the callee answers. */
 #define TIMEOUT_S 60
 
 void udp_latch_read(const cJSON *options, struct udp_latch *out)

@@ -20,11 +20,11 @@
 
 /* Room for a burst of small datagrams while the loop is busy; the kernel's overhead counts, too. */
 #define RCVBUF (4 << 20)
-/* A singleton whose session could not be started tries again after this time. */
+/* After this time a singleton whose session could not be started retries. */
 #define START_AGAIN_MS 1000
-/* Of dynamic payload types, unless options.rtp says: telephone events, and G.711 by that way. */
+/* Default for dynamic payload types: the clock rate of telephone events and G.711. */
 #define RTP_CLOCK_RATE 8000
-/* Where a pair of ports is searched for when any will do: Linux's default for ephemeral ports. */
+/* Range for a pair of ports when any port is allowed: Linux's default for ephemeral ports. */
 #define FREE_FIRST 32768
 #define FREE_LAST  60999
 
@@ -34,7 +34,7 @@ struct udp_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct l7mp_bind_addr bind_addr;
 	unsigned ifindex; /* a multicast address: of the group's interface; 0: by route */
-	uint8_t tos;      /* of what it sends: options.dscp */
+	uint8_t tos;      /* of sent datagrams: options.dscp */
 	bool keep_tos;
 };
 
@@ -44,9 +44,9 @@ struct udp_listener {
 	uint16_t peer_port;                 /* 0: any */
 	enum udp_mode mode;
 	unsigned ifindex;          /* options.multicast_interface */
-	struct udp_latch latch;    /* the singleton's peer is who writes first */
+	struct udp_latch latch;    /* the singleton's peer is the first source */
 	struct udp_listener *rtcp; /* options.rtcp: the listener on the next port */
-	bool is_rtcp;              /* this is one */
+	bool is_rtcp;              /* this listener is for RTCP */
 	uint32_t rtp_clock_rate;   /* options.rtp: Hz; 0: no statistics */
 	struct l7mp_socket_options options;
 };
@@ -119,8 +119,8 @@ static bool takes(const struct udp_listener *l, const struct l7mp_addr *peer)
 }
 
 /*
- * Emits a session, with its first datagram when there is one (takes buf). False: the limits
- * refused it or there was no memory.
+ * Emits a session, with its first datagram if there is one (takes buf). Returns false when the
+ * limits refused it or there was no memory.
  */
 static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_addr *peer,
                  const struct l7mp_addr *local)
@@ -131,7 +131,10 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	struct l7mp_addr ours = *local;
 	struct udp_key key;
 
-	/* Nothing is sent from a group: the kernel chooses the address, as it does for `::`. */
+	/*
+	 * A multicast address can't be a source address: let the kernel choose, as it does for
+	 * `::`.
+	 */
 	if (l7mp_addr_is_multicast(local))
 		l7mp_addr_any(&ours, l7mp_addr_family(local), l7mp_addr_port(local));
 	udp_key_set(&key, peer, &ours);
@@ -151,10 +154,10 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	return true;
 }
 
-/* No process makes so many sessions. */
+/* The maximum of an id, which a process does not reach. */
 #define ID_MAX (1ULL << 48)
 
-/* The number at the end of a session's name; 0: none. */
+/* Returns the number at the end of a session's name; 0: none. */
 static uint64_t id_in(const char *name)
 {
 	const char *dash = strrchr(name, '-');
@@ -162,7 +165,7 @@ static uint64_t id_in(const char *name)
 	return dash && dash[1] >= '0' && dash[1] <= '9' ? strtoull(dash + 1, NULL, 10) : 0;
 }
 
-/* What a listener on this address receives, and takes. */
+/* Whether a listener on this address receives and accepts such a datagram. */
 static bool serves(const struct udp_listener *l, const struct l7mp_addr *peer,
                    const struct l7mp_addr *local)
 {
@@ -206,7 +209,7 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	if (l->mode == UDP_SINGLETON)
 		l7mp_shared_session_bind(&l->shared, p);
-	/* Names must not repeat. */
+	/* Names must be unique. */
 	if (id_in(name) > s->table->last_id && id_in(name) < ID_MAX)
 		s->table->last_id = id_in(name);
 	a->stream = &p->base;
@@ -219,7 +222,7 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
 	return 0;
 }
 
-/* Does this host have the address? What can be bound is its own. */
+/* Whether the address is local to this host, that is, can be bound. */
 static bool is_local(const struct l7mp_addr *ip, const struct l7mp_addr *to)
 {
 	struct l7mp_addr a = *ip;
@@ -237,7 +240,7 @@ static bool is_local(const struct l7mp_addr *ip, const struct l7mp_addr *to)
 	return yes;
 }
 
-/* A singleton sends from its listener's socket to the peer that it was configured with. */
+/* Whether the source is a singleton's socket and its configured peer is `to`. */
 static bool is_meant(const struct l7mp_shared_socket *from, const struct l7mp_addr *to)
 {
 	const struct udp_listener *l = (const struct udp_listener *)from->listener;
@@ -246,7 +249,7 @@ static bool is_meant(const struct l7mp_shared_socket *from, const struct l7mp_ad
 	       l->peer_ip.len && l7mp_addr_equal_ip(&l->peer_ip, to);
 }
 
-/* The protocol's sockets are found by their port; the addresses are looked at only then. */
+/* Finds the protocol's sockets by port, and compares addresses only for those. */
 bool udp_from_ourselves(const struct l7mp_shared_table *table, const struct l7mp_addr *from,
                         const struct l7mp_addr *to)
 {
@@ -282,8 +285,8 @@ static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from
 }
 
 /*
- * The session gets another peer, where options.latch allows it: the first who write may be others
- * than the one who goes on (a phone that moves from one network to another while a call is set up).
+ * Changes the peer of the session, if options.latch allows it: the first sources may differ from
+ * the final one (a phone that changes networks during call set-up).
  */
 static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
                         const struct l7mp_addr *from, const struct l7mp_addr *to)
@@ -296,13 +299,13 @@ static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
 	udp_key_set(&key, from, to->len ? to : &socket_of(l)->bind_addr.addr);
 	l7mp_shared_session_rekey(p, &key);
 	l7mp_shared_session_notice(p, "LATCHED", l7mp_addr_str(from, text));
-	/* What the kernel has for the peer before must not go on. */
+	/* The flow for the previous peer must be removed. */
 	if (p->base.events->moved)
 		p->base.events->moved(p->base.owner);
 	return true;
 }
 
-/* A datagram that belongs to no session so far; takes buf. */
+/* Handles a datagram without a session; takes buf. */
 static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
                            const struct l7mp_addr *from, const struct l7mp_addr *to)
 {
@@ -324,8 +327,8 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 		return;
 	}
 	/*
-	 * The peer of a singleton may change the local address it writes to, and is answered from
-	 * it.
+	 * The peer of a singleton may send to another local address, and is answered from that
+	 * address.
 	 */
 	memcpy(&key, p->key, sizeof(key));
 	udp_key_addrs(&key, 0, &peer, &local);
@@ -341,7 +344,7 @@ static void first_datagram(struct udp_listener *l, struct l7mp_buf *buf,
 	l7mp_shared_deliver(p, buf);
 }
 
-/* The local address that the kernel would use towards the peer. */
+/* Returns the local address that the kernel would use for the peer. */
 static int route_local(const struct l7mp_addr *peer, struct l7mp_addr *out)
 {
 	int rc, fd = socket(l7mp_addr_family(peer), SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -353,7 +356,7 @@ static int route_local(const struct l7mp_addr *peer, struct l7mp_addr *out)
 	return rc;
 }
 
-/* Emits the session of a singleton whose peer is configured, without a datagram of the peer. */
+/* Emits the session of a singleton with a configured peer, before the peer has sent a datagram. */
 static void start_singleton(struct l7mp_shared_listener *base)
 {
 	struct udp_listener *l = (struct udp_listener *)base;
@@ -378,7 +381,7 @@ static void start_singleton(struct l7mp_shared_listener *base)
 
 /* ---- the socket ---- */
 
-/* Whether a socket takes what is sent to a local address and its port. */
+/* Whether a socket receives datagrams to a local address and its port. */
 static bool covers(const struct udp_socket *s, const struct l7mp_addr *to)
 {
 	const struct l7mp_addr *own = &s->bind_addr.addr;
@@ -391,9 +394,10 @@ static bool covers(const struct udp_socket *s, const struct l7mp_addr *to)
 }
 
 /*
- * While sessions of a listener go on whose successor is bound to another address of the port, the
- * kernel gives the datagrams of both to the socket with the more exact address. Finds the session
- * at another socket, or else the listener that would have the datagram if this socket were closed.
+ * While sessions of a listener continue whose successor is bound to another address of the port,
+ * the kernel delivers the datagrams of both to the socket with the more specific address. Finds the
+ * session on another socket, or else the listener that would get the datagram if this socket were
+ * closed.
  */
 static struct l7mp_shared_session *find_elsewhere(struct l7mp_shared_socket *s,
                                                   const struct udp_key *key,
@@ -429,7 +433,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 		l7mp_shared_deliver(p, buf);
 	else if (listener)
 		first_datagram((struct udp_listener *)listener, buf, from, to);
-	else /* the listener was deleted; its sessions go on */
+	else /* the listener was deleted; its sessions continue */
 		l7mp_shared_socket_drop(s, L7MP_DROP_PEER, buf);
 }
 
@@ -508,9 +512,9 @@ static void renew(const struct l7mp_shared_session *p, struct l7mp_buf *buf)
 }
 
 /*
- * Bound beside the shared socket, and connected: then the kernel prefers it for this peer. It keeps
- * SO_REUSEADDR, as others are bound beside it in their turn; other programs can't while the shared
- * one has not.
+ * Binds a socket with the address of the shared one and connects it: the kernel then prefers it for
+ * this peer. It keeps SO_REUSEADDR, because further sockets are bound beside it; other programs
+ * can't bind, as the shared socket does not have the option.
  */
 static int bind_beside(int shared, const struct l7mp_addr *local, const struct l7mp_addr *peer)
 {
@@ -533,7 +537,7 @@ static int bind_beside(int shared, const struct l7mp_addr *local, const struct l
 
 #define STRAYS_MAX 65536
 
-/* Between bind and connect it got what any peer sent. */
+/* Between bind and connect the socket received datagrams of any peer: passes them on. */
 static void pass_strays_on(struct l7mp_shared_session *p, int fd, const struct l7mp_addr *local)
 {
 	static uint8_t data[UINT16_MAX];
@@ -591,7 +595,7 @@ static const struct l7mp_shared_ops shared_ops = {
 
 /* ---- multicast ---- */
 
-/* Joins or leaves the group that the socket is bound to; 0: the interface is found by route. */
+/* Joins or leaves the group to which the socket is bound; 0: the interface is chosen by route. */
 static int membership(const struct udp_socket *s, unsigned ifindex, bool join)
 {
 	const struct l7mp_addr *a = &s->bind_addr.addr;
@@ -612,7 +616,7 @@ static int membership(const struct udp_socket *s, unsigned ifindex, bool join)
 	return rc ? -errno : 0;
 }
 
-/* On failure the group is left as it was before, which is what closing a new socket does. */
+/* On failure the membership is as before: closing a new socket leaves the group. */
 static int join(const struct udp_socket *s, unsigned ifindex, struct l7mp_error *err)
 {
 	char text[L7MP_ADDR_STRLEN], name[IF_NAMESIZE] = "";
@@ -629,7 +633,9 @@ static int join(const struct udp_socket *s, unsigned ifindex, struct l7mp_error 
 	                      ifindex ? "" : "; name one in options.multicast_interface");
 }
 
-/* The interface of a group: of the option, or the scope of an IPv6 address (ff02::1%eth0). */
+/*
+ * Reads the interface of a group: from the option, or the scope of an IPv6 address (ff02::1%eth0).
+ */
 static int read_interface(struct udp_listener *l, const cJSON *spec, struct l7mp_bind_addr *want,
                           struct l7mp_error *err)
 {
@@ -668,7 +674,10 @@ static void set_tos(struct udp_socket *s, const struct l7mp_socket_options *opti
 	l7mp_dgram_send_tos(s->shared.dgram, options->dscp_pass);
 }
 
-/* Which sockets of the port are going to be closed, or have only sessions of the past. */
+/*
+ * Finds the sockets of the port that are about to be closed, or only have sessions of deleted
+ * listeners.
+ */
 static size_t find_beside(const struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
                           const struct l7mp_listen *params, int *fds, size_t max)
 {
@@ -701,7 +710,7 @@ static int bind_new(const struct l7mp_shared_table *table, const struct l7mp_bin
 	                             bound, err);
 }
 
-/* A reference to a socket for `want`: one that is free, or a new one. */
+/* Gets a reference to a free socket for `want`, or to a new one. */
 static int get_socket(struct l7mp_shared_table *table, const struct l7mp_bind_addr *want,
                       const struct l7mp_listen *params, struct udp_listener *l,
                       struct l7mp_shared_socket **out, struct l7mp_error *err)
@@ -836,7 +845,7 @@ static int listen_one(const struct l7mp_listen *params, struct udp_listener **ou
 	return rc;
 }
 
-/* The listener for RTCP, on the port after the one of `l`; `spec` is overwritten. */
+/* Opens the listener for RTCP, on the port after that of `l`; `spec` is overwritten. */
 static int listen_rtcp(const struct l7mp_listen *params, struct udp_listener *l, cJSON *spec,
                        struct l7mp_error *err)
 {
@@ -867,7 +876,9 @@ static int listen_rtcp(const struct l7mp_listen *params, struct udp_listener *l,
 	return 0;
 }
 
-/* Listens on spec.port, a number, and the next one if options.rtcp says so. `spec` is altered. */
+/*
+ * Listens on spec.port, a number, and on the next one if options.rtcp is set. `spec` is modified.
+ */
 static int listen_pair(const struct l7mp_listen *params, cJSON *spec, struct udp_listener **out,
                        struct l7mp_error *err)
 {
@@ -886,7 +897,10 @@ static int listen_pair(const struct l7mp_listen *params, cJSON *spec, struct udp
 	return rc;
 }
 
-/* Has the port a socket of ours that the new listener can't have? Saves the attempt to bind. */
+/*
+ * Whether a socket of this process has the port and the new listener can't use it. Saves an attempt
+ * to bind.
+ */
 static bool is_taken(const struct l7mp_shared_table *table, const struct l7mp_listen *params,
                      unsigned port)
 {
@@ -907,8 +921,8 @@ static bool is_taken(const struct l7mp_shared_table *table, const struct l7mp_li
 }
 
 /*
- * The first free port of a range, or pair of an even one and the next. The search goes on where the
- * last one ended, so that a port which was just given up rests for as long as possible: late
+ * Finds the first free port of a range, or pair of an even port and the next. The search continues
+ * where the last one ended, so that a released port stays unused for as long as possible: late
  * packets of an old call should not reach a new one. A listener that is replaced keeps its port.
  */
 static int listen_range(const struct l7mp_listen *params, cJSON *spec, unsigned first,
@@ -977,7 +991,10 @@ static int udp_listen(const struct l7mp_listen *params, struct l7mp_proto_listen
 	return rc;
 }
 
-/* A singleton adopts a session that its predecessor on the socket has left, if the peer fits. */
+/*
+ * A singleton takes over a session that its predecessor has left on the socket, if the peer
+ * matches.
+ */
 static void adopt_session(struct udp_listener *l)
 {
 	struct l7mp_shared_session *p, *next;
@@ -1000,7 +1017,7 @@ static void udp_activate(struct l7mp_proto_listener *base)
 	if (l->rtcp)
 		udp_activate(&l->rtcp->shared.base);
 
-	/* The socket may be a predecessor's, with other options; a new one has them already. */
+	/* The socket may be a predecessor's, with other options; a new one already has these. */
 	(void)l7mp_socket_options_apply(l7mp_dgram_fd(s->shared.dgram), &l->options);
 	set_tos(s, &l->options);
 	if (s->ifindex != l->ifindex)
@@ -1021,7 +1038,7 @@ static void udp_unlisten(struct l7mp_proto_listener *base)
 
 	if (l->rtcp)
 		udp_unlisten(&l->rtcp->shared.base);
-	/* It joined for a change that was given up. */
+	/* It had joined the group for a change that was discarded. */
 	if (s && !l7mp_shared_listener_active(&l->shared) && s->shared.successor == &l->shared &&
 	    s->ifindex != l->ifindex)
 		(void)membership(s, l->ifindex, false);

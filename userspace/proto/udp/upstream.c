@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UDP clusters: each session has a connected socket of its own towards the server, so that the
- * kernel assigns what comes in to its session.
+ * UDP clusters: each session has its own connected socket, so that the kernel assigns received
+ * datagrams to the session.
  *
  * The addresses of a host name are tried one after the other, those of the client's family first,
- * until one of them answers: a refusal (an ICMP error) goes on to the next address, to which the
- * datagrams that nobody has taken are sent again. With options.dns_refresh the name is looked up
- * again and again, and a session whose address is no longer among the answers moves.
+ * until one answers. On a refusal (an ICMP error) the next address is used, and unanswered
+ * datagrams are sent again to it. With options.dns_refresh the name is looked up periodically, and
+ * a session whose address is no longer among the answers moves to another one.
  *
- * With options.latch the endpoint's peer is learnt, as behind NAT it writes from another address
- * than the one in its spec: such a socket is not connected, and what comes in is compared here.
+ * With options.latch the endpoint's peer is learnt, because behind NAT it sends from another
+ * address than the one in its spec: such a socket is not connected, and source addresses are
+ * compared here.
  *
  * With bind.port only one session at a time can have a socket. A newer session of the same client
- * address takes the port over, because a client that has changed its port has two sessions.
+ * address takes over the port, because a client that has changed its port has two sessions.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -31,13 +32,13 @@
 #include "udp.h"
 
 #define RCVBUF (1 << 20)
-/* What is kept of a session until its server has answered, to be sent again elsewhere. */
+/* Datagrams kept until the server has answered, to be sent again to another address. */
 #define KEPT_MAX   8
 #define KEPT_BYTES (64 << 10)
-/* When all addresses have refused, they are still tried in turn, not more often than this. */
+/* When all addresses have refused, they are tried in turn, at most one per this time. */
 #define MOVE_AGAIN_MS 1000
 
-/* The state of an endpoint that has a host name; freed when it can't change any more. */
+/* The state of an endpoint with a host name; freed when the address is final. */
 struct names {
 	char *host;
 	cJSON *bind; /* the cluster's, NULL: none */
@@ -45,18 +46,18 @@ struct names {
 	struct l7mp_timer timer; /* the next look-up */
 	uint64_t refresh_ms;     /* 0: look-ups only at connect */
 	uint16_t port;
-	int family;              /* that is tried first */
+	int family;              /* tried first */
 	struct l7mp_addr *addrs; /* until one has answered; then NULL */
 	size_t n, next;
-	bool resend;  /* the first round: what is refused is sent to the next address */
-	bool refused; /* the task is to move on */
+	bool resend;  /* first round: refused datagrams are sent to the next address */
+	bool refused; /* the task is to change to the next address */
 	uint64_t moved_ms;
 	struct l7mp_buf *kept[KEPT_MAX];
 	unsigned n_kept;
 	size_t kept_bytes;
 };
 
-/* A port of a cluster's own takes turns between sessions no faster than this. */
+/* The minimum time between two take-overs of a bind.port. */
 #define TAKE_OVER_MS 1000
 
 /* An upstream whose cluster has a bind.port. */
@@ -64,39 +65,40 @@ struct udp_bound {
 	struct udp_bound *prev, *next; /* of the protocol's state; prev NULL: not connected */
 	struct udp_state *state;
 	struct udp_upstream *upstream;
-	struct l7mp_addr local;  /* that it is bound to */
+	struct l7mp_addr local;  /* local address that it is bound to */
 	struct l7mp_addr client; /* address of the session's client; len 0: none */
 	uint64_t session;        /* a hash of the session's name */
 	uint64_t taken_ms;       /* when it took the port from another session; 0: it did not */
-	uint64_t displaced[8];   /* the sessions that had the port before; they don't get it back */
+	uint64_t displaced[8];   /* sessions that had the port before; they don't get it back */
 };
 
 /* An upstream whose cluster has options.latch. */
 struct udp_learning {
 	struct udp_latch latch;
 	const struct l7mp_shared_table *table; /* the listeners' sockets: never a peer */
-	struct l7mp_addr meant;       /* the endpoint's address: it goes there until `heard` */
-	uint64_t began_ms;            /* loop time of the session's beginning */
-	struct l7mp_log_limit events; /* of changes: sources may take turns within the window */
-	bool heard;   /* the key's peer has written, and to the key's local address */
-	bool settled; /* ... and no other source may take its place */
+	struct l7mp_addr meant;       /* the endpoint's address: destination until `heard` */
+	uint64_t began_ms;            /* loop time of the session's start */
+	struct l7mp_log_limit events; /* limits change events: sources may alternate within the
+	                               * window */
+	bool heard;                   /* the key's peer has sent, to the key's local address */
+	bool settled;                 /* ... and no other source may replace it */
 };
 
 struct udp_upstream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct l7mp_dgram *dgram;
-	struct names *names;           /* NULL: a numeric address, or nothing is left to be tried */
+	struct names *names;           /* NULL: a numeric address, or no addresses left to try */
 	struct udp_bound *bound;       /* NULL: no bind.port */
 	struct udp_learning *learning; /* NULL: the peer is the endpoint's address */
 	struct udp_key key; /* peer and local address, once connected; local not before `heard` */
 	uint16_t local_port;
-	bool rtcp; /* metadata UDP.rtcp: ports are one higher than the specs say */
+	bool rtcp; /* metadata UDP.rtcp: ports are one higher than in the specs */
 	bool open, closing;
 	int err;
 	struct l7mp_socket_options options;
 	struct l7mp_log_limit notice_limit;
-	struct l7mp_task task; /* emits `open` or `closed`, or moves to another address */
+	struct l7mp_task task; /* emits `open` or `closed`, or changes to another address */
 };
 
 static void forget_kept(struct names *n)
@@ -123,7 +125,7 @@ static void names_free(struct udp_upstream *u)
 	u->names = NULL;
 }
 
-/* The address in use is the right one, or the only one. */
+/* The address in use is confirmed, or the only one. */
 static void settle(struct udp_upstream *u)
 {
 	struct names *n = u->names;
@@ -161,7 +163,7 @@ static void upstream_free(struct udp_upstream *u)
 	free(u);
 }
 
-/* EAGAIN is what connect(2) says without a free port; see udp(7), ip_local_port_range. */
+/* connect(2) returns EAGAIN when there is no free port; see udp(7), ip_local_port_range. */
 static const char *reason_of(int err)
 {
 	return err == -EAGAIN ? "no local port is free (net.ipv4.ip_local_port_range)"
@@ -211,7 +213,7 @@ static void on_task(struct l7mp_task *t, void *arg)
 
 /* ---- more than one address ---- */
 
-/* Keeps a datagram that is being sent, as long as nobody has answered. */
+/* Keeps a copy of a sent datagram until the server has answered. */
 static void keep(struct names *n, struct l7mp_buf *buf)
 {
 	struct l7mp_buf *copy;
@@ -225,7 +227,7 @@ static void keep(struct names *n, struct l7mp_buf *buf)
 	n->kept_bytes += copy->len;
 }
 
-/* An error about the address in use: true when the next one is to be tried instead. */
+/* Handles an error of the address in use. Returns true when the next one is to be tried. */
 static bool tries_next(struct udp_upstream *u, int err)
 {
 	struct names *n = u->names;
@@ -242,9 +244,9 @@ static bool tries_next(struct udp_upstream *u, int err)
 	return n->resend && n->next < n->n;
 }
 
-/* ---- a peer that is learnt ---- */
+/* ---- learning the peer ---- */
 
-/* Nobody has been heard so far, and who is first may still be another than the endpoint. */
+/* Nothing was received so far, and the first source may still differ from the endpoint. */
 static bool waits_for_first(const struct udp_upstream *u)
 {
 	const struct udp_learning *l = u->learning;
@@ -252,7 +254,7 @@ static bool waits_for_first(const struct udp_upstream *u)
 	return !l->heard && l7mp_loop_now(u->env->loop) - l->began_ms < l->latch.timeout_ms;
 }
 
-/* A source that is not the peer: may it become the peer? If not, *why is set. */
+/* Whether another source may become the peer. If not, *why is set. */
 static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *from,
                         const struct l7mp_addr *to, enum l7mp_drop *why)
 {
@@ -270,7 +272,7 @@ static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *fr
 		return false;
 	if (l->latch.same_address && !l7mp_addr_equal_ip(from, &l->meant))
 		return false;
-	/* Who can't be told can't go to another address: JSONSocket, for its handshake. */
+	/* An owner that can't be notified can't change addresses: JSONSocket, for its handshake. */
 	if (!u->base.events->moved)
 		return false;
 	*why = L7MP_DROP_LOOP;
@@ -278,8 +280,8 @@ static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *fr
 }
 
 /*
- * Whether the datagram is for the session: it is the peer's, or of who becomes the peer. The peer
- * may write to another of our addresses, and is then answered from that.
+ * Whether the datagram is for the session: from the peer, or from a source that becomes the peer.
+ * The peer may send to another local address, and is then answered from that.
  */
 static bool comes_from_peer(struct udp_upstream *u, const struct l7mp_buf *buf,
                             const struct l7mp_addr *from, const struct l7mp_addr *to)
@@ -304,26 +306,26 @@ static bool comes_from_peer(struct udp_upstream *u, const struct l7mp_buf *buf,
 	if (!l->heard)
 		l->latch.since_ms = l7mp_loop_now(u->env->loop);
 	l->heard = true;
-	/* The endpoint's own address is the right one: nobody takes the session from it. */
+	/* The endpoint's own address is confirmed: no other source may replace it. */
 	l->settled = l->settled || l7mp_addr_equal(from, &l->meant);
 	u->key = key;
 	if (another && u->base.events->notice &&
 	    l7mp_log_allowed(&l->events, l7mp_loop_now(u->env->loop), 10000, 8, &suppressed))
 		u->base.events->notice(u->base.owner, "LATCHED", l7mp_addr_str(from, text));
-	/* What the kernel has for the addresses before must not go on. */
+	/* The flow for the previous addresses must be removed. */
 	if (u->base.events->moved)
 		u->base.events->moved(u->base.owner);
 	return true;
 }
 
-/* ---- the engine's callbacks ---- */
+/* ---- callbacks of the datagram socket ---- */
 
 static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *from,
                     const struct l7mp_addr *to)
 {
 	struct udp_upstream *u = arg;
 
-	/* A connected socket tells no source. */
+	/* A connected socket reports no source address. */
 	if (u->learning && from->len && !comes_from_peer(u, buf, from, to)) {
 		l7mp_buf_unref(buf);
 		return;
@@ -355,8 +357,8 @@ static void on_lost(void *arg, int err, uint64_t tag, uint32_t len)
 }
 
 /*
- * An ICMP error about a datagram that was sent earlier. A peer that can't be reached now may be
- * reachable later, so that the stream goes on.
+ * An ICMP error about a datagram sent earlier. A peer that is unreachable now may be reachable
+ * later, so the stream stays open.
  */
 static void on_error(void *arg, int err)
 {
@@ -367,7 +369,7 @@ static void on_error(void *arg, int err)
 
 	if (tries_next(u, err))
 		return;
-	/* ICMP "fragmentation needed", "packet too big": the route has a smaller MTU by now. */
+	/* ICMP "fragmentation needed" or "packet too big": the route's MTU has decreased. */
 	if (err == -EMSGSIZE)
 		path_changed(u);
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, 0);
@@ -432,7 +434,10 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	return l7mp_dgram_send(u->dgram, buf, &peer, &local, 0);
 }
 
-/* The owner queues, or drops and counts; if reading stopped, the kernel would drop uncounted. */
+/*
+ * Keep reading: the owner queues, or drops and counts. If reading stopped, the kernel would drop
+ * without counting.
+ */
 static void op_pause(struct l7mp_stream *base, bool on)
 {
 	(void)base;
@@ -487,12 +492,12 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->tos = l7mp_socket_options_tos(&u->options);
 	out->keep_tos = u->options.dscp_pass;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
-	/* Nobody is learnt any more: from here on it is a session with the endpoint's address. */
+	/* The learning time has passed: from now on the peer is the endpoint's address. */
 	if (u->learning && !u->learning->heard && !waits_for_first(u) &&
 	    (l7mp_fd_local(l7mp_dgram_fd(u->dgram), &out->local) || l7mp_addr_is_any(&out->local)))
 		out->local.len = 0;
 	/*
-	 * Who is heard first must be heard here: if the kernel took what the endpoint sends, a
+	 * The first source must be seen here: if the kernel forwarded the endpoint's packets, a
 	 * later source would look like the first one.
 	 */
 	if (u->learning && (waits_for_first(u) || !out->local.len)) {
@@ -508,7 +513,7 @@ static size_t op_drain_now(struct l7mp_stream *s)
 	return u->dgram ? l7mp_dgram_drain(u->dgram) : 0;
 }
 
-/* While an address of a name has not proven itself, the state is more than a socket. */
+/* While an address of a name is not confirmed, the state is more than a socket. */
 static int op_freeze(struct l7mp_stream *base, bool on)
 {
 	struct udp_upstream *u = (struct udp_upstream *)base;
@@ -550,7 +555,7 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- connecting ---- */
 
-/* With `learning` a socket that has its port, but no peer. */
+/* Opens the socket. With `learning` it is bound but not connected. */
 static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local, bool learning,
                    struct l7mp_socket_options *opt)
 {
@@ -564,7 +569,7 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	rc = l7mp_socket_options_apply(fd, opt);
 	if (learning && !any.len)
 		l7mp_addr_any(&any, family, 0);
-	/* A peer is learnt within the endpoint's family. */
+	/* A peer is learnt only within the endpoint's family. */
 	if (!rc && learning && family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)))
 		rc = -errno;
@@ -588,7 +593,7 @@ static bool was_displaced(const struct udp_bound *b, uint64_t session)
 	return false;
 }
 
-/* Ends an older session of the same client that has this local address. False: there is none. */
+/* Ends an older session of the same client with this local address. False: there is none. */
 static bool take_over(struct udp_upstream *u, const struct l7mp_addr *local)
 {
 	struct udp_bound *me = u->bound, *b;
@@ -654,7 +659,7 @@ static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *re
 	return 0;
 }
 
-/* What a socket is to be bound to: the cluster's `bind`, for RTCP the port after it. */
+/* Returns the address to bind to: the cluster's `bind`; for RTCP its port plus one. */
 static int local_for(const struct udp_upstream *u, const cJSON *bind, int family,
                      struct l7mp_addr *out)
 {
@@ -672,7 +677,7 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 
 	if (rc)
 		return rc;
-	/* A port of its own can't be bound twice. */
+	/* A fixed port can't be bound twice. */
 	if (u->dgram && l7mp_addr_port(&local))
 		l7mp_dgram_close(&u->dgram);
 	asked = local;
@@ -682,7 +687,9 @@ static int connect_to(struct udp_upstream *u, const struct l7mp_addr *remote, co
 	return fd < 0 ? fd : use_socket(u, fd, remote, &asked);
 }
 
-/* The answer of the resolver, those of the preferred family first; each family keeps its order. */
+/*
+ * Takes the resolver's answer: addresses of the preferred family first, otherwise in their order.
+ */
 static int take_addrs(struct names *n, const struct l7mp_addr *addrs, size_t count)
 {
 	size_t k = 0;
@@ -700,7 +707,7 @@ static int take_addrs(struct names *n, const struct l7mp_addr *addrs, size_t cou
 	return 0;
 }
 
-/* Connects to the next address that can be connected to. 0, or the error of the last one. */
+/* Connects to the next usable address. Returns 0, or the error of the last one. */
 static int connect_next(struct udp_upstream *u)
 {
 	struct names *n = u->names;
@@ -735,7 +742,7 @@ static void fail(struct udp_upstream *u, int rc)
 	finish(u);
 }
 
-/* The address in use has refused what was sent before it had ever answered. */
+/* The address in use has refused datagrams before it ever answered. */
 static void move_on(struct udp_upstream *u)
 {
 	struct names *n = u->names;
@@ -774,7 +781,7 @@ static void schedule_refresh(struct udp_upstream *u)
 		(void)l7mp_timer_start(u->env->loop, &n->timer, n->refresh_ms);
 }
 
-/* The answer to a later look-up. The session stays where it is unless its address has gone. */
+/* Handles a later look-up. The session keeps its address unless the name no longer has it. */
 static void on_refreshed(void *arg, int err, const struct l7mp_addr *addrs, size_t count)
 {
 	struct udp_upstream *u = arg;
@@ -831,17 +838,17 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 		return;
 	}
 	n->resend = true;
-	/* Only a session that can be told may go elsewhere later. */
+	/* Only a session that can be notified may change its address later. */
 	if (!u->base.events->moved)
 		n->refresh_ms = 0;
-	/* A socket without a peer learns of no refusal. */
+	/* An unconnected socket does not get ICMP errors. */
 	if (n->n < 2 || u->learning)
 		settle(u);
 	schedule_refresh(u);
 	on_task(&u->task, u);
 }
 
-/* For a cluster with bind.port: who the session works for. */
+/* For a cluster with bind.port: records the session and its client. */
 static int bound_new(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	const cJSON *bind = l7mp_json_member(p->cluster_spec, "bind");
@@ -861,7 +868,7 @@ static int bound_new(struct udp_upstream *u, const struct l7mp_connect *p)
 	return b->state ? 0 : -ENOMEM;
 }
 
-/* The endpoint's port; RTCP has the one after RTP's (RFC 3550, 11). 0: there is none. */
+/* Returns the endpoint's port; for RTCP the one after RTP's (RFC 3550, section 11). 0: none. */
 static uint16_t port_of(const struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	return (uint16_t)(l7mp_spec_connect_port(p) + u->rtcp);
@@ -896,7 +903,7 @@ static int start_names(struct udp_upstream *u, const struct l7mp_connect *p)
 	         : -ENOMEM;
 }
 
-/* A socket that an earlier process had with options.latch has no peer. */
+/* An inherited socket with options.latch is not connected. */
 static int connect_again(int fd, const struct l7mp_addr *remote)
 {
 	struct l7mp_addr peer;
@@ -908,8 +915,8 @@ static int connect_again(int fd, const struct l7mp_addr *remote)
 }
 
 /*
- * Goes on with the socket of an earlier process, or one with the same addresses. A peer that was
- * learnt stays: our own address is known only then, see struct udp_learning.
+ * Continues with the socket of an earlier process, or one with the same addresses. A learnt peer is
+ * kept; its local address is known only then, see struct udp_learning.
  */
 static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 {
@@ -934,7 +941,7 @@ static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 	return rc;
 }
 
-/* Whether the endpoint has the address that the session is connected to, or may have learnt. */
+/* Whether the session is connected to an address of the endpoint, or may have learnt its peer. */
 static bool is_meant(const struct udp_upstream *u, const struct l7mp_connect *p, bool numeric,
                      const struct l7mp_addr *addr)
 {

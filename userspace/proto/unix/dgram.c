@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UNIX datagram sockets: a listener with a session per name of a sender on one socket, and a
- * cluster with a socket per session (message.c).
+ * UNIX datagram sockets: a listener with one session per sender's name on one socket, and a cluster
+ * with a socket per session (message.c).
  *
- * Senders whose socket has no name can't be told apart nor answered: they share one session,
- * and what would go back is dropped and counted (no-receiver).
+ * Senders whose socket has no name can neither be told apart nor answered: they share one session,
+ * and its answers are dropped and counted (no-receiver).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -21,18 +21,18 @@
 
 #define UN_OFF offsetof(struct sockaddr_un, sun_path)
 /*
- * Datagrams that a peer has not read yet are charged to the sender's buffer (unix(7)), which is one
- * for all peers here: large enough that a few peers that do not read can't fill it.
+ * Datagrams that a peer has not read yet are charged to the sender's buffer (unix(7)), which all
+ * peers share here: large enough that a few peers that do not read can't fill it.
  */
 #define SNDBUF (16 << 20)
-/* The key of senders without a name: no path or abstract name consists of one NUL. */
+/* The key of senders without a name: a single NUL, which is not a valid name. */
 static const uint8_t unnamed_key[1] = {0};
 
 struct dgram_socket {
 	struct l7mp_shared_socket shared; /* first */
 	struct l7mp_unix_path *path;
-	struct l7mp_unix_access access; /* of a handed one, for the activation */
-	bool handed;                    /* came from another process, which may still have it */
+	struct l7mp_unix_access access; /* of an inherited socket, applied at activation */
+	bool handed;                    /* inherited from another process, which may still use it */
 	uint32_t max_write;
 };
 
@@ -67,7 +67,7 @@ static int send_to(struct l7mp_shared_session *p, struct l7mp_buf *buf, uint64_t
 	return l7mp_dgram_send(p->socket->dgram, buf, &to, NULL, tag);
 }
 
-/* The peer may bind the same name again: the session remains until it has been idle too long. */
+/* The peer may bind the same name again: the session stays until its idle time-out. */
 static void on_session_lost(struct l7mp_shared_session *p, int err)
 {
 	char text[L7MP_ADDR_STRLEN], message[256];
@@ -117,7 +117,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 		l7mp_shared_deliver(p, buf);
 	else if (s->shared.listener)
 		first_datagram(s, buf, from, key, len);
-	else /* the listener was deleted; its sessions go on */
+	else /* the listener was deleted; its sessions continue */
 		l7mp_shared_socket_drop(&s->shared, L7MP_DROP_PEER, buf);
 }
 
@@ -173,7 +173,7 @@ static const struct l7mp_shared_ops shared_ops = {
         .back_pressure = true,
 };
 
-/* The socket that another process had under this name, or a new one. */
+/* Gets the inherited socket of this name, or a new one. */
 static int get_fd(const struct l7mp_listen *params, const char *filename,
                   const struct l7mp_unix_access *access, struct dgram_socket *s,
                   struct l7mp_error *err)
@@ -191,7 +191,7 @@ static int get_fd(const struct l7mp_listen *params, const char *filename,
 	return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 }
 
-/* A reference to a socket with the listener's name: one that is free, or a new one. */
+/* Gets a reference to a free socket with the listener's name, or to a new one. */
 static int open_socket(struct l7mp_shared_listener *l, struct l7mp_shared_table *table,
                        const struct l7mp_listen *params, struct l7mp_shared_socket **out,
                        struct l7mp_error *err)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UNIX stream and seqpacket sockets: listeners and clusters of both protocols, which differ in
- * the type of their streams only.
+ * UNIX stream and seqpacket sockets: listeners and clusters of both protocols, which differ only in
+ * the type of their streams.
  *
- * The end of a seqpacket connection and a message of no bytes look the same to a receiver:
- * recv(2) returns 0. Empty messages are therefore not sent, but dropped and counted (too-short),
- * and one that is received is the end.
+ * A receiver can't distinguish the end of a seqpacket connection from an empty message: recv(2)
+ * returns 0 for both. So empty messages are not sent, but dropped and counted (too-short), and a
+ * received one is regarded as the end.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "net/stream_listener.h"
 #include "unix.h"
 
-/* State of one protocol: ids of session names must not repeat when a listener is replaced. */
+/* State of one protocol: ids of session names must be unique when a listener is replaced. */
 struct unix_state {
 	uint64_t last_id;
 };
@@ -67,7 +67,7 @@ static int unix_restore(struct l7mp_proto_listener *base, const char *name,
 	const char *dash = strrchr(name, '-');
 	uint64_t id = dash ? strtoull(dash + 1, NULL, 10) : 0;
 
-	/* The name of a session that is accepted later is another one. */
+	/* Later sessions must get other names. */
 	if (id > state->last_id && id < UINT64_MAX)
 		state->last_id = id;
 	return l7mp_stream_listener_restore(base, name, end, a, err);

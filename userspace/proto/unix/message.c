@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A stream of messages over a connected UNIX socket: seqpacket in both roles, and clusters of
- * datagram sockets. The kernel loses nothing between two UNIX sockets. Unlike UDP, these streams
- * therefore have back-pressure: they stop their writer, and do not read while paused.
+ * datagram sockets. The kernel loses nothing between two UNIX sockets. So, unlike UDP, these
+ * streams have back-pressure: they stop their writer, and do not read while paused.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,10 +29,11 @@ struct message_stream {
 	struct l7mp_unix_path *path; /* bound by `bind`, or NULL */
 	const char *proto;           /* protocol name, for error messages */
 	struct l7mp_addr remote;
-	struct l7mp_timer timer; /* connects again; ends a close */
+	struct l7mp_timer timer; /* retries connect; ends a close */
 	struct l7mp_task task;   /* emits `open` or `closed` */
 	int err;                 /* reason of the end */
-	int write_err;           /* the peer receives no more; what it sent before is still read */
+	int write_err;           /* the peer receives no more; data that it sent before is still
+	                          * read */
 	bool seqpacket, open, reading;
 	bool full;      /* write returned L7MP_STREAM_FULL, `drain` is due */
 	bool ended;     /* `end` was emitted */
@@ -232,7 +233,7 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 	(void)code;
 	if (!u->open || u->closing || u->over || u->shut)
 		return;
-	/* Datagrams have no end of writing. */
+	/* Datagram sockets have no shutdown. */
 	u->shut = u->seqpacket;
 	try_shutdown(u);
 }
@@ -348,7 +349,7 @@ int unix_message_accept(struct l7mp_env *env, int fd, const struct l7mp_addr *lo
 	return 0;
 }
 
-/* A bound datagram socket, since the peer can't answer one without a name. */
+/* Creates a bound datagram socket: the peer can't answer an unnamed one. */
 static int datagram_socket(struct message_stream *u, const char *bind_to, struct l7mp_error *err)
 {
 	const struct sockaddr_un autobind = {.sun_family = AF_UNIX};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * UNIX sockets, private: what the stream, seqpacket and datagram protocols share.
+ * Private to the UNIX protocols: declarations shared by the stream, seqpacket and datagram
+ * protocols.
  *
  * Thread: loop only.
  */
@@ -21,8 +22,8 @@ extern const struct l7mp_field unix_listener_fields[], unix_endpoint_fields[];
 /* ---- message.c: streams of messages over connected sockets ---- */
 
 /*
- * Largest message that is received: what a peer can send with Linux's default
- * net.core.wmem_max. A larger one is dropped and counted.
+ * The largest received message: the maximum with Linux's default net.core.wmem_max. A larger one is
+ * dropped and counted.
  */
 #define UNIX_MESSAGE_MAX 212992
 

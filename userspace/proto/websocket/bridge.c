@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Connects a TLS stream to a UNIX socket pair whose other end belongs to libwebsockets. The end of
- * one is passed to the other. A TLS error is stored for the connection, because libwebsockets only
- * sees the end of the bytes.
+ * Connects a TLS stream to a UNIX socket pair whose other end belongs to libwebsockets. EOF is
+ * passed on in both directions. A TLS error is stored for the connection, because libwebsockets
+ * only sees EOF.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -137,7 +137,7 @@ static const struct l7mp_stream_io_ops local_ops = {.data = local_data,
                                                     .error = local_error,
                                                     .closed = local_closed};
 
-/* ---- for the connection ---- */
+/* ---- functions for the connection ---- */
 
 int l7mp_ws_bridge_new(struct ws_conn *c, struct l7mp_stream *io, int fd, struct ws_bridge **out)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * WebSocket clusters. Over a connected byte stream, TCP or TLS, libwebsockets does the handshake of
- * RFC 6455, section 4.1, with our request. Path, query and headers are taken from the session's
- * HTTP metadata, if any.
+ * WebSocket clusters. libwebsockets does the handshake of RFC 6455, section 4.1, over a connected
+ * byte stream (TCP or TLS), with the request built here. Path, query and headers are taken from the
+ * session's HTTP metadata, if any.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 
 /*
  * Headers that are not passed on: hop-by-hop ones (RFC 9110, section 7.6.1), those of a body, and
- * those that the library makes.
+ * those that libwebsockets sets.
  */
 static bool is_private(const char *name, const char *connection)
 {
@@ -126,7 +126,7 @@ static char *host_of(const cJSON *http, const char *address, uint16_t port)
 	return l7mp_str_take(&out);
 }
 
-/* Makes the head of the request, without its key and the blank line. NULL: no memory. */
+/* Creates the head of the request, without its key and the blank line. NULL: no memory. */
 static char *request_of(const cJSON *http, const cJSON *spec, const char *address, uint16_t port,
                         const char *offer)
 {
@@ -145,7 +145,7 @@ static char *request_of(const cJSON *http, const cJSON *spec, const char *addres
 	return text;
 }
 
-/* Returns the subprotocols that the session's client has offered, ", " between them. NULL: none. */
+/* Returns the subprotocols offered by the session's client, joined by ", ". NULL: none. */
 static char *offer_of(const cJSON *http)
 {
 	const cJSON *list =
@@ -174,7 +174,7 @@ static bool begins(const char *s, const char *with)
 	return strncmp(s, with, strlen(with)) == 0;
 }
 
-/* Returns a clearer message; NULL: there is none. */
+/* Returns a clearer message; NULL: none. */
 static const char *translate(const char *why)
 {
 	static const struct {

@@ -2,12 +2,12 @@
 /*
  * A WebSocket connection as a stream: one message is one buffer.
  *
- * libwebsockets reads, answers pings and the peer's Close frame, and tells a peer that breaks the
- * rules so. It would also close by itself, but it takes no more messages then; a session's other
- * direction may go on. So the Close frame that we begin with is a frame of ours like all others,
- * and the peer's answer to it ends the connection.
+ * libwebsockets reads frames, answers pings and the peer's Close frame, and sends a Close frame
+ * with the code after a protocol violation. It could also initiate the close, but then accepts no
+ * more messages, while the session's other direction may continue. So an initial Close frame is
+ * written here like other frames, and the peer's answer to it ends the connection.
  *
- * Its owner may release a connection before libwebsockets closes it: a peer that violated the
+ * The owner may release a connection before libwebsockets closes it: a peer that violated the
  * protocol gets some seconds to read the Close frame. The memory is freed when both are done.
  */
 #include <errno.h>
@@ -27,7 +27,7 @@
 
 #define DROPPED "the peer dropped the connection without a Close frame"
 
-/* Queued bytes at which the owner has to stop writing, and at which it may go on. */
+/* Queued bytes at which the owner has to stop writing, and at which it may continue. */
 #define OUT_HIGH 65536
 #define OUT_LOW  16384
 /* Frames of at least this size are written without a copy. */
@@ -67,7 +67,7 @@ static void forget_message(struct ws_conn *c)
 	c->message = NULL;
 }
 
-/* Makes the peer get a reset instead of an orderly end. */
+/* Makes the close a reset instead of an orderly end. */
 static void set_reset(struct ws_conn *c)
 {
 	struct linger lg = {.l_onoff = 1, .l_linger = 0};
@@ -79,7 +79,7 @@ static void set_reset(struct ws_conn *c)
 	}
 	c->reset = true;
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &lg, sizeof(lg));
-	/* Without this, libwebsockets waits until what it has buffered is written. */
+	/* Otherwise libwebsockets waits until its buffered data is written. */
 	(void)shutdown(fd, SHUT_RDWR);
 }
 
@@ -118,7 +118,7 @@ void l7mp_ws_conn_notice(struct ws_conn *c, const char *event, const char *messa
 		c->base.events->notice(c->base.owner, event, message);
 }
 
-/* ---- what the owner is told ---- */
+/* ---- callbacks of the owner ---- */
 
 static void flow(struct ws_conn *c)
 {
@@ -130,7 +130,7 @@ static void flow(struct ws_conn *c)
 	(void)lws_rx_flow_control(c->wsi, want);
 }
 
-/* Emits messages that were received while it was paused. */
+/* Emits messages received while the owner had paused. */
 static void hand_up(struct ws_conn *c)
 {
 	while (c->in.head && !c->paused && !c->closing)
@@ -230,7 +230,7 @@ static void consume(struct ws_conn *c, size_t n)
 	}
 }
 
-/* Returns the next piece to write: large frames in place, small ones together. */
+/* Returns the next piece to write: large frames in place, small ones joined. */
 static uint8_t *next_piece(struct ws_conn *c, size_t max, size_t *n)
 {
 	struct l7mp_buf *b = c->out.head;
@@ -252,7 +252,7 @@ static uint8_t *next_piece(struct ws_conn *c, size_t max, size_t *n)
 }
 
 /*
- * libwebsockets finishes a write that the kernel takes only in part, but then answers the peer's
+ * libwebsockets finishes a write that the kernel accepted only in part, but then answers the peer's
  * Close frame by dropping the connection (4.1.6, 4.3.5). A writable socket has a third of its
  * buffer free, so at most a quarter is written at once.
  */
@@ -267,7 +267,7 @@ static size_t piece_max(const struct ws_conn *c)
 	return size / 4 < L7MP_WS_CHUNK ? (size_t)size / 4 : L7MP_WS_CHUNK;
 }
 
-/* Queued frames keep no more memory than it needs. */
+/* Reduces the memory of queued frames to their size. */
 static void compact(struct ws_conn *c)
 {
 	struct l7mp_bufq all = c->out;
@@ -276,7 +276,7 @@ static void compact(struct ws_conn *c)
 	if (c->choked)
 		return;
 	c->choked = true;
-	/* The first one stays, because a part of it is written. */
+	/* Keep the first one, because a part of it is written. */
 	l7mp_bufq_init(&c->out);
 	l7mp_bufq_push(&c->out, l7mp_bufq_pop(&all));
 	while ((b = l7mp_bufq_pop(&all))) {
@@ -333,7 +333,7 @@ static void on_flush(struct l7mp_flush *flush, void *arg)
 }
 
 /*
- * Makes buf, which it takes, a frame, to be written with others at the end of this turn of the
+ * Makes a frame of buf, which it takes, to be written with others at the end of this turn of the
  * loop. Returns 0 or a negative errno.
  */
 static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp_buf *buf)
@@ -355,7 +355,7 @@ static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp
 	n = l7mp_ws_head_write(buf->data, opcode, len, key);
 	buf->data -= n;
 	buf->len += (uint32_t)n;
-	if (c->choked) /* a small piece must not keep a large buffer while it waits */
+	if (c->choked) /* small queued data must not keep a large buffer */
 		buf = l7mp_buf_compact(buf);
 	if (!buf)
 		return -ENOMEM;
@@ -391,7 +391,7 @@ static void send_close(struct ws_conn *c)
 
 /* ---- reading ---- */
 
-/* The peer violated the protocol or our limits: libwebsockets sends the code and closes. */
+/* The peer violated the protocol or a limit: libwebsockets sends the code and closes. */
 static int fault(struct ws_conn *c, struct lws *wsi, int code, enum l7mp_code kind,
                  const char *text)
 {
@@ -417,7 +417,7 @@ static void on_slow(struct l7mp_timer *t, void *arg)
 	(void)l7mp_timer_start(l7mp_ws_loop(c), t, c->message_ms);
 }
 
-/* Would n more bytes take memory that there is not (limits.max_memory)? A small message may. */
+/* Whether n more bytes would exceed limits.max_memory. Small messages are always allowed. */
 static bool grows_short(const struct ws_conn *c, size_t n)
 {
 	size_t have = c->message ? c->message->len : 0;
@@ -427,8 +427,8 @@ static bool grows_short(const struct ws_conn *c, size_t n)
 }
 
 /*
- * Makes room for n more bytes. It grows by doubling, so that an announced length alone costs
- * nothing.
+ * Makes room for n more bytes. The buffer grows by doubling, so that an announced length alone
+ * costs no memory.
  */
 static bool make_room(struct ws_conn *c, size_t n, size_t left)
 {
@@ -471,7 +471,7 @@ static int message_complete(struct ws_conn *c, struct lws *wsi)
 
 /*
  * Checks the next piece of a text message. libwebsockets can check it as well, but closes some
- * errors with 1002, and misses a character that is cut by the end of the message.
+ * errors with 1002, and misses a character truncated by the end of the message.
  */
 static bool text_valid(struct ws_conn *c, struct lws *wsi, const void *data, size_t len)
 {
@@ -487,7 +487,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 	size_t have = c->message ? c->message->len : 0;
 
 	c->heard = true;
-	/* What follows a Close frame is discarded (RFC 6455, section 1.4). */
+	/* Data after a Close frame is discarded (RFC 6455, section 1.4). */
 	if (c->closing || c->over || c->peer_closed)
 		return 0;
 	if (have + len + left > L7MP_WS_MESSAGE_MAX || left > L7MP_WS_MESSAGE_MAX)
@@ -551,10 +551,7 @@ static int peer_close(struct ws_conn *c, struct lws *wsi, const uint8_t *in, siz
 	return 0;
 }
 
-/*
- * Pings detect peers that have disappeared, and keep firewalls and NATs from dropping the
- * connection's state.
- */
+/* Pings detect dead peers, and keep the connection's state in firewalls and NATs alive. */
 static void on_ping(struct l7mp_timer *t, void *arg)
 {
 	struct ws_conn *c = arg;
@@ -623,8 +620,8 @@ static void dropping(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * Closing a TCP socket with unread bytes resets the connection, and the peer loses the Close frame
- * if it has not read it yet: so read on for a moment.
+ * Closing a TCP socket with unread bytes resets the connection, and the peer loses a Close frame
+ * that it has not read yet: so continue reading for a moment.
  */
 static void linger_on(struct ws_conn *c, struct lws *wsi)
 {
@@ -653,7 +650,7 @@ static void gone(struct ws_conn *c, struct lws *wsi)
 		l7mp_ws_conn_over(c, L7MP_OK, " ");
 }
 
-/* Replaces libwebsockets' own connection by the one that we have made (lws.c). */
+/* Replaces libwebsockets' own connection by the connected one (lws.c). */
 static void created(struct ws_conn *c, struct lws *wsi)
 {
 	c->wsi = wsi;
@@ -666,8 +663,8 @@ static void created(struct ws_conn *c, struct lws *wsi)
 }
 
 /*
- * Replaces libwebsockets' request by ours, keeping only its key: it would cut the request line at 2
- * KiB and Host at 128 bytes, and add fields of its own.
+ * Replaces libwebsockets' request by the one built in client.c, keeping only its key: libwebsockets
+ * would truncate the request line at 2 KiB and Host at 128 bytes, and add its own fields.
  */
 static int request(struct ws_conn *c, char **end, size_t room)
 {
@@ -678,8 +675,8 @@ static int request(struct ws_conn *c, char **end, size_t room)
 	char value[25];
 
 	/*
-	 * The request begins with this line, which is in it only once, because nothing in it is
-	 * from the peer.
+	 * The request begins with this line, which occurs only once, because the request contains
+	 * no data of the peer.
 	 */
 	for (size_t i = 0; memcmp(begin, first, sizeof(first) - 1) != 0; i++, begin--)
 		if (i == 4096)
@@ -771,7 +768,7 @@ int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, siz
 	}
 }
 
-/* ---- what the owner calls ---- */
+/* ---- operations of the owner ---- */
 
 static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 {
@@ -800,7 +797,7 @@ static void op_pause(struct l7mp_stream *base, bool on)
 	if (c->paused == on)
 		return;
 	c->paused = on;
-	/* libwebsockets is paused when a message comes: a short pause costs nothing. */
+	/* libwebsockets is paused when a message arrives: a short pause costs nothing. */
 	if (!on)
 		post(c);
 }
@@ -834,7 +831,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	if (!first)
 		return;
 	op_shutdown(base, 0);
-	op_pause(base, false); /* else the peer's Close frame is never read */
+	op_pause(base, false); /* otherwise the peer's Close frame is never read */
 	post(c);
 	if (!l7mp_timer_armed(&c->timer))
 		patience(c, L7MP_WS_CLOSE_MS);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libwebsockets' context on our loop, and how connections get into it.
+ * libwebsockets' context on the loop, and how connections are passed to it.
  *
- * It never listens, resolves or connects by itself. An accepted socket is adopted with a rebuilt
- * request. For the client's role there is no such call, and what its client does by itself is not
- * enough (4.1.6: no source port, blocking name resolution, "Unable to connect" for every reason,
- * request lines cut at 2 KiB). So it is made to connect to a UNIX socket of ours, which succeeds
- * at once, and the moment it has (LWS_CALLBACK_WSI_CREATE, before anything was sent and before its
- * descriptor is polled) the TCP connection that we have made takes that descriptor's place. With
- * TLS the UNIX connection stays: the bridge is on its other end.
+ * libwebsockets never listens, resolves or connects by itself. An accepted socket is adopted with a
+ * rebuilt request. There is no such call for the client role, and its own connecting is
+ * insufficient (4.1.6: no source port, blocking name resolution, "Unable to connect" for every
+ * reason, request lines truncated at 2 KiB). So it is made to connect to a UNIX socket of this
+ * process, which succeeds at once. In the callback for that (LWS_CALLBACK_WSI_CREATE, before
+ * anything is sent and before its descriptor is polled) the connected TCP socket replaces the
+ * descriptor. With TLS the UNIX connection stays, with the bridge on its other end.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,14 +25,14 @@
 #include "l7mp/log.h"
 #include "websocket.h"
 
-/* libwebsockets' own time-outs must be longer than ours, in s. */
+/* libwebsockets' own time-outs, in s; longer than those of this proxy. */
 #define NEVER_S 86400
-/* Interval of checks whether its handles are closed. */
+/* Interval of checks whether its handles are closed, in ms. */
 #define DRY_MS 1
 
 /* ---- logging ---- */
 
-/* Most of what libwebsockets logs as an error was caused by a peer, or is none. */
+/* Most errors logged by libwebsockets are caused by a peer, or are harmless. */
 static void on_log(int level, const char *line)
 {
 	int n = (int)strcspn(line, "\n");
@@ -52,7 +52,7 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *use
 }
 
 /*
- * per_session_data_size must be above 0, else the callbacks at the end of a connection are not
+ * per_session_data_size must be above 0, otherwise the callbacks at the end of a connection are not
  * called.
  */
 static const struct lws_protocols protocols[] = {
@@ -68,7 +68,7 @@ static const lws_retry_bo_t no_keepalive = {0};
 
 /*
  * libwebsockets indexes its tables by descriptor when they are large enough for all descriptors;
- * smaller ones it searches for each event. They need 16 bytes per entry.
+ * smaller ones are searched for each event. They need 16 bytes per entry.
  */
 #define TABLE_MAX (1u << 20)
 static unsigned table_size(void)
@@ -98,7 +98,7 @@ int l7mp_ws_lws_start(struct ws_state *st, struct l7mp_error *err)
 	        .timeout_secs = NEVER_S,
 	        .connect_timeout_secs = NEVER_S,
 	        .retry_and_idle_policy = &no_keepalive,
-	        .http_proxy_address = "", /* else it reads the environment */
+	        .http_proxy_address = "", /* otherwise it reads the environment */
 	        .vhost_name = "l7mp",
 	};
 
@@ -139,14 +139,14 @@ static void on_dry(uv_timer_t *timer)
 		uv_timer_start(timer, on_dry, DRY_MS, 0);
 		return;
 	}
-	lws_context_destroy(st->context); /* NULL: it was destroyed already */
+	lws_context_destroy(st->context); /* NULL: already destroyed */
 	uv_close((uv_handle_t *)timer, state_free);
 }
 
 /*
- * With a foreign loop libwebsockets is destroyed in two steps: the first closes its handles, the
- * second frees the memory and unloads the plugin that has their close callbacks. These callbacks
- * may close more handles, so the second step waits until no handle is closing.
+ * On a foreign loop libwebsockets is destroyed in two steps: the first closes its handles, the
+ * second frees the memory and unloads the plugin with their close callbacks. These callbacks may
+ * close more handles, so the second step waits until no handle is closing.
  */
 void l7mp_ws_lws_stop(struct ws_state *st)
 {

@@ -16,7 +16,7 @@ static void accepted(struct l7mp_stream_listener *l, struct l7mp_stream *stream,
 	l7mp_ws_head_read((struct ws_listener *)l, stream, peer);
 }
 
-/* The limits are checked when there is a request, so that they can be answered with 503. */
+/* The limits are checked for each request, so that it can be answered with 503. */
 static const struct l7mp_stream_listener_ops listener_ops = {
         .module = "ws",
         .accepted = accepted,
@@ -116,7 +116,7 @@ static int ws_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 		return 0;
 	}
 	l7mp_tls_set_free(&st->tls);
-	/* A partly initialised libwebsockets is ended as any other. */
+	/* A partly initialised libwebsockets is destroyed like any other. */
 	l7mp_ws_lws_stop(st);
 	return rc;
 fail:

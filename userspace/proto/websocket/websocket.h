@@ -4,24 +4,23 @@
  *
  *   websocket.c  tables, listeners, the protocol's state
  *   handshake.c  accepted connections until their handshake is answered
- *   client.c     connecting: the request, and what its answer means
+ *   client.c     connecting: the request, and the evaluation of its answer
  *   conn.c       an open connection as a stream of messages; libwebsockets' callbacks
- *   lws.c        libwebsockets' context on our loop, and how connections get into it
- *   bridge.c     TLS: between a byte stream of ours and a socket of libwebsockets
- *   frame.c      frames as they are sent
+ *   lws.c        libwebsockets' context on the loop, and how connections are passed to it
+ *   bridge.c     TLS: relays between a byte stream and a socket of libwebsockets
+ *   frame.c      encoding of sent frames
  *
- * Who does what: heads of requests are read, judged and answered (or passed on) by us, over the
- * same byte streams as all other protocols. libwebsockets then gets the socket, with a rebuilt
- * request that has nothing of the peer in it but its key; it reads frames, answers pings and Close
- * frames. What we send is framed and masked by us and written with LWS_WRITE_RAW, many frames in
- * one write.
+ * The proxy itself reads, checks and answers (or passes on) the heads of requests, over the same
+ * byte streams as all other protocols. libwebsockets then gets the socket, with a rebuilt request
+ * that contains only the key of the peer's; it reads frames, and answers pings and Close frames.
+ * Sent frames are encoded and masked here and written with LWS_WRITE_RAW, many frames in one write.
  *
- * TLS is ours (net/tls), not that of libwebsockets' vhosts: the request must be read from within
- * TLS before libwebsockets may see the connection, and libwebsockets can't take over a TLS session
- * that has begun. So there is one vhost that never listens, and a TLS connection costs a socket
- * pair: two more descriptors, and one more copy of its bytes in each direction through the kernel.
- * What that buys: certificates that are read again on SIGHUP for new connections while old ones
- * stay, and the same checks, error texts and metadata as TLS has everywhere else.
+ * TLS is that of net/tls, not of libwebsockets' vhosts: the request must be read from within TLS
+ * before libwebsockets sees the connection, and libwebsockets can't take over an established TLS
+ * session. So there is one vhost that never listens, and a TLS connection costs a socket pair: two
+ * more descriptors, and one more copy of its bytes in each direction through the kernel. In return
+ * certificates are reloaded on SIGHUP for new connections while old ones stay, and checks, error
+ * texts and metadata are the same as for other TLS streams.
  *
  * Thread: loop only.
  */
@@ -49,7 +48,7 @@ struct lws_vhost;
 /* Maximum size of a message in bytes; a larger one is answered with close code 1009. */
 #define L7MP_WS_MESSAGE_MAX (16 * 1024 * 1024)
 /*
- * In this time, in s (`message_timeout`), a message that is not finished has to grow by so many
+ * Within this time, in s (`message_timeout`), an incomplete message must grow by at least this many
  * bytes.
  */
 #define L7MP_WS_MESSAGE_S    60
@@ -57,16 +56,16 @@ struct lws_vhost;
 /* Time for the request's head, and for the peer to answer a Close frame, in ms. */
 #define L7MP_WS_HEAD_MS  5000
 #define L7MP_WS_CLOSE_MS 5000
-/* Time for a peer to close after its protocol error, in ms. */
+/* Time for a peer to close after its protocol violation, in ms. */
 #define L7MP_WS_FAULT_MS 5000
-/* Time to send what is queued for a peer whose connection is closing, in ms. */
+/* Time to send queued data on a closing connection, in ms. */
 #define L7MP_WS_FULL_MS 60000
 /* Maximum size of the head of a request, and of the answer to one; bytes. */
 #define L7MP_WS_HEAD_MAX 16384
 /* Default of `ping_interval`, in seconds. */
 #define L7MP_WS_PING_S 30
 
-/* libwebsockets reads and writes at most so many bytes at once. */
+/* libwebsockets reads and writes at most this many bytes at once. */
 #define L7MP_WS_CHUNK 65536
 
 struct ws_conn;
@@ -88,11 +87,11 @@ struct ws_state {
 	uv_timer_t dry; /* checks while libwebsockets' handles close */
 };
 
-/* State that only a connecting one needs. */
+/* State of a connecting stream. */
 struct ws_dial {
 	char *request; /* its head, without key and blank line */
 	char *offer;   /* subprotocols, ", " between them; NULL: none */
-	bool agree;    /* the server must choose one of them */
+	bool agree;    /* the server must select one of them */
 	bool tls;
 	char *target; /* host:port, for messages */
 	int swap_fd;  /* connected, to be passed to libwebsockets; -1 */
@@ -106,13 +105,13 @@ struct ws_conn {
 	struct l7mp_stream base;
 	struct ws_conn *prev, *next;
 	struct ws_state *state;
-	struct l7mp_stream *io;   /* connecting: the bytes below, until libwebsockets has them */
+	struct l7mp_stream *io;   /* connecting: the transport, until libwebsockets takes it over */
 	struct ws_head *head;     /* accepted: until the handshake is answered */
 	struct ws_dial *dial;     /* connecting: until it is open */
 	struct lws *wsi;          /* NULL: not yet, or closed */
 	struct ws_bridge *bridge; /* TLS */
-	struct l7mp_task task;    /* events that must not come from inside a call */
-	struct l7mp_timer timer;  /* time-out for the peer to close the connection */
+	struct l7mp_task task;    /* emits events asynchronously */
+	struct l7mp_timer timer;  /* time limit for the peer to close the connection */
 	struct l7mp_timer ping, slow;
 	struct l7mp_flush flush;
 
@@ -120,9 +119,9 @@ struct ws_conn {
 	bool up;          /* open: messages may be sent and received */
 	bool tell_open;   /* `open` is due */
 	bool paused;      /* by the owner */
-	bool flowing;     /* libwebsockets reads */
-	bool holding;     /* inside a call: events have to wait */
-	bool full;        /* the owner was asked to stop writing */
+	bool flowing;     /* reading is enabled in libwebsockets */
+	bool holding;     /* inside a call: delay events */
+	bool full;        /* the owner was told to stop writing */
 	bool tell_drain;  /* `drain` is due */
 	bool shut;        /* the owner has finished writing */
 	bool close_sent;  /* a Close frame was queued, or will be sent by libwebsockets */
@@ -135,18 +134,18 @@ struct ws_conn {
 	bool over;        /* the connection has ended */
 	bool told;        /* `closed` was emitted: there is no owner */
 	bool pinged, heard;
-	int code;         /* of our Close frame, or the peer's */
+	int code;         /* of the sent Close frame, or the peer's */
 	uint32_t ping_ms; /* 0: no pings */
 	uint32_t message_ms;
-	char *subprotocol; /* that was agreed on; "": none */
+	char *subprotocol; /* negotiated; "": none */
 	struct l7mp_error error;
 
 	struct l7mp_buf *message;    /* being received */
 	uint32_t grown;              /* its length when `slow` was started */
 	struct l7mp_utf8_check utf8; /* state of its check, when it is text */
-	struct l7mp_bufq in;         /* messages to emit when the owner is not paused any more */
-	struct l7mp_bufq out;        /* frames that were not passed to libwebsockets yet */
-	size_t off;                  /* bytes of the first one that were passed */
+	struct l7mp_bufq in;         /* messages to emit when the owner resumes */
+	struct l7mp_bufq out;        /* frames not yet passed to libwebsockets */
+	size_t off;                  /* bytes of the first frame already passed */
 };
 
 struct ws_listener {
@@ -184,7 +183,7 @@ void l7mp_ws_lws_dial(struct ws_conn *c);
 
 /* ---- conn.c ---- */
 
-/* Neither accepted nor connecting yet. NULL: no memory. */
+/* Creates a connection in neither role yet. NULL: no memory. */
 struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping_ms,
                                  uint32_t message_ms);
 /*
@@ -217,16 +216,14 @@ void l7mp_ws_bridge_leave(struct ws_bridge *b, bool abort);
 /* ---- handshake.c ---- */
 
 /*
- * Reads the request's head on an accepted stream (taken, with what `peer` owns), and refuses it or
- * passes a connection to the owner of the listener.
+ * Reads the request's head on an accepted stream (taken, with the fields of `peer`), and rejects it
+ * or passes a connection to the owner of the listener.
  */
 void l7mp_ws_head_read(struct ws_listener *l, struct l7mp_stream *io, struct l7mp_peer *peer);
 void l7mp_ws_head_cancel_all(struct ws_listener *l);
 /* The `result` operation for the connection that was accepted with this head; frees h. */
 void l7mp_ws_head_answer(struct ws_head *h, int status, const char *why);
-/*
- * The subprotocol that the destination has chosen; NULL: it has no subprotocols. Before the answer.
- */
+/* Sets the subprotocol selected by the destination; NULL: it has none. Called before the answer. */
 void l7mp_ws_head_subprotocol(struct ws_head *h, const char *chosen);
 /* c is closed before the handshake was answered. */
 void l7mp_ws_head_drop(struct ws_head *h);
@@ -250,7 +247,7 @@ void l7mp_ws_dial_free(struct ws_dial *d);
 /* Ends c with a clear message for libwebsockets' reason of a failed handshake. */
 void l7mp_ws_dial_failed(struct ws_conn *c, const char *why, int status);
 /*
- * The server has answered with this subprotocol ("": none). Returns false when it was not offered,
- * and c is ended.
+ * The server has selected this subprotocol ("": none). Returns false when it was not offered; c is
+ * then ended.
  */
 bool l7mp_ws_dial_agreed(struct ws_conn *c, const char *subprotocol);
