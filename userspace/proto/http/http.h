@@ -3,8 +3,8 @@
  * Private to the HTTP listener.
  *
  *   listener.c    the protocol's tables; listeners and their connections
- *   connection.c  one connection: heads, bodies, deadlines, closing. Its exchanges: one request and
- *   its response each, the source stream of a session
+ *   connection.c  one connection: heads, bodies, deadlines, closing. Its exchanges: one request
+ *                 and its response each, the source stream of a session
  *
  * A connection has one exchange at a time. Requests sent before the answer (pipelining) are queued
  * in the connection, which stops reading when the queue grows. Thread: loop only.

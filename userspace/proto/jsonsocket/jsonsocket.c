@@ -646,7 +646,7 @@ static const struct l7mp_schema jsock_endpoint_spec = {
  * the session's source and passes everything through.
  *
  *   in listener->pending --header--> emitted --result 2xx--> connected
- *          \\--bad header, time-out--> answered, closing, still in listener->pending
+ *          \--bad header, time-out--> answered, closing, still in listener->pending
  *
  * A valid header that differs from the first one, from the same source, comes from a client that
  * was restarted: its old session ends, and the header begins another one (RFC 6347, section 4.2.8,
