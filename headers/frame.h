@@ -104,15 +104,18 @@ static __always_inline int l7mp_is_tag(__u16 type)
 
 /* ---- which entries a frame may have ---- */
 
-/* `base` (a constant) is where the EtherType stands when the kernel has taken the outer tag off. */
+/*
+ * `base` (a constant) is where the EtherType stands when the kernel has taken the outer tag off. A
+ * frame that ends before or within it has none.
+ */
 static __always_inline void l7mp_frame_types(struct l7mp_frame *f, const __u32 base)
 {
-	__u16 type = l7mp_frame_u16(f, base);
+	__u16 type = f->len < base + 2 ? 0 : l7mp_frame_u16(f, base);
 
 	f->wild[0] = type;
 	f->wild[2] = 0;
 	if (l7mp_is_tag(type)) {
-		f->wild[0] = l7mp_frame_u16(f, base + 4);
+		f->wild[0] = f->len < base + 6 ? 0 : l7mp_frame_u16(f, base + 4);
 		f->wild[2] = type;
 	}
 }

@@ -104,17 +104,25 @@ bool frame_model_key(const struct frame_in *f, struct l7mp_frame_key *key)
 	return true;
 }
 
+/*
+ * Of the tags the first two count, of the rest the EtherType behind them. A tag may be cut off behind
+ * its TPID.
+ */
 bool frame_model_is_of(const struct frame_in *f, uint16_t type)
 {
-	size_t last = type_at(f, 2);
+	size_t at = 12;
 
 	if (!type)
 		return true;
-	/* Of the tags the first two count, of the rest what is behind them. */
-	for (size_t at = 12; at < last && is_tag(type); at += 4)
-		if (be16(f->bytes + at) == type)
+	for (int i = 0; i <= 2 && at + 2 <= f->len; i++, at += 4) {
+		unsigned got = be16(f->bytes + at);
+
+		if (!is_tag(got))
+			return got == type;
+		if (i < 2 && got == type)
 			return true;
-	return !is_tag(type) && be16(f->bytes + last) == type;
+	}
+	return false;
 }
 
 /* Bytes in front of the payload of its segments; 0: there is no telling. */
