@@ -105,8 +105,8 @@ bool frame_model_key(const struct frame_in *f, struct l7mp_frame_key *key)
 }
 
 /*
- * Of the tags the first two count, of the rest the EtherType behind them. A tag may be cut off behind
- * its TPID.
+ * Of the tags the first two count, of the rest the EtherType behind them. A tag may be cut off
+ * behind its TPID.
  */
 bool frame_model_is_of(const struct frame_in *f, uint16_t type)
 {

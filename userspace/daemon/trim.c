@@ -4,8 +4,12 @@
  * which is nearly all of it after many sessions or objects were freed.
  *
  * malloc_trim(3) walks each heap with its lock held, for 100 ms and more after many sessions, and
- * allocations in other threads wait. So it is called only when there are no sessions, and in a
- * worker thread, so that the loop can accept new ones as far as that needs no memory.
+ * allocations in other threads wait. So it is called only when there are no sessions, only if it
+ * can return something, and in a worker thread, so that the loop can accept new sessions as far as
+ * that needs no memory.
+ *
+ * What it can return is the resident memory that is not allocated. Resident memory alone does not
+ * show that: free(3) leaves it as it is.
  */
 #include "trim.h"
 
@@ -39,16 +43,27 @@ static bool at_rest(const struct l7mp_trim *t)
 	return true;
 }
 
+/* Resident, but not allocated. mallinfo2(3) takes the locks of the heaps, too. */
+static size_t unused(void)
+{
+	struct mallinfo2 info = mallinfo2();
+	size_t all = resident(), used = info.uordblks + info.hblkhd;
+
+	return all > used ? all - used : 0;
+}
+
 /* Runs in a worker thread. */
 static void trim_run(void *arg)
 {
 	struct l7mp_trim *t = arg;
 	size_t before = resident();
 
+	if (unused() < t->unused + WORTH)
+		return;
 	malloc_trim(0);
-	t->resident = resident();
+	t->unused = unused();
 	l7mp_log_verbose("daemon", "memory given back: %zu kB resident, were %zu kB",
-	                 t->resident / 1024, before / 1024);
+	                 resident() / 1024, before / 1024);
 }
 
 static void trim_done(void *arg)
@@ -65,11 +80,9 @@ static void look(struct l7mp_timer *timer, void *arg)
 	/* The end of the last session calls this again. */
 	if (!at_rest(t))
 		return;
-	if (ended || t->work.busy) {
+	if (ended || t->work.busy)
 		(void)l7mp_timer_start(t->loop, timer, LOOK_MS);
-		return;
-	}
-	if (resident() >= t->resident + WORTH)
+	else
 		(void)l7mp_work_start(t->loop, &t->work, trim_run, trim_done, t);
 }
 
@@ -77,7 +90,7 @@ void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_ses
 {
 	t->loop = loop;
 	t->sessions = sessions;
-	t->resident = resident();
+	t->unused = unused();
 	l7mp_timer_init(&t->timer, look, t);
 }
 

@@ -13,8 +13,8 @@ struct l7mp_trim {
 	struct l7mp_timer timer;
 	struct l7mp_sessions *sessions;
 	struct l7mp_work work;
-	bool ended;      /* whether a session ended since the last check */
-	size_t resident; /* bytes resident after the last trim */
+	bool ended;    /* whether a session ended since the last check */
+	size_t unused; /* bytes that the last trim could not return; the worker's */
 };
 
 void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_sessions *sessions);
