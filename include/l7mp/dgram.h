@@ -64,7 +64,7 @@ struct l7mp_dgram_ops {
 	 */
 	void (*dropped)(void *arg, int err, uint32_t len);
 	/*
-	 * Optional (UDP). The kernel dropped `packets` datagrams since the last call, mostly
+	 * Optional (not AF_UNIX). The kernel dropped `packets` datagrams since the last call,
 	 * because the receive buffer was full (SO_RXQ_OVFL, socket(7)). The kernel reports this
 	 * with the next datagram only.
 	 */

@@ -5,7 +5,9 @@
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -22,6 +24,8 @@ from test_offload_basic import Base  # noqa: E402
 
 HOST_A, HOST_B = "10.9.9.1", "10.9.9.2"
 TYPE = 0x88b5
+PROMETHEUS = {"name": "metrics", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 1235},
+              "rules": [{"action": {"route": {"destination": {"name": "prometheus", "spec": {"protocol": "Prometheus"}}}}}]}
 PEER_A, PEER_B = bytes.fromhex("02000000aa01"), bytes.fromhex("02000000bb01")
 BPFTOOL = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin")
 
@@ -48,6 +52,12 @@ def frame(src, dst, payload=b"", ethertype=TYPE, tags=()):
     for proto, tci in tags:
         out += struct.pack("!HH", proto, tci)
     return out + struct.pack("!H", ethertype) + payload
+
+
+def overflowed():
+    """Frames that the kernel dropped because a socket of the proxy, which has PROMETHEUS, had no room for them."""
+    text = l7test.Api(1235).call("GET", "/api/metrics")[1]
+    return int(re.search(r'l7mp_drops_total\{reason="receive-buffer"\} (\d+)', text).group(1))
 
 
 def mac_bytes(text):
@@ -213,6 +223,36 @@ class Conversations(Packet):
             for s in (server, *clients):
                 s.close()
         self.nothing_left()
+
+    def test_kernel_drops(self):
+        """frames that the kernel drops for want of room in the socket are counted as receive-buffer"""
+        n = 20000
+        client, server = self.a.udp(5000, HOST_A), self.b.udp(9001, HOST_B, rcvbuf=64 << 20)
+        far = packet_cluster("legB")
+        with self.start(listener("legA", far), PROMETHEUS, admin={"offload": "disable"}) as p:
+            client.sendto(b"first", (HOST_B, 9001))
+            self.assertEqual(server.recv(10), b"first")
+            drops = l7net.softnet_drops()
+            p.process.send_signal(signal.SIGSTOP)
+            for _ in range(n):
+                client.sendto(bytes(1000), (HOST_B, 9001))
+            p.process.send_signal(signal.SIGCONT)
+            got, data = 0, b""
+            client.sendto(b"last", (HOST_B, 9001))  # dropped, too, if the proxy has not read yet
+            sent = n + 1
+            while data != b"last":
+                server.settimeout(0.2)
+                try:
+                    data = server.recv(2000)
+                    got += 1
+                except TimeoutError:
+                    client.sendto(b"last", (HOST_B, 9001))
+                    sent += 1
+            self.assertTrue(l7test.wait_for(overflowed, l7net.WAIT))
+            self.assertGreater(overflowed(), 0)
+            self.assertEqual(overflowed(), sent - got - (l7net.softnet_drops() - drops))
+        for s in (client, server):
+            s.close()
 
     def test_other_conversations(self):
         """server: TCP, ICMP, fragments and frames without IP are conversations, too"""

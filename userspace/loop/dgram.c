@@ -1172,7 +1172,7 @@ static int set_options(struct l7mp_dgram *d)
 		if (d->family == AF_INET6)
 			(void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &on, sizeof(on));
 	}
-	if (d->udp && d->ops->overflow)
+	if (d->family != AF_UNIX && d->ops->overflow) /* those hold the sender up */
 		d->counts_overflow = !setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof(on));
 	if ((d->flags & L7MP_DGRAM_GRO) && setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on)))
 		d->flags &= ~(unsigned)L7MP_DGRAM_GRO;

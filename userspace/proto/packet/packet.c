@@ -512,6 +512,7 @@ static const struct l7mp_dgram_ops dgram_ops = {
         .lost = l7mp_shared_on_lost,
         .error = on_error,
         .dropped = l7mp_shared_on_dropped,
+        .overflow = l7mp_shared_on_overflow,
         .drain = l7mp_shared_on_drain,
 };
 
