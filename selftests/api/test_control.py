@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-# l7mp-test: timeout=240
+# l7mp-test: timeout=600
 """Long requests: lists that are read slowly, changes that come together, and the data beside them.
 
 That requests are interleaved is shown by the order of events, never by
@@ -304,7 +304,7 @@ class Control(unittest.TestCase):
         status = []
         for body, expected in ((text + "    - {name: 5}\n", 422), (text, 200)):
             t = threading.Thread(target=lambda b=body: status.append(l7test.Api().call(
-                "POST", "/config", b.encode(), "text/yaml", timeout=2 * WAIT)[0]))
+                "POST", "/config", b.encode(), "text/yaml", timeout=10 * WAIT)[0]))
             t.start()
             while t.is_alive():
                 self.echo()
@@ -313,7 +313,7 @@ class Control(unittest.TestCase):
             self.assertEqual(len(self.api.get("/endpoints/e7")) and self.api.get("/endpoints/e7")[0], 404 if expected == 422 else 200)
         reader = Reader("/clusters")
         self.assertEqual(reader.begin(), 200)
-        t = threading.Thread(target=lambda: status.append(l7test.Api().post("/config", CONFIG, timeout=2 * WAIT)[0]))
+        t = threading.Thread(target=lambda: status.append(l7test.Api().post("/config", CONFIG, timeout=10 * WAIT)[0]))
         t.start()
         t.join()
         self.assertEqual(status.pop(), 200)
