@@ -12,8 +12,8 @@
 #include "l7mp/loop.h"
 #include "l7mp/mailbox.h"
 
-#define LOOP_WAIT_S   120 /* how long a thread waits for the loop */
-#define CUT_AGAIN_MS  250 /* until a thread that was told to give up has done so */
+#define LOOP_WAIT_S   120 /* time limit of a thread's wait for the loop */
+#define CUT_AGAIN_MS  250 /* interval of further signals until the thread has stopped */
 #define HEALTH_WAIT_S 5
 
 enum order { ORDER_ADMIT, ORDER_RUN, ORDER_NEXT };
@@ -24,10 +24,11 @@ struct admin_request {
 	struct l7mp_mailbox *mailbox;
 	struct l7mp_api *api;
 	pthread_t thread;
-	atomic_int refs; /* one of the thread; one of the loop from the first mail to the last */
-	bool posted;     /* used by the thread: the first mail was posted */
+	atomic_int refs; /* references: the thread's, and the loop's from the first mail to the last
+	                  * */
+	bool posted;     /* used by the thread: whether the first mail was posted */
 
-	/* Used by the thread until it posts a step, then the loop's. */
+	/* Used by the thread until it posts a step, then by the loop. */
 	enum order order;
 	enum admin_target target;
 	char *method, *path, *query;
@@ -42,9 +43,9 @@ struct admin_request {
 	struct api_exchange *exchange; /* NULL: not begun */
 	struct l7mp_timer timer;
 	uint64_t since; /* loop time when the thread began to read or write; */
-	uint64_t spent; /* ms spent on that before, in this phase */
+	uint64_t spent; /* ms spent in earlier reads and writes of this phase */
 
-	pthread_mutex_t mu; /* guards the members below */
+	pthread_mutex_t mu; /* protects the fields below */
 	pthread_cond_t cv;
 	unsigned step; /* steps completed by the loop */
 	bool admitted, head_there, end, broken;
@@ -74,9 +75,9 @@ static void unref(struct admin_request *r)
 	free(r);
 }
 
-/* ---- the loop's side ---- */
+/* ---- functions called on the loop ---- */
 
-/* The body and the answer have a time limit each. */
+/* The body and the answer have separate time limits. */
 static void begin_phase(struct admin_request *r)
 {
 	r->spent = 0;
@@ -94,7 +95,7 @@ static void watch(struct admin_request *r)
 	(void)l7mp_timer_start(loop, &r->timer, ADMIN_PATIENCE_MS);
 }
 
-/* The thread waits for the loop, which does not count as the client's time. */
+/* The thread waits for the loop; this time is not counted as the client's. */
 static void unwatch(struct admin_request *r)
 {
 	struct l7mp_loop *loop = r->api->params.env->loop;
@@ -105,9 +106,9 @@ static void unwatch(struct admin_request *r)
 }
 
 /*
- * The thread may be in a read or write of civetweb, which waits for a client that sends or reads a
- * byte now and then. A signal makes its poll(2) fail. It is sent again until the thread has left,
- * because it may have arrived just before the poll.
+ * The thread may be in a read or write of civetweb, whose time-out restarts with each byte. A
+ * signal makes its poll(2) fail. It is sent repeatedly until the thread has left, because it may
+ * have arrived just before the poll.
  */
 static void on_timer(struct l7mp_timer *timer, void *arg)
 {
@@ -157,7 +158,7 @@ static bool take_head(struct admin_request *r)
 	return text;
 }
 
-/* Gives the thread the next piece, if it waits and there is one. */
+/* Passes the next piece to the thread, if it waits and a piece is available. */
 static void feed(void *arg)
 {
 	struct admin_request *r = arg;
@@ -174,7 +175,7 @@ static void feed(void *arg)
 	if (!rc)
 		rc = api_exchange_read(r->exchange, &text, &len);
 	if (rc == -EAGAIN)
-		return; /* called again when there is something */
+		return; /* called again when data is available */
 	watch(r);
 	pthread_mutex_lock(&r->mu);
 	if (rc > 0) {
@@ -252,7 +253,7 @@ static void run(struct admin_request *r, struct api_response *refusal)
 		feed(r);
 }
 
-/* Probes are answered for every client, as they only say yes or no. */
+/* Probes are answered for every client, because they reveal only yes or no. */
 static void admit(struct admin_request *r)
 {
 	struct api_response refusal = {0};
@@ -302,7 +303,7 @@ static void on_drop(struct l7mp_mail *mail, void *arg)
 	unref(r);
 }
 
-/* ---- the thread's side ---- */
+/* ---- functions called on the thread ---- */
 
 static char *copy(const char *text, bool *failed)
 {
@@ -357,7 +358,7 @@ void admin_request_drop(struct admin_request *r)
 	unref(r);
 }
 
-/* Posts a step and waits. Returns whether the loop has done it. */
+/* Posts a step and waits. Returns whether the loop has completed it. */
 static bool do_step(struct admin_request *r, enum order order)
 {
 	unsigned before;

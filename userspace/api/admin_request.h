@@ -3,13 +3,13 @@
  * A request to the admin server, passed from a civetweb thread to the loop, and its answer, passed
  * back.
  *
- * The thread makes it, and at each step waits for the loop: first the loop says whether the
- * client may be answered at all (before the body is read), then it makes the answer, piece by
- * piece: the next one is made when the thread has written the one before, so that a slow reader
- * costs two pieces of memory and no time of the loop. A client that is too slow with a body or an
- * answer is cut off by a timer of the loop.
+ * The thread creates it, and waits for the loop at each step. First the loop checks whether the
+ * client may be answered (before the body is read). Then it produces the answer in pieces; the next
+ * piece is produced when the thread has written the previous one, so that a slow reader costs the
+ * memory of two pieces and no time of the loop. A timer of the loop disconnects a client that is
+ * too slow with a body or an answer.
  *
- * Thread: as each function says.
+ * Thread: as stated at each function.
  */
 #pragma once
 
@@ -29,8 +29,8 @@ enum admin_target {
 	ADMIN_REST,    /* /api/v1/..., /openapi.json, /openapi.yaml */
 	ADMIN_METRICS, /* /metrics */
 	ADMIN_CONSOLE, /* /console/..., and / for a browser */
-	ADMIN_HEALTH,  /* /healthz: the loop answers */
-	ADMIN_READY,   /* /readyz: everything is bound, and not being stopped */
+	ADMIN_HEALTH,  /* /healthz: the loop responds */
+	ADMIN_READY,   /* /readyz: everything is bound, and the process is not stopping */
 };
 
 /* The contents of a request's head. */
@@ -43,22 +43,23 @@ struct admin_head {
 };
 
 /*
- * The time for a client in ms: after it, the client must have sent or read at least ADMIN_RATE
+ * The time limit of a client in ms; after it, the client must have sent or read at least ADMIN_RATE
  * bytes per millisecond.
  */
 #define ADMIN_PATIENCE_MS 10000
 #define ADMIN_RATE        100
 
-/* ---- the thread's side ---- */
+/* ---- functions for the thread ---- */
 
-/* Makes a request. NULL: out of memory, or the server is being stopped. `mailbox` is borrowed. */
+/* Creates a request. NULL: out of memory, or the server is stopping. `mailbox` is borrowed. */
 struct admin_request *admin_request_new(struct l7mp_api *api, struct l7mp_mailbox *mailbox,
                                         const struct admin_head *head);
-/* The last call of the thread: stops what the loop still does for the request. */
+/* The last call of the thread: cancels the request on the loop. */
 void admin_request_drop(struct admin_request *r);
 
 /*
- * Returns whether this client may send its body; if not, the answer is known. Waits for the loop.
+ * Returns whether this client may send its body; otherwise the answer is determined. Waits for the
+ * loop.
  */
 bool admin_request_admit(struct admin_request *r);
 /* The largest accepted body in bytes (limits.max_body); after admit. */
@@ -87,7 +88,7 @@ bool admin_request_expired(struct admin_request *r);
 bool admin_request_wait_head(struct admin_request *r, int *status, const char **headers,
                              long long *length);
 /*
- * Waits for the next piece (heap, the caller's). Returns 1; 0: that was all; -1: the answer can't
- * be completed.
+ * Waits for the next piece (heap, owned by the caller). Returns 1; 0: the answer is complete; -1:
+ * it can't be completed.
  */
 int admin_request_wait_piece(struct admin_request *r, char **text, size_t *len);

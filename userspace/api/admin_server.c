@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The admin server: civetweb in threads of its own, so that an operator gets in whatever the
- * data plane's listeners, sessions and limits are doing. This is the only file that knows
- * civetweb 1.15, whose traps are kept closed here:
+ * The admin server: civetweb in separate threads, so that an operator can connect whatever the data
+ * plane's listeners, sessions and limits are doing. This is the only file that uses civetweb 1.15,
+ * whose pitfalls are handled here:
  *
- *  - It reads at most 64 header fields, and stops silently at a folded or nameless one: what
- *    follows is taken as absent, framing included. Such requests are refused, and keep-alive is
- *    off, so that what follows a request on its connection is never read as another one.
- *  - mg_read waits for a full buffer, for as long as a byte comes now and then. A timer of the loop
+ *  - It reads at most 64 header fields, and stops silently at a folded or nameless one; the
+ *    following fields, including the framing, are treated as absent. Such requests are rejected,
+ *    and keep-alive is off, so that data after a request is never read as another one.
+ *  - mg_read waits for a full buffer, and its time-out restarts with each byte. A timer of the loop
  *    ends that (admin_request.c).
- *  - mg_stop joins the threads, which may be waiting for the loop: it runs on a thread of its own.
- *  - mg_start changes what SIGCHLD and SIGPIPE do.
+ *  - mg_stop joins the threads, which may be waiting for the loop, so it runs on a separate thread.
+ *  - mg_start changes the actions of SIGCHLD and SIGPIPE.
  *  - It has no call that takes a listening socket: at an upgrade it binds another one, whose
  *    descriptor is replaced (replace_socket).
- *  - mg_stop forgets connections that were accepted and that no thread has begun to serve: they
- *    stay open, and their clients wait. They are found and closed afterwards.
+ *  - mg_stop leaks connections that were accepted but not yet served: they stay open, and their
+ *    clients wait. They are found and closed afterwards.
  *
- * An engine is one running civetweb. A new address is bound by a new engine before the old one is
- * stopped; when only the number of threads changes, the new one begins when the old one is gone.
+ * An engine is one running instance of civetweb. A new address is bound by a new engine before the
+ * old one is stopped; when only the number of threads changes, the new engine starts after the old
+ * one has stopped.
  *
- * Threads: begin_request and what it calls run on civetweb's threads; the rest on the loop.
+ * Threads: begin_request and the functions that it calls run on civetweb's threads; the rest on the
+ * loop.
  */
 #include "admin_server.h"
 
@@ -50,12 +52,12 @@
 #define HEAD_TIMEOUT_MS "5000"
 #define FIELDS_MAX      64 /* civetweb's MG_MAX_HEADERS: with that many, some may be missing */
 /*
- * mg_read returns when it has all bytes that were requested. civetweb 1.15 returns earlier after
- * the wake signal, 1.16 (Debian 13) does not: with few bytes a request, a body that comes byte by
- * byte is looked at often enough to be ended in both. 4 MiB take a thread a quarter of a second.
+ * mg_read returns when it has all requested bytes. civetweb 1.15 returns earlier after the wake
+ * signal, 1.16 (Debian 13) does not. With few bytes per call, a body that arrives byte by byte is
+ * checked often enough in both. 4 MiB take a thread a quarter of a second.
  */
 #define BODY_STEP     32
-#define DISCARD_MAX   (8 * 1024 * 1024) /* bytes read of a body that is not wanted */
+#define DISCARD_MAX   (8 * 1024 * 1024) /* bytes of an unwanted body that are read */
 #define RESTART_MS    1000
 #define STOP_GRACE_MS 2000
 #define GIVEN_REST_MS 250
@@ -69,12 +71,12 @@ struct engine {
 	struct l7mp_admin_server where;
 	_Atomic uint16_t port; /* the port that was bound */
 	int fd;                /* civetweb's listening socket; -1: not found */
-	atomic_bool given;     /* another process has the socket; fd is an eventfd then */
+	atomic_bool given;     /* another process has the socket; fd is then an eventfd */
 	pthread_t stopper;
 	atomic_uint busy; /* requests in progress */
 	atomic_bool retiring;
 	pthread_t owner; /* the loop's thread */
-	/* inside of mg_start: civetweb's message is the reason of a failure */
+	/* during mg_start: civetweb's message is the reason of a failure */
 	atomic_bool starting;
 	char message[200];
 };
@@ -82,9 +84,9 @@ struct engine {
 struct l7mp_api_server {
 	struct l7mp_api *api;
 	struct l7mp_loop *loop;
-	struct l7mp_mailbox *mailbox; /* NULL: no engine was ever started */
+	struct l7mp_mailbox *mailbox; /* NULL: no engine was started yet */
 	struct engine *current;       /* NULL: off, or between two engines */
-	struct engine *next;          /* bound, until it is committed or undone */
+	struct engine *next;          /* bound, until it is committed or rolled back */
 	struct l7mp_admin_server want;
 	struct l7mp_timer restart;
 	unsigned stopping; /* engines whose threads are being joined */
@@ -93,7 +95,7 @@ struct l7mp_api_server {
 	void *done_arg;
 };
 
-/* ---- a request, on its thread ---- */
+/* ---- a request, on civetweb's thread ---- */
 
 struct conn {
 	struct mg_connection *mg;
@@ -200,10 +202,10 @@ static const char *find(const struct mg_request_info *ri, const char *name, int 
 }
 
 /*
- * civetweb writes a NUL over each byte of the line breaks that it has parsed, and over the last
- * byte of the head. So each field must begin two bytes behind the end of the previous text: if not,
- * civetweb has skipped a blank or a bare line feed. And behind the last field there must be the
- * rest of the empty line: something else is where civetweb has stopped.
+ * Detects whether civetweb has parsed the whole head. It overwrites each byte of the parsed line
+ * breaks, and the last byte of the head, with NUL. So each field must begin two bytes after the end
+ * of the previous text; otherwise civetweb has skipped a blank or a bare line feed. After the last
+ * field the rest of the empty line must follow; otherwise civetweb has stopped there.
  */
 static bool read_to_the_end(const struct mg_request_info *ri)
 {
@@ -219,8 +221,8 @@ static bool read_to_the_end(const struct mg_request_info *ri)
 }
 
 /*
- * Whether there is a blank between a field's name and its colon, which civetweb ignores (RFC 9112,
- * section 5.1).
+ * Whether there is a blank between a field's name and its colon, which civetweb ignores; RFC 9112,
+ * section 5.1, requires a rejection.
  */
 static bool has_blank_name(const struct mg_request_info *ri)
 {
@@ -270,7 +272,7 @@ static const char *read_framing(struct conn *c)
 	return NULL;
 }
 
-/* Makes {"HTTP": {"method", "url", "headers"}}; a repeated field is joined. NULL: no memory. */
+/* Returns {"HTTP": {"method", "url", "headers"}}; repeated fields are joined. NULL: no memory. */
 static cJSON *make_metadata(const struct mg_request_info *ri)
 {
 	cJSON *root = cJSON_CreateObject();
@@ -300,7 +302,7 @@ static cJSON *make_metadata(const struct mg_request_info *ri)
 	return NULL;
 }
 
-/* Whether this request comes from a browser that is to show a page. */
+/* Whether this request is a browser's, for a page. */
 static bool wants_page(const struct mg_request_info *ri)
 {
 	int n;
@@ -450,7 +452,7 @@ static void write_answer(struct conn *c)
 		free(text);
 		if (out.oom || !put(c, out.s, out.len) || admin_request_expired(c->rq)) {
 			l7mp_str_free(&out);
-			return; /* the client sees that the answer is incomplete */
+			return; /* the client detects that the answer is incomplete */
 		}
 		l7mp_str_free(&out);
 	}
@@ -524,8 +526,8 @@ static void serve(struct conn *c)
 }
 
 /*
- * How many requests may be in progress for this one to be answered. A page's files are requested
- * at once and not again: they also get the thread that otherwise says that all are busy.
+ * The number of requests in progress up to which this one is answered. A page's files are requested
+ * concurrently and not retried, so they may also use the thread reserved for "busy" answers.
  */
 static unsigned slots(const struct conn *c)
 {
@@ -544,7 +546,10 @@ static int begin_request(struct mg_connection *mg)
 	int n;
 
 	mg_set_user_connection_data(mg, &answered);
-	/* Else civetweb reads the rest of the body, for as long as a byte comes now and then. */
+	/*
+	 * Otherwise civetweb reads the rest of the body, with a time-out that restarts with each
+	 * byte.
+	 */
 	mg_disable_connection_keep_alive(mg);
 	c.engine = c.ri->user_data;
 	c.head = !strcmp(c.ri->request_method, "HEAD");
@@ -672,9 +677,9 @@ static int try_bind(const struct l7mp_admin_server *where, struct l7mp_error *er
 }
 
 /*
- * civetweb can't be given a socket: it binds one of its own, in the place of which, at the same
- * number, comes the one of another process. Its thread waits for the old one, and is woken by a
- * connection to it, that nobody accepts.
+ * civetweb can't be given a socket: it binds its own, and the descriptor of that is replaced by the
+ * other process's socket. Its thread still polls the old socket, and is woken by a connection to
+ * it, which is never accepted.
  */
 static int replace_socket(struct engine *e, int handed, uint16_t port)
 {
@@ -696,7 +701,7 @@ static int replace_socket(struct engine *e, int handed, uint16_t port)
 	return rc;
 }
 
-/* The socket of another process for this address, or -ENOENT. */
+/* Takes the socket that another process has handed over for this address, or returns -ENOENT. */
 static int take_handed(const struct l7mp_api_server *s, const struct l7mp_admin_server *where,
                        uint16_t *port)
 {
@@ -740,7 +745,7 @@ static int engine_start(struct l7mp_api_server *s, const struct l7mp_admin_serve
 		snprintf(ports, sizeof(ports), "127.0.0.1:0");
 	else
 		snprintf(ports, sizeof(ports), "%s:%u", where->address, where->port);
-	/* One thread more, to answer that all are busy. */
+	/* One more thread, to answer that all are busy. */
 	snprintf(threads, sizeof(threads), "%u", where->threads + 1U);
 	mg_init_library(0);
 	e->mg = start_civetweb(e, ports, threads);
@@ -839,8 +844,8 @@ static bool is_tcp(int fd)
 }
 
 /*
- * Closes the connections that mg_stop has left: nobody else has sockets with the server's address,
- * as nobody else could bind it. A new engine at the same address begins after this one.
+ * Closes the connections that mg_stop has leaked: no other code has sockets with the server's
+ * address, because it could not bind it. A new engine at the same address starts only after this.
  */
 static void close_left(const struct engine *e)
 {
@@ -875,8 +880,8 @@ static void *stopper(void *arg)
 	const uint64_t one = 1;
 
 	/*
-	 * When another process has the port, those that were accepted before that are served; how
-	 * many have not been begun is not known.
+	 * When another process has the port, connections accepted before that are served; the
+	 * number of those not yet begun is unknown.
 	 */
 	for (int ms = 0, rest = 0; ms < STOP_GRACE_MS; ms += 5) {
 		rest = atomic_load(&e->busy) ? 0 : rest + 5;
@@ -884,7 +889,7 @@ static void *stopper(void *arg)
 			break;
 		usleep(5000);
 	}
-	/* Its thread does not notice otherwise for two seconds. */
+	/* Otherwise its thread notices only after up to two seconds. */
 	if (!atomic_load(&e->given))
 		l7mp_listening_wake(e->fd, &wake);
 	else if (write(e->fd, &one, sizeof(one)) != sizeof(one))
@@ -910,7 +915,7 @@ static void engine_stop(struct engine *e)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (!rc)
 		return;
-	/* Threads that wait for the loop give up after a while, so that stopping ends. */
+	/* Threads that wait for the loop time out, so that stopping ends. */
 	l7mp_log_error("admin", "no thread to stop the admin server with: %s", strerror(rc));
 	mg_stop(e->mg);
 	close_left(e);
@@ -966,7 +971,7 @@ int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_s
 	    same_address(s->current, want))
 		return 0;
 	if (s->next) {
-		/* Left from a change that was refused afterwards. */
+		/* Left over from a change that was refused afterwards. */
 		engine_stop(s->next);
 		s->next = NULL;
 	}
@@ -1018,7 +1023,7 @@ int l7mp_api_server_socket(const struct l7mp_api_server *s)
 	               : -ENOENT;
 }
 
-/* Its thread goes on waiting, for something that never comes. */
+/* Its thread continues to wait on an eventfd that is never signalled. */
 void l7mp_api_server_give(struct l7mp_api_server *s)
 {
 	struct engine *e = s->current;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by admin_server.c and admin_request.c. The server's contract is in l7mp/api.h. */
+/* Shared by admin_server.c and admin_request.c. The server's API is in l7mp/api.h. */
 #pragma once
 
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A stage that answers one HTTP request: it collects the body, passes the complete request to an
- * exchange, emits the answer in pieces as fast as they are taken, and then ends. It emits only from
- * its task, never from inside a call of the session.
+ * A stage that answers one HTTP request. It collects the body, passes the complete request to an
+ * exchange, emits the answer in pieces as fast as they are accepted, and then ends. It emits only
+ * from its task, never from inside a call of the session.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,16 +21,16 @@ struct answer {
 	const struct api_service *service;
 	struct l7mp_api *api;
 	struct l7mp_loop *loop;
-	const cJSON *metadata; /* the session's */
+	const cJSON *metadata; /* of the session */
 	struct api_client client;
 	struct l7mp_task task;
 	struct l7mp_timer linger;
 	struct l7mp_str body;
 	bool opened, paused, closing, failed;
 	bool complete; /* the body of the request */
-	bool discard;  /* the rest of the body is not wanted */
+	bool discard;  /* the rest of the body is discarded */
 	bool too_large;
-	bool refused;                  /* the request will be refused, whatever the body is */
+	bool refused;                  /* the request will be rejected, regardless of the body */
 	struct api_exchange *exchange; /* NULL: not begun */
 	bool head_sent; /* the first piece was emitted, with the status and the headers */
 	bool all_sent;
@@ -113,7 +113,7 @@ static bool has_body(const cJSON *metadata)
 	return length && strtoull(length, NULL, 10) > 0;
 }
 
-/* Returns whether the request will be refused whatever its body is. */
+/* Returns whether the request will be rejected regardless of its body. */
 static bool is_refused(struct answer *a)
 {
 	struct api_response rs = {0};
@@ -147,7 +147,7 @@ static void on_ready(void *arg)
 	wake(arg);
 }
 
-/* Begins the answer: the request is complete, or its answer is known without the rest of it. */
+/* Begins the answer: the request is complete, or its answer does not depend on the rest of it. */
 static void begin_exchange(struct answer *a)
 {
 	const cJSON *http = l7mp_json_member(a->metadata, "HTTP");
@@ -208,7 +208,7 @@ static cJSON *make_head(const struct api_exchange *x)
 	return meta;
 }
 
-/* Emits one piece. Returns false: nothing for now, or all was emitted. */
+/* Emits one piece. Returns false when there is none now, or all was emitted. */
 static bool emit_piece(struct answer *a)
 {
 	char *text = NULL;
@@ -255,8 +255,8 @@ static void finish(struct answer *a)
 }
 
 /*
- * The whole answer was emitted. Its end waits for the end of the request: before that it would look
- * like a lost upstream, which a route may retry.
+ * The whole answer was emitted. Its end is delayed until the end of the request: an earlier end
+ * would look like a lost upstream, which a route may retry.
  */
 static void emit_end(struct answer *a)
 {
@@ -277,7 +277,10 @@ static void run(struct l7mp_task *task, void *arg)
 	(void)task;
 	if (!a->opened && !a->closing)
 		begin(a);
-	/* Only when data may flow: then the session is connected, and is part of its own list. */
+	/*
+	 * Wait until data may flow: then the session is connected, and included in a list of
+	 * sessions.
+	 */
 	if (!a->closing && !a->paused && !a->exchange &&
 	    (a->complete || a->too_large || a->refused))
 		begin_exchange(a);

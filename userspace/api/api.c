@@ -16,7 +16,7 @@ int l7mp_api_new(const struct l7mp_api_params *params, struct l7mp_api **out)
 	api->params = *params;
 	if (!api->params.version)
 		api->params.version = L7MP_VERSION;
-	/* Without random bytes ETags are merely easier to guess. */
+	/* Without random bytes ETags are only easier to guess. */
 	if (getrandom(&api->boot, sizeof(api->boot), 0) != sizeof(api->boot))
 		api->boot = l7mp_wallclock_ms();
 	if (gethostname(api->host, sizeof(api->host) - 1))

@@ -38,10 +38,10 @@ struct l7mp_api {
 	char host[256]; /* the name of this host */
 	struct api_host *net;
 	struct api_origins *origins;
-	/* NULL: what `origins` says; tests have their own. */
+	/* NULL: use `origins`; replaced by tests */
 	enum l7mp_origin (*origin)(struct l7mp_api *api, const struct api_client *client);
 	bool ready, stopping;
-	bool busy;     /* an upgrade is going on */
+	bool busy;     /* an upgrade is in progress */
 	uint64_t boot; /* random part of ETags, so that those of another process never match */
 	struct api_count *counts;
 	size_t n_counts;
@@ -56,13 +56,13 @@ typedef void (*api_handler)(struct api_request *rq, struct api_response *rs);
 enum api_route_flags {
 	/*
 	 * The handler runs in a worker thread, where it may read the model, which does not change
-	 * meanwhile, but nothing else that belongs to the loop. It may leave a change in rq->change
-	 * instead of a status; the loop then applies it. Jobs are done one after the other.
+	 * meanwhile, but no other data of the loop. It may return a change in rq->change instead of
+	 * a status; the loop then applies it. Jobs run one after the other.
 	 */
 	API_CHANGE = 1 << 0,
-	/* The same, but it leaves no change. It runs beside changes, not beside commits. */
+	/* The same without a change. Runs concurrently with changes, but not with commits. */
 	API_READ = 1 << 1,
-	/* The same, but only for answers that may be large: recursive views and rule lists. */
+	/* The same, but only for potentially large answers: recursive views and rule lists. */
 	API_READ_IF_LARGE = 1 << 2,
 };
 
@@ -76,12 +76,12 @@ struct api_request {
 	struct api_exchange *exchange; /* the exchange that it belongs to */
 	char *session; /* name of the session that carries the request; NULL: none */
 
-	/* Owned. As in the request line, not decoded; query without its '?', "" when none. */
+	/* Owned. As in the request line, not decoded; query without its '?', "" if absent. */
 	char *raw_path, *raw_query;
 	char *content_type, *if_match, *if_none_match; /* NULL: absent */
 	char *body;                                    /* NULL when empty */
 	size_t body_len;
-	bool too_large; /* the body was longer than limits.max_body; it was not kept */
+	bool too_large; /* the body was longer than limits.max_body and was discarded */
 	bool head;      /* HEAD: the answer has no body */
 
 	/* set by the router */
@@ -91,7 +91,7 @@ struct api_request {
 	size_t n_segments;
 	const struct l7mp_rest_route *route;
 	struct api_binding binding;     /* of the route's operation */
-	const char *args[API_MAX_ARGS]; /* the segments that {...} of the route matched */
+	const char *args[API_MAX_ARGS]; /* the segments that matched {...} of the route */
 	bool recursive;
 	enum l7mp_json_format format;
 	/* largest number of elements of a list; UINT64_MAX: no limit */
@@ -121,22 +121,24 @@ struct api_stream {
 	 * completed.
 	 */
 	int (*step)(struct api_stream *st, struct l7mp_str *out);
-	/* Also called before it is finished, when the client has closed. */
+	/* May be called before the end, when the client has closed. */
 	void (*free)(struct api_stream *st);
 };
 
-/* Adds the hash of the owner's objects to the answer to a change of them; nothing to others. */
+/*
+ * Adds the hash of the owner's objects to the answer to a change of them; otherwise does nothing.
+ */
 void api_add_hash(const struct api_request *rq, struct api_response *rs);
 
 struct api_response {
 	int status;
 	cJSON *json;               /* owned: the body, unless `text` or `stream` is set */
-	char *text;                /* owned: the body as it is sent */
+	char *text;                /* owned: the body as sent */
 	size_t text_len;           /* of text */
 	struct api_stream *stream; /* owned: the body, produced while it is read */
 	const char *content_type;  /* of text and stream; static */
 	const char *const *extra;  /* names and values of further headers, then NULL; static */
-	bool revalidate;           /* may be kept by the client, if it asks each time */
+	bool revalidate;           /* the client may cache it, but must revalidate each time */
 	char allow[64];            /* 405 */
 	char etag[48];             /* with its quotes; "" when none */
 	char *link;                /* owned: value of the Link header; NULL: none */
@@ -146,7 +148,7 @@ struct api_response {
 
 /* ---- api.c ---- */
 
-/* Whether everything is bound, and the program is not being stopped. */
+/* Whether everything is bound, and the process is not stopping. */
 bool api_is_ready(const struct l7mp_api *api);
 /* Counts an answer for l7mp_rest_requests_total. */
 void api_count(struct l7mp_api *api, const struct l7mp_rest_route *route, int status);
@@ -169,23 +171,23 @@ const char *api_header(const cJSON *metadata, const char *name);
 
 /*
  * Returns whether an entity tag, with its quotes, is in the list "a", W/"b", "c" of If-Match or
- * If-None-Match (NULL: absent), or that is "*". Weak ones never match in If-Match, and do in
- * If-None-Match (RFC 9110, 13.1).
+ * If-None-Match (NULL: absent), or the list is "*". Weak ones match only in If-None-Match (RFC
+ * 9110, section 13.1).
  */
 bool api_etag_listed(const char *list, const char *tag, bool weak);
 
 /* ---- auth.c ---- */
 
 /*
- * Checks whether this client may be answered. With a token: clients that have it; without: clients
- * on this host whose request names this host. Returns 0, or the status (401, 403, 429) with rs
- * filled.
+ * Checks whether this client may be answered. If a token is set, clients that send it; otherwise
+ * clients on this host whose request names this host. Returns 0, or the status (401, 403, 429) with
+ * rs filled.
  */
 int api_authorize(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                   struct api_response *rs);
 /*
- * The same for the console's files, which hold nothing of this proxy: with a token everybody gets
- * them, because a browser can't send it before it has them.
+ * The same for the console's files, which contain no data of this proxy: if a token is set every
+ * client gets them, because a browser can't send the token before it has loaded them.
  */
 int api_authorize_page(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
                        struct api_response *rs);
@@ -200,7 +202,7 @@ void api_json(struct api_response *rs, cJSON *json); /* takes json; NULL: out of
 void api_fail(struct api_response *rs, int status, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 void api_fail_error(struct api_response *rs, const struct l7mp_error *err);
-/* The same with the list of what a validation found. */
+/* The same with the issues that a validation has found. */
 void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
                      const struct l7mp_issues *issues);
 /* Adds {path, reason} to the content of an error. */
@@ -217,12 +219,12 @@ void api_text(struct api_response *rs, char *text, const char *type);
 void api_streamed(struct api_response *rs, struct api_stream *stream, const char *type);
 /* Prints rs->json as the text, unless there is text or a stream already. Any thread. */
 void api_print(struct api_response *rs, enum l7mp_json_format format);
-/* Calls cb for each header of the answer but Content-Length and those of the connection. */
+/* Calls cb for each header of the answer except Content-Length and those of the connection. */
 void api_each_header(const struct api_response *rs,
                      void (*cb)(void *arg, const char *name, const char *value), void *arg);
 void api_response_clear(struct api_response *rs);
 
-/* ---- lists.c: lists that are made while they are read ---- */
+/* ---- lists.c: lists that are produced while they are read ---- */
 
 /* Lists the objects of one kind. In a job. */
 void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct api_response *rs);
@@ -235,7 +237,7 @@ void api_list_config(struct api_request *rq, cJSON *admin, struct api_response *
 
 /* ---- rest.c ---- */
 
-/* Adds to a listener's JSON the address that was really bound. */
+/* Adds the address that was actually bound to a listener's JSON. */
 void api_show_bound(struct l7mp_api *api, const struct l7mp_object *o, cJSON *json);
 
 /* ---- exchange.c: see exchange.h ---- */

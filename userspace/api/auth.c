@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Access control. Without a token: only clients on this host, that is a source
- * address of this host, a connection that none of our own clusters made for
- * another client, and a request that names this host (a web page whose name was
- * rebound to 127.0.0.1 has a foreign Host; one that posts to us has a foreign
- * Origin). With a token: clients that have it.
+ * Access control. Without a token only clients on this host are allowed. Three conditions are
+ * checked: the source address is one of this host; the connection was not made by a cluster of this
+ * proxy for another client; and the request names this host. The last one is against web pages: a
+ * page whose name was rebound to 127.0.0.1 sends a foreign Host, and a page that posts to the API
+ * sends a foreign Origin. With a token: clients that send it.
  */
 #include <string.h>
 #include <strings.h>
@@ -17,9 +17,7 @@ int l7mp_api_set_token_file(struct l7mp_api *api, const char *path, struct l7mp_
 	return api_token_set_file(api->token, path, err);
 }
 
-/*
- * Finds the address that a request comes from, through all of our own listeners; len 0: no address.
- */
+/* Finds the source address of a request, through all listeners of this proxy; len 0: no address. */
 static void find_source(struct l7mp_api *api, const struct api_client *client,
                         struct l7mp_addr *out)
 {
@@ -29,7 +27,7 @@ static void find_source(struct l7mp_api *api, const struct api_client *client,
 		api_origin_source_of_connection(api->origins, &client->peer, &client->local, out);
 }
 
-/* Where the client is. Once for each request: see api_origin_of_connection. */
+/* Returns the client's origin. Called once for each request: see api_origin_of_connection. */
 static enum l7mp_origin origin_of(struct l7mp_api *api, const struct api_client *client)
 {
 	if (api->origin)
@@ -77,7 +75,7 @@ static bool is_port(const char *s)
 
 /*
  * Copies the host of "host", "host:port", "[v6]:port" into buf; false for anything else, such as a
- * header that came twice ("localhost:1234, example.org").
+ * repeated header ("localhost:1234, example.org").
  */
 static bool host_part(const char *text, char *buf, size_t size)
 {
@@ -130,7 +128,7 @@ static bool origin_is_local(const struct l7mp_api *api, const char *origin)
 	return host && api_host_is_local(api, host + 3);
 }
 
-/* Why such a client is not answered without a token; NULL: it is. */
+/* Returns why such a client is not answered without a token; NULL: it is answered. */
 static const char *refusal_of(enum l7mp_origin origin)
 {
 	switch (origin) {

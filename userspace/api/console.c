@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The console: a page of the admin server that shows and changes the proxy with nothing but the
- * REST API. Its files are a part of the program (scripts/embed.sh).
+ * The console: a page of the admin server that shows and changes the proxy by the REST API alone.
+ * Its files are embedded in the program (scripts/embed.sh).
  *
- * What the page shows was chosen by peers: names, metadata. So the policy below leaves a script
- * that got in no way to run: no code and no style inside of the page, nothing of other servers, and
- * no function of the browser that takes text for markup (Trusted Types).
+ * The page shows names and metadata chosen by peers. So the content security policy below prevents
+ * injected scripts from running: no inline code or style, nothing from other servers, and no DOM
+ * function that parses text as markup (Trusted Types).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static const char *type_of(const char *name)
 	return "application/octet-stream";
 }
 
-/* Names are compared as they came: nothing is decoded, and there are no folders. */
+/* Names are compared literally: nothing is decoded, and there are no directories. */
 static const struct embedded *find_file(const char *path)
 {
 	const size_t base = strlen(CONSOLE_BASE);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Processing of a request. A first slice routes it, and answers what is short. What may be long is
- * a runtime job (in a worker thread, while the model does not change), whose result is a text or a
- * change that was applied. Streams are produced in slices, one piece ahead of the reader.
+ * Processing of a request. The first slice routes it, and answers short requests. Potentially long
+ * ones run as a runtime job (in a worker thread, while the model does not change), whose result is
+ * a text or a change. Streams are produced in slices, one piece ahead of the reader.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,8 +17,8 @@
 
 enum exchange_state {
 	EXCHANGE_NEW,    /* the first slice has not run yet */
-	EXCHANGE_JOB,    /* waits for the runtime, or is being done there */
-	EXCHANGE_BEGIN,  /* a stream looks for its beginning */
+	EXCHANGE_JOB,    /* a runtime job is queued or running */
+	EXCHANGE_BEGIN,  /* a stream searches its beginning */
 	EXCHANGE_STREAM, /* the head is known, and the body is being produced */
 	EXCHANGE_TEXT,   /* the head is known, and the body is rs.text */
 	EXCHANGE_BROKEN,
@@ -37,7 +37,7 @@ struct api_exchange {
 	struct l7mp_slice slice;
 	struct l7mp_runtime_job job;
 	struct l7mp_str piece; /* of a stream: produced, not read yet */
-	size_t piece_size;     /* it is not made larger than this and an item */
+	size_t piece_size;     /* maximum size of a piece, plus one item */
 	bool large_pieces;
 	size_t off;  /* bytes of rs.text that were read */
 	int step_rc; /* result of the stream's last step, in a job */
@@ -72,7 +72,9 @@ static void destroy(struct api_exchange *x)
 	free(x);
 }
 
-/* Notifies the receiver, or frees x when there is none any more. Returns false when x was freed. */
+/*
+ * Notifies the receiver, or frees x if the receiver has freed it. Returns false when x was freed.
+ */
 static bool tell(struct api_exchange *x)
 {
 	if (!x->ready) {
@@ -86,7 +88,7 @@ static bool tell(struct api_exchange *x)
 	return false; /* the receiver may have freed it */
 }
 
-/* ---- making the answer ---- */
+/* ---- producing the answer ---- */
 
 /* The status is known: the answer begins. */
 static void answered(struct api_exchange *x)
@@ -112,21 +114,21 @@ static void answered(struct api_exchange *x)
 	(void)tell(x);
 }
 
-/* In a thread. */
+/* Runs in a worker thread. */
 static struct l7mp_change *job_build(void *arg)
 {
 	struct api_exchange *x = arg;
 
 	x->rq.binding.handler(&x->rq, &x->rs);
 	api_print(&x->rs, x->rq.format);
-	/* Megabytes, that the loop is not to give back. */
+	/* Free the document here: it may be megabytes, which would occupy the loop. */
 	l7mp_document_free(&x->rq.document);
 	free(x->rq.body);
 	x->rq.body = NULL;
 	return x->rq.change;
 }
 
-/* Logs what the validation of the change has found. */
+/* Logs the issues found by the validation of the change. */
 static void log_warnings(const struct api_request *rq, struct l7mp_change *c)
 {
 	const struct l7mp_issues *issues = l7mp_change_issues(c);
@@ -153,7 +155,7 @@ static void job_done(void *arg, struct l7mp_change *c, int rc, const struct l7mp
 	if (rc) {
 		struct l7mp_error conflict = *err;
 
-		/* An owner has to know that what it asks for is taken. */
+		/* An owner must learn that the name or port is in use. */
 		if (rc == -EADDRINUSE && x->rq.owner)
 			conflict.code = L7MP_ERR_EXISTS;
 		api_response_clear(&x->rs);
@@ -197,7 +199,7 @@ static void begin(struct api_exchange *x)
 		submit(x);
 }
 
-/* ---- bodies that are made while they are read ---- */
+/* ---- bodies that are produced while they are read ---- */
 
 static void find_beginning(struct api_exchange *x)
 {
@@ -232,7 +234,7 @@ static bool step_in_job(const struct api_stream *st)
 	return st->in_job && st->in_job(st);
 }
 
-/* In a thread. */
+/* Runs in a worker thread. */
 static struct l7mp_change *steps_run(void *arg)
 {
 	struct api_exchange *x = arg;
@@ -299,7 +301,7 @@ static void run(struct l7mp_slice *slice, void *arg)
 		produce(x);
 }
 
-/* ---- the receiver's calls ---- */
+/* ---- functions for the receiver ---- */
 
 static char *copy(const char *text, bool *failed)
 {

@@ -3,13 +3,13 @@
  * An exchange: one request to the API and its answer, between the receiver of the request (the
  * controller cluster's stage, the admin server) and the router.
  *
- * The answer is pulled: the receiver is told when there is something (`ready`), and takes it
- * piece by piece as fast as its client reads. Between two pieces nothing is produced, so a slow
- * client costs the memory of one piece. A receiver whose client went away frees the exchange,
- * which stops the production; a change of the model that is already being made is still
+ * The answer is pulled: the receiver is notified when data is available (`ready`), and reads it
+ * piece by piece as fast as its client does. Nothing is produced between two reads, so a slow
+ * client costs the memory of one piece. A receiver whose client has disconnected frees the
+ * exchange, which stops the production; a change of the model that has been started is still
  * completed.
  *
- * Thread: loop only. A server with threads of its own gets here through a mailbox.
+ * Thread: loop only. Servers with their own threads use a mailbox.
  */
 #pragma once
 
@@ -27,16 +27,17 @@ struct api_response;
 struct api_service {
 	const char *proto; /* for messages */
 	/*
-	 * Optional, called before a body is collected: returns not 0 when `answer` will refuse the
-	 * request anyway.
+	 * Optional, called before a body is collected: returns non-zero when `answer` will reject
+	 * the request anyway.
 	 */
 	int (*admit)(struct l7mp_api *api, const struct api_client *client, const cJSON *metadata,
 	             struct api_response *rs);
-	/* Answers, or leaves rs->status 0 when the rest has to be done in a worker thread. */
+	/* Answers, or leaves rs->status 0 when the rest must run in a worker thread. */
 	void (*answer)(struct api_request *rq, struct api_response *rs);
 };
 extern const struct api_service api_service_rest;    /* everything below /api/v1 */
-extern const struct api_service api_service_metrics; /* Prometheus' text, whatever the path */
+extern const struct api_service api_service_metrics; /* Prometheus text format, regardless of the
+                                                      * path */
 extern const struct api_service api_service_console; /* the files of the console */
 
 /* A complete request. The strings are borrowed for the call and copied; NULL: absent. */
@@ -52,15 +53,15 @@ struct api_call {
 	char *body;          /* heap, taken, also on failure; NULL when empty */
 	size_t body_len;
 	/*
-	 * Streams come in pieces of about 32 KiB, or what there is when the receiver asks. true:
-	 * each is twice as large as the one before, up to 256 KiB, and whole, because it costs
-	 * the receiver two thread switches.
+	 * Streams come in pieces of about 32 KiB, or of the data available when the receiver reads.
+	 * true: each piece is twice as large as the previous one, up to 256 KiB, and complete,
+	 * because it costs the receiver two thread switches.
 	 */
 	bool large_pieces;
 	bool too_large; /* the body exceeded limits.max_body and was discarded: the answer is 413 */
 	/*
-	 * NULL if this client may be answered, else the refusal (api_authorize's 401 or 403; taken,
-	 * and empty afterwards), which becomes the answer.
+	 * NULL if this client may be answered, else the rejection (api_authorize's 401 or 403;
+	 * taken, and empty afterwards), which becomes the answer.
 	 */
 	struct api_response *refusal;
 };
@@ -74,24 +75,24 @@ struct api_exchange;
  */
 int api_exchange_new(struct l7mp_api *api, const struct api_call *call, void (*ready)(void *arg),
                      void *arg, struct api_exchange **out);
-/* Frees it, at any time; cancels what is not finished. Idempotent. */
+/* Frees it, at any time; cancels unfinished work. Idempotent. */
 void api_exchange_free(struct api_exchange **x);
 
-/* Returns the head: status and headers; NULL while it is not known. Borrowed. */
+/* Returns the head: status and headers; NULL until it is known. Borrowed. */
 const struct api_response *api_exchange_head(const struct api_exchange *x);
 /*
- * Returns the length of the body in bytes, after the head; -1: not known, it is produced while it
- * is read.
+ * Returns the length of the body in bytes, after the head; -1: unknown, because it is produced
+ * while it is read.
  */
 long long api_exchange_length(const struct api_exchange *x);
 /*
- * Returns the next piece of the body: 1 and heap text (free() it), at most about 64 KiB; 0: that
- * was all (for HEAD at once); -EAGAIN: nothing now; -EIO: it can't be completed, and the client
- * must be able to see that.
+ * Returns the next piece of the body: 1 and heap text (free() it), at most about 64 KiB; 0: the end
+ * (for HEAD at once); -EAGAIN: no data now; -EIO: it can't be completed, which the client must be
+ * able to detect.
  */
 int api_exchange_read(struct api_exchange *x, char **text, size_t *len);
 
-/* ---- the receiver that is a stage of a session (answer.c) ---- */
+/* ---- the receiver as a stage of a session (answer.c) ---- */
 
 struct l7mp_connect;
 struct l7mp_stream;

@@ -26,10 +26,10 @@ struct own_addr {
 };
 
 struct api_host {
-	/* rtnetlink's address events; -1: none, so the addresses are read each time */
+	/* rtnetlink's address events; -1: unavailable, so the addresses are read each time */
 	int events_fd;
-	int diag_fd; /* sock_diag; -1: this kernel has none */
-	bool stale;  /* the addresses have to be read again */
+	int diag_fd; /* sock_diag; -1: not supported by the kernel */
+	bool stale;  /* the addresses must be read again */
 	uint32_t seq;
 	struct own_addr *own;
 };
@@ -89,7 +89,7 @@ void api_host_free(struct api_host **pp)
 
 /* ---- addresses ---- */
 
-/* The key is the IP address: neither port nor scope says whose address it is. */
+/* The key is the IP address: port and scope do not determine the address's owner. */
 static size_t ip_key(const struct l7mp_addr *addr, uint8_t key[static 24])
 {
 	struct l7mp_addr ip = *addr;
@@ -130,7 +130,7 @@ static void read_addresses(struct api_host *h)
 
 	forget_addresses(h);
 	if (getifaddrs(&list))
-		return; /* and it stays stale, to be tried again */
+		return; /* still stale, so the next call retries */
 	for (struct ifaddrs *i = list; i; i = i->ifa_next)
 		add_address(h, i->ifa_addr);
 	freeifaddrs(list);

@@ -25,8 +25,8 @@ bool api_host_has(struct api_host *host, const struct l7mp_addr *addr);
 enum api_peer {
 	API_PEER_ALIVE,   /* a process has the socket open */
 	API_PEER_RELAY,   /* so has a cluster of another proxy, see l7mp/relaymark.h */
-	API_PEER_GONE,    /* there is no such socket (any more), or no process has it open */
-	API_PEER_UNKNOWN, /* not known (the kernel has no inet_diag) */
+	API_PEER_GONE,    /* no such socket exists (any more), or no process has it open */
+	API_PEER_UNKNOWN, /* unknown (the kernel has no inet_diag) */
 };
 /*
  * Looks up the TCP socket of this host that is bound to `peer` and connected to `local`, which is

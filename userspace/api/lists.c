@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * GET of lists and of the whole config as streams: each step makes one item, as a small tree,
- * and prints it where it belongs, in any ?format=. So a list costs the memory of an item and
- * the pieces that wait for the reader.
+ * GET of lists and of the whole config as streams: each step creates one item as a small tree and
+ * prints it at its place, in any ?format=. So a list costs the memory of one item and of the pieces
+ * not yet read.
  *
- * Objects never change once they are in the model: a list holds references to those that were
- * there when it was asked for, and shows just these however the model changes meanwhile (what
- * a recursive view shows of others is as of the moment when the item is made). Sessions come and
- * go: see l7mp_session_cursor.
+ * Objects never change once they are in the model: a list holds references to those that existed at
+ * the time of the request, and shows exactly these even if the model changes meanwhile (in a
+ * recursive view, other objects are shown as of the moment when the item is created). Sessions
+ * begin and end: see l7mp_session_cursor.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,9 +15,10 @@
 
 #include "api_int.h"
 
-#define INDENT    2
-#define PAGE_MAX  10000 /* most sessions of a page: they are counted before the head goes out */
-#define SKIP_STEP 64    /* sessions that are skipped */
+#define INDENT 2
+/* Maximum number of sessions of a page: they are counted before the head is sent. */
+#define PAGE_MAX  10000
+#define SKIP_STEP 64 /* sessions skipped per step */
 #define PARTS_MAX 10
 #define WORDS_MAX 8 /* of ?filter= */
 
@@ -50,7 +51,7 @@ static void write_separator(struct writer *w, struct l7mp_str *out)
 	w->first = false;
 }
 
-/* Keys are plain words: the formats that leave out quotes do so here. */
+/* Keys are plain words: formats without quotes omit theirs. */
 static void write_key(struct writer *w, struct l7mp_str *out, const char *key)
 {
 	const char *quote = w->format == L7MP_JSON_TERSE ? "" : "\"";
@@ -79,7 +80,7 @@ static void write_close(struct writer *w, struct l7mp_str *out, const char *brac
 }
 
 /*
- * Prints node, which it takes. The line breaks of the printed text are only those of its layout;
+ * Prints node, which it takes. The only line breaks in the printed text are those of its layout;
  * they are indented further.
  */
 static int write_node(const struct writer *w, struct l7mp_str *out, cJSON *node)
@@ -110,7 +111,7 @@ struct part {
 		PART_NODE,     /* `node` */
 		PART_OBJECTS,  /* objects[first..first + n) */
 		PART_SESSIONS, /* sessions from the cursor */
-		/* flows of sessions from the cursor; those of one session together */
+		/* flows of the sessions from the cursor; those of one session together */
 		PART_FLOWS,
 	} what;
 	cJSON *node; /* owned */
@@ -126,21 +127,21 @@ struct list {
 	unsigned config_owner;
 	bool config; /* objects in the form that POST /config takes */
 	struct part parts[PARTS_MAX];
-	size_t n_parts, at;           /* number of parts; the one that is being written */
-	bool begun;                   /* the outer object was */
-	bool open;                    /* ... and the part's list */
+	size_t n_parts, at;           /* number of parts; the current one */
+	bool begun;                   /* the outer object was opened */
+	bool open;                    /* the part's list was opened */
 	size_t item;                  /* index in the part */
-	cJSON *flows;                 /* flows of the last session that are still to be shown */
+	cJSON *flows;                 /* flows of the last session not yet shown */
 	struct l7mp_object **objects; /* references held */
 	size_t n_objects;
 
 	/* ---- sessions ---- */
 	struct l7mp_session_cursor cursor;
 	bool has_sessions;
-	bool placed;                      /* the cursor is where the page begins */
+	bool placed;                      /* the cursor is at the beginning of the page */
 	char *after_text;                 /* the value of ?after=; NULL: from the beginning */
 	uint64_t after;                   /* the page begins after this id */
-	struct l7mp_session_cursor probe; /* looks for the end of the page */
+	struct l7mp_session_cursor probe; /* searches the end of the page */
 	bool probing;
 	uint64_t limit, counted, last;
 	char *filter; /* of which these are parts */
@@ -184,7 +185,7 @@ static cJSON *object_tree(const struct list *l, const struct l7mp_object *o)
 	return json;
 }
 
-/* Whether a list of sessions or of their flows is to show this one. */
+/* Whether a list of sessions or of their flows includes this one. */
 static bool is_listed(const struct list *l, const struct l7mp_session *s)
 {
 	if (l->parts[l->at].what == PART_FLOWS && !l7mp_session_flow(s))
@@ -193,8 +194,8 @@ static bool is_listed(const struct list *l, const struct l7mp_session *s)
 }
 
 /*
- * Returns the next flow, or NULL and *skip: this step found none, but more sessions follow. Flows
- * are found through their sessions.
+ * Returns the next flow, or NULL and *skip: none found in this step, but more sessions follow.
+ * Flows are found through their sessions.
  */
 static cJSON *next_flow(struct list *l, bool *skip, bool *end)
 {
@@ -289,7 +290,10 @@ static int list_step(struct api_stream *st, struct l7mp_str *out)
 	return 0;
 }
 
-/* Objects are printed in a worker thread, which needs nothing of the loop; sessions on the loop. */
+/*
+ * Objects are printed in a worker thread, which uses no other data of the loop; sessions on the
+ * loop.
+ */
 static bool list_in_job(const struct api_stream *st)
 {
 	const struct list *l = l7mp_container_of(st, const struct list, base);
@@ -419,9 +423,7 @@ void api_list_objects(struct api_request *rq, enum l7mp_obj_kind kind, struct ap
 
 /* ---- sessions ---- */
 
-/*
- * Reads ?after=, which is an id, from the Link header of the page before, or the name of a session.
- */
+/* Reads ?after=, which is an id from the Link header of the previous page, or a session's name. */
 static bool read_after(struct list *l, struct api_response *rs)
 {
 	const struct l7mp_session *s;
@@ -589,7 +591,9 @@ static cJSON *insert_json(const struct l7mp_rulelist *list, const struct l7mp_ru
 	return json;
 }
 
-/* The rules that the owner has inserted into lists of others, as POST /config takes them. */
+/*
+ * Returns the rules that the owner has inserted into lists of others, in the form of POST /config.
+ */
 static cJSON *inserts(const struct list *l)
 {
 	cJSON *array = cJSON_CreateArray();

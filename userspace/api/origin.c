@@ -10,9 +10,12 @@
 #include "api_int.h"
 #include "l7mp/hash.h"
 
-/* A connection through more of our own listeners than this is not followed further. */
+/* A connection is followed through at most this many listeners of this proxy. */
 #define CHAIN_MAX 16
-/* Closed connections that are remembered: more than accept queues and threads' queues hold. */
+/*
+ * Maximum number of closed connections to remember: more than fit into accept queues and threads'
+ * queues.
+ */
 #define CLOSED_MAX 65536
 #define QUEUED_MAX 8
 
@@ -22,8 +25,8 @@ struct connection {
 	UT_hash_handle hh;
 	struct connection *prev, *next; /* in `unknown` (if so: not NULL), or in `closed` */
 	bool keyed;                     /* in the table, under both addresses */
-	bool judged;                    /* the other end was accepted by us, and judged */
-	struct l7mp_addr remote;        /* that it is keyed with */
+	bool judged;                    /* the other end was accepted here, and classified */
+	struct l7mp_addr remote;        /* the remote address in its key */
 	uint8_t key[48];
 	size_t key_len;
 };
@@ -32,7 +35,7 @@ struct api_origins {
 	struct l7mp_sessions *sessions;
 	struct api_host *host;
 	struct connection *table;
-	struct connection *unknown; /* connecting: their addresses may be unknown, or change */
+	struct connection *unknown; /* connecting: their addresses may be unknown, or may change */
 	struct connection *closed;  /* not accepted when they ended, see may_wait; oldest first */
 	size_t n_closed;
 	uint16_t queued[QUEUED_MAX]; /* ports; 0: none */
@@ -53,7 +56,10 @@ static size_t make_key(const struct l7mp_addr *from, const struct l7mp_addr *to,
 static void unkey(struct api_origins *o, struct connection *c)
 {
 	if (c->keyed) {
-		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is in the table */
+		/*
+		 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the table contains c, so it
+		 * is not empty
+		 */
 		HASH_DEL(o->table, c);
 	}
 	c->keyed = false;
@@ -79,8 +85,8 @@ static void forget_closed(struct api_origins *o, struct connection *c)
 }
 
 /*
- * Reads both addresses. Returns 0; 1: they may still change; -EAGAIN: not known yet. The remote one
- * is compared first, so that a connection that is still connecting costs no system call each time.
+ * Reads both addresses. Returns 0; 1: they may still change; -EAGAIN: not known yet. Compares the
+ * remote one first, so that a connection that is still connecting costs no system call each time.
  */
 static int learn(struct api_origins *o, struct connection *c)
 {
@@ -97,7 +103,7 @@ static int learn(struct api_origins *o, struct connection *c)
 		return -EAGAIN;
 	unkey(o, c);
 	old = find(o, &local, &remote);
-	/* Its addresses are in use again: it was accepted or reset. */
+	/* Its addresses are in use again, so it was accepted or reset. */
 	if (old && !old->watched.session)
 		forget_closed(o, old);
 	c->remote = remote;
@@ -127,7 +133,10 @@ static struct l7mp_watched *on_begin(void *arg, struct l7mp_session *s, struct l
 		return NULL;
 	c = calloc(1, sizeof(*c));
 	if (!c) {
-		/* A connection that can't be stored can't be allowed: it is closed. */
+		/*
+		 * A connection that can't be recorded is closed, because it could not be
+		 * classified.
+		 */
 		l7mp_stream_close(stream, true);
 		return NULL;
 	}
@@ -150,9 +159,9 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 }
 
 /*
- * Whether the other end of a connection that has ended may still have to be judged. On the loop it
- * is judged with its own socket at hand. But a thread of the admin server may do it so late that
- * another client has the same port meanwhile, whose socket would be mistaken for that of the first.
+ * Whether the other end of an ended connection may still have to be classified. The loop classifies
+ * connections when it accepts them. But a thread of the admin server may do it so late that another
+ * client has the same port, whose socket would be mistaken for the first one's.
  */
 static bool may_wait(const struct api_origins *o, const struct connection *c)
 {
@@ -174,7 +183,7 @@ void api_origins_queued_port(struct api_origins *o, uint16_t port, bool on)
 	}
 }
 
-/* Whom the connections of this session are made for. */
+/* Returns the origin that the connections of this session inherit. */
 static enum l7mp_origin of_session(const struct l7mp_session *s)
 {
 	struct l7mp_session_client client;
@@ -203,9 +212,9 @@ static void on_end(void *arg, struct l7mp_watched *watched)
 		forget_closed(o, o->closed);
 }
 
-/* ---- judging ---- */
+/* ---- classification ---- */
 
-/* The state of an accepted connection, TCP_ESTABLISHED etc.; 0: not known. */
+/* Returns the state of an accepted connection, TCP_ESTABLISHED etc.; 0: unknown. */
 static int state_of(int fd)
 {
 	struct tcp_info info = {0};
@@ -215,9 +224,9 @@ static int state_of(int fd)
 }
 
 /*
- * A client with an address of this host that none of our clusters is. While our end of the
- * connection is not reset, nobody else can have the other end's place: so our end is looked at
- * after the other one. fd -1: our end is not at hand.
+ * Classifies a client with an address of this host that is not a cluster of this proxy. Until this
+ * end of the connection is reset, no other socket can have the addresses of the other end; so this
+ * end is checked after the other one. fd -1: this end is not available.
  */
 static enum l7mp_origin of_other_process(struct api_origins *o, int fd,
                                          const struct l7mp_addr *peer,
@@ -228,10 +237,10 @@ static enum l7mp_origin of_other_process(struct api_origins *o, int fd,
 
 	if (found == API_PEER_GONE || !state || state == TCP_CLOSE)
 		return L7MP_ORIGIN_GONE;
-	/* For whom the other proxy has connected can't be told. */
+	/* The client for which the other proxy has connected is unknown. */
 	if (found == API_PEER_RELAY)
 		return L7MP_ORIGIN_RELAYED;
-	/* A client that may only have finished sending can't be told from one that is gone. */
+	/* A client that has only finished sending can't be distinguished from one that is gone. */
 	if (found == API_PEER_UNKNOWN && state != TCP_ESTABLISHED)
 		return L7MP_ORIGIN_GONE;
 	return L7MP_ORIGIN_LOCAL;
@@ -255,7 +264,7 @@ static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *pee
 		c->judged = true;
 		return L7MP_ORIGIN_RELAYED;
 	}
-	/* It was judged before: this is another client that has the same port now. */
+	/* It was classified before: another client now has the same port. */
 	if (c)
 		forget_closed(o, c);
 	return of_other_process(o, fd, peer, local);
@@ -274,14 +283,14 @@ enum l7mp_origin api_origin_of_session(struct api_origins *o, const struct l7mp_
 	l7mp_session_client(s, &client);
 	if (client.origin != L7MP_ORIGIN_LOCAL || !client.peer.len)
 		return client.origin;
-	/* A request is carried out for a client that still exists. */
+	/* A request is executed only while its client exists. */
 	if (!client.local.len ||
 	    api_host_peer(o->host, &client.peer, &client.local) == API_PEER_GONE)
 		return L7MP_ORIGIN_GONE;
 	return L7MP_ORIGIN_LOCAL;
 }
 
-/* ---- making ---- */
+/* ---- create and free ---- */
 
 static const struct l7mp_watch_ops watch_ops = {
         .begin = on_begin,

@@ -106,7 +106,7 @@ static const cJSON *http(const cJSON *metadata)
 
 const char *api_header(const cJSON *metadata, const char *name)
 {
-	/* cJSON's own look-up ignores case, as header names do. */
+	/* cJSON's own look-up ignores case, as required for header names. */
 	const cJSON *h = cJSON_GetObjectItem(l7mp_json_member(http(metadata), "headers"), name);
 
 	return cJSON_IsString(h) ? h->valuestring : NULL;

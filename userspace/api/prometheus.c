@@ -14,7 +14,7 @@
 #include "l7mp/slice.h"
 #include "l7mp/stream_io.h"
 
-/* The text consists of parts, of which those of objects and sessions are made step by step. */
+/* The text consists of parts; those of objects and sessions are produced step by step. */
 enum metrics_part {
 	METRICS_HOLD, /* in a job: collects the objects */
 	METRICS_SYNC, /* reads the kernel's counters, session by session */
@@ -169,7 +169,7 @@ static void by_direction(struct l7mp_str *out, const char *name, const char *hel
 	one(out, name, "direction", "egress", n[L7MP_EGRESS]);
 }
 
-/* Of streams that have ended: a counter that the next poll might take back is none. */
+/* Only of ended streams, because a counter must not decrease at the next poll. */
 static void rtp_metrics(struct l7mp_str *out, const struct l7mp_stats *stats)
 {
 	static const unsigned bounds[L7MP_RTP_JITTER_BOUNDS] = L7MP_RTP_JITTER_BOUNDS_MS;
@@ -278,7 +278,7 @@ static void histogram(struct l7mp_str *out, const char *name, const struct l7mp_
 }
 
 /*
- * Writes how long the slices of long requests held the loop, and what the turns with slices cost.
+ * Writes how long the slices of long requests occupied the loop, and the cost of turns with slices.
  */
 static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 {

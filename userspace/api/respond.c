@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Responses: the only code that turns an error into an HTTP status. */
+/* Responses: the only code that maps an error to an HTTP status. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -143,7 +143,7 @@ void api_fail_issues(struct api_response *rs, const struct l7mp_error *err,
 		api_fail_error(rs, err);
 		return;
 	}
-	/* The message has the first one, for clients that read no further. */
+	/* Put the first issue into the message, for clients that read only that. */
 	l7mp_issues_first(issues, &first);
 	l7mp_error_text(&first, text, sizeof(text));
 	if (issues->errors > 1)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The REST API: finds the operation of a request in the table of rest.h, reads its query and its
- * body, and answers, or builds the change of the model that it asks for.
+ * The REST API: finds the operation of a request in the table of rest.h, reads its query and body,
+ * and answers, or builds the requested change of the model.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -16,9 +16,9 @@
 /* ---- versions of objects ---- */
 
 /*
- * ETags (RFC 9110, 8.8.3): the version of an object is the number of the commit that put it in;
- * that of a list, of a recursive view or of the whole config is the number of the last commit.
- * A random number of this process comes first, as the numbers begin anew with each start.
+ * ETags (RFC 9110, section 8.8.3): the version of an object is the number of the commit that added
+ * it; that of a list, of a recursive view or of the whole config is the number of the last commit.
+ * A random number of this process is the prefix, because commit numbers restart with each process.
  */
 
 static void etag(const struct l7mp_api *api, char kind, uint64_t version, char *buf, size_t size)
@@ -43,8 +43,8 @@ static void set_etag(const struct api_request *rq, const struct l7mp_object *o,
 }
 
 /*
- * Whether If-Match is absent or has the version of `o` (NULL: of the model). If not, rs is filled
- * with 412.
+ * Whether If-Match is absent or has the version of `o` (NULL: of the model). If not, fills rs with
+ * 412.
  */
 static bool if_match(const struct api_request *rq, const struct l7mp_object *o,
                      struct api_response *rs)
@@ -83,7 +83,7 @@ static struct l7mp_change *begin_change(struct api_request *rq, struct api_respo
 	return c;
 }
 
-/* A change was built with the result `rc`: leaves it in rq->change, or fills rs and frees it. */
+/* A change was built with the result `rc`: stores it in rq->change, or fills rs and frees it. */
 static void built_change(struct api_request *rq, struct l7mp_change **c, int rc,
                          const struct l7mp_error *err, struct api_response *rs)
 {
@@ -151,7 +151,7 @@ static cJSON *parse_body(struct api_request *rq, struct api_response *rs)
 		api_fail_error(rs, &err);
 		return NULL;
 	}
-	/* The text is not needed any more, and may be large. */
+	/* Free the text, which may be large. */
 	free(rq->body);
 	rq->body = NULL;
 	root = l7mp_document_root(rq->document);
@@ -164,7 +164,7 @@ static cJSON *parse_body(struct api_request *rq, struct api_response *rs)
 }
 
 /*
- * The same, but returns the member `wrapper` of the root. Other members are refused in strict mode
+ * The same, but returns the member `wrapper` of the root. Other members are rejected in strict mode
  * (422), and logged otherwise.
  */
 static cJSON *parse_wrapped(struct api_request *rq, const char *wrapper, struct api_response *rs)
@@ -259,7 +259,10 @@ static void add_object(struct api_request *rq, struct api_response *rs)
 		built_change(rq, &c, l7mp_change_add(c, kind_of(rq), doc, wrapper, &err), &err, rs);
 }
 
-/* GET of a cluster shows the number of its endpoints; put back, it means the present endpoints. */
+/*
+ * GET of a cluster shows the number of its endpoints; put back, it stands for the present
+ * endpoints.
+ */
 static bool fill_endpoints(const struct api_request *rq, const struct l7mp_object *o, cJSON *doc)
 {
 	cJSON *shown = l7mp_json_member(doc, "endpoints"), *now, *endpoints;
@@ -275,7 +278,7 @@ static bool fill_endpoints(const struct api_request *rq, const struct l7mp_objec
 	return endpoints && !l7mp_json_add(doc, "endpoints", endpoints);
 }
 
-/* GET of a listener shows the port that it got: put back, that is the one that it asked for. */
+/* GET of a listener shows the bound port; put back, it stands for the requested port. */
 static bool fill_spec(const struct api_request *rq, const struct l7mp_object *o, cJSON *doc)
 {
 	cJSON *spec = l7mp_json_member(doc, "spec"), *shown, *own;
@@ -299,7 +302,7 @@ static bool fill_spec(const struct api_request *rq, const struct l7mp_object *o,
 	return false;
 }
 
-/* Returns the contents of the wrapper, or the bare object as GET shows it. */
+/* Returns the contents of the wrapper, or the unwrapped object in the form that GET shows. */
 static cJSON *put_body(struct api_request *rq, const char *wrapper, struct api_response *rs)
 {
 	cJSON *root = parse_body(rq, rs);
@@ -386,7 +389,7 @@ static void add_endpoint(struct api_request *rq, struct api_response *rs)
 		             rs);
 }
 
-/* ---- the rules of a rule list, and look-ups that only show their result ---- */
+/* ---- the rules of a rule list, and dry-run look-ups ---- */
 
 static struct l7mp_rulelist *find_rulelist(struct api_request *rq, struct api_response *rs)
 {
@@ -398,7 +401,7 @@ static struct l7mp_rulelist *find_rulelist(struct api_request *rq, struct api_re
 	return l;
 }
 
-/* Digits are a position (below `end`), anything else is the name of a rule of the list. */
+/* Digits are a position (below `end`), other text is the name of a rule of the list. */
 static bool find_position(const struct api_request *rq, const struct l7mp_rulelist *l, size_t end,
                           size_t *out, struct api_response *rs)
 {
@@ -551,8 +554,8 @@ static void get_config(struct api_request *rq, struct api_response *rs)
 }
 
 /*
- * {"config": {...}} or bare. NULL with rs filled: not an object, or something stands beside the
- * wrapper, so that it is not clear which of the two is meant.
+ * Returns the contents of {"config": {...}} or the bare object. NULL with rs filled: not an object,
+ * or there are other members beside the wrapper, which is ambiguous.
  */
 static const cJSON *unwrap_document(const cJSON *root, const char *wrapper, struct api_response *rs)
 {
@@ -1063,7 +1066,7 @@ static bool is_large(const struct api_request *rq)
 
 /*
  * Finds the operation and reads the query; calls its handler, if it runs on the loop. If rs->status
- * is 0 afterwards, rq->binding has what is to be done in a worker thread.
+ * is 0 afterwards, rq->binding must run in a worker thread.
  */
 static void dispatch(struct api_request *rq, struct api_response *rs)
 {

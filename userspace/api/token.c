@@ -17,7 +17,7 @@
 #include "l7mp/util.h"
 
 #define TOKEN_MAX 4096
-/* Wrong tokens of one source: FAILURES at once, and one more per FAILURE_MS. */
+/* Wrong tokens allowed per source: a burst of FAILURES, and one more per FAILURE_MS. */
 #define FAILURES    10
 #define FAILURE_MS  6000
 #define SOURCES_MAX 1024
@@ -87,7 +87,7 @@ static const char *check_file(int fd)
 	return NULL;
 }
 
-/* Reads the first line without the white space around it; heap. NULL with *why. */
+/* Reads the first line without surrounding white space; heap. NULL with *why. */
 static char *read_token(const char *path, const char **why)
 {
 	/* Non-blocking, so that a FIFO is recognised. */
@@ -213,7 +213,7 @@ static void failed(struct api_token *t, struct source *s, const struct l7mp_addr
 	if (s->debt_ms < now)
 		s->debt_ms = now;
 	/*
-	 * The debt is bounded, so that a source that fails for long does not have to wait for long
+	 * The debt is bounded, so that a source that has failed for long need not wait long
 	 * afterwards.
 	 */
 	if (!too_often(t, s)) {

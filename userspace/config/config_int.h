@@ -9,7 +9,7 @@
 struct l7mp_line {
 	const cJSON *node;
 	int line;
-	unsigned seq; /* the latest note of a node is valid */
+	unsigned seq; /* of several entries for a node the last is valid */
 };
 struct l7mp_document {
 	cJSON *root;

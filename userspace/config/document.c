@@ -164,7 +164,7 @@ void l7mp_document_free(struct l7mp_document **d)
 	*d = NULL;
 }
 
-/* In YAML a line with `---` separates documents wherever it stands, in block scalars, too. */
+/* In YAML a line with `---` separates documents everywhere, even in block scalars. */
 static bool is_separator(const char *line, size_t len)
 {
 	return len >= 3 && memcmp(line, "---", 3) == 0 &&

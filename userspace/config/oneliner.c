@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One-liners: the text of an address is taken apart, its keyword found, the address translated to
- * the spec of a listener or cluster, and two of them become a config.
+ * One-liners: parses the text of an address, finds its keyword, translates the address to the spec
+ * of a listener or cluster, and makes a config of two of them.
  */
 #include "l7mp/oneliner.h"
 
@@ -191,7 +191,7 @@ static cJSON *split_words(const struct oneliner_text *t, struct l7mp_error *err)
 	char copy[ONELINER_LEN + 1], *s = copy;
 
 	snprintf(copy, sizeof(copy), "%s", t->text ? t->text : "");
-	/* socat protects commas and blanks of a command by quotes around all of it */
+	/* socat protects commas and blanks of a command by quoting all of it */
 	if (in_quotes(s))
 		unquote(s);
 	while (words) {
@@ -261,7 +261,7 @@ static int split_host_port(const struct oneliner_text *t, char *text, size_t at,
 		*host = NULL;
 	}
 	at += (size_t)(number - text);
-	/* getservbyname(3): not for another thread, which there is none of yet. */
+	/* getservbyname(3) is not thread-safe, but there is no other thread yet. */
 	if (isalpha((unsigned char)*number)) {
 		const char *l4 = strncmp(t->keyword, "UDP", 3) ? "tcp" : "udp";
 		const struct servent *service = getservbyname(number, l4);
@@ -813,7 +813,7 @@ static int retry(struct oneliner_text *t, struct oneliner_end *e, struct l7mp_er
 	return rc ? rc : put_num(e->retry, "timeout", (double)(long)(seconds * 1000), err);
 }
 
-/* An option that says what is always so here: only its opposite is refused. */
+/* An option for behaviour that is always on: only its negation is rejected. */
 static int always(struct oneliner_text *t, const char *name, struct l7mp_error *err)
 {
 	const struct oneliner_part *p = take_option(t, name);
@@ -992,7 +992,7 @@ static int translate(const struct l7mp_registry *registry, struct oneliner_text 
 #define LISTENER_NAME   "listener"
 #define CLUSTER_NAME    "cluster"
 #define CONTROLLER_NAME "controller-listener"
-#define LINGER_S        0.5 /* for the last answers of who has no end */
+#define LINGER_S        0.5 /* time for the last answers from a peer that does not signal its end */
 
 /* One argument: its text, and the role it can have. */
 struct argument {
@@ -1050,7 +1050,7 @@ static cJSON *cluster(struct oneliner_end *e, const char *name)
 	return c;
 }
 
-/* A Logger of a chain says when, and which way, unless told otherwise. */
+/* A Logger in a chain prints time and direction by default. */
 static int logger_defaults(struct oneliner_end *e, const char *prefix)
 {
 	int rc = 0;
@@ -1160,7 +1160,7 @@ static int choose(struct argument *a, struct argument *b, struct argument **list
 	return 0;
 }
 
-/* The standard input as a client: the proxy ends with it, as socat does. */
+/* Standard input as a client: the proxy ends with it, as socat does. */
 static int client(struct oneliner_end *e, const struct oneliner_word *dest)
 {
 	bool datagrams = !strcmp(dest->protocol, "UDP") || !strcmp(dest->protocol, "UNIX/dgram") ||
@@ -1172,7 +1172,7 @@ static int client(struct oneliner_end *e, const struct oneliner_word *dest)
 	return rc;
 }
 
-/* socat's -u and -U: what goes the other way ends in a Discard. */
+/* socat's -u and -U: data in the other direction goes to a Discard. */
 static int one_way(const struct l7mp_oneliner *o, cJSON *forth, cJSON *back, bool swapped)
 {
 	cJSON *list = o->only_forth != swapped ? back : forth, *c;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * YAML into a tree, by libyaml's events. libyaml tokenises (YAML 1.1 syntax, which for
- * configuration is 1.2's); what a scalar means is decided here.
+ * Converts YAML into a tree, using libyaml's events. libyaml tokenises (YAML 1.1 syntax, which for
+ * configuration equals 1.2's); the types of scalars are determined here.
  */
 #include <errno.h>
 #include <math.h>
@@ -150,8 +150,8 @@ static cJSON *make(enum kind kind, const char *text, const char **message)
 }
 
 /*
- * A plain scalar by the core schema, or by the given tag ("tag:yaml.org,2002:int" ...; NULL: none).
- * NULL with *message (static) when it isn't one; *message "" means out of memory.
+ * Creates a plain scalar by the core schema, or by the given tag ("tag:yaml.org,2002:int" ...;
+ * NULL: none). NULL with *message (static) when it does not match; *message "" means out of memory.
  */
 static cJSON *make_scalar(const char *text, const char *tag, const char **message)
 {
@@ -184,7 +184,7 @@ static cJSON *make_scalar(const char *text, const char *tag, const char **messag
 	return NULL;
 }
 
-/* ---- the keys of a mapping that is being read ---- */
+/* ---- the keys of the mapping being read ---- */
 
 struct key {
 	const char *name; /* of the member, borrowed */
@@ -227,14 +227,17 @@ static void keys_free(struct key **keys)
 
 /* ---- the reader ---- */
 
-/* What aliases and merge keys added so far, so that a small text can't become a huge tree. */
+/*
+ * The amount added by aliases and merge keys, which is bounded so that a small text can't become a
+ * huge tree.
+ */
 struct copies {
 	size_t nodes, bytes;
 };
 
 struct anchor {
 	char *name;
-	const cJSON *node; /* NULL: it is still being read */
+	const cJSON *node; /* NULL: still being read */
 	UT_hash_handle hh;
 };
 
@@ -292,7 +295,7 @@ static int next_event(struct reader *r, yaml_event_t *ev)
 
 /* ---- copies: aliases and merges ---- */
 
-/* Counts the copy of a tree; false when it would be too much. */
+/* Counts the copy of a tree; false when it exceeds the limit. */
 static bool may_copy(struct copies *c, const cJSON *node, int depth)
 {
 	const cJSON *child;

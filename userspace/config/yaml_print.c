@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Block-style YAML that every YAML 1.1 and 1.2 reader reads back as the same tree. */
+/* Prints block-style YAML that every YAML 1.1 and 1.2 parser reads as the same tree. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>

@@ -2,10 +2,9 @@
 /*
  * l7mp-docgen [--check] FILE...
  *
- * Rewrites what stands in each file between "<!-- generated: NAME -->" and
- * "<!-- end -->" from the tables of the program; NAME is objects, protocols or
- * endpoints. With --check nothing is written: exit status 1 when a file is not up
- * to date.
+ * Replaces the text in each file between "<!-- generated: NAME -->" and "<!-- end -->" by text
+ * generated from the program's tables; NAME is objects, protocols or endpoints. With --check
+ * nothing is written: exit status 1 when a file is not up to date.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -35,7 +34,7 @@ static char *generate(const char *name, size_t len)
 	return NULL;
 }
 
-/* Returns the text with all generated parts renewed, or NULL after printing an error. */
+/* Returns the text with all generated parts replaced, or NULL after printing an error. */
 static char *rewrite(const char *file, const char *text)
 {
 	struct l7mp_str out = {0};

@@ -12,7 +12,7 @@
 #include "l7mp/util.h"
 
 /*
- * Calls are not checked one by one: a failed allocation sets `oom`, functions that add take NULL,
+ * Calls are not checked one by one: a failed allocation sets `oom`, functions that add accept NULL,
  * and the whole document is discarded at the end.
  */
 struct oas {
@@ -222,7 +222,7 @@ static void make_component(struct oas *g, const struct l7mp_schema *table, const
 
 	oas_str(g, o, "type", "object");
 	oas_str(g, o, "description", table->doc);
-	/* Added before its fields are visited, because tables refer to each other in circles. */
+	/* Added before its fields are visited, because tables refer to each other in cycles. */
 	oas_add(g, g->schemas, name, o);
 	oas_fields(g, table, props, required);
 	oas_add(g, o, "properties", props);
@@ -414,7 +414,7 @@ static const struct {
         {503, "Overloaded, or about to end"},
 };
 
-/* Does it take If-Match? What changes something that exists does. */
+/* Whether it accepts If-Match: all operations that change an existing object. */
 static bool takes_if_match(const struct l7mp_rest_route *d)
 {
 	switch (d->op) {
@@ -439,7 +439,7 @@ static bool may_answer(const struct l7mp_rest_route *d, int status)
 	case 422:
 		return d->request != NULL;
 	case 404:
-		/* Of a list: what it is to go on after is gone. */
+		/* For a paged list 404 means that the element to continue after is gone. */
 		return strchr(d->path, '{') || d->flags & L7MP_REST_PAGED;
 	case 409:
 		return d->flags & L7MP_REST_ADDS || d->op == L7MP_REST_OP_PUT;

@@ -17,14 +17,14 @@ static char *finish(struct l7mp_str *out)
 	return NULL;
 }
 
-/* A '|' would end the table's cell. */
+/* A '|' would end the table cell. */
 static void put_cell(struct l7mp_str *out, const char *text)
 {
 	for (; text && *text; text++)
 		l7mp_str_addf(out, *text == '|' ? "\\%c" : "%c", *text);
 }
 
-/* The contents of the type column, in the words of the error messages. */
+/* The contents of the type column, in the terms of the error messages. */
 static void put_type(struct l7mp_str *out, const struct l7mp_field *f)
 {
 	char text[256];
@@ -82,7 +82,7 @@ static bool see(struct seen *s, const struct l7mp_schema *table)
 static void put_table(struct l7mp_str *out, struct seen *seen, const struct l7mp_schema *table,
                       const char *heading);
 
-/* Adds the tables of nested objects, each once, behind the table that needs them. */
+/* Adds the tables of nested objects, each once, after the table that needs them. */
 static void put_below(struct l7mp_str *out, struct seen *seen, const struct l7mp_field *f)
 {
 	if (f->sub)
@@ -113,7 +113,7 @@ char *l7mp_reference_objects(void)
 	struct l7mp_str out = {0};
 	struct seen seen = {.n = 0};
 
-	/* Objects of the model have sections of their own, wherever they are referred to. */
+	/* Objects of the model have their own sections, wherever they are referred to. */
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(tables); i++)
 		see(&seen, tables[i]);
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(tables); i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bodies of the REST API that are not objects of the model. These tables only document; no input is
- * checked with them.
+ * Bodies of the REST API that are not objects of the model. These tables are only for
+ * documentation; no input is validated with them.
  */
 #include "l7mp/model.h"
 #include "l7mp/rest.h"
