@@ -137,9 +137,13 @@ class OnServer(unittest.TestCase):
         self.session().call("PATCH", f"{PODS}/{name}/status", status, "application/merge-patch+json")
 
     def tearDown(self):
+        def delete(path, **kw):
+            self.api.delete(path, **kw)
+            return True
         for kind in ("virtualservices", "targets", "rules", "routes"):
-            self.api.delete(f"{L7MP}/{kind}")
-        self.api.delete(PODS, grace=0)
+            # Of thousands the API server deletes as many as it can within a minute, and answers 504.
+            wait_until(lambda kind=kind: delete(f"{L7MP}/{kind}"), 600)
+        wait_until(lambda: delete(PODS, grace=0), 600)
         wait_until(lambda: not self.api.get(PODS + "?limit=1")["items"], 240)
 
     def proxy(self, address, **admin):

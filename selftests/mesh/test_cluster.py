@@ -85,7 +85,10 @@ class Mesh(unittest.TestCase):
             if pod.name.startswith("l7mp-ingress-") and "credentials" in pod.volumes:
                 token = (pod.volumes["credentials"] / "token").read_text().strip()
                 proxy = l7test.Api(1234, headers={"Authorization": f"Bearer {token}"})
-                out.append(json.dumps(proxy.get("/config?owner=l7mp-operator")[1]))
+                try:
+                    out.append(json.dumps(proxy.get("/config?owner=l7mp-operator")[1]))
+                except OSError as e:
+                    out.append(f"no answer from it: {e}")
         return "\n".join(out)
 
     def condition(self, kind, name, wanted, namespace="default"):

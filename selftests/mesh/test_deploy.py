@@ -174,6 +174,37 @@ class Inject(unittest.TestCase):
                 self.assertEqual({m["name"] for m in sidecar["volumeMounts"]}, {v["name"] for v in spec["volumes"]})
                 self.assertEqual(spec["volumes"][1]["secret"]["defaultMode"], 0o440)
 
+    def test_address(self):
+        """explicit: the sidecar listens on the pod's address; redirect: on all, at ports of its own"""
+        for mode, found in (("explicit", [{"fieldRef": {"fieldPath": "status.podIP"}}]), ("redirect", [])):
+            spec = pod_of(yaml.safe_load(inject(yaml.safe_dump(workload("Pod")), "--mode", mode).stdout))
+            sidecar = next(c for c in spec["initContainers"] if c["name"] == "l7mp")
+            self.assertEqual([e["valueFrom"] for e in sidecar["env"] if e["name"] == "L7MP_LISTEN_ADDRESS"], found)
+
+    def test_same_ports(self):
+        """with L7MP_LISTEN_ADDRESS listeners without an address leave their ports on 127.0.0.1 to an application, those with one keep theirs"""
+        def listener(name, spec, port):
+            return {"name": name, "spec": {**spec, "port": port}, "rules": [{"action": {"route": {"destination": {
+                "spec": {"protocol": spec["protocol"], "port": port}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}}}}]}
+        config = {"admin": {"server": {"address": "127.0.0.1", "port": 1234}}, "listeners": [
+            listener("udp", {"protocol": "UDP"}, 7000), listener("tcp", {"protocol": "TCP"}, 7001),
+            listener("own", {"protocol": "UDP", "address": "127.0.0.3"}, 7002)]}
+        with l7test.Proxy(config, env={"L7MP_LISTEN_ADDRESS": "127.0.0.2"}), l7test.udp_socket(7000) as app, l7test.udp_socket(7002) as other, \
+                socket.create_server(("127.0.0.1", 7001)) as server, l7test.udp_socket(0) as client:
+            for to, s in ((("127.0.0.2", 7000), app), (("127.0.0.3", 7002), other)):
+                client.sendto(b"hello", to)
+                data, peer = s.recvfrom(100)
+                s.sendto(data + b"!", peer)
+                self.assertEqual(client.recv(100), b"hello!")
+            with socket.create_connection(("127.0.0.2", 7001), timeout=60) as c:
+                with server.accept()[0] as s:
+                    s.sendall(b"hello")
+                    self.assertEqual(c.recv(100), b"hello")
+        p = l7test.Proxy(config, env={"L7MP_LISTEN_ADDRESS": "nonsense"}, wait=False)
+        self.assertEqual(p.process.wait(60 * l7test.SLOW), 1)
+        self.assertIn('L7MP_LISTEN_ADDRESS): expected a numeric IP address, got "nonsense"', p.stderr())
+        p.dir.cleanup()
+
     def test_idempotent(self):
         text = yaml.safe_dump_all([workload("Deployment"), {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}])
         for mode in ("explicit", "redirect"):

@@ -492,7 +492,7 @@ class Scale(OnServer):
         """10,000 objects: memory, what they cost when nothing changes, the latency of one more; one that is too large has its condition"""
         proxies = self.proxies(10)
         self.each(lambda i: self.session().create(target(f"t{i}", {"slot": str(i % 10)}, f"{NET}.8.{i % 200 + 1}")), range(5000))
-        self.each(lambda i: self.session().create(service(f"s{i}", 20000 + i // 10, {"slot": str(i % 10)}, f"t{i}")), range(5000))
+        self.each(lambda i: self.session().create(service(f"s{i}", 20000 + i, {"slot": str(i % 10)}, f"t{i}")), range(5000))
         began = time.monotonic()
         o = self.operator(lease=False).ready()
         wait_until(lambda: o.metric("proxies", state="programmed") == 10, 300)

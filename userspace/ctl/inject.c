@@ -112,6 +112,11 @@ static cJSON *sidecar(const struct inject *x)
 
 		rc = add_back(args, cJSON_CreateString("-o"));
 		rc = rc ? rc : add_back(args, cJSON_CreateString("disable"));
+	} else { /* the application has the same ports on 127.0.0.1 */
+		rc = add_back(
+		        l7mp_json_member(c, "env"),
+		        piece("{\"name\": \"L7MP_LISTEN_ADDRESS\", \"valueFrom\": {\"fieldRef\":"
+		              " {\"fieldPath\": \"status.podIP\"}}}"));
 	}
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(fast) && !x->redirect && !rc; i++)
 		rc = add_back(caps, cJSON_CreateString(fast[i]));

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -76,6 +77,8 @@ int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, stru
 	if (port < 0 || port > UINT16_MAX)
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
 		                      "port: expected 0..65535, got %g", port);
+	if (!address || !*address)
+		address = getenv("L7MP_LISTEN_ADDRESS");
 	if (!address || !*address) {
 		l7mp_addr_any(&out->addr, AF_INET6, (uint16_t)port);
 		out->dual = true;
@@ -83,7 +86,8 @@ int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, stru
 	}
 	if (l7mp_addr_parse(&out->addr, address, (uint16_t)port))
 		return l7mp_error_set(err, -EINVAL, L7MP_ERR_SCHEMA,
-		                      "address: expected a numeric IP address, got \"%s\"",
+		                      "address (or L7MP_LISTEN_ADDRESS): expected a numeric IP "
+		                      "address, got \"%s\"",
 		                      address);
 	return 0;
 }

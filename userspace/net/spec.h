@@ -164,8 +164,8 @@ struct l7mp_bind_addr {
 	bool dual; /* no address: both families, by one IPv6 socket (IPv4 on hosts without IPv6) */
 };
 /*
- * From a spec with `address` (numeric; absent: all addresses) and `port` (absent: 0); NULL is
- * allowed. 0, or -EINVAL with err.
+ * From a spec with `address` (numeric; absent: that of L7MP_LISTEN_ADDRESS in the environment, else
+ * all addresses) and `port` (absent: 0); NULL is allowed. 0, or -EINVAL with err.
  */
 int l7mp_bind_addr_from_spec(const cJSON *spec, struct l7mp_bind_addr *out, struct l7mp_error *err);
 /* Replaces `port` by the port that was bound: the `bound` operation of struct l7mp_proto. */
