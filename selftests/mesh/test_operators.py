@@ -208,6 +208,26 @@ class Restarts(Base):
         self.has(second, "of-two")
         self.assertEqual(o.metric("proxies", state="programmed"), 1)
 
+    def test_address_of_two(self):
+        """an address that two pods have, as the first has not gone from the API server: its document is not written to the other's proxy"""
+        self.start_api()
+        first = self.proxy(ADDRESS)
+        self.api.apply(pod("p1", ADDRESS, {"app": "one"}))
+        self.api.apply(target("of-one", {"app": "one"}))
+        self.api.apply(target("of-two", {"app": "two"}))
+        o = self.operator().ready()
+        self.has(first, "of-one")
+        first.stop()
+        second = self.proxy(ADDRESS)
+        self.api.apply(pod("p2", ADDRESS, {"app": "two"}))
+        self.api.apply(target("of-one", {"app": "one"}, port=16001))  # makes it write
+        self.assertTrue(wait_for(lambda: o.metric("proxies", state="foreign") >= 1), o.stderr()[-2000:])
+        self.assertTrue(wait_for(lambda: "default/p1 at 127.0.1.1: the address belongs to another pod" in o.stderr()), o.stderr()[-2000:])
+        self.assertIn(second.names(), ([], ["of-two"]))
+        self.api.delete("Pod", "p1")
+        self.has(second, "of-two")
+        self.assertTrue(wait_for(lambda: o.metric("proxies", state="programmed") == 1))
+
     def test_taken_over_meanwhile(self):
         """another process takes the address over between the confirmation and the document: it refuses that"""
         self.start_api()

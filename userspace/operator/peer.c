@@ -2,9 +2,9 @@
 /*
  * The proxies. Pod addresses are reused, so a proxy is identified by its boot id (GET /status)
  * before each POST. A boot id that is new is accepted only if the API server, queried at that
- * moment, confirms that the pod still has the address. The POST carries the boot id and the
- * generation of the configuration (If-Match), so that another process that has taken over the
- * address meanwhile refuses it.
+ * moment, confirms that the pod still has the address, and that no younger pod with a proxy has it.
+ * The POST carries the boot id and the generation of the configuration (If-Match), so that another
+ * process that has taken over the address meanwhile refuses it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -65,6 +65,8 @@ struct op_peers {
 	struct op_peers_stats stats;
 	struct l7mp_log_limit log;
 };
+
+static const struct kube_resource pod_resource = {"", "v1", "pods"};
 
 static void ask(struct peer *x);
 static void next(struct op_peers *ps);
@@ -336,11 +338,104 @@ static void go_on(struct peer *x, const char *hash)
 	post(x);
 }
 
+static void accept_process(struct peer *x)
+{
+	snprintf(x->boot_id, sizeof(x->boot_id), "%s", x->asked_id);
+	x->hash[0] = '\0';
+	op_store_forget(x->peers->store, x->uid);
+	post(x);
+}
+
+/* The port of the proxy that a pod is to run; 0: none. */
+static unsigned proxy_port(const struct op_settings *s, const cJSON *pod)
+{
+	static const char *const lists[] = {"containers", "initContainers"};
+	const cJSON *notes = l7mp_json_get(pod, "/metadata/annotations"), *c;
+	const char *name = l7mp_json_str(notes, OP_ANNOTATION_CONTAINER, s->container);
+	unsigned long port = strtoul(l7mp_json_str(notes, OP_ANNOTATION_PORT, "0"), NULL, 10);
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(lists); i++)
+		cJSON_ArrayForEach (c, l7mp_json_member(l7mp_json_member(pod, "spec"), lists[i]))
+			if (!strcmp(l7mp_json_str(c, "name", ""), name))
+				return port > 0 && port < 65536 ? (unsigned)port : s->port;
+	return 0;
+}
+
+/*
+ * Whether another pod has the address and a proxy on the port, too, and is not older: a pod's
+ * address is given to another one before the first has gone from the API server.
+ */
+static bool taken(const struct peer *x, const cJSON *pods)
+{
+	const struct op_settings *settings = &x->peers->options->settings;
+	const char *created = "~"; /* behind all times */
+	const cJSON *pod;
+
+	cJSON_ArrayForEach (pod, pods)
+		if (!strcmp(l7mp_json_str(l7mp_json_member(pod, "metadata"), "uid", ""), x->uid))
+			created = l7mp_json_str(l7mp_json_member(pod, "metadata"),
+			                        "creationTimestamp", "");
+	cJSON_ArrayForEach (pod, pods) {
+		const cJSON *metadata = l7mp_json_member(pod, "metadata");
+		const cJSON *status = l7mp_json_member(pod, "status");
+		const char *phase = l7mp_json_str(status, "phase", "");
+
+		if (strcmp(l7mp_json_str(metadata, "uid", ""), x->uid) != 0 &&
+		    !strcmp(l7mp_json_str(status, "podIP", ""), x->p->address) &&
+		    strcmp(phase, "Succeeded") != 0 && strcmp(phase, "Failed") != 0 &&
+		    strcmp(l7mp_json_str(metadata, "creationTimestamp", ""), created) >= 0 &&
+		    proxy_port(settings, pod) == x->p->port)
+			return true;
+	}
+	return false;
+}
+
+/* The pods that have the address, as the API server has them now. */
+static void on_pods(void *arg, const struct kube_http_answer *a)
+{
+	struct peer *x = arg;
+	cJSON *list = kube_answer_json(a);
+	const cJSON *pods = l7mp_json_member(list, "items");
+	bool known = cJSON_IsArray(pods), other = known && taken(x, pods);
+	char text[300], why[200];
+
+	x->kube = NULL;
+	cJSON_Delete(list);
+	if (known && !other) {
+		accept_process(x);
+		return;
+	}
+	if (other) {
+		fail(x, OP_PEER_FOREIGN, "the address belongs to another pod");
+		return;
+	}
+	kube_answer_text(a, why, sizeof(why));
+	snprintf(text, sizeof(text), "can't be told from another process: %s", why);
+	fail(x, OP_PEER_FOREIGN, text);
+}
+
+static void ask_for_others(struct peer *x)
+{
+	const struct op_run_options *o = x->peers->options;
+	struct l7mp_str path = {0};
+	struct kube_call call = {.method = "GET", .timeout_ms = ASK_MS, .done = on_pods, .arg = x};
+	int rc = -ENOMEM;
+
+	kube_path(&path, &pod_resource, o->n_namespaces ? x->p->ns : NULL, NULL, NULL);
+	l7mp_str_add(&path, "?fieldSelector=status.podIP%3D");
+	kube_http_escape(&path, x->p->address);
+	call.path = path.s;
+	if (!path.oom)
+		rc = kube_request_start(x->peers->client, &call, &x->kube);
+	l7mp_str_free(&path);
+	if (rc)
+		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
+}
+
 /* The pod, as the API server has it now. */
 static void on_pod(void *arg, const struct kube_http_answer *a)
 {
 	struct peer *x = arg;
-	struct op_peers *ps = x->peers;
 	cJSON *pod = kube_answer_json(a);
 	const cJSON *metadata = l7mp_json_member(pod, "metadata");
 	const char *uid = l7mp_json_str(metadata, "uid", "");
@@ -360,20 +455,16 @@ static void on_pod(void *arg, const struct kube_http_answer *a)
 		fail(x, OP_PEER_FOREIGN, text);
 		return;
 	}
-	snprintf(x->boot_id, sizeof(x->boot_id), "%s", x->asked_id);
-	x->hash[0] = '\0';
-	op_store_forget(ps->store, x->uid);
-	post(x);
+	ask_for_others(x);
 }
 
 static void verify(struct peer *x)
 {
-	static const struct kube_resource pods = {"", "v1", "pods"};
 	struct l7mp_str path = {0};
 	struct kube_call call = {.method = "GET", .timeout_ms = ASK_MS, .done = on_pod, .arg = x};
 	int rc = -ENOMEM;
 
-	kube_path(&path, &pods, x->p->ns, x->p->name, NULL);
+	kube_path(&path, &pod_resource, x->p->ns, x->p->name, NULL);
 	call.path = path.s;
 	if (!path.oom)
 		rc = kube_request_start(x->peers->client, &call, &x->kube);
