@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A small blocking client of the REST API, with libcurl. The API's address is given (--api,
- * L7MP_API); otherwise the admin server's default address is tried, then that of the original's
- * example.
+ * A small blocking client of the REST API, with libcurl. The API's address is given by --api or
+ * L7MP_API; otherwise the default address of the admin server is tried, then that of the original
+ * l7mp's example.
  */
 #include <ctype.h>
 #include <curl/curl.h>
@@ -27,7 +27,7 @@
 struct ctl_client {
 	CURL *curl;
 	char *base; /* first part of URLs, without a slash at the end */
-	bool found; /* it was found, not given by the user */
+	bool found; /* it was discovered, not given by the user */
 	bool retry; /* the last answer had Retry-After */
 	/* why the default token could not be read; NULL: it was, or is not needed */
 	const char *no_token;
@@ -90,9 +90,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 		ctl_error("%s: can't read the token: %s", path, strerror(-rc));
 		return CTL_FAILED;
 	}
-	/*
-	 * White space around the token is removed, as the proxy does: both may read the same file.
-	 */
+	/* White space around the token is removed, as in the proxy: both may read the same file. */
 	token = text + strspn(text, " \t\r\n\v\f");
 	len = strcspn(token, "\r\n");
 	while (len && isspace((unsigned char)token[len - 1]))
@@ -113,10 +111,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	return CTL_OK;
 }
 
-/*
- * Returns whether something answers as the admin server does, at its default address. No token is
- * sent for this.
- */
+/* Returns whether the admin server answers at its default address. No token is sent for this. */
 static bool admin_server_answers(struct ctl_client *cl)
 {
 	struct l7mp_str text = {0};
@@ -135,7 +130,7 @@ static bool admin_server_answers(struct ctl_client *cl)
 	return line;
 }
 
-/* Finds the API: sets cl->base, and libcurl's options for it. */
+/* Discovers the API: sets cl->base, and libcurl's options for it. */
 static int find_api(struct ctl *c, struct ctl_client *cl)
 {
 	const char *api = c->api;
@@ -283,7 +278,7 @@ static void set_method(CURL *curl, const char *method, const char *body)
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
 }
 
-/* Explains where the request went, if the user did not give the address. */
+/* If the user did not give the address, explains where the request was sent. */
 static void explain_where(const struct ctl *c)
 {
 	const struct ctl_client *cl = c->client;

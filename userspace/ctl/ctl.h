@@ -25,8 +25,8 @@ enum { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2 };
 struct ctl_client;
 
 struct ctl {
-	const char *api;   /* "http://127.0.0.1:1234", "unix:/run/x"; NULL: to be found */
-	const char *token; /* file; NULL: the default one, if it is there */
+	const char *api;   /* "http://127.0.0.1:1234", "unix:/run/x"; NULL: discover it */
+	const char *token; /* file; NULL: the default one, if it exists */
 	const char *file;  /* -f; "-": stdin; NULL: not given */
 	enum ctl_output output;
 	bool output_given;
@@ -34,9 +34,9 @@ struct ctl {
 	double interval;          /* s, sessions watch */
 	long timeout;             /* s, a whole request */
 	double timeout_given;     /* s, --timeout; -1: not given */
-	bool wait;                /* drain: until it is over */
+	bool wait;                /* drain: wait until it is over */
 	const char *mode, *image; /* kube-inject; NULL: not given */
-	/* kube; NULL: as kubectl finds it, its current context, l7mp-system */
+	/* kube; NULL: kubectl's kubeconfig, its current context, l7mp-system */
 	const char *kubeconfig, *context, *kube_ns;
 	long limit;                /* --limit; 0: all, -1: not given */
 	struct ctl_client *client; /* made at the first request */
@@ -45,15 +45,15 @@ struct ctl {
 /* ---- client.c: blocking HTTP by libcurl ---- */
 
 /*
- * Returns a path of the API made of its segments, which end with NULL: "/clusters/a%2Fb" from
- * "clusters", "a/b". Heap; NULL: out of memory, which ctl_request takes.
+ * Returns a path of the API from its segments, which end with NULL: "/clusters/a%2Fb" from
+ * "clusters", "a/b". Heap; NULL: out of memory, which ctl_request accepts.
  */
 char *ctl_path(const char *first, ...) __attribute__((sentinel));
 /*
- * Makes a request below /api/v1 and waits for the answer; `path` is encoded, `body` may be NULL.
- * Returns CTL_OK and *out (the answer's tree, the caller's), or CTL_FAILED after a message on
- * stderr. When the server refuses, its findings are printed with the lines in `lines`, the document
- * that was sent (may be NULL). The first request finds the API's address.
+ * Sends a request below /api/v1 and waits for the answer; `path` is encoded, `body` may be NULL.
+ * Returns CTL_OK and *out (the answer's tree, owned by the caller), or CTL_FAILED after a message
+ * on stderr. When the server rejects the request, its issues are printed with the lines in `lines`,
+ * the document that was sent (may be NULL). The first request discovers the API's address.
  */
 struct ctl_input;
 int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
@@ -71,15 +71,15 @@ struct ctl_input {
 	struct l7mp_document *doc;
 	cJSON *root;
 	const char *name; /* for messages: the file or "stdin" */
-	/* key of the object that we put around it, with which paths begin; NULL: none */
+	/* key of the object wrapped around it, with which paths begin; NULL: none */
 	const char *wrapper;
 };
 /* Reads -f FILE or stdin. Returns CTL_OK, or CTL_FAILED/CTL_USAGE after a message. */
 int ctl_input_read(struct ctl *c, struct ctl_input *in);
 void ctl_input_free(struct ctl_input *in);
 /*
- * Returns the line of the node that a path in an answer of the API names ("listener.spec.port",
- * "rules[0].match"); 0 when it is not known.
+ * Returns the line of the node for a path in an answer of the API ("listener.spec.port",
+ * "rules[0].match"); 0 when unknown.
  */
 int ctl_input_line(const struct ctl_input *in, const char *path);
 
@@ -91,8 +91,8 @@ int ctl_input_line(const struct ctl_input *in, const char *path);
  */
 int ctl_exec_proxy(const char *command, char *const args[]);
 /*
- * Runs l7mp-proxy, and reads the JSON that it prints, whatever its exit status is. Returns the
- * tree, which is the caller's; NULL after a message.
+ * Runs l7mp-proxy, and reads the JSON that it prints, regardless of its exit status. Returns the
+ * tree, owned by the caller; NULL after a message.
  */
 cJSON *ctl_ask_proxy(const char *command, char *const args[]);
 
@@ -141,7 +141,7 @@ extern const struct ctl_command ctl_inject_commands[];
 extern const struct ctl_command ctl_kube_commands[];
 extern const struct ctl_command ctl_upgrade_commands[];
 
-/* ---- objects.c: what objects and sessions share ---- */
+/* ---- objects.c: common to objects and sessions ---- */
 
 struct ctl_collection {
 	const char *plural, *singular;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * kube-inject: adds the proxy to the pods of Kubernetes manifests, as a native sidecar: an init
- * container with restartPolicy Always, which starts before the application and ends after it. What
- * has a container of that name already, and everything that makes no pods, is printed as it was.
+ * container with restartPolicy Always, which starts before the application and ends after it.
+ * Manifests with a container of that name, and manifests without pods, are printed unchanged.
  *
  * explicit: the application listens on 127.0.0.1, the proxy on the pod's address and the same port.
- * redirect: the application listens on all addresses, as it is; what comes for one of its declared
- * ports from outside is redirected to the proxy, at the port's number and 10,000.
+ * redirect: the application is unchanged and listens on all addresses; traffic from outside for one
+ * of its declared ports is redirected to the proxy, at the port's number plus 10,000.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -32,7 +32,7 @@ struct inject {
 
 /* ---- trees ---- */
 
-/* Parses a piece of JSON of ours. NULL: oom. */
+/* Parses a constant JSON text. NULL: oom. */
 static cJSON *piece(const char *text)
 {
 	return cJSON_Parse(text);
@@ -54,7 +54,7 @@ static int add_back(cJSON *array, cJSON *item)
 	return -ENOMEM;
 }
 
-/* Returns a member, made when it is absent or null. */
+/* Returns a member; creates it when it is absent or null. */
 static cJSON *member(cJSON *object, const char *key, bool array)
 {
 	cJSON *m = l7mp_json_member(object, key);
@@ -138,13 +138,16 @@ static unsigned declared(const cJSON *port, const char **protocol)
 	return (unsigned)n;
 }
 
-/* Port 53 becomes 10053; what would be too large comes from below. */
+/* Port 53 becomes 10053; a result that would be too large is reduced by 20,000. */
 static unsigned redirected(unsigned port)
 {
 	return port + PORT_OFFSET <= 65535 ? port + PORT_OFFSET : port - PORT_OFFSET;
 }
 
-/* The rules, for nft's command line. The table is made anew when the pod's network is. */
+/*
+ * The rules, for nft's command line. The table is deleted and created again, so that a restart
+ * works.
+ */
 static char *rules(const cJSON *spec, struct l7mp_str *note)
 {
 	struct l7mp_str t = {0};
@@ -217,7 +220,7 @@ static int add_volumes(cJSON *spec)
 	int rc = add_back(volumes, piece("{\"name\": \"l7mp-config\","
 	                                 " \"configMap\": {\"name\": \"l7mp-proxy\"}}"));
 
-	/* Readable for the pod's fsGroup; a token that all may read is refused. */
+	/* Readable for the pod's fsGroup; a token that everyone may read is rejected. */
 	return rc ? rc
 	          : add_back(volumes, piece("{\"name\": \"l7mp-credentials\", \"secret\": "
 	                                    "{\"secretName\": \"l7mp-proxy\","
@@ -244,7 +247,7 @@ static int inject_pod(struct inject *x, cJSON *pod, const char *what)
 	rc = rc ? rc : add_front(list, sidecar(x));
 	if (!rc && x->redirect)
 		rc = add_redirect(x, redirect, spec, what);
-	/* First, so that nothing reaches the application by another route. */
+	/* First, so that no traffic reaches the application before the redirect. */
 	while (!rc && (c = redirect->child))
 		rc = add_front(list, cJSON_DetachItemViaPointer(redirect, c));
 	cJSON_Delete(redirect);
@@ -253,7 +256,7 @@ static int inject_pod(struct inject *x, cJSON *pod, const char *what)
 
 /* ---- documents ---- */
 
-/* Returns what has the pod's spec in an object; NULL: it makes no pods. */
+/* Returns the part of an object that has the pod's spec; NULL: it creates no pods. */
 static cJSON *pod_of(cJSON *object)
 {
 	static const char *const kinds[] = {
@@ -301,7 +304,7 @@ static int inject_object(struct inject *x, cJSON *object)
 
 static void print_text(struct inject *x, const char *text, size_t len)
 {
-	/* A document of a stream begins with its separator, but for the first. */
+	/* Documents of a stream are preceded by a separator, except the first. */
 	if (x->done++ && strncmp(text, "---", 3) != 0)
 		fputs("---\n", stdout);
 	fwrite(text, 1, len, stdout);

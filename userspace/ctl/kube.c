@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kube status: the proxies of a cluster as the leading l7mp-operator sees them. It is found by its
- * lease, and asked through the API server, with the rights of the user's kubeconfig (get of leases
- * and of pods/proxy).
+ * kube status: the proxies of a cluster as seen by the leading l7mp-operator. It is found by its
+ * lease, and queried through the API server with the permissions of the user's kubeconfig (get of
+ * leases and of pods/proxy).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ struct asking {
 	struct l7mp_loop *loop;
 	struct kube_client *client;
 	struct kube_request *request;
-	cJSON *answer; /* NULL: there was none, and a message */
+	cJSON *answer; /* NULL: no answer, and a message was printed */
 	const char *what;
 };
 
@@ -55,7 +55,7 @@ static cJSON *ask(struct ctl *c, struct asking *k, struct l7mp_str *path, const 
 	return k->answer;
 }
 
-/* The pod of the instance that leads; heap. NULL after a message. */
+/* Returns the pod of the leading instance; heap. NULL after a message. */
 static char *find_leader(struct ctl *c, struct asking *k, const char *ns)
 {
 	static const struct kube_resource leases = {"coordination.k8s.io", "v1", "leases"};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* offload, flows: the state of the kernel fast path; doctor: whether this machine can have it. */
+/* offload, flows: the state of the kernel fast path; doctor: whether this machine supports it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +80,7 @@ static int flows_command(struct ctl *c, int argc, char **argv)
 	return rc;
 }
 
-/* ---- doctor: what the fast path finds on this machine, and what to change ---- */
+/* ---- doctor: support of the fast path on this machine, and required changes ---- */
 
 /* Returns "yes", "no", or for an optional check "(no)". */
 static const char *verdict(const cJSON *check)

@@ -98,8 +98,8 @@ int ctl_print_tree(const struct ctl *c, const cJSON *node)
 }
 
 /*
- * Adds the next cell of the row. Takes text (heap; NULL: shown as "-"); the others copy.
- * Out of memory is told by ctl_table_print.
+ * Adds the next cell of the row. Takes text (heap; NULL: shown as "-"); the others copy. Running
+ * out of memory is reported by ctl_table_print.
  */
 static void add_cell(struct ctl_table *t, char *text)
 {

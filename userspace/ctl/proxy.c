@@ -56,7 +56,7 @@ cJSON *ctl_ask_proxy(const char *command, char *const args[])
 		return NULL;
 	}
 	fflush(stdout);
-	/* If it were ignored, as the parent process may have set it, there would be no status. */
+	/* If the parent process has set SIGCHLD to be ignored, there would be no exit status. */
 	signal(SIGCHLD, SIG_DFL);
 	child = fork();
 	if (child == 0) {

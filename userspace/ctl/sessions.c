@@ -69,7 +69,7 @@ static void print_stages(const char *kind, const cJSON *stages)
 		     l7mp_json_str(e, "status", "?"));
 }
 
-/* Where a TCP session is on its way into the kernel, there, or back. */
+/* The state of a TCP session: moving into the kernel, in it, or moving back. */
 static void print_phase(const char *phase)
 {
 	static const struct {
@@ -211,7 +211,7 @@ static const struct ctl_collection sessions = {
          "OFFLOAD"},
 };
 
-/* Whether this session carries our own request. */
+/* Whether this session carries the request of l7mpctl itself. */
 static bool is_ours(const struct ctl *c, const cJSON *session)
 {
 	const cJSON *metadata = l7mp_json_member(session, "metadata");
@@ -226,7 +226,7 @@ static int fetch(struct ctl *c, cJSON **list)
 	return ctl_request(c, "GET", "/sessions", NULL, NULL, list);
 }
 
-/* The sessions of a list by name, without our own. */
+/* The sessions of a list by name, without that of the request. */
 struct snapshot {
 	cJSON *list; /* owned */
 	const cJSON **v;
@@ -310,7 +310,7 @@ static void wait_for(double seconds)
 	nanosleep(&ts, NULL);
 }
 
-/* Repeats until it is interrupted or the proxy goes away. */
+/* Repeats until it is interrupted or the proxy ends. */
 static int watch(struct ctl *c)
 {
 	struct snapshot before = {0}, now;

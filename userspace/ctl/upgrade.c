@@ -23,7 +23,7 @@ static int upgrade_show(struct ctl *c)
 	return rc;
 }
 
-/* Until another process answers, or the one that was asked says that it has failed. */
+/* Waits until another process answers, or the old one reports a failure. */
 static int wait_for_end(struct ctl *c, double pid)
 {
 	const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000L};

@@ -9,10 +9,10 @@
 
 #include "l7mp/util.h"
 
-#define QUEUE_MAX (4U << 20) /* for a disk that is slow */
+#define QUEUE_MAX (4U << 20) /* bytes queued for a slow disk */
 #define FLUSH_MS  5000
 
-/* Replaces what is open. Returns 0, or negative errno: then it stays. */
+/* Replaces the open file. Returns 0, or negative errno: then the old one stays open. */
 static int open_path(struct l7mp_access_log *log, const char *path)
 {
 	struct l7mp_wfile *file = NULL;
@@ -93,8 +93,9 @@ void l7mp_access_log_end(struct l7mp_access_log *log)
 }
 
 /*
- * One write a line: lines stay whole when several processes share the file. A line that a FIFO
- * took in part is ended by the next one. Returns NULL, or why it is lost.
+ * One write per line, so that lines stay whole when several processes share the file. After a line
+ * that a FIFO accepted only in part the next one begins with a newline. Returns NULL, or why the
+ * line is lost.
  */
 static const char *put_line(struct l7mp_access_log *log, const char *line)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The application object: makes the layers, connects them, reads the config, runs the loop, handles
- * signals, reloads, shuts down, and frees the layers.
+ * The application object: creates the layers, connects them, reads the config, runs the loop,
+ * handles signals, reloads, shuts down, and frees the layers.
  */
 #include <errno.h>
 #include <limits.h>
@@ -76,10 +76,7 @@ static void set_views(struct l7mp_app *app, struct l7mp_api_params *api)
 
 /* ---- the config file: reading it, reporting errors, reloading it ---- */
 
-/*
- * At the start findings are printed on stderr, for the user who started the program; at a reload
- * they are logged.
- */
+/* At startup issues are printed on stderr for the user; at a reload they are logged. */
 static void report(bool at_start, bool warning, const char *text)
 {
 	if (at_start)
@@ -98,7 +95,7 @@ static cJSON *unwrap(cJSON *root)
 
 /*
  * Returns the line of "listeners[0].spec.port" in the file that was read last. The path is followed
- * as far as it exists: something missing has the line of its parent. 0: not known.
+ * as far as it exists: a missing node has the line of its parent. 0: unknown.
  */
 static int line_of(const struct l7mp_app *app, const char *path)
 {
@@ -404,7 +401,7 @@ static void reload(struct l7mp_app *app)
 /* What systemd allows for the shutdown after draining, in µs. */
 #define STOP_US 30000000ULL
 
-/* A SIGHUP that comes in the last moments is not to end the process as if it had failed. */
+/* A SIGHUP during the shutdown must not terminate the process. */
 static void close_signals(struct l7mp_app *app)
 {
 	sigset_t hup, before;
@@ -447,7 +444,7 @@ static void all_sessions_ended(void *arg)
 /* Starts the shutdown, once; l7mp_loop_run returns when it is done. */
 static void stop(struct l7mp_app *app)
 {
-	/* The service goes on then, and is another process's to speak for. */
+	/* The service continues in another process, which notifies the service manager. */
 	bool replaced = app->upgrade && upgrade_is_over(app->upgrade);
 
 	if (app->stopping)
@@ -477,8 +474,8 @@ static void stop_now(void *arg)
 }
 
 /*
- * For SIGTERM: drains first, and stops then. Returns false: that is not wanted, or going on
- * already.
+ * For SIGTERM: drains first, then stops. Returns false when draining is not configured, or already
+ * in progress.
  */
 static bool drain(struct l7mp_app *app)
 {
@@ -522,7 +519,7 @@ static int upgrade_sockets(void *arg, int (*cb)(void *arg, const char *listener,
 	return fd >= 0 ? cb(cb_arg, "", fd) : 0;
 }
 
-/* The new process has everything: what is left here drains. */
+/* The new process has taken over: drains the remaining sessions. */
 static void upgrade_given(void *arg, pid_t pid, size_t left)
 {
 	struct l7mp_app *app = arg;
@@ -575,7 +572,7 @@ static cJSON *upgrade_view(void *arg)
 	return json;
 }
 
-/* Sessions that the service manager can keep are made ready for that, before the stop. */
+/* Before stopping, prepares the sessions that the service manager can keep. */
 static void prepare_store(struct l7mp_app *app)
 {
 	upgrade_cancel(app->upgrade, "this process ends");
@@ -782,8 +779,8 @@ static int make_layers(struct l7mp_app *app)
 }
 
 /*
- * The path of our file. Asked at the start: when a package has replaced the file, the kernel's
- * answer is that of the old one.
+ * Returns the path of the program's file. Determined at startup: after a package has replaced the
+ * file, the kernel returns that of the deleted one.
  */
 static char *program_path(void)
 {
@@ -839,7 +836,7 @@ static void on_admin(void *arg, const struct l7mp_admin *admin)
 	l7mp_api_server_commit(app->admin_server, &admin->server);
 }
 
-/* Does the part of a change. */
+/* Executes the next step of a change. */
 static int before_admin(void *arg, const struct l7mp_admin *next, struct l7mp_error *err)
 {
 	struct l7mp_app *app = arg;
@@ -852,21 +849,22 @@ static int adopt(void *arg, struct l7mp_session_record *r, struct l7mp_error *er
 {
 	struct l7mp_app *app = arg;
 
-	/* At an upgrade the session is there already. */
+	/* After an upgrade the session already exists. */
 	if (app->takeover && l7mp_session_take_flow(app->sessions, r))
 		return 0;
 	return l7mp_session_restore(app->runtime, r, NULL, err);
 }
 
-/* Whether this one is to have the fast path, as the old one may have it. */
+/* Whether this process is configured to use the fast path. */
 static bool wants_flows(const struct l7mp_admin *admin)
 {
 	return admin->offload != L7MP_OFFLOAD_DISABLE && admin->n_offload_ifs;
 }
 
 /*
- * After the commit. With the flows (`flows`) it goes on where the old process was; when that has
- * died, as after a crash; else the old one has it still, and it is loaded when that has left it.
+ * Called after the commit. `flows`: takes over the flows of the old process; when that has died, as
+ * after a crash. Otherwise the old process still uses the fast path, and this one loads its own
+ * when the old one has left it.
  */
 static int begin_offload(struct l7mp_app *app, const struct l7mp_admin *admin, bool flows,
                          struct l7mp_error *err)
@@ -883,7 +881,7 @@ static int begin_offload(struct l7mp_app *app, const struct l7mp_admin *admin, b
 	return use_offload(app, &later, err);
 }
 
-/* The old process has left the fast path, and the admin server's port is ours alone. */
+/* The old process has left the fast path, and no longer uses the admin server's port. */
 static void takeover_given(void *arg)
 {
 	struct l7mp_app *app = arg;
@@ -894,7 +892,7 @@ static void takeover_given(void *arg)
 	l7mp_notify_send(&app->notify, "READY=1\nSTATUS=");
 }
 
-/* Sockets that the service manager has kept for us, or has bound itself. */
+/* Takes sockets that the service manager has kept, or has bound itself. */
 static int take_passed(struct l7mp_app *app)
 {
 	int first, n = l7mp_notify_passed(&first);
@@ -903,7 +901,7 @@ static int take_passed(struct l7mp_app *app)
 	return n && !app->takeover ? store_open(first, n, app->env.handed, &app->stored) : 0;
 }
 
-/* After all is bound. */
+/* Called after all listeners are bound. */
 static int take_over(struct l7mp_app *app, struct l7mp_error *err)
 {
 	const struct l7mp_admin *admin = l7mp_model_admin(app->model);
@@ -913,13 +911,13 @@ static int take_over(struct l7mp_app *app, struct l7mp_error *err)
 
 	if (rc)
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
-	/* There is no way back: without the fast path it goes on all the same. */
+	/* The upgrade can't be rolled back: continue without the fast path. */
 	if (begin_offload(app, admin, flows, err))
 		l7mp_log_error("daemon", "%s", err->message);
 	return 0;
 }
 
-/* Binds, or takes what another process has bound. */
+/* Binds sockets, or takes those that another process has bound. */
 static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct l7mp_error *err)
 {
 	int rc = l7mp_handed_new(&app->env.handed);
@@ -933,7 +931,7 @@ static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct
 	if (rc && !app->takeover)
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "the passed sockets: %s",
 		                      strerror(-rc));
-	if (rc) /* said already */
+	if (rc) /* already reported */
 		return l7mp_error_set(err, rc, L7MP_ERR_REALISE, "can't take over");
 	l7mp_runtime_hold(app->runtime, true);
 	rc = l7mp_runtime_apply(app->runtime, app->initial, err);
@@ -941,7 +939,7 @@ static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct
 		rc = take_over(app, err);
 	else if (!rc)
 		store_take(&app->stored, app->runtime, app->loop);
-	/* Nothing of what another process has may be touched, so nothing is closed in order. */
+	/* No orderly shutdown: resources shared with another process must not be touched. */
 	if (rc && app->takeover) {
 		report_error(app, true, err);
 		(void)fflush(NULL);
@@ -952,13 +950,13 @@ static int bind_all(struct l7mp_app *app, const struct l7mp_admin *admin, struct
 	return rc;
 }
 
-/* Its port accepts at once, and tells thereby that all listeners are there. */
+/* Its port accepting connections means that all listeners are bound, so it is started last. */
 static int start_admin_server(struct l7mp_app *app, struct l7mp_error *err)
 {
 	const struct l7mp_admin_server *where = &l7mp_model_admin(app->model)->server;
 	int rc = l7mp_api_server_prepare(app->admin_server, where, err);
 
-	/* After the take-over a failure is no reason to end: it is tried again. */
+	/* After the take-over a failure does not end the process: it is retried. */
 	if (rc && app->takeover) {
 		l7mp_log_error("daemon", "the admin server: %s", err->message);
 		rc = 0;
@@ -981,7 +979,7 @@ static int start(struct l7mp_app *app)
 		rc = use_offload(app, admin, &err);
 	if (!rc)
 		rc = bind_all(app, admin, &err);
-	/* Before the first packet is looked at: it may belong to one of them. */
+	/* Before the first packet is handled: it may belong to one of these sessions. */
 	if (!rc)
 		l7mp_offload_adopt(app->offload, adopt, app);
 	if (!rc)
@@ -1011,17 +1009,20 @@ int l7mp_app_run(struct l7mp_app *app)
 	hold_signals();
 	rc = start(app);
 	if (rc) {
-		/* Frees what was made so far as at a normal end. */
+		/* Frees the layers created so far, as at a normal end. */
 		stop(app);
 		l7mp_loop_run(app->loop);
 		return rc;
 	}
 	app->serving = true;
 	l7mp_log_notice("daemon", "l7mp " L7MP_VERSION " is ready");
-	/* We have them now; of a listener that is closed later nothing is to be left. */
+	/*
+	 * These sockets are owned now; the service manager must not keep those of listeners that
+	 * are closed later.
+	 */
 	if (app->kept)
 		l7mp_notify_send(&app->notify, "FDSTOREREMOVE=1\nFDNAME=" L7MP_NOTIFY_NAME);
-	/* After an upgrade the service manager has to know first that we are the main process. */
+	/* After an upgrade the service manager must first be notified of the new main process. */
 	if (!app->takeover)
 		l7mp_notify_send(&app->notify, "READY=1");
 	l7mp_loop_run(app->loop);

@@ -52,18 +52,19 @@ struct l7mp_app {
 	struct l7mp_access_log access_log;
 	struct l7mp_trim trim;
 	struct l7mp_notify notify;
-	char *program; /* path of the program's file as it was at the start */
+	char *program; /* path of the program's file at startup */
 	struct upgrade *upgrade;
 	struct takeover *takeover; /* NULL: not started by an upgrade */
 	struct store store;
-	struct stored *stored; /* sessions that the service manager has kept; until they are made */
+	struct stored *stored; /* sessions kept by the service manager, until they are restored;
+	                        * NULL: none */
 	uv_signal_t signals[L7MP_SIG_COUNT];
 	int n_signals;
-	bool kept;     /* the service manager keeps sockets that were passed to us */
-	bool serving;  /* the start has succeeded */
-	bool draining; /* to end then */
+	bool kept;     /* the service manager keeps sockets passed to this process */
+	bool serving;  /* startup has succeeded */
+	bool draining; /* in order to end afterwards */
 	bool stopping;
-	int status; /* of the exit, when a protocol asks for it */
+	int status; /* exit status, when a protocol requests the end */
 	struct l7mp_task quit_task;
 	struct l7mp_runtime_job reload; /* while `reloading` */
 	struct l7mp_slice reload_slice;

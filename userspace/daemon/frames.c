@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* How many pieces an array grows by. */
+/* Growth step of an array. */
 #define PIECES_STEP 16
 
 /* Makes room for one more. */

@@ -11,9 +11,9 @@
 #include "l7mp/handover.h"
 #include "wire.h"
 
-/* The form of session records (l7mp_session_save); another one is not taken. */
+/* Version of session records (l7mp_session_save); others are rejected. */
 #define FRAMES_RECORDS 1
-/* The most pieces of a session: one with more stays. */
+/* Maximum number of pieces of a session; one with more is not handed over. */
 #define FRAMES_PIECES 4096
 
 /* ---- writing ---- */
@@ -28,18 +28,18 @@ struct frames_out {
 	size_t n_pieces, at; /* frames written: 0 the record, then the pieces, then the end */
 };
 
-/* Where a frame goes, as wire_send(). Returns 0 or a negative errno. */
+/* Writes a frame, like wire_send(). Returns 0 or a negative errno. */
 typedef int (*frames_sink)(void *arg, enum wire_type type, const void *head, size_t head_len,
                            const void *body, size_t body_len, const int *fds, unsigned n_fds);
 
 /*
- * Freezes a session and describes it. `keep_flow` as for l7mp_session_freeze. Returns 0, and then
- * it is frozen; a negative errno: it can't be handed over, and goes on.
+ * Freezes a session and describes it. `keep_flow` as for l7mp_session_freeze. Returns 0: it is
+ * frozen; a negative errno: it can't be handed over, and continues.
  */
 int frames_begin(struct frames_out *out, struct l7mp_session *s, bool keep_flow);
-/* Writes what is left of it. Returns 0: all is written; else what the sink returned. */
+/* Writes the remaining frames. Returns 0: all are written; else the result of the sink. */
 int frames_write(struct frames_out *out, frames_sink sink, void *arg);
-/* Forgets the session, which stays frozen. */
+/* Releases the description of the session, which stays frozen. */
 void frames_clear(struct frames_out *out);
 
 /* ---- reading ---- */
@@ -54,14 +54,14 @@ struct frames_in {
 };
 
 /*
- * Adds a frame SESSION or BYTES; takes its descriptors. Returns 0; -EPROTO: the frame is malformed,
- * or of another type, or does not follow a SESSION; -ENOMEM.
+ * Adds a SESSION or BYTES frame; takes its descriptors. Returns 0; -EPROTO: the frame is malformed,
+ * of another type, or does not follow a SESSION; -ENOMEM.
  */
 int frames_add(struct frames_in *in, struct wire_frame *f, struct l7mp_buf_pool *pool);
 /*
- * After MAKE: makes the session (l7mp_session_take). in->record stays until frames_drop. Returns 0;
- * a negative errno with err: it is refused.
+ * After MAKE: restores the session (l7mp_session_take). in->record stays until frames_drop. Returns
+ * 0; a negative errno with err: it is refused.
  */
 int frames_make(struct frames_in *in, struct l7mp_runtime *rt, struct l7mp_error *err);
-/* Frees it, and closes descriptors that no session got. */
+/* Frees it, and closes descriptors not taken by a session. */
 void frames_drop(struct frames_in *in);

@@ -14,7 +14,7 @@ static void quit(int signum)
 	_exit(EXIT_SUCCESS);
 }
 
-/* The last records are what one wants to read after a crash. */
+/* Writes queued log records, which are needed to analyse a crash. */
 static void crash(int signum)
 {
 	(void)l7mp_log_flush_in_signal(500);
@@ -22,7 +22,7 @@ static void crash(int signum)
 	raise(signum);
 }
 
-/* Sanitizers have handlers of their own. */
+/* Sanitizers install their own handlers. */
 static void flush_before_crash(void)
 {
 	static const int fatal[] = {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
@@ -41,10 +41,10 @@ int main(int argc, char **argv)
 	int rc;
 
 	/*
-	 * Disables the automatic trim inside of free(3), which returns all free memory at the end
-	 * of the heap at once: after 95,000 sessions it blocked the loop for 200 ms. trim.c trims
-	 * when there are no sessions. Large blocks are mappings of their own, which are returned
-	 * one by one; their limit is fixed, because glibc would raise it with the first of them.
+	 * Disables the automatic trim inside free(3), which returns all free memory at the end of
+	 * the heap at once: after 95,000 sessions it blocked the loop for 200 ms. trim.c trims when
+	 * there are no sessions. Large blocks are separate mappings, which are returned one by one;
+	 * their threshold is fixed, because glibc would raise it.
 	 */
 	mallopt(M_TRIM_THRESHOLD, -1);
 	/* Disables fast bins, which are consolidated all at once. */
@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 512 * 1024);
 	/* A write to a closed connection must fail with EPIPE, not end the process. */
 	signal(SIGPIPE, SIG_IGN);
-	/* The parent may ignore it; then no process could be waited for. */
+	/* If the parent has set it to be ignored, exits of processes could not be waited for. */
 	signal(SIGCHLD, SIG_DFL);
 
 	switch (l7mp_options_parse(argc, argv, &options)) {
@@ -67,7 +67,7 @@ int main(int argc, char **argv)
 		return l7mp_app_doctor(&options) ? EXIT_FAILURE : EXIT_SUCCESS;
 	if (!options.check_only) {
 		flush_before_crash();
-		/* During the start nothing has been made yet that needs an orderly shutdown. */
+		/* During startup there is nothing yet that needs an orderly shutdown. */
 		signal(SIGTERM, quit);
 		signal(SIGINT, quit);
 		signal(SIGHUP, SIG_IGN);

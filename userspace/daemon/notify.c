@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Why not sd_notify(3) itself: it blocks while the manager's queue is full, and all traffic with
- * it; a dozen reloads that nobody listened to were enough.
+ * sd_notify(3) itself is not used, because it blocks while the manager's queue is full: a dozen
+ * reloads without a reading manager would stop all traffic.
  */
 #include "notify.h"
 
@@ -17,9 +17,11 @@
 
 #define AGAIN_MS 100
 
-#define FIRST_FD 3 /* of those that are passed */
+#define FIRST_FD 3 /* the first passed descriptor (sd_listen_fds(3)) */
 
-/* 0: sent; -EAGAIN: the queue is full, and has been for wait_ms; -ENOTCONN: there is no manager. */
+/*
+ * Returns 0: sent; -EAGAIN: the queue is still full after wait_ms; -ENOTCONN: there is no manager.
+ */
 static int send_with(const char *text, const int *fds, size_t n, int wait_ms)
 {
 	union {
@@ -60,14 +62,14 @@ static int send_with(const char *text, const int *fds, size_t n, int wait_ms)
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, n * sizeof(int));
 	}
 	rc = sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
-	/* Of a connected socket poll(2) says when the other's queue has room. */
+	/* For a connected socket poll(2) reports room in the peer's queue. */
 	if (rc == -EAGAIN && wait_ms && poll(&room, 1, wait_ms) > 0)
 		rc = sendmsg(fd, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 	close(fd);
 	return rc == -ENOBUFS || rc == -ETOOMANYREFS ? -EAGAIN : rc;
 }
 
-/* 0: sent, or there is no manager that could be told; -EAGAIN. */
+/* Returns 0: sent, or there is no manager; -EAGAIN. */
 static int send_now(const char *text)
 {
 	return send_with(text, NULL, 0, 0) == -EAGAIN ? -EAGAIN : 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The registry of protocols: the only place that knows which exist. */
+/* The registry of protocols: the only place that lists them. */
 #include "l7mp/registry_all.h"
 
 #include "app_int.h"

@@ -18,22 +18,23 @@
 #include "wire.h"
 
 #define MODULE "restart"
-/* How long TCP connections may take to come out of the kernel; those that don't end. */
+/* How long TCP connections may take to leave the kernel; the remaining ones end. */
 #define UNLEND_MS 5000
-/* How long sessions may then take to connect, while the listeners rest. */
+/* How long sessions may then take to connect, while the listeners are paused. */
 #define SETTLE_MS 500
 #define LOOK_MS   10
-/* The most that the file may have: data that waits in sessions, mostly. */
+/* Maximum size of the file, which is mostly queued data of sessions. */
 #define BYTES_MAX (256L << 20)
 
-/* ---- the process that ends ---- */
+/* ---- the old process ---- */
 
 struct giving {
 	struct store *store;
 	int file;
 	int *fds; /* borrowed; the last one is the file */
 	size_t n, max;
-	size_t sessions, full, failed; /* kept; not kept as there is no place; as they can't be */
+	size_t sessions, full, failed; /* stored; not stored for lack of room; not stored because
+	                                * they can't be handed over */
 };
 
 static int write_frame(void *arg, enum wire_type type, const void *head, size_t head_len,
@@ -58,7 +59,7 @@ static int write_hello(struct giving *g)
 	return rc;
 }
 
-/* The name of a UNIX socket goes with its listener, so that only those of IP are kept. */
+/* The name of a UNIX socket is removed with its listener, so only IP sockets are stored. */
 static int give_listener(void *arg, const char *listener, int fd)
 {
 	struct giving *g = arg;
@@ -80,7 +81,7 @@ static int give_listener(void *arg, const char *listener, int fd)
 	return rc;
 }
 
-/* Writes a session and freezes it; one for which there is no place ends. */
+/* Writes a session and freezes it; without room for its sockets it ends. */
 static void give_session(struct giving *g, struct l7mp_session *s)
 {
 	off_t at = lseek(g->file, 0, SEEK_CUR);
@@ -92,7 +93,7 @@ static void give_session(struct giving *g, struct l7mp_session *s)
 		g->failed++;
 		return;
 	}
-	/* The file needs a place, too. */
+	/* The file needs a descriptor, too. */
 	rc = g->n + out.n_fds + 1 > g->max || at > BYTES_MAX ? -ENOSPC : 0;
 	if (!rc)
 		rc = frames_write(&out, write_frame, g);
@@ -131,7 +132,7 @@ static int send_all(const struct giving *g)
 	return rc;
 }
 
-/* The manager has their sockets (rc 0), or has not, and they go on until they are ended. */
+/* rc 0: the manager has their sockets. Otherwise they continue until they are ended. */
 static void settle(struct giving *g, int rc)
 {
 	struct l7mp_session_cursor cursor = {.m = NULL};
@@ -178,7 +179,7 @@ void store_give(struct store *s)
 		rc = give_sessions(&g);
 	else if (!rc)
 		rc = write_frame(&g, WIRE_COMMIT, NULL, 0, NULL, 0, NULL, 0);
-	/* Last, so that what it describes is there. */
+	/* Stored last, when everything that it describes is stored. */
 	if (!rc) {
 		g.fds[g.n++] = g.file;
 		rc = send_all(&g);
@@ -235,9 +236,9 @@ void store_stop(struct store *s)
 	s->loop = NULL;
 }
 
-/* ---- the process that begins ---- */
+/* ---- the new process ---- */
 
-/* A socket that was passed. */
+/* A passed socket. */
 struct passed {
 	UT_hash_handle hh;
 	uint64_t cookie;
@@ -266,7 +267,7 @@ static int take_fd(struct stored *s, uint64_t cookie)
 	return fd;
 }
 
-/* The frame's sockets. False: not all of them were passed. */
+/* Finds the frame's sockets. False: not all of them were passed. */
 static bool take_fds(struct stored *s)
 {
 	struct wire_frame *f = &s->frame;
@@ -282,7 +283,7 @@ static bool take_fds(struct stored *s)
 	return true;
 }
 
-/* A kind that no listener can use, or one too many: it is closed. */
+/* Of a kind that no listener can use, or a duplicate: close it. */
 static int hand(struct l7mp_handed *handed, int fd, const char *listener)
 {
 	return l7mp_handed_add(handed, fd, listener) == -ENOMEM ? -ENOMEM : 0;
@@ -301,7 +302,7 @@ static int keep(struct stored *s, int fd, struct l7mp_handed *handed)
 	HASH_FIND(hh, s->passed, &cookie, sizeof(cookie), old);
 	p = cookie && !old ? calloc(1, sizeof(*p)) : NULL;
 	if (!p) {
-		/* Not a socket, or one that was passed twice. */
+		/* Not a socket, or passed twice. */
 		close(fd);
 		return cookie && !old ? -ENOMEM : 0;
 	}
@@ -313,7 +314,7 @@ static int keep(struct stored *s, int fd, struct l7mp_handed *handed)
 	return hand(handed, fd, NULL);
 }
 
-/* Reads the next frame. Returns 0, or a negative errno, which is logged but for the end. */
+/* Reads the next frame. Returns 0, or a negative errno, which is logged except at the end. */
 static int next(struct stored *s)
 {
 	int rc = wire_load(s->file, &s->frame, s->cookies);
@@ -338,7 +339,7 @@ static bool right_version(const struct stored *s)
 	return right;
 }
 
-/* The sockets of this frame are a session's. */
+/* Marks the sockets of this frame as a session's. */
 static void mark(struct stored *s)
 {
 	for (unsigned i = 0; i < s->frame.n_fds; i++) {
@@ -351,8 +352,8 @@ static void mark(struct stored *s)
 }
 
 /*
- * Gives the listeners' sockets away, and marks those of sessions. Returns 0: the file is complete;
- * else no session can be taken.
+ * Passes the listeners' sockets on, and marks those of sessions. Returns 0: the file is complete;
+ * else no session can be restored.
  */
 static int survey(struct stored *s, struct l7mp_handed *handed)
 {
@@ -369,7 +370,7 @@ static int survey(struct stored *s, struct l7mp_handed *handed)
 	return rc;
 }
 
-/* What is not a session's is of a socket unit, or of an earlier version. */
+/* The others are of a socket unit, or of an earlier version. */
 static int hand_others(struct stored *s, struct l7mp_handed *handed)
 {
 	struct passed *p, *tmp;
@@ -384,7 +385,7 @@ static int hand_others(struct stored *s, struct l7mp_handed *handed)
 	return rc;
 }
 
-/* What it describes is not taken a second time, after a crash for example. */
+/* Invalidates the file, so that it is not used again, for example after a crash. */
 static void invalidate(struct stored *s)
 {
 	if (s->file >= 0 && (ftruncate(s->file, 0) || close(s->file)))
@@ -448,7 +449,7 @@ static void make(struct stored *s, struct frames_in *in, struct l7mp_runtime *rt
 	frames_drop(in);
 }
 
-/* Reads one frame of a session. `in` has no record: it is passed over. */
+/* Reads one frame of a session. If `in` has no record, the frame is skipped. */
 static void on_frame(struct stored *s, struct frames_in *in, struct l7mp_buf_pool *pool,
                      struct l7mp_runtime *rt)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Returns freed memory to the system. glibc keeps free memory below anything that is still in use,
+ * Returns freed memory to the system. glibc keeps free memory below any block that is still in use,
  * which is nearly all of it after many sessions or objects were freed.
  *
  * malloc_trim(3) walks each heap with its lock held, for 100 ms and more after many sessions, and
  * allocations in other threads wait. So it is called only when there are no sessions, only if it
- * can return something, and in a worker thread, so that the loop can accept new sessions as far as
+ * can return memory, and in a worker thread, so that the loop can accept new sessions as far as
  * that needs no memory.
  *
- * What it can return is the resident memory that is not allocated. Resident memory alone does not
- * show that: free(3) leaves it as it is.
+ * It can return resident memory that is not allocated. Resident memory alone is no indication,
+ * because free(3) does not reduce it.
  */
 #include "trim.h"
 

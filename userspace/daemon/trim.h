@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Returns freed memory to the system when no session is there. Thread: loop only. */
+/* Returns freed memory to the system while there are no sessions. Thread: loop only. */
 #pragma once
 
 #include <stddef.h>
@@ -14,10 +14,10 @@ struct l7mp_trim {
 	struct l7mp_sessions *sessions;
 	struct l7mp_work work;
 	bool ended;    /* whether a session ended since the last check */
-	size_t unused; /* bytes that the last trim could not return; the worker's */
+	size_t unused; /* bytes that the last trim could not return; used by the worker */
 };
 
 void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_sessions *sessions);
-/* Call when something ended that may have freed much; REST requests are sessions too. */
+/* Call after freeing potentially much memory; REST requests are sessions, too. */
 void l7mp_trim_soon(struct l7mp_trim *t);
 void l7mp_trim_stop(struct l7mp_trim *t);

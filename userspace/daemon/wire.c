@@ -42,7 +42,7 @@ int wire_send(int fd, enum wire_type type, const void *head, size_t head_len, co
 	} while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return 0;
-	/* Too many descriptors are on their way; the receiver takes them. */
+	/* Too many descriptors are in flight until the receiver takes them. */
 	if (errno == ETOOMANYREFS || errno == ENOBUFS)
 		return -EAGAIN;
 	return errno == ECONNRESET ? -EPIPE : -errno;
@@ -75,7 +75,7 @@ static void take_fds(struct msghdr *msg, struct wire_frame *f)
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
-		/* There is room for WIRE_FDS only: the kernel closes what does not fit. */
+		/* There is room only for WIRE_FDS: the kernel closes the others. */
 		f->n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(f->fds, CMSG_DATA(c), f->n_fds * sizeof(int));
 	}
@@ -146,7 +146,7 @@ int wire_store(int file, enum wire_type type, const void *head, size_t head_len,
 	return (size_t)n == sizeof(before) + sizeof(h) + head_len + body_len ? 0 : -ENOSPC;
 }
 
-/* Returns the number of bytes, fewer than `size` only at the end; a negative errno. */
+/* Returns the number of bytes, less than `size` only at the end; or a negative errno. */
 static ssize_t read_all(int file, void *out, size_t size)
 {
 	size_t at = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Small things: files, times, back-off. */
+/* Helpers: files, times, back-off. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -27,7 +27,7 @@ void kube_file_clear(struct kube_file *f)
 	*f = (struct kube_file){0};
 }
 
-/* Cuts the white space around a token. Returns what is wrong with it; NULL: nothing. */
+/* Trims the white space around a token. Returns the error in it; NULL: none. */
 static const char *trim_token(char *text)
 {
 	char *start = text;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Requests to the API server, with our credentials. */
+/* Requests to the API server, with the configured credentials. */
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 
 #define TIMEOUT_MS 30000
 #define ANSWER_MAX (4 * 1024 * 1024)
-/* What an exec plugin gave is asked for again so long before it ends. */
+/* Credentials of an exec plugin are renewed this long before they expire. */
 #define EXPIRY_MS 10000
 
 struct kube_client {
@@ -22,7 +22,7 @@ struct kube_client {
 	struct kube_request *requests; /* utlist: all of them */
 	struct kube_client_stats stats;
 	unsigned generation; /* of the credentials */
-	/* The exec plugin: what it gave last, and the run in progress. */
+	/* The exec plugin: its last result, and the run in progress. */
 	struct kube_exec_run *exec;
 	bool exec_has;
 	char *exec_token, *exec_cert, *exec_key;
@@ -39,10 +39,10 @@ struct kube_request {
 	struct kube_client *client;
 	enum state state;
 	struct kube_http_request *http;
-	struct kube_call call; /* its pointers are ours: */
+	struct kube_call call; /* its pointers are owned copies: */
 	char *path, *body;
 	unsigned generation; /* of the credentials that it was sent with */
-	bool again;          /* sent for the second time */
+	bool again;          /* this is the retry after a 401 */
 	struct l7mp_task task;
 	char error[512]; /* of a failed one */
 };
@@ -57,7 +57,7 @@ static void request_free(struct kube_request *r)
 	free(r);
 }
 
-/* Reports a failure of ours from a later turn. */
+/* Reports a local failure from a later turn. */
 static void fail_later(struct kube_request *r, const char *text)
 {
 	r->state = FAILED;
@@ -119,7 +119,7 @@ static void exec_done(void *arg, const struct kube_exec_result *result)
 	send_waiting(c);
 }
 
-/* 0: there are some; -EAGAIN: wait; another: there are none, and err says why. */
+/* Returns 0: credentials available; -EAGAIN: wait; other: none, and err says why. */
 static int exec_ready(struct kube_client *c, struct l7mp_error *err)
 {
 	uint64_t now = l7mp_loop_now(c->loop);
@@ -132,7 +132,7 @@ static int exec_ready(struct kube_client *c, struct l7mp_error *err)
 		return 0;
 	if (now < c->exec_again_ms)
 		return l7mp_error_set(err, -EACCES, L7MP_ERR_REALISE, "%s", c->exec_error);
-	/* What expires within a moment would be asked for without end. */
+	/* Credentials that expire within a moment would be requested in an endless loop. */
 	c->exec_again_ms = now + 1000;
 	rc = kube_exec_start(c->loop, c->config, c->config->ca.text, exec_done, c, &c->exec);
 	if (!rc)
@@ -160,11 +160,11 @@ static int credentials(struct kube_client *c, bool now, struct l7mp_error *err)
 	return g->exec.command && !g->token.text ? exec_ready(c, err) : 0;
 }
 
-/* After a 401. Returns whether there may be other credentials now. */
+/* After a 401: returns whether a retry with new credentials makes sense. */
 static bool reauthenticate(struct kube_client *c, unsigned used)
 {
 	if (used != c->generation)
-		return true; /* for another request */
+		return true; /* renewed for another request */
 	if (!c->config->token.path && !c->config->cert.path && !c->config->exec.command)
 		return false;
 	c->stats.reauthentications++;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Events (events.k8s.io/v1). They are only created, never patched, which needs one permission less:
- * an event that repeats itself is counted, and written once more, with the count, when ten minutes
- * are over.
+ * Events (events.k8s.io/v1). They are only created, never patched, so one permission less is
+ * needed: repetitions of an event are counted, and after ten minutes it is written once more, with
+ * the count.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,11 +14,11 @@
 #include "l7mp/log.h"
 
 #define QUIET_MS     600000
-#define MEMORY_MAX   1000 /* events that are remembered */
+#define MEMORY_MAX   1000 /* maximum number of remembered events */
 #define QUEUE_MAX    100
 #define BURST        25
 #define REFILL_MS    1000      /* one more event */
-#define ACTION       "Program" /* what we were about */
+#define ACTION       "Program" /* the `action` of all events */
 #define INSTANCE_MAX 128       /* the API's limits */
 #define NOTE_MAX     1024
 
@@ -27,7 +27,7 @@ static const struct kube_resource resource = {"events.k8s.io", "v1", "events"};
 /* An event that was written, or repeated since. */
 struct memory {
 	UT_hash_handle hh;
-	struct memory *prev, *next; /* in the order of their first time */
+	struct memory *prev, *next; /* in the order of the first occurrence */
 	uint64_t key;
 	uint64_t since_ms;
 	unsigned count; /* repetitions since it was written */
@@ -52,7 +52,8 @@ struct kube_events {
 	uint64_t refilled_ms, names;
 	struct kube_request *request;
 	struct l7mp_timer timer;
-	struct l7mp_task task; /* sends: events are made inside of callbacks of requests, too */
+	struct l7mp_task task; /* sends asynchronously, because events are also emitted in callbacks
+	                        * of requests */
 	struct kube_events_stats stats;
 	struct l7mp_log_limit log;
 };
@@ -95,14 +96,14 @@ static cJSON *regarding(const struct kube_event *e)
 	return NULL;
 }
 
-/* All but the name, the time and the series. */
+/* All fields except name, time and series. */
 static cJSON *make_body(const struct kube_events *ev, const struct kube_event *e)
 {
 	cJSON *body = cJSON_CreateObject();
 	char note[NOTE_MAX + 1];
 	size_t n = strlen(e->note);
 
-	if (n > NOTE_MAX) /* not inside of a character */
+	if (n > NOTE_MAX) /* truncate between characters */
 		for (n = NOTE_MAX; n && ((unsigned char)e->note[n] & 0xc0) == 0x80; n--)
 			;
 	memcpy(note, e->note, n);
@@ -134,7 +135,7 @@ static int add_name(struct kube_events *ev, cJSON *body, const char *ns)
 	return l7mp_json_add(body, "metadata", metadata) || rc;
 }
 
-/* `count`: how often it was seen since it was written last. */
+/* `count`: occurrences since it was last written. */
 static int add_times(cJSON *body, unsigned count)
 {
 	cJSON *series;
@@ -226,7 +227,7 @@ static void queue(struct kube_events *ev, const char *ns, cJSON *body)
 	l7mp_task_post(ev->loop, &ev->task);
 }
 
-/* Writes what was repeated, and forgets it. */
+/* Writes the repetitions, and removes the event from memory. */
 static void end_memory(struct kube_events *ev, struct memory *m)
 {
 	cJSON *body = m->body;

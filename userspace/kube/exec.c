@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A kubeconfig's exec plugin: a program that prints an ExecCredential
- * (client.authentication.k8s.io/v1). It gets a minute, and may print 256 KiB.
+ * (client.authentication.k8s.io/v1). It may run for a minute, and print 256 KiB.
  */
 #include <errno.h>
 #include <openssl/crypto.h>
@@ -145,7 +145,7 @@ static void on_exit_cb(void *arg, int status, int sig)
 	r->process = NULL;
 	r->status = status;
 	r->signal = sig;
-	/* A child of its may keep the pipes open: what is there by now is what counts. */
+	/* A child process of the plugin may keep the pipes open: use the output received so far. */
 	if (r->timed_out || !r->done) {
 		end_close(&r->out);
 		end_close(&r->err);
@@ -223,7 +223,7 @@ static int watch(struct kube_exec_run *r, struct pipe_end *e, int fd, uv_poll_cb
 	return uv_poll_start(poll, UV_READABLE, cb);
 }
 
-/* KUBERNETES_EXEC_INFO, which tells the program what is asked for. */
+/* KUBERNETES_EXEC_INFO, the request for the plugin. */
 static char *exec_info(const struct kube_config *c, const char *ca)
 {
 	cJSON *root = cJSON_CreateObject(), *spec = cJSON_CreateObject(), *cluster = NULL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libcurl tells which sockets to watch and when it wants to be called again; it is told what is
- * ready. It must not be entered from its own callbacks, so what these want to end is put aside.
+ * HTTP on libcurl's multi interface: its callbacks say which sockets to watch and when to call it
+ * next; the loop reports ready sockets. libcurl must not be called from its own callbacks, so
+ * requests that end in one are only marked, and removed later.
  */
 #include "l7mp/kube_http.h"
 
@@ -93,8 +94,8 @@ void kube_http_cancel(struct kube_http_request **pp)
 }
 
 /*
- * What OpenSSL says in words of its own: the alert by which a server refuses our certificate, with
- * TLS 1.3 after the handshake, and the first bytes of a server that is none of TLS.
+ * The texts of OpenSSL for: the alert by which a server rejects the client certificate (with TLS
+ * 1.3 after the handshake), and the first bytes of a server without TLS.
  */
 static void explain_tls(struct kube_http_request *r)
 {
@@ -156,7 +157,7 @@ static void finish(struct kube_http *h)
 		if (m->msg != CURLMSG_DONE)
 			continue;
 		curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&r);
-		if (r && r->done) /* else it was cancelled, and the reaper removes it */
+		if (r && r->done) /* a cancelled one is removed by the reaper */
 			complete(r, code);
 	}
 }
@@ -169,7 +170,7 @@ static void act(struct kube_http *h, curl_socket_t fd, int events)
 	finish(h);
 }
 
-/* ---- what libcurl watches ---- */
+/* ---- sockets and timer for libcurl ---- */
 
 static void on_timer(struct l7mp_timer *timer, void *arg)
 {
@@ -190,9 +191,8 @@ static int set_timer(CURLM *multi, long timeout_ms, void *arg)
 }
 
 /*
- * `status` below zero: the socket has an error. What arrived before it, an answer or the alert by
- * which TLS was refused, is still to be read, and reading tells the error, too. libuv has stopped
- * the watch then.
+ * `status` below zero: the socket has an error, and libuv has stopped the watch. Data that arrived
+ * before it (an answer, or a TLS alert) must still be read, and reading reports the error, too.
  */
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
@@ -333,7 +333,7 @@ static int on_socket_made(void *arg, curl_socket_t fd, curlsocktype purpose)
 
 	(void)arg;
 	(void)purpose;
-	/* Not all kinds of sockets have it; then the kernel's default holds. */
+	/* Not all kinds of sockets support it; then the kernel's default applies. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
 	return CURL_SOCKOPT_OK;
 }
@@ -441,7 +441,9 @@ static void set_common(struct kube_http_request *r, const struct kube_http_call 
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(e, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
-	/* A watch has a connection of its own anyway, and nothing waits behind a large answer. */
+	/*
+	 * A watch has its own connection anyway, and no request must queue behind a large answer.
+	 */
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
 	curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)call->timeout_ms);
@@ -451,7 +453,7 @@ static void set_common(struct kube_http_request *r, const struct kube_http_call 
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPIDLE, KEEPALIVE_IDLE);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPINTVL, KEEPALIVE_STEP);
 	curl_easy_setopt(e, CURLOPT_SOCKOPTFUNCTION, on_socket_made);
-	/* Names are looked up by a thread of libcurl, which the loop must not wait for. */
+	/* libcurl resolves names in a thread, for which the loop must not wait. */
 	curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
 }
 

@@ -5,11 +5,11 @@
 #include "l7mp/kube.h"
 #include "l7mp/util.h"
 
-/* ---- text.c: texts of the API server in pieces, and JSON that is cut off ---- */
+/* ---- text.c: incremental parsing of texts from the API server, and of truncated JSON ---- */
 
-/* Cuts a stream into lines. */
+/* Splits a stream into lines. */
 struct kube_lines {
-	size_t max; /* bytes of a line that are kept */
+	size_t max; /* maximum number of bytes kept of a line */
 	/* A line without its end; `bytes` is its length, more than `len` when it is too long. */
 	int (*line)(void *arg, const char *text, size_t len, size_t bytes);
 	void *arg;
@@ -18,24 +18,24 @@ struct kube_lines {
 	size_t bytes; /* of the line so far */
 };
 /*
- * Calls `line` for each line that is complete; empty ones are left out. Returns 0, or -ENOMEM, or
- * what `line` returned.
+ * Calls `line` for each complete line; skips empty ones. Returns 0, -ENOMEM, or the result of
+ * `line`.
  */
 int kube_lines_feed(struct kube_lines *l, const char *bytes, size_t n);
-/* Forgets the part of a line that there is. */
+/* Discards an incomplete line. */
 void kube_lines_clear(struct kube_lines *l);
 
 /*
- * Takes a List apart while it arrives: calls `item` for each of its items, and keeps its metadata.
+ * Splits a List while it arrives: calls `item` for each of its items, and keeps its metadata.
  * Memory is bounded by one item.
  */
 struct kube_split {
-	size_t max; /* bytes of an item that are kept */
+	size_t max; /* maximum number of bytes kept of an item */
 	int (*item)(void *arg, const char *text, size_t len, size_t bytes);
 	void *arg;
-	/* Private, but for `metadata` and `complete`. */
+	/* Private, except for `metadata` and `complete`. */
 	struct l7mp_str metadata; /* the text of .metadata */
-	bool complete;            /* the list has ended, with nothing behind it */
+	bool complete;            /* the list has ended, with no data after it */
 	struct l7mp_str part;
 	size_t bytes;
 	char key[16];
@@ -44,13 +44,13 @@ struct kube_split {
 	bool in_string, escaped, in_key, in_items, began;
 	enum { KUBE_SPLIT_NOTHING, KUBE_SPLIT_METADATA, KUBE_SPLIT_ITEM } capture;
 };
-/* Returns 0; -EINVAL: this is no JSON object; -ENOMEM; or what `item` returned. */
+/* Returns 0; -EINVAL: not a JSON object; -ENOMEM; or the result of `item`. */
 int kube_split_feed(struct kube_split *s, const char *bytes, size_t n);
 void kube_split_clear(struct kube_split *s);
 
 /*
- * Finds a value by the keys of objects (ends with NULL), in a text that may be cut off behind it.
- * Returns false when it is not there completely.
+ * Finds a value by the keys of nested objects (ends with NULL), in a text that may be truncated
+ * after it. Returns false when it is absent or incomplete.
  */
 bool kube_prefix_find(const char *text, size_t len, const char *const *keys, const char **value,
                       size_t *value_len);
@@ -59,8 +59,7 @@ bool kube_prefix_find(const char *text, size_t len, const char *const *keys, con
 
 struct kube_exec_run;
 /*
- * The credentials that the program printed; NULL where it printed none. `error` is NULL, or says
- * why there are none.
+ * Credentials printed by the program; NULL if absent. `error` is NULL, or says why there are none.
  */
 struct kube_exec_result {
 	const char *token, *cert, *key;
@@ -72,7 +71,7 @@ int kube_exec_start(struct l7mp_loop *loop, const struct kube_config *config, co
                     void (*done)(void *arg, const struct kube_exec_result *result), void *arg,
                     struct kube_exec_run **out);
 void kube_exec_cancel(struct kube_exec_run **run);
-/* Understands what it printed. `root` must outlive the result. */
+/* Parses its output. `root` must outlive the result. */
 void kube_exec_parse(const cJSON *root, const char *api_version, struct kube_exec_result *out);
 #define KUBE_EXEC_MS  60000 /* time for it */
 #define KUBE_EXEC_MAX (256 * 1024)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Where the API server is and who we are: kubeconfig files, and what a pod finds in its files. */
+/*
+ * The API server's address and the client's credentials: from kubeconfig files, or from the files
+ * in a pod.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +40,7 @@ static int set(struct loader *l, char **out, const char *text)
 	return *out ? 0 : no_memory(l->err);
 }
 
-/* Takes a member that must be a string, if there is one. *out: NULL without it, or when empty. */
+/* Reads an optional member that must be a string. *out: NULL if absent or empty. */
 static int get_text(struct loader *l, const cJSON *object, const char *where, const char *key,
                     const char **out)
 {
@@ -81,7 +84,7 @@ static char *full_path(const struct loader *l, const char *path)
 	return *path == '/' ? strdup(path) : l7mp_asprintf("%s/%s", l->folder, path);
 }
 
-/* KEY names a file, KEY-data has its contents in base64 and wins. */
+/* KEY names a file; KEY-data has its contents in base64 and takes precedence. */
 static int get_file(struct loader *l, const cJSON *object, const char *where, const char *key,
                     struct kube_file *out)
 {
@@ -252,7 +255,7 @@ static int read_token(struct loader *l, const char *where, const cJSON *user)
 
 static int read_user(struct loader *l, const char *name)
 {
-	/* What is left out silently would make us another user than is meant. */
+	/* If these were ignored, requests would be made as another user. */
 	static const char *const unknown[] = {"username", "password",  "auth-provider", "as",
 	                                      "as-uid",   "as-groups", "as-user-extra"};
 	const cJSON *user, *exec;
@@ -399,7 +402,7 @@ int kube_config_in_cluster(const char *folder, struct kube_config **out, struct 
 		kube_config_free(&c);
 		return no_memory(err);
 	}
-	/* Absent where the token is a projected volume of its own. */
+	/* Absent when the token is mounted as a projected volume of its own. */
 	rc = kube_file_read(&ns, 0, true, NULL);
 	c->ns = strdup(rc ? "default" : ns.text);
 	kube_file_clear(&ns);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Leader election by a Lease. Whether another's lease has ended is judged by our own clock from
- * when we saw it change last, so that the clocks of the machines need not agree. A holder that
- * could not renew gives up before the others may take over (renew_s < duration_s).
+ * Leader election by a Lease. Whether another instance's lease has expired is determined by the
+ * local clock, from the last observed change, so that the machines' clocks need not agree. A holder
+ * that could not renew stops before another instance may take over (renew_s < duration_s).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,11 +30,11 @@ struct kube_lease {
 	struct kube_request *request;
 	struct l7mp_timer retry, deadline;
 	bool held;
-	bool releasing;   /* it is to be given back, as soon as what is in progress has ended */
+	bool releasing;   /* to be released once the request in progress has ended */
 	uint64_t sent_ms; /* of the write in progress */
-	cJSON *record;    /* the Lease as it was read or written last; NULL: not known */
-	char *seen;       /* its spec as text, to see that it changes */
-	uint64_t seen_ms; /* when it changed last, by our clock */
+	cJSON *record;    /* the Lease as last read or written; NULL: unknown */
+	char *seen;       /* its spec as text, to detect changes */
+	uint64_t seen_ms; /* local time of its last change */
 	struct l7mp_log_limit log;
 };
 
@@ -53,7 +53,7 @@ static void set_held(struct kube_lease *l, bool held)
 static void again(struct kube_lease *l)
 {
 	l->step = IDLE;
-	/* Not all at the same time. */
+	/* Adds jitter, so that instances do not retry simultaneously. */
 	(void)l7mp_timer_start(l->loop, &l->retry, l->retry_ms + kube_random(0, l->retry_ms / 5));
 }
 
@@ -82,7 +82,7 @@ static void complain(struct kube_lease *l, const char *what, const struct kube_h
 		              kube_answer_text(a, text, sizeof(text)));
 }
 
-/* Takes a Lease that was read or written. */
+/* Processes a Lease that was read or written. */
 static void observe(struct kube_lease *l, cJSON *record)
 {
 	const cJSON *spec = l7mp_json_member(record, "spec");
@@ -123,7 +123,7 @@ static int set_text(cJSON *spec, const char *key, const char *value)
 	return l7mp_json_add_str(spec, key, value);
 }
 
-/* What the Lease is to be; `holder` "": given back. */
+/* Builds the new Lease; `holder` "": released. */
 static cJSON *wanted(struct kube_lease *l, const char *holder)
 {
 	cJSON *lease = l->record ? cJSON_Duplicate(l->record, true) : cJSON_CreateObject();
@@ -171,18 +171,18 @@ static void finish_release(struct kube_lease *l)
 
 static int write_lease(struct kube_lease *l, const char *holder);
 
-/* Writes that it has no holder, if it is still ours. */
+/* Writes that there is no holder, if this instance still holds it. */
 static void give_back(struct kube_lease *l)
 {
 	l->step = RELEASE;
 	if (!l->record || strcmp(l->holder, l->identity) != 0 || write_lease(l, ""))
-		(void)l7mp_timer_start(l->loop, &l->retry, 0); /* that is the end */
+		(void)l7mp_timer_start(l->loop, &l->retry, 0); /* done */
 }
 
 static void on_given_back(struct kube_lease *l, const struct kube_http_answer *a)
 {
 	if (!a->error && a->status == 409) {
-		attempt(l); /* it has changed: another look */
+		attempt(l); /* it has changed: read it again */
 		return;
 	}
 	if (a->error || a->status < 200 || a->status > 299)
@@ -209,13 +209,13 @@ static void on_written(void *arg, const struct kube_http_answer *a)
 		return;
 	}
 	if (!record) {
-		/* 409: another one was faster, or the Lease has changed. */
+		/* 409: another instance was faster, or the Lease has changed. */
 		if (a->error || a->status != 409)
 			complain(l, "can't write", a);
 		again(l);
 		return;
 	}
-	/* From when it was sent: so long it is ours for certain. */
+	/* Counted from the time of sending: until then it is certainly held. */
 	if (now - l->sent_ms < l->renew_ms) {
 		(void)l7mp_timer_start(l->loop, &l->deadline, l->renew_ms - (now - l->sent_ms));
 		set_held(l, true);
@@ -281,7 +281,7 @@ static void on_read(void *arg, const struct kube_http_answer *a)
 		again(l);
 		return;
 	}
-	/* Another one has it: then it is no longer ours, whatever the deadline says. */
+	/* Another instance holds it, so it is lost regardless of the deadline. */
 	if (record && *l->holder && strcmp(l->holder, l->identity) != 0) {
 		l7mp_timer_stop(l->loop, &l->deadline);
 		set_held(l, false);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A kind of objects, as the API server has them: listed in pages, then followed by watches, each of
- * which begins where the last one ended. A watch that can't be continued (410, or an event ERROR)
- * is followed by another list, after which what is no longer there is reported as deleted.
+ * List and watch of one kind of objects: listed in pages, then followed by watches, each of which
+ * resumes where the last one ended. When a watch can't be resumed (410, or an ERROR event) the kind
+ * is listed again; afterwards objects that no longer exist are reported as deleted.
  *
- * What is kept of an object is only its name, for that.
+ * For this purpose only the names of objects are kept.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@
 #define WATCH_MIN_S   240
 #define WATCH_MAX_S   480
 #define WATCH_SLACK_S 30
-/* Back-off after errors that end when the server is back, and after refusals. */
+/* Back-off after errors that end when the server is available again, and after rejections. */
 #define BACKOFF_MIN_MS    100
 #define BACKOFF_MAX_MS    3000
 #define REFUSED_MAX_MS    10000

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Structural schemas have a type everywhere, except where x-kubernetes-preserve-unknown-fields is;
- * no references, so what is recursive (rules in rule lists in rules) is open below its first level;
- * and no defaults, which the API server would write into the objects.
+ * Structural schemas have a type everywhere, except at x-kubernetes-preserve-unknown-fields. They
+ * have no references, so recursive parts (rules in rule lists in rules) are open below the first
+ * level. They have no defaults, which the API server would write into the objects.
  */
 #include "crds.h"
 
@@ -12,7 +12,7 @@
 #include "l7mp/model.h"
 #include "l7mp/util.h"
 
-/* Builds a tree and notes when memory runs out, so that this is asked once, at the end. */
+/* Builds a tree and records when memory runs out, so that this is checked once, at the end. */
 struct builder {
 	const struct l7mp_registry *registry;
 	bool oom;
@@ -26,7 +26,7 @@ static cJSON *object(struct builder *b)
 	return o;
 }
 
-/* Takes `child`, and returns it, the parent's now. */
+/* Takes `child`, and returns it; the parent owns it now. */
 static cJSON *put(struct builder *b, cJSON *parent, const char *key, cJSON *child)
 {
 	if (l7mp_json_add(parent, key, child)) {
@@ -82,7 +82,7 @@ static cJSON *open_value(struct builder *b, const char *doc)
 	return o;
 }
 
-/* An object with some keys that are described; others are kept. */
+/* An object with some described keys; others are preserved. */
 static cJSON *open_object(struct builder *b, const char *doc, cJSON **properties)
 {
 	cJSON *o = typed(b, "object", doc);
@@ -142,7 +142,7 @@ static cJSON *of_enum(struct builder *b, const struct l7mp_field *f)
 	return o;
 }
 
-/* {PROTOCOL: {…}}, one key for each protocol with the role; `protocol: NAME` is open. */
+/* {PROTOCOL: {…}}, one key for each protocol with the role; `protocol: NAME` accepts any name. */
 static cJSON *of_protocols(struct builder *b, unsigned role, const char *doc)
 {
 	cJSON *properties, *o = open_object(b, doc, &properties);
@@ -193,7 +193,7 @@ static cJSON *of_field(struct builder *b, const struct l7mp_field *f)
 		    f->item ? of_field(b, f->item) : open_value(b, NULL));
 		return o;
 	case L7MP_T_PROTOCOL_SPEC:
-		/* Inside of a protocol's spec (JSONSocket's transport) it is open. */
+		/* Inside a protocol's spec (JSONSocket's transport) it is open. */
 		return open_value(b, f->doc);
 	case L7MP_T_ANY:
 	case L7MP_T_ONEOF:
@@ -217,7 +217,7 @@ static cJSON *of_schema(struct builder *b, const struct l7mp_schema *schema, con
 	return o;
 }
 
-/* Replaces what the tables say of a key, or adds it. */
+/* Replaces the table's description of a key, or adds one. */
 static void set(struct builder *b, cJSON *schema, const char *key, cJSON *value)
 {
 	cJSON *properties = l7mp_json_member(schema, "properties");

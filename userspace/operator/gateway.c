@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kinds of the Gateway API (gateway.networking.k8s.io/v1): what a GatewayClass of ours, its
- * Gateways with their ListenerSets, and the UDPRoutes and TCPRoutes attached to them make.
+ * The kinds of the Gateway API (gateway.networking.k8s.io/v1): translates the GatewayClasses of
+ * this controller, their Gateways with their ListenerSets, and the UDPRoutes and TCPRoutes attached
+ * to them.
  *
  * A Gateway is served by the proxies in pods of its namespace with the label
  * gateway.networking.k8s.io/gateway-name, and by those with l7mp.io/gateway-class in any namespace.
- * UDP and TCP listeners get the oldest route that is attached. HTTP listeners have no kind of route
- * here: they answer 404, as a listener without routes does. HTTPS and TLS are not supported.
+ * UDP and TCP listeners use the oldest attached route. No route kind is supported for HTTP
+ * listeners: they answer 404, like a listener without routes. HTTPS and TLS are not supported.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -30,12 +31,12 @@ struct listener {
 	const char *name, *hostname;
 	enum protocol protocol;
 	unsigned port;
-	/* Whose unit it has: its own index, or that of another HTTP listener on its port. */
+	/* The owner of its unit: its own index, or that of another HTTP listener on its port. */
 	int tag;
 	int source;                   /* 0: the Gateway, else the number of the ListenerSet */
 	const char *conflict;         /* reason */
 	const char *unresolved, *why; /* ResolvedRefs: reason and message */
-	bool takes_kind;              /* allowedRoutes lets in the kind of route that it supports */
+	bool takes_kind;              /* allowedRoutes includes the supported kind of route */
 	size_t attached;
 	struct op_unit *cluster; /* of the oldest route */
 };
@@ -51,7 +52,7 @@ struct gateway {
 
 struct gateways {
 	struct op_render *x;
-	struct gateway *all; /* of our classes */
+	struct gateway *all; /* of this controller's classes */
 };
 
 static const char *text(const cJSON *object, const char *key)
@@ -69,7 +70,7 @@ static bool usable(const struct listener *l)
 	return l->protocol <= P_HTTP && !l->conflict;
 }
 
-/* By age, then name: which is the same for all controllers. */
+/* By age, then by name, which is the same order for all controllers. */
 static int node_by_age(const void *a, const void *b)
 {
 	const struct op_node *p = *(const struct op_node *const *)a;
@@ -148,7 +149,7 @@ static const char *route_kind(const struct listener *l)
 	return l->protocol == P_UDP ? "UDPRoute" : l->protocol == P_TCP ? "TCPRoute" : NULL;
 }
 
-/* allowedRoutes.kinds: those that we don't have are an error, the others hold. */
+/* allowedRoutes.kinds: unsupported ones are an error, the others apply. */
 static void read_kinds(struct listener *l)
 {
 	const cJSON *kinds = l7mp_json_member(l7mp_json_member(l->json, "allowedRoutes"), "kinds");
@@ -216,7 +217,7 @@ static void add_listeners(struct gateways *g, struct gateway *gw, struct op_node
 	}
 }
 
-/* Returns the reason why two listeners can't be beside each other; NULL: they can. */
+/* Returns the reason why two listeners conflict; NULL: they do not. */
 static const char *clash(const struct listener *a, const struct listener *b)
 {
 	if (a->port != b->port || (a->protocol == P_UDP) != (b->protocol == P_UDP))
@@ -226,7 +227,7 @@ static const char *clash(const struct listener *a, const struct listener *b)
 	return strcmp(a->hostname, b->hostname) == 0 ? "HostnameConflict" : NULL;
 }
 
-/* Two of one object are both in conflict; between objects only the one that comes later. */
+/* Of two in one object both are in conflict; of two in different objects only the later one. */
 static void find_conflicts(struct gateway *gw)
 {
 	for (size_t i = 0; i < gw->n; i++)
@@ -253,7 +254,7 @@ static void find_conflicts(struct gateway *gw)
 			}
 }
 
-/* ---- GatewayClass, and which Gateways are ours ---- */
+/* ---- GatewayClass, and selection of Gateways ---- */
 
 static bool our_class(const struct op_render *x, const struct op_obj *class)
 {
@@ -389,7 +390,7 @@ struct route {
 	struct op_unit *unit;
 };
 
-/* The first reason stays. */
+/* Keeps the first reason. */
 static void unresolved(struct route *r, const char *reason, const char *what, const char *ns,
                        const char *name)
 {
@@ -408,7 +409,7 @@ static const struct op_port *port_of(const struct op_service *s, double port, co
 	return NULL;
 }
 
-/* What a backendRef refers to; a share that has nowhere to go is dropped. */
+/* Resolves a backendRef; the share of one without target is dropped. */
 static int read_backend(const struct op_render *x, struct route *r, const cJSON *ref,
                         struct share *out)
 {
@@ -444,8 +445,8 @@ static int read_backend(const struct op_render *x, struct route *r, const cJSON 
 }
 
 /*
- * The backend's weight is spread over its endpoints that take new sessions. Names have the number
- * of the backend, as a Service may be in two of them.
+ * The backend's weight is divided among its endpoints that accept new sessions. Names contain the
+ * number of the backend, as a Service may occur in two of them.
  */
 static int add_share(cJSON *list, const char *cluster, const struct share *s, int number)
 {
@@ -466,7 +467,7 @@ static int add_share(cJSON *list, const char *cluster, const struct share *s, in
 	}
 	if (!s->drop || s->weight <= 0)
 		return 0;
-	/* Nobody connects to it. */
+	/* The address of an endpoint that drops its share: never connected. */
 	e = op_endpoint_json(prefix, "0.0.0.0", 9, s->weight);
 	if (!l7mp_json_add_bool(e, "drop", true) && cJSON_AddItemToArray(list, e))
 		return 0;
@@ -519,7 +520,7 @@ static void build_route(struct op_render *x, struct route *r)
 	}
 	rc = rc ? rc : l7mp_json_add_str(c, "name", r->unit->name);
 	rc = rc ? rc : l7mp_json_add_str(spec, "protocol", r->protocol);
-	/* Each endpoint has its own; the cluster has to have one, too. */
+	/* Each endpoint has its own port; the cluster needs one, too. */
 	rc = rc ? rc : l7mp_json_add_num(spec, "port", port ? port : 9);
 	rc = rc ? rc : l7mp_json_add_str(lb, "policy", "RoundRobin");
 	if (rc) {
@@ -544,7 +545,7 @@ static void build_route(struct op_render *x, struct route *r)
 
 /* ---- attaching routes ---- */
 
-/* Which listeners a parentRef means; `set`: those of a ListenerSet. */
+/* Finds the listeners of a parentRef; `set`: those of a ListenerSet. */
 static bool means(const struct listener *l, const struct op_node *parent, const cJSON *ref)
 {
 	const cJSON *section = l7mp_json_member(ref, "sectionName");
@@ -590,7 +591,7 @@ static const char *attach(struct op_render *x, struct gateway *gw, const struct 
 	return reason;
 }
 
-/* Finds the Gateway that a parentRef leads to, and the object that has the listeners. */
+/* Finds the Gateway of a parentRef, and the object with the listeners. */
 static struct gateway *find_parent(struct gateways *g, const cJSON *ref, const char *own_ns,
                                    const struct op_node **parent)
 {
@@ -666,7 +667,7 @@ static void add_route(struct gateways *g, struct op_node *n)
 	}
 }
 
-/* ---- what the proxies get ---- */
+/* ---- units of the proxies ---- */
 
 static cJSON *listener_tree(const struct listener *l, const char *name)
 {
@@ -711,7 +712,7 @@ static struct op_unit *listener_unit(struct op_render *x, const struct listener 
 		x->oom = true;
 		return NULL;
 	}
-	if (!made) /* two listeners of one name, which the API server refuses */
+	if (!made) /* two listeners of one name, which the API server rejects */
 		return NULL;
 	u->node = l->node;
 	u->tag = l->tag;
@@ -824,9 +825,9 @@ static int add_listener_status(cJSON *listeners, const struct listener *l)
 }
 
 /*
- * The status of a Gateway or ListenerSet without what the proxies say. A Gateway whose listeners
- * are all of protocols that the Gateway API does not have is not accepted; with those that it has
- * but we don't, its listeners say so.
+ * Builds the status of a Gateway or ListenerSet, except for the proxies' part. A Gateway whose
+ * listeners all have protocols unknown to the Gateway API is not accepted; for known but
+ * unsupported protocols the listeners' statuses say so.
  */
 static void status_of(struct op_render *x, struct gateway *gw, struct op_node *n)
 {
@@ -881,7 +882,10 @@ static int add_address(cJSON *list, const char *value)
 	return -ENOMEM;
 }
 
-/* Those of its Services: of the load balancer, else of the cluster; without a Service the pods'. */
+/*
+ * The addresses of its Services: of the load balancer, else the cluster IP; without a Service those
+ * of the pods.
+ */
 static void add_addresses(struct op_render *x, struct op_node *n, const struct op_pods *pods)
 {
 	cJSON *list = cJSON_CreateArray();

@@ -127,7 +127,7 @@ struct arguments {
 	bool render, crds, log_json, version, help;
 };
 
-/* Cuts "a,b" into names, in place. */
+/* Splits "a,b" into names, in place. */
 static int add_names(char *text, const char **names, size_t *n)
 {
 	char *save, *name;
@@ -162,7 +162,7 @@ static int set_level(const char *text)
 	return 0;
 }
 
-/* Options whose value is only kept. */
+/* Options whose value is only stored. */
 static const char **text_of(struct arguments *a, int c)
 {
 	switch (c) {
@@ -247,7 +247,7 @@ static int take_option(struct arguments *a, int c)
 	}
 }
 
-/* What must come together. */
+/* Checks options that are only valid together. */
 static int check(const struct arguments *a)
 {
 	const struct op_run_options *o = &a->run;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The kinds of l7mp.io: a VirtualService becomes a listener, a Target a cluster, a Rule a rule in a
- * rule list of the proxy's own config, a Route a route. The last goes where it is referred to, and
- * so does a Target beside the proxies that it selects. A reference to a VirtualService or a Service
- * makes a cluster of it.
+ * rule list of the proxy's own config, a Route a route. A Route, and also a Target, is put on each
+ * proxy with an object that refers to it. A reference to a VirtualService or a Service creates a
+ * cluster from it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -70,7 +70,10 @@ static bool parse_path(const char *rest, bool first, struct reference *out)
 	       copy_part(out->name, sizeof(out->name), b + 1, strlen(b + 1));
 }
 
-/* Returns false when the text can be no reference to an object: then it is a proxy's own name. */
+/*
+ * Returns false when the text can't be a reference to an object: then it is a name in the proxy's
+ * own config.
+ */
 static bool parse_reference(const char *text, const char *own_ns, struct reference *out)
 {
 	const char *rest, *slash;
@@ -109,7 +112,7 @@ static const struct op_obj *find_kind(const struct op_render *x, const struct re
 	return op_find(x->s, kind, ref->ns, ref->name);
 }
 
-/* Refuses a reference into another namespace that no ReferenceGrant allows. */
+/* Rejects a reference into another namespace without a ReferenceGrant. */
 static bool may_refer(struct op_translate *t, const struct op_obj *to, const char *text)
 {
 	const struct op_obj *from = t->node->obj;
@@ -133,7 +136,7 @@ static char *out_of_memory(struct op_translate *t)
 	return NULL;
 }
 
-/* A name that is no object's: one of the proxy's own config. */
+/* A name without an object: a name in the proxy's own config. */
 static char *own_name(struct op_translate *t, const struct reference *ref, bool parsed,
                       const char *text)
 {
@@ -154,7 +157,7 @@ static char *own_name(struct op_translate *t, const struct reference *ref, bool 
 
 /* ---- clusters of VirtualServices and Services ---- */
 
-/* The listener's spec without what only a listener has. */
+/* Returns the listener's spec without keys that only listeners have. */
 static cJSON *linked_spec(struct op_translate *t, const cJSON *listener)
 {
 	static const char *const gone[] = {"connect", "address", "options", "tls"};
@@ -170,8 +173,8 @@ static cJSON *linked_spec(struct op_translate *t, const cJSON *listener)
 }
 
 /*
- * The endpoints of a linked VirtualService are the pods that *it* selects, by its own rights and in
- * its own namespace. A bad selector selects none; its status says so.
+ * The endpoints of a linked VirtualService are the pods that it selects itself, in its own
+ * namespace and with its own grants. An invalid selector selects none; its status reports that.
  */
 static int linked_endpoints(struct op_render *x, const struct op_obj *vsvc, const char *cluster,
                             cJSON *list)
@@ -184,7 +187,7 @@ static int linked_endpoints(struct op_render *x, const struct op_obj *vsvc, cons
 	return rc == -EINVAL ? 0 : rc;
 }
 
-/* Adds round robin, for clusters that nobody wrote. */
+/* Adds round robin, for generated clusters. */
 static int add_policy(cJSON *cluster)
 {
 	cJSON *lb = cJSON_CreateObject();
@@ -197,8 +200,8 @@ static int add_policy(cJSON *cluster)
 }
 
 /*
- * Makes the cluster of a VirtualService that is referred to by its name. Its faults are told in its
- * own status: the cluster is missing then.
+ * Creates the cluster of a VirtualService that is referred to by name. Errors are reported in its
+ * own status; the cluster is then missing.
  */
 static void vsvc_cluster(struct op_translate *t, struct op_unit *u, const struct op_obj *vsvc)
 {
@@ -280,7 +283,7 @@ int op_service_endpoints(const struct op_store *s, const struct op_obj *service,
 			const struct op_endpoint *e = &slice->endpoints[k];
 			bool twice = false;
 
-			/* An endpoint may be in two slices for a moment. */
+			/* An endpoint may temporarily be in two slices. */
 			for (size_t j = 0; j < out->n && !twice && slices.n > 1; j++)
 				twice = out->v[j].port == number &&
 				        strcmp(out->v[j].address, e->address) == 0;
@@ -432,7 +435,7 @@ char *op_resolve_route(struct op_translate *t, const char *text)
 
 /* ---- VirtualService ---- */
 
-/* What the listener binds: two of them can't have it. */
+/* The listener's address, which is exclusive. */
 static void claim_address(struct op_translate *t, const cJSON *spec)
 {
 	const cJSON *transport = l7mp_json_member(spec, "transport");
@@ -508,7 +511,7 @@ static void build_vsvc(struct op_translate *t)
 	if (!spec)
 		return;
 	claim_address(t, spec);
-	/* Without rules it is only something that others refer to. */
+	/* Without rules it is only a destination for other objects. */
 	if (!l7mp_json_member(listener, "rules") && !l7mp_json_member(listener, "rulesRef")) {
 		op_note(t->node, "it has no rules: a destination for others, no listener");
 		cJSON_Delete(spec);
@@ -537,7 +540,7 @@ static void build_vsvc(struct op_translate *t)
 
 /* ---- Target ---- */
 
-/* Adds what the linked VirtualService says: the spec, and one more group of endpoints. */
+/* Adds the linked VirtualService: its spec, and one more group of endpoints. */
 static cJSON *linked(struct op_translate *t, const char *text, const cJSON *cluster)
 {
 	struct reference ref;
@@ -686,7 +689,7 @@ static const struct {
         {OP_VSVC, OP_LISTENERS, build_vsvc},
 };
 
-/* Makes the unit of an object, when it or a reference to it comes first. */
+/* Creates the unit of an object, on the first visit of it or of a reference to it. */
 static void build(struct op_render *x, struct op_node *n)
 {
 	struct op_translate t = {.x = x, .node = n};

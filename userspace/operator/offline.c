@@ -15,7 +15,7 @@
 #include "l7mp/util.h"
 
 #define FILE_MAX (64 * 1024 * 1024)
-/* Of objects without one, as if they had been created now; a constant, so that runs are equal. */
+/* Creation time of objects without one; a constant, so that the output is reproducible. */
 #define TIME "1970-01-01T00:00:00Z"
 
 struct offline {
@@ -37,7 +37,7 @@ static void complain(struct offline *x, const char *where, int line, const char 
 
 /* ---- objects ---- */
 
-/* kubectl would put these in. */
+/* Adds defaults that the API server would set. */
 static int complete(enum op_kind kind, cJSON *object)
 {
 	cJSON *meta = l7mp_json_member(object, "metadata");
@@ -93,10 +93,7 @@ static void add_object(struct offline *x, const char *where, int line, cJSON *ob
 
 /* ---- files ---- */
 
-/*
- * Parses one document. Of a bad one the message is the parser's, which quotes no text of it: it may
- * be a Secret.
- */
+/* Parses one document. On errors the message does not quote the document, which may be a Secret. */
 static void add_document(struct offline *x, const char *where, int first, enum l7mp_syntax syntax,
                          const char *text, size_t len)
 {
@@ -175,7 +172,7 @@ static bool has_suffix(const char *name)
 	       (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0 || strcmp(dot, ".json") == 0);
 }
 
-/* The files of a directory, in the order of their names; not those below it. */
+/* The files of a directory in the order of their names; not recursive. */
 static void add_directory(struct offline *x, const char *path)
 {
 	struct dirent **names = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the program does without a cluster. */
+/* Operations without a cluster. */
 #pragma once
 
 #include "render.h"
@@ -11,9 +11,9 @@ struct op_offline_options {
 	bool statuses_only;
 };
 /*
- * Prints what the objects in files make: YAML documents, one for each proxy, then one with all
- * statuses. Objects of other kinds are skipped. Messages go to stderr. Returns the exit status: 0;
- * 1 when a file can't be used or an object was not accepted.
+ * Prints the result of rendering objects from files: YAML documents, one for each proxy, then one
+ * with all statuses. Objects of other kinds are skipped. Messages go to stderr. Returns the exit
+ * status: 0; 1 when a file can't be used or an object was not accepted.
  */
 int op_offline_render(const struct l7mp_registry *registry, const struct op_offline_options *o);
 /* Prints the CustomResourceDefinitions as YAML. Returns the exit status. */

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The running operator: caches of the cluster's objects (kube.h), the pure part that renders them
- * (render.h), the proxies (peer.c), what is written to the API server (writer.c), and its own
- * HTTP server (serve.c).
+ * The running operator: caches of the cluster's objects (kube.h), rendering (render.h), the proxies
+ * (peer.c), writes to the API server (writer.c), and its own HTTP server (serve.c).
  *
- * Thread: loop only, except where said.
+ * Thread: loop only, except where stated.
  */
 #pragma once
 
@@ -19,7 +18,7 @@ struct op_run_options {
 	const char *kubeconfig, *context, *service_account;
 	const char *namespaces[OP_NAMESPACES_MAX]; /* n 0: all */
 	size_t n_namespaces;
-	const char *secrets[OP_NAMESPACES_MAX]; /* namespaces whose Secrets are looked at */
+	const char *secrets[OP_NAMESPACES_MAX]; /* namespaces whose Secrets are listed */
 	size_t n_secrets;
 	const char *listen;           /* "[ADDR:]PORT"; NULL: no HTTP server */
 	const char *lease, *lease_ns; /* lease NULL: no lease, this instance always leads */
@@ -27,7 +26,7 @@ struct op_run_options {
 	const char *owner;            /* of the objects in the proxies */
 	/* Files for the connections to the proxies; without a CA they are plain HTTP. */
 	const char *proxy_ca, *proxy_cert, *proxy_key, *proxy_token;
-	const char *proxy_name; /* what the proxies' certificates are for; NULL: their address */
+	const char *proxy_name; /* the name in the proxies' certificates; NULL: their address */
 };
 /* Runs until SIGTERM or SIGINT. Returns the exit status. */
 int op_run(const struct l7mp_registry *registry, const struct op_run_options *options);
@@ -43,34 +42,37 @@ void op_histogram_add(struct op_histogram *h, uint64_t ms);
 void op_histogram_print(struct l7mp_str *out, const char *name, const char *help,
                         const struct op_histogram *h);
 
-/* ---- results that several may hold ---- */
+/* ---- reference-counted results ---- */
 
 struct op_renderer;
 struct op_rendered {
 	struct op_result *result;
 	unsigned refs;
 	struct op_renderer *renderer;
-	struct op_rendered *next; /* of those that nobody has any more */
+	struct op_rendered *next; /* in the list of unreferenced results */
 };
 struct op_rendered *op_rendered_ref(struct op_rendered *r);
 void op_rendered_unref(struct op_rendered *r);
 
-/* ---- renderer.c: rendering in a thread beside the loop ---- */
+/* ---- renderer.c: rendering in a worker thread ---- */
 
 /*
- * `done` gets the result of each op_renderer_start, with one reference, which is its own; NULL: out
- * of memory. The store is released by then; `changed`: what came meanwhile makes another document.
+ * `done` gets the result of each op_renderer_start, with a reference that it owns; NULL: out of
+ * memory. The store has been released before. `changed`: another rendering is needed for changes
+ * that arrived meanwhile.
  */
 typedef void (*op_renderer_done)(void *arg, struct op_rendered *r, bool changed);
 int op_renderer_new(struct l7mp_loop *loop, struct op_store *store, op_renderer_done done,
                     void *arg, struct op_renderer **out);
-/* Runs the loop until the thread is done; from then on nothing is begun, and `done` not called. */
+/*
+ * Runs the loop until the thread is done; afterwards nothing is started, and `done` is not called.
+ */
 void op_renderer_stop(struct op_renderer *r);
-/* After op_renderer_stop, when all results were given back. */
+/* After op_renderer_stop, when all references were dropped. */
 void op_renderer_free(struct op_renderer **r);
 /*
- * Holds the store and renders it beside the loop. Returns 0; -EBUSY while a result is being made,
- * or after op_renderer_stop; another negative errno.
+ * Freezes the store and renders it in a worker thread. Returns 0; -EBUSY while rendering, or after
+ * op_renderer_stop; another negative errno.
  */
 int op_renderer_start(struct op_renderer *r);
 bool op_renderer_busy(const struct op_renderer *r);
@@ -79,16 +81,16 @@ bool op_renderer_busy(const struct op_renderer *r);
 
 struct op_peers;
 struct op_peers_events {
-	/* What a proxy said has changed the store: statuses, or with `render` documents. */
+	/* A proxy's answer has changed the store: statuses or, with `render`, documents. */
 	void (*changed)(void *arg, bool render);
 };
 int op_peers_new(struct kube_client *client, struct op_store *store,
                  const struct op_run_options *options, const struct op_peers_events *events,
                  void *arg, struct op_peers **out);
 void op_peers_free(struct op_peers **p);
-/* What the proxies are to have. `since_ms`: loop time of the first change that led to it. */
+/* Sets the wanted documents. `since_ms`: loop time of the first change that led to them. */
 void op_peers_set(struct op_peers *p, struct op_rendered *r, uint64_t since_ms);
-/* Whether they may be written to. Without it no request is in flight when this returns. */
+/* Enables or disables writing to the proxies. After disabling no request is in flight. */
 void op_peers_lead(struct op_peers *p, bool leads);
 enum op_peer_state {
 	OP_PEER_PENDING,    /* never tried, or a new document */
@@ -106,8 +108,8 @@ struct op_peers_stats {
 };
 const struct op_peers_stats *op_peers_stats(struct op_peers *p);
 /*
- * The proxies for people, by namespace and name (docs/operator.md, /proxies): the caller's tree, or
- * NULL. At most so many proxies, and of each so many objects:
+ * The list of proxies for /proxies (docs/operator.md), by namespace and name: a tree owned by the
+ * caller, or NULL. Limits of proxies, and of objects per proxy:
  */
 #define OP_SHOWN_PROXIES 5000
 #define OP_SHOWN_OBJECTS 100
@@ -116,17 +118,17 @@ cJSON *op_peers_tree(struct op_peers *p);
 /* ---- writer.c: statuses ---- */
 
 struct op_writer;
-/* `again` asks for op_writer_submit, soon. */
+/* `again` requests a call of op_writer_submit, soon. */
 int op_writer_new(struct kube_client *client, void (*again)(void *arg), void *arg,
                   struct op_writer **out);
 void op_writer_free(struct op_writer **w);
 /*
- * Writes what was not written yet: status and owner writes; events go to `events`. What is missing
- * in `writes` is no longer wanted. Takes nothing.
+ * Writes new status and owner writes; events go to `events`. Pending writes that are missing in
+ * `writes` are cancelled. Takes nothing.
  */
 void op_writer_submit(struct op_writer *w, const struct op_writes *writes,
                       struct kube_events *events);
-/* Nothing is written from now on, and what was written is forgotten. */
+/* Stops all writing, and forgets what was written. */
 void op_writer_stop(struct op_writer *w);
 struct op_writer_stats {
 	uint64_t written, conflicts, failed;

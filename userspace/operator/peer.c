@@ -15,36 +15,38 @@
 #include "l7mp/log.h"
 #include "operator.h"
 
-#define IN_FLIGHT_MAX 64 /* proxies that are talked to at the same time */
+#define IN_FLIGHT_MAX 64 /* maximum number of proxies with a request at the same time */
 #define ASK_MS        5000
 #define POST_MS       20000
 #define ANSWER_MAX    (1024 * 1024)
 #define CHECK_MS      60000
 #define BACKOFF_MIN   100
 #define BACKOFF_MAX   30000
-#define RACES_MAX     5 /* POSTs in a row that came too late (412) */
+#define RACES_MAX     5 /* POSTs in a row that failed with 412 */
 
 const char *const op_peer_states[OP_PEER_STATES] = {"pending", "programmed", "failed", "foreign"};
 
 struct peer {
 	UT_hash_handle hh;
-	struct peer *prev, *next; /* in the queue of those that wait */
+	struct peer *prev, *next; /* in the queue of waiting proxies */
 	struct op_peers *peers;
 	char *uid, *boot;
-	char *error;                /* of the last attempt; NULL: it went well, or there was none */
-	struct op_rendered *wanted; /* what it is to have: p, of this result */
+	char *error;                /* of the last attempt; NULL: success, or no attempt */
+	struct op_rendered *wanted; /* the wanted document: p, of this result */
 	const struct op_proxy *p;
-	struct op_rendered *sent; /* what is being sent */
+	struct op_rendered *sent; /* the document being sent */
 	const struct op_proxy *sp;
 	enum op_peer_state state;
 	bool queued, busy, seen, retry_now;
-	char boot_id[20];  /* of the process that is this pod's; "": not known */
+	char boot_id[20];  /* of the process that belongs to this pod; "": unknown */
 	char asked_id[20]; /* of the process that answered last */
-	char hash[20];     /* of our objects there, as it said when it took the document */
+	char hash[20];     /* of the operator's objects there, as returned when the document was
+	                    * accepted */
 	double generation; /* of its configuration */
 	unsigned races;
-	uint64_t sent_since_ms; /* since_ms of what is being sent */
-	uint64_t since_ms;      /* when what it has not yet was wanted first; 0: it has it */
+	uint64_t sent_since_ms; /* since_ms of the document being sent */
+	uint64_t since_ms;      /* time of the first change that it does not have yet; 0: it has all
+	                         * */
 	struct kube_backoff backoff;
 	struct l7mp_timer timer;
 	struct kube_http_request *http;
@@ -161,7 +163,7 @@ static bool has_it(const struct peer *x)
 	return op_store_applied_hash(x->peers->store, x->p) == x->p->hash;
 }
 
-/* `text` NULL: it went well. */
+/* `text` NULL: success. */
 static void set_error(struct peer *x, const char *text)
 {
 	free(x->error);
@@ -197,7 +199,7 @@ static void succeed(struct peer *x)
 	kube_backoff_reset(&x->backoff);
 	settle(x);
 	if (!has_it(x)) {
-		enqueue(x); /* another document is wanted by now */
+		enqueue(x); /* another document is wanted meanwhile */
 		return;
 	}
 	x->since_ms = 0;
@@ -207,7 +209,7 @@ static void succeed(struct peer *x)
 
 /* ---- writing ---- */
 
-/* Leaves out what the proxy refuses, object by object. Returns whether one was found. */
+/* Excludes an object that the proxy has refused. Returns whether one was found. */
 static bool blame(struct peer *x, const cJSON *answer, const char *text)
 {
 	struct op_peers *ps = x->peers;
@@ -243,7 +245,7 @@ static void refused(struct peer *x, const struct kube_http_answer *a)
 		x->state = OP_PEER_FAILED;
 		set_error(x, text);
 		settle(x);
-		/* Until the document without it comes, or in case none comes. */
+		/* Retry even if no document without the object follows. */
 		x->retry_now = true;
 		wait_ms(x, kube_backoff_next(&x->backoff));
 		ps->events.changed(ps->arg, true);
@@ -268,7 +270,7 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 		fail(x, OP_PEER_FAILED, a->error);
 		return;
 	}
-	if (a->status == 412 && ++x->races < RACES_MAX) { /* changed since we asked */
+	if (a->status == 412 && ++x->races < RACES_MAX) { /* changed since the query */
 		ask(x);
 		return;
 	}
@@ -298,7 +300,7 @@ static void post(struct peer *x)
 	x->sp = x->p;
 	if (!x->sent_since_ms)
 		x->sent_since_ms = x->since_ms;
-	x->since_ms = 0; /* what changes from now on is measured by itself */
+	x->since_ms = 0; /* later changes are measured separately */
 	l7mp_str_add(&path, "/api/v1/config?owner=");
 	kube_http_escape(&path, ps->options->owner);
 	l7mp_str_add(&body, "{\"config\":");
@@ -313,7 +315,7 @@ static void post(struct peer *x)
 		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
 }
 
-/* ---- asking ---- */
+/* ---- queries ---- */
 
 static const char *owner_hash(const cJSON *status, const char *owner)
 {
@@ -322,10 +324,10 @@ static const char *owner_hash(const cJSON *status, const char *owner)
 	cJSON_ArrayForEach (o, l7mp_json_member(status, "owners"))
 		if (!strcmp(l7mp_json_str(o, "name", ""), owner))
 			return l7mp_json_str(o, "hash", "");
-	return "0000000000000000"; /* it has none, as after a document without objects */
+	return "0000000000000000"; /* no objects, as after an empty document */
 }
 
-/* The process is ours. */
+/* The process belongs to the pod. */
 static void go_on(struct peer *x, const char *hash)
 {
 	if (has_it(x) && !strcmp(hash, x->hash)) {
@@ -483,7 +485,7 @@ static void on_status(void *arg, const struct kube_http_answer *a)
 
 	x->http = NULL;
 	if (a->error || a->status == 401 || a->status == 403)
-		(void)read_files(ps, true, NULL); /* they may have been replaced */
+		(void)read_files(ps, true, NULL); /* the files may have been replaced */
 	if (!*id || strlen(id) > 16 || strspn(id, "0123456789abcdef") != strlen(id)) {
 		if (status)
 			snprintf(text, sizeof(text),
@@ -523,7 +525,7 @@ static void ask(struct peer *x)
 		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
 }
 
-/* Talks to those that wait, as many as may be. */
+/* Starts requests to waiting proxies, up to the limit. */
 static void next(struct op_peers *ps)
 {
 	while (ps->leads && ps->queue && ps->stats.in_flight < IN_FLIGHT_MAX) {
@@ -615,7 +617,7 @@ static void want(struct peer *x, struct op_rendered *r, const struct op_proxy *p
 	x->p = p;
 	x->seen = true;
 	if ((restarted || moved) && x->busy)
-		stop(x); /* what it answers is of no use any more */
+		stop(x); /* its answer is obsolete */
 	if (restarted || moved)
 		kube_backoff_reset(&x->backoff);
 	if (!x->since_ms && other && !has_it(x))
@@ -624,7 +626,7 @@ static void want(struct peer *x, struct op_rendered *r, const struct op_proxy *p
 		return;
 	if (x->state == OP_PEER_PROGRAMMED)
 		x->state = OP_PEER_PENDING;
-	/* One that can't be reached is not tried more often because there is more to say. */
+	/* Changes do not shorten the back-off of an unreachable proxy. */
 	if (!x->busy &&
 	    (restarted || moved || (other && (x->retry_now || x->state == OP_PEER_PENDING))))
 		enqueue(x);
@@ -739,7 +741,7 @@ const struct op_peers_stats *op_peers_stats(struct op_peers *ps)
 	return &ps->stats;
 }
 
-/* ---- for people ---- */
+/* ---- the list of proxies ---- */
 
 static void add_objects(cJSON *to, const struct op_proxy *p)
 {

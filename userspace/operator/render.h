@@ -7,7 +7,7 @@
  * tells whether a change has changed any of that. The function has no input but the store and the
  * settings: no I/O, no clock. Its result does not depend on the order in which objects came.
  *
- * How the reconciler (reconcile.c) uses it:
+ * How the reconciler (run.c) uses it:
  *  1. op_store_put and op_store_delete for each event of a watch; op_store_relist_begin before, and
  *     op_store_relist_end after all pages of a LIST.
  *  2. When one of them said "changed", some 20 ms later: op_render. It takes tens of milliseconds
