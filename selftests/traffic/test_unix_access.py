@@ -86,6 +86,37 @@ class Access(unittest.TestCase):
         pathlib.Path(config).write_text(json.dumps({"listeners": [one]}))
         return l7test.run_proxy("-c", config)
 
+    @unittest.skipUnless(os.geteuid() == 0, "needs root to be two users")
+    def test_datagram_users(self):
+        """UNIX/dgram: a rule on the sender's user holds for each datagram, with and without a name, also of a name that changes hands"""
+        root, others = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for s in (root, others):
+            self.addCleanup(s.close)
+            s.bind(("127.0.0.1", 0))
+            s.settimeout(30)
+
+        def to(s):
+            return {"route": {"destination": {"spec": {"protocol": "UDP", "port": s.getsockname()[1]}, "endpoints": [{"spec": {"address": "127.0.0.1"}}]}}}
+        path = self.path("users")
+        proxy = l7test.Proxy({"listeners": [l7test.controller(), {"name": "users", "spec": {"protocol": "UNIX/dgram", "filename": path, "mode": "0666"}, "rules": [
+            {"match": {"op": "test", "path": "/UNIX/uid", "value": 0}, "action": to(root)}, {"action": to(others)}]}]})
+        self.addCleanup(proxy.stop)
+        # In a child, which does not become root again.
+        send = ("import os, socket, sys; uid, name, path, text = int(sys.argv[1]), *sys.argv[2:]; os.setgid(uid); os.setuid(uid); "
+                "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); name and s.bind('\\0' + name); s.sendto(text.encode(), path)")
+        names = ("", f"l7mp-test-users-{os.getpid()}", "12345678", "1" * 100)
+        expected = {root: [], others: []}
+        for name in names:
+            for uid, reader in ((0, root), (12345, others), (12345, others), (0, root)):
+                text = f"{uid} {len(name)} {len(expected[reader])}"
+                subprocess.run([sys.executable, "-c", send, str(uid), name, path, text], check=True, timeout=30)
+                expected[reader].append(text)
+                self.assertEqual(reader.recv(100).decode(), text)
+        # Without a name both users have a session; a name is one's at a time.
+        _, sessions = proxy.api.get("/sessions")
+        uids = [x["metadata"]["UNIX"]["uid"] for x in sessions if x["name"].startswith("UNIXD:")]
+        self.assertEqual(sorted(uids), [0] * len(names) + [12345])
+
     def test_oneliner(self):
         """as socat's options: UNIX-LISTEN:path,mode=,user=,group="""
         path = self.path("o")

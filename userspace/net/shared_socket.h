@@ -118,6 +118,7 @@ struct l7mp_shared_session {
 	struct l7mp_task closed_task; /* emits `closed` */
 	int err;                      /* reason of the end; 0: closed by its owner */
 	bool closing;
+	uint64_t owner; /* of a UNIX peer: who sends, see unix/dgram.c */
 	uint16_t key_len;
 	uint8_t key[];
 };

@@ -3,8 +3,11 @@
  * UNIX datagram sockets: a listener with one session per sender's name on one socket, and a cluster
  * with a socket per session (message.c).
  *
- * Senders whose socket has no name can neither be told apart nor answered: they share one session,
- * and its answers are dropped and counted (no-receiver).
+ * Senders whose socket has no name can't be answered: what would go back is dropped and counted
+ * (no-receiver). Those of one user and group can't be told apart and share one session.
+ *
+ * Rules may have chosen the route by the sender's user and group. So a session takes datagrams of
+ * these only; when another user has a name now, its session ends and another one begins.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -25,8 +28,11 @@
  * peers share here: large enough that a few peers that do not read can't fill it.
  */
 #define SNDBUF (16 << 20)
-/* The key of senders without a name: a single NUL, which is not a valid name. */
-static const uint8_t unnamed_key[1] = {0};
+/* The key of senders without a name, longer than any path or abstract name. */
+struct unnamed_key {
+	uint64_t owner;
+	uint8_t none[sizeof(((struct sockaddr_un *)0)->sun_path)];
+};
 
 struct dgram_socket {
 	struct l7mp_shared_socket shared; /* first */
@@ -40,7 +46,7 @@ struct dgram_socket {
 
 static bool unnamed(const struct l7mp_shared_session *p)
 {
-	return p->key_len == sizeof(unnamed_key);
+	return p->key_len == sizeof(struct unnamed_key);
 }
 
 static void peer_addr(const struct l7mp_shared_session *p, struct l7mp_addr *out)
@@ -81,6 +87,16 @@ static void on_session_lost(struct l7mp_shared_session *p, int err)
 	l7mp_shared_session_notice(p, err == -EAGAIN ? "datagram-lost" : "peer-gone", message);
 }
 
+/* Who has sent the present datagram: user and group. */
+static uint64_t sender(const struct dgram_socket *s)
+{
+	struct ucred cred;
+
+	if (!l7mp_dgram_cred(s->shared.dgram, &cred))
+		return UINT64_MAX;
+	return (uint64_t)cred.uid << 32 | cred.gid;
+}
+
 static void first_datagram(struct dgram_socket *s, struct l7mp_buf *buf,
                            const struct l7mp_addr *from, const void *key, uint16_t len)
 {
@@ -94,6 +110,7 @@ static void first_datagram(struct dgram_socket *s, struct l7mp_buf *buf,
 	p = l7mp_shared_session_admit(l, &a, key, len, s->max_write, buf);
 	if (!p)
 		return;
+	p->owner = sender(s);
 	a.name = l7mp_asprintf("UNIXD:%s-%llu", l->name, (unsigned long long)p->id);
 	a.metadata = l7mp_unix_metadata(l7mp_unix_path_name(s->path),
 	                                from->len ? l7mp_addr_str(from, text) : NULL,
@@ -108,12 +125,15 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 {
 	struct dgram_socket *s = arg;
 	bool named = from->len > UN_OFF;
-	const void *key = named ? (const void *)from->un.sun_path : unnamed_key;
-	uint16_t len = named ? (uint16_t)(from->len - UN_OFF) : sizeof(unnamed_key);
+	struct unnamed_key unnamed = {.owner = sender(s)};
+	const void *key = named ? (const void *)from->un.sun_path : &unnamed;
+	uint16_t len = named ? (uint16_t)(from->len - UN_OFF) : sizeof(unnamed);
 	struct l7mp_shared_session *p = l7mp_shared_find(&s->shared, key, len);
 
 	(void)to;
-	if (p)
+	if (p && p->owner != unnamed.owner)
+		p->base.ops->renew(&p->base, buf);
+	else if (p)
 		l7mp_shared_deliver(p, buf);
 	else if (s->shared.listener)
 		first_datagram(s, buf, from, key, len);
@@ -273,7 +293,8 @@ static int dgram_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
 static const struct l7mp_schema listener_spec = {
         .name = "unix-dgram-listener",
         .doc = "Receives datagrams on a UNIX socket; a session per path (or abstract name) of a "
-               "sender, one for all senders without a name, which can't be answered",
+               "sender, one for all senders of a user and group without a name, which can't be "
+               "answered",
         .fields = unix_listener_fields,
         .check = l7mp_unix_access_check,
 };
