@@ -320,7 +320,7 @@ static void begin_flow(const uint8_t *data, size_t n)
 static void receive(void)
 {
 	FUZZ_CHECK(eventfd_write(fd, 1) == 0);
-	uv_run(l7mp_loop_uv(loop), UV_RUN_NOWAIT);
+	l7mp_loop_turn(loop);
 	FUZZ_CHECK(!kernel.n_events && !kernel.lost);
 }
 
@@ -405,6 +405,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	off_recheck_stop(&path);
 	off_monitor_stop(&path);
 	off_nl_close(&path.nl);
-	uv_run(l7mp_loop_uv(loop), UV_RUN_NOWAIT);
+	l7mp_loop_turn(loop);
 	return 0;
 }

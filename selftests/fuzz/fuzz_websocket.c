@@ -280,7 +280,7 @@ static bool turn(int peer, uint8_t *out, size_t size, size_t *n)
 	bool moved = false;
 	ssize_t got;
 
-	uv_run(l7mp_loop_uv(loop), UV_RUN_NOWAIT);
+	l7mp_loop_turn(loop);
 	do {
 		got = peer < 0 ? 0 : recv(peer, out + *n, size - *n, MSG_DONTWAIT);
 		if (got > 0) {

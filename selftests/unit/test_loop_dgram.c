@@ -9,17 +9,33 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "l7mp/dgram.h"
 #include "looptest.h"
 
+/* Counts the calls of this program and of the libraries: these take the place of libc's. */
+static unsigned n_polls;
+
+int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *set)
+{
+	n_polls++;
+	return (int)syscall(SYS_epoll_pwait, epfd, events, max, timeout, set, _NSIG / 8);
+}
+
+int epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+	return epoll_pwait(epfd, events, max, timeout, NULL);
+}
+
 struct peer {
 	struct l7mp_loop *loop;
 	struct l7mp_dgram *d;
 	bool echo, close_in_recv;
-	int n, batches, lost, lost_err, errors, error, ends, dropped, dropped_err;
+	int n, stop_at, batches, lost, lost_err, errors, error, ends, dropped, dropped_err;
 	uint64_t lost_tag, bytes;
 	uint32_t next; /* expected number in the datagram */
 	bool numbered, wrong;
@@ -50,6 +66,8 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 		l7mp_buf_unref(buf);
 	if (p->close_in_recv)
 		l7mp_dgram_close(&p->d);
+	if (p->n == p->stop_at)
+		l7mp_loop_stop(p->loop);
 }
 
 static void on_batch_end(void *arg)
@@ -606,6 +624,37 @@ static void many(void **state)
 	free(tx);
 }
 
+/* ---- system calls ---- */
+
+#define TURNS 1000
+
+/* A datagram that comes alone costs one poll. */
+static void one_poll(void **state)
+{
+	struct l7mp_loop *loop;
+	struct peer a, b;
+	unsigned before;
+	int fd[2];
+	(void)state;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	peer_open(&a, loop, fd[0], 0);
+	peer_open(&b, loop, fd[1], 0);
+	a.echo = b.echo = true;
+	a.stop_at = TURNS;
+	assert_int_equal(l7mp_dgram_send(a.d, bytes(loop, "x", 1), NULL, NULL, 0), 0);
+	before = n_polls;
+	l7mp_loop_run(loop);
+	assert_int_equal(a.n, TURNS);
+	assert_int_equal(b.n, TURNS);
+	/* The first one is sent by a poll's turn of its own. */
+	assert_in_range(n_polls - before, 2 * TURNS, 2 * TURNS + 2);
+	l7mp_dgram_close(&a.d);
+	l7mp_dgram_close(&b.d);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest all[] = {
@@ -615,6 +664,7 @@ int main(void)
 	        cmocka_unit_test(close_inside),   cmocka_unit_test(unix_dgram),
 	        cmocka_unit_test(unix_seqpacket), cmocka_unit_test(truncated),
 	        cmocka_unit_test(huge),           cmocka_unit_test(many),
+	        cmocka_unit_test(one_poll),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

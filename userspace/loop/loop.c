@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: timers, tasks, slices and descriptor watchers on libuv, or on a clock that tests
- * advance (a manual loop).
+ * The event loop: timers, tasks, slices and descriptor watchers around libuv, or on a clock that a
+ * test advances (a manual loop).
  */
 #include "l7mp/loop.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,38 +20,6 @@
 #define DRY_GUARD_MS    8000u /* longer than the longest graceful close */
 /* bound for timers that re-arm themselves with 0, which would hang a test */
 #define MANUAL_ROUNDS 1000
-
-/* ---- waking up ---- */
-
-static void idle_cb(uv_idle_t *idle)
-{
-	(void)idle;
-}
-
-/* Makes the next poll return at once. */
-static void wake(struct l7mp_loop *loop)
-{
-	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->idle))
-		uv_idle_start(&loop->idle, idle_cb);
-}
-
-static void wakeup_cb(uv_timer_t *timer)
-{
-	/*
-	 * The prepare hook fires due timers. libuv 1.45 and later runs its timers at the end of an
-	 * iteration, and would stop a loop that has nothing else before the next one.
-	 */
-	wake(timer->data);
-}
-
-/* Limits the next poll to the time `due`. */
-static void sleep_until(struct l7mp_loop *loop, uint64_t due)
-{
-	uint64_t now = uv_now(&loop->uv);
-
-	loop->timer_due = due;
-	uv_timer_start(&loop->timer, wakeup_cb, due > now ? due - now : 0, 0);
-}
 
 uint64_t l7mp_loop_now(const struct l7mp_loop *loop)
 {
@@ -161,12 +130,6 @@ int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t dela
 		h->kept -= t->reserved;
 	}
 	sift(h, i, (struct l7mp_heap_entry){.due = t->due, .seq = h->seq++, .timer = t});
-	/*
-	 * The prepare hook arms the libuv timer; before the loop runs, the handle must keep the
-	 * loop alive.
-	 */
-	if (!loop->manual && !uv_is_active((uv_handle_t *)&loop->timer))
-		sleep_until(loop, t->due);
 	return 0;
 }
 
@@ -229,7 +192,6 @@ void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t)
 	t->prev->next = t;
 	loop->tasks.prev = t;
 	loop->slice_tasks++;
-	wake(loop);
 }
 
 void l7mp_task_cancel(struct l7mp_loop *loop, struct l7mp_task *t)
@@ -255,7 +217,6 @@ void l7mp_flush_request(struct l7mp_loop *loop, struct l7mp_flush *f)
 	f->next = &loop->flushs;
 	f->prev->next = f;
 	loop->flushs.prev = f;
-	wake(loop);
 }
 
 void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f)
@@ -360,7 +321,6 @@ void l7mp_slice_post(struct l7mp_loop *loop, struct l7mp_slice *s)
 	s->next = &loop->slices;
 	s->prev->next = s;
 	loop->slices.prev = s;
-	wake(loop);
 }
 
 void l7mp_slice_cancel(struct l7mp_loop *loop, struct l7mp_slice *s)
@@ -511,7 +471,7 @@ const struct l7mp_turn_stats *l7mp_loop_turn_stats(const struct l7mp_loop *loop)
 
 /* ---- descriptor watchers ---- */
 
-/* One epoll set for all sockets; libuv polls it as one descriptor. */
+/* One epoll set for all sockets and for libuv's epoll set. */
 
 /*
  * epoll rejects regular files and /dev/null with EPERM, because they are always ready. For these a
@@ -587,15 +547,20 @@ int l7mp_io_set(struct l7mp_loop *loop, struct l7mp_io *io, uint32_t events)
 	return rc;
 }
 
-static void dispatch(struct l7mp_loop *loop)
+/*
+ * Waits for at most `timeout` ms (-1: without a limit; 0: not at all), and calls the watchers that
+ * are ready.
+ */
+static void dispatch(struct l7mp_loop *loop, int timeout)
 {
 	struct epoll_event events[IO_BATCH];
-	int n = epoll_wait(loop->epfd, events, IO_BATCH, 0);
+	int n = epoll_wait(loop->epfd, events, IO_BATCH, timeout);
 
+	loop->io_since = uv_hrtime();
+	uv_update_time(&loop->uv);
 	if (n <= 0)
 		return;
 	loop->events = events;
-	loop->io_since = uv_hrtime();
 	loop->event_n = n;
 	for (int i = 0; i < n; i++) {
 		struct l7mp_io *io = events[i].data.ptr;
@@ -608,11 +573,35 @@ static void dispatch(struct l7mp_loop *loop)
 	loop->event_at = loop->event_n = 0;
 }
 
-static void epoll_cb(uv_poll_t *handle, int status, int events)
+/* ---- libuv inside of our loop ---- */
+
+/*
+ * libuv's epoll set is one descriptor of ours, and libuv runs only when it has something to do. The
+ * other way round each iteration would poll both sets, libuv's twice when it measures idle time, and a
+ * single datagram would take five system calls instead of three.
+ */
+
+static void backend_cb(struct l7mp_io *io, uint32_t events)
 {
-	(void)status;
 	(void)events;
-	dispatch(handle->data);
+	l7mp_container_of(io, struct l7mp_loop, backend)->uv_ready = true;
+}
+
+static void keep_cb(uv_async_t *keep)
+{
+	(void)keep;
+}
+
+/*
+ * Runs libuv once if its set is ready, a timer of it is due, or it has other work: handles that
+ * close or are idle, descriptors to add to its set.
+ */
+static void uv_part(struct l7mp_loop *loop)
+{
+	if (!loop->uv_ready && uv_backend_timeout(&loop->uv))
+		return;
+	loop->uv_ready = false;
+	uv_run(&loop->uv, UV_RUN_NOWAIT);
 }
 
 static int io_start(struct l7mp_loop *loop)
@@ -622,46 +611,48 @@ static int io_start(struct l7mp_loop *loop)
 	loop->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (loop->epfd < 0)
 		return -errno;
-	rc = uv_poll_init(&loop->uv, &loop->epoll, loop->epfd);
+	l7mp_io_init(&loop->backend, uv_backend_fd(&loop->uv), backend_cb);
+	rc = l7mp_io_set(loop, &loop->backend, EPOLLIN);
+	/* libuv does nothing in a run without a handle that is active and counts. */
+	if (!rc)
+		rc = uv_async_init(&loop->uv, &loop->keep, keep_cb);
 	if (rc) {
 		close(loop->epfd);
 		loop->epfd = -1;
-		return rc;
 	}
-	loop->epoll.data = loop;
-	uv_poll_start(&loop->epoll, UV_READABLE, epoll_cb);
-	uv_unref((uv_handle_t *)&loop->epoll);
-	return 0;
+	return rc;
 }
 
-/* ---- hooks around each poll ---- */
+/* ---- an iteration ---- */
 
-/* Computes, once per iteration, how long the next poll may block. */
-static void set_sleep(struct l7mp_loop *loop)
+static bool is_due(const struct l7mp_heap *h, uint64_t now)
+{
+	return h->n && h->v[0].due <= now;
+}
+
+/* How long the next poll may block: ms, -1: without a limit. */
+static int poll_timeout(struct l7mp_loop *loop)
 {
 	const struct l7mp_heap *h = &loop->heap;
-	uint64_t now = uv_now(&loop->uv);
-	bool busy = tasks_pending(loop) || slices_pending(loop);
+	uint64_t now = uv_now(&loop->uv), left;
+	int timeout;
 
-	if (!h->n) {
-		uv_timer_stop(&loop->timer);
-	} else if (h->v[0].due <= now) {
-		busy = true;
-	} else if (!uv_is_active((uv_handle_t *)&loop->timer) || loop->timer_due != h->v[0].due) {
-		sleep_until(loop, h->v[0].due);
-	}
-	if (busy)
-		wake(loop);
-	else
-		uv_idle_stop(&loop->idle);
+	if (tasks_pending(loop) || slices_pending(loop) || is_due(h, now))
+		return 0;
+	timeout = uv_backend_timeout(&loop->uv);
+	if (!h->n)
+		return timeout;
+	left = h->v[0].due - now;
+	if (left > INT_MAX)
+		left = INT_MAX;
+	return timeout < 0 || left < (uint64_t)timeout ? (int)left : timeout;
 }
 
+/* The time from the end of one poll to the start of the next one. */
 static void note_latency(struct l7mp_loop *loop)
 {
 	uint64_t stamp = uv_hrtime();
-	uint64_t idle = uv_metrics_idle_time(&loop->uv);
-	uint64_t busy = stamp - loop->poll_stamp, slept = idle - loop->poll_idle;
-	uint64_t us = busy > slept ? (busy - slept) / 1000 : 0;
+	uint64_t us = (stamp - loop->io_since) / 1000;
 	uint64_t second = stamp / 1000000000u;
 
 	if (second != loop->second) {
@@ -669,18 +660,16 @@ static void note_latency(struct l7mp_loop *loop)
 		loop->lat_cur = 0;
 		loop->second = second;
 	}
-	if (loop->poll_stamp && us > loop->lat_cur)
+	if (loop->io_since && us > loop->lat_cur)
 		loop->lat_cur = us;
 	if (loop->lat_cur > loop->lat_max)
 		loop->lat_max = loop->lat_cur;
-	loop->poll_stamp = stamp;
-	loop->poll_idle = idle;
 }
 
-static void prepare_cb(uv_prepare_t *prepare)
+/* What comes before the poll: timers, tasks, slices. */
+static void turn_head(struct l7mp_loop *loop)
 {
-	struct l7mp_loop *loop = prepare->data;
-
+	uv_update_time(&loop->uv);
 	turn_begin(loop);
 	heap_fire(&loop->heap, uv_now(&loop->uv));
 	turn_mark(loop, L7MP_TURN_TIMERS);
@@ -692,14 +681,29 @@ static void prepare_cb(uv_prepare_t *prepare)
 	if (tasks_pending(loop))
 		tasks_run(loop);
 	turn_mark(loop, L7MP_TURN_TASKS);
-	set_sleep(loop);
-	note_latency(loop);
 }
 
-static void check_cb(uv_check_t *check)
+/* Whether something keeps the loop running: a handle of libuv, an object of ours, work to do. */
+static bool is_alive(struct l7mp_loop *loop)
 {
-	struct l7mp_loop *loop = check->data;
+	bool alive;
 
+	uv_unref((uv_handle_t *)&loop->keep);
+	alive = uv_loop_alive(&loop->uv);
+	uv_ref((uv_handle_t *)&loop->keep);
+	return alive || loop->holds || tasks_pending(loop) || slices_pending(loop) ||
+	       (loop->heap.n && !loop->ending);
+}
+
+static void turn(struct l7mp_loop *loop, bool wait)
+{
+	turn_head(loop);
+	/* What kept the loop running may be gone. */
+	if (loop->stopped || !is_alive(loop))
+		wait = false;
+	note_latency(loop);
+	dispatch(loop, wait ? poll_timeout(loop) : 0);
+	uv_part(loop);
 	turn_mark(loop, L7MP_TURN_IO);
 	if (tasks_pending(loop))
 		tasks_run(loop);
@@ -714,23 +718,10 @@ static int start_uv(struct l7mp_loop *loop)
 
 	if (rc)
 		return rc;
-	uv_loop_configure(&loop->uv, UV_METRICS_IDLE_TIME);
 	rc = io_start(loop);
-	if (rc) {
+	if (rc)
 		uv_loop_close(&loop->uv);
-		return rc;
-	}
-	/* These can't fail. */
-	uv_timer_init(&loop->uv, &loop->timer);
-	uv_idle_init(&loop->uv, &loop->idle);
-	uv_prepare_init(&loop->uv, &loop->prepare);
-	uv_check_init(&loop->uv, &loop->check);
-	loop->timer.data = loop->prepare.data = loop->check.data = loop;
-	uv_prepare_start(&loop->prepare, prepare_cb);
-	uv_check_start(&loop->check, check_cb);
-	uv_unref((uv_handle_t *)&loop->prepare);
-	uv_unref((uv_handle_t *)&loop->check);
-	return 0;
+	return rc;
 }
 
 static int loop_new(bool manual, struct l7mp_loop **out)
@@ -768,28 +759,29 @@ int l7mp_loop_new_manual(struct l7mp_loop **out)
 	return loop_new(true, out);
 }
 
-static void guard_cb(uv_timer_t *timer)
+/* Only ends a poll; its caller looks at the clock. */
+static void guard_cb(struct l7mp_timer *t, void *arg)
 {
-	uv_stop(timer->loop);
+	(void)t;
+	(void)arg;
 }
 
 /*
- * Runs until nothing keeps the loop alive, at most DRY_GUARD_MS, which is exceeded only because of
- * a bug.
+ * Runs until nothing but timers keeps the loop alive, or until DRY_GUARD_MS, which only a bug
+ * exceeds.
  */
 static void run_dry(struct l7mp_loop *loop)
 {
-	uv_timer_t guard;
+	uint64_t end = uv_hrtime() + DRY_GUARD_MS * 1000000ull;
+	struct l7mp_timer guard;
 
-	uv_unref((uv_handle_t *)&loop->timer);
-	uv_timer_init(&loop->uv, &guard);
-	uv_update_time(&loop->uv);
-	uv_timer_start(&guard, guard_cb, DRY_GUARD_MS, 0);
-	uv_unref((uv_handle_t *)&guard);
-	uv_run(&loop->uv, UV_RUN_DEFAULT);
-	uv_close((uv_handle_t *)&guard, NULL);
-	uv_run(&loop->uv, UV_RUN_NOWAIT); /* the handle is on this stack, so wait for its close
-	                                   * callback */
+	l7mp_timer_init(&guard, guard_cb, NULL);
+	(void)l7mp_timer_start(loop, &guard, DRY_GUARD_MS);
+	loop->stopped = false;
+	loop->ending = true;
+	while (is_alive(loop) && !loop->stopped && uv_hrtime() < end)
+		turn(loop, true);
+	l7mp_timer_stop(loop, &guard);
 }
 
 static int stop_uv(struct l7mp_loop *loop)
@@ -800,13 +792,10 @@ static int stop_uv(struct l7mp_loop *loop)
 	l7mp_resolver_free(&loop->resolver);
 	heap_free(&loop->heap);
 	l7mp_worker_stop(loop);
-	uv_close((uv_handle_t *)&loop->prepare, NULL);
-	uv_close((uv_handle_t *)&loop->check, NULL);
-	uv_close((uv_handle_t *)&loop->idle, NULL);
-	uv_close((uv_handle_t *)&loop->timer, NULL);
-	uv_close((uv_handle_t *)&loop->epoll, NULL);
-	close(loop->epfd);
+	l7mp_io_stop(loop, &loop->backend);
+	uv_close((uv_handle_t *)&loop->keep, NULL);
 	uv_run(&loop->uv, UV_RUN_NOWAIT);
+	close(loop->epfd);
 	l7mp_worker_free(loop);
 	return uv_loop_close(&loop->uv);
 }
@@ -836,26 +825,25 @@ int l7mp_loop_free(struct l7mp_loop **loopp)
 
 int l7mp_loop_run(struct l7mp_loop *loop)
 {
-	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	while (!loop->stopped && is_alive(loop))
+		turn(loop, true);
+	loop->stopped = false;
 	return 0;
 }
 
 void l7mp_loop_stop(struct l7mp_loop *loop)
 {
-	if (!loop->manual)
-		uv_stop(&loop->uv);
+	loop->stopped = true;
 }
 
 void l7mp_loop_hold(struct l7mp_loop *loop)
 {
-	if (!loop->holds++ && !loop->manual)
-		uv_ref((uv_handle_t *)&loop->epoll);
+	loop->holds++;
 }
 
 void l7mp_loop_release(struct l7mp_loop *loop)
 {
-	if (!--loop->holds && !loop->manual)
-		uv_unref((uv_handle_t *)&loop->epoll);
+	loop->holds--;
 }
 
 /* ---- the manual clock ---- */
@@ -863,7 +851,7 @@ void l7mp_loop_release(struct l7mp_loop *loop)
 void l7mp_loop_turn(struct l7mp_loop *loop)
 {
 	if (!loop->manual) {
-		uv_run(&loop->uv, UV_RUN_NOWAIT);
+		turn(loop, false);
 		return;
 	}
 	heap_fire(&loop->heap, loop->manual_now);

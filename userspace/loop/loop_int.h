@@ -10,7 +10,6 @@
 
 struct l7mp_dgram_shared;
 struct l7mp_resolver;
-struct l7mp_io;
 struct l7mp_worker;
 struct l7mp_kpipes;
 
@@ -35,6 +34,20 @@ struct l7mp_turn {
 	uint64_t us[L7MP_TURN_PARTS];
 };
 
+/* A descriptor watcher. */
+struct l7mp_io_always;
+
+struct l7mp_io {
+	/*
+	 * events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as reported by the kernel
+	 */
+	void (*cb)(struct l7mp_io *io, uint32_t events);
+	int fd;
+	uint32_t events; /* events to wait for; 0: not in the epoll set */
+	struct l7mp_io_always *
+	        always; /* for descriptors that epoll rejects because they are always ready (files) */
+};
+
 struct l7mp_loop {
 	bool manual;
 	uv_loop_t uv;
@@ -44,8 +57,6 @@ struct l7mp_loop {
 	struct l7mp_buf_pool *bufs;
 
 	struct l7mp_heap heap;
-	uv_timer_t timer; /* only limits how long a poll sleeps */
-	uint64_t timer_due;
 
 	struct l7mp_task tasks;   /* sentinel */
 	struct l7mp_flush flushs; /* sentinel */
@@ -57,27 +68,27 @@ struct l7mp_loop {
 	struct l7mp_turn turn;
 	struct l7mp_turn_stats turn_stats;
 	struct l7mp_worker *worker; /* created on first use */
-	uv_prepare_t prepare;
-	uv_check_t check;
-	uv_idle_t idle; /* active: there is work, so poll must not block */
+	bool stopped;               /* l7mp_loop_run returns after this iteration */
+	bool ending;                /* timers do not keep the loop running any more */
 
 	/*
-	 * Descriptors are watched in a separate epoll set, which libuv polls as one descriptor.
-	 * Compared with a uv_poll_t for each: no handle memory, synchronous close, and one
-	 * epoll_ctl(2) instead of two per change.
+	 * Descriptors are watched in a separate epoll set, and libuv's epoll set is one
+	 * of them. Compared with a uv_poll_t each: no handle memory, synchronous close,
+	 * one epoll_ctl(2) instead of two per change, and one poll per iteration without libuv.
 	 */
 	int epfd;
-	uv_poll_t epoll;
+	struct l7mp_io backend;     /* libuv's epoll set */
+	bool uv_ready;              /* it has events */
+	uv_async_t keep;            /* never sent: an active handle, so that uv_run does its work */
 	struct epoll_event *events; /* the events being dispatched */
 	int event_at, event_n;
-	uint64_t io_since; /* ns, start of the dispatch */
+	uint64_t io_since; /* ns, when the last poll returned */
 	size_t holds;
 
 	struct l7mp_dgram_shared *dgram; /* created on first use */
 	struct l7mp_resolver *resolver;  /* created on first use */
 	struct l7mp_kpipes *kpipes;      /* created on first use */
 
-	uint64_t poll_stamp, poll_idle; /* ns, at the last prepare */
 	uint64_t second;
 	uint64_t lat_cur, lat_prev, lat_max; /* µs */
 };
@@ -98,20 +109,6 @@ void l7mp_loop_hold(struct l7mp_loop *loop);
 void l7mp_loop_release(struct l7mp_loop *loop);
 
 /* ---- descriptor watchers (loop.c): level-triggered, stopped synchronously ---- */
-
-struct l7mp_io_always;
-
-struct l7mp_io {
-	/*
-	 * events: EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLRDHUP, as reported by the kernel
-	 */
-	void (*cb)(struct l7mp_io *io, uint32_t events);
-	int fd;
-	uint32_t events; /* events to wait for; 0: not in the epoll set */
-	struct l7mp_io_always
-	        *always; /* for descriptors that epoll rejects because they are always ready (files)
-	                  * */
-};
 
 static inline void l7mp_io_init(struct l7mp_io *io, int fd, void (*cb)(struct l7mp_io *, uint32_t))
 {
