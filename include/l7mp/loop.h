@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: libuv, with timers and deferred tasks of our own. Cancelling these is
- * synchronous, so that their owner may free them at once, which libuv's handles do not allow.
+ * The event loop: sockets, timers and deferred tasks of our own. Cancelling these is synchronous,
+ * so that their owner may free them at once, which libuv's handles do not allow. libuv runs inside
+ * of it, for everything else.
  *
- * A turn of the loop runs: timers, I/O callbacks, tasks, flush hooks (batched sends), slices of
- * long work (slice.h), close callbacks.
+ * A turn of the loop runs: timers, tasks, flush hooks (batched sends), slices of long work
+ * (slice.h), a poll for I/O and its callbacks, libuv if it has something to do, tasks and flush
+ * hooks again.
  *
  * Thread: every function must be called on the loop's own thread. To reach the loop from another
  * thread, use mailbox.h. The loop is always passed as an argument, so that there can be several.
@@ -33,7 +35,10 @@ int l7mp_loop_new_manual(struct l7mp_loop **out);
  * order, and running tasks and flush hooks after each.
  */
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms);
-/* Manual loops: runs the timers, tasks and flush hooks that are due, without moving the clock. */
+/*
+ * Runs one turn, which does not wait for I/O. A manual loop runs the timers, tasks and flush hooks
+ * that are due, and its clock stands still.
+ */
 void l7mp_loop_turn(struct l7mp_loop *loop);
 
 /* Runs until no active handle is left or l7mp_loop_stop was called. Returns 0. */
@@ -46,7 +51,10 @@ void l7mp_loop_stop(struct l7mp_loop *loop);
  */
 int l7mp_loop_free(struct l7mp_loop **loop);
 
-/* Returns libuv's loop, for handles of libuv; NULL for a manual loop. */
+/*
+ * Returns libuv's loop, for handles of libuv; NULL for a manual loop. It is not to be run: use
+ * l7mp_loop_run or l7mp_loop_turn.
+ */
 uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop);
 /* Returns the loop's buffer pool. */
 struct l7mp_buf_pool *l7mp_loop_bufs(struct l7mp_loop *loop);

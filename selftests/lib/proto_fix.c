@@ -324,7 +324,7 @@ static void turn(struct pfix *f)
 {
 	struct timespec nap = {.tv_nsec = 100000};
 
-	uv_run(l7mp_loop_uv(f->loop), UV_RUN_NOWAIT);
+	l7mp_loop_turn(f->loop);
 	nanosleep(&nap, NULL);
 }
 
