@@ -330,7 +330,7 @@ static void real_timers(void **state)
 	t[0].kill = &t[2];
 	t[1].again = 0;
 	l7mp_loop_run(r.loop); /* ends: nothing is armed any more */
-	/* On a busy machine b may fire when a is due, too: then b, which is armed again, is later. */
+	/* On a busy machine b may fire when a is due, too: then b, armed again, is later. */
 	if (strcmp(r.text, "bab"))
 		assert_string_equal(r.text, "bba");
 	assert_in_range(looptest_ms() - start, 55, 5000);

@@ -577,8 +577,8 @@ static void dispatch(struct l7mp_loop *loop, int timeout)
 
 /*
  * libuv's epoll set is one descriptor of ours, and libuv runs only when it has something to do. The
- * other way round each iteration would poll both sets, libuv's twice when it measures idle time, and a
- * single datagram would take five system calls instead of three.
+ * other way round each iteration would poll both sets, libuv's twice when it measures idle time,
+ * and a single datagram would take five system calls instead of three.
  */
 
 static void backend_cb(struct l7mp_io *io, uint32_t events)

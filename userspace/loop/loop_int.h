@@ -43,9 +43,8 @@ struct l7mp_io {
 	 */
 	void (*cb)(struct l7mp_io *io, uint32_t events);
 	int fd;
-	uint32_t events; /* events to wait for; 0: not in the epoll set */
-	struct l7mp_io_always *
-	        always; /* for descriptors that epoll rejects because they are always ready (files) */
+	uint32_t events;               /* events to wait for; 0: not in the epoll set */
+	struct l7mp_io_always *always; /* for descriptors that epoll rejects (files) */
 };
 
 struct l7mp_loop {
