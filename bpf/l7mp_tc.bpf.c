@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fast path at tc ingress (clsact): for devices where XDP is not right (lo, veth, bridges, tun)
- * and for packets that carry what XDP can't see: a partial checksum, or many segments.
+ * The fast path at tc ingress (clsact): for devices on which XDP is unsuitable (lo, veth, bridges,
+ * tun) and for packets with metadata that XDP can't see: a partial checksum, or several segments.
  *
- * Order: parse, look up, all checks, checksum helpers, write, redirect. A packet that is passed
- * to the stack is never changed.
+ * Order: parse, look up, all checks, checksum helpers, write, redirect. A packet that is passed to
+ * the stack is never changed.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -24,9 +24,9 @@
 #include "splice.h"
 #include "verdict.h"
 
-#define PACKET_HOST 0 /* <linux/if_packet.h>; its other definitions clash with BPF's */
+#define PACKET_HOST 0 /* from <linux/if_packet.h>, which conflicts with BPF's definitions */
 
-/* Wire datagrams in the packet: a GSO packet leaves in segments. */
+/* The number of datagrams on the wire: a GSO packet is segmented on egress. */
 static __always_inline __u64 segments(const struct __sk_buff *skb, const struct l7mp_packet *p)
 {
 	if (!skb->gso_size)
@@ -36,7 +36,7 @@ static __always_inline __u64 segments(const struct __sk_buff *skb, const struct 
 	return (p->payload_len + skb->gso_size - 1) / skb->gso_size;
 }
 
-/* The largest IP packet that this one puts on the wire. */
+/* The size of the largest IP packet on the wire. */
 static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const struct l7mp_packet *p)
 {
 	if (!skb->gso_size)
@@ -45,10 +45,10 @@ static __always_inline __u32 wire_ip_len(const struct __sk_buff *skb, const stru
 }
 
 /*
- * Updates the UDP checksum, which may be partial: the helper knows. 0, or negative, and then the
- * packet is as it was: only the first call can fail, when it has no memory to make the packet
- * writable, and as this program writes into packets, the kernel makes them writable before it runs
- * (and drops those for which it has no memory).
+ * Updates the UDP checksum; the helper handles a partial one. Returns 0, or negative with the
+ * packet unchanged: only the first call can fail, when there is no memory to make the packet
+ * writable. As this program writes to packets, the kernel makes them writable before it runs (and
+ * drops them without memory).
  */
 static __always_inline long replace_csum(struct __sk_buff *skb, const __u32 l4, const __u8 family,
                                          const struct l7mp_rewrite *rw)
@@ -93,21 +93,23 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 		return L7MP_VERDICT_PASS_KERNEL;
 	if (wire_ip_len(skb, p) > l7mp_mtu(rw))
 		return L7MP_VERDICT_PASS_MTU;
-	/* Cutting it would end the segmentation, too. */
+	/* Trimming would also end the segmentation. */
 	if (p->trailer && skb->gso_size)
 		return L7MP_VERDICT_PASS_MALFORMED;
-	/* Meant for XDP on the real device; here the tags would be missing. */
+	/*
+	 * VLAN device: the XDP program on the lower device handles it; here the tags are missing.
+	 */
 	if (l7mp_n_vlans(rw))
 		return L7MP_VERDICT_PASS_VLAN;
 	l7mp_take(rw, a, family);
 	if (l7mp_flow_replaced(a, rd, p->key_words, family))
 		return L7MP_VERDICT_PASS_STALE;
-	/* What is behind the IP packet: no socket would send it on. */
+	/* Remove the trailer of the IP packet, which a socket would not forward either. */
 	if (p->trailer && bpf_skb_change_tail(skb, skb->len - (__u32)p->trailer, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
 	/*
-	 * Redirecting drops what has no link header, even where the kernel writes the
-	 * header: a packet of a tun device gets one first.
+	 * Redirecting drops packets without link header, even where the kernel writes the header:
+	 * so a packet of a tun device gets one first.
 	 */
 	if (!has_link && bpf_skb_change_head(skb, ETH_HLEN, 0))
 		return L7MP_VERDICT_PASS_KERNEL;
@@ -121,7 +123,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct l7mp_pack
 }
 
 /*
- * Does the payload, which may be in the non-linear part, begin like a JSON object? Then a
+ * Whether the payload, which may be in the non-linear part, begins like a JSON object. Then a
  * JSONSocket client may have restarted.
  */
 static __always_inline int may_be_json(struct __sk_buff *skb, const __u32 at)
@@ -131,7 +133,7 @@ static __always_inline int may_be_json(struct __sk_buff *skb, const __u32 at)
 	return bpf_skb_load_bytes(skb, at, &first, 1) || *(const __u8 *)&first == '{';
 }
 
-/* The flow's verdict on the packet; nothing but forward() changes it. */
+/* Returns the flow's verdict on the packet; only forward() changes the packet. */
 static __always_inline int judge(struct __sk_buff *skb, const struct ethhdr *eth,
                                  const struct l7mp_packet *p, const struct l7mp_flow_action *a,
                                  const struct l7mp_flow_read *rd, struct l7mp_rewrite *rw,
@@ -179,8 +181,9 @@ static long count_segment(__u32 i, void *arg)
 }
 
 /*
- * The last `len` bytes of the packet are payload: one datagram's, or with GSO many's. A global
- * function, which the verifier follows once, and not for each of its callers.
+ * Updates the RTP statistics. The last `len` bytes of the packet are payload: of one datagram, or
+ * with GSO of several. A global function, which the verifier checks once instead of for each
+ * caller.
  */
 __noinline int l7mp_count_rtp(struct __sk_buff *skb, __u32 index, __u32 len)
 {
@@ -193,7 +196,7 @@ __noinline int l7mp_count_rtp(struct __sk_buff *skb, __u32 index, __u32 len)
 	return 0;
 }
 
-/* Returned by the UDP path for TCP and what may tell of it (ICMP): no action has that number. */
+/* Returned by the UDP path for TCP and related ICMP: not a valid action. */
 #define IS_TCP (-1000)
 
 static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, const int has_link)
@@ -214,7 +217,7 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 		return verdict == L7MP_VERDICT_PASS_TCP || verdict == L7MP_VERDICT_PASS_NOT_UDP
 		               ? IS_TCP
 		               : l7mp_pass_up(verdict);
-	/* Without CAP_PERFMON the verifier also follows paths that only speculation takes. */
+	/* Without CAP_PERFMON the verifier also checks speculative paths. */
 	rw.ports = rw.egress = 0;
 	a = l7mp_flow_find(&p, family);
 	if (!a)
@@ -234,7 +237,7 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	return verdict == L7MP_VERDICT_COUNTED ? TC_ACT_SHOT : l7mp_redirect(&rw);
 }
 
-/* Kept apart, so that the compiler does not join them into one with variable offsets. */
+/* Separate calls, so that the compiler does not merge them into one with variable offsets. */
 #define DEFINE_KIND(n, family)                                             \
 	static __noinline int handle_##n##_##family(struct __sk_buff *skb) \
 	{                                                                  \
@@ -246,7 +249,7 @@ static __always_inline int handle_kind(struct __sk_buff *skb, const int kind, co
 	}
 L7MP_KINDS(DEFINE_KIND)
 
-/* No TCP there: the link header would have to be removed again from the original. */
+/* No TCP on such devices: the link header would have to be removed from the original again. */
 static __always_inline int l3_end(int rc)
 {
 	return rc == IS_TCP ? l7mp_pass_up(L7MP_VERDICT_PASS_TCP) : rc;
@@ -264,7 +267,7 @@ static __noinline int handle_l3_v6(struct __sk_buff *skb)
 
 /*
  * The headers must be in the linear part, where most drivers put them. `enough` bytes suffice for
- * what the packet is; 128 hold all that is parsed.
+ * this kind of packet; 128 hold everything that is parsed.
  */
 static __always_inline void pull_headers(struct __sk_buff *skb, const __u32 enough)
 {

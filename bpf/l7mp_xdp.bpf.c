@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fast path at XDP: a packet of a flow is rewritten and sent out of a device of the device map;
- * everything else is passed to the stack unchanged (XDP_PASS).
+ * The fast path at XDP: a packet of a flow is rewritten and redirected to a device of the device
+ * map; all others are passed to the stack unchanged (XDP_PASS).
  *
- * Order: parse, look up, all checks, the redirect among them (it only notes the target), write. A
+ * Order: parse, look up, all checks including the redirect (which only stores the target), write. A
  * packet that is passed to the stack is never changed.
  */
 #include <linux/bpf.h>
@@ -29,8 +29,8 @@ struct {
 } devices SEC(".maps");
 
 /*
- * The whole packet as it leaves, with n_vlans tags; there is room for them. n_vlans and family are
- * constants.
+ * Writes the whole outgoing packet with n_vlans tags, for which there is room. n_vlans and family
+ * are constants.
  */
 static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                         const __u32 n_vlans, const __u8 family)
@@ -56,16 +56,16 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct l7mp_re
 	return 0;
 }
 
-/* Takes off what is behind the IP packet: no socket would send it on. Shortening never fails. */
+/*
+ * Removes the trailer of the IP packet, which a socket would not forward either. Shortening never
+ * fails.
+ */
 static __always_inline int cut_trailer(struct xdp_md *ctx, __u32 trailer)
 {
 	return trailer && bpf_xdp_adjust_tail(ctx, -(int)trailer);
 }
 
-/*
- * The packet leaves with another number of tags than it came in with. 0, or a verdict, and then
- * nothing was changed.
- */
+/* Changes the number of VLAN tags. Returns 0, or a verdict with the packet unchanged. */
 static __always_inline int move_packet(struct xdp_md *ctx, const struct l7mp_rewrite *rw,
                                        __u32 n_vlans, __u32 trailer, const __u8 family)
 {
@@ -111,11 +111,13 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 		return L7MP_VERDICT_PASS_TO_TC;
 	if (p->ip_len > l7mp_mtu(&rw))
 		return L7MP_VERDICT_PASS_MTU;
-	/* Notes the target, changes nothing yet; fails when the device has gone. */
+	/*
+	 * Stores the redirect target without changing the packet; fails when the device has gone.
+	 */
 	if (bpf_redirect_map(&devices, l7mp_ifindex(&rw), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
 	l7mp_take(&rw, a, family);
-	/* Written in any case: without CAP_PERFMON the verifier lets nothing else be read. */
+	/* Always initialised: otherwise the verifier rejects the read without CAP_PERFMON. */
 	rw.vlans = 0;
 	if (n_vlans || l7mp_n_vlans(&rw))
 		l7mp_take_vlans(&rw, a);
@@ -134,7 +136,7 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	                                           : L7MP_VERDICT_FORWARDED;
 }
 
-/* Does the payload begin like a JSON object? Then a JSONSocket client may have restarted. */
+/* Whether the payload begins like a JSON object. Then a JSONSocket client may have restarted. */
 static __always_inline int may_be_json(struct xdp_md *ctx, const void *data, const int kind)
 {
 	const __u8 *payload = data + L7MP_KIND_PAYLOAD(kind);
@@ -142,7 +144,7 @@ static __always_inline int may_be_json(struct xdp_md *ctx, const void *data, con
 	return (const void *)(payload + 1) > (void *)(long)ctx->data_end || *payload == '{';
 }
 
-/* The flow's verdict on the packet; nothing but forward() changes it. */
+/* Returns the flow's verdict on the packet; only forward() changes the packet. */
 static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
                                  const struct l7mp_packet *p, const struct l7mp_flow_action *a,
                                  const struct l7mp_flow_read *rd, const int kind)
@@ -165,8 +167,8 @@ static __always_inline int judge(struct xdp_md *ctx, const struct ethhdr *eth,
 }
 
 /*
- * The last `len` bytes of the packet are a datagram's payload. A global function, which the
- * verifier follows once, and not for each of its callers.
+ * Updates the RTP statistics. The last `len` bytes of the packet are the payload of a datagram. A
+ * global function, which the verifier checks once instead of for each caller.
  */
 __noinline int l7mp_count_rtp(struct xdp_md *ctx, __u32 index, __u32 len)
 {
@@ -192,7 +194,7 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	struct l7mp_packet p;
 	__u32 rtp_index;
 	int is_rtp;
-	/* The helper, because without CAP_PERFMON pointers can't be subtracted. */
+	/* Use the helper, because without CAP_PERFMON pointers can't be subtracted. */
 	int verdict = l7mp_parse_ip(data, end, L7MP_KIND_L3(kind), family,
 	                            (__u32)bpf_xdp_get_buff_len(ctx), &p);
 
@@ -213,7 +215,7 @@ static __always_inline int handle(struct xdp_md *ctx, const int kind)
 	return verdict;
 }
 
-/* Kept apart, so that the compiler does not join them into one with variable offsets. */
+/* Separate calls, so that the compiler does not merge them into one with variable offsets. */
 #define DEFINE_KIND(n, family)                                          \
 	static __noinline int handle_##n##_##family(struct xdp_md *ctx) \
 	{                                                               \
@@ -263,7 +265,10 @@ static __always_inline int load_frame(struct xdp_md *ctx, struct l7mp_frame *f)
 	return 0;
 }
 
-/* Is it for this host, too, or for many? Then a copy has to leave, which XDP can't make. */
+/*
+ * Whether the frame is also for this host, or multicast. Then a copy has to be sent, which XDP
+ * can't make.
+ */
 static __always_inline int for_stack(const struct l7mp_frame *f, const struct l7mp_frame_action *a)
 {
 	const __u16 *mac = (const __u16 *)f->bytes, *own = (const __u16 *)a->in_mac;
@@ -273,7 +278,7 @@ static __always_inline int for_stack(const struct l7mp_frame *f, const struct l7
 
 #define NO_FRAME (-1)
 
-/* A verdict, or NO_FRAME. */
+/* Returns a verdict, or NO_FRAME. */
 static __noinline int handle_frame(struct xdp_md *ctx, __u32 kinds)
 {
 	const __u32 tc = L7MP_FLOW_TC_ONLY | L7MP_FLOW_COPY;

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Finds a packet's flow, and tells whether what was read of it is one value, and that of the
- * packet's flow. The look-up alone does not say so: when an entry is deleted, or replaced by an
- * update, the kernel gives its memory to the next one at once, while a program may still read it.
+ * Finds a packet's flow, and checks that the data read from it is consistent and belongs to the
+ * packet's flow. The look-up alone does not guarantee this: when an entry is deleted, or replaced
+ * by an update, the kernel reuses its memory at once, while a program may still read it.
  *
  * A program reads the value in three steps:
  *
- *   1. l7mp_flow_begin: `version` and `version_end` are equal, so no write was half done then.
- *   2. It copies all that it needs.
- *   3. l7mp_flow_replaced: the key, then both versions once more. If they are what they were, the
- *      copy is of one value, and that value belongs to the packet's flow.
+ *  1. l7mp_flow_begin: `version` and `version_end` are equal, so no write was in progress.
+ *  2. It copies all fields that it needs.
+ *  3. l7mp_flow_replaced: compares the key, then both versions again. If they are unchanged, the
+ *  copy is of one value, and that value belongs to the packet's flow.
  *
- * The kernel copies a value as one block, upwards or downwards depending on the processor and on
- * the addresses. Upwards, a write that touches a field in step 2 has changed `version` and then the
- * key before; downwards, `version_end`. So step 3 sees it in both cases. No two values that are
- * written have the same version, so that an entry which is replaced twice is noticed, too. When in
- * doubt the packet is passed to the stack: verdict `stale`. The part of an IPv6 flow behind
- * version_end is followed by a third version, `version6`, which is checked in the same way.
+ * The kernel copies a value as one block, upwards or downwards depending on the CPU and on the
+ * addresses. Upwards, a write that touches a field in step 2 has changed `version` and then the key
+ * before; downwards, `version_end`. So step 3 detects it in both cases. All written values have
+ * different versions, so that an entry which is replaced twice is detected, too. In doubt the
+ * packet is passed to the stack: verdict `stale`. The part of an IPv6 flow after version_end is
+ * followed by a third version, `version6`, which is checked in the same way.
  */
 #pragma once
 
@@ -24,14 +24,14 @@
 #include "parse.h"
 #include "words.h"
 
-/* The words that hold a value's versions, as they were when its reading began. */
+/* The words with a value's versions, as of the beginning of the read. */
 struct l7mp_flow_read {
 	__u64 head;  /* version, in_ifindex */
 	__u64 tail;  /* slot, version_end */
 	__u64 tail6; /* padding, version6; IPv6 only */
 };
 
-/* The flow of a packet, or NULL. `family` is a constant, as everywhere here. */
+/* Returns the flow of a packet, or NULL. `family` is a constant, as everywhere here. */
 static __always_inline const struct l7mp_flow_action *l7mp_flow_find(const struct l7mp_packet *p,
                                                                      const __u8 family)
 {
@@ -54,7 +54,7 @@ static __always_inline const volatile __u64 *l7mp_flow_tail6(const struct l7mp_f
 	return (const volatile __u64 *)&((const struct l7mp_flow6_action *)a)->pad;
 }
 
-/* 0: the value is being written. */
+/* Returns 0 when the value is being written. */
 static __always_inline int l7mp_flow_begin(const struct l7mp_flow_action *a,
                                            struct l7mp_flow_read *rd, const __u8 family)
 {
@@ -68,12 +68,12 @@ static __always_inline int l7mp_flow_begin(const struct l7mp_flow_action *a,
 		rd->tail6 = *l7mp_flow_tail6(a);
 		differ |= L7MP_FIRST32(rd->head) ^ L7MP_SECOND32(rd->tail6);
 	}
-	/* The compiler must not move reads of the value to a place before this one. */
+	/* Prevents the compiler from moving reads of the value before this point. */
 	__asm__ volatile("" ::: "memory");
 	return !differ;
 }
 
-/* Does the value's copy of the key differ from the packet's key? */
+/* Whether the value's copy of the key differs from the packet's key. */
 static __always_inline __u64 l7mp_flow_other_key(const struct l7mp_flow_action *a,
                                                  const __u64 key_words[5], const __u8 family)
 {
@@ -90,8 +90,8 @@ static __always_inline __u64 l7mp_flow_other_key(const struct l7mp_flow_action *
 }
 
 /*
- * 1: what was read since l7mp_flow_begin may be of another flow. `key_words` is the packet's key.
- * The reads are volatile, so that they stay in order.
+ * Returns 1 when the data read since l7mp_flow_begin may be of another flow. `key_words` is the
+ * packet's key. The reads are volatile, so that they stay in order.
  */
 static __always_inline int l7mp_flow_replaced(const struct l7mp_flow_action *a,
                                               const struct l7mp_flow_read *rd,
@@ -108,7 +108,7 @@ static __always_inline int l7mp_flow_replaced(const struct l7mp_flow_action *a,
 	return differ != 0;
 }
 
-/* A flow's counter: for a value that was found to be one, by l7mp_flow_replaced. */
+/* Returns a flow's counter, for a value that l7mp_flow_replaced has validated. */
 static __always_inline struct l7mp_flow_counter *l7mp_flow_counter(const struct l7mp_flow_read *rd)
 {
 	__u64 slot = L7MP_WORD64(L7MP_FIRST32(rd->tail), 0);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Frames of AF_PACKET: from a frame to its entry of the map `frames`, and what becomes of it. The
- * same for XDP, the tc program and the filter of packet sockets (l7mp_tap).
+ * Frames of AF_PACKET: finds a frame's entry in the map `frames`, and decides its treatment. Common
+ * to XDP, the tc program and the filter of packet sockets (l7mp_tap).
  *
- * A packet socket of ETH_P_ALL gets a frame before tc does: XDP, sockets, tc is the order. So that
- * a frame is relayed once, the decision is made once: where the sockets are, by their filter. It
- * notes what it has decided for this processor, and the tc program, which runs right afterwards for
- * the same frame, carries it out. Changes of the map between the two don't matter. Frames that no
- * filter has seen (its process is gone) are decided at tc. XDP decides by itself, as what it takes
- * comes to no socket.
+ * The order of hooks is XDP, packet sockets, tc: a packet socket of ETH_P_ALL gets a frame before
+ * tc does. So that a frame is relayed exactly once, there is one decision: by the sockets' filter,
+ * if there are sockets. The filter stores its decision per CPU, and the tc program, which runs
+ * directly afterwards for the same frame, executes it; changes of the map in between have no
+ * effect. For frames that no filter has seen (its process is gone) tc decides. XDP decides by
+ * itself, as frames that it redirects do not reach sockets.
  *
- * The first bytes of the frame are copied to a buffer in a map, and everything is read from there:
- * with offsets that are constants, as without CAP_PERFMON the verifier takes no others.
+ * The first bytes of the frame are copied to a buffer in a map, and everything is read from there
+ * at constant offsets, because without CAP_PERFMON the verifier rejects variable ones.
  */
 #pragma once
 
@@ -23,12 +23,12 @@
 #include "rewrite.h"
 #include "verdict.h"
 
-#define L7MP_FRAME_WORDS 11 /* two tags, IPv6, and TCP's header in front of its options */
+#define L7MP_FRAME_WORDS 11 /* two tags, IPv6, and the TCP header without options */
 #define L7MP_FRAME_HEAD  (L7MP_FRAME_WORDS * 8)
-#define L7MP_NOTE_WORDS  8 /* by which a frame is known again */
+#define L7MP_NOTE_WORDS  8 /* by which a frame is recognised */
 #define L7MP_NOTE_HEAD   (L7MP_NOTE_WORDS * 8)
 
-/* What is to be done with a frame: a copy of its entry, and what its counter gets. */
+/* The decision for a frame: a copy of its entry, and the amounts for its counter. */
 struct l7mp_frame_way {
 	__u64 egress; /* ifindex, mtu */
 	__u64 verb;   /* the word of verb and flags: see l7mp_frame_flags */
@@ -38,34 +38,37 @@ struct l7mp_frame_way {
 	__u64 bytes;
 };
 
-/* A frame in the program's hands. */
+/* A frame being processed. */
 struct l7mp_frame {
 	union {
-		__u64 words[L7MP_FRAME_WORDS]; /* zeros behind a short frame's end */
+		__u64 words[L7MP_FRAME_WORDS]; /* zero after the end of a short frame */
 		__u8 bytes[L7MP_FRAME_HEAD];
 	};
 	__u64 key[6];
 	struct l7mp_frame_way way;
-	__u32 len;     /* without the tag beside it */
-	__u32 ifindex; /* where it came in */
-	__u32 gso;     /* size of its segments; 0: it is one */
-	__u32 beside;  /* the tag beside it: protocol and TCI as in the skb; 0: none */
+	__u32 len;     /* without the tag in the skb */
+	__u32 ifindex; /* ingress interface */
+	__u32 gso;     /* size of its segments; 0: not segmented */
+	__u32 beside;  /* the tag in the skb: protocol and TCI; 0: none */
 	__u32 beside_id;
-	__u32 l4_end; /* bytes in front of the transport payload; 0: not known */
+	__u32 l4_end; /* bytes before the transport payload; 0: unknown */
 	__u32 ip_end;
-	__u16 wild[3]; /* types that an entry for many conversations may have; 0: none */
+	__u16 wild[3]; /* EtherTypes for which an entry for many conversations is looked up; 0: none
+	                * */
 	__u16 tagged;
 };
 
 enum l7mp_note { L7MP_NOTE_NONE, L7MP_NOTE_TAKEN, L7MP_NOTE_LEFT };
 
-/* What the filter of a socket has decided. */
+/* The decision of a socket's filter. */
 struct l7mp_frame_note {
 	__u64 words[L7MP_NOTE_WORDS];
 	__u64 known; /* length and interface */
 	__u32 beside;
 	__u32 state;
-	/* The tc program did not run, or saw another frame: sockets get all frames until it has. */
+	/*
+	 * Set when the tc program did not run, or saw another frame: sockets then get all frames.
+	 */
 	__u32 missed;
 	__u32 pad;
 	struct l7mp_frame_way way;
@@ -83,7 +86,7 @@ struct {
 	__type(value, struct l7mp_frame_cpu);
 } frame_cpu SEC(".maps");
 
-/* Which kinds of entries there are for an interface. */
+/* The kinds of entries that exist for an interface. */
 static __always_inline __u32 l7mp_frame_kinds(__u32 ifindex)
 {
 	__u64 key = L7MP_WORD64(ifindex % L7MP_IFS_MAX, 0);
@@ -102,11 +105,11 @@ static __always_inline int l7mp_is_tag(__u16 type)
 	return type == ETH_P_8021Q || type == ETH_P_8021AD;
 }
 
-/* ---- which entries a frame may have ---- */
+/* ---- candidate entries of a frame ---- */
 
 /*
- * `base` (a constant) is where the EtherType stands when the kernel has taken the outer tag off. A
- * frame that ends before or within it has none.
+ * `base` (a constant) is the offset of the EtherType when the outer tag is in the skb. A frame that
+ * ends before or within it has none.
  */
 static __always_inline void l7mp_frame_types(struct l7mp_frame *f, const __u32 base)
 {
@@ -120,7 +123,7 @@ static __always_inline void l7mp_frame_types(struct l7mp_frame *f, const __u32 b
 	}
 }
 
-/* Sets `wild` and `tagged`. The bytes, and what is beside them, are there. */
+/* Sets `wild` and `tagged`. Requires the bytes and the tag in the skb. */
 static __always_inline void l7mp_frame_classify(struct l7mp_frame *f)
 {
 	__u16 type = l7mp_frame_u16(f, 12);
@@ -139,7 +142,7 @@ static __always_inline void l7mp_frame_classify(struct l7mp_frame *f)
 	}
 }
 
-/* Does a socket that takes frames of `type` take it? As its classic filter does. */
+/* Whether a socket for frames of `type` accepts it, by the same rule as its classic filter. */
 static __always_inline int l7mp_frame_is_of(const struct l7mp_frame *f, __u16 type)
 {
 	if (l7mp_is_tag(type))
@@ -161,7 +164,7 @@ static __always_inline void l7mp_frame_ports(struct l7mp_frame *f, const __u32 l
 	}
 }
 
-/* 0, or -1: not a packet whose conversation is told here. l3 is a constant. */
+/* Returns 0, or -1: the conversation of this packet is not determined here. l3 is a constant. */
 static __always_inline int l7mp_frame_v4(struct l7mp_frame *f, const __u32 l3, __u16 type)
 {
 	const struct iphdr *ip = (const void *)&f->bytes[l3];
@@ -227,7 +230,7 @@ static __always_inline int l7mp_frame_parse(struct l7mp_frame *f, const __u32 n,
 	return 0;
 }
 
-/* The key of its conversation. 0, or -1: user space finds that better. */
+/* Sets the key of its conversation. Returns 0, or -1: left to user space. */
 static __noinline int l7mp_frame_find_key(struct l7mp_frame *f)
 {
 	__u16 id1, id2, beside;
@@ -259,14 +262,14 @@ static __always_inline const struct l7mp_frame_action *l7mp_frame_any(struct l7m
 	return bpf_map_lookup_elem(&frames, f->key);
 }
 
-/* ---- what becomes of it ---- */
+/* ---- decision ---- */
 
 static __always_inline __u32 l7mp_frame_flags(const struct l7mp_frame_way *w)
 {
 	return ((const __u16 *)&w->verb)[3];
 }
 
-/* What its counter gets: frames as they are on a wire, with their tags. */
+/* The amounts for its counter: frames as on the wire, with their tags. */
 static __always_inline void l7mp_frame_measure(struct l7mp_frame *f)
 {
 	__u32 tag = f->beside ? sizeof(struct l7mp_vlan) : 0, payload;
@@ -280,7 +283,7 @@ static __always_inline void l7mp_frame_measure(struct l7mp_frame *f)
 	f->way.bytes = f->way.segments * (f->l4_end + tag) + payload;
 }
 
-/* Does it fit, each of its segments? By the rule of user space: one tag does not count. */
+/* Whether it, or each of its segments, fits the MTU. As in user space one tag does not count. */
 static __always_inline int l7mp_frame_fits(const struct l7mp_frame *f, __u32 mtu)
 {
 	__u32 len = f->len;
@@ -307,7 +310,7 @@ static __always_inline __u64 l7mp_frame_other_key(const struct l7mp_frame_action
 	return differ;
 }
 
-/* The steps of flow.h: the entry is copied, and then found to be one value, of this key. */
+/* The steps of flow.h: copies the entry, then validates version and key. */
 static __always_inline int l7mp_frame_take(struct l7mp_frame *f, const struct l7mp_frame_action *a,
                                            const struct l7mp_flow_read *rd)
 {
@@ -328,7 +331,7 @@ static __always_inline int l7mp_frame_take(struct l7mp_frame *f, const struct l7
 	return differ ? L7MP_VERDICT_PASS_STALE : L7MP_VERDICT_FORWARDED;
 }
 
-/* FORWARDED, with f->way set, or why the frame is left to user space. */
+/* Returns FORWARDED, with f->way set, or why the frame is left to user space. */
 static __noinline int l7mp_frame_judge(struct l7mp_frame *f, const struct l7mp_frame_action *a)
 {
 	const struct l7mp_flow_action *v = (const void *)a;
@@ -348,7 +351,7 @@ static __noinline int l7mp_frame_judge(struct l7mp_frame *f, const struct l7mp_f
 	return l7mp_frame_take(f, a, &rd);
 }
 
-/* The entry of its conversation, else one for many. */
+/* Returns the entry of its conversation, else one for many. */
 static __always_inline const struct l7mp_frame_action *l7mp_frame_lookup(struct l7mp_frame *f,
                                                                          __u32 kinds)
 {
@@ -383,7 +386,7 @@ static __always_inline __u32 l7mp_frame_egress(const struct l7mp_frame_way *w)
 	return L7MP_FIRST32(w->egress);
 }
 
-/* The frame's link addresses, as far as they change. */
+/* Rewrites the frame's link addresses, if configured. */
 static __always_inline void l7mp_frame_write(struct ethhdr *eth, const struct l7mp_frame_way *w)
 {
 	const __be16 *macs = (const __be16 *)w->macs;

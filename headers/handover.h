@@ -9,8 +9,8 @@
 #include "words.h"
 
 /*
- * 1: pass the packet to the stack, or it would overtake others; 0: the flow is active. The index
- * may be that of a flow whose value is just being written: then the other flow begins a moment
+ * Returns 1: pass the packet to the stack, because it would overtake others; 0: the flow is active.
+ * The index may be that of a flow whose value is being written: then the other flow begins slightly
  * later.
  */
 static __always_inline int l7mp_handover_waits(const struct l7mp_flow_action *a)

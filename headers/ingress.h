@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Does a packet come in where its flow expects it: by the same interface, to the same link address,
- * with the same VLAN tags? Otherwise it is passed to the stack and its checks (reverse path filter,
- * martian addresses, unknown VLANs).
+ * Checks that a packet arrives where its flow expects it: on the same interface, with the same
+ * destination link address and the same VLAN tags. Otherwise it is passed to the stack and its
+ * checks (reverse path filter, martian addresses, unknown VLANs).
  */
 #pragma once
 
 #include "flow.h"
 
-/* Protocols and VLAN ids as a flow has them from in_vlan_proto on, in network order. */
+/* Protocols and VLAN ids in the form of a flow from in_vlan_proto on, in network order. */
 static __always_inline __u64 l7mp_tags(__be16 proto0, __be16 proto1, __be16 tci0, __be16 tci1)
 {
 	const __be16 id = bpf_htons(0x0fff);
@@ -16,7 +16,7 @@ static __always_inline __u64 l7mp_tags(__be16 proto0, __be16 proto1, __be16 tci0
 	return L7MP_WORD64(L7MP_WORD32(proto0, proto1), L7MP_WORD32(tci0 & id, tci1 & id));
 }
 
-/* The tags in a frame that has n_vlans of them (a constant). It has been parsed. */
+/* Reads the tags of a parsed frame that has n_vlans of them (a constant). */
 static __always_inline __u64 l7mp_frame_tags(const struct ethhdr *eth, const __u32 n_vlans)
 {
 	const struct l7mp_vlan *vlan = (const void *)(eth + 1);
@@ -28,7 +28,7 @@ static __always_inline __u64 l7mp_frame_tags(const struct ethhdr *eth, const __u
 	return l7mp_tags(eth->h_proto, vlan[0].proto, vlan[0].tci, vlan[1].tci);
 }
 
-/* Is the frame addressed to the flow's link address? */
+/* Whether the frame is addressed to the flow's link address. */
 static __always_inline int l7mp_to_us(const struct ethhdr *eth, const struct l7mp_flow_action *a)
 {
 	const __u16 *mac = (const __u16 *)eth->h_dest, *own = (const __u16 *)a->in_mac;
@@ -37,8 +37,8 @@ static __always_inline int l7mp_to_us(const struct ethhdr *eth, const struct l7m
 }
 
 /*
- * 0, or the verdict. has_link is a constant of the program: `eth` itself must not be compared with
- * NULL, as the verifier refuses that of a pointer into the packet without CAP_PERFMON.
+ * Returns 0, or the verdict. has_link is a constant of the program: `eth` itself must not be
+ * compared with NULL, because without CAP_PERFMON the verifier rejects that for a packet pointer.
  */
 static __always_inline int l7mp_check_ingress(const struct l7mp_flow_action *a,
                                               const struct l7mp_flow_read *rd, __u32 ifindex,

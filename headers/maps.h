@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The maps, shared by all programs: the loader pins them and hands the same ones to every object.
- * flows4, flows6 and frames are plain hashes, never LRU: a full table is an error that user space
- * sees, not a forgotten flow.
+ * The maps, shared by all programs: the loader pins them and passes the same ones to every object.
+ * flows4, flows6 and frames are plain hashes, not LRU: a full table is an error that user space
+ * sees, instead of an evicted flow.
  */
 #pragma once
 

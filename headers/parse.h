@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Finds the flow key in a packet. Reads only; every doubt is a verdict, and the
- * caller passes the packet up as it is.
+ * Finds the flow key in a packet. Only reads; in every doubtful case returns a verdict, and the
+ * caller passes the packet to the stack unchanged.
  *
- * The same code serves XDP (the frame as it is on the wire), tc (an outer VLAN
- * tag may be in the skb instead) and, compiled for user space, the fuzzer.
+ * The same code is used by XDP (the frame as on the wire), by tc (an outer VLAN tag may be in the
+ * skb instead) and, compiled for user space, by the fuzzer.
  */
 #pragma once
 
@@ -35,7 +35,7 @@
 
 struct l7mp_vlan {
 	__be16 tci;
-	__be16 proto; /* of what follows */
+	__be16 proto; /* of the next header */
 };
 
 struct l7mp_packet {
@@ -45,7 +45,7 @@ struct l7mp_packet {
 	 */
 	__u64 ip_len;      /* whole IP packet */
 	__u64 payload_len; /* transport payload */
-	__u64 trailer;     /* bytes behind the IP packet: padding of short frames, and whatever */
+	__u64 trailer;     /* bytes after the IP packet: padding of short frames, or other data */
 	union {
 		struct l7mp_flow4_key key4;
 		struct l7mp_flow_key key6;
@@ -77,8 +77,8 @@ static __always_inline int l7mp_parse_udp(const struct udphdr *udp, const void *
 	if ((const void *)(udp + 1) > end)
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	/*
-	 * A datagram shorter than its IP packet is legal, and trimmed by the receiver: rare enough
-	 * to leave to it.
+	 * A datagram shorter than its IP packet is legal, and trimmed by the receiver: too rare for
+	 * the fast path.
 	 */
 	if (bpf_ntohs(udp->len) != l4_len)
 		return L7MP_VERDICT_PASS_MALFORMED;
@@ -99,9 +99,7 @@ static __always_inline int l7mp_v4_options(const struct iphdr *ip)
 	return ip->protocol == IPPROTO_TCP ? L7MP_VERDICT_PASS_TCP : L7MP_VERDICT_PASS_OPTIONS;
 }
 
-/*
- * TCP, or a header that may be in front of it. splice.h looks at the rest.
- */
+/* TCP, or a header that may precede it. splice.h handles the rest. */
 static __always_inline int l7mp_v6_other(__u8 next)
 {
 	return next == IPPROTO_TCP || next == IPPROTO_FRAGMENT || next == IPPROTO_HOPOPTS
@@ -144,7 +142,7 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	if (ip->version != 6)
 		return L7MP_VERDICT_PASS_MALFORMED;
-	/* Extension headers, fragments among them, are not UDP here: passed to the stack. */
+	/* Extension headers, including fragments, are not handled here: passed to the stack. */
 	if (ip->nexthdr != IPPROTO_UDP)
 		return l7mp_v6_other(ip->nexthdr);
 	if (ip->hop_limit <= 1)
@@ -164,9 +162,9 @@ static __always_inline int l7mp_parse_v6(const struct ipv6hdr *ip, const void *e
 }
 
 /*
- * `data` may be shorter than the whole frame of wire_len when the rest is in
- * fragments. Fills all of *p on success, of the key that of its family. 0, or a verdict. l3 and
- * family are constants.
+ * `data` may be shorter than the whole frame of wire_len when the rest is in fragments. On success
+ * fills all of *p; of the key only the part of its family. Returns 0, or a verdict. l3 and family
+ * are constants.
  */
 static __always_inline int l7mp_parse_ip(const void *data, const void *end, const __u32 l3,
                                          const __u8 family, __u32 wire_len, struct l7mp_packet *p)
@@ -181,8 +179,8 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 }
 
 /*
- * What a frame carries, and behind how many tags. Each kind has code of its own with constant
- * offsets: it is shorter, and without CAP_PERFMON the verifier takes no others.
+ * The payload of a frame and its number of tags. Each kind has separate code with constant offsets:
+ * it is shorter, and without CAP_PERFMON the verifier rejects variable offsets.
  */
 #define L7MP_KIND(n_vlans, family) ((n_vlans) << 4 | (family))
 #define L7MP_KIND_VLANS(kind)      ((kind) >> 4)
@@ -198,7 +196,7 @@ static __always_inline int l7mp_is_vlan(__be16 proto)
 	X(0, L7MP_FAMILY_V6) \
 	X(1, L7MP_FAMILY_V4) X(1, L7MP_FAMILY_V6) X(2, L7MP_FAMILY_V4) X(2, L7MP_FAMILY_V6)
 
-/* The kind, or a negative verdict. */
+/* Returns the kind, or a negative verdict. */
 static __always_inline int l7mp_frame_kind(const void *data, const void *end)
 {
 	const struct ethhdr *eth = data;

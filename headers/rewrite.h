@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writes what a flow makes of a packet. Called only when every check has passed; the bounds tests
- * here are for the verifier and can't fail then.
+ * Rewrites a packet according to its flow. Called only when every check has passed; the bounds
+ * tests here are for the verifier and can't fail then.
  */
 #pragma once
 
@@ -10,8 +10,8 @@
 #include "parse.h"
 
 /*
- * What is written, copied out of the value before it is checked for the last time
- * (l7mp_flow_replaced). In the value's own groups of 8 bytes: see words.h.
+ * The data to write, copied from the value before its last validation (l7mp_flow_replaced). In the
+ * value's own groups of 8 bytes: see words.h.
  */
 struct l7mp_rewrite {
 	__u64 addrs[4]; /* saddr, daddr; IPv4: both in the first word */
@@ -23,7 +23,7 @@ struct l7mp_rewrite {
 	__u64 tos;      /* handover, tos, dir, padding */
 };
 
-/* Copies what the checks look at. */
+/* Copies the fields used by the checks. */
 static __always_inline void l7mp_take_checked(struct l7mp_rewrite *rw,
                                               const struct l7mp_flow_action *a)
 {
@@ -54,7 +54,7 @@ static __always_inline void l7mp_take_vlans(struct l7mp_rewrite *rw,
 	rw->vlans = *(const __u64 *)a->vlan_proto;
 }
 
-/* The parts of these words, as they are in memory. */
+/* The fields of these words, as in memory. */
 static __always_inline __u32 l7mp_word32(const __u64 *words, int i)
 {
 	return ((const __u32 *)words)[i];
@@ -116,9 +116,9 @@ static __always_inline __u32 l7mp_csum_port(const struct l7mp_rewrite *rw)
 }
 
 /*
- * The fields that a socket would set anew, by the same rule as user space's sockets: DSCP and ECN
- * are the flow's or stay, DF is set, an IPv6 flow label is zero. Returns what the checksum of the
- * IPv4 header has to be changed by, in 64 bits: see words.h.
+ * Sets the fields that a socket would set, by the same rule as for user space's sockets: DSCP and
+ * ECN are the flow's or kept, DF is set, an IPv6 flow label is zero. Returns the change of the IPv4
+ * header's checksum, in 64 bits: see words.h.
  */
 static __always_inline __u64 l7mp_rewrite_fields_v4(struct iphdr *ip, const struct l7mp_rewrite *rw)
 {
@@ -148,8 +148,8 @@ static __always_inline void l7mp_rewrite_fields_v6(struct ipv6hdr *ip,
 }
 
 /*
- * All that changes in the IP packet l3 bytes into the frame; with `csum` the UDP checksum too.
- * 0, or -1 when the verifier's bounds test failed. l3, family and csum are constants.
+ * Rewrites the IP packet at l3; with `csum` also the UDP checksum. Returns 0, or -1 when the
+ * verifier's bounds test failed. l3, family and csum are constants.
  */
 static __always_inline int l7mp_rewrite_ip(void *data, void *end, const __u32 l3, const __u8 family,
                                            const int csum, const struct l7mp_rewrite *rw)

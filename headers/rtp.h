@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Statistics of RTP flows, for packets that have been forwarded: the payload is the end of the
- * packet then, whatever was done to its headers.
+ * Statistics of RTP flows, for packets that have been forwarded: the payload is then the end of the
+ * packet, whatever was changed in its headers.
  */
 #pragma once
 

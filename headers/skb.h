@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tc programs do to an skb, whatever it carries. */
+/* Operations of the tc programs on an skb, for UDP and TCP. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -17,9 +17,9 @@
 /*
  * Updates the checksum at `at` for new addresses, which are in its pseudo header. With
  * CHECKSUM_COMPLETE the device has summed up the whole packet. An IPv4 header does not change that
- * sum, because its own checksum makes up for the addresses; an IPv6 header has none. Kernels from
- * 6.16 on, and newer patches of older ones, take a flag that says so; the others find the sum wrong
- * and add the packet up themselves. `flags`: others of bpf_l4_csum_replace.
+ * sum, because its own checksum compensates for the addresses; an IPv6 header has none. Kernels
+ * from 6.16 on, and newer patch levels of older ones, accept a flag for that; the others detect a
+ * wrong sum and recompute it. `flags`: others of bpf_l4_csum_replace.
  */
 #define L7MP_CSUM_IPV6 (1ULL << 7) /* BPF_F_IPV6 of <linux/bpf.h>, not in Debian 12's */
 
@@ -34,7 +34,7 @@ static __always_inline long l7mp_replace_addr_csum(struct __sk_buff *skb, const 
 	return rc == -EINVAL ? bpf_l4_csum_replace(skb, at, 0, delta, flags) : rc;
 }
 
-/* Takes all tags away, those in the frame (n_vlans) and the one beside it. */
+/* Removes all tags, those in the frame (n_vlans) and the one in the skb. */
 static __always_inline int l7mp_untag(struct __sk_buff *skb, const __u32 n_vlans)
 {
 	const __u32 n = n_vlans + (skb->vlan_present ? 1 : 0);
@@ -53,7 +53,7 @@ static __always_inline long l7mp_redirect(const struct l7mp_rewrite *rw)
 	return bpf_redirect(l7mp_ifindex(rw), 0);
 }
 
-/* The packet's tags: the outer one may be beside the frame, n_vlans (a constant) are in it. */
+/* The packet's tags: the outer one may be in the skb, n_vlans (a constant) are in the frame. */
 static __always_inline __u64 l7mp_packet_tags(const struct __sk_buff *skb, const struct ethhdr *eth,
                                               const __u32 n_vlans)
 {
@@ -70,7 +70,7 @@ static __always_inline __u64 l7mp_packet_tags(const struct __sk_buff *skb, const
 	return l7mp_tags((__be16)skb->vlan_proto, eth->h_proto, tci, vlan[0].tci);
 }
 
-/* On to the next filter, which may be that of another program. */
+/* Continues with the next filter, which may be another program's. */
 static __always_inline int l7mp_pass_up(int verdict)
 {
 	l7mp_count_verdict(verdict);

@@ -24,7 +24,7 @@ struct {
 	__type(value, struct l7mp_abi_session);
 } sessions SEC(".maps");
 
-/* By interface index: what to take away again after a crash. */
+/* By interface index: attachments to remove after a crash. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, L7MP_IFS_MAX);
