@@ -156,7 +156,7 @@ class Auth(unittest.TestCase):
             peer.wait()
 
     def test_token(self):
-        """with a token file every request needs the token, from everywhere; it is read anew"""
+        """with a token file every request needs the token, from everywhere; it is read again"""
         path = f"/tmp/l7mp-test-token-{os.getpid()}"
         with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w") as f:
             f.write("  s3cret \nsecond line\n")

@@ -189,7 +189,7 @@ class Base(l7net.Gateway):
 
     @staticmethod
     def toggle(n):
-        """Routes depend on ports, or (n odd) not any more: all flows are made anew."""
+        """Routes depend on ports, or (n odd) not any more: all flows are added again."""
         l7net.ip(f"rule {'del' if n % 2 else 'add'} pref 50 ipproto tcp dport 7 lookup main")
 
     def bad_link(self, loss=0, reorder=0, duplicate=0, delay=0, seed=1):

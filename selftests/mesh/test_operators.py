@@ -249,7 +249,7 @@ class Restarts(Base):
         self.assertEqual(second.names(), [])
 
     def test_nothing_before_all_lists(self):
-        """an operator that starts anew does not take what it has not listed yet for deleted"""
+        """an operator that was restarted does not treat objects as deleted before it has listed them"""
         self.start_api()
         p = self.proxy(ADDRESS)
         self.api.apply(pod("p1", ADDRESS, GW))

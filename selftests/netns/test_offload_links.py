@@ -219,7 +219,7 @@ class Interfaces(Base):
         self.assertTrue(got, f"{self.state(p)} {p.stderr()[-2000:]}")
 
     def leg_again(self, name="legB", index=None):
-        """The leg to peer b, made anew by others: only the namespace is the same."""
+        """The link to peer b, created again by another program: only the namespace is the same."""
         at = f"index {index}" if index else ""
         l7net.ip(f"link add {name} {at} type veth peer name eth0 netns {self.b.name}")
         self.b.run("ip link set eth0 up")

@@ -205,7 +205,7 @@ listen http
 
     @need("ssh", "sshd", "scp", "ssh-keygen")
     def test_ssh(self):
-        """OpenSSH: scp of a large file there and back, a command with much output, keys exchanged anew meanwhile"""
+        """OpenSSH: scp of a large file there and back, a command with much output, with a key re-exchange meanwhile"""
         data = self.new_file()
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key)], check=True)

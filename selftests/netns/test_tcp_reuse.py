@@ -64,7 +64,7 @@ class Reuse(Base):
             self.nothing_left(p)
 
     def test_client_crashed(self):
-        """the client forgets its connection and begins anew with the same port: the old one ends at both ends"""
+        """the client loses its connection state and connects again from the same port: the old connection ends at both ends"""
         with self.proxy() as p:
             for i in range(30 if l7test.FULL else 5):
                 c, s = self.fast_pair(p, bind=PORT)

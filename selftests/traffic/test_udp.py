@@ -142,7 +142,7 @@ class Server(Case):
             self.assertEqual(self.session("UDP:")["status"], "CONNECTED")
 
     def test_delete_session(self):
-        """udp: DELETE of a session; the peer's next datagram starts anew; a deleted listener answers no more"""
+        """udp: DELETE of a session; the peer's next datagram starts another one; a deleted listener does not answer"""
         self.start(listener("l", "UDP", 9000, inline("Echo")))
         with udp_socket() as s:
             s.sendto(b"x", ("127.0.0.1", 9000))

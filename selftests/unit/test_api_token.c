@@ -132,7 +132,7 @@ static void test_checking(void **state)
 	assert_int_equal(check(f, "Bearer ", NULL, true), API_TOKEN_WRONG);
 	assert_int_equal(check(f, "Basic t0ken", NULL, true), API_TOKEN_WRONG);
 	assert_int_equal(check(f, NULL, NULL, true), API_TOKEN_WRONG);
-	/* Read anew for each request; a file that has become open to others counts no more. */
+	/* Read for each request; a file that has become readable by others is rejected. */
 	put(f, "n3w", 0600);
 	assert_int_equal(check(f, "Bearer t0ken", NULL, true), API_TOKEN_WRONG);
 	assert_int_equal(check(f, "Bearer n3w", NULL, true), API_TOKEN_RIGHT);

@@ -82,7 +82,7 @@ static void test_model(void **state)
 	}
 }
 
-/* A sender that begins anew: what was lost before stays lost, the jump is no loss. */
+/* A restarted sender: earlier losses stay counted, the jump in sequence numbers is no loss. */
 static void test_restart(void **state)
 {
 	(void)state;

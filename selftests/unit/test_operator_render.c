@@ -239,7 +239,7 @@ static void test_applied(void **state)
 	op_writes_free(&w);
 	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);
 
-	/* A proxy that began anew has nothing. */
+	/* A restarted proxy has no objects. */
 	op_store_forget(s, "u1");
 	assert_int_equal(op_store_applied_hash(s, op_result_proxy(r, 0)), 0);
 	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);

@@ -146,13 +146,13 @@ static void udp_handshake(void **state)
 	assert_string_equal(receive(f, fd, 20), "(nothing)");
 	l7mp_stream_flow(c->stream, &flow);
 	assert_int_equal(flow.kind, L7MP_FLOW_SOCKET);
-	assert_true(flow.json_up); /* the header of a client that began anew must not pass by */
+	assert_true(flow.json_up); /* the header of a restarted client must reach user space */
 	close(fd);
 }
 
 #define OTHER "{\"JSONSocketVersion\":1,\"a\":2}"
 
-/* A different header from the same address and port: the client began anew. */
+/* A different header from the same address and port: the client was restarted. */
 static void udp_client_begins_anew(void **state)
 {
 	struct pfix *f = *state;
@@ -364,7 +364,7 @@ static void udp_status_of_the_session(void **state)
 	result(last(f), 502, "\"quoted\" \xc3\xa9");
 	assert_string_equal(receive(f, fd, 1000), ANSWER(502, "\\\"quoted\\\" \xc3\xa9"));
 	assert_true(pfix_until_n(f, &f->conns[0]->closed, 1, 1000));
-	/* Then it begins anew. */
+	/* Then the client restarts. */
 	udp_send(fd, port, HEADER);
 	assert_true(pfix_until_size(f, &f->n_conns, 2, 1000));
 	close(fd);

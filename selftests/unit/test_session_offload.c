@@ -124,7 +124,7 @@ static void test_lost_stage(void **state)
 	assert_int_equal(sfix_num(f, "s1", "/stats/egress/fast/packets"), 6);
 }
 
-/* A stream that goes elsewhere: its flow ends before, and the next packet asks anew. */
+/* A stream changes addresses: its flow is removed first, the next packet requests another. */
 static void test_moved(void **state)
 {
 	struct sfix *f = *state;

@@ -161,7 +161,7 @@ static void test_reconnect(void **state)
 	assert_string_equal(src->written, "back|");
 }
 
-/* A stage that comes and goes costs one connection per timeout, and its count starts anew. */
+/* A stage that repeatedly disconnects costs one connection per time-out; its count restarts. */
 static void test_flapping(void **state)
 {
 	struct sfix *f = *state;

@@ -143,7 +143,7 @@ static void all_close_while_one_speaks(void **state)
 	assert_int_equal(all[2]->messages, 0);
 	for (int i = 0; i < 5; i++)
 		assert_true(pfix_until_n(f, &all[i]->closed, 1, 1000));
-	/* The group is gone and can begin anew. */
+	/* The group was freed and can be created again. */
 	all[0] = join(f, "1");
 	assert_int_equal(pfix_write(all[0], "x", 1), -EDESTADDRREQ);
 }

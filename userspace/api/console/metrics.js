@@ -58,7 +58,7 @@ const SERIES = {
 function perSecond(now, before, read) {
 	const span = (now.at - before.at) / 1000;
 	const delta = read(now) - read(before);
-	// A counter that fell belongs to a proxy that was started anew.
+	// A counter that decreased belongs to a restarted proxy.
 	return span > 0 && delta >= 0 ? delta / span : NaN;
 }
 
