@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+import unittest
 import urllib.parse
 
 import l7test
@@ -279,3 +280,13 @@ def wait_until(what, seconds=60, step=0.05):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s")
         time.sleep(step)
+
+
+def start_cluster(case):
+    """Starts a control plane as `case.cluster` for a test class, and stops it after the class; skips the class without its programs or root."""
+    bin_dir, why = tools()
+    if why or not l7test.ISOLATED:
+        raise unittest.SkipTest(why or "needs root")
+    case.cluster = Cluster(bin_dir)
+    case.addClassCleanup(case.cluster.close)
+    case.cluster.begin()

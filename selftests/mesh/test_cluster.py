@@ -14,7 +14,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7test  # noqa: E402
-from kube_cluster import HOST, Cluster, tools, wait_until  # noqa: E402
+from kube_cluster import HOST, start_cluster, wait_until  # noqa: E402
 from podlet import Podlet  # noqa: E402
 
 ECHO = [sys.executable, "-c", textwrap.dedent("""
@@ -46,18 +46,13 @@ def service(name, port, destination):
 class Mesh(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        bin_dir, why = tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
-        cls.cluster = Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
+        start_cluster(cls)
         cls.podlet = Podlet(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "echo": ECHO})
         cls.podlet.__enter__()
         cls.addClassCleanup(cls.podlet.__exit__, None, None, None)
         cls.api = cls.cluster.api
         try:
-            cls.deploy(bin_dir)
+            cls.deploy(cls.cluster.bin)
         except AssertionError as e:
             raise AssertionError(f"{e}\n{cls.why()}") from None
 

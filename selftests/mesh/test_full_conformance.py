@@ -17,6 +17,7 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7test  # noqa: E402
 import test_cluster as mesh  # noqa: E402
+from kube_cluster import start_cluster  # noqa: E402
 
 DNS = [sys.executable, "-c", """
 import socket
@@ -81,19 +82,13 @@ class Provisioner(threading.Thread):
 class Conformance(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        bin_dir, why = mesh.tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
-        cls.bin = bin_dir
-        cls.cluster = mesh.Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
-        cls.podlet = mesh.Podlet(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "echo-basic": [str(bin_dir / "echo-basic")],
+        start_cluster(cls)
+        cls.podlet = mesh.Podlet(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "echo-basic": [str(cls.cluster.bin / "echo-basic")],
                                                "coredns": lambda spec: DNS})
         cls.podlet.__enter__()
         cls.addClassCleanup(cls.podlet.__exit__, None, None, None)
         mesh.Mesh.cluster, mesh.Mesh.podlet = cls.cluster, cls.podlet
-        mesh.Mesh.deploy.__func__(mesh.Mesh, bin_dir)
+        mesh.Mesh.deploy.__func__(mesh.Mesh, cls.cluster.bin)
         # It would have each Gateway's ports on one address, where they clash.
         cls.cluster.kubectl("delete", "daemonset", "l7mp-ingress", "--wait=false")
         cls.provisioner = Provisioner(cls.cluster)
@@ -113,7 +108,7 @@ class Conformance(unittest.TestCase):
         log = cls.out / f"{name}.log"
         args = args or ("-skip-tests", ",".join(LEFT_OUT))
         with open(log, "w") as f:
-            subprocess.run([cls.bin / "conformance.test", "-test.v", "-test.timeout", "900s", "-gateway-class", "l7mp",
+            subprocess.run([cls.cluster.bin / "conformance.test", "-test.v", "-test.timeout", "900s", "-gateway-class", "l7mp",
                             "-conformance-profiles", "GATEWAY-UDP,GATEWAY-TCP", "-cleanup-base-resources=false", *args,
                             "-organization", "l7mp", "-project", "l7mp", "-url", "https://l7mp.io", "-contact", "l7mp.io",
                             "-version", (l7test.ROOT / "VERSION").read_text().strip(), "-report-output", cls.out / f"{name}.yaml"],

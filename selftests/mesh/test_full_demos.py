@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 os.environ.setdefault("L7MP_BUILD", "build")
 import l7test  # noqa: E402
 import test_cluster as mesh  # noqa: E402
-from kube_cluster import HOST, wait_until  # noqa: E402
+from kube_cluster import HOST, start_cluster, wait_until  # noqa: E402
 from podlet import Podlet  # noqa: E402
 
 CASES = l7test.ROOT / "selftests/mesh/cases"
@@ -80,12 +80,7 @@ class Machine(Podlet):
 class Demos(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        bin_dir, why = mesh.tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
-        cls.cluster = mesh.Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
+        start_cluster(cls)
         cls.podlet = Machine(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "udp-echo": UDP_ECHO, "unix-echo": UNIX_ECHO, "dns": DNS})
         cls.podlet.resolv = cls.cluster.dir / "resolv.conf"
         cls.podlet.resolv.write_text(f"nameserver {HOST}\n")
@@ -93,7 +88,7 @@ class Demos(unittest.TestCase):
         cls.addClassCleanup(cls.podlet.__exit__, None, None, None)
         cls.api = cls.cluster.api
         mesh.Mesh.cluster, mesh.Mesh.podlet = cls.cluster, cls.podlet
-        mesh.Mesh.deploy.__func__(mesh.Mesh, bin_dir)
+        mesh.Mesh.deploy.__func__(mesh.Mesh, cls.cluster.bin)
 
     def why(self):
         return mesh.Mesh.why.__func__(mesh.Mesh)
