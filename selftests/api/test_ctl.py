@@ -189,6 +189,46 @@ class Ctl(unittest.TestCase):
             self.assertIn("/nonexistent", ctl("-t", "/nonexistent", "clusters", status=1))
             self.assertIn("empty", ctl("-t", self.file("blank", " \n"), "clusters", status=1))
 
+    @unittest.skipUnless(l7test.ISOLATED, "needs root for namespaces")
+    def test_default_token(self):
+        """the token of this host's proxy, /etc/l7mp/token, goes to this host only; one that is named goes where it is told to"""
+        subprocess.run(["ip", "addr", "add", "10.99.8.1/32", "dev", "lo"], check=True, timeout=30)
+        self.addCleanup(subprocess.run, ["ip", "addr", "del", "10.99.8.1/32", "dev", "lo"], check=True, timeout=30)
+        token, heads = self.file("token", "s3cret"), []
+        servers = [socket.create_server(("", 1300)), socket.socket(socket.AF_UNIX)]
+        servers[1].bind(os.path.join(self.tmp.name, "api"))
+        servers[1].listen()
+
+        def serve(server):
+            while True:
+                try:
+                    s, _ = server.accept()
+                except OSError:
+                    return
+                heads.append(s.recv(10000))
+                s.sendall(b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"status": 401}')
+                s.close()
+        for server in servers:
+            self.addCleanup(server.close)
+            self.addCleanup(server.shutdown, socket.SHUT_RDWR)
+            threading.Thread(target=serve, args=(server,), daemon=True).start()
+
+        def ask(api, *args):
+            """What l7mpctl says and sends, where /etc has nothing but the token."""
+            heads.clear()
+            script = 'mount -t tmpfs none /etc && mkdir /etc/l7mp && cp "$0" /etc/l7mp/token && exec "$@"'
+            r = subprocess.run(["unshare", "-m", "sh", "-c", script, token, l7test.program("l7mpctl"), "-a", api, "clusters", *args],
+                               capture_output=True, text=True, timeout=30, check=False)
+            self.assertEqual(r.returncode, 1, r.stderr)
+            return r.stderr, b"Authorization: Bearer s3cret" in heads[0]
+        for api in ("http://127.0.0.1:1300", "http://localhost:1300", f"unix:{self.tmp.name}/api"):
+            self.assertTrue(ask(api)[1], api)
+        for api in ("http://10.99.8.1:1300", "http://localhost@10.99.8.1:1300", "http://127.0.0.1:1300@10.99.8.1:1300"):
+            said, sent = ask(api)
+            self.assertFalse(sent, api)
+            self.assertIn("/etc/l7mp/token is not sent to another host", said)
+        self.assertTrue(ask("http://10.99.8.1:1300", "-t", token)[1])
+
     def test_finding(self):
         """without --api: the admin server if it answers, else port 1234; an error says where it was looked for"""
         self.assertIn("l7mp-controller", ctl("clusters"))  # port 1234

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "ctl.h"
+#include "l7mp/addr.h"
 
 #define ADMIN_SERVER  "http://127.0.0.1:1235"
 #define EXAMPLE       "http://127.0.0.1:1234"
@@ -29,8 +30,9 @@ struct ctl_client {
 	char *base; /* first part of URLs, without a slash at the end */
 	bool found; /* it was discovered, not given by the user */
 	bool retry; /* the last answer had Retry-After */
-	/* why the default token could not be read; NULL: it was, or is not needed */
+	/* why the default token is not sent; NULL: it is, or there is none */
 	const char *no_token;
+	char why[100];
 	struct curl_slist *headers;
 	char error[CURL_ERROR_SIZE];
 	long local_port;
@@ -73,17 +75,44 @@ static size_t on_header(char *data, size_t size, size_t n, void *arg)
 	return size * n;
 }
 
+/* Returns whether the API is at a loopback address or a UNIX socket. */
+static bool is_local(const struct ctl_client *cl)
+{
+	CURLU *url = curl_url();
+	struct l7mp_addr addr;
+	char *host = NULL, *start;
+	bool local = false;
+
+	if (url && !curl_url_set(url, CURLUPART_URL, cl->base, 0) &&
+	    !curl_url_get(url, CURLUPART_HOST, &host, 0)) {
+		start = host + (*host == '[');
+		start[strcspn(start, "]")] = '\0';
+		local = !strcasecmp(start, "localhost") ||
+		        (!l7mp_addr_parse(&addr, start, 0) && l7mp_addr_is_loopback(&addr));
+	}
+	curl_free(host);
+	curl_url_cleanup(url);
+	return local;
+}
+
 static int add_token(struct ctl *c, struct ctl_client *cl)
 {
 	const char *path = c->token ? c->token : DEFAULT_TOKEN;
 	struct curl_slist *longer;
 	char *text, *token, *line;
 	size_t len;
-	int rc = l7mp_read_file(path, 4096, &text, &len);
+	int rc;
 
+	if (!c->token && !is_local(cl)) {
+		/* Another host has no business with the token of this host's proxy. */
+		cl->no_token = "is not sent to another host: name its token with --token";
+		return CTL_OK;
+	}
+	rc = l7mp_read_file(path, 4096, &text, &len);
 	if (rc && !c->token) {
 		/* A missing default token is no error: the proxy may answer without one. */
-		cl->no_token = rc == -ENOENT ? NULL : strerror(-rc);
+		snprintf(cl->why, sizeof(cl->why), "can't be read: %s", strerror(-rc));
+		cl->no_token = rc == -ENOENT ? NULL : cl->why;
 		return CTL_OK;
 	}
 	if (rc) {
@@ -287,7 +316,7 @@ static void explain_where(const struct ctl *c)
 		fprintf(stderr, "  the API was looked for at " ADMIN_SERVER " and then at " EXAMPLE
 		                "; --api URL or L7MP_API says where it is\n");
 	if (cl->no_token)
-		fprintf(stderr, "  " DEFAULT_TOKEN " can't be read: %s\n", cl->no_token);
+		fprintf(stderr, "  " DEFAULT_TOKEN " %s\n", cl->no_token);
 }
 
 static void wait_a_second(void)
