@@ -149,6 +149,17 @@ struct l7mp_flow_counters {
 
 enum l7mp_direction { L7MP_INGRESS, L7MP_EGRESS };
 
+/* TCP: how the segments of one direction are translated. Deltas are added, modulo 2^32. */
+struct l7mp_flow_translation {
+	uint32_t seq_delta;
+	uint32_t ack_delta; /* SACK blocks, too */
+	bool ts;            /* both connections have time stamps */
+	bool ts_known;      /* a segment has passed since phase `fast`: ts_delta is chosen */
+	uint32_t ts_delta;
+	uint8_t win_in, win_out; /* window scales: of received segments, of sent ones */
+	bool sack;               /* SACK blocks are translated; else blanked */
+};
+
 struct l7mp_session_count {
 	uint64_t packets, bytes;
 };
@@ -238,6 +249,9 @@ struct l7mp_offload {
 	void (*release)(void *ctx, struct l7mp_flow *flow, bool at_once);
 	/* Returns the name of a TCP flow's phase; "" for others. Static. */
 	const char *(*phase)(void *ctx, const struct l7mp_flow *flow);
+	/* Optional. False: not TCP, or not translated (yet, or any more). */
+	bool (*translation)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
+	                    struct l7mp_flow_translation *out);
 	/*
 	 * Reads the counters of the last poll, at most a second old; `fresh` polls the kernel now.
 	 */

@@ -89,6 +89,29 @@ static void print_phase(const char *phase)
 			line("", "TCP: %s: %s", phase, phases[i].meaning);
 }
 
+/* What the program does to the segments of a direction. */
+static void print_translation(const cJSON *d, const cJSON *t)
+{
+	const cJSON *stamps = l7mp_json_member(t, "timestamp_delta");
+	char text[80] = "no time stamps";
+
+	if (!t)
+		return;
+	if (cJSON_IsNumber(stamps))
+		snprintf(text, sizeof(text), "%.0f to time stamps", stamps->valuedouble);
+	else if (cJSON_IsTrue(l7mp_json_member(t, "timestamps")))
+		snprintf(text, sizeof(text), "time stamps by the clock of the proxy's socket");
+	line("",
+	     "%s -> %s: adds, modulo 2^32: %.0f to sequence numbers, %.0f to acknowledgements, %s",
+	     l7mp_json_str(d, "from", "?"), l7mp_json_str(d, "to", "?"),
+	     l7mp_json_num(t, "sequence_delta", 0), l7mp_json_num(t, "acknowledgement_delta", 0),
+	     text);
+	line("", "%s -> %s: window scale %.0f is received, %.0f is sent; SACK blocks are %s",
+	     l7mp_json_str(d, "from", "?"), l7mp_json_str(d, "to", "?"),
+	     l7mp_json_num(t, "window_scale_in", 0), l7mp_json_num(t, "window_scale_out", 0),
+	     cJSON_IsTrue(l7mp_json_member(t, "sack")) ? "translated" : "blanked");
+}
+
 static void print_offload(const cJSON *offload, const cJSON *reasons)
 {
 	const cJSON *d;
@@ -111,6 +134,8 @@ static void print_offload(const cJSON *offload, const cJSON *reasons)
 	}
 	print_phase(l7mp_json_str(cJSON_GetArrayItem(l7mp_json_member(offload, "directions"), 0),
 	                          "phase", ""));
+	cJSON_ArrayForEach (d, l7mp_json_member(offload, "directions"))
+		print_translation(d, l7mp_json_member(d, "tcp"));
 }
 
 static void print_events(const cJSON *events)

@@ -226,3 +226,5 @@ void off_splices_drop_over(struct l7mp_offload_engine *e);
 void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2]);
 void off_splice_release(void *ctx, struct l7mp_flow *flow, bool at_once);
 const char *off_splice_phase(void *ctx, const struct l7mp_flow *flow);
+bool off_splice_translation(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
+                            struct l7mp_flow_translation *out);

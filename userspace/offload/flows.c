@@ -461,6 +461,7 @@ const struct l7mp_offload off_ops = {
         .remove = op_remove,
         .release = off_splice_release,
         .phase = off_splice_phase,
+        .translation = off_splice_translation,
         .read = op_read,
         .recheck = op_recheck,
         .note = op_note,

@@ -252,3 +252,25 @@ const char *off_splice_phase(void *ctx, const struct l7mp_flow *flow)
 	(void)ctx;
 	return flow->tcp ? off_tcp_stage_name((enum off_tcp_stage)flow->tcp->stage) : "";
 }
+
+bool off_splice_translation(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
+                            struct l7mp_flow_translation *out)
+{
+	const volatile struct l7mp_tcp_direction *d;
+
+	(void)ctx;
+	if (!flow->tcp || flow->tcp->map->phase < L7MP_TCP_TRANS)
+		return false;
+	d = &flow->tcp->map->dir[dir];
+	*out = (struct l7mp_flow_translation){
+	        .seq_delta = d->seq_delta,
+	        .ack_delta = d->ack_delta,
+	        .ts = d->flags & L7MP_TCP_TS,
+	        .ts_known = d->ts,
+	        .ts_delta = (uint32_t)d->ts,
+	        .win_in = d->win_in,
+	        .win_out = d->win_out,
+	        .sack = !(d->flags & L7MP_TCP_NOSACK),
+	};
+	return true;
+}

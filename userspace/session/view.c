@@ -149,6 +149,29 @@ static cJSON *stats_json(const struct l7mp_session *s)
 
 static const char *const off_states[] = {"slow", "pending", "pending", "fast", "refused"};
 
+/* How the segments of a TCP session in the kernel are translated; none otherwise. */
+static int add_translation(const struct l7mp_session *s, int dir, cJSON *json)
+{
+	const struct l7mp_offload *o = s->m->offload;
+	struct l7mp_flow_translation t;
+	cJSON *tcp;
+	int rc;
+
+	if (!s->flow || !o->translation ||
+	    !o->translation(o->ctx, s->flow, (enum l7mp_direction)dir, &t))
+		return 0;
+	tcp = cJSON_CreateObject();
+	rc = l7mp_json_add_num(tcp, "sequence_delta", t.seq_delta);
+	rc |= l7mp_json_add_num(tcp, "acknowledgement_delta", t.ack_delta);
+	rc |= l7mp_json_add_bool(tcp, "timestamps", t.ts);
+	if (t.ts && t.ts_known)
+		rc |= l7mp_json_add_num(tcp, "timestamp_delta", t.ts_delta);
+	rc |= l7mp_json_add_num(tcp, "window_scale_in", t.win_in);
+	rc |= l7mp_json_add_num(tcp, "window_scale_out", t.win_out);
+	rc |= l7mp_json_add_bool(tcp, "sack", t.sack);
+	return l7mp_json_add(json, "tcp", checked(tcp, rc));
+}
+
 static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
                                      const struct l7mp_session_count *count, uint64_t last_seen)
 {
@@ -180,6 +203,7 @@ static cJSON *offload_direction_json(const struct l7mp_session *s, int dir,
 		        l7mp_iso8601(l7mp_wallclock_ms() - (now - last_seen), time));
 	else
 		rc |= l7mp_json_add(json, "last_seen", cJSON_CreateNull());
+	rc |= add_translation(s, dir, json);
 	if (rc) {
 		cJSON_Delete(json);
 		return NULL;

@@ -35,6 +35,10 @@
 	{                                                                           \
 		.key = k, .type = L7MP_T_INT, .flags = L7MP_F_REQUIRED, .doc = text \
 	}
+#define BOOL_R(k, text)                                                              \
+	{                                                                            \
+		.key = k, .type = L7MP_T_BOOL, .flags = L7MP_F_REQUIRED, .doc = text \
+	}
 #define OBJ_R(k, table, text)                                                            \
 	{                                                                                \
 		.key = k, .type = L7MP_T_OBJECT, .flags = L7MP_F_REQUIRED, .sub = table, \
@@ -199,6 +203,22 @@ static const struct l7mp_schema pipes = {
 static const struct l7mp_field seen_at = {.type = L7MP_T_STRING, .doc = "ISO 8601, UTC"};
 static const struct l7mp_field never_seen = {.type = L7MP_T_ANY, .doc = "null: not yet"};
 static const struct l7mp_field *const last_seen[] = {&seen_at, &never_seen, NULL};
+static const struct l7mp_field translation_fields[] = {
+        INT_R("sequence_delta", "Added to sequence numbers, modulo 2^32"),
+        INT_R("acknowledgement_delta",
+              "Added to acknowledgement numbers and SACK blocks, modulo 2^32"),
+        BOOL_R("timestamps", "Whether both connections have time stamps"),
+        INT("timestamp_delta",
+            "Added to time stamps, modulo 2^32; missing until the first segment of phase `fast`"),
+        INT_R("window_scale_in", "Window scale of received segments"),
+        INT_R("window_scale_out", "Window scale of sent segments"),
+        BOOL_R("sack", "Whether SACK blocks are translated; else they are blanked"),
+        END,
+};
+static const struct l7mp_schema translation = {
+        .name = "translation",
+        .doc = "How the segments of one direction of a TCP session are translated",
+        .fields = translation_fields};
 static const struct l7mp_field direction_fields[] = {
         STR_R("from", "Stage"),
         STR_R("to", "Stage"),
@@ -213,6 +233,7 @@ static const struct l7mp_field direction_fields[] = {
          .type = L7MP_T_ONEOF,
          .alternatives = last_seen,
          .doc = "The last packet that the kernel carried"},
+        OBJ("tcp", &translation, "TCP in the phases `trans`, `fast` and `stop`"),
         END,
 };
 static const struct l7mp_schema direction = {
