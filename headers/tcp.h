@@ -197,6 +197,12 @@ static __always_inline int l7mp_tcp_reset_in_window(const struct l7mp_tcp_segmen
 	return s->seq - l7mp_load_once(&other->ack_max) <= l7mp_load_once(&other->win);
 }
 
+/* What the far socket would send now. */
+static __always_inline __u32 l7mp_tcp_far_clock(const struct l7mp_tcp_direction *me)
+{
+	return me->ts_base + (__u32)((bpf_ktime_get_ns() - me->armed_ns) / 1000000);
+}
+
 /*
  * The delta of the time stamps. The first one that leaves is ahead of the far socket's, by more
  * than what packets on the way may be late: the receiver drops what is older than what it has seen
@@ -209,25 +215,38 @@ static __always_inline __u32 l7mp_tcp_ts_delta(struct l7mp_tcp_direction *me, __
 
 	if (known)
 		return (__u32)known;
-	delta = (__u32)(me->ts_base + (__u32)((bpf_ktime_get_ns() - me->armed_ns) / 1000000) +
-	                L7MP_TCP_TS_AHEAD - tsval);
+	delta = (__u32)(l7mp_tcp_far_clock(me) + L7MP_TCP_TS_AHEAD - tsval);
 	if (!learn)
 		return (__u32)delta;
 	was = __sync_val_compare_and_swap(&me->ts, 0, 1ULL << 32 | delta);
 	return (__u32)(was ? was : delta);
 }
 
-/* s->ts_new. An echo of what the far end has never sent by here is zero. */
+/* The echo of a time stamp; of one that the other end has not sent: zero, which tells nothing. */
+static __always_inline __u32 l7mp_tcp_echo(const struct l7mp_tcp_direction *other, __u32 echo)
+{
+	__u64 far = *(const volatile __u64 *)&other->ts;
+	__u32 own = l7mp_load_once(&other->ts_own);
+
+	return far && (!own || l7mp_before(own, echo)) ? echo - (__u32)far : 0;
+}
+
+/*
+ * s->ts_new. In TRANS the far socket sends, too, as it acknowledges what came in before and what is
+ * passed up: with two clocks one sender's time stamps would go back.
+ */
 static __always_inline void l7mp_tcp_time_stamps(struct l7mp_tcp_segment *s,
                                                  struct l7mp_tcp_direction *me,
                                                  const struct l7mp_tcp_direction *other)
 {
-	__u64 far = *(const volatile __u64 *)&other->ts;
 	__u32 in = bpf_ntohl(s->ts[0]), out;
 
-	out = in + l7mp_tcp_ts_delta(me, in, s->tracked && !(s->flags & L7MP_TCPF_RST));
+	if (s->phase == L7MP_TCP_TRANS)
+		out = l7mp_tcp_far_clock(me);
+	else
+		out = in + l7mp_tcp_ts_delta(me, in, s->tracked && !(s->flags & L7MP_TCPF_RST));
 	s->ts_new[0] = bpf_htonl(out);
-	s->ts_new[1] = far ? bpf_htonl(bpf_ntohl(s->ts[1]) - (__u32)far) : 0;
+	s->ts_new[1] = bpf_htonl(l7mp_tcp_echo(other, bpf_ntohl(s->ts[1])));
 	if (!s->tracked || s->flags & L7MP_TCPF_RST)
 		return;
 	me->ts_in = in;

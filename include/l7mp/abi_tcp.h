@@ -99,24 +99,30 @@ struct l7mp_tcp_direction {
 	__u32 own_seq;   /* WATCH, TRANS: the near socket's rcv_nxt */
 	__u32 own_ack;   /* WATCH, TRANS: the near socket's write_seq: highest valid ack */
 	__u32 edge;      /* TRANS: out: end of the window that the far socket has granted */
-	__u32 ts_base;   /* the far socket's TSval at armed_ns (its clock counts milliseconds) */
-	__u8 win_in;     /* window scale of the near peer */
-	__u8 win_out;    /* window scale that the far socket has announced */
-	__u8 flags;      /* enum l7mp_tcp_flags */
+	/*
+	 * The far socket's TSval at armed_ns (its clock counts milliseconds). In TRANS that socket
+	 * sends segments of its own, so what is translated has its time stamps, too.
+	 */
+	__u32 ts_base;
+	__u8 win_in;  /* window scale of the near peer */
+	__u8 win_out; /* window scale that the far socket has announced */
+	__u8 flags;   /* enum l7mp_tcp_flags */
 	__u8 pad;
-	__u64 armed_ns; /* CLOCK_MONOTONIC */
+	__u64 armed_ns; /* CLOCK_MONOTONIC; a whole number of ms, as the kernel's clock is */
 	/* Set to zero by user space before WATCH, rarely written by the programs. */
-	__u64 ts;      /* 1 << 32 | delta of the time stamps; 0: not known yet, set with cmpxchg */
+	/* 1 << 32 | delta of the time stamps, after TRANS; 0: not known yet, set with cmpxchg */
+	__u64 ts;
 	__u32 fin_end; /* in: end of the FIN, itself included */
 	__u32 seen;    /* enum l7mp_tcp_seen */
-	__u64 pad2;
+	__u32 ts_own;  /* out: highest TSval without that delta, stored before FAST; 0: none */
+	__u32 pad2;
 
 	/* Initialised by user space before TRANS, written by the programs from then on. */
 	__u32 seq_max; /* in: end of the highest segment, FIN included; at first own_seq */
 	__u32 ack_max; /* out: highest ack; at first ack_floor. May be past the other's seq_max */
 	__u32 win;     /* window received with ack_max, in bytes; at first the near peer's */
 	__u32 ts_in;   /* last TSval received */
-	__u32 ts_out;  /* highest TSval sent; at first ts_base */
+	__u32 ts_out;  /* highest TSval translated; at first ts_base */
 	__u32 doubts;  /* number of segments that could not be translated */
 	__u32 doubt;   /* why the last one could not: enum l7mp_tcp_doubt */
 	__u32 pad3;

@@ -119,7 +119,9 @@ static void time_stamps(const struct tcp_question *q, struct tcp_answer *a, int 
 		memset(out - 2, 1, 10);
 		return;
 	}
-	if (!(me->ts >> 32)) {
+	if (q->pair.phase == L7MP_TCP_TRANS) {
+		delta = q->learned; /* by the far socket's clock, and forgotten */
+	} else if (!(me->ts >> 32)) {
 		delta = q->learned;
 		a->learns = tracked && !rst;
 		if (a->learns)
@@ -131,7 +133,10 @@ static void time_stamps(const struct tcp_question *q, struct tcp_answer *a, int 
 			me->ts_out = in + delta;
 	}
 	put32(out, in + delta);
-	put32(out + 4, other->ts >> 32 ? get32(out + 4) - (uint32_t)other->ts : 0);
+	if (!(other->ts >> 32) || (other->ts_own && ahead(other->ts_own, get32(out + 4)) <= 0))
+		put32(out + 4, 0);
+	else
+		put32(out + 4, get32(out + 4) - (uint32_t)other->ts);
 }
 
 static void sack(struct tcp_answer *a, const struct l7mp_tcp_direction *me, const struct found *f)

@@ -32,7 +32,7 @@ struct tcp_question {
 	size_t gso_size;
 	uint16_t flow_flags;
 	uint8_t tos;
-	/* The time stamp delta that the program learned, when it had to. */
+	/* The time stamp delta that the program learned, when it had to, or made by its clock. */
 	uint32_t learned;
 };
 

@@ -15,6 +15,8 @@
 
 #include "tcp_trial.h"
 
+#define STAMP_MS 60000 /* that a segment of a device has to reach the program */
+
 #define VERDICT_NAME(id, text, doc) text,
 static const char *const names[] = {L7MP_VERDICTS(VERDICT_NAME)};
 static bool seen[L7MP_VERDICT_COUNT];
@@ -189,21 +191,47 @@ static size_t left_frame(uint8_t out[static PACKET_MAX])
 	return n < 0 ? 0 : (size_t)n;
 }
 
-/* What the program took for the delta of the time stamps, from what it wrote. */
+/* What the program took for the delta of the time stamps, or in TRANS for the clock. */
 static bool learn(const struct trial *t, const uint8_t *frame, struct tcp_question *q)
 {
 	const struct l7mp_tcp_direction *me = &t->pair.dir[t->dir];
 	int at = tcp_model_ts(&t->tcp);
 	struct tcp_answer a;
-	uint32_t low, high, out;
+	bool trans = t->pair.phase == L7MP_TCP_TRANS;
+	uint32_t low, high, out, more = trans ? 0 : 500;
 
 	tcp_model(q, &a);
-	if (!a.sent || at < 0 || me->ts >> 32 || !(me->flags & L7MP_TCP_TS))
+	if (!a.sent || at < 0 || (me->ts >> 32 && !trans) || !(me->flags & L7MP_TCP_TS))
 		return true;
 	out = get32(frame + packet_payload_at(&a.out) - t->tcp.options_len + at + 2);
 	q->learned = out - get32(t->tcp.options + at + 2);
-	low = me->ts_base + (uint32_t)((t->started_ns - me->armed_ns) / 1000000) + 500;
-	high = me->ts_base + (uint32_t)((now_ns() - me->armed_ns) / 1000000) + 500;
+	low = me->ts_base + (uint32_t)((t->started_ns - me->armed_ns) / 1000000) + more;
+	high = me->ts_base + (uint32_t)((now_ns() - me->armed_ns) / 1000000) + more;
+	if (out - low <= high - low)
+		return true;
+	tap_note("time stamp %u is not between %u and %u", out, low, high);
+	return false;
+}
+
+bool trial_stamped(const struct trial *t, struct tcp_question *q)
+{
+	const struct l7mp_tcp_direction *me = &t->pair.dir[t->dir];
+	int at = tcp_model_ts(&t->tcp);
+	struct l7mp_tcp_pair got = {0};
+	uint32_t index = TRIAL_PAIR, low, high, out;
+
+	if (t->pair.phase != L7MP_TCP_TRANS || at < 0)
+		return true;
+	for (int i = 0; i < STAMP_MS && !got.dir[t->dir].last_seen; i++) {
+		if (i)
+			usleep(1000);
+		if (bpf_map_lookup_elem(rig->tcp_pairs, &index, &got))
+			tap_bail("tcp_pairs: %s", strerror(errno));
+	}
+	out = got.dir[t->dir].ts_out;
+	q->learned = out - get32(t->tcp.options + at + 2);
+	low = me->ts_base + (uint32_t)((t->started_ns - me->armed_ns) / 1000000);
+	high = me->ts_base + (uint32_t)((now_ns() - me->armed_ns) / 1000000);
 	if (out - low <= high - low)
 		return true;
 	tap_note("time stamp %u is not between %u and %u", out, low, high);
@@ -330,6 +358,7 @@ void trial_put(struct trial *t, struct l7mp_flow_key *key)
 		rig_put(rig, key, &t->action);
 	if (bpf_map_update_elem(rig->tcp_pairs, &index, &t->pair, BPF_ANY))
 		tap_bail("tcp_pairs: %s", strerror(errno));
+	t->started_ns = now_ns();
 }
 
 static bool judge(const struct trial *t, const struct rig_run *run, int verdict,

@@ -42,6 +42,11 @@ void trial_action(struct trial *t);
 void trial_question(const struct trial *t, struct tcp_question *q);
 /* Puts the flow and the pair into the maps. */
 void trial_put(struct trial *t, struct l7mp_flow_key *key);
+/*
+ * After a segment in TRANS, which is stamped by a clock: tells the model what the stamp was, as the
+ * pair has it. False: it is not of the time since trial_put.
+ */
+bool trial_stamped(const struct trial *t, struct tcp_question *q);
 /* Compares the pair in the map, and the counter. */
 bool trial_noted(const struct trial *t, const struct tcp_answer *a,
                  const struct l7mp_flow_key *key);

@@ -43,6 +43,8 @@ static void tagged2(struct trial *t)
 static void ts(struct trial *t)       { trial_time_stamps(t); }
 static void ts_first(struct trial *t) { ts(t); ME(t)->ts = 0; }
 static void ts_no_echo(struct trial *t) { ts(t); OTHER(t)->ts = 0; }
+static void ts_own(struct trial *t)   { ts(t); OTHER(t)->ts_own = 0x00fedcba; }
+static void ts_own_before(struct trial *t) { ts(t); OTHER(t)->ts_own = 0x00fedcb9; }
 static void ts_not(struct trial *t)   { ts(t); ME(t)->flags = 0; }
 static void ts_odd(struct trial *t)
 {
@@ -255,6 +257,8 @@ static const struct named segments[] = {
         {"no echo is known yet", {ts_no_echo}, NULL, TRIAL_MODEL, 0},
         {"time stamps are blanked", {ts_not}, NULL, TRIAL_MODEL, 0},
         {"time stamps at an odd offset", {ts_odd}, NULL, TRIAL_MODEL, 0},
+        {"an echo of what the socket sent", {ts_own}, NULL, TRIAL_MODEL, 0},
+        {"an echo of the first one after that", {ts_own_before}, NULL, TRIAL_MODEL, 0},
         {"a newer time stamp", {ts_last}, NULL, TRIAL_MODEL, 0},
         {"an older time stamp", {ts_older}, NULL, TRIAL_MODEL, 0},
         {"SACK", {sack1}, NULL, TRIAL_MODEL, 0},
@@ -602,6 +606,7 @@ static void random_direction(struct l7mp_tcp_direction *d)
 	d->edge = around(d->ack_floor + 100000);
 	d->ts = chance(80) ? 1ULL << 32 | rnd(0) : 0;
 	d->ts_base = rnd(0);
+	d->ts_own = chance(50) ? rnd(0) : 0;
 	d->seq_max = around(d->own_seq);
 	d->ack_max = around(d->ack_floor);
 	d->win = chance(90) ? rnd(1000000) : rnd(1U << 30);

@@ -295,9 +295,10 @@ static void one(const struct variant *v, int family, uint32_t phase)
 	make(&t, &key);
 	drain();
 	trial_question(&t, &q);
-	tcp_model(&q, &a);
 	send_segment(&t, v->partial);
-	ok = leaves(&t, &a, v->whole);
+	ok = trial_stamped(&t, &q);
+	tcp_model(&q, &a);
+	ok &= leaves(&t, &a, v->whole);
 	if (a.up)
 		ok &= goes_up(&a, above[family == 6]);
 	ok &= trial_noted(&t, &a, &key);

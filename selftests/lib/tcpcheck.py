@@ -96,15 +96,11 @@ class Way:
         self.sent = self.edge = self.acked = self.tsval = self.recent = self.shift = None
 
 
-LATE = 1000  # ms: translated time stamps are 500 ahead of the sockets' own; the rest is one's own delay
-
-
-def check(segments, late=None):
+def check(segments):
     """
-    Faults in words. Connections whose handshake is not in the capture are faults, too. Pure acknowledgements whose time
-    stamp goes back by no more than LATE are appended to the list `late` when there is one.
+    Faults in words. Connections whose handshake is not in the capture are faults, too.
 
-    Time stamps of new data never go back. Data that was seen before, or fills a hole that packets left which overtook it,
+    Time stamps of new data and of acknowledgements without data never go back. Data that was seen before, or fills a hole that packets left which overtook it,
     may be older, but not than what the receiver compares with (RFC 7323, 5.3: TS.Recent), if it has anything new for it.
     """
     faults, conns = [], {}
@@ -144,9 +140,7 @@ def check(segments, late=None):
             against = mine.tsval if new or not s.length else mine.recent
             back = 0 if against is None else -after(s.tsval, against)
             useful = not s.length or other.acked is None or after(s.end, other.acked) > 0
-            if late is not None and 0 < back <= LATE and not s.length and s.flags == ACK:
-                late.append(s)
-            elif back > 0 and useful:
+            if back > 0 and useful:
                 bad(f"time stamp goes back (from {against})", s)
             elif mine.tsval is None or after(s.tsval, mine.tsval) > 0:
                 mine.tsval = s.tsval
@@ -155,6 +149,19 @@ def check(segments, late=None):
         elif mine.tsval is not None:
             bad("no time stamp", s)
     return faults
+
+
+def retransmitted(segments):
+    """Segments that the capturing host has sent with data that it had sent before."""
+    sent, again = {}, []
+    for s in segments:
+        if not s.out or not s.length:
+            continue
+        if s.ends in sent and after(sent[s.ends], s.seq) > 0:
+            again.append(s)
+        if s.ends not in sent or after(s.end, sent[s.ends]) > 0:
+            sent[s.ends] = s.end
+    return again
 
 
 def around(segments, faults, n=12):

@@ -34,11 +34,8 @@ class Wire(Base):
         segments, lost = capture.stop()
         self.assertEqual(lost, 0, "the capture is not whole")
         self.assertGreater(len(segments), 1000)
-        late = []
-        faults = tcpcheck.check(segments, late)
+        faults = tcpcheck.check(segments)
         self.assertEqual(len(faults), 0, faults and tcpcheck.around(segments, faults))
-        # A socket's own last acknowledgement, while its stamps are not yet ahead: seen about once a splice.
-        self.assertLessEqual(len(late), self.withdrawn)
         return segments
 
     def check(self, v6):
@@ -55,8 +52,7 @@ class Wire(Base):
                 time.sleep(0.07)
             # Both are back in the kernel, also the one that took longer to leave it.
             self.wait(lambda: {s["offload"]["state"] for s in p.api.get("/sessions")[1] if s["name"].startswith("TCP:")} == {"fast"}, p)
-            self.withdrawn = p.api.get("/offload")[1]["flows"]["withdrawn"]
-            self.assertGreater(self.withdrawn, 5)
+            self.assertGreater(p.api.get("/offload")[1]["flows"]["withdrawn"], 5)
             for pair in ends:
                 for e in pair:
                     e.sender.stop()
@@ -79,6 +75,14 @@ class Wire(Base):
             wrong[at] = copy.copy(good[at])
             change(wrong[at])
             self.assertTrue(any(f.startswith(what) for f in tcpcheck.check(wrong)), what)
+        # An acknowledgement by the proxy's own clock, 1 ms older than what it sent before.
+        at = [i for i, s in enumerate(good) if not s.out and not s.length and s.flags == tcpcheck.ACK]
+        wrong = list(good)
+        at = at[len(at) // 2]
+        before = max(s.tsval for s in good[:at] if not s.out and s.ends == good[at].ends)
+        wrong[at] = copy.copy(good[at])
+        wrong[at].tsval = before - 1
+        self.assertTrue(any(f.startswith("time stamp goes back") for f in tcpcheck.check(wrong)))
 
     def test_closed_at_once(self):
         """connections that end as soon as they are in the kernel: no reset answers a late acknowledgement of the proxy's sockets"""
@@ -96,8 +100,51 @@ class Wire(Base):
         for c in captures:
             segments, lost = c.stop()
             self.assertEqual(lost, 0, "the capture is not whole")
-            resets = [f for f in tcpcheck.check(segments, []) if f.startswith("reset")]
+            resets = [f for f in tcpcheck.check(segments) if f.startswith("reset")]
             self.assertEqual(len(resets), 0, resets and tcpcheck.around(segments, resets))
+
+    def patient(self, peer):
+        """The peer's TCP sends nothing again because an answer is late, which it may be on a busy machine."""
+        peer.run("sysctl -qw net.ipv4.tcp_early_retrans=0")  # no tail loss probes
+        peer.run(f"ip route change {peer.gateway4.rsplit('.', 1)[0]}.0/24 dev eth0 src {peer.own4} rto_min 60s")
+
+    def never_busy(self, p):
+        """The session moves into the kernel. A switch that is given up shows as tcp-busy, for 10 s; no reader is slow here."""
+        reasons = set()
+
+        def fast():
+            s = self.session(p)
+            reasons.update(d["reason"] for d in s["offload"]["directions"])
+            return s["offload"]["state"] == "fast"
+        self.wait(fast, p)
+        self.assertNotIn("tcp-busy", reasons)
+
+    def test_half_closed(self):
+        """half closed before the switch, and at any moment of it: nothing is lost, or sent again, or stands still"""
+        self.patient(self.a)
+        self.patient(self.b)
+        captures = [self.capture(self.a), self.capture(self.b)]
+        with self.proxy(tcp={"after_bytes": 0, "after_ms": 0}) as p:
+            for i in range(60 if l7test.FULL else 24):
+                pair = self.connect()
+                self.ping(*pair)
+                time.sleep(i // 2 * 0.0005)
+                first, other = pair[::-1] if i % 2 else pair
+                first.shutdown(socket.SHUT_WR)
+                sender, receiver = tcpflow.Sender(other, i, rate=RATE), tcpflow.Receiver(first, i)
+                self.never_busy(p)
+                self.wait(lambda receiver=receiver, at=receiver.received: receiver.received > at + (256 << 10), p)
+                sender.stop()
+                self.join(sender, receiver)
+                self.assertIsNone(receiver.wrong)
+                self.assertEqual(sender.sent, receiver.received)
+                for end in pair:
+                    end.close()
+                self.wait(lambda: self.session(p) is None, p)
+            self.nothing_left(p)
+        for c in captures:
+            again = tcpcheck.retransmitted(self.checked(c))
+            self.assertEqual(len(again), 0, "\n".join(str(s) for s in again[:20]))
 
     def test_wire_ipv6(self):
         """the same over IPv6"""

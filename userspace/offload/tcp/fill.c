@@ -61,7 +61,7 @@ static void filled(struct off_tcp_pair *p, int i)
 	struct off_tcp_segment s = {
 	        .seq = p->end[i].fill.acked + p->map->dir[i].seq_delta,
 	        .win = OFF_TCP_RESTORED_WINDOW,
-	        .tsval = off_tcp_clock(far->fd),
+	        .tsval = off_tcp_clock_now(&far->ticks),
 	        .tsecr = p->map->dir[!i].ts_in,
 	        .old_byte = true,
 	};

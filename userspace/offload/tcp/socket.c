@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "socket.h"
@@ -183,6 +184,36 @@ uint32_t off_tcp_clock(int fd)
 	return (uint32_t)value;
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+struct off_tcp_clock off_tcp_clock_set(int fd, uint32_t at_least)
+{
+	/* An odd one would make it count microseconds. */
+	uint32_t value = (at_least + 1) & ~1U;
+
+	for (;;) {
+		uint64_t before = now_ms(), after;
+
+		(void)set(fd, IPPROTO_TCP, TCP_TIMESTAMP, (int)value);
+		after = now_ms();
+		if (before == after)
+			return (struct off_tcp_clock){.base = value, .ns = before * 1000000};
+		/* In which of these ms? Once more, beyond what it may show by now. */
+		value = (value + (uint32_t)(now_ms() - before) + 2) & ~1U;
+	}
+}
+
+uint32_t off_tcp_clock_now(const struct off_tcp_clock *c)
+{
+	return c->base + (uint32_t)(now_ms() - c->ns / 1000000);
+}
+
 static int ask(int fd, unsigned long what)
 {
 	int n = 0;
@@ -342,9 +373,8 @@ static int state(int fd, const struct off_tcp_conn *c, const struct off_tcp_poin
 	};
 	int rc = options(fd, &c->traits);
 
-	/* An odd one would make its clock count microseconds. */
 	if (!rc && c->traits.ts)
-		rc = set(fd, IPPROTO_TCP, TCP_TIMESTAMP, (int)((p->clock + 1) & ~1U));
+		(void)off_tcp_clock_set(fd, p->clock);
 	if (!rc && setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, sizeof(w)))
 		rc = -errno;
 	if (c->traits.congestion[0])

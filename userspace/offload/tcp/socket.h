@@ -61,8 +61,20 @@ void off_tcp_repair_sending(int fd);
 /* The send queue takes at least so many bytes from now on; unlocked, it grows by itself again. */
 void off_tcp_make_room(int fd, uint32_t bytes);
 void off_tcp_unlock_room(int fd);
-/* The time stamp that the socket would send now. */
+/* The time stamp that the socket would send now, or one less: the kernel hides the last bit. */
 uint32_t off_tcp_clock(int fd);
+/* A socket's clock, exactly: `base` at `ns` of CLOCK_MONOTONIC, whole ms, and one more each ms. */
+struct off_tcp_clock {
+	uint32_t base;
+	uint64_t ns;
+};
+/*
+ * Sets the clock of a socket in repair mode, to `at_least` or a little more, so that it is known
+ * exactly. It must not go back.
+ */
+struct off_tcp_clock off_tcp_clock_set(int fd, uint32_t at_least);
+/* What that clock shows now. */
+uint32_t off_tcp_clock_now(const struct off_tcp_clock *c);
 int off_tcp_unread(int fd);  /* bytes; negative errno */
 int off_tcp_unacked(int fd); /* the same; a FIN counts */
 int off_tcp_unsent(int fd);

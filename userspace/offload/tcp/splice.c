@@ -266,12 +266,20 @@ static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
 	d->win_in = near->snd_wscale;
 	d->win_out = far->rcv_wscale;
 	d->flags = (uint8_t)((near->ts ? L7MP_TCP_TS : 0) | (far->sack ? 0 : L7MP_TCP_NOSACK));
-	d->ts_base = d->ts_out = off_tcp_clock(p->end[!i].fd);
-	d->armed_ns = off_tcp_now_ns();
+	d->ts_base = d->ts_out = p->end[!i].ticks.base;
+	d->armed_ns = p->end[!i].ticks.ns;
 	d->ts = d->doubts = d->doubt = 0;
 	d->fin_end = fin ? p->end[i].rcv_nxt : 0;
 	d->seen = fin ? L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED : 0;
 	d->last_seen = 0;
+}
+
+/* The programs have to know it exactly; it may be one ahead of what can be read. */
+static void set_clock(struct off_tcp_end *e)
+{
+	off_tcp_repair(e->fd, true);
+	e->ticks = off_tcp_clock_set(e->fd, off_tcp_clock(e->fd) + 2);
+	off_tcp_repair(e->fd, false);
 }
 
 /* Both sockets are at rest: the programs begin. */
@@ -285,6 +293,15 @@ static bool arm(struct off_tcp_pair *p)
 		    off_tcp_write_seq(p->end[i].fd, &write_seq[i]) ||
 		    off_tcp_window(p->end[i].fd, false, &w[i]))
 			return false;
+	for (int i = 0; i < 2; i++) {
+		/*
+		 * Linux stamps an acknowledgement that is asked for with the time of the last
+		 * segment that came in. So one of what the owner has read is sent now: after
+		 * segments of the program it would be too old.
+		 */
+		off_tcp_quickack(p->end[i].fd);
+		set_clock(&p->end[i]);
+	}
 	for (int i = 0; i < 2; i++)
 		set_constants(p, i, write_seq[!i], w);
 	set_limits(p);
@@ -395,7 +412,10 @@ uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
 	return d->ts ? off_tcp_later(p->end[i].clock, d->ts_out) : p->end[i].clock;
 }
 
-/* What the peers may send is the other peer's affair now: they are told. */
+/*
+ * What the peers may send is the other peer's affair now: they are told. While it is still TRANS,
+ * where the programs stamp by the sockets' clocks: in FAST their time stamps are ahead of this one.
+ */
 static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
 {
 	for (int i = 0; i < 2; i++) {
@@ -403,7 +423,7 @@ static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2
 		        .seq = p->map->dir[i].own_ack,
 		        .ack = p->end[i].rcv_nxt,
 		        .win = w[!i].snd_wnd,
-		        .tsval = off_tcp_tsval(p, i),
+		        .tsval = off_tcp_clock_now(&p->end[i].ticks),
 		        .tsecr = p->map->dir[i].ts_in,
 		};
 
@@ -446,18 +466,22 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	for (int i = 0; i < 2; i++) {
 		if (!is_over(p))
 			empty(&p->end[i]);
-		p->end[i].clock = off_tcp_clock(p->end[i].fd);
+		p->end[i].clock = off_tcp_clock_now(&p->end[i].ticks);
 		off_tcp_relay_rest(&p->end[i].relay);
 		/* Whatever way the acknowledgement took. */
 		advance(&p->map->dir[!i].ack_max, p->end[i].rcv_nxt);
 		advance(&p->map->dir[i].seq_max, p->end[i].rcv_nxt);
 	}
-	off_tcp_phase(p, L7MP_TCP_FAST);
 	/* They stay in repair mode: if this process dies they are closed silently. */
 	for (int i = 0; i < 2; i++)
 		(void)off_tcp_window(p->end[i].fd, true, &w[i]);
 	if (!is_over(p))
 		tell_windows(p, w);
+	for (int i = 0; i < 2; i++) {
+		p->end[i].clock = off_tcp_clock_now(&p->end[i].ticks);
+		p->map->dir[!i].ts_own = p->end[i].clock;
+	}
+	off_tcp_phase(p, L7MP_TCP_FAST);
 	off_tcp_enter(p, OFF_TCP_FAST);
 	off_tcp_watch_socket(p, true);
 	p->unanswered_ms[0] = p->unanswered_ms[1] = 0;

@@ -105,8 +105,9 @@ struct off_tcp_end {
 	struct off_tcp_relay relay;
 	uint32_t copied; /* number of the first byte that user space has not taken */
 	uint32_t rcv_nxt;
-	uint32_t clock;    /* highest time stamp that the socket has sent */
-	uint32_t own_ack0; /* write_seq when `written0` was read */
+	uint32_t clock;             /* highest time stamp that the socket has sent */
+	struct off_tcp_clock ticks; /* its clock, from TRANS on, and when it was made again */
+	uint32_t own_ack0;          /* write_seq when `written0` was read */
 	uint64_t written0;
 	uint32_t segs_in; /* when WATCH began */
 	bool have_ack0;

@@ -100,10 +100,12 @@ static bool restore(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 		off_tcp_close_silently(&p->end[i].fd);
 	for (int i = 0; i < 2; i++) {
 		p->end[i].fd = off_tcp_restore(&p->end[i].conn, &at[i]);
-		if (p->end[i].fd >= 0)
-			continue;
-		p->end[i].fd = -1;
-		return false;
+		if (p->end[i].fd < 0) {
+			p->end[i].fd = -1;
+			return false;
+		}
+		if (p->end[i].conn.traits.ts)
+			p->end[i].ticks = off_tcp_clock_set(p->end[i].fd, at[i].clock + 2);
 	}
 	return true;
 }
@@ -125,7 +127,7 @@ static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 
 		if (!to_fill)
 			off_tcp_repair(p->end[i].fd, false);
-		s.tsval = off_tcp_clock(p->end[i].fd);
+		s.tsval = off_tcp_clock_now(&p->end[i].ticks);
 		if (!off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
 			continue;
 		off_tcp_ask(p->end[i].fd, to_fill);
