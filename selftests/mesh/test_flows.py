@@ -239,7 +239,7 @@ class Flows(OnServer):
 
         def visit():
             try:
-                while not stop.is_set():
+                while not stop.wait(0.01):  # each has a port of its own, below those that the kernel chooses
                     self.visit()
                     visited[0] += 1
             except Exception as e:  # shown by the test
