@@ -268,9 +268,11 @@ struct l7mp_offload {
 	 * Optional. Assigns a flow of an earlier process to an owner. Returns 0: it is active;
 	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.
 	 * fd: TCP: both descriptors, which are given away as by `lend`, and 0 is returned; else
-	 * they are -1.
+	 * they are -1. rtp: the owner's statistics of both directions, borrowed until the flow is
+	 * removed, NULL: none. What the kernel has counted so far replaces what is in them.
 	 */
-	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2]);
+	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
+	           struct l7mp_rtp_stream *rtp);
 	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);

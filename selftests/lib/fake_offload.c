@@ -62,11 +62,13 @@ static void read_flow(void *ctx, struct l7mp_flow *flow, bool fresh,
 	memcpy(now, flow->now, sizeof(flow->now));
 }
 
-static int own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2])
+static int own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
+               struct l7mp_rtp_stream *rtp)
 {
 	struct fake_offload *o = ctx;
 
 	(void)fd;
+	(void)rtp;
 	flow->cookie = cookie;
 	flow->begun = o->own_rc == 0;
 	return o->own_rc;

@@ -7,17 +7,20 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7net  # noqa: E402
 import l7test  # noqa: E402
+import upgrade  # noqa: E402
 
 SSRC = 0x12345678
 RATE = 8000
@@ -78,16 +81,24 @@ class Base(l7net.Gateway):
     def setUp(self):
         super().setUp()
         self.client, self.server = self.a.udp(5000), self.b.udp(9001)
-        self.proxy = l7test.Proxy({
-            "admin": {"offload": "init", "offload_ifs": "legA,legB", "offload_mode": self.mode, "instance": self.instance},
+        self.begin()
+
+    def config(self, offload="init", **options):
+        return {
+            "admin": {"offload": offload, "offload_ifs": "legA,legB", "offload_mode": self.mode, "instance": self.instance},
             "listeners": [l7test.controller(), {
-                "name": "media", "spec": {"protocol": "UDP", "address": "10.9.1.1", "port": 9000, "options": {"rtp": True, "latch": True}},
+                "name": "media", "spec": {"protocol": "UDP", "address": "10.9.1.1", "port": 9000,
+                                          "options": {"rtp": True, "latch": True, **options}},
                 "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "UDP", "port": 9001},
                                                                 "endpoints": [{"spec": {"address": "10.9.2.2"}}]}}}}]},
                 {"name": "metrics", "spec": {"protocol": "HTTP", "address": "127.0.0.1", "port": 9100},
-                 "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "Prometheus"}}}}}]}]})
+                 "rules": [{"action": {"route": {"destination": {"spec": {"protocol": "Prometheus"}}}}}]}]}
+
+    def begin(self, **kw):
+        self.proxy = l7test.Proxy(self.config(**kw))
         self.api = self.proxy.api
-        l7test.wait_for(lambda: self.api.get("/offload")[1]["state"] == "active", l7net.WAIT)
+        if not kw:
+            l7test.wait_for(lambda: self.api.get("/offload")[1]["state"] == "active", l7net.WAIT)
 
     def tearDown(self):
         if hasattr(self, "proxy"):
@@ -218,6 +229,120 @@ class Statistics(Base):
             self.skipTest(f"the kernel has no UDP_SEGMENT: {e}")
         got = self.settled("ingress", seq)
         self.assertEqual((got["lost"], got["reordered"]), (0, 0), got)
+
+
+class Handed(Base):
+    """The statistics go from one process to the next."""
+
+    def begin(self, **kw):
+        self.chain = upgrade.Chain(self.config(**kw), 1234)
+        self.addCleanup(self.chain.kill)
+        self.proxy, self.api = self.chain.proxy, self.chain.api
+
+    def tearDown(self):
+        self.chain.stop()
+
+    def again(self, **kw):
+        """The next start or upgrade has another configuration."""
+        pathlib.Path(self.proxy.path).write_text(json.dumps(self.config(**kw)))
+
+    def restart(self, **kw):
+        """kill -9; packets while there is no daemon; a new one."""
+        os.kill(self.chain.pid, signal.SIGKILL)
+        self.chain.ended(self.chain.pid)
+        self.stream(20)
+        self.begin(**kw)
+
+    def stream(self, n, to=None):
+        """So many numbers from self.seq on, of which every tenth is not sent."""
+        for _ in range(n):
+            if self.seq % 10:
+                self.send(rtp(self.seq, self.seq * 160))
+                self.sent += 1
+                self.assertEqual(len(self.server.recv(2000)), 172)
+            self.seq += 1
+
+    def expect(self, state="fast", slow=None):
+        """All that was sent is counted, each tenth is lost; the kernel has carried it."""
+        got = self.settled("ingress", self.first + self.sent)
+        last = (self.seq - 1) // 10 * 10 - (self.seq % 10 == 1) * 10
+        lost = len([i for i in range(self.first, last + 1) if i % 10 == 0])
+        self.assertEqual((got["lost"], got["reordered"], got["sources"], got["ssrc"]), (lost, 0, 1, SSRC), got)
+        s = self.session()
+        self.assertEqual(s["offload"]["state"], state)
+        if slow:
+            self.assertEqual(s["stats"]["ingress"]["slow"]["packets"], slow)
+
+    def in_kernel(self):
+        self.first = self.seq = self.fast()
+        self.sent = 0
+        self.stream(50)
+        self.slow = self.session()["stats"]["ingress"]["slow"]["packets"]
+        self.expect()
+
+    def test_upgrade(self):
+        """the flow stays in the kernel with its statistics, upgrade after upgrade, while packets come"""
+        self.in_kernel()
+        for _ in range(3):
+            going = threading.Event()
+            sender = threading.Thread(target=lambda going=going: [self.stream(10) for _ in iter(lambda: not going.is_set(), False)])
+            sender.start()
+            result = self.chain.upgrade()
+            going.set()
+            sender.join()
+            self.assertNotIn("failed", result)
+            self.assertEqual((result["sessions_taken"], self.api.get("/offload")[1]["adopted"]["sessions"]), (1, 1))
+            self.stream(15)
+            self.expect(slow=self.slow)
+        self.assertEqual(self.stats()["egress"]["packets"], 0)
+
+    def test_killed(self):
+        """kill -9: what passes while there is no daemon is counted, and the next one goes on with it"""
+        self.in_kernel()
+        for _ in range(2):
+            self.restart()
+            self.expect(slow=self.slow)
+            self.stream(15)
+            self.expect(slow=self.slow)
+        status, answer = self.api.post("/admin", {"admin": {"offload": "disable"}})
+        self.assertEqual(status, 200, answer)
+        self.assertTrue(l7test.wait_for(lambda: self.session()["offload"]["state"] == "slow", l7net.WAIT))
+        self.stream(15)
+        self.expect("slow")
+
+    def test_switched(self):
+        """an upgrade without options.rtp leaves the flow without statistics; with it they begin anew"""
+        self.in_kernel()
+        self.again(rtp=False)
+        self.assertNotIn("failed", self.chain.upgrade())
+        self.stream(15)
+        s = self.session()
+        self.assertNotIn("rtp", s["stats"])
+        self.assertEqual((s["offload"]["state"], s["stats"]["ingress"]["slow"]["packets"]), ("fast", self.slow))
+        self.again()
+        self.assertNotIn("failed", self.chain.upgrade())
+        self.first, self.sent = 0, 0
+        self.stream(9 - self.seq % 10)
+        self.assertEqual(self.settled("ingress", self.sent)["lost"], 0)
+        s = self.session()
+        self.assertEqual((s["offload"]["state"], s["stats"]["ingress"]["slow"]["packets"]), ("fast", self.slow))
+
+    def test_user_space(self):
+        """a session that is not in the kernel takes its statistics along, too"""
+        self.chain.stop()
+        self.begin(offload="disable")
+        self.first, self.seq, self.sent = 1, 1, 0
+        self.send(rtp(0, 0))
+        self.server.recv(2000)
+        for _ in range(2):
+            self.stream(35)
+            self.assertNotIn("failed", self.chain.upgrade())
+            self.stream(14)
+            self.expect("slow")
+
+
+class HandedXdp(Handed):
+    mode = "generic"
 
 
 class Xdp(Statistics):

@@ -224,6 +224,18 @@ static bool has_ended(const struct l7mp_offload_engine *e, const struct l7mp_flo
 	return ended;
 }
 
+/* After those that can't be kept are gone. */
+static void claim_rtp(struct l7mp_offload_engine *e)
+{
+	struct l7mp_flow *flow;
+
+	DL_FOREACH (e->adoption.flows, flow)
+		for (int i = 0; i < flow->n_dirs; i++)
+			if (flow->verb != L7MP_VERB_SPLICE)
+				off_rtp_claim(&e->table, &flow->dir[i]);
+	off_rtp_claimed(&e->table);
+}
+
 void off_adopt_begin(struct l7mp_offload_engine *e)
 {
 	struct old_flow *all = NULL, *o, *next;
@@ -267,6 +279,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 	/* Until then the programs may count in slots that are given to others. */
 	if (e->adoption.n_removed)
 		off_wait_for_programs();
+	claim_rtp(e);
 	L7MP_FAULT("adopt-found");
 	off_slots_claimed(&e->table);
 	off_handover_claimed(&e->table);
@@ -292,8 +305,34 @@ static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r
 	                &r->end[1].remote);
 }
 
-/* Finds the paths, and writes what has changed of them. NONE or a reason. */
-static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+/*
+ * The statistics of RTP go on where the programs count; a session that has none any more gives its
+ * place back, and one that had none gets one. Returns 0 or -ENOSPC.
+ */
+static int own_rtp(struct l7mp_offload_engine *e, struct off_direction *d,
+                   struct l7mp_rtp_stream *stream)
+{
+	int rc = 0;
+
+	if (stream && d->has_rtp) {
+		off_rtp_adopt(&e->table, d, stream, !(d->action.flags & L7MP_FLOW_HANDOVER));
+	} else if (stream) {
+		rc = off_rtp_take(&e->table, d, stream);
+		if (!rc && !(d->action.flags & L7MP_FLOW_HANDOVER))
+			off_rtp_enter(&e->table, d);
+	} else if (d->has_rtp) {
+		off_rtp_leave(&e->table, d);
+	} else if (d->action.flags & L7MP_FLOW_RTP) {
+		/* A place that is not its own. */
+		d->action.pair = 0;
+		d->action.flags &= (uint16_t)~L7MP_FLOW_RTP;
+	}
+	return rc;
+}
+
+/* Finds the paths, and writes what has changed since `before`. NONE or a reason. */
+static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                             const struct l7mp_flow_action before[2])
 {
 	struct off_plan p[2];
 	enum l7mp_reason reason = L7MP_REASON_NONE;
@@ -315,11 +354,7 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 
 		off_action_set_ingress(&now, &p[i].in);
 		off_action_set_egress(&now, &p[i].out);
-		/* Without statistics of RTP: their place is one that others may get. */
-		if (now.flags & L7MP_FLOW_RTP)
-			now.pair = 0;
-		now.flags &= (uint16_t)~L7MP_FLOW_RTP;
-		if (!memcmp(&now, &d->action, sizeof(now)))
+		if (!memcmp(&now, &before[i], sizeof(now)))
 			continue;
 		d->action = now;
 		off_action_renew(&e->table, &d->action6);
@@ -332,7 +367,8 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 /* A pair goes on in any case: what is in its way makes it leave, in order. */
 static int own_pair(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const int fd[2])
 {
-	enum l7mp_reason reason = e->set.tcp.enabled ? plan(e, flow) : L7MP_REASON_DISABLED;
+	const struct l7mp_flow_action before[2] = {flow->dir[0].action, flow->dir[1].action};
+	enum l7mp_reason reason = e->set.tcp.enabled ? plan(e, flow, before) : L7MP_REASON_DISABLED;
 
 	off_tcp_adopt_begin(flow->tcp, fd);
 	if (reason)
@@ -340,9 +376,12 @@ static int own_pair(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const
 	return 0;
 }
 
-int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2])
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
+                  struct l7mp_rtp_stream *rtp)
 {
 	struct l7mp_offload_engine *e = ctx;
+	const struct l7mp_flow_action before[2] = {flow->dir[0].action, flow->dir[1].action};
+	enum l7mp_reason reason = L7MP_REASON_NONE;
 	bool begins = false;
 
 	flow->cookie = cookie;
@@ -351,9 +390,13 @@ int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int 
 	e->table.n_flows++;
 	if (flow->tcp)
 		return own_pair(e, flow, fd);
-	for (int i = 0; i < flow->n_dirs; i++)
+	for (int i = 0; i < flow->n_dirs; i++) {
 		begins |= flow->dir[i].action.flags & L7MP_FLOW_HANDOVER;
-	flow->out_reason = (uint8_t)plan(e, flow);
+		if (flow->verb != L7MP_VERB_COUNT &&
+		    own_rtp(e, &flow->dir[i], rtp ? &rtp[i] : NULL))
+			reason = L7MP_REASON_TABLE_FULL;
+	}
+	flow->out_reason = (uint8_t)(reason ? reason : plan(e, flow, before));
 	if (flow->out_reason)
 		return flow->out_reason;
 	if (!begins)

@@ -124,7 +124,8 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 /* Finds the flows of an earlier process in the maps, before others are made. */
 void off_adopt_begin(struct l7mp_offload_engine *e);
 /* The operation `own`. */
-int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2]);
+int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
+                  struct l7mp_rtp_stream *rtp);
 /* Those without owner are left in the kernel, for the next process. */
 void off_adopt_leave(struct l7mp_offload_engine *e);
 /* A new tree, or NULL. */

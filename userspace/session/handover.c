@@ -99,10 +99,9 @@ static void thaw_stages(struct l7mp_session *s, unsigned n)
 			(void)s->stages[i].stream->ops->freeze(s->stages[i].stream, false);
 }
 
-/* RTP statistics of a flow can't be handed over. */
 static bool may_keep_flow(const struct l7mp_session *s)
 {
-	return s->flow && s->offload_state == SESSION_OFFLOAD_FAST && !s->tcp && !s->rtp;
+	return s->flow && s->offload_state == SESSION_OFFLOAD_FAST && !s->tcp;
 }
 
 int l7mp_session_freeze(struct l7mp_session *s, bool keep_flow)
@@ -319,6 +318,8 @@ char *l7mp_session_save(const struct l7mp_session *s, int fds[static 2])
 	rc |= l7mp_json_add(json, "source", end_json(&s->stages[0], &fds[0]));
 	rc |= l7mp_json_add(json, "destination", end_json(dest, &fds[1]));
 	rc |= l7mp_json_add(json, "events", events_json(s));
+	if (s->rtp)
+		rc |= l7mp_json_add(json, "rtp", l7mp_session_rtp_save(s));
 	if (!rc)
 		text = l7mp_json_print(json, L7MP_JSON_PLAIN);
 	cJSON_Delete(json);
@@ -513,6 +514,8 @@ static void set_state_of(struct l7mp_session *s, const cJSON *saved,
 	else if (proof == SESSION_ANSWERED)
 		l7mp_admission_answered(s);
 	read_events(s, l7mp_json_member(saved, "events"));
+	if (s->rtp)
+		l7mp_session_rtp_load(s, l7mp_json_member(saved, "rtp"));
 	/* With a different number of stages the queued pieces between them can't be assigned. */
 	if (l7mp_json_num(saved, "stages", 0) != s->n)
 		return;

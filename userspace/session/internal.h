@@ -428,5 +428,9 @@ int l7mp_session_rtp_new(struct l7mp_session *s, uint32_t clock_rate);
 void l7mp_session_rtp_data(struct l7mp_session *s, unsigned stage, const struct l7mp_buf *buf);
 /* The session has ended: adds its statistics to the totals. */
 void l7mp_session_rtp_ended(const struct l7mp_session *s);
+/* For the hand-over to another process: the statistics so far; NULL: no memory. */
+cJSON *l7mp_session_rtp_save(const struct l7mp_session *s);
+/* In the other process; `saved` may be NULL. */
+void l7mp_session_rtp_load(struct l7mp_session *s, const cJSON *saved);
 /* Returns the statistics for GET. NULL: no memory. */
 cJSON *l7mp_session_rtp_json(const struct l7mp_session *s);

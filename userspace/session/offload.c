@@ -657,7 +657,8 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
 	}
-	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, (const int[]){at[0].fd, at[1].fd});
+	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, (const int[]){at[0].fd, at[1].fd},
+	            s->rtp);
 	if (unfit && !s->lent)
 		rc = (int)unfit;
 	if (rc == L7MP_REASON_PENDING) {

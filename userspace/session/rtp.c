@@ -36,6 +36,51 @@ void l7mp_session_rtp_data(struct l7mp_session *s, unsigned stage, const struct 
 	               (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec);
 }
 
+/* ---- for another process ---- */
+
+/* The members of struct l7mp_rtp; dynamic_rate is a setting, of which each process has its own. */
+/* clang-format off */
+#define NUMBERS(X) \
+	X(packets) X(others) X(lost_before) X(received) X(last_ns) X(jitter16) X(ssrc) \
+	X(timestamp) X(cycles) X(base_seq) X(clock_rate) X(sources) X(max_seq) X(bad_seq) \
+	X(payload_type) X(bad) X(reordered)
+/* clang-format on */
+
+cJSON *l7mp_session_rtp_save(const struct l7mp_session *s)
+{
+	cJSON *array = cJSON_CreateArray();
+
+	for (int dir = 0; array && dir < 2; dir++) {
+		const struct l7mp_rtp *r = s->rtp[dir].at;
+		cJSON *json = cJSON_CreateObject();
+		int rc = json ? 0 : -1;
+
+#define SAVE(m) rc |= l7mp_json_add_num(json, #m, (double)r->m);
+		NUMBERS(SAVE)
+#undef SAVE
+		if (rc || !cJSON_AddItemToArray(array, json)) {
+			cJSON_Delete(json);
+			cJSON_Delete(array);
+			return NULL;
+		}
+	}
+	return array;
+}
+
+void l7mp_session_rtp_load(struct l7mp_session *s, const cJSON *saved)
+{
+	for (int dir = 0; dir < 2; dir++) {
+		const cJSON *json = cJSON_GetArrayItem(saved, dir);
+		struct l7mp_rtp *r = &s->rtp[dir].own;
+
+#define LOAD(m) r->m = (__typeof__(r->m))l7mp_json_num(json, #m, 0);
+		NUMBERS(LOAD)
+#undef LOAD
+	}
+}
+
+/* ---- the end, and views ---- */
+
 void l7mp_session_rtp_ended(const struct l7mp_session *s)
 {
 	static const uint64_t bounds_ms[L7MP_RTP_JITTER_BOUNDS] = L7MP_RTP_JITTER_BOUNDS_MS;

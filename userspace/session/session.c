@@ -1486,7 +1486,7 @@ static void destroyed(struct l7mp_session *s)
 	set_state(s, L7MP_SESSION_DESTROYED);
 	l7mp_admission_remove(s);
 	m->env->stats->sessions_ended++;
-	if (s->rtp)
+	if (s->rtp && !s->given)
 		l7mp_session_rtp_ended(s);
 	if (m->ended && !s->given)
 		m->ended(m->ended_arg, s);

@@ -18,6 +18,7 @@ int off_rtp_take(struct off_table *tbl, struct off_direction *dir, struct l7mp_r
 	if (!r->streams || !r->n_free)
 		return -ENOSPC;
 	dir->rtp = stream;
+	dir->has_rtp = true;
 	dir->action.pair = r->free[r->first];
 	dir->action.flags |= L7MP_FLOW_RTP;
 	r->first = (r->first + 1) % L7MP_RTP_STREAMS;
@@ -43,18 +44,64 @@ void off_rtp_leave(struct off_table *tbl, struct off_direction *dir)
 	struct off_rtp *r = &tbl->rtp;
 	struct l7mp_rtp_stream *s = dir->rtp;
 
-	if (!s)
+	if (!dir->has_rtp)
 		return;
-	if (s->at != &s->own) {
+	if (s && s->at != &s->own) {
 		s->own = *s->at;
 		s->at = &s->own;
 	}
 	r->free[(r->first + r->n_free) % L7MP_RTP_STREAMS] = (uint16_t)dir->action.pair;
 	r->n_free++;
 	dir->rtp = NULL;
+	dir->has_rtp = false;
 	dir->action.pair = 0;
 	dir->action.flags &= (uint16_t)~L7MP_FLOW_RTP;
 }
+
+/* ---- adoption ---- */
+
+void off_rtp_claim(struct off_table *tbl, struct off_direction *dir)
+{
+	struct off_rtp *r = &tbl->rtp;
+	uint32_t place = dir->action.pair;
+
+	if (!(dir->action.flags & L7MP_FLOW_RTP) || place >= L7MP_RTP_STREAMS)
+		return;
+	if (!r->claimed)
+		r->claimed = calloc(L7MP_RTP_STREAMS, 1);
+	if (!r->claimed || r->claimed[place])
+		return;
+	r->claimed[place] = 1;
+	dir->has_rtp = true;
+}
+
+void off_rtp_claimed(struct off_table *tbl)
+{
+	struct off_rtp *r = &tbl->rtp;
+
+	if (!r->claimed)
+		return;
+	r->first = r->n_free = 0;
+	for (unsigned i = 0; i < L7MP_RTP_STREAMS; i++)
+		if (!r->claimed[i])
+			r->free[r->n_free++] = (uint16_t)i;
+	free(r->claimed);
+	r->claimed = NULL;
+}
+
+void off_rtp_adopt(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream,
+                   bool counting)
+{
+	struct l7mp_rtp *map = &tbl->rtp.streams[dir->action.pair];
+
+	dir->rtp = stream;
+	if (!counting)
+		return;
+	map->dynamic_rate = stream->own.dynamic_rate;
+	stream->at = map;
+}
+
+/* ---- life ---- */
 
 int off_rtp_start(struct off_table *tbl)
 {
@@ -84,6 +131,8 @@ void off_rtp_stop(struct off_table *tbl)
 		return;
 	(void)munmap(r->streams, MAP_BYTES);
 	free(r->free);
+	free(r->claimed);
+	r->claimed = NULL;
 	r->streams = NULL;
 	r->free = NULL;
 	r->n_free = 0;

@@ -74,6 +74,7 @@ struct off_direction {
 	struct l7mp_flow *flow;
 	uint64_t noted;              /* of the hand-over: `passed` when it was looked at last */
 	bool has_slot;               /* action.slot is ours */
+	bool has_rtp;                /* action.pair is our place in the map `rtp` */
 	struct l7mp_rtp_stream *rtp; /* the session's; NULL: no statistics of RTP */
 	union {
 		struct l7mp_flow_action action;   /* all of an entry of flows4 */
@@ -169,6 +170,7 @@ struct off_handover {
 struct off_rtp {
 	struct l7mp_rtp *streams; /* the map's memory; NULL: none */
 	uint16_t *free;           /* a ring of L7MP_RTP_STREAMS */
+	uint8_t *claimed;         /* while flows are adopted: 1 for each place that has one */
 	unsigned first, n_free;   /* in free */
 };
 
@@ -307,6 +309,19 @@ void off_rtp_stop(struct off_table *tbl);
 int off_rtp_take(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream);
 /* The programs take the direction's packets from now on: the statistics go on in the map. */
 void off_rtp_enter(struct off_table *tbl, const struct off_direction *dir);
+/*
+ * At the adoption: the place that an earlier process took for the direction. When it is not valid,
+ * or used twice, has_rtp stays false.
+ */
+void off_rtp_claim(struct off_table *tbl, struct off_direction *dir);
+/* After all claims, before the first off_rtp_take: the other places are free. */
+void off_rtp_claimed(struct off_table *tbl);
+/*
+ * The statistics of a claimed place are those of `stream` (borrowed until off_rtp_leave). Without
+ * `counting` the programs do not count there yet, and off_rtp_enter follows.
+ */
+void off_rtp_adopt(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream,
+                   bool counting);
 /* It is out of the map: the statistics go on in the session. No-op without a place. */
 void off_rtp_leave(struct off_table *tbl, struct off_direction *dir);
 
