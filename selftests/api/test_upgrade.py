@@ -24,7 +24,7 @@ import upgrade  # noqa: E402
 import wsraw  # noqa: E402
 from traffic import cluster, inline, listener  # noqa: E402
 
-UDP, TCP, WS, HTTP, ECHO, SPEAK = 15000, 15001, 15002, 15003, 15004, 15005
+UDP, TCP, WS, HTTP, ECHO, SPEAK, JSON = 15000, 15001, 15002, 15003, 15004, 15005, 15006
 UDP_UP, TCP_UP, WS_UP, CALLEE = 16000, 16001, 16002, 16010
 ADMIN = 1235
 FAULTS = os.environ.get("L7MP_BUILD", "build/asan") != "build"
@@ -563,6 +563,33 @@ class Upgrade(Base):
                 for peer in peers:
                     peer.sock.shutdown(socket.SHUT_RDWR)
                 chain.stop()
+
+    def test_jsonsocket_stays(self):
+        """a JSONSocket session over UDP stays: its client's datagrams go on to it; new clients are the new process's"""
+        cfg = config(drain_timeout=300)
+        cfg["listeners"].append(listener("js", "JSONSocket", None, inline("Echo"),
+                                         transport={"protocol": "UDP", "address": "127.0.0.1", "port": JSON}))
+        chain = self.begin(cfg)
+        header = b'{"JSONSocketVersion":1,"room":"x"}'
+        old, new = self.udp_client(JSON), self.udp_client(JSON)
+        old.send(header)
+        self.assertEqual(json.loads(old.recv(1000))["JSONSocketStatus"], 200)
+        self.ping(old, b"before")
+        del cfg["admin"]["drain_timeout"]
+        with open(chain.proxy.path, "w") as f:
+            json.dump(cfg, f)
+        result = chain.upgrade()
+        self.assertEqual((result["sessions_taken"], result["sessions_refused"]), (0, 0))
+        for data in (b"after", header, b"again"):
+            self.ping(old, data)
+        self.assertEqual(self.sessions(), {})
+        new.send(header)
+        self.assertEqual(json.loads(new.recv(1000))["JSONSocketStatus"], 200)
+        self.ping(new, b"new")
+        self.ping(old, b"still")
+        self.assertEqual(len(self.sessions()), 1)
+        os.kill(chain.old[0], signal.SIGTERM)
+        chain.stop()
 
     def test_service_manager(self):
         """it is told who the main process is, before that one says that it is ready; l7mpctl waits for the end"""

@@ -970,6 +970,17 @@ static void source_op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->json_up = out->kind == L7MP_FLOW_SOCKET && s->js.transport->lossy;
 }
 
+/* At an upgrade, over UDP: the client's datagrams go on to this process. */
+static int source_op_stay(struct l7mp_stream *base)
+{
+	const struct jsock_source *s = (const struct jsock_source *)base;
+	struct l7mp_stream *inner = s->js.inner;
+
+	if (s->js.closing || !inner || !inner->ops->stay)
+		return -ENOTSUP;
+	return inner->ops->stay(inner);
+}
+
 static const struct l7mp_stream_ops source_ops = {
         .write = jsock_write,
         .pause = source_op_pause,
@@ -979,6 +990,7 @@ static const struct l7mp_stream_ops source_ops = {
         .flow = source_op_flow,
         .local = jsock_local,
         .drain_now = jsock_drain_now,
+        .stay = source_op_stay,
 };
 
 /* Begins the handshake on an accepted stream; takes all of *a. */
