@@ -72,7 +72,7 @@ static struct op_result *render(const struct op_store *s)
 {
 	struct op_result *r = NULL;
 
-	assert_int_equal(op_render(s, &r), 0);
+	assert_int_equal(op_render(s, NULL, &r), 0);
 	return r;
 }
 

@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "memo.h"
 #include "selector.h"
 
 enum op_section { OP_LISTENERS, OP_CLUSTERS, OP_RULES, OP_ROUTES, OP_SECTIONS };
@@ -30,6 +31,11 @@ struct op_unit {
 	uint32_t order;   /* by section and name */
 	uint32_t age;     /* by the age of the object that it comes from, oldest first */
 	uint32_t visited; /* in which closure */
+	/* While rendering: the unit of this key in the result before, and of that one the new one
+	 * when nothing that a document or its order is made from has changed. */
+	struct op_unit *was, *became;
+	bool compared, reused;
+	struct op_memo memo;
 	UT_hash_handle hh;
 };
 
@@ -76,6 +82,16 @@ void op_manifest_unref(struct op_manifest *m);
 /* Returns the hash of an object, 0: it is not there. */
 uint64_t op_manifest_get(const struct op_manifest *m, uint64_t id);
 
+/* A document and what belongs to it: results share it while it stays the same. */
+struct op_paper {
+	atomic_uint refs;
+	struct op_document doc;
+	char *text; /* of doc */
+	uint64_t hash;
+	struct op_manifest *manifest;
+	size_t n_objects;
+};
+
 /* Proxies with the same document. */
 struct op_group {
 	uint64_t key;
@@ -85,12 +101,8 @@ struct op_group {
 	size_t n_units;
 	struct op_unit **inserts; /* in the order of rule_inserts */
 	size_t n_inserts;
-	struct op_document doc;
-	char *text;
-	uint64_t hash;
-	struct op_manifest *manifest;
-	size_t n_objects;
-	const char **why; /* of `want`, while the group is made */
+	struct op_paper *paper;
+	const char **why; /* of `want`: NULL, or why it is not among `units` */
 	UT_hash_handle hh;
 };
 
@@ -112,11 +124,15 @@ struct op_result {
 	size_t n_proxies;
 	char **texts; /* of op_placed.why */
 	size_t n_texts, cap_texts;
+	uint64_t seen[OP_KINDS]; /* versions of the store */
 };
 
 struct op_render {
 	const struct op_store *s;
 	struct op_result *r;
+	struct op_result *before; /* NULL: none */
+	bool changed[OP_KINDS];   /* since then */
+	struct op_memo *memo;     /* of the unit that is being made; NULL: nothing is recorded */
 	bool oom;
 };
 
@@ -136,6 +152,17 @@ struct op_unit *op_unit_get(struct op_render *x, enum op_section section, const 
 void op_unit_depend(struct op_render *x, struct op_unit *u, struct op_unit *on);
 void op_unit_claim(struct op_render *x, struct op_unit *u, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
+/*
+ * Begins and ends making a unit: what it is made from is recorded meanwhile. Begin returns what end
+ * wants; units are made while others are.
+ */
+struct op_memo *op_unit_begin(struct op_render *x, struct op_unit *u);
+void op_unit_end(struct op_render *x, struct op_unit *u, struct op_memo *outer);
+/*
+ * Takes a unit over from the result before, with what is said of its node, but for dependencies
+ * (memo.links). Returns false when there is none, or what it was made from has changed.
+ */
+bool op_unit_reuse(struct op_render *x, struct op_unit *u);
 /* Sets the text of a unit. Takes the tree; NULL: out of memory. */
 void op_unit_text(struct op_render *x, struct op_unit *u, cJSON *tree);
 /* The proxy gets the unit and what it depends on. */

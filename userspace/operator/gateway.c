@@ -733,12 +733,11 @@ static void pods_of(struct op_render *x, const struct op_node *n, struct op_pods
 	int rc = 0;
 
 	for (size_t i = 0; own && i < own->n; i++)
-		if (strcmp(own->pods[i]->ns, n->ns) == 0 && own->pods[i]->pod->proxy && !rc)
-			rc = op_pods_add(out, own->pods[i]);
+		if (strcmp(own->v[i]->ns, n->ns) == 0 && own->v[i]->pod->proxy && !rc)
+			rc = op_pods_add(out, own->v[i]);
 	for (size_t i = 0; shared && i < shared->n; i++)
-		if (shared->pods[i]->pod->proxy && !rc &&
-		    !op_label(shared->pods[i], OP_LABEL_GATEWAY))
-			rc = op_pods_add(out, shared->pods[i]);
+		if (shared->v[i]->pod->proxy && !rc && !op_label(shared->v[i], OP_LABEL_GATEWAY))
+			rc = op_pods_add(out, shared->v[i]);
 	if (rc)
 		x->oom = true;
 	if (out->n)

@@ -15,6 +15,7 @@
 #include "l7mp/model.h"
 
 static void build(struct op_render *x, struct op_node *n);
+static void link_again(struct op_render *x, struct op_unit *u);
 
 /* ---- references ---- */
 
@@ -103,12 +104,13 @@ static bool parse_reference(const char *text, const char *own_ns, struct referen
 	return true;
 }
 
-static const struct op_obj *find_kind(const struct op_render *x, const struct reference *ref,
+static const struct op_obj *find_kind(struct op_render *x, const struct reference *ref,
                                       enum op_kind kind)
 {
 	/* Only a Service has a port; other names may have a colon in them. */
 	if ((ref->kind != OP_KINDS && ref->kind != kind) || (*ref->port && kind != OP_SERVICE))
 		return NULL;
+	op_memo_object(x, kind, ref->ns, ref->name);
 	return op_find(x->s, kind, ref->ns, ref->name);
 }
 
@@ -117,6 +119,7 @@ static bool may_refer(struct op_translate *t, const struct op_obj *to, const cha
 {
 	const struct op_obj *from = t->node->obj;
 
+	op_memo_grant(t->x, from->kind, from->ns, to->kind, to->ns, to->name);
 	if (t->x->s->settings.any_namespace ||
 	    op_granted(t->x->s, from->kind, from->ns, op_kinds[to->kind].group,
 	               op_kinds[to->kind].kind, to->ns, to->name))
@@ -179,11 +182,12 @@ static cJSON *linked_spec(struct op_translate *t, const cJSON *listener)
 static int linked_endpoints(struct op_render *x, const struct op_obj *vsvc, const char *cluster,
                             cJSON *list)
 {
+	const cJSON *selector = l7mp_json_member(vsvc->spec, "selector");
 	char why[200];
-	int rc = list ? op_pod_endpoints(x->s, vsvc, l7mp_json_member(vsvc->spec, "selector"),
-	                                 cluster, list, why, sizeof(why))
+	int rc = list ? op_pod_endpoints(x->s, vsvc, selector, cluster, list, why, sizeof(why))
 	              : -ENOMEM;
 
+	op_memo_pods(x, vsvc, selector);
 	return rc == -EINVAL ? 0 : rc;
 }
 
@@ -203,10 +207,10 @@ static int add_policy(cJSON *cluster)
  * Creates the cluster of a VirtualService that is referred to by name. Errors are reported in its
  * own status; the cluster is then missing.
  */
-static void vsvc_cluster(struct op_translate *t, struct op_unit *u, const struct op_obj *vsvc)
+static void vsvc_cluster(struct op_render *x, struct op_unit *u, const struct op_obj *vsvc)
 {
 	struct op_node scratch = {.kind = OP_VSVC, .obj = vsvc};
-	struct op_translate own = {.x = t->x, .node = &scratch, .unit = u};
+	struct op_translate own = {.x = x, .node = &scratch, .unit = u};
 	const cJSON *listener = l7mp_json_member(vsvc->spec, "listener");
 	cJSON *c = cJSON_CreateObject(), *spec = linked_spec(&own, listener);
 	int rc = c ? 0 : -ENOMEM;
@@ -214,20 +218,19 @@ static void vsvc_cluster(struct op_translate *t, struct op_unit *u, const struct
 	if (spec && !rc) {
 		rc = l7mp_json_add_str(c, "name", u->name);
 		rc = rc ? rc : l7mp_json_add(c, "endpoints", cJSON_CreateArray());
-		rc = rc ? rc
-		        : linked_endpoints(t->x, vsvc, u->name, l7mp_json_member(c, "endpoints"));
+		rc = rc ? rc : linked_endpoints(x, vsvc, u->name, l7mp_json_member(c, "endpoints"));
 		rc = rc ? rc : add_policy(c);
 		if (!rc) {
 			rc = l7mp_json_add(c, "spec", spec);
 			spec = NULL;
 		}
 		if (!rc && op_translate_check(&own, &l7mp_schema_cluster, c, "spec.listener")) {
-			op_unit_text(t->x, u, c);
+			op_unit_text(x, u, c);
 			c = NULL;
 		}
 	}
 	if (rc)
-		out_of_memory(t);
+		x->oom = true;
 	cJSON_Delete(spec);
 	cJSON_Delete(c);
 	free(scratch.message);
@@ -264,13 +267,12 @@ static int by_object_name(const void *a, const void *b)
 int op_service_endpoints(const struct op_store *s, const struct op_obj *service,
                          const struct op_port *port, struct op_backends *out)
 {
+	const struct op_index *all = op_slices_of(s, service->ns, service->name);
 	struct op_pods slices = {0};
 	int rc = 0;
 
-	for (const struct op_obj *o = s->objects[OP_SLICE]; o && !rc; o = o->hh.next)
-		if (strcmp(o->ns, service->ns) == 0 &&
-		    strcmp(o->slice->service, service->name) == 0)
-			rc = op_pods_add(&slices, o);
+	for (size_t i = 0; all && i < all->n && !rc; i++)
+		rc = op_pods_add(&slices, all->v[i]);
 	if (slices.n)
 		qsort(slices.v, slices.n, sizeof(struct op_obj *), by_object_name);
 	for (size_t i = 0; i < slices.n && !rc; i++) {
@@ -306,6 +308,7 @@ static cJSON *service_cluster(struct op_render *x, const struct op_obj *service,
 	struct op_backends b = {0};
 	int rc = op_service_endpoints(x->s, service, port, &b);
 
+	op_memo_backends(x, service);
 	rc = rc ? rc : l7mp_json_add_str(c, "name", name);
 	rc = rc ? rc : l7mp_json_add_str(spec, "protocol", port->protocol);
 	rc = rc ? rc : l7mp_json_add_num(spec, "port", port->port);
@@ -334,49 +337,71 @@ static cJSON *service_cluster(struct op_render *x, const struct op_obj *service,
 
 /* ---- resolving ---- */
 
-static char *use(struct op_translate *t, struct op_unit *u)
+static char *use(struct op_translate *t, struct op_unit *u, const struct op_obj *obj,
+                 const struct op_port *port)
 {
 	char *name = u ? strdup(u->name) : NULL;
 
 	if (!name)
 		return out_of_memory(t);
 	op_unit_depend(t->x, t->unit, u);
+	op_memo_link(t->x, obj, port);
 	return name;
 }
 
-static char *use_node(struct op_translate *t, const struct op_obj *obj)
+static struct op_unit *unit_of_node(struct op_render *x, const struct op_obj *obj)
 {
-	struct op_node *n = op_node_of(t->x, obj);
+	struct op_node *n = op_node_of(x, obj);
 
 	if (!n->resolved)
-		build(t->x, n);
-	return n->unit ? use(t, n->unit) : out_of_memory(t);
+		build(x, n);
+	return n->unit;
 }
 
-static char *use_vsvc(struct op_translate *t, const struct op_obj *vsvc)
+static struct op_unit *unit_of_vsvc(struct op_render *x, const struct op_obj *vsvc)
 {
 	char *name = op_name("l7mp.io", "virtualservices", vsvc->ns, vsvc->name, NULL);
-	struct op_unit *u;
 	bool made = false;
+	struct op_unit *u = name ? op_unit_get(x, OP_CLUSTERS, name, &made) : NULL;
+	struct op_memo *outer;
 
-	if (!name)
-		return out_of_memory(t);
-	u = op_unit_get(t->x, OP_CLUSTERS, name, &made);
 	free(name);
-	if (!u)
-		return out_of_memory(t);
-	if (made)
-		vsvc_cluster(t, u, vsvc);
-	return use(t, u);
+	if (!u || !made || op_unit_reuse(x, u))
+		return u;
+	outer = op_unit_begin(x, u);
+	op_memo_object(x, OP_VSVC, vsvc->ns, vsvc->name);
+	vsvc_cluster(x, u, vsvc);
+	op_unit_end(x, u, outer);
+	return u;
+}
+
+static struct op_unit *unit_of_service(struct op_render *x, const struct op_obj *service,
+                                       const struct op_port *port)
+{
+	struct op_unit *u;
+	struct op_memo *outer;
+	bool made = false;
+	char number[16], *name;
+	cJSON *c;
+
+	snprintf(number, sizeof(number), "%u-%s", port->port, port->protocol);
+	name = op_name("", "services", service->ns, service->name, number);
+	u = name ? op_unit_get(x, OP_CLUSTERS, name, &made) : NULL;
+	free(name);
+	if (!u || !made || op_unit_reuse(x, u))
+		return u;
+	outer = op_unit_begin(x, u);
+	op_memo_object(x, OP_SERVICE, service->ns, service->name);
+	c = service_cluster(x, service, port, u->name);
+	op_unit_text(x, u, c);
+	op_unit_end(x, u, outer);
+	return u;
 }
 
 static char *use_service(struct op_translate *t, const struct op_obj *service,
                          const struct reference *ref)
 {
 	const struct op_port *port = pick_port(service->service, ref->port);
-	struct op_unit *u;
-	bool made = false;
-	char number[16], *name;
 
 	if (!port) {
 		op_translate_fail(t, "Service %s has no port '%s'", service->key, ref->port);
@@ -386,19 +411,7 @@ static char *use_service(struct op_translate *t, const struct op_obj *service,
 		op_translate_fail(t, "Service %s: expected a UDP or TCP port", service->key);
 		return NULL;
 	}
-	snprintf(number, sizeof(number), "%u-%s", port->port, port->protocol);
-	name = op_name("", "services", service->ns, service->name, number);
-	u = name ? op_unit_get(t->x, OP_CLUSTERS, name, &made) : NULL;
-	if (u && made) {
-		cJSON *c = service_cluster(t->x, service, port, name);
-
-		if (c)
-			op_unit_text(t->x, u, c);
-		else
-			u = NULL;
-	}
-	free(name);
-	return use(t, u);
+	return use(t, unit_of_service(t->x, service, port), service, port);
 }
 
 /* Target, then VirtualService, then Service, else a name of the proxy's own config. */
@@ -415,8 +428,8 @@ char *op_resolve_cluster(struct op_translate *t, const char *text)
 			continue;
 		if (!may_refer(t, o, text))
 			return NULL;
-		return kinds[i] == OP_TARGET ? use_node(t, o)
-		       : kinds[i] == OP_VSVC ? use_vsvc(t, o)
+		return kinds[i] == OP_TARGET ? use(t, unit_of_node(t->x, o), o, NULL)
+		       : kinds[i] == OP_VSVC ? use(t, unit_of_vsvc(t->x, o), o, NULL)
 		                             : use_service(t, o, &ref);
 	}
 	return own_name(t, &ref, parsed, text);
@@ -430,7 +443,7 @@ char *op_resolve_route(struct op_translate *t, const char *text)
 
 	if (!o)
 		return own_name(t, &ref, parsed, text);
-	return may_refer(t, o, text) ? use_node(t, o) : NULL;
+	return may_refer(t, o, text) ? use(t, unit_of_node(t->x, o), o, NULL) : NULL;
 }
 
 /* ---- VirtualService ---- */
@@ -689,10 +702,19 @@ static const struct {
         {OP_VSVC, OP_LISTENERS, build_vsvc},
 };
 
+static const struct op_port *port_again(const struct op_service *v, const struct op_link *l)
+{
+	for (size_t i = 0; i < v->n_ports; i++)
+		if (v->ports[i].port == l->port && strcmp(v->ports[i].protocol, l->protocol) == 0)
+			return &v->ports[i];
+	return NULL;
+}
+
 /* Creates the unit of an object, on the first visit of it or of a reference to it. */
 static void build(struct op_render *x, struct op_node *n)
 {
 	struct op_translate t = {.x = x, .node = n};
+	struct op_memo *outer;
 	size_t k = 0;
 	bool made;
 	char *name;
@@ -709,20 +731,78 @@ static void build(struct op_render *x, struct op_node *n)
 	if (!n->unit)
 		return;
 	n->unit->node = n;
+	if (op_unit_reuse(x, n->unit)) {
+		link_again(x, n->unit);
+		return;
+	}
 	t.unit = n->unit;
+	outer = op_unit_begin(x, n->unit);
+	op_memo_object(x, n->kind, n->ns, n->name);
 	if (!n->obj->spec)
 		op_refuse_node(n, "Invalid", "spec: missing, expected an object");
 	else
 		kinds[k].build(&t);
+	op_unit_end(x, n->unit, outer);
+}
+
+/* The objects are there, as before: the memo holds. */
+static void link_again(struct op_render *x, struct op_unit *u)
+{
+	struct op_memo *outer = x->memo;
+
+	x->memo = NULL;
+	for (size_t i = 0; i < u->memo.n_links && !x->oom; i++) {
+		const struct op_link *l = &u->memo.links[i];
+		const struct op_obj *o = op_find(x->s, l->kind, l->ns, l->name);
+		struct op_unit *on = NULL;
+
+		if (o && o->kind == OP_SERVICE) {
+			const struct op_port *port = port_again(o->service, l);
+
+			on = port ? unit_of_service(x, o, port) : NULL;
+		} else if (o && o->kind == OP_VSVC) {
+			on = unit_of_vsvc(x, o);
+		} else if (o) {
+			on = unit_of_node(x, o);
+		}
+		if (on)
+			op_unit_depend(x, u, on);
+		else
+			x->oom = true;
+	}
+	x->memo = outer;
+}
+
+/* Adds the proxies that an object selects to its memo. */
+static int find_places(struct op_render *x, struct op_node *n, const cJSON *selector)
+{
+	struct op_memo *m = &n->unit->memo;
+	struct op_pods pods = {0};
+	char why[200];
+	int rc = op_select(x->s, n->obj, selector, &pods, why, sizeof(why));
+
+	m->n_places = 0;
+	if (rc == -EINVAL)
+		op_refuse_node(n, "Invalid", "spec.%s", why);
+	for (size_t i = 0; i < pods.n && !rc; i++) {
+		struct op_entry *p = op_proxy_of(x, pods.v[i]);
+
+		if (!p)
+			continue;
+		rc = op_grow(&m->places, m->n_places, &m->cap_places, sizeof(*m->places));
+		if (!rc)
+			m->places[m->n_places++] = (uint32_t)(p - x->r->proxies);
+	}
+	m->placed = !rc;
+	op_pods_free(&pods);
+	return rc;
 }
 
 /* Puts an object on the proxies that it selects. */
 static void place(struct op_render *x, struct op_node *n)
 {
 	const cJSON *selector = l7mp_json_member(n->obj->spec, "selector");
-	struct op_pods pods = {0};
-	char why[200];
-	int rc;
+	const struct op_memo *m = &n->unit->memo;
 
 	if (!selector && !n->optional) {
 		op_refuse_node(n, "Invalid", "spec.selector: missing, expected an object");
@@ -730,18 +810,10 @@ static void place(struct op_render *x, struct op_node *n)
 	}
 	if (n->kind == OP_ROUTE)
 		return;
-	rc = op_select(x->s, n->obj, selector, &pods, why, sizeof(why));
-	if (rc == -ENOMEM)
+	if ((!m->placed || !op_memo_pods_hold(x)) && find_places(x, n, selector) == -ENOMEM)
 		x->oom = true;
-	if (rc == -EINVAL)
-		op_refuse_node(n, "Invalid", "spec.%s", why);
-	for (size_t i = 0; i < pods.n && !rc && n->unit && n->unit->text && !n->reason; i++) {
-		struct op_entry *p = op_proxy_of(x, pods.v[i]);
-
-		if (p)
-			op_place(x, p, n->unit);
-	}
-	op_pods_free(&pods);
+	for (size_t i = 0; i < m->n_places && n->unit->text && !n->reason; i++)
+		op_place(x, &x->r->proxies[m->places[i]], n->unit);
 }
 
 void op_mesh(struct op_render *x)

@@ -297,7 +297,7 @@ int op_offline_render(const struct l7mp_registry *registry, const struct op_offl
 		return 1;
 	for (int i = 0; i < o->n_files; i++)
 		add_path(&x, o->files[i]);
-	if (op_render(x.store, &r)) {
+	if (op_render(x.store, NULL, &r)) {
 		complain(&x, "output", 0, "out of memory");
 	} else {
 		for (size_t i = 0; i < op_result_count(r) && !o->statuses_only; i++)

@@ -141,6 +141,8 @@ struct op_unit *op_unit_get(struct op_render *x, enum op_section section, const 
 		if (u->name)
 			HASH_ADD_KEYPTR(hh, x->r->units, u->key, strlen(u->key), u);
 		if (u->name && u->hh.tbl) {
+			if (x->before)
+				HASH_FIND_STR(x->before->units, u->key, u->was);
 			*made = true;
 			return u;
 		}
@@ -198,10 +200,59 @@ void op_unit_text(struct op_render *x, struct op_unit *u, cJSON *tree)
 	}
 }
 
+struct op_memo *op_unit_begin(struct op_render *x, struct op_unit *u)
+{
+	struct op_memo *outer = x->memo;
+
+	x->memo = &u->memo;
+	return outer;
+}
+
+void op_unit_end(struct op_render *x, struct op_unit *u, struct op_memo *outer)
+{
+	u->memo.made = !x->oom;
+	x->memo = outer;
+}
+
+#define MOVE(to, from, member) ((to)->member = (from)->member, (from)->member = NULL)
+
+bool op_unit_reuse(struct op_render *x, struct op_unit *u)
+{
+	struct op_unit *was = u->was;
+	const struct op_node *n = was ? was->node : NULL;
+
+	if (!was || !n != !u->node || !op_memo_holds(x, &was->memo))
+		return false;
+	if (n && n->message) {
+		u->node->message = strdup(n->message);
+		if (!u->node->message) {
+			x->oom = true;
+			return false;
+		}
+	}
+	if (n) {
+		u->node->reason = n->reason;
+		u->node->optional = n->optional;
+	}
+	u->memo = was->memo;
+	was->memo = (struct op_memo){0};
+	MOVE(u, was, text);
+	MOVE(u, was, claims);
+	u->n_claims = u->cap_claims = was->n_claims;
+	was->n_claims = was->cap_claims = 0;
+	MOVE(u, was, rulelist);
+	u->position = was->position;
+	u->len = was->len;
+	u->hash = was->hash;
+	u->reused = true;
+	return true;
+}
+
 static void free_unit(struct op_unit *u)
 {
 	for (size_t i = 0; i < u->n_claims; i++)
 		free(u->claims[i]);
+	op_memo_clear(&u->memo);
 	free(u->claims);
 	free(u->deps);
 	free(u->rulelist);
@@ -683,6 +734,15 @@ static int resolve_conflicts(struct op_render *x, struct op_group *g)
 
 /* ---- documents ---- */
 
+static void paper_unref(struct op_paper *p)
+{
+	if (!p || atomic_fetch_sub(&p->refs, 1) != 1)
+		return;
+	op_manifest_unref(p->manifest);
+	free(p->text);
+	free(p);
+}
+
 static const char *const section_names[OP_SECTIONS] = {"listeners", "clusters", "rules", "routes"};
 
 /* What a rule's entry in rule_inserts costs beside its names. */
@@ -753,6 +813,7 @@ static int write_inserts(struct op_group *g, struct l7mp_str *t)
 
 static int write_document(struct op_group *g)
 {
+	struct op_paper *p = g->paper;
 	struct l7mp_str t = {0};
 	size_t i = 0;
 
@@ -771,10 +832,10 @@ static int write_document(struct op_group *g)
 		l7mp_str_free(&t);
 		return -ENOMEM;
 	}
-	g->doc.len = t.len;
-	g->doc.text = g->text = l7mp_str_take(&t);
-	g->hash = l7mp_hash_stable(g->text, g->doc.len, 0);
-	g->hash = g->hash ? g->hash : 1; /* 0 means: none */
+	p->doc.len = t.len;
+	p->doc.text = p->text = l7mp_str_take(&t);
+	p->hash = l7mp_hash_stable(p->text, p->doc.len, 0);
+	p->hash = p->hash ? p->hash : 1; /* 0 means: none */
 	return 0;
 }
 
@@ -813,20 +874,79 @@ static int write_manifest(struct op_group *g)
 	}
 	for (size_t i = 0; i < m->n; i++)
 		m->v[i].hash |= 1; /* 0 means: not there */
-	g->manifest = m;
-	g->n_objects = m->n;
+	g->paper->manifest = m;
+	g->paper->n_objects = m->n;
 	return 0;
 }
 
-static int make_group(struct op_render *x, struct op_group *g)
+static void take_units(struct op_group *g)
 {
-	if (resolve_conflicts(x, g))
-		return -ENOMEM;
-	bound(x, g);
 	for (size_t i = 0; i < g->n_want; i++)
 		if (!g->why[i])
 			g->units[g->n_units++] = g->want[i];
+}
+
+/* Whether a group wants what another one of the result before wanted, all of it unchanged. */
+static bool wants_the_same(const struct op_group *g, const struct op_group *before)
+{
+	if (!before || before->n_want != g->n_want)
+		return false;
+	for (size_t i = 0; i < g->n_want; i++)
+		if (before->want[i]->became != g->want[i])
+			return false;
+	return true;
+}
+
+static int reuse_group(struct op_render *x, struct op_group *g, const struct op_group *before)
+{
+	for (size_t i = 0; i < g->n_want; i++)
+		if (before->why[i])
+			g->why[i] = keep_text(x, strdup(before->why[i]));
+	take_units(g);
+	g->inserts = calloc(before->n_inserts + 1, sizeof(struct op_unit *));
+	if (!g->inserts)
+		return -ENOMEM;
+	g->n_inserts = before->n_inserts;
+	for (size_t i = 0; i < g->n_inserts; i++)
+		g->inserts[i] = before->inserts[i]->became;
+	g->paper = before->paper;
+	atomic_fetch_add(&g->paper->refs, 1);
+	return 0;
+}
+
+/* `before`: the group that the proxy had; NULL: none. */
+static int make_group(struct op_render *x, struct op_group *g, const struct op_group *before)
+{
+	if (wants_the_same(g, before))
+		return reuse_group(x, g, before);
+	g->paper = calloc(1, sizeof(*g->paper));
+	if (!g->paper)
+		return -ENOMEM;
+	atomic_init(&g->paper->refs, 1);
+	if (resolve_conflicts(x, g))
+		return -ENOMEM;
+	bound(x, g);
+	take_units(g);
 	return write_document(g) || write_manifest(g) ? -ENOMEM : 0;
+}
+
+static int entry_by_entry(const void *a, const void *b)
+{
+	const struct op_proxy *p = &((const struct op_entry *)a)->pub;
+	const struct op_proxy *q = &((const struct op_entry *)b)->pub;
+	int c = strcmp(p->ns, q->ns);
+
+	return c ? c : strcmp(p->name, q->name);
+}
+
+static const struct op_group *group_before(const struct op_render *x, const struct op_entry *e)
+{
+	const struct op_result *b = x->before;
+	const struct op_entry *was =
+	        b && b->n_proxies ? bsearch(e, b->proxies, b->n_proxies, sizeof(*e), entry_by_entry)
+	                          : NULL;
+
+	return was ? was->group : NULL;
 }
 
 static int make_proxy(struct op_render *x, size_t i, struct list *l)
@@ -844,14 +964,14 @@ static int make_proxy(struct op_render *x, size_t i, struct list *l)
 	if (l->n)
 		qsort(l->v, l->n, sizeof(struct op_unit *), unit_by_order);
 	g = group_of(x, l, &made);
-	if (!g || (made && make_group(x, g)))
+	if (!g || (made && make_group(x, g, group_before(x, e))))
 		return -ENOMEM;
 	for (size_t k = 0; k < g->n_want; k++)
 		place_node(x, g->want[k], i, g->why[k], false);
 	e->group = g;
-	e->pub.document = &g->doc;
-	e->pub.hash = g->hash;
-	e->pub.n_objects = g->n_objects;
+	e->pub.document = &g->paper->doc;
+	e->pub.hash = g->paper->hash;
+	e->pub.n_objects = g->paper->n_objects;
 	return 0;
 }
 
@@ -880,19 +1000,83 @@ static void forget_store(struct op_result *r)
 		r->proxies[i].roots = NULL;
 		r->proxies[i].pod = NULL;
 	}
+	/* The next rendering may take over those with a memo. */
 	for (struct op_unit *u = r->units; u; u = u->hh.next) {
+		u->was = NULL;
+		if (u->memo.made)
+			continue;
 		cJSON_free(u->text);
 		u->text = NULL;
 	}
 }
 
-int op_render(const struct op_store *s, struct op_result **out)
+/* ---- what is as before ---- */
+
+static bool same_node(const struct op_node *a, const struct op_node *b)
 {
-	struct op_render x = {.s = s, .r = calloc(1, sizeof(*x.r))};
+	return !a == !b && (!a || (a->id == b->id && strcmp(a->created, b->created) == 0));
+}
+
+static bool same_claims(const struct op_unit *was, const struct op_unit *u)
+{
+	if (u->reused) /* it has those of the one before */
+		return true;
+	if (was->n_claims != u->n_claims)
+		return false;
+	for (size_t i = 0; i < u->n_claims; i++)
+		if (strcmp(was->claims[i], u->claims[i]) != 0)
+			return false;
+	return true;
+}
+
+/*
+ * Sets `became` of the unit before when nothing has changed that a document with it is made from:
+ * its text, its order and age, its claims, and all that of its dependencies. Of those that refer to
+ * each other in a circle it says no.
+ */
+static bool is_as_before(struct op_unit *u)
+{
+	struct op_unit *was = u->was;
+	bool same;
+
+	if (!was || u->compared)
+		return was && was->became == u;
+	u->compared = true;
+	same = was->hash == u->hash && was->len == u->len && was->n_deps == u->n_deps &&
+	       same_node(was->node, u->node) && was->tag == u->tag && same_claims(was, u);
+	for (size_t i = 0; i < u->n_deps && same; i++)
+		same = is_as_before(u->deps[i]) && was->deps[i]->became == u->deps[i];
+	if (same)
+		was->became = u;
+	return same;
+}
+
+static void compare(struct op_render *x)
+{
+	if (!x->before)
+		return;
+	for (struct op_unit *u = x->before->units; u; u = u->hh.next)
+		u->became = NULL;
+	for (struct op_unit *u = x->r->units; u; u = u->hh.next)
+		is_as_before(u);
+}
+
+static void begin(struct op_render *x)
+{
+	for (int k = 0; k < OP_KINDS; k++) {
+		x->r->seen[k] = x->s->version[k];
+		x->changed[k] = !x->before || x->before->seen[k] != x->s->version[k];
+	}
+}
+
+int op_render(const struct op_store *s, struct op_result *before, struct op_result **out)
+{
+	struct op_render x = {.s = s, .before = before, .r = calloc(1, sizeof(*x.r))};
 	int rc;
 
 	if (!x.r)
 		return -ENOMEM;
+	begin(&x);
 	rc = add_nodes(&x);
 	rc = rc ? rc : add_proxies(&x);
 	if (!rc) {
@@ -901,6 +1085,8 @@ int op_render(const struct op_store *s, struct op_result **out)
 			op_gateways(&x);
 		rc = x.oom ? -ENOMEM : number_units(&x);
 	}
+	if (!rc)
+		compare(&x);
 	rc = rc ? rc : make_proxies(&x);
 	if (!rc && x.oom)
 		rc = -ENOMEM;
@@ -922,12 +1108,11 @@ void op_result_free(struct op_result **rp)
 		return;
 	HASH_ITER (hh, r->groups, g, gnext) {
 		HASH_DEL(r->groups, g);
-		op_manifest_unref(g->manifest);
+		paper_unref(g->paper);
 		free(g->want);
 		free(g->units);
 		free(g->inserts);
 		free(g->why);
-		free(g->text);
 		free(g);
 	}
 	HASH_ITER (hh, r->units, u, unext) {

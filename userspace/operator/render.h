@@ -166,10 +166,15 @@ struct op_result;
 
 /*
  * Makes the documents of all proxies, in the order of namespace and name: also empty ones, so that
- * what was deleted vanishes. Returns 0 and a result that the caller frees; it does not refer to the
- * store. -ENOMEM otherwise.
+ * what was deleted vanishes. `before` is the last result of the same store, or NULL: what did not
+ * change since is taken over from it, so that a change costs little more than what it concerns. The
+ * result is the same either way. `before` stays what it was for all other functions; op_render
+ * itself can't use it twice.
+ *
+ * Returns 0 and a result that the caller frees; it refers to neither the store nor `before`.
+ * -ENOMEM otherwise.
  */
-int op_render(const struct op_store *s, struct op_result **out);
+int op_render(const struct op_store *s, struct op_result *before, struct op_result **out);
 void op_result_free(struct op_result **r);
 size_t op_result_count(const struct op_result *r);
 const struct op_proxy *op_result_proxy(const struct op_result *r, size_t i);

@@ -82,10 +82,10 @@ struct op_obj {
 	UT_hash_handle hh;
 };
 
-/* All pods with a label. */
+/* All pods with a label, or all slices of a service. */
 struct op_index {
-	char *key; /* "key=value": keys of labels have no '=' */
-	struct op_obj **pods;
+	char *key; /* "key=value": keys of labels have no '='; of slices "ns/service" */
+	struct op_obj **v;
 	size_t n, cap;
 	UT_hash_handle hh;
 };
@@ -114,7 +114,9 @@ struct op_store {
 	const struct l7mp_registry *registry;
 	struct op_settings settings;
 	struct op_obj *objects[OP_KINDS];
-	struct op_index *labels;
+	struct op_index *labels, *slices;
+	/* Of each kind: raised by each change of what rendering reads. */
+	uint64_t version[OP_KINDS];
 	struct op_refusal *refusals;
 	struct op_known *known;
 	size_t bytes;
@@ -131,6 +133,8 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 const char *op_label(const struct op_obj *o, const char *key);
 /* The pods with a label; NULL: none. */
 const struct op_index *op_labelled(const struct op_store *s, const char *key, const char *value);
+/* The EndpointSlices of a Service; NULL: none. */
+const struct op_index *op_slices_of(const struct op_store *s, const char *ns, const char *service);
 /* What op_render is to leave out, as of op_store_hold when the store is held. */
 bool op_any_refused(const struct op_store *s);
 const struct op_refusal *op_refused(const struct op_store *s, const struct op_obj *pod,

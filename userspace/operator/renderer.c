@@ -17,8 +17,10 @@ struct op_renderer {
 	op_renderer_done done;
 	void *arg;
 	uv_work_t work;
-	bool busy;                 /* the thread has work */
-	struct op_rendered *made;  /* while rendering: what is to be made */
+	bool busy;                /* the thread has work */
+	struct op_rendered *made; /* while rendering: what is to be made */
+	struct op_rendered
+	        *last; /* a reference to what was made before: what the next is made from */
 	struct op_rendered *waste; /* to be freed */
 	struct op_rendered *burn;  /* being freed */
 	bool wanted;               /* when the present work is done */
@@ -45,7 +47,7 @@ static void run(uv_work_t *work)
 	free_results(x->burn);
 	x->burn = NULL;
 	if (x->made)
-		x->rc = op_render(x->store, &x->made->result);
+		x->rc = op_render(x->store, x->last ? x->last->result : NULL, &x->made->result);
 }
 
 static void ended(uv_work_t *work, int status);
@@ -107,6 +109,9 @@ static void ended(uv_work_t *work, int status)
 		if (x->rc) {
 			free(r);
 			r = NULL;
+		} else {
+			op_rendered_unref(x->last);
+			x->last = op_rendered_ref(r);
 		}
 		x->done(x->arg, r, changed);
 	} else if (x->wanted) {
@@ -157,6 +162,8 @@ void op_renderer_stop(struct op_renderer *x)
 	x->ending = true;
 	while (x->busy)
 		l7mp_loop_run(x->loop); /* until `ended` stops it */
+	op_rendered_unref(x->last);
+	x->last = NULL;
 	r = x->made;
 	if (!r)
 		return;

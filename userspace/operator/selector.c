@@ -298,7 +298,7 @@ static int add_matching(const struct op_store *s, const struct op_obj *from,
                         const struct selector *sel, const struct op_index *i, struct op_pods *out)
 {
 	for (size_t k = 0; i && k < i->n; k++)
-		if (matches(s, from, sel, i->pods[k]) && op_pods_add(out, i->pods[k]))
+		if (matches(s, from, sel, i->v[k]) && op_pods_add(out, i->v[k]))
 			return -ENOMEM;
 	return 0;
 }
@@ -307,9 +307,11 @@ static int add_matching(const struct op_store *s, const struct op_obj *from,
 static int add_of_service(const struct op_store *s, const struct op_obj *from,
                           const struct selector *sel, struct op_pods *out)
 {
-	for (const struct op_obj *o = s->objects[OP_SLICE]; o; o = o->hh.next) {
-		if (strcmp(o->ns, from->ns) != 0 || strcmp(o->slice->service, sel->service) != 0)
-			continue;
+	const struct op_index *slices = op_slices_of(s, from->ns, sel->service);
+
+	for (size_t k = 0; slices && k < slices->n; k++) {
+		const struct op_obj *o = slices->v[k];
+
 		for (size_t i = 0; i < o->slice->n_endpoints; i++) {
 			const char *name = o->slice->endpoints[i].pod;
 			const struct op_obj *pod = *name ? op_find(s, OP_POD, o->ns, name) : NULL;

@@ -103,7 +103,7 @@ static struct programmed count(const struct statuses *x, const struct op_node *n
 		const struct op_placed *at = &n->placed[i];
 		const struct op_entry *e = &x->r->proxies[at->proxy];
 		const struct op_known *k = op_known(x->s, &e->pub);
-		uint64_t want = op_manifest_get(e->group->manifest, n->id);
+		uint64_t want = op_manifest_get(e->group->paper->manifest, n->id);
 
 		if (tag >= 0 && at->tag != tag)
 			continue;

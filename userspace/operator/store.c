@@ -546,33 +546,57 @@ const char *op_label(const struct op_obj *o, const char *key)
 	return l ? l->value : NULL;
 }
 
-static struct op_index *find_index(const struct op_store *s, const char *key, const char *value)
-{
-	struct op_index *i = NULL;
-	char *text = l7mp_asprintf("%s=%s", key, value);
+#define INDEX_KEY 400
 
-	if (text)
-		HASH_FIND_STR(s->labels, text, i);
-	free(text);
+/* Returns its length. One that is longer than names and labels may be is a hash. */
+static size_t index_key(char key[INDEX_KEY], const char *a, char between, const char *b)
+{
+	int n = snprintf(key, INDEX_KEY, "%s%c%s", a, between, b);
+	uint64_t h[2];
+
+	if (n >= 0 && n < INDEX_KEY)
+		return (size_t)n;
+	h[0] = l7mp_hash_stable(a, strlen(a), 0);
+	h[1] = l7mp_hash_stable(b, strlen(b), h[0]);
+	return (size_t)snprintf(key, INDEX_KEY, "%c%016llx%016llx", between,
+	                        (unsigned long long)h[0], (unsigned long long)h[1]);
+}
+
+static struct op_index *find_index(struct op_index *table, const char *a, char between,
+                                   const char *b)
+{
+	char key[INDEX_KEY];
+	struct op_index *i;
+
+	HASH_FIND(hh, table, key, index_key(key, a, between, b), i);
 	return i;
 }
 
 const struct op_index *op_labelled(const struct op_store *s, const char *key, const char *value)
 {
-	return find_index(s, key, value);
+	return find_index(s->labels, key, '=', value);
 }
 
-static int index_label(struct op_store *s, struct op_obj *o, const struct op_label *l)
+const struct op_index *op_slices_of(const struct op_store *s, const char *ns, const char *service)
 {
-	struct op_index *i = find_index(s, l->key, l->value);
+	return find_index(s->slices, ns, '/', service);
+}
+
+static int index_by(struct op_index **table, struct op_obj *o, const char *a, char between,
+                    const char *b)
+{
+	struct op_index *i = find_index(*table, a, between, b);
 
 	if (!i) {
+		char key[INDEX_KEY];
+
 		i = calloc(1, sizeof(*i));
 		if (!i)
 			return -ENOMEM;
-		i->key = l7mp_asprintf("%s=%s", l->key, l->value);
+		(void)index_key(key, a, between, b);
+		i->key = strdup(key);
 		if (i->key)
-			HASH_ADD_KEYPTR(hh, s->labels, i->key, strlen(i->key), i);
+			HASH_ADD_KEYPTR(hh, *table, i->key, strlen(i->key), i);
 		if (!i->key || !i->hh.tbl) {
 			free(i->key);
 			free(i);
@@ -581,50 +605,54 @@ static int index_label(struct op_store *s, struct op_obj *o, const struct op_lab
 	}
 	if (i->n == i->cap) {
 		size_t cap = i->cap ? 2 * i->cap : 4;
-		struct op_obj **pods = realloc(i->pods, cap * sizeof(struct op_obj *));
+		struct op_obj **v = realloc(i->v, cap * sizeof(struct op_obj *));
 
-		if (!pods)
+		if (!v)
 			return -ENOMEM;
-		i->pods = pods;
+		i->v = v;
 		i->cap = cap;
 	}
-	i->pods[i->n++] = o;
+	i->v[i->n++] = o;
 	return 0;
 }
 
-static void drop_index(struct op_store *s, struct op_index *i)
+static void unindex_by(struct op_index **table, const struct op_obj *o, const char *a, char between,
+                       const char *b)
 {
-	HASH_DEL(s->labels, i);
-	free(i->pods);
+	struct op_index *i = find_index(*table, a, between, b);
+
+	for (size_t j = 0; i && j < i->n; j++)
+		if (i->v[j] == o) {
+			i->v[j] = i->v[--i->n];
+			break;
+		}
+	if (!i || i->n)
+		return;
+	HASH_DEL(*table, i);
+	free(i->v);
 	free(i->key);
 	free(i);
 }
 
-/* Replaces a pod in the index, or takes it out (by NULL). */
 static void unindex(struct op_store *s, const struct op_obj *o)
 {
-	for (size_t k = 0; o->kind == OP_POD && k < o->labels.n; k++) {
-		struct op_index *i = find_index(s, o->labels.v[k].key, o->labels.v[k].value);
-
-		for (size_t j = 0; i && j < i->n; j++)
-			if (i->pods[j] == o) {
-				i->pods[j] = i->pods[--i->n];
-				break;
-			}
-		if (i && !i->n)
-			drop_index(s, i);
-	}
+	for (size_t k = 0; o->kind == OP_POD && k < o->labels.n; k++)
+		unindex_by(&s->labels, o, o->labels.v[k].key, '=', o->labels.v[k].value);
+	if (o->kind == OP_SLICE)
+		unindex_by(&s->slices, o, o->ns, '/', o->slice->service);
 }
 
 static int index_object(struct op_store *s, struct op_obj *o)
 {
-	for (size_t k = 0; o->kind == OP_POD && k < o->labels.n; k++) {
-		if (index_label(s, o, &o->labels.v[k]) == 0)
-			continue;
+	int rc = 0;
+
+	for (size_t k = 0; o->kind == OP_POD && k < o->labels.n && !rc; k++)
+		rc = index_by(&s->labels, o, o->labels.v[k].key, '=', o->labels.v[k].value);
+	if (o->kind == OP_SLICE)
+		rc = index_by(&s->slices, o, o->ns, '/', o->slice->service);
+	if (rc)
 		unindex(s, o);
-		return -ENOMEM;
-	}
-	return 0;
+	return rc;
 }
 
 /* ---- the store ---- */
@@ -685,6 +713,7 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 /* What its proxy has said stays: it may be the same one. */
 static void replace_object(struct op_store *s, struct op_obj *o)
 {
+	s->version[o->kind]++;
 	unindex(s, o);
 	HASH_DEL(s->objects[o->kind], o);
 	s->bytes -= o->bytes;
@@ -721,6 +750,9 @@ void op_store_free(struct op_store **sp)
 		HASH_ITER (hh, s->later[k], o, next)
 			drop_later(s, o);
 	}
+	/* Of pods that were gone when their proxy answered. */
+	while (s->known)
+		op_store_forget(s, s->known->uid);
 	drop_refusals(&s->refusals);
 	drop_refusals(&s->shown);
 	free(s);
@@ -761,8 +793,11 @@ static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 		unindex(s, o);
 		goto oom;
 	}
+	if (was && kind == OP_POD && strcmp(was->uid, o->uid) != 0)
+		op_store_forget(s, was->uid); /* another pod of this name */
 	if (was)
 		replace_object(s, was);
+	s->version[kind]++;
 	s->bytes += o->bytes;
 	return 0;
 oom:
@@ -979,7 +1014,8 @@ int op_store_applied(struct op_store *s, const struct op_proxy *p)
 	free(k->error);
 	k->error = NULL;
 	op_manifest_unref(k->manifest);
-	k->manifest = op_manifest_ref(l7mp_container_of(p, struct op_entry, pub)->group->manifest);
+	k->manifest =
+	        op_manifest_ref(l7mp_container_of(p, struct op_entry, pub)->group->paper->manifest);
 	k->hash = p->hash;
 	return lift_refusals(s, p);
 }

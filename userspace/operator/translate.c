@@ -277,6 +277,7 @@ static int selected_endpoints(struct op_translate *t, cJSON *list, const cJSON *
 	char why[200];
 	int rc = op_pod_endpoints(t->x->s, t->node->obj, selector, cluster, list, why, sizeof(why));
 
+	op_memo_pods(t->x, t->node->obj, selector);
 	if (rc == -EINVAL)
 		op_translate_fail(t, "%s", why);
 	if (rc == -ENOMEM)
