@@ -12,7 +12,7 @@ import unittest
 
 import l7test
 from kube_cluster import PORT as API_PORT
-from kube_cluster import Cluster, tools, wait_until
+from kube_cluster import start_cluster, wait_until
 from mesh import MeshProxy, Operator
 
 L7MP = "/apis/l7mp.io/v1/namespaces/default"
@@ -86,19 +86,14 @@ class OnServer(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        bin_dir, why = tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
+        start_cluster(cls)
         subprocess.run(["ip", "route", "add", "local", f"{NET}.0.0/16", "dev", "lo"], check=True)
-        cls.cluster = Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
         cls.api = cls.cluster.api
         cls.local = threading.local()
         root = l7test.ROOT
         cls.cluster.kubectl("apply", "-f", str(root / "deploy/namespace.yaml"))
         cls.cluster.crds(root / "deploy/crds")
-        cls.cluster.crds(bin_dir.parent / "crds")
+        cls.cluster.crds(cls.cluster.bin.parent / "crds")
         cls.cluster.kubectl("apply", "-f", str(root / "deploy/rbac.yaml"), "-f", str(root / "deploy/gatewayclass.yaml"))
         cls.session().call("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
         cls.api.merge("/api/v1/nodes/node-a", {"spec": {"taints": None}})

@@ -16,19 +16,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7test  # noqa: E402
 import test_cluster as mesh  # noqa: E402
 import test_full_demos as demos  # noqa: E402
-from kube_cluster import HOST, wait_until  # noqa: E402
+from kube_cluster import HOST, start_cluster, wait_until  # noqa: E402
 
 
 class Walk(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        bin_dir, why = mesh.tools()
-        if why or not l7test.ISOLATED:
-            raise unittest.SkipTest(why or "needs root")
-        cls.bin = bin_dir
-        cls.cluster = mesh.Cluster(bin_dir)
-        cls.addClassCleanup(cls.cluster.close)
-        cls.cluster.begin()
+        start_cluster(cls)
+        cls.bin = cls.cluster.bin
         game = ["env", "ADDRESS=127.0.0.1", "PORT=7000", *demos.UDP_ECHO]
         cls.podlet = demos.Machine(cls.cluster, {"l7mp": ["/usr/lib/l7mp/start"], "dns": demos.DNS, "game": game})
         cls.podlet.resolv = cls.cluster.dir / "resolv.conf"
