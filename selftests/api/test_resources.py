@@ -348,6 +348,34 @@ class Rules(Base):
         self.assertGreaterEqual(status, 400)
         self.assertIn("message", body)
 
+    def test_apply_fans_out(self):
+        """a recursive GET of rule lists that apply each other shows each of them in full once, and by name elsewhere"""
+        for i in range(12):
+            rules = [{"name": f"r{i}-{j}", "action": {"apply": f"l{i + 1}"}} for j in range(10)]
+            self.assertEqual(self.api.post("/rulelists", {"rulelist": {"name": f"l{i}", "rules": rules}})[0], 200)
+        status, body = self.api.get("/rulelists/l0?recursive=true")
+        self.assertEqual(status, 200)
+        shown, names = [], []
+
+        def walk(rulelist):
+            shown.append(rulelist["name"])
+            for rule in rulelist["rules"]:
+                to = rule["action"]["apply"]
+                if isinstance(to, dict):
+                    walk(to)
+                else:
+                    names.append(to)
+        walk(body)
+        self.assertEqual(shown, [f"l{i}" for i in range(12)])
+        self.assertEqual(names.count("l5"), 9)
+        self.assertEqual(set(names), {f"l{i}" for i in range(1, 12)} | {"l12:<STALE>"})
+        self.assertEqual(self.api.call("PUT", "/rulelists/l0", {"rulelist": body})[0], 200)
+        self.assertEqual(self.api.get("/rulelists/l0?recursive=true")[1], body)
+        for path in ("/rulelists", "/config"):
+            status, body = self.api.get(path + "?recursive=true")
+            self.assertEqual(status, 200)
+            self.assertLess(len(json.dumps(body)), 1 << 20)
+
 
 class Http(Base):
     def test_content_types(self):

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The documents that GET returns. Recursive views follow references, and `apply` may form cycles or
- * fan out. So rule lists inside themselves, rule lists nested deeper than a lookup goes, and
- * everything beyond the budget are shown by name.
+ * fan out: n lists of n rules that apply the next list have n^n paths. So a document shows each
+ * rule list in full once. Where it occurs again, where it is nested deeper than a lookup goes, and
+ * beyond the budget it is shown by name.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "l7mp/hash.h"
 #include "model/model_private.h"
 
 #define VIEW_BUDGET 200000 /* referenced objects shown in full */
 
-struct frame {
+struct shown {
 	const struct l7mp_object *list;
-	const struct frame *up;
-	int depth;
+	UT_hash_handle hh;
 };
 
 struct view {
@@ -23,7 +24,8 @@ struct view {
 	bool config; /* the form of POST /config: endpoints in full, others by name */
 	bool oom;
 	size_t budget;
-	const struct frame *lists; /* rule lists being shown */
+	struct shown *shown; /* rule lists that are in the document */
+	int depth;           /* of rule lists around the one being shown */
 };
 
 static cJSON *view_object(struct view *v, const struct l7mp_object *o);
@@ -69,14 +71,24 @@ static cJSON *stale(const char *name)
 
 static bool may_enter(const struct view *v, const struct l7mp_object *list)
 {
-	const struct frame *f = v->lists;
+	struct shown *found;
 
-	if (!v->budget || (f && f->depth >= L7MP_APPLY_DEPTH))
-		return false;
-	for (; f; f = f->up)
-		if (f->list == list)
-			return false;
-	return true;
+	HASH_FIND_PTR(v->shown, &list, found);
+	return !found && v->depth < L7MP_APPLY_DEPTH;
+}
+
+static void remember(struct view *v, const struct l7mp_object *list)
+{
+	struct shown *s = calloc(1, sizeof(*s));
+
+	if (s) {
+		s->list = list;
+		HASH_ADD_PTR(v->shown, list, s);
+	}
+	if (!s || !s->hh.tbl) {
+		free(s);
+		v->oom = true;
+	}
 }
 
 /* Shows a reference: its name, or the object. */
@@ -106,12 +118,13 @@ static cJSON *view_refs(struct view *v, enum l7mp_obj_kind kind, char *const *na
 
 static cJSON *view_rules(struct view *v, const struct l7mp_rulelist *l)
 {
-	struct frame frame = {&l->obj, v->lists, v->lists ? v->lists->depth + 1 : 1};
 	cJSON *array;
 
-	v->lists = &frame;
+	if (v->recursive)
+		remember(v, &l->obj);
+	v->depth++;
 	array = view_refs(v, L7MP_OBJ_RULE, l->rules, l->n_rules);
-	v->lists = frame.up;
+	v->depth--;
 	return array;
 }
 
@@ -275,8 +288,14 @@ static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 	return out;
 }
 
-static cJSON *finish(const struct view *v, cJSON *out)
+static cJSON *finish(struct view *v, cJSON *out)
 {
+	struct shown *s, *next;
+
+	HASH_ITER (hh, v->shown, s, next) {
+		HASH_DEL(v->shown, s);
+		free(s);
+	}
 	if (!v->oom)
 		return out;
 	cJSON_Delete(out);
