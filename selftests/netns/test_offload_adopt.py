@@ -26,10 +26,10 @@ GATE = ("10.9.1.1", 9000)
 class Traffic:
     """Numbered datagrams of many clients to one server and back, both ways all the time; what is lost of which session."""
 
-    def __init__(self, a, b, n, rate):
-        self.n, self.gap = n, 1 / rate
-        self.clients = [a.udp(rcvbuf=1 << 20) for _ in range(n)]
-        self.server = b.udp(9001, rcvbuf=64 << 20)
+    def __init__(self, a, b, n, rate, gate=GATE, hosts=(None, None)):
+        self.n, self.gap, self.gate = n, 1 / rate, gate
+        self.clients = [a.udp(host=hosts[0], rcvbuf=1 << 20) for _ in range(n)]
+        self.server = b.udp(9001, hosts[1], rcvbuf=64 << 20)
         self.sent = [[0] * n, [0] * n]
         self.got = [[0] * n, [0] * n]
         self.twice = 0
@@ -68,7 +68,7 @@ class Traffic:
                     self.got[way][i] += 1
 
     def send_one(self, i, both=True):
-        self.clients[i].sendto(struct.pack("!III", 0, i, self.sent[0][i]), GATE)
+        self.clients[i].sendto(struct.pack("!III", 0, i, self.sent[0][i]), self.gate)
         self.sent[0][i] += 1
         if both:
             self.server.sendto(struct.pack("!III", 1, i, self.sent[1][i]), self.peers[i])
@@ -403,16 +403,48 @@ class Refused(Base):
                 self.assertEqual(l7net.filters("legB"), [])
         self.nothing_left()
 
-    def test_failed_start_changes_nothing(self):
-        """a daemon that can't start leaves what is in the kernel to the next one"""
-        client, server, peer, was = self.killed()
+    def fail_to_start(self, **kw):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.bind(("10.9.1.1", 9000))
             path = pathlib.Path(f"/tmp/l7mp-{self.instance}.json")
-            path.write_text(json.dumps(self.config()))
-            self.addCleanup(path.unlink)
-            status, _, err = l7test.run_proxy("-c", str(path))
+            path.write_text(json.dumps(self.config(**kw)))
+            try:
+                status, _, err = l7test.run_proxy("-c", str(path))
+            finally:
+                path.unlink()
             self.assertEqual(status, 1, err)
+
+    def test_no_init_after_failed_start(self):
+        """no_init uses the programs that starts with init have attached before they failed; the next init replaces them"""
+        for mode, failures in (("tc", 1), ("native", 1), ("tc", 2)):
+            with self.subTest(mode=mode, failures=failures):
+                for peer in (self.a, self.b):
+                    peer.run("ethtool -K eth0 tx off gro on")
+                admin = {"offload_mode": mode}
+                client, server, peer, was = self.killed(admin=admin)
+                for _ in range(failures):
+                    self.fail_to_start(admin=admin)
+                ids = [f["options"]["prog"]["id"] for f in l7net.filters("legA")]
+                q = self.start(admin={**admin, "offload": "no_init"})
+                self.assertEqual(self.adopted(q)["sessions"], 1, q.stderr())
+                self.wait_fast(q, 1)
+                self.assertEqual({(i["name"], i["hook"]) for i in q.api.get("/offload")[1]["interfaces"]},
+                                 {("legA", mode), ("legB", mode)})
+                self.assertEqual(self.ping(client, server), peer)
+                stats = self.sessions(q)[was["name"]]["stats"]
+                for way in ("ingress", "egress"):
+                    self.assertEqual(stats[way]["slow"], was["stats"][way]["slow"])
+                self.assertEqual([f["options"]["prog"]["id"] for f in l7net.filters("legA")], ids)
+                self.assertEqual([x.name for x in self.pins.glob("new_*")], [])
+                self.kill(q)
+                Session.check_goes_on(self, client, server, peer, {**was, "stats": self.more(was["stats"], 1)})
+                client.close()
+                server.close()
+
+    def test_failed_start_changes_nothing(self):
+        """a daemon that can't start leaves what is in the kernel to the next one"""
+        client, server, peer, was = self.killed()
+        self.fail_to_start()
         self.assertEqual(self.ping(client, server), peer)
         Session.check_goes_on(self, client, server, peer, {**was, "stats": self.more(was["stats"], 1)})
 

@@ -276,10 +276,34 @@ static void clear_flows(struct l7mp_offload_engine *e);
 
 static int serve(struct l7mp_offload_engine *e);
 
+/*
+ * Opens what is pinned. A process that failed to start, or was killed, may have attached programs
+ * of its own without having replaced the pins of those before. `change`: the pins may be.
+ */
+static int open_pinned(struct l7mp_offload_engine *e, bool change, char *why, size_t size)
+{
+	struct off_maps *m = &e->table.maps;
+	const struct off_programs *newer = &m->old[1];
+	int rc = off_maps_open(m, e->pins.dir, why, size);
+	bool alone;
+
+	if (rc)
+		return rc;
+	off_maps_open_newer(m, e->pins.dir);
+	if (!off_programs_has_all(newer) ||
+	    !off_attach_finds(&e->hooks, newer->id_xdp, newer->id_tc, newer->id_tc_l3))
+		return 0;
+	alone = !off_attach_finds(&e->hooks, m->id_xdp, m->id_tc, m->id_tc_l3);
+	/* Where both are attached, init replaces both. */
+	if (alone || e->set.start == L7MP_OFFLOAD_NO_INIT)
+		off_maps_use_newer(m, e->pins.dir, change && alone);
+	return 0;
+}
+
 /* no_init: the programs are used as they are. `wait`: at the start of the program. */
 static int take_over(struct l7mp_offload_engine *e, bool wait)
 {
-	int rc = off_maps_open(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+	int rc = open_pinned(e, true, e->why, sizeof(e->why));
 
 	if (!rc && wait)
 		e->adoption.under_way = true;
@@ -292,7 +316,7 @@ static int take_over(struct l7mp_offload_engine *e, bool wait)
 static int take_over_flows(struct l7mp_offload_engine *e)
 {
 	char why[sizeof(e->why)];
-	int rc = off_maps_open(&e->table.maps, e->pins.dir, why, sizeof(why));
+	int rc = open_pinned(e, true, why, sizeof(why));
 
 	if (rc)
 		return 1;
@@ -616,7 +640,7 @@ static int look_at_predecessor(struct l7mp_offload_engine *e)
 	int rc = prepare(e);
 
 	if (!rc)
-		rc = off_maps_open(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+		rc = open_pinned(e, false, e->why, sizeof(e->why));
 	if (!rc && e->set.start != L7MP_OFFLOAD_NO_INIT)
 		rc = off_maps_renew(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
 	return rc;

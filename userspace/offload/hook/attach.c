@@ -363,6 +363,18 @@ static bool remove_old_tc(struct off_hooks *h, const struct off_link *l, const s
 	return n;
 }
 
+bool off_attach_finds(struct off_hooks *h, uint32_t id_xdp, uint32_t id_tc, uint32_t id_tc_l3)
+{
+	struct off_link *l, *next;
+	unsigned n_before;
+
+	HASH_ITER (hh, h->path->links, l, next)
+		if (off_xdp_find_id(l->ifindex, id_xdp) != OFF_HOOK_NONE ||
+		    off_tc_find(&h->path->nl, l->ifindex, id_tc, id_tc_l3, &n_before) > 0)
+			return true;
+	return false;
+}
+
 void off_attach_renewed(struct off_hooks *h)
 {
 	struct off_link *l, *next;

@@ -87,12 +87,16 @@ void off_attach_clean(struct off_hooks *h, const struct off_maps *old);
  */
 void off_attach_renewed(struct off_hooks *h);
 
+/* Are these programs attached to any interface? A program in a dispatcher is not found. */
+bool off_attach_finds(struct off_hooks *h, uint32_t id_xdp, uint32_t id_tc, uint32_t id_tc_l3);
+
 int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, char *why,
                    size_t size);
 /* Lets go of what libxdp holds, without detaching. */
 void off_xdp_forget(struct off_link *l);
 void off_xdp_detach(struct off_hooks *h, struct off_link *l);
 /* Is m's program attached, alone or in a dispatcher? remove: takes it away if so. */
+enum off_hook off_xdp_find_id(uint32_t ifindex, uint32_t id); /* alone only; 0: none */
 enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m);
 bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m);
 /* Takes a predecessor's program away (m->old), alone or in a dispatcher. Returns whether it did. */

@@ -139,7 +139,7 @@ void off_xdp_detach(struct off_hooks *h, struct off_link *l)
 		(void)off_xdp_remove(l->ifindex, h->maps);
 }
 
-static enum off_hook find_single(uint32_t ifindex, uint32_t id)
+enum off_hook off_xdp_find_id(uint32_t ifindex, uint32_t id)
 {
 	LIBBPF_OPTS(bpf_xdp_query_opts, q);
 
@@ -196,7 +196,7 @@ static enum off_hook find_dispatched(uint32_t ifindex, const struct off_maps *m,
 
 enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m)
 {
-	enum off_hook hook = find_single(ifindex, m->id_xdp);
+	enum off_hook hook = off_xdp_find_id(ifindex, m->id_xdp);
 
 	if (hook == OFF_HOOK_NONE && attached_id(ifindex))
 		hook = find_dispatched(ifindex, m, false);
@@ -205,7 +205,7 @@ enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m)
 
 bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m)
 {
-	enum off_hook hook = find_single(ifindex, m->id_xdp);
+	enum off_hook hook = off_xdp_find_id(ifindex, m->id_xdp);
 	LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = m->prog_xdp);
 	int rc;
 
@@ -226,7 +226,7 @@ static bool replace_old(struct off_hooks *h, struct off_link *l, enum off_hook h
 	for (int i = 0; i < 2; i++) {
 		LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = h->maps->old[i].xdp);
 
-		if (find_single(l->ifindex, h->maps->old[i].id_xdp) == hook &&
+		if (off_xdp_find_id(l->ifindex, h->maps->old[i].id_xdp) == hook &&
 		    !bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
 		                    flags_of(hook) | XDP_FLAGS_REPLACE, &old))
 			return true;
@@ -240,7 +240,7 @@ bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m)
 	bool found = false;
 
 	for (int i = 0; i < 2; i++) {
-		enum off_hook hook = find_single(ifindex, m->old[i].id_xdp);
+		enum off_hook hook = off_xdp_find_id(ifindex, m->old[i].id_xdp);
 		LIBBPF_OPTS(bpf_xdp_attach_opts, old, .old_prog_fd = m->old[i].xdp);
 
 		if (hook != OFF_HOOK_NONE)
@@ -248,7 +248,7 @@ bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m)
 	}
 	/* Behind a dispatcher it is told by the maps, which are ours, too. */
 	if (m->old[0].xdp >= 0 && attached_id(ifindex) &&
-	    find_single(ifindex, m->id_xdp) == OFF_HOOK_NONE)
+	    off_xdp_find_id(ifindex, m->id_xdp) == OFF_HOOK_NONE)
 		found |= find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
 	return found;
 }

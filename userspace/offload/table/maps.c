@@ -426,6 +426,24 @@ static void set_programs(struct off_maps *m, const struct off_programs *p)
 	learn_ids(m);
 }
 
+void off_maps_open_newer(struct off_maps *m, const char *dir)
+{
+	programs_close(&m->old[1]);
+	open_programs(&m->old[1], dir, NEW);
+}
+
+void off_maps_use_newer(struct off_maps *m, const char *dir, bool for_good)
+{
+	const struct off_programs newer = m->old[1];
+
+	m->old[1] = (struct off_programs){
+	        .xdp = m->prog_xdp, .tc = m->prog_tc, .tc_l3 = m->prog_tc_l3, .tap = m->prog_tap};
+	learn_old_ids(&m->old[1]);
+	set_programs(m, &newer);
+	if (for_good)
+		off_maps_renewed(m, dir);
+}
+
 int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size)
 {
 	struct named n[PINNED];
@@ -451,7 +469,7 @@ int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size)
 	const struct off_programs none = {.xdp = -1, .tc = -1, .tc_l3 = -1, .tap = -1};
 	int rc;
 
-	open_programs(&m->old[1], dir, NEW);
+	off_maps_open_newer(m, dir);
 	m->old[0] = (struct off_programs){
 	        .xdp = m->prog_xdp, .tc = m->prog_tc, .tc_l3 = m->prog_tc_l3, .tap = m->prog_tap};
 	learn_old_ids(&m->old[0]);

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -51,6 +52,20 @@ int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
  * Nothing is pinned or attached yet. 0, or negative errno and a text.
  */
 int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size);
+/*
+ * After off_maps_open: opens in old[1] what a predecessor has pinned beside its own predecessor's
+ * programs. With all of them there (`has_all`) it may have attached them.
+ */
+void off_maps_open_newer(struct off_maps *m, const char *dir);
+static inline bool off_programs_has_all(const struct off_programs *p)
+{
+	return p->xdp >= 0 && p->tc >= 0 && p->tc_l3 >= 0 && p->tap >= 0;
+}
+/*
+ * Uses those instead of the others, which are then in old[1]. for_good: the others are attached
+ * nowhere, and their pins are replaced.
+ */
+void off_maps_use_newer(struct off_maps *m, const char *dir, bool for_good);
 /* Pins them beside the old ones, before the first one is attached. The same. */
 int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size);
 /* The old programs are attached nowhere any more: their pins are replaced. */
