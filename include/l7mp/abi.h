@@ -214,7 +214,9 @@ struct l7mp_frame_action {
 	__u32 tap; /* id of the packet socket whose filter (l7mp_tap) decides */
 	__u32 pad4;
 	__u16 handover; /* with L7MP_FLOW_HANDOVER */
-	__u8 pad5[6];
+	__u8 pad5;
+	__u8 dir; /* 0: from the source, 1: from the destination */
+	__u8 pad8[4];
 	__u32 slot;
 	__u32 version_end;
 
@@ -402,6 +404,7 @@ L7MP_ABI_SHARED(dmac);
 L7MP_ABI_SHARED(smac);
 L7MP_ABI_SHARED(in_mac);
 L7MP_ABI_SHARED(handover);
+L7MP_ABI_SHARED(dir);
 L7MP_ABI_SHARED(slot);
 L7MP_ABI_SHARED(version_end);
 L7MP_ABI_SHARED(match_sport_host);

@@ -270,9 +270,11 @@ struct l7mp_offload {
 	 * fd: TCP: both descriptors, which are given away as by `lend`, and 0 is returned; else
 	 * they are -1. rtp: the owner's statistics of both directions, borrowed until the flow is
 	 * removed, NULL: none. What the kernel has counted so far replaces what is in them.
+	 * ends: AF_PACKET: both ends as for `add`, borrowed for the call: their sockets get the
+	 * flow's filter; else NULL.
 	 */
 	int (*own)(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
-	           struct l7mp_rtp_stream *rtp);
+	           struct l7mp_rtp_stream *rtp, const struct l7mp_flow_end *ends);
 	/* Returns the hook and the interface of a direction: "tc", "eth0". Borrowed. */
 	void (*where)(void *ctx, const struct l7mp_flow *flow, enum l7mp_direction dir,
 	              const char **hook, const char **interface);

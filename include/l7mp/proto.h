@@ -186,6 +186,12 @@ struct l7mp_restore_end {
 	/* What waits to be written to it, `off` bytes of the first less; who takes it sets NULL. */
 	struct l7mp_buf *queue;
 	size_t off;
+	/*
+	 * AF_PACKET: the interface, and which of its frames the session gets; borrowed for the
+	 * call. 0 and NULL: it is another protocol's end.
+	 */
+	uint32_t ifindex;
+	const struct l7mp_flow_frame *frame;
 };
 
 /* ---- connecting ---- */
@@ -202,7 +208,8 @@ struct l7mp_connect {
 	enum l7mp_kind out_kind;    /* of the next stage, as far as it is known */
 	/*
 	 * NULL: a new connection. Else one that goes on, if the endpoint has the address that it
-	 * goes to; -EXDEV: it has another one. Only given to a protocol with L7MP_PROTO_RESTORES.
+	 * goes to; -EXDEV: it has another one. Only given to a protocol with L7MP_PROTO_RESTORES
+	 * or L7MP_PROTO_ADOPTS.
 	 */
 	struct l7mp_restore_end *restore;
 	/* With restore: the endpoint has the name that it had. So a host name is believed. */
@@ -238,9 +245,11 @@ struct l7mp_proto {
 	 * Optional, of an active listener: makes the source stream of a session that an earlier
 	 * process had with this peer. `name` is the session's, borrowed. Sets of *a the stream,
 	 * peer, never_idle, and the metadata as it was when the session was accepted, or NULL when
-	 * that is not known. Does not call `admit`. Returns 0, or a negative errno with err: then
-	 * nothing is made, and end->fd is still the caller's. -EPERM: the listener would not take
-	 * this peer or address; -EEXIST: there is a session already.
+	 * that is not known; and with a source that can be created again `reopen`, `reopen_arg` and
+	 * `ended`, which is called even if no session is made of it. Does not call `admit`. Returns
+	 * 0, or a negative errno with err: then nothing is made, and end->fd is still the caller's.
+	 * -EPERM: the listener would not take this peer or address; -EEXIST: there is a session
+	 * already.
 	 */
 	int (*restore)(struct l7mp_proto_listener *l, const char *name,
 	               struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err);

@@ -35,6 +35,11 @@ enum l7mp_proto_flags {
 	L7MP_PROTO_RESTORES = 1 << 6,
 	/* A stateless transformer: another process can create it again at a hand-over. */
 	L7MP_PROTO_STATELESS = 1 << 7,
+	/*
+	 * A cluster whose sessions can go on after a crash, from what a flow in the kernel
+	 * describes, but can't be passed from one process to another.
+	 */
+	L7MP_PROTO_ADOPTS = 1 << 8,
 };
 
 struct l7mp_protodesc {

@@ -63,12 +63,13 @@ static void read_flow(void *ctx, struct l7mp_flow *flow, bool fresh,
 }
 
 static int own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
-               struct l7mp_rtp_stream *rtp)
+               struct l7mp_rtp_stream *rtp, const struct l7mp_flow_end *ends)
 {
 	struct fake_offload *o = ctx;
 
 	(void)fd;
 	(void)rtp;
+	(void)ends;
 	flow->cookie = cookie;
 	flow->begun = o->own_rc == 0;
 	return o->own_rc;

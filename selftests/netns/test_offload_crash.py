@@ -18,7 +18,7 @@ import test_offload_adopt as adopt  # noqa: E402
 FRESH = ["pin:1", "pin:8", "pin:16", "serve", "attached:1", "attached:2", "served:1", "served:2", "recorded", "put:1", "put:2",
          "begin", "begun", "watch", "hold", "relay", "trans", "fast",
          "stop", "deleted:1", "deleted:2", "uninstalled", "stopping", "detached:1", "detached:2", "unpin:1", "unpin:10"]
-ADOPTING = ["pin-new:1", "pin-new:4", "adopt", "adopt-found", "attached:1", "served:2", "adopt-one", "adopt-cleared",
+ADOPTING = ["pin-new:1", "pin-new:4", "adopt", "adopt-found", "attached:1", "served:2", "adopt-one", "adopt-frames", "adopt-cleared",
             "adopt-renewed", "pin-renamed:1", "pin-renamed:3"]
 CLEANING = ["clean", "cleaned", "unpin:3"]
 STEP = 1 if l7test.FULL else 4

@@ -311,7 +311,7 @@ class Endings(Packet):
         self.nothing_left()
 
     def test_kill(self):
-        """after SIGKILL flows forward on; the next start cleans up"""
+        """after SIGKILL flows forward on; what the next start has no listener for is removed"""
         a, b = self.raw(self.a), self.raw(self.b)
         p = self.start(listener("legA", packet_cluster("legB")))
         first = frame(PEER_A, PEER_B, b"first")
@@ -325,7 +325,7 @@ class Endings(Packet):
                 src.send(f)
                 self.expect(dst, f)
         p.dir.cleanup()
-        with self.start(listener("legA", packet_cluster("legB"))) as q:
+        with self.start(listener("legA", packet_cluster("legB"), name="other")) as q:
             self.assertEqual(q.api.get("/offload/flows")[1], [])
             a.send(first)
             self.once(b, first)

@@ -433,6 +433,18 @@ struct l7mp_shared_session *l7mp_shared_session_new(struct l7mp_shared_socket *s
 	return p;
 }
 
+/* The maximum of an id, which a process does not reach. */
+#define ID_MAX (1ULL << 48)
+
+void l7mp_shared_session_named(struct l7mp_shared_table *table, const char *name)
+{
+	const char *dash = strrchr(name, '-');
+	uint64_t id = dash && dash[1] >= '0' && dash[1] <= '9' ? strtoull(dash + 1, NULL, 10) : 0;
+
+	if (id > table->last_id && id < ID_MAX)
+		table->last_id = id;
+}
+
 void l7mp_shared_session_discard(struct l7mp_shared_session *p)
 {
 	struct l7mp_shared_socket *s = p->socket;

@@ -230,6 +230,11 @@ struct l7mp_shared_session *l7mp_shared_session_admit(struct l7mp_shared_listene
  */
 bool l7mp_shared_session_emit(struct l7mp_shared_listener *l, struct l7mp_shared_session *p,
                               struct l7mp_accept *a, struct l7mp_buf *buf);
+/*
+ * A session goes on from an earlier process under this name: the number at the end of it, the
+ * session's id then, is not given again.
+ */
+void l7mp_shared_session_named(struct l7mp_shared_table *table, const char *name);
 /* Frees a session that was not emitted yet. */
 void l7mp_shared_session_discard(struct l7mp_shared_session *p);
 /* Replaces the key by another of the same length. Without memory the old key remains. */

@@ -46,12 +46,28 @@ struct old_flow {
 	bool have[2];
 };
 
+static bool is_sound_frame(const struct off_direction *d)
+{
+	const struct l7mp_frame_action *a = &d->frames;
+	const struct l7mp_frame_key *k = &d->frame;
+
+	return a->version == a->version_end && a->version6 == a->version && a->dir <= 1 &&
+	       a->session && a->tap && a->verb == L7MP_VERB_FRAME && a->match_sport == k->sport &&
+	       a->match_dport == k->dport && a->match_l4 == k->l4 && a->match_family == k->family &&
+	       a->match_type == k->type && !memcmp(a->match_vlan, k->vlan, sizeof(k->vlan)) &&
+	       a->match_ifindex == k->ifindex &&
+	       !memcmp(&a->match_saddr, &k->saddr, sizeof(k->saddr)) &&
+	       !memcmp(&a->match_daddr, &k->daddr, sizeof(k->daddr));
+}
+
 /* Whether the value is one that belongs to this key, and is complete. */
 static bool is_sound(const struct off_direction *d)
 {
 	const struct l7mp_flow_action *a = &d->action;
 	bool v6 = d->key.family == L7MP_FAMILY_V6;
 
+	if (d->frame.ifindex)
+		return is_sound_frame(d);
 	if (a->version != a->version_end || (v6 && d->action6.version6 != a->version) ||
 	    a->dir > 1 || !a->session)
 		return false;
@@ -72,8 +88,9 @@ static const char *place(struct old_flow **all, const struct off_direction *d)
 
 	if (!is_sound(d))
 		return "its entry contradicts itself";
-	if (d->action.verb != L7MP_VERB_FORWARD && d->action.verb != L7MP_VERB_REFLECT &&
-	    d->action.verb != L7MP_VERB_COUNT && d->action.verb != L7MP_VERB_SPLICE)
+	if (!d->frame.ifindex && d->action.verb != L7MP_VERB_FORWARD &&
+	    d->action.verb != L7MP_VERB_REFLECT && d->action.verb != L7MP_VERB_COUNT &&
+	    d->action.verb != L7MP_VERB_SPLICE)
 		return "its action is not known";
 	HASH_FIND(hh, *all, &session, sizeof(session), o);
 	if (!o) {
@@ -121,7 +138,7 @@ static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_
                      struct stray **strays)
 {
 	struct off_entry_map m = off_entry_map(&e->table.maps, family);
-	struct l7mp_flow_key key, before, *at = NULL;
+	struct l7mp_frame_key key, before, *at = NULL; /* the largest */
 
 	while (!bpf_map_get_next_key(m.fd, at, &key)) {
 		struct off_direction d;
@@ -129,8 +146,8 @@ static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_
 		const char *why;
 
 		memset(&d, 0, sizeof(d));
-		if (family == OFF_V6) {
-			d.key = key;
+		if (family != OFF_V4) {
+			memcpy(&d.frame, &key, m.key);
 		} else {
 			memcpy(d.key.saddr.bytes, k4->saddr, 4);
 			memcpy(d.key.daddr.bytes, k4->daddr, 4);
@@ -151,22 +168,9 @@ static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_
 	}
 }
 
-/* Not taken over: nothing is known of the sockets that had them. */
-static void end_frames(struct l7mp_offload_engine *e)
-{
-	struct off_entry_map m = off_entry_map(&e->table.maps, OFF_FRAME);
-	struct l7mp_frame_key key;
-
-	while (!bpf_map_get_next_key(m.fd, NULL, &key)) {
-		if (bpf_map_delete_elem(m.fd, &key))
-			break;
-		told(e, NULL, "a flow of AF_PACKET, whose sockets ended with the process");
-	}
-}
-
 static bool has_two(uint8_t verb)
 {
-	return verb == L7MP_VERB_FORWARD || verb == L7MP_VERB_SPLICE;
+	return verb == L7MP_VERB_FORWARD || verb == L7MP_VERB_SPLICE || verb == L7MP_VERB_FRAME;
 }
 
 /* Its places in the other maps are its own. NULL, or why it can't be kept. */
@@ -192,6 +196,8 @@ static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 		    off_index_add(&e->table.index, d))
 			return "its counter or its place of the hand-over is used twice";
 	}
+	if (verb == L7MP_VERB_FRAME)
+		off_frames_claim(e, flow);
 	return verb == L7MP_VERB_SPLICE ? off_splice_claim(e, flow) : NULL;
 }
 
@@ -207,6 +213,7 @@ static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
 			off_index_delete(&e->table.index, d);
 		off_slot_give(&e->table, d);
 	}
+	off_frames_leave(e, o->flow);
 	off_tcp_adopt_reset(&o->flow->tcp);
 }
 
@@ -245,7 +252,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 	L7MP_FAULT("adopt");
 	read_map(e, OFF_V4, &all, &strays);
 	read_map(e, OFF_V6, &all, &strays);
-	end_frames(e);
+	read_map(e, OFF_FRAME, &all, &strays);
 	while (strays) {
 		struct stray *s = strays;
 
@@ -281,11 +288,55 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 		off_wait_for_programs();
 	claim_rtp(e);
 	L7MP_FAULT("adopt-found");
+	off_frames_claimed(e);
 	off_slots_claimed(&e->table);
 	off_handover_claimed(&e->table);
 }
 
 /* ---- a flow and its owner ---- */
+
+/* What the session gets of an interface's frames, and what it gives to it. */
+static void set_frame(const struct off_direction *in, const struct off_direction *out,
+                      struct l7mp_flow_frame *f)
+{
+	const struct l7mp_frame_key *k = &in->frame;
+	const struct l7mp_frame_action *sent = &out->frames;
+
+	memset(f, 0, sizeof(*f));
+	f->any = k->family == L7MP_FAMILY_ANY;
+	f->filter = f->any ? k->type : 0;
+	f->family = k->family == L7MP_FAMILY_V4   ? AF_INET
+	            : k->family == L7MP_FAMILY_V6 ? AF_INET6
+	                                          : 0;
+	f->l4 = k->l4;
+	memcpy(f->src, &k->saddr, sizeof(f->src));
+	memcpy(f->dst, &k->daddr, sizeof(f->dst));
+	f->sport = k->sport;
+	f->dport = k->dport;
+	f->type = k->type;
+	memcpy(f->vlan, k->vlan, sizeof(f->vlan));
+	f->set_src = sent->flags & L7MP_FLOW_SET_SMAC;
+	f->set_dst = sent->flags & L7MP_FLOW_SET_DMAC;
+	memcpy(f->src_mac, sent->smac, sizeof(f->src_mac));
+	memcpy(f->dst_mac, sent->dmac, sizeof(f->dst_mac));
+}
+
+/* An interface has no peer; a link address says of which kind the ends are. */
+static void set_frame_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r,
+                           struct l7mp_flow_frame frames[2])
+{
+	for (int i = 0; i < 2; i++) {
+		struct l7mp_restore_end *end = &r->end[i];
+
+		set_frame(&flow->dir[i], &flow->dir[!i], &frames[i]);
+		*end = (struct l7mp_restore_end){
+		        .fd = -1, .ifindex = flow->dir[i].frame.ifindex, .frame = &frames[i]};
+		end->remote.ll = (struct sockaddr_ll){.sll_family = AF_PACKET,
+		                                      .sll_ifindex = (int)end->ifindex};
+		end->remote.len = sizeof(end->remote.ll);
+		end->local = end->remote;
+	}
+}
 
 static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r)
 {
@@ -337,7 +388,7 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 	struct off_plan p[2];
 	enum l7mp_reason reason = L7MP_REASON_NONE;
 
-	for (int i = 0; i < flow->n_dirs; i++) {
+	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_FRAME; i++) {
 		const struct off_direction *d = &flow->dir[i];
 		struct l7mp_addr local, remote;
 
@@ -376,8 +427,35 @@ static int own_pair(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const
 	return 0;
 }
 
+static bool same_rewrite(const struct l7mp_frame_action *a, const struct l7mp_frame_action *b)
+{
+	const uint16_t flags = L7MP_FLOW_SET_DMAC | L7MP_FLOW_SET_SMAC;
+
+	return (a->flags & flags) == (b->flags & flags) && !memcmp(a->dmac, b->dmac, 6) &&
+	       !memcmp(a->smac, b->smac, 6);
+}
+
+/* The configuration may relay other frames by now, or send them with other link addresses. */
+static enum l7mp_reason own_frames(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                   const struct l7mp_flow_end *ends)
+{
+	bool same = ends != NULL;
+
+	for (int i = 0; same && i < 2; i++) {
+		struct off_direction want;
+
+		off_frame_set(&want, &ends[i], &ends[!i]);
+		same = !memcmp(&want.frame, &flow->dir[i].frame, sizeof(want.frame)) &&
+		       same_rewrite(&want.frames, &flow->dir[i].frames);
+	}
+	if (same)
+		return off_frames_own(e, flow, &ends[0], &ends[1]);
+	e->was_refused = true; /* it is added again */
+	return L7MP_REASON_CONFLICT;
+}
+
 int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
-                  struct l7mp_rtp_stream *rtp)
+                  struct l7mp_rtp_stream *rtp, const struct l7mp_flow_end *ends)
 {
 	struct l7mp_offload_engine *e = ctx;
 	const struct l7mp_flow_action before[2] = {flow->dir[0].action, flow->dir[1].action};
@@ -392,10 +470,12 @@ int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int 
 		return own_pair(e, flow, fd);
 	for (int i = 0; i < flow->n_dirs; i++) {
 		begins |= flow->dir[i].action.flags & L7MP_FLOW_HANDOVER;
-		if (flow->verb != L7MP_VERB_COUNT &&
+		if (flow->verb != L7MP_VERB_COUNT && flow->verb != L7MP_VERB_FRAME &&
 		    own_rtp(e, &flow->dir[i], rtp ? &rtp[i] : NULL))
 			reason = L7MP_REASON_TABLE_FULL;
 	}
+	if (flow->verb == L7MP_VERB_FRAME)
+		reason = own_frames(e, flow, ends);
 	flow->out_reason = (uint8_t)(reason ? reason : plan(e, flow, before));
 	if (flow->out_reason)
 		return flow->out_reason;
@@ -442,6 +522,7 @@ static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 {
 	struct l7mp_flow_owner owner;
 	struct l7mp_session_record r = {.flow = flow};
+	struct l7mp_flow_frame frames[2];
 	struct l7mp_error err = {0};
 	cJSON *texts;
 	int rc = off_record_get(&e->table, flow->session, &owner, &texts);
@@ -467,7 +548,10 @@ static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	r.flow_kind = has_two(flow->verb)               ? L7MP_FLOW_SOCKET
 	              : flow->verb == L7MP_VERB_REFLECT ? L7MP_FLOW_REFLECT
 	                                                : L7MP_FLOW_DROP;
-	set_ends(flow, &r);
+	if (flow->verb == L7MP_VERB_FRAME)
+		set_frame_ends(flow, &r, frames);
+	else
+		set_ends(flow, &r);
 	if (make_sockets(flow, &r, &err) || take(arg, &r, &err))
 		end_one(e, flow, owner.session, err.message);
 	else
@@ -533,6 +617,8 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 		adopt_one(e, a->flows, take, arg);
 		L7MP_FAULT("adopt-one");
 	}
+	L7MP_FAULT("adopt-frames");
+	off_frames_adopted(e);
 	/* TCP connections that are to leave do so while all programs are there. */
 	off_splices_leave_now(e);
 	clear_records(e);

@@ -125,7 +125,7 @@ void off_loaded(struct l7mp_offload_engine *e, int rc);
 void off_adopt_begin(struct l7mp_offload_engine *e);
 /* The operation `own`. */
 int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
-                  struct l7mp_rtp_stream *rtp);
+                  struct l7mp_rtp_stream *rtp, const struct l7mp_flow_end *ends);
 /* Those without owner are left in the kernel, for the next process. */
 void off_adopt_leave(struct l7mp_offload_engine *e);
 /* A new tree, or NULL. */
@@ -194,6 +194,20 @@ void off_frames_free(struct l7mp_offload_engine *e);
  */
 enum l7mp_reason off_frames_join(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+/*
+ * A flow of an earlier process is in the map: the programs go on looking for its frames.
+ * off_frames_claimed follows, when all are known.
+ */
+void off_frames_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
+void off_frames_claimed(struct l7mp_offload_engine *e);
+/*
+ * Like off_frames_join, for a flow of an earlier process: the sockets get the filter that its
+ * entries name. What they have received before that, and the kernel has relayed, is taken out of
+ * them by off_frames_adopted, when all flows have their sockets.
+ */
+enum l7mp_reason off_frames_own(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
+void off_frames_adopted(struct l7mp_offload_engine *e);
 /* Its entries are out of the map. No-op for other flows, and for one that has left. */
 void off_frames_leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* A link has changed: off_frames_next gives all flows once more. */

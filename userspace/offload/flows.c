@@ -143,6 +143,7 @@ static void set_frames(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	for (int i = 0; i < flow->n_dirs; i++) {
 		flow->dir[i].flow = flow;
 		flow->dir[i].frames.session = flow->session;
+		flow->dir[i].frames.dir = (uint8_t)i;
 	}
 }
 

@@ -21,7 +21,8 @@
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
 #endif
-#define IDLE_MAX 64 /* sockets without flows that are remembered */
+#define IDLE_MAX  64        /* sockets without flows that are remembered */
+#define EMPTY_MAX (1 << 20) /* more frames than a socket holds */
 
 struct off_tap {
 	struct off_tap *prev, *next; /* the one that was used last comes last */
@@ -30,6 +31,7 @@ struct off_tap {
 	uint32_t ifindex;
 	uint16_t type; /* EtherType; 0: all */
 	unsigned n;    /* directions of flows */
+	int fd;        /* the socket's, borrowed, while sessions are taken over; else -1 */
 };
 
 /* ---- the programs in front of l7mp_tap ---- */
@@ -119,8 +121,19 @@ static void forget_idle(struct off_frames *f)
 	}
 }
 
+static bool has_id(const struct off_frames *f, uint32_t id)
+{
+	const struct off_tap *t;
+
+	DL_FOREACH (f->taps, t)
+		if (t->id == id)
+			return true;
+	return false;
+}
+
+/* id: what it had in an earlier process, which it keeps unless it is used twice; 0: none. */
 static struct off_tap *tap_new(struct l7mp_offload_engine *e, const struct l7mp_flow_end *end,
-                               uint64_t cookie)
+                               uint64_t cookie, uint32_t id)
 {
 	struct off_tap *t = calloc(1, sizeof(*t));
 	int rc;
@@ -128,7 +141,8 @@ static struct off_tap *tap_new(struct l7mp_offload_engine *e, const struct l7mp_
 	if (!t)
 		return NULL;
 	t->cookie = cookie;
-	t->id = ++e->frames.last_tap;
+	t->id = id && !has_id(&e->frames, id) ? id : ++e->frames.last_tap;
+	t->fd = -1;
 	t->type = end->frame.filter;
 	rc = attach(e, t, end->fd);
 	if (!rc) {
@@ -153,7 +167,7 @@ static struct off_tap *tap_find(const struct off_frames *f, uint64_t cookie)
 }
 
 static enum l7mp_reason tap_take(struct l7mp_offload_engine *e, const struct l7mp_flow_end *end,
-                                 struct off_tap **out)
+                                 uint32_t id, struct off_tap **out)
 {
 	struct off_frames *f = &e->frames;
 	socklen_t len = sizeof(uint64_t);
@@ -168,7 +182,7 @@ static enum l7mp_reason tap_take(struct l7mp_offload_engine *e, const struct l7m
 		return L7MP_REASON_CONFLICT;
 	}
 	if (!t)
-		t = tap_new(e, end, cookie);
+		t = tap_new(e, end, cookie, id);
 	if (!t)
 		return L7MP_REASON_KERNEL;
 	DL_DELETE(f->taps, t);
@@ -192,16 +206,25 @@ _Static_assert(L7MP_FRAMES_EXACT == 1 << 0 && L7MP_FRAMES_TYPE == 1 << 1 &&
                        L7MP_FRAMES_TAG == 1 << 2 && L7MP_FRAMES_ALL == 1 << 3,
                "kind_of counts them");
 
+static uint32_t kinds_at(const struct l7mp_offload_engine *e, uint32_t at)
+{
+	const uint32_t *n = e->frames.n_of_kind[at];
+	uint32_t kinds = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		kinds |= n[i] ? 1U << i : 0;
+	return kinds;
+}
+
 static int count_kind(struct l7mp_offload_engine *e, const struct l7mp_frame_key *key, bool more)
 {
-	uint32_t at = key->ifindex % L7MP_IFS_MAX, kinds = 0, *n = e->frames.n_of_kind[at];
+	uint32_t at = key->ifindex % L7MP_IFS_MAX, kinds, *n = e->frames.n_of_kind[at];
 	unsigned kind = kind_of(key);
 
 	n[kind] = more ? n[kind] + 1 : n[kind] - 1;
 	if (n[kind] > 1 || (more ? n[kind] != 1 : n[kind] != 0))
 		return 0;
-	for (unsigned i = 0; i < 4; i++)
-		kinds |= n[i] ? 1U << i : 0;
+	kinds = kinds_at(e, at);
 	return bpf_map_update_elem(e->table.maps.frame_ifs, &at, &kinds, BPF_ANY) ? -errno : 0;
 }
 
@@ -215,30 +238,110 @@ enum l7mp_reason off_frames_join(struct l7mp_offload_engine *e, struct l7mp_flow
 	flow->links_seen = e->frames.links;
 	DL_APPEND2(e->frames.flows, flow, fprev, fnext);
 	for (int i = 0; i < 2; i++) {
-		enum l7mp_reason reason = tap_take(e, ends[i], &flow->tap[i]);
+		enum l7mp_reason reason = tap_take(e, ends[i], 0, &flow->tap[i]);
 
 		if (reason)
 			return reason;
 		flow->dir[i].frames.tap = flow->tap[i]->id;
+		flow->counted |= (uint8_t)(1U << i);
 		if (count_kind(e, &flow->dir[i].frame, true))
 			return L7MP_REASON_KERNEL;
 	}
 	return L7MP_REASON_NONE;
 }
 
+/* ---- flows of an earlier process ---- */
+
+/* The map is not written: as long as not all are counted, it knows more. */
+void off_frames_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
+{
+	for (int i = 0; i < 2; i++) {
+		const struct l7mp_frame_key *key = &flow->dir[i].frame;
+
+		e->frames.n_of_kind[key->ifindex % L7MP_IFS_MAX][kind_of(key)]++;
+		flow->counted |= (uint8_t)(1U << i);
+		if (flow->dir[i].frames.tap > e->frames.last_tap)
+			e->frames.last_tap = flow->dir[i].frames.tap;
+	}
+}
+
+void off_frames_claimed(struct l7mp_offload_engine *e)
+{
+	for (uint32_t i = 0; i < L7MP_IFS_MAX; i++) {
+		uint32_t kinds = kinds_at(e, i), now = 0;
+
+		if ((bpf_map_lookup_elem(e->table.maps.frame_ifs, &i, &now) || now != kinds) &&
+		    bpf_map_update_elem(e->table.maps.frame_ifs, &i, &kinds, BPF_ANY))
+			l7mp_log_warn(OFF_MODULE, "can't note which frames are relayed: %s",
+			              strerror(errno));
+	}
+}
+
+enum l7mp_reason off_frames_own(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+{
+	const struct l7mp_flow_end *ends[2] = {a, b};
+
+	flow->links_seen = e->frames.links;
+	DL_APPEND2(e->frames.flows, flow, fprev, fnext);
+	for (int i = 0; i < 2; i++) {
+		struct off_direction *d = &flow->dir[i];
+		enum l7mp_reason reason = tap_take(e, ends[i], d->frames.tap, &flow->tap[i]);
+
+		if (reason)
+			return reason;
+		flow->tap[i]->fd = ends[i]->fd;
+		if (d->frames.tap == flow->tap[i]->id)
+			continue;
+		d->frames.tap = flow->tap[i]->id;
+		off_action_renew(&e->table, &d->action6);
+		if (off_entry_put(&e->table.maps, d, &d->action6, BPF_EXIST))
+			return L7MP_REASON_KERNEL;
+	}
+	return L7MP_REASON_NONE;
+}
+
+/* Frames that come meanwhile are the kernel's, so this ends. */
+static void empty(int fd)
+{
+	/* Room for the virtio_net_hdr at least: without it a receive fails, though it takes one. */
+	uint8_t head[64];
+
+	for (unsigned i = 0; i < EMPTY_MAX; i++)
+		if (recv(fd, head, sizeof(head), MSG_DONTWAIT | MSG_TRUNC) < 0 && errno == EAGAIN)
+			return;
+}
+
+void off_frames_adopted(struct l7mp_offload_engine *e)
+{
+	struct off_tap *t;
+	bool any = false;
+
+	DL_FOREACH (e->frames.taps, t)
+		any = any || t->fd >= 0;
+	/* On another processor a socket's former filter may be running still. */
+	if (any)
+		off_wait_for_programs();
+	DL_FOREACH (e->frames.taps, t) {
+		if (t->fd >= 0 && t->n)
+			empty(t->fd);
+		t->fd = -1;
+	}
+}
+
 void off_frames_leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
-	if (!flow->fprev)
-		return;
-	DL_DELETE2(e->frames.flows, flow, fprev, fnext);
+	if (flow->fprev)
+		DL_DELETE2(e->frames.flows, flow, fprev, fnext);
 	flow->fprev = NULL;
 	for (int i = 0; i < 2; i++) {
-		if (!flow->tap[i])
-			continue;
-		(void)count_kind(e, &flow->dir[i].frame, false);
-		flow->tap[i]->n--;
+		if (flow->counted & 1U << i)
+			(void)count_kind(e, &flow->dir[i].frame, false);
+		if (flow->tap[i])
+			flow->tap[i]->n--;
 		flow->tap[i] = NULL;
 	}
+	flow->counted = 0;
 	forget_idle(&e->frames);
 }
 
@@ -285,7 +388,9 @@ int off_frames_start(struct l7mp_offload_engine *e)
 	}
 	if (bpf_map_update_elem(f->tails, &zero, &e->table.maps.prog_tap, BPF_ANY))
 		return -errno;
-	/* A predecessor's (no_init): its flows are gone. */
+	/* A predecessor's flows go on, or are gone (no_init, at run time). */
+	if (e->adoption.under_way)
+		return 0;
 	for (uint32_t i = 0; i < L7MP_IFS_MAX; i++)
 		if (bpf_map_update_elem(e->table.maps.frame_ifs, &i, &zero, BPF_ANY))
 			return -errno;

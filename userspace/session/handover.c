@@ -52,7 +52,7 @@ static int can_go(const struct l7mp_session *s)
 	    s->held || s->lent || s->source_gone || s->operators || s->linger)
 		return -EBUSY;
 	proto = l7mp_proto_of(s->m->env, s->listener->proto);
-	if (s->reopen || !proto || !proto->restore)
+	if (s->reopen || !proto || !proto->restore || !proto->hand)
 		return -ENOTSUP;
 	for (unsigned i = 0; i < s->n; i++) {
 		const struct session_stage *st = &s->stages[i];

@@ -639,8 +639,11 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 	const struct l7mp_offload *o = s->m->offload;
 	struct l7mp_flow *flow = r->flow;
 	struct l7mp_flow_counters now[2] = {{0}};
-	enum l7mp_reason unfit =
-	        s->offload_disabled ? L7MP_REASON_DISABLED : flow_fits(s, r->flow_kind);
+	struct l7mp_flow_end ends[2];
+	bool frames = r->end[0].frame != NULL;
+	enum l7mp_reason unfit = s->offload_disabled ? L7MP_REASON_DISABLED
+	                         : frames            ? flow_ends(s, &ends[0], &ends[1])
+	                                             : flow_fits(s, r->flow_kind);
 	struct l7mp_flow_socket at[2] = {{.fd = -1}, {.fd = -1}};
 	int rc;
 
@@ -657,8 +660,8 @@ int l7mp_session_offload_take(struct l7mp_session *s, const struct l7mp_session_
 		s->fast_read[dir].bytes = now[dir].bytes;
 		s->fast_seen[dir] = now[dir].last_seen_ms;
 	}
-	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, (const int[]){at[0].fd, at[1].fd},
-	            s->rtp);
+	rc = o->own(o->ctx, flow, (uint64_t)(uintptr_t)s, (const int[]){at[0].fd, at[1].fd}, s->rtp,
+	            frames && !unfit ? ends : NULL);
 	if (unfit && !s->lent)
 		rc = (int)unfit;
 	if (rc == L7MP_REASON_PENDING) {

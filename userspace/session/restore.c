@@ -115,6 +115,14 @@ static int begin(struct l7mp_session *s, struct l7mp_stream *source, struct l7mp
 	return 0;
 }
 
+/* No session is made of it. */
+static void drop_source(const struct l7mp_accept *a)
+{
+	l7mp_stream_close(a->stream, true);
+	if (a->ended)
+		a->ended(a->reopen_arg);
+}
+
 static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_session_record *r,
                 struct l7mp_session **out, struct l7mp_error *err)
 {
@@ -128,7 +136,8 @@ static int make(struct l7mp_source *src, struct l7mp_accept *a, struct l7mp_sess
 		rc = l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
 	}
 	if (rc) {
-		l7mp_stream_close(stream, true);
+		a->stream = stream;
+		drop_source(a);
 		return rc;
 	}
 	rc = begin(s, stream, r, err);
@@ -159,7 +168,7 @@ int l7mp_session_restore(struct l7mp_runtime *rt, struct l7mp_session_record *r,
 	if (!rc)
 		rc = make(src, &a, r, out, err);
 	else if (a.stream)
-		l7mp_stream_close(a.stream, true);
+		drop_source(&a);
 	free(a.name);
 	cJSON_Delete(a.metadata);
 	return rc;

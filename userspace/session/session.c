@@ -1335,7 +1335,7 @@ static int stage_restore(struct session_stage *st, struct l7mp_error *err)
 		                      st->cluster);
 	if (c->proto->flags & L7MP_PROTO_VIRTUAL)
 		return connect_stage(st, NULL, false, err);
-	if (!(c->proto->flags & L7MP_PROTO_RESTORES))
+	if (!(c->proto->flags & (L7MP_PROTO_RESTORES | L7MP_PROTO_ADOPTS)))
 		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM,
 		                      "connections of protocol %s can't go on", c->proto->name);
 	/* First try the endpoint of the same name, which is the most likely one. */

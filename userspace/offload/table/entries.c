@@ -45,7 +45,7 @@ bool off_entries_there(const struct off_maps *maps)
 {
 	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
 		struct off_entry_map m = off_entry_map(maps, family);
-		struct l7mp_flow_key key; /* of either */
+		struct l7mp_frame_key key; /* the largest */
 
 		if (!bpf_map_get_next_key(m.fd, NULL, &key))
 			return true;

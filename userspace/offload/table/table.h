@@ -109,6 +109,7 @@ struct l7mp_flow {
 	struct off_tap *tap[2];
 	struct l7mp_flow *fprev, *fnext;
 	uint32_t links_seen;
+	uint8_t counted; /* bits by direction: it is among the entries of its interface */
 };
 
 /* ---- index ---- */

@@ -758,6 +758,87 @@ static int packet_listen(const struct l7mp_listen *params, struct l7mp_proto_lis
 	                          open_socket, start_singleton, out, err);
 }
 
+/* ---- sessions of an earlier process ---- */
+
+static void key_of_frame(const struct l7mp_flow_frame *f, struct pkt_key *out)
+{
+	memset(out, 0, sizeof(*out));
+	out->family = f->family;
+	out->proto = f->l4;
+	memcpy(out->src, f->src, sizeof(out->src));
+	memcpy(out->dst, f->dst, sizeof(out->dst));
+	out->sport = f->sport;
+	out->dport = f->dport;
+	out->type = f->type;
+	memcpy(out->vlan, f->vlan, sizeof(out->vlan));
+}
+
+/* Does the listener's socket receive these frames, as the ones of one session? */
+static bool receives(const struct packet_socket *s, const struct l7mp_restore_end *end)
+{
+	const struct l7mp_flow_frame *f = end->frame;
+	uint16_t type = s->interface.ethertype;
+
+	if (!f || s->interface.ifindex != end->ifindex || f->any != (s->mode == PKT_SINGLETON))
+		return false;
+	if (f->any || !type)
+		return f->any ? f->filter == type : true;
+	return type == ETHERTYPE_VLAN || type == 0x88a8 ? f->vlan[0] != 0xffff : f->type == type;
+}
+
+/* The metadata of a conversation are those of the record: its keys lack the link addresses. */
+static int packet_restore(struct l7mp_proto_listener *base, const char *name,
+                          struct l7mp_restore_end *end, struct l7mp_accept *a,
+                          struct l7mp_error *err)
+{
+	struct packet_listener *l = (struct packet_listener *)base;
+	struct packet_socket *s = socket_of(l);
+	bool singleton = s->mode == PKT_SINGLETON;
+	struct pkt_key key = {.type = ETH_P_ALL};
+	struct l7mp_shared_session *p;
+	struct l7mp_addr dst;
+	int rc = check_interface(s);
+
+	if (rc)
+		return l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "interface %s: %s",
+		                      s->interface.name, pkt_interface_error(rc));
+	if (!receives(s, end))
+		return l7mp_error_set(err, -EPERM, L7MP_ERR_UPSTREAM,
+		                      "listener '%s' has other sessions: another interface, "
+		                      "EtherType or mode",
+		                      l->shared.name);
+	if (singleton)
+		memcpy(key.src, s->interface.mac, sizeof(s->interface.mac));
+	else
+		key_of_frame(end->frame, &key);
+	if (singleton ? l->has_session || s->shared.sessions
+	              : l7mp_shared_lookup(&s->shared, &key, sizeof(key)) != NULL)
+		return l7mp_error_set(err, -EEXIST, L7MP_ERR_UPSTREAM,
+		                      "another session has its frames");
+	p = singleton ? only_session_new(s)
+	              : l7mp_shared_session_new(&s->shared, &key, sizeof(key),
+	                                        s->interface.mtu + PKT_MIN);
+	if (!p)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	l7mp_shared_session_named(s->shared.table, name);
+	pkt_key_addrs(&key, s->interface.ifindex, &a->peer, &dst);
+	a->stream = &p->base;
+	if (!singleton)
+		return 0;
+	a->reopen = reopen;
+	a->reopen_arg = l;
+	a->ended = session_ended;
+	a->never_idle = true;
+	l->has_session = true;
+	return 0;
+}
+
+/* An endpoint of a session that goes on: is it the interface that the flow leaves by? */
+static bool is_meant(const struct l7mp_connect *p)
+{
+	return p->restore->frame && p->address && if_nametoindex(p->address) == p->restore->ifindex;
+}
+
 static void packet_activate(struct l7mp_proto_listener *base)
 {
 	struct packet_listener *l = (struct packet_listener *)base;
@@ -869,6 +950,8 @@ static int packet_connect(const struct l7mp_connect *p, struct l7mp_stream **out
 
 	if (!table)
 		return -ENOMEM;
+	if (p->restore && !is_meant(p))
+		return -EXDEV;
 	rc = read_cluster(p, &want, err);
 	(void)answers_of(p, &want, &key);
 	if (!rc)
@@ -1035,7 +1118,7 @@ const struct l7mp_proto l7mp_proto_packet = {
                         .doc = "Whole Ethernet frames, as they are on the wire; shorter than 14 "
                                "bytes or larger than the interface's MTU they are dropped",
                         .roles = L7MP_ROLE_LISTENER | L7MP_ROLE_CLUSTER,
-                        .flags = L7MP_PROTO_FORGEABLE,
+                        .flags = L7MP_PROTO_FORGEABLE | L7MP_PROTO_ADOPTS,
                         .kind = L7MP_KIND_DATAGRAM,
                         .listener_spec = &listener_spec,
                         .cluster_spec = &cluster_spec,
@@ -1046,6 +1129,7 @@ const struct l7mp_proto l7mp_proto_packet = {
         .stop = l7mp_shared_stop,
         .listen = packet_listen,
         .activate = packet_activate,
+        .restore = packet_restore,
         .unlisten = l7mp_shared_unlisten,
         .connect = packet_connect,
 };

@@ -154,17 +154,6 @@ static bool emit(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp
 	return true;
 }
 
-/* The maximum of an id, which a process does not reach. */
-#define ID_MAX (1ULL << 48)
-
-/* Returns the number at the end of a session's name; 0: none. */
-static uint64_t id_in(const char *name)
-{
-	const char *dash = strrchr(name, '-');
-
-	return dash && dash[1] >= '0' && dash[1] <= '9' ? strtoull(dash + 1, NULL, 10) : 0;
-}
-
 /* Whether a listener on this address receives and accepts such a datagram. */
 static bool serves(const struct udp_listener *l, const struct l7mp_addr *peer,
                    const struct l7mp_addr *local)
@@ -210,8 +199,7 @@ static int udp_restore(struct l7mp_proto_listener *base, const char *name,
 	if (l->mode == UDP_SINGLETON)
 		l7mp_shared_session_bind(&l->shared, p);
 	/* Names must be unique. */
-	if (id_in(name) > s->table->last_id && id_in(name) < ID_MAX)
-		s->table->last_id = id_in(name);
+	l7mp_shared_session_named(s->table, name);
 	a->stream = &p->base;
 	a->peer = end->remote;
 	a->never_idle = l->mode == UDP_SINGLETON && !l->latch.on;
