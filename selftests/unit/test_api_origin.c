@@ -47,8 +47,10 @@ static int get_own(int fd, struct sockaddr *sa, socklen_t *len)
 	return getsockname(fd, sa, len);
 }
 
-/* False: this host has no such address. */
-static bool connect_pair(struct tcp_pair *p, const char *ip, bool marked)
+enum client { PLAIN, MARKED, MARKED_MPTCP };
+
+/* False: this host has no such address, or its kernel no such socket. */
+static bool connect_pair(struct tcp_pair *p, const char *ip, enum client kind)
 {
 	struct l7mp_addr addr;
 
@@ -60,8 +62,13 @@ static bool connect_pair(struct tcp_pair *p, const char *ip, bool marked)
 	}
 	assert_int_equal(listen(p->listener, 1), 0);
 	name_of(get_own, p->listener, &addr);
-	p->client = socket(addr.sa.sa_family, SOCK_STREAM, 0);
-	if (marked)
+	p->client =
+	        socket(addr.sa.sa_family, SOCK_STREAM, kind == MARKED_MPTCP ? IPPROTO_MPTCP : 0);
+	if (p->client < 0) {
+		close(p->listener);
+		return false;
+	}
+	if (kind != PLAIN)
 		assert_int_equal(l7mp_relay_mark(p->client, addr.sa.sa_family), 0);
 	assert_int_equal(connect(p->client, &addr.sa, addr.len), 0);
 	p->accepted = accept(p->listener, NULL, NULL);
@@ -85,7 +92,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	char much[65536] = {0};
 	struct tcp_pair p;
 
-	if (!connect_pair(&p, ip, false))
+	if (!connect_pair(&p, ip, PLAIN))
 		return;
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_ALIVE);
 	/* A half-closed connection still has its client. */
@@ -100,7 +107,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	 * Closed behind more data than the other side takes: the socket still exists, its owner
 	 * doesn't.
 	 */
-	assert_true(connect_pair(&p, ip, false));
+	assert_true(connect_pair(&p, ip, PLAIN));
 	while (send(p.client, much, sizeof(much), MSG_DONTWAIT) > 0)
 		;
 	close(p.client);
@@ -108,7 +115,7 @@ static void check_ends(struct api_host *host, const char *ip)
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
 	close_pair(&p);
 
-	assert_true(connect_pair(&p, ip, false));
+	assert_true(connect_pair(&p, ip, PLAIN));
 	assert_int_equal(send(p.client, "GET", 3, 0), 3);
 	setsockopt(p.client, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	close(p.client);
@@ -116,9 +123,12 @@ static void check_ends(struct api_host *host, const char *ip)
 	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_GONE);
 	close_pair(&p);
 
-	assert_true(connect_pair(&p, ip, true));
-	assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_RELAY);
-	close_pair(&p);
+	for (enum client kind = MARKED; kind <= MARKED_MPTCP; kind++) {
+		if (!connect_pair(&p, ip, kind))
+			continue;
+		assert_int_equal(api_host_peer(host, &p.peer, &p.local), API_PEER_RELAY);
+		close_pair(&p);
+	}
 }
 
 static void test_sockets(void **state)

@@ -32,19 +32,22 @@ static int mark_unix(int fd)
 
 int l7mp_relay_mark(int fd, int family)
 {
-	int off = 0;
+	int off = 0, on = 1;
 
 	if (family == AF_UNIX)
 		return mark_unix(fd);
-	if (setsockopt(fd, IPPROTO_IP, IP_MULTICAST_LOOP, &off, sizeof(off)) ||
-	    setsockopt(fd, IPPROTO_IP, IP_MULTICAST_ALL, &off, sizeof(off)))
-		return -errno;
-	return 0;
+	if (!setsockopt(fd, IPPROTO_IP, IP_MULTICAST_LOOP, &off, sizeof(off)) &&
+	    !setsockopt(fd, IPPROTO_IP, IP_MULTICAST_ALL, &off, sizeof(off)))
+		return 0;
+	/* Multipath TCP, which mptcpize(8) makes of our sockets, has few options. */
+	if (errno == ENOPROTOOPT && !setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &on, sizeof(on)))
+		return 0;
+	return -errno;
 }
 
 bool l7mp_relay_marked_tcp(const struct inet_diag_sockopt *opt, size_t len)
 {
-	return len >= sizeof(*opt) && !opt->mc_loop && !opt->mc_all;
+	return len >= sizeof(*opt) && ((!opt->mc_loop && !opt->mc_all) || opt->freebind);
 }
 
 bool l7mp_relay_marked_unix(int fd)
