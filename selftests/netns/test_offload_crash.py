@@ -7,6 +7,7 @@ import pathlib
 import signal
 import socket
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -56,6 +57,7 @@ class Crash(adopt.Base):
                 s.recv(100)
                 s.sendall(b"back")
                 c.recv(100)
+                time.sleep(0.1)  # without a pause one message is always unacknowledged, and the pair is never idle
                 return any(x["offload"]["state"] == "fast" for x in p.api.get("/sessions")[1] if x["name"].startswith("TCP:"))
             while p.alive() and not fast():
                 pass
