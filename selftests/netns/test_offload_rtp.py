@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import unittest
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
@@ -341,6 +342,7 @@ class Handed(Base):
             self.expect("slow")
 
 
+@unittest.skipUnless(l7test.FULL, "make test-full: the same with XDP")
 class HandedXdp(Handed):
     mode = "generic"
 

@@ -330,10 +330,8 @@ static bool drain(struct l7mp_session *s)
 
 static struct l7mp_session *session_of(uint64_t cookie)
 {
-	/*
-	 * NOLINTNEXTLINE(performance-no-int-to-ptr): the session of an existing flow, passed to the
-	 * engine as a number
-	 */
+	/* The session of an existing flow, passed to the engine as a number. */
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr) */
 	return (struct l7mp_session *)(uintptr_t)cookie;
 }
 
