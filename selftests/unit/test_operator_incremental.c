@@ -502,11 +502,18 @@ static void sequence(uint64_t seed, size_t max_document, bool any_namespace, int
 	op_store_free(&s);
 }
 
+static int steps(int full)
+{
+	const char *mode = getenv("L7MP_TEST_MODE");
+
+	return mode && !strcmp(mode, "full") ? full : full / 3;
+}
+
 static void test_same_as_from_nothing(void **state)
 {
 	(void)state;
 	for (unsigned seed = 1; seed <= 6; seed++)
-		sequence(seed, op_settings_default.max_document, seed % 3 == 0, 250);
+		sequence(seed, op_settings_default.max_document, seed % 3 == 0, steps(300));
 }
 
 /* Some objects do not fit: which ones depends on all of them. */
@@ -514,7 +521,7 @@ static void test_small_documents(void **state)
 {
 	(void)state;
 	for (unsigned seed = 101; seed <= 104; seed++)
-		sequence(seed, 1500, false, 150);
+		sequence(seed, 1500, false, steps(150));
 }
 
 /* ---- only what has changed ---- */

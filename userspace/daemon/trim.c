@@ -20,6 +20,7 @@
 #include "l7mp/log.h"
 
 #define LOOK_MS 500
+#define LOOKS   4             /* checks after the last session's end, at twice the interval each */
 #define WORTH   (1024 * 1024) /* bytes */
 
 static size_t resident(void)
@@ -66,9 +67,13 @@ static void trim_run(void *arg)
 	                 resident() / 1024, before / 1024);
 }
 
+/* Objects are freed by jobs of their own after the session that deleted them: checks again. */
 static void trim_done(void *arg)
 {
-	(void)arg;
+	struct l7mp_trim *t = arg;
+
+	if (++t->looks < LOOKS && !l7mp_timer_armed(&t->timer))
+		(void)l7mp_timer_start(t->loop, &t->timer, (uint64_t)LOOK_MS << t->looks);
 }
 
 static void look(struct l7mp_timer *timer, void *arg)
@@ -97,11 +102,13 @@ void l7mp_trim_init(struct l7mp_trim *t, struct l7mp_loop *loop, struct l7mp_ses
 void l7mp_trim_soon(struct l7mp_trim *t)
 {
 	t->ended = true;
+	t->looks = 0;
 	if (!l7mp_timer_armed(&t->timer))
 		(void)l7mp_timer_start(t->loop, &t->timer, LOOK_MS);
 }
 
 void l7mp_trim_stop(struct l7mp_trim *t)
 {
+	t->looks = LOOKS;
 	l7mp_timer_stop(t->loop, &t->timer);
 }

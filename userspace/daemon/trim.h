@@ -13,6 +13,7 @@ struct l7mp_trim {
 	struct l7mp_timer timer;
 	struct l7mp_sessions *sessions;
 	struct l7mp_work work;
+	int looks;     /* checks since then that were made */
 	bool ended;    /* whether a session ended since the last check */
 	size_t unused; /* bytes that the last trim could not return; used by the worker */
 };
