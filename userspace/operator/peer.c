@@ -416,22 +416,30 @@ static void on_pods(void *arg, const struct kube_http_answer *a)
 	fail(x, OP_PEER_FOREIGN, text);
 }
 
+/* Sends a GET to the API server; a failure to do so is the peer's. Frees what the path holds. */
+static void query_kube(struct peer *x, struct l7mp_str *path,
+                       void (*done)(void *arg, const struct kube_http_answer *a))
+{
+	struct kube_call call = {
+	        .method = "GET", .path = path->s, .timeout_ms = ASK_MS, .done = done, .arg = x};
+	int rc = -ENOMEM;
+
+	if (!path->oom)
+		rc = kube_request_start(x->peers->client, &call, &x->kube);
+	l7mp_str_free(path);
+	if (rc)
+		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
+}
+
 static void ask_for_others(struct peer *x)
 {
 	const struct op_run_options *o = x->peers->options;
 	struct l7mp_str path = {0};
-	struct kube_call call = {.method = "GET", .timeout_ms = ASK_MS, .done = on_pods, .arg = x};
-	int rc = -ENOMEM;
 
 	kube_path(&path, &pod_resource, o->n_namespaces ? x->p->ns : NULL, NULL, NULL);
 	l7mp_str_add(&path, "?fieldSelector=status.podIP%3D");
 	kube_http_escape(&path, x->p->address);
-	call.path = path.s;
-	if (!path.oom)
-		rc = kube_request_start(x->peers->client, &call, &x->kube);
-	l7mp_str_free(&path);
-	if (rc)
-		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
+	query_kube(x, &path, on_pods);
 }
 
 /* The pod, as the API server has it now. */
@@ -463,16 +471,9 @@ static void on_pod(void *arg, const struct kube_http_answer *a)
 static void verify(struct peer *x)
 {
 	struct l7mp_str path = {0};
-	struct kube_call call = {.method = "GET", .timeout_ms = ASK_MS, .done = on_pod, .arg = x};
-	int rc = -ENOMEM;
 
 	kube_path(&path, &pod_resource, x->p->ns, x->p->name, NULL);
-	call.path = path.s;
-	if (!path.oom)
-		rc = kube_request_start(x->peers->client, &call, &x->kube);
-	l7mp_str_free(&path);
-	if (rc)
-		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
+	query_kube(x, &path, on_pod);
 }
 
 static void on_status(void *arg, const struct kube_http_answer *a)
