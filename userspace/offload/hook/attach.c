@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which interface is served by which hook, and why. */
+/* Choosing the hook of each interface, and attaching to and detaching from it. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +19,7 @@ const char *off_hook_name(enum off_hook hook)
 
 /* ---- choosing ---- */
 
-/* Virtual devices whose packets may carry checksums or segments that XDP can't see. */
+/* Virtual devices: their packets may have partial checksums or be GSO, which XDP can't see. */
 static bool is_virtual(const struct off_link *l)
 {
 	return l->kind[0] && strcmp(l->kind, "bond");
@@ -64,7 +64,7 @@ bool off_attach_wanted(const struct off_settings *s, const struct off_link *l)
 	       ((l->flags & IFF_UP) || l->hook != OFF_HOOK_NONE);
 }
 
-/* ---- the record for a successor ---- */
+/* ---- the record for the next daemon ---- */
 
 static void record(struct off_hooks *h, const struct off_link *l)
 {
@@ -113,8 +113,8 @@ static int attach_xdp_and_tc(struct off_hooks *h, struct off_link *l, const stru
 	if (rc)
 		return rc;
 	/*
-	 * Behind it, for the flows that XDP can't send out: into lo, or out of a device without
-	 * XDP.
+	 * tc as well, for flows that XDP can't transmit: into lo, or through a device without
+	 * ndo_xdp_xmit.
 	 */
 	rc = off_tc_attach(h, l, why, size);
 	if (rc)
@@ -160,7 +160,7 @@ static void set_sysctls(struct off_hooks *h)
 		              off_sysctl_names[0], off_sysctl_names[1], strerror(-rc));
 }
 
-/* Indexes are per namespace and used again: the name must fit, too. */
+/* Interface indexes are per namespace and reused, so the name must match, too. */
 static bool read_record(const struct off_maps *m, const struct off_link *l,
                         struct l7mp_abi_attached *rec)
 {
@@ -168,7 +168,7 @@ static bool read_record(const struct off_maps *m, const struct off_link *l,
 	       !strcmp(rec->name, l->name);
 }
 
-/* What a predecessor has made is ours, to be taken away in the end. */
+/* Takes over a previous daemon's clsact and sysctls, so that detaching undoes them. */
 static void inherit(struct off_hooks *h, struct off_link *l)
 {
 	struct l7mp_abi_attached rec;
@@ -182,7 +182,10 @@ static void inherit(struct off_hooks *h, struct off_link *l)
 	h->sysctls.old[OFF_ACCEPT_LOCAL] = rec.old_accept_local;
 }
 
-/* Before the clsact is made: a crash right after that must not leave it behind for ever. */
+/*
+ * Records the clsact before it is created: after a crash in between, the next daemon still knows
+ * to remove it.
+ */
 static void announce(struct off_hooks *h, const struct off_link *l)
 {
 	struct off_link next = *l;
@@ -218,7 +221,7 @@ static void serve(struct off_hooks *h, struct off_link *l)
 	h->served(h->arg);
 }
 
-/* The interface itself may be gone already: then there is nothing to take away from it. */
+/* The interface itself may have been deleted already; detaching is then harmless. */
 void off_detach(struct off_hooks *h, struct off_link *l)
 {
 	devmap_remove(h, l);
@@ -239,7 +242,7 @@ void off_detach(struct off_hooks *h, struct off_link *l)
 	off_nexthops_dirty_all(h->path);
 }
 
-/* no_init: sees whether our pinned programs serve the interface. */
+/* offload: no_init. Looks for our pinned programs on the interface. */
 static void find_predecessor(struct off_hooks *h, struct off_link *l)
 {
 	enum off_hook hook = off_xdp_find(l->ifindex, h->maps);
@@ -262,7 +265,7 @@ static void find_predecessor(struct off_hooks *h, struct off_link *l)
 	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(hook), l->why);
 }
 
-/* What is missing of the programs that were attached; NULL: nothing. */
+/* Which of the attached programs was removed? NULL: none. */
 static const char *missing(struct off_hooks *h, const struct off_link *l)
 {
 	unsigned n_before;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* What a device can do with XDP: the "netdev" generic netlink family, since Linux 6.3. */
+/* XDP features of a device, from the "netdev" generic netlink family (since Linux 6.3). */
 #include <errno.h>
 #include <linux/genetlink.h>
 #include <string.h>
 
 #include "hook.h"
 
-/* <linux/netdev.h> is younger than Debian 12's headers. */
+/* <linux/netdev.h> is not in Debian 12's kernel headers. */
 #define NETDEV_CMD_DEV_GET        1
 #define NETDEV_A_DEV_IFINDEX      1
 #define NETDEV_A_DEV_XDP_FEATURES 3

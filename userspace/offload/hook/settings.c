@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The engine's copy of what it needs of admin. */
+/* The offload engine's copy of the admin settings that it uses. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The engine's copy of what it needs of admin. Thread: loop only. */
+/* The offload engine's copy of the admin settings that it uses. Thread: loop only. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,8 +18,8 @@ struct off_settings {
 	uint32_t max_flows;
 	struct l7mp_offload_tcp tcp;
 };
-/* Copies what is needed; the caller frees it by off_settings_clear. 0 or -ENOMEM. */
+/* Copies the settings; the caller frees the copy with off_settings_clear. 0 or -ENOMEM. */
 int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);
 void off_settings_clear(struct off_settings *s);
-/* Is the interface named (`all` aside)? */
+/* Is the interface listed by its name in offload_ifs? "all" doesn't count. */
 bool off_settings_names(const struct off_settings *s, const char *ifname);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What delivery into lo needs for IPv4 (a packet that comes in by lo from and to
- * addresses of this host): two sysctls of lo itself, never of the host.
+ * IPv4 packets redirected into lo have source and destination addresses of this host; the kernel
+ * accepts them only with two sysctls, which are set for lo alone, never for all interfaces.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -86,7 +86,7 @@ void off_sysctls_restore(struct off_sysctls *s, const char *dir)
 		if (s->old[i] < 0)
 			continue;
 		rc = sysctl_read(dir, off_sysctl_names[i], &now);
-		/* Not what we wrote: another program has set it. */
+		/* Another value means that another program has set it since: leave it. */
 		if (!rc && now == 1)
 			rc = sysctl_write(dir, off_sysctl_names[i], s->old[i]);
 		if (rc)

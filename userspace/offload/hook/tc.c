@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc and other
- * filters may belong to other programs: ours is recognised by its program.
+ * tc: a direct-action filter at the ingress of clsact (tc-bpf(8)). The qdisc and other filters may
+ * belong to other software: our filter is recognised by its BPF program's id.
  *
- * Filters run in the order of their preference, the lowest first, and the first one that decides
- * ends it. Ours passes on (TC_ACT_UNSPEC) what it does not take, so it goes in front of what others
- * have there, with one place left before it for who means to be first.
+ * The kernel runs filters by preference, lowest first, until one returns a verdict. Ours returns
+ * TC_ACT_UNSPEC for packets of no flow, so that later filters still see them; it is therefore
+ * placed first, but for preference 1, which is left for software that must run before it.
  */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
@@ -24,10 +24,10 @@
 #define EGRESS  TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 
 #define PREFERENCE 2
-/* A preference can be taken by a filter of another kind (flower, matchall): then the next one. */
+/* How many preferences to try: one may be used by a filter of another kind (flower, matchall). */
 #define PREFERENCES 64
 
-/* ---- looking at filters ---- */
+/* ---- listing filters ---- */
 
 struct filter {
 	uint32_t handle, priority, id;
@@ -35,7 +35,7 @@ struct filter {
 };
 
 struct filters {
-	struct filter v[64]; /* BPF filters; more than that on one interface is not expected */
+	struct filter v[64]; /* BPF filters; further ones are ignored */
 	unsigned n;
 	unsigned total; /* filters of any kind */
 };
@@ -71,7 +71,7 @@ static int on_filter(const struct nlmsghdr *nlh, void *arg)
 		else if (mnl_attr_get_type(a) == TCA_OPTIONS)
 			options = a;
 	}
-	/* A filter's head comes first, with handle 0 and no options. */
+	/* Handle 0: a filter's header, without options, which precedes its entries. */
 	if (!tcm->tcm_handle)
 		return MNL_CB_OK;
 	f->total++;
@@ -110,7 +110,7 @@ static bool is_old(const struct off_maps *m, uint32_t id)
 	return false;
 }
 
-/* The place of a predecessor's filter, which still runs. False: there is none. */
+/* Finds handle and priority of a previous daemon's filter that still runs. False: none. */
 static bool find_old(struct off_hooks *h, const struct off_link *l, struct bpf_tc_opts *opts)
 {
 	struct filters f = {.n = 0};
@@ -128,7 +128,7 @@ static bool find_old(struct off_hooks *h, const struct off_link *l, struct bpf_t
 	return false;
 }
 
-/* In one step: each packet meets either the old program or the new one. */
+/* Replaces it atomically: each packet runs through either the old program or the new one. */
 static bool replace_old(struct off_hooks *h, struct off_link *l)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
@@ -155,7 +155,7 @@ bool off_tc_has_clsact(uint32_t ifindex)
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = 1, .priority = UINT16_MAX);
 
-	/* EINVAL: there is no qdisc to look in; ENOENT: it has no such filter. */
+	/* EINVAL: there is no such qdisc; ENOENT: it has no such filter. */
 	return bpf_tc_query(&hook, &opts) != -EINVAL;
 }
 
@@ -210,7 +210,7 @@ static void detach_filter(uint32_t ifindex, uint32_t handle, uint32_t priority, 
 	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = handle, .priority = priority);
 	int rc = bpf_tc_query(&hook, &opts);
 
-	/* Another filter may be in its place. */
+	/* Another program's filter may have this handle now: leave it. */
 	if (rc || (opts.prog_id != id && opts.prog_id != id_l3))
 		return;
 	opts.prog_fd = 0;
@@ -273,12 +273,12 @@ void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex)
 	struct filters f = {.n = 0};
 	int rc;
 
-	/* When in doubt it stays: an empty clsact does no harm. */
+	/* If the filters can't be listed, keep the qdisc: an empty clsact does no harm. */
 	if (list_filters(nl, ifindex, INGRESS, &f) || list_filters(nl, ifindex, EGRESS, &f) ||
 	    f.total)
 		return;
 	rc = bpf_tc_hook_destroy(&hook);
-	/* EINVAL: there is none any more. */
+	/* EINVAL: there is no such qdisc any more. */
 	if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EINVAL)
 		l7mp_log_warn(OFF_MODULE, "tc: can't remove the clsact qdisc of interface %u: %s",
 		              ifindex, strerror(-rc));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * XDP: through libxdp's dispatcher, beside other programs, where the kernel lets it
- * (freplace); else alone. Without CAP_SYS_ADMIN nothing can be looked up by id, so what
- * is ours is reached by its descriptor or pin, and told from others by its id.
+ * XDP: through libxdp's dispatcher, beside other programs, where the kernel supports that
+ * (freplace); else attached directly, as the only program. Without CAP_SYS_ADMIN programs can't be
+ * looked up by id, so ours are reached by descriptor or pin, and recognised by their ids.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -55,8 +55,9 @@ static void explain(int rc, const struct off_link *l, enum off_hook hook, char *
 /* ---- libxdp ---- */
 
 /*
- * A program of its own for this interface: libxdp loads it as an extension of the
- * dispatcher. 0; -EOPNOTSUPP when it could only be attached alone (it then is not).
+ * Loads an own copy of the program for this interface as an extension of libxdp's dispatcher. 0,
+ * or a negative errno and nothing is attached: -EOPNOTSUPP when libxdp could attach it only
+ * directly, without a dispatcher.
  */
 static int attach_dispatched(struct off_hooks *h, struct off_link *l, enum off_hook hook)
 {
@@ -88,7 +89,7 @@ static int attach_dispatched(struct off_hooks *h, struct off_link *l, enum off_h
 		return rc;
 	}
 	l->xdp = p;
-	l->xdp_object = x; /* the program is a view of it */
+	l->xdp_object = x; /* must outlive l->xdp, which refers to it */
 	return 0;
 }
 
@@ -101,9 +102,12 @@ static bool may_dispatch(struct off_hooks *h, struct off_link *l, enum off_hook 
 		h->dispatcher = 1;
 		return true;
 	}
-	/* libxdp keeps its dispatchers' pins there; this one it made for nothing. */
+	/* libxdp creates this directory for its dispatchers' pins; remove it if it is empty. */
 	(void)rmdir(OFF_BPFFS "/xdp");
-	/* Whatever libxdp's reason is, the plain way may still work and says it better. */
+	/*
+	 * Attaching directly may still work whatever libxdp's error is, and gives a more precise
+	 * error if it doesn't.
+	 */
 	if (h->dispatcher < 0)
 		l7mp_log_info(OFF_MODULE,
 		              "libxdp's dispatcher is not available (%s): XDP programs are "
@@ -131,7 +135,7 @@ void off_xdp_detach(struct off_hooks *h, struct off_link *l)
 		if (rc && rc != -ENOENT && rc != -ENODEV)
 			l7mp_log_warn(OFF_MODULE, "%s: libxdp can't detach: %s", l->name,
 			              strerror(-rc));
-		(void)rmdir(OFF_BPFFS "/xdp"); /* when nobody else's is in it */
+		(void)rmdir(OFF_BPFFS "/xdp"); /* fails if other pins are in it */
 		off_xdp_forget(l);
 		return;
 	}
@@ -152,7 +156,10 @@ enum off_hook off_xdp_find_id(uint32_t ifindex, uint32_t id)
 	return OFF_HOOK_NONE;
 }
 
-/* Does the program use our flow table? An extension in a dispatcher has an id of its own. */
+/*
+ * Does the program use this map? Recognises our extension in a dispatcher, which has another id
+ * than our program.
+ */
 static bool uses_map(int prog_fd, int map_fd)
 {
 	struct bpf_prog_info prog = {0};
@@ -172,7 +179,7 @@ static bool uses_map(int prog_fd, int map_fd)
 	return false;
 }
 
-/* Finds our extension in the interface's dispatcher, and takes it out if asked to. */
+/* Finds our extension in the interface's dispatcher; `remove`: detaches it as well. */
 static enum off_hook find_dispatched(uint32_t ifindex, const struct off_maps *m, bool remove)
 {
 	struct xdp_multiprog *mp = xdp_multiprog__get_from_ifindex((int)ifindex);
@@ -218,9 +225,11 @@ bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m)
 	return !rc;
 }
 
-/* ---- in the place of a predecessor ---- */
+/* ---- replacing a previous daemon's program ---- */
 
-/* In one step, where the same mode is wanted; else the old one is taken away. */
+/*
+ * Replaces it atomically if it is attached in the same mode (true); otherwise detaches it (false).
+ */
 static bool replace_old(struct off_hooks *h, struct off_link *l, enum off_hook hook)
 {
 	for (int i = 0; i < 2; i++) {
@@ -246,7 +255,7 @@ bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m)
 		if (hook != OFF_HOOK_NONE)
 			found |= !bpf_xdp_detach((int)ifindex, flags_of(hook), &old);
 	}
-	/* Behind a dispatcher it is told by the maps, which are ours, too. */
+	/* In a dispatcher it is recognised by its maps, which both daemons share. */
 	if (m->old[0].xdp >= 0 && attached_id(ifindex) &&
 	    off_xdp_find_id(ifindex, m->id_xdp) == OFF_HOOK_NONE)
 		found |= find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
