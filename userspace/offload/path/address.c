@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Addresses in the form that the maps have them in (abi.h). */
+/* Addresses in the format of the maps (abi.h). */
 #include <string.h>
 
 #include "path.h"

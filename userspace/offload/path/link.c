@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The interfaces of this namespace, as rtnetlink tells them (rtnetlink(7)). */
+/* The interfaces of this network namespace, read from rtnetlink(7). */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/ethtool.h>
@@ -16,7 +16,7 @@
 
 #define STRIPS_FRESH_MS 1000
 
-#define DUMPS 5 /* tries to get a consistent answer */
+#define DUMPS 5 /* attempts to get a consistent dump */
 
 struct attrs {
 	const struct nlattr **v;
@@ -53,7 +53,7 @@ static void parse_kind(const struct nlattr *info, const struct nlattr *parent, b
 	mnl_attr_parse_nested(info, collect, &a);
 	if (v[IFLA_INFO_KIND])
 		off_nl_text(v[IFLA_INFO_KIND], out->kind, sizeof(out->kind));
-	/* A veth's IFLA_LINK is its peer; one in another namespace has a number there only. */
+	/* A veth's IFLA_LINK is its peer. An index of another namespace is meaningless here. */
 	if (parent && !foreign && strcmp(out->kind, "veth") != 0)
 		out->lower = off_nl_u32(parent);
 	if (strcmp(out->kind, "vlan") || !parent || foreign)
@@ -112,7 +112,7 @@ static struct off_link *link_add(struct off_path *p, const struct off_link *fres
 	return l;
 }
 
-/* Takes over what can change. True when packets may take another route. */
+/* Updates the attributes that can change. True if routes may be affected. */
 static bool link_change(struct off_link *l, const struct off_link *fresh)
 {
 	bool changed = l->mtu != fresh->mtu || memcmp(l->mac, fresh->mac, sizeof(l->mac)) ||
@@ -216,13 +216,13 @@ int off_links_dump(struct off_path *p)
 	int rc = -EINTR;
 
 	p->uppers_old = true;
-	/* EINTR: they changed meanwhile, and some may be missing in the answer. */
+	/* EINTR: links changed during the dump, which may be incomplete. */
 	for (int i = 0; i < DUMPS && rc == -EINTR; i++) {
 		HASH_ITER (hh, p->links, l, next)
 			l->seen = false;
 		rc = ask_links(p);
 	}
-	/* When events were lost, the deletion of a link may have been among them. */
+	/* The deletion of a link may have been among lost events. */
 	HASH_ITER (hh, p->links, l, next)
 		if (!rc && !l->seen)
 			link_gone(p, l->ifindex);
@@ -244,9 +244,9 @@ struct off_link *off_link_served(const struct off_path *p, struct off_link *link
 	const struct off_link *top = link;
 	struct off_link *found = NULL;
 
-	/* At most two tags are understood: two VLAN devices above a real one. */
+	/* The programs parse at most two tags: two VLAN devices above a real one. */
 	for (int i = 0; link && i <= 2; i++) {
-		/* tc takes what is sent to another address than the device's for not ours. */
+		/* At tc, frames to another MAC address than the device's are PACKET_OTHERHOST. */
 		bool sees = link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC ||
 		            !memcmp(link->mac, top->mac, sizeof(top->mac));
 

@@ -20,7 +20,7 @@ static void resync(struct off_path *p)
 	l7mp_log_info(OFF_MODULE, "rtnetlink events were lost: looking at everything again");
 	p->routes_changed_ms = l7mp_loop_now(p->loop);
 	(void)off_links_dump(p);
-	/* Known addresses are asked for again when their nexthops are looked up. */
+	/* Invalidate the neighbours: they are read again when their nexthops are looked up. */
 	HASH_ITER (hh, p->neighs, n, next) {
 		n->valid = false;
 		n->looked_ms = 0;
@@ -44,7 +44,10 @@ static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 	family = ifa->ifa_family == AF_INET ? L7MP_FAMILY_V4 : L7MP_FAMILY_V6;
 	mnl_attr_for_each(a, nlh, sizeof(*ifa))
 	{
-		/* With a peer's address IFA_LOCAL is ours; IPv6 has it only then. */
+		/*
+		 * On point-to-point links IFA_ADDRESS is the peer's and IFA_LOCAL ours. IPv6 has
+		 * IFA_LOCAL only there.
+		 */
 		if (mnl_attr_get_type(a) == IFA_LOCAL ||
 		    (mnl_attr_get_type(a) == IFA_ADDRESS && !addr))
 			addr = a;
@@ -54,7 +57,7 @@ static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 		                          mnl_attr_get_payload_len(addr));
 }
 
-/* Thousands of filters may be changed at once: their device is told of once for all of them. */
+/* Thousands of filters may change at once: their device is reported once, after the batch. */
 static void tc_event(struct off_path *p, const struct nlmsghdr *nlh)
 {
 	const struct tcmsg *tcm = off_nl_payload(nlh, sizeof(*tcm));
@@ -124,7 +127,7 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 	case RTM_DELQDISC:
 		tc_event(p, nlh);
 		break;
-	case RTM_NEWTCLASS: /* the rest of tc's group */
+	case RTM_NEWTCLASS: /* other messages of RTNLGRP_TC */
 	case RTM_DELTCLASS:
 	case RTM_NEWCHAIN:
 	case RTM_DELCHAIN:
@@ -134,7 +137,7 @@ static int on_event(const struct nlmsghdr *nlh, void *arg)
 		p->rules_changed = true;
 		off_nexthops_dirty_all(p);
 		break;
-	default: /* nexthop objects: rare, and any route may use them */
+	default: /* nexthop objects: rare, and used by any route */
 		off_nexthops_dirty_all(p);
 		break;
 	}
@@ -148,8 +151,8 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 
 	(void)events;
 	/*
-	 * Lost messages are an error of the socket (ENOBUFS, which the first receive brings), and
-	 * libuv has stopped watching for it.
+	 * Lost messages are a socket error (ENOBUFS, returned by the first receive), on which libuv
+	 * stops polling.
 	 */
 	if (status < 0 && uv_poll_start(poll, UV_READABLE, on_readable))
 		return;
@@ -163,7 +166,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 		if (n <= 0)
 			break;
 		(void)mnl_cb_run(buf, (size_t)n, 0, 0, on_event, p);
-		if (!p->poll) /* the engine was stopped by what happened */
+		if (!p->poll) /* a callback has stopped the engine */
 			return;
 	}
 	tell_tc_changes(p);
@@ -182,7 +185,7 @@ static int subscribe(struct off_nl *nl)
 {
 	int size = 8 << 20, fd = mnl_socket_get_fd(nl->socket);
 
-	/* A storm of events overflows a small buffer; the privileged form ignores the limit. */
+	/* A burst of events overflows a small buffer. SO_RCVBUFFORCE ignores rmem_max. */
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
 		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
 	for (size_t i = 0; i < L7MP_ARRAY_SIZE(groups); i++)

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Link addresses of nexthops. Packets in the fast path don't touch the kernel's neighbour entries,
- * so the kernel is asked to confirm those that flows use (NTF_USE), as it would for packets of its
- * own: a stale entry is then probed, and one whose address is wrong is resolved again.
+ * Neighbours: the link addresses of nexthops. Packets in the fast path don't use the kernel's
+ * neighbour entries, so user space requests confirmation of those that flows depend on (NTF_USE):
+ * as for packets of its own, the kernel then probes a stale entry and resolves a wrong one again.
  *
- * The kernel is asked at most once a second for an entry. A request that comes sooner waits in
- * p->waiting_neighs and is made when the second is over: an entry can become stale twice within a
- * second (two gratuitous ARPs), and only the second request starts the probe that finds the right
- * address.
+ * At most one request per entry and second is sent. A request within that second is delayed in
+ * p->waiting_neighs until it is over, not dropped: an entry can become stale twice within a second
+ * (two gratuitous ARPs), and only the second request starts the probe that finds the right address.
  */
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
@@ -17,7 +16,7 @@
 #include "path.h"
 
 #define ASK_AGAIN_MS  1000
-#define LOOK_AGAIN_MS 50 /* what comes in between comes as an event */
+#define LOOK_AGAIN_MS 50 /* changes in between are reported by events */
 
 #define VALID (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY)
 
@@ -83,7 +82,7 @@ static struct ndmsg *message(char *buf, const struct off_neigh_key *key, uint16_
 	return ndm;
 }
 
-/* ---- requests that wait ---- */
+/* ---- delayed requests ---- */
 
 static uint64_t turn_of(const struct off_neigh *n)
 {
@@ -102,7 +101,7 @@ static void arm(struct off_path *p)
 	(void)l7mp_timer_start(p->loop, &p->neigh_timer, due > now ? due - now : 0);
 }
 
-/* All wait for the same time after they were asked for, so the list is nearly in that order. */
+/* The delay is the same for all, so the list is nearly in the order of time. */
 static void wait_for_turn(struct off_path *p, struct off_neigh *n)
 {
 	if (n->waiting)
@@ -121,9 +120,9 @@ static void wait_no_more(struct off_path *p, struct off_neigh *n)
 	DL_DELETE2(p->waiting_neighs, n, wprev, wnext);
 }
 
-/* ---- questions to the kernel ---- */
+/* ---- requests to the kernel ---- */
 
-/* Makes the kernel resolve or confirm the entry; its answer comes as an event. */
+/* Makes the kernel resolve or confirm the entry; the result is an event. */
 static void use(struct off_path *p, struct off_neigh *n)
 {
 	char buf[256] __attribute__((aligned(8)));
@@ -136,7 +135,7 @@ static void use(struct off_path *p, struct off_neigh *n)
 		wait_for_turn(p, n);
 		return;
 	}
-	/* In vain, and when it comes up again it would have to wait. */
+	/* No carrier: skip probing. The rate limit would also delay the request when it is up. */
 	if (!l || !off_link_carries(l))
 		return;
 	n->asked_ms = now | 1;
@@ -181,8 +180,8 @@ static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key
 
 	if (n) {
 		/*
-		 * Not known yet, and its last user may have needed it long ago. Thousands of flows
-		 * may need it now: the kernel is asked once for all of them.
+		 * Unresolved, perhaps since long ago: read it again. Thousands of flows may need it
+		 * at once, so not more often than every LOOK_AGAIN_MS.
 		 */
 		if (!n->valid && l7mp_loop_now(p->loop) - n->looked_ms >= LOOK_AGAIN_MS)
 			look(p, n);
@@ -252,7 +251,7 @@ static bool in_use(const struct off_neigh *n)
 	return false;
 }
 
-/* What was known before is `was` and `old`: its nexthops are told of a difference. */
+/* Marks the neighbour's nexthops if it differs from its previous state `was`, `old`. */
 static void tell(struct off_path *p, struct off_neigh *n, bool was, const uint8_t old[6])
 {
 	struct off_nexthop *nh;
@@ -281,7 +280,7 @@ void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh)
 		n->valid = false;
 	else
 		take(n, &s);
-	/* Gone or unconfirmed, and flows need it: the kernel asks the wire again. */
+	/* Removed or unconfirmed, but flows use it: have the kernel resolve or probe it. */
 	if ((!n->valid || s.nud & NUD_STALE) && in_use(n))
 		use(p, n);
 	tell(p, n, was, old);
@@ -324,7 +323,7 @@ int off_neigh_start(struct off_path *p)
 	return l7mp_timer_reserve(p->loop, &p->neigh_timer);
 }
 
-/* The neighbours are gone by then: they go with the last nexthop that uses them. */
+/* The neighbours have been freed before, with the last nexthop that used each. */
 void off_neigh_stop(struct off_path *p)
 {
 	l7mp_timer_give_back(p->loop, &p->neigh_timer);

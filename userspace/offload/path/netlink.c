@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Questions to the kernel over netlink. */
+/* Netlink requests and attributes. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 #define ANSWER_MAX (64 << 10)
 
-/* ---- reading: libmnl looks at no lengths but those of messages and attributes ---- */
+/* ---- reading: libmnl checks the lengths of messages and attributes, not of their payload ---- */
 
 const void *off_nl_payload(const struct nlmsghdr *nlh, size_t size)
 {
@@ -57,7 +57,7 @@ void off_nl_text(const struct nlattr *a, char *out, size_t size)
 	out[len] = 0;
 }
 
-/* ---- asking ---- */
+/* ---- requests ---- */
 
 int off_nl_open(struct off_nl *nl, int bus)
 {
@@ -87,7 +87,7 @@ void off_nl_close(struct off_nl *nl)
 
 int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
 {
-	/* Static would be shared state; the stack is enough for what one answer brings. */
+	/* On the stack: a static buffer would be shared state. */
 	char answer[ANSWER_MAX] __attribute__((aligned(8)));
 	int rc = MNL_CB_OK;
 
@@ -101,7 +101,7 @@ int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *a
 
 		if (n < 0)
 			return errno == EAGAIN ? -EPROTO : -errno;
-		/* What is left of a question that ended early is not for us. */
+		/* The rest of the reply to an earlier request that cb stopped: skip it. */
 		if (((struct nlmsghdr *)(void *)answer)->nlmsg_seq != nl->seq)
 			continue;
 		rc = mnl_cb_run(answer, (size_t)n, nl->seq, nl->port, cb, arg);

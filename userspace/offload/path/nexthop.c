@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nexthops: what the kernel's routing answered for a peer, asked once and kept up to date by
- * rtnetlink events, so that the programs need no FIB look-up per packet.
+ * Nexthops: cached results of route look-ups, kept up to date by rtnetlink events, so that the
+ * programs need no FIB look-up per packet.
  */
 #include <arpa/inet.h>
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 
 #include "path.h"
 
-#define FAILED_KEEP_MS 60000 /* how long a failed nexthop is kept for a session to come back */
+#define FAILED_KEEP_MS 60000 /* how long a failed nexthop is kept without users */
 #define FAILED_MAX     4096
-/* nexthops of a link that went down: looked up before their flows leave */
+/* Up to this many nexthops of a link that went down are looked up before their flows leave. */
 #define FEW 256
 
 static size_t addr_len(uint8_t family)
@@ -33,10 +33,10 @@ static void nexthop_free(struct off_path *p, struct off_nexthop *nh)
 	free(nh);
 }
 
-/* Nobody uses it: only a failed one is kept, to see when it gets better. */
+/* Without users: free it, but keep a failed one for a while, to notice when it recovers. */
 static void nexthop_idle(struct off_path *p, struct off_nexthop *nh)
 {
-	if (nh->dirty) /* about to be looked up: it may be failed by now, and worth keeping */
+	if (nh->dirty) /* decide after the look-up, which may fail */
 		return;
 	if (nh->reason == L7MP_REASON_NONE || p->n_failed_nexthops >= FAILED_MAX) {
 		nexthop_free(p, nh);
@@ -72,7 +72,7 @@ struct off_nexthop *off_nexthop_get(struct off_path *p, uint8_t l4, const struct
 	nexthop_key(&key, p->by_port ? l4 : 0, local, remote);
 	HASH_FIND(hh, p->nexthops, &key, sizeof(key), nh);
 	if (nh) {
-		if (!nh->recheck) /* nobody used it for a while */
+		if (!nh->recheck) /* it had no users at the last recheck */
 			off_recheck_new(p, nh);
 		return nh;
 	}
@@ -93,7 +93,7 @@ struct off_nexthop *off_nexthop_get(struct off_path *p, uint8_t l4, const struct
 void off_nexthop_use(struct off_nexthop *nh, struct off_use *use)
 {
 	use->generation = nh->generation;
-	DL_APPEND(nh->uses, use); /* after those that have not seen a change yet */
+	DL_APPEND(nh->uses, use); /* after those of an older generation */
 	nh->n_uses++;
 }
 
@@ -127,13 +127,13 @@ void off_nexthops_clear(struct off_path *p)
 		nexthop_free(p, nh);
 }
 
-/* ---- those that may have changed ---- */
+/* ---- dirty nexthops ---- */
 
 static void mark(struct off_path *p, struct off_nexthop *nh, bool route, bool first)
 {
 	nh->ask_route |= route;
 	if (nh->dirty && !first) {
-		nh->again = nh->looked; /* in progress: it is done once more, after the others */
+		nh->again = nh->looked; /* in progress: process it again after the others */
 		return;
 	}
 	if (nh->dirty)
@@ -189,7 +189,10 @@ void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex)
 			off_nexthop_dirty(p, nh);
 }
 
-/* Another route may exist already, but asking for many takes longer than their flows may stay. */
+/*
+ * Another route may exist, but with many nexthops the look-ups would take too long: their flows are
+ * withdrawn first (`down`).
+ */
 static void go_first(struct off_path *p, struct off_nexthop *nh, unsigned n)
 {
 	nh->down = n > FEW;
@@ -266,7 +269,7 @@ static void look(struct off_path *p, struct off_nexthop *nh)
 		nh->reason = nh->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
 	if (!nh->down)
 		nh->ask_route = false;
-	/* Better, or bad for another reason: refused sessions show the reason that holds now. */
+	/* Usable, or failed for another reason: refused sessions show the current reason. */
 	if (was_bad && nh->reason != was)
 		off_path_tell(p, OFF_PATH_BETTER, NULL);
 	nh->generation++;
@@ -285,7 +288,7 @@ struct l7mp_flow *off_nexthop_next_flow(struct off_nexthop *nh)
 {
 	struct off_use *use = nh->uses;
 
-	/* Those that have not seen the change come first in the list. */
+	/* Uses of an older generation come first in the list. */
 	if (!use || use->generation == nh->generation)
 		return NULL;
 	DL_DELETE(nh->uses, use);

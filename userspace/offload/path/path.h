@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where packets go: the interfaces of this namespace, routes, nexthops and neighbours, read from
+ * Routing: the interfaces of this network namespace, routes, nexthops and neighbours, read from
  * rtnetlink(7) and kept up to date by its events.
  *
- *   link      interfaces                      route     one question to the kernel's routing
- *   neigh     link addresses of nexthops      nexthop   the cache of answers, and who uses them
- *   monitor   rtnetlink events                recheck   routes that are asked for again
- *   netlink   sockets
+ *   link      interfaces                      route     route look-ups in the kernel
+ *   neigh     link addresses of nexthops      nexthop   cache of looked-up routes, and their users
+ *   monitor   rtnetlink events                recheck   repeated route look-ups
+ *   netlink   sockets, requests
  *
- * An event marks nexthops dirty; the owner works them off in slices (off_nexthop_look) and updates
- * the flows that use them. Nothing is freed on the stack of an rtnetlink callback.
+ * An event marks nexthops dirty; the owner processes them in slices (off_nexthop_look) and updates
+ * the flows that use them. Nexthops are not freed inside an rtnetlink callback.
  *
- * Knows neither flows nor hooks: it reports by the one callback `changed`. Thread: loop only.
+ * Knows neither flows nor hooks, but reports changes through the callback `changed`. Thread: loop
+ * only.
  */
 #pragma once
 
@@ -28,11 +29,11 @@
 
 #define OFF_MODULE "offload"
 
-/* <linux/if_arp.h> and <net/if_arp.h> clash in some places; the types that matter here. */
+/* <linux/if_arp.h> and <net/if_arp.h> conflict; the two types that are needed here. */
 #define OFF_ARP_ETHER    1
 #define OFF_ARP_LOOPBACK 772
 
-/* How an interface is served. */
+/* The hook at which our programs are attached to an interface. */
 enum off_hook { OFF_HOOK_NONE, OFF_HOOK_NATIVE, OFF_HOOK_GENERIC, OFF_HOOK_TC };
 
 /* ---- netlink ---- */
@@ -45,21 +46,21 @@ struct off_nl {
 int off_nl_open(struct off_nl *nl, int bus);
 void off_nl_close(struct off_nl *nl);
 /*
- * Sends a request and gives every answer to cb (which may be NULL) until the end of the dump, the
- * acknowledgement or cb's MNL_CB_STOP. Rtnetlink answers inside sendmsg(2) and recvmsg(2), so this
- * never waits. 0 or the kernel's negative errno.
+ * Sends a request and passes each message of the reply to cb (may be NULL) until the end of the
+ * dump, the acknowledgement or cb's MNL_CB_STOP. Doesn't block: rtnetlink produces its reply inside
+ * sendmsg(2) and recvmsg(2). Returns 0 or the kernel's negative errno.
  */
 int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
-/* The payload of a message, of at least `size` bytes; NULL when it is shorter. Borrowed. */
+/* The payload of a message; NULL if it is shorter than `size` bytes. Borrowed. */
 const void *off_nl_payload(const struct nlmsghdr *nlh, size_t size);
 /* The number in an attribute, in host order; 0 when the attribute is shorter. */
 uint16_t off_nl_u16(const struct nlattr *a);
 uint32_t off_nl_u32(const struct nlattr *a);
 uint64_t off_nl_u64(const struct nlattr *a);
-/* The text in an attribute, terminated there or not; cut to what `size` (not 0) has room for. */
+/* Copies the string in an attribute, terminated or not; truncates it to `size` (not 0). */
 void off_nl_text(const struct nlattr *a, char *out, size_t size);
 
-/* CLOCK_MONOTONIC in ns, for durations that are measured; deadlines use the loop's time. */
+/* CLOCK_MONOTONIC in ns, for measuring durations; deadlines use the loop's time. */
 static inline uint64_t off_mono_ns(void)
 {
 	struct timespec ts;
@@ -82,32 +83,32 @@ struct off_link {
 	uint32_t parent; /* of a VLAN device; else 0 */
 	uint16_t vlan_id;
 	uint16_t vlan_proto; /* network order */
-	uint32_t master;     /* the bridge, bond ... that it belongs to; 0: none */
-	uint32_t lower;      /* the interface that it stands on (VLAN, macvlan ...); 0: none here */
+	uint32_t master;     /* the bridge, bond ... that it is a port of; 0: none */
+	uint32_t lower;      /* its lower device (of a VLAN, macvlan ...) in this netns; 0: none */
 	bool has_upper;      /* result of off_link_has_upper */
 
-	/* How it is served: written by hook/ only. */
+	/* Written by hook/ only. */
 	enum off_hook hook;
-	bool tc;                   /* the tc program is attached: alone, or behind XDP */
+	bool tc;                   /* the tc program is attached: alone, or besides XDP */
 	bool ours;                 /* attached by this process; else found (no_init) */
-	bool made_clsact;          /* we made the qdisc */
-	bool tried;                /* and refused: not tried again before something changes */
-	bool lost;                 /* ... because our program was removed by others */
-	bool seen;                 /* by the present dump */
-	bool tc_changed;           /* its filters or qdiscs may have: to be told after this batch */
-	bool in_devmap;            /* XDP may send out here */
+	bool made_clsact;          /* we created the qdisc */
+	bool tried;                /* attaching failed: not retried until something changes */
+	bool lost;                 /* ... because other software removed our program */
+	bool seen;                 /* in the dump that is being read */
+	bool tc_changed;           /* tc event seen: report it after this batch of events */
+	bool in_devmap;            /* a target of XDP redirects */
 	uint32_t handle, priority; /* of the tc filter */
-	struct xdp_program *xdp;   /* behind libxdp's dispatcher; NULL: attached alone */
+	struct xdp_program *xdp;   /* in libxdp's dispatcher; NULL: attached directly */
 	struct l7mp_xdp *xdp_object;
-	int can_send;       /* result of off_xdp_can_send */
-	uint64_t send_ms;   /* when it was asked; 0: never */
-	bool strips_tags;   /* result of off_link_strips_tags */
-	uint64_t strips_ms; /* when it was asked; 0: never */
+	int can_send;       /* cached result of off_xdp_can_send */
+	uint64_t send_ms;   /* when that was queried; 0: never */
+	bool strips_tags;   /* cached result of off_link_strips_tags */
+	uint64_t strips_ms; /* when that was queried; 0: never */
 	char driver[32];
 	char why[200];
 };
 
-/* IFF_LOWER_UP of <linux/if.h>, which clashes with <net/if.h>: there is a carrier. */
+/* Up with carrier. 1 << 16 is IFF_LOWER_UP of <linux/if.h>, which conflicts with <net/if.h>. */
 #define OFF_LINK_CARRIES (IFF_UP | 1U << 16)
 static inline bool off_link_carries(const struct off_link *l)
 {
@@ -123,25 +124,25 @@ static inline bool off_link_l3(const struct off_link *l)
 struct off_path;
 
 struct off_link *off_link_find(const struct off_path *p, uint32_t ifindex); /* NULL: none */
-/* Reads all interfaces; those that are not there any more go. 0 or negative errno. */
+/* Reads all interfaces and removes deleted ones. 0 or negative errno. */
 int off_links_dump(struct off_path *p);
-/* An RTM_NEWLINK or RTM_DELLINK. */
+/* Handles an RTM_NEWLINK or RTM_DELLINK event. */
 void off_links_event(struct off_path *p, const struct nlmsghdr *nlh);
 void off_links_clear(struct off_path *p);
 /* Fills the rtnetlink fields of *out from an RTM_NEWLINK. 0 or -EINVAL. */
 int off_link_parse(const struct nlmsghdr *nlh, struct off_link *out);
 /*
- * The interface whose program is the first to see what comes in by `link`: itself, or for a VLAN
- * device the lowest one below it that is served. NULL: none is.
+ * The interface whose program sees packets received on `link` first: itself, or for a VLAN device
+ * the lowest device below it with our programs. NULL: none has them.
  */
 struct off_link *off_link_served(const struct off_path *p, struct off_link *link);
-/* Do others stand on it, which get its frames: a bridge, VLAN devices, macvlan? */
+/* Does it have upper devices, which get its frames: a bridge, VLAN devices, macvlan ...? */
 bool off_link_has_upper(struct off_path *p, const struct off_link *link);
 /* ethtool's driver name (ETHTOOL_GDRVINFO); "" when there is none. */
 void off_link_driver(const char *ifname, char out[static 32]);
 /*
- * Does the device take VLAN tags off the frames before XDP sees them (ethtool's rx-vlan-offload)?
- * The answer may be a second old. True when the kernel does not say.
+ * Does the device strip VLAN tags from frames before XDP sees them (ethtool's rx-vlan-offload)?
+ * The result is cached for a second. True if the kernel can't tell.
  */
 bool off_link_strips_tags(const struct off_path *p, struct off_link *link);
 
@@ -160,21 +161,21 @@ struct off_neigh {
 	struct off_neigh_key key;
 	uint8_t mac[6];
 	bool valid;
-	uint64_t looked_ms; /* when the kernel was last asked for the entry */
-	uint64_t asked_ms;  /* ... and to resolve or confirm it */
-	bool waiting;       /* in the list of those that are to be asked for again */
+	uint64_t looked_ms; /* when the kernel's entry was last read */
+	uint64_t asked_ms;  /* when the kernel was last requested to resolve or confirm it */
+	bool waiting;       /* in waiting_neighs: the next request is delayed */
 	struct off_neigh *wprev, *wnext;
 	struct off_nexthop *nexthops;
 };
 
-/* Finds the neighbour of a nexthop whose route is known; sets nh->reason when there is none. */
+/* Sets the neighbour of a nexthop with a route; sets nh->reason when it isn't resolved. */
 void off_neigh_bind(struct off_path *p, struct off_nexthop *nh);
 void off_neigh_unbind(struct off_path *p, struct off_nexthop *nh);
-/* An RTM_NEWNEIGH or RTM_DELNEIGH. */
+/* Handles an RTM_NEWNEIGH or RTM_DELNEIGH event. */
 void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh);
 /*
- * For the regular recheck: reads the kernel's entry, unless that was done within the last second,
- * takes over what no event told, and has the kernel confirm an entry that is stale or gone.
+ * For the periodic recheck: reads the kernel's entry, unless that was done within the last second,
+ * to detect changes without an event, and makes the kernel confirm a stale or missing entry.
  */
 void off_neigh_recheck(struct off_path *p, struct off_neigh *n);
 int off_neigh_start(struct off_path *p); /* 0 or -ENOMEM */
@@ -187,7 +188,7 @@ struct off_nexthop_key {
 	uint8_t src[16];
 	uint32_t scope;
 	uint8_t family; /* enum l7mp_abi_family */
-	uint8_t l4;     /* with both ports, in network order, when routes depend on them; else 0 */
+	uint8_t l4;     /* protocol and ports (network order) if routes depend on them; else 0 */
 	uint16_t sport, dport;
 	uint8_t pad[2];
 };
@@ -195,22 +196,22 @@ struct off_nexthop_key {
 /* One flow's use of a nexthop. */
 struct off_use {
 	struct l7mp_flow *flow; /* opaque here */
-	uint32_t generation;    /* of the nexthop when the flow last looked at it */
+	uint32_t generation;    /* of the nexthop when the flow was last updated */
 	struct off_use *prev, *next;
 };
 
-/* How packets from one of our addresses reach a peer. */
+/* Route and neighbour from one of our addresses to a peer. */
 struct off_nexthop {
 	UT_hash_handle hh;
 	struct off_nexthop_key key;
-	enum l7mp_reason reason; /* NONE: it can be used */
+	enum l7mp_reason reason; /* NONE: usable */
 	bool local;              /* the peer is on this host */
-	bool dirty;              /* in the list of those that may have changed */
-	bool looked;             /* ... and was looked at: its flows follow */
-	bool again;              /* ... and changed once more meanwhile */
-	bool ask_route;          /* ... and the kernel has to be asked */
-	bool only_recheck;       /* ... and that is all: its answer may be the same */
-	bool down;               /* ... its link is down: flows leave before the kernel is asked */
+	bool dirty;              /* may have changed: in the list `dirty` */
+	bool looked;             /* dirty, and looked up: its flows are being updated */
+	bool again;              /* dirty, and changed once more since it was looked up */
+	bool ask_route;          /* dirty, and the route must be looked up */
+	bool only_recheck;       /* dirty for a periodic recheck only: no change is known */
+	bool down;               /* link or source gone: withdraw flows before the look-up */
 	uint32_t generation;
 	uint32_t ifindex;
 	uint32_t mtu; /* the route's; 0: the interface's */
@@ -218,66 +219,68 @@ struct off_nexthop {
 	uint8_t gateway_family; /* 0: the peer itself is the nexthop */
 	struct off_neigh *neigh;
 	struct off_nexthop *nprev, *nnext; /* in neigh->nexthops */
-	struct off_nexthop *dprev, *dnext; /* in the list of dirty ones */
+	struct off_nexthop *dprev, *dnext; /* in the list `dirty` */
 	struct off_use *uses;              /* those of an older generation first */
-	struct off_nexthop *rprev, *rnext; /* in one of the lists of rechecks */
-	uint8_t recheck;                   /* which one, from 1; 0: none */
-	uint64_t recheck_ms;               /* when its turn is */
+	struct off_nexthop *rprev, *rnext; /* in one of the recheck lists */
+	uint8_t recheck;                   /* which list, from 1; 0: none */
+	uint64_t recheck_ms;               /* when the recheck is due */
 	unsigned n_uses;
-	uint64_t failed_ms; /* since when it is kept without users, for its failure */
+	uint64_t failed_ms; /* since when it has failed and no users; 0: not so */
 };
 
 /*
- * Finds or looks up. NULL when out of memory. The result lives while it has uses; one that failed
- * is kept for a minute without, so that its recovery is noticed.
+ * Finds a nexthop in the cache, or looks it up. NULL when out of memory. It lives as long as it has
+ * uses; a failed one is kept for another minute, so that its recovery is noticed.
  */
 struct off_nexthop *off_nexthop_get(struct off_path *p, uint8_t l4, const struct l7mp_addr *local,
                                     const struct l7mp_addr *remote);
 void off_nexthop_use(struct off_nexthop *nh, struct off_use *use);
-/* `use` NULL: only checks whether it is still needed. May free nh. */
+/* Removes a use; with `use` NULL only checks whether nh is still needed. May free nh. */
 void off_nexthop_unuse(struct off_path *p, struct off_nexthop *nh, struct off_use *use);
 void off_nexthops_expire(struct off_path *p);
 void off_nexthops_clear(struct off_path *p);
 
-/* Its route may have changed: the kernel is asked again. */
+/* The route may have changed: marks nh dirty, to be looked up again. */
 void off_nexthop_dirty(struct off_path *p, struct off_nexthop *nh);
-/* No event says that it has changed, but it may have. */
+/* The same for the periodic recheck, when no event reported a change. */
 void off_nexthop_recheck(struct off_path *p, struct off_nexthop *nh);
-/* Its neighbour has changed: the kernel need not be asked. */
+/* The neighbour has changed: marks nh dirty, but the route need not be looked up. */
 void off_nexthop_neigh_changed(struct off_path *p, struct off_nexthop *nh);
 void off_nexthops_dirty_all(struct off_path *p);
+/* The link is new: marks its nexthops and all failed ones. */
 void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex);
-/* Those whose destination is inside prefix/len. */
+/* Marks the nexthops with a destination inside prefix/len. */
 void off_nexthops_dirty_prefix(struct off_path *p, uint8_t family, const uint8_t *prefix,
                                unsigned len);
-/* Nothing leaves by this interface any more: its nexthops come first. */
+/* The interface is down: puts its nexthops at the head of the dirty list. */
 void off_nexthops_link_down(struct off_path *p, uint32_t ifindex);
-/* The address is not ours any more: the same. `len`: 4 or 16. */
+/* A local address was deleted: the same for nexthops with this source. `len`: 4 or 16. */
 void off_nexthops_address_gone(struct off_path *p, uint8_t family, const uint8_t *addr, size_t len);
 
 /*
- * For the owner's slices: looks the first dirty nexthop up, if that has not been done. NULL: none.
+ * For the owner's slices: returns the first dirty nexthop, after looking it up if that has not been
+ * done yet. NULL: none is dirty.
  */
 struct off_nexthop *off_nexthop_look(struct off_path *p);
-/* The next flow that has not seen its change yet. NULL: all have. */
+/* The next flow to be updated for the nexthop's change. NULL: all were returned. */
 struct l7mp_flow *off_nexthop_next_flow(struct off_nexthop *nh);
-/* All its flows have seen the change. May free nh. */
+/* All flows were updated: nh is clean, unless it changed meanwhile. May free nh. */
 void off_nexthop_done(struct off_path *p, struct off_nexthop *nh);
 
 /* ---- routes ---- */
 
-/* Asks the kernel for the route and fills the nexthop. */
+/* Looks up the route in the kernel and fills the nexthop. */
 void off_route_lookup(struct off_path *p, struct off_nexthop *nh);
-/* Does the kernel give another answer than the one that is in it? */
+/* Looks up the route in the kernel: does it differ from the nexthop's? */
 bool off_route_changed(struct off_path *p, const struct off_nexthop *nh);
-/* An RTM_NEWROUTE or RTM_DELROUTE. */
+/* Handles an RTM_NEWROUTE or RTM_DELROUTE event. */
 void off_routes_event(struct off_path *p, const struct nlmsghdr *nlh);
 
 /*
- * Do routes depend on ports here? Then the kernel is asked with protocol and ports, so that a
- * multipath route answers with the leg that the session's socket takes, and each flow has a nexthop
- * of its own; else those of equal addresses share one. Looks at the kernel's settings again, and
- * reports OFF_PATH_REPLAN when the answer has changed.
+ * Reads the kernel's settings: do routes depend on ports? If so, look-ups include protocol and
+ * ports, so that a multipath route returns the same path as for the session's socket, and each flow
+ * has its own nexthop; otherwise flows with equal addresses share one. Reports OFF_PATH_REPLAN when
+ * this has changed.
  */
 void off_routes_check_ports(struct off_path *p);
 
@@ -286,10 +289,11 @@ void off_routes_check_ports(struct off_path *p);
 #define OFF_RECHECKS 3
 
 /*
- * The kernel may announce a change before it makes it: asks again some ms later, and later again.
+ * After an event: schedules further look-ups some ms later and a second later, because the kernel
+ * may announce a change before it makes it.
  */
 void off_recheck_soon(struct off_path *p, struct off_nexthop *nh);
-/* It was looked up just now, perhaps between an announcement and its change. */
+/* After the first look-up, which may have been between such an announcement and the change. */
 void off_recheck_new(struct off_path *p, struct off_nexthop *nh);
 void off_recheck_drop(struct off_path *p, struct off_nexthop *nh);
 int off_recheck_start(struct off_path *p); /* 0 or -ENOMEM */
@@ -299,12 +303,12 @@ void off_recheck_stop(struct off_path *p);
 
 enum off_path_event {
 	OFF_PATH_WORK,      /* a nexthop is dirty: call off_nexthop_look soon, not from inside */
-	OFF_PATH_BETTER,    /* what was refused may be possible now */
+	OFF_PATH_BETTER,    /* refused flows may be possible now */
 	OFF_PATH_LINK,      /* `link` is new or has changed */
 	OFF_PATH_LINK_GONE, /* `link` is about to be freed */
 	OFF_PATH_HOOK,      /* tc filters, qdiscs or the XDP program of `link` changed */
-	OFF_PATH_REPLAN, /* nexthops have other keys from now on: all flows are to be made anew */
-	OFF_PATH_RESYNC, /* events were lost: all links may have changed */
+	OFF_PATH_REPLAN,    /* the keys of nexthops have changed: all flows must be added again */
+	OFF_PATH_RESYNC,    /* events were lost: all links may have changed */
 };
 
 struct off_path {
@@ -313,14 +317,14 @@ struct off_path {
 	void (*changed)(void *arg, enum off_path_event event, struct off_link *link);
 	void *arg;
 
-	struct off_nl nl;    /* for questions */
+	struct off_nl nl;    /* for requests */
 	struct off_nl watch; /* for events */
 	uv_poll_t *poll;
 	struct off_link *links;
-	bool tc_changed; /* of some link: see there */
+	bool tc_changed; /* set in some link */
 	bool uppers_old; /* links have changed since has_upper was set */
 	struct off_neigh *neighs;
-	struct off_neigh *waiting_neighs; /* first the one whose turn comes first */
+	struct off_neigh *waiting_neighs; /* delayed requests, in the order of time */
 	struct l7mp_timer neigh_timer;
 	struct off_nexthop *nexthops;
 	struct off_nexthop *dirty;
@@ -328,9 +332,9 @@ struct off_path {
 	struct off_nexthop *recheck[OFF_RECHECKS];
 	struct l7mp_timer recheck_timer;
 	bool by_port;               /* see off_routes_check_ports */
-	bool rules_changed;         /* to be looked at after this batch of events */
-	uint64_t ports_ms;          /* when by_port was looked at last */
-	uint64_t routes_changed_ms; /* when an event about routes came last; 0: never */
+	bool rules_changed;         /* check by_port after this batch of events */
+	uint64_t ports_ms;          /* when by_port was checked last */
+	uint64_t routes_changed_ms; /* time of the last event that affects routes; 0: never */
 };
 
 static inline void off_path_tell(struct off_path *p, enum off_path_event event,
@@ -343,7 +347,7 @@ static inline void off_path_tell(struct off_path *p, enum off_path_event event,
 int off_monitor_start(struct off_path *p);
 void off_monitor_stop(struct off_path *p);
 
-/* ---- addresses as the maps have them ---- */
+/* ---- addresses in the maps' format ---- */
 
 /* enum l7mp_abi_family; 0: neither IPv4 nor IPv6. */
 uint8_t off_abi_family(const struct l7mp_addr *a);

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Routes are asked for a second and a third time after a change. The kernel announces RTM_DELROUTE
- * before it removes the route (fib_table_delete in net/ipv4/fib_trie.c), RTM_DELADDR and
- * RTM_DELNEXTHOP before it removes the routes that depend on them, and it does not announce each of
- * those. A question that is asked at once, on another processor, may get the old answer, and no
- * further event corrects it.
+ * Routes are looked up a second and a third time after a change. The kernel announces RTM_DELROUTE
+ * before it removes the route (fib_table_delete in net/ipv4/fib_trie.c), and RTM_DELADDR and
+ * RTM_DELNEXTHOP before it removes the routes that depend on them, not all of which it announces. A
+ * look-up right after the event, on another CPU, may return the old route, and no further event
+ * corrects that.
  *
- * As long as flows use a route it is asked for every ten seconds as well: the kernel sends no event
- * when it learns the path's MTU (RFC 1191, RFC 8201), and packets that are too large have to leave
- * the fast path, so that the stack fragments them. The route's neighbour is looked at then, too.
+ * As long as flows use a route it is looked up every ten seconds as well: the kernel sends no event
+ * when path MTU discovery changes the MTU (RFC 1191, RFC 8201), and packets larger than that must
+ * not take the fast path, as the stack has to fragment them. The neighbour is then checked, too.
  */
 #include "path.h"
 
-/* After the message; once more for a kernel thread that was held up in between; now and then. */
+/*
+ * After an event; once more, in case a kernel thread was preempted between event and change;
+ * periodically.
+ */
 enum { SOON, LATER, ALWAYS };
 static const unsigned delay_ms[OFF_RECHECKS] = {30, 1000, 10000};
 
@@ -29,7 +32,7 @@ static void arm(struct off_path *p)
 		(void)l7mp_timer_start(p->loop, &p->recheck_timer, due > now ? due - now : 0);
 }
 
-/* All wait equally long in a list, so each list is in the order of time. */
+/* The delay is the same for all nexthops of a list, so each list is in the order of time. */
 static void put(struct off_path *p, struct off_nexthop *nh, int which)
 {
 	nh->recheck_ms = l7mp_loop_now(p->loop) + delay_ms[which];
@@ -84,7 +87,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		}
 	}
 	arm(p);
-	/* No event tells of these settings. */
+	/* There is no event for changes of these sysctls. */
 	if (now - p->ports_ms >= delay_ms[ALWAYS])
 		off_routes_check_ports(p);
 }

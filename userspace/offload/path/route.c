@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Routes, as the kernel answers them (rtnetlink(7), RTM_GETROUTE), and events about them. */
+/* Route look-ups in the kernel (rtnetlink(7), RTM_GETROUTE), and route events. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fib_rules.h>
@@ -22,7 +22,7 @@ static int af(uint8_t family)
 	return family == L7MP_FAMILY_V4 ? AF_INET : AF_INET6;
 }
 
-/* ---- the question (rtnetlink(7), RTM_GETROUTE) ---- */
+/* ---- look-up ---- */
 
 struct answer {
 	bool seen;
@@ -158,7 +158,7 @@ void off_route_lookup(struct off_path *p, struct off_nexthop *nh)
 
 /* ---- do ports matter? ---- */
 
-/* Multipath routes choose a leg by a hash; all but policy 0 may take the ports into it. */
+/* Multipath routes choose a path by a hash, which includes ports with policies other than 0. */
 static bool hashes_ports(const char *family)
 {
 	char path[80], digit = '0';

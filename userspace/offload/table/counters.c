@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading counters: those of all used slots once a second, in batches of the kernel. The kernel's
- * copying is most of the work, so a worker thread waits for it and adds up the CPUs; the loop only
- * puts the sums where they belong, a slice a turn.
+ * The counter poll reads the counters of all used slots once a second with batched map look-ups.
+ * Most of the time is the kernel's copying, so a worker thread reads a slice and adds up its CPUs,
+ * and the loop only stores the sums, a slice per iteration.
  *
- * A slice is a little old when the loop gets it. A flow may have come since (`born` tells) or been
- * read since (counters only rise: what is lower is older).
+ * A slice may be outdated when the loop gets it: a slot may belong to a flow added since (see
+ * `born`), or its counters may have been read since. Counters only rise, so a lower value is older.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -21,29 +21,29 @@
 
 #define EVERY_MS   1000
 #define GAP_MS     5  /* between slices: I/O comes first */
-#define FAILED_MAX 20 /* slices in a row, then the poll ends */
-#define AHEAD      16 /* directions */
+#define FAILED_MAX 20 /* consecutive failed slices that end a poll */
+#define AHEAD      16 /* distance of prefetching, in directions */
 
 struct sum {
 	uint64_t packets, bytes, last_seen_ns;
 };
 
-/* Owned by the engine while it is idle, by the worker while it is away, then by its callback. */
+/* Owned by the engine while idle; by the worker, then by its callback, while `away`. */
 struct off_counter_slice {
 	uv_work_t work;
-	struct off_table *tbl; /* NULL: it was stopped meanwhile */
+	struct off_table *tbl; /* NULL: stopped while `away` */
 	bool away;
-	int fd; /* our own: the engine's may be closed and another one by now */
+	int fd; /* a duplicate: the engine's may be closed and its number reused while `away` */
 	int n_cpus;
-	uint32_t *keys; /* of OFF_SLOT_BLOCK, as the two below */
+	uint32_t *keys; /* OFF_SLOT_BLOCK entries, as in the two arrays below */
 	struct l7mp_flow_counter *values;
 	struct sum *sums;
 
-	/* the question */
-	uint32_t first; /* slot */
-	uint32_t n;     /* how many from there; in the answer how many were read */
+	/* request */
+	uint32_t first; /* first slot */
+	uint32_t n;     /* number of slots */
 	uint64_t serial;
-	/* the answer */
+	/* result */
 	int rc;
 	uint64_t took_ns;
 };
@@ -64,7 +64,7 @@ static void add_up(const struct l7mp_flow_counter *per_cpu, int n_cpus, struct s
 	}
 }
 
-/* Into loop time. The coarse clock may be a little ahead of the loop's. */
+/* Converts last_seen to loop time, but not later than now: the clocks differ a little. */
 static void put(const struct off_table *tbl, uint64_t now, const struct sum *sum,
                 struct l7mp_flow_counters *out)
 {
@@ -96,7 +96,7 @@ void off_counter_read(struct off_table *tbl, struct off_direction *dir)
 	put(tbl, l7mp_loop_now(tbl->loop), &sum, &dir->now);
 }
 
-/* ---- the worker's part ---- */
+/* ---- worker thread ---- */
 
 static void read_slice(uv_work_t *work)
 {
@@ -106,15 +106,14 @@ static void read_slice(uv_work_t *work)
 	uint32_t before = r->first - 1, last, n = r->n;
 
 	/*
-	 * Threads of this kind don't push others off their processor when they are woken: else
-	 * the loop, which wakes this one, is the one to wait. It holds for the thread's life. Not
-	 * under a real-time policy: there the loop, waiting for this thread, would never let it
-	 * run.
+	 * A SCHED_BATCH thread doesn't preempt others when it is woken; otherwise it would preempt
+	 * the loop, which wakes it. The policy stays for the thread's life. Not if the daemon runs
+	 * under a real-time policy: a loop waiting for this thread would then never let it run.
 	 */
 	if (sched_getscheduler(0) == SCHED_OTHER)
 		(void)sched_setscheduler(0, SCHED_BATCH, &prio);
 	r->rc = 0;
-	/* The kernel begins behind the key that it is given. -ENOENT: that was the last slot. */
+	/* The kernel reads from the key after `before`. ENOENT: the end of the array. */
 	if (bpf_map_lookup_batch(r->fd, r->first ? &before : NULL, &last, r->keys, r->values, &n,
 	                         NULL) &&
 	    errno != ENOENT) {
@@ -122,7 +121,7 @@ static void read_slice(uv_work_t *work)
 		n = 0;
 	}
 	if (!r->rc && n < r->n)
-		r->rc = -EIO; /* all are there: an array has no holes */
+		r->rc = -EIO; /* an array map has all its keys */
 	for (uint32_t i = 0; !r->rc && i < r->n; i++)
 		add_up(&r->values[(size_t)i * (size_t)r->n_cpus], r->n_cpus, &r->sums[i]);
 	r->took_ns = off_mono_ns() - start;
@@ -140,7 +139,7 @@ static void read_free(struct off_counter_slice *r)
 	free(r);
 }
 
-/* ---- the loop's part ---- */
+/* ---- loop thread ---- */
 
 static void take_one(struct off_table *tbl, uint64_t now, const struct off_counter_slice *r,
                      uint32_t i)
@@ -159,7 +158,7 @@ static void take_one(struct off_table *tbl, uint64_t now, const struct off_count
 	put(tbl, now, sum, &dir->now);
 }
 
-/* The directions are more than the caches hold: they are asked for ahead. */
+/* Stores a slice's sums. Prefetches, because the directions don't fit into the CPU's caches. */
 static void take(struct off_table *tbl, const struct off_counter_slice *r)
 {
 	uint64_t now = l7mp_loop_now(tbl->loop);
@@ -172,7 +171,7 @@ static void take(struct off_table *tbl, const struct off_counter_slice *r)
 	}
 }
 
-/* The next slots of a block in which some are used, as a question. False: there are none. */
+/* Sets the next slice, skipping blocks without used slots. False: the poll is complete. */
 static bool ask_next(const struct off_table *tbl, struct off_counter_slice *r)
 {
 	const struct off_slots *s = &tbl->slots;
@@ -203,7 +202,7 @@ static void done(struct off_table *tbl)
 	(void)l7mp_timer_start(tbl->loop, &s->timer, next > now ? next - now : 1);
 }
 
-/* What the kernel could not do just now (memory) is tried again. True: it is given up. */
+/* A failed slice (no memory) is retried. True: too many failures in succession. */
 static bool failed(struct off_counter_poll *s, int rc)
 {
 	s->failed = rc ? s->failed + 1 : 0;
@@ -314,7 +313,7 @@ void off_counter_poll_stop(struct off_table *tbl)
 	l7mp_timer_give_back(tbl->loop, &s->timer);
 	if (s->read && s->read->away) {
 		s->read->tbl = NULL;
-		(void)uv_cancel((uv_req_t *)&s->read->work); /* or it ends by itself */
+		(void)uv_cancel((uv_req_t *)&s->read->work); /* the callback runs in any case */
 	} else {
 		read_free(s->read);
 	}

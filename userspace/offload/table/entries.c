@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Entries of flows4, flows6 and frames: which map, key and value are those of a direction. */
+/* Entries of flows4, flows6 and frames: map, key and value of a direction. */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <errno.h>

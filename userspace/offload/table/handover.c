@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a flow begins without overtaking what user space still holds of it (struct l7mp_handover in
- * abi.h): while a direction's two numbers differ, the programs pass its packets up. Here they are
- * made equal, at a moment when the owner's sockets are empty and no packet came since that was
- * noted.
+ * Activates a new flow without its packets overtaking those that user space still has to relay
+ * (struct l7mp_handover in abi.h). While `passed` and `relayed` of a direction differ, the programs
+ * pass its packets to the stack. User space makes them equal when the owner's sockets are empty and
+ * no packet has arrived since `passed` was read.
  *
- * A packet that a program has counted is not in the socket at once: it crosses the stack, perhaps
- * on another processor, perhaps in a batch. So we wait until none came for a while. A stream that
- * never pauses as long gets less time, and in the end none: then the flow begins all the same, and
- * the owner counts what still came out of its sockets.
+ * A packet that a program has counted reaches the socket later: it crosses the stack, perhaps on
+ * another CPU or in a batch. So the flow is activated after a pause without packets. A stream that
+ * never pauses that long is activated in a shorter pause, and after FORCE_US without one; the owner
+ * then counts the packets that its sockets still received.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -21,12 +21,12 @@
 #include "table.h"
 
 #define TICK_MS    1
-#define SETTLE_US  900   /* a batch of packets crosses the stack in less */
-#define HURRY_US   5000  /* after that long, a pause of BRIEF_US must do, seen from turn to turn */
-#define BRIEF_US   30    /* longer than a packet needs */
-#define TICK_FLOWS 256   /* a tick */
-#define TICK_US    4000  /* ... and no longer: their sockets may hold much */
-#define FORCE_US   50000 /* then it begins in any case */
+#define SETTLE_US  900   /* required pause; a batch of packets crosses the stack in less */
+#define HURRY_US   5000  /* then a pause of BRIEF_US suffices, checked in each loop iteration */
+#define BRIEF_US   30    /* a packet crosses the stack in less */
+#define TICK_FLOWS 256   /* flows per tick */
+#define TICK_US    4000  /* time limit of a tick: the flows' sockets may hold much data */
+#define FORCE_US   50000 /* then the flow is activated in any case */
 #define MAP_BYTES  (L7MP_HANDOVER_SLOTS * sizeof(struct l7mp_handover))
 
 static uint64_t now_us(void)
@@ -34,7 +34,7 @@ static uint64_t now_us(void)
 	return off_mono_ns() / 1000;
 }
 
-/* ---- places in the map ---- */
+/* ---- slots of the map ---- */
 
 static volatile struct l7mp_handover *slot_of(struct off_table *tbl,
                                               const struct off_direction *dir)
@@ -48,8 +48,8 @@ static bool has_slot(const struct off_direction *dir)
 }
 
 /*
- * First in, first out: a program that still reads an action that has just been replaced finds its
- * place unused for a while, with equal numbers.
+ * Slots are reused first in, first out: a program that still uses a replaced action then reads a
+ * slot that is free, with equal numbers.
  */
 static void slot_take(struct off_handover *h, struct off_direction *dir)
 {
@@ -97,8 +97,8 @@ static bool settled(struct off_table *tbl, struct l7mp_flow *flow)
 }
 
 /*
- * What was noted has settled. Relays what the sockets hold; then the programs may go on, unless
- * more came.
+ * After the pause: has the owner relay what its sockets hold, then stores the numbers that were
+ * read. True: no packet arrived meanwhile, and the programs use the flow.
  */
 static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 {
@@ -107,7 +107,7 @@ static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 	tbl->handover.at = flow;
 	if (tbl->events && tbl->events->ready && !tbl->events->ready(tbl->events_arg, flow->cookie))
 		return false;
-	if (!tbl->handover.at) /* it was removed in there */
+	if (!tbl->handover.at) /* the callback removed the flow */
 		return false;
 	for (int i = 0; i < flow->n_dirs; i++) {
 		struct off_direction *s = &flow->dir[i];
@@ -123,8 +123,8 @@ static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 }
 
 /*
- * The programs need not look any more. When the kernel can't be told now, they go on looking, to no
- * effect.
+ * Clears L7MP_FLOW_HANDOVER in the map, so that the programs don't read the numbers any more. If
+ * the update fails they go on reading them: the numbers stay equal, and the slot allocated.
  */
 static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 {
@@ -138,7 +138,7 @@ static void forget_slots(struct off_table *tbl, struct l7mp_flow *flow)
 		plain.action.flags &= (uint16_t)~L7MP_FLOW_HANDOVER;
 		plain.action.handover = 0;
 		off_action_renew(tbl, &plain);
-		/* However it began: from now on nothing waits. */
+		/* When forced, the numbers may still differ. */
 		__atomic_store_n(&slot_of(tbl, s)->relayed, slot_of(tbl, s)->passed,
 		                 __ATOMIC_SEQ_CST);
 		if (!off_entry_put(&tbl->maps, s, &plain, BPF_EXIST))
@@ -157,7 +157,7 @@ static void begin(struct off_table *tbl, struct l7mp_flow *flow, bool forced)
 		tbl->events->begun(tbl->events_arg, flow->cookie, forced);
 }
 
-/* All places were taken when it came. */
+/* Was a direction active at once, as no slot was free? */
 static bool unordered(const struct l7mp_flow *flow)
 {
 	for (int i = 0; i < flow->n_dirs && flow->verb != L7MP_VERB_COUNT; i++)
@@ -167,8 +167,8 @@ static bool unordered(const struct l7mp_flow *flow)
 }
 
 /*
- * May remove this flow, and others. True: it never pauses for long, so it is to be looked at again
- * in the next turn of the loop, not in the next tick.
+ * Checks a flow. May remove this flow, and others. True: its packets don't pause for long, so it is
+ * checked again in the next loop iteration, not in the next tick.
  */
 static bool step(struct off_table *tbl, struct l7mp_flow *flow)
 {
@@ -177,9 +177,9 @@ static bool step(struct off_table *tbl, struct l7mp_flow *flow)
 
 	flow->looked_us = now;
 	/*
-	 * A program that found the numbers different just before we made them equal may count its
-	 * packet just after. So they must still be equal a tick later; meanwhile the programs use
-	 * the flow.
+	 * A program that reads different numbers just before we make them equal may count its
+	 * packet just after that. So they must still be equal a tick later; meanwhile the programs
+	 * use the flow.
 	 */
 	if (flow->agreed && same) {
 		begin(tbl, flow, unordered(flow));
@@ -211,8 +211,8 @@ static void tick(struct l7mp_timer *timer, void *arg)
 	bool hurry = false;
 
 	/*
-	 * Each once; the list may change under us, so always from its head, and what stays goes to
-	 * its end.
+	 * Check each flow once. step() may change the list, so always take the head, and move it to
+	 * the tail first.
 	 */
 	while (n-- && h->flows && now_us() - start < TICK_US) {
 		struct l7mp_flow *flow = h->flows;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A hash table of our own: from a key of the maps to its direction of a flow. Open addressing, at
- * most half full, hashes beside the pointers, so that growing reads no directions.
+ * Hash table from map keys to directions of flows. Open addressing with linear probing, at most
+ * half full. Hashes are stored beside the pointers, so that growing doesn't read the directions.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 #define SLOTS_MIN 1024
 
-/* The slot of this key, or the free one where it would go. */
+/* The slot of this key, or the free slot where it would be inserted. */
 static uint32_t slot_of(const struct off_index *t, const struct l7mp_frame_key *key, uint64_t hash)
 {
 	uint32_t i = (uint32_t)hash & t->mask;
@@ -73,10 +73,7 @@ void off_index_delete(struct off_index *t, const struct off_direction *dir)
 	hole = slot_of(t, &dir->frame, l7mp_hash(&dir->frame, sizeof(dir->frame)));
 	if (t->slots[hole].dir != dir)
 		return;
-	/*
-	 * What was pushed on by others moves back into the hole, if that is not before its own
-	 * place.
-	 */
+	/* Backward-shift deletion: displaced entries move into the hole, not before their home. */
 	for (i = (hole + 1) & t->mask; t->slots[i].dir; i = (i + 1) & t->mask) {
 		uint32_t home = (uint32_t)t->slots[i].hash & t->mask;
 

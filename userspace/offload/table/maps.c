@@ -26,7 +26,7 @@ struct named {
 };
 #define PINNED 17
 
-/* In the order in which they are opened: the ABI is looked at first. */
+/* In the order in which they are opened: the ABI version must be checked first. */
 static void names(struct off_maps *m, struct named out[PINNED])
 {
 	const struct named all[PINNED] = {
@@ -52,9 +52,9 @@ static void names(struct off_maps *m, struct named out[PINNED])
 	memcpy(out, all, sizeof(all));
 }
 
-/* The last ones of `names`. */
+/* The last ones in names(). */
 #define PROGRAMS 4
-/* In front of their names while those of a predecessor may still be attached. */
+/* Prefix of their pins while a previous daemon's programs may still be attached. */
 #define NEW "new_"
 
 static void names_of_programs(struct off_programs *p, struct named out[PROGRAMS])
@@ -129,7 +129,7 @@ static void learn_old_ids(struct off_programs *p)
 	p->id_tap = prog_id(p->tap);
 }
 
-/* What is pinned with that in front of the names; what is not there stays -1. */
+/* Opens the programs pinned with the prefix `front`; missing ones stay -1. */
 static void open_programs(struct off_programs *p, const char *dir, const char *front)
 {
 	struct named n[PROGRAMS];
@@ -184,12 +184,12 @@ struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m)
 }
 
 /*
- * The counters are allocated at once, for each possible CPU. Where many CPUs make that too much
- * memory, there are fewer flows.
+ * The per-CPU counters are preallocated for every possible CPU. On hosts with many CPUs the number
+ * of flows is reduced to keep them within this size.
  */
 #define COUNTERS_MAX (512ULL << 20) /* bytes */
 
-/* Slots that were given back wait before they are used again: see slots.c. */
+/* More slots than flows: freed slots wait for a grace period before reuse (slots.c). */
 static uint32_t slots_for(uint32_t max_flows)
 {
 	return max_flows + max_flows / 8 + 8192;
@@ -217,7 +217,7 @@ static int load_xdp(struct off_maps *m, uint32_t max_flows)
 
 	if (!x)
 		return -errno;
-	/* Any mix of kinds: each map has room for all. */
+	/* Each flow map has room for all flows: any mix of families is possible. */
 	rc = bpf_map__set_max_entries(x->maps.flows4, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.flows6, max_flows);
 	rc = rc ? rc : bpf_map__set_max_entries(x->maps.frames, max_flows);
@@ -266,7 +266,7 @@ static int load_tc(struct off_maps *m)
 	return rc;
 }
 
-/* The XDP program alone: the maps are there. */
+/* Loads only the XDP program, with the existing maps. */
 static int load_xdp_again(struct off_maps *m)
 {
 	struct l7mp_xdp *x = off_maps_xdp_object(m);
@@ -415,7 +415,7 @@ void off_maps_open_old(struct off_maps *m, const char *dir)
 	learn_ids(m);
 }
 
-/* ---- programs of our own for the maps of a predecessor ---- */
+/* ---- our own programs for a previous daemon's maps ---- */
 
 static void set_programs(struct off_maps *m, const struct off_programs *p)
 {

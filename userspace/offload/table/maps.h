@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The BPF objects, the maps and their pins. Thread: loop only, but off_maps_load, which any may
- * call.
+ * The BPF objects, the maps and their pins. Thread: loop only, except off_maps_load, which any
+ * thread may call.
  */
 #pragma once
 
@@ -12,23 +12,23 @@
 #define OFF_BPFFS "/sys/fs/bpf"
 #define OFF_PINS  OFF_BPFFS "/l7mp"
 
-/* Programs, and their ids. Descriptors -1: not there. */
+/* Program descriptors (-1: none) and ids (0: none). */
 struct off_programs {
 	int xdp, tc, tc_l3, tap;
 	uint32_t id_xdp, id_tc, id_tc_l3, id_tap;
 };
 
-/* Everything that holds a descriptor in the kernel. -1: not there. */
+/* The maps and programs of an instance. Descriptors -1: none. */
 struct off_maps {
 	int flows4, flows6, frames, frame_ifs, counters, verdicts, devices, abi, attached, handover,
 	        tcp_pairs, rtp, sessions;
 	int prog_xdp, prog_tc, prog_tc_l3, prog_tap;
 	uint32_t id_xdp, id_tc, id_tc_l3; /* of the programs */
 	uint32_t max_flows;               /* entries of flows4, flows6 and frames together */
-	uint32_t n_slots;                 /* of counters: more, as some wait to be used again */
+	uint32_t n_slots;                 /* of counters: more, as freed ones wait before reuse */
 	/*
-	 * Those of a predecessor that may still be attached, while ours take their places; the
-	 * second one is of a predecessor that had not come to the end of that itself.
+	 * Programs of a previous daemon that may still be attached while ours replace them; [1] are
+	 * those of a daemon that stopped before it had replaced all of its own predecessor's.
 	 */
 	struct off_programs old[2];
 };
@@ -40,21 +40,23 @@ struct off_pins {
 
 void off_maps_init(struct off_maps *m);
 void off_maps_close(struct off_maps *m);
-/* Loads the programs and makes the maps. 0, or negative errno and a text for people. */
+/* Creates the maps and loads the programs. 0, or negative errno and a message in `why`. */
 int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size);
+/* Pins all maps and programs in dir. The same return values. */
 int off_maps_pin(struct off_maps *m, const char *dir, char *why, size_t size);
-/* Opens whatever a predecessor left, of any ABI; what is not there stays -1. */
+/* Opens the pins that a previous daemon left, of any ABI; missing ones stay -1. */
 void off_maps_open_old(struct off_maps *m, const char *dir);
-/* Opens what is pinned. -ENOENT: nothing there; -EPROTO: another ABI. */
+/* Opens the pinned maps and programs. -ENOENT: a pin is missing; -EPROTO: another ABI version. */
 int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size);
 /*
- * After off_maps_open: loads programs of our own for these maps; the old ones are then in `old`.
- * Nothing is pinned or attached yet. 0, or negative errno and a text.
+ * After off_maps_open: loads our own programs for these maps and moves the old ones to `old`.
+ * Neither pins nor attaches anything. 0, or negative errno and a message in `why`.
  */
 int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size);
 /*
- * After off_maps_open: opens in old[1] what a predecessor has pinned beside its own predecessor's
- * programs. With all of them there (`has_all`) it may have attached them.
+ * After off_maps_open: opens, as old[1], the programs that a previous daemon pinned as "new_*" in
+ * order to replace its predecessor's. If all of them exist (off_programs_has_all), it may have
+ * attached them.
  */
 void off_maps_open_newer(struct off_maps *m, const char *dir);
 static inline bool off_programs_has_all(const struct off_programs *p)
@@ -62,26 +64,29 @@ static inline bool off_programs_has_all(const struct off_programs *p)
 	return p->xdp >= 0 && p->tc >= 0 && p->tc_l3 >= 0 && p->tap >= 0;
 }
 /*
- * Uses those instead of the others, which are then in old[1]. for_good: the others are attached
- * nowhere, and their pins are replaced.
+ * Swaps them with the current programs, which are then in old[1]. for_good: those are not attached
+ * anywhere; closes them and replaces their pins.
  */
 void off_maps_use_newer(struct off_maps *m, const char *dir, bool for_good);
-/* Pins them beside the old ones, before the first one is attached. The same. */
+/*
+ * Pins our programs as "new_*" beside the old ones; to be called before the first one is attached.
+ * 0, or negative errno and a message in `why`.
+ */
 int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size);
-/* The old programs are attached nowhere any more: their pins are replaced. */
+/* The old programs are not attached anywhere any more: closes them and replaces their pins. */
 void off_maps_renewed(struct off_maps *m, const char *dir);
-/* Removes every pin in dir; the directory stays. */
+/* Removes all pins in dir; keeps the directory. */
 void off_pins_clear(const char *dir);
-/* An XDP skeleton that is open, not loaded, with our maps in it. NULL and errno. */
+/* Opens an XDP skeleton that uses our maps, without loading it. NULL: errno is set. */
 struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
 
-/* Makes the instance's directory and locks it. -EBUSY: another process has it. */
+/* Creates the instance's directory and locks it. -EBUSY: another process holds the lock. */
 int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t size);
 /*
- * Takes over the lock that another process has on the instance's directory: `lock` is its
- * descriptor, which becomes p's (close-on-exec). -ESTALE, and it stays the caller's: it is another
- * directory's.
+ * Takes over a lock on the instance's directory that another process handed over as the descriptor
+ * `lock`. On success *p owns it (close-on-exec). -ESTALE: it is not a descriptor of that directory,
+ * and the caller still owns it.
  */
 int off_pins_take(struct off_pins *p, const char *instance, int lock);
-/* Gives the lock back and removes the directories if they are empty. */
+/* Removes the directories if they are empty, and releases the lock. */
 void off_pins_unlock(struct off_pins *p);

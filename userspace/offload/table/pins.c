@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The instance's directory in bpffs: its lock, what is pinned in it, its end. */
+/* The instance's directory in bpffs: creating, locking, clearing and removing it. */
 #include <bpf/bpf.h>
 #include <dirent.h>
 #include <errno.h>
@@ -33,8 +33,9 @@ static bool is_bpffs(void)
 }
 
 /*
- * Minimal systems have none. Only in the mount namespace of this machine (or container): in one
- * of `ip netns exec` the pins would vanish with us, and nobody could clean up after a crash.
+ * Mounts a bpffs, which minimal systems lack; but only in the mount namespace of the host (or
+ * container). In one made by `ip netns exec` the pins would vanish with this process, and the next
+ * daemon could not clean up after a crash.
  */
 static bool mount_bpffs(void)
 {
@@ -59,7 +60,7 @@ static int check_bpffs(char *why, size_t size)
 	return -ENODEV;
 }
 
-/* Opens and locks the directory that has the path now. -ESTALE when it was removed meanwhile. */
+/* Opens and locks the directory. -ESTALE: it was removed or replaced before the lock was taken. */
 static int lock_dir(struct off_pins *p)
 {
 	struct stat mine, now;
@@ -124,7 +125,7 @@ void off_pins_unlock(struct off_pins *p)
 {
 	if (p->lock < 0)
 		return;
-	/* Empty ones only: pins that stay, and other instances, keep them. */
+	/* rmdir fails while there are pins, or other instances. */
 	if (!rmdir(p->dir))
 		(void)rmdir(OFF_PINS);
 	close(p->lock);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The pinned map `sessions`: what a daemon that is started again needs, beside the flows
- * themselves, to go on with a session. A session without its record is fast all the same: it only
- * can't be taken over.
+ * The pinned map `sessions`: what a restarted daemon needs, besides the flows themselves, to resume
+ * a session. A session without a record is offloaded all the same, but can't be adopted.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -19,7 +18,7 @@ uint64_t off_record_id(const struct l7mp_flow_owner *owner)
 
 /* ---- writing ---- */
 
-/* Everything that is known by text, or that but the metadata. False: it does not fit. */
+/* Prints the record's strings as JSON, with or without metadata. False: they don't fit. */
 static bool print_texts(const struct l7mp_flow_owner *owner, bool metadata, char *out, size_t size)
 {
 	cJSON *o = cJSON_CreateObject();
@@ -77,7 +76,7 @@ void off_record_delete(struct off_table *tbl, struct l7mp_flow *flow)
 	flow->recorded = false;
 }
 
-/* ---- reading what an earlier process wrote ---- */
+/* ---- reading a previous daemon's record ---- */
 
 int off_record_get(const struct off_table *tbl, uint64_t id, struct l7mp_flow_owner *out,
                    cJSON **texts)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * RTP statistics of flows: while a flow is in the kernel, they are kept in the memory of the map
- * `rtp`, by the programs and by user space; else in the session. The session's pointer tells where.
+ * RTP statistics of flows. While a flow is in the kernel, both the programs and user space update
+ * them in the memory of the map `rtp`; otherwise they are in the session. The stream's pointer `at`
+ * says which of the two is in use.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -38,7 +39,7 @@ void off_rtp_enter(struct off_table *tbl, const struct off_direction *dir)
 	s->at = map;
 }
 
-/* The place is used again after all others: a program may still count there. */
+/* The freed entry goes to the end of the ring: a program may still update it for a moment. */
 void off_rtp_leave(struct off_table *tbl, struct off_direction *dir)
 {
 	struct off_rtp *r = &tbl->rtp;

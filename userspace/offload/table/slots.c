@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Slots: places in the map `counters`, one for each entry of the maps of flows. A program that has
- * found a flow counts its packet a moment later, when the flow may be out of its map already. So a
- * slot that is given back waits until every program that ran then has ended: a worker thread waits
- * for that (an RCU grace period, some 10 ms), for all slots that were given back until it began.
+ * Slots: indexes of the map `counters`, one for each entry of the flow maps. A program looks up a
+ * flow first and counts its packet later, when the flow may have been deleted already. A freed slot
+ * is therefore reused only after all programs that ran at that time have ended. A worker thread
+ * waits for that (an RCU grace period, some 10 ms), once for all slots freed before the wait began.
  *
- * What was given back last is taken first, so that the used slots stay close to each other and the
- * counter poll reads little else.
+ * The slot freed last is reused first: this keeps used slots close together, so that the counter
+ * poll reads few unused ones.
  */
 #include <errno.h>
 #include <linux/membarrier.h>
@@ -18,18 +18,18 @@
 
 #include "table.h"
 
-#define GATHER_MS 20 /* what is given back in this time shares one wait */
+#define GATHER_MS 20 /* slots freed within this time share one wait */
 
-/* Owned by the table while it is idle, by the worker while it is away, then by its callback. */
+/* Owned by the table while idle; by the worker, then by its callback, while `away`. */
 struct off_grace {
 	uv_work_t work;
-	struct off_table *tbl; /* NULL: it was stopped meanwhile */
+	struct off_table *tbl; /* NULL: stopped while `away` */
 	bool away;
 };
 
 void off_wait_for_programs(void)
 {
-	/* Programs run under RCU, and this command of membarrier(2) is synchronize_rcu(). */
+	/* BPF programs run under RCU, and this membarrier(2) command calls synchronize_rcu(). */
 	const struct timespec enough = {.tv_nsec = 20 * 1000000};
 
 	if (syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
@@ -88,7 +88,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	begin_wait(arg);
 }
 
-/* ---- taking and giving ---- */
+/* ---- allocating and freeing ---- */
 
 static void use(struct off_slots *s, uint32_t slot, struct off_direction *dir)
 {
@@ -136,7 +136,7 @@ void off_slots_claimed(struct off_table *tbl)
 {
 	struct off_slots *s = &tbl->slots;
 
-	/* The last one is taken first: let those be used first that lie close together. */
+	/* `ready` is a stack: push the lowest slots last, so that they are used first. */
 	for (uint32_t slot = s->fresh; slot-- > 0;)
 		if (!s->dirs[slot])
 			s->ready[s->n_ready++] = slot;
@@ -190,7 +190,7 @@ void off_slots_stop(struct off_table *tbl)
 	l7mp_timer_give_back(tbl->loop, &s->timer);
 	if (s->grace && s->grace->away) {
 		s->grace->tbl = NULL;
-		(void)uv_cancel((uv_req_t *)&s->grace->work); /* or it ends by itself */
+		(void)uv_cancel((uv_req_t *)&s->grace->work); /* the callback runs in any case */
 	} else {
 		free(s->grace);
 	}

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is in the kernel: the maps (maps.h), and for each flow its key, action and counters here.
+ * The kernel's flow table: the BPF maps (maps.h), and user space's copy of each flow's keys,
+ * actions and counters.
  *
- *   maps, pins   BPF objects and their pins     index      from keys to the directions of flows
- *   entries      of the maps of flows           slots      places of their counters
- *   counters     the counter poll               handover   how a flow begins without overtaking
- *   rtp          statistics of RTP flows
- *   record       sessions, for a successor      translate  from sessions' ends to keys and actions
+ *   maps, pins   BPF objects and their pins     index      hash table: key to direction of a flow
+ *   entries      entries of the flow maps       slots      allocator of counter slots
+ *   counters     the counter poll               handover   activates flows without reordering
+ *   rtp          statistics of RTP flows        record     session records for the next daemon
+ *   translate    session endpoints to keys and actions
  *
  * Thread: loop only.
  */
@@ -20,7 +21,7 @@
 
 struct off_direction;
 
-/* Where the packets of a flow must come in: see struct l7mp_flow_action. */
+/* Where the packets of a flow must be received: see struct l7mp_flow_action. */
 struct off_ingress {
 	uint32_t ifindex;
 	uint8_t mac[6];
@@ -28,7 +29,7 @@ struct off_ingress {
 	uint16_t vlan_id[2];
 };
 
-/* How a packet of a flow leaves, and by which interface. */
+/* The egress of a flow: interface, MTU, MAC addresses and VLAN tags. */
 struct off_egress {
 	uint32_t ifindex;
 	uint32_t mtu;
@@ -38,25 +39,25 @@ struct off_egress {
 	uint16_t vlan_proto[2]; /* network order, outer first */
 	uint16_t vlan_tci[2];
 };
-/* The key of packets from -> to. Both of one family, with ports. */
+/* The key of packets sent from `from` to `to`: addresses of one family, with ports. */
 void off_key_set(struct l7mp_flow_key *key, uint8_t l4, const struct l7mp_addr *from,
                  const struct l7mp_addr *to);
-/* An address of the key and its port (network order). */
+/* Makes an address of the key's family from `ip` and `port` (network order). */
 void off_key_to_addr(const struct l7mp_flow_key *key, const uint8_t *ip, uint16_t port,
                      struct l7mp_addr *out);
-/* The action that makes them packets of src -> dst: everything but ingress and egress. */
+/* Fills the action that rewrites them to src -> dst: all fields but ingress and egress. */
 void off_action_set(struct l7mp_flow6_action *a, const struct l7mp_flow_key *key,
                     enum l7mp_flow_verb verb, const struct l7mp_addr *src,
                     const struct l7mp_addr *dst);
-/* What the sockets of the ends decide: `from` receives the packets, `to` would send them on. */
+/* Sets what depends on socket options: `from` is the receiving socket, `to` the sending one. */
 void off_action_set_ends(struct l7mp_flow_action *a, const struct l7mp_flow_end *from,
                          const struct l7mp_flow_end *to);
 void off_action_set_egress(struct l7mp_flow_action *a, const struct off_egress *x);
 void off_action_set_ingress(struct l7mp_flow_action *a, const struct off_ingress *in);
-/* Key and action of what comes in at `from` and leaves by `to`, AF_PACKET: but ingress, egress. */
+/* AF_PACKET: key and action of frames received at `from`, sent at `to`; no ingress, egress. */
 void off_frame_set(struct off_direction *dir, const struct l7mp_flow_end *from,
                    const struct l7mp_flow_end *to);
-/* May this pair be offloaded as far as its ends tell? NONE or the reason. */
+/* Do the two endpoints allow offload? L7MP_REASON_NONE, or the reason why not. */
 enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 
 /* ---- flows ---- */
@@ -67,49 +68,50 @@ struct off_tap;
 struct off_direction {
 	union {
 		struct l7mp_flow_key key;
-		struct l7mp_frame_key frame; /* begins like it; ifindex 0: no frames */
+		struct l7mp_frame_key frame; /* same leading fields; ifindex 0: not AF_PACKET */
 	};
 	struct l7mp_flow_counters now;
-	uint64_t born; /* the poll's serial number then; beside `now`: the poll touches both */
+	/* counter_poll.serial when the flow was added. Next to `now`: the poll reads both. */
+	uint64_t born;
 	struct l7mp_flow *flow;
-	uint64_t noted;              /* of the hand-over: `passed` when it was looked at last */
-	bool has_slot;               /* action.slot is ours */
-	bool has_rtp;                /* action.pair is our place in the map `rtp` */
-	struct l7mp_rtp_stream *rtp; /* the session's; NULL: no statistics of RTP */
+	uint64_t noted;              /* hand-over: `passed` as last read */
+	bool has_slot;               /* action.slot is allocated */
+	bool has_rtp;                /* action.pair is an allocated index of the map `rtp` */
+	struct l7mp_rtp_stream *rtp; /* the session's; NULL: no RTP statistics */
 	union {
-		struct l7mp_flow_action action;   /* all of an entry of flows4 */
-		struct l7mp_flow6_action action6; /* the same, and what flows6 has more */
-		struct l7mp_frame_action frames;  /* of an entry of frames */
+		struct l7mp_flow_action action;   /* the value in flows4 */
+		struct l7mp_flow6_action action6; /* the value in flows6, which begins with it */
+		struct l7mp_frame_action frames;  /* the value in frames */
 	};
 };
 
 struct l7mp_flow {
 	struct l7mp_flow *prev, *next;
-	struct l7mp_flow *lprev, *lnext; /* among those that leave */
+	struct l7mp_flow *lprev, *lnext; /* in the list of flows being withdrawn */
 	uint64_t cookie;
-	struct off_direction dir[2]; /* what a's peer sends, what b's peer sends */
-	uint64_t session;            /* key of its record; 0: none */
-	bool recorded;               /* it is there */
+	struct off_direction dir[2]; /* packets from a's peer, packets from b's peer */
+	uint64_t session;            /* key of its session record; 0: none */
+	bool recorded;               /* the record is in the map */
 	uint8_t n_dirs;
 	uint8_t verb;
-	bool beginning;                  /* in the engine's list of hand-overs */
-	bool agreed;                     /* its numbers were equal when it was looked at last */
-	struct l7mp_flow *hprev, *hnext; /* there */
-	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last examined. */
+	bool beginning;                  /* not active yet: in handover.flows */
+	bool agreed;                     /* `passed` equalled `relayed` at the last check */
+	struct l7mp_flow *hprev, *hnext; /* in handover.flows */
+	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last checked. */
 	uint64_t added_us, settled_us, looked_us;
-	bool out;                 /* taken out of the map already, by changes.c */
-	bool unmapped;            /* the same, as its owner is about to have it back (TCP) */
-	bool over;                /* TCP: has no owner any more, and stays for what is late */
+	bool out;                 /* changes.c has removed its map entries already */
+	bool unmapped;            /* TCP: the same, before its owner takes it back */
+	bool over;                /* TCP: has no owner any more; kept for late segments */
 	struct off_tcp_pair *tcp; /* L7MP_VERB_SPLICE; else NULL */
 	uint8_t out_reason;       /* enum l7mp_reason */
-	/* To a's peer, to b's peer; the second only with two sides. AF_PACKET: NULL. */
+	/* Routes to a's peer and to b's peer; the second only with two ends. AF_PACKET: NULL. */
 	struct off_nexthop *nh[2];
 	struct off_use use[2];
-	/* AF_PACKET: whose frames these are; among all such flows; the links when it last looked */
+	/* AF_PACKET: the listeners' taps, the list of such flows, the link generation last seen. */
 	struct off_tap *tap[2];
 	struct l7mp_flow *fprev, *fnext;
 	uint32_t links_seen;
-	uint8_t counted; /* bits by direction: it is among the entries of its interface */
+	uint8_t counted; /* bit per direction: counted among its interface's entries */
 };
 
 /* ---- index ---- */
@@ -119,35 +121,35 @@ struct off_slot {
 	struct off_direction *dir; /* NULL: free */
 };
 
-/* From keys to sides, which it borrows. All zero: empty. */
+/* From keys to directions, which it borrows. All zero: empty. */
 struct off_index {
 	struct off_slot *slots;
 	uint32_t n, mask;
 };
 struct off_direction *off_index_find(const struct off_index *t, const struct l7mp_frame_key *key);
 int off_index_add(struct off_index *t, struct off_direction *dir); /* 0, -EEXIST, -ENOMEM */
-/* No-op when it is not there. The last one frees the table's memory. */
+/* No-op when it isn't in the table. Deleting the last entry frees the table's memory. */
 void off_index_delete(struct off_index *t, const struct off_direction *dir);
 
 /* ---- slots: state ---- */
 
-enum { OFF_V4, OFF_V6, OFF_FRAME, OFF_FAMILIES }; /* of flows: each has a map */
+enum { OFF_V4, OFF_V6, OFF_FRAME, OFF_FAMILIES }; /* families of flows, a map each */
 
-struct off_grace; /* a wait for the programs, in a worker thread */
+struct off_grace; /* an RCU grace period, waited for in a worker thread */
 
 #define OFF_SLOT_BLOCK 4096 /* slots that the counter poll reads at a time */
 
 struct off_slots {
-	uint32_t n;                  /* of the map */
-	uint32_t n_used;             /* that flows have */
+	uint32_t n;                  /* slots in the map */
+	uint32_t n_used;             /* slots used by flows */
 	uint32_t n_of[OFF_FAMILIES]; /* ... by family */
-	uint32_t fresh;              /* from here on none was ever used */
-	uint32_t *ready, n_ready;    /* to be taken, the last one first */
-	uint32_t *waiting;           /* given back, but a program may still count there */
-	uint32_t n_waiting;          /* oldest first; */
-	uint32_t n_covered;          /* so many of them will be ready when `grace` is back */
-	struct off_direction **dirs; /* whose slot it is; NULL: nobody's */
-	uint32_t *used;              /* number in each block */
+	uint32_t fresh;              /* slots from here on were never used */
+	uint32_t *ready, n_ready;    /* stack of free slots */
+	uint32_t *waiting;           /* freed, but a program may still count there; oldest first */
+	uint32_t n_waiting;
+	uint32_t n_covered;          /* the first ones in `waiting`, ready when `grace` ends */
+	struct off_direction **dirs; /* user of each slot; NULL: free */
+	uint32_t *used;              /* used slots in each block */
 	struct l7mp_timer timer;
 	struct off_grace *grace;
 };
@@ -157,13 +159,13 @@ struct off_slots {
 struct off_handover {
 	volatile struct l7mp_handover *slots; /* the map's memory; NULL: none */
 	struct l7mp_timer timer;
-	struct l7mp_flow *flows; /* that have not begun */
-	struct l7mp_flow *at;    /* that is looked at; NULL when it was removed meanwhile */
+	struct l7mp_flow *flows; /* not active yet */
+	struct l7mp_flow *at;    /* being checked; set to NULL when it is removed meanwhile */
 	unsigned n_flows;
-	unsigned first, n_free; /* in free, a ring */
+	unsigned first, n_free; /* of the ring `free` */
 	uint16_t free[L7MP_HANDOVER_SLOTS];
-	uint64_t forced;                      /* that began though their stream did not pause */
-	uint8_t claimed[L7MP_HANDOVER_SLOTS]; /* 1: by a flow of an earlier process */
+	uint64_t forced;                      /* flows activated without a pause of their packets */
+	uint8_t claimed[L7MP_HANDOVER_SLOTS]; /* 1: used by a flow of a previous daemon */
 };
 
 /* ---- RTP: state ---- */
@@ -171,24 +173,24 @@ struct off_handover {
 struct off_rtp {
 	struct l7mp_rtp *streams; /* the map's memory; NULL: none */
 	uint16_t *free;           /* a ring of L7MP_RTP_STREAMS */
-	uint8_t *claimed;         /* while flows are adopted: 1 for each place that has one */
-	unsigned first, n_free;   /* in free */
+	uint8_t *claimed;         /* during adoption: 1 for each index used by an adopted flow */
+	unsigned first, n_free;   /* of the ring `free` */
 };
 
 /* ---- counter poll: state ---- */
 
-struct off_counter_slice; /* a slice, on its way through a worker thread */
+struct off_counter_slice; /* part of a poll, read by a worker thread */
 
 struct off_counter_poll {
 	struct l7mp_timer timer;
 	struct off_counter_slice *read;
-	uint32_t room;   /* slots a slice, at most OFF_SLOT_BLOCK */
-	uint32_t next;   /* slot */
-	uint64_t serial; /* of the slice that is read or was read last */
+	uint32_t room;   /* slots per slice, at most OFF_SLOT_BLOCK */
+	uint32_t next;   /* first slot of the next slice */
+	uint64_t serial; /* of the last slice that was started */
 	bool running;
-	unsigned failed; /* slices in a row */
+	unsigned failed; /* consecutive failed slices */
 	uint64_t begun_ms;
-	/* of this poll and of the last one: the loop's time, the worker's time, entries */
+	/* Time spent in the loop and in the worker, entries read: this poll and the last one. */
 	uint64_t spent_ns, read_ns, entries;
 	uint64_t last_spent_ns, last_read_ns, last_entries;
 	int64_t clock_ms; /* loop time minus CLOCK_MONOTONIC */
@@ -201,26 +203,26 @@ struct off_table {
 	/* After each counter poll of the whole table. */
 	void (*polled)(void *arg);
 	void *arg;
-	/* The session side's events; NULL: none. */
+	/* Events for the sessions; NULL: none. */
 	const struct l7mp_offload_events *events;
 	void *events_arg;
 
 	struct off_maps maps;
 	struct off_index index; /* by key */
 	struct off_slots slots;
-	uint32_t version; /* of the value that was written last */
+	uint32_t version; /* of the last value written to a flow map */
 	uint64_t n_flows;
 	uint64_t n_records;                    /* in the map `sessions` */
-	int n_cpus;                            /* possible ones */
-	struct l7mp_flow_counter *zeros, *one; /* one entry's values, of n_cpus */
+	int n_cpus;                            /* possible CPUs */
+	struct l7mp_flow_counter *zeros, *one; /* per-CPU values of one counter */
 	struct off_counter_poll counter_poll;
 	struct off_handover handover;
 	struct off_rtp rtp;
 };
 
 /*
- * Gives the action a version that no other has. Before each write into the map of flows: the
- * programs rely on it (headers/flow.h).
+ * Sets a version that no other value has. Required before each write to a flow map: the programs
+ * detect values that change while they read them by it (headers/flow.h).
  */
 static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow6_action *a)
 {
@@ -229,7 +231,7 @@ static inline void off_action_renew(struct off_table *tbl, struct l7mp_flow6_act
 
 /* ---- entries ---- */
 
-/* One of the maps of flows: sizes in bytes. */
+/* A flow map; key and value sizes in bytes. */
 struct off_entry_map {
 	int fd;
 	size_t key, value;
@@ -243,15 +245,15 @@ static inline unsigned off_entry_family(const struct off_direction *dir)
 }
 
 struct off_entry_map off_entry_map(const struct off_maps *maps, unsigned family);
-/* The direction's key as its map has it. Borrowed. */
+/* The direction's key in its map's format. Borrowed. */
 const void *off_entry_key(const struct off_direction *dir);
-/* Writes a value, of which IPv4 has only the first part. 0 or negative errno. */
+/* Writes a value; flows4 takes only its first part. 0 or negative errno. */
 int off_entry_put(const struct off_maps *maps, const struct off_direction *dir,
                   const struct l7mp_flow6_action *value, uint64_t flags);
 void off_entry_delete(const struct off_maps *maps, const struct off_direction *dir);
-/* Whether there are any. */
+/* Is there any entry in the flow maps? */
 bool off_entries_there(const struct off_maps *maps);
-/* Deletes all; returns how many there were. */
+/* Deletes all entries; returns how many it deleted. */
 unsigned off_entries_clear(const struct off_maps *maps);
 
 /* ---- slots ---- */
@@ -259,21 +261,23 @@ unsigned off_entries_clear(const struct off_maps *maps);
 int off_slots_start(struct off_table *tbl); /* after the maps; 0 or -ENOMEM */
 void off_slots_stop(struct off_table *tbl);
 /*
- * Gives the direction a slot (action.slot), which the caller zeroes. -E2BIG: as many flows are
- * there as there may be; -EAGAIN: no slot is ready, some will be soon.
+ * Allocates the direction's counter slot (action.slot); the caller zeroes the counters. -E2BIG:
+ * max_flows is reached; -EAGAIN: all free slots still wait for a grace period.
  */
 int off_slot_take(struct off_table *tbl, struct off_direction *dir);
 /*
- * Before any is taken: the direction of an earlier process keeps its slot. -EEXIST: another one
- * has it; -EINVAL: there is none of that number. off_slots_claimed follows.
+ * Adoption: marks the slot of a previous daemon's flow as used. To be called before the first
+ * off_slot_take, and followed by off_slots_claimed. -EEXIST: another flow uses the slot; -EINVAL:
+ * there is no such slot, or max_flows is reached.
  */
 int off_slot_claim(struct off_table *tbl, struct off_direction *dir);
-/* All slots but those are free. */
+/* After the last off_slot_claim: the other slots are free. */
 void off_slots_claimed(struct off_table *tbl);
-/* Its entry is out of the map. No-op without a slot. */
+/* Frees the slot after the direction's entry was deleted from its map. No-op without a slot. */
 void off_slot_give(struct off_table *tbl, struct off_direction *dir);
 /*
- * Returns when all programs that run now have ended; that takes some 10 ms. Any thread.
+ * Waits until all BPF programs that are running now have ended (an RCU grace period, some 10 ms).
+ * Blocks. Any thread.
  */
 void off_wait_for_programs(void);
 
@@ -282,21 +286,21 @@ void off_wait_for_programs(void);
 int off_handover_start(struct off_table *tbl);
 void off_handover_stop(struct off_table *tbl);
 /*
- * Before it goes into the map: marks its actions. Without a free place they stay as they are, and
- * it begins at once.
+ * Before the flow is written to its map: sets L7MP_FLOW_HANDOVER in its actions. Without a free
+ * hand-over slot they are left unchanged, and the flow is active at once.
  */
 void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow);
 /*
- * Before any is taken: the direction of an earlier process keeps its place, if it has one. Like
- * off_slot_claim. off_handover_claimed follows.
+ * Adoption: marks the hand-over slot of a previous daemon's flow, if it has one, as used. Like
+ * off_slot_claim; followed by off_handover_claimed.
  */
 int off_handover_claim(struct off_table *tbl, struct off_direction *dir);
 void off_handover_claimed(struct off_table *tbl);
-/* It is in the map now; the event `begun` follows, unless it is removed before. */
+/* After the flow was written to its map. The event `begun` follows, unless it is removed before. */
 void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);
-/* Not any more among those that begin. */
+/* Removes the flow from those waiting for activation. No-op when it isn't one. */
 void off_handover_drop(struct off_table *tbl, struct l7mp_flow *flow);
-/* It is out of the map: the same, and its places are free again. */
+/* After the flow's entries were deleted: off_handover_drop, and frees its hand-over slots. */
 void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow);
 
 /* ---- RTP ---- */
@@ -304,47 +308,50 @@ void off_handover_release(struct off_table *tbl, struct l7mp_flow *flow);
 int off_rtp_start(struct off_table *tbl); /* after the maps; 0 or negative errno */
 void off_rtp_stop(struct off_table *tbl);
 /*
- * Before the direction goes into the map: a place for the statistics of its packets. `stream` is
- * borrowed until off_rtp_leave. 0; -ENOSPC: there is no place.
+ * Before the direction is written to its map: allocates an entry of `rtp` for its statistics.
+ * `stream` is borrowed until off_rtp_leave. 0; -ENOSPC: no free entry.
  */
 int off_rtp_take(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream);
-/* The programs take the direction's packets from now on: the statistics go on in the map. */
+/* The direction becomes active: moves its statistics from the session into the map. */
 void off_rtp_enter(struct off_table *tbl, const struct off_direction *dir);
 /*
- * At the adoption: the place that an earlier process took for the direction. When it is not valid,
- * or used twice, has_rtp stays false.
+ * Adoption: marks the `rtp` entry of a previous daemon's flow as used. has_rtp stays false if the
+ * index is invalid or used twice.
  */
 void off_rtp_claim(struct off_table *tbl, struct off_direction *dir);
-/* After all claims, before the first off_rtp_take: the other places are free. */
+/* After all claims, before the first off_rtp_take: the other entries are free. */
 void off_rtp_claimed(struct off_table *tbl);
 /*
- * The statistics of a claimed place are those of `stream` (borrowed until off_rtp_leave). Without
- * `counting` the programs do not count there yet, and off_rtp_enter follows.
+ * Adoption: connects a claimed entry with `stream` (borrowed until off_rtp_leave). `counting`: the
+ * flow is active already; otherwise off_rtp_enter follows.
  */
 void off_rtp_adopt(struct off_table *tbl, struct off_direction *dir, struct l7mp_rtp_stream *stream,
                    bool counting);
-/* It is out of the map: the statistics go on in the session. No-op without a place. */
+/*
+ * After the direction's entry was deleted: moves the statistics back into the session and frees the
+ * `rtp` entry. No-op without one.
+ */
 void off_rtp_leave(struct off_table *tbl, struct off_direction *dir);
 
 /* ---- counters ---- */
 
 int off_counter_poll_start(struct off_table *tbl);
 void off_counter_poll_stop(struct off_table *tbl);
-/* Sets a direction's counter to zero. 0 or negative errno. */
+/* Zeroes a direction's counters on all CPUs. 0 or negative errno. */
 int off_counter_clear(struct off_table *tbl, const struct off_direction *dir);
-/* Updates dir->now from the kernel: the sum over the CPUs. */
+/* Reads a direction's counters from the kernel, summed over the CPUs, into dir->now. */
 void off_counter_read(struct off_table *tbl, struct off_direction *dir);
 
 /* ---- records ---- */
 
 uint64_t off_record_id(const struct l7mp_flow_owner *owner); /* 0: it has no session */
-/* 0 or negative errno. */
+/* Writes the flow's session record. No-op without a session. 0 or negative errno. */
 int off_record_put(struct off_table *tbl, struct l7mp_flow *flow,
                    const struct l7mp_flow_owner *owner);
 void off_record_delete(struct off_table *tbl, struct l7mp_flow *flow);
 /*
- * Reads what an earlier process has written. The texts of *out are in *texts, a new tree (NULL on
- * failure). 0; -ENOENT; -EPROTO another version; -EBADMSG.
+ * Reads a record that a previous daemon wrote. The strings in *out point into *texts, a new tree
+ * that the caller frees (NULL on failure). 0; -ENOENT; -EPROTO: another version; -EBADMSG: invalid.
  */
 int off_record_get(const struct off_table *tbl, uint64_t id, struct l7mp_flow_owner *out,
                    cJSON **texts);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* From two ends of a flow to keys and actions of the map. Pure: no kernel, no engine. */
+/* Translates a flow's two endpoints to map keys and actions. Pure functions. */
 #include <arpa/inet.h>
 #include <string.h>
 
 #include "table.h"
 
-/* The flags that do not depend on the egress. */
+/* Flags that don't depend on the egress. */
 #define OTHER_FLAGS                                                                         \
 	(L7MP_FLOW_HANDOVER | L7MP_FLOW_JSON_UP | L7MP_FLOW_KEEP_TOS | L7MP_FLOW_SET_DMAC | \
 	 L7MP_FLOW_SET_SMAC | L7MP_FLOW_RTP)
 
-/* Only unicast addresses that mean the same on every interface. */
+/* Is it a unicast address with the same meaning on every interface (not IPv6 link-local)? */
 static bool plain(const struct l7mp_addr *a)
 {
 	if (l7mp_addr_family(a) == AF_INET) {
@@ -37,7 +37,7 @@ static enum l7mp_reason check_socket(const struct l7mp_flow_end *end)
 	return L7MP_REASON_NONE;
 }
 
-/* Frames can only become frames: nothing reads or counts them, and sockets have no frames. */
+/* AF_PACKET can only be forwarded to AF_PACKET: no reflect or drop, no IP sockets. */
 static enum l7mp_reason check_frames(const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
 	if (b->kind != L7MP_FLOW_SOCKET)
@@ -56,7 +56,7 @@ enum l7mp_reason off_pair_check(const struct l7mp_flow_end *a, const struct l7mp
 	if (!a->l4)
 		return check_frames(a, b);
 	reason = check_socket(a);
-	/* What stops here is no connection that could go on elsewhere. */
+	/* A TCP connection that ends in a transformer has no second connection to splice. */
 	if (!reason && a->l4 == IPPROTO_TCP && b->kind != L7MP_FLOW_SOCKET)
 		return b->reason ? b->reason : L7MP_REASON_TRANSFORMER;
 	if (reason || b->kind == L7MP_FLOW_REFLECT || b->kind == L7MP_FLOW_DROP)
@@ -178,8 +178,8 @@ static uint64_t delta(const void *old, const void *new, size_t n)
 }
 
 /*
- * Equal words add 0xffff each, which is zero in one's complement. When nothing changes, a real 0
- * spares the programs the calls of checksum helpers.
+ * Equal words sum up to 0xffff, the other zero of one's complement. If nothing changes return 0,
+ * for which the programs skip the checksum helpers.
  */
 static uint16_t delta_or_zero(const void *old, const void *new, size_t n)
 {
@@ -200,12 +200,12 @@ static void set_csums(struct l7mp_flow_action *a, const struct l7mp_flow_key *ke
 	memcpy(new + n, daddr, n);
 	a->csum_addr = delta_or_zero(old, new, 2 * n);
 	a->csum_port = delta_or_zero(old_ports, new_ports, sizeof(old_ports));
-	/* TTL is the high byte of its word: one less is 0x0100 less, whatever it was. */
+	/* TTL is the high byte of its word: decrementing it subtracts 0x0100 from any value. */
 	if (key->family == L7MP_FAMILY_V4)
 		a->csum_l3 = fold((uint64_t)a->csum_addr + (uint16_t)~htons(0x0100));
 }
 
-/* The key as the value repeats it. */
+/* Sets the copy of the key in the value. */
 static void set_match(struct l7mp_flow6_action *v, const struct l7mp_flow_key *key)
 {
 	struct l7mp_flow_action *a = &v->action;
