@@ -270,6 +270,53 @@ class Ctl(unittest.TestCase):
             ctl("listeners", "delete", "unix", "-r")
         self.assertIn("unix:/nonexistent", ctl("-a", "unix:/nonexistent", "clusters", status=1))
 
+    @staticmethod
+    def serve(answer):
+        """a server whose connections `answer` handles, one at a time; returns its URL"""
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def run():
+            while True:
+                try:
+                    s, _ = server.accept()
+                except OSError:
+                    return
+                with s:
+                    try:
+                        s.recv(65536)
+                        answer(s)
+                    except OSError:
+                        pass
+        threading.Thread(target=run, daemon=True).start()
+        return server, f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def test_not_a_list(self):
+        """an answer that is JSON of another shape is an error, not an empty table"""
+        lists = ("clusters", "listeners", "rulelists", "rules", "routes", "endpoints", "sessions", "flows")
+        objects = ("offload", "admin", ["clusters", "get", "x"], ["sessions", "get", "x"], ["config", "dump"], ["drain", "show"])
+        for body, commands in ((b'{"a":1}', lists), (b"[1]", lists), (b"null", lists), (b"[]", objects), (b'"x"', objects)):
+            server, url = self.serve(lambda s, b=body: s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(b) + b))
+            with server:
+                for command in commands:
+                    command = [command] if isinstance(command, str) else command
+                    for output in ("table", "json"):
+                        self.assertIn("is this the REST API", ctl(*command, "-o", output, "--api", url, status=1), (body, command))
+
+    def test_endless(self):
+        """an answer without an end is given up at 512 MiB, and says so"""
+        sent = [0]
+
+        def answer(s):
+            s.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n[")
+            piece = b'"' + b"x" * 1048573 + b'",'
+            while sent[0] < 2000:
+                s.sendall(piece)
+                sent[0] += 1
+        server, url = self.serve(answer)
+        with server:
+            self.assertIn("larger than 512 MiB", ctl("sessions", "list", "--api", url, status=1))
+            self.assertLess(sent[0], 600)
+
     def test_busy(self):
         """503 with Retry-After is tried again for a while"""
         server = socket.create_server(("127.0.0.1", 15001))

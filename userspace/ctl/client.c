@@ -24,6 +24,8 @@
 #define FIND_TIMEOUT  5L
 /* Attempts for 503 with Retry-After, which means that nothing was done. */
 #define TRIES 5
+/* The largest answer: 100,000 sessions, the default limit of a proxy, have about 250 MB. */
+#define ANSWER_MAX ((size_t)512 * 1024 * 1024)
 
 struct ctl_client {
 	CURL *curl;
@@ -36,6 +38,8 @@ struct ctl_client {
 	struct curl_slist *headers;
 	char error[CURL_ERROR_SIZE];
 	long local_port;
+	struct l7mp_str answer; /* body of the answer that is being received */
+	bool too_large;         /* it was cut off at ANSWER_MAX */
 };
 
 char *ctl_path(const char *first, ...)
@@ -60,10 +64,19 @@ char *ctl_path(const char *first, ...)
 
 static size_t on_data(char *data, size_t size, size_t n, void *arg)
 {
-	struct l7mp_str *s = arg;
+	struct ctl_client *cl = arg;
 
-	l7mp_str_addn(s, data, size * n);
-	return s->oom ? 0 : size * n;
+	cl->too_large = cl->too_large || size * n > ANSWER_MAX - cl->answer.len;
+	if (cl->too_large)
+		return 0;
+	l7mp_str_addn(&cl->answer, data, size * n);
+	return cl->answer.oom ? 0 : size * n;
+}
+
+static void answer_clear(struct ctl_client *cl)
+{
+	l7mp_str_free(&cl->answer);
+	cl->too_large = false;
 }
 
 static size_t on_header(char *data, size_t size, size_t n, void *arg)
@@ -143,17 +156,16 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 /* Returns whether the admin server answers at its default address. No token is sent for this. */
 static bool admin_server_answers(struct ctl_client *cl)
 {
-	struct l7mp_str text = {0};
+	struct l7mp_str *text = &cl->answer;
 	char message[80];
 	int line = 0;
 	cJSON *answer = NULL;
 
 	curl_easy_setopt(cl->curl, CURLOPT_URL, ADMIN_SERVER "/healthz");
-	curl_easy_setopt(cl->curl, CURLOPT_WRITEDATA, &text);
 	curl_easy_setopt(cl->curl, CURLOPT_TIMEOUT, FIND_TIMEOUT);
-	if (!curl_easy_perform(cl->curl) && text.s)
-		answer = l7mp_json_parse(text.s, text.len, &line, message, sizeof(message));
-	l7mp_str_free(&text);
+	if (!curl_easy_perform(cl->curl) && text->s)
+		answer = l7mp_json_parse(text->s, text->len, &line, message, sizeof(message));
+	answer_clear(cl);
 	line = l7mp_json_member(answer, "status") && l7mp_json_member(answer, "message");
 	cJSON_Delete(answer);
 	return line;
@@ -204,6 +216,7 @@ static int client_new(struct ctl *c)
 		curl_slist_append(cl->headers, "Expect:");
 	curl_easy_setopt(cl->curl, CURLOPT_ERRORBUFFER, cl->error);
 	curl_easy_setopt(cl->curl, CURLOPT_WRITEFUNCTION, on_data);
+	curl_easy_setopt(cl->curl, CURLOPT_WRITEDATA, cl);
 	curl_easy_setopt(cl->curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(cl->curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(cl->curl, CURLOPT_PATH_AS_IS, 1L);
@@ -225,6 +238,7 @@ void ctl_client_free(struct ctl *c)
 		return;
 	curl_slist_free_all(c->client->headers);
 	curl_easy_cleanup(c->client->curl);
+	answer_clear(c->client);
 	free(c->client->base);
 	free(c->client);
 	c->client = NULL;
@@ -272,9 +286,23 @@ static void print_refusal(long status, const cJSON *answer, const struct ctl_inp
 	}
 }
 
-static int finish(struct ctl *c, const char *url, const struct l7mp_str *text,
-                  const struct ctl_input *lines, cJSON **out)
+/* Whether the answer is an object, or with `list` a list of objects. */
+static bool has_shape(const cJSON *answer, bool list)
 {
+	const cJSON *e;
+
+	if (!list)
+		return cJSON_IsObject(answer);
+	cJSON_ArrayForEach (e, answer)
+		if (!cJSON_IsObject(e))
+			return false;
+	return cJSON_IsArray(answer);
+}
+
+static int finish(struct ctl *c, const char *url, const struct ctl_input *lines, bool list,
+                  cJSON **out)
+{
+	const struct l7mp_str *text = &c->client->answer;
 	char message[128];
 	long status = 0;
 	int line = 0;
@@ -283,11 +311,15 @@ static int finish(struct ctl *c, const char *url, const struct l7mp_str *text,
 
 	curl_easy_getinfo(c->client->curl, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(c->client->curl, CURLINFO_LOCAL_PORT, &c->client->local_port);
-	if (answer && status >= 200 && status < 300) {
+	if (status >= 200 && status < 300 && has_shape(answer, list)) {
 		*out = answer;
 		return CTL_OK;
 	}
-	if (cJSON_IsObject(answer))
+	if (answer && status >= 200 && status < 300)
+		ctl_error("%s answered %s, not %s: is this the REST API of l7mp-proxy?", url,
+		          cJSON_IsArray(answer) ? "a list" : l7mp_json_type(answer),
+		          list ? "a list of objects" : "an object");
+	else if (cJSON_IsObject(answer))
 		print_refusal(status, answer, lines);
 	else
 		ctl_error("%s answered %ld and no JSON: is this the REST API of l7mp-proxy?", url,
@@ -335,16 +367,15 @@ static long last_status(const struct ctl *c)
 }
 
 /* Sends the request, again while the answer is "busy". */
-static CURLcode perform(struct ctl *c, struct l7mp_str *answer)
+static CURLcode perform(struct ctl *c)
 {
 	struct ctl_client *cl = c->client;
 	CURLcode code;
 
 	for (int i = 0; i < TRIES; i++) {
-		if (i) {
+		if (i)
 			wait_a_second();
-			l7mp_str_free(answer);
-		}
+		answer_clear(cl);
 		cl->retry = false;
 		cl->error[0] = '\0';
 		code = curl_easy_perform(cl->curl);
@@ -354,10 +385,23 @@ static CURLcode perform(struct ctl *c, struct l7mp_str *answer)
 	return code;
 }
 
-int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
-                const struct ctl_input *lines, cJSON **out)
+static void explain_failure(const struct ctl *c, const char *where, CURLcode code)
 {
-	struct l7mp_str answer = {0};
+	const struct ctl_client *cl = c->client;
+
+	if (cl->too_large)
+		ctl_error("%s: the answer is larger than %zu MiB: is this the REST API of "
+		          "l7mp-proxy? --limit N requests a part of a long list",
+		          where, ANSWER_MAX / 1024 / 1024);
+	else if (cl->answer.oom)
+		ctl_error("%s: out of memory", where);
+	else
+		ctl_error("%s: %s", where, *cl->error ? cl->error : curl_easy_strerror(code));
+}
+
+static int request(struct ctl *c, const char *method, const char *path, const cJSON *body,
+                   const struct ctl_input *lines, bool list, cJSON **out)
+{
 	char *url = NULL;
 	char *text = NULL;
 	int rc = c->client ? CTL_OK : client_new(c);
@@ -378,18 +422,27 @@ int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON
 		set_method(curl, method, text);
 		curl_easy_setopt(curl, CURLOPT_HTTPHEADER, c->client->headers);
 		curl_easy_setopt(curl, CURLOPT_URL, url);
-		curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
-		code = perform(c, &answer);
+		code = perform(c);
 		if (code)
-			ctl_error("%s: %s", where,
-			          *c->client->error ? c->client->error : curl_easy_strerror(code));
+			explain_failure(c, where, code);
 		else
-			rc = finish(c, where, &answer, lines, out);
+			rc = finish(c, where, lines, list, out);
 		if (code || last_status(c) == 401 || last_status(c) == 403)
 			explain_where(c);
+		answer_clear(c->client);
 	}
 	free(url);
 	free(text);
-	l7mp_str_free(&answer);
 	return rc;
+}
+
+int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
+                const struct ctl_input *lines, cJSON **out)
+{
+	return request(c, method, path, body, lines, false, out);
+}
+
+int ctl_request_list(struct ctl *c, const char *path, cJSON **out)
+{
+	return request(c, "GET", path, NULL, NULL, true, out);
 }

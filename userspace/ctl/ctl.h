@@ -51,13 +51,16 @@ struct ctl {
 char *ctl_path(const char *first, ...) __attribute__((sentinel));
 /*
  * Sends a request below /api/v1 and waits for the answer; `path` is encoded, `body` may be NULL.
- * Returns CTL_OK and *out (the answer's tree, owned by the caller), or CTL_FAILED after a message
- * on stderr. When the server rejects the request, its issues are printed with the lines in `lines`,
- * the document that was sent (may be NULL). The first request discovers the API's address.
+ * Returns CTL_OK and *out (the answer's tree, an object, owned by the caller), or CTL_FAILED after
+ * a message on stderr. When the server rejects the request, its issues are printed with the lines
+ * in `lines`, the document that was sent (may be NULL). The first request discovers the API's
+ * address.
  */
 struct ctl_input;
 int ctl_request(struct ctl *c, const char *method, const char *path, const cJSON *body,
                 const struct ctl_input *lines, cJSON **out);
+/* The same for a GET whose answer is a list of objects. */
+int ctl_request_list(struct ctl *c, const char *path, cJSON **out);
 /*
  * Returns the local port of the last request, which identifies the session that carried it. 0:
  * none.

@@ -121,6 +121,10 @@ static int print_status(struct ctl *c, const cJSON *status)
 	double all = l7mp_json_num(status, "proxy_count", 0);
 	int rc;
 
+	if (!cJSON_IsArray(list)) {
+		ctl_error("the operator's answer has no list of proxies");
+		return CTL_FAILED;
+	}
 	if (c->output != CTL_TABLE)
 		return ctl_print_tree(c, status);
 	cJSON_ArrayForEach (p, list)

@@ -156,9 +156,9 @@ int ctl_get_list(struct ctl *c, const char *path, const char *what, cJSON **list
 	int rc;
 
 	if (!limit)
-		return ctl_request(c, "GET", path, NULL, NULL, list);
+		return ctl_request_list(c, path, list);
 	full = l7mp_asprintf("%s?limit=%ld", path, limit + 1);
-	rc = ctl_request(c, "GET", full, NULL, NULL, list);
+	rc = ctl_request_list(c, full, list);
 	free(full);
 	if (rc || cJSON_GetArraySize(*list) <= limit)
 		return rc;
@@ -237,7 +237,7 @@ static int list(struct ctl *c, const struct ctl_collection *kind)
 	char *path = l7mp_asprintf("/%s%s", kind->plural,
 	                           c->recursive && c->output != CTL_TABLE ? "?recursive=true" : "");
 	cJSON *all = NULL;
-	int rc = ctl_request(c, "GET", path, NULL, NULL, &all);
+	int rc = ctl_request_list(c, path, &all);
 
 	if (!rc)
 		rc = ctl_print_list(c, kind, all);
@@ -312,7 +312,7 @@ static int list_endpoints(struct ctl *c)
 {
 	cJSON *clusters = NULL;
 	cJSON *all;
-	int rc = ctl_request(c, "GET", "/clusters?recursive=true", NULL, NULL, &clusters);
+	int rc = ctl_request_list(c, "/clusters?recursive=true", &clusters);
 
 	if (rc)
 		return rc;

@@ -248,7 +248,7 @@ static bool is_ours(const struct ctl *c, const cJSON *session)
 
 static int fetch(struct ctl *c, cJSON **list)
 {
-	return ctl_request(c, "GET", "/sessions", NULL, NULL, list);
+	return ctl_request_list(c, "/sessions", list);
 }
 
 /* The sessions of a list by name, without that of the request. */
