@@ -285,14 +285,24 @@ void l7mp_lookup_clear(struct l7mp_lookup *l);
 
 /* ---- load balancing ---- */
 
+/* The endpoints that have failed since the last success, the last failure last. Zeroed: none. */
+#define L7MP_LB_AVOID_MAX 16
+struct l7mp_lb_avoid {
+	struct l7mp_endpoint *endpoints[L7MP_LB_AVOID_MAX]; /* holds references */
+	unsigned n;
+};
+/* Adds an endpoint, each name once; beyond the maximum the oldest one goes. Takes a reference. */
+void l7mp_lb_avoid_add(struct l7mp_lb_avoid *a, struct l7mp_endpoint *e);
+void l7mp_lb_avoid_clear(struct l7mp_lb_avoid *a);
 /*
- * Picks an endpoint for a session by the cluster's policy. `avoid` (may be NULL) is the name of the
- * endpoint that has just failed; another one is picked when there is one. *warning (may be NULL) is
+ * Picks an endpoint for a session by the cluster's policy. Endpoints with a name in `avoid` (may be
+ * NULL) are not picked while there are others. When all are in it, a new round begins: only the
+ * last failure stays in it, which is avoided when there is another one. *warning (may be NULL) is
  * set to a static text when the metadata lacks the hash key, else to NULL. Returns a borrowed
  * endpoint, NULL when the cluster has none. Loop thread.
  */
-struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
-                                   const char **warning);
+struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata,
+                                   struct l7mp_lb_avoid *avoid, const char **warning);
 /* Makes the state of a cluster's policy, such as the hash ring. Returns 0 or -ENOMEM. */
 int l7mp_lb_new(const struct l7mp_cluster *c, struct l7mp_lb **out);
 void l7mp_lb_free(struct l7mp_lb **lb);

@@ -32,6 +32,7 @@ static void set_add(struct set *s, int id, double weight)
 	snprintf(address, sizeof(address), "10.0.0.%d", id);
 	s->endpoints[i] = (struct l7mp_endpoint){.weight = weight};
 	s->endpoints[i].obj.name = l7mp_asprintf("e%d", id);
+	atomic_init(&s->endpoints[i].obj.refs, 1);
 	s->endpoints[i].spec = cJSON_CreateObject();
 	l7mp_json_add_str(s->endpoints[i].spec, "address", address);
 	s->list[i] = &s->endpoints[i];
@@ -55,13 +56,34 @@ static void set_clear(struct set *s)
 	memset(s, 0, sizeof(*s));
 }
 
+/* Adds the endpoint of this name. */
+static void add_failed(struct set *s, struct l7mp_lb_avoid *avoid, const char *name)
+{
+	for (size_t i = 0; i < s->cluster.n_endpoints; i++)
+		if (!strcmp(s->endpoints[i].obj.name, name))
+			l7mp_lb_avoid_add(avoid, &s->endpoints[i]);
+}
+
+/* Picks after a failure of this endpoint; NULL: of none. */
+static struct l7mp_endpoint *pick_avoiding(struct set *s, const cJSON *meta, const char *name)
+{
+	struct l7mp_lb_avoid avoid = {.n = 0};
+	struct l7mp_endpoint *e;
+
+	if (name)
+		add_failed(s, &avoid, name);
+	e = l7mp_lb_pick(&s->cluster, meta, name ? &avoid : NULL, NULL);
+	l7mp_lb_avoid_clear(&avoid);
+	return e;
+}
+
 static const char *pick_key(struct set *s, const cJSON *key, const char *avoid)
 {
 	cJSON *meta = cJSON_CreateObject();
 	struct l7mp_endpoint *e;
 
 	cJSON_AddItemReferenceToObject(meta, "k", (cJSON *)key);
-	e = l7mp_lb_pick(&s->cluster, meta, avoid, NULL);
+	e = pick_avoiding(s, meta, avoid);
 	cJSON_Delete(meta);
 	return e->obj.name;
 }
@@ -293,7 +315,7 @@ static void test_round_robin_avoid(void **state)
 		set_add(&a, i, 1);
 	set_start(&a, L7MP_LB_ROUND_ROBIN, NULL);
 	for (int k = 0; k < 100; k++)
-		count[index_of(&a, l7mp_lb_pick(&a.cluster, NULL, "e1", NULL)->obj.name)]++;
+		count[index_of(&a, pick_avoiding(&a, NULL, "e1")->obj.name)]++;
 	assert_int_equal(count[0], 50);
 	assert_int_equal(count[1], 0);
 	assert_int_equal(count[2], 50);
@@ -315,7 +337,7 @@ static void test_random(void **state)
 	assert_in_range(count[2], 6700, 7300);
 	memset(count, 0, sizeof(count));
 	for (int k = 0; k < 3000; k++)
-		count[index_of(&a, l7mp_lb_pick(&a.cluster, NULL, "e2", NULL)->obj.name)]++;
+		count[index_of(&a, pick_avoiding(&a, NULL, "e2")->obj.name)]++;
 	assert_int_equal(count[2], 0);
 	assert_in_range(count[0], 850, 1150);
 }
@@ -327,8 +349,67 @@ static void test_trivial(void **state)
 		set_add(&a, i, 1);
 	set_start(&a, L7MP_LB_TRIVIAL, NULL);
 	assert_string_equal(l7mp_lb_pick(&a.cluster, NULL, NULL, NULL)->obj.name, "e0");
-	assert_string_equal(l7mp_lb_pick(&a.cluster, NULL, "e0", NULL)->obj.name, "e1");
-	assert_string_equal(l7mp_lb_pick(&a.cluster, NULL, "e1", NULL)->obj.name, "e0");
+	assert_string_equal(pick_avoiding(&a, NULL, "e0")->obj.name, "e1");
+	assert_string_equal(pick_avoiding(&a, NULL, "e1")->obj.name, "e0");
+}
+
+/*
+ * Retries get to each endpoint before one is tried again, whatever the policy. A round after the
+ * first leaves out the endpoint that has failed last.
+ */
+static void test_rounds(void **state)
+{
+	(void)state;
+	for (int p = L7MP_LB_TRIVIAL; p <= L7MP_LB_RANDOM; p++) {
+		struct l7mp_lb_avoid avoid = {.n = 0};
+		cJSON *meta = cJSON_Parse("{\"k\": \"x\"}");
+		size_t last = 5;
+
+		for (int i = 0; i < 5; i++)
+			set_add(&a, i, i + 1);
+		set_add(&a, 5, 0);
+		set_start(&a, (enum l7mp_lb_policy)p, (char *)"/k");
+		for (int round = 0; round < 10; round++) {
+			int count[6] = {0};
+
+			count[last] = 1;
+			for (int k = 0; k < (round ? 4 : 5); k++) {
+				last = index_of(
+				        &a, l7mp_lb_pick(&a.cluster, meta, &avoid, NULL)->obj.name);
+				count[last]++;
+				l7mp_lb_avoid_add(&avoid, &a.endpoints[last]);
+			}
+			for (int i = 0; i < 5; i++)
+				assert_int_equal(count[i], 1);
+			assert_int_equal(count[5], round == 0);
+		}
+		l7mp_lb_avoid_clear(&avoid);
+		cJSON_Delete(meta);
+		set_clear(&a);
+	}
+}
+
+static void test_many_failures(void **state)
+{
+	struct l7mp_lb_avoid avoid = {.n = 0};
+
+	(void)state;
+	for (int i = 0; i < 9; i++)
+		set_add(&a, i, 1);
+	set_start(&a, L7MP_LB_TRIVIAL, NULL);
+	for (int k = 0; k < 3 * L7MP_LB_AVOID_MAX; k++)
+		add_failed(&a, &avoid, a.endpoints[k % 9].obj.name);
+	assert_int_equal(avoid.n, 9);
+	/* Those of no cluster count for the bound. */
+	for (int i = 0; i < L7MP_LB_AVOID_MAX; i++) {
+		set_add(&b, i + 100, 1);
+		l7mp_lb_avoid_add(&avoid, &b.endpoints[i]);
+	}
+	assert_int_equal(avoid.n, L7MP_LB_AVOID_MAX);
+	assert_string_equal(l7mp_lb_pick(&a.cluster, NULL, &avoid, NULL)->obj.name, "e0");
+	l7mp_lb_avoid_clear(&avoid);
+	set_clear(&a);
+	set_clear(&b);
 }
 
 static void test_few(void **state)
@@ -362,6 +443,8 @@ int main(void)
 	        cmocka_unit_test_teardown(test_round_robin_avoid, teardown),
 	        cmocka_unit_test_teardown(test_random, teardown),
 	        cmocka_unit_test_teardown(test_trivial, teardown),
+	        cmocka_unit_test_teardown(test_rounds, teardown),
+	        cmocka_unit_test_teardown(test_many_failures, teardown),
 	        cmocka_unit_test_teardown(test_few, teardown),
 	};
 

@@ -328,6 +328,41 @@ static void test_reopen(void **state)
 	assert_null(sfix_session(f, "s2"));
 }
 
+/* A retry prefers an endpoint that has not failed yet, until a connect succeeds. */
+static void test_all_endpoints(void **state)
+{
+	struct sfix *f = *state;
+	struct l7mp_error err;
+
+	assert_int_equal(
+	        sfix_config(
+	                f,
+	                "{'listeners':[{'name':'l','spec':{'protocol':'FakeDgram'},'rules':'rl'}],"
+	                "'rulelists':[{'name':'rl','rules':[{'action':{'route':'r'}}]}],"
+	                "'routes':[{'name':'r','destination':'c','retry':{'retry_on':'always',"
+	                "'num_retries':9,'timeout':1000}}],"
+	                "'clusters':[{'name':'c','spec':{'protocol':'FakeDgram'},'endpoints':["
+	                "{'name':'e1','spec':{'address':'one'}},"
+	                "{'name':'e2','spec':{'address':'two'}},"
+	                "{'name':'e3','spec':{'address':'three'}}]}]}",
+	                &err),
+	        0);
+	f->world.refuse = 4;
+	fake_accept(&f->world, "l", "s1", NULL);
+	sfix_advance(f, 4000);
+	assert_int_equal(sfix_state(f, "s1"), L7MP_SESSION_CONNECTED);
+	assert_string_equal(fake_connected(&f->world, "c", 0)->address, "one");
+	assert_string_equal(fake_connected(&f->world, "c", 1)->address, "two");
+	assert_string_equal(fake_connected(&f->world, "c", 2)->address, "three");
+	/* All have failed: another round. */
+	assert_string_equal(fake_connected(&f->world, "c", 3)->address, "one");
+	assert_string_equal(fake_connected(&f->world, "c", 4)->address, "two");
+	/* The earlier failures do not count after a success. */
+	fake_closed(fake_connected(&f->world, "c", 4), -ECONNRESET);
+	sfix_advance(f, 1000);
+	assert_string_equal(fake_connected(&f->world, "c", 5)->address, "one");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -343,6 +378,7 @@ int main(void)
 	        T(test_reopen),
 	        T(test_deleted_endpoint),
 	        T(test_deleted_endpoint_never),
+	        T(test_all_endpoints),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,7 +54,7 @@ struct session_stage {
 	const char *cluster;            /* name, borrowed from the route; NULL: the source */
 	struct l7mp_cluster *object;    /* as of the last attempt; reference held */
 	struct l7mp_endpoint *endpoint; /* of the last attempt; reference held */
-	struct l7mp_endpoint *avoid;    /* the endpoint that failed; reference held */
+	struct l7mp_lb_avoid *avoid;    /* the endpoints that failed; NULL: none did */
 	struct l7mp_timer timer;        /* time-out of the attempt, or delay until the next one */
 	uint64_t attempt_ms;            /* loop time when the last attempt began */
 	uint32_t retries;

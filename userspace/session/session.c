@@ -681,6 +681,25 @@ static bool may_retry(const struct session_stage *st, bool lost)
 	return !is_over(st, lost);
 }
 
+static void avoid_clear(struct session_stage *st)
+{
+	if (st->avoid)
+		l7mp_lb_avoid_clear(st->avoid);
+	free(st->avoid);
+	st->avoid = NULL;
+}
+
+/* The next attempts prefer other endpoints. Without memory this is not remembered. */
+static void avoid_endpoint(struct session_stage *st)
+{
+	if (!st->endpoint)
+		return;
+	if (!st->avoid)
+		st->avoid = calloc(1, sizeof(*st->avoid));
+	if (st->avoid)
+		l7mp_lb_avoid_add(st->avoid, st->endpoint);
+}
+
 /* Drops the connection, and keeps the data queued for the next one. */
 static bool disconnect(struct session_stage *st, bool abort)
 {
@@ -694,8 +713,9 @@ static bool disconnect(struct session_stage *st, bool abort)
 		st->retries = 0;
 		event_add(st->s, "DISCONNECT", st->index, 0, NULL);
 	}
-	l7mp_object_unref(st->avoid);
-	st->avoid = st->endpoint ? l7mp_object_ref(st->endpoint) : NULL;
+	if (lost)
+		avoid_clear(st);
+	avoid_endpoint(st);
 	return lost;
 }
 
@@ -1219,10 +1239,9 @@ static void stage_release(struct session_stage *st)
 {
 	l7mp_object_unref(st->object);
 	l7mp_object_unref(st->endpoint);
-	l7mp_object_unref(st->avoid);
+	avoid_clear(st);
 	st->object = NULL;
 	st->endpoint = NULL;
-	st->avoid = NULL;
 }
 
 static int pick_endpoint(struct session_stage *st, struct l7mp_error *err)
@@ -1243,7 +1262,7 @@ static int pick_endpoint(struct session_stage *st, struct l7mp_error *err)
 	}
 	if (c->proto->flags & L7MP_PROTO_VIRTUAL)
 		return 0;
-	e = l7mp_lb_pick(c, s->metadata, st->avoid ? st->avoid->obj.name : NULL, &warning);
+	e = l7mp_lb_pick(c, s->metadata, st->avoid, &warning);
 	if (warning)
 		event_add(s, "WARNING", st->index, 0, warning);
 	if (!e)

@@ -204,36 +204,95 @@ void l7mp_lb_free(struct l7mp_lb **lb)
 	*lb = NULL;
 }
 
-/* Also one that drains (weight 0): it gets no new session. */
-static bool avoided(const struct l7mp_cluster *c, size_t i, const char *avoid)
+/* ---- endpoints that have failed ---- */
+
+void l7mp_lb_avoid_clear(struct l7mp_lb_avoid *a)
 {
-	return c->endpoints[i]->weight <= 0 ||
-	       (avoid && strcmp(c->endpoints[i]->obj.name, avoid) == 0);
+	while (a->n)
+		l7mp_object_unref(a->endpoints[--a->n]);
 }
 
-/* Each of these functions returns an index; `avoid` names at most all but one of the endpoints. */
-
-static size_t pick_first(const struct l7mp_cluster *c, const char *avoid)
+static void avoid_remove(struct l7mp_lb_avoid *a, unsigned i)
 {
-	size_t i = 0;
+	l7mp_object_unref(a->endpoints[i]);
+	a->n--;
+	memmove(&a->endpoints[i], &a->endpoints[i + 1], (a->n - i) * sizeof(a->endpoints[0]));
+}
 
-	while (avoided(c, i, avoid))
+static unsigned avoid_find(const struct l7mp_lb_avoid *a, const char *name)
+{
+	unsigned i = 0;
+
+	while (i < a->n && strcmp(a->endpoints[i]->obj.name, name) != 0)
 		i++;
 	return i;
 }
 
-static size_t pick_random(struct l7mp_cluster *c, const char *avoid)
+void l7mp_lb_avoid_add(struct l7mp_lb_avoid *a, struct l7mp_endpoint *e)
+{
+	unsigned i = avoid_find(a, e->obj.name);
+
+	if (i < a->n)
+		avoid_remove(a, i);
+	else if (a->n == L7MP_LB_AVOID_MAX)
+		avoid_remove(a, 0);
+	a->endpoints[a->n++] = l7mp_object_ref(e);
+}
+
+/* ---- picking ---- */
+
+/*
+ * Marks in `skip` (may be NULL: not known) the endpoints to avoid. Returns the number of those left
+ * that take sessions; *last is one of them.
+ */
+static size_t mark(const struct l7mp_cluster *c, const struct l7mp_lb_avoid *avoid, bool *skip,
+                   size_t *last)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		if (skip)
+			skip[i] = avoid_find(avoid, c->endpoints[i]->obj.name) < avoid->n;
+		if (c->endpoints[i]->weight <= 0 || (skip && skip[i]))
+			continue;
+		n++;
+		*last = i;
+	}
+	return n;
+}
+
+/* Also one that drains (weight 0): it gets no new session. */
+static bool avoided(const struct l7mp_cluster *c, size_t i, const bool *skip)
+{
+	return c->endpoints[i]->weight <= 0 || (skip && skip[i]);
+}
+
+/*
+ * Each of these functions returns an index. `skip` has a flag for each endpoint, NULL: none is set;
+ * at least one endpoint is not avoided.
+ */
+
+static size_t pick_first(const struct l7mp_cluster *c, const bool *skip)
+{
+	size_t i = 0;
+
+	while (avoided(c, i, skip))
+		i++;
+	return i;
+}
+
+static size_t pick_random(struct l7mp_cluster *c, const bool *skip)
 {
 	struct l7mp_lb *lb = c->lb;
 	double left = lb->total, r;
 	size_t last = 0;
 
-	for (size_t i = 0; avoid && i < c->n_endpoints; i++)
-		if (avoided(c, i, avoid))
+	for (size_t i = 0; skip && i < c->n_endpoints; i++)
+		if (avoided(c, i, skip))
 			left -= lb->weight[i];
 	r = random_below(lb, left);
 	for (size_t i = 0; i < c->n_endpoints; i++) {
-		if (avoided(c, i, avoid))
+		if (avoided(c, i, skip))
 			continue;
 		last = i;
 		if (r < lb->weight[i])
@@ -247,14 +306,14 @@ static size_t pick_random(struct l7mp_cluster *c, const char *avoid)
  * Smooth weighted round robin, as in nginx: each round adds every endpoint's weight to its credit;
  * the one with the highest credit is picked, and pays the sum of all weights.
  */
-static size_t pick_round_robin(struct l7mp_cluster *c, const char *avoid)
+static size_t pick_round_robin(struct l7mp_cluster *c, const bool *skip)
 {
 	struct l7mp_lb *lb = c->lb;
 	size_t best = SIZE_MAX;
 	double total = 0;
 
 	for (size_t i = 0; i < c->n_endpoints; i++) {
-		if (avoided(c, i, avoid))
+		if (avoided(c, i, skip))
 			continue;
 		lb->current[i] += lb->weight[i];
 		total += lb->weight[i];
@@ -296,7 +355,7 @@ static bool hash_key(const cJSON *value, uint64_t *out)
 	return s != NULL;
 }
 
-static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
+static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const bool *skip,
                         const char **warning)
 {
 	const cJSON *value = c->lb_key ? l7mp_json_get(metadata, c->lb_key) : NULL;
@@ -308,50 +367,54 @@ static size_t pick_hash(struct l7mp_cluster *c, const cJSON *metadata, const cha
 		if (c->lb_key && !value && warning)
 			*warning = "the session lacks the load balancer's hash key, the endpoint "
 			           "is random";
-		return pick_random(c, avoid);
+		return pick_random(c, skip);
 	}
 	/*
 	 * After a failure take the next endpoint on the ring, which is the same for all sessions
 	 * with that key.
 	 */
-	for (i = ring_find(lb, at); avoided(c, lb->ring[i].endpoint, avoid);)
+	for (i = ring_find(lb, at); avoided(c, lb->ring[i].endpoint, skip);)
 		i = i + 1 == lb->n_points ? 0 : i + 1;
 	return lb->ring[i].endpoint;
 }
 
-struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata, const char *avoid,
-                                   const char **warning)
+static size_t pick(struct l7mp_cluster *c, const cJSON *metadata, const bool *skip,
+                   const char **warning)
 {
-	size_t i = 0, takers = 0, taker = 0;
+	switch (c->lb_policy) {
+	case L7MP_LB_HASH:
+		return pick_hash(c, metadata, skip, warning);
+	case L7MP_LB_ROUND_ROBIN:
+		return pick_round_robin(c, skip);
+	case L7MP_LB_RANDOM:
+		return pick_random(c, skip);
+	case L7MP_LB_TRIVIAL:
+		break;
+	}
+	return pick_first(c, skip);
+}
+
+struct l7mp_endpoint *l7mp_lb_pick(struct l7mp_cluster *c, const cJSON *metadata,
+                                   struct l7mp_lb_avoid *avoid, const char **warning)
+{
+	size_t taker = 0, takers = mark(c, NULL, NULL, &taker);
+	bool *skip = NULL;
 
 	if (warning)
 		*warning = NULL;
-	for (; i < c->n_endpoints; i++) {
-		if (c->endpoints[i]->weight <= 0)
-			continue;
-		takers++;
-		taker = i;
-	}
 	if (!takers)
 		return NULL;
-	if (takers == 1)
+	if (takers == 1 || !c->lb)
 		return c->endpoints[taker];
-	i = taker;
-	if (c->n_endpoints > 1 && c->lb) {
-		switch (c->lb_policy) {
-		case L7MP_LB_TRIVIAL:
-			i = pick_first(c, avoid);
-			break;
-		case L7MP_LB_HASH:
-			i = pick_hash(c, metadata, avoid, warning);
-			break;
-		case L7MP_LB_ROUND_ROBIN:
-			i = pick_round_robin(c, avoid);
-			break;
-		case L7MP_LB_RANDOM:
-			i = pick_random(c, avoid);
-			break;
-		}
+	/* Without memory none is avoided. */
+	if (avoid && avoid->n)
+		skip = calloc(c->n_endpoints, sizeof(*skip));
+	if (skip && !mark(c, avoid, skip, &taker)) {
+		while (avoid->n > 1)
+			avoid_remove(avoid, 0);
+		(void)mark(c, avoid, skip, &taker);
 	}
-	return c->endpoints[i];
+	taker = pick(c, metadata, skip, warning);
+	free(skip);
+	return c->endpoints[taker];
 }
