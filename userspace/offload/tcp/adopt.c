@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pairs that an earlier process has left in the kernel. Its sockets were closed silently, as they
- * were in repair mode, and the programs have translated on. The map has all that un-splicing needs:
- * the pair stays in FAST, and its sockets are restored, to hold the addresses.
+ * Adopting pairs that a previous daemon left in the kernel. Its sockets were in repair mode and so
+ * were closed silently; the programs continued to translate. The map has everything that
+ * un-splicing needs: the pair stays in FAST, and its sockets are restored to reserve the addresses.
  */
 #include <net/if.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 
 #include "tcp.h"
 
-/* ---- for the next process ---- */
+/* ---- for the next daemon ---- */
 
 static void remember_end(struct off_tcp_pair *p, int i)
 {
@@ -37,7 +37,7 @@ void off_tcp_remember(struct off_tcp_pair *p)
 	}
 }
 
-/* ---- what was left ---- */
+/* ---- reading a pair ---- */
 
 static void recall_conn(const struct off_tcp_pair *p, int i, struct off_tcp_conn *c)
 {
@@ -62,8 +62,8 @@ static void recall_conn(const struct off_tcp_pair *p, int i, struct off_tcp_conn
 }
 
 /*
- * The highest time stamp that the peer of this end may have seen. Where nothing was translated yet
- * that is the dead socket's, whose clock counted milliseconds; later it is in the map.
+ * The highest time stamp that this end's peer may have seen: the map has it. If nothing was
+ * translated in FAST yet it is that of the old socket, whose clock counts milliseconds.
  */
 static uint32_t recall_clock(const struct off_tcp_pair *p, int i)
 {
@@ -76,8 +76,8 @@ static uint32_t recall_clock(const struct off_tcp_pair *p, int i)
 }
 
 /*
- * The bytes of while there was no process, too: by the numbers, of which there are 2^32, and by the
- * flow's counter, which has those that were sent again more than once.
+ * Counts also the bytes translated while no daemon ran: from the sequence numbers, which wrap at
+ * 2^32, and the number of wraps from the flow's counter, which includes retransmissions.
  */
 static void recall_bytes(struct off_tcp_pair *p, int i, uint64_t passed)
 {
@@ -97,7 +97,7 @@ static void recall_bytes(struct off_tcp_pair *p, int i, uint64_t passed)
 	e->counted = max;
 }
 
-/* No other pair may get its place. False: another one has it. */
+/* Allocates this index of the map. False: another pair uses it. */
 static bool take_place(struct off_tcp *t, uint32_t index)
 {
 	for (unsigned i = 0; i < t->n_free; i++) {
@@ -204,14 +204,14 @@ void off_tcp_adopt_begin(struct off_tcp_pair *p, const int fd[2])
 	}
 	p->since_ms = off_tcp_now(p->t);
 	off_tcp_list(p);
-	/* It was on its way back: the rest of it. */
+	/* It was being un-spliced: continue with that. */
 	if (p->map->phase == L7MP_TCP_STOP) {
 		p->wanted_back = true;
 		off_tcp_stop_begin(p);
 	}
 }
 
-/* ---- that do not go on ---- */
+/* ---- pairs that are not adopted ---- */
 
 void off_tcp_adopt_reset(struct off_tcp_pair **pp)
 {
@@ -222,7 +222,7 @@ void off_tcp_adopt_reset(struct off_tcp_pair **pp)
 		return;
 	*pp = NULL;
 	t = p->t;
-	/* Before TRANS the map has no numbers, and the process' end has told the peers. */
+	/* Before TRANS the map has no numbers, and the sockets were closed with the process. */
 	for (int i = 0; i < 2 && p->map->phase >= L7MP_TCP_TRANS; i++)
 		off_tcp_send_reset(p, i);
 	off_tcp_phase(p, L7MP_TCP_FREE);

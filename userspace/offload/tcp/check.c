@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: MIT */
-/* Which two connections can be translated into each other. Pure. */
+/* Can two connections be translated into each other? Pure functions. */
 #include <string.h>
 
 #include "tcp.h"
 
-#define TS_OPTION 12 /* bytes that time stamps take of each segment */
+#define TS_OPTION 12 /* bytes of the time stamp option in each segment */
 /*
- * BBR keeps the smallest round-trip time that it has seen for 10 s, and sends no more than that
- * allows: a sender whose path becomes much longer all at once crawls until then.
+ * BBR keeps its minimum round-trip time for 10 s and limits its rate by it: a sender whose path
+ * suddenly becomes much longer is slow until then.
  */
 #define RTT_RATIO   4
 #define RTT_DIFF_US 3000
 
 static bool too_large(const struct off_tcp_traits *from, const struct off_tcp_traits *to)
 {
-	/* What the peer may send was told to it by our MSS option; it must fit the other way. */
+	/* The peer sends up to the MSS that we announced; that must fit the other connection. */
 	return from->advmss > to->snd_mss;
 }
 
 /*
- * Sockets that connect(2) in repair mode made count on time stamps when the host has them, and
- * leave room for them for ever; what they would have told the peer is what they were told to send.
+ * A socket restored by connect(2) in repair mode reserves room for time stamps in its MSS whenever
+ * they are enabled on the host, and its advmss is that of sending. So take the negotiated values.
  */
 void off_tcp_recall(struct off_tcp_traits *t, const struct l7mp_flow_mss *mss)
 {
@@ -28,7 +28,7 @@ void off_tcp_recall(struct off_tcp_traits *t, const struct l7mp_flow_mss *mss)
 
 	if (!mss->snd)
 		return;
-	/* The path may have become narrower meanwhile. */
+	/* The path MTU may have decreased meanwhile. */
 	t->snd_mss = mss->snd < now ? mss->snd : now;
 	t->advmss = mss->rcv;
 }
@@ -58,7 +58,7 @@ enum l7mp_reason off_tcp_check(const struct off_tcp_traits *a, const struct off_
 		return L7MP_REASON_TCP_ECN;
 	if (too_large(a, b) || too_large(b, a))
 		return L7MP_REASON_TCP_MSS;
-	/* The peers' own algorithm is not known: hosts that work together are taken to be alike. */
+	/* The peers' algorithms are unknown: assume that they use the same as this host. */
 	if ((!strcmp(a->congestion, "bbr") || !strcmp(b->congestion, "bbr")) && unequal_rtt(a, b))
 		return L7MP_REASON_TCP_RTT;
 	return L7MP_REASON_NONE;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Connections that end in the kernel, and peers that are not there any more. */
+/* Spliced connections that are closed, and dead peers. */
 #include "tcp.h"
 
-#define SETTLE_MS    3     /* copies that TRANS passed up reach their sockets before they close */
-#define LINGER_MS    2000  /* late segments of a connection that is over are still translated */
-#define SILENCE_MS   1000  /* a reset was the last segment so long: it was taken */
-#define DOUBT_MS     300   /* then both ends are asked whether they live */
-#define CHALLENGE_MS 5     /* at most one in this time */
-#define ANSWER_MS    1000  /* so long the answer to a challenge is looked for every ms */
-#define IDLE_MS      60000 /* as keep-alive by l7mp_tcp_tune */
+#define SETTLE_MS    3     /* segments copied to the sockets in TRANS arrive before the close */
+#define LINGER_MS    2000  /* late segments of a closed connection are still translated */
+#define SILENCE_MS   1000  /* no segment after a reset for so long: it was accepted */
+#define DOUBT_MS     300   /* interval of probes to both ends after a reset */
+#define CHALLENGE_MS 5     /* at most one challenge in this time */
+#define ANSWER_MS    1000  /* after a challenge check for its answer every ms */
+#define IDLE_MS      60000 /* keep-alive, as in l7mp_tcp_tune */
 #define ASK_MS       10000
 #define ASKED_MAX_MS 50000
 
@@ -37,7 +37,7 @@ void off_tcp_over(struct off_tcp_pair *p, bool reset)
 	t->n_closed += !reset;
 	t->n_reset += reset;
 	off_tcp_enter(p, OFF_TCP_LINGER);
-	/* The listener can have its port back; that of the server's side stays reserved. */
+	/* The client's side must not block the listener's port; the server's stays reserved. */
 	off_tcp_close_silently(&p->end[0].fd);
 	t->ops->over(t->arg, p->owner, reset);
 }
@@ -56,7 +56,7 @@ void off_tcp_send_reset(struct off_tcp_pair *p, int i)
 
 void off_tcp_pair_kill(struct off_tcp_pair *p)
 {
-	/* Their owner can do it: the sockets are as they were. */
+	/* The sockets are unchanged: return them to the owner, which closes them. */
 	if (p->stage == OFF_TCP_RELAY) {
 		off_tcp_give_up(p, (enum l7mp_reason)p->why);
 		return;
@@ -68,15 +68,15 @@ void off_tcp_pair_kill(struct off_tcp_pair *p)
 			off_tcp_send_reset(p, i);
 	}
 	off_tcp_over(p, true);
-	p->since_ms = 0; /* nothing comes any more */
+	p->since_ms = 0; /* no need to linger */
 }
 
-/* ---- a peer that has begun anew ---- */
+/* ---- a peer that reuses its port ---- */
 
 /*
- * A SYN has come. A host that has no such connection any more answers an acknowledgement by a reset
- * with the number that it acknowledges, which only those can know that see the packets (RFC 5961,
- * 4.2); from one that is still there comes an acknowledgement, or nothing.
+ * After a SYN: sends a challenge ACK (RFC 5961, 4.2). A host without this connection answers with a
+ * reset that has the acknowledged number, which can't be forged without seeing the packets. A host
+ * that still has it answers with an ACK or not at all.
  */
 static bool challenge(struct off_tcp_pair *p, int i)
 {
@@ -108,7 +108,7 @@ bool off_tcp_begun_anew(struct off_tcp_pair *p)
 		if (p->map->dir[i].seen & L7MP_TCP_SYN &&
 		    off_tcp_since(p->t, p->challenged_ms) >= CHALLENGE_MS)
 			asked = challenge(p, i) && asked;
-	/* Without the right to ask: made again, its socket will. */
+	/* No CAP_NET_RAW: un-splice, as a restored socket sends challenge ACKs itself. */
 	if (!asked)
 		off_tcp_pair_leave(p, L7MP_REASON_TCP);
 	return false;
@@ -116,7 +116,7 @@ bool off_tcp_begun_anew(struct off_tcp_pair *p)
 
 /* ---- FAST ---- */
 
-/* How long ago a segment of the direction was translated; since FAST, if there was none. */
+/* Time since the direction's last translated segment, at most since FAST was entered. */
 static uint64_t silent_ms(const struct off_tcp_pair *p, int i, uint64_t now_ns)
 {
 	uint64_t last = p->map->dir[i].last_seen, since = off_tcp_since(p->t, p->since_ms), ms;
@@ -147,8 +147,9 @@ static bool keep_alive(struct off_tcp_pair *p, int i, uint64_t silent)
 }
 
 /*
- * A reset has passed. An end that did not take it may be silent, as hosts limit the rate of their
- * challenges: data is always answered. The answer of one that is gone is a reset.
+ * After a reset was forwarded. An end that didn't accept it may be silent, because challenge ACKs
+ * are rate limited; so probe both with data, which is always answered, by a reset if the connection
+ * is closed.
  */
 static void reset_step(struct off_tcp_pair *p)
 {

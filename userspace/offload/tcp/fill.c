@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Un-splice with a hole: the far end has not acknowledged everything that was forwarded, but may
- * hold data behind the hole. A socket restored at the hole would reject the acknowledgement of that
- * data, as of data that it has not sent. So the data, which its sender retransmits to the near
+ * hold data beyond the hole. A socket restored at the hole would reject acknowledgements of that
+ * data, which it has not sent. So the data, which its sender retransmits to the near
  * socket, is queued in the far socket in repair mode, as sent already, up to the highest sequence
  * number forwarded. Only then are the sockets returned to their owner.
  *
@@ -43,7 +43,7 @@ bool off_tcp_fill_take(struct off_tcp_pair *p, int i, uint32_t acked)
 	return n == unread && f->at + f->len == (size_t)unread;
 }
 
-/* The end of what has passed, or was acknowledged by the socket. */
+/* End of the data that was forwarded, or acknowledged by the socket. */
 static uint32_t passed(const struct off_tcp_pair *p, int i)
 {
 	return off_tcp_later(p->map->dir[i].seq_max, p->end[i].rcv_nxt);
@@ -54,7 +54,7 @@ static bool is_filled(const struct off_tcp_pair *p)
 	return !p->end[0].fill.left && !p->end[1].fill.left;
 }
 
-/* The peer of the end !i has to be told nothing new; what it answers shows its holes. */
+/* All is queued: leave repair mode. The ACK that the probe triggers shows the peer's holes. */
 static void filled(struct off_tcp_pair *p, int i)
 {
 	const struct off_tcp_end *far = &p->end[!i];
@@ -67,7 +67,7 @@ static void filled(struct off_tcp_pair *p, int i)
 	};
 
 	off_tcp_unlock_room(far->fd);
-	/* Reading the number ends the repair mode. */
+	/* off_tcp_rcv_nxt leaves repair mode. */
 	if (!off_tcp_rcv_nxt(far->fd, &s.ack))
 		(void)off_tcp_segment_send(&p->t->raw, &far->conn, &s);
 }
@@ -91,7 +91,7 @@ void off_tcp_fill_begin(struct off_tcp_pair *p, const uint32_t acked[2])
 	}
 }
 
-/* Reads from end i into its piece. 1: something; 0: nothing yet; -1: it is over with it. */
+/* Reads from end i's socket into `data`. 1: some; 0: nothing yet; -1: the connection failed. */
 static int more(struct off_tcp_pair *p, int i)
 {
 	struct off_tcp_end *e = &p->end[i];
@@ -103,8 +103,8 @@ static int more(struct off_tcp_pair *p, int i)
 	f->data = malloc(PIECE);
 	if (!f->data)
 		return 0;
-	off_tcp_repair(e->fd, false); /* which allows no reading */
-	/* When only the FIN is missing, what else there may be is the owner's. */
+	off_tcp_repair(e->fd, false); /* recv fails in repair mode */
+	/* If only the FIN is missing, peek: data after that position belongs to the owner. */
 	n = want ? recv(e->fd, f->data, want < PIECE ? want : PIECE, MSG_DONTWAIT)
 	         : recv(e->fd, f->data, 1, MSG_DONTWAIT | MSG_PEEK);
 	if (p->end[!i].fill.left)
@@ -116,7 +116,7 @@ static int more(struct off_tcp_pair *p, int i)
 	e->bytes += f->len;
 	if (n && want)
 		return 1;
-	/* The FIN, or something that can't be. */
+	/* The FIN; or data in its place, which is a violation of the protocol. */
 	if (!n && f->fin)
 		(void)shutdown(p->end[!i].fd, SHUT_WR);
 	f->left = 0;
@@ -132,7 +132,7 @@ static bool fill(struct off_tcp_pair *p, int i)
 		ssize_t n;
 		int rc;
 
-		/* The near socket will not tell of a FIN that its predecessor had. */
+		/* The near socket doesn't know a FIN that was received before it was restored. */
 		if (!f->len && f->left == 1 && f->fin && p->end[i].ended) {
 			(void)shutdown(p->end[!i].fd, SHUT_WR);
 			f->left = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The pairs: places in the map, lists, the timer that looks at them, the barrier. */
+/* The pairs: allocation, lists, the timer that runs their steps, the barrier. */
 #include <errno.h>
 #include <linux/membarrier.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 #define BUSY_MS    1
 #define QUIET_MS   20
-#define QUIET_TURN 512 /* looked at in one tick */
+#define QUIET_TURN 512 /* quiet pairs checked in one tick */
 #define EVENTS     64
 
 const char *off_tcp_stage_name(enum off_tcp_stage stage)
@@ -36,7 +36,7 @@ uint64_t off_tcp_now_ns(void)
 
 void off_tcp_phase(struct off_tcp_pair *p, enum l7mp_tcp_phase phase)
 {
-	/* After everything that it needs. */
+	/* Release: the data of the phase must be visible first. */
 	__atomic_store_n(&p->map->phase, (uint32_t)phase, __ATOMIC_RELEASE);
 }
 
@@ -141,7 +141,7 @@ static void look_at_sockets(struct off_tcp *t)
 	struct epoll_event events[EVENTS];
 	int n = t->n_quiet ? epoll_wait(t->epoll, events, EVENTS, 0) : 0;
 
-	/* None of them frees a pair. */
+	/* off_tcp_late doesn't free pairs, to which later events may refer. */
 	for (int i = 0; i < n; i++)
 		off_tcp_late(events[i].data.ptr);
 }
@@ -184,7 +184,7 @@ static void barrier_wait(void)
 {
 	const struct timespec enough = {.tv_nsec = 20 * 1000000};
 
-	/* Programs run under RCU, and this command of membarrier(2) is synchronize_rcu(). */
+	/* BPF programs run under RCU, and this membarrier(2) command calls synchronize_rcu(). */
 	if (syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
 		(void)nanosleep(&enough, NULL);
 }
@@ -231,7 +231,7 @@ void off_tcp_barrier(struct off_tcp_pair *p)
 	if (t->barrier_done == t->barrier_last) {
 		p->barrier = t->barrier_last + 1;
 		barrier_begin(t);
-	} else { /* The one that runs has begun before: the one after it. */
+	} else { /* the running one began too early: wait for the next one */
 		p->barrier = t->barrier_last + 1;
 	}
 }
@@ -249,7 +249,7 @@ int off_tcp_new(struct l7mp_loop *loop, volatile struct l7mp_tcp_pair *map,
 	t->map = map;
 	t->ops = ops;
 	t->arg = arg;
-	/* Not the numbers that a predecessor gave: its flows may be there. */
+	/* Avoid the ids of a previous daemon, whose flows may still exist. */
 	t->last_id = (uint32_t)off_tcp_now_ns();
 	for (unsigned i = 0; i < L7MP_TCP_PAIRS; i++)
 		t->free[i] = (uint16_t)i;
@@ -359,7 +359,7 @@ void off_tcp_pair_free(struct off_tcp_pair **pp)
 		free(p->end[i].fill.data);
 	}
 	unlist(p);
-	/* The place is used again last: a program may still look at it. */
+	/* To the end of the ring: a program may still use this index for a moment. */
 	t->free[(t->first_free + t->n_free++) % L7MP_TCP_PAIRS] = (uint16_t)p->index;
 	free(p);
 }
@@ -380,7 +380,7 @@ uint64_t off_tcp_bytes(struct off_tcp_pair *p, int dir)
 	if (off_tcp_before(e->counted, max)) {
 		e->bytes += max - e->counted;
 		e->counted = max;
-		/* In this order: by `passed` a successor tells how often 32 bits overflowed. */
+		/* `bytes` first: the next daemon derives wraps of the numbers from `passed`. */
 		d->bytes = e->bytes;
 		d->passed = p->t->ops->passed(p->t->arg, p->owner, dir);
 	}

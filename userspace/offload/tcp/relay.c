@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Relaying with MSG_PEEK: the bytes stay in the socket, so that its window does not open and the
- * sender comes to rest. SO_PEEK_OFF (TCP has it since 6.9) remembers how far we are; without it
- * each peek copies from the beginning again, into memory that nobody looks at.
+ * Relaying with MSG_PEEK: the data stays in the socket, so that its window does not open and the
+ * sender stops. SO_PEEK_OFF (for TCP since Linux 6.9) keeps the position; without it each peek also
+ * copies the data from the beginning again, into a buffer that is ignored.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 
 #define SKIP_PIECE 65536
 #define SKIP_IOV   256
-#define BUDGET     (4U << 20) /* bytes in one go */
+#define BUDGET     (4U << 20) /* bytes per call */
 
 static void try_offset(struct off_tcp_relay *r, int fd)
 {
@@ -42,13 +42,13 @@ static ssize_t peek_again(struct off_tcp_relay *r, int fd)
 		skip -= piece;
 	}
 	if (skip)
-		return 0; /* more than any window is */
+		return 0; /* larger than any receive window */
 	iov[msg.msg_iovlen++] = (struct iovec){r->chunk, OFF_TCP_CHUNK};
 	n = recvmsg(fd, &msg, MSG_PEEK | MSG_DONTWAIT);
 	return n > (ssize_t)r->relayed ? n - (ssize_t)r->relayed : 0;
 }
 
-/* The next chunk; the one before was written. */
+/* Peeks the next chunk, after the previous one was written. */
 static bool peek(struct off_tcp_relay *r, int fd)
 {
 	ssize_t n;
@@ -93,7 +93,7 @@ int off_tcp_relay_discard(struct off_tcp_relay *r, int from)
 {
 	int off = -1;
 
-	/* It counts down with what is read otherwise. */
+	/* Otherwise reading would decrement the offset. */
 	if (r->by_offset > 0)
 		(void)setsockopt(from, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof(off));
 	while (r->relayed) {

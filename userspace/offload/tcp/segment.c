@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Segments made by hand: what a socket would send for itself has numbers that its peer does not
- * take any more. They leave by sockets of IPPROTO_RAW, which receive nothing.
+ * Crafted segments: a socket in FAST would send sequence numbers that its peer does not accept any
+ * more. They are sent through IPPROTO_RAW sockets, which don't receive.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -75,7 +75,7 @@ static size_t build_tcp(const struct off_tcp_conn *c, const struct off_tcp_segme
 	t[13] = s->rst ? FLAG_RST | FLAG_ACK : FLAG_ACK;
 	put16(t + 14, win > 65535 ? 65535 : (uint16_t)win);
 	if (header > TCP_HEADER) {
-		t[20] = t[21] = 1; /* no operation */
+		t[20] = t[21] = 1; /* NOP */
 		t[22] = 8;
 		t[23] = 10;
 		put32(t + 24, s->tsval);
@@ -147,6 +147,6 @@ int off_tcp_segment_send(struct off_tcp_raw *r, const struct off_tcp_conn *c,
 		r->refused = r->refused || errno == EPERM;
 		return -errno;
 	}
-	l7mp_addr_set_port(&to, 0); /* raw sockets take it for a protocol */
+	l7mp_addr_set_port(&to, 0); /* raw sockets take the port for a protocol number */
 	return sendto(*fd, packet, len, MSG_DONTWAIT, &to.sa, to.len) < 0 ? -errno : 0;
 }

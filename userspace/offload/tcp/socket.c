@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * TCP_REPAIR, as CRIU uses it. Turning it off must not send a window probe (TCP_REPAIR_OFF_NO_WP),
- * and leaves SO_REUSEADDR 0, with which the next listener on the port would get EADDRINUSE: so it
- * is set each time.
+ * TCP_REPAIR, as used by CRIU. It is turned off without a window probe (TCP_REPAIR_OFF_NO_WP). The
+ * kernel then clears SO_REUSEADDR, and a new listener on the port would fail with EADDRINUSE; so
+ * SO_REUSEADDR is set again each time.
  */
 #include <errno.h>
 #include <linux/sockios.h>
@@ -22,7 +22,7 @@
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
-/* <netinet/tcp.h> has these, but can't be included beside <linux/tcp.h>. */
+/* From <netinet/tcp.h>, which conflicts with <linux/tcp.h>. */
 enum { QUEUE_NONE, QUEUE_RECV, QUEUE_SEND };
 enum { OPTION_MSS = 2, OPTION_WINDOW = 3, OPTION_SACK = 4, OPTION_TIMESTAMP = 8 };
 #define REPAIR_OFF (-1) /* TCP_REPAIR_OFF_NO_WP */
@@ -56,7 +56,7 @@ void off_tcp_repair_sending(int fd)
 
 void off_tcp_make_room(int fd, uint32_t bytes)
 {
-	/* The kernel doubles it, for its own overhead. */
+	/* The kernel doubles the value, for its own overhead. */
 	uint32_t room = bytes < INT32_MAX / 2 - ROOM_MIN ? bytes + ROOM_MIN : INT32_MAX / 2;
 
 	(void)set(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)room);
@@ -64,7 +64,7 @@ void off_tcp_make_room(int fd, uint32_t bytes)
 
 void off_tcp_unlock_room(int fd)
 {
-	(void)set(fd, SOL_SOCKET, SO_BUF_LOCK, 0); /* as it is, but it may grow again */
+	(void)set(fd, SOL_SOCKET, SO_BUF_LOCK, 0); /* keeps the size, allows autotuning */
 }
 
 static int info(int fd, struct tcp_info *out)
@@ -75,7 +75,7 @@ static int info(int fd, struct tcp_info *out)
 	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, out, &len) ? -errno : 0;
 }
 
-/* ---- what it is ---- */
+/* ---- reading a connection ---- */
 
 int off_tcp_traits_read(int fd, struct off_tcp_traits *t)
 {
@@ -100,7 +100,7 @@ int off_tcp_traits_read(int fd, struct off_tcp_traits *t)
 	t->rcv_wscale = t->wscale ? ti.tcpi_rcv_wscale : 0;
 	t->snd_mss = ti.tcpi_snd_mss;
 	t->advmss = ti.tcpi_advmss;
-	/* None measured yet: all ones. */
+	/* All ones: not measured yet. */
 	t->min_rtt_us = ti.tcpi_min_rtt == UINT32_MAX ? ti.tcpi_rtt : ti.tcpi_min_rtt;
 	(void)getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, t->congestion, &len);
 	return 0;
@@ -194,7 +194,7 @@ static uint64_t now_ms(void)
 
 struct off_tcp_clock off_tcp_clock_set(int fd, uint32_t at_least)
 {
-	/* An odd one would make it count microseconds. */
+	/* With an odd value the kernel's clock would count microseconds. */
 	uint32_t value = (at_least + 1) & ~1U;
 
 	for (;;) {
@@ -204,7 +204,7 @@ struct off_tcp_clock off_tcp_clock_set(int fd, uint32_t at_least)
 		after = now_ms();
 		if (before == after)
 			return (struct off_tcp_clock){.base = value, .ns = before * 1000000};
-		/* In which of these ms? Once more, beyond what it may show by now. */
+		/* A tick in between: base is ambiguous. Retry with a value that it can't have. */
 		value = (value + (uint32_t)(now_ms() - before) + 2) & ~1U;
 	}
 }
@@ -258,7 +258,7 @@ uint32_t off_tcp_segs_in(int fd)
 	return info(fd, &ti) ? 0 : ti.tcpi_segs_in;
 }
 
-/* ---- small things ---- */
+/* ---- actions ---- */
 
 void off_tcp_keepalive_off(int fd)
 {
@@ -267,7 +267,7 @@ void off_tcp_keepalive_off(int fd)
 
 void off_tcp_keep_window(int fd)
 {
-	(void)set(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, 1); /* Linux takes its least instead */
+	(void)set(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, 1); /* Linux uses its minimum instead */
 }
 
 void off_tcp_quickack(int fd)
@@ -303,7 +303,7 @@ void off_tcp_reset(int *fd)
 	*fd = -1;
 }
 
-/* ---- making it again ---- */
+/* ---- restoring ---- */
 
 static int bind_device(int fd, const struct off_tcp_conn *c)
 {
@@ -341,7 +341,7 @@ static int place(int fd, const struct off_tcp_conn *c, const struct off_tcp_poin
 	rc = rc ? rc : set(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, (int)p->snd_nxt);
 	if (rc)
 		return rc;
-	/* connect(2) takes the segment size from this; the option alone leaves it at 536. */
+	/* connect(2) takes the MSS from this; with TCP_REPAIR_OPTIONS alone it stays 536. */
 	(void)set(fd, IPPROTO_TCP, TCP_MAXSEG, (int)(t->snd_mss + (t->ts ? TS_OPTION : 0)));
 	return connect(fd, &c->own_peer.sa, c->own_peer.len) ? -errno : 0;
 }
@@ -352,7 +352,7 @@ static int options(int fd, const struct off_tcp_traits *t)
 	unsigned n = 0;
 
 	o[n++] = (struct tcp_repair_opt){OPTION_MSS, t->snd_mss + (t->ts ? TS_OPTION : 0)};
-	/* Without scaling, too: connect(2) has chosen a shift, and would keep it. */
+	/* Also without window scaling: otherwise the scale chosen by connect(2) stays. */
 	o[n++] = (struct tcp_repair_opt){OPTION_WINDOW,
 	                                 t->snd_wscale | (uint32_t)t->rcv_wscale << 16};
 	if (t->sack)

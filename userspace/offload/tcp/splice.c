@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* The way into the kernel: the stages from NUMBERS to FAST. */
+/* Splicing: the stages from NUMBERS to FAST. */
 #include <errno.h>
 #include <string.h>
 
 #include "tcp.h"
 
-#define HOLD_AFTER_MS 50   /* NUMBERS: then the owner has to stop reading for a moment */
-#define REST_MS       2000 /* for NUMBERS, HOLD and RELAY */
-#define REFRESH_MS    4    /* WATCH: the expected numbers */
+#define HOLD_AFTER_MS 50   /* NUMBERS: then the owner must stop reading for a moment */
+#define REST_MS       2000 /* time limit of NUMBERS, HOLD and RELAY */
+#define REFRESH_MS    4    /* WATCH: interval of refreshing the expected numbers */
 #define WATCH_MS      1000
-#define WATCH_SEGS    4  /* segments that came in meanwhile, unseen by the program */
-#define SWITCHING_MAX 64 /* pairs that hold their senders up at the same time */
-/* After rcv_nxt has moved last: what a program passed up has reached the socket by then. */
+#define WATCH_SEGS    4  /* received segments that the program didn't see */
+#define SWITCHING_MAX 64 /* pairs that stop their senders at the same time */
+/* After rcv_nxt's last advance: segments that a program passed up have reached the socket then. */
 #define SETTLED_MS 2
 
 static uint64_t now(const struct off_tcp_pair *p)
@@ -32,7 +32,7 @@ static void hold(struct off_tcp_pair *p, bool on)
 	p->t->ops->hold(p->t->arg, p->owner, on);
 }
 
-/* It was not lent: the sockets are their owner's still. Frees p. */
+/* Ends a pair that was not lent: the owner still has the sockets. Frees p. */
 static void refuse(struct off_tcp_pair *p, enum l7mp_reason why)
 {
 	struct off_tcp *t = p->t;
@@ -46,7 +46,10 @@ static void refuse(struct off_tcp_pair *p, enum l7mp_reason why)
 
 /* ---- NUMBERS, WATCH ---- */
 
-/* The present numbers, from what was read before and how many bytes were written since. */
+/*
+ * Stores the current sequence numbers in the map. The one to be written is derived from an earlier
+ * reading and the bytes written since. False: it could not be read yet.
+ */
 static bool expect(struct off_tcp_pair *p)
 {
 	bool all = true;
@@ -86,7 +89,7 @@ static void numbers_step(struct off_tcp_pair *p)
 	off_tcp_enter(p, OFF_TCP_WATCH);
 }
 
-/* Segments come in that the program does not see: NAT, another interface. */
+/* Does the host receive segments that the program doesn't see (NAT, another interface)? */
 static bool passed_by(struct off_tcp_pair *p)
 {
 	bool missed = false;
@@ -100,7 +103,7 @@ static bool passed_by(struct off_tcp_pair *p)
 	return missed;
 }
 
-/* No socket option tells whether a connection has keys; its segments do. */
+/* No socket option shows whether a connection uses MD5 or AO keys, but its segments do. */
 static bool is_signed(const struct off_tcp_pair *p)
 {
 	return p->map->dir[0].doubt == L7MP_TCP_DOUBT_SIGNED ||
@@ -128,8 +131,8 @@ static void watch_step(struct off_tcp_pair *p)
 /* ---- HOLD, RELAY ---- */
 
 /*
- * The first byte that user space has not taken, or the FIN when it has taken all bytes. False: the
- * connection is about to end.
+ * Determines `copied`: the sequence number of the first byte that user space has not read, or of
+ * the FIN if it has read all bytes. False: the connection is closing.
  */
 static bool begin_relay(struct off_tcp_end *e)
 {
@@ -165,7 +168,7 @@ static void hold_step(struct off_tcp_pair *p)
 			refuse(p, L7MP_REASON_TCP_BUSY);
 		return;
 	}
-	p->held = false; /* the owner begins anew when it gets them back */
+	p->held = false; /* the owner resumes reading when it gets them back */
 	off_tcp_enter(p, OFF_TCP_RELAY);
 	for (int i = 0; i < 2; i++) {
 		p->end[i].fd = at[i].fd;
@@ -188,7 +191,7 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
 
 		e->bytes = e->relay.relayed;
 		back[i] = (struct l7mp_flow_socket){.fd = e->fd, .shut = e->shut, .mss = e->mss};
-		/* What fails here the owner sees at its next read. */
+		/* On failure the owner gets the error from its next read. */
 		(void)off_tcp_relay_discard(&e->relay, e->fd);
 		e->fd = -1;
 	}
@@ -199,7 +202,7 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
 
 static bool arm(struct off_tcp_pair *p);
 
-/* Both peers have finished, or one connection was reset: user space ends it. */
+/* Have both peers sent a FIN, or was a connection reset? User space then closes them. */
 static bool is_closing(const struct off_tcp_pair *p)
 {
 	bool both = true;
@@ -239,7 +242,7 @@ static void relay_step(struct off_tcp_pair *p)
 
 /* ---- TRANS ---- */
 
-/* What the sockets have, for the programs. */
+/* Stores the sockets' state for the programs. */
 static void set_limits(struct off_tcp_pair *p)
 {
 	for (int i = 0; i < 2; i++) {
@@ -257,7 +260,7 @@ static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
 	const struct off_tcp_traits *near = &p->end[i].conn.traits;
 	const struct off_tcp_traits *far = &p->end[!i].conn.traits;
 	volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
-	bool fin = p->end[i].fin; /* on both sides */
+	bool fin = p->end[i].fin; /* relayed: received here, sent there */
 
 	d->seq_delta = far_write_seq - (p->end[i].copied + (uint32_t)p->end[i].relay.relayed + fin);
 	p->map->dir[!i].ack_delta = -d->seq_delta;
@@ -274,7 +277,7 @@ static void set_constants(struct off_tcp_pair *p, int i, uint32_t far_write_seq,
 	d->last_seen = 0;
 }
 
-/* The programs have to know it exactly; it may be one ahead of what can be read. */
+/* The programs need the exact clock, but what can be read may be one less: so set it. */
 static void set_clock(struct off_tcp_end *e)
 {
 	off_tcp_repair(e->fd, true);
@@ -282,7 +285,7 @@ static void set_clock(struct off_tcp_end *e)
 	off_tcp_repair(e->fd, false);
 }
 
-/* Both sockets are at rest: the programs begin. */
+/* Both sockets are idle: enters TRANS. */
 static bool arm(struct off_tcp_pair *p)
 {
 	struct off_tcp_window w[2];
@@ -295,9 +298,9 @@ static bool arm(struct off_tcp_pair *p)
 			return false;
 	for (int i = 0; i < 2; i++) {
 		/*
-		 * Linux stamps an acknowledgement that is asked for with the time of the last
-		 * segment that came in. So one of what the owner has read is sent now: after
-		 * segments of the program it would be too old.
+		 * Send a delayed acknowledgement of what the owner has read now: Linux stamps it
+		 * with the time of the last received segment, which would be too old after segments
+		 * translated by the program.
 		 */
 		off_tcp_quickack(p->end[i].fd);
 		set_clock(&p->end[i]);
@@ -320,8 +323,9 @@ static bool arm(struct off_tcp_pair *p)
 }
 
 /*
- * The socket has more than the bytes that it holds for reading, all relayed: a FIN, from before
- * TRANS. Its state does not tell, as our own FIN may have gone meanwhile.
+ * Has the socket received a FIN that was sent before TRANS? If all of its data is relayed, rcv_nxt
+ * is one ahead then. The socket's state doesn't show it, as our own FIN may have been sent
+ * meanwhile.
  */
 static void note_fin(struct off_tcp_pair *p, int i)
 {
@@ -335,7 +339,7 @@ static void note_fin(struct off_tcp_pair *p, int i)
 	__atomic_fetch_or(&d->seen, L7MP_TCP_FIN, __ATOMIC_RELEASE);
 }
 
-/* One end. Returns whether it is at rest. */
+/* TRANS step of one end. Returns true if it is idle: all relayed and acknowledged. */
 static bool trans_end(struct off_tcp_pair *p, int i)
 {
 	struct off_tcp_end *e = &p->end[i], *to = &p->end[!i];
@@ -353,7 +357,7 @@ static bool trans_end(struct off_tcp_pair *p, int i)
 	if (all)
 		note_fin(p, i);
 	if (e->fin && all && !to->shut) {
-		/* One number on both sides: this FIN has the peer's. */
+		/* This FIN takes the same translated sequence number as the peer's. */
 		to->shut = true;
 		(void)shutdown(to->fd, SHUT_WR);
 		return false;
@@ -367,7 +371,7 @@ static bool is_over(const struct off_tcp_pair *p)
 	return p->map->dir[0].seen & p->map->dir[1].seen & L7MP_TCP_FIN_ACKED;
 }
 
-/* Both ends were finished: such a socket is closed, too. */
+/* Closed with a FIN in both directions: the state is CLOSE, too. */
 static bool closed_orderly(const struct off_tcp_end *e)
 {
 	int unread = off_tcp_unread(e->fd);
@@ -377,7 +381,7 @@ static bool closed_orderly(const struct off_tcp_end *e)
 	       rcv_nxt == e->copied + (uint32_t)unread + 1;
 }
 
-/* It was reset, or gave its peer up. */
+/* Was the connection reset, or did it time out? */
 static bool socket_failed(const struct off_tcp_end *e)
 {
 	uint8_t state = off_tcp_state(e->fd);
@@ -413,8 +417,9 @@ uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
 }
 
 /*
- * What the peers may send is the other peer's affair now: they are told. While it is still TRANS,
- * where the programs stamp by the sockets' clocks: in FAST their time stamps are ahead of this one.
+ * Announces to each peer the other peer's receive window, which applies from now on. Before FAST:
+ * in TRANS the programs use time stamps of the sockets' clocks, like these segments; in FAST they
+ * are ahead of them.
  */
 static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
 {
@@ -427,16 +432,16 @@ static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2
 		        .tsecr = p->map->dir[i].ts_in,
 		};
 
-		/* Without the right to do so: the other end's answer has its window. */
+		/* No CAP_NET_RAW: the other end's answer to a probe has its window. */
 		if (off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
 			off_tcp_probe(p, !i);
 	}
 }
 
 /*
- * Takes out what was relayed, with the window as it is, and sends a delayed acknowledgement now:
- * after the end of the connection a reset would be the answer. Linux sends none on demand while
- * there is something to read (tcp_cleanup_rbuf).
+ * Discards the relayed data without opening the window, and sends a pending delayed acknowledgement
+ * now: sent after the end of the connection it would be answered by a reset. Linux sends none on
+ * demand while there is data to read (tcp_cleanup_rbuf).
  */
 static void empty(struct off_tcp_end *e)
 {
@@ -448,7 +453,7 @@ static void empty(struct off_tcp_end *e)
 	off_tcp_quickack(e->fd);
 }
 
-/* Forward, never back; the programs do the same. */
+/* Advances a sequence number, never back; the programs update it concurrently. */
 static void advance(volatile uint32_t *at, uint32_t to)
 {
 	uint32_t was = *at;
@@ -468,11 +473,11 @@ void off_tcp_fast(struct off_tcp_pair *p)
 			empty(&p->end[i]);
 		p->end[i].clock = off_tcp_clock_now(&p->end[i].ticks);
 		off_tcp_relay_rest(&p->end[i].relay);
-		/* Whatever way the acknowledgement took. */
+		/* The socket's own acknowledgements may not have passed the programs. */
 		advance(&p->map->dir[!i].ack_max, p->end[i].rcv_nxt);
 		advance(&p->map->dir[i].seq_max, p->end[i].rcv_nxt);
 	}
-	/* They stay in repair mode: if this process dies they are closed silently. */
+	/* The sockets stay in repair mode: if this process dies they are closed silently. */
 	for (int i = 0; i < 2; i++)
 		(void)off_tcp_window(p->end[i].fd, true, &w[i]);
 	if (!is_over(p))
@@ -493,8 +498,8 @@ void off_tcp_fast(struct off_tcp_pair *p)
 }
 
 /*
- * The socket may have received something since TRANS. When that is acknowledged beyond, its sender
- * has sent it again and the programs have carried it: then it is of no use any more.
+ * The socket may have received data since TRANS. If the far end has acknowledged that data, its
+ * sender has retransmitted it and the programs have forwarded it: then discard it.
  */
 static void look(struct off_tcp_pair *p, int i)
 {
@@ -524,14 +529,14 @@ void off_tcp_late(struct off_tcp_pair *p)
 	look(p, 0);
 	look(p, 1);
 	/*
-	 * The far socket can't send it: its numbers are those of long ago, which the far peer takes
-	 * no more (RFC 5961, 5.2). One that is made again can.
+	 * The far socket can't send this data: its sequence numbers are too old for the far peer
+	 * (RFC 5961, 5.2). A restored socket can.
 	 */
 	if (off_tcp_owes(p, 0) || off_tcp_owes(p, 1))
 		off_tcp_pair_leave(p, L7MP_REASON_PENDING);
 }
 
-/* ---- one look ---- */
+/* ---- steps ---- */
 
 void off_tcp_splice_step(struct off_tcp_pair *p)
 {

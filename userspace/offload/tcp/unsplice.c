@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Back to user space. STOP: what had begun to pass still passes, until it is acknowledged; of all
- * else only the acknowledgements. Then both ends know what each has, and new sockets go on from
- * there. Without STOP a restored socket would hang: an acknowledgement of what it never sent is
- * refused with all that comes with it.
+ * Un-splice: back to user space. In STOP the programs still forward data below seq_max, but of
+ * other segments only the acknowledgements. When everything is acknowledged both ends agree on what
+ * was received, and restored sockets continue from there. Without STOP a restored socket would
+ * hang: it drops segments that acknowledge data which it never sent.
  */
 #include <time.h>
 
 #include "tcp.h"
 
 #define STOP_MS        3000
-#define BLOCKED_MS     300 /* the same, when a segment came that can't pass */
-#define OWED_MS        50  /* and when the far end lacks what its sender will not send again */
+#define BLOCKED_MS     300 /* ... after a segment that can't be translated */
+#define OWED_MS        50  /* ... if the far end lacks data that the near socket has acknowledged */
 #define NO_ROUTE_MS    30000
 #define PROBE_FIRST_MS 2
-#define PROBE_DOUBLE   6 /* times: at most every 128 ms */
+#define PROBE_DOUBLE   6 /* doublings of the interval: up to 128 ms */
 
 static uint64_t now(const struct off_tcp_pair *p)
 {
@@ -35,7 +35,7 @@ void off_tcp_probe(struct off_tcp_pair *p, int i)
 
 	if (!off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s) || p->end[i].fd < 0)
 		return;
-	/* Leaving repair mode asks the peer for its window, which has the same answer. */
+	/* No CAP_NET_RAW: the window probe when leaving repair mode has the same effect. */
 	off_tcp_ask(p->end[i].fd, true);
 }
 
@@ -56,7 +56,7 @@ static bool acknowledged(const struct off_tcp_pair *p)
 	return !off_tcp_owes(p, 0) && !off_tcp_owes(p, 1);
 }
 
-/* How long to wait for that; what is missing then user space fills in. */
+/* How long to wait until everything is acknowledged; the rest is left to FILL. */
 static unsigned patience(const struct off_tcp_pair *p)
 {
 	if (off_tcp_owes(p, 0) || off_tcp_owes(p, 1))
@@ -64,11 +64,12 @@ static unsigned patience(const struct off_tcp_pair *p)
 	return p->map->dir[0].doubts + p->map->dir[1].doubts != p->doubts ? BLOCKED_MS : STOP_MS;
 }
 
-/* ---- making the sockets again ---- */
+/* ---- restoring the sockets ---- */
 
 /*
- * What end i's peer has sent that is acknowledged beyond or by the socket, and what it has
- * acknowledged. `acked` are the acknowledgements of what each peer has sent.
+ * Where end i's restored socket continues: after the data of its peer that the far end or the old
+ * socket has acknowledged, and after the data that its peer has acknowledged. acked[i] is the far
+ * end's acknowledgement of the data of end i's peer.
  */
 static void point(const struct off_tcp_pair *p, int i, const uint32_t acked[2],
                   struct off_tcp_point *out)
@@ -78,15 +79,15 @@ static void point(const struct off_tcp_pair *p, int i, const uint32_t acked[2],
 	out->rcv_nxt = off_tcp_later(acked[i], p->end[i].rcv_nxt);
 	out->snd_nxt = acked[!i] - in->ack_delta;
 	/*
-	 * Not behind what the old socket or the other end has sent, nor behind what still passes
-	 * until the flows are gone: that may have been sent much later than what passed last.
+	 * Not older than the time stamps of the old socket and of translated segments, nor than
+	 * those of segments that still pass until the flows are deleted, which may be much later.
 	 */
 	out->clock = off_tcp_later(p->end[i].clock, far->ts_out) + L7MP_TCP_TS_AHEAD;
 	out->snd_wnd = in->win;
 	out->rcv_wnd = OFF_TCP_RESTORED_WINDOW;
 }
 
-/* Has a FIN of end i's peer come to the other end? */
+/* Has the other end acknowledged a FIN of end i's peer? */
 static bool has_ended(const struct off_tcp_pair *p, int i)
 {
 	const volatile struct l7mp_tcp_direction *d = &p->map->dir[i];
@@ -111,8 +112,8 @@ static bool restore(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 }
 
 /*
- * They are sockets like others again, but for those that have to be filled. The peers are told what
- * they may send.
+ * Leaves repair mode, except on sockets that have to be filled first, and announces the sockets'
+ * windows to the peers.
  */
 static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 {
@@ -136,7 +137,7 @@ static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 	}
 }
 
-/* Bytes are counted up to where the sockets go on; the rest comes again. */
+/* Counts bytes up to where the sockets continue; later data is retransmitted. */
 static void settle_bytes(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 {
 	for (int i = 0; i < 2; i++) {
@@ -188,7 +189,7 @@ static void barrier_step(struct off_tcp_pair *p)
 	p->probe_ms = 0;
 }
 
-/* A socket can't be made again while the kernel would not know where to send. */
+/* Sockets can't be restored without routes to their peers. */
 static bool has_routes(const struct off_tcp_pair *p)
 {
 	return off_tcp_has_route(&p->end[0].conn) && off_tcp_has_route(&p->end[1].conn);
@@ -202,12 +203,12 @@ static void stop_step(struct off_tcp_pair *p)
 		off_tcp_stop_end(p);
 		return;
 	}
-	/* As long as a socket would try (l7mp_tcp_tune). */
+	/* A socket's own time limit (l7mp_tcp_tune). */
 	if (off_tcp_since(p->t, p->since_ms) > NO_ROUTE_MS) {
 		off_tcp_pair_kill(p);
 		return;
 	}
-	/* A delayed acknowledgement takes 40 ms and more: so ask. */
+	/* Delayed acknowledgements take 40 ms and more: probe for them. */
 	if (p->probes && off_tcp_since(p->t, p->probe_ms) < (uint64_t)PROBE_FIRST_MS << shift)
 		return;
 	p->probes++;
@@ -216,7 +217,7 @@ static void stop_step(struct off_tcp_pair *p)
 		off_tcp_probe(p, i);
 }
 
-/* Over meanwhile: there is nothing that could come back. */
+/* Were both connections closed meanwhile? Then nothing is returned to user space. */
 static bool ended(struct off_tcp_pair *p)
 {
 	if (p->map->dir[0].seen & p->map->dir[1].seen & L7MP_TCP_FIN_ACKED) {
@@ -236,7 +237,7 @@ void off_tcp_unsplice_step(struct off_tcp_pair *p)
 		stop_step(p);
 }
 
-/* ---- wishes ---- */
+/* ---- requests ---- */
 
 void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why)
 {
@@ -246,10 +247,10 @@ void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why)
 	p->why = (uint8_t)why;
 	if (p->stage == OFF_TCP_FAST)
 		off_tcp_stop_begin(p);
-	/* RELAY gives up at its next step; TRANS comes to FAST first. */
+	/* RELAY gives up in its next step; TRANS proceeds to FAST first. */
 }
 
-/* FILL needs no program: only who takes all away waits for it. */
+/* Is it to be waited for? FILL doesn't need the programs, so only at shutdown (`all`). */
 static bool leaves(const struct off_tcp_pair *p, bool all)
 {
 	return p->wanted_back && (all || p->stage != OFF_TCP_FILL);
@@ -271,7 +272,7 @@ static void step_leaving(struct off_tcp *t, bool all, bool force)
 		t->next_busy = p->next;
 		if (!leaves(p, all))
 			continue;
-		/* Nobody waits for programs here: what they have changed is looked at again. */
+		/* Don't wait for the barrier: STOP's steps read again what programs change. */
 		if (p->stage == OFF_TCP_BARRIER)
 			off_tcp_enter(p, OFF_TCP_STOP);
 		if (force && p->stage == OFF_TCP_STOP)
