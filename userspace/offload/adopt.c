@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Adopting what an earlier process of the instance left in the kernel: its pinned maps are used
- * again, its programs are replaced by ours in place (hook/), and each flow with a record of its
- * session is assigned to the restored session, or removed with a reason. Nothing is removed before
- * that, so flows are forwarded without interruption.
+ * Adopting the flows that a previous daemon of the instance left in the kernel: its pinned maps are
+ * reused, its programs are replaced by ours in place (hook/), and each flow with a session record
+ * is assigned to the restored session, or removed with a reason. Nothing is removed before that, so
+ * flows are forwarded without interruption.
  *
  *   off_adopt_begin      after the maps are opened, before anything is attached: lists the flows
  *   l7mp_offload_adopt   after the listeners are bound: assigns them
@@ -19,10 +19,10 @@
 #include "l7mp/log.h"
 #include "l7mp/session.h"
 
-/* Removals that GET /offload shows, the last ones; the log has as many lines. */
+/* GET /offload shows this number of last removals; the log has as many lines. */
 #define SHOWN OFF_ADOPT_SHOWN
 
-/* ---- what was not taken over ---- */
+/* ---- removals ---- */
 
 static void told(struct l7mp_offload_engine *e, const char *session, const char *why)
 {
@@ -36,9 +36,9 @@ static void told(struct l7mp_offload_engine *e, const char *session, const char 
 		              session ? session : "a flow", session ? ": " : " ", why);
 }
 
-/* ---- flows of the earlier process ---- */
+/* ---- flows of the previous daemon ---- */
 
-/* One, with what has been found of it so far. */
+/* A flow of which some entries have been found. */
 struct old_flow {
 	UT_hash_handle hh; /* by session */
 	uint64_t session;
@@ -60,7 +60,7 @@ static bool is_sound_frame(const struct off_direction *d)
 	       !memcmp(&a->match_daddr, &k->daddr, sizeof(k->daddr));
 }
 
-/* Whether the value is one that belongs to this key, and is complete. */
+/* Is the value complete, and does it belong to its key? */
 static bool is_sound(const struct off_direction *d)
 {
 	const struct l7mp_flow_action *a = &d->action;
@@ -80,7 +80,7 @@ static bool is_sound(const struct off_direction *d)
 	       !memcmp(a->key.daddr, d->key.daddr.bytes, 4);
 }
 
-/* Puts an entry of the map where its flow is. NULL: it is in its place; else why it is not. */
+/* Adds a map entry to its flow. NULL, or why that is not possible. */
 static const char *place(struct old_flow **all, const struct off_direction *d)
 {
 	struct old_flow *o = NULL;
@@ -133,7 +133,7 @@ static void set_aside(struct stray **strays, const struct off_direction *d)
 	*strays = s;
 }
 
-/* The map is only read meanwhile: behind a key that is deleted there would be no next one. */
+/* Doesn't delete while iterating: the key after a deleted one can't be found. */
 static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_flow **all,
                      struct stray **strays)
 {
@@ -173,7 +173,7 @@ static bool has_two(uint8_t verb)
 	return verb == L7MP_VERB_FORWARD || verb == L7MP_VERB_SPLICE || verb == L7MP_VERB_FRAME;
 }
 
-/* Its places in the other maps are its own. NULL, or why it can't be kept. */
+/* Claims the flow's slots in the other maps. NULL, or why the flow can't be adopted. */
 static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 {
 	struct l7mp_flow *flow = o->flow;
@@ -217,7 +217,7 @@ static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
 	off_tcp_adopt_reset(&o->flow->tcp);
 }
 
-/* A session that had ended has no record, and nobody misses it. */
+/* Is it a closed TCP session that was lingering? It has no record; remove it silently. */
 static bool has_ended(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
 	struct l7mp_flow_owner owner;
@@ -231,7 +231,7 @@ static bool has_ended(const struct l7mp_offload_engine *e, const struct l7mp_flo
 	return ended;
 }
 
-/* After those that can't be kept are gone. */
+/* To be called after the flows that can't be adopted were removed. */
 static void claim_rtp(struct l7mp_offload_engine *e)
 {
 	struct l7mp_flow *flow;
@@ -283,7 +283,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 		}
 		free(o);
 	}
-	/* Until then the programs may count in slots that are given to others. */
+	/* Programs may still count in slots of removed flows, which are reused. */
 	if (e->adoption.n_removed)
 		off_wait_for_programs();
 	claim_rtp(e);
@@ -295,7 +295,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 
 /* ---- a flow and its owner ---- */
 
-/* What the session gets of an interface's frames, and what it gives to it. */
+/* The frames that an end receives (`in`), and the link addresses that it sends with (`out`). */
 static void set_frame(const struct off_direction *in, const struct off_direction *out,
                       struct l7mp_flow_frame *f)
 {
@@ -321,7 +321,7 @@ static void set_frame(const struct off_direction *in, const struct off_direction
 	memcpy(f->dst_mac, sent->dmac, sizeof(f->dst_mac));
 }
 
-/* An interface has no peer; a link address says of which kind the ends are. */
+/* AF_PACKET ends have no peer; link-layer addresses show the kind of the ends. */
 static void set_frame_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r,
                            struct l7mp_flow_frame frames[2])
 {
@@ -357,8 +357,8 @@ static void set_ends(const struct l7mp_flow *flow, struct l7mp_session_record *r
 }
 
 /*
- * The statistics of RTP go on where the programs count; a session that has none any more gives its
- * place back, and one that had none gets one. Returns 0 or -ENOSPC.
+ * Adopts the `rtp` entry of a direction; frees it if the session has no RTP statistics any more,
+ * allocates one if it has them now. Returns 0 or -ENOSPC.
  */
 static int own_rtp(struct l7mp_offload_engine *e, struct off_direction *d,
                    struct l7mp_rtp_stream *stream)
@@ -374,14 +374,14 @@ static int own_rtp(struct l7mp_offload_engine *e, struct off_direction *d,
 	} else if (d->has_rtp) {
 		off_rtp_leave(&e->table, d);
 	} else if (d->action.flags & L7MP_FLOW_RTP) {
-		/* A place that is not its own. */
+		/* Its index was not claimed. */
 		d->action.pair = 0;
 		d->action.flags &= (uint16_t)~L7MP_FLOW_RTP;
 	}
 	return rc;
 }
 
-/* Finds the paths, and writes what has changed since `before`. NONE or a reason. */
+/* Looks up the routes, and updates entries that differ from `before`. NONE or a reason. */
 static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                              const struct l7mp_flow_action before[2])
 {
@@ -415,7 +415,7 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 	return reason;
 }
 
-/* A pair goes on in any case: what is in its way makes it leave, in order. */
+/* The pair is adopted in any case; if it is not possible any more it is un-spliced in order. */
 static int own_pair(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const int fd[2])
 {
 	const struct l7mp_flow_action before[2] = {flow->dir[0].action, flow->dir[1].action};
@@ -435,7 +435,7 @@ static bool same_rewrite(const struct l7mp_frame_action *a, const struct l7mp_fr
 	       !memcmp(a->smac, b->smac, 6);
 }
 
-/* The configuration may relay other frames by now, or send them with other link addresses. */
+/* The configuration may have changed: other frames, or other link addresses. */
 static enum l7mp_reason own_frames(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                    const struct l7mp_flow_end *ends)
 {
@@ -450,7 +450,7 @@ static enum l7mp_reason own_frames(struct l7mp_offload_engine *e, struct l7mp_fl
 	}
 	if (same)
 		return off_frames_own(e, flow, &ends[0], &ends[1]);
-	e->was_refused = true; /* it is added again */
+	e->was_refused = true; /* so that a retry adds it again */
 	return L7MP_REASON_CONFLICT;
 }
 
@@ -496,11 +496,11 @@ static void end_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const
 	DL_APPEND(e->flows, flow);
 	e->table.n_flows++;
 	off_flow_take_out(e, flow, final);
-	/* What peers still send reaches the host, which has no socket for it: a reset, too. */
+	/* Later segments reach the host, which answers with a reset, too, as it has no socket. */
 	off_tcp_adopt_reset(&p);
 }
 
-/* 0, or negative errno and why. */
+/* Restores the sockets of a TCP flow. 0, or negative errno and *err. */
 static int make_sockets(const struct l7mp_flow *flow, struct l7mp_session_record *r,
                         struct l7mp_error *err)
 {
@@ -561,7 +561,7 @@ static void adopt_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	cJSON_Delete(texts);
 }
 
-/* Records of sessions that have no flow. */
+/* Deletes records of sessions that have no flow. */
 static void clear_records(struct l7mp_offload_engine *e)
 {
 	const struct l7mp_flow *flow;
@@ -612,14 +612,16 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 	if (!a->under_way)
 		return;
 	while (a->flows) {
-		/* The loop does not run yet, and there may be many. */
+		/*
+		 * The loop doesn't run yet, so its time would not advance; there may be many flows.
+		 */
 		uv_update_time(l7mp_loop_uv(e->loop));
 		adopt_one(e, a->flows, take, arg);
 		L7MP_FAULT("adopt-one");
 	}
 	L7MP_FAULT("adopt-frames");
 	off_frames_adopted(e);
-	/* TCP connections that are to leave do so while all programs are there. */
+	/* Un-splice leaving TCP flows before old programs are detached. */
 	off_splices_leave_now(e);
 	clear_records(e);
 	L7MP_FAULT("adopt-cleared");

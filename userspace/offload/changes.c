@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What follows from a change of the network: nexthops are looked up again, then the flows that use
- * them get new actions or leave. Thousands may be concerned, so all of it is done in slices of
- * some ms with I/O in between, and the maps are changed in batches. What leaves is first only taken
- * out of the map, all of it: what it counted, and telling its owner, comes after.
+ * Updating flows after a network change: dirty nexthops are looked up again, and the flows that use
+ * them get new actions or are withdrawn. There may be thousands, so the work is done in slices of
+ * some ms with I/O in between, and the maps are changed in batches. Withdrawn flows are first
+ * deleted from the maps, all of them; reading their counters and notifying their owners follows.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -13,8 +13,8 @@
 #include "engine.h"
 
 #define SLICE_NS (2 * 1000000U)
-#define USES     32 /* flows of a nexthop at a time */
-#define FINALS   8  /* flows that have left at a time */
+#define USES     32 /* flows updated at a time */
+#define FINALS   8  /* withdrawn flows finished at a time */
 
 static void wake(struct l7mp_offload_engine *e)
 {
@@ -22,7 +22,7 @@ static void wake(struct l7mp_offload_engine *e)
 		(void)l7mp_timer_start(e->loop, &e->work, 0);
 }
 
-/* ---- flows that have to leave ---- */
+/* ---- withdrawing flows ---- */
 
 static void flush_deletes_of(struct off_batch *b, const struct off_entry_map *m)
 {
@@ -33,7 +33,7 @@ static void flush_deletes_of(struct off_batch *b, const struct off_entry_map *m)
 
 		if (!bpf_map_delete_batch(m->fd, &b->gone[done * m->key], &n, NULL))
 			break;
-		/* Without the operation n stays as it is; else it is where it stopped. */
+		/* On failure n is the number deleted, or unchanged without kernel support. */
 		if (errno != ENOENT || n >= b->n_gone - done)
 			n = 0;
 		done += n;
@@ -42,7 +42,7 @@ static void flush_deletes_of(struct off_batch *b, const struct off_entry_map *m)
 	b->n_gone = 0;
 }
 
-/* Takes the entries out of the maps that are waiting for it. */
+/* Deletes the collected entries from the maps. */
 static void flush_deletes(struct l7mp_offload_engine *e)
 {
 	for (unsigned family = 0; family < OFF_FAMILIES; family++) {
@@ -60,7 +60,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	const size_t size = off_entry_map(&e->table.maps, family).key;
 	struct off_batch *b = &e->batch[family];
 
-	/* A new action that still waits for one that leaves would put it back: so those first. */
+	/* Updates first: one that is pending for a deleted flow would add its entry again. */
 	if (b->n_gone + 2 > OFF_BATCH) {
 		flush_updates(e);
 		flush_deletes(e);
@@ -84,7 +84,7 @@ void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	flow->out = false;
 }
 
-/* It is out of the map: its last counters, and its owner is told. */
+/* After its entries were deleted: reads the last counters and notifies the owner. */
 static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	enum l7mp_reason reason = (enum l7mp_reason)flow->out_reason;
@@ -100,8 +100,8 @@ static void finish(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 }
 
 /*
- * All that leave, now; those of TCP only if `tcp`: else they take their time. Detaching a hook
- * stops its device for some ms: nothing may be on its way through it.
+ * Completes all pending withdrawals; TCP un-splices only if `tcp`, else they complete later. Waits
+ * for running programs: detaching XDP may stop the device for some ms, so no packet may be in it.
  */
 static void leave_now(struct l7mp_offload_engine *e, bool tcp)
 {
@@ -156,9 +156,11 @@ void off_flows_leave_tcp(struct l7mp_offload_engine *e)
 	wake(e);
 }
 
-/* ---- flows that get a new action ---- */
+/* ---- updating flows ---- */
 
-/* In batches without BPF_EXIST, which the kernel refuses there: what is not out is in the map. */
+/*
+ * The kernel rejects BPF_EXIST in batches; not needed, as flows that aren't `out` are in the map.
+ */
 static void flush_updates_of(struct l7mp_offload_engine *e, struct off_batch *b,
                              const struct off_entry_map *m)
 {
@@ -174,14 +176,14 @@ static void flush_updates_of(struct l7mp_offload_engine *e, struct off_batch *b,
 		if ((errno != ENOMEM && errno != E2BIG) || n >= b->n_actions - done)
 			n = 0;
 		done += n;
-		/* The one that it stopped at, or one that can't be had in batches. */
+		/* The element that failed, or without batch support each one. */
 		if (bpf_map_update_elem(m->fd, &b->keys[done * m->key],
 		                        &b->actions[done * m->value], BPF_EXIST))
 			b->owner[n_failed++] = b->owner[done];
 		done++;
 	}
 	b->n_actions = 0;
-	/* Not before: their other entry may be among those that were still to be written. */
+	/* Only now: their other entry may have been a later one in the batch. */
 	for (uint32_t i = 0; i < n_failed; i++)
 		leave(e, b->owner[i]->flow, L7MP_REASON_KERNEL);
 }
@@ -223,7 +225,7 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 		leave(e, flow, reason);
 		return;
 	}
-	/* It leaves when the kernel refuses the first one. */
+	/* `out` is set if the kernel rejects the first direction's update. */
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
 		struct off_direction *s = &flow->dir[i];
 		struct l7mp_flow_action action = s->action;
@@ -240,16 +242,16 @@ void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
 	enum off_hook hook = l->hook;
 	struct l7mp_flow *flow;
 
-	l->hook = OFF_HOOK_NONE; /* for those that are planned anew */
+	l->hook = OFF_HOOK_NONE; /* for off_flow_plan, which then refuses its flows */
 	DL_FOREACH (e->flows, flow)
 		refresh(e, flow);
 	leave_now(e, true);
 	l->hook = hook;
 }
 
-/* ---- the work ---- */
+/* ---- slices ---- */
 
-/* Some of the flows of AF_PACKET that have not seen the last change of links. */
+/* Updates some of the AF_PACKET flows after a link change. */
 static void work_frames(struct l7mp_offload_engine *e)
 {
 	struct l7mp_flow *flow;
@@ -258,7 +260,7 @@ static void work_frames(struct l7mp_offload_engine *e)
 		refresh(e, flow);
 }
 
-/* Some of the flows that have not seen the nexthop's change yet. */
+/* Updates some of the nexthop's flows. */
 static void work_nexthop(struct l7mp_offload_engine *e, struct off_nexthop *nh)
 {
 	for (int i = 0; i < USES; i++) {
@@ -290,7 +292,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 			work_frames(e);
 			continue;
 		}
-		flush_updates(e); /* what fails leaves, too */
+		flush_updates(e); /* withdraws flows whose update fails */
 		flush_deletes(e);
 		had = had || e->leaving;
 		for (int i = 0; i < FINALS && e->leaving; i++)
@@ -301,7 +303,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 	flush_deletes(e);
 	if (e->path.dirty || e->leaving || off_frames_waiting(e))
 		wake(e);
-	/* A session whose flow left after the others were asked again has not been asked itself. */
+	/* If there was a retry meanwhile, sessions of flows withdrawn after it need another one. */
 	if (had && !e->leaving && e->leaving_retries != e->n_retries)
 		off_retry_soon(e);
 }

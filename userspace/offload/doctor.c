@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the fast path would find here, and what to change. Changes nothing. */
+/* Checks whether this host supports the fast path, and gives advice. Changes nothing. */
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/rtnetlink.h>
@@ -20,7 +20,7 @@ struct report {
 	bool ok, oom;
 };
 
-/* `needed`: without it there is no fast path. */
+/* Adds a check. `needed`: the fast path requires it. */
 static void check(struct report *r, const char *what, bool ok, bool needed, const char *found,
                   const char *advice)
 {
@@ -125,7 +125,7 @@ struct walk {
 	bool oom;
 };
 
-/* Before Linux 6.3 only attaching tells: then the answer of off_choose stays. */
+/* Before Linux 6.3 only attaching shows this: keep the result of off_choose. */
 static void ask_driver(const struct off_link *l, struct off_choice *c)
 {
 	if (c->hook != OFF_HOOK_NATIVE || off_xdp_in_driver(l->ifindex) != 0)
@@ -135,7 +135,7 @@ static void ask_driver(const struct off_link *l, struct off_choice *c)
 	snprintf(c->why, sizeof(c->why), "the driver does not support XDP");
 }
 
-/* What was asked for and isn't there. */
+/* A configured interface that doesn't exist. */
 static int add_missing(struct walk *w, const char *name)
 {
 	cJSON *o = cJSON_CreateObject();

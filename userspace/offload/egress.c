@@ -16,12 +16,12 @@ static enum l7mp_reason not_served(const struct l7mp_offload_engine *e, const st
 	return L7MP_REASON_INTERFACE;
 }
 
-/* The tags of what is seen at `served` and belongs to `link`, a VLAN device above it or itself. */
+/* The VLAN tags at `served` of packets for `link`, a VLAN device above it or itself. */
 static void ingress_tags(const struct l7mp_offload_engine *e, const struct off_link *link,
                          const struct off_link *served, struct off_ingress *in)
 {
 	for (; link && link != served; link = off_link_find(&e->path, link->parent)) {
-		/* Found from the inside out. */
+		/* The loop goes from the inner to the outer tag. */
 		in->vlan_proto[1] = in->vlan_proto[0];
 		in->vlan_id[1] = in->vlan_id[0];
 		in->vlan_proto[0] = link->vlan_proto;
@@ -30,9 +30,9 @@ static void ingress_tags(const struct l7mp_offload_engine *e, const struct off_l
 }
 
 /*
- * Packets of the peer are expected by the interface to which the route to it points. A peer whose
- * packets come in by another one (asymmetric routing) stays in user space: the program passes them
- * up, and the stack decides whether it takes them.
+ * The peer's packets are expected on the interface of the route to it. With asymmetric routing they
+ * arrive on another one and stay in user space: the program passes them to the stack, which decides
+ * whether to accept them.
  */
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out, struct off_ingress *in)
@@ -48,7 +48,7 @@ enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct of
 		return L7MP_REASON_NONE;
 	memset(in, 0, sizeof(*in));
 	in->ifindex = (*out)->ifindex;
-	/* A VLAN device may have a link address of its own. */
+	/* A VLAN device may have a MAC address of its own. */
 	memcpy(in->mac, link->mac, sizeof(in->mac));
 	ingress_tags(e, link, *out, in);
 	return L7MP_REASON_NONE;
@@ -64,7 +64,7 @@ static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct o
 	if (nh->key.family == L7MP_FAMILY_V4 && !e->hooks.sysctls.ready)
 		return L7MP_REASON_KERNEL;
 	/*
-	 * The link addresses stay zero: with lo's own the packet counts as addressed to this host.
+	 * MAC addresses stay zero: they are lo's own, so the packet is PACKET_HOST.
 	 */
 	out->ifindex = lo->ifindex;
 	out->mtu = lo->mtu;
@@ -79,13 +79,13 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 
 	if (off_link_l3(real) || real->type == OFF_ARP_LOOPBACK)
 		return false;
-	/* Generic XDP sends like the stack does. */
+	/* Generic XDP transmits through the stack, on any device. */
 	if (in->hook == OFF_HOOK_GENERIC)
 		return true;
 	/*
-	 * A frame redirected to a device that can't take it is lost: only when it is known to.
-	 * Where the kernel does not say: drivers can send once they run a program. A veth can
-	 * when its peer runs one (or has GRO on), which is out of our sight.
+	 * A frame redirected to a device without ndo_xdp_xmit is lost, so support must be certain.
+	 * If the kernel can't tell: drivers can transmit while they run a program. A veth can if
+	 * its peer runs one or has GRO on, which isn't visible here.
 	 */
 	rc = off_xdp_can_send(&e->hooks, real);
 	if (rc < 0)
@@ -94,9 +94,9 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 }
 
 /*
- * May XDP forward what comes in here? It does not see a tag that the device took off the frame:
- * generic XDP never, native XDP with VLAN offload on. When VLANs are in use there, tc, which sees
- * all tags, takes the packets.
+ * May XDP forward packets received on this interface? It doesn't see tags that were stripped:
+ * always with generic XDP, and with rx-vlan-offload with native XDP. If there are VLAN devices on
+ * the interface, leave the packets to tc, which sees all tags.
  */
 static bool may_xdp(const struct l7mp_offload_engine *e, struct off_link *in)
 {
@@ -110,7 +110,7 @@ static bool may_xdp(const struct l7mp_offload_engine *e, struct off_link *in)
 	return !vlans || (in->hook == OFF_HOOK_NATIVE && !off_link_strips_tags(&e->path, in));
 }
 
-/* XDP sends on the real device, with the tags of the VLAN devices above it. */
+/* Egress for XDP: transmits on the real device, with the tags of the VLAN devices above it. */
 static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
                      struct off_link *link, struct off_egress *out)
 {
@@ -131,7 +131,7 @@ static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
 		return false;
 	out->ifindex = real->ifindex;
 	out->n_vlans = n;
-	for (uint8_t i = 0; i < n; i++) { /* found from the inside out */
+	for (uint8_t i = 0; i < n; i++) { /* proto, tci: inner tag first */
 		out->vlan_proto[i] = proto[n - 1 - i];
 		out->vlan_tci[i] = tci[n - 1 - i];
 	}
@@ -154,11 +154,11 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 	out->ifindex = link->ifindex;
 	out->mtu = nh->mtu && nh->mtu < link->mtu ? nh->mtu : link->mtu;
 	out->flags = L7MP_FLOW_TC_ONLY;
-	/* The programs for TCP make no link headers. */
+	/* The TCP program can't add link headers. */
 	if (off_link_l3(in) && tcp)
 		return L7MP_REASON_INTERFACE;
 	if (off_link_l3(in)) {
-		/* No link header to write into: the kernel makes one. */
+		/* The packet has no link header: let the kernel add one. */
 		out->flags |= L7MP_FLOW_NEIGH;
 		return L7MP_REASON_NONE;
 	}
@@ -172,8 +172,8 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 }
 
 /*
- * By XDP only where it sees every tag: a frame would lose one that is beside it, and then be
- * another network's.
+ * May XDP forward frames from `in` to `out`? Only where it sees all tags: a frame whose tag was
+ * stripped would be sent without it, into another VLAN.
  */
 static bool frames_by_xdp(struct l7mp_offload_engine *e, struct off_link *in, struct off_link *out)
 {
@@ -189,7 +189,7 @@ static enum l7mp_reason plan_frames(struct l7mp_offload_engine *e, uint32_t from
 
 	if (!in || !out)
 		return L7MP_REASON_LINK_DOWN;
-	/* The sockets are there, and so has the program to be. */
+	/* The sockets are bound to this interface, so the programs must be attached to it. */
 	if (in->hook == OFF_HOOK_NONE || !in->tc)
 		return not_served(e, in);
 	if (!off_link_carries(in) || !off_link_carries(out) || in->type != OFF_ARP_ETHER ||

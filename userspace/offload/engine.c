@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The engine: from settings to a served set of interfaces, and back. */
+/* The engine's life cycle: settings, start, stop, upgrade. */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -13,9 +13,9 @@
 #include "l7mp/fault.h"
 #include "l7mp/log.h"
 
-#define RETRY_MS 2 /* several reasons to ask sessions again become one */
+#define RETRY_MS 2 /* collects several causes of a retry */
 
-/* ---- what the libraries say ---- */
+/* ---- messages of libraries ---- */
 
 static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
         __attribute__((format(printf, 3, 0)));
@@ -25,7 +25,7 @@ static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_
 
 	if (level < l7mp_log_get_level() || vasprintf(&text, fmt, args) < 0)
 		return;
-	/* The verifier's log comes as one text of many lines. */
+	/* The verifier's log is one message of many lines. */
 	for (line = text; line && *line; line = next) {
 		next = strchr(line, '\n');
 		if (next)
@@ -35,7 +35,7 @@ static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_
 	free(text);
 }
 
-/* Their warnings are about what we try on purpose, too: our own records say what matters. */
+/* Not warnings: they also report attempts that may fail. Our own messages say what matters. */
 static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
         __attribute__((format(printf, 2, 0)));
 static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
@@ -75,7 +75,7 @@ static void ask_sessions(const struct l7mp_offload_engine *e)
 void off_retry_after(struct l7mp_offload_engine *e, unsigned ms)
 {
 	if (!l7mp_timer_armed(&e->retry))
-		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* it has a place of its own */
+		(void)l7mp_timer_start(e->loop, &e->retry, ms); /* reserved: can't fail */
 }
 
 void off_retry_soon(struct l7mp_offload_engine *e)
@@ -94,7 +94,7 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 		ask_sessions(e);
 }
 
-/* ---- what path/, hook/ and table/ report ---- */
+/* ---- callbacks of path/, hook/ and table/ ---- */
 
 static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 {
@@ -114,7 +114,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		off_retry_soon(e);
 		break;
 	case OFF_PATH_LINK:
-		/* An XDP program is set and taken away by messages about its link. */
+		/* Attaching or detaching an XDP program is reported as a change of the link. */
 		if (link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC)
 			off_attach_check(&e->hooks, link);
 		off_attach_update(&e->hooks, link);
@@ -167,7 +167,7 @@ static void compose(struct l7mp_offload_engine *e)
 	                              .served = on_served,
 	                              .arg = e,
 	                              .dispatcher = -1};
-	/* Not the versions that a predecessor gave: its maps may be taken over. */
+	/* Avoid the versions of a previous daemon, whose maps may be adopted. */
 	e->table = (struct off_table){
 	        .loop = e->loop, .polled = on_polled, .arg = e, .version = (uint32_t)off_mono_ns()};
 	off_maps_init(&e->table.maps);
@@ -198,7 +198,7 @@ const struct l7mp_offload *l7mp_offload_ops(struct l7mp_offload_engine *e)
 	return &e->ops;
 }
 
-/* Everything that begin made, in reverse. The flows are gone already. */
+/* Undoes begin() and serve(). The flows have been removed before. */
 static void release(struct l7mp_offload_engine *e)
 {
 	bool remove = e->set.start != L7MP_OFFLOAD_NO_INIT && !e->adoption.under_way;
@@ -239,10 +239,10 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 
 	if (e->state != OFF_ACTIVE && !starting)
 		return;
-	/* A start that failed: what was there before goes on. */
+	/* The start failed during adoption: leave everything attached. */
 	if (e->adoption.under_way)
 		disown(e);
-	/* While the programs still run: what they count until a flow is removed is not lost. */
+	/* Before detaching, so that all packets are counted until their flow is removed. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
 	L7MP_FAULT("stopping");
 	HASH_ITER (hh, e->path.links, l, next) {
@@ -252,7 +252,7 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	set_state(e, OFF_DISABLED);
 	snprintf(e->why, sizeof(e->why), "stopped");
 	release(e);
-	if (starting) /* they were told to wait */
+	if (starting) /* sessions have been refused with PENDING */
 		ask_sessions(e);
 }
 
@@ -270,15 +270,15 @@ void l7mp_offload_free(struct l7mp_offload_engine **pp)
 	free(e);
 }
 
-/* ---- beginning ---- */
+/* ---- start ---- */
 
 static void clear_flows(struct l7mp_offload_engine *e);
 
 static int serve(struct l7mp_offload_engine *e);
 
 /*
- * Opens what is pinned. A process that failed to start, or was killed, may have attached programs
- * of its own without having replaced the pins of those before. `change`: the pins may be.
+ * Opens the pinned maps and programs. A daemon that failed to start or was killed may have attached
+ * its programs without replacing the pins of its predecessor's. `change`: pins may be changed.
  */
 static int open_pinned(struct l7mp_offload_engine *e, bool change, char *why, size_t size)
 {
@@ -294,13 +294,13 @@ static int open_pinned(struct l7mp_offload_engine *e, bool change, char *why, si
 	    !off_attach_finds(&e->hooks, newer->id_xdp, newer->id_tc, newer->id_tc_l3))
 		return 0;
 	alone = !off_attach_finds(&e->hooks, m->id_xdp, m->id_tc, m->id_tc_l3);
-	/* Where both are attached, init replaces both. */
+	/* If both are attached, init replaces both. */
 	if (alone || e->set.start == L7MP_OFFLOAD_NO_INIT)
 		off_maps_use_newer(m, e->pins.dir, change && alone);
 	return 0;
 }
 
-/* no_init: the programs are used as they are. `wait`: at the start of the program. */
+/* no_init: uses the pinned programs as they are. `wait`: during the daemon's start. */
 static int take_over(struct l7mp_offload_engine *e, bool wait)
 {
 	int rc = open_pinned(e, true, e->why, sizeof(e->why));
@@ -312,7 +312,7 @@ static int take_over(struct l7mp_offload_engine *e, bool wait)
 	return rc ? rc : serve(e);
 }
 
-/* init, at the start of the program: 0; 1: there is nothing to be taken over. */
+/* init, during the daemon's start: adopts flows. 0 or negative errno; 1: there are none. */
 static int take_over_flows(struct l7mp_offload_engine *e)
 {
 	char why[sizeof(e->why)];
@@ -342,7 +342,7 @@ static int take_over_flows(struct l7mp_offload_engine *e)
 	return serve(e);
 }
 
-/* What the same instance left behind. */
+/* Removes what a previous daemon of the same instance left: programs, pins, qdiscs, sysctls. */
 static void clean_old(struct l7mp_offload_engine *e)
 {
 	struct off_maps old;
@@ -362,7 +362,7 @@ static int explain(struct l7mp_offload_engine *e, int rc, const char *what)
 	return rc;
 }
 
-/* All but the maps and the lock. */
+/* Sets up everything but the maps and the lock. */
 static int prepare(struct l7mp_offload_engine *e)
 {
 	int rc = explain(e, off_nl_open(&e->path.nl, NETLINK_ROUTE), "can't open a netlink socket");
@@ -371,7 +371,7 @@ static int prepare(struct l7mp_offload_engine *e)
 	    (off_recheck_start(&e->path) || off_neigh_start(&e->path) ||
 	     l7mp_timer_reserve(e->loop, &e->work) || l7mp_timer_reserve(e->loop, &e->retry)))
 		rc = explain(e, -ENOMEM, "can't set timers");
-	/* Subscribed before the first look, so that nothing happens in between. */
+	/* Subscribe before reading the state, so that no change is missed. */
 	if (!rc)
 		rc = explain(e, off_monitor_start(&e->path), "can't watch rtnetlink");
 	if (!rc)
@@ -397,7 +397,7 @@ static void missing_interfaces(const struct l7mp_offload_engine *e)
 	}
 }
 
-/* With the maps that are there now. */
+/* Starts everything that uses the maps, and attaches the programs. */
 static int serve(struct l7mp_offload_engine *e)
 {
 	int rc;
@@ -467,8 +467,7 @@ static int begin(struct l7mp_offload_engine *e, bool wait)
 static void give_up(struct l7mp_offload_engine *e)
 {
 	set_state(e, OFF_UNAVAILABLE);
-	/* Another daemon's pins are not ours to clear: release looks at the lock. */
-	release(e);
+	release(e); /* clears the pins only if we hold the lock */
 }
 
 static void warn_unavailable(const struct l7mp_offload_engine *e)
@@ -488,16 +487,16 @@ void off_loaded(struct l7mp_offload_engine *e, int rc)
 	}
 	give_up(e);
 	warn_unavailable(e);
-	ask_sessions(e); /* they were told to wait */
+	ask_sessions(e); /* sessions have been refused with PENDING */
 }
 
-/* Flows without a session: nothing would ever end them. */
+/* Removes all flows: without sessions nothing would ever end them. */
 static void clear_flows(struct l7mp_offload_engine *e)
 {
 	unsigned n = off_entries_clear(&e->table.maps);
 	uint64_t session;
 
-	/* Until then they may count in slots that we give to others. */
+	/* Programs may still count in their slots, which are reused. */
 	if (n)
 		off_wait_for_programs();
 	while (!bpf_map_get_next_key(e->table.maps.sessions, NULL, &session))
@@ -509,7 +508,7 @@ static void clear_flows(struct l7mp_offload_engine *e)
 
 static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 {
-	bool wait = !e->configured; /* the loop does not run yet, so waiting delays no session */
+	bool wait = !e->configured; /* the loop doesn't run yet, so blocking delays no session */
 	int rc;
 
 	e->configured = true;
@@ -534,7 +533,7 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 	return 0;
 }
 
-/* Takes them. */
+/* Takes ownership of *wanted. */
 static void use_settings(struct l7mp_offload_engine *e, struct off_settings *wanted)
 {
 	off_settings_clear(&e->set);
@@ -578,7 +577,7 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 	}
 	if (e->state == OFF_ACTIVE && same_ground(&e->set, &wanted) &&
 	    (e->set.start == wanted.start || wanted.start == L7MP_OFFLOAD_NO_INIT)) {
-		/* What is attached and pinned is our own; from now on it stays when we go. */
+		/* no_init from now on: leave our programs and pins in place when we end. */
 		if (e->set.start != wanted.start)
 			disown(e);
 		use_settings(e, &wanted);
@@ -590,7 +589,7 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 	return start(e, err);
 }
 
-/* ---- upgrades: the process that gives ---- */
+/* ---- upgrade: the old process ---- */
 
 int l7mp_offload_lock(const struct l7mp_offload_engine *e, const char *instance, int abi)
 {
@@ -625,16 +624,16 @@ void l7mp_offload_leave(struct l7mp_offload_engine *e)
 	disown(e);
 	while (e->flows)
 		off_flow_let_go(e, e->flows);
-	e->adoption.under_way = true; /* by the other process: pins and programs stay */
+	e->adoption.under_way = true; /* by the new process: keep pins and programs */
 	set_state(e, OFF_DISABLED);
 	snprintf(e->why, sizeof(e->why), "another process has taken over");
 	release(e);
 	e->rests = e->missed = false;
 }
 
-/* ---- upgrades: the process that takes over ---- */
+/* ---- upgrade: the new process ---- */
 
-/* Nothing that the other process uses is changed. */
+/* Opens the old process's maps without changing anything that it uses. */
 static int look_at_predecessor(struct l7mp_offload_engine *e)
 {
 	int rc = prepare(e);
@@ -686,7 +685,7 @@ void l7mp_offload_continue(struct l7mp_offload_engine *e)
 		rc = serve(e);
 	if (!rc)
 		return;
-	/* Nobody would ever end them. */
+	/* Remove the old process's flows, too: without sessions nothing would ever end them. */
 	e->adoption.under_way = false;
 	clean_old(e);
 	give_up(e);

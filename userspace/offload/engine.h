@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine: what path/, hook/ and table/ are composed of, and what needs all three.
+ * The offload engine: combines path/, hook/, table/ and tcp/, and has the code that needs several.
  *
  *   engine    settings, state, life cycle      flows     adding and removing flows
- *   egress    by which interface, and how      changes   what follows from events
- *   load      programs, in a worker thread     view      what the API shows
- *   splices   flows of TCP                              frames    flows of AF_PACKET
+ *   egress    ingress and egress of flows      changes   updating flows after events
+ *   load      loading in a worker thread       view      what the API shows
+ *   splices   TCP flows                        frames    AF_PACKET flows
+ *   adopt     flows of a previous daemon       doctor    checks of the host
  *
  * Thread: loop only.
  */
@@ -17,15 +18,15 @@
 #include "offload/tcp/tcp.h"
 
 enum off_state {
-	OFF_DISABLED,    /* not wanted: admin.offload, or no interface named */
-	OFF_ACTIVE,      /* maps are there, interfaces are served */
-	OFF_UNAVAILABLE, /* wanted, but the kernel can't or won't */
-	OFF_STARTING,    /* a worker thread loads the programs */
+	OFF_DISABLED,    /* by admin.offload, or no interface is configured */
+	OFF_ACTIVE,      /* maps exist, programs are attached */
+	OFF_UNAVAILABLE, /* configured, but the kernel doesn't support or allow it */
+	OFF_STARTING,    /* a worker thread is loading the programs */
 };
 
 /*
- * Changes of one map of flows that wait to be made together; never longer than one turn. Keys and
- * values follow each other in the map's sizes.
+ * Deletions and updates of one flow map, collected for a batch; flushed within the loop iteration.
+ * Arrays of keys and values have the map's element sizes.
  */
 #define OFF_BATCH 256
 struct off_batch {
@@ -36,27 +37,27 @@ struct off_batch {
 	struct off_direction *owner[OFF_BATCH];
 };
 
-/* Flows of AF_PACKET. */
+/* State of AF_PACKET flows. */
 struct off_frames {
-	struct l7mp_flow *flows;  /* those that have not seen the last change of links first */
-	uint32_t links;           /* number of that change */
-	struct off_tap *taps;     /* packet sockets that have our filter */
-	uint32_t last_tap;        /* a number is never given twice */
-	int tails;                /* map by which their filters get to l7mp_tap; 0: none yet */
-	uint32_t (*n_of_kind)[4]; /* entries, by index of the interface and enum l7mp_frame_kinds */
+	struct l7mp_flow *flows;  /* those not updated since the last link change first */
+	uint32_t links;           /* number of link changes */
+	struct off_tap *taps;     /* packet sockets with our filter */
+	uint32_t last_tap;        /* last id; ids are not reused */
+	int tails;                /* map for the filters' tail call to l7mp_tap; 0: none yet */
+	uint32_t (*n_of_kind)[4]; /* number of entries, by interface index and l7mp_frame_kinds */
 };
 
-/* What was taken over from an earlier process (adopt.c). */
+/* Adoption of a previous daemon's flows (adopt.c). */
 #define OFF_ADOPT_SHOWN 32
 struct off_removal {
 	char session[128];
 	char why[200];
 };
 struct off_adoption {
-	bool under_way; /* what is in the kernel stays, if this process does not come further */
-	struct l7mp_flow *flows; /* that have no owner yet */
+	bool under_way;          /* if this process fails now, everything is left in the kernel */
+	struct l7mp_flow *flows; /* without an owner yet */
 	uint64_t n_adopted, n_removed;
-	struct off_removal removals[OFF_ADOPT_SHOWN]; /* a ring, by n_removed */
+	struct off_removal removals[OFF_ADOPT_SHOWN]; /* a ring, indexed by n_removed */
 };
 
 struct l7mp_offload_engine {
@@ -66,42 +67,42 @@ struct l7mp_offload_engine {
 
 	struct off_settings set;
 	enum off_state state;
-	char why[300];         /* of the state */
-	bool configured;       /* once, by what the program started with */
-	struct off_load *load; /* in progress */
+	char why[300];         /* reason of the state */
+	bool configured;       /* the initial configuration has been applied */
+	struct off_load *load; /* in progress; NULL: none */
 	struct off_pins pins;
 
 	struct off_path path;
 	struct off_hooks hooks;
 	struct off_table table;
-	struct off_tcp *tcp; /* NULL: no pairs can be made */
-	void *tcp_map;       /* memory of the map tcp_pairs */
+	struct off_tcp *tcp; /* NULL: TCP can't be spliced */
+	void *tcp_map;       /* mapped memory of tcp_pairs */
 
 	struct off_frames frames;
 
 	struct l7mp_flow *flows;
 	struct off_adoption adoption;
-	struct l7mp_flow *leaving; /* out of the map, their owners not told yet */
+	struct l7mp_flow *leaving; /* deleted from the maps, `withdrawn` not called yet */
 	struct off_batch batch[OFF_FAMILIES];
 	struct l7mp_timer work;
 	struct l7mp_timer retry;
 	uint64_t n_added, n_removed, n_withdrawn;
-	unsigned n_retries;       /* how often sessions were asked again */
-	unsigned leaving_retries; /* what that was when flows began to leave */
-	bool was_refused; /* a flow was, with table-full or conflict, since the last removal */
-	bool was_short;   /* the kernel was short of memory; asked again soon */
-	bool rests;       /* nothing is changed in the kernel for what path/ reports */
-	bool missed;      /* ... and something was reported meanwhile */
+	unsigned n_retries;       /* how often the event `retry` was sent to the sessions */
+	unsigned leaving_retries; /* n_retries when the first flow in `leaving` was deleted */
+	bool was_refused; /* a flow was refused since the last removal: table-full or conflict */
+	bool was_short;   /* out of memory in the kernel or of slots; a retry is scheduled */
+	bool rests;       /* an upgrade is in progress: events of path/ are ignored */
+	bool missed;      /* ... and some were reported meanwhile */
 	struct l7mp_log_limit log_limit;
 };
 
 /* ---- engine.c ---- */
 
-/* Sends what libbpf and libxdp say to our log. */
+/* Redirects the messages of libbpf and libxdp to our log. */
 void off_log_libraries(void);
-/* Something changed for the better: ask sessions again, soon and once. */
+/* Schedules the event `retry`: sessions whose flows were refused try again. */
 void off_retry_soon(struct l7mp_offload_engine *e);
-/* After `ms`, unless that is coming already. */
+/* The same after `ms`; no-op if a retry is scheduled already. */
 void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
 
 /* ---- load.c ---- */
@@ -109,135 +110,138 @@ void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
 struct off_load;
 
 /*
- * Loads maps and programs in a worker thread; off_loaded says how that went. 0 or negative errno.
+ * Loads maps and programs in a worker thread, which ends with off_loaded. 0 or negative errno.
  */
 int off_load_start(struct l7mp_offload_engine *e);
 void off_load_cancel(struct l7mp_offload_engine *e);
 /*
- * engine.c: with the maps in e->maps, or (rc) the reason in e->why, if there is more to say than
- * rc.
+ * engine.c: loading has ended. rc 0: the maps are in e->table.maps; otherwise a negative errno, and
+ * e->why may have a message.
  */
 void off_loaded(struct l7mp_offload_engine *e, int rc);
 
 /* ---- adopt.c ---- */
 
-/* Finds the flows of an earlier process in the maps, before others are made. */
+/* Lists a previous daemon's flows in the maps, before any other is added. */
 void off_adopt_begin(struct l7mp_offload_engine *e);
 /* The operation `own`. */
 int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int fd[2],
                   struct l7mp_rtp_stream *rtp, const struct l7mp_flow_end *ends);
-/* Those without owner are left in the kernel, for the next process. */
+/* Ends the adoption: flows without an owner are left in the kernel for the next daemon. */
 void off_adopt_leave(struct l7mp_offload_engine *e);
-/* A new tree, or NULL. */
+/* For GET /offload. A new tree, or NULL. */
 cJSON *off_adopt_json(const struct l7mp_offload_engine *e);
 
 /* ---- changes.c ---- */
 
-/* Those that come in or leave there, at once: its hook is about to be taken away. */
+/* Withdraws the flows through a link at once, before its program is detached. */
 void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
-/* Those of TCP, orderly: not wanted any more. */
+/* TCP offload was disabled: un-splices all TCP flows. */
 void off_flows_leave_tcp(struct l7mp_offload_engine *e);
-/* All are to be made anew; the programs stay where they are. */
+/* Withdraws all flows, to be added again; the programs stay attached. */
 void off_flows_replan(struct l7mp_offload_engine *e);
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason);
-/* What is being changed is changed when this returns; those of TCP are out. */
+/* Completes all pending changes, and withdraws TCP flows, before it returns. */
 void off_flows_settle(struct l7mp_offload_engine *e);
-/* Called when a flow is taken out; ends its wait in `leaving` if it was there. */
+/* A flow is being removed: takes it off the list `leaving` if it is there. */
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 void off_changes_work(struct l7mp_timer *t, void *arg);
 
 /* ---- flows.c, egress.c ---- */
 
 extern const struct l7mp_offload off_ops;
-/* What a direction of a flow needs to know of the network. */
+/* Ingress and egress of a direction of a flow. */
 struct off_plan {
 	struct off_ingress in;
 	struct off_egress out;
 };
-/* Where each direction comes in, and how it leaves. NONE, or why it can't be. */
+/* Determines both for each direction. NONE, or why the flow is not possible. */
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                struct off_plan plan[2]);
 /* Finds and uses the nexthop of end i. NONE or a reason. */
 enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
                                    uint8_t l4, const struct l7mp_addr *local,
                                    const struct l7mp_addr *remote);
-/* Out of the maps; off_flow_take_out follows. */
+/* Deletes the flow's map entries; off_flow_take_out follows. */
 void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
-/* Out of everything, and freed, but for its pair of TCP connections. */
+/* Removes the flow from the maps and all tables and frees it, except its TCP pair. */
 void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                        struct l7mp_flow_counters final[2]);
-/* It stays in the kernel, as another process's: forgotten here, and its owner told. */
+/* Leaves the flow to another process: frees it here, but not in the kernel. Calls `withdrawn`. */
 void off_flow_let_go(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
-/* How packets that come in by `in` leave to the peer behind `nh`. NONE or a reason. */
+/* The egress of packets received on `in` and sent to the peer behind `nh`. NONE or a reason. */
 enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link *in,
                                  const struct off_nexthop *nh, bool tcp, struct off_egress *out);
 /*
- * The interface whose program sees what the peer behind `nh` sends, and how it sees it (`in`, may
- * be NULL). NONE or a reason.
+ * The interface whose program sees the packets of the peer behind `nh`, and their link headers
+ * there (`in`, may be NULL). NONE or a reason.
  */
 enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
                                   struct off_link **out, struct off_ingress *in);
 
-/* The same for frames. */
+/* off_flow_plan for AF_PACKET flows. */
 enum l7mp_reason off_frames_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                  struct off_plan plan[2]);
 
 /* ---- frames.c ---- */
 
 int off_frames_start(struct l7mp_offload_engine *e); /* 0 or negative errno */
-/* Sockets keep our filter, which finds no flows any more, until off_frames_free. */
+/* The sockets keep our filter, which finds no flows any more, until off_frames_free. */
 void off_frames_stop(struct l7mp_offload_engine *e);
 void off_frames_free(struct l7mp_offload_engine *e);
 /*
- * Before its entries are put into the map: the sockets get our filter, and the programs look for
- * frames on these interfaces. NONE or a reason; off_frames_leave undoes it in both cases.
+ * Before the flow's entries are written to the map: attaches our filter to the sockets and makes
+ * the programs look up frames of these interfaces. NONE or a reason; off_frames_leave undoes it in
+ * both cases.
  */
 enum l7mp_reason off_frames_join(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 /*
- * A flow of an earlier process is in the map: the programs go on looking for its frames.
- * off_frames_claimed follows, when all are known.
+ * Adoption: the programs must continue to look up the frames of this flow. off_frames_claimed
+ * follows after the last one.
  */
 void off_frames_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 void off_frames_claimed(struct l7mp_offload_engine *e);
 /*
- * Like off_frames_join, for a flow of an earlier process: the sockets get the filter that its
- * entries name. What they have received before that, and the kernel has relayed, is taken out of
- * them by off_frames_adopted, when all flows have their sockets.
+ * Adoption: like off_frames_join, but with the filter ids in the flow's entries. Frames that the
+ * sockets received before, and that the kernel relayed, are discarded by off_frames_adopted, which
+ * follows when all flows have their sockets.
  */
 enum l7mp_reason off_frames_own(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                 const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 void off_frames_adopted(struct l7mp_offload_engine *e);
-/* Its entries are out of the map. No-op for other flows, and for one that has left. */
+/* After the flow's entries were deleted. No-op for other flows, and when called again. */
 void off_frames_leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
-/* A link has changed: off_frames_next gives all flows once more. */
+/* A link has changed: off_frames_next returns each flow once more, then NULL. */
 void off_frames_links_changed(struct l7mp_offload_engine *e);
-struct l7mp_flow *off_frames_next(struct l7mp_offload_engine *e); /* NULL: all have seen it */
+struct l7mp_flow *off_frames_next(struct l7mp_offload_engine *e);
 bool off_frames_waiting(const struct l7mp_offload_engine *e);
 
 /* ---- splices.c ---- */
 
 int off_splices_start(struct l7mp_offload_engine *e); /* 0 or negative errno */
 void off_splices_stop(struct l7mp_offload_engine *e);
-/* Makes the flow one of TCP, with a pair; the keys are set. NONE or a reason. */
+/* Creates the pair of a TCP flow, whose keys are set. NONE or a reason. */
 enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                     const struct l7mp_flow_end *a, const struct l7mp_flow_end *b);
 /*
- * A flow of an earlier process gets its pair of connections, before others are made. NULL, or why
- * they can't go on; flow->tcp is then NULL, or what is to be reset.
+ * Adoption: reads the pair of a previous daemon's flow, before others are created. NULL, or why it
+ * can't be adopted; flow->tcp is then NULL, or the pair to be reset.
  */
 const char *off_splice_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
-/* Its connections had ended, and it was there for what is late only. */
+/* Were the flow's connections closed, so that it existed for late segments only? */
 bool off_splice_is_over(const struct l7mp_flow *flow);
-/* Whether it leaves by itself, in its time; false: as any flow. */
+/*
+ * Starts to un-splice the flow, which leaves later. False: it is removed like any other flow.
+ */
 bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason);
-/* Those that leave have left when this returns. */
+/* Waits until the leaving pairs are un-spliced. */
 void off_splices_leave_now(struct l7mp_offload_engine *e);
-/* The same, and no pair is left that comes back: for the engine's end. */
+/* The same for all pairs, at the engine's end. */
 void off_splices_end_all(struct l7mp_offload_engine *e);
-/* Frees the flows of connections that are over. */
+/* Frees the flows of closed connections. */
 void off_splices_drop_over(struct l7mp_offload_engine *e);
-/* Puts the bytes of a TCP flow into its counters; no-op for others. */
+/* Sets the bytes of a TCP flow's counters; no-op for others. */
 void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2]);
 void off_splice_release(void *ctx, struct l7mp_flow *flow, bool at_once);
 const char *off_splice_phase(void *ctx, const struct l7mp_flow *flow);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Flows: pairs of entries in the maps, added and removed all or nothing. */
+/* Flows: their one or two map entries are added and removed together. */
 #include <errno.h>
 #include <linux/bpf.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ static int reason_of(struct l7mp_offload_engine *e, int err)
 	uint32_t left_out;
 
 	if ((err == -ENOMEM || err == -EAGAIN) && !e->was_short) {
-		/* The kernel fills its stock of elements, or slots are waiting for programs. */
+		/* Retry: the kernel's free list is being refilled, or slots wait for reuse. */
 		e->was_short = true;
 		off_retry_after(e, FULL_RETRY_MS);
 	}
@@ -41,7 +41,7 @@ static void uninstall(struct l7mp_offload_engine *e, struct l7mp_flow *flow, boo
 		off_entry_delete(&e->table.maps, &flow->dir[i]);
 		L7MP_FAULT("deleted");
 	}
-	/* A packet that met the flow just before is counted by now, or in the next microsecond. */
+	/* A program that found the flow just before has counted by now, or does within 1 us. */
 	for (int i = 0; i < flow->n_dirs; i++) {
 		if (count)
 			off_counter_read(&e->table, &flow->dir[i]);
@@ -61,13 +61,13 @@ static int put(const struct off_table *tbl, const struct off_direction *dir)
 {
 	int rc = -ENOMEM;
 
-	/* ENOMEM: the stock of this processor is empty and being filled while we ask again. */
+	/* ENOMEM: this CPU's free list is empty; it is refilled asynchronously, so retry. */
 	for (int i = 0; i < 3 && rc == -ENOMEM; i++)
 		rc = off_entry_put(&tbl->maps, dir, &dir->action6, BPF_ANY);
 	return rc;
 }
 
-/* Places for the statistics of RTP, of what comes in at each end. */
+/* Allocates entries of `rtp` for the packets received at each end. */
 static enum l7mp_reason take_rtp(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
@@ -168,7 +168,7 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 		off_action_set(&s[1].action6, &s[1].key, L7MP_VERB_FORWARD, &a->local, &a->remote);
 		off_action_set_ends(&s[1].action, b, a);
 	}
-	/* Echo sends by the socket that has received. */
+	/* REFLECT sends through the receiving socket. */
 	off_action_set_ends(&s[0].action, a, b->kind == L7MP_FLOW_SOCKET ? b : a);
 	for (int i = 0; i < flow->n_dirs; i++) {
 		s[i].flow = flow;
@@ -203,7 +203,7 @@ static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flo
 	return reason;
 }
 
-/* ---- the table of our own ---- */
+/* ---- the index ---- */
 
 static bool in_table(const struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
@@ -308,7 +308,7 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 	if (e->state == OFF_UNAVAILABLE)
 		return L7MP_REASON_KERNEL;
 	if (e->state == OFF_STARTING)
-		return L7MP_REASON_PENDING; /* all are asked again when it has started */
+		return L7MP_REASON_PENDING; /* a retry follows when it has started */
 	if (e->state == OFF_DISABLED)
 		return e->set.start == L7MP_OFFLOAD_DISABLE ? L7MP_REASON_DISABLED
 		                                            : L7MP_REASON_INTERFACE;
@@ -320,7 +320,7 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 		return L7MP_REASON_KERNEL;
 	flow->cookie = owner->cookie;
 	flow->session = off_record_id(owner);
-	/* Before the flows: one without a record could not be taken over. */
+	/* Before the flow's entries: a flow without a record could not be adopted. */
 	(void)off_record_put(&e->table, flow, owner);
 	L7MP_FAULT("recorded");
 	reason = build(e, flow, a, b);
@@ -341,7 +341,7 @@ static void counters_of(struct l7mp_flow *flow, struct l7mp_flow_counters out[2]
 {
 	memset(out, 0, 2 * sizeof(*out));
 	out[L7MP_INGRESS] = flow->dir[0].now;
-	/* What came in has gone back. */
+	/* Each received packet was sent back. */
 	if (flow->verb == L7MP_VERB_REFLECT)
 		out[L7MP_EGRESS] = flow->dir[0].now;
 	else if (flow->n_dirs == 2)
@@ -362,7 +362,7 @@ void off_flow_take_out(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
 	DL_DELETE(e->flows, flow);
 	e->table.n_flows--;
 	flow_free(e, flow);
-	/* There is room again for those that were refused, or what was in their way has gone. */
+	/* There is room for refused flows again, or the conflicting flow was removed. */
 	if (e->was_refused && e->state == OFF_ACTIVE) {
 		e->was_refused = false;
 		off_retry_after(e, FULL_RETRY_MS);

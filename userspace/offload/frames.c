@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Flows of AF_PACKET: the filter of their sockets, and what the programs are told about interfaces.
+ * AF_PACKET flows: the filter of their sockets, and the kinds of frames that the programs look up
+ * on each interface.
  *
- * A socket whose frames the kernel relays gets a program of a few instructions, which says whose it
- * is and goes on with l7mp_tap. It keeps it for its life: without flows, and even without an
- * engine, that does what the socket's own filter did.
+ * A socket whose frames the kernel relays gets a filter program of a few instructions, which stores
+ * the socket's id in cb and tail-calls l7mp_tap. The socket keeps it: without flows, and even
+ * without an engine, it has the effect of the socket's own filter.
  */
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -21,20 +22,20 @@
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
 #endif
-#define IDLE_MAX  64        /* sockets without flows that are remembered */
-#define EMPTY_MAX (1 << 20) /* more frames than a socket holds */
+#define IDLE_MAX  64        /* taps kept for sockets without flows */
+#define EMPTY_MAX (1 << 20) /* more frames than fit into a socket's buffer */
 
 struct off_tap {
-	struct off_tap *prev, *next; /* the one that was used last comes last */
+	struct off_tap *prev, *next; /* most recently used last */
 	uint64_t cookie;             /* of the socket */
 	uint32_t id;
 	uint32_t ifindex;
 	uint16_t type; /* EtherType; 0: all */
 	unsigned n;    /* directions of flows */
-	int fd;        /* the socket's, borrowed, while sessions are taken over; else -1 */
+	int fd;        /* the socket's, borrowed, during adoption; else -1 */
 };
 
-/* ---- the programs in front of l7mp_tap ---- */
+/* ---- the program that calls l7mp_tap ---- */
 
 #define INSN(c, dst, src, o, i) \
 	((struct bpf_insn){.code = (c), .dst_reg = (dst), .src_reg = (src), .off = (o), .imm = (i)})
@@ -53,7 +54,7 @@ static int load_front(const struct l7mp_offload_engine *e, uint32_t id, uint16_t
 	        INSN(0, 0, 0, 0, 0),
 	        INSN(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_3, 0, 0, 0),
 	        INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_tail_call),
-	        /* Not reached: the entry stays while we run. */
+	        /* Not reached: the map entry is never deleted. */
 	        INSN(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, -1),
 	        INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
 	};
@@ -63,7 +64,7 @@ static int load_front(const struct l7mp_offload_engine *e, uint32_t id, uint16_t
 	return fd < 0 ? -errno : fd;
 }
 
-/* Replaces the socket's filter, at once. */
+/* Replaces the socket's filter atomically. */
 static int attach(const struct l7mp_offload_engine *e, const struct off_tap *t, int fd)
 {
 	int prog = load_front(e, t->id, t->type), rc;
@@ -82,15 +83,15 @@ static bool is_tag(uint16_t type)
 	return type == 0x8100 || type == 0x88a8;
 }
 
-/* May a frame be of both types? */
+/* Can a frame match both types? */
 static bool overlap(uint16_t a, uint16_t b)
 {
 	return !a || !b || a == b || is_tag(a) || is_tag(b);
 }
 
 /*
- * A frame can be taken for one socket only: the programs don't relay it twice. Where two sockets of
- * ours have the same frames, the first one has them in the kernel.
+ * The programs relay a frame for one socket only. If two of our sockets receive the same frames,
+ * only the first one can be offloaded.
  */
 static bool in_conflict(const struct off_frames *f, const struct off_tap *mine, uint32_t ifindex,
                         uint16_t type)
@@ -131,7 +132,7 @@ static bool has_id(const struct off_frames *f, uint32_t id)
 	return false;
 }
 
-/* id: what it had in an earlier process, which it keeps unless it is used twice; 0: none. */
+/* id: the one in a previous daemon's flow, which is kept unless it is in use; 0: a new one. */
 static struct off_tap *tap_new(struct l7mp_offload_engine *e, const struct l7mp_flow_end *end,
                                uint64_t cookie, uint32_t id)
 {
@@ -193,7 +194,7 @@ static enum l7mp_reason tap_take(struct l7mp_offload_engine *e, const struct l7m
 	return L7MP_REASON_NONE;
 }
 
-/* ---- what the programs look for ---- */
+/* ---- kinds of frames per interface ---- */
 
 static unsigned kind_of(const struct l7mp_frame_key *key)
 {
@@ -204,7 +205,7 @@ static unsigned kind_of(const struct l7mp_frame_key *key)
 
 _Static_assert(L7MP_FRAMES_EXACT == 1 << 0 && L7MP_FRAMES_TYPE == 1 << 1 &&
                        L7MP_FRAMES_TAG == 1 << 2 && L7MP_FRAMES_ALL == 1 << 3,
-               "kind_of counts them");
+               "the results of kind_of");
 
 static uint32_t kinds_at(const struct l7mp_offload_engine *e, uint32_t at)
 {
@@ -250,9 +251,9 @@ enum l7mp_reason off_frames_join(struct l7mp_offload_engine *e, struct l7mp_flow
 	return L7MP_REASON_NONE;
 }
 
-/* ---- flows of an earlier process ---- */
+/* ---- flows of a previous daemon ---- */
 
-/* The map is not written: as long as not all are counted, it knows more. */
+/* Doesn't write the map, which has all kinds; the counts are complete only after the last flow. */
 void off_frames_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
 	for (int i = 0; i < 2; i++) {
@@ -301,10 +302,10 @@ enum l7mp_reason off_frames_own(struct l7mp_offload_engine *e, struct l7mp_flow 
 	return L7MP_REASON_NONE;
 }
 
-/* Frames that come meanwhile are the kernel's, so this ends. */
+/* Discards the socket's frames. Ends, because the kernel relays new ones. */
 static void empty(int fd)
 {
-	/* Room for the virtio_net_hdr at least: without it a receive fails, though it takes one. */
+	/* Must hold a virtio_net_hdr, or recv fails although it dequeues the frame. */
 	uint8_t head[64];
 
 	for (unsigned i = 0; i < EMPTY_MAX; i++)
@@ -319,7 +320,7 @@ void off_frames_adopted(struct l7mp_offload_engine *e)
 
 	DL_FOREACH (e->frames.taps, t)
 		any = any || t->fd >= 0;
-	/* On another processor a socket's former filter may be running still. */
+	/* On another CPU a socket's former filter may still be running. */
 	if (any)
 		off_wait_for_programs();
 	DL_FOREACH (e->frames.taps, t) {
@@ -388,7 +389,7 @@ int off_frames_start(struct l7mp_offload_engine *e)
 	}
 	if (bpf_map_update_elem(f->tails, &zero, &e->table.maps.prog_tap, BPF_ANY))
 		return -errno;
-	/* A predecessor's flows go on, or are gone (no_init, at run time). */
+	/* During adoption keep the kinds of existing flows; otherwise there are no flows. */
 	if (e->adoption.under_way)
 		return 0;
 	for (uint32_t i = 0; i < L7MP_IFS_MAX; i++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Loading while sessions run: verifying the programs and allocating the counters of a large table
- * take some 100 ms, which the loop must not stand still for. A worker thread does it, with maps of
- * its own, and hands them over at the end. A configuration that comes meanwhile abandons it.
+ * take some 100 ms, for which the loop must not block. A worker thread creates the maps and loads
+ * the programs, and passes them to the loop at the end. Reconfiguring meanwhile cancels it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,10 +10,10 @@
 
 #include "engine.h"
 
-/* The worker's while it is away, then its callback's. */
+/* Owned by the worker, then by its callback. */
 struct off_load {
 	uv_work_t work;
-	struct l7mp_offload_engine *e; /* NULL: nobody waits for it any more */
+	struct l7mp_offload_engine *e; /* NULL: cancelled */
 	uint32_t max_flows;
 	struct off_maps maps;
 	int rc;
@@ -70,5 +70,5 @@ void off_load_cancel(struct l7mp_offload_engine *e)
 		return;
 	e->load = NULL;
 	l->e = NULL;
-	(void)uv_cancel((uv_req_t *)&l->work); /* or it ends by itself */
+	(void)uv_cancel((uv_req_t *)&l->work); /* the callback runs in any case */
 }

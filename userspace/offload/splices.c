@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* TCP: what ties the pairs of tcp/ to flows in the maps and to their owners. */
+/* TCP flows: connects the pairs of tcp/ with flows in the maps and with their owners. */
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "engine.h"
 
-#define SETTLE_MS 300 /* that a change of settings waits for TCP sessions to leave */
+#define SETTLE_MS 300 /* how long a change of settings waits for TCP flows to leave */
 
 /* ---- events of pairs ---- */
 
@@ -140,7 +140,7 @@ void off_splices_drop_over(struct l7mp_offload_engine *e)
 			drop_over(e, flow);
 }
 
-/* A connection that is over still has the key: a new one has begun with the same port. */
+/* Removes the lingering flow of a closed connection, whose port a new one has reused. */
 static void remove_ended(struct l7mp_offload_engine *e, const struct l7mp_flow *flow)
 {
 	for (int i = 0; i < 2; i++) {
@@ -179,7 +179,7 @@ enum l7mp_reason off_splice_prepare(struct l7mp_offload_engine *e, struct l7mp_f
 	return L7MP_REASON_NONE;
 }
 
-/* ---- of an earlier process ---- */
+/* ---- adoption ---- */
 
 const char *off_splice_claim(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 {
@@ -233,7 +233,7 @@ void off_splices_end_all(struct l7mp_offload_engine *e)
 
 void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2])
 {
-	/* Segments may come twice, bytes are counted once. */
+	/* The flow's counters include retransmissions; count each byte once. */
 	for (int i = 0; flow->tcp && i < 2; i++)
 		out[i].bytes = off_tcp_bytes(flow->tcp, i);
 }

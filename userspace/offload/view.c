@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What people see: GET /offload, GET /offload/flows, metrics. */
+/* The views: GET /offload, GET /offload/flows, metrics. */
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <inttypes.h>
@@ -50,7 +50,7 @@ static cJSON *link_json(const struct l7mp_offload_engine *e, const struct off_li
 	return NULL;
 }
 
-/* An array element or nothing. */
+/* Appends the item to the array, or frees it. */
 static int append(cJSON *array, cJSON *item)
 {
 	if (array && item && cJSON_AddItemToArray(array, item))
@@ -347,7 +347,7 @@ static cJSON *tcp_json(const struct off_tcp_pair *p, int dir)
 	return NULL;
 }
 
-/* ---- flows of AF_PACKET ---- */
+/* ---- AF_PACKET flows ---- */
 
 static void put_mac(struct l7mp_str *out, const uint8_t mac[6])
 {
@@ -444,7 +444,7 @@ static cJSON *frames_key_json(const struct l7mp_frame_key *k)
 	return NULL;
 }
 
-/* The members are those of other flows; what they hold is said for frames. */
+/* The same members as for other flows, with the values of frames. */
 static cJSON *frames_json(struct l7mp_offload_engine *e, struct off_direction *s)
 {
 	const char *hook = "", *in = "";
