@@ -294,17 +294,93 @@ void l7mp_session_free(struct l7mp_session *s);
 /* Ends the session. err NULL or code L7MP_OK: orderly. May be called from inside any callback. */
 void l7mp_session_finish(struct l7mp_session *s, const struct l7mp_error *err, bool abort,
                          const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-/* Appends a datagram or piece received from another process to the queue of pipe i; takes buf. */
-void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf);
-/* Adds an event recorded by another process. name NULL: removes all events. */
-void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *name, int stage,
-                             unsigned attempt, const char *detail);
+/* A stream emitted `closed` while the session is ending. */
+void l7mp_session_stream_closed(struct l7mp_session *s);
+/* A direction has ended: ends the session when both have. */
+void l7mp_session_check_end(struct l7mp_session *s);
+/* A stage was connected: data flows when all are. The session may end. */
+void l7mp_session_check_ready(struct l7mp_session *s);
+/* A stage was lost: the session is not connected, and its streams are paused. */
+void l7mp_session_not_ready(struct l7mp_session *s);
+/*
+ * Arms the idle timer. It is not armed again for each packet: when it fires, it compares the time
+ * of the last packet (active_ms) and waits for the rest.
+ */
+void l7mp_session_arm_idle(struct l7mp_session *s);
 /* The streams were thawed: arms the idle timer and delivers queued data. */
 void l7mp_session_resume(struct l7mp_session *s);
 /* The session was handed over: waits for the streams' `closed`, then frees it. */
 void l7mp_session_given(struct l7mp_session *s);
+/* The descriptors are back, or the connections are gone: executes postponed actions. */
+void l7mp_session_unlent(struct l7mp_session *s);
+
+/* ---- events.c ---- */
+
+/* Adds an event. `name` is static; `text` is copied and may be NULL. stage -1: of the session. */
+void l7mp_session_event(struct l7mp_session *s, const char *name, int stage, unsigned attempt,
+                        const char *text);
+/* Adds an event NOTICE of a stream; `name` and `text` are copied, `text` may be NULL. */
+void l7mp_session_event_notice(struct l7mp_session *s, int stage, const char *name,
+                               const char *text);
+/* Adds an event recorded by another process. name NULL: removes all events. */
+void l7mp_session_past_event(struct l7mp_session *s, uint64_t time, const char *name, int stage,
+                             unsigned attempt, const char *detail);
+void l7mp_session_events_clear(struct l7mp_session *s);
+
+/* ---- stage.c ---- */
+
+/* Sets up stage i of a new session. cluster: borrowed from the route; NULL: the source. */
+void l7mp_stage_init(struct l7mp_session *s, unsigned i, const char *cluster);
+/* Drops what the stage holds, when the session is freed. Its stream must be closed. */
+void l7mp_stage_release(struct session_stage *st);
+/* Takes the stream as the stage's; it is paused. */
+void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream);
+/* Makes one attempt to connect; a failure is passed to l7mp_stage_lost. */
+void l7mp_stage_connect(struct session_stage *st);
+/*
+ * The stage was disconnected or could not be connected; err->code L7MP_OK: an orderly end. Detaches
+ * its stream. Retries, or ends the session; after an orderly end of the source the session ends
+ * when the source's data has been delivered.
+ */
+void l7mp_stage_lost(struct session_stage *st, const struct l7mp_error *err);
 /* The endpoint was deleted: connects to another one at once, if the route has retries. */
 void l7mp_stage_move(struct session_stage *st);
+
+/* ---- connect.c ---- */
+
+/*
+ * Begins to connect the stage: chooses an endpoint of its cluster, or for the destination of a
+ * restored session the endpoint that its connection goes to. Returns 0 when the stage has a stream,
+ * which emits `open`; else negative errno, with err.
+ */
+int l7mp_stage_start(struct session_stage *st, struct l7mp_error *err);
+
+/* ---- pipe.c ---- */
+
+/* Stage i has emitted data: writes it to the next stage, or queues it. Takes buf. */
+void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf);
+/* Stage i has finished writing; `code`: the close code, or 0. */
+void l7mp_pipe_end(struct l7mp_session *s, unsigned i, int code);
+/* The stage after pipe i accepts data again. */
+void l7mp_pipe_drained(struct l7mp_session *s, unsigned i);
+/* Writes what is queued, as far as the next stage is ready and accepts it; then passes the end. */
+void l7mp_pipe_flush(struct l7mp_session *s, unsigned i);
+/* Drops what is queued. */
+void l7mp_pipe_clear(struct l7mp_session *s, unsigned i);
+/* Appends a datagram or piece received from another process to the queue of pipe i; takes buf. */
+void l7mp_pipe_append(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf);
+/* Counts data that is dropped. */
+void l7mp_session_drop(struct l7mp_session *s, enum l7mp_drop reason, uint64_t packets,
+                       uint64_t bytes);
+/* Pauses or resumes the stages' streams, according to pipes, states and `held`. */
+void l7mp_session_flow_control(struct l7mp_session *s);
+/* Ends splicing in both directions: data read from now on must pass through the session. */
+void l7mp_session_unsplice(struct l7mp_session *s);
+/*
+ * A stage has a new connection, or the session was resumed: splicing is tried when each direction
+ * has carried some more data.
+ */
+void l7mp_session_splice_later(struct l7mp_session *s);
 
 /* ---- sessions.c ---- */
 
@@ -372,17 +448,9 @@ void l7mp_session_peer_put(struct l7mp_sessions *m, struct session_peer **peer);
 /* "source", "ingress[0]", "destination", "egress[1]" */
 const char *l7mp_stage_place(const struct session_stage *st, char *buf, size_t size);
 
-/* The descriptors are back, or the connections are gone: executes postponed actions. */
-void l7mp_session_unlent(struct l7mp_session *s);
-/* `held` has changed: pauses or resumes the streams. */
-void l7mp_session_flow_control(struct l7mp_session *s);
-
 /* ---- offload.c ---- */
 
-/*
- * A packet was relayed in user space: queues a request to be made after this batch, unless the
- * engine's answer is known. If the session has a flow, this may suspend it.
- */
+/* Of the set of sessions. Returns 0 or negative errno. */
 int l7mp_sessions_offload_init(struct l7mp_sessions *m);
 void l7mp_sessions_offload_free(struct l7mp_sessions *m);
 void l7mp_session_offload_init(struct l7mp_session *s);
