@@ -69,7 +69,7 @@ void l7mp_api_set_ready(struct l7mp_api *api);
 /* For shutdown: refuses changes with 503 from now on. Requests that only read are answered. */
 void l7mp_api_set_stopping(struct l7mp_api *api);
 
-/* While an upgrade goes on: refuses changes with 503. Requests that only read are answered. */
+/* During an upgrade: refuses changes with 503. Requests that only read are answered. */
 void l7mp_api_set_busy(struct l7mp_api *api, bool on);
 
 /*
@@ -90,7 +90,7 @@ struct l7mp_api_server;
 /* Makes a server that does not listen yet. `api` is borrowed. Returns 0 or -ENOMEM. */
 int l7mp_api_server_new(struct l7mp_api *api, struct l7mp_api_server **out);
 /*
- * Binds the address of `want` while the present one, if any, is still served. Returns 0, or a
+ * Binds the address of `want` while the current one, if any, is still served. Returns 0, or a
  * negative errno with err set (path "admin.server"). Then commit, which can't fail, starts to serve
  * it and stops the previous one without waiting: requests in progress are still answered.
  */
@@ -98,13 +98,16 @@ int l7mp_api_server_prepare(struct l7mp_api_server *s, const struct l7mp_admin_s
                             struct l7mp_error *err);
 void l7mp_api_server_commit(struct l7mp_api_server *s, const struct l7mp_admin_server *want);
 /*
- * Stops listening, lets requests in progress finish, for which the loop has to run on, and then
- * calls `done`. `done` is called from inside this function when there is nothing to stop.
+ * Stops listening, waits for requests in progress, for which the loop must keep running, and then
+ * calls `done`. `done` is called from within this function when there is nothing to stop.
  */
 void l7mp_api_server_stop(struct l7mp_api_server *s, void (*done)(void *arg), void *arg);
 /* For an upgrade: the listening socket, borrowed; -ENOENT: there is none. */
 int l7mp_api_server_socket(const struct l7mp_api_server *s);
-/* Another process has it: nothing is accepted here any more. Requests go on. */
+/*
+ * Another process has taken over the socket: stops accepting connections. Requests in progress are
+ * still answered.
+ */
 void l7mp_api_server_give(struct l7mp_api_server *s);
 /* Frees the server; only after `done`. Nulls the pointer. */
 void l7mp_api_server_free(struct l7mp_api_server **s);

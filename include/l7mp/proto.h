@@ -20,7 +20,7 @@ struct l7mp_proto;
 struct l7mp_sessions;
 struct l7mp_str;
 
-/* What protocols share in this process; exists as long as the program runs. */
+/* State shared by all protocols; exists as long as the process runs. */
 struct l7mp_env {
 	struct l7mp_loop *loop;
 	struct l7mp_stats *stats;
@@ -29,27 +29,27 @@ struct l7mp_env {
 	void **states;            /* one for each entry of protos; see l7mp_proto_state */
 	struct l7mp_model *model; /* for api/ clusters only */
 	void *app;                /* for api/ clusters only */
-	/* New sessions are refused, while those that run go on (drain.h). HTTP connections end. */
+	/* New sessions are refused, existing ones continue (drain.h). HTTP connections end. */
 	bool draining;
-	/* While we start: listening sockets of another process (handed.h); else NULL. */
+	/* During start: listening sockets handed over by another process (handed.h); else NULL. */
 	struct l7mp_handed *handed;
 	/*
-	 * Ends the program as SIGTERM does, with this exit status, not from inside the call.
-	 * NULL: it can't be ended.
+	 * Shuts the process down as SIGTERM does, with this exit status; returns at once. NULL: not
+	 * possible.
 	 */
 	void (*quit)(struct l7mp_env *env, int status);
 };
 /*
- * What counts for limits.max_memory: sessions and connections at what they cost on average, buffers
- * and unfinished messages at what they take.
+ * The memory that counts for limits.max_memory: sessions and connections by their average size,
+ * buffers and unfinished messages by their actual size.
  */
 static inline uint64_t l7mp_memory_used(const struct l7mp_env *env)
 {
 	return l7mp_buf_pool_held(l7mp_loop_bufs(env->loop));
 }
 /*
- * True: what a peer sends must not make anything grow by so many bytes. A tenth of the limit is
- * kept for the operator's requests.
+ * True: data of a peer must not allocate that many bytes. A tenth of the limit is reserved for the
+ * administrator's requests.
  */
 static inline bool l7mp_memory_short(const struct l7mp_env *env, uint64_t bytes)
 {
@@ -58,9 +58,9 @@ static inline bool l7mp_memory_short(const struct l7mp_env *env, uint64_t bytes)
 	return max && l7mp_memory_used(env) + bytes > max - max / 10;
 }
 /*
- * True: an unfinished message must not grow by so many bytes. A quarter of the limit is kept for
- * new sessions and for what those that run have queued: or a few clients that send messages without
- * an end would keep others out.
+ * True: an unfinished message must not grow by that many bytes. A quarter of the limit is reserved
+ * for new sessions and for the queues of existing ones; otherwise a few clients that send endless
+ * messages would block all others.
  */
 static inline bool l7mp_memory_short_unfinished(const struct l7mp_env *env, uint64_t bytes)
 {
@@ -68,10 +68,10 @@ static inline bool l7mp_memory_short_unfinished(const struct l7mp_env *env, uint
 
 	return max && l7mp_memory_used(env) + bytes > max - max / 4;
 }
-/* By any spelling of the name, case-insensitive; NULL: unknown. */
+/* Finds a protocol by any of its names, case-insensitive; NULL: unknown. */
 const struct l7mp_proto *l7mp_proto_find(const struct l7mp_env *env, const char *name);
 /*
- * Returns the state of a protocol, which its `start` makes at first use. NULL, with err set, when
+ * Returns the state of a protocol, which its `start` creates at first use. NULL, with err set, if
  * that failed.
  */
 void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
@@ -80,14 +80,14 @@ void *l7mp_proto_state(struct l7mp_env *env, const struct l7mp_proto *proto,
 /* ---- listening ---- */
 
 /*
- * Whose connection it is that a listener accepted. Decided once, when it is accepted, and never
- * again: later its other end may be gone, and another process may have got the same port.
+ * Where an accepted connection comes from. Determined once, when it is accepted: later its other
+ * end may be closed, and another process may use the same port.
  */
 enum l7mp_origin {
-	L7MP_ORIGIN_UNKNOWN, /* can't be told (datagrams, frames, FIFOs), or nobody asked */
-	L7MP_ORIGIN_LOCAL,   /* another process on this host, at the end of all our own relaying */
+	L7MP_ORIGIN_UNKNOWN, /* can't be determined (datagrams, frames, FIFOs), or isn't needed */
+	L7MP_ORIGIN_LOCAL,   /* another process on this host, also if relayed by ourselves */
 	L7MP_ORIGIN_REMOTE,  /* another host */
-	L7MP_ORIGIN_RELAYED, /* a cluster of ours, for a client that is not LOCAL */
+	L7MP_ORIGIN_RELAYED, /* a cluster of ours, on behalf of a client that is not LOCAL */
 	L7MP_ORIGIN_GONE,    /* the other end is closed already */
 };
 
@@ -96,7 +96,7 @@ struct l7mp_accept {
 	char *name;                 /* of the session, heap; taken */
 	cJSON *metadata;            /* of the session; taken */
 	struct l7mp_addr peer;      /* for the limits per source; len 0: none */
-	enum l7mp_origin origin;    /* of a connection, as it was when it was accepted */
+	enum l7mp_origin origin;    /* of a connection, when it was accepted */
 	/*
 	 * Optional: creates the source again after it has failed (AF_PACKET singletons, PIPE).
 	 * Returns 0 and an open, paused stream, or negative errno.
@@ -105,7 +105,7 @@ struct l7mp_accept {
 	void *reopen_arg;
 	/*
 	 * Optional, with reopen: the session has ended, reopen is not called any more. Not called
-	 * when the stream was refused.
+	 * if the stream was refused.
 	 */
 	void (*ended)(void *reopen_arg);
 	bool never_idle; /* no default idle time-out: singletons */
@@ -115,7 +115,7 @@ struct l7mp_accept {
 
 struct l7mp_listen_events {
 	/*
-	 * Optional: do the limits admit a session from this peer? Called before anything is
+	 * Optional: do the limits allow a session from this peer? Called before anything is
 	 * allocated for it. 0, or -EBUSY, which the callee has counted as a refusal; the caller
 	 * counts the datagram, if there is one, as L7MP_DROP_LIMIT.
 	 */
@@ -123,9 +123,9 @@ struct l7mp_listen_events {
 	/* After admit. Takes all of *a; attaches to the stream, or closes it, before it returns. */
 	void (*accept)(void *arg, struct l7mp_accept *a);
 	/*
-	 * Optional: whose TCP connection is this? For each one, in the turn of the loop in which
-	 * accept(2) returned `fd`, before anything is read from it. The answer is for the
-	 * `origin` of every session that comes out of the connection.
+	 * Optional: determines the origin of a TCP connection. Called for each one, in the loop
+	 * iteration in which accept(2) returned `fd`, before anything is read from it. The result
+	 * is passed as `origin` of every session of the connection.
 	 */
 	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
 	                           const struct l7mp_addr *local);
@@ -140,15 +140,18 @@ struct l7mp_proto_listener {
 	void *arg;
 };
 
-/* The steps in which a listener gives its socket to another process. */
+/* The steps in which a listener hands over its socket to another process. */
 enum l7mp_hand {
 	L7MP_HAND_SOCKET, /* returns the descriptor, borrowed; -ENOENT: there is none */
-	/* Takes nothing from the socket, so that what comes waits in the kernel. Returns 0. */
-	L7MP_HAND_REST,
-	L7MP_HAND_BACK, /* after REST: goes on, as the other process does not take it. Returns 0. */
 	/*
-	 * After REST: the other process has it. Closes it, or uses it only for answers of the
-	 * sessions on it; its name stays. Accepted connections go on. Returns 0.
+	 * Stops receiving and accepting; connections and datagrams wait in the kernel. Returns 0.
+	 */
+	L7MP_HAND_REST,
+	L7MP_HAND_BACK, /* after REST: resumes, as the other process has failed. Returns 0. */
+	/*
+	 * After REST: the other process has the socket. Closes it, or uses it only for sending by
+	 * the sessions on it; a UNIX socket's file is kept. Accepted connections continue. Returns
+	 * 0.
 	 */
 	L7MP_HAND_GIVE,
 };
@@ -162,33 +165,36 @@ struct l7mp_listen {
 	/*
 	 * Listeners of the same protocol, or whose protocols both have stream_listener, that this
 	 * change replaces or deletes. If one of them has the same address, its socket is shared, so
-	 * that the port is never closed meanwhile.
+	 * that the port stays open.
 	 */
 	struct l7mp_proto_listener *const *retiring;
 	size_t n_retiring;
 };
 
-/* ---- sessions that go on from an earlier process ---- */
+/* ---- sessions restored from a previous process ---- */
 
 /* One end of such a session: its source, or its destination. */
 struct l7mp_restore_end {
-	struct l7mp_addr local;  /* our own address, with port */
+	struct l7mp_addr local;  /* our address, with port */
 	struct l7mp_addr remote; /* the peer's */
 	/*
-	 * Its connected socket, non-blocking and close-on-exec. Who takes it sets -1. -1: none, and
-	 * the protocol makes one with these addresses, or uses the listener's.
+	 * The connected socket, non-blocking and close-on-exec. A callee that takes it sets -1. -1:
+	 * none, the protocol opens one with these addresses, or uses the listener's.
 	 */
 	int fd;
-	/* Of a byte stream: the peer has finished writing, and we have, after `queue`. */
+	/* Byte streams: the peer has finished writing; we have, after `queue`. */
 	bool ended, shut;
-	/* Of a TCP socket that came back from the kernel; 0: the socket has it. */
+	/* MSS of a TCP socket that has been un-spliced; 0: as the socket says. */
 	struct l7mp_flow_mss mss;
-	/* What waits to be written to it, `off` bytes of the first less; who takes it sets NULL. */
+	/*
+	 * Buffers to be written to the socket, without the first `off` bytes. A callee that takes
+	 * them sets NULL.
+	 */
 	struct l7mp_buf *queue;
 	size_t off;
 	/*
-	 * AF_PACKET: the interface, and which of its frames the session gets; borrowed for the
-	 * call. 0 and NULL: it is another protocol's end.
+	 * AF_PACKET: the interface, and which of its frames the session receives; borrowed for the
+	 * call. 0 and NULL: another protocol.
 	 */
 	uint32_t ifindex;
 	const struct l7mp_flow_frame *frame;
@@ -204,15 +210,15 @@ struct l7mp_connect {
 	const char *address;        /* the endpoint's, or NULL; for the call */
 	const cJSON *metadata;      /* the session's; stays valid until `closed` */
 	const char *session;        /* the session's name; stays valid until `closed` */
-	enum l7mp_kind in_kind;     /* of what will be written; L7MP_PROTO_KEEPS_KIND adopts it */
-	enum l7mp_kind out_kind;    /* of the next stage, as far as it is known */
+	enum l7mp_kind in_kind;     /* of data to be written; L7MP_PROTO_KEEPS_KIND adopts it */
+	enum l7mp_kind out_kind;    /* of the next stage, if known */
 	/*
-	 * NULL: a new connection. Else one that goes on, if the endpoint has the address that it
-	 * goes to; -EXDEV: it has another one. Only given to a protocol with L7MP_PROTO_RESTORES
-	 * or L7MP_PROTO_ADOPTS.
+	 * NULL: a new connection. Otherwise restores this one, if the endpoint has the address that
+	 * it is connected to; -EXDEV: it has not. Only passed to protocols with
+	 * L7MP_PROTO_RESTORES or L7MP_PROTO_ADOPTS.
 	 */
 	struct l7mp_restore_end *restore;
-	/* With restore: the endpoint has the name that it had. So a host name is believed. */
+	/* With restore: the endpoint's name is unchanged, so a host name needn't be resolved. */
 	bool same_endpoint;
 };
 
@@ -227,58 +233,58 @@ struct l7mp_proto {
 	 */
 	void (*stop)(struct l7mp_env *env, void *state);
 	/*
-	 * Optional, on SIGHUP: reads files that specs name (certificates) again, for connections
-	 * from now on. A file that can't be read is logged, and its earlier content is kept.
+	 * Optional, on SIGHUP: reads files named in specs (certificates) again, for new
+	 * connections. If a file can't be read, this is logged and its previous content is used.
 	 */
 	void (*reload)(struct l7mp_env *env, void *state);
-	/* Optional, on SIGHUP and SIGUSR1: opens the files again that it writes to. */
+	/* Optional, on SIGHUP and SIGUSR1: reopens the files that it writes to. */
 	void (*reopen)(struct l7mp_env *env, void *state);
 
 	/*
-	 * Binds. Everything that can fail fails here; nothing is accepted before `activate`.
-	 * 0, or negative errno with err.
+	 * Binds a listener. Everything that can fail fails here; nothing is accepted before
+	 * `activate`. 0, or negative errno with err.
 	 */
 	int (*listen)(const struct l7mp_listen *params, struct l7mp_proto_listener **out,
 	              struct l7mp_error *err);
 	void (*activate)(struct l7mp_proto_listener *l); /* cannot fail */
 	/*
-	 * Optional, of an active listener: makes the source stream of a session that an earlier
-	 * process had with this peer. `name` is the session's, borrowed. Sets of *a the stream,
-	 * peer, never_idle, and the metadata as it was when the session was accepted, or NULL when
-	 * that is not known; and with a source that can be created again `reopen`, `reopen_arg` and
-	 * `ended`, which is called even if no session is made of it. Does not call `admit`. Returns
-	 * 0, or a negative errno with err: then nothing is made, and end->fd is still the caller's.
-	 * -EPERM: the listener would not take this peer or address; -EEXIST: there is a session
-	 * already.
+	 * Optional, of an active listener: creates the source stream of a session that a previous
+	 * process had with this peer. `name` is the session's, borrowed. Sets in *a the stream,
+	 * peer, never_idle, and the metadata as it was when the session was accepted (NULL: not
+	 * known); if the source can be created again also `reopen`, `reopen_arg` and `ended`, which
+	 * is called even if no session is made of it. Does not call `admit`. Returns 0, or a
+	 * negative errno with err: then nothing was created, and the caller still owns end->fd.
+	 * -EPERM: the listener doesn't accept this peer or address; -EEXIST: there is such a
+	 * session already.
 	 */
 	int (*restore)(struct l7mp_proto_listener *l, const char *name,
 	               struct l7mp_restore_end *end, struct l7mp_accept *a, struct l7mp_error *err);
 	/*
-	 * Optional, of listeners on connections: accepts those that wait, and closes the listening
-	 * socket, so that further ones are refused. Accepted connections go on, and so do further
+	 * Optional, of listeners for connections: accepts the pending ones and closes the listening
+	 * socket, so that further ones are refused. Accepted connections continue, with further
 	 * requests on them. Idempotent.
 	 */
 	void (*pause)(struct l7mp_proto_listener *l);
 	/*
-	 * With pause: binds the same address again, and accepts. Returns 0, or a negative errno
-	 * with err: it is still paused.
+	 * With pause: binds the same address again and accepts connections. Returns 0, or a
+	 * negative errno with err: it is still paused.
 	 */
 	int (*resume)(struct l7mp_proto_listener *l, struct l7mp_error *err);
-	/* Optional: the listener's socket can go to another process; see enum l7mp_hand. */
+	/* Optional: hands over the listener's socket to another process; see enum l7mp_hand. */
 	int (*hand)(struct l7mp_proto_listener *l, enum l7mp_hand step);
-	/* Frees the listener, which calls nothing any more. Streams that it accepted go on. */
+	/* Frees the listener. No callback follows. Streams that it has accepted continue. */
 	void (*unlisten)(struct l7mp_proto_listener *l);
 	/*
-	 * Its listeners begin with a struct l7mp_stream_listener (net/stream_listener.h): one takes
-	 * over the socket of another, whatever their protocols are.
+	 * Listeners begin with a struct l7mp_stream_listener (net/stream_listener.h): one may take
+	 * over the socket of another, also of another such protocol.
 	 */
 	bool stream_listener;
-	/* Optional: writes what was bound into a copy of the spec (the port, for port 0). */
+	/* Optional: writes the bound address into a copy of the spec (the port, for port 0). */
 	void (*bound)(const struct l7mp_proto_listener *l, cJSON *spec);
 
 	/*
 	 * Starts to connect. 0 and a stream for which `open` or `closed` follows, or negative
-	 * errno with err. The session has the time-out.
+	 * errno with err. The session implements the connect time-out.
 	 */
 	int (*connect)(const struct l7mp_connect *params, struct l7mp_stream **out,
 	               struct l7mp_error *err);

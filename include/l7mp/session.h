@@ -67,7 +67,7 @@ int l7mp_source_new(struct l7mp_sessions *m, struct l7mp_listener *listener,
                     struct l7mp_source **out);
 /* Replaces the listener: later sessions use the new version. */
 void l7mp_source_set_listener(struct l7mp_source *src, struct l7mp_listener *listener);
-/* Frees the state; sessions of the listener go on. Nulls the pointer. */
+/* Frees the state; sessions of the listener continue. Nulls the pointer. */
 void l7mp_source_free(struct l7mp_source **src);
 /* The callbacks for l7mp_proto.listen; their arg is a struct l7mp_source *. */
 extern const struct l7mp_listen_events l7mp_source_events;
@@ -81,11 +81,11 @@ struct l7mp_session *l7mp_sessions_find(const struct l7mp_sessions *m, const cha
 /* Iterate in order of creation, including ended sessions that are still listed (options.track). */
 struct l7mp_session *l7mp_sessions_first(const struct l7mp_sessions *m);
 struct l7mp_session *l7mp_sessions_next(const struct l7mp_session *s);
-/* Returns a number that increases with each session that is made, from 1. */
+/* Returns the session's number: they are numbered from 1 in order of creation. */
 uint64_t l7mp_session_id(const struct l7mp_session *s);
 
 /*
- * An iteration over the sessions that may continue from slice to slice: between two calls of
+ * An iteration over the sessions that may be continued in later slices: between two calls of
  * l7mp_cursor_next sessions may end and be freed, and new ones begin. It returns, in order of
  * creation and each once, all sessions that exist from l7mp_cursor_open until the end, and none
  * that begins after l7mp_cursor_open.
@@ -111,31 +111,31 @@ const cJSON *l7mp_session_metadata(const struct l7mp_session *s);
 /* Returns what GET /sessions shows of a session. A new tree; NULL when out of memory. */
 cJSON *l7mp_session_to_json(const struct l7mp_session *s);
 /*
- * Returns whether each of the words (NULL ends them) is, in any case, a part of the session's name,
- * its client's address, its state, the name of its listener or of a cluster or endpoint in its
- * path, the state of its offload, or the reason that it is not in the kernel.
+ * Returns true if each of the words (NULL-terminated) is contained, ignoring case, in the session's
+ * name, its client's address, its state, the name of its listener or of a cluster or endpoint in
+ * its path, its offload state, or the reason why it isn't offloaded.
  */
 bool l7mp_session_has_words(const struct l7mp_session *s, const char *const *words);
-/* Returns its kernel flow, borrowed until the end of this turn; NULL when it has none. */
+/* Returns its kernel flow, borrowed until the end of this loop iteration; NULL: none. */
 struct l7mp_flow *l7mp_session_flow(const struct l7mp_session *s);
 /* Returns its record for the access log. A new tree; NULL when out of memory. */
 cJSON *l7mp_session_access_record(const struct l7mp_session *s);
 
 struct l7mp_session_client {
 	enum l7mp_origin origin;
-	/* Both ends of a TCP connection, as accept(2) had them; len 0: it is not one. */
+	/* Both addresses of the accepted TCP connection; len 0: not a TCP connection. */
 	struct l7mp_addr peer, local;
 };
 /*
- * Who connected, as it was when the connection was accepted: rules that rewrite metadata don't
- * change it. `local` has len 0 when the source has none (any more), too.
+ * The client, as determined when the connection was accepted: rules that rewrite metadata don't
+ * change it. `local` also has len 0 if the source has no local address (any more).
  */
 void l7mp_session_client(const struct l7mp_session *s, struct l7mp_session_client *out);
 
 /*
- * An observer of all connections that clusters make, which can therefore tell them
- * among those that listeners accept. The watcher's own
- * structures begin with a struct l7mp_watched.
+ * An observer of all connections that clusters make, which can therefore recognise them among the
+ * connections that listeners accept. The observer's own structures begin with a struct
+ * l7mp_watched.
  */
 struct l7mp_watched {
 	struct l7mp_session *session;
@@ -143,8 +143,8 @@ struct l7mp_watched {
 };
 struct l7mp_watch_ops {
 	/*
-	 * A stream was made for the session; it may not be connected yet. Returns a new record, or
-	 * NULL to ignore this stream.
+	 * A stream was created for the session; it may not be connected yet. Returns a new record,
+	 * or NULL to ignore this stream.
 	 */
 	struct l7mp_watched *(*begin)(void *arg, struct l7mp_session *s,
 	                              struct l7mp_stream *stream);
@@ -152,61 +152,61 @@ struct l7mp_watch_ops {
 	void (*open)(void *arg, struct l7mp_watched *watched);
 	/* The stream emitted `closed` and is about to be freed. Frees the record. */
 	void (*end)(void *arg, struct l7mp_watched *watched);
-	/* As `origin` of struct l7mp_listen_events, which is passed on to here. */
+	/* Implements `origin` of struct l7mp_listen_events. */
 	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
 	                           const struct l7mp_addr *local);
 };
 /* Sets the only observer, before the first session. `ops` and `arg` are borrowed. */
 void l7mp_sessions_watch(struct l7mp_sessions *m, const struct l7mp_watch_ops *ops, void *arg);
 
-/* The counter of one object; false when it has none yet. *protocol is static. */
+/* Reads the counter of one object; false: it has none yet. *protocol is static. */
 bool l7mp_sessions_counter(const struct l7mp_sessions *m, enum l7mp_obj_kind kind, const char *name,
                            const char **protocol, uint64_t *count);
 
 /*
- * Adds what the fast path has carried so far to the counters of the session's transformers
- * (Metric). Must be called for each session before these counters are read.
+ * Adds the traffic of the fast path so far to the counters of the session's transformers (Metric).
+ * Must be called for each session before these counters are read.
  */
 void l7mp_session_sync(struct l7mp_session *s);
 
-/* ---- sessions that go on from an earlier process ---- */
+/* ---- sessions restored from a previous process ---- */
 
 struct l7mp_runtime;
 
 /*
- * What a session is, beside its sockets: enough to go on with it in another process. Strings, trees
- * and the flow are borrowed for the call.
+ * The state of a session that is needed, with its sockets, to continue it in another process.
+ * Strings, trees and the flow are borrowed for the call.
  */
 struct l7mp_session_record {
 	const char *name;
-	/* Those that it used. The rules are asked again, so the route is only for reading. */
+	/* Used by the session. The rules are evaluated again, so the route is informative only. */
 	const char *listener, *route, *cluster, *endpoint; /* endpoint may be NULL */
 	const cJSON *metadata;                             /* NULL: not known */
 	uint64_t started_ms;                               /* wall clock, ms since the epoch */
-	/* By enum l7mp_direction; `fast` without what `flow` still counts. */
+	/* By enum l7mp_direction; `fast` without the present counters of `flow`. */
 	struct l7mp_session_count slow[2], fast[2];
 	uint64_t drops;
 	enum l7mp_origin origin; /* of the source's connection */
 	struct l7mp_restore_end
 	        end[2]; /* source, destination; [1].remote.len 0: it has no address */
-	/* It is carried by this flow of the engine; NULL: none. Taken when the session is made. */
+	/* Its flow in the offload engine; NULL: none. Taken when the session is created. */
 	struct l7mp_flow *flow;
 	enum l7mp_flow_kind flow_kind; /* of its destination: SOCKET, REFLECT or DROP */
-	bool tcp; /* the flow has TCP connections, and is lent the descriptors of `end` at once */
+	bool tcp; /* a TCP flow, which is lent the descriptors of `end` at once */
 };
 
 /*
- * Goes on with a session of an earlier process: under its name, with its start, metadata and
- * counters, on its sockets (`end`), from which it takes the descriptors. It must be allowed by the
- * present configuration: its listener is there and takes the peer, the rules lead to a route, and
- * the cluster there has an endpoint with the address that it is connected to. Limits of numbers and
- * memory hold, rates and draining don't.
+ * Restores a session of a previous process with its name, start time, metadata and counters, on its
+ * sockets (`end`), whose descriptors it takes. The current configuration must allow it: its
+ * listener exists and accepts the peer, the rules select a route, and that route's cluster has an
+ * endpoint with the address that the session is connected to. Limits of numbers and memory apply,
+ * rate limits and draining don't.
  *
- * Returns 0 and *out (may be NULL), borrowed. Its stages open in the next turn of the loop. Or a
+ * Returns 0 and *out (may be NULL), borrowed; its stages open in the next loop iteration. Or a
  * negative errno, with err: -ENOENT no such listener; -EPERM the configuration does not allow it;
- * -EBUSY a limit; -EEXIST the name or its address is used by another session; -ENOTSUP a protocol
- * that can't; -EADDRINUSE and others: its socket can't be made again. Descriptors that were not
- * taken, and the flow, are then still the caller's. The loop may run already, or not yet.
+ * -EBUSY a limit; -EEXIST the name or its address is used by another session; -ENOTSUP the protocol
+ * does not support it; -EADDRINUSE and others: its socket can't be restored. The caller then still
+ * owns the descriptors that were not taken, and the flow. The loop may run already, or not yet.
  */
 int l7mp_session_restore(struct l7mp_runtime *rt, struct l7mp_session_record *r,
                          struct l7mp_session **out, struct l7mp_error *err);
@@ -234,11 +234,11 @@ struct l7mp_session_ender;
 int l7mp_ender_new(struct l7mp_sessions *m, struct l7mp_session_ender **out);
 /* Adds an object to the set, borrowed until l7mp_ender_free. Returns 0 or -ENOMEM. */
 int l7mp_ender_add(struct l7mp_session_ender *e, const struct l7mp_object *object);
-/* Leaves this session to l7mp_ender_finish: it carries the request and waits for the answer. */
+/* Leaves this session, which carries the request, to l7mp_ender_finish, after the answer. */
 void l7mp_ender_spare(struct l7mp_session_ender *e, const char *name);
-/* Does one session. Returns false when that was the last one, except for the spared one. */
+/* Processes one session. Returns false when that was the last one, except for the spared one. */
 bool l7mp_ender_step(struct l7mp_session_ender *e);
 /* Ends the spared session if it uses any of the objects, and the iteration. */
 void l7mp_ender_finish(struct l7mp_session_ender *e);
-/* Frees it, after l7mp_ender_finish. Any thread, as freeing many objects takes long. */
+/* Frees the ender, after l7mp_ender_finish. Any thread: freeing many objects takes long. */
 void l7mp_ender_free(struct l7mp_session_ender **e);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The side of an upgrade that takes over. Up to the commit it only waits for the old process, with
- * a limit, and its loop does not run, so that nothing it makes does anything.
+ * The new process of an upgrade. Until the commit it only waits for the old process, with a time
+ * limit, and its loop does not run, so that nothing that it has created is active yet.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,16 +23,16 @@
 #include "wire.h"
 
 #define MODULE "upgrade"
-/* The old process kills us when we take too long; this is for the case that it stands still. */
+/* The old process kills us if we take too long; this limit is for the case that it hangs. */
 #define WAIT_MS 60000
-#define ENDS_MS 5000 /* a process that is being killed has ended in less */
+#define ENDS_MS 5000 /* a process being killed ends within that time */
 
 struct takeover {
-	int fd;   /* -1: the old process is gone */
+	int fd;   /* connection to the old process; -1: it has ended */
 	int lock; /* of the fast path's instance; -1: none */
-	int old;  /* its pidfd; -1: it had ended before */
+	int old;  /* the old process's pidfd; -1: it had ended before */
 	uv_poll_t *poll;
-	bool from_old; /* the old process answered once */
+	bool from_old; /* the old process has answered */
 	size_t taken, refused;
 	uint64_t wall;
 	void (*given)(void *arg);
@@ -84,7 +84,10 @@ int takeover_new(struct takeover **out)
 	return 0;
 }
 
-/* Its end of the connection is closed before its other sockets, whose addresses are bound next. */
+/*
+ * The old process has closed the connection: waits until it has ended, because its other sockets
+ * are closed later, and their addresses are bound next.
+ */
 static void gone(struct takeover *t)
 {
 	struct pollfd end = {.fd = t->old, .events = POLLIN};
@@ -98,7 +101,7 @@ static void gone(struct takeover *t)
 
 /* ---- before the commit ---- */
 
-/* Sends; the old process's death is no failure. */
+/* Sends a frame. Not an error if the old process has ended. */
 static int tell(struct takeover *t, enum wire_type type, const char *text)
 {
 	int rc = -EAGAIN;
@@ -117,7 +120,7 @@ static int tell(struct takeover *t, enum wire_type type, const char *text)
 	return rc;
 }
 
-/* Receives the next frame. Returns 0, -EPIPE when the old process is gone, or another errno. */
+/* Receives the next frame. Returns 0, -EPIPE if the old process has ended, or another errno. */
 static int next(struct takeover *t)
 {
 	int rc = t->fd < 0 ? -EPIPE : wire_recv(t->fd, &t->frame, WAIT_MS);
@@ -166,7 +169,7 @@ static int take_socket(struct takeover *t, struct l7mp_handed *handed)
 		return 0;
 	}
 	rc = l7mp_handed_add(handed, t->frame.fds[0], (const char *)t->frame.data);
-	/* A kind that this version does not know: it is bound anew. */
+	/* A kind of socket that this version does not know: the listener binds its own. */
 	return rc == -EINVAL ? 0 : rc;
 }
 
@@ -253,7 +256,7 @@ int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runti
 	if (rc && rc != -EPIPE)
 		return failed(rc, "the sessions");
 	L7MP_FAULT("upgrade-commit");
-	/* From here on there is no way back. */
+	/* The point of no return. */
 	rc = tell(t, WIRE_RUNNING, NULL);
 	t->wall = l7mp_wallclock_ms();
 	L7MP_FAULT("upgrade-running");
@@ -303,7 +306,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 	}
 	if (rc == -EAGAIN)
 		return;
-	/* It has ended, or will not tell us anything any more. */
+	/* The old process has ended or closed the connection. */
 	is_given(t);
 	takeover_stop(t);
 }
@@ -324,7 +327,7 @@ void takeover_run(struct takeover *t, struct l7mp_loop *loop, void (*given)(void
 		return;
 	}
 	t->poll->data = t;
-	/* It must not keep the loop running. */
+	/* The handle must not keep the loop running. */
 	uv_unref((uv_handle_t *)t->poll);
 	(void)uv_poll_start(t->poll, UV_READABLE | UV_DISCONNECT, on_poll);
 }

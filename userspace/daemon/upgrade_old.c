@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The side of an upgrade that gives: starts the new process, and hands over to it. */
+/* The old process of an upgrade: starts the new process and hands over to it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,25 +20,25 @@
 
 #define MODULE "upgrade"
 
-/* Reading a large configuration takes long. */
+/* Long, because the new process may read a large configuration. */
 #define START_MS 60000
 #define BIND_MS  30000
-/* While these run, sessions stand still. */
+/* Time limit of each step in which sessions are frozen. */
 #define STEP_MS 10000
-/* How long TCP connections may take to come out of the kernel; those that don't stay here. */
+/* Time limit for un-splicing TCP connections; those that take longer stay in this process. */
 #define UNLEND_MS 5000
 #define LOOK_MS   10
-/* What is seen of the new process's own descriptor. */
+/* The number of the connection's descriptor in the new process. */
 #define CHILD_FD 3
 
 enum phase {
 	PHASE_NONE,
 	PHASE_START,  /* waits for HELLO */
 	PHASE_BIND,   /* waits for BOUND */
-	PHASE_UNLEND, /* waits for connections to come out of the kernel */
+	PHASE_UNLEND, /* waits for TCP connections to be un-spliced */
 	PHASE_GIVE,   /* sends sessions */
 	PHASE_COMMIT, /* waits for RUNNING */
-	PHASE_LET_GO, /* closes what was given */
+	PHASE_LET_GO, /* closes sessions that the new process has */
 	PHASE_OVER,   /* the new process runs */
 };
 
@@ -53,22 +53,22 @@ struct refusal {
 
 struct upgrade {
 	struct upgrade_params p;
-	int fd; /* of the socket pair; -1: none */
+	int fd; /* our end of the socket pair; -1: none */
 	pid_t pid;
 	uv_poll_t *poll;
-	struct l7mp_timer timer; /* the limit of the step; while TCP comes back, the next look */
+	struct l7mp_timer timer; /* the step's time limit; in UNLEND the next check */
 	struct l7mp_slice slice;
 	struct l7mp_session_cursor cursor;
 	enum phase phase;
-	bool records; /* the new process understands our sessions */
-	bool flows;   /* ... and takes the flows over as they are */
+	bool records; /* the new process understands our session records */
+	bool flows;   /* ... and adopts the flows as they are */
 	bool stopped;
 	uint64_t unlend_until;
 	struct frames_out out;
 	struct refusal *refused;
 	size_t moved, stay;
-	uint64_t frozen_ms, paused_ms;   /* loop time when sessions stood still; for how long */
-	char new_version[64], last[256]; /* of the last one: "", or why it failed */
+	uint64_t frozen_ms, paused_ms;   /* loop time when sessions were frozen; for how long */
+	char new_version[64], last[256]; /* last: result of the last upgrade: "", or the error */
 	uint64_t last_wall;
 	struct wire_frame *frame;
 };
@@ -124,8 +124,8 @@ static void thaw_all(struct upgrade *u)
 }
 
 /*
- * The new process must not do anything any more before we go on. One that has closed the connection
- * is about to end, and its status is what it ends with by itself.
+ * Kills the new process and waits for its end, so that it can't do anything when this one resumes.
+ * If it has closed the connection it is ending by itself, and its own exit status is returned.
  */
 static const char *reap(struct upgrade *u, char *buf, size_t size)
 {
@@ -187,7 +187,7 @@ static void limit(struct upgrade *u, enum phase phase, uint64_t ms)
 
 /* ---- the listeners ---- */
 
-/* Listeners are few: the socket takes them all, or the new process reads meanwhile. */
+/* Blocks. Listeners are few: the socket buffer has room, or the new process reads meanwhile. */
 static int send_wait(struct upgrade *u, enum wire_type type, const char *text, int fd)
 {
 	int rc;
@@ -235,7 +235,7 @@ static void on_hello(struct upgrade *u)
 
 static void begin_giving(struct upgrade *u)
 {
-	/* What datagrams began so far is ours; what comes from now on waits. */
+	/* Sessions begun until now are ours; new datagrams wait in the listeners' sockets. */
 	l7mp_sessions_stay(u->p.sessions, !u->records);
 	l7mp_runtime_hand(u->p.runtime, L7MP_HAND_REST);
 	u->frozen_ms = l7mp_loop_now(u->p.loop);
@@ -259,7 +259,7 @@ static void on_bound(struct upgrade *u)
 	(void)l7mp_timer_start(u->p.loop, &u->timer, 0);
 }
 
-/* Freezes a session and prepares its frames. False: it stays. */
+/* Freezes a session and prepares its frames. False: it stays in this process. */
 static bool take_up(struct upgrade *u, struct l7mp_session *s)
 {
 	int rc = u->records ? frames_begin(&u->out, s, u->flows) : -ENOTSUP;
@@ -277,7 +277,7 @@ static int send_frame(void *arg, enum wire_type type, const void *head, size_t h
 	return wire_send(u->fd, type, head, head_len, body, body_len, fds, n_fds);
 }
 
-/* Returns 0 when all of the session is sent. */
+/* Returns 0 when the session was sent completely. */
 static int send_session(struct upgrade *u)
 {
 	int rc = frames_write(&u->out, send_frame, u);
@@ -348,7 +348,7 @@ static void on_refused(struct upgrade *u)
 
 /* ---- the end ---- */
 
-/* What the new configuration does not allow ends here, as after a reload. */
+/* Ends sessions that the new configuration does not allow, as after a reload. */
 static void end_refused(struct upgrade *u)
 {
 	for (struct refusal *r = u->refused; r; r = r->next) {
@@ -397,7 +397,7 @@ static void on_running(struct upgrade *u)
 	l7mp_timer_stop(u->p.loop, &u->timer);
 	u->paused_ms = l7mp_loop_now(u->p.loop) - u->frozen_ms;
 	l7mp_runtime_hand(u->p.runtime, L7MP_HAND_GIVE);
-	/* First, so that no flow is removed any more: they are the new process's. */
+	/* First of all: the flows belong to the new process and must not be removed. */
 	if (u->flows)
 		l7mp_offload_leave(u->p.offload);
 	end_refused(u);
@@ -409,7 +409,7 @@ static void on_running(struct upgrade *u)
 
 /* ---- events ---- */
 
-/* Whether the frame was expected. */
+/* Processes a received frame. False: it was not expected. */
 static bool on_frame(struct upgrade *u)
 {
 	enum wire_type type = u->frame->type;
@@ -427,7 +427,7 @@ static bool on_frame(struct upgrade *u)
 	return true;
 }
 
-/* The new process, which runs, has closed the connection, or died: it is no concern of ours. */
+/* After the commit: the new process has closed the connection, or ended. */
 static void left_alone(struct upgrade *u)
 {
 	disconnect(u);
@@ -445,7 +445,7 @@ static void on_readable(struct upgrade *u)
 		if (rc && u->phase >= PHASE_LET_GO) {
 			struct l7mp_session_cursor at = {.m = NULL};
 
-			/* The rest is let go all the same. */
+			/* Continue to close the sessions that it has. */
 			if (u->phase == PHASE_LET_GO)
 				l7mp_cursor_copy(&at, &u->cursor);
 			left_alone(u);
@@ -471,7 +471,7 @@ static void on_readable(struct upgrade *u)
 
 void upgrade_cancel(struct upgrade *u, const char *why)
 {
-	/* It may have taken over just now. */
+	/* Its RUNNING may have been received just now. */
 	if (upgrade_is_busy(u))
 		on_readable(u);
 	if (upgrade_is_busy(u))
@@ -502,7 +502,7 @@ static void on_timer(struct l7mp_timer *timer, void *arg)
 	struct upgrade *u = arg;
 
 	if (u->phase != PHASE_UNLEND) {
-		/* It may have taken over just now. */
+		/* Its RUNNING may have been received just now. */
 		on_readable(u);
 		if (upgrade_is_busy(u) && !l7mp_timer_armed(timer))
 			fail(u, "the new process takes too long");
@@ -559,7 +559,7 @@ static int start(struct upgrade *u)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds))
 		return -errno;
-	/* The child's end is a blocking one, which waits with poll(2). */
+	/* The child's end is blocking; it waits with poll(2). */
 	rc = spawn(u, fds[1], &u->pid);
 	close(fds[1]);
 	u->fd = fds[0];
@@ -610,7 +610,7 @@ int upgrade_start(struct upgrade *u)
 	return 0;
 }
 
-/* ---- questions, life ---- */
+/* ---- state, life cycle ---- */
 
 bool upgrade_is_busy(const struct upgrade *u)
 {

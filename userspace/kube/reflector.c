@@ -16,7 +16,7 @@
 #include "l7mp/log.h"
 
 #define PAGE          500
-#define LIST_MS       300000 /* for one page */
+#define LIST_MS       300000 /* time limit of one page */
 #define WATCH_MIN_S   240
 #define WATCH_MAX_S   480
 #define WATCH_SLACK_S 30
@@ -24,14 +24,14 @@
 #define BACKOFF_MIN_MS    100
 #define BACKOFF_MAX_MS    3000
 #define REFUSED_MAX_MS    10000
-#define ABSENT_MS         10000 /* how often is looked for a kind that does not exist */
-#define ABSENT_CONFIRM_MS 20000 /* objects are dropped when their kind was missing so long */
+#define ABSENT_MS         10000 /* interval of listing a kind that does not exist */
+#define ABSENT_CONFIRM_MS 20000 /* after that its objects are reported as deleted */
 #define SHORT_WATCH_MS    1000
 #define KEY_MAX           512
 
 struct known {
 	UT_hash_handle hh;
-	unsigned round; /* of the list that it was seen in last */
+	unsigned round; /* of the last list that had it */
 	char key[];     /* NAMESPACE/NAME */
 };
 
@@ -47,11 +47,11 @@ struct kube_reflector {
 	struct known *known;
 	unsigned round;
 	char *version; /* resourceVersion; NULL: list first */
-	char *more;    /* the list's token for its next page */
+	char *more;    /* the list's continue token */
 	bool no_pages, got_error;
-	unsigned expired;   /* lists in a row whose token ran out */
-	uint64_t began_ms;  /* of the watch */
-	uint64_t absent_ms; /* since when the kind is missing; 0: it is not */
+	unsigned expired;   /* consecutive lists whose continue token expired */
+	uint64_t began_ms;  /* start of the watch */
+	uint64_t absent_ms; /* since when the kind is missing; 0: it exists */
 	struct kube_lines lines;
 	struct kube_split split;
 	struct kube_reflector_stats stats;
@@ -98,7 +98,7 @@ static void failed(struct kube_reflector *r, const char *what, const char *text)
 
 static void again_later(struct kube_reflector *r, const struct kube_http_answer *a)
 {
-	/* A refusal (403) does not end by itself soon, a missing server may. */
+	/* A rejection (403) lasts longer than an unavailable server. */
 	bool refused = !a->error && a->status >= 400 && a->status < 500 && a->status != 429;
 	uint64_t ms = kube_backoff_next(refused ? &r->refused : &r->backoff);
 
@@ -192,7 +192,7 @@ static void put(struct kube_reflector *r, const cJSON *object)
 	r->events.put(r->arg, object);
 }
 
-/* Finds a member of the metadata of an object that is too large; "" when it is not in there. */
+/* Finds a member in the beginning of an object that is too large; "" if it isn't in there. */
 static void prefix_text(const char *text, size_t len, const char *const *keys, char *out,
                         size_t size)
 {
@@ -264,7 +264,7 @@ static void synced(struct kube_reflector *r)
 	r->events.synced(r->arg);
 }
 
-/* What the list did not have is gone. */
+/* Reports objects that were not in the list as deleted. */
 static void drop_unseen(struct kube_reflector *r)
 {
 	struct known *k, *next;
@@ -302,7 +302,7 @@ static void list_forget(struct kube_reflector *r)
 	kube_split_clear(&r->split);
 }
 
-/* The kind is not known to the server. */
+/* The server does not know the kind, or does not allow listing it. */
 static void list_absent(struct kube_reflector *r)
 {
 	uint64_t now = l7mp_loop_now(r->loop);
@@ -310,7 +310,7 @@ static void list_absent(struct kube_reflector *r)
 	if (!r->absent_ms)
 		r->absent_ms = now;
 	r->stats.absent = true;
-	/* Perhaps the server only starts, and does not know its custom resources yet. */
+	/* The server may be starting and not know its custom resources yet. */
 	if (!HASH_COUNT(r->known) || now - r->absent_ms >= ABSENT_CONFIRM_MS) {
 		r->round++;
 		drop_unseen(r);
@@ -332,7 +332,7 @@ static void list_failed(struct kube_reflector *r, const struct kube_http_answer 
 		return;
 	}
 	if (expired && ++r->expired >= 2)
-		r->no_pages = true; /* all at once: no token that runs out */
+		r->no_pages = true; /* list without pages, as tokens expire too early */
 	failed(r, "list", kube_answer_text(a, text, sizeof(text)));
 	again_later(r, a);
 }
@@ -438,7 +438,7 @@ static void set_version(struct kube_reflector *r, const cJSON *object)
 	char *copy = *version ? strdup(version) : NULL;
 
 	if (!copy)
-		return; /* the next event has one, too */
+		return; /* the next event has a newer version */
 	free(r->version);
 	r->version = copy;
 }
@@ -478,7 +478,7 @@ static int on_event(struct kube_reflector *r, const cJSON *event)
 	return 0;
 }
 
-/* A line of a watch that does not fit: what it is about is at its beginning. */
+/* An event that is too large: the beginning of the line names its object. */
 static void large_event(struct kube_reflector *r, const char *text, size_t len, size_t bytes)
 {
 	const char *type_keys[] = {"type", NULL};
@@ -540,9 +540,9 @@ static void on_watch_done(void *arg, const struct kube_http_answer *a)
 
 	r->request = NULL;
 	r->stats.watching = false;
-	/* A half line is no event: it comes again, as its version was not taken. */
+	/* Drop an incomplete event: the next watch resumes before it and repeats it. */
 	kube_lines_clear(&r->lines);
-	if (a->status == 200 && !a->error) { /* timeoutSeconds are over, or the server restarts */
+	if (a->status == 200 && !a->error) { /* after timeoutSeconds, or the server restarts */
 		succeeded(r);
 		if (lived >= SHORT_WATCH_MS)
 			watch_start(r);
@@ -629,7 +629,7 @@ void kube_reflector_free(struct kube_reflector **pp)
 	kube_request_cancel(&r->request);
 	l7mp_timer_give_back(r->loop, &r->timer);
 	k = r->known;
-	HASH_CLEAR(hh, r->known); /* the table; its elements stay linked */
+	HASH_CLEAR(hh, r->known); /* frees the table only; hh.next stays valid */
 	while (k) {
 		struct known *next = k->hh.next;
 
@@ -645,7 +645,7 @@ void kube_reflector_free(struct kube_reflector **pp)
 
 const struct kube_reflector_stats *kube_reflector_stats(const struct kube_reflector *r)
 {
-	/* The count is part of the table. */
+	/* The hash table has the count. */
 	((struct kube_reflector *)r)->stats.objects = HASH_COUNT(r->known);
 	return &r->stats;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Texts of the API server as they arrive. A list of 10,000 pods is some 100 MB, so that it is taken
- * apart without being kept, and each object is parsed by itself.
+ * Splits responses of the API server while they arrive: a list of 10,000 pods is some 100 MB, so it
+ * is not stored as a whole; each object is parsed separately.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 /* ---- lines ---- */
 
-/* Keeps up to `max` bytes of a text whose length is counted. */
+/* Appends n bytes to a text of which up to `max` bytes are stored; *bytes counts all of them. */
 static int keep(struct l7mp_str *part, size_t *bytes, size_t max, const char *text, size_t n)
 {
 	size_t room = part->len < max ? max - part->len : 0;
@@ -30,7 +30,7 @@ static int end_line(struct kube_lines *l)
 	if (len)
 		rc = l->line(l->arg, l->part.s, len, bytes);
 	l->bytes = 0;
-	/* Memory that one large object needed is given back. */
+	/* Free the memory that a large object needed. */
 	if (l->part.cap > 256 * 1024)
 		l7mp_str_free(&l->part);
 	l->part.len = 0;
@@ -63,8 +63,8 @@ void kube_lines_clear(struct kube_lines *l)
 /* ---- lists ---- */
 
 /*
- * Depth 1 is inside of the List, depth 2 inside of `items` or `metadata`. Only brackets and strings
- * matter: whether it is JSON in all else is for the parser of the parts to say.
+ * Depth 1 is inside the List, depth 2 inside `items` or `metadata`. The splitter looks at brackets
+ * and strings only; the JSON parser that gets the parts checks everything else.
  */
 
 static bool is_key(const struct kube_split *s, const char *key)
@@ -117,13 +117,13 @@ static int closed(struct kube_split *s)
 	return 0;
 }
 
-/* A byte outside of strings. */
+/* Processes a byte outside of strings. */
 static int structure(struct kube_split *s, char c)
 {
 	bool white = c == ' ' || c == '\t' || c == '\r' || c == '\n';
 
 	if (!s->depth && !white && c != '{')
-		return -EINVAL; /* before the list, or behind it */
+		return -EINVAL; /* before or after the list */
 	switch (c) {
 	case '"':
 		s->in_string = true;
@@ -142,7 +142,7 @@ static int structure(struct kube_split *s, char c)
 	}
 }
 
-/* The bytes of a string, up to its end or that of the piece. Returns how many. */
+/* Processes bytes of a string, up to its end or the end of the input. Returns how many. */
 static size_t string(struct kube_split *s, const char *bytes, size_t n)
 {
 	size_t i = 0;
@@ -164,7 +164,7 @@ static size_t string(struct kube_split *s, const char *bytes, size_t n)
 	return i;
 }
 
-/* Whether the bracket that was just closed ends what is captured. */
+/* Does the bracket that was just closed end the captured part? */
 static bool at_end(const struct kube_split *s)
 {
 	return (s->capture == KUBE_SPLIT_METADATA && s->depth == 1) ||
@@ -173,7 +173,7 @@ static bool at_end(const struct kube_split *s)
 
 int kube_split_feed(struct kube_split *s, const char *bytes, size_t n)
 {
-	size_t begin = 0, i = 0; /* begin: of what is captured of this piece */
+	size_t begin = 0, i = 0; /* begin: of the captured bytes of this input */
 	int rc = 0;
 
 	while (i < n) {
@@ -211,7 +211,7 @@ void kube_split_clear(struct kube_split *s)
 	s->key_len = 0;
 }
 
-/* ---- texts that are cut off ---- */
+/* ---- truncated texts ---- */
 
 static const char *skip_white(const char *p, const char *end)
 {
@@ -220,7 +220,7 @@ static const char *skip_white(const char *p, const char *end)
 	return p;
 }
 
-/* Each returns the place behind, or NULL when the text ends before. */
+/* These return the position after the element, or NULL if the text ends before. */
 static const char *skip_string(const char *p, const char *end)
 {
 	for (p++; p < end; p++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Listening sockets of another process (handed.h). */
+/* Listening sockets handed over by another process (handed.h). */
 #include "l7mp/handed.h"
 
 #include <errno.h>
@@ -17,8 +17,8 @@ struct handed_socket {
 	struct handed_socket *prev, *next;
 	int fd;
 	int type;                    /* SOCK_STREAM, ... */
-	struct l7mp_bind_addr bound; /* of IP; family AF_UNIX: the name */
-	char listener[];             /* "": not known */
+	struct l7mp_bind_addr bound; /* bound address; AF_UNIX: the path */
+	char listener[];             /* its listener's name; "": unknown */
 };
 
 struct l7mp_handed {
@@ -50,7 +50,7 @@ static int learn(struct handed_socket *s)
 		rc = get_int(s->fd, SOL_SOCKET, SO_ACCEPTCONN, &on);
 	if (rc || (s->type != SOCK_DGRAM && !on))
 		return rc ? rc : -EINVAL;
-	/* A datagram socket with a peer is a session's. */
+	/* A connected datagram socket belongs to a session. */
 	if (s->type == SOCK_DGRAM && !getpeername(s->fd, &raw.sa, &len))
 		return -EINVAL;
 	len = sizeof(struct sockaddr_un);
@@ -103,7 +103,7 @@ static int take(struct l7mp_handed *h, struct handed_socket *s)
 	return fd;
 }
 
-/* A listener with port 0 gets the port that it had. */
+/* Does the socket fit the listener's address? With port 0 it keeps the port that it had. */
 static bool serves(const struct handed_socket *s, const char *listener,
                    const struct l7mp_bind_addr *want)
 {

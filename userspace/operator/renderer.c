@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Renders the store beside the loop, so that watches, proxies and the lease are served meanwhile:
- * in a cluster of 10,000 pods it takes tens of milliseconds. Results are freed there, too. It is
- * a thread of libuv's pool and not the worker of work.h, which has a low priority: a change of an
- * object waits for it.
+ * Renders the store in a thread of libuv's pool, so that the loop can serve watches, proxies and
+ * the lease meanwhile: with 10,000 pods it takes tens of milliseconds. Results are freed there,
+ * too. Not in the worker thread of work.h, which has a low priority: changes of objects wait for
+ * rendering.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,13 +17,12 @@ struct op_renderer {
 	op_renderer_done done;
 	void *arg;
 	uv_work_t work;
-	bool busy;                /* the thread has work */
-	struct op_rendered *made; /* while rendering: what is to be made */
-	struct op_rendered
-	        *last; /* a reference to what was made before: what the next is made from */
-	struct op_rendered *waste; /* to be freed */
-	struct op_rendered *burn;  /* being freed */
-	bool wanted;               /* when the present work is done */
+	bool busy;                 /* the thread has work */
+	struct op_rendered *made;  /* the result being rendered; NULL: none */
+	struct op_rendered *last;  /* the previous result (a reference), reused for the next */
+	struct op_rendered *waste; /* results to be freed */
+	struct op_rendered *burn;  /* results being freed by the thread */
+	bool wanted;               /* render when the present work is done */
 	bool ending;
 	int rc;
 };
@@ -39,7 +38,7 @@ static void free_results(struct op_rendered *r)
 	}
 }
 
-/* In the thread. */
+/* Runs in the thread. */
 static void run(uv_work_t *work)
 {
 	struct op_renderer *x = work->data;
@@ -62,7 +61,7 @@ static int begin(struct op_renderer *x)
 	x->work.data = x;
 	rc = uv_queue_work(l7mp_loop_uv(x->loop), &x->work, run, ended);
 	x->busy = !rc;
-	if (rc) { /* there is no thread */
+	if (rc) { /* no thread could be started */
 		free_results(x->burn);
 		x->burn = NULL;
 	}
@@ -85,7 +84,7 @@ static int begin_rendering(struct op_renderer *x)
 	if (!rc)
 		return 0;
 	x->made = NULL;
-	(void)op_store_release(x->store, NULL); /* nothing was put meanwhile */
+	(void)op_store_release(x->store, NULL); /* held for no time: nothing to apply */
 	free(r);
 	return rc;
 }
@@ -96,7 +95,7 @@ static void ended(uv_work_t *work, int status)
 	struct op_rendered *r = x->made;
 	bool changed = false;
 
-	(void)status; /* it is never cancelled */
+	(void)status; /* the work is never cancelled */
 	x->busy = false;
 	if (x->ending) {
 		l7mp_loop_stop(x->loop);
@@ -120,7 +119,7 @@ static void ended(uv_work_t *work, int status)
 			x->done(x->arg, NULL, false);
 	}
 	if (!x->busy && x->waste)
-		(void)begin(x); /* else they are freed already */
+		(void)begin(x); /* on failure it has freed them */
 }
 
 int op_renderer_start(struct op_renderer *x)
@@ -168,7 +167,7 @@ void op_renderer_stop(struct op_renderer *x)
 	if (!r)
 		return;
 	x->made = NULL;
-	(void)op_store_release(x->store, NULL); /* nobody will read it */
+	(void)op_store_release(x->store, NULL); /* the store isn't used any more */
 	op_rendered_unref(r);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The operator: caches, one document for each proxy, and a round of statuses, each of them soon
- * after something has changed, however much has changed by then.
+ * The operator: watches the cluster, and shortly after a change renders one document for each proxy
+ * and writes statuses, once for all changes that have arrived until then.
  */
 #include <errno.h>
 #include <signal.h>
@@ -15,8 +15,8 @@
 #include "metrics.h"
 #include "operator.h"
 
-#define RENDER_MS 20  /* from the first change to the documents */
-#define STATUS_MS 100 /* from the first change to the statuses */
+#define RENDER_MS 20  /* delay from the first change to rendering */
+#define STATUS_MS 100 /* delay from the first change to writing statuses */
 
 #define REFLECTORS_MAX (OP_KINDS * OP_NAMESPACES_MAX)
 #define LEFT_OUT_MAX   1000
@@ -30,7 +30,7 @@ struct cache {
 	struct kube_reflector *reflector;
 };
 
-/* An object that could not be taken: what its status is to say. */
+/* An object that was rejected, and the text for its status. */
 struct left_out {
 	UT_hash_handle hh;
 	enum op_kind kind;
@@ -45,7 +45,7 @@ struct op_operator {
 	struct op_store *store;
 	struct cache *caches;
 	size_t n_caches, n_synced;
-	struct kube_lease *lease; /* NULL: none, this instance leads */
+	struct kube_lease *lease; /* NULL: no leader election, this instance leads */
 	struct kube_events *events;
 	struct op_peers *peers;
 	struct op_writer *writer;
@@ -53,9 +53,10 @@ struct op_operator {
 	struct op_renderer *renderer;
 	struct op_rendered *rendered;
 	struct l7mp_timer render_timer, status_timer;
-	uint64_t since_ms;                /* of the first change that is not rendered yet */
-	uint64_t held_ms;                 /* of the first put or delete since rendering began */
-	uint64_t began_ns, made_since_ms; /* of what is being rendered */
+	uint64_t since_ms; /* time of the first change that is not rendered yet */
+	uint64_t held_ms;  /* time of the first put or delete since rendering began */
+	/* Of the rendering in progress: its start, and its first change. */
+	uint64_t began_ns, made_since_ms;
 	bool leads, stopping;
 	struct left_out *left_out;
 	struct op_metrics metrics;
@@ -70,7 +71,7 @@ static bool synced(const struct op_operator *op)
 	return op->n_synced == op->n_caches;
 }
 
-/* ---- objects that are left out ---- */
+/* ---- rejected objects ---- */
 
 static char *left_out_key(enum op_kind kind, const char *ns, const char *name)
 {
@@ -147,7 +148,7 @@ static cJSON *left_out_body(const struct left_out *l, const char *now)
 	return NULL;
 }
 
-/* Those of the Gateway API have their conditions elsewhere; for them there is the event. */
+/* Not for kinds of the Gateway API, whose conditions are elsewhere; they only get an event. */
 static int left_out_writes(struct op_operator *op, const char *now, struct op_writes *out)
 {
 	size_t n = HASH_COUNT(op->left_out);
@@ -193,14 +194,14 @@ static void want_render(struct op_operator *op)
 	if (!op->since_ms)
 		op->since_ms = l7mp_loop_now(op->loop);
 	/*
-	 * Before all lists are there, what exists would be taken for deleted. While documents are
-	 * made the next ones wait for them.
+	 * Wait for all lists, or existing objects would be taken for deleted; and for a rendering
+	 * in progress, whose end starts the next one.
 	 */
 	if (synced(op) && !op_renderer_busy(op->renderer) && !l7mp_timer_armed(&op->render_timer))
 		(void)l7mp_timer_start(op->loop, &op->render_timer, RENDER_MS);
 }
 
-/* What comes while documents are made changes the store only when they are done. */
+/* Notes the time of a change during rendering, which is applied to the store afterwards. */
 static void remember_when(struct op_operator *op)
 {
 	if (!op->held_ms && op_renderer_busy(op->renderer))
@@ -222,7 +223,7 @@ static void on_render(struct l7mp_timer *timer, void *arg)
 	op->began_ns = uv_hrtime();
 	op->held_ms = 0;
 	rc = op_renderer_start(op->renderer);
-	if (rc == -EBUSY) /* on_rendered goes on with what has changed since */
+	if (rc == -EBUSY) /* on_rendered renders again if something has changed */
 		return;
 	if (rc) {
 		render_later(op);
@@ -264,7 +265,7 @@ static void on_statuses(struct l7mp_timer *timer, void *arg)
 	if (!op->leads || !op->rendered)
 		return;
 	kube_time(now);
-	snprintf(now + 19, sizeof(now) - 19, "Z"); /* whole seconds, as metav1.Time */
+	snprintf(now + 19, sizeof(now) - 19, "Z"); /* without fraction, as in metav1.Time */
 	if (op_statuses(op->store, op->rendered->result, now, &writes) ||
 	    left_out_writes(op, now, &writes)) {
 		op_writes_free(&writes);
@@ -307,7 +308,7 @@ static void leave_out(struct cache *c, const char *ns, const char *name, const c
 
 	op->metrics.left_out++;
 	remember_when(op);
-	/* What it was before must not stay: after a restart it would not be there either. */
+	/* Don't keep the old version: after a restart it would not be known either. */
 	if (op_store_delete(op->store, c->kind, ns, name))
 		want_render(op);
 	if (l7mp_log_allowed(&op->log, l7mp_loop_now(op->loop), 30000, 5, &suppressed))
@@ -344,7 +345,7 @@ static void on_put(void *arg, const cJSON *object)
 	if (changed)
 		want_render(op);
 	else if (op_kinds[c->kind].status)
-		want_statuses(op, STATUS_MS); /* its status or its version has changed */
+		want_statuses(op, STATUS_MS); /* only its status or version has changed */
 }
 
 static void on_del(void *arg, const char *ns, const char *name)
@@ -372,7 +373,7 @@ static void on_synced(void *arg)
 	if (!synced(op))
 		return;
 	l7mp_log_notice("operator", "all objects are known");
-	op->since_ms = 0; /* the time before was that of the lists */
+	op->since_ms = 0; /* don't measure the time of the initial lists */
 	want_render(op);
 }
 
@@ -387,10 +388,10 @@ static int add_cache(struct op_operator *op, enum op_kind kind, const char *ns)
 	        .kind = info->kind,
 	        .ns = ns,
 	        .namespaced = info->namespaced,
-	        /* Of these nothing else is needed, and Secrets must not even arrive. */
+	        /* Nothing else is needed of these, and Secrets must not be received. */
 	        .metadata_only = kind == OP_SECRET || kind == OP_NAMESPACE,
 	        .optional = info->optional,
-	        /* Who may only see some namespaces can't list what belongs to none. */
+	        /* Rights on some namespaces don't include cluster-scoped kinds. */
 	        .forbidden_ok = !info->namespaced && op->options->n_namespaces,
 	};
 	int rc;
@@ -422,7 +423,7 @@ static int add_caches(struct op_operator *op)
 	return rc;
 }
 
-/* ---- who leads ---- */
+/* ---- leader election ---- */
 
 static void lead(struct op_operator *op, bool leads)
 {
@@ -538,7 +539,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct op_operator *op = handle->data;
 
-	if (op->stopping) { /* a second one */
+	if (op->stopping) { /* the second signal */
 		l7mp_loop_stop(op->loop);
 		return;
 	}
@@ -673,7 +674,7 @@ int op_run(const struct l7mp_registry *registry, const struct op_run_options *op
 
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_DFL);
-	/* libuv's pool has one work at a time (renderer.c): one thread, with one heap. */
+	/* The pool has one work item at a time (renderer.c), so one thread and malloc arena do. */
 	(void)setenv("UV_THREADPOOL_SIZE", "1", 1);
 	if (l7mp_loop_new(&op.loop)) {
 		fprintf(stderr, "l7mp-operator: out of memory\n");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is to be written to the API server: statuses, the owners' statuses, events. */
+/* Computes what to write to the API server: statuses, statuses of owners, events. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +34,7 @@ int op_condition(cJSON *list, const char *type, bool status, const char *reason,
 	return 0;
 }
 
-/* Until it is filled in it has no reason, and the tag for a message. */
+/* Adds an incomplete condition: without a reason, and with the tag as its message. */
 int op_condition_programmed(cJSON *list, int tag, double generation)
 {
 	char text[16];
@@ -58,7 +58,7 @@ static bool same_text(const cJSON *a, const cJSON *b, const char *key)
 	return strcmp(l7mp_json_str(a, key, ""), l7mp_json_str(b, key, "")) == 0;
 }
 
-/* Adds the times: of the last change of `status`. Returns 0 or -ENOMEM. */
+/* Adds lastTransitionTime: of the last change of `status`. Returns 0 or -ENOMEM. */
 static int add_times(cJSON *wanted, const cJSON *present, const char *now)
 {
 	cJSON *c;
@@ -75,11 +75,11 @@ static int add_times(cJSON *wanted, const cJSON *present, const char *now)
 	return 0;
 }
 
-/* ---- programmed: by the proxies that have the object ---- */
+/* ---- Programmed: do the proxies have the object? ---- */
 
 struct programmed {
 	size_t selected, done, conflicts, refused, failed;
-	char text[700]; /* of the first that have it not */
+	char text[700]; /* about the first proxies that don't have it */
 	char conflict[500];
 };
 
@@ -87,9 +87,9 @@ static void say(char *text, size_t size, const struct op_proxy *p, const char *w
 {
 	size_t n = strlen(text);
 
-	if (n && strstr(text, why)) /* the same of another listener, or proxy */
+	if (n && strstr(text, why)) /* already there, of another listener or proxy */
 		return;
-	/* What fits; the numbers say how many there are. */
+	/* As far as they fit; the counts are complete. */
 	if (n < size / 2)
 		snprintf(text + n, size - n, "%s%s/%s: %.300s", n ? "; " : "", p->ns, p->name, why);
 }
@@ -184,7 +184,7 @@ void op_writes_free(struct op_writes *ws)
 	*ws = (struct op_writes){0};
 }
 
-/* An event for what is wrong: reason and text of the first condition that is False. */
+/* Adds a warning event: reason and text of the first condition that is False. */
 static int add_event(struct statuses *x, const struct op_node *n, const cJSON *conditions)
 {
 	const cJSON *c;
@@ -210,7 +210,7 @@ static int add_event(struct statuses *x, const struct op_node *n, const cJSON *c
 	return 0;
 }
 
-/* Takes `status`. Writes it when one of its members differs from what there is. */
+/* Adds a write of `status` (taken) if one of its members differs from the present status. */
 static int add_status(struct statuses *x, const struct op_node *n, const struct op_obj *o,
                       cJSON *status)
 {
@@ -222,7 +222,7 @@ static int add_status(struct statuses *x, const struct op_node *n, const struct 
 	cJSON_ArrayForEach (m, status) {
 		const cJSON *was = l7mp_json_member(o->status, m->string);
 
-		/* A merge patch removes by null. */
+		/* In a merge patch null removes a member. */
 		same = same && (cJSON_IsNull(m) ? !was : was && l7mp_json_equal(m, was));
 	}
 	if (same) {
@@ -256,7 +256,7 @@ static int mesh_conditions(const struct op_node *n, const struct programmed *c, 
 	int rc = op_condition(list, "Accepted", accepted, reason,
 	                      !n->reason && c->conflicts ? c->conflict : message, n->generation);
 
-	/* A VirtualService without rules is nothing that a proxy could have. */
+	/* Not for a VirtualService without rules, which proxies don't get. */
 	if (!rc && (n->reason || !n->unit || n->unit->len))
 		rc = programmed_condition(list, c, n->generation);
 	return rc;
@@ -284,7 +284,9 @@ static int owner_writes(struct statuses *x, const struct op_node *n)
 		rc = l7mp_json_add(status, "children", children);
 		w->body = cJSON_CreateObject();
 		rc = rc ? rc : l7mp_json_add(w->body, "status", status);
-		/* Owners are of the same namespace; their plural is made as in the original. */
+		/*
+		 * Owners are in the same namespace; the plural is formed as by the original l7mp.
+		 */
 		plural = l7mp_asprintf("%ss", kind);
 		free(w->group);
 		free(w->version);
@@ -359,7 +361,7 @@ static cJSON *own_condition(cJSON *list, const char *type)
 	return NULL;
 }
 
-/* Fills in Programmed, and what another Gateway's port makes of Accepted. */
+/* Completes Programmed, and Accepted if another Gateway uses the listener's port. */
 static int fill(const struct statuses *x, const struct op_node *n, cJSON *list, size_t *clashes)
 {
 	cJSON *p = own_condition(list, "Programmed");
@@ -382,7 +384,7 @@ static int fill(const struct statuses *x, const struct op_node *n, cJSON *list, 
 	if (!n->served)
 		return set_condition(p, false, tag < 0 ? "NoResources" : "Pending",
 		                     "no proxy serves the Gateway");
-	/* Of a Gateway the listeners say themselves what a proxy refuses. */
+	/* A Gateway itself is Programmed: the conditions of its listeners show refusals. */
 	if (tag < 0 && c.done && c.done + c.conflicts + c.refused == c.selected)
 		return set_condition(p, true, "Programmed", message);
 	if (c.done + c.conflicts < c.selected)
@@ -391,7 +393,7 @@ static int fill(const struct statuses *x, const struct op_node *n, cJSON *list, 
 	return set_condition(p, true, "Programmed", message);
 }
 
-/* Conditions of types that others set stay. */
+/* Keeps conditions whose types are set by other controllers. */
 static int keep_foreign(cJSON *wanted, const cJSON *present)
 {
 	const cJSON *c;
@@ -446,7 +448,7 @@ static int gateway_status(struct statuses *x, const struct op_node *n, const str
 	int rc = status ? fill_listeners(x, n, status, o->status, &clashes) : -ENOMEM;
 
 	rc = rc ? rc : fill(x, n, list, &none);
-	/* All that it wants belongs to others. */
+	/* The ports of all its listeners belong to other Gateways. */
 	if (!rc && clashes && !count(x, n, -1).done &&
 	    clashes == (size_t)cJSON_GetArraySize(l7mp_json_member(status, "listeners"))) {
 		rc = set_condition(own_condition(list, "Accepted"), false, "ListenersNotValid",
@@ -477,7 +479,7 @@ static const cJSON *find_parent(const struct statuses *x, const cJSON *parents, 
 	return NULL;
 }
 
-/* Only our own entries in `parents` are ours to write. */
+/* Writes only our own entries in `parents`. */
 static int route_status(struct statuses *x, const struct op_node *n, const struct op_obj *o)
 {
 	const cJSON *present = l7mp_json_member(o->status, "parents"), *p;
@@ -505,7 +507,7 @@ static int route_status(struct statuses *x, const struct op_node *n, const struc
 			rc = -ENOMEM;
 		}
 	}
-	/* A route that was never ours. */
+	/* None of its parents is or was ours. */
 	if (rc || (!present && !list->child)) {
 		cJSON_Delete(status);
 		return rc;

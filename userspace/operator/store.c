@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The objects of the cluster, reduced to what rendering reads. */
+/* The store: the cluster's objects, reduced to the parts that rendering uses. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +44,7 @@ enum op_kind op_kind_find(const char *api_version, const char *kind)
 	for (int k = 0; api_version && kind && k < OP_KINDS; k++) {
 		const struct op_kind_info *i = &op_kinds[k];
 
-		/* Older versions of the Gateway API's kinds have the same fields. */
+		/* Ignore the version: older ones of the Gateway API have the same fields. */
 		if (strcmp(i->kind, kind) == 0 && strlen(i->group) == group &&
 		    memcmp(i->group, api_version, group) == 0)
 			return (enum op_kind)k;
@@ -175,7 +175,7 @@ static uint16_t port_number(const cJSON *object, const char *key)
 	return n >= 1 && n <= 65535 ? (uint16_t)n : 0;
 }
 
-/* Also a native sidecar, which is an initContainer. */
+/* The status of a container, or of a native sidecar, which is an initContainer. */
 static const cJSON *container_status(const cJSON *status, const char *name)
 {
 	static const char *const lists[] = {"containerStatuses", "initContainerStatuses"};
@@ -335,7 +335,7 @@ static int read_slice(const cJSON *object, struct op_obj *o)
 	return read_ports(l7mp_json_member(object, "ports"), &v->ports, &v->n_ports);
 }
 
-/* ---- the digest: what rendering reads, as one text ---- */
+/* ---- the digest of the parts that rendering uses ---- */
 
 static void digest_text(struct l7mp_str *t, const char *text)
 {
@@ -415,7 +415,7 @@ static int digest(struct op_obj *o)
 		return -ENOMEM;
 	}
 	o->digest = l7mp_hash_stable(t.s, t.len, 0);
-	/* Trees cost about five times their text. */
+	/* Estimate: a JSON tree takes about five times its text. */
 	o->bytes = sizeof(*o) + (o->spec ? 5 : 2) * t.len;
 	l7mp_str_free(&t);
 	return 0;
@@ -477,7 +477,7 @@ static int read_object(const struct op_store *s, enum op_kind kind, const cJSON 
 	o->version = copy(meta, "resourceVersion");
 	o->generation = l7mp_json_num(meta, "generation", 0);
 	rc = o->ns && o->name && o->key && o->uid && o->created && o->version ? 0 : -ENOMEM;
-	/* Labels of services and slices have their own place; of others nothing is selected. */
+	/* Only objects of these kinds are selected by their labels. */
 	if (!rc && (kind == OP_POD || kind == OP_NAMESPACE || kind == OP_SERVICE))
 		rc = read_labels(meta, &o->labels);
 	if (!rc)
@@ -491,7 +491,7 @@ static int read_object(const struct op_store *s, enum op_kind kind, const cJSON 
 	return rc;
 }
 
-/* Names become parts of paths and texts: what Kubernetes takes for them (RFC 1123), and ':'. */
+/* Names become parts of paths and texts: only characters of RFC 1123 names and ':'. */
 static bool is_name(const char *s, size_t max)
 {
 	size_t n = strlen(s);
@@ -548,7 +548,7 @@ const char *op_label(const struct op_obj *o, const char *key)
 
 #define INDEX_KEY 400
 
-/* Returns its length. One that is longer than names and labels may be is a hash. */
+/* Builds an index key and returns its length. Longer keys than labels can have are hashed. */
 static size_t index_key(char key[INDEX_KEY], const char *a, char between, const char *b)
 {
 	int n = snprintf(key, INDEX_KEY, "%s%c%s", a, between, b);
@@ -710,7 +710,7 @@ struct op_obj *op_find(const struct op_store *s, enum op_kind kind, const char *
 	return find_in(s->objects[kind], ns, name);
 }
 
-/* What its proxy has said stays: it may be the same one. */
+/* Replaces an object, but keeps the state of its proxy, which may be the same one. */
 static void replace_object(struct op_store *s, struct op_obj *o)
 {
 	s->version[o->kind]++;
@@ -727,7 +727,7 @@ static void remove_object(struct op_store *s, struct op_obj *o)
 	replace_object(s, o);
 }
 
-/* Takes back what was put while the store was held; NULL: nothing. Returns whether it was. */
+/* Drops an object that was put while the store was held. False if `o` is NULL. */
 static bool drop_later(struct op_store *s, struct op_obj *o)
 {
 	if (!o)
@@ -750,7 +750,7 @@ void op_store_free(struct op_store **sp)
 		HASH_ITER (hh, s->later[k], o, next)
 			drop_later(s, o);
 	}
-	/* Of pods that were gone when their proxy answered. */
+	/* Proxies whose pods were deleted before they answered. */
 	while (s->known)
 		op_store_forget(s, s->known->uid);
 	drop_refusals(&s->refusals);
@@ -772,7 +772,7 @@ static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 	HASH_FIND(hh, s->objects[kind], o->key, strlen(o->key), was);
 	if (changed && (!was || was->digest != o->digest))
 		*changed = true;
-	/* Most changes of pods change nothing here: the old one stays in the index. */
+	/* Most updates of pods don't change the digest: keep the old object in the index. */
 	if (was && was->digest == o->digest) {
 		cJSON *status = was->status;
 		char *version = was->version;
@@ -787,14 +787,14 @@ static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 	}
 	if (index_object(s, o))
 		goto oom;
-	/* Two objects with the same key for a moment, so that a failure changes nothing. */
+	/* Add before deleting the old object of the same key, so that a failure changes nothing. */
 	HASH_ADD_KEYPTR(hh, s->objects[kind], o->key, strlen(o->key), o);
 	if (!o->hh.tbl) {
 		unindex(s, o);
 		goto oom;
 	}
 	if (was && kind == OP_POD && strcmp(was->uid, o->uid) != 0)
-		op_store_forget(s, was->uid); /* another pod of this name */
+		op_store_forget(s, was->uid); /* a new pod with the old one's name */
 	if (was)
 		replace_object(s, was);
 	s->version[kind]++;
@@ -805,7 +805,7 @@ oom:
 	return -ENOMEM;
 }
 
-/* Takes `o`, also when it fails. */
+/* While the store is held: adds an object to `later`. Takes `o`, also when it fails. */
 static int keep_for_later(struct op_store *s, struct op_obj *o)
 {
 	(void)drop_later(s, find_in(s->later[o->kind], o->ns, o->name));
@@ -851,7 +851,7 @@ bool op_store_delete(struct op_store *s, enum op_kind kind, const char *ns, cons
 	return true;
 }
 
-/* ---- the store is held ---- */
+/* ---- holding the store ---- */
 
 static int copy_refusals(struct op_store *s)
 {
@@ -893,7 +893,7 @@ int op_store_release(struct op_store *s, bool *changed)
 
 	s->held = false;
 	drop_refusals(&s->shown);
-	/* Deleted first: what was put again since is another object. */
+	/* Deletions first: objects that were put again afterwards are new ones. */
 	while ((o = s->gone)) {
 		s->gone = o->next_gone;
 		remove_object(s, o);
@@ -940,7 +940,7 @@ size_t op_store_bytes(const struct op_store *s)
 	return s->bytes;
 }
 
-/* ---- what the proxies say ---- */
+/* ---- state of the proxies ---- */
 
 static struct op_known *find_known(const struct op_store *s, const char *uid)
 {
@@ -964,7 +964,7 @@ void op_store_forget(struct op_store *s, const char *uid)
 	free(k);
 }
 
-/* What is known of the proxy at its present boot, made when there is nothing. */
+/* Returns the state of the proxy in its present boot; creates it if there is none. */
 static struct op_known *get_known(struct op_store *s, const struct op_proxy *p)
 {
 	struct op_known *k = find_known(s, p->uid);
@@ -989,7 +989,10 @@ static struct op_known *get_known(struct op_store *s, const struct op_proxy *p)
 
 #define REFUSAL_TRIES 2
 
-/* Returns 1 when there is something to be tried again, else 0. */
+/*
+ * Lifts the proxy's refusals, so that refused objects are tried again, up to REFUSAL_TRIES times.
+ * Returns 1 if there was any, else 0.
+ */
 static int lift_refusals(struct op_store *s, const struct op_proxy *p)
 {
 	size_t uid = strlen(p->uid);
@@ -1080,7 +1083,7 @@ int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct o
 	if (was)
 		drop_refusal(&s->refusals, was);
 	else if (HASH_COUNT(s->refusals) >= OP_MAX_REFUSALS)
-		drop_refusal(&s->refusals, s->refusals); /* the oldest is tried again */
+		drop_refusal(&s->refusals, s->refusals); /* the oldest one; it will be retried */
 	HASH_ADD_KEYPTR(hh, s->refusals, r->key, strlen(r->key), r);
 	if (r->hh.tbl)
 		return 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Statuses, written to the API server. The pure part says again and again what has to be written,
- * until a watch shows that it is; here is remembered what was sent, so that each thing is sent
- * once. A status names the resourceVersion that it was made from: when the object has changed
- * meanwhile (409), the watch brings it and another status follows.
+ * Writes statuses to the API server. op_statuses returns a write each time until a watch shows that
+ * it was made; the writer remembers what it has sent, so that each write is sent only once. A
+ * status has the resourceVersion of the object that it was computed from: if the object has changed
+ * meanwhile (409), the watch reports the change and a new status follows.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ struct entry {
 	char *path;
 	cJSON *body;     /* to be sent */
 	uint64_t digest; /* of body */
-	uint64_t sent;   /* digest of what was sent last, and taken or refused with 409 */
+	uint64_t sent;   /* digest of the body sent last, if the answer was success or 409 */
 	bool wanted, queued, stale;
 	struct kube_request *request;
 	struct kube_backoff backoff;
@@ -64,9 +64,9 @@ static void entry_free(struct entry *e)
 	free(e);
 }
 
-/* ---- what was sent ---- */
+/* ---- sent writes ---- */
 
-/* Times of transitions differ each time that the status is computed, until it is written. */
+/* Removes transition times, which differ in each computation until the status is written. */
 static void forget_times(cJSON *node)
 {
 	cJSON *child;
@@ -169,7 +169,7 @@ static void send_next(struct op_writer *w)
 	}
 }
 
-/* ---- what is wanted ---- */
+/* ---- requested writes ---- */
 
 static struct entry *entry_get(struct op_writer *w, const struct op_write *o)
 {
@@ -181,7 +181,7 @@ static struct entry *entry_get(struct op_writer *w, const struct op_write *o)
 	kube_path(&path, &res, o->ns, o->name, "status");
 	key = path.oom ? NULL
 	               : l7mp_asprintf("%s %d%s", path.s, o->write,
-	                               /* each child of an owner is a write of its own */
+	                               /* each child of an owner is a separate write */
 	                               o->write == OP_WRITE_OWNER ? o->uid : "");
 	if (key)
 		HASH_FIND_STR(w->table, key, e);
@@ -218,7 +218,7 @@ static void submit(struct op_writer *w, const struct op_write *o)
 	if (!e)
 		return;
 	e->wanted = true;
-	if (e->request) { /* once more, when the answer is there */
+	if (e->request) { /* send again after the answer */
 		e->stale = e->stale || digest != e->digest;
 		return;
 	}
@@ -237,7 +237,7 @@ static void submit(struct op_writer *w, const struct op_write *o)
 	}
 }
 
-/* Events are said again with each status, too: one is made when it is new or another one. */
+/* op_statuses also repeats events: emit only those that are new or have changed. */
 static void emit(struct op_writer *w, const struct op_write *o, struct kube_events *events)
 {
 	struct entry *e = entry_get(w, o);
@@ -278,7 +278,7 @@ void op_writer_submit(struct op_writer *w, const struct op_writes *writes,
 			submit(w, &writes->w[i]);
 	}
 	HASH_ITER (hh, w->table, e, tmp) {
-		/* What is on the way must not be cut off: it would be sent anyway, or not. */
+		/* Don't abort a request in progress: it might or might not have taken effect. */
 		if (!e->wanted && !e->request)
 			entry_free(e);
 	}

@@ -2,12 +2,12 @@
 /*
  * An accepted connection until its handshake is answered (RFC 6455, section 4.2).
  *
- *   in the listener's list --request--> handed up as a session's source --result 200--> 101
+ *   in the listener's list --request--> passed on as a session's source --result 200--> 101
  *            \--bad request, time-out--> refused             \--result 4xx, 5xx--> refused
  *
- * The client hears 101 when the route is connected: before that the rules, the limits and the
- * upstream can still refuse it with an HTTP status, and only then it is known which subprotocol
- * the upstream has chosen. A refused connection waits for the client to hang up, for a second.
+ * The 101 is sent when the route is connected: until then the rules, the limits and the upstream
+ * can still refuse the client with an HTTP status, and the subprotocol chosen by the upstream is
+ * not known. After a refusal the client has a second to close the connection.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,9 +21,9 @@
 #include "proto/http/head.h"
 #include "websocket.h"
 
-/* Unfinished requests of one listener. With one more the oldest is closed. */
+/* Unfinished requests per listener; at the limit a new one closes the oldest. */
 #define HEADS_MAX 1024
-/* Bytes of frames that a client sends before it has the answer; more stays in the socket. */
+/* Bytes of frames received before the answer was sent; more is left in the socket. */
 #define REST_MAX 65536
 
 struct ws_head {
@@ -121,7 +121,7 @@ static void refuse(struct ws_head *h, int status, const char *why)
 
 /* ---- the request ---- */
 
-/* Whether the key is 16 bytes in base64. */
+/* Is the key 16 bytes in base64? */
 static bool key_fine(const char *key)
 {
 	static const char digits[] =
@@ -174,7 +174,7 @@ static int check_listener(const struct ws_listener *l, const struct l7mp_http_re
 		*why = "no WebSocket is served at this path";
 		return 404;
 	}
-	if (!l->origins || !origin) /* only browsers send one, and they always do */
+	if (!l->origins || !origin) /* browsers always send Origin, other clients needn't */
 		return 0;
 	cJSON_ArrayForEach (o, l->origins)
 		if (strcasecmp(o->valuestring, origin) == 0)
@@ -185,7 +185,7 @@ static int check_listener(const struct ws_listener *l, const struct l7mp_http_re
 
 /* ---- subprotocols ---- */
 
-/* Returns whether the client offers this one. Names are case-sensitive. */
+/* Does the client offer this subprotocol? Names are case-sensitive. */
 static bool offered(const struct ws_head *h, const char *name)
 {
 	size_t n = strlen(name);
@@ -226,9 +226,9 @@ static void choose_own(struct ws_head *h, const struct ws_listener *l)
 	}
 }
 
-/* ---- handing up ---- */
+/* ---- passing on to a session ---- */
 
-/* Metadata of the session. NULL: no memory. */
+/* Metadata of the session. NULL: out of memory. */
 static cJSON *metadata(const struct ws_head *h, const struct l7mp_http_request *r)
 {
 	cJSON *all = l7mp_peer_metadata(&h->peer);
@@ -242,7 +242,7 @@ static cJSON *metadata(const struct ws_head *h, const struct l7mp_http_request *
 	return NULL;
 }
 
-/* All offers of the client in one list. */
+/* Joins the client's Sec-WebSocket-Protocol fields into one list. */
 static char *offer_of(const struct l7mp_http_fields *f)
 {
 	struct l7mp_str out = {0};
@@ -277,7 +277,7 @@ static void hand_up(struct ws_head *h, const struct l7mp_http_request *r)
 	h->conn->head = h;
 	a.stream = &h->conn->base;
 	a.name = l7mp_peer_name("WS", l->below.name, &h->peer, ++l->state->next_id);
-	/* The session may answer at once, which frees h. */
+	/* The session may answer from within this call, which frees h. */
 	(void)l7mp_accept_emit(&l->below.base, &a);
 }
 
@@ -381,7 +381,7 @@ static bool keep(struct ws_head *h, const void *data, size_t n)
 	return true;
 }
 
-/* Processes a piece of the head. */
+/* Processes received bytes of the head. */
 static void feed(struct ws_head *h, struct l7mp_buf *buf)
 {
 	struct l7mp_http_refusal bad;
@@ -406,7 +406,7 @@ static void io_data(void *arg, struct l7mp_buf *buf)
 {
 	struct ws_head *h = arg;
 
-	/* The reader works in place. */
+	/* The reader parses in place. */
 	if (h->listener && !l7mp_buf_writable(buf))
 		buf = l7mp_buf_own(buf, 0, buf->len);
 	if (!buf)
@@ -459,7 +459,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 		l7mp_stream_close(h->io, true);
 }
 
-/* Closes the oldest: silent clients must not keep others out. */
+/* Closes the oldest connection: silent clients must not block others. */
 static void close_oldest(struct ws_listener *l)
 {
 	struct ws_head *h;
