@@ -7,7 +7,7 @@
  * tc does. So that a frame is relayed exactly once, there is one decision: by the sockets' filter,
  * if there are sockets. The filter stores its decision per CPU, and the tc program, which runs
  * directly afterwards for the same frame, executes it; changes of the map in between have no
- * effect. For frames that no filter has seen (its process is gone) tc decides. XDP decides by
+ * effect. For frames that no filter has seen (its process has ended) tc decides. XDP decides by
  * itself, as frames that it redirects do not reach sockets.
  *
  * The first bytes of the frame are copied to a buffer in a map, and everything is read from there
@@ -25,7 +25,7 @@
 
 #define L7MP_FRAME_WORDS 11 /* two tags, IPv6, and the TCP header without options */
 #define L7MP_FRAME_HEAD  (L7MP_FRAME_WORDS * 8)
-#define L7MP_NOTE_WORDS  8 /* by which a frame is recognised */
+#define L7MP_NOTE_WORDS  8 /* the part of a frame by which it is recognised */
 #define L7MP_NOTE_HEAD   (L7MP_NOTE_WORDS * 8)
 
 /* The decision for a frame: a copy of its entry, and the amounts for its counter. */
@@ -53,8 +53,7 @@ struct l7mp_frame {
 	__u32 beside_id;
 	__u32 l4_end; /* bytes before the transport payload; 0: unknown */
 	__u32 ip_end;
-	__u16 wild[3]; /* EtherTypes for which an entry for many conversations is looked up; 0: none
-	                * */
+	__u16 wild[3]; /* EtherTypes to look up in entries for many conversations; 0: none */
 	__u16 tagged;
 };
 

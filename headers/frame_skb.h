@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Frames of AF_PACKET where they are an skb: the filter of packet sockets, and tc (frame.h). */
+/* AF_PACKET frames as skbs: the filter of packet sockets, and the tc program (frame.h). */
 #pragma once
 
 #include "frame.h"
 #include "skb.h"
 
-/* <linux/if_packet.h>; its other definitions clash with BPF's */
+/* From <linux/if_packet.h>, which conflicts with BPF's definitions. */
 #define L7MP_PACKET_OTHERHOST 3
 #define L7MP_PACKET_OUTGOING  4
 
-#define L7MP_FRAME_GOES_ON (-1001) /* no action has that number */
+#define L7MP_FRAME_GOES_ON (-1001) /* to the stack; not a valid action */
 
 static __always_inline struct l7mp_frame_cpu *l7mp_frame_cpu_get(void)
 {
@@ -18,7 +18,7 @@ static __always_inline struct l7mp_frame_cpu *l7mp_frame_cpu_get(void)
 	return bpf_map_lookup_elem(&frame_cpu, &zero);
 }
 
-/* `front` bytes of link header are not counted in skb->len. 0, or -1. */
+/* Loads the frame's first bytes. skb->len excludes `front` bytes of link header. 0, or -1. */
 static __always_inline int l7mp_frame_load(struct __sk_buff *skb, struct l7mp_frame *f, __u32 front)
 {
 	__u32 len = skb->len + front, n = len;
@@ -32,7 +32,7 @@ static __always_inline int l7mp_frame_load(struct __sk_buff *skb, struct l7mp_fr
 		for (int i = 0; i < L7MP_FRAME_WORDS; i++)
 			f->words[i] = 0;
 	}
-	/* The first of them reads the linear part only, where not even all headers need be. */
+	/* bpf_skb_load_bytes_relative reads the linear part only, which may lack headers. */
 	rc = front ? bpf_skb_load_bytes_relative(skb, 0, f->bytes, n, BPF_HDR_START_MAC)
 	           : bpf_skb_load_bytes(skb, 0, f->bytes, n);
 	if (rc)
@@ -64,18 +64,18 @@ static __always_inline void l7mp_frame_note_it(struct l7mp_frame_cpu *c, __u32 s
 	n->state = state;
 }
 
-/* 1: the kernel relays the frame, so that the socket does not get it. */
+/* 1: the kernel relays the frame, and the socket must not get it. */
 static __always_inline int l7mp_tap_takes(struct l7mp_frame_cpu *c, __u32 tap, __u16 type,
                                           __u32 kinds)
 {
 	const struct l7mp_frame_action *a = NULL;
 	int verdict;
 
-	/* What was taken before is still there: no tc program has come by. */
+	/* The previous note is still set: the tc program did not run for its frame. */
 	if (c->note.state == L7MP_NOTE_TAKEN)
 		c->note.missed = 1;
 	c->note.state = L7MP_NOTE_NONE;
-	/* A socket has conversations or is a singleton; its EtherType is that of its entry. */
+	/* A socket has flows of conversations, or one for its EtherType (singleton mode). */
 	a = l7mp_frame_lookup(&c->frame, kinds & L7MP_FRAMES_EXACT);
 	if (!a || a->tap != tap)
 		a = kinds & ~L7MP_FRAMES_EXACT ? l7mp_frame_any(&c->frame, type) : NULL;
@@ -86,7 +86,7 @@ static __always_inline int l7mp_tap_takes(struct l7mp_frame_cpu *c, __u32 tap, _
 		l7mp_frame_note_it(c, L7MP_NOTE_TAKEN);
 		return 1;
 	}
-	/* tc must not decide otherwise. */
+	/* Note it, so that the tc program doesn't decide differently. */
 	l7mp_frame_note_it(c, L7MP_NOTE_LEFT);
 	if (verdict != L7MP_VERDICT_FORWARDED)
 		l7mp_count_verdict((__u32)verdict);
@@ -94,8 +94,8 @@ static __always_inline int l7mp_tap_takes(struct l7mp_frame_cpu *c, __u32 tap, _
 }
 
 /*
- * What runs in front of it has put into cb: the number of the socket, the EtherType that it takes
- * (0: all), and how much of the link header skb->len lacks.
+ * The calling program has stored in cb: the socket's id, the EtherType that it accepts (0: all),
+ * and the bytes of link header that skb->len excludes.
  */
 static __always_inline int l7mp_tap_main(struct __sk_buff *skb)
 {
@@ -115,7 +115,7 @@ static __always_inline int l7mp_tap_main(struct __sk_buff *skb)
 
 /* ---- tc ---- */
 
-/* Sends the frame; when the stack is to have it, too, a copy. An action, or GOES_ON. */
+/* Sends the frame; or a copy, if the stack must get it, too. An action, or GOES_ON. */
 static __noinline int l7mp_frame_send(struct __sk_buff *skb, struct l7mp_frame_way *w)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
@@ -136,7 +136,7 @@ static __noinline int l7mp_frame_send(struct __sk_buff *skb, struct l7mp_frame_w
 	rc = bpf_clone_redirect(skb, l7mp_frame_egress(w), 0);
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return L7MP_FRAME_GOES_ON; /* only for the verifier */
+		return L7MP_FRAME_GOES_ON; /* not reached; for the verifier */
 	for (int i = 0; i < 6; i++)
 		((__be16 *)eth)[i] = old[i];
 	if (!rc) {
@@ -146,7 +146,7 @@ static __noinline int l7mp_frame_send(struct __sk_buff *skb, struct l7mp_frame_w
 	return L7MP_FRAME_GOES_ON;
 }
 
-/* Is it the frame of the note? */
+/* Is this the frame that the note was written for? */
 static __always_inline int l7mp_frame_noted(struct __sk_buff *skb, struct l7mp_frame_cpu *c)
 {
 	const struct l7mp_frame_note *n = &c->note;
@@ -171,7 +171,7 @@ static __always_inline int l7mp_frame_noted(struct __sk_buff *skb, struct l7mp_f
 	return !differ;
 }
 
-/* No filter has seen the frame, as the sockets' process is gone: decided here. */
+/* Decides for a frame that no filter has seen, because the sockets' process has ended. */
 static __always_inline int l7mp_frame_unseen(struct __sk_buff *skb, struct l7mp_frame_cpu *c,
                                              __u32 kinds)
 {
@@ -180,7 +180,7 @@ static __always_inline int l7mp_frame_unseen(struct __sk_buff *skb, struct l7mp_
 	if (l7mp_frame_load(skb, &c->frame, 0))
 		return L7MP_FRAME_GOES_ON;
 	a = l7mp_frame_lookup(&c->frame, kinds);
-	/* An entry that is just beginning: what a filter saw before it was there comes first. */
+	/* The entry is not active yet: frames that a filter has seen before must go first. */
 	if (!a || a->flags & L7MP_FLOW_HANDOVER)
 		return L7MP_FRAME_GOES_ON;
 	if (l7mp_frame_judge(&c->frame, a) != L7MP_VERDICT_FORWARDED)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Moves the segments of a pair of TCP connections from one to the other, at tc ingress: reads the
- * packet, lets tcp.h make the numbers, writes the packet. By helper functions and with offsets that
- * are not constant, unlike the UDP path: a segment is mostly a large one (GRO), and options and
- * header lengths vary.
+ * Forwards the segments of a pair of TCP connections from one to the other, at tc ingress: reads
+ * the packet, translates its numbers (tcp.h), writes the packet. Unlike the UDP path it accesses
+ * the packet by helper functions at variable offsets, because most segments are large (GRO), and
+ * options and header lengths vary.
  *
  * A packet passed to the stack is unchanged, except for L7MP_VERDICT_TCP_COPIED.
  */
@@ -36,10 +36,10 @@ struct {
 } tcp_segment SEC(".maps");
 
 /*
- * ICMP says that a segment which has left was too large (RFC 1191, 8201). The near socket knows
- * nothing of that segment and ignores it, so user space is told: by a doubt, for the direction that
- * the segment belonged to. `s` has the key of the flow that comes from the segment's destination,
- * and the segment's number in s->seq; it must be of what is in flight (RFC 5927).
+ * ICMP reports that a forwarded segment was too large (RFC 1191, 8201). The near socket did not
+ * send that segment and ignores the message, so report it to user space as a doubt in the segment's
+ * direction. `s` has the key of the flow from the segment's destination, and the segment's sequence
+ * number in s->seq, which must be in flight (RFC 5927).
  */
 static __noinline int l7mp_splice_too_big(const struct l7mp_tcp_segment *s,
                                           struct l7mp_tcp_direction *sent,
@@ -67,7 +67,10 @@ static __noinline int l7mp_splice_icmp_pair(struct l7mp_tcp_segment *s)
 	return l7mp_splice_too_big(s, &p->dir[1], &p->dir[0]);
 }
 
-/* The headers in the message, `at` bytes into the frame. 0: those of an IPv4 segment. */
+/*
+ * Reads the headers quoted in the ICMP message, which is `at` bytes into the frame. 0: they are of
+ * an IPv4 TCP segment.
+ */
 static __noinline int l7mp_splice_cited_v4(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                            __u32 at)
 {
@@ -133,7 +136,7 @@ static __always_inline void l7mp_splice_icmp(struct __sk_buff *skb, struct l7mp_
 		l7mp_splice_icmp_pair(s);
 }
 
-/* What is behind the IP header, which is `header` bytes long and says that the packet has `len`. */
+/* Loads the TCP header after the IP header. `len`: the packet's length in the IP header. */
 static __noinline int l7mp_splice_load_tcp(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                            __u32 len)
 {
@@ -143,7 +146,7 @@ static __noinline int l7mp_splice_load_tcp(struct __sk_buff *skb, struct l7mp_tc
 	if (bpf_skb_load_bytes(skb, s->l4, s->old, sizeof(s->old)))
 		return L7MP_VERDICT_PASS_TRUNCATED;
 	tcp = (bpf_ntohl(s->old[L7MP_TCP_FLAGS_WIN]) >> 28) * 4;
-	if (mss && !len) /* BIG TCP: longer than the field can say */
+	if (mss && !len) /* BIG TCP: too long for the field */
 		len = have;
 	if (len > have)
 		return L7MP_VERDICT_PASS_TRUNCATED;
@@ -153,7 +156,7 @@ static __noinline int l7mp_splice_load_tcp(struct __sk_buff *skb, struct l7mp_tc
 	s->trailer = have - len;
 	s->options_len = tcp - (__u32)sizeof(struct tcphdr);
 	s->wire_ip_len = mss ? header + tcp + mss : len;
-	/* Cutting it would end the segmentation, too. */
+	/* Trimming would also end the segmentation. */
 	if (mss && s->trailer)
 		s->doubt = L7MP_TCP_DOUBT_KERNEL;
 	return 0;
@@ -188,8 +191,8 @@ static __always_inline int l7mp_splice_load_v4(struct __sk_buff *skb, struct l7m
 }
 
 /*
- * The header behind the IPv6 header: a fragment's, or that of a GSO packet of more than 64 KiB (up
- * to Linux 6.18). Its length, 0 with TCP, or a negative verdict.
+ * The length of an extension header: a fragment header, or the jumbo header of a GSO packet of more
+ * than 64 KiB (up to Linux 6.18). 0: TCP follows the IPv6 header; or a negative verdict.
  */
 static __always_inline int l7mp_splice_extension(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                                  __u8 next)
@@ -239,7 +242,7 @@ static __always_inline int l7mp_splice_load_v6(struct __sk_buff *skb, struct l7m
 	return verdict;
 }
 
-/* One byte of the options, or an end of them. */
+/* One byte of the options; 0 (end of options) if it can't be read. */
 static __always_inline __u32 l7mp_splice_option(struct __sk_buff *skb, __u32 at)
 {
 	__u64 word = 0;
@@ -250,8 +253,8 @@ static __always_inline __u32 l7mp_splice_option(struct __sk_buff *skb, __u32 at)
 }
 
 /*
- * Finds time stamps and SACK, wherever they are. The place is kept in the map, so that the verifier
- * does not follow every combination of options.
+ * Finds the time stamp and SACK options in any layout. The position is stored in the map, so that
+ * the verifier does not follow every combination of options.
  */
 static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_segment *s)
 {
@@ -264,9 +267,9 @@ static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_se
 		if (at >= s->options_len)
 			return 0;
 		kind = l7mp_splice_option(skb, options + at);
-		if (kind == 0) /* end of the options */
+		if (kind == 0) /* end of options */
 			return 0;
-		if (kind == 1) { /* no operation */
+		if (kind == 1) { /* NOP */
 			s->walk = at + 1;
 			continue;
 		}
@@ -282,7 +285,7 @@ static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_se
 			break;
 		s->walk = at + len;
 	}
-	if (l7mp_load_once(&s->walk) == s->options_len) /* 40 times no operation */
+	if (l7mp_load_once(&s->walk) == s->options_len) /* 40 NOPs */
 		return 0;
 	strange = l7mp_splice_option(skb, options + l7mp_load_once(&s->walk));
 	s->doubt = strange == L7MP_OPT_MD5 || strange == L7MP_OPT_AO ? L7MP_TCP_DOUBT_SIGNED
@@ -290,14 +293,14 @@ static __noinline int l7mp_splice_walk(struct __sk_buff *skb, struct l7mp_tcp_se
 	return 0;
 }
 
-/* Looks at the options. Most segments have time stamps and nothing else, laid out like this. */
+/* Finds the options. Fast path for the usual layout: time stamps only. */
 static __always_inline void l7mp_splice_options(struct __sk_buff *skb, struct l7mp_tcp_segment *s)
 {
 	__u32 options = s->l4 + (__u32)sizeof(struct tcphdr), len = s->options_len;
 
 	if (len == 0)
 		return;
-	__asm__ volatile("" : "+r"(len)); /* the verifier takes the bounds from these tests */
+	__asm__ volatile("" : "+r"(len)); /* the verifier derives the bounds from these tests */
 	if (len < 4 || len > L7MP_TCP_OPTIONS ||
 	    bpf_skb_load_bytes(skb, options, s->options, len)) {
 		s->doubt = L7MP_TCP_DOUBT_OPTION;
@@ -317,7 +320,7 @@ static __always_inline void l7mp_splice_fill(__u32 *words, __u32 with)
 		words[i] = with;
 }
 
-/* Overwrites an option of `len` bytes at `at` with no operations. */
+/* Overwrites an option of `len` bytes at `at` with NOPs. */
 static __noinline int l7mp_splice_blank(struct __sk_buff *skb, struct l7mp_tcp_segment *s, __u32 at,
                                         __u32 len)
 {
@@ -341,7 +344,7 @@ static __noinline int l7mp_splice_sack(struct __sk_buff *skb, struct l7mp_tcp_se
 	return (int)bpf_skb_store_bytes(skb, at, s->options_new, len, 0);
 }
 
-/* Writes the options. What they change in the checksum, or negative. */
+/* Writes the options. Returns the delta of the checksum, or negative. */
 static __noinline int l7mp_splice_write_options(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                                 const struct l7mp_tcp_direction *me)
 {
@@ -363,7 +366,7 @@ static __noinline int l7mp_splice_write_options(struct __sk_buff *skb, struct l7
 		rc = flags & L7MP_TCP_NOSACK
 		             ? l7mp_splice_blank(skb, s, options + s->sack_at - 2, s->sack_len + 2)
 		             : l7mp_splice_sack(skb, s, options + s->sack_at, me->ack_delta);
-	/* They may be at odd offsets, so the checksum is about all that there is. */
+	/* Options may be at odd offsets, so compute the delta over all of them. */
 	l7mp_splice_fill(s->options_new, 0);
 	__asm__ volatile("" : "+r"(len));
 	if (rc || len < 4 || len > L7MP_TCP_OPTIONS ||
@@ -374,7 +377,7 @@ static __noinline int l7mp_splice_write_options(struct __sk_buff *skb, struct l7
 	return sum < 0 ? -1 : (int)l7mp_fold64((__u64)sum);
 }
 
-/* The IP header as it leaves. ECN is a matter of the two ends; the rest of `tos` is the flow's. */
+/* Makes the outgoing IP header. ECN is kept, as it is end to end; DSCP is the flow's. */
 static __always_inline void l7mp_splice_make_ip(struct l7mp_tcp_segment *s)
 {
 	__u8 tos = l7mp_tos(&s->rw) & 0xfc, keep = l7mp_flags(&s->rw) & L7MP_FLOW_KEEP_TOS ? 1 : 0;
@@ -409,7 +412,7 @@ static __always_inline void l7mp_splice_make_ip(struct l7mp_tcp_segment *s)
 	}
 }
 
-/* The TCP checksum, which may be partial: the helper knows. */
+/* Updates the TCP checksum; the helper handles a partial one. */
 static __always_inline long l7mp_splice_csum(struct __sk_buff *skb,
                                              const struct l7mp_tcp_segment *s, __u32 addresses,
                                              __u64 rest)
@@ -431,7 +434,7 @@ static __always_inline __u64 l7mp_splice_words_delta(const __u32 *old, const __u
 	return sum;
 }
 
-/* The headers: link addresses, IP, and what changes in TCP's. Nothing else must be in front. */
+/* Writes MAC addresses, IP header, and the changed part of the TCP header. Requires no tags. */
 static __noinline int l7mp_splice_store(struct __sk_buff *skb, const __u32 *ip, const __u32 *tcp,
                                         const void *macs, __u32 l4_family)
 {
@@ -451,7 +454,7 @@ static __always_inline __u32 l7mp_splice_place(const struct l7mp_tcp_segment *s)
 	return s->l4 << 8 | (__u32)s->family;
 }
 
-/* Writes the segment as it leaves. 0, or negative: then it is spoilt. */
+/* Writes the outgoing segment. 0, or negative: the packet is then corrupt and must be dropped. */
 static __noinline int l7mp_splice_write(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                         const struct l7mp_tcp_direction *me)
 {
@@ -476,7 +479,7 @@ static __noinline int l7mp_splice_write(struct __sk_buff *skb, struct l7mp_tcp_s
 	return l7mp_splice_store(skb, s->ip_new, s->new, s->rw.macs, l7mp_splice_place(s));
 }
 
-/* After the translated segment has been cloned: makes it what the near socket gets. */
+/* After the translated segment was cloned: turns it into the one for the near socket. */
 static __noinline int l7mp_splice_write_up(struct __sk_buff *skb, struct l7mp_tcp_segment *s)
 {
 	__u32 options = s->l4 + (__u32)sizeof(struct tcphdr), len = s->options_len;
@@ -497,13 +500,13 @@ static __noinline int l7mp_splice_write_up(struct __sk_buff *skb, struct l7mp_tc
 	return s->n_tags && bpf_skb_vlan_push(skb, s->tag_proto[0], s->tag_tci[0]) ? -1 : 0;
 }
 
-/* The segment goes out, and its original up to the near socket. */
+/* TRANS: sends the translated segment, and passes the original to the near socket. */
 static __noinline int l7mp_splice_copy(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                        const struct l7mp_tcp_direction *me)
 {
 	__u64 flags = l7mp_flags(&s->rw) & L7MP_FLOW_TO_INGRESS ? BPF_F_INGRESS : 0;
 
-	/* Not having arrived, it is sent again. */
+	/* If sending fails the peer retransmits it. */
 	(void)bpf_clone_redirect(skb, l7mp_ifindex(&s->rw), flags);
 	l7mp_tcp_own_copy(s, me);
 	return l7mp_splice_write_up(skb, s) ? L7MP_VERDICT_TCP_DOUBT : L7MP_VERDICT_TCP_COPIED;
@@ -524,19 +527,19 @@ static __always_inline int l7mp_splice_watch(const struct l7mp_tcp_segment *s,
 	return L7MP_VERDICT_PASS_TCP_WATCH;
 }
 
-/* A segment that can't be translated. */
+/* Records a segment that can't be translated. */
 static __always_inline int l7mp_splice_doubt(struct l7mp_tcp_direction *me, __u32 doubt)
 {
 	l7mp_tcp_doubtful(me, doubt);
 	return doubt == L7MP_TCP_DOUBT_TTL ? L7MP_VERDICT_PASS_TTL : L7MP_VERDICT_TCP_DOUBT;
 }
 
-/* Whatever its options are. */
+/* Handles a SYN, whose options are not checked. */
 static __always_inline int l7mp_splice_syn(const struct l7mp_tcp_segment *s,
                                            struct l7mp_tcp_direction *me,
                                            const struct l7mp_tcp_direction *other)
 {
-	if (s->flags & L7MP_TCPF_ACK) /* the handshake's, late */
+	if (s->flags & L7MP_TCPF_ACK) /* a late SYN-ACK of the handshake */
 		return L7MP_VERDICT_TCP_WINDOW;
 	if (l7mp_tcp_finished(me, other)) {
 		l7mp_tcp_set(me, L7MP_TCP_REUSED);
@@ -546,7 +549,7 @@ static __always_inline int l7mp_splice_syn(const struct l7mp_tcp_segment *s,
 	return L7MP_VERDICT_TCP_WINDOW;
 }
 
-/* 0: passes; else the verdict. */
+/* Handles a reset. 0: it is to be forwarded; else the verdict. */
 static __always_inline int l7mp_splice_reset(const struct l7mp_tcp_segment *s,
                                              struct l7mp_tcp_direction *me,
                                              const struct l7mp_tcp_direction *other)
@@ -562,7 +565,7 @@ static __always_inline int l7mp_splice_reset(const struct l7mp_tcp_segment *s,
 	return 0;
 }
 
-/* The whole way of a segment whose flow has been found. The verdict. */
+/* Processes a segment whose flow was found. Returns the verdict. */
 static __noinline int l7mp_splice_run(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                       struct l7mp_tcp_direction *me,
                                       struct l7mp_tcp_direction *other)
@@ -596,13 +599,13 @@ static __noinline int l7mp_splice_run(struct __sk_buff *skb, struct l7mp_tcp_seg
 		l7mp_tcp_doubtful(me, L7MP_TCP_DOUBT_KERNEL);
 		return L7MP_VERDICT_TCP_DOUBT;
 	}
-	/* A reset would end the near socket, though the far end may refuse it. */
+	/* Don't copy a reset: it would close the near socket, though the far end may reject it. */
 	if (s->phase == L7MP_TCP_TRANS && !(s->flags & L7MP_TCPF_RST))
 		return l7mp_splice_copy(skb, s, me);
 	return L7MP_VERDICT_FORWARDED;
 }
 
-/* Saves what is restored before the original is passed to the stack. n_vlans is a constant. */
+/* Saves the link header, to restore it before the original is passed to the stack. */
 static __always_inline void l7mp_splice_keep_link(const struct __sk_buff *skb,
                                                   struct l7mp_tcp_segment *s,
                                                   const struct ethhdr *eth, const __u32 n_vlans)
@@ -641,8 +644,8 @@ static __always_inline void l7mp_splice_start(struct l7mp_tcp_segment *s, const 
 }
 
 /*
- * Finds the segment's flow, checks that it comes in as the flow says, and copies what is needed of
- * it: a value that is one, and the flow's. A verdict, or 0.
+ * Finds the segment's flow, checks the ingress, and copies the required fields of a consistent
+ * value that belongs to the flow. A verdict, or 0.
  */
 static __always_inline int l7mp_splice_find(struct __sk_buff *skb, struct l7mp_tcp_segment *s,
                                             const int kind)
@@ -677,7 +680,7 @@ static __always_inline int l7mp_splice_find(struct __sk_buff *skb, struct l7mp_t
 	return 0;
 }
 
-/* The pair's part of it. */
+/* Finds the flow's pair and processes the segment. */
 static __noinline int l7mp_splice_pair(struct __sk_buff *skb, struct l7mp_tcp_segment *s)
 {
 	__u64 key = L7MP_WORD64(L7MP_FIRST32(s->pair), 0);
@@ -692,13 +695,13 @@ static __noinline int l7mp_splice_pair(struct __sk_buff *skb, struct l7mp_tcp_se
 	if (phase > L7MP_TCP_STOP)
 		return L7MP_VERDICT_PASS_KERNEL;
 	s->phase = phase;
-	/* Two calls, as an offset that varies is refused without CAP_PERFMON. */
+	/* Two calls: without CAP_PERFMON the verifier rejects a variable offset. */
 	if (l7mp_dir(&s->rw))
 		return l7mp_splice_run(skb, s, &p->dir[1], &p->dir[0]);
 	return l7mp_splice_run(skb, s, &p->dir[0], &p->dir[1]);
 }
 
-/* Wire segments, and their bytes, for the flow's counter. */
+/* Updates the flow's counter: segments and bytes on the wire. */
 static __always_inline void l7mp_splice_count(const struct __sk_buff *skb,
                                               const struct l7mp_tcp_segment *s)
 {

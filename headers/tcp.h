@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What becomes of a TCP segment when it leaves by the other connection of its pair: the numbers,
- * and what the pair remembers of it. Nothing here touches the packet.
+ * Translates a TCP segment into one of the pair's other connection: its numbers, and the state that
+ * the pair keeps. Does not access the packet.
  *
- * Both directions of a pair run at the same time, and one direction on several CPUs. So what must
- * not go back (seq_max, ack_max) is set with compare and swap, and flags with atomic operations.
+ * Both directions of a pair run concurrently, and one direction on several CPUs. So values that
+ * must not go back (seq_max, ack_max) are updated by compare and swap, flags atomically.
  */
 #pragma once
 
@@ -28,12 +28,12 @@
 
 #define L7MP_TCP_OPTIONS 40 /* bytes at most */
 
-/* Words of the TCP header, as they are in the packet. */
+/* Words of the TCP header in the packet. */
 enum { L7MP_TCP_PORTS, L7MP_TCP_SEQ, L7MP_TCP_ACK, L7MP_TCP_FLAGS_WIN, L7MP_TCP_WORDS };
 
 /*
- * A segment on its way through the program. Too large for the stack, and what is read back from
- * here is an unknown value to the verifier, so that it needs not follow every combination.
+ * A segment being processed, in a map: too large for the stack. Also, values read back from a map
+ * are unknown to the verifier, which then doesn't follow every combination.
  */
 struct l7mp_tcp_segment {
 	__u64 key_words[5]; /* of the flow */
@@ -42,28 +42,28 @@ struct l7mp_tcp_segment {
 	__u64 slot; /* of the counter, as in l7mp_flow_read */
 	__u64 family;
 	__u32 ip[10], ip_new[10];  /* the IP header */
-	__u32 old[5];              /* the TCP header without options, as it came */
-	__u32 new[L7MP_TCP_WORDS]; /* as it leaves */
-	__u32 up[L7MP_TCP_WORDS];  /* as passed to the near socket */
+	__u32 old[5];              /* the received TCP header without options */
+	__u32 new[L7MP_TCP_WORDS]; /* the outgoing one */
+	__u32 up[L7MP_TCP_WORDS];  /* the one for the near socket (TRANS) */
 	__u32 options[10], options_new[10];
 	__u32 ts[2], ts_new[2];
 	__u32 l3, l4; /* offsets in the frame */
 	__u32 ip_header;
 	__u32 options_len, payload, trailer, wire_ip_len;
 	__u32 flags;         /* L7MP_TCPF_... */
-	__u32 seq, end, ack; /* in numbers; end with the FIN */
+	__u32 seq, end, ack; /* as received; `end` includes the FIN */
 	__u32 win;           /* bytes */
 	__u32 ack_out;
-	__u32 phase; /* enum l7mp_tcp_phase, when the segment came */
-	__u32 clear; /* flags that must not leave */
+	__u32 phase; /* enum l7mp_tcp_phase when the segment was received */
+	__u32 clear; /* flags to be cleared */
 	__u32 doubt; /* enum l7mp_tcp_doubt */
-	/* Offsets in the options; 0: not there. */
+	/* Offsets in the options; 0: none. */
 	__u32 ts_at, sack_at, sack_len, walk;
 	__u32 options_delta; /* of the checksum */
 	__u32 n_tags, n_frame_tags;
 	__u16 tag_proto[2], tag_tci[2]; /* outer first */
 	__u32 link[3];                  /* both link addresses */
-	__u32 tracked;                  /* belongs to the connection, as far as its numbers tell */
+	__u32 tracked;                  /* its numbers are plausible for the connection */
 };
 
 static __always_inline int l7mp_before(__u32 a, __u32 b)
@@ -76,7 +76,7 @@ static __always_inline __u32 l7mp_load_once(const __u32 *at)
 	return *(const volatile __u32 *)at;
 }
 
-/* What a checksum has to be changed by for this word: the sum of ~old and new. */
+/* The checksum delta of a changed word: the sum of ~old and new. */
 static __always_inline __u64 l7mp_word_delta(__u32 old, __u32 new)
 {
 	return (__u64)(__u32)~old + new;
@@ -89,7 +89,7 @@ static __always_inline __u32 l7mp_fold64(__u64 sum)
 	return l7mp_csum_fold((__u32)sum);
 }
 
-/* One try. What the word was, or `to`: done. */
+/* One attempt to advance. Returns `to` when done, else the present value. */
 static __always_inline __u32 l7mp_tcp_try(__u32 *at, __u32 was, __u32 to)
 {
 	__u32 old;
@@ -101,8 +101,9 @@ static __always_inline __u32 l7mp_tcp_try(__u32 *at, __u32 was, __u32 to)
 }
 
 /*
- * Moves a sequence number forward, never back. Several CPUs may; each tries a few times. No loop:
- * without CAP_PERFMON the verifier also follows the jump back after the last time.
+ * Advances a sequence number, never back. Several CPUs may do so concurrently; each makes a few
+ * attempts. Unrolled, because without CAP_PERFMON the verifier also follows the jump back after a
+ * loop's last iteration.
  */
 static __noinline int l7mp_tcp_advance(__u32 *at, __u32 to)
 {
@@ -129,7 +130,7 @@ static __always_inline void l7mp_tcp_doubtful(struct l7mp_tcp_direction *d, __u3
 	l7mp_tcp_set(d, L7MP_TCP_DOUBT);
 }
 
-/* Takes the numbers out of the header. */
+/* Reads the numbers from the header. */
 static __always_inline void l7mp_tcp_numbers(struct l7mp_tcp_segment *s, __u8 win_in)
 {
 	__u32 word = bpf_ntohl(s->old[L7MP_TCP_FLAGS_WIN]), flags = word >> 16 & 0xff;
@@ -141,7 +142,7 @@ static __always_inline void l7mp_tcp_numbers(struct l7mp_tcp_segment *s, __u8 wi
 	s->win = (word & 0xffff) << (win_in & 15);
 }
 
-/* Of a segment without SYN whose options have been looked at. enum l7mp_tcp_doubt */
+/* Can the segment be translated? It has no SYN, its options were checked. enum l7mp_tcp_doubt */
 static __always_inline __u32 l7mp_tcp_judge(const struct l7mp_tcp_segment *s)
 {
 	const __u16 cannot = L7MP_FLOW_NEIGH;
@@ -170,7 +171,7 @@ static __always_inline int l7mp_tcp_expected(const struct l7mp_tcp_segment *s,
 	       s->ack - me->own_ack + L7MP_TCP_PLAUSIBLE < 2 * L7MP_TCP_PLAUSIBLE;
 }
 
-/* Are both ends through with each other? */
+/* Are both connections closed? */
 static __always_inline int l7mp_tcp_finished(const struct l7mp_tcp_direction *me,
                                              const struct l7mp_tcp_direction *other)
 {
@@ -180,8 +181,8 @@ static __always_inline int l7mp_tcp_finished(const struct l7mp_tcp_direction *me
 }
 
 /*
- * The numbers of a connection are in its window, more or less; those that another host made up are
- * there once in some dozen times. They pass, as the far end judges them, but nothing is noted.
+ * Are the segment's numbers near the connection's window? Forged ones are, once in some dozen
+ * times. Untracked segments are forwarded, as the far end checks them, but don't update the pair.
  */
 static __always_inline int l7mp_tcp_tracked(const struct l7mp_tcp_segment *s,
                                             const struct l7mp_tcp_direction *other)
@@ -190,23 +191,23 @@ static __always_inline int l7mp_tcp_tracked(const struct l7mp_tcp_segment *s,
 	       2 * L7MP_TCP_PLAUSIBLE + l7mp_load_once(&other->win);
 }
 
-/* RFC 5961: may the far end take a reset with this number? It decides itself. */
+/* RFC 5961: could the far end accept a reset with this sequence number? */
 static __always_inline int l7mp_tcp_reset_in_window(const struct l7mp_tcp_segment *s,
                                                     const struct l7mp_tcp_direction *other)
 {
 	return s->seq - l7mp_load_once(&other->ack_max) <= l7mp_load_once(&other->win);
 }
 
-/* What the far socket would send now. */
+/* The TSval that the far socket would send now. */
 static __always_inline __u32 l7mp_tcp_far_clock(const struct l7mp_tcp_direction *me)
 {
 	return me->ts_base + (__u32)((bpf_ktime_get_ns() - me->armed_ns) / 1000000);
 }
 
 /*
- * The delta of the time stamps. The first one that leaves is ahead of the far socket's, by more
- * than what packets on the way may be late: the receiver drops what is older than what it has seen
- * (PAWS, RFC 7323).
+ * The delta of the time stamps. It makes the first translated one newer than the far socket's, by
+ * more than packets may be delayed: the receiver drops segments that are older than the newest it
+ * has seen (PAWS, RFC 7323).
  */
 static __always_inline __u32 l7mp_tcp_ts_delta(struct l7mp_tcp_direction *me, __u32 tsval,
                                                int learn)
@@ -222,7 +223,7 @@ static __always_inline __u32 l7mp_tcp_ts_delta(struct l7mp_tcp_direction *me, __
 	return (__u32)(was ? was : delta);
 }
 
-/* The echo of a time stamp; of one that the other end has not sent: zero, which tells nothing. */
+/* Translates TSecr; 0 (no information) if it echoes a time stamp that was not translated. */
 static __always_inline __u32 l7mp_tcp_echo(const struct l7mp_tcp_direction *other, __u32 echo)
 {
 	__u64 far = *(const volatile __u64 *)&other->ts;
@@ -232,8 +233,8 @@ static __always_inline __u32 l7mp_tcp_echo(const struct l7mp_tcp_direction *othe
 }
 
 /*
- * s->ts_new. In TRANS the far socket sends, too, as it acknowledges what came in before and what is
- * passed up: with two clocks one sender's time stamps would go back.
+ * Sets s->ts_new. In TRANS the far socket sends segments, too: acknowledgements of earlier data and
+ * of the copies that it gets. So use its clock: with two clocks the time stamps would go back.
  */
 static __always_inline void l7mp_tcp_time_stamps(struct l7mp_tcp_segment *s,
                                                  struct l7mp_tcp_direction *me,
@@ -269,7 +270,7 @@ static __always_inline __u32 l7mp_tcp_limit(__u32 win, __u32 edge, __u32 ack)
 	return win > (__u32)room ? (__u32)room : win;
 }
 
-/* A FIN of `d` may have been acknowledged. */
+/* Checks whether `ack` acknowledges the FIN of `d`. */
 static __always_inline void l7mp_tcp_check_fin(struct l7mp_tcp_direction *d, __u32 ack)
 {
 	if ((l7mp_load_once(&d->seen) & (L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED)) == L7MP_TCP_FIN &&
@@ -290,7 +291,7 @@ static __always_inline void l7mp_tcp_note_ack(const struct l7mp_tcp_segment *s,
 	l7mp_tcp_check_fin(other, s->ack_out);
 }
 
-/* The acknowledgement and the window, as the phase limits them: ack_out and win. */
+/* Translates acknowledgement and window, limited according to the phase: ack_out and win. */
 static __noinline int l7mp_tcp_translate_ack(struct l7mp_tcp_segment *s,
                                              struct l7mp_tcp_direction *me,
                                              struct l7mp_tcp_direction *other)
@@ -298,7 +299,7 @@ static __noinline int l7mp_tcp_translate_ack(struct l7mp_tcp_segment *s,
 	__u32 floor = l7mp_load_once(&me->ack_floor);
 
 	s->ack_out = s->ack + me->ack_delta;
-	/* The far socket has these bytes: its peer need not wait for the near one's peer. */
+	/* The far socket has these bytes: acknowledge them without waiting for the near peer. */
 	if (s->phase == L7MP_TCP_TRANS && l7mp_before(s->ack_out, floor)) {
 		s->win = l7mp_tcp_limit(s->win, s->ack_out + s->win, floor);
 		s->ack_out = floor;
@@ -313,7 +314,7 @@ static __noinline int l7mp_tcp_translate_ack(struct l7mp_tcp_segment *s,
 	return 0;
 }
 
-/* A segment passes with its data. */
+/* Records that a segment's data is forwarded. */
 static __always_inline void l7mp_tcp_note_data(const struct l7mp_tcp_segment *s,
                                                struct l7mp_tcp_direction *me)
 {
@@ -324,7 +325,7 @@ static __always_inline void l7mp_tcp_note_data(const struct l7mp_tcp_segment *s,
 	}
 }
 
-/* A segment follows a reset: so that has ended nothing. */
+/* A segment after a reset shows that the reset was not accepted: clears the flag. */
 static __always_inline void l7mp_tcp_alive(struct l7mp_tcp_direction *me,
                                            struct l7mp_tcp_direction *other)
 {
@@ -343,11 +344,11 @@ static __always_inline void l7mp_tcp_touch(struct l7mp_tcp_direction *me)
 }
 
 /*
- * STOP: what had begun to pass before passes, until the far end has acknowledged it all. Of what is
- * new only the acknowledgement passes: the payload stays, numbered as data that the far end has
- * acknowledged (a hole there would be filled with it), which drops it after it has looked at the
- * acknowledgement. Cutting it off would need a new checksum, and nothing says whether the one in
- * the packet is partial. s->clear has then the flags that must go.
+ * STOP: data from below seq_max is still forwarded, until the far end has acknowledged all of it.
+ * Of other segments only the acknowledgement takes effect: their payload is renumbered as data that
+ * the far end has acknowledged already (not as data in a hole, which it would fill), so that the
+ * far end processes the acknowledgement and drops the payload. Trimming it would need a new
+ * checksum, and the program can't tell whether the packet's is partial. s->clear is then set.
  */
 static __always_inline void l7mp_tcp_stop(struct l7mp_tcp_segment *s,
                                           const struct l7mp_tcp_direction *me,
@@ -362,7 +363,7 @@ static __always_inline void l7mp_tcp_stop(struct l7mp_tcp_segment *s,
 	s->clear = L7MP_TCPF_FIN | L7MP_TCPF_PSH;
 }
 
-/* Makes s->new, all but the addresses and options, and notes the segment in the pair. */
+/* Sets s->new, all but addresses and options, and records the segment in the pair. */
 static __noinline int l7mp_tcp_translate(struct l7mp_tcp_segment *s, struct l7mp_tcp_direction *me,
                                          struct l7mp_tcp_direction *other)
 {
@@ -383,8 +384,8 @@ static __noinline int l7mp_tcp_translate(struct l7mp_tcp_segment *s, struct l7mp
 }
 
 /*
- * TRANS: makes s->up, for the near socket, which shall see the acknowledgements of its own data and
- * nothing else: the payload is old data to it.
+ * TRANS: sets s->up, for the near socket, which must get only the acknowledgements of its own data:
+ * the payload is renumbered as old data.
  */
 static __always_inline void l7mp_tcp_own_copy(struct l7mp_tcp_segment *s,
                                               const struct l7mp_tcp_direction *me)

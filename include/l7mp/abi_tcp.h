@@ -128,20 +128,20 @@ struct l7mp_tcp_direction {
 	__u32 pad3;
 	__u64 last_seen; /* CLOCK_MONOTONIC ns, coarse: last segment that was translated */
 
-	/* User space's own, for its successor: bytes that it has counted, each once. */
+	/* Used by user space only, for the next daemon: bytes counted so far, each once. */
 	__u64 bytes;
-	__u64 passed; /* what the flow's counter had then, or a little before */
-	__u32 begun;  /* in: number of the byte with which the counting began */
+	__u64 passed; /* bytes of the flow's counter then, or a little before */
+	__u32 begun;  /* in: sequence number of the first counted byte */
 	__u32 pad4;
 };
 
 /*
- * What it takes beside the numbers to make the socket of an end again, once the process that had it
- * is dead. Stored by user space before TRANS; the programs don't use it.
+ * What is needed, besides the numbers, to restore the socket of an end after the process that owned
+ * it has ended. Stored by user space before TRANS; the programs don't use it.
  */
 struct l7mp_tcp_end {
-	__u16 snd_mss; /* payload that may be sent, time stamps taken off; 0: nothing is stored */
-	__u16 rcv_mss; /* the same of the peer */
+	__u16 snd_mss; /* payload that may be sent, without the time stamp option; 0: not stored */
+	__u16 rcv_mss; /* the same for the peer */
 	__u32 ifindex; /* of the device that the socket is bound to; 0: none */
 	char congestion[16];
 };
