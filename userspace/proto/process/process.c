@@ -2,6 +2,9 @@
 /*
  * STDIO-fork: a process for each session; its standard input and output are a byte stream.
  *
+ * Starting a program takes milliseconds, during which the loop waits (vfork(2)). So programs are
+ * started in slices, in the order of the sessions: a crowd of clients delays others by one start.
+ *
  * The stream ends when the process was reaped and its output was read to the end. Closing the
  * stream closes stdin, then sends SIGTERM, then SIGKILL; `closed` is emitted when the process was
  * reaped.
@@ -12,9 +15,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "l7mp/hash.h"
 #include "l7mp/log.h"
 #include "l7mp/process.h"
 #include "l7mp/protos.h"
+#include "l7mp/slice.h"
 #include "l7mp/stream_io.h"
 #include "l7mp/util.h"
 #include "net/net.h"
@@ -29,15 +34,20 @@
 
 /* The protocol's state in this process. */
 struct process_state {
-	unsigned running; /* processes that were not reaped yet */
+	struct l7mp_env *env;
+	unsigned running; /* processes that were not reaped yet, and those that will be started */
+	struct l7mp_slice slice;        /* starts those of the queue */
+	struct process_stream *waiting; /* utlist.h */
 };
 
 struct process_stream {
 	struct l7mp_stream base;
 	struct l7mp_env *env;
 	struct process_state *state;
-	struct l7mp_process *process;    /* NULL: reaped */
-	struct l7mp_stream_io *io, *log; /* stdin and stdout; stderr. NULL: closed */
+	struct process_stream *prev, *next; /* in state->waiting, while `spec` is there */
+	cJSON *spec;                        /* the cluster's, until the start */
+	struct l7mp_process *process;       /* NULL: not started, or reaped */
+	struct l7mp_stream_io *io, *log;    /* stdin and stdout; stderr. NULL: closed */
 	struct l7mp_timer timer;
 	struct l7mp_task task; /* emits `open` or `closed` */
 	char *program;
@@ -49,7 +59,8 @@ struct process_stream {
 	bool closing;
 	bool io_closed; /* io is being closed */
 	int status, signal;
-	int err; /* reason of the end: negative errno, -ECHILD for a status other than 0 */
+	int err;       /* reason of the end: negative errno, -ECHILD for a status other than 0 */
+	char *refused; /* why it could not be started */
 	struct l7mp_log_limit log_limit;
 	size_t line_len;
 	char line[STDERR_LINE + 1];
@@ -61,6 +72,8 @@ static void stream_free(struct process_stream *s)
 {
 	l7mp_task_cancel(s->env->loop, &s->task);
 	l7mp_timer_stop(s->env->loop, &s->timer);
+	cJSON_Delete(s->spec);
+	free(s->refused);
 	free(s->program);
 	free(s);
 }
@@ -132,7 +145,9 @@ static void on_task(struct l7mp_task *t, void *arg)
 	}
 	if (s->process || s->io || s->log)
 		return;
-	if (s->err) {
+	if (s->refused) {
+		l7mp_error_set(&err, s->err, L7MP_ERR_UPSTREAM, "%s", s->refused);
+	} else if (s->err) {
 		if (s->err == -ECHILD)
 			describe_exit(s, how, sizeof(how));
 		else
@@ -367,6 +382,14 @@ static void op_shutdown(struct l7mp_stream *base, int code)
 	l7mp_stream_io_shutdown(s->io);
 }
 
+/* It will not be started, or it could not be. */
+static void leave_queue(struct process_stream *s)
+{
+	DL_DELETE(s->state->waiting, s);
+	cJSON_Delete(s->spec);
+	s->spec = NULL;
+}
+
 static void op_close(struct l7mp_stream *base, bool abort)
 {
 	struct process_stream *s = (struct process_stream *)base;
@@ -375,6 +398,10 @@ static void op_close(struct l7mp_stream *base, bool abort)
 	if (!first && !abort)
 		return;
 	s->closing = true;
+	if (s->spec) {
+		leave_queue(s);
+		s->state->running--;
+	}
 	close_io(s, abort);
 	if (!s->process) {
 		l7mp_timer_stop(s->env->loop, &s->timer);
@@ -436,17 +463,15 @@ static char **make_env(const cJSON *map, const char *session)
 	return NULL;
 }
 
-static int spawn(struct process_stream *s, const struct l7mp_connect *p, int fds[static 3],
-                 struct l7mp_error *err)
+static int spawn(struct process_stream *s, int fds[static 3])
 {
-	const cJSON *spec = p->cluster_spec;
-	bool log = strcmp(l7mp_json_str(spec, "stderr", "log"), "discard") != 0;
-	const char **argv = make_argv(l7mp_json_member(spec, "command"));
-	char **env = make_env(l7mp_json_member(spec, "env"), p->session);
+	bool log = strcmp(l7mp_json_str(s->spec, "stderr", "log"), "discard") != 0;
+	const char **argv = make_argv(l7mp_json_member(s->spec, "command"));
+	char **env = make_env(l7mp_json_member(s->spec, "env"), s->session);
 	struct l7mp_process_options o = {
 	        .argv = argv,
 	        .env = (const char *const *)env,
-	        .cwd = l7mp_json_str(spec, "cwd", NULL),
+	        .cwd = l7mp_json_str(s->spec, "cwd", NULL),
 	        .pipes = L7MP_PROCESS_STDIN | L7MP_PROCESS_STDOUT | (log ? L7MP_PROCESS_STDERR : 0),
 	};
 	int rc = -ENOMEM;
@@ -455,12 +480,10 @@ static int spawn(struct process_stream *s, const struct l7mp_connect *p, int fds
 		s->program = strdup(argv[0]);
 	if (s->program)
 		rc = l7mp_process_spawn(s->env->loop, &o, fds, on_exit_cb, s, &s->process);
-	if (!rc)
-		s->state->running++;
-	else
-		l7mp_error_set(err, rc, L7MP_ERR_UPSTREAM, "STDIO-fork: can't run %s%s%s: %s",
-		               s->program ? s->program : "the command", o.cwd ? " in " : "",
-		               o.cwd ? o.cwd : "", l7mp_errno_text(rc));
+	if (rc)
+		s->refused = l7mp_asprintf(
+		        "STDIO-fork: can't run %s%s%s: %s", s->program ? s->program : "the command",
+		        o.cwd ? " in " : "", o.cwd ? o.cwd : "", l7mp_errno_text(rc));
 	free(argv);
 	free_env(env);
 	return rc;
@@ -482,11 +505,44 @@ static int open_pipes(struct process_stream *s, const int fds[static 3])
 	return rc;
 }
 
+static void start(struct process_stream *s)
+{
+	int fds[3] = {-1, -1, -1};
+
+	s->err = spawn(s, fds);
+	leave_queue(s);
+	if (s->err) {
+		s->state->running--;
+		s->closing = true;
+		progress(s);
+		return;
+	}
+	s->err = open_pipes(s, fds);
+	if (s->err)
+		/* The process runs already: terminate it; `closed` reports the reason. */
+		op_close(&s->base, true);
+	else
+		l7mp_task_post(s->env->loop, &s->task);
+}
+
+static void start_some(struct l7mp_slice *slice, void *arg)
+{
+	struct process_state *state = arg;
+	struct l7mp_loop *loop = state->env->loop;
+
+	while (state->waiting) {
+		start(state->waiting);
+		if (l7mp_slice_over(loop))
+			break;
+	}
+	if (state->waiting)
+		l7mp_slice_post(loop, slice);
+}
+
 static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **out,
                            struct l7mp_error *err)
 {
 	struct process_state *state = l7mp_proto_state(p->env, &l7mp_proto_fork, err);
-	int rc, fds[3] = {-1, -1, -1};
 	struct process_stream *s;
 
 	if (!state)
@@ -499,8 +555,12 @@ static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **ou
 		        state->running);
 	}
 	s = calloc(1, sizeof(*s));
-	if (!s)
+	if (s)
+		s->spec = cJSON_Duplicate(p->cluster_spec, true);
+	if (!s || !s->spec) {
+		free(s);
 		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	}
 	s->base.ops = &stream_ops;
 	s->base.kind = L7MP_KIND_STREAM;
 	s->env = p->env;
@@ -508,20 +568,10 @@ static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **ou
 	s->session = p->session ? p->session : "";
 	l7mp_timer_init(&s->timer, on_timer, s);
 	l7mp_task_init(&s->task, on_task, s);
-	rc = spawn(s, p, fds, err);
-	if (rc) {
-		stream_free(s);
-		return rc;
-	}
+	state->running++;
+	DL_APPEND(state->waiting, s);
+	l7mp_slice_post(p->env->loop, &state->slice);
 	*out = &s->base;
-	rc = open_pipes(s, fds);
-	if (!rc) {
-		l7mp_task_post(p->env->loop, &s->task);
-		return 0;
-	}
-	/* The process runs already: terminate it; `closed` reports the reason. */
-	s->err = rc;
-	op_close(&s->base, true);
 	return 0;
 }
 
@@ -529,14 +579,21 @@ static int process_connect(const struct l7mp_connect *p, struct l7mp_stream **ou
 
 static int process_start(struct l7mp_env *env, void **out, struct l7mp_error *err)
 {
-	(void)env;
-	*out = calloc(1, sizeof(struct process_state));
-	return *out ? 0 : l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	struct process_state *state = calloc(1, sizeof(*state));
+
+	*out = state;
+	if (!state)
+		return l7mp_error_set(err, -ENOMEM, L7MP_ERR_INTERNAL, "out of memory");
+	state->env = env;
+	l7mp_slice_init(&state->slice, start_some, state);
+	return 0;
 }
 
-static void process_stop(struct l7mp_env *env, void *state)
+static void process_stop(struct l7mp_env *env, void *arg)
 {
-	(void)env;
+	struct process_state *state = arg;
+
+	l7mp_slice_cancel(env->loop, &state->slice);
 	free(state);
 }
 
