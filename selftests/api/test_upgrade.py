@@ -44,6 +44,15 @@ def config(**admin):
     }
 
 
+def children(pid):
+    """The processes that a process has started."""
+    found = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as f:
+            found.update(map(int, f.read().split()))
+    return found
+
+
 def roomy(sock):
     """What the peers of a test lose does not tell anything."""
     sock.setsockopt(socket.SOL_SOCKET, 33 if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)  # SO_RCVBUFFORCE
@@ -425,6 +434,30 @@ class Upgrade(Base):
         with traffic.connect(17000) as t:
             t.sendall(b"x")
             self.assertEqual(t.recv(1), b"x")
+        chain.stop()
+
+    def test_signals_at_start(self):
+        """SIGHUP, SIGUSR1 and SIGUSR2 that reach the new process before its main function do not end it"""
+        chain = self.begin()
+        s = self.udp_client()
+        self.ping(s)
+        for _ in range(3):
+            old = chain.pid
+            known = children(old)
+            os.kill(old, signal.SIGUSR2)
+            new = None
+            end = time.monotonic() + 60
+            while not new and time.monotonic() < end:
+                new = next(iter(children(old) - known), None)
+            self.assertTrue(new, "no new process")
+            # Stopped where it is, most likely in the dynamic loader.
+            for number in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2, signal.SIGCONT):
+                os.kill(new, number)
+            result = self.later(lambda: (lambda now: now if now["pid"] != old or now.get("failed") else None)(chain.state()), 60)
+            self.assertNotIn("failed", result)
+            chain.old.append(old)
+            chain.pid = result["pid"]
+            self.ping(s)
         chain.stop()
 
     def test_changed_config(self):

@@ -516,12 +516,24 @@ static void on_timer(struct l7mp_timer *timer, void *arg)
 
 /* ---- starting the new process ---- */
 
+/*
+ * The child starts with these blocked, because they may arrive before its main function: their
+ * default action would end it. SIGTERM and SIGINT are to end it.
+ */
+static void signals_to_block(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGHUP);
+	sigaddset(set, SIGUSR1);
+	sigaddset(set, SIGUSR2);
+}
+
 static int spawn(const struct upgrade *u, int childs, pid_t *pid)
 {
 	static char fd_text[] = UPGRADE_FD_ENV "=3";
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
-	sigset_t all, none;
+	sigset_t all, blocked;
 	size_t n = 0;
 	char **env;
 	int rc;
@@ -536,14 +548,14 @@ static int spawn(const struct upgrade *u, int childs, pid_t *pid)
 	sigfillset(&all);
 	sigdelset(&all, SIGKILL);
 	sigdelset(&all, SIGSTOP);
-	sigemptyset(&none);
+	signals_to_block(&blocked);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawnattr_init(&attr);
 	rc = posix_spawn_file_actions_adddup2(&actions, childs, CHILD_FD);
 	if (!rc)
 		rc = posix_spawn_file_actions_addclosefrom_np(&actions, CHILD_FD + 1);
 	posix_spawnattr_setsigdefault(&attr, &all);
-	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigmask(&attr, &blocked);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
 	if (!rc)
 		rc = posix_spawn(pid, u->p.program, &actions, &attr, u->p.argv, env);
