@@ -166,7 +166,7 @@ UNIT_SRCS := $(sort $(wildcard selftests/unit/test_*.c))
 # Tests in which an allocation fails on purpose, or that make their own time or kernel.
 LINK_test_loop_core := -Wl,--wrap=realloc
 LINK_test_offload_handover := -Wl,--wrap=clock_gettime
-LINK_test_offload_recheck := -Wl,--wrap=off_nl_ask
+LINK_test_offload_recheck := -Wl,--wrap=off_nl_request
 UNIT_BINS := $(patsubst selftests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
 unit_layer = $(word 2,$(subst _, ,$(notdir $(1))))
 TESTLIB := $(BUILD)/lib/testlib.a

@@ -259,7 +259,7 @@ const char *__wrap_mnl_attr_get_str(const struct nlattr *attr)
 static void changed(void *arg, enum off_path_event event, struct off_link *link)
 {
 	(void)arg;
-	FUZZ_CHECK((event == OFF_PATH_LINK || event == OFF_PATH_LINK_GONE ||
+	FUZZ_CHECK((event == OFF_PATH_LINK || event == OFF_PATH_LINK_REMOVED ||
 	            event == OFF_PATH_HOOK) == (link != NULL));
 	if (event == OFF_PATH_WORK)
 		working = true;
@@ -279,7 +279,7 @@ static void work(void)
 	struct off_nexthop *nh;
 
 	working = false;
-	while ((nh = off_nexthop_look(&path))) {
+	while ((nh = off_nexthop_next_dirty(&path))) {
 		FUZZ_CHECK(nh->reason < L7MP_REASON_COUNT);
 		FUZZ_CHECK(nh->reason || nh->ifindex);
 		FUZZ_CHECK(nh->reason || nh->local || off_link_find(&path, nh->ifindex));

@@ -21,8 +21,8 @@ static uint32_t path_mtu;  /* 0: not known */
 static uint32_t route_oif; /* interface of the route to everybody; 0: there is none */
 static int asked;
 
-int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
-int __wrap_off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
+int __wrap_off_nl_request(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+int __wrap_off_nl_request(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -78,7 +78,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 	(void)link;
 	if (event == OFF_PATH_WORK && !l7mp_timer_armed(&e.work))
 		assert_int_equal(l7mp_timer_start(e.loop, &e.work, 0), 0);
-	else if (event == OFF_PATH_BETTER)
+	else if (event == OFF_PATH_RETRY)
 		off_retry_soon(&e);
 }
 

@@ -99,7 +99,7 @@ static void on_over(void *arg, void *owner, bool reset)
 	r->reset = reset;
 }
 
-static void on_gone(void *arg, void *owner)
+static void on_removed(void *arg, void *owner)
 {
 	struct rig *r = arg;
 
@@ -116,7 +116,7 @@ static const struct off_tcp_ops ops = {
         .unmap = on_unmap,
         .returned = on_returned,
         .over = on_over,
-        .gone = on_gone,
+        .removed = on_removed,
 };
 
 /* lo's segments are larger than its peer takes, without this. */

@@ -24,7 +24,7 @@
 
 /* ---- removals ---- */
 
-static void told(struct l7mp_offload_engine *e, const char *session, const char *why)
+static void report_removal(struct l7mp_offload_engine *e, const char *session, const char *why)
 {
 	struct off_adoption *a = &e->adoption;
 	struct off_removal *r = &a->removals[a->n_removed++ % SHOWN];
@@ -162,7 +162,7 @@ static void read_map(struct l7mp_offload_engine *e, unsigned family, struct old_
 			continue;
 		why = place(all, &d);
 		if (why) {
-			told(e, NULL, why);
+			report_removal(e, NULL, why);
 			set_aside(strays, &d);
 		}
 	}
@@ -274,7 +274,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 			cJSON *texts;
 			int rc = off_record_get(&e->table, o->session, &owner, &texts);
 
-			told(e, rc ? NULL : owner.session, why);
+			report_removal(e, rc ? NULL : owner.session, why);
 			cJSON_Delete(texts);
 			forget(e, o);
 			free(o->flow);
@@ -394,7 +394,7 @@ static enum l7mp_reason plan(struct l7mp_offload_engine *e, struct l7mp_flow *fl
 
 		off_key_to_addr(&d->key, d->key.saddr.bytes, d->key.sport, &remote);
 		off_key_to_addr(&d->key, d->key.daddr.bytes, d->key.dport, &local);
-		reason = off_flow_find_hop(e, flow, i, d->key.l4, &local, &remote);
+		reason = off_flow_find_nexthop(e, flow, i, d->key.l4, &local, &remote);
 		if (reason)
 			return reason;
 	}
@@ -491,7 +491,7 @@ static void end_one(struct l7mp_offload_engine *e, struct l7mp_flow *flow, const
 	struct l7mp_flow_counters final[2];
 	struct off_tcp_pair *p = flow->tcp;
 
-	told(e, session, why);
+	report_removal(e, session, why);
 	DL_DELETE(e->adoption.flows, flow);
 	DL_APPEND(e->flows, flow);
 	e->table.n_flows++;

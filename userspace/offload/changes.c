@@ -28,18 +28,18 @@ static void flush_deletes_of(struct off_batch *b, const struct off_entry_map *m)
 {
 	uint32_t done = 0;
 
-	while (done < b->n_gone) {
-		__u32 n = b->n_gone - done;
+	while (done < b->n_deletes) {
+		__u32 n = b->n_deletes - done;
 
-		if (!bpf_map_delete_batch(m->fd, &b->gone[done * m->key], &n, NULL))
+		if (!bpf_map_delete_batch(m->fd, &b->deletes[done * m->key], &n, NULL))
 			break;
 		/* On failure n is the number deleted, or unchanged without kernel support. */
-		if (errno != ENOENT || n >= b->n_gone - done)
+		if (errno != ENOENT || n >= b->n_deletes - done)
 			n = 0;
 		done += n;
-		(void)bpf_map_delete_elem(m->fd, &b->gone[done++ * m->key]);
+		(void)bpf_map_delete_elem(m->fd, &b->deletes[done++ * m->key]);
 	}
-	b->n_gone = 0;
+	b->n_deletes = 0;
 }
 
 /* Deletes the collected entries from the maps. */
@@ -61,7 +61,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	struct off_batch *b = &e->batch[family];
 
 	/* Updates first: one that is pending for a deleted flow would add its entry again. */
-	if (b->n_gone + 2 > OFF_BATCH) {
+	if (b->n_deletes + 2 > OFF_BATCH) {
 		flush_updates(e);
 		flush_deletes(e);
 	}
@@ -74,7 +74,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 	flow->out_reason = (uint8_t)reason;
 	DL_APPEND2(e->leaving, flow, lprev, lnext);
 	for (int i = 0; i < flow->n_dirs; i++)
-		memcpy(&b->gone[b->n_gone++ * size], off_entry_key(&flow->dir[i]), size);
+		memcpy(&b->deletes[b->n_deletes++ * size], off_entry_key(&flow->dir[i]), size);
 }
 
 void off_flow_left(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
@@ -282,7 +282,7 @@ void off_changes_work(struct l7mp_timer *t, void *arg)
 
 	(void)t;
 	do {
-		struct off_nexthop *nh = off_nexthop_look(&e->path);
+		struct off_nexthop *nh = off_nexthop_next_dirty(&e->path);
 
 		if (nh) {
 			work_nexthop(e, nh);

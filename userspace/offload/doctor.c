@@ -126,7 +126,7 @@ struct walk {
 };
 
 /* Before Linux 6.3 only attaching shows this: keep the result of off_choose. */
-static void ask_driver(const struct off_link *l, struct off_choice *c)
+static void query_driver(const struct off_link *l, struct off_choice *c)
 {
 	if (c->hook != OFF_HOOK_NATIVE || off_xdp_in_driver(l->ifindex) != 0)
 		return;
@@ -181,7 +181,7 @@ static int add_link(struct walk *w, struct off_link *l)
 	int rc;
 
 	off_choose(l, w->mode, &c);
-	ask_driver(l, &c);
+	query_driver(l, &c);
 	off_link_driver(l->name, l->driver);
 	rc = l7mp_json_add_str(o, "name", l->name);
 	rc |= l7mp_json_add_bool(o, "enabled", wanted);
@@ -224,7 +224,7 @@ static void list_links(struct walk *w)
 	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
 	ifi->ifi_family = AF_UNSPEC;
 	if (!off_nl_open(&nl, NETLINK_ROUTE))
-		(void)off_nl_ask(&nl, nlh, on_link, w);
+		(void)off_nl_request(&nl, nlh, on_link, w);
 	off_nl_close(&nl);
 }
 

@@ -54,8 +54,8 @@ enum l7mp_reason off_ingress_find(struct l7mp_offload_engine *e, const struct of
 	return L7MP_REASON_NONE;
 }
 
-static enum l7mp_reason exit_local(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
-                                   struct off_egress *out)
+static enum l7mp_reason egress_local(struct l7mp_offload_engine *e, const struct off_nexthop *nh,
+                                     struct off_egress *out)
 {
 	const struct off_link *lo = off_link_find(&e->path, nh->ifindex);
 
@@ -111,8 +111,8 @@ static bool may_xdp(const struct l7mp_offload_engine *e, struct off_link *in)
 }
 
 /* Egress for XDP: transmits on the real device, with the tags of the VLAN devices above it. */
-static bool exit_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
-                     struct off_link *link, struct off_egress *out)
+static bool egress_xdp(struct l7mp_offload_engine *e, const struct off_link *in,
+                       struct off_link *link, struct off_egress *out)
 {
 	struct off_link *real = link;
 	uint16_t proto[2], tci[2];
@@ -147,7 +147,7 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 	if (nh->reason)
 		return nh->reason;
 	if (nh->local)
-		return exit_local(e, nh, out);
+		return egress_local(e, nh, out);
 	link = off_link_find(&e->path, nh->ifindex);
 	if (!link || !off_link_carries(link))
 		return L7MP_REASON_NO_ROUTE;
@@ -166,7 +166,7 @@ enum l7mp_reason off_egress_find(struct l7mp_offload_engine *e, struct off_link 
 		return L7MP_REASON_NONE;
 	memcpy(out->smac, link->mac, sizeof(out->smac));
 	memcpy(out->dmac, nh->neigh ? nh->neigh->mac : link->mac, sizeof(out->dmac));
-	if (!tcp && may_xdp(e, in) && exit_xdp(e, in, link, out))
+	if (!tcp && may_xdp(e, in) && egress_xdp(e, in, link, out))
 		out->flags = 0;
 	return L7MP_REASON_NONE;
 }

@@ -17,9 +17,9 @@
 
 /* ---- messages of libraries ---- */
 
-static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
+static void log_lines(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
         __attribute__((format(printf, 3, 0)));
-static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
+static void log_lines(enum l7mp_log_level level, const char *who, const char *fmt, va_list args)
 {
 	char *text = NULL, *line, *next;
 
@@ -36,26 +36,26 @@ static void say(enum l7mp_log_level level, const char *who, const char *fmt, va_
 }
 
 /* Not warnings: they also report attempts that may fail. Our own messages say what matters. */
-static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
+static int log_libbpf(enum libbpf_print_level level, const char *fmt, va_list args)
         __attribute__((format(printf, 2, 0)));
-static int libbpf_says(enum libbpf_print_level level, const char *fmt, va_list args)
+static int log_libbpf(enum libbpf_print_level level, const char *fmt, va_list args)
 {
-	say(level == LIBBPF_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libbpf", fmt, args);
+	log_lines(level == LIBBPF_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libbpf", fmt, args);
 	return 0;
 }
 
-static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list args)
+static int log_libxdp(enum libxdp_print_level level, const char *fmt, va_list args)
         __attribute__((format(printf, 2, 0)));
-static int libxdp_says(enum libxdp_print_level level, const char *fmt, va_list args)
+static int log_libxdp(enum libxdp_print_level level, const char *fmt, va_list args)
 {
-	say(level == LIBXDP_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libxdp", fmt, args);
+	log_lines(level == LIBXDP_DEBUG ? L7MP_LOG_SILLY : L7MP_LOG_VERBOSE, "libxdp", fmt, args);
 	return 0;
 }
 
 void off_log_libraries(void)
 {
-	libbpf_set_print(libbpf_says);
-	libxdp_set_print(libxdp_says);
+	libbpf_set_print(log_libbpf);
+	libxdp_set_print(log_libxdp);
 }
 
 /* ---- life ---- */
@@ -66,7 +66,7 @@ static void set_state(struct l7mp_offload_engine *e, enum off_state state)
 	e->hooks.active = state == OFF_ACTIVE;
 }
 
-static void ask_sessions(const struct l7mp_offload_engine *e)
+static void retry_sessions(const struct l7mp_offload_engine *e)
 {
 	if (e->table.events && e->table.events->retry)
 		e->table.events->retry(e->table.events_arg);
@@ -91,7 +91,7 @@ static void on_retry(struct l7mp_timer *t, void *arg)
 	e->was_short = false;
 	e->n_retries++;
 	if (e->state == OFF_ACTIVE)
-		ask_sessions(e);
+		retry_sessions(e);
 }
 
 /* ---- callbacks of path/, hook/ and table/ ---- */
@@ -110,7 +110,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		if (!l7mp_timer_armed(&e->work))
 			(void)l7mp_timer_start(e->loop, &e->work, 0);
 		break;
-	case OFF_PATH_BETTER:
+	case OFF_PATH_RETRY:
 		off_retry_soon(e);
 		break;
 	case OFF_PATH_LINK:
@@ -120,7 +120,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 		off_attach_update(&e->hooks, link);
 		off_frames_links_changed(e);
 		break;
-	case OFF_PATH_LINK_GONE:
+	case OFF_PATH_LINK_REMOVED:
 		off_detach(&e->hooks, link);
 		off_frames_links_changed(e);
 		break;
@@ -140,7 +140,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 	}
 }
 
-static void on_leave(void *arg, struct off_link *link)
+static void on_withdraw(void *arg, struct off_link *link)
 {
 	off_flows_leave_link(arg, link);
 }
@@ -163,7 +163,7 @@ static void compose(struct l7mp_offload_engine *e)
 	e->hooks = (struct off_hooks){.path = &e->path,
 	                              .maps = &e->table.maps,
 	                              .set = &e->set,
-	                              .leave = on_leave,
+	                              .withdraw = on_withdraw,
 	                              .served = on_served,
 	                              .arg = e,
 	                              .dispatcher = -1};
@@ -253,7 +253,7 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	snprintf(e->why, sizeof(e->why), "stopped");
 	release(e);
 	if (starting) /* sessions have been refused with PENDING */
-		ask_sessions(e);
+		retry_sessions(e);
 }
 
 void l7mp_offload_free(struct l7mp_offload_engine **pp)
@@ -487,7 +487,7 @@ void off_loaded(struct l7mp_offload_engine *e, int rc)
 	}
 	give_up(e);
 	warn_unavailable(e);
-	ask_sessions(e); /* sessions have been refused with PENDING */
+	retry_sessions(e); /* sessions have been refused with PENDING */
 }
 
 /* Removes all flows: without sessions nothing would ever end them. */
@@ -634,7 +634,7 @@ void l7mp_offload_leave(struct l7mp_offload_engine *e)
 /* ---- upgrade: the new process ---- */
 
 /* Opens the old process's maps without changing anything that it uses. */
-static int look_at_predecessor(struct l7mp_offload_engine *e)
+static int open_predecessor(struct l7mp_offload_engine *e)
 {
 	int rc = prepare(e);
 
@@ -661,7 +661,7 @@ int l7mp_offload_inherit(struct l7mp_offload_engine *e, const struct l7mp_admin 
 	if (rc)
 		close(lock);
 	else
-		rc = look_at_predecessor(e);
+		rc = open_predecessor(e);
 	if (!rc) {
 		e->configured = true;
 		set_state(e, OFF_STARTING);

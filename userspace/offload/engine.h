@@ -30,8 +30,8 @@ enum off_state {
  */
 #define OFF_BATCH 256
 struct off_batch {
-	uint32_t n_gone, n_actions;
-	uint8_t gone[OFF_BATCH * sizeof(struct l7mp_frame_key)];
+	uint32_t n_deletes, n_actions;
+	uint8_t deletes[OFF_BATCH * sizeof(struct l7mp_frame_key)];
 	uint8_t keys[OFF_BATCH * sizeof(struct l7mp_frame_key)];
 	uint8_t actions[OFF_BATCH * sizeof(struct l7mp_flow6_action)];
 	struct off_direction *owner[OFF_BATCH];
@@ -159,9 +159,9 @@ struct off_plan {
 enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
                                struct off_plan plan[2]);
 /* Finds and uses the nexthop of end i. NONE or a reason. */
-enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
-                                   uint8_t l4, const struct l7mp_addr *local,
-                                   const struct l7mp_addr *remote);
+enum l7mp_reason off_flow_find_nexthop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
+                                       uint8_t l4, const struct l7mp_addr *local,
+                                       const struct l7mp_addr *remote);
 /* Deletes the flow's map entries; off_flow_take_out follows. */
 void off_flow_unmap(struct l7mp_offload_engine *e, struct l7mp_flow *flow);
 /* Removes the flow from the maps and all tables and frees it, except its TCP pair. */

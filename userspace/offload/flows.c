@@ -147,8 +147,8 @@ static void set_frames(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	}
 }
 
-static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
-                      const struct l7mp_flow_end *b)
+static void set_directions(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
+                           const struct l7mp_flow_end *b)
 {
 	struct off_direction *s = flow->dir;
 
@@ -177,9 +177,9 @@ static void set_sides(struct l7mp_flow *flow, const struct l7mp_flow_end *a,
 	}
 }
 
-enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
-                                   uint8_t l4, const struct l7mp_addr *local,
-                                   const struct l7mp_addr *remote)
+enum l7mp_reason off_flow_find_nexthop(struct l7mp_offload_engine *e, struct l7mp_flow *flow, int i,
+                                       uint8_t l4, const struct l7mp_addr *local,
+                                       const struct l7mp_addr *remote)
 {
 	struct off_nexthop *nh = off_nexthop_get(&e->path, l4, local, remote);
 
@@ -191,15 +191,15 @@ enum l7mp_reason off_flow_find_hop(struct l7mp_offload_engine *e, struct l7mp_fl
 	return L7MP_REASON_NONE;
 }
 
-static enum l7mp_reason find_hops(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
-                                  const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
+static enum l7mp_reason find_nexthops(struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                                      const struct l7mp_flow_end *a, const struct l7mp_flow_end *b)
 {
 	const struct l7mp_flow_end *ends[2] = {a, b};
 	enum l7mp_reason reason = L7MP_REASON_NONE;
 
 	for (int i = 0; !reason && i < flow->n_dirs && flow->verb != L7MP_VERB_FRAME; i++)
-		reason = off_flow_find_hop(e, flow, i, ends[i]->l4, &ends[i]->local,
-		                           &ends[i]->remote);
+		reason = off_flow_find_nexthop(e, flow, i, ends[i]->l4, &ends[i]->local,
+		                               &ends[i]->remote);
 	return reason;
 }
 
@@ -250,7 +250,7 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 	enum l7mp_reason reason;
 
 	if (a->l4)
-		set_sides(flow, a, b);
+		set_directions(flow, a, b);
 	else
 		set_frames(flow, a, b);
 	reason = a->l4 == IPPROTO_TCP ? off_splice_prepare(e, flow, a, b) : L7MP_REASON_NONE;
@@ -260,7 +260,7 @@ static enum l7mp_reason build(struct l7mp_offload_engine *e, struct l7mp_flow *f
 		e->was_refused = true;
 		return L7MP_REASON_CONFLICT;
 	}
-	reason = find_hops(e, flow, a, b);
+	reason = find_nexthops(e, flow, a, b);
 	if (!reason)
 		reason = off_flow_plan(e, flow, plan);
 	if (reason)

@@ -74,7 +74,7 @@ static void on_over(void *arg, void *owner, bool reset)
 	e->table.events->over(e->table.events_arg, flow->cookie, reset, final);
 }
 
-static void on_gone(void *arg, void *owner)
+static void on_removed(void *arg, void *owner)
 {
 	struct l7mp_flow_counters final[2];
 
@@ -89,7 +89,7 @@ static const struct off_tcp_ops ops = {
         .unmap = on_unmap,
         .returned = on_returned,
         .over = on_over,
-        .gone = on_gone,
+        .removed = on_removed,
 };
 
 /* ---- life ---- */

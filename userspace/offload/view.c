@@ -298,7 +298,7 @@ static int add_last_seen(cJSON *o, const struct l7mp_offload_engine *e,
 	                         l7mp_iso8601(l7mp_wallclock_ms() - (now - c->last_seen_ms), time));
 }
 
-static int add_exit(cJSON *o, const struct l7mp_offload_engine *e, const struct off_direction *s)
+static int add_egress(cJSON *o, const struct l7mp_offload_engine *e, const struct off_direction *s)
 {
 	static const char *const verbs[] = {"none",  "forward", "reflect",
 	                                    "count", "splice",  "frame"};
@@ -456,7 +456,7 @@ static cJSON *frames_json(struct l7mp_offload_engine *e, struct off_direction *s
 	rc |= add_frames_rewrite(o, &s->frames);
 	rc |= l7mp_json_add_str(o, "hook", hook);
 	rc |= l7mp_json_add_str(o, "in", in);
-	rc |= add_exit(o, e, s);
+	rc |= add_egress(o, e, s);
 	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
 	rc |= l7mp_json_add_num(o, "bytes", (double)s->now.bytes);
 	rc |= add_last_seen(o, e, &s->now);
@@ -467,7 +467,7 @@ static cJSON *frames_json(struct l7mp_offload_engine *e, struct off_direction *s
 	return NULL;
 }
 
-static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
+static cJSON *direction_json(struct l7mp_offload_engine *e, struct off_direction *s)
 {
 	const struct l7mp_flow_key *k = &s->key;
 	const struct l7mp_flow_action *a = &s->action;
@@ -489,7 +489,7 @@ static cJSON *side_json(struct l7mp_offload_engine *e, struct off_direction *s)
 		rc |= add_pair(o, "rewrite", k->family, saddr, a->sport_host, daddr, a->dport_host);
 	rc |= l7mp_json_add_str(o, "hook", hook);
 	rc |= l7mp_json_add_str(o, "in", in);
-	rc |= add_exit(o, e, s);
+	rc |= add_egress(o, e, s);
 	rc |= l7mp_json_add_num(o, "packets", (double)s->now.packets);
 	rc |= l7mp_json_add_num(
 	        o, "bytes",
@@ -515,8 +515,9 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
 		off_counter_read(&e->table, &flow->dir[i]);
-		rc |= append(array, flow->verb == L7MP_VERB_FRAME ? frames_json(e, &flow->dir[i])
-		                                                  : side_json(e, &flow->dir[i]));
+		rc |= append(array, flow->verb == L7MP_VERB_FRAME
+		                            ? frames_json(e, &flow->dir[i])
+		                            : direction_json(e, &flow->dir[i]));
 	}
 	if (!rc)
 		return array;

@@ -293,7 +293,7 @@ void off_attach_check(struct off_hooks *h, struct off_link *l)
 	              "out of offload_ifs and put in again",
 	              l->name, what);
 	l->lost = true;
-	h->leave(h->arg, l);
+	h->withdraw(h->arg, l);
 	off_detach(h, l);
 	l->tried = true;
 	snprintf(l->why, sizeof(l->why), "hook-lost: %s was removed", what);
@@ -314,7 +314,7 @@ void off_attach_update(struct off_hooks *h, struct off_link *l)
 	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {
 		serve(h, l);
 	} else if (!wanted && l->hook != OFF_HOOK_NONE) {
-		h->leave(h->arg, l);
+		h->withdraw(h->arg, l);
 		off_detach(h, l);
 	}
 }

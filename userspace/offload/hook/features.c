@@ -47,7 +47,8 @@ static void find_family(struct off_nl *nl, uint16_t *family)
 	struct nlmsghdr *nlh = message(buf, GENL_ID_CTRL, CTRL_CMD_GETFAMILY);
 
 	mnl_attr_put_strz(nlh, CTRL_ATTR_FAMILY_NAME, "netdev");
-	if (off_nl_open(nl, NETLINK_GENERIC) || off_nl_ask(nl, nlh, on_family, family) || !*family)
+	if (off_nl_open(nl, NETLINK_GENERIC) || off_nl_request(nl, nlh, on_family, family) ||
+	    !*family)
 		*family = ABSENT;
 }
 
@@ -63,7 +64,7 @@ static int on_device(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_STOP;
 }
 
-static int ask(struct off_nl *nl, uint16_t *family, uint32_t ifindex, uint64_t bit)
+static int query_features(struct off_nl *nl, uint16_t *family, uint32_t ifindex, uint64_t bit)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh;
@@ -76,7 +77,7 @@ static int ask(struct off_nl *nl, uint16_t *family, uint32_t ifindex, uint64_t b
 		return -EOPNOTSUPP;
 	nlh = message(buf, *family, NETDEV_CMD_DEV_GET);
 	mnl_attr_put_u32(nlh, NETDEV_A_DEV_IFINDEX, ifindex);
-	rc = off_nl_ask(nl, nlh, on_device, &features);
+	rc = off_nl_request(nl, nlh, on_device, &features);
 	return rc ? rc : !!(features & bit);
 }
 
@@ -84,7 +85,7 @@ int off_xdp_in_driver(uint32_t ifindex)
 {
 	struct off_nl nl = {.socket = NULL};
 	uint16_t family = 0;
-	int rc = ask(&nl, &family, ifindex, NETDEV_XDP_ACT_BASIC);
+	int rc = query_features(&nl, &family, ifindex, NETDEV_XDP_ACT_BASIC);
 
 	off_nl_close(&nl);
 	return rc;
@@ -95,7 +96,8 @@ int off_xdp_can_send(struct off_hooks *h, struct off_link *l)
 	uint64_t now = l7mp_loop_now(h->path->loop);
 
 	if (!l->send_ms || now - l->send_ms > FRESH_MS) {
-		l->can_send = ask(&h->genl, &h->genl_family, l->ifindex, NETDEV_XDP_ACT_NDO_XMIT);
+		l->can_send = query_features(&h->genl, &h->genl_family, l->ifindex,
+		                             NETDEV_XDP_ACT_NDO_XMIT);
 		l->send_ms = now | 1;
 	}
 	return l->can_send;

@@ -42,7 +42,7 @@ struct off_hooks {
 	struct off_maps *maps;
 	const struct off_settings *set;
 	/* Must withdraw the flows whose ingress or egress is `link` before it returns. */
-	void (*leave)(void *arg, struct off_link *link);
+	void (*withdraw)(void *arg, struct off_link *link);
 	/* An interface was attached: refused flows may be possible now. */
 	void (*served)(void *arg);
 	void *arg;

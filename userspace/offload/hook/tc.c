@@ -97,7 +97,7 @@ static int list_filters(struct off_nl *nl, uint32_t ifindex, uint32_t parent, st
 	tcm->tcm_family = AF_UNSPEC;
 	tcm->tcm_ifindex = (int)ifindex;
 	tcm->tcm_parent = parent;
-	return off_nl_ask(nl, nlh, on_filter, f);
+	return off_nl_request(nl, nlh, on_filter, f);
 }
 
 /* ---- attaching ---- */

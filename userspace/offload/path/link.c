@@ -137,7 +137,7 @@ static bool link_change(struct off_link *l, const struct off_link *fresh)
 	return changed;
 }
 
-static void link_gone(struct off_path *p, uint32_t ifindex)
+static void link_removed(struct off_path *p, uint32_t ifindex)
 {
 	struct off_link *l = off_link_find(p, ifindex);
 
@@ -145,7 +145,7 @@ static void link_gone(struct off_path *p, uint32_t ifindex)
 		return;
 	if (l->hook != OFF_HOOK_NONE)
 		l7mp_log_notice(OFF_MODULE, "interface %s is gone", l->name);
-	off_path_tell(p, OFF_PATH_LINK_GONE, l);
+	off_path_notify(p, OFF_PATH_LINK_REMOVED, l);
 	HASH_DELETE(hh, p->links, l);
 	free(l);
 	off_nexthops_link_down(p, ifindex);
@@ -160,7 +160,7 @@ void off_links_event(struct off_path *p, const struct nlmsghdr *nlh)
 		return;
 	p->uppers_old = true;
 	if (nlh->nlmsg_type == RTM_DELLINK) {
-		link_gone(p, fresh.ifindex);
+		link_removed(p, fresh.ifindex);
 		return;
 	}
 	l = off_link_find(p, fresh.ifindex);
@@ -173,11 +173,11 @@ void off_links_event(struct off_path *p, const struct nlmsghdr *nlh)
 	} else if (link_change(l, &fresh)) {
 		/* IPv4 routes of a link that goes down vanish without a message of their own. */
 		off_nexthops_dirty_all(p);
-		off_path_tell(p, OFF_PATH_BETTER, NULL);
+		off_path_notify(p, OFF_PATH_RETRY, NULL);
 		if (carried && !off_link_carries(l))
 			off_nexthops_link_down(p, l->ifindex);
 	}
-	off_path_tell(p, OFF_PATH_LINK, l);
+	off_path_notify(p, OFF_PATH_LINK, l);
 }
 
 static int on_link(const struct nlmsghdr *nlh, void *arg)
@@ -197,7 +197,7 @@ static int on_link(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_OK;
 }
 
-static int ask_links(struct off_path *p)
+static int request_links(struct off_path *p)
 {
 	char buf[128] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -207,7 +207,7 @@ static int ask_links(struct off_path *p)
 	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	ifi = mnl_nlmsg_put_extra_header(nlh, sizeof(*ifi));
 	ifi->ifi_family = AF_UNSPEC;
-	return off_nl_ask(&p->nl, nlh, on_link, p);
+	return off_nl_request(&p->nl, nlh, on_link, p);
 }
 
 int off_links_dump(struct off_path *p)
@@ -220,12 +220,12 @@ int off_links_dump(struct off_path *p)
 	for (int i = 0; i < DUMPS && rc == -EINTR; i++) {
 		HASH_ITER (hh, p->links, l, next)
 			l->seen = false;
-		rc = ask_links(p);
+		rc = request_links(p);
 	}
 	/* The deletion of a link may have been among lost events. */
 	HASH_ITER (hh, p->links, l, next)
 		if (!rc && !l->seen)
-			link_gone(p, l->ifindex);
+			link_removed(p, l->ifindex);
 	return rc;
 }
 

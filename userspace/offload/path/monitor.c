@@ -23,13 +23,13 @@ static void resync(struct off_path *p)
 	/* Invalidate the neighbours: they are read again when their nexthops are looked up. */
 	HASH_ITER (hh, p->neighs, n, next) {
 		n->valid = false;
-		n->looked_ms = 0;
+		n->read_ms = 0;
 		DL_FOREACH2(n->nexthops, nh, nnext)
 		off_nexthop_dirty(p, nh);
 	}
 	off_nexthops_dirty_all(p);
-	off_path_tell(p, OFF_PATH_RESYNC, NULL);
-	off_path_tell(p, OFF_PATH_BETTER, NULL);
+	off_path_notify(p, OFF_PATH_RESYNC, NULL);
+	off_path_notify(p, OFF_PATH_RETRY, NULL);
 }
 
 static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
@@ -53,8 +53,8 @@ static void address_event(struct off_path *p, const struct nlmsghdr *nlh)
 			addr = a;
 	}
 	if (addr && mnl_attr_get_payload_len(addr) == (family == L7MP_FAMILY_V4 ? 4 : 16))
-		off_nexthops_address_gone(p, family, mnl_attr_get_payload(addr),
-		                          mnl_attr_get_payload_len(addr));
+		off_nexthops_address_removed(p, family, mnl_attr_get_payload(addr),
+		                             mnl_attr_get_payload_len(addr));
 }
 
 /* Thousands of filters may change at once: their device is reported once, after the batch. */
@@ -69,7 +69,7 @@ static void tc_event(struct off_path *p, const struct nlmsghdr *nlh)
 	p->tc_changed = true;
 }
 
-static void tell_tc_changes(struct off_path *p)
+static void report_tc_changes(struct off_path *p)
 {
 	struct off_link *l, *next;
 
@@ -80,7 +80,7 @@ static void tell_tc_changes(struct off_path *p)
 		if (!l->tc_changed)
 			continue;
 		l->tc_changed = false;
-		off_path_tell(p, OFF_PATH_HOOK, l);
+		off_path_notify(p, OFF_PATH_HOOK, l);
 	}
 }
 
@@ -169,7 +169,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 		if (!p->poll) /* a callback has stopped the engine */
 			return;
 	}
-	tell_tc_changes(p);
+	report_tc_changes(p);
 	if (p->rules_changed)
 		off_routes_check_ports(p);
 	p->rules_changed = false;

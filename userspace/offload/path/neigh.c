@@ -15,8 +15,8 @@
 
 #include "path.h"
 
-#define ASK_AGAIN_MS  1000
-#define LOOK_AGAIN_MS 50 /* changes in between are reported by events */
+#define REQUEST_MS 1000
+#define READ_MS    50 /* changes in between are reported by events */
 
 #define VALID (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY)
 
@@ -86,7 +86,7 @@ static struct ndmsg *message(char *buf, const struct off_neigh_key *key, uint16_
 
 static uint64_t turn_of(const struct off_neigh *n)
 {
-	return n->asked_ms + ASK_AGAIN_MS;
+	return n->requested_ms + REQUEST_MS;
 }
 
 static void arm(struct off_path *p)
@@ -123,7 +123,7 @@ static void wait_no_more(struct off_path *p, struct off_neigh *n)
 /* ---- requests to the kernel ---- */
 
 /* Makes the kernel resolve or confirm the entry; the result is an event. */
-static void use(struct off_path *p, struct off_neigh *n)
+static void request_probe(struct off_path *p, struct off_neigh *n)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh;
@@ -131,39 +131,39 @@ static void use(struct off_path *p, struct off_neigh *n)
 	uint64_t now = l7mp_loop_now(p->loop);
 	const struct off_link *l = off_link_find(p, n->key.ifindex);
 
-	if (n->asked_ms && now - n->asked_ms < ASK_AGAIN_MS) {
+	if (n->requested_ms && now - n->requested_ms < REQUEST_MS) {
 		wait_for_turn(p, n);
 		return;
 	}
 	/* No carrier: skip probing. The rate limit would also delay the request when it is up. */
 	if (!l || !off_link_carries(l))
 		return;
-	n->asked_ms = now | 1;
+	n->requested_ms = now | 1;
 	ndm = message(buf, &n->key, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_ACK, &nlh);
 	ndm->ndm_flags = NTF_USE;
-	(void)off_nl_ask(&p->nl, nlh, NULL, NULL);
+	(void)off_nl_request(&p->nl, nlh, NULL, NULL);
 }
 
-static void take(struct off_neigh *n, const struct state *s)
+static void update(struct off_neigh *n, const struct state *s)
 {
 	n->valid = s->seen && s->nud & VALID && s->has_mac;
 	if (n->valid)
 		memcpy(n->mac, s->mac, sizeof(n->mac));
 }
 
-static void look(struct off_path *p, struct off_neigh *n)
+static void read_entry(struct off_path *p, struct off_neigh *n)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct state s = {.seen = false};
 	struct nlmsghdr *nlh;
 
-	n->looked_ms = l7mp_loop_now(p->loop);
+	n->read_ms = l7mp_loop_now(p->loop);
 	(void)message(buf, &n->key, RTM_GETNEIGH, 0, &nlh);
-	if (off_nl_ask(&p->nl, nlh, on_answer, &s))
+	if (off_nl_request(&p->nl, nlh, on_answer, &s))
 		s.seen = false;
-	take(n, &s);
+	update(n, &s);
 	if (!n->valid || s.nud & NUD_STALE)
-		use(p, n);
+		request_probe(p, n);
 }
 
 static struct off_neigh *find(struct off_path *p, const struct off_neigh_key *key)
@@ -181,10 +181,10 @@ static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key
 	if (n) {
 		/*
 		 * Unresolved, perhaps since long ago: read it again. Thousands of flows may need it
-		 * at once, so not more often than every LOOK_AGAIN_MS.
+		 * at once, so not more often than every READ_MS.
 		 */
-		if (!n->valid && l7mp_loop_now(p->loop) - n->looked_ms >= LOOK_AGAIN_MS)
-			look(p, n);
+		if (!n->valid && l7mp_loop_now(p->loop) - n->read_ms >= READ_MS)
+			read_entry(p, n);
 		return n;
 	}
 	n = calloc(1, sizeof(*n));
@@ -196,7 +196,7 @@ static struct off_neigh *get(struct off_path *p, const struct off_neigh_key *key
 		free(n);
 		return NULL;
 	}
-	look(p, n);
+	read_entry(p, n);
 	return n;
 }
 
@@ -252,7 +252,7 @@ static bool in_use(const struct off_neigh *n)
 }
 
 /* Marks the neighbour's nexthops if it differs from its previous state `was`, `old`. */
-static void tell(struct off_path *p, struct off_neigh *n, bool was, const uint8_t old[6])
+static void notify_nexthops(struct off_path *p, struct off_neigh *n, bool was, const uint8_t old[6])
 {
 	struct off_nexthop *nh;
 
@@ -279,27 +279,27 @@ void off_neigh_event(struct off_path *p, const struct nlmsghdr *nlh)
 	if (nlh->nlmsg_type == RTM_DELNEIGH)
 		n->valid = false;
 	else
-		take(n, &s);
+		update(n, &s);
 	/* Removed or unconfirmed, but flows use it: have the kernel resolve or probe it. */
 	if ((!n->valid || s.nud & NUD_STALE) && in_use(n))
-		use(p, n);
-	tell(p, n, was, old);
+		request_probe(p, n);
+	notify_nexthops(p, n, was, old);
 }
 
-static void look_again(struct off_path *p, struct off_neigh *n)
+static void reread_entry(struct off_path *p, struct off_neigh *n)
 {
 	bool was = n->valid;
 	uint8_t old[6];
 
 	memcpy(old, n->mac, sizeof(old));
-	look(p, n);
-	tell(p, n, was, old);
+	read_entry(p, n);
+	notify_nexthops(p, n, was, old);
 }
 
 void off_neigh_recheck(struct off_path *p, struct off_neigh *n)
 {
-	if (l7mp_loop_now(p->loop) - n->looked_ms >= ASK_AGAIN_MS)
-		look_again(p, n);
+	if (l7mp_loop_now(p->loop) - n->read_ms >= REQUEST_MS)
+		reread_entry(p, n);
 }
 
 static void on_turn(struct l7mp_timer *t, void *arg)
@@ -312,7 +312,7 @@ static void on_turn(struct l7mp_timer *t, void *arg)
 	while ((n = p->waiting_neighs) && turn_of(n) <= now) {
 		wait_no_more(p, n);
 		if (in_use(n))
-			look_again(p, n);
+			reread_entry(p, n);
 	}
 	arm(p);
 }

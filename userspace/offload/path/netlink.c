@@ -85,7 +85,7 @@ void off_nl_close(struct off_nl *nl)
 	nl->socket = NULL;
 }
 
-int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
+int off_nl_request(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg)
 {
 	/* On the stack: a static buffer would be shared state. */
 	char answer[ANSWER_MAX] __attribute__((aligned(8)));

@@ -131,20 +131,20 @@ void off_nexthops_clear(struct off_path *p)
 
 static void mark(struct off_path *p, struct off_nexthop *nh, bool route, bool first)
 {
-	nh->ask_route |= route;
+	nh->need_lookup |= route;
 	if (nh->dirty && !first) {
-		nh->again = nh->looked; /* in progress: process it again after the others */
+		nh->again = nh->looked_up; /* in progress: process it again after the others */
 		return;
 	}
 	if (nh->dirty)
 		DL_DELETE2(p->dirty, nh, dprev, dnext);
 	nh->dirty = true;
-	nh->looked = nh->again = false;
+	nh->looked_up = nh->again = false;
 	if (first)
 		DL_PREPEND2(p->dirty, nh, dprev, dnext);
 	else
 		DL_APPEND2(p->dirty, nh, dprev, dnext);
-	off_path_tell(p, OFF_PATH_WORK, NULL);
+	off_path_notify(p, OFF_PATH_WORK, NULL);
 }
 
 static void dirty(struct off_path *p, struct off_nexthop *nh, bool route, bool first)
@@ -193,7 +193,7 @@ void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex)
  * Another route may exist, but with many nexthops the look-ups would take too long: their flows are
  * withdrawn first (`down`).
  */
-static void go_first(struct off_path *p, struct off_nexthop *nh, unsigned n)
+static void mark_first(struct off_path *p, struct off_nexthop *nh, unsigned n)
 {
 	nh->down = n > FEW;
 	dirty(p, nh, true, true);
@@ -208,10 +208,11 @@ void off_nexthops_link_down(struct off_path *p, uint32_t ifindex)
 		n += nh->ifindex == ifindex;
 	HASH_ITER (hh, p->nexthops, nh, next)
 		if (nh->ifindex == ifindex)
-			go_first(p, nh, n);
+			mark_first(p, nh, n);
 }
 
-void off_nexthops_address_gone(struct off_path *p, uint8_t family, const uint8_t *addr, size_t len)
+void off_nexthops_address_removed(struct off_path *p, uint8_t family, const uint8_t *addr,
+                                  size_t len)
 {
 	struct off_nexthop *nh, *next;
 	unsigned n = 0;
@@ -220,7 +221,7 @@ void off_nexthops_address_gone(struct off_path *p, uint8_t family, const uint8_t
 		n += nh->key.family == family && !memcmp(nh->key.src, addr, len);
 	HASH_ITER (hh, p->nexthops, nh, next)
 		if (nh->key.family == family && !memcmp(nh->key.src, addr, len))
-			go_first(p, nh, n);
+			mark_first(p, nh, n);
 }
 
 static bool inside(const uint8_t *addr, const uint8_t *prefix, unsigned len)
@@ -246,16 +247,16 @@ void off_nexthops_dirty_prefix(struct off_path *p, uint8_t family, const uint8_t
 
 /* ---- the owner's slices ---- */
 
-static void look(struct off_path *p, struct off_nexthop *nh)
+static void lookup(struct off_path *p, struct off_nexthop *nh)
 {
 	enum l7mp_reason was = nh->reason;
 	bool was_bad = was != L7MP_REASON_NONE;
 
-	nh->looked = true;
+	nh->looked_up = true;
 	if (nh->only_recheck && !nh->down) {
 		nh->only_recheck = false;
 		if (!off_route_changed(p, nh)) {
-			nh->ask_route = false;
+			nh->need_lookup = false;
 			if (nh->neigh && nh->n_uses)
 				off_neigh_recheck(p, nh->neigh);
 			return;
@@ -263,24 +264,24 @@ static void look(struct off_path *p, struct off_nexthop *nh)
 	}
 	if (nh->down)
 		nh->reason = L7MP_REASON_NO_ROUTE;
-	else if (nh->ask_route)
+	else if (nh->need_lookup)
 		off_route_lookup(p, nh);
 	else if (nh->neigh && (!was_bad || nh->reason == L7MP_REASON_NO_NEIGHBOUR))
 		nh->reason = nh->neigh->valid ? L7MP_REASON_NONE : L7MP_REASON_NO_NEIGHBOUR;
 	if (!nh->down)
-		nh->ask_route = false;
+		nh->need_lookup = false;
 	/* Usable, or failed for another reason: refused sessions show the current reason. */
 	if (was_bad && nh->reason != was)
-		off_path_tell(p, OFF_PATH_BETTER, NULL);
+		off_path_notify(p, OFF_PATH_RETRY, NULL);
 	nh->generation++;
 }
 
-struct off_nexthop *off_nexthop_look(struct off_path *p)
+struct off_nexthop *off_nexthop_next_dirty(struct off_path *p)
 {
 	struct off_nexthop *nh = p->dirty;
 
-	if (nh && !nh->looked)
-		look(p, nh);
+	if (nh && !nh->looked_up)
+		lookup(p, nh);
 	return nh;
 }
 

@@ -8,7 +8,7 @@
  *   monitor   rtnetlink events                recheck   repeated route look-ups
  *   netlink   sockets, requests
  *
- * An event marks nexthops dirty; the owner processes them in slices (off_nexthop_look) and updates
+ * An event marks nexthops dirty; the owner processes them in slices (off_nexthop_next_dirty) and updates
  * the flows that use them. Nexthops are not freed inside an rtnetlink callback.
  *
  * Knows neither flows nor hooks, but reports changes through the callback `changed`. Thread: loop
@@ -50,7 +50,7 @@ void off_nl_close(struct off_nl *nl);
  * dump, the acknowledgement or cb's MNL_CB_STOP. Doesn't block: rtnetlink produces its reply inside
  * sendmsg(2) and recvmsg(2). Returns 0 or the kernel's negative errno.
  */
-int off_nl_ask(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
+int off_nl_request(struct off_nl *nl, struct nlmsghdr *request, mnl_cb_t cb, void *arg);
 /* The payload of a message; NULL if it is shorter than `size` bytes. Borrowed. */
 const void *off_nl_payload(const struct nlmsghdr *nlh, size_t size);
 /* The number in an attribute, in host order; 0 when the attribute is shorter. */
@@ -161,9 +161,9 @@ struct off_neigh {
 	struct off_neigh_key key;
 	uint8_t mac[6];
 	bool valid;
-	uint64_t looked_ms; /* when the kernel's entry was last read */
-	uint64_t asked_ms;  /* when the kernel was last requested to resolve or confirm it */
-	bool waiting;       /* in waiting_neighs: the next request is delayed */
+	uint64_t read_ms;      /* when the kernel's entry was last read */
+	uint64_t requested_ms; /* when the kernel was last requested to resolve or confirm it */
+	bool waiting;          /* in waiting_neighs: the next request is delayed */
 	struct off_neigh *wprev, *wnext;
 	struct off_nexthop *nexthops;
 };
@@ -207,9 +207,9 @@ struct off_nexthop {
 	enum l7mp_reason reason; /* NONE: usable */
 	bool local;              /* the peer is on this host */
 	bool dirty;              /* may have changed: in the list `dirty` */
-	bool looked;             /* dirty, and looked up: its flows are being updated */
+	bool looked_up;          /* dirty, and looked up: its flows are being updated */
 	bool again;              /* dirty, and changed once more since it was looked up */
-	bool ask_route;          /* dirty, and the route must be looked up */
+	bool need_lookup;        /* dirty, and the route must be looked up */
 	bool only_recheck;       /* dirty for a periodic recheck only: no change is known */
 	bool down;               /* link or source gone: withdraw flows before the look-up */
 	uint32_t generation;
@@ -255,13 +255,14 @@ void off_nexthops_dirty_prefix(struct off_path *p, uint8_t family, const uint8_t
 /* The interface is down: puts its nexthops at the head of the dirty list. */
 void off_nexthops_link_down(struct off_path *p, uint32_t ifindex);
 /* A local address was deleted: the same for nexthops with this source. `len`: 4 or 16. */
-void off_nexthops_address_gone(struct off_path *p, uint8_t family, const uint8_t *addr, size_t len);
+void off_nexthops_address_removed(struct off_path *p, uint8_t family, const uint8_t *addr,
+                                  size_t len);
 
 /*
  * For the owner's slices: returns the first dirty nexthop, after looking it up if that has not been
  * done yet. NULL: none is dirty.
  */
-struct off_nexthop *off_nexthop_look(struct off_path *p);
+struct off_nexthop *off_nexthop_next_dirty(struct off_path *p);
 /* The next flow to be updated for the nexthop's change. NULL: all were returned. */
 struct l7mp_flow *off_nexthop_next_flow(struct off_nexthop *nh);
 /* All flows were updated: nh is clean, unless it changed meanwhile. May free nh. */
@@ -302,13 +303,13 @@ void off_recheck_stop(struct off_path *p);
 /* ---- the whole ---- */
 
 enum off_path_event {
-	OFF_PATH_WORK,      /* a nexthop is dirty: call off_nexthop_look soon, not from inside */
-	OFF_PATH_BETTER,    /* refused flows may be possible now */
-	OFF_PATH_LINK,      /* `link` is new or has changed */
-	OFF_PATH_LINK_GONE, /* `link` is about to be freed */
-	OFF_PATH_HOOK,      /* tc filters, qdiscs or the XDP program of `link` changed */
-	OFF_PATH_REPLAN,    /* the keys of nexthops have changed: all flows must be added again */
-	OFF_PATH_RESYNC,    /* events were lost: all links may have changed */
+	OFF_PATH_WORK,  /* a nexthop is dirty: call off_nexthop_next_dirty soon, not from inside */
+	OFF_PATH_RETRY, /* refused flows may be possible now */
+	OFF_PATH_LINK,  /* `link` is new or has changed */
+	OFF_PATH_LINK_REMOVED, /* `link` is about to be freed */
+	OFF_PATH_HOOK,         /* tc filters, qdiscs or the XDP program of `link` changed */
+	OFF_PATH_REPLAN, /* the keys of nexthops have changed: all flows must be added again */
+	OFF_PATH_RESYNC, /* events were lost: all links may have changed */
 };
 
 struct off_path {
@@ -337,8 +338,8 @@ struct off_path {
 	uint64_t routes_changed_ms; /* time of the last event that affects routes; 0: never */
 };
 
-static inline void off_path_tell(struct off_path *p, enum off_path_event event,
-                                 struct off_link *link)
+static inline void off_path_notify(struct off_path *p, enum off_path_event event,
+                                   struct off_link *link)
 {
 	p->changed(p->arg, event, link);
 }

@@ -86,7 +86,7 @@ static int on_route(const struct nlmsghdr *nlh, void *arg)
 	return MNL_CB_STOP;
 }
 
-static int ask_route(struct off_path *p, const struct off_nexthop_key *key, struct answer *out)
+static int query_route(struct off_path *p, const struct off_nexthop_key *key, struct answer *out)
 {
 	char buf[256] __attribute__((aligned(8)));
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(buf);
@@ -110,7 +110,7 @@ static int ask_route(struct off_path *p, const struct off_nexthop_key *key, stru
 		mnl_attr_put_u16(nlh, RTA_DPORT, key->dport);
 	}
 	memset(out, 0, sizeof(*out));
-	rc = off_nl_ask(&p->nl, nlh, on_route, out);
+	rc = off_nl_request(&p->nl, nlh, on_route, out);
 	return rc ? rc : out->seen ? 0 : -ENOENT;
 }
 
@@ -123,7 +123,7 @@ bool off_route_changed(struct off_path *p, const struct off_nexthop *nh)
 {
 	struct answer r;
 
-	if (ask_route(p, &nh->key, &r) || !usable(&r))
+	if (query_route(p, &nh->key, &r) || !usable(&r))
 		return nh->reason != L7MP_REASON_NO_ROUTE;
 	if (nh->reason == L7MP_REASON_NO_ROUTE || (r.type == RTN_LOCAL) != nh->local)
 		return true;
@@ -135,7 +135,7 @@ bool off_route_changed(struct off_path *p, const struct off_nexthop *nh)
 void off_route_lookup(struct off_path *p, struct off_nexthop *nh)
 {
 	struct answer r;
-	int rc = ask_route(p, &nh->key, &r);
+	int rc = query_route(p, &nh->key, &r);
 
 	off_neigh_unbind(p, nh);
 	nh->local = false;
@@ -202,7 +202,7 @@ static bool rules_have_ports(struct off_path *p, uint8_t family)
 	nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	rule = mnl_nlmsg_put_extra_header(nlh, sizeof(*rule));
 	rule->family = (uint8_t)af(family);
-	(void)off_nl_ask(&p->nl, nlh, on_rule, &found);
+	(void)off_nl_request(&p->nl, nlh, on_rule, &found);
 	return found;
 }
 
@@ -215,7 +215,7 @@ void off_routes_check_ports(struct off_path *p)
 	if (by_port == p->by_port)
 		return;
 	p->by_port = by_port;
-	off_path_tell(p, OFF_PATH_REPLAN, NULL);
+	off_path_notify(p, OFF_PATH_REPLAN, NULL);
 }
 
 /* ---- events ---- */

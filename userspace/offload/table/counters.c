@@ -172,7 +172,7 @@ static void take(struct off_table *tbl, const struct off_counter_slice *r)
 }
 
 /* Sets the next slice, skipping blocks without used slots. False: the poll is complete. */
-static bool ask_next(const struct off_table *tbl, struct off_counter_slice *r)
+static bool next_slice(const struct off_table *tbl, struct off_counter_slice *r)
 {
 	const struct off_slots *s = &tbl->slots;
 	uint32_t first = tbl->counter_poll.next, end;
@@ -254,7 +254,7 @@ static void slice(struct l7mp_timer *t, void *arg)
 		s->next = 0;
 		s->running = true;
 	}
-	if (!ask_next(tbl, r)) {
+	if (!next_slice(tbl, r)) {
 		done(tbl);
 		return;
 	}

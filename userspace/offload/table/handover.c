@@ -61,7 +61,7 @@ static void slot_take(struct off_handover *h, struct off_direction *dir)
 	h->n_free--;
 	h->slots[dir->action.handover].passed = 1;
 	__atomic_store_n(&h->slots[dir->action.handover].relayed, 0, __ATOMIC_RELEASE);
-	dir->noted = 1;
+	dir->passed_seen = 1;
 }
 
 static void slot_give(struct off_handover *h, struct off_direction *dir)
@@ -90,8 +90,8 @@ static bool settled(struct off_table *tbl, struct l7mp_flow *flow)
 		if (!has_slot(s))
 			continue;
 		passed = __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_ACQUIRE);
-		same = same && passed == s->noted;
-		s->noted = passed;
+		same = same && passed == s->passed_seen;
+		s->passed_seen = passed;
 	}
 	return same;
 }
@@ -115,9 +115,9 @@ static bool hand_over(struct off_table *tbl, struct l7mp_flow *flow)
 		if (!has_slot(s))
 			continue;
 		off_rtp_enter(tbl, s);
-		__atomic_store_n(&slot_of(tbl, s)->relayed, s->noted, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&slot_of(tbl, s)->relayed, s->passed_seen, __ATOMIC_SEQ_CST);
 		all = all &&
-		      __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_SEQ_CST) == s->noted;
+		      __atomic_load_n(&slot_of(tbl, s)->passed, __ATOMIC_SEQ_CST) == s->passed_seen;
 	}
 	return all;
 }
@@ -172,10 +172,10 @@ static bool unordered(const struct l7mp_flow *flow)
  */
 static bool step(struct off_table *tbl, struct l7mp_flow *flow)
 {
-	uint64_t now = now_us(), before = flow->looked_us;
+	uint64_t now = now_us(), before = flow->checked_us;
 	bool same = settled(tbl, flow), orderly = false, hurry;
 
-	flow->looked_us = now;
+	flow->checked_us = now;
 	/*
 	 * A program that reads different numbers just before we make them equal may count its
 	 * packet just after that. So they must still be equal a tick later; meanwhile the programs
@@ -245,7 +245,8 @@ int off_handover_claim(struct off_table *tbl, struct off_direction *dir)
 	if (h->claimed[dir->action.handover])
 		return -EEXIST;
 	h->claimed[dir->action.handover] = 1;
-	dir->noted = __atomic_load_n(&h->slots[dir->action.handover].passed, __ATOMIC_ACQUIRE);
+	dir->passed_seen =
+	        __atomic_load_n(&h->slots[dir->action.handover].passed, __ATOMIC_ACQUIRE);
 	return 0;
 }
 
@@ -264,7 +265,7 @@ void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow)
 {
 	struct off_handover *h = &tbl->handover;
 
-	flow->added_us = flow->settled_us = flow->looked_us = now_us();
+	flow->added_us = flow->settled_us = flow->checked_us = now_us();
 	flow->beginning = true;
 	flow->agreed = false;
 	DL_APPEND2(h->flows, flow, hprev, hnext);

@@ -114,14 +114,14 @@ static uint32_t prog_id(int fd)
 	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, &info, &len) ? info.id : 0;
 }
 
-static void learn_ids(struct off_maps *m)
+static void read_ids(struct off_maps *m)
 {
 	m->id_xdp = prog_id(m->prog_xdp);
 	m->id_tc = prog_id(m->prog_tc);
 	m->id_tc_l3 = prog_id(m->prog_tc_l3);
 }
 
-static void learn_old_ids(struct off_programs *p)
+static void read_old_ids(struct off_programs *p)
 {
 	p->id_xdp = prog_id(p->xdp);
 	p->id_tc = prog_id(p->tc);
@@ -141,7 +141,7 @@ static void open_programs(struct off_programs *p, const char *dir, const char *f
 		snprintf(path, sizeof(path), "%s/%s%s", dir, front, n[i].name);
 		*n[i].fd = bpf_obj_get(path);
 	}
-	learn_old_ids(p);
+	read_old_ids(p);
 }
 
 static int keep(int fd, int *out)
@@ -316,7 +316,7 @@ int off_maps_load(struct off_maps *m, uint32_t max_flows, char *why, size_t size
 		return rc;
 	}
 	m->max_flows = max_flows;
-	learn_ids(m);
+	read_ids(m);
 	return 0;
 }
 
@@ -389,7 +389,7 @@ int off_maps_open(struct off_maps *m, const char *dir, char *why, size_t size)
 		return rc;
 	}
 	m->n_slots = info.max_entries;
-	learn_ids(m);
+	read_ids(m);
 	return 0;
 }
 
@@ -412,7 +412,7 @@ void off_maps_open_old(struct off_maps *m, const char *dir)
 		close(m->attached);
 		m->attached = -1;
 	}
-	learn_ids(m);
+	read_ids(m);
 }
 
 /* ---- our own programs for a previous daemon's maps ---- */
@@ -423,7 +423,7 @@ static void set_programs(struct off_maps *m, const struct off_programs *p)
 	m->prog_tc = p->tc;
 	m->prog_tc_l3 = p->tc_l3;
 	m->prog_tap = p->tap;
-	learn_ids(m);
+	read_ids(m);
 }
 
 void off_maps_open_newer(struct off_maps *m, const char *dir)
@@ -438,7 +438,7 @@ void off_maps_use_newer(struct off_maps *m, const char *dir, bool for_good)
 
 	m->old[1] = (struct off_programs){
 	        .xdp = m->prog_xdp, .tc = m->prog_tc, .tc_l3 = m->prog_tc_l3, .tap = m->prog_tap};
-	learn_old_ids(&m->old[1]);
+	read_old_ids(&m->old[1]);
 	set_programs(m, &newer);
 	if (for_good)
 		off_maps_renewed(m, dir);
@@ -472,7 +472,7 @@ int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size)
 	off_maps_open_newer(m, dir);
 	m->old[0] = (struct off_programs){
 	        .xdp = m->prog_xdp, .tc = m->prog_tc, .tc_l3 = m->prog_tc_l3, .tap = m->prog_tap};
-	learn_old_ids(&m->old[0]);
+	read_old_ids(&m->old[0]);
 	set_programs(m, &none);
 	rc = load_xdp_again(m);
 	rc = rc ? rc : load_tc(m);
@@ -480,7 +480,7 @@ int off_maps_renew(struct off_maps *m, const char *dir, char *why, size_t size)
 		explain(rc, why, size);
 		return rc;
 	}
-	learn_ids(m);
+	read_ids(m);
 	return 0;
 }
 

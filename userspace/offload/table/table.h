@@ -74,7 +74,7 @@ struct off_direction {
 	/* counter_poll.serial when the flow was added. Next to `now`: the poll reads both. */
 	uint64_t born;
 	struct l7mp_flow *flow;
-	uint64_t noted;              /* hand-over: `passed` as last read */
+	uint64_t passed_seen;        /* hand-over: `passed` as last read */
 	bool has_slot;               /* action.slot is allocated */
 	bool has_rtp;                /* action.pair is an allocated index of the map `rtp` */
 	struct l7mp_rtp_stream *rtp; /* the session's; NULL: no RTP statistics */
@@ -98,7 +98,7 @@ struct l7mp_flow {
 	bool agreed;                     /* `passed` equalled `relayed` at the last check */
 	struct l7mp_flow *hprev, *hnext; /* in handover.flows */
 	/* CLOCK_MONOTONIC: when it was added, last saw a packet, was last checked. */
-	uint64_t added_us, settled_us, looked_us;
+	uint64_t added_us, settled_us, checked_us;
 	bool out;                 /* changes.c has removed its map entries already */
 	bool unmapped;            /* TCP: the same, before its owner takes it back */
 	bool over;                /* TCP: has no owner any more; kept for late segments */

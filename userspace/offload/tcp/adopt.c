@@ -154,7 +154,7 @@ const char *off_tcp_adopt(struct off_tcp *t, uint32_t index, uint32_t id,
 	p->id = id;
 	p->map = map;
 	p->stage = OFF_TCP_FAST;
-	p->told = true;
+	p->begun_called = true;
 	for (int i = 0; i < 2; i++) {
 		struct off_tcp_end *e = &p->end[i];
 

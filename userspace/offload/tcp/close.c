@@ -2,15 +2,15 @@
 /* Spliced connections that are closed, and dead peers. */
 #include "tcp.h"
 
-#define SETTLE_MS    3     /* segments copied to the sockets in TRANS arrive before the close */
-#define LINGER_MS    2000  /* late segments of a closed connection are still translated */
-#define SILENCE_MS   1000  /* no segment after a reset for so long: it was accepted */
-#define DOUBT_MS     300   /* interval of probes to both ends after a reset */
-#define CHALLENGE_MS 5     /* at most one challenge in this time */
-#define ANSWER_MS    1000  /* after a challenge check for its answer every ms */
-#define IDLE_MS      60000 /* keep-alive, as in l7mp_tcp_tune */
-#define ASK_MS       10000
-#define ASKED_MAX_MS 50000
+#define SETTLE_MS         3    /* segments copied to the sockets in TRANS arrive before the close */
+#define LINGER_MS         2000 /* late segments of a closed connection are still translated */
+#define SILENCE_MS        1000 /* no segment after a reset for so long: it was accepted */
+#define DOUBT_MS          300  /* interval of probes to both ends after a reset */
+#define CHALLENGE_MS      5    /* at most one challenge in this time */
+#define ANSWER_MS         1000 /* after a challenge check for its answer every ms */
+#define IDLE_MS           60000 /* keep-alive, as in l7mp_tcp_tune */
+#define PROBE_MS          10000
+#define UNANSWERED_MAX_MS 50000
 
 static uint64_t now(const struct off_tcp_pair *p)
 {
@@ -22,7 +22,7 @@ static void finish(struct off_tcp_pair *p)
 	struct off_tcp *t = p->t;
 
 	t->ops->unmap(t->arg, p->owner);
-	t->ops->gone(t->arg, p->owner);
+	t->ops->removed(t->arg, p->owner);
 	off_tcp_pair_free(&p);
 }
 
@@ -96,9 +96,9 @@ static bool challenge(struct off_tcp_pair *p, int i)
 	return !off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s);
 }
 
-bool off_tcp_begun_anew(struct off_tcp_pair *p)
+bool off_tcp_check_reuse(struct off_tcp_pair *p)
 {
-	bool asked = true;
+	bool sent = true;
 
 	if ((p->map->dir[0].seen | p->map->dir[1].seen) & L7MP_TCP_REUSED) {
 		off_tcp_over(p, true);
@@ -107,9 +107,9 @@ bool off_tcp_begun_anew(struct off_tcp_pair *p)
 	for (int i = 0; i < 2; i++)
 		if (p->map->dir[i].seen & L7MP_TCP_SYN &&
 		    off_tcp_since(p->t, p->challenged_ms) >= CHALLENGE_MS)
-			asked = challenge(p, i) && asked;
+			sent = challenge(p, i) && sent;
 	/* No CAP_NET_RAW: un-splice, as a restored socket sends challenge ACKs itself. */
-	if (!asked)
+	if (!sent)
 		off_tcp_pair_leave(p, L7MP_REASON_TCP);
 	return false;
 }
@@ -136,9 +136,9 @@ static bool keep_alive(struct off_tcp_pair *p, int i, uint64_t silent)
 	}
 	if (!p->unanswered_ms[i])
 		p->unanswered_ms[i] = now(p);
-	if (off_tcp_since(p->t, p->unanswered_ms[i]) >= ASKED_MAX_MS)
+	if (off_tcp_since(p->t, p->unanswered_ms[i]) >= UNANSWERED_MAX_MS)
 		return false;
-	if (off_tcp_since(p->t, p->probe_ms) >= ASK_MS) {
+	if (off_tcp_since(p->t, p->probe_ms) >= PROBE_MS) {
 		p->probe_ms = now(p);
 		off_tcp_probe(p, 0);
 		off_tcp_probe(p, 1);
@@ -178,7 +178,7 @@ static void fast_step(struct off_tcp_pair *p)
 	if (seen[0] & seen[1] & L7MP_TCP_FIN_ACKED) {
 		if (off_tcp_since(p->t, p->since_ms) >= SETTLE_MS)
 			off_tcp_over(p, false);
-	} else if (off_tcp_begun_anew(p) || p->stage != OFF_TCP_FAST) {
+	} else if (off_tcp_check_reuse(p) || p->stage != OFF_TCP_FAST) {
 		return;
 	} else if ((seen[0] | seen[1]) & L7MP_TCP_RST) {
 		reset_step(p);
@@ -192,8 +192,8 @@ static void fast_step(struct off_tcp_pair *p)
 	}
 	p->reset_ms = 0;
 	if (p->stage == OFF_TCP_FAST)
-		off_tcp_hurry(p, p->challenged_ms &&
-		                         off_tcp_since(p->t, p->challenged_ms) < ANSWER_MS);
+		off_tcp_set_busy(p, p->challenged_ms &&
+		                            off_tcp_since(p->t, p->challenged_ms) < ANSWER_MS);
 }
 
 static void linger_step(struct off_tcp_pair *p)

@@ -44,7 +44,7 @@ void off_tcp_phase(struct off_tcp_pair *p, enum l7mp_tcp_phase phase)
 
 static bool is_quiet(const struct off_tcp_pair *p)
 {
-	return (p->stage == OFF_TCP_FAST && !p->hurried) || p->stage == OFF_TCP_LINGER;
+	return (p->stage == OFF_TCP_FAST && !p->keep_busy) || p->stage == OFF_TCP_LINGER;
 }
 
 static bool is_switching(const struct off_tcp_pair *p)
@@ -100,19 +100,19 @@ void off_tcp_enter(struct off_tcp_pair *p, enum off_tcp_stage stage)
 	L7MP_FAULT(off_tcp_stage_name(stage));
 	unlist(p);
 	p->stage = (uint8_t)stage;
-	p->hurried = false;
+	p->keep_busy = false;
 	p->reset_ms = 0;
 	p->since_ms = off_tcp_now(p->t);
 	list(p);
 	arm(p->t);
 }
 
-void off_tcp_hurry(struct off_tcp_pair *p, bool on)
+void off_tcp_set_busy(struct off_tcp_pair *p, bool on)
 {
-	if (p->hurried == on)
+	if (p->keep_busy == on)
 		return;
 	unlist(p);
-	p->hurried = on;
+	p->keep_busy = on;
 	list(p);
 	arm(p->t);
 }
@@ -136,7 +136,7 @@ void off_tcp_step(struct off_tcp_pair *p)
 	}
 }
 
-static void look_at_sockets(struct off_tcp *t)
+static void poll_sockets(struct off_tcp *t)
 {
 	struct epoll_event events[EVENTS];
 	int n = t->n_quiet ? epoll_wait(t->epoll, events, EVENTS, 0) : 0;
@@ -151,7 +151,7 @@ static void tick(struct l7mp_timer *timer, void *arg)
 	struct off_tcp *t = arg;
 
 	(void)timer;
-	look_at_sockets(t);
+	poll_sockets(t);
 	for (struct off_tcp_pair *p = t->busy; p; p = t->next_busy) {
 		t->next_busy = p->next;
 		off_tcp_step(p);

@@ -106,12 +106,12 @@ int off_tcp_traits_read(int fd, struct off_tcp_traits *t)
 	return 0;
 }
 
-static int address(int fd, int (*ask)(int, struct sockaddr *, socklen_t *), struct l7mp_addr *own,
-                   struct l7mp_addr *plain)
+static int address(int fd, int (*query_queue)(int, struct sockaddr *, socklen_t *),
+                   struct l7mp_addr *own, struct l7mp_addr *plain)
 {
 	memset(own, 0, sizeof(*own));
 	own->len = sizeof(own->in6);
-	if (ask(fd, &own->sa, &own->len))
+	if (query_queue(fd, &own->sa, &own->len))
 		return -errno;
 	return l7mp_addr_from_sockaddr(plain, &own->sa, own->len);
 }
@@ -214,7 +214,7 @@ uint32_t off_tcp_clock_now(const struct off_tcp_clock *c)
 	return c->base + (uint32_t)(now_ms() - c->ns / 1000000);
 }
 
-static int ask(int fd, unsigned long what)
+static int query_queue(int fd, unsigned long what)
 {
 	int n = 0;
 
@@ -223,17 +223,17 @@ static int ask(int fd, unsigned long what)
 
 int off_tcp_unread(int fd)
 {
-	return ask(fd, SIOCINQ);
+	return query_queue(fd, SIOCINQ);
 }
 
 int off_tcp_unacked(int fd)
 {
-	return ask(fd, SIOCOUTQ);
+	return query_queue(fd, SIOCOUTQ);
 }
 
 int off_tcp_unsent(int fd)
 {
-	return ask(fd, SIOCOUTQNSD);
+	return query_queue(fd, SIOCOUTQNSD);
 }
 
 uint8_t off_tcp_state(int fd)
@@ -275,7 +275,7 @@ void off_tcp_quickack(int fd)
 	(void)set(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
 }
 
-void off_tcp_ask(int fd, bool keep)
+void off_tcp_window_probe(int fd, bool keep)
 {
 	(void)set(fd, IPPROTO_TCP, TCP_REPAIR, 1);
 	(void)set(fd, IPPROTO_TCP, TCP_REPAIR, 0);

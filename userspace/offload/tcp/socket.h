@@ -108,7 +108,7 @@ void off_tcp_quickack(int fd);
  * Leaves repair mode with a window probe, which the peer answers (at most every 500 ms). `keep`:
  * re-enters repair mode.
  */
-void off_tcp_ask(int fd, bool keep);
+void off_tcp_window_probe(int fd, bool keep);
 /* Closes without sending anything to the peer, and sets *fd to -1. No-op for -1. */
 void off_tcp_close_silently(int *fd);
 /* Closes with a reset to the peer, and sets *fd to -1. No-op for -1. */

@@ -404,7 +404,7 @@ static void trans_step(struct off_tcp_pair *p)
 	else if (has_failed(p))
 		off_tcp_pair_kill(p);
 	else
-		(void)off_tcp_begun_anew(p);
+		(void)off_tcp_check_reuse(p);
 }
 
 /* ---- FAST ---- */
@@ -421,7 +421,7 @@ uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
  * in TRANS the programs use time stamps of the sockets' clocks, like these segments; in FAST they
  * are ahead of them.
  */
-static void tell_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
+static void announce_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
 {
 	for (int i = 0; i < 2; i++) {
 		const struct off_tcp_segment s = {
@@ -481,7 +481,7 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	for (int i = 0; i < 2; i++)
 		(void)off_tcp_window(p->end[i].fd, true, &w[i]);
 	if (!is_over(p))
-		tell_windows(p, w);
+		announce_windows(p, w);
 	for (int i = 0; i < 2; i++) {
 		p->end[i].clock = off_tcp_clock_now(&p->end[i].ticks);
 		p->map->dir[!i].ts_own = p->end[i].clock;
@@ -490,9 +490,9 @@ void off_tcp_fast(struct off_tcp_pair *p)
 	off_tcp_enter(p, OFF_TCP_FAST);
 	off_tcp_watch_socket(p, true);
 	p->unanswered_ms[0] = p->unanswered_ms[1] = 0;
-	p->t->n_spliced += !p->told;
-	if (!p->told) {
-		p->told = true;
+	p->t->n_spliced += !p->begun_called;
+	if (!p->begun_called) {
+		p->begun_called = true;
 		p->t->ops->begun(p->t->arg, p->owner);
 	}
 }
@@ -501,7 +501,7 @@ void off_tcp_fast(struct off_tcp_pair *p)
  * The socket may have received data since TRANS. If the far end has acknowledged that data, its
  * sender has retransmitted it and the programs have forwarded it: then discard it.
  */
-static void look(struct off_tcp_pair *p, int i)
+static void check_late(struct off_tcp_pair *p, int i)
 {
 	struct off_tcp_end *e = &p->end[i];
 	uint32_t before = e->rcv_nxt;
@@ -526,8 +526,8 @@ void off_tcp_late(struct off_tcp_pair *p)
 		off_tcp_pair_kill(p);
 		return;
 	}
-	look(p, 0);
-	look(p, 1);
+	check_late(p, 0);
+	check_late(p, 1);
 	/*
 	 * The far socket can't send this data: its sequence numbers are too old for the far peer
 	 * (RFC 5961, 5.2). A restored socket can.

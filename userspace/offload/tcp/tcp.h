@@ -132,7 +132,7 @@ struct off_tcp_pair {
 	uint8_t why;               /* enum l7mp_reason of the un-splice; NONE: none is requested */
 	bool wanted_back;          /* un-splice as soon as possible */
 	bool reset;                /* LINGER: closed by a reset */
-	bool told;                 /* `begun` was called */
+	bool begun_called;         /* `begun` was called */
 	struct off_tcp_end end[2]; /* the client's, the server's */
 	uint64_t since_ms;         /* when the stage began */
 	uint64_t moved_ms;         /* TRANS: when rcv_nxt advanced last */
@@ -143,7 +143,7 @@ struct off_tcp_pair {
 	uint32_t doubts;           /* number of doubts when STOP began */
 	bool settled;              /* FILL: `bytes` no longer follows the map */
 	bool held;                 /* the owner was requested to stop reading */
-	bool hurried;              /* FAST: in the busy list, checked every ms */
+	bool keep_busy;            /* FAST: in the busy list, checked every ms */
 	uint64_t challenged_ms;    /* time of the last challenge ACK */
 	uint64_t reset_ms;         /* FAST: when the last segment seen was a reset; 0: it was not */
 	uint64_t unanswered_ms[2]; /* FAST: time of the first unanswered probe; 0: none */
@@ -169,9 +169,9 @@ struct off_tcp_ops {
 	 */
 	void (*returned)(void *arg, void *owner, const struct l7mp_flow_socket back[2],
 	                 enum l7mp_reason why);
-	/* Both connections are closed; the pair lingers, then `unmap` and `gone` follow. */
+	/* Both connections are closed; the pair lingers, then `unmap` and `removed` follow. */
 	void (*over)(void *arg, void *owner, bool reset);
-	void (*gone)(void *arg, void *owner);
+	void (*removed)(void *arg, void *owner);
 };
 
 struct off_tcp {
@@ -324,12 +324,12 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why);
 /* Both connections are closed: enters LINGER. */
 void off_tcp_over(struct off_tcp_pair *p, bool reset);
 /* FAST: `on`: check the pair every ms. */
-void off_tcp_hurry(struct off_tcp_pair *p, bool on);
+void off_tcp_set_busy(struct off_tcp_pair *p, bool on);
 /*
  * From TRANS to STOP: ends the pair if a peer has opened a new connection with the same port; sends
  * a challenge ACK to a peer that may have. Returns true if the pair was ended.
  */
-bool off_tcp_begun_anew(struct off_tcp_pair *p);
+bool off_tcp_check_reuse(struct off_tcp_pair *p);
 /* Sends a reset to end i's peer. */
 void off_tcp_send_reset(struct off_tcp_pair *p, int i);
 /* Adds a pair to the list that its stage belongs to. */

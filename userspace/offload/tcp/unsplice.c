@@ -36,7 +36,7 @@ void off_tcp_probe(struct off_tcp_pair *p, int i)
 	if (!off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s) || p->end[i].fd < 0)
 		return;
 	/* No CAP_NET_RAW: the window probe when leaving repair mode has the same effect. */
-	off_tcp_ask(p->end[i].fd, true);
+	off_tcp_window_probe(p->end[i].fd, true);
 }
 
 void off_tcp_stop_begin(struct off_tcp_pair *p)
@@ -131,7 +131,7 @@ static void wake(struct off_tcp_pair *p, const struct off_tcp_point at[2])
 		s.tsval = off_tcp_clock_now(&p->end[i].ticks);
 		if (!off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
 			continue;
-		off_tcp_ask(p->end[i].fd, to_fill);
+		off_tcp_window_probe(p->end[i].fd, to_fill);
 		if (to_fill)
 			off_tcp_repair_sending(p->end[i].fd);
 	}
@@ -224,7 +224,7 @@ static bool ended(struct off_tcp_pair *p)
 		off_tcp_over(p, false);
 		return true;
 	}
-	return off_tcp_begun_anew(p);
+	return off_tcp_check_reuse(p);
 }
 
 void off_tcp_unsplice_step(struct off_tcp_pair *p)
