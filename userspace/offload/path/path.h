@@ -8,8 +8,8 @@
  *   monitor   rtnetlink events                recheck   repeated route look-ups
  *   netlink   sockets, requests
  *
- * An event marks nexthops dirty; the owner processes them in slices (off_nexthop_next_dirty) and updates
- * the flows that use them. Nexthops are not freed inside an rtnetlink callback.
+ * An event marks nexthops dirty; the owner processes them in slices (off_nexthop_next_dirty) and
+ * updates the flows that use them. Nexthops are not freed inside an rtnetlink callback.
  *
  * Knows neither flows nor hooks, but reports changes through the callback `changed`. Thread: loop
  * only.
