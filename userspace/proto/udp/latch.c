@@ -6,7 +6,13 @@
  * Only the address counts, because the content of a datagram (such as the SSRC of RTP) is as easily
  * forged.
  */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "l7mp/json.h"
+#include "l7mp/log.h"
+#include "l7mp/protos.h"
 #include "l7mp/util.h"
 #include "net/net.h"
 #include "udp.h"
@@ -31,6 +37,92 @@ bool udp_latch_is_open(const struct udp_latch *latch, uint64_t now_ms)
 {
 	return latch->on && latch->window_ms && latch->since_ms &&
 	       now_ms - latch->since_ms <= latch->window_ms;
+}
+
+/* ---- clusters ---- */
+
+bool udp_learning_waits(const struct udp_upstream *u)
+{
+	const struct udp_learning *l = u->learning;
+
+	return !l->heard && l7mp_loop_now(u->env->loop) - l->began_ms < l->latch.timeout_ms;
+}
+
+/* Whether another source may become the peer. If not, *why is set. */
+static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *from,
+                        const struct l7mp_addr *to, enum l7mp_drop *why)
+{
+	const struct udp_learning *l = u->learning;
+	bool meant = l7mp_addr_equal(from, &l->meant);
+
+	*why = L7MP_DROP_PEER;
+	if (u->closing || !l7mp_addr_port(from) || l->settled)
+		return false;
+	if (l->heard && !udp_latch_is_open(&l->latch, l7mp_loop_now(u->env->loop)))
+		return false;
+	if (meant)
+		return true;
+	if (!l->heard && !udp_learning_waits(u))
+		return false;
+	if (l->latch.same_address && !l7mp_addr_equal_ip(from, &l->meant))
+		return false;
+	/* An owner that can't be notified can't change addresses: JSONSocket, for its handshake. */
+	if (!u->base.events->moved)
+		return false;
+	*why = L7MP_DROP_LOOP;
+	return !udp_from_ourselves(l->table, from, to);
+}
+
+bool udp_learning_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
+                          const struct l7mp_addr *from, const struct l7mp_addr *to)
+{
+	struct udp_learning *l = u->learning;
+	struct l7mp_addr peer, local;
+	char text[L7MP_ADDR_STRLEN];
+	enum l7mp_drop why;
+	struct udp_key key;
+	uint32_t suppressed;
+	bool another;
+
+	udp_key_set(&key, from, to);
+	if (l->heard && !memcmp(&key, &u->key, sizeof(key)))
+		return true;
+	udp_key_addrs(&u->key, u->local_port, &peer, &local);
+	another = !l->heard || !l7mp_addr_equal(&peer, from);
+	if (another && !may_be_peer(u, from, to, &why)) {
+		l7mp_stats_drop(u->env->stats, why, 1, buf->len);
+		return false;
+	}
+	if (!l->heard)
+		l->latch.since_ms = l7mp_loop_now(u->env->loop);
+	l->heard = true;
+	/* The endpoint's own address is confirmed: no other source may replace it. */
+	l->settled = l->settled || l7mp_addr_equal(from, &l->meant);
+	u->key = key;
+	if (another && u->base.events->notice &&
+	    l7mp_log_allowed(&l->events, l7mp_loop_now(u->env->loop), 10000, 8, &suppressed))
+		u->base.events->notice(u->base.owner, "LATCHED", l7mp_addr_str(from, text));
+	/* The flow for the previous addresses must be removed. */
+	if (u->base.events->moved)
+		u->base.events->moved(u->base.owner);
+	return true;
+}
+
+int udp_learning_new(struct udp_upstream *u, const struct l7mp_connect *p)
+{
+	struct udp_state *state = l7mp_proto_state(p->env, &l7mp_proto_udp, NULL);
+	struct udp_latch latch;
+
+	udp_latch_read(l7mp_json_member(p->cluster_spec, "options"), &latch);
+	if (!latch.on)
+		return 0;
+	u->learning = calloc(1, sizeof(*u->learning));
+	if (!u->learning || !state)
+		return -ENOMEM;
+	u->learning->latch = latch;
+	u->learning->began_ms = l7mp_loop_now(p->env->loop);
+	u->learning->table = &state->table;
+	return 0;
 }
 
 /* ---- tables ---- */
