@@ -36,6 +36,23 @@ class Loops(Case):
                 s.sendto(b"x", ("127.0.0.1", 9000))
                 self.assertEqual(s.recv(10), b"x")
 
+    def test_latch(self):
+        """loops: within the window of options.latch, too, none of our own listeners becomes the peer"""
+        one = listener("one", "UDP", 9000, cluster("UDP", 9003), address="127.0.0.1")
+        one["spec"]["options"] = {"latch": {"window": 3600}}
+        self.start(one, listener("two", "UDP", 9001, inline("Discard"), address="127.0.0.1"))
+        with udp_socket() as first, udp_socket() as second, udp_socket(9003) as server:
+            for client in (first, second):  # the window is open
+                client.sendto(b"x", ("127.0.0.1", 9000))
+                _, upstream = server.recvfrom(10)
+                server.sendto(b"y", upstream)
+                self.assertEqual(client.recv(10), b"y")
+            forge(9000, (("127.0.0.1", 9001) for _ in range(10)))
+            self.later(lambda: self.drops("loop") == 10)
+            server.sendto(b"z", upstream)
+            self.assertEqual(second.recv(10), b"z")
+            self.assertTrue(silent(server))
+
     def test_chains(self):
         """loops: listeners that are chained on purpose work: by a cluster, and by a singleton's own socket"""
         UdpEcho(9003)

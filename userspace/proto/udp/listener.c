@@ -134,25 +134,39 @@ static void warn_loop(const struct udp_listener *l, const struct l7mp_addr *from
 	                 l7mp_addr_str(from, text));
 }
 
+static void drop_looping(const struct udp_listener *l, struct l7mp_buf *buf,
+                         const struct l7mp_addr *from)
+{
+	warn_loop(l, from);
+	l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_LOOP, buf);
+}
+
 /*
- * Changes the peer of the session, if options.latch allows it: the first sources may differ from
- * the final one (a phone that changes networks during call set-up).
+ * Handles a datagram from another source than the session's peer; takes buf. The source becomes
+ * the peer if options.latch allows it: the first sources may differ from the final one (a phone
+ * that changes networks during call set-up).
  */
-static bool latch_again(struct udp_listener *l, struct l7mp_shared_session *p,
+static void latch_again(struct udp_listener *l, struct l7mp_shared_session *p, struct l7mp_buf *buf,
                         const struct l7mp_addr *from, const struct l7mp_addr *to)
 {
 	struct udp_key key;
 	char text[L7MP_ADDR_STRLEN];
 
-	if (!udp_latch_is_open(&l->latch, l7mp_loop_now(l->shared.env->loop)) || p->closing)
-		return false;
+	if (!udp_latch_is_open(&l->latch, l7mp_loop_now(l->shared.env->loop)) || p->closing) {
+		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		return;
+	}
+	if (udp_from_ourselves(l->shared.socket->table, from, to)) {
+		drop_looping(l, buf, from);
+		return;
+	}
 	udp_key_set(&key, from, to->len ? to : &udp_listener_socket(l)->bind_addr.addr);
 	l7mp_shared_session_rekey(p, &key);
 	l7mp_shared_session_notice(p, "LATCHED", l7mp_addr_str(from, text));
 	/* The flow for the previous peer must be removed. */
 	if (p->base.events->moved)
 		p->base.events->moved(p->base.owner);
-	return true;
+	l7mp_shared_deliver(p, buf);
 }
 
 void udp_listener_first(struct udp_listener *l, struct l7mp_buf *buf, const struct l7mp_addr *from,
@@ -167,8 +181,7 @@ void udp_listener_first(struct udp_listener *l, struct l7mp_buf *buf, const stru
 		return;
 	}
 	if (!p && udp_from_ourselves(l->shared.socket->table, from, to)) {
-		warn_loop(l, from);
-		l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_LOOP, buf);
+		drop_looping(l, buf, from);
 		return;
 	}
 	if (!p) {
@@ -182,10 +195,7 @@ void udp_listener_first(struct udp_listener *l, struct l7mp_buf *buf, const stru
 	memcpy(&key, p->key, sizeof(key));
 	udp_key_addrs(&key, 0, &peer, &local);
 	if (!l7mp_addr_equal(&peer, from)) {
-		if (latch_again(l, p, from, to))
-			l7mp_shared_deliver(p, buf);
-		else
-			l7mp_shared_socket_drop(l->shared.socket, L7MP_DROP_PEER, buf);
+		latch_again(l, p, buf, from, to);
 		return;
 	}
 	udp_key_set(&key, from, to);
