@@ -3,8 +3,8 @@
  * Private to the HTTP listener.
  *
  *   listener.c    the protocol's tables; listeners and their connections
- *   connection.c  one connection: heads, bodies, deadlines, closing. Its exchanges: one request
- *                 and its response each, the source stream of a session
+ *   connection.c  one connection: heads, bodies, deadlines, closing
+ *   exchange.c    its exchanges: one request and its response each, the source stream of a session
  *
  * A connection has one exchange at a time. Requests sent before the answer (pipelining) are queued
  * in the connection, which stops reading when the queue grows. Thread: loop only.
@@ -168,3 +168,55 @@ void http_conn_new(struct http_listener *l, struct l7mp_stream *stream, struct l
 void http_conn_inherit(struct http_conn *c, struct http_listener *successor);
 /* Closes an idle connection. */
 void http_conn_close_idle(struct http_conn *c);
+/* Aborts the connection. */
+void http_conn_abort(struct http_conn *c);
+/* Updates reading and the next deadline after a change of state. */
+void http_conn_watch(struct http_conn *c);
+/* Whether the unread rest of the request is larger than is read to keep a connection. */
+bool http_conn_must_close(const struct http_conn *c);
+/* The session accepts more of the request's body. */
+void http_conn_resume(struct http_conn *c);
+/* The answer is complete; its exchange still exists. */
+void http_conn_answered(struct http_conn *c);
+/* The exchange was freed. */
+void http_conn_exchange_gone(struct http_conn *c);
+/*
+ * Writes buf, which it takes, and which is NULL when out of memory. Returns false when the
+ * connection is broken.
+ */
+bool http_conn_put(struct http_conn *c, struct l7mp_buf *buf);
+bool http_conn_put_text(struct http_conn *c, const char *text);
+/*
+ * Writes a whole answer without a session: an error body, and `extra` header lines (may be "").
+ * Decides whether to keep the connection. Returns false when the connection is broken.
+ */
+bool http_conn_answer(struct http_conn *c, int status, const char *why, const char *extra,
+                      bool is_head);
+/* Returns the last lines of a head: whether the connection is kept, and the empty line. */
+const char *http_conn_line(const struct http_conn *c, bool http10);
+/* Appends formatted text to a buffer that has room for it. */
+void http_append(struct l7mp_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static inline struct l7mp_buf_pool *http_pool(const struct http_state *state)
+{
+	return l7mp_loop_bufs(state->env->loop);
+}
+
+/* ---- exchange.c ---- */
+
+/* Creates the exchange of a request after reading its head. NULL: no memory. */
+struct http_exchange *http_exchange_new(struct http_conn *c, const struct l7mp_http_request *req);
+/* Whether the session still wants the request's body. x may be NULL. */
+static inline bool http_exchange_wanted(const struct http_exchange *x)
+{
+	return x && !x->closing && !x->over;
+}
+/* A piece of the request's body. Takes buf. */
+void http_exchange_data(struct http_exchange *x, struct l7mp_buf *buf);
+/* The request is complete. */
+void http_exchange_end(struct http_exchange *x);
+/* The stream below accepts data again. */
+void http_exchange_drain(struct http_exchange *x);
+/* An error of the client: answers with an error if still possible, and ends the session. */
+void http_exchange_fail(struct http_exchange *x, int status, int err, const char *why);
+/* The connection was lost, with `err` (negative errno). */
+void http_exchange_lost(struct http_exchange *x, int err);
