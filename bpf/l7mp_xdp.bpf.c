@@ -299,13 +299,13 @@ static __noinline int handle_frame(struct xdp_md *ctx, __u32 kinds)
 	verdict = l7mp_frame_judge(&c->frame, a);
 	if (verdict != L7MP_VERDICT_FORWARDED)
 		return verdict;
-	if (bpf_redirect_map(&devices, l7mp_frame_egress(&c->frame.way), 0) != XDP_REDIRECT)
+	if (bpf_redirect_map(&devices, l7mp_frame_egress(&c->frame.decision), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;
 	eth = (void *)(long)ctx->data;
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return L7MP_VERDICT_PASS_KERNEL;
-	l7mp_frame_write(eth, &c->frame.way);
-	l7mp_frame_count(&c->frame.way);
+	l7mp_frame_write(eth, &c->frame.decision);
+	l7mp_frame_count(&c->frame.decision);
 	return verdict;
 }
 

@@ -29,7 +29,7 @@
 #define L7MP_NOTE_HEAD   (L7MP_NOTE_WORDS * 8)
 
 /* The decision for a frame: a copy of its entry, and the amounts for its counter. */
-struct l7mp_frame_way {
+struct l7mp_frame_decision {
 	__u64 egress; /* ifindex, mtu */
 	__u64 verb;   /* the word of verb and flags: see l7mp_frame_flags */
 	__u64 macs[2];
@@ -45,7 +45,7 @@ struct l7mp_frame {
 		__u8 bytes[L7MP_FRAME_HEAD];
 	};
 	__u64 key[6];
-	struct l7mp_frame_way way;
+	struct l7mp_frame_decision decision;
 	__u32 len;     /* without the tag in the skb */
 	__u32 ifindex; /* ingress interface */
 	__u32 gso;     /* size of its segments; 0: not segmented */
@@ -70,7 +70,7 @@ struct l7mp_frame_note {
 	 */
 	__u32 missed;
 	__u32 pad;
-	struct l7mp_frame_way way;
+	struct l7mp_frame_decision decision;
 };
 
 struct l7mp_frame_cpu {
@@ -263,7 +263,7 @@ static __always_inline const struct l7mp_frame_action *l7mp_frame_any(struct l7m
 
 /* ---- decision ---- */
 
-static __always_inline __u32 l7mp_frame_flags(const struct l7mp_frame_way *w)
+static __always_inline __u32 l7mp_frame_flags(const struct l7mp_frame_decision *w)
 {
 	return ((const __u16 *)&w->verb)[3];
 }
@@ -273,13 +273,13 @@ static __always_inline void l7mp_frame_measure(struct l7mp_frame *f)
 {
 	__u32 tag = f->beside ? sizeof(struct l7mp_vlan) : 0, payload;
 
-	f->way.segments = 1;
-	f->way.bytes = f->len + tag;
+	f->decision.segments = 1;
+	f->decision.bytes = f->len + tag;
 	if (!f->gso)
 		return;
 	payload = f->ip_end - f->l4_end;
-	f->way.segments = (payload + f->gso - 1) / f->gso;
-	f->way.bytes = f->way.segments * (f->l4_end + tag) + payload;
+	f->decision.segments = (payload + f->gso - 1) / f->gso;
+	f->decision.bytes = f->decision.segments * (f->l4_end + tag) + payload;
 }
 
 /* Whether it, or each of its segments, fits the MTU. As in user space one tag does not count. */
@@ -317,11 +317,11 @@ static __always_inline int l7mp_frame_take(struct l7mp_frame *f, const struct l7
 	const __u64 *macs = (const __u64 *)a->dmac;
 	__u64 differ;
 
-	f->way.egress = *(const __u64 *)&a->ifindex;
-	f->way.verb = ((const __u64 *)a)[4];
-	f->way.macs[0] = macs[0];
-	f->way.macs[1] = macs[1];
-	f->way.tail = rd->tail;
+	f->decision.egress = *(const __u64 *)&a->ifindex;
+	f->decision.verb = ((const __u64 *)a)[4];
+	f->decision.macs[0] = macs[0];
+	f->decision.macs[1] = macs[1];
+	f->decision.tail = rd->tail;
 	__asm__ volatile("" ::: "memory");
 	differ = l7mp_frame_other_key(a, f);
 	differ |= *l7mp_flow_head(v) ^ rd->head;
@@ -355,12 +355,12 @@ static __always_inline const struct l7mp_frame_action *l7mp_frame_lookup(struct 
                                                                          __u32 kinds)
 {
 	const struct l7mp_frame_action *a = NULL;
-	int told = -1;
+	int no_key = -1;
 
 	f->l4_end = f->ip_end = 0;
 	if (kinds & L7MP_FRAMES_EXACT || f->gso)
-		told = l7mp_frame_find_key(f);
-	if (kinds & L7MP_FRAMES_EXACT && !told)
+		no_key = l7mp_frame_find_key(f);
+	if (kinds & L7MP_FRAMES_EXACT && !no_key)
 		a = bpf_map_lookup_elem(&frames, f->key);
 	if (!a && kinds & L7MP_FRAMES_TYPE)
 		a = l7mp_frame_any(f, f->wild[0]);
@@ -373,20 +373,21 @@ static __always_inline const struct l7mp_frame_action *l7mp_frame_lookup(struct 
 	return a;
 }
 
-static __always_inline void l7mp_frame_count(const struct l7mp_frame_way *w)
+static __always_inline void l7mp_frame_count(const struct l7mp_frame_decision *w)
 {
 	const struct l7mp_flow_read rd = {.tail = w->tail};
 
 	l7mp_count_flow(l7mp_flow_counter(&rd), w->segments, w->bytes);
 }
 
-static __always_inline __u32 l7mp_frame_egress(const struct l7mp_frame_way *w)
+static __always_inline __u32 l7mp_frame_egress(const struct l7mp_frame_decision *w)
 {
 	return L7MP_FIRST32(w->egress);
 }
 
 /* Rewrites the frame's link addresses, if configured. */
-static __always_inline void l7mp_frame_write(struct ethhdr *eth, const struct l7mp_frame_way *w)
+static __always_inline void l7mp_frame_write(struct ethhdr *eth,
+                                             const struct l7mp_frame_decision *w)
 {
 	const __be16 *macs = (const __be16 *)w->macs;
 	__be16 *to = (__be16 *)eth;

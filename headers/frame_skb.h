@@ -60,7 +60,7 @@ static __always_inline void l7mp_frame_note_it(struct l7mp_frame_cpu *c, __u32 s
 	n->known = L7MP_WORD64(c->frame.len, c->frame.ifindex);
 	n->beside = c->frame.beside;
 	if (state == L7MP_NOTE_TAKEN)
-		n->way = c->frame.way;
+		n->decision = c->frame.decision;
 	n->state = state;
 }
 
@@ -116,7 +116,7 @@ static __always_inline int l7mp_tap_main(struct __sk_buff *skb)
 /* ---- tc ---- */
 
 /* Sends the frame; or a copy, if the stack must get it, too. An action, or GOES_ON. */
-static __noinline int l7mp_frame_send(struct __sk_buff *skb, struct l7mp_frame_way *w)
+static __noinline int l7mp_frame_send(struct __sk_buff *skb, struct l7mp_frame_decision *w)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
 	__be16 old[6];
@@ -185,7 +185,7 @@ static __always_inline int l7mp_frame_unseen(struct __sk_buff *skb, struct l7mp_
 		return L7MP_FRAME_GOES_ON;
 	if (l7mp_frame_judge(&c->frame, a) != L7MP_VERDICT_FORWARDED)
 		return L7MP_FRAME_GOES_ON;
-	return l7mp_frame_send(skb, &c->frame.way);
+	return l7mp_frame_send(skb, &c->frame.decision);
 }
 
 static __noinline int l7mp_frame_tc(struct __sk_buff *skb, __u32 kinds)
@@ -204,5 +204,6 @@ static __noinline int l7mp_frame_tc(struct __sk_buff *skb, __u32 kinds)
 		return l7mp_frame_unseen(skb, c, kinds);
 	}
 	c->note.missed = 0;
-	return state == L7MP_NOTE_TAKEN ? l7mp_frame_send(skb, &c->note.way) : L7MP_FRAME_GOES_ON;
+	return state == L7MP_NOTE_TAKEN ? l7mp_frame_send(skb, &c->note.decision)
+	                                : L7MP_FRAME_GOES_ON;
 }

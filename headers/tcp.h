@@ -210,14 +210,14 @@ static __always_inline __u32 l7mp_tcp_far_clock(const struct l7mp_tcp_direction 
  * has seen (PAWS, RFC 7323).
  */
 static __always_inline __u32 l7mp_tcp_ts_delta(struct l7mp_tcp_direction *me, __u32 tsval,
-                                               int learn)
+                                               int store)
 {
 	__u64 known = *(volatile __u64 *)&me->ts, delta, was;
 
 	if (known)
 		return (__u32)known;
 	delta = (__u32)(l7mp_tcp_far_clock(me) + L7MP_TCP_TS_AHEAD - tsval);
-	if (!learn)
+	if (!store)
 		return (__u32)delta;
 	was = __sync_val_compare_and_swap(&me->ts, 0, 1ULL << 32 | delta);
 	return (__u32)(was ? was : delta);

@@ -196,8 +196,8 @@ struct kube_reflector_stats {
 	uint64_t bad;    /* objects that were no JSON, without a name, or too large */
 	size_t objects;  /* known now */
 	bool synced, watching, absent;
-	uint64_t heard_ms; /* loop time of the last sign of life */
-	const char *error; /* of the last failure, "" after a success */
+	uint64_t last_contact_ms; /* loop time of the last sign of life */
+	const char *error;        /* of the last failure, "" after a success */
 };
 const struct kube_reflector_stats *kube_reflector_stats(const struct kube_reflector *r);
 const struct kube_reflector_options *kube_reflector_options(const struct kube_reflector *r);

@@ -169,7 +169,7 @@ struct l7mp_stream {
 	enum l7mp_kind kind;
 	bool is_transformer; /* emits the data written to it, transformed or not */
 	/* A request-response protocol (HTTP): after `end` a response is still to be written. */
-	bool asks;
+	bool request_response;
 	/*
 	 * The negotiated subprotocol (WebSocket), set before `open`: "" for none, NULL if the
 	 * protocol has no subprotocols. Owned by the stream.

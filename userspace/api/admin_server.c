@@ -814,7 +814,7 @@ static void on_restart(struct l7mp_timer *timer, void *arg)
 	start_wanted(arg);
 }
 
-static void engine_gone(struct engine *e)
+static void engine_freed(struct engine *e)
 {
 	struct l7mp_api_server *s = e->server;
 
@@ -832,7 +832,7 @@ static void on_stopped(struct l7mp_mail *mail, void *arg)
 
 	(void)arg;
 	pthread_join(e->stopper, NULL);
-	engine_gone(e);
+	engine_freed(e);
 }
 
 static bool is_tcp(int fd)
@@ -919,7 +919,7 @@ static void engine_stop(struct engine *e)
 	l7mp_log_error("admin", "no thread to stop the admin server with: %s", strerror(rc));
 	mg_stop(e->mg);
 	close_left(e);
-	engine_gone(e);
+	engine_freed(e);
 }
 
 /* ---- the server, on the loop ---- */

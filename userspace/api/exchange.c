@@ -75,7 +75,7 @@ static void destroy(struct api_exchange *x)
 /*
  * Notifies the receiver, or frees x if the receiver has freed it. Returns false when x was freed.
  */
-static bool tell(struct api_exchange *x)
+static bool notify(struct api_exchange *x)
 {
 	if (!x->ready) {
 		destroy(x);
@@ -111,7 +111,7 @@ static void answered(struct api_exchange *x)
 		x->state = x->rs.text || x->rs.stream ? EXCHANGE_TEXT : EXCHANGE_BROKEN;
 	}
 	l7mp_document_free(&x->rq.document);
-	(void)tell(x);
+	(void)notify(x);
 }
 
 /* Runs in a worker thread. */
@@ -226,7 +226,7 @@ static void produced(struct api_exchange *x, int rc)
 		x->rs.stream = NULL;
 		x->state = rc < 0 ? EXCHANGE_BROKEN : EXCHANGE_OVER;
 	}
-	(void)tell(x);
+	(void)notify(x);
 }
 
 static bool step_in_job(const struct api_stream *st)

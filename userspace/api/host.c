@@ -241,8 +241,8 @@ static enum api_peer read_answer(struct api_host *h)
 	}
 }
 
-static enum api_peer ask(struct api_host *h, const struct l7mp_addr *peer,
-                         const struct l7mp_addr *local, uint32_t ifindex)
+static enum api_peer query_socket(struct api_host *h, const struct l7mp_addr *peer,
+                                  const struct l7mp_addr *local, uint32_t ifindex)
 {
 	struct diag_request req = {
 	        .nlh = {.nlmsg_len = sizeof(req),
@@ -272,10 +272,10 @@ enum api_peer api_host_peer(struct api_host *h, const struct l7mp_addr *peer,
 		return API_PEER_UNKNOWN;
 	if (l7mp_addr_family(peer) != l7mp_addr_family(local))
 		return API_PEER_GONE;
-	found = ask(h, peer, local, 0);
+	found = query_socket(h, peer, local, 0);
 	/* A client may have bound its socket to the device (curl --interface lo). */
 	if (found == API_PEER_GONE)
-		found = ask(h, peer, local, LOOPBACK_IFINDEX);
+		found = query_socket(h, peer, local, LOOPBACK_IFINDEX);
 	if (found == API_PEER_UNKNOWN) {
 		l7mp_log_warn("api", "sock_diag(7) does not answer: the process behind a local "
 		                     "connection can be found only while it is being made");

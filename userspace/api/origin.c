@@ -88,7 +88,7 @@ static void forget_closed(struct api_origins *o, struct connection *c)
  * Reads both addresses. Returns 0; 1: they may still change; -EAGAIN: not known yet. Compares the
  * remote one first, so that a connection that is still connecting costs no system call each time.
  */
-static int learn(struct api_origins *o, struct connection *c)
+static int read_addresses(struct api_origins *o, struct connection *c)
 {
 	struct l7mp_stream *stream = c->watched.stream;
 	struct l7mp_addr local = {0}, remote = {0};
@@ -119,7 +119,7 @@ static void settle(struct api_origins *o)
 	struct connection *c, *next;
 
 	DL_FOREACH_SAFE (o->unknown, c, next)
-		(void)learn(o, c);
+		(void)read_addresses(o, c);
 }
 
 static struct l7mp_watched *on_begin(void *arg, struct l7mp_session *s, struct l7mp_stream *stream)
@@ -142,7 +142,7 @@ static struct l7mp_watched *on_begin(void *arg, struct l7mp_session *s, struct l
 	}
 	c->watched.session = s;
 	c->watched.stream = stream;
-	if (learn(o, c))
+	if (read_addresses(o, c))
 		DL_APPEND(o->unknown, c);
 	return &c->watched;
 }
@@ -152,7 +152,7 @@ static void on_open(void *arg, struct l7mp_watched *watched)
 	struct connection *c = (struct connection *)watched;
 	struct api_origins *o = arg;
 
-	if (!c->prev || learn(o, c) < 0)
+	if (!c->prev || read_addresses(o, c) < 0)
 		return;
 	DL_DELETE(o->unknown, c);
 	c->prev = NULL;

@@ -355,7 +355,7 @@ static bool target_write(const struct record *r, unsigned records)
 }
 
 /* Reports the number of lost records, if that can be written now. Called with the lock held. */
-static void tell_lost(struct record *r)
+static void report_lost(struct record *r)
 {
 	char text[64];
 	int n = snprintf(text, sizeof(text), "%u records before this one were lost", target.lost);
@@ -389,7 +389,7 @@ void l7mp_log_write(enum l7mp_log_level level, const char *module, const char *f
 		cut = true;
 	}
 	pthread_mutex_lock(&target.lock);
-	tell_lost(&r);
+	report_lost(&r);
 	r.len = 0;
 	record_build(&r, target.json, level, module ? module : "", text, (size_t)n, cut);
 	if (target.lost || !target_write(&r, 1)) {

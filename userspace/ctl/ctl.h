@@ -97,7 +97,7 @@ int ctl_exec_proxy(const char *command, char *const args[]);
  * Runs l7mp-proxy, and reads the JSON that it prints, regardless of its exit status. Returns the
  * tree, owned by the caller; NULL after a message.
  */
-cJSON *ctl_ask_proxy(const char *command, char *const args[]);
+cJSON *ctl_query_proxy(const char *command, char *const args[]);
 
 /* ---- output.c ---- */
 

@@ -15,7 +15,7 @@
 #define LEASE     "l7mp-operator"
 #define NAMESPACE "l7mp-system"
 
-struct asking {
+struct kube_query {
 	struct l7mp_loop *loop;
 	struct kube_client *client;
 	struct kube_request *request;
@@ -25,7 +25,7 @@ struct asking {
 
 static void on_answer(void *arg, const struct kube_http_answer *a)
 {
-	struct asking *k = arg;
+	struct kube_query *k = arg;
 	char text[400];
 
 	k->request = NULL;
@@ -36,7 +36,8 @@ static void on_answer(void *arg, const struct kube_http_answer *a)
 }
 
 /* Takes the path. Returns the answer's tree, or NULL after a message on stderr. */
-static cJSON *ask(struct ctl *c, struct asking *k, struct l7mp_str *path, const char *what)
+static cJSON *query_kube(struct ctl *c, struct kube_query *k, struct l7mp_str *path,
+                         const char *what)
 {
 	const struct kube_call call = {.method = "GET",
 	                               .path = path->s,
@@ -56,7 +57,7 @@ static cJSON *ask(struct ctl *c, struct asking *k, struct l7mp_str *path, const 
 }
 
 /* Returns the pod of the leading instance; heap. NULL after a message. */
-static char *find_leader(struct ctl *c, struct asking *k, const char *ns)
+static char *find_leader(struct ctl *c, struct kube_query *k, const char *ns)
 {
 	static const struct kube_resource leases = {"coordination.k8s.io", "v1", "leases"};
 	struct l7mp_str path = {0};
@@ -65,7 +66,7 @@ static char *find_leader(struct ctl *c, struct asking *k, const char *ns)
 	cJSON *lease;
 
 	kube_path(&path, &leases, ns, LEASE, NULL);
-	lease = ask(c, k, &path, "the operator's lease");
+	lease = query_kube(c, k, &path, "the operator's lease");
 	if (!lease)
 		return NULL;
 	holder = l7mp_json_str(l7mp_json_member(lease, "spec"), "holderIdentity", "");
@@ -79,7 +80,7 @@ static char *find_leader(struct ctl *c, struct asking *k, const char *ns)
 	return pod;
 }
 
-static cJSON *ask_operator(struct ctl *c, struct asking *k, const char *ns)
+static cJSON *query_operator(struct ctl *c, struct kube_query *k, const char *ns)
 {
 	static const struct kube_resource pods = {"", "v1", "pods"};
 	char *pod = find_leader(c, k, ns);
@@ -92,7 +93,7 @@ static cJSON *ask_operator(struct ctl *c, struct asking *k, const char *ns)
 	kube_path(&path, &pods, ns, pod, "proxy");
 	l7mp_str_add(&path, "/proxies");
 	what = l7mp_asprintf("the operator in pod %s/%s", ns, pod);
-	status = ask(c, k, &path, what ? what : "the operator");
+	status = query_kube(c, k, &path, what ? what : "the operator");
 	free(what);
 	free(pod);
 	return status;
@@ -137,7 +138,7 @@ static int print_status(struct ctl *c, const cJSON *status)
 
 static int kube_status(struct ctl *c)
 {
-	struct asking k = {0};
+	struct kube_query k = {0};
 	struct kube_config *config = NULL;
 	struct l7mp_error err = {0};
 	cJSON *status = NULL;
@@ -155,7 +156,7 @@ static int kube_status(struct ctl *c)
 	if (rc)
 		ctl_error("%s", l7mp_errno_text(rc));
 	else
-		status = ask_operator(c, &k, c->kube_ns ? c->kube_ns : NAMESPACE);
+		status = query_operator(c, &k, c->kube_ns ? c->kube_ns : NAMESPACE);
 	kube_client_free(&k.client);
 	if (k.loop)
 		(void)l7mp_loop_free(&k.loop);

@@ -146,7 +146,7 @@ static int doctor_command(struct ctl *c, int argc, char **argv)
 
 	if (argc > 1)
 		return ctl_usage("doctor: expected nothing, or IF[,IF...] or all");
-	report = ctl_ask_proxy("doctor", args);
+	report = ctl_query_proxy("doctor", args);
 	if (!report)
 		return CTL_FAILED;
 	rc = c->output == CTL_TABLE ? print_report(report) : ctl_print_tree(c, report);

@@ -43,7 +43,7 @@ static int collect(int fd, struct l7mp_str *out)
 	return n < 0 || out->oom ? -1 : 0;
 }
 
-cJSON *ctl_ask_proxy(const char *command, char *const args[])
+cJSON *ctl_query_proxy(const char *command, char *const args[])
 {
 	struct l7mp_str text = {0};
 	cJSON *answer = NULL;

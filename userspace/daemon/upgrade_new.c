@@ -88,7 +88,7 @@ int takeover_new(struct takeover **out)
  * The old process has closed the connection: waits until it has ended, because its other sockets
  * are closed later, and their addresses are bound next.
  */
-static void gone(struct takeover *t)
+static void old_has_ended(struct takeover *t)
 {
 	struct pollfd end = {.fd = t->old, .events = POLLIN};
 
@@ -102,7 +102,7 @@ static void gone(struct takeover *t)
 /* ---- before the commit ---- */
 
 /* Sends a frame. Not an error if the old process has ended. */
-static int tell(struct takeover *t, enum wire_type type, const char *text)
+static int send_frame(struct takeover *t, enum wire_type type, const char *text)
 {
 	int rc = -EAGAIN;
 
@@ -114,7 +114,7 @@ static int tell(struct takeover *t, enum wire_type type, const char *text)
 			usleep(1000);
 	}
 	if (rc == -EPIPE) {
-		gone(t);
+		old_has_ended(t);
 		return 0;
 	}
 	return rc;
@@ -126,7 +126,7 @@ static int next(struct takeover *t)
 	int rc = t->fd < 0 ? -EPIPE : wire_recv(t->fd, &t->frame, WAIT_MS);
 
 	if (rc == -EPIPE && t->fd >= 0)
-		gone(t);
+		old_has_ended(t);
 	t->from_old = t->from_old || !rc;
 	return rc;
 }
@@ -150,7 +150,7 @@ static int say_hello(struct takeover *t, const char *instance)
 	}
 	text = rc ? NULL : l7mp_json_print(json, L7MP_JSON_PLAIN);
 	cJSON_Delete(json);
-	rc = text ? tell(t, WIRE_HELLO, text) : -ENOMEM;
+	rc = text ? send_frame(t, WIRE_HELLO, text) : -ENOMEM;
 	free(text);
 	return rc;
 }
@@ -215,7 +215,7 @@ static int refuse(struct takeover *t, const struct l7mp_error *err)
 	l7mp_json_add_str(json, "reason", err->message);
 	text = l7mp_json_print(json, L7MP_JSON_PLAIN);
 	cJSON_Delete(json);
-	rc = text ? tell(t, WIRE_REFUSED, text) : -ENOMEM;
+	rc = text ? send_frame(t, WIRE_REFUSED, text) : -ENOMEM;
 	free(text);
 	return rc;
 }
@@ -245,7 +245,7 @@ static int on_frame(struct takeover *t, struct l7mp_runtime *runtime, struct l7m
 int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runtime,
                       struct l7mp_loop *loop)
 {
-	int rc = tell(t, WIRE_BOUND, flows ? "{\"flows\":true}" : "{}");
+	int rc = send_frame(t, WIRE_BOUND, flows ? "{\"flows\":true}" : "{}");
 
 	L7MP_FAULT("upgrade-bound");
 	while (!rc && !(rc = next(t)) && t->frame.type != WIRE_COMMIT) {
@@ -257,7 +257,7 @@ int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runti
 		return failed(rc, "the sessions");
 	L7MP_FAULT("upgrade-commit");
 	/* The point of no return. */
-	rc = tell(t, WIRE_RUNNING, NULL);
+	rc = send_frame(t, WIRE_RUNNING, NULL);
 	t->wall = l7mp_wallclock_ms();
 	L7MP_FAULT("upgrade-running");
 	return rc ? failed(rc, "the commit") : 0;

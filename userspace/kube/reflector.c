@@ -78,9 +78,9 @@ static void wait_ms(struct kube_reflector *r, uint64_t ms)
 	(void)l7mp_timer_start(r->loop, &r->timer, ms); /* reserved */
 }
 
-static void heard(struct kube_reflector *r)
+static void note_contact(struct kube_reflector *r)
 {
-	r->stats.heard_ms = l7mp_loop_now(r->loop);
+	r->stats.last_contact_ms = l7mp_loop_now(r->loop);
 }
 
 /* ---- failures ---- */
@@ -151,7 +151,7 @@ static bool remember(struct kube_reflector *r, const char *ns, const char *name)
 	return true;
 }
 
-static void report_gone(struct kube_reflector *r, const char *ns, const char *name)
+static void report_deleted(struct kube_reflector *r, const char *ns, const char *name)
 {
 	struct known *k;
 	char key[KEY_MAX];
@@ -252,7 +252,7 @@ static int on_list_data(void *arg, const char *bytes, size_t n)
 {
 	struct kube_reflector *r = arg;
 
-	heard(r);
+	note_contact(r);
 	return kube_split_feed(&r->split, bytes, n);
 }
 
@@ -316,7 +316,7 @@ static void list_absent(struct kube_reflector *r)
 		drop_unseen(r);
 		synced(r);
 	}
-	heard(r);
+	note_contact(r);
 	wait_ms(r, ABSENT_MS / 2 + kube_random(0, ABSENT_MS / 2));
 }
 
@@ -469,8 +469,8 @@ static int on_event(struct kube_reflector *r, const cJSON *event)
 		put(r, object);
 	} else if (!strcmp(type, "DELETED")) {
 		r->stats.events++;
-		report_gone(r, l7mp_json_str(metadata, "namespace", ""),
-		            l7mp_json_str(metadata, "name", ""));
+		report_deleted(r, l7mp_json_str(metadata, "namespace", ""),
+		               l7mp_json_str(metadata, "name", ""));
 	} else {
 		bad(r, "an event of an unknown type");
 	}
@@ -494,7 +494,7 @@ static void large_event(struct kube_reflector *r, const char *text, size_t len, 
 	}
 	prefix_text(text, len, name_keys, name, sizeof(name));
 	prefix_text(text, len, ns_keys, ns, sizeof(ns));
-	report_gone(r, ns, name);
+	report_deleted(r, ns, name);
 }
 
 static int on_line(void *arg, const char *text, size_t len, size_t bytes)
@@ -522,7 +522,7 @@ static int on_watch_data(void *arg, const char *bytes, size_t n)
 {
 	struct kube_reflector *r = arg;
 
-	heard(r);
+	note_contact(r);
 	return kube_lines_feed(&r->lines, bytes, n);
 }
 
@@ -612,7 +612,7 @@ int kube_reflector_new(struct kube_client *client, const struct kube_reflector_o
 		free(r);
 		return -ENOMEM;
 	}
-	heard(r);
+	note_contact(r);
 	wait_ms(r, 0);
 	*out = r;
 	return 0;

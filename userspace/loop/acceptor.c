@@ -42,7 +42,7 @@ static void back_off(struct l7mp_acceptor *a, int err)
 }
 
 /* Errors that concern only the connection being accepted (accept(2)). */
-static bool is_gone(int err)
+static bool is_connection_error(int err)
 {
 	switch (err) {
 	case ECONNABORTED:
@@ -74,7 +74,7 @@ static bool accept_one(struct l7mp_acceptor *a)
 
 		if (err == EAGAIN)
 			return false;
-		if (is_gone(err))
+		if (is_connection_error(err))
 			return true;
 		back_off(a, -err);
 		return false;

@@ -70,7 +70,7 @@ static void io_cb(struct l7mp_io *io, uint32_t events)
 }
 
 /* Reads from the kernel the socket's family, whether it is connected, and its port. */
-static int learn(struct l7mp_dgram *d)
+static int read_socket(struct l7mp_dgram *d)
 {
 	struct l7mp_addr a = {0};
 	socklen_t len = sizeof(struct sockaddr_un);
@@ -151,7 +151,7 @@ int l7mp_dgram_new(struct l7mp_loop *loop, int fd, unsigned flags, size_t max_da
 	d->arg = arg;
 	d->flags = flags;
 	d->max = max_datagram > DG_SLOT ? (uint32_t)max_datagram : DG_SLOT;
-	rc = learn(d);
+	rc = read_socket(d);
 	if (!rc)
 		rc = set_options(d);
 	if (rc)

@@ -134,7 +134,7 @@ static void lookup_free(struct lookup *l)
 static void channel_arm(struct channel *c);
 
 /* Timers keep the loop running, so retransmissions stop while no caller waits. */
-static void waiter_gone(struct l7mp_resolve *w)
+static void remove_waiter(struct l7mp_resolve *w)
 {
 	struct l7mp_resolver *r = w->loop->resolver;
 	struct channel *c;
@@ -166,7 +166,7 @@ static void deliver_cb(struct l7mp_task *task, void *arg)
 		for (size_t i = 0; i < l->n; i++)
 			l7mp_addr_set_port(&addrs[i], r->port);
 		DL_DELETE(l->waiters, r);
-		waiter_gone(r);
+		remove_waiter(r);
 		cb(cb_arg, l->err, l->n ? addrs : NULL, l->n);
 	}
 	l->delivering = false;
@@ -587,7 +587,7 @@ static void numeric_cb(struct l7mp_task *task, void *self)
 }
 
 /* Adds the caller to a lookup. Returns 0, or a negative errno: no answer will follow. */
-static int ask(struct l7mp_resolve *r, const struct key *key)
+static int add_waiter(struct l7mp_resolve *r, const struct key *key)
 {
 	struct l7mp_resolver *resolver = resolver_get(r->loop);
 	struct lookup *l = resolver ? lookup_get(resolver, key) : NULL;
@@ -626,7 +626,7 @@ int l7mp_resolve_start(struct l7mp_loop *loop, const char *host, uint16_t port, 
 		r->numeric.len = 0; /* too long for a host name */
 		l7mp_task_post(loop, &r->task);
 	} else {
-		rc = loop->manual ? -ENOTSUP : ask(r, &key);
+		rc = loop->manual ? -ENOTSUP : add_waiter(r, &key);
 	}
 	if (rc) {
 		free(r);
@@ -647,7 +647,7 @@ void l7mp_resolve_cancel(struct l7mp_resolve **rp)
 	l7mp_task_cancel(r->loop, &r->task);
 	if (r->lookup) {
 		DL_DELETE(r->lookup->waiters, r); /* the query continues: its answer is cached */
-		waiter_gone(r);
+		remove_waiter(r);
 	} else {
 		l7mp_loop_release(r->loop);
 		free(r);

@@ -59,8 +59,8 @@ struct l7mp_stream_io {
 	bool connecting, full, corked, shut, shut_done;
 	bool lent; /* the descriptor is temporarily used by other code */
 	bool frozen;
-	bool closing, lingering, gone;
-	bool tell_connected, tell_error, tell_drain, tell_flushed, tell_end;
+	bool closing, lingering, torn_down;
+	bool notify_connected, notify_error, notify_drain, notify_flushed, notify_end;
 	bool bulk;     /* splice the next piece */
 	uint8_t small; /* spliced pieces in a row that were small */
 };
@@ -109,7 +109,7 @@ static void sio_watch(struct l7mp_stream_io *s)
 	uint32_t in = 0, out = 0;
 	int rc;
 
-	if (s->gone || s->err || s->lent || s->frozen)
+	if (s->torn_down || s->err || s->lent || s->frozen)
 		return;
 	if (s->reading)
 		s->read_armed = true;
@@ -193,7 +193,7 @@ static void sio_write_failed(struct l7mp_stream_io *s, int err)
 	}
 	if (s->full) {
 		s->full = false;
-		s->tell_drain = true;
+		s->notify_drain = true;
 		l7mp_task_post(s->loop, &s->task);
 	}
 	sio_watch(s);
@@ -268,7 +268,7 @@ static void sio_flush(struct l7mp_stream_io *s)
 static void on_writable(struct l7mp_stream_io *s)
 {
 	sio_flush(s);
-	if (s->gone || s->err)
+	if (s->torn_down || s->err)
 		return;
 	if (s->closing && !sio_pending(s)) {
 		sio_finish(s);
@@ -408,7 +408,7 @@ int l7mp_stream_io_splice(struct l7mp_stream_io *from, struct l7mp_stream_io *to
 	for (int i = 0; i < 2; i++) {
 		int flags;
 
-		if (both[i]->closing || both[i]->gone || both[i]->err || both[i]->connecting)
+		if (both[i]->closing || both[i]->torn_down || both[i]->err || both[i]->connecting)
 			return -ENOTCONN;
 		/* Some kernels check only this flag, not SPLICE_F_NONBLOCK. */
 		flags = fcntl(both[i]->in.fd, F_GETFL);
@@ -434,7 +434,7 @@ void l7mp_stream_io_unsplice(struct l7mp_stream_io *from)
 
 static void sio_tell_flushed(struct l7mp_stream_io *s)
 {
-	s->tell_flushed = true;
+	s->notify_flushed = true;
 	l7mp_task_post(s->loop, &s->task);
 }
 
@@ -509,7 +509,7 @@ static void sio_linger(struct l7mp_stream_io *s)
 {
 	sio_do_shutdown(s);
 	discard(s, true);
-	if (s->gone)
+	if (s->torn_down)
 		return;
 	s->lingering = true;
 	if (l7mp_timer_start(s->loop, &s->timer, SIO_LINGER_MS))
@@ -545,7 +545,7 @@ static void sio_in_cb(struct l7mp_io *io, uint32_t events)
 	}
 	if (sio_is_socket(s) && sio_pending(s) && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
 		on_writable(s);
-		if (s->gone || s->err)
+		if (s->torn_down || s->err)
 			return;
 	}
 	if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
@@ -679,7 +679,7 @@ static void sio_dial_done(struct l7mp_stream_io *s)
 static void dialled(struct l7mp_stream_io *s, int err)
 {
 	if (!err) {
-		s->tell_connected = true;
+		s->notify_connected = true;
 		l7mp_task_post(s->loop, &s->task);
 	} else if (err == EINPROGRESS) {
 		sio_watch(s);
@@ -773,7 +773,7 @@ int l7mp_stream_io_connect_unix(struct l7mp_loop *loop, const struct l7mp_addr *
 
 /* ---- asynchronous callbacks ---- */
 
-static void tell_closed(struct l7mp_stream_io *s)
+static void emit_closed(struct l7mp_stream_io *s)
 {
 	void (*closed)(void *) = s->ops->closed;
 	void *arg = s->arg;
@@ -785,13 +785,13 @@ static void tell_closed(struct l7mp_stream_io *s)
 		closed(arg);
 }
 
-static void tell_flushed(struct l7mp_stream_io *s)
+static void emit_flushed(struct l7mp_stream_io *s)
 {
 	void (*done)(void *) = s->flushed;
-	bool tell = s->tell_flushed && !s->closing && !s->err && !s->werr && !sio_pending(s);
+	bool due = s->notify_flushed && !s->closing && !s->err && !s->werr && !sio_pending(s);
 
-	s->tell_flushed = false;
-	if (!tell || !done)
+	s->notify_flushed = false;
+	if (!due || !done)
 		return;
 	s->flushed = NULL;
 	done(s->flushed_arg);
@@ -802,27 +802,27 @@ static void task_cb(struct l7mp_task *task, void *arg)
 	struct l7mp_stream_io *s = arg;
 
 	(void)task;
-	if (s->gone) {
-		tell_closed(s);
+	if (s->torn_down) {
+		emit_closed(s);
 		return;
 	}
-	if (s->tell_connected && !s->closing) {
-		s->tell_connected = false;
+	if (s->notify_connected && !s->closing) {
+		s->notify_connected = false;
 		sio_dial_done(s);
 	}
-	if (s->tell_drain && !s->closing) {
-		s->tell_drain = false;
+	if (s->notify_drain && !s->closing) {
+		s->notify_drain = false;
 		if (s->ops->drain)
 			s->ops->drain(s->arg);
 	}
-	tell_flushed(s);
-	if (s->tell_end && !s->closing && !s->lent) {
-		s->tell_end = false;
+	emit_flushed(s);
+	if (s->notify_end && !s->closing && !s->lent) {
+		s->notify_end = false;
 		if (s->ops->end)
 			s->ops->end(s->arg);
 	}
-	if (s->tell_error && !s->closing) {
-		s->tell_error = false;
+	if (s->notify_error && !s->closing) {
+		s->notify_error = false;
 		if (s->ops->error)
 			s->ops->error(s->arg, s->err);
 	}
@@ -837,7 +837,7 @@ static void sio_fail(struct l7mp_stream_io *s, int err)
 	sio_discard_queue(s);
 	l7mp_io_stop(s->loop, &s->in);
 	l7mp_io_stop(s->loop, &s->out);
-	s->tell_error = true;
+	s->notify_error = true;
 	l7mp_task_post(s->loop, &s->task);
 }
 
@@ -880,9 +880,9 @@ static int sio_alloc(struct l7mp_loop *loop, enum sio_kind kind, int read_fd, in
 
 static void sio_teardown(struct l7mp_stream_io *s, bool reset)
 {
-	if (s->gone)
+	if (s->torn_down)
 		return;
-	s->gone = true;
+	s->torn_down = true;
 	sio_unlink(s);
 	l7mp_timer_stop(s->loop, &s->timer);
 	l7mp_io_stop(s->loop, &s->in);
@@ -915,7 +915,7 @@ static void sio_finish(struct l7mp_stream_io *s)
 
 void l7mp_stream_io_close(struct l7mp_stream_io *s, bool abort)
 {
-	if (s->gone)
+	if (s->torn_down)
 		return;
 	if (abort) {
 		s->closing = true;
@@ -941,7 +941,7 @@ int l7mp_stream_io_take_fd(struct l7mp_stream_io *s)
 {
 	int fd = s->in.fd;
 
-	if (s->closing || s->gone || s->err || !sio_is_socket(s))
+	if (s->closing || s->torn_down || s->err || !sio_is_socket(s))
 		return -ENOTCONN;
 	if (sio_pending(s) || s->connecting)
 		return -EBUSY;
@@ -956,10 +956,10 @@ int l7mp_stream_io_lend(struct l7mp_stream_io *s, bool *ended, bool *shut)
 {
 	int fd = s->in.fd;
 
-	if (s->kind != SIO_TCP || s->closing || s->gone || s->lent || s->err || s->werr ||
+	if (s->kind != SIO_TCP || s->closing || s->torn_down || s->lent || s->err || s->werr ||
 	    s->connecting || (s->eof && s->shut))
 		return -ENOTCONN;
-	if (l7mp_stream_io_queued(s) || s->shut != s->shut_done || s->tell_end)
+	if (l7mp_stream_io_queued(s) || s->shut != s->shut_done || s->notify_end)
 		return -EBUSY;
 	*ended = s->eof;
 	*shut = s->shut;
@@ -974,7 +974,7 @@ int l7mp_stream_io_lend(struct l7mp_stream_io *s, bool *ended, bool *shut)
 void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut)
 {
 	s->lent = false;
-	if (s->gone || s->closing) {
+	if (s->torn_down || s->closing) {
 		if (fd >= 0)
 			close(fd);
 		return;
@@ -982,9 +982,9 @@ void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool
 	s->in.fd = fd;
 	s->shut_done = s->shut_done || shut || fd < 0;
 	s->shut = s->shut || s->shut_done;
-	s->tell_end = ended && !s->eof;
+	s->notify_end = ended && !s->eof;
 	s->eof = s->eof || ended || fd < 0;
-	if (s->tell_end)
+	if (s->notify_end)
 		l7mp_task_post(s->loop, &s->task);
 	if (fd < 0)
 		return;
@@ -1040,7 +1040,7 @@ static void thaw(struct l7mp_stream_io *s)
 	if (!s->full || sio_pending(s))
 		return;
 	s->full = false;
-	s->tell_drain = true;
+	s->notify_drain = true;
 	l7mp_task_post(s->loop, &s->task);
 }
 
@@ -1048,7 +1048,7 @@ int l7mp_stream_io_freeze(struct l7mp_stream_io *s, bool on)
 {
 	int rc;
 
-	if (s->gone || s->closing || s->err || s->werr || s->connecting || s->lent ||
+	if (s->torn_down || s->closing || s->err || s->werr || s->connecting || s->lent ||
 	    !sio_is_socket(s))
 		return on ? -ENOTCONN : 0;
 	if (s->frozen == on)
@@ -1057,7 +1057,7 @@ int l7mp_stream_io_freeze(struct l7mp_stream_io *s, bool on)
 		thaw(s);
 		return 0;
 	}
-	if (s->corked || s->tell_end || s->tell_connected || s->flushed)
+	if (s->corked || s->notify_end || s->notify_connected || s->flushed)
 		return -EBUSY;
 	sio_unlink(s);
 	rc = pipe_to_queue(s);
@@ -1093,7 +1093,7 @@ void l7mp_stream_io_set_state(struct l7mp_stream_io *s, const struct l7mp_stream
 
 void l7mp_stream_io_release(struct l7mp_stream_io *s)
 {
-	if (s->gone)
+	if (s->torn_down)
 		return;
 	s->closing = true;
 	sio_teardown(s, false);
@@ -1149,16 +1149,16 @@ void l7mp_stream_io_cork(struct l7mp_stream_io *s, bool on)
 	if (s->corked == on)
 		return;
 	s->corked = on;
-	if (on || !sio_pending(s) || s->connecting || s->gone || s->err || s->werr)
+	if (on || !sio_pending(s) || s->connecting || s->torn_down || s->err || s->werr)
 		return;
 	sio_flush(s);
-	if (s->gone || s->err)
+	if (s->torn_down || s->err)
 		return;
 	if (sio_pending(s))
 		sio_watch(s);
 	if (s->full && !s->pipe && l7mp_stream_io_queued(s) <= SIO_LOW && !s->closing) {
 		s->full = false;
-		s->tell_drain = true;
+		s->notify_drain = true;
 		l7mp_task_post(s->loop, &s->task);
 	}
 }

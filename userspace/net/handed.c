@@ -39,7 +39,7 @@ static int get_int(int fd, int level, int name, int *out)
 	return getsockopt(fd, level, name, out, &len) ? -errno : 0;
 }
 
-static int learn(struct handed_socket *s)
+static int read_socket(struct handed_socket *s)
 {
 	struct l7mp_addr raw = {0};
 	socklen_t len = sizeof(struct sockaddr_un);
@@ -82,7 +82,7 @@ int l7mp_handed_add(struct l7mp_handed *h, int fd, const char *listener)
 	}
 	memcpy(s->listener, listener ? listener : "", len + 1);
 	s->fd = fd;
-	rc = learn(s);
+	rc = read_socket(s);
 	if (rc) {
 		close(fd);
 		free(s);

@@ -73,7 +73,7 @@ struct op_manifest {
 	atomic_uint
 	        refs; /* the store's, and those of results, which the renderer's thread may free */
 	size_t n;
-	struct op_told {
+	struct op_manifest_entry {
 		uint64_t id, hash;
 	} v[]; /* sorted by id */
 };

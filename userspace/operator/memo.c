@@ -72,7 +72,7 @@ static uint64_t backends_answer(const struct op_store *s, const char *ns, const 
 
 /* ---- recording ---- */
 
-static struct op_query *add_query(struct op_render *x, enum op_ask ask, enum op_kind kind,
+static struct op_query *add_query(struct op_render *x, enum op_query_kind ask, enum op_kind kind,
                                   const char *ns, const char *name)
 {
 	struct op_memo *m = x->memo;
@@ -95,7 +95,7 @@ static struct op_query *add_query(struct op_render *x, enum op_ask ask, enum op_
 
 void op_memo_object(struct op_render *x, enum op_kind kind, const char *ns, const char *name)
 {
-	struct op_query *q = add_query(x, OP_ASK_OBJECT, kind, ns, name);
+	struct op_query *q = add_query(x, OP_QUERY_OBJECT, kind, ns, name);
 
 	if (q)
 		q->answer = object_answer(x->s, kind, ns, name);
@@ -108,7 +108,7 @@ void op_memo_grant(struct op_render *x, enum op_kind from, const char *from_ns, 
 
 	if (x->s->settings.any_namespace || strcmp(from_ns, ns) == 0)
 		return;
-	q = add_query(x, OP_ASK_GRANT, kind, ns, name);
+	q = add_query(x, OP_QUERY_GRANT, kind, ns, name);
 	if (!q)
 		return;
 	q->from = from;
@@ -123,7 +123,7 @@ void op_memo_grant(struct op_render *x, enum op_kind from, const char *from_ns, 
 void op_memo_pods(struct op_render *x, const struct op_obj *from, const cJSON *selector)
 {
 	struct op_query *q =
-	        selector ? add_query(x, OP_ASK_PODS, from->kind, from->ns, from->name) : NULL;
+	        selector ? add_query(x, OP_QUERY_PODS, from->kind, from->ns, from->name) : NULL;
 
 	if (!q)
 		return;
@@ -136,7 +136,8 @@ void op_memo_pods(struct op_render *x, const struct op_obj *from, const cJSON *s
 
 void op_memo_backends(struct op_render *x, const struct op_obj *service)
 {
-	struct op_query *q = add_query(x, OP_ASK_BACKENDS, OP_SERVICE, service->ns, service->name);
+	struct op_query *q =
+	        add_query(x, OP_QUERY_BACKENDS, OP_SERVICE, service->ns, service->name);
 
 	if (q)
 		q->answer = backends_answer(x->s, service->ns, service->name);
@@ -174,19 +175,19 @@ static bool query_holds(struct op_render *x, const struct op_query *q)
 	const struct op_obj *from;
 
 	switch (q->ask) {
-	case OP_ASK_OBJECT:
+	case OP_QUERY_OBJECT:
 		return !x->changed[q->kind] ||
 		       object_answer(x->s, q->kind, q->ns, q->name) == q->answer;
-	case OP_ASK_GRANT:
+	case OP_QUERY_GRANT:
 		return !x->changed[OP_GRANT] ||
 		       op_granted(x->s, q->from, q->from_ns, op_kinds[q->kind].group,
 		                  op_kinds[q->kind].kind, q->ns, q->name) == (q->answer != 0);
-	case OP_ASK_PODS:
+	case OP_QUERY_PODS:
 		if (op_memo_pods_hold(x))
 			return true;
 		from = op_find(x->s, q->kind, q->ns, q->name);
 		return from && pods_answer(x, from, q->selector) == q->answer;
-	case OP_ASK_BACKENDS:
+	case OP_QUERY_BACKENDS:
 		return !x->changed[OP_SLICE] || backends_answer(x->s, q->ns, q->name) == q->answer;
 	}
 	return false;

@@ -13,19 +13,19 @@
 struct op_render;
 struct op_unit;
 
-enum op_ask {
-	OP_ASK_OBJECT,   /* the digest of an object; 0: it does not exist */
-	OP_ASK_GRANT,    /* whether a reference is granted */
-	OP_ASK_PODS,     /* the pods that a selector of an object has */
-	OP_ASK_BACKENDS, /* the slices of a Service */
+enum op_query_kind {
+	OP_QUERY_OBJECT,   /* the digest of an object; 0: it does not exist */
+	OP_QUERY_GRANT,    /* whether a reference is granted */
+	OP_QUERY_PODS,     /* the pods that a selector of an object has */
+	OP_QUERY_BACKENDS, /* the slices of a Service */
 };
 
 struct op_query {
-	enum op_ask ask;
+	enum op_query_kind ask;
 	enum op_kind kind, from; /* from: of the object that refers or selects */
 	char *ns, *name;         /* of the object, the Service, or the one that selects */
-	char *from_ns;           /* OP_ASK_GRANT */
-	cJSON *selector;         /* OP_ASK_PODS; own copy */
+	char *from_ns;           /* OP_QUERY_GRANT */
+	cJSON *selector;         /* OP_QUERY_PODS; own copy */
 	uint64_t answer;
 };
 

@@ -125,7 +125,7 @@ void op_metrics_reflector(struct op_metrics *m, const struct kube_reflector *r)
 	const char *kind = kube_reflector_options(r)->kind;
 	int k = 0;
 	struct op_kind_metrics *t;
-	uint64_t lag = m->now_ms - s->heard_ms;
+	uint64_t lag = m->now_ms - s->last_contact_ms;
 
 	while (k < OP_KINDS - 1 && strcmp(op_kinds[k].kind, kind) != 0)
 		k++;
@@ -157,7 +157,7 @@ void op_metrics_reflectors_print(struct l7mp_str *out, const struct op_metrics *
 	         offsetof(struct op_kind_metrics, relists)},
 	        {NAME("watches_total"), "counter", "Watches that were begun",
 	         offsetof(struct op_kind_metrics, watches)},
-	        {NAME("watch_events_total"), "counter", "Changes that watches have told",
+	        {NAME("watch_events_total"), "counter", "Changes reported by watches",
 	         offsetof(struct op_kind_metrics, events)},
 	        {NAME("watch_bookmarks_total"), "counter", "Bookmarks",
 	         offsetof(struct op_kind_metrics, bookmarks)},

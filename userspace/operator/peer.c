@@ -16,7 +16,7 @@
 #include "operator.h"
 
 #define IN_FLIGHT_MAX 64 /* maximum number of proxies with a request at the same time */
-#define ASK_MS        5000
+#define REQUEST_MS    5000
 #define POST_MS       20000
 #define ANSWER_MAX    (1024 * 1024)
 #define CHECK_MS      60000
@@ -38,11 +38,11 @@ struct peer {
 	const struct op_proxy *sp;
 	enum op_peer_state state;
 	bool queued, busy, seen, retry_now;
-	char boot_id[20];  /* of the process that belongs to this pod; "": unknown */
-	char asked_id[20]; /* of the process that answered last */
-	char hash[20];     /* of the operator's objects there, as returned when the document was
+	char boot_id[20];     /* of the process that belongs to this pod; "": unknown */
+	char answered_id[20]; /* of the process that answered last */
+	char hash[20];        /* of the operator's objects there, as returned when the document was
 	                    * accepted */
-	double generation; /* of its configuration */
+	double generation;    /* of its configuration */
 	unsigned races;
 	uint64_t sent_since_ms; /* since_ms of the document being sent */
 	uint64_t since_ms;      /* time of the first change that it does not have yet; 0: it has all
@@ -70,7 +70,7 @@ struct op_peers {
 
 static const struct kube_resource pod_resource = {"", "v1", "pods"};
 
-static void ask(struct peer *x);
+static void check(struct peer *x);
 static void next(struct op_peers *ps);
 
 /* ---- requests ---- */
@@ -106,7 +106,7 @@ static int request(struct peer *x, const char *method, const char *path, const c
 	        .done = done,
 	        .arg = x,
 	};
-	const char *boot = x->asked_id + strspn(x->asked_id, "0");
+	const char *boot = x->answered_id + strspn(x->answered_id, "0");
 	size_t n = 1;
 	int rc = -ENOMEM;
 
@@ -271,7 +271,7 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 		return;
 	}
 	if (a->status == 412 && ++x->races < RACES_MAX) { /* changed since the query */
-		ask(x);
+		check(x);
 		return;
 	}
 	if (a->status < 200 || a->status > 299) {
@@ -342,7 +342,7 @@ static void go_on(struct peer *x, const char *hash)
 
 static void accept_process(struct peer *x)
 {
-	snprintf(x->boot_id, sizeof(x->boot_id), "%s", x->asked_id);
+	snprintf(x->boot_id, sizeof(x->boot_id), "%s", x->answered_id);
 	x->hash[0] = '\0';
 	op_store_forget(x->peers->store, x->uid);
 	post(x);
@@ -412,7 +412,7 @@ static void on_pods(void *arg, const struct kube_http_answer *a)
 		return;
 	}
 	kube_answer_text(a, why, sizeof(why));
-	snprintf(text, sizeof(text), "can't be told from another process: %s", why);
+	snprintf(text, sizeof(text), "can't be distinguished from another process: %s", why);
 	fail(x, OP_PEER_FOREIGN, text);
 }
 
@@ -421,7 +421,7 @@ static void query_kube(struct peer *x, struct l7mp_str *path,
                        void (*done)(void *arg, const struct kube_http_answer *a))
 {
 	struct kube_call call = {
-	        .method = "GET", .path = path->s, .timeout_ms = ASK_MS, .done = done, .arg = x};
+	        .method = "GET", .path = path->s, .timeout_ms = REQUEST_MS, .done = done, .arg = x};
 	int rc = -ENOMEM;
 
 	if (!path->oom)
@@ -431,7 +431,7 @@ static void query_kube(struct peer *x, struct l7mp_str *path,
 		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
 }
 
-static void ask_for_others(struct peer *x)
+static void query_same_address(struct peer *x)
 {
 	const struct op_run_options *o = x->peers->options;
 	struct l7mp_str path = {0};
@@ -461,11 +461,12 @@ static void on_pod(void *arg, const struct kube_http_answer *a)
 	}
 	if (!same) {
 		kube_answer_text(a, why, sizeof(why));
-		snprintf(text, sizeof(text), "can't be told from another process: %s", why);
+		snprintf(text, sizeof(text), "can't be distinguished from another process: %s",
+		         why);
 		fail(x, OP_PEER_FOREIGN, text);
 		return;
 	}
-	ask_for_others(x);
+	query_same_address(x);
 }
 
 static void verify(struct peer *x)
@@ -498,7 +499,7 @@ static void on_status(void *arg, const struct kube_http_answer *a)
 		fail(x, OP_PEER_FAILED, text);
 		return;
 	}
-	snprintf(x->asked_id, sizeof(x->asked_id), "%s", id);
+	snprintf(x->answered_id, sizeof(x->answered_id), "%s", id);
 	x->generation = l7mp_json_num(status, "generation", 0);
 	if (strcmp(id, x->boot_id) != 0) {
 		verify(x);
@@ -511,7 +512,7 @@ static void on_status(void *arg, const struct kube_http_answer *a)
 	cJSON_Delete(status);
 }
 
-static void ask(struct peer *x)
+static void check(struct peer *x)
 {
 	struct l7mp_error err = {0};
 	int rc;
@@ -521,7 +522,7 @@ static void ask(struct peer *x)
 		fail(x, OP_PEER_FAILED, err.message);
 		return;
 	}
-	rc = request(x, "GET", "/api/v1/status", NULL, ASK_MS, on_status);
+	rc = request(x, "GET", "/api/v1/status", NULL, REQUEST_MS, on_status);
 	if (rc)
 		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
 }
@@ -538,7 +539,7 @@ static void next(struct op_peers *ps)
 		x->busy = true;
 		x->retry_now = false;
 		ps->stats.in_flight++;
-		ask(x);
+		check(x);
 	}
 }
 

@@ -103,15 +103,15 @@ void op_manifest_unref(struct op_manifest *m)
 
 static int by_id(const void *a, const void *b)
 {
-	const struct op_told *p = a, *q = b;
+	const struct op_manifest_entry *p = a, *q = b;
 
 	return p->id < q->id ? -1 : p->id > q->id;
 }
 
 uint64_t op_manifest_get(const struct op_manifest *m, uint64_t id)
 {
-	const struct op_told want = {.id = id};
-	const struct op_told *t =
+	const struct op_manifest_entry want = {.id = id};
+	const struct op_manifest_entry *t =
 	        m && m->n ? bsearch(&want, m->v, m->n, sizeof(want), by_id) : NULL;
 
 	return t ? t->hash : 0;

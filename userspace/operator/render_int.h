@@ -76,9 +76,9 @@ struct op_obj {
 	struct op_slice *slice;
 	uint64_t digest; /* of all that rendering reads */
 	size_t bytes;
-	bool fresh; /* put since the list began */
-	bool gone;  /* deleted while the store is held: in its list `gone` */
-	struct op_obj *next_gone;
+	bool fresh;   /* put since the list began */
+	bool deleted; /* deleted while the store is held: in its list `deleted` */
+	struct op_obj *next_deleted;
 	UT_hash_handle hh;
 };
 
@@ -124,7 +124,7 @@ struct op_store {
 	bool held;
 	struct op_refusal *shown; /* a copy of `refusals` */
 	struct op_obj *later[OP_KINDS];
-	struct op_obj *gone;
+	struct op_obj *deleted;
 };
 
 /* Finds an object; "" or NULL for no namespace. */

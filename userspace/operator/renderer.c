@@ -17,12 +17,12 @@ struct op_renderer {
 	op_renderer_done done;
 	void *arg;
 	uv_work_t work;
-	bool busy;                 /* the thread has work */
-	struct op_rendered *made;  /* the result being rendered; NULL: none */
-	struct op_rendered *last;  /* the previous result (a reference), reused for the next */
-	struct op_rendered *waste; /* results to be freed */
-	struct op_rendered *burn;  /* results being freed by the thread */
-	bool wanted;               /* render when the present work is done */
+	bool busy;                   /* the thread has work */
+	struct op_rendered *made;    /* the result being rendered; NULL: none */
+	struct op_rendered *last;    /* the previous result (a reference), reused for the next */
+	struct op_rendered *unused;  /* results to be freed */
+	struct op_rendered *freeing; /* results being freed by the thread */
+	bool wanted;                 /* render when the present work is done */
 	bool ending;
 	int rc;
 };
@@ -43,8 +43,8 @@ static void run(uv_work_t *work)
 {
 	struct op_renderer *x = work->data;
 
-	free_results(x->burn);
-	x->burn = NULL;
+	free_results(x->freeing);
+	x->freeing = NULL;
 	if (x->made)
 		x->rc = op_render(x->store, x->last ? x->last->result : NULL, &x->made->result);
 }
@@ -55,15 +55,15 @@ static int begin(struct op_renderer *x)
 {
 	int rc;
 
-	x->burn = x->waste;
-	x->waste = NULL;
+	x->freeing = x->unused;
+	x->unused = NULL;
 	x->rc = 0;
 	x->work.data = x;
 	rc = uv_queue_work(l7mp_loop_uv(x->loop), &x->work, run, ended);
 	x->busy = !rc;
 	if (rc) { /* no thread could be started */
-		free_results(x->burn);
-		x->burn = NULL;
+		free_results(x->freeing);
+		x->freeing = NULL;
 	}
 	return rc;
 }
@@ -118,7 +118,7 @@ static void ended(uv_work_t *work, int status)
 		if (begin_rendering(x))
 			x->done(x->arg, NULL, false);
 	}
-	if (!x->busy && x->waste)
+	if (!x->busy && x->unused)
 		(void)begin(x); /* on failure it has freed them */
 }
 
@@ -178,7 +178,7 @@ void op_renderer_free(struct op_renderer **xp)
 	if (!x)
 		return;
 	*xp = NULL;
-	free_results(x->waste);
+	free_results(x->unused);
 	free(x);
 }
 
@@ -198,8 +198,8 @@ void op_rendered_unref(struct op_rendered *r)
 	if (!r || --r->refs)
 		return;
 	x = r->renderer;
-	r->next = x->waste;
-	x->waste = r;
+	r->next = x->unused;
+	x->unused = r;
 	if (!x->busy && !x->ending)
 		(void)begin(x);
 }

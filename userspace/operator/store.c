@@ -839,15 +839,15 @@ bool op_store_delete(struct op_store *s, enum op_kind kind, const char *ns, cons
 	struct op_obj *o = op_find(s, kind, ns, name);
 	bool later = drop_later(s, find_in(s->later[kind], ns, name));
 
-	if (!o || (s->held && o->gone))
+	if (!o || (s->held && o->deleted))
 		return later;
 	if (!s->held) {
 		remove_object(s, o);
 		return true;
 	}
-	o->gone = true;
-	o->next_gone = s->gone;
-	s->gone = o;
+	o->deleted = true;
+	o->next_deleted = s->deleted;
+	s->deleted = o;
 	return true;
 }
 
@@ -894,8 +894,8 @@ int op_store_release(struct op_store *s, bool *changed)
 	s->held = false;
 	drop_refusals(&s->shown);
 	/* Deletions first: objects that were put again afterwards are new ones. */
-	while ((o = s->gone)) {
-		s->gone = o->next_gone;
+	while ((o = s->deleted)) {
+		s->deleted = o->next_deleted;
 		remove_object(s, o);
 		if (changed)
 			*changed = true;

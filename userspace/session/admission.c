@@ -200,7 +200,7 @@ void l7mp_admission_answered(struct l7mp_session *s)
 	set_proof(s, SESSION_ANSWERED);
 }
 
-void l7mp_admission_heard(struct l7mp_session *s)
+void l7mp_admission_received(struct l7mp_session *s)
 {
 	if (s->proof == SESSION_ANSWERED && !s->ending)
 		set_proof(s, SESSION_PROVEN);

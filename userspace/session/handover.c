@@ -49,7 +49,7 @@ static int can_go(const struct l7mp_session *s)
 	const struct l7mp_proto *proto;
 
 	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->draining || s->orphans ||
-	    s->held || s->lent || s->source_gone || s->operators || s->linger)
+	    s->held || s->lent || s->source_closed || s->operators || s->linger)
 		return -EBUSY;
 	proto = l7mp_proto_of(s->m->env, s->listener->proto);
 	if (s->reopen || !proto || !proto->restore || !proto->hand)
@@ -382,7 +382,7 @@ static void read_count(const cJSON *saved, const char *key, struct l7mp_session_
 }
 
 /* The descriptions do not include names of UNIX sockets: query the kernel. */
-static void learn_names(struct l7mp_restore_end *end)
+static void read_unix_names(struct l7mp_restore_end *end)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
@@ -415,7 +415,7 @@ static int read_end(const cJSON *json, const int *fds, size_t n_fds, size_t *at,
 		return -EPROTO;
 	out->fd = fds[(*at)++];
 	if (!out->local.len && !out->remote.len)
-		learn_names(out);
+		read_unix_names(out);
 	return 0;
 }
 

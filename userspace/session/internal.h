@@ -172,11 +172,11 @@ struct l7mp_session {
 	bool taken : 1;            /* received from another process, and not resumed yet */
 	bool ending : 1;
 	bool abort : 1;
-	bool closing : 1;     /* the task has closed the streams */
-	bool answered : 1;    /* `result` was called */
-	bool source_gone : 1; /* closed in an orderly way; its data is still delivered */
-	bool linger : 1;      /* half-closed towards a stage that can't signal its end */
-	bool draining : 1;    /* ends when its answer was sent */
+	bool closing : 1;       /* the task has closed the streams */
+	bool answered : 1;      /* `result` was called */
+	bool source_closed : 1; /* closed in an orderly way; its data is still delivered */
+	bool linger : 1;        /* half-closed towards a stage that can't signal its end */
+	bool draining : 1;      /* ends when its answer was sent */
 	bool warned_kind : 1;
 	bool evicted : 1;   /* being evicted; counted in session_usage */
 	bool operators : 1; /* serves the operator; counted in session_usage */
@@ -435,7 +435,7 @@ void l7mp_admission_proven(struct l7mp_session *s);
 /* Data was sent to the source of s. */
 void l7mp_admission_answered(struct l7mp_session *s);
 /* Data was received from the source of s. Called for each packet, so it is cheap. */
-void l7mp_admission_heard(struct l7mp_session *s);
+void l7mp_admission_received(struct l7mp_session *s);
 /*
  * Counts a session of this address; *out is NULL if it is not IPv4 or IPv6. Returns 0 or -ENOMEM.
  */

@@ -287,7 +287,7 @@ static enum l7mp_reason flow_ends(struct l7mp_session *s, struct l7mp_flow_end *
 
 static bool is_idle(const struct l7mp_session *s)
 {
-	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone)
+	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_closed)
 		return false;
 	for (unsigned i = 0; i < s->n; i++) {
 		const struct session_pipe *p = &s->pipes[i];
@@ -434,7 +434,7 @@ static void request_flow(struct l7mp_session *s)
 	struct l7mp_flow_end a, b;
 	enum l7mp_reason reason;
 
-	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_gone ||
+	if (s->state != L7MP_SESSION_CONNECTED || s->ending || s->source_closed ||
 	    s->m->offload_suspended)
 		return;
 	reason = flow_ends(s, &a, &b);

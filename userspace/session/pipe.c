@@ -179,7 +179,7 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 {
 	struct session_pipe *p = &s->pipes[i];
 	struct session_stage *to = pipe_to(s, i);
-	bool gone = to->index == 0 && s->source_gone;
+	bool gone = to->index == 0 && s->source_closed;
 
 	if (!p->end || p->shut || p->head || p->busy || (!gone && !stage_ready(to)))
 		return;
@@ -193,7 +193,7 @@ static void pass_end(struct l7mp_session *s, unsigned i)
 		 * A request (HTTP) waits for its answer. So do not shut down a WebSocket, which has
 		 * no half-close: its peer would not answer any more.
 		 */
-		if (!lingers || p->code || !source || !source->asks)
+		if (!lingers || p->code || !source || !source->request_response)
 			l7mp_stream_shutdown(to->stream, p->code);
 		if (s->ending)
 			return;
@@ -421,13 +421,13 @@ void l7mp_pipe_push(struct l7mp_session *s, unsigned i, struct l7mp_buf *buf)
 	struct session_pipe *p = &s->pipes[i];
 	struct session_stage *to = pipe_to(s, i);
 
-	if (s->ending || p->end || (to->index == 0 && s->source_gone)) {
+	if (s->ending || p->end || (to->index == 0 && s->source_closed)) {
 		drop_buf(s, i, buf, L7MP_DROP_CLOSED);
 		return;
 	}
 	s->active_ms = l7mp_loop_now(session_loop(s));
 	if (s->proof == SESSION_ANSWERED && i == 0)
-		l7mp_admission_heard(s);
+		l7mp_admission_received(s);
 	if (p->busy || p->blocked || p->head || !stage_ready(to)) {
 		enqueue(s, i, buf);
 		return;

@@ -305,7 +305,7 @@ static int prepare_one(struct l7mp_runtime *rt, struct apply *w,
 	return rc;
 }
 
-static void ask_admin(struct l7mp_runtime *rt, struct apply *w)
+static void check_admin(struct l7mp_runtime *rt, struct apply *w)
 {
 	const struct l7mp_admin *admin = l7mp_change_new_admin(w->change);
 
@@ -462,7 +462,7 @@ static bool apply_step(struct l7mp_runtime *rt, struct apply *w)
 		return false;
 	if (w->phase == APPLY_ADMIN || w->phase == APPLY_COMMIT) {
 		if (w->phase == APPLY_ADMIN)
-			ask_admin(rt, w);
+			check_admin(rt, w);
 		else
 			commit(rt, w);
 		more = false;

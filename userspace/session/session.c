@@ -38,7 +38,7 @@ static void set_state(struct l7mp_session *s, enum l7mp_session_state state)
 
 static int64_t idle_now(const struct l7mp_session *s)
 {
-	if ((s->linger || s->source_gone) && (!s->idle_ms || s->idle_ms > SESSION_LINGER_MS))
+	if ((s->linger || s->source_closed) && (!s->idle_ms || s->idle_ms > SESSION_LINGER_MS))
 		return SESSION_LINGER_MS;
 	return s->idle_ms;
 }
@@ -154,7 +154,7 @@ void l7mp_session_check_end(struct l7mp_session *s)
 	if (all)
 		l7mp_session_finish(s, NULL, false, "%s",
 		                    s->draining && s->reason ? s->reason : "end of stream");
-	else if (s->source_gone && s->pipes[s->dest - 1U].shut)
+	else if (s->source_closed && s->pipes[s->dest - 1U].shut)
 		l7mp_session_finish(s, NULL, false, "source closed");
 	else if (back->shut && source->stream && source->stream->kind == L7MP_KIND_DATAGRAM)
 		/* The source can't answer a half-close with another. */
@@ -188,14 +188,14 @@ void l7mp_session_check_ready(struct l7mp_session *s)
 	for (unsigned i = 0; i < s->n; i++) {
 		const struct session_stage *st = &s->stages[i];
 
-		if (st->index == 0 && s->source_gone)
+		if (st->index == 0 && s->source_closed)
 			continue;
 		if (st->state != L7MP_STAGE_CONNECTED && st->state != L7MP_STAGE_READY)
 			return;
 	}
 	if (s->ending || s->state == L7MP_SESSION_CONNECTED)
 		return;
-	for (unsigned i = s->source_gone ? 1 : 0; i < s->n; i++)
+	for (unsigned i = s->source_closed ? 1 : 0; i < s->n; i++)
 		s->stages[i].state = L7MP_STAGE_READY;
 	set_state(s, L7MP_SESSION_CONNECTED);
 	if (!s->taken)
@@ -223,7 +223,7 @@ static void abort_answer(struct l7mp_session *s, const char *reason)
 {
 	struct l7mp_stream *source = s->stages[0].stream;
 
-	if (source && source->asks && source->ops->result && s->answered &&
+	if (source && source->request_response && source->ops->result && s->answered &&
 	    !s->pipes[s->n - 1U].end)
 		source->ops->result(source, 503, reason);
 }
@@ -403,13 +403,13 @@ static void idle_check(struct l7mp_session *s)
 	if (now >= s->active_ms + idle)
 		l7mp_session_offload_sync(s, true);
 	/* Data of a source that has closed is kept while the destination is retried. */
-	if (s->source_gone && s->state != L7MP_SESSION_CONNECTED)
+	if (s->source_closed && s->state != L7MP_SESSION_CONNECTED)
 		s->active_ms = now;
 	if (now < s->active_ms + idle) {
 		l7mp_session_arm_idle(s);
 		return;
 	}
-	if (s->source_gone)
+	if (s->source_closed)
 		l7mp_session_finish(s, NULL, false, "source closed");
 	else if (s->linger)
 		l7mp_session_finish(s, NULL, false, "source finished, no more answers");

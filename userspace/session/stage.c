@@ -319,7 +319,7 @@ static void source_lost(struct session_stage *st, const struct l7mp_error *err)
 		return;
 	}
 	/* Data sent before the close is still delivered. */
-	s->source_gone = true;
+	s->source_closed = true;
 	s->active_ms = l7mp_loop_now(session_loop(s));
 	l7mp_session_arm_idle(s);
 	l7mp_pipe_clear(s, s->n - 1U);

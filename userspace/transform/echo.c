@@ -12,7 +12,7 @@ static int echo_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 	int rc = l7mp_transform_check(t, buf);
 
 	if (!rc)
-		rc = l7mp_transform_hop(&buf);
+		rc = l7mp_transform_check_hops(&buf);
 	if (!rc)
 		l7mp_transform_emit(t, buf);
 	return rc;

@@ -94,7 +94,7 @@ static int sync_write(struct l7mp_stream *s, struct l7mp_buf *buf)
 	size_t receivers = 0;
 
 	if (!rc)
-		rc = l7mp_transform_hop(&buf);
+		rc = l7mp_transform_check_hops(&buf);
 	if (rc)
 		return rc;
 	DL_FOREACH (self->group->members, m) {

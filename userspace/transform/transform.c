@@ -54,7 +54,7 @@ int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf)
 	return t->open ? -EPIPE : -ENOTCONN;
 }
 
-int l7mp_transform_hop(struct l7mp_buf **buf)
+int l7mp_transform_check_hops(struct l7mp_buf **buf)
 {
 	struct l7mp_buf *b = *buf;
 

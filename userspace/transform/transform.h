@@ -51,7 +51,7 @@ int l7mp_transform_check(struct l7mp_transform *t, struct l7mp_buf *buf);
  * datagram is sent. Returns 0, or frees *buf and returns -ETIME, the result for write, when the TTL
  * has expired.
  */
-int l7mp_transform_hop(struct l7mp_buf **buf);
+int l7mp_transform_check_hops(struct l7mp_buf **buf);
 /* Emits data; takes buf. */
 static inline void l7mp_transform_emit(struct l7mp_transform *t, struct l7mp_buf *buf)
 {

@@ -92,7 +92,7 @@ static int use_cert(SSL_CTX *ssl, const char *path, struct l7mp_error *err)
 
 static int use_key(SSL_CTX *ssl, const char *path, const char *cert, struct l7mp_error *err)
 {
-	bool asked = false;
+	bool passphrase_requested = false;
 	char why[160];
 	unsigned long e;
 	int ok, rc = readable(path, "key", err);
@@ -100,12 +100,12 @@ static int use_key(SSL_CTX *ssl, const char *path, const char *cert, struct l7mp
 	if (rc)
 		return rc;
 	SSL_CTX_set_default_passwd_cb(ssl, no_passphrase);
-	SSL_CTX_set_default_passwd_cb_userdata(ssl, &asked);
+	SSL_CTX_set_default_passwd_cb_userdata(ssl, &passphrase_requested);
 	ok = SSL_CTX_use_PrivateKey_file(ssl, path, SSL_FILETYPE_PEM);
 	SSL_CTX_set_default_passwd_cb_userdata(ssl, NULL);
 	SSL_CTX_set_default_passwd_cb(ssl, NULL);
 	e = ERR_peek_last_error();
-	if (asked) {
+	if (passphrase_requested) {
 		ERR_clear_error();
 		return wrong(err, -EINVAL, "key",
 		             "'%s' is encrypted: expected a key without a passphrase", path);

@@ -125,7 +125,7 @@ static void try_close(struct http_conn *c)
 
 	if (c->closed || l7mp_byte_stream_queued(c->io))
 		return;
-	if (c->unread && !c->eof && now - c->heard_ms < HTTP_LINGER_QUIET_MS &&
+	if (c->unread && !c->eof && now - c->last_contact_ms < HTTP_LINGER_QUIET_MS &&
 	    now - c->since < HTTP_LINGER_MS)
 		return;
 	close_io(c, false);
@@ -191,7 +191,7 @@ static void begin_close(struct http_conn *c)
 		return;
 	c->unread |= c->phase == HTTP_BODY || c->in.count;
 	c->phase = HTTP_CLOSING;
-	c->since = c->heard_ms = now_of(c);
+	c->since = c->last_contact_ms = now_of(c);
 	l7mp_bufq_clear(&c->in);
 	reset_reader(c);
 	l7mp_stream_shutdown(c->io, 0);
@@ -216,7 +216,7 @@ void http_conn_answered(struct http_conn *c)
 		http_conn_watch(c);
 }
 
-void http_conn_exchange_gone(struct http_conn *c)
+void http_conn_exchange_freed(struct http_conn *c)
 {
 	c->x = NULL;
 	/* The session may not have ended yet: its task, posted earlier, runs first. */
@@ -653,7 +653,7 @@ static void io_data(void *arg, struct l7mp_buf *buf)
 	uint64_t now = now_of(c);
 
 	if (c->phase == HTTP_CLOSING) {
-		c->heard_ms = now;
+		c->last_contact_ms = now;
 		l7mp_buf_unref(buf);
 		return;
 	}
@@ -705,7 +705,7 @@ static void io_closed(void *arg, const struct l7mp_error *err)
 	l7mp_peer_clear(&c->peer);
 	l7mp_buf_pool_charge(l7mp_loop_bufs(loop_of(c)), -HTTP_CONN_COST);
 	free(c);
-	http_conn_gone(state);
+	http_conn_closed(state);
 }
 
 static const struct l7mp_stream_events io_events = {

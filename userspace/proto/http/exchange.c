@@ -30,7 +30,7 @@ static void exchange_end_with(struct http_exchange *x, int err)
 /* Ends the stream when request and response are complete. */
 static void settle(struct http_exchange *x)
 {
-	if ((x->closing || x->end_told) && (x->complete || !x->conn))
+	if ((x->closing || x->end_emitted) && (x->complete || !x->conn))
 		exchange_end_with(x, 0);
 }
 
@@ -69,7 +69,7 @@ static void exchange_finish(struct http_exchange *x)
 		x->base.events->closed(x->base.owner, &err);
 	free(x);
 	if (c)
-		http_conn_exchange_gone(c);
+		http_conn_exchange_freed(c);
 }
 
 void http_exchange_lost(struct http_exchange *x, int err)
@@ -87,10 +87,10 @@ void http_exchange_lost(struct http_exchange *x, int err)
 /* Selects the framing of the body; `known` is its length, -1 while it is incomplete. */
 static void choose_framing(struct http_exchange *x, int status, long long known)
 {
-	long long asked = x->reply ? x->reply->length : -1;
+	long long announced = x->reply ? x->reply->length : -1;
 
 	x->bodyless = x->is_head || status == 204 || status == 304;
-	x->length = known >= 0 && !x->is_head ? known : asked;
+	x->length = known >= 0 && !x->is_head ? known : announced;
 	if (x->length < 0 && x->is_head)
 		x->length = known;
 	x->chunked = x->length < 0 && !x->bodyless && !x->http10;
@@ -402,11 +402,11 @@ void http_exchange_data(struct http_exchange *x, struct l7mp_buf *buf)
 	x->base.events->data(x->base.owner, buf);
 }
 
-static void tell_end(struct http_exchange *x)
+static void emit_end(struct http_exchange *x)
 {
-	if (!x->in_end || x->end_told || x->paused || x->closing || x->over || !x->base.events)
+	if (!x->in_end || x->end_emitted || x->paused || x->closing || x->over || !x->base.events)
 		return;
-	x->end_told = true;
+	x->end_emitted = true;
 	x->base.events->end(x->base.owner, 0);
 	settle(x);
 }
@@ -414,7 +414,7 @@ static void tell_end(struct http_exchange *x)
 void http_exchange_end(struct http_exchange *x)
 {
 	x->in_end = true;
-	tell_end(x);
+	emit_end(x);
 }
 
 static void on_exchange_task(struct l7mp_task *task, void *arg)
@@ -426,7 +426,7 @@ static void on_exchange_task(struct l7mp_task *task, void *arg)
 		exchange_finish(x);
 		return;
 	}
-	tell_end(x);
+	emit_end(x);
 	if (x->conn)
 		http_conn_resume(x->conn);
 }
@@ -439,7 +439,7 @@ struct http_exchange *http_exchange_new(struct http_conn *c, const struct l7mp_h
 		return NULL;
 	x->base.ops = &exchange_ops;
 	x->base.kind = L7MP_KIND_STREAM;
-	x->base.asks = true;
+	x->base.request_response = true;
 	x->conn = c;
 	x->state = c->state;
 	x->paused = true;

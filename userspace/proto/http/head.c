@@ -581,8 +581,8 @@ static int parse_transfer(const char *list, struct l7mp_http_refusal *why)
 	return 0;
 }
 
-static int look_at(struct l7mp_http_field *field, struct framing *f, struct l7mp_http_request *out,
-                   struct l7mp_http_refusal *why)
+static int check_field(struct l7mp_http_field *field, struct framing *f,
+                       struct l7mp_http_request *out, struct l7mp_http_refusal *why)
 {
 	const char *name = field->name, *value = field->value;
 
@@ -668,7 +668,7 @@ int l7mp_http_request_parse(char *head, size_t len, struct l7mp_http_request *ou
 	if (parse_request_line(head, end, out, why) || split_fields(end + 2, &out->fields, why))
 		return -1;
 	for (size_t i = 0; i < out->fields.n; i++)
-		if (look_at(&out->fields.at[i], &f, out, why))
+		if (check_field(&out->fields.at[i], &f, out, why))
 			return -1;
 	return conclude(&f, out, why);
 }

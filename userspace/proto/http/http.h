@@ -101,12 +101,12 @@ struct http_conn {
 	uint64_t left;      /* remaining bytes of a body with a length */
 	uint64_t discarded; /* bytes discarded of an unwanted body */
 
-	struct l7mp_task task;   /* continues with the next request */
-	struct l7mp_timer timer; /* never later than the next deadline; see conn_watch */
-	uint64_t since;          /* start of this phase, or of an unfinished head */
-	uint64_t body_due;       /* deadline for receiving more of the body */
-	uint64_t heard_ms;       /* time of the last data received on a closing connection */
-	uint64_t progress_ms;    /* time when the client last read a part of the answer */
+	struct l7mp_task task;    /* continues with the next request */
+	struct l7mp_timer timer;  /* never later than the next deadline; see conn_watch */
+	uint64_t since;           /* start of this phase, or of an unfinished head */
+	uint64_t body_due;        /* deadline for receiving more of the body */
+	uint64_t last_contact_ms; /* time of the last data received on a closing connection */
+	uint64_t progress_ms;     /* time when the client last read a part of the answer */
 	size_t queued;
 
 	uint8_t phase;
@@ -136,16 +136,16 @@ struct http_exchange {
 	int err; /* negative errno that ended it */
 
 	bool http10;
-	bool is_head;   /* method HEAD */
-	bool paused;    /* paused by the session */
-	bool in_end;    /* the request is complete */
-	bool end_told;  /* `end` was emitted */
-	bool started;   /* the session has written: later attributes are ignored */
-	bool shut;      /* the session has finished writing */
-	bool closing;   /* the session has closed it */
-	bool answered;  /* the answer is an error, regardless of the session's data */
-	bool head_sent; /* the status was sent */
-	bool bodyless;  /* HEAD, 204, 304 */
+	bool is_head;     /* method HEAD */
+	bool paused;      /* paused by the session */
+	bool in_end;      /* the request is complete */
+	bool end_emitted; /* `end` was emitted */
+	bool started;     /* the session has written: later attributes are ignored */
+	bool shut;        /* the session has finished writing */
+	bool closing;     /* the session has closed it */
+	bool answered;    /* the answer is an error, regardless of the session's data */
+	bool head_sent;   /* the status was sent */
+	bool bodyless;    /* HEAD, 204, 304 */
 	bool chunked;
 	bool complete; /* the response was written, or aborted */
 	bool full;     /* the session was told to stop writing */
@@ -155,7 +155,7 @@ struct http_exchange {
 /* ---- listener.c ---- */
 
 /* Called when a connection was freed. */
-void http_conn_gone(struct http_state *state);
+void http_conn_closed(struct http_state *state);
 
 /* ---- connection.c ---- */
 
@@ -179,7 +179,7 @@ void http_conn_resume(struct http_conn *c);
 /* The answer is complete; its exchange still exists. */
 void http_conn_answered(struct http_conn *c);
 /* The exchange was freed. */
-void http_conn_exchange_gone(struct http_conn *c);
+void http_conn_exchange_freed(struct http_conn *c);
 /*
  * Writes buf, which it takes, and which is NULL when out of memory. Returns false when the
  * connection is broken.

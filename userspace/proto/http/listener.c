@@ -23,7 +23,7 @@ static void state_free(struct http_state *state)
 	free(state);
 }
 
-void http_conn_gone(struct http_state *state)
+void http_conn_closed(struct http_state *state)
 {
 	if (--state->n_conns == 0 && state->stopping)
 		state_free(state);

@@ -227,7 +227,7 @@ static bool is_new_client(const struct jsock_source *s, const struct l7mp_buf *b
 }
 
 /* Ends the session, and starts another one with the client's new header; takes buf. */
-static void begin_anew(struct jsock_source *s, struct l7mp_buf *buf)
+static void restart_session(struct jsock_source *s, struct l7mp_buf *buf)
 {
 	struct l7mp_error err = {.code = L7MP_OK};
 	const struct l7mp_stream_events *events = s->js.base.events;
@@ -260,7 +260,7 @@ static void source_on_data(void *owner, struct l7mp_buf *buf)
 		return;
 	}
 	if (is_new_client(s, buf)) {
-		begin_anew(s, buf);
+		restart_session(s, buf);
 		return;
 	}
 	jsock_deliver(&s->js, buf);

@@ -293,7 +293,7 @@ static void listener_first_bytes(struct pipe_listener *l, struct pipe_stream *s,
 /* A writer opened and closed the FIFO without writing. */
 static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s);
 /* The stream has stopped reading. */
-static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s);
+static void listener_stream_closed(struct pipe_listener *l, struct pipe_stream *s);
 /* No stream reads the listener's FIFO any more. */
 static void listener_fifo_free(struct pipe_listener *l);
 
@@ -341,7 +341,7 @@ static void finish(struct pipe_stream *s, int err)
 	l7mp_timer_stop(s->env->loop, &s->timer);
 	stop_reading(s);
 	if (s->listener)
-		listener_stream_gone(s->listener, s);
+		listener_stream_closed(s->listener, s);
 	if (s->output) {
 		s->flushing = !err && l7mp_stream_io_queued(s->output);
 		s->out->flushing += s->flushing;
@@ -624,7 +624,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 		if (s->listener && s->end_emitted && s->output && !s->shut && !abort)
 			fifo_hold(s->out, O_WRONLY);
 		if (s->listener)
-			listener_stream_gone(s->listener, s);
+			listener_stream_closed(s->listener, s);
 	}
 	if (s->over) {
 		if (abort && s->output)
@@ -863,7 +863,7 @@ static void listener_empty_writer(struct pipe_listener *l, struct pipe_stream *s
 	listen_later(l, 0);
 }
 
-static void listener_stream_gone(struct pipe_listener *l, struct pipe_stream *s)
+static void listener_stream_closed(struct pipe_listener *l, struct pipe_stream *s)
 {
 	s->listener = NULL;
 	if (l->stream == s)

@@ -41,28 +41,28 @@ bool udp_latch_is_open(const struct udp_latch *latch, uint64_t now_ms)
 
 /* ---- clusters ---- */
 
-bool udp_learning_waits(const struct udp_upstream *u)
+bool udp_latching_waits(const struct udp_upstream *u)
 {
-	const struct udp_learning *l = u->learning;
+	const struct udp_latching *l = u->latching;
 
-	return !l->heard && l7mp_loop_now(u->env->loop) - l->began_ms < l->latch.timeout_ms;
+	return !l->received && l7mp_loop_now(u->env->loop) - l->began_ms < l->latch.timeout_ms;
 }
 
 /* Whether another source may become the peer. If not, *why is set. */
 static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *from,
                         const struct l7mp_addr *to, enum l7mp_drop *why)
 {
-	const struct udp_learning *l = u->learning;
+	const struct udp_latching *l = u->latching;
 	bool meant = l7mp_addr_equal(from, &l->meant);
 
 	*why = L7MP_DROP_PEER;
 	if (u->closing || !l7mp_addr_port(from) || l->settled)
 		return false;
-	if (l->heard && !udp_latch_is_open(&l->latch, l7mp_loop_now(u->env->loop)))
+	if (l->received && !udp_latch_is_open(&l->latch, l7mp_loop_now(u->env->loop)))
 		return false;
 	if (meant)
 		return true;
-	if (!l->heard && !udp_learning_waits(u))
+	if (!l->received && !udp_latching_waits(u))
 		return false;
 	if (l->latch.same_address && !l7mp_addr_equal_ip(from, &l->meant))
 		return false;
@@ -73,10 +73,10 @@ static bool may_be_peer(const struct udp_upstream *u, const struct l7mp_addr *fr
 	return !udp_from_ourselves(l->table, from, to);
 }
 
-bool udp_learning_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
+bool udp_latching_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
                           const struct l7mp_addr *from, const struct l7mp_addr *to)
 {
-	struct udp_learning *l = u->learning;
+	struct udp_latching *l = u->latching;
 	struct l7mp_addr peer, local;
 	char text[L7MP_ADDR_STRLEN];
 	enum l7mp_drop why;
@@ -85,17 +85,17 @@ bool udp_learning_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
 	bool another;
 
 	udp_key_set(&key, from, to);
-	if (l->heard && !memcmp(&key, &u->key, sizeof(key)))
+	if (l->received && !memcmp(&key, &u->key, sizeof(key)))
 		return true;
 	udp_key_addrs(&u->key, u->local_port, &peer, &local);
-	another = !l->heard || !l7mp_addr_equal(&peer, from);
+	another = !l->received || !l7mp_addr_equal(&peer, from);
 	if (another && !may_be_peer(u, from, to, &why)) {
 		l7mp_stats_drop(u->env->stats, why, 1, buf->len);
 		return false;
 	}
-	if (!l->heard)
+	if (!l->received)
 		l->latch.since_ms = l7mp_loop_now(u->env->loop);
-	l->heard = true;
+	l->received = true;
 	/* The endpoint's own address is confirmed: no other source may replace it. */
 	l->settled = l->settled || l7mp_addr_equal(from, &l->meant);
 	u->key = key;
@@ -108,7 +108,7 @@ bool udp_learning_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
 	return true;
 }
 
-int udp_learning_new(struct udp_upstream *u, const struct l7mp_connect *p)
+int udp_latching_new(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	struct udp_state *state = l7mp_proto_state(p->env, &l7mp_proto_udp, NULL);
 	struct udp_latch latch;
@@ -116,12 +116,12 @@ int udp_learning_new(struct udp_upstream *u, const struct l7mp_connect *p)
 	udp_latch_read(l7mp_json_member(p->cluster_spec, "options"), &latch);
 	if (!latch.on)
 		return 0;
-	u->learning = calloc(1, sizeof(*u->learning));
-	if (!u->learning || !state)
+	u->latching = calloc(1, sizeof(*u->latching));
+	if (!u->latching || !state)
 		return -ENOMEM;
-	u->learning->latch = latch;
-	u->learning->began_ms = l7mp_loop_now(p->env->loop);
-	u->learning->table = &state->table;
+	u->latching->latch = latch;
+	u->latching->began_ms = l7mp_loop_now(p->env->loop);
+	u->latching->table = &state->table;
 	return 0;
 }
 

@@ -126,7 +126,7 @@ static int connect_next(struct udp_upstream *u)
 	return rc;
 }
 
-static void tell_moved(struct udp_upstream *u, const struct l7mp_addr *from, const char *why)
+static void notify_moved(struct udp_upstream *u, const struct l7mp_addr *from, const char *why)
 {
 	struct l7mp_addr to, local;
 	char a[L7MP_ADDR_STRLEN], b[L7MP_ADDR_STRLEN], text[512];
@@ -167,7 +167,7 @@ void udp_names_move_on(struct udp_upstream *u)
 		if (again)
 			(void)l7mp_dgram_send(u->dgram, again, NULL, NULL, 0);
 	}
-	tell_moved(u, &from, "refused");
+	notify_moved(u, &from, "refused");
 }
 
 /* ---- look-ups ---- */
@@ -207,7 +207,7 @@ static void on_refreshed(void *arg, int err, const struct l7mp_addr *addrs, size
 		return;
 	}
 	n->resend = true;
-	tell_moved(u, &from, "has gone");
+	notify_moved(u, &from, "has gone");
 }
 
 static void refresh_cb(struct l7mp_timer *timer, void *arg)
@@ -241,7 +241,7 @@ static void on_resolved(void *arg, int err, const struct l7mp_addr *addrs, size_
 	if (!u->base.events->moved)
 		n->refresh_ms = 0;
 	/* An unconnected socket does not get ICMP errors. */
-	if (n->n < 2 || u->learning)
+	if (n->n < 2 || u->latching)
 		udp_names_settle(u);
 	udp_names_refresh_later(u);
 	udp_upstream_opened(u);

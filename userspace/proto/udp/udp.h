@@ -50,7 +50,7 @@ struct udp_state {
 	unsigned next_port;             /* where the next search in a range of ports begins */
 };
 
-/* ---- latch.c: learning the peer ---- */
+/* ---- latch.c: latching on the peer ---- */
 
 struct udp_latch {
 	bool on;
@@ -73,26 +73,26 @@ void udp_latch_read(const cJSON *options, struct udp_latch *out);
 bool udp_latch_is_open(const struct udp_latch *latch, uint64_t now_ms);
 
 /* An upstream whose cluster has options.latch. */
-struct udp_learning {
+struct udp_latching {
 	struct udp_latch latch;
 	const struct l7mp_shared_table *table; /* the listeners' sockets: never a peer */
-	struct l7mp_addr meant;       /* the endpoint's address: destination until `heard` */
+	struct l7mp_addr meant;       /* the endpoint's address: destination until `received` */
 	uint64_t began_ms;            /* loop time of the session's start */
 	struct l7mp_log_limit events; /* limits change events: sources may alternate within the
 	                               * window */
-	bool heard;                   /* the key's peer has sent, to the key's local address */
+	bool received;                /* the key's peer has sent, to the key's local address */
 	bool settled;                 /* ... and no other source may replace it */
 };
 
 /* For a cluster with options.latch: makes u->learning. Returns 0 or -ENOMEM. */
-int udp_learning_new(struct udp_upstream *u, const struct l7mp_connect *p);
+int udp_latching_new(struct udp_upstream *u, const struct l7mp_connect *p);
 /* Nothing was received so far, and the first source may still differ from the endpoint. */
-bool udp_learning_waits(const struct udp_upstream *u);
+bool udp_latching_waits(const struct udp_upstream *u);
 /*
  * Whether the datagram is for the session: from the peer, or from a source that becomes the peer.
  * The peer may send to another local address, and is then answered from that.
  */
-bool udp_learning_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
+bool udp_latching_accepts(struct udp_upstream *u, const struct l7mp_buf *buf,
                           const struct l7mp_addr *from, const struct l7mp_addr *to);
 
 /* ---- socket.c: the socket of a listener ---- */
@@ -238,8 +238,9 @@ struct udp_upstream {
 	struct l7mp_dgram *dgram;
 	struct udp_names *names;       /* NULL: a numeric address, or no addresses left to try */
 	struct udp_bound *bound;       /* NULL: no bind.port */
-	struct udp_learning *learning; /* NULL: the peer is the endpoint's address */
-	struct udp_key key; /* peer and local address, once connected; local not before `heard` */
+	struct udp_latching *latching; /* NULL: the peer is the endpoint's address */
+	struct udp_key
+	        key; /* peer and local address, once connected; local not before `received` */
 	uint16_t local_port;
 	bool rtcp; /* metadata UDP.rtcp: ports are one higher than in the specs */
 	bool open, closing;

@@ -44,7 +44,7 @@ static void upstream_free(struct udp_upstream *u)
 	l7mp_task_cancel(u->env->loop, &u->task);
 	unlist(u);
 	free(u->bound);
-	free(u->learning);
+	free(u->latching);
 	udp_names_free(u);
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
@@ -113,7 +113,7 @@ static void on_recv(void *arg, struct l7mp_buf *buf, const struct l7mp_addr *fro
 	struct udp_upstream *u = arg;
 
 	/* A connected socket reports no source address. */
-	if (u->learning && from->len && !udp_learning_accepts(u, buf, from, to)) {
+	if (u->latching && from->len && !udp_latching_accepts(u, buf, from, to)) {
 		l7mp_buf_unref(buf);
 		return;
 	}
@@ -215,7 +215,7 @@ static int op_write(struct l7mp_stream *base, struct l7mp_buf *buf)
 	}
 	if (u->names && u->names->addrs)
 		udp_names_keep(u, buf);
-	if (!u->learning)
+	if (!u->latching)
 		return l7mp_dgram_send(u->dgram, buf, NULL, NULL, 0);
 	udp_key_addrs(&u->key, u->local_port, &peer, &local);
 	return l7mp_dgram_send(u->dgram, buf, &peer, &local, 0);
@@ -280,14 +280,14 @@ static void op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->keep_tos = u->options.dscp_pass;
 	udp_key_addrs(&u->key, u->local_port, &out->remote, &out->local);
 	/* The learning time has passed: from now on the peer is the endpoint's address. */
-	if (u->learning && !u->learning->heard && !udp_learning_waits(u) &&
+	if (u->latching && !u->latching->received && !udp_latching_waits(u) &&
 	    (l7mp_fd_local(l7mp_dgram_fd(u->dgram), &out->local) || l7mp_addr_is_any(&out->local)))
 		out->local.len = 0;
 	/*
 	 * The first source must be seen here: if the kernel forwarded the endpoint's packets, a
 	 * later source would look like the first one.
 	 */
-	if (u->learning && (udp_learning_waits(u) || !out->local.len)) {
+	if (u->latching && (udp_latching_waits(u) || !out->local.len)) {
 		out->kind = L7MP_FLOW_NONE;
 		out->reason = L7MP_REASON_NOT_ESTABLISHED;
 	}
@@ -342,8 +342,8 @@ static const struct l7mp_stream_ops stream_ops = {
 
 /* ---- connecting ---- */
 
-/* Opens the socket. With `learning` it is bound but not connected. */
-static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local, bool learning,
+/* Opens the socket. With `latching` it is bound but not connected. */
+static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local, bool latching,
                    struct l7mp_socket_options *opt)
 {
 	struct l7mp_addr any = *local;
@@ -354,16 +354,16 @@ static int open_fd(const struct l7mp_addr *remote, const struct l7mp_addr *local
 	if (fd < 0)
 		return -errno;
 	rc = l7mp_socket_options_apply(fd, opt);
-	if (learning && !any.len)
+	if (latching && !any.len)
 		l7mp_addr_any(&any, family, 0);
 	/* A peer is learnt only within the endpoint's family. */
-	if (!rc && learning && family == AF_INET6 &&
+	if (!rc && latching && family == AF_INET6 &&
 	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)))
 		rc = -errno;
 	if (!rc && any.len && bind(fd, &any.sa, any.len))
 		rc = errno == EADDRINUSE && !l7mp_addr_port(&any) ? -EAGAIN : -errno;
 	/* From now on the kernel delivers only datagrams of this peer. */
-	if (!rc && !learning && connect(fd, &remote->sa, remote->len))
+	if (!rc && !latching && connect(fd, &remote->sa, remote->len))
 		rc = -errno;
 	if (rc) {
 		close(fd);
@@ -413,11 +413,11 @@ static void list(struct udp_upstream *u, const struct l7mp_addr *local)
 		DL_APPEND(b->state->bound, b);
 }
 
-/* Uses a connected socket (taken, also on failure) that was bound to `asked`. */
+/* Uses a connected socket (taken, also on failure) that was bound to `requested`. */
 static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *remote,
-                      const struct l7mp_addr *asked)
+                      const struct l7mp_addr *requested)
 {
-	unsigned flags = L7MP_DGRAM_GRO | L7MP_DGRAM_GSO | (u->learning ? L7MP_DGRAM_PKTINFO : 0);
+	unsigned flags = L7MP_DGRAM_GRO | L7MP_DGRAM_GSO | (u->latching ? L7MP_DGRAM_PKTINFO : 0);
 	struct l7mp_addr local;
 	struct l7mp_dgram *dgram;
 	int rc = l7mp_fd_local(fd, &local);
@@ -433,12 +433,12 @@ static int use_socket(struct udp_upstream *u, int fd, const struct l7mp_addr *re
 	if (u->dgram)
 		l7mp_dgram_close(&u->dgram);
 	u->dgram = dgram;
-	list(u, asked);
+	list(u, requested);
 	u->local_port = l7mp_addr_port(&local);
-	if (u->learning && !u->learning->heard)
+	if (u->latching && !u->latching->received)
 		local.len = 0;
-	if (u->learning && !u->learning->meant.len)
-		u->learning->meant = *remote;
+	if (u->latching && !u->latching->meant.len)
+		u->latching->meant = *remote;
 	udp_key_set(&u->key, remote, &local);
 	u->base.max_write = u->key.family == AF_INET ? UDP_MAX4 : UDP_MAX6;
 	if (u->open)
@@ -460,7 +460,7 @@ static int local_for(const struct udp_upstream *u, const cJSON *bind, int family
 int udp_upstream_connect_to(struct udp_upstream *u, const struct l7mp_addr *remote,
                             const cJSON *bind)
 {
-	struct l7mp_addr local, asked;
+	struct l7mp_addr local, requested;
 	int fd, rc = local_for(u, bind, l7mp_addr_family(remote), &local);
 
 	if (rc)
@@ -468,11 +468,11 @@ int udp_upstream_connect_to(struct udp_upstream *u, const struct l7mp_addr *remo
 	/* A fixed port can't be bound twice. */
 	if (u->dgram && l7mp_addr_port(&local))
 		l7mp_dgram_close(&u->dgram);
-	asked = local;
-	fd = open_fd(remote, &local, u->learning, &u->options);
-	if (fd == -EADDRINUSE && take_over(u, &asked))
-		fd = open_fd(remote, &local, u->learning, &u->options);
-	return fd < 0 ? fd : use_socket(u, fd, remote, &asked);
+	requested = local;
+	fd = open_fd(remote, &local, u->latching, &u->options);
+	if (fd == -EADDRINUSE && take_over(u, &requested))
+		fd = open_fd(remote, &local, u->latching, &u->options);
+	return fd < 0 ? fd : use_socket(u, fd, remote, &requested);
 }
 
 /* For a cluster with bind.port: records the session and its client. */
@@ -513,27 +513,27 @@ static int connect_again(int fd, const struct l7mp_addr *remote)
 
 /*
  * Continues with the socket of an earlier process, or one with the same addresses. A learnt peer is
- * kept; its local address is known only then, see struct udp_learning.
+ * kept; its local address is known only then, see struct udp_latching.
  */
 static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)
 {
 	struct l7mp_restore_end *end = p->restore;
-	struct l7mp_addr asked;
+	struct l7mp_addr requested;
 	int fd = end->fd, rc;
 
-	if (u->learning)
-		u->learning->heard = u->learning->settled = end->local.len > 0;
+	if (u->latching)
+		u->latching->received = u->latching->settled = end->local.len > 0;
 	else if (fd >= 0 && (rc = connect_again(fd, &end->remote)))
 		return rc;
 	rc = local_for(u, l7mp_json_member(p->cluster_spec, "bind"), l7mp_addr_family(&end->remote),
-	               &asked);
+	               &requested);
 	if (!rc && fd < 0)
-		fd = open_fd(&end->remote, &end->local, u->learning, &u->options);
+		fd = open_fd(&end->remote, &end->local, u->latching, &u->options);
 	if (rc || fd < 0)
 		return rc ? rc : fd;
 	end->fd = -1;
-	rc = use_socket(u, fd, &end->remote, &asked);
-	if (!rc && u->learning)
+	rc = use_socket(u, fd, &end->remote, &requested);
+	if (!rc && u->latching)
 		udp_key_set(&u->key, &end->remote, &end->local);
 	return rc;
 }
@@ -544,8 +544,8 @@ static bool is_meant(const struct udp_upstream *u, const struct l7mp_connect *p,
 {
 	const struct l7mp_restore_end *end = p->restore;
 
-	if (u->learning && end->local.len && p->same_endpoint &&
-	    (!u->learning->latch.same_address || !numeric ||
+	if (u->latching && end->local.len && p->same_endpoint &&
+	    (!u->latching->latch.same_address || !numeric ||
 	     l7mp_addr_equal_ip(addr, &end->remote)))
 		return true;
 	if (numeric)
@@ -561,11 +561,11 @@ static int start(struct udp_upstream *u, const struct l7mp_connect *p)
 
 	if (!udp_upstream_port(u, p))
 		return -EADDRNOTAVAIL;
-	rc = udp_learning_new(u, p);
+	rc = udp_latching_new(u, p);
 	if (rc)
 		return rc;
-	if (u->learning && numeric)
-		u->learning->meant = remote;
+	if (u->latching && numeric)
+		u->latching->meant = remote;
 	if (p->restore && !is_meant(u, p, numeric, &remote))
 		return -EXDEV;
 	l7mp_socket_options_read(l7mp_json_member(p->cluster_spec, "options"), &u->options);

@@ -201,28 +201,28 @@ void l7mp_ws_dial_failed(struct ws_conn *c, const char *why, int status)
 	const char *target = c->dial ? c->dial->target : "the server";
 
 	if (c->bridge && *l7mp_ws_bridge_why(c->bridge))
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, "%s", l7mp_ws_bridge_why(c->bridge));
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, "%s", l7mp_ws_bridge_why(c->bridge));
 	else if (begins(why, "HS: ws upgrade"))
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM,
-		                  "%s answered %d %s instead of a WebSocket handshake", target,
-		                  status, l7mp_http_phrase(status));
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM,
+		                   "%s answered %d %s instead of a WebSocket handshake", target,
+		                   status, l7mp_http_phrase(status));
 	else
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, "%s %s", target,
-		                  ours ? ours : "does not agree to the handshake");
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, "%s %s", target,
+		                   ours ? ours : "does not agree to the handshake");
 }
 
 bool l7mp_ws_dial_agreed(struct ws_conn *c, const char *subprotocol)
 {
 	c->subprotocol = strdup(subprotocol);
 	if (!c->subprotocol) {
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "out of memory");
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "out of memory");
 		return false;
 	}
 	c->base.subprotocol = c->subprotocol;
 	if (!c->dial->agree || *subprotocol)
 		return true;
-	l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, "%s does not speak the subprotocol '%s'",
-	                  c->dial->target, c->dial->offer);
+	l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, "%s does not speak the subprotocol '%s'",
+	                   c->dial->target, c->dial->offer);
 	return false;
 }
 
@@ -257,7 +257,7 @@ static void io_closed(void *arg, const struct l7mp_error *err)
 	struct ws_conn *c = arg;
 
 	c->io = NULL;
-	l7mp_ws_conn_over(c, err->code, "%s", err->message);
+	l7mp_ws_conn_ended(c, err->code, "%s", err->message);
 }
 
 static const struct l7mp_stream_events io_events = {
@@ -329,7 +329,7 @@ int l7mp_ws_connect(const struct l7mp_connect *p, struct l7mp_stream **out, stru
 	l7mp_tls_ctx_unref(&ctx);
 	if (rc) {
 		if (c)
-			l7mp_ws_conn_over(c, L7MP_OK, " ");
+			l7mp_ws_conn_ended(c, L7MP_OK, " ");
 		return rc;
 	}
 	l7mp_byte_stream_user_timeout(c->io, l7mp_spec_user_timeout(p->cluster_spec));

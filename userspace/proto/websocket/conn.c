@@ -93,7 +93,7 @@ static void close_io(struct ws_conn *c)
 	c->head = NULL;
 }
 
-void l7mp_ws_conn_over(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
+void l7mp_ws_conn_ended(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
 {
 	char text[300];
 	va_list ap;
@@ -114,7 +114,7 @@ void l7mp_ws_conn_over(struct ws_conn *c, enum l7mp_code code, const char *fmt, 
 
 void l7mp_ws_conn_notice(struct ws_conn *c, const char *event, const char *message)
 {
-	if (!c->closing && !c->told && c->base.events && c->base.events->notice)
+	if (!c->closing && !c->closed_emitted && c->base.events && c->base.events->notice)
 		c->base.events->notice(c->base.owner, event, message);
 }
 
@@ -139,14 +139,14 @@ static void hand_up(struct ws_conn *c)
 		l7mp_bufq_clear(&c->in);
 }
 
-static void tell(struct ws_conn *c)
+static void emit_pending(struct ws_conn *c)
 {
-	if (c->tell_open && !c->closing) {
-		c->tell_open = false;
+	if (c->open_due && !c->closing) {
+		c->open_due = false;
 		c->base.events->open(c->base.owner);
 	}
-	if (c->tell_drain) {
-		c->tell_drain = false;
+	if (c->drain_due) {
+		c->drain_due = false;
 		if (!c->closing && !c->over)
 			c->base.events->drain(c->base.owner);
 	}
@@ -159,7 +159,7 @@ static void tell(struct ws_conn *c)
 	}
 	if (!c->over)
 		return;
-	c->told = true;
+	c->closed_emitted = true;
 	if (c->base.events)
 		c->base.events->closed(c->base.owner, &c->error);
 }
@@ -169,13 +169,13 @@ static void on_task(struct l7mp_task *task, void *arg)
 	struct ws_conn *c = arg;
 
 	(void)task;
-	if (!c->told)
-		tell(c);
+	if (!c->closed_emitted)
+		emit_pending(c);
 	if (c->kill && c->wsi) {
 		c->kill = false;
 		lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_SYNC);
 	}
-	if (c->told && !c->wsi)
+	if (c->closed_emitted && !c->wsi)
 		conn_free(c);
 	else
 		flow(c);
@@ -191,7 +191,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	if (c->wsi)
 		set_reset(c);
 	c->kill = true;
-	l7mp_ws_conn_over(c, L7MP_OK, " ");
+	l7mp_ws_conn_ended(c, L7MP_OK, " ");
 }
 
 /* Gives the peer time to close; more if data is still queued. */
@@ -284,7 +284,7 @@ static void compact(struct ws_conn *c)
 		if (!b) {
 			c->kill = true;
 			l7mp_bufq_clear(&all);
-			l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "out of memory");
+			l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "out of memory");
 			return;
 		}
 		l7mp_bufq_push(&c->out, b);
@@ -310,7 +310,7 @@ static void write_out(struct ws_conn *c)
 		data = next_piece(c, max, &n);
 		if (lws_write(c->wsi, data, n, LWS_WRITE_RAW) < 0) {
 			c->kill = true;
-			l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, DROPPED);
+			l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, DROPPED);
 			return;
 		}
 		consume(c, n);
@@ -321,7 +321,7 @@ static void write_out(struct ws_conn *c)
 		patience(c, L7MP_WS_CLOSE_MS);
 	if (c->full && queued(c) <= OUT_LOW) {
 		c->full = false;
-		c->tell_drain = true;
+		c->drain_due = true;
 		post(c);
 	}
 }
@@ -383,7 +383,7 @@ static void send_close(struct ws_conn *c)
 	c->close_sent = true;
 	if (send_control(c, L7MP_WS_CLOSE, payload, c->code ? 2 : 0) < 0) {
 		c->kill = true;
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "out of memory");
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "out of memory");
 		return;
 	}
 	patience(c, L7MP_WS_CLOSE_MS);
@@ -396,7 +396,7 @@ static int fault(struct ws_conn *c, struct lws *wsi, int code, enum l7mp_code ki
                  const char *text)
 {
 	lws_close_reason(wsi, (enum lws_close_status)code, NULL, 0);
-	l7mp_ws_conn_over(c, kind, "%s (closed with code %d)", text, code);
+	l7mp_ws_conn_ended(c, kind, "%s (closed with code %d)", text, code);
 	patience(c, L7MP_WS_FAULT_MS);
 	return -1;
 }
@@ -486,7 +486,7 @@ static int received(struct ws_conn *c, struct lws *wsi, const void *data, size_t
 	size_t left = lws_remaining_packet_payload(wsi);
 	size_t have = c->message ? c->message->len : 0;
 
-	c->heard = true;
+	c->alive = true;
 	/* Data after a Close frame is discarded (RFC 6455, section 1.4). */
 	if (c->closing || c->over || c->peer_closed)
 		return 0;
@@ -558,14 +558,14 @@ static void on_ping(struct l7mp_timer *t, void *arg)
 
 	if (!c->up || c->close_sent)
 		return;
-	if (c->pinged && !c->heard && c->flowing) {
+	if (c->pinged && !c->alive && c->flowing) {
 		set_reset(c);
 		c->kill = true;
-		l7mp_ws_conn_over(c, L7MP_ERR_TIMEOUT, "the peer does not answer pings");
+		l7mp_ws_conn_ended(c, L7MP_ERR_TIMEOUT, "the peer does not answer pings");
 		return;
 	}
 	c->pinged = c->flowing;
-	c->heard = false;
+	c->alive = false;
 	/* With a payload, because libwebsockets does not report pongs without one. */
 	(void)send_control(c, L7MP_WS_PING, "l7mp", 4);
 	(void)l7mp_timer_start(l7mp_ws_loop(c), t, c->ping_ms);
@@ -580,7 +580,7 @@ static int established(struct ws_conn *c, struct lws *wsi)
 		return -1;
 	c->up = true;
 	c->flowing = true;
-	c->tell_open = c->client;
+	c->open_due = c->client;
 	l7mp_ws_dial_free(c->dial);
 	c->dial = NULL;
 	if (c->ping_ms)
@@ -613,9 +613,9 @@ static void dropping(struct ws_conn *c, struct lws *wsi)
 			return;
 		lws_close_reason(wsi, LWS_CLOSE_STATUS_PROTOCOL_ERR, NULL, 0);
 	}
-	l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM,
-	                  "the peer broke the protocol%s%.*s (closed with code %d)",
-	                  n > 2 ? ": " : "", n > 2 ? n - 2 : 0, (const char *)payload + 2, code);
+	l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM,
+	                   "the peer broke the protocol%s%.*s (closed with code %d)",
+	                   n > 2 ? ": " : "", n > 2 ? n - 2 : 0, (const char *)payload + 2, code);
 	patience(c, L7MP_WS_FAULT_MS);
 }
 
@@ -636,18 +636,18 @@ static void linger_on(struct ws_conn *c, struct lws *wsi)
 		l7mp_stream_io_close(io, false);
 }
 
-static void gone(struct ws_conn *c, struct lws *wsi)
+static void connection_closed(struct ws_conn *c, struct lws *wsi)
 {
 	const char *why = c->bridge ? l7mp_ws_bridge_why(c->bridge) : "";
 
 	lws_set_opaque_user_data(wsi, NULL);
 	c->wsi = NULL;
 	if (!c->over && c->up && !c->close_sent)
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, DROPPED "%s%s", *why ? ": " : "", why);
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, DROPPED "%s%s", *why ? ": " : "", why);
 	else if (!c->over && !c->up)
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, "the peer hung up within the handshake");
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, "the peer hung up within the handshake");
 	else
-		l7mp_ws_conn_over(c, L7MP_OK, " ");
+		l7mp_ws_conn_ended(c, L7MP_OK, " ");
 }
 
 /* Replaces libwebsockets' own connection by the connected one (lws.c). */
@@ -739,7 +739,7 @@ int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, siz
 		return received(c, wsi, in, len);
 	case LWS_CALLBACK_RECEIVE_PONG:
 	case LWS_CALLBACK_CLIENT_RECEIVE_PONG:
-		c->heard = true;
+		c->alive = true;
 		return 0;
 	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
 		return peer_close(c, wsi, in, len);
@@ -753,15 +753,15 @@ int l7mp_ws_conn_callback(struct lws *wsi, int reason, void *user, void *in, siz
 		return 0;
 	case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
 		l7mp_ws_dial_failed(c, in ? in : "", (int)lws_http_client_http_response(wsi));
-		gone(c, wsi);
+		connection_closed(c, wsi);
 		return 0;
 	case LWS_CALLBACK_CLOSED:
 	case LWS_CALLBACK_CLIENT_CLOSED:
 		linger_on(c, wsi);
-		gone(c, wsi);
+		connection_closed(c, wsi);
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
-		gone(c, wsi);
+		connection_closed(c, wsi);
 		return 0;
 	default:
 		return 0;
@@ -825,7 +825,7 @@ static void op_close(struct l7mp_stream *base, bool abort)
 		if (c->wsi && !c->over)
 			set_reset(c);
 		c->kill = c->kill || !c->over;
-		l7mp_ws_conn_over(c, L7MP_OK, " ");
+		l7mp_ws_conn_ended(c, L7MP_OK, " ");
 		return;
 	}
 	if (!first)

@@ -304,7 +304,7 @@ static void switch_over(struct ws_head *h)
 	}
 	h->io = NULL;
 	if (fd < 0)
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "no socket: %s", l7mp_errno_text(errno));
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "no socket: %s", l7mp_errno_text(errno));
 	else
 		l7mp_ws_lws_adopt(c, fd, h->key, h->rest ? h->rest->data : NULL,
 		                  h->rest ? h->rest->len : 0);
@@ -320,7 +320,7 @@ void l7mp_ws_head_answer(struct ws_head *h, int status, const char *why)
 		return;
 	}
 	refuse(h, status, why);
-	l7mp_ws_conn_over(c, L7MP_OK, " ");
+	l7mp_ws_conn_ended(c, L7MP_OK, " ");
 }
 
 void l7mp_ws_head_drop(struct ws_head *h)
@@ -438,7 +438,7 @@ static void io_closed(void *arg, const struct l7mp_error *err)
 
 	if (c) {
 		c->head = NULL;
-		l7mp_ws_conn_over(
+		l7mp_ws_conn_ended(
 		        c, L7MP_ERR_UPSTREAM, "the client hung up within the handshake%s%s",
 		        err->code == L7MP_OK ? "" : ": ", err->code == L7MP_OK ? "" : err->message);
 	}

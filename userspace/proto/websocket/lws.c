@@ -173,7 +173,7 @@ void l7mp_ws_lws_adopt(struct ws_conn *c, int fd, const char *key, const uint8_t
 
 	if (!text) {
 		close(fd);
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "out of memory");
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "out of memory");
 		return;
 	}
 	len = snprintf(
@@ -190,7 +190,7 @@ void l7mp_ws_lws_adopt(struct ws_conn *c, int fd, const char *key, const uint8_t
 	st->adopting = NULL;
 	free(text);
 	if (!c->up)
-		l7mp_ws_conn_over(c, L7MP_ERR_UPSTREAM, "the peer hung up within the handshake");
+		l7mp_ws_conn_ended(c, L7MP_ERR_UPSTREAM, "the peer hung up within the handshake");
 }
 
 /* ---- connected sockets ---- */
@@ -243,8 +243,8 @@ static void bridge(struct ws_conn *c)
 		return;
 	if (fd < 0)
 		l7mp_ws_orphan(io, true);
-	l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "no socket pair: %s",
-	                  l7mp_errno_text(fd < 0 ? fd : -ENOMEM));
+	l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "no socket pair: %s",
+	                   l7mp_errno_text(fd < 0 ? fd : -ENOMEM));
 }
 
 void l7mp_ws_lws_dial(struct ws_conn *c)
@@ -270,8 +270,8 @@ void l7mp_ws_lws_dial(struct ws_conn *c)
 
 	d->pair_fd = listen_unix(name);
 	if (d->pair_fd < 0) {
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "no UNIX socket: %s",
-		                  l7mp_errno_text(d->pair_fd));
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "no UNIX socket: %s",
+		                   l7mp_errno_text(d->pair_fd));
 		return;
 	}
 	if (plain) {
@@ -283,7 +283,7 @@ void l7mp_ws_lws_dial(struct ws_conn *c)
 	(void)lws_client_connect_via_info(&info);
 	c->holding = false;
 	if (!c->over && (plain ? d->swap_fd >= 0 : !c->wsi))
-		l7mp_ws_conn_over(c, L7MP_ERR_INTERNAL, "libwebsockets can't make a connection");
+		l7mp_ws_conn_ended(c, L7MP_ERR_INTERNAL, "libwebsockets can't make a connection");
 	if (!plain && !c->over)
 		bridge(c);
 	if (c->dial && c->dial->pair_fd >= 0) {

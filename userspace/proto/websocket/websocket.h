@@ -116,26 +116,26 @@ struct ws_conn {
 	struct l7mp_flush flush;
 
 	bool client;
-	bool up;          /* open: messages may be sent and received */
-	bool tell_open;   /* `open` is due */
-	bool paused;      /* by the owner */
-	bool flowing;     /* reading is enabled in libwebsockets */
-	bool holding;     /* inside a call: delay events */
-	bool full;        /* the owner was told to stop writing */
-	bool tell_drain;  /* `drain` is due */
-	bool shut;        /* the owner has finished writing */
-	bool close_sent;  /* a Close frame was queued, or will be sent by libwebsockets */
-	bool peer_closed; /* the peer's Close frame was received */
-	bool ended;       /* `end` was emitted */
-	bool closing;     /* close was called */
-	bool kill;        /* the task makes libwebsockets drop it */
-	bool reset;       /* the peer gets a reset, or has sent one */
-	bool choked;      /* the socket is not writable at the moment */
-	bool over;        /* the connection has ended */
-	bool told;        /* `closed` was emitted: there is no owner */
-	bool pinged, heard;
-	int code;         /* of the sent Close frame, or the peer's */
-	uint32_t ping_ms; /* 0: no pings */
+	bool up;             /* open: messages may be sent and received */
+	bool open_due;       /* `open` is due */
+	bool paused;         /* by the owner */
+	bool flowing;        /* reading is enabled in libwebsockets */
+	bool holding;        /* inside a call: delay events */
+	bool full;           /* the owner was told to stop writing */
+	bool drain_due;      /* `drain` is due */
+	bool shut;           /* the owner has finished writing */
+	bool close_sent;     /* a Close frame was queued, or will be sent by libwebsockets */
+	bool peer_closed;    /* the peer's Close frame was received */
+	bool ended;          /* `end` was emitted */
+	bool closing;        /* close was called */
+	bool kill;           /* the task makes libwebsockets drop it */
+	bool reset;          /* the peer gets a reset, or has sent one */
+	bool choked;         /* the socket is not writable at the moment */
+	bool over;           /* the connection has ended */
+	bool closed_emitted; /* `closed` was emitted: there is no owner */
+	bool pinged, alive;  /* alive: something was received since the last ping */
+	int code;            /* of the sent Close frame, or the peer's */
+	uint32_t ping_ms;    /* 0: no pings */
 	uint32_t message_ms;
 	char *subprotocol; /* negotiated; "": none */
 	struct l7mp_error error;
@@ -190,7 +190,7 @@ struct ws_conn *l7mp_ws_conn_new(struct ws_state *st, bool client, uint32_t ping
  * Ends a connection. The message of the first call is its error, with code L7MP_OK for an orderly
  * end. `closed` follows, but not from inside this call.
  */
-void l7mp_ws_conn_over(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
+void l7mp_ws_conn_ended(struct ws_conn *c, enum l7mp_code code, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 /* Adds an event to the session. */
 void l7mp_ws_conn_notice(struct ws_conn *c, const char *event, const char *message);
