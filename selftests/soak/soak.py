@@ -609,6 +609,8 @@ class Soak:
             if not l7test.wait_for(quiet, 4 * IDLE_S):
                 sessions = d.sessions()
                 self.faults["left"].append(f"{n}: {len(sessions)} sessions, such as {json.dumps(sessions)[:1500]}")
+            # The connection of the last request may still be closing.
+            l7test.wait_for(lambda d=d, n=n: not self.idle[n] or d.p.fds() <= self.idle[n]["fds"], IDLE_S)
             self.left[n] = d.sample()
             try:
                 d.stop()
@@ -641,6 +643,9 @@ class Soak:
             "clients stuck": len(self.faults["stuck"]),
             "left behind (sessions, flows, filters, pins)": len(self.faults["left"]),
             "failed stops": len(self.faults["stop"]),
+            "flows that contradicted each other at an adoption": sum(
+                "used twice" in x["reason"] or "contradict" in x["reason"] or "directions" in x["reason"]
+                for a in self.adoptions if isinstance(a, dict) for x in a["removals"]),
             "descriptors more than at start, both idle": sum(
                 max(0, self.left[n]["fds"] - self.idle[n]["fds"]) for n in self.left if self.left[n] and self.idle[n]
                 and (n == "steady" or len(self.fast.lives) == 1)),

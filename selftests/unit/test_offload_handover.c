@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -317,12 +318,31 @@ static void no_place(void **state)
 	free(flows);
 }
 
+/* Adoption: the slot of a flow that is not adopted is free again, and one of another is not. */
+static void unclaimed(void **state)
+{
+	struct off_direction kept = {.action = {.flags = L7MP_FLOW_HANDOVER, .handover = 7}};
+	struct off_direction left = {.action = {.flags = L7MP_FLOW_HANDOVER, .handover = 8}};
+	struct off_direction none = {.action = {.handover = 7}};
+	(void)state;
+
+	assert_int_equal(off_handover_claim(&e, &kept), 0);
+	assert_int_equal(off_handover_claim(&e, &left), 0);
+	assert_int_equal(off_handover_claim(&e, &kept), -EEXIST);
+	off_handover_unclaim(&e, &left);
+	off_handover_unclaim(&e, &none);
+	off_handover_claimed(&e);
+	assert_int_equal(e.handover.n_free, L7MP_HANDOVER_SLOTS - 1);
+	for (unsigned i = 0; i < e.handover.n_free; i++)
+		assert_int_not_equal(e.handover.free[i], 7);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-	        TEST(quiet),  TEST(counts_late), TEST(sockets_full), TEST(hurry),
-	        TEST(forced), TEST(discard),     TEST(removed),      TEST(no_place),
+	        TEST(quiet),   TEST(counts_late), TEST(sockets_full), TEST(hurry),     TEST(forced),
+	        TEST(discard), TEST(removed),     TEST(no_place),     TEST(unclaimed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

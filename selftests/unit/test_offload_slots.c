@@ -107,12 +107,37 @@ static void test_late(void **state)
 	assert_int_equal(t.slots.n_ready, 2);
 }
 
+/* Adoption: a slot that was claimed and given back is free once, not twice. */
+static void test_claimed_and_given_back(void **state)
+{
+	bool taken[SLOTS] = {false};
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		dirs[i].action.slot = (uint32_t)(2 + 3 * i);
+		assert_int_equal(off_slot_claim(&t, &dirs[i]), 0);
+	}
+	dirs[3].action.slot = 5;
+	assert_int_equal(off_slot_claim(&t, &dirs[3]), -EEXIST);
+	off_slot_give(&t, &dirs[1]);
+	off_slots_claimed(&t);
+	taken[2] = taken[8] = true;
+	LOOP_UNTIL(t.loop, !l7mp_timer_armed(&t.slots.timer) && !t.slots.n_covered, 60000);
+	for (int i = 3; i < 3 + FLOWS - 2; i++) {
+		assert_int_equal(off_slot_take(&t, &dirs[i]), 0);
+		assert_false(has(taken, &dirs[i]));
+		taken[dirs[i].action.slot] = true;
+	}
+	assert_int_equal(off_slot_take(&t, &dirs[SLOTS]), -E2BIG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test_setup_teardown(test_own, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_not_at_once, setup, teardown),
 	        cmocka_unit_test_setup_teardown(test_late, setup, teardown),
+	        cmocka_unit_test_setup_teardown(test_claimed_and_given_back, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,6 +44,7 @@ struct old_flow {
 	uint64_t session;
 	struct l7mp_flow *flow;
 	bool have[2];
+	uint8_t n_claimed; /* directions whose hand-over slots are claimed */
 };
 
 static bool is_sound_frame(const struct off_direction *d)
@@ -176,6 +177,7 @@ static bool has_two(uint8_t verb)
 /* Claims the flow's slots in the other maps. NULL, or why the flow can't be adopted. */
 static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 {
+	static const char used_twice[] = "its counter or its place of the hand-over is used twice";
 	struct l7mp_flow *flow = o->flow;
 	uint8_t verb;
 
@@ -192,9 +194,11 @@ static const char *claim(struct l7mp_offload_engine *e, struct old_flow *o)
 
 		d->flow = flow;
 		d->born = e->table.counter_poll.serial;
-		if (off_slot_claim(&e->table, d) || off_handover_claim(&e->table, d) ||
-		    off_index_add(&e->table.index, d))
-			return "its counter or its place of the hand-over is used twice";
+		if (off_slot_claim(&e->table, d) || off_handover_claim(&e->table, d))
+			return used_twice;
+		o->n_claimed++;
+		if (off_index_add(&e->table.index, d))
+			return used_twice;
 	}
 	if (verb == L7MP_VERB_FRAME)
 		off_frames_claim(e, flow);
@@ -211,6 +215,8 @@ static void forget(struct l7mp_offload_engine *e, struct old_flow *o)
 		off_entry_delete(&e->table.maps, d);
 		if (off_index_find(&e->table.index, &d->frame) == d)
 			off_index_delete(&e->table.index, d);
+		if (i < o->n_claimed)
+			off_handover_unclaim(&e->table, d);
 		off_slot_give(&e->table, d);
 	}
 	off_frames_leave(e, o->flow);
@@ -247,6 +253,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 {
 	struct old_flow *all = NULL, *o, *next;
 	struct stray *strays = NULL;
+	bool removed = false;
 
 	e->adoption = (struct off_adoption){.under_way = true};
 	L7MP_FAULT("adopt");
@@ -259,6 +266,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 		strays = s->next;
 		off_entry_delete(&e->table.maps, &s->dir);
 		free(s);
+		removed = true;
 	}
 	o = all;
 	HASH_CLEAR(hh, all);
@@ -269,6 +277,7 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 		if (has_ended(e, o->flow)) {
 			forget(e, o);
 			free(o->flow);
+			removed = true;
 		} else if (why) {
 			struct l7mp_flow_owner owner;
 			cJSON *texts;
@@ -278,13 +287,14 @@ void off_adopt_begin(struct l7mp_offload_engine *e)
 			cJSON_Delete(texts);
 			forget(e, o);
 			free(o->flow);
+			removed = true;
 		} else {
 			DL_APPEND(e->adoption.flows, o->flow);
 		}
 		free(o);
 	}
 	/* Programs may still count in slots of removed flows, which are reused. */
-	if (e->adoption.n_removed)
+	if (removed)
 		off_wait_for_programs();
 	claim_rtp(e);
 	L7MP_FAULT("adopt-found");

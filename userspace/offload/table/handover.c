@@ -250,6 +250,12 @@ int off_handover_claim(struct off_table *tbl, struct off_direction *dir)
 	return 0;
 }
 
+void off_handover_unclaim(struct off_table *tbl, const struct off_direction *dir)
+{
+	if (has_slot(dir))
+		tbl->handover.claimed[dir->action.handover] = 0;
+}
+
 void off_handover_claimed(struct off_table *tbl)
 {
 	struct off_handover *h = &tbl->handover;

@@ -136,6 +136,9 @@ void off_slots_claimed(struct off_table *tbl)
 {
 	struct off_slots *s = &tbl->slots;
 
+	/* Slots that were given back since are free like the others: see the contract. */
+	s->n_waiting = 0;
+	l7mp_timer_stop(tbl->loop, &s->timer);
 	/* `ready` is a stack: push the lowest slots last, so that they are used first. */
 	for (uint32_t slot = s->fresh; slot-- > 0;)
 		if (!s->dirs[slot])

@@ -271,7 +271,10 @@ int off_slot_take(struct off_table *tbl, struct off_direction *dir);
  * there is no such slot, or max_flows is reached.
  */
 int off_slot_claim(struct off_table *tbl, struct off_direction *dir);
-/* After the last off_slot_claim: the other slots are free. */
+/*
+ * After the last off_slot_claim: the other slots are free, those that were claimed and given back
+ * since included. So the caller waits before (off_wait_for_programs) when it has removed a flow.
+ */
 void off_slots_claimed(struct off_table *tbl);
 /* Frees the slot after the direction's entry was deleted from its map. No-op without a slot. */
 void off_slot_give(struct off_table *tbl, struct off_direction *dir);
@@ -295,6 +298,8 @@ void off_handover_prepare(struct off_table *tbl, struct l7mp_flow *flow);
  * off_slot_claim; followed by off_handover_claimed.
  */
 int off_handover_claim(struct off_table *tbl, struct off_direction *dir);
+/* Undoes a successful off_handover_claim, when the flow is not adopted. */
+void off_handover_unclaim(struct off_table *tbl, const struct off_direction *dir);
 void off_handover_claimed(struct off_table *tbl);
 /* After the flow was written to its map. The event `begun` follows, unless it is removed before. */
 void off_handover_add(struct off_table *tbl, struct l7mp_flow *flow);
