@@ -42,6 +42,10 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
  * first call returns when everything is loaded. Later calls, on a running loop, load in a worker
  * thread: the engine is `starting`, and sends the event `retry` when it is `active`.
  *
+ * Programs are detached when the flows that use them have left the kernel, which may take seconds,
+ * after this has returned: interfaces are `leaving`, or the whole engine is `stopping`. An error
+ * that comes later is only logged.
+ *
  * Returns 0, or with err set: -EBUSY when another process runs this instance; -EPROTO when the
  * pinned maps that `no_init` shall use have another ABI; -ENOENT when there are none.
  */

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: full long timeout=900
-"""A crash at any moment of start, of a flow's life, of splicing, of taking over and of the end leaves nothing stuck at the next
-start: it comes up, its sessions go into the kernel, and its end takes everything away."""
+"""A crash at any moment of start, of a flow's life, of splicing, of removing programs, of taking over and of the end leaves nothing
+stuck at the next start: it comes up, its sessions go into the kernel, and its end takes everything away."""
 import pathlib
 import signal
 import socket
@@ -22,6 +22,7 @@ FRESH = ["pin:1", "pin:8", "pin:16", "serve", "attached:1", "attached:2", "serve
 ADOPTING = ["pin-new:1", "pin-new:4", "adopt", "adopt-found", "attached:1", "served:2", "adopt-one", "adopt-frames", "adopt-cleared",
             "adopt-renewed", "pin-renamed:1", "pin-renamed:3"]
 CLEANING = ["clean", "cleaned", "unpin:3"]
+LEAVING = ["leaving", "stop", "fill", "left"]
 STEP = 1 if l7test.FULL else 4
 
 
@@ -80,16 +81,20 @@ class Crash(adopt.Base):
         except OSError:
             pass
 
-    def live(self, point):
-        """A daemon's life until it crashes there."""
+    def live(self, point, change=None):
+        """A daemon's life until it crashes there, with a change of its settings at the end."""
         p = l7test.Proxy(self.config(), wait=False, env={"L7MP_FAULT": point})
         ends = []
         try:
             p.wait_ready()
             self.udp(p)
             ends = self.tcp(p)
-        except AssertionError:
-            pass  # it crashed at its start
+            if change:
+                p.api.post("/admin", {"admin": change})
+                l7test.wait_for(lambda: not p.alive() or p.api.get("/offload")[1]["state"] != "active" or
+                                all(i["name"] != "legB" for i in p.api.get("/offload")[1]["interfaces"]))
+        except (AssertionError, OSError):
+            pass  # it crashed at its start, or by the change
         if p.alive():
             p.process.send_signal(signal.SIGTERM)
         status = p.process.wait(60 * l7test.SLOW)
@@ -116,13 +121,13 @@ class Crash(adopt.Base):
                 x.close()
         self.nothing_left()
 
-    def each(self, points, before=lambda: None):
+    def each(self, points, before=lambda: None, change=None):
         for point in points[::STEP]:
-            with self.subTest(point=point):
+            with self.subTest(point=point, change=change):
                 self.begin()
                 try:
                     before()
-                    self.live(point)
+                    self.live(point, change)
                     self.check_next()
                 finally:
                     for x in (self.client, self.server, self.listening):
@@ -139,6 +144,11 @@ class Crash(adopt.Base):
             self.udp(p)
             self.kill(p)
         self.each(ADOPTING, before)
+
+    def test_while_leaving(self):
+        """while an interface leaves, or all do"""
+        self.each(LEAVING, change={"offload_ifs": "legA"})
+        self.each(["stop", "stopping", "detached:2"], change={"offload": "disable"})
 
     def test_while_cleaning(self):
         """at a start that finds programs, but no flows"""

@@ -632,7 +632,7 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 	L7MP_FAULT("adopt-frames");
 	off_frames_adopted(e);
 	/* Un-splice leaving TCP flows before old programs are detached. */
-	off_splices_leave_now(e);
+	off_splices_settle(e, false);
 	clear_records(e);
 	L7MP_FAULT("adopt-cleared");
 	a->under_way = false;

@@ -65,7 +65,7 @@ static void leave(struct l7mp_offload_engine *e, struct l7mp_flow *flow, enum l7
 		flush_updates(e);
 		flush_deletes(e);
 	}
-	if (flow->out || off_splice_leave(flow, reason))
+	if (flow->out || off_splice_leave(e, flow, reason))
 		return;
 	if (!e->leaving)
 		e->leaving_retries = e->n_retries;
@@ -112,7 +112,7 @@ static void leave_now(struct l7mp_offload_engine *e, bool tcp)
 	while (e->leaving)
 		finish(e, e->leaving);
 	if (tcp)
-		off_splices_leave_now(e);
+		off_splices_settle(e, false);
 }
 
 void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reason)
@@ -122,7 +122,7 @@ void off_flows_withdraw_all(struct l7mp_offload_engine *e, enum l7mp_reason reas
 	DL_FOREACH (e->flows, flow)
 		leave(e, flow, reason);
 	leave_now(e, true);
-	off_splices_end_all(e);
+	off_splices_settle(e, true);
 	off_splices_drop_over(e);
 }
 
@@ -237,16 +237,20 @@ static void refresh(struct l7mp_offload_engine *e, struct l7mp_flow *flow)
 	}
 }
 
-void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l)
+void off_flows_leave_link(struct l7mp_offload_engine *e, const struct off_link *l)
 {
-	enum off_hook hook = l->hook;
 	struct l7mp_flow *flow;
 
-	l->hook = OFF_HOOK_NONE; /* for off_flow_plan, which then refuses its flows */
 	DL_FOREACH (e->flows, flow)
 		refresh(e, flow);
-	leave_now(e, true);
-	l->hook = hook;
+	leave_now(e, false);
+	off_splices_force(e, l);
+}
+
+bool off_flows_left(const struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	return !e->path.dirty && !e->leaving && !off_frames_waiting(e) &&
+	       !off_splices_leaving(e, l);
 }
 
 /* ---- slices ---- */

@@ -11,6 +11,9 @@ static enum l7mp_reason not_served(const struct l7mp_offload_engine *e, const st
 	for (int i = 0; l && i <= 2; i++) {
 		if (l->lost)
 			return L7MP_REASON_HOOK_LOST;
+		/* Another hook is about to be attached, and a retry follows. */
+		if (l->leaving && off_attach_wanted(&e->set, l))
+			return L7MP_REASON_PENDING;
 		l = l->parent ? off_link_find(&e->path, l->parent) : NULL;
 	}
 	return L7MP_REASON_INTERFACE;
@@ -77,7 +80,8 @@ static bool can_send(struct l7mp_offload_engine *e, const struct off_link *in,
 {
 	int rc;
 
-	if (off_link_l3(real) || real->type == OFF_ARP_LOOPBACK)
+	/* A leaving link is about to be removed from the devmap. */
+	if (off_link_l3(real) || real->type == OFF_ARP_LOOPBACK || real->leaving)
 		return false;
 	/* Generic XDP transmits through the stack, on any device. */
 	if (in->hook == OFF_HOOK_GENERIC)
@@ -190,7 +194,7 @@ static enum l7mp_reason plan_frames(struct l7mp_offload_engine *e, uint32_t from
 	if (!in || !out)
 		return L7MP_REASON_LINK_DOWN;
 	/* The sockets are bound to this interface, so the programs must be attached to it. */
-	if (in->hook == OFF_HOOK_NONE || !in->tc)
+	if (!off_link_serves(in) || !in->tc)
 		return not_served(e, in);
 	if (!off_link_carries(in) || !off_link_carries(out) || in->type != OFF_ARP_ETHER ||
 	    out->type != OFF_ARP_ETHER)

@@ -142,7 +142,7 @@ static void on_path(void *arg, enum off_path_event event, struct off_link *link)
 
 static void on_withdraw(void *arg, struct off_link *link)
 {
-	off_flows_leave_link(arg, link);
+	off_leave_link(arg, link);
 }
 
 static void on_served(void *arg)
@@ -213,6 +213,7 @@ static void release(struct l7mp_offload_engine *e)
 	off_frames_stop(e);
 	l7mp_timer_give_back(e->loop, &e->work);
 	l7mp_timer_give_back(e->loop, &e->retry);
+	off_leave_stop(e);
 	off_monitor_stop(&e->path);
 	off_nexthops_clear(&e->path);
 	off_recheck_stop(&e->path);
@@ -237,8 +238,9 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	bool starting = e->state == OFF_STARTING;
 	struct off_link *l, *next;
 
-	if (e->state != OFF_ACTIVE && !starting)
+	if (!off_has_maps(e) && !starting)
 		return;
+	off_settings_clear(&e->next);
 	/* The start failed during adoption: leave everything attached. */
 	if (e->adoption.under_way)
 		disown(e);
@@ -367,9 +369,9 @@ static int prepare(struct l7mp_offload_engine *e)
 {
 	int rc = explain(e, off_nl_open(&e->path.nl, NETLINK_ROUTE), "can't open a netlink socket");
 
-	if (!rc &&
-	    (off_recheck_start(&e->path) || off_neigh_start(&e->path) ||
-	     l7mp_timer_reserve(e->loop, &e->work) || l7mp_timer_reserve(e->loop, &e->retry)))
+	if (!rc && (off_recheck_start(&e->path) || off_neigh_start(&e->path) ||
+	            l7mp_timer_reserve(e->loop, &e->work) ||
+	            l7mp_timer_reserve(e->loop, &e->retry) || off_leave_start(e)))
 		rc = explain(e, -ENOMEM, "can't set timers");
 	/* Subscribe before reading the state, so that no change is missed. */
 	if (!rc)
@@ -548,8 +550,15 @@ static void use_settings(struct l7mp_offload_engine *e, struct off_settings *wan
 
 static bool same_ground(const struct off_settings *a, const struct off_settings *b)
 {
-	return a->mode == b->mode && a->max_flows == b->max_flows && a->instance && b->instance &&
+	return a->max_flows == b->max_flows && a->instance && b->instance &&
 	       !strcmp(a->instance, b->instance) && !a->n_ifs == !b->n_ifs;
+}
+
+/* Can these settings be applied with the present maps and programs? */
+static bool can_stay(const struct l7mp_offload_engine *e, const struct off_settings *wanted)
+{
+	return off_has_maps(e) && same_ground(&e->set, wanted) &&
+	       (e->set.start == wanted->start || wanted->start == L7MP_OFFLOAD_NO_INIT);
 }
 
 static void disown(struct l7mp_offload_engine *e)
@@ -557,9 +566,50 @@ static void disown(struct l7mp_offload_engine *e)
 	struct off_link *l, *next;
 
 	HASH_ITER (hh, e->path.links, l, next) {
+		/* Its programs are being detached. */
+		if (l->leaving)
+			continue;
 		off_xdp_forget(l);
 		l->ours = false;
 	}
+}
+
+static int start_with(struct l7mp_offload_engine *e, struct off_settings *wanted,
+                      struct l7mp_error *err)
+{
+	l7mp_offload_stop(e);
+	use_settings(e, wanted);
+	return start(e, err);
+}
+
+void off_stopped(struct l7mp_offload_engine *e)
+{
+	struct off_settings wanted = e->next;
+	struct l7mp_error err = {0};
+
+	e->next = (struct off_settings){0};
+	/* After a timeout: un-splice the rest as it is. */
+	off_splices_force(e, NULL);
+	if (start_with(e, &wanted, &err))
+		l7mp_log_error(OFF_MODULE, "%s", err.message);
+	if (e->state == OFF_UNAVAILABLE)
+		retry_sessions(e); /* they have been refused with PENDING */
+}
+
+/* Applies settings with the present maps and programs; cancels STOPPING. */
+static void stay(struct l7mp_offload_engine *e, struct off_settings *wanted)
+{
+	if (e->state == OFF_STOPPING) {
+		off_settings_clear(&e->next);
+		set_state(e, OFF_ACTIVE);
+		e->why[0] = 0;
+		off_nexthops_replan_all(&e->path);
+	}
+	/* no_init from now on: leave our programs and pins in place when we end. */
+	if (e->set.start != wanted->start)
+		disown(e);
+	use_settings(e, wanted);
+	off_attach_retry_all(&e->hooks);
 }
 
 int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_admin *admin,
@@ -575,18 +625,17 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *e, const struct l7mp_ad
 		use_settings(e, &wanted);
 		return 0;
 	}
-	if (e->state == OFF_ACTIVE && same_ground(&e->set, &wanted) &&
-	    (e->set.start == wanted.start || wanted.start == L7MP_OFFLOAD_NO_INIT)) {
-		/* no_init from now on: leave our programs and pins in place when we end. */
-		if (e->set.start != wanted.start)
-			disown(e);
-		use_settings(e, &wanted);
-		off_attach_retry_all(&e->hooks);
+	if (can_stay(e, &wanted)) {
+		stay(e, &wanted);
 		return 0;
 	}
-	l7mp_offload_stop(e);
-	use_settings(e, &wanted);
-	return start(e, err);
+	if (!off_has_maps(e) || (e->state == OFF_ACTIVE && !off_leave_all(e)))
+		return start_with(e, &wanted, err);
+	set_state(e, OFF_STOPPING);
+	snprintf(e->why, sizeof(e->why), "flows leave the kernel, as the settings have changed");
+	off_settings_clear(&e->next);
+	e->next = wanted;
+	return 0;
 }
 
 /* ---- upgrade: the old process ---- */
@@ -606,6 +655,7 @@ void l7mp_offload_rest(struct l7mp_offload_engine *e, bool on)
 	e->rests = on;
 	if (on) {
 		off_flows_settle(e);
+		off_leave_now(e);
 		l7mp_timer_stop(e->loop, &e->work);
 		return;
 	}

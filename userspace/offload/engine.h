@@ -7,6 +7,7 @@
  *   load      loading in a worker thread       view      what the API shows
  *   splices   TCP flows                        frames    AF_PACKET flows
  *   adopt     flows of a previous daemon       doctor    checks of the host
+ *   leave     withdrawing flows before programs are detached
  *
  * Thread: loop only.
  */
@@ -22,6 +23,7 @@ enum off_state {
 	OFF_ACTIVE,      /* maps exist, programs are attached */
 	OFF_UNAVAILABLE, /* configured, but the kernel doesn't support or allow it */
 	OFF_STARTING,    /* a worker thread is loading the programs */
+	OFF_STOPPING,    /* as ACTIVE, but all flows are being withdrawn to apply `next` */
 };
 
 /*
@@ -66,6 +68,7 @@ struct l7mp_offload_engine {
 	struct l7mp_offload ops;
 
 	struct off_settings set;
+	struct off_settings next; /* STOPPING: applied afterwards */
 	enum off_state state;
 	char why[300];         /* reason of the state */
 	bool configured;       /* the initial configuration has been applied */
@@ -86,6 +89,10 @@ struct l7mp_offload_engine {
 	struct off_batch batch[OFF_FAMILIES];
 	struct l7mp_timer work;
 	struct l7mp_timer retry;
+	struct l7mp_timer leave;     /* checks whether flows have left: leave.c */
+	struct off_wait *leave_wait; /* for running programs, in a worker; NULL: none */
+	uint64_t stopping_ms;        /* STOPPING: since when, loop time */
+	bool drained; /* STOPPING: no flow is left; running programs are waited for */
 	uint64_t n_added, n_removed, n_withdrawn;
 	unsigned n_retries;       /* how often the event `retry` was sent to the sessions */
 	unsigned leaving_retries; /* n_retries when the first flow in `leaving` was deleted */
@@ -104,6 +111,35 @@ void off_log_libraries(void);
 void off_retry_soon(struct l7mp_offload_engine *e);
 /* The same after `ms`; no-op if a retry is scheduled already. */
 void off_retry_after(struct l7mp_offload_engine *e, unsigned ms);
+
+/* Are maps open and programs attached? */
+static inline bool off_has_maps(const struct l7mp_offload_engine *e)
+{
+	return e->state == OFF_ACTIVE || e->state == OFF_STOPPING;
+}
+/* STOPPING has completed or timed out: stops, and applies the settings `next`. */
+void off_stopped(struct l7mp_offload_engine *e);
+
+/* ---- leave.c ---- */
+
+/*
+ * Programs are detached when no flow uses them any more: UDP and AF_PACKET flows are withdrawn in
+ * slices, TCP connections are un-spliced, and the loop runs meanwhile. After some seconds the
+ * connections that are left are un-spliced as they are.
+ */
+/* Withdraws the flows of a leaving link, then calls off_attach_left; at once if they are few. */
+void off_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
+/*
+ * Withdraws all flows, then calls off_stopped; the caller sets the state to STOPPING. False: not
+ * needed, as l7mp_offload_stop can withdraw them at once.
+ */
+bool off_leave_all(struct l7mp_offload_engine *e);
+/* Completes the leaving of all leaving links at once. */
+void off_leave_now(struct l7mp_offload_engine *e);
+/* STOPPING: the reason for which flows are withdrawn and refused. */
+enum l7mp_reason off_leave_reason(const struct l7mp_offload_engine *e);
+int off_leave_start(struct l7mp_offload_engine *e); /* 0 or negative errno */
+void off_leave_stop(struct l7mp_offload_engine *e);
 
 /* ---- load.c ---- */
 
@@ -134,8 +170,16 @@ cJSON *off_adopt_json(const struct l7mp_offload_engine *e);
 
 /* ---- changes.c ---- */
 
-/* Withdraws the flows through a link at once, before its program is detached. */
-void off_flows_leave_link(struct l7mp_offload_engine *e, struct off_link *l);
+/*
+ * Withdraws the flows through a leaving link at once, before its program is detached. Un-splices
+ * TCP connections as they are.
+ */
+void off_flows_leave_link(struct l7mp_offload_engine *e, const struct off_link *l);
+/*
+ * Is no flow left that uses the leaving link? NULL: no flow at all, except those of closed
+ * connections. False also while flows wait to be planned again.
+ */
+bool off_flows_left(const struct l7mp_offload_engine *e, const struct off_link *l);
 /* TCP offload was disabled: un-splices all TCP flows. */
 void off_flows_leave_tcp(struct l7mp_offload_engine *e);
 /* Withdraws all flows, to be added again; the programs stay attached. */
@@ -234,11 +278,20 @@ bool off_splice_is_over(const struct l7mp_flow *flow);
 /*
  * Starts to un-splice the flow, which leaves later. False: it is removed like any other flow.
  */
-bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason);
-/* Waits until the leaving pairs are un-spliced. */
-void off_splices_leave_now(struct l7mp_offload_engine *e);
-/* The same for all pairs, at the engine's end. */
-void off_splices_end_all(struct l7mp_offload_engine *e);
+bool off_splice_leave(const struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                      enum l7mp_reason reason);
+/*
+ * Is a pair being un-spliced that still needs the link's programs? NULL: any pair, also those in
+ * FILL, which need no programs.
+ */
+bool off_splices_leaving(const struct l7mp_offload_engine *e, const struct off_link *l);
+/* Completes that at once: un-splices these pairs as they are. */
+void off_splices_force(struct l7mp_offload_engine *e, const struct off_link *l);
+/*
+ * Waits some tenths of a second until the leaving pairs are un-spliced, then forces it. `filling`:
+ * also those in FILL, at the engine's end. Blocks.
+ */
+void off_splices_settle(struct l7mp_offload_engine *e, bool filling);
 /* Frees the flows of closed connections. */
 void off_splices_drop_over(struct l7mp_offload_engine *e);
 /* Sets the bytes of a TCP flow's counters; no-op for others. */

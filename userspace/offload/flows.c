@@ -113,6 +113,8 @@ enum l7mp_reason off_flow_plan(struct l7mp_offload_engine *e, struct l7mp_flow *
 	enum l7mp_reason reason;
 
 	memset(plan, 0, 2 * sizeof(*plan));
+	if (e->state == OFF_STOPPING)
+		return off_leave_reason(e);
 	if (flow->verb == L7MP_VERB_FRAME)
 		return off_frames_plan(e, flow, plan);
 	for (int i = 0; i < flow->n_dirs; i++) {
@@ -309,6 +311,8 @@ static int op_add(void *ctx, const struct l7mp_flow_end *a, const struct l7mp_fl
 		return L7MP_REASON_KERNEL;
 	if (e->state == OFF_STARTING)
 		return L7MP_REASON_PENDING; /* a retry follows when it has started */
+	if (e->state == OFF_STOPPING)
+		return (int)off_leave_reason(e);
 	if (e->state == OFF_DISABLED)
 		return e->set.start == L7MP_OFFLOAD_DISABLE ? L7MP_REASON_DISABLED
 		                                            : L7MP_REASON_INTERFACE;

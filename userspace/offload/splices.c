@@ -6,7 +6,8 @@
 
 #include "engine.h"
 
-#define SETTLE_MS 300 /* how long a change of settings waits for TCP flows to leave */
+#define SETTLE_MS \
+	300 /* how long the end of the engine or an upgrade waits for TCP flows to leave */
 
 /* ---- events of pairs ---- */
 
@@ -54,11 +55,15 @@ static void on_returned(void *arg, void *owner, const struct l7mp_flow_socket ba
 	struct l7mp_flow *flow = owner;
 	struct l7mp_flow_counters final[2];
 	uint64_t cookie = flow->cookie;
+	/* Retries were requested while it was being un-spliced, so its session missed them. */
+	bool again = why && flow->leaving && flow->leaving_retries != e->n_retries;
 
 	e->n_removed += !why;
 	e->n_withdrawn += why != L7MP_REASON_NONE;
 	off_flow_take_out(e, flow, final);
 	e->table.events->returned(e->table.events_arg, cookie, back, why, final);
+	if (again)
+		off_retry_soon(e);
 }
 
 static void on_over(void *arg, void *owner, bool reset)
@@ -209,26 +214,59 @@ bool off_splice_is_over(const struct l7mp_flow *flow)
 	        ((map->dir[0].seen | map->dir[1].seen) & (L7MP_TCP_RST | L7MP_TCP_REUSED)));
 }
 
-bool off_splice_leave(struct l7mp_flow *flow, enum l7mp_reason reason)
+bool off_splice_leave(const struct l7mp_offload_engine *e, struct l7mp_flow *flow,
+                      enum l7mp_reason reason)
 {
 	if (flow->over)
 		return true;
 	if (!flow->tcp || !off_tcp_lent(flow->tcp))
 		return false;
+	if (!flow->leaving)
+		flow->leaving_retries = e->n_retries;
+	flow->leaving = true;
 	off_tcp_pair_leave(flow->tcp, reason);
 	return true;
 }
 
-void off_splices_leave_now(struct l7mp_offload_engine *e)
+/* Is the link the ingress or egress of one of the flow's directions? */
+static bool uses_link(const void *arg, const void *owner)
 {
-	if (e->tcp)
-		off_tcp_settle_now(e->tcp, SETTLE_MS);
+	const struct off_link *l = arg;
+	const struct l7mp_flow *flow = owner;
+
+	for (int i = 0; i < flow->n_dirs && !flow->unmapped; i++)
+		if (flow->dir[i].action.in_ifindex == l->ifindex ||
+		    flow->dir[i].action.ifindex == l->ifindex)
+			return true;
+	return false;
 }
 
-void off_splices_end_all(struct l7mp_offload_engine *e)
+static struct off_tcp_choice choice(const struct off_link *l)
 {
+	return (struct off_tcp_choice){.has = l ? uses_link : NULL, .arg = l, .filling = !l};
+}
+
+bool off_splices_leaving(const struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	const struct off_tcp_choice of = choice(l);
+
+	return e->tcp && off_tcp_leaving(e->tcp, &of);
+}
+
+void off_splices_force(struct l7mp_offload_engine *e, const struct off_link *l)
+{
+	const struct off_tcp_choice of = choice(l);
+
 	if (e->tcp)
-		off_tcp_settle_all(e->tcp, SETTLE_MS);
+		off_tcp_force(e->tcp, &of);
+}
+
+void off_splices_settle(struct l7mp_offload_engine *e, bool filling)
+{
+	const struct off_tcp_choice of = {.filling = filling};
+
+	if (e->tcp)
+		off_tcp_settle(e->tcp, SETTLE_MS, &of);
 }
 
 void off_splice_counters(struct l7mp_flow *flow, struct l7mp_flow_counters out[2])

@@ -10,7 +10,8 @@
 
 static const char *state_name(enum off_state state)
 {
-	static const char *const names[] = {"disabled", "active", "unavailable", "starting"};
+	static const char *const names[] = {"disabled", "active", "unavailable", "starting",
+	                                    "stopping"};
 
 	return names[state];
 }
@@ -33,6 +34,7 @@ static cJSON *link_json(const struct l7mp_offload_engine *e, const struct off_li
 	rc |= l7mp_json_add_bool(o, "tc_behind", l->tc && l->hook != OFF_HOOK_TC);
 	rc |= l7mp_json_add_bool(o, "made_clsact", l->made_clsact);
 	rc |= l7mp_json_add_bool(o, "xdp_target", l->in_devmap);
+	rc |= l7mp_json_add_bool(o, "leaving", l->leaving || e->state == OFF_STOPPING);
 	if (l->type == OFF_ARP_LOOPBACK) {
 		cJSON *s = cJSON_CreateObject();
 
@@ -127,7 +129,7 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 	};
 	int rc = 0;
 
-	if (e->state != OFF_ACTIVE)
+	if (!off_has_maps(e))
 		return array;
 	for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
 		rc |= append(array, map_json(e, maps[i].name, maps[i].entries, maps[i].capacity));
@@ -146,7 +148,7 @@ static bool read_verdicts(const struct l7mp_offload_engine *e, uint64_t out[L7MP
 	uint64_t *per_cpu;
 
 	memset(out, 0, L7MP_VERDICT_COUNT * sizeof(*out));
-	if (e->state != OFF_ACTIVE)
+	if (!off_has_maps(e))
 		return true;
 	per_cpu = calloc((size_t)e->table.n_cpus, sizeof(*per_cpu));
 	if (!per_cpu)
@@ -543,7 +545,7 @@ void l7mp_offload_metrics(struct l7mp_offload_engine *e, struct l7mp_str *out)
 	metric(out, "l7mp_flows", "gauge", "Entries of the kernel's flow table in use",
 	       e->table.index.n);
 	metric(out, "l7mp_flows_max", "gauge", "Capacity of the kernel's flow table",
-	       e->state == OFF_ACTIVE ? e->table.maps.max_flows : 0);
+	       off_has_maps(e) ? e->table.maps.max_flows : 0);
 	metric(out, "l7mp_flows_added_total", "counter", "Sessions put into the kernel",
 	       e->n_added);
 	metric(out, "l7mp_flows_removed_total", "counter", "Sessions taken out by their end",

@@ -132,6 +132,7 @@ static int attach(struct off_hooks *h, struct off_link *l)
 
 	off_choose(l, h->set->mode, &c);
 	snprintf(l->why, sizeof(l->why), "%s", c.why);
+	l->chosen = c.hook;
 	if (c.hook != OFF_HOOK_TC) {
 		rc = attach_xdp_and_tc(h, l, &c, refusal, sizeof(refusal));
 		if (!rc || !c.fall_back)
@@ -238,8 +239,68 @@ void off_detach(struct off_hooks *h, struct off_link *l)
 	l->hook = OFF_HOOK_NONE;
 	l->ours = false;
 	l->tried = false;
+	l->leaving = l->drained = l->gone = false;
 	l->why[0] = 0;
 	off_nexthops_dirty_all(h->path);
+}
+
+/* ---- leaving ---- */
+
+static void begin_leaving(struct off_hooks *h, struct off_link *l)
+{
+	if (l->leaving)
+		return;
+	l->leaving = true;
+	l->drained = false;
+	l->leaving_ms = l7mp_loop_now(h->path->loop);
+	L7MP_FAULT("leaving");
+	l7mp_log_info(OFF_MODULE, "%s is leaving: its flows are withdrawn", l->name);
+	h->withdraw(h->arg, l);
+}
+
+/* It is configured again before its programs were detached. */
+static void stay(struct off_hooks *h, struct off_link *l)
+{
+	l->leaving = l->drained = false;
+	if (h->set->start == L7MP_OFFLOAD_NO_INIT) {
+		off_xdp_forget(l);
+		l->ours = false;
+	}
+	l7mp_log_info(OFF_MODULE, "%s stays: it is configured again", l->name);
+	off_nexthops_replan_all(h->path);
+	h->served(h->arg);
+}
+
+void off_attach_left(struct off_hooks *h, struct off_link *l)
+{
+	char why[sizeof(l->why)];
+	bool lost = l->lost;
+
+	memcpy(why, l->why, sizeof(why));
+	L7MP_FAULT("left");
+	off_detach(h, l);
+	if (lost) {
+		l->tried = true;
+		memcpy(l->why, why, sizeof(l->why));
+	}
+	off_attach_update(h, l);
+}
+
+/*
+ * Does offload_mode now choose another hook for the interface than when it was attached? If not,
+ * updates the reason that is shown.
+ */
+static bool needs_other_hook(const struct off_hooks *h, struct off_link *l)
+{
+	struct off_choice c;
+
+	off_choose(l, h->set->mode, &c);
+	if (c.hook != l->hook)
+		return c.hook != l->chosen;
+	if (!l->gone)
+		snprintf(l->why, sizeof(l->why), "%s", c.why);
+	l->chosen = c.hook;
+	return false;
 }
 
 /* offload: no_init. Looks for our pinned programs on the interface. */
@@ -283,7 +344,7 @@ void off_attach_check(struct off_hooks *h, struct off_link *l)
 {
 	const char *what;
 
-	if (!h->active || l->hook == OFF_HOOK_NONE)
+	if (!h->active || l->hook == OFF_HOOK_NONE || l->gone)
 		return;
 	what = missing(h, l);
 	if (!what)
@@ -292,30 +353,29 @@ void off_attach_check(struct off_hooks *h, struct off_link *l)
 	              "%s: %s was removed; it is served again when it changes, or is taken "
 	              "out of offload_ifs and put in again",
 	              l->name, what);
-	l->lost = true;
-	h->withdraw(h->arg, l);
-	off_detach(h, l);
-	l->tried = true;
+	l->gone = l->lost = true;
 	snprintf(l->why, sizeof(l->why), "hook-lost: %s was removed", what);
+	begin_leaving(h, l);
 }
 
 void off_attach_update(struct off_hooks *h, struct off_link *l)
 {
-	bool wanted;
+	bool wanted, found_only = h->set->start == L7MP_OFFLOAD_NO_INIT;
 
 	if (!h->active)
 		return;
 	wanted = off_attach_wanted(h->set, l);
-	if (h->set->start == L7MP_OFFLOAD_NO_INIT) {
-		if (wanted && l->hook == OFF_HOOK_NONE)
+	if (l->hook == OFF_HOOK_NONE) {
+		if (wanted && found_only)
 			find_predecessor(h, l);
-		else if (!wanted)
-			off_detach(h, l);
-	} else if (wanted && l->hook == OFF_HOOK_NONE && !l->tried) {
-		serve(h, l);
-	} else if (!wanted && l->hook != OFF_HOOK_NONE) {
-		h->withdraw(h->arg, l);
+		else if (wanted && !l->tried)
+			serve(h, l);
+	} else if (!wanted && found_only && !l->leaving) {
 		off_detach(h, l);
+	} else if (!wanted || (!found_only && needs_other_hook(h, l))) {
+		begin_leaving(h, l);
+	} else if (l->leaving && !missing(h, l)) {
+		stay(h, l);
 	}
 }
 

@@ -5,7 +5,8 @@
  * sysctls of lo that local delivery needs.
  *
  * Knows interfaces (path/) and maps (table/maps.h), but no flows: before it detaches a program it
- * calls its owner to withdraw the flows that use it. Thread: loop only.
+ * has its owner withdraw the flows that use it; until then the link is `leaving`. Thread: loop
+ * only.
  */
 #pragma once
 
@@ -41,7 +42,10 @@ struct off_hooks {
 	struct off_path *path;
 	struct off_maps *maps;
 	const struct off_settings *set;
-	/* Must withdraw the flows whose ingress or egress is `link` before it returns. */
+	/*
+	 * `link` is leaving: must withdraw the flows whose ingress or egress it is, and then call
+	 * off_attach_left, from within this call or later.
+	 */
 	void (*withdraw)(void *arg, struct off_link *link);
 	/* An interface was attached: refused flows may be possible now. */
 	void (*served)(void *arg);
@@ -64,11 +68,17 @@ struct off_choice {
 };
 /* Chooses the hook for an interface and says why. Pure function. */
 void off_choose(const struct off_link *l, enum l7mp_offload_mode mode, struct off_choice *out);
-/* Attaches or detaches the programs of an interface as offload_ifs says. */
+/*
+ * Attaches the programs of an interface as offload_ifs and offload_mode say. If it has programs
+ * that it should not have, it starts to leave; if it is leaving but is configured again, it stays.
+ */
 void off_attach_update(struct off_hooks *h, struct off_link *l);
+/* No flow uses the leaving interface: detaches, and attaches another hook if so configured. */
+void off_attach_left(struct off_hooks *h, struct off_link *l);
 void off_attach_update_all(struct off_hooks *h);
 /* off_attach_update_all, which also retries interfaces where attaching has failed. */
 void off_attach_retry_all(struct off_hooks *h);
+/* Detaches at once, even if flows use the interface. */
 void off_detach(struct off_hooks *h, struct off_link *l);
 /*
  * Checks that our programs are still attached to the interface, after another program may have

@@ -250,7 +250,7 @@ struct off_link *off_link_served(const struct off_path *p, struct off_link *link
 		bool sees = link->hook == OFF_HOOK_NATIVE || link->hook == OFF_HOOK_GENERIC ||
 		            !memcmp(link->mac, top->mac, sizeof(top->mac));
 
-		if (link->hook != OFF_HOOK_NONE && (sees || !found))
+		if (off_link_serves(link) && (sees || !found))
 			found = link;
 		link = link->parent ? off_link_find(p, link->parent) : NULL;
 	}

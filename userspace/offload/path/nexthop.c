@@ -180,6 +180,14 @@ void off_nexthops_dirty_all(struct off_path *p)
 		off_nexthop_dirty(p, nh);
 }
 
+void off_nexthops_replan_all(struct off_path *p)
+{
+	struct off_nexthop *nh, *next;
+
+	HASH_ITER (hh, p->nexthops, nh, next)
+		dirty(p, nh, false, false);
+}
+
 void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex)
 {
 	struct off_nexthop *nh, *next;

@@ -92,6 +92,11 @@ struct off_link {
 	bool tc;                   /* the tc program is attached: alone, or besides XDP */
 	bool ours;                 /* attached by this process; else found (no_init) */
 	bool made_clsact;          /* we created the qdisc */
+	enum off_hook chosen;      /* by off_choose when the programs were attached */
+	bool leaving;              /* flows are being withdrawn; then the programs are detached */
+	bool drained;              /* ... no flow is left; running programs are waited for */
+	bool gone;                 /* ... because other software removed one of our programs */
+	uint64_t leaving_ms;       /* ... since when, loop time */
 	bool tried;                /* attaching failed: not retried until something changes */
 	bool lost;                 /* ... because other software removed our program */
 	bool seen;                 /* in the dump that is being read */
@@ -113,6 +118,12 @@ struct off_link {
 static inline bool off_link_carries(const struct off_link *l)
 {
 	return (l->flags & OFF_LINK_CARRIES) == OFF_LINK_CARRIES;
+}
+
+/* Its programs are attached, and are there to stay: flows may use them. */
+static inline bool off_link_serves(const struct off_link *l)
+{
+	return l->hook != OFF_HOOK_NONE && !l->leaving;
 }
 
 /* Its packets have no link-layer header (tun, WireGuard ...). */
@@ -247,6 +258,8 @@ void off_nexthop_recheck(struct off_path *p, struct off_nexthop *nh);
 /* The neighbour has changed: marks nh dirty, but the route need not be looked up. */
 void off_nexthop_neigh_changed(struct off_path *p, struct off_nexthop *nh);
 void off_nexthops_dirty_all(struct off_path *p);
+/* Marks all nexthops, so that their flows are planned again, without looking up routes. */
+void off_nexthops_replan_all(struct off_path *p);
 /* The link is new: marks its nexthops and all failed ones. */
 void off_nexthops_dirty_link(struct off_path *p, uint32_t ifindex);
 /* Marks the nexthops with a destination inside prefix/len. */

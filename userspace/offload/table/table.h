@@ -104,6 +104,9 @@ struct l7mp_flow {
 	bool over;                /* TCP: has no owner any more; kept for late segments */
 	struct off_tcp_pair *tcp; /* L7MP_VERB_SPLICE; else NULL */
 	uint8_t out_reason;       /* enum l7mp_reason */
+	/* TCP: it is being un-spliced; the engine's n_retries when that began. */
+	bool leaving;
+	unsigned leaving_retries;
 	/* Routes to a's peer and to b's peer; the second only with two ends. AF_PACKET: NULL. */
 	struct off_nexthop *nh[2];
 	struct off_use use[2];

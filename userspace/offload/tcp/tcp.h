@@ -219,14 +219,23 @@ static inline bool off_tcp_lent(const struct off_tcp_pair *p)
 void off_tcp_pair_free(struct off_tcp_pair **p);
 /* Un-splices a lent pair in order. `returned` or `over` follows, not from within this call. */
 void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why);
+/* Selects some of the pairs that are being un-spliced by off_tcp_pair_leave. */
+struct off_tcp_choice {
+	bool (*has)(const void *arg, const void *owner); /* NULL: all */
+	const void *arg;
+	bool filling; /* also those in FILL, which don't need the programs */
+};
+bool off_tcp_leaving(const struct off_tcp *t, const struct off_tcp_choice *of);
 /*
- * Waits at most `ms` for the pairs that are leaving, then un-splices them as they are: data that is
- * not acknowledged is retransmitted. Calls the callbacks. Blocks: for use before the programs are
- * detached.
+ * Un-splices these pairs at once, as they are: data that is not acknowledged is retransmitted, and
+ * connections in TRANS are reset. Calls the callbacks.
  */
-void off_tcp_settle_now(struct off_tcp *t, unsigned ms);
-/* The same at shutdown: waits also for pairs in FILL, which don't need the programs any more. */
-void off_tcp_settle_all(struct off_tcp *t, unsigned ms);
+void off_tcp_force(struct off_tcp *t, const struct off_tcp_choice *of);
+/*
+ * Waits at most `ms` for these pairs, then forces them. Calls the callbacks. Blocks: for use at the
+ * end of the process, and before another one takes over.
+ */
+void off_tcp_settle(struct off_tcp *t, unsigned ms, const struct off_tcp_choice *of);
 /*
  * Resets both connections of a lent pair now. Calls `over`, or before TRANS `returned`, from within
  * this call.

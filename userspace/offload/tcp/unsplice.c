@@ -250,27 +250,30 @@ void off_tcp_pair_leave(struct off_tcp_pair *p, enum l7mp_reason why)
 	/* RELAY gives up in its next step; TRANS proceeds to FAST first. */
 }
 
-/* Is it to be waited for? FILL doesn't need the programs, so only at shutdown (`all`). */
-static bool leaves(const struct off_tcp_pair *p, bool all)
+/* ---- leaving pairs ---- */
+
+/* FILL doesn't need the programs. */
+static bool leaves(const struct off_tcp_pair *p, const struct off_tcp_choice *of)
 {
-	return p->wanted_back && (all || p->stage != OFF_TCP_FILL);
+	return p->wanted_back && (of->filling || p->stage != OFF_TCP_FILL) &&
+	       (!of->has || of->has(of->arg, p->owner));
 }
 
-static bool leaving(const struct off_tcp *t, bool all)
+bool off_tcp_leaving(const struct off_tcp *t, const struct off_tcp_choice *of)
 {
 	const struct off_tcp_pair *p;
 
 	DL_FOREACH (t->busy, p)
-		if (leaves(p, all))
+		if (leaves(p, of))
 			return true;
 	return false;
 }
 
-static void step_leaving(struct off_tcp *t, bool all, bool force)
+static void step_leaving(struct off_tcp *t, const struct off_tcp_choice *of, bool force)
 {
 	for (struct off_tcp_pair *p = t->busy; p; p = t->next_busy) {
 		t->next_busy = p->next;
-		if (!leaves(p, all))
+		if (!leaves(p, of))
 			continue;
 		/* Don't wait for the barrier: STOP's steps read again what programs change. */
 		if (p->stage == OFF_TCP_BARRIER)
@@ -287,26 +290,20 @@ static void step_leaving(struct off_tcp *t, bool all, bool force)
 	t->next_busy = NULL;
 }
 
-static void settle(struct off_tcp *t, unsigned ms, bool all)
+void off_tcp_force(struct off_tcp *t, const struct off_tcp_choice *of)
+{
+	step_leaving(t, of, true);
+}
+
+void off_tcp_settle(struct off_tcp *t, unsigned ms, const struct off_tcp_choice *of)
 {
 	const struct timespec wait = {.tv_nsec = 1000000};
 
-	while (leaving(t, all) && t->skew_ms < ms) {
-		step_leaving(t, all, false);
-		if (leaving(t, all) && !nanosleep(&wait, NULL))
+	while (off_tcp_leaving(t, of) && t->skew_ms < ms) {
+		step_leaving(t, of, false);
+		if (off_tcp_leaving(t, of) && !nanosleep(&wait, NULL))
 			t->skew_ms++;
 	}
-	if (leaving(t, all))
-		step_leaving(t, all, true);
+	step_leaving(t, of, true);
 	t->skew_ms = 0;
-}
-
-void off_tcp_settle_now(struct off_tcp *t, unsigned ms)
-{
-	settle(t, ms, false);
-}
-
-void off_tcp_settle_all(struct off_tcp *t, unsigned ms)
-{
-	settle(t, ms, true);
 }
