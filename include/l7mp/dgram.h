@@ -5,8 +5,8 @@
  *
  * It receives batches with recvmmsg(2), splits UDP GRO receives (UDP_GRO in udp(7)) into their
  * datagrams, and reads the local address from IP_PKTINFO or IPV6_PKTINFO. Sends are queued and made
- * with sendmmsg(2) at the end of the loop's turn; runs of datagrams of one size to one peer become
- * a UDP GSO send (UDP_SEGMENT) where the kernel has it.
+ * with sendmmsg(2) at the end of the loop iteration; runs of datagrams of one size to one peer
+ * become a UDP GSO send (UDP_SEGMENT) where the kernel has it.
  *
  * Thread: loop only.
  */
@@ -94,11 +94,12 @@ void l7mp_dgram_read(struct l7mp_dgram *d, bool on);
  */
 int l7mp_dgram_send(struct l7mp_dgram *d, struct l7mp_buf *buf, const struct l7mp_addr *to,
                     const struct l7mp_addr *from, uint64_t tag);
-/* Sends what is queued now, for a caller that can't wait for the end of the turn. */
+/* Sends what is queued now, for a caller that can't wait for the end of the iteration. */
 void l7mp_dgram_flush(struct l7mp_dgram *d);
 /*
- * Receives at once what waits in the socket, up to the share of one turn, and sends what is queued.
- * Must not be called from inside `recv` of any socket. Returns the number of datagrams received.
+ * Receives at once what waits in the socket, up to the share of one iteration, and sends what is
+ * queued. Must not be called from inside `recv` of any socket. Returns the number of datagrams
+ * received.
  */
 size_t l7mp_dgram_drain(struct l7mp_dgram *d);
 /* Returns the descriptor, which stays the engine's. */

@@ -219,7 +219,7 @@ int kube_lease_new(struct kube_client *client, const struct kube_lease_options *
 void kube_lease_free(struct kube_lease **lease);
 /*
  * Gives the lease back, if it is held, so that another one need not wait for its end; calls `done`
- * once, from a later turn of the loop, after at most 2 s. `changed` is called first.
+ * once, from a later loop iteration, after at most 2 s. `changed` is called first.
  */
 void kube_lease_release(struct kube_lease *lease, void (*done)(void *arg), void *arg);
 bool kube_lease_held(const struct kube_lease *lease);

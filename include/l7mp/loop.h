@@ -4,7 +4,7 @@
  * so that their owner may free them at once, which libuv's handles do not allow. libuv runs inside
  * of it, for everything else.
  *
- * A turn of the loop runs: timers, tasks, flush hooks (batched sends), slices of long work
+ * A loop iteration runs: timers, tasks, flush hooks (batched sends), slices of long work
  * (slice.h), a poll for I/O and its callbacks, libuv if it has something to do, tasks and flush
  * hooks again.
  *
@@ -36,14 +36,14 @@ int l7mp_loop_new_manual(struct l7mp_loop **out);
  */
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms);
 /*
- * Runs one turn, which does not wait for I/O. A manual loop runs the timers, tasks and flush hooks
- * that are due, and its clock stands still.
+ * Runs one iteration, which does not wait for I/O. A manual loop runs the timers, tasks and flush
+ * hooks that are due, and its clock stands still.
  */
 void l7mp_loop_turn(struct l7mp_loop *loop);
 
 /* Runs until no active handle is left or l7mp_loop_stop was called. Returns 0. */
 int l7mp_loop_run(struct l7mp_loop *loop);
-/* Makes l7mp_loop_run return at the end of this turn. */
+/* Makes l7mp_loop_run return at the end of this iteration. */
 void l7mp_loop_stop(struct l7mp_loop *loop);
 /*
  * Closes the loop's own handles, runs until all pending callbacks were called, and frees the loop.
@@ -58,7 +58,7 @@ int l7mp_loop_free(struct l7mp_loop **loop);
 uv_loop_t *l7mp_loop_uv(struct l7mp_loop *loop);
 /* Returns the loop's buffer pool. */
 struct l7mp_buf_pool *l7mp_loop_bufs(struct l7mp_loop *loop);
-/* Returns the monotonic time in ms as of the start of this turn. */
+/* Returns the monotonic time in ms as of the start of this iteration. */
 uint64_t l7mp_loop_now(const struct l7mp_loop *loop);
 
 /* ---- timers: one shot, ms resolution, cancel is synchronous ---- */
@@ -74,8 +74,8 @@ struct l7mp_timer {
 /* Initialises a timer that calls cb(timer, arg) when it fires. */
 void l7mp_timer_init(struct l7mp_timer *t, void (*cb)(struct l7mp_timer *t, void *arg), void *arg);
 /*
- * Arms the timer, or moves it when it is armed. A delay of 0 fires in the next turn. Returns 0 or
- * -ENOMEM; it can't fail for an armed or reserved timer.
+ * Arms the timer, or moves it when it is armed. A delay of 0 fires in the next iteration. Returns 0
+ * or -ENOMEM; it can't fail for an armed or reserved timer.
  */
 int l7mp_timer_start(struct l7mp_loop *loop, struct l7mp_timer *t, uint64_t delay_ms);
 /* Disarms the timer; does nothing when it is not armed. */
@@ -93,7 +93,7 @@ static inline bool l7mp_timer_armed(const struct l7mp_timer *t)
 	return t->index != 0;
 }
 
-/* ---- tasks: run once, later in this turn or in the next, never from inside post ---- */
+/* ---- tasks: run once, later in this iteration or in the next, never from inside post ---- */
 
 struct l7mp_task {
 	void (*cb)(struct l7mp_task *task, void *arg);
@@ -106,7 +106,7 @@ void l7mp_task_post(struct l7mp_loop *loop, struct l7mp_task *t);
 /* Cancels it, after which it may be freed; does nothing when it is not posted. */
 void l7mp_task_cancel(struct l7mp_loop *loop, struct l7mp_task *t);
 
-/* ---- flush hooks: run once at the end of the turn, for batched sends ---- */
+/* ---- flush hooks: run once at the end of the iteration, for batched sends ---- */
 
 struct l7mp_flush {
 	void (*cb)(struct l7mp_flush *flush, void *arg);
@@ -114,7 +114,7 @@ struct l7mp_flush {
 	struct l7mp_flush *prev, *next; /* private; prev NULL: not pending */
 };
 void l7mp_flush_init(struct l7mp_flush *f, void (*cb)(struct l7mp_flush *f, void *arg), void *arg);
-/* Requests the hook for this turn; does nothing when it is pending. Can't fail. */
+/* Requests the hook for this iteration; does nothing when it is pending. Can't fail. */
 void l7mp_flush_request(struct l7mp_loop *loop, struct l7mp_flush *f);
 /* Cancels it, after which it may be freed; does nothing when it is not pending. */
 void l7mp_flush_cancel(struct l7mp_loop *loop, struct l7mp_flush *f);

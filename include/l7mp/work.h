@@ -5,7 +5,7 @@
  * meanwhile. There are at most two such threads per loop, and work is begun in the order of its
  * start: what must not run beside something else is started when that is done.
  *
- * On a manual loop the work runs inside l7mp_work_start and `done` in the next turn.
+ * On a manual loop the work runs inside l7mp_work_start and `done` in the next iteration.
  */
 #pragma once
 

@@ -194,7 +194,7 @@ class Views(Base):
         self.fine()
         # Processor time, which other programs do not make longer: of all of the above; and of the longest part of a turn.
         used, turn = self.processor_time() - before, max(self.metric("l7mp_loop_control_cpu_max_seconds"))
-        print(f"# {SESSIONS} sessions: {used * 1000:.0f} ms of processor time for the click path; longest part of a loop turn {turn * 1000:.2f} ms", flush=True)
+        print(f"# {SESSIONS} sessions: {used * 1000:.0f} ms of processor time for the click path; longest part of a loop iteration {turn * 1000:.2f} ms", flush=True)
         self.assertLess(turn, 0.02 if SANITIZED else 0.003)
 
     def test_load(self):

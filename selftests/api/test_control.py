@@ -82,7 +82,7 @@ class Control(unittest.TestCase):
         return any(part in s["name"] for s in self.api.get("/sessions", timeout=WAIT)[1])
 
     def slices(self):
-        """How many turns of the loop have worked on requests or changes."""
+        """How many loop iterations have worked on requests or changes."""
         text = l7test.Api(9100).call("GET", "/api/metrics", timeout=WAIT)[1]
         return int(re.search(r"^l7mp_control_slice_seconds_count (\d+)", text, re.M).group(1))
 

@@ -3,7 +3,7 @@
 
 A probe sends a datagram to an Echo every 0.2 ms, whether answers come or not; beside it one request is
 repeated. Printed for each: the request's own time, the probe's p99.9 and worst, what processor time the
-longest turn of the loop took (which bound of the histogram it passed, so 0 is at most 250 us; other
+longest loop iteration took (which bound of the histogram it passed, so 0 is at most 250 us; other
 programs don't make it longer), and by how much the process grew. Aimed at: p99.9 within 3 ms of the idle
 one's. The daemon runs at nice -10, the probe with real-time priority.
 """
@@ -105,7 +105,7 @@ def rss(pid):
 
 
 def turns():
-    """The bounds of the metric's buckets, in µs, and how many turns of the loop took longer than each."""
+    """The bounds of the metric's buckets, in µs, and how many loop iterations took longer than each."""
     c = http.client.HTTPConnection("127.0.0.1", 9100, timeout=60)
     c.request("GET", "/metrics")
     text = c.getresponse().read().decode()

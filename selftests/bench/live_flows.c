@@ -52,7 +52,7 @@ static void on_timer(struct l7mp_timer *t, void *arg)
 	struct pollfd end = {.fd = 0, .events = POLLIN};
 	static bool said;
 
-	/* The flows begin in the first turns of the loop; after so long all have. */
+	/* The flows begin in the first loop iterations; after so long all have. */
 	if (!said)
 		puts("{}");
 	fflush(stdout);

@@ -7,7 +7,7 @@
  *   offload_change [sessions [sessions a client]]     (root; makes a network namespace of its own)
  *
  * One line of JSON for each change: ms until all entries followed, ms until the engine was at rest
- * (its last counters read, too), the loop's processor time, its longest turn. A client is a
+ * (its last counters read, too), the loop's processor time, its longest iteration. A client is a
  * destination of its own, so a route to be looked up.
  */
 #include <bpf/bpf.h>

@@ -6,7 +6,7 @@
  *   offload_flows [sessions]        (root; makes a network namespace of its own)
  *
  * One line of JSON: sessions, set-ups and removals per second, a poll's time in the loop and in
- * the worker thread per 100,000 flows (entries of the table), longest turn of the loop in ms.
+ * the worker thread per 100,000 flows (entries of the table), longest loop iteration in ms.
  */
 #include "offload_rig.h"
 
@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 		add(&r, i);
 	added = now() - t0;
 	run(r.loop, 1100);
-	(void)l7mp_loop_latency_us(r.loop, true); /* the turns that set up are not meant */
+	(void)l7mp_loop_latency_us(r.loop, true); /* the iterations that set up are not meant */
 	run(r.loop, 2400);
 	for (int i = 0; i < 10 && !r.e->table.counter_poll.last_entries; i++)
 		run(r.loop, 1000);

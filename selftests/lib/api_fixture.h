@@ -46,7 +46,7 @@ int fixture_request(struct api_fixture *fx, const char *method, const char *targ
                     const char *type, const char *body);
 /* The same with metadata of the test's making (taken). */
 int fixture_dispatch(struct api_fixture *fx, cJSON *metadata, const char *body);
-/* Enough turns of the loop for a request on a session to be answered. */
+/* Enough loop iterations for a request on a session to be answered. */
 void fixture_settle(struct api_fixture *fx);
 /* The same in two steps: an exchange that has begun, and its whole answer into fx. */
 struct api_exchange *fixture_begin(struct api_fixture *fx, const cJSON *metadata, const char *body,

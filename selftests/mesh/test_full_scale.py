@@ -346,7 +346,7 @@ class Scale(OnServer):
         lost, took = self.calls(200, 20)
         self.assertEqual(lost, 0)
         say(f"200 calls at 20/s, 4 objects each: 0 lost, median {quantile(took, .5):.0f} ms, p99 {quantile(took, .99):.0f} ms, at most {max(took):.0f} ms")
-        say(f"the longest turn of the operator's loop: {o.metric('loop_stall_max_microseconds') / 1000:.1f} ms; "
+        say(f"the longest iteration of the operator's loop: {o.metric('loop_stall_max_microseconds') / 1000:.1f} ms; "
             f"making the documents: {o.metric('render_seconds_sum') / o.metric('renders_total') * 1000:.1f} ms on average")
         self.same_as_rendered(o, proxies[:3])
 
@@ -522,7 +522,7 @@ class Scale(OnServer):
         say(f"object created -> first answer with 10,000 objects, 100 times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms; "
             "apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after) +
             f"; making the documents {o.metric('render_seconds_sum') / o.metric('renders_total') * 1000:.0f} ms on average, "
-            f"the longest turn of the loop {o.metric('loop_stall_max_microseconds') / 1000:.0f} ms")
+            f"the longest loop iteration {o.metric('loop_stall_max_microseconds') / 1000:.0f} ms")
         # What is too large for the operator is left out, and the others do not notice.
         huge = target("huge", {"slot": "0"}, "")
         huge["spec"]["cluster"]["endpoints"] = [{"spec": {"address": f"{NET}.8.1"}}] * 32000
@@ -642,7 +642,7 @@ class Scale(OnServer):
         after = self.histogram(o, "apply_seconds")
         say(f"object created -> first answer with 10,002 pods, 100 times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms; "
             "apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after))
-        say(f"the longest turn of the operator's loop: {stall / 1000:.1f} ms (the first lists included)")
+        say(f"the longest iteration of the operator's loop: {stall / 1000:.1f} ms (the first lists included)")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ static struct api_exchange *get(struct api_fixture *fx, const char *target)
 	return x;
 }
 
-/* The next piece, after as many turns as it takes; 0 at the end. */
+/* The next piece, after as many iterations as it takes; 0 at the end. */
 static size_t read_piece(struct api_fixture *fx, struct api_exchange *x, struct l7mp_str *text)
 {
 	for (int i = 0; i < 100000; i++) {
@@ -174,7 +174,9 @@ static void test_sessions_come_and_go(void **state)
 	crowd_end(&c);
 }
 
-/* What one turn does for a list is bounded by the clock, and others get their turn meanwhile. */
+/*
+ * What one iteration does for a list is bounded by the clock, and others get their turn meanwhile.
+ */
 static void test_turns_are_short(void **state)
 {
 	struct api_fixture *fx = *state;
@@ -185,7 +187,9 @@ static void test_turns_are_short(void **state)
 
 	crowd_begin(&c, fx);
 	crowd_add(&c, 200);
-	/* A hundred µs for each session: 5 of them, and what the loop itself looks, a turn. */
+	/*
+	 * A hundred µs for each session: 5 of them, and what the loop itself looks, an iteration.
+	 */
 	l7mp_loop_spend_each(fx->loop, 100);
 	x = get(fx, "/api/v1/sessions");
 	other = get(fx, "/api/v1/admin");

@@ -90,7 +90,7 @@ static void manual_timers(void **state)
 	assert_string_equal(r.text, "bcadb");
 	assert_int_equal(l7mp_loop_now(r.loop), 1000100);
 	assert_false(l7mp_timer_armed(&t[5].t));
-	/* 0: in the next turn, and never from inside start */
+	/* 0: in the next iteration, and never from inside start */
 	t[0].again = 0;
 	l7mp_timer_start(r.loop, &t[0].t, 0);
 	assert_int_equal(r.n, 5);

@@ -115,7 +115,7 @@ static void flood_slice(struct l7mp_slice *slice, void *arg)
 		uv_close((uv_handle_t *)&f->idle, NULL);
 }
 
-/* When I/O takes 10 ms a turn, slices have 2 ms. */
+/* When I/O takes 10 ms an iteration, slices have 2 ms. */
 static void test_share_under_load(void **state)
 {
 	const struct l7mp_slice_stats *st;
@@ -135,7 +135,10 @@ static void test_share_under_load(void **state)
 	assert_int_equal(l7mp_loop_free(&f.loop), 0);
 }
 
-/* One slice of each, in order of posting; those that found no time come first in the next turn. */
+/*
+ * One slice of each, in order of posting; those that found no time come first in the next
+ * iteration.
+ */
 static void test_slices_take_turns(void **state)
 {
 	char log[64] = "";

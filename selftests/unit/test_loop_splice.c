@@ -218,7 +218,7 @@ static void rig_turn(struct rig *r)
 			rig_turn(r);                        \
 		assert_true(cond);                          \
 	} while (0)
-/* As far as the relay gets without the peers; a busy machine makes few turns in a time. */
+/* As far as the relay gets without the peers; a busy machine makes few iterations in a time. */
 #define SETTLE(r)                                                         \
 	do {                                                              \
 		uint64_t until_ = looptest_ms() + 30;                     \
@@ -635,7 +635,7 @@ static void flushed(void **state)
 	rig_fini(&r);
 }
 
-/* In one turn every relay that has something to move moves a piece, and none moves all. */
+/* In one iteration every relay that has something to move moves a piece, and none moves all. */
 static void fair(void **state)
 {
 	enum { RELAYS = 24, ROUNDS = 8 };

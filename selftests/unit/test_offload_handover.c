@@ -115,7 +115,7 @@ static bool packet(const struct l7mp_flow *flow, int dir)
 }
 
 /*
- * A turn of the loop. The clock stands still inside it: a hand-over that waited for it there would
+ * A loop iteration. The clock stands still inside it: a hand-over that waited for it there would
  * wait for ever.
  */
 #define TURN_US 50

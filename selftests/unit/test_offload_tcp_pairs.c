@@ -202,7 +202,7 @@ static void note(const struct rig *r, int i, uint32_t what)
 	__atomic_fetch_or(&way(r, i)->seen, what, __ATOMIC_RELAXED);
 }
 
-/* To the turn in which the stage begins. */
+/* To the iteration in which the stage begins. */
 static void until(struct rig *r, enum off_tcp_stage stage)
 {
 	LOOP_UNTIL(r->loop, r->p->stage >= OFF_TCP_WATCH, LONG_MS);

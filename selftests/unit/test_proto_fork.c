@@ -245,7 +245,7 @@ static void descendants(void **state)
 }
 
 /*
- * Programs are started one after the other, with turns of the loop in between; one that is not
+ * Programs are started one after the other, with loop iterations in between; one that is not
  * wanted any more before its turn is not started, and its place is free.
  */
 static void one_by_one(void **state)

@@ -191,7 +191,9 @@ static void test_no_commit_beside_a_read(void **state)
 	sem_post(&change.go);
 	sem_post(&b.go);
 	take(&change.begun);
-	/* It is worked out at some time; that it does not go on shows in none of many turns. */
+	/*
+	 * It is worked out at some time; that it does not go on shows in none of many iterations.
+	 */
 	for (int i = 0; i < 2000; i++) {
 		struct timespec ms = {.tv_nsec = 100000};
 

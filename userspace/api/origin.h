@@ -6,7 +6,7 @@
  * remote client. So all TCP connections of clusters are recorded here by both addresses while their
  * sockets exist.
  *
- * Each TCP connection is classified when it is accepted, on the loop, in the turn in which
+ * Each TCP connection is classified when it is accepted, on the loop, in the iteration in which
  * accept(2) returned it, and the result is kept for all of its requests:
  *  - the client's address is not of this host: REMOTE;
  *  - the other end is a socket of one of the clusters: the origin of that session's own client;

@@ -278,7 +278,8 @@ static void histogram(struct l7mp_str *out, const char *name, const struct l7mp_
 }
 
 /*
- * Writes how long the slices of long requests occupied the loop, and the cost of turns with slices.
+ * Writes how long the slices of long requests occupied the loop, and the cost of iterations with
+ * slices.
  */
 static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 {
@@ -294,10 +295,10 @@ static void slices(const struct l7mp_api *api, struct l7mp_str *out)
 	                  "The longest of them since the start");
 	l7mp_str_addf(out, "l7mp_control_slice_max_seconds %.6f\n", (double)st->max_us / 1e6);
 	histogram(out, "l7mp_loop_control_cpu_seconds", &turns->turns,
-	          "Processor time of the turns of the event loop that did such work, with all that "
+	          "Processor time of the loop iterations that did such work, with all that "
 	          "they did besides");
 	l7mp_metrics_head(out, "l7mp_loop_control_cpu_max_seconds", "gauge",
-	                  "The most that one part of such a turn took since the start");
+	                  "The most that one part of such an iteration took since the start");
 	for (int i = 0; i < L7MP_TURN_PARTS; i++)
 		l7mp_str_addf(out, "l7mp_loop_control_cpu_max_seconds{part=\"%s\"} %.6f\n",
 		              parts[i], (double)turns->max_us[i] / 1e6);

@@ -57,7 +57,7 @@ static void request_free(struct kube_request *r)
 	free(r);
 }
 
-/* Reports a local failure from a later turn. */
+/* Reports a local failure from a later iteration. */
 static void fail_later(struct kube_request *r, const char *text)
 {
 	r->state = FAILED;

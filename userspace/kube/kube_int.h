@@ -66,7 +66,7 @@ struct kube_exec_result {
 	uint64_t expires_ms; /* wall clock; 0: never */
 	const char *error;
 };
-/* Runs the program. `done` is called once, from a later turn of the loop. */
+/* Runs the program. `done` is called once, from a later loop iteration. */
 int kube_exec_start(struct l7mp_loop *loop, const struct kube_config *config, const char *ca,
                     void (*done)(void *arg, const struct kube_exec_result *result), void *arg,
                     struct kube_exec_run **out);

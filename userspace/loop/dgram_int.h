@@ -161,7 +161,7 @@ void dg_report(struct l7mp_dgram *d);
 /* Frees the messages of a queue, without a report. */
 void dg_queue_free(struct l7mp_dgram *d, struct dg_queue *q);
 
-/* The socket's flush, at the end of the loop's turn: sends and reports. */
+/* The socket's flush, at the end of the loop iteration: sends and reports. */
 void dg_flush_cb(struct l7mp_flush *f, void *arg);
 
 /* The socket's timer: tries again where epoll can't tell that there is room. */

@@ -11,7 +11,7 @@
 
 #include "dgram_int.h"
 
-#define DG_ROUNDS    4     /* recvmmsg calls of one socket in a turn, for fairness */
+#define DG_ROUNDS    4     /* recvmmsg calls of one socket in an iteration, for fairness */
 #define DG_COPYBREAK 4096u /* up to here a datagram is copied and its slot stays */
 
 struct dg_info {
@@ -355,7 +355,7 @@ static size_t round_once(struct l7mp_dgram *d, bool *more)
 
 	*more = false;
 	if (!n)
-		return 0; /* no memory: tried again in the next turn */
+		return 0; /* no memory: tried again in the next iteration */
 	/* MSG_TRUNC: the real length of what did not fit */
 	r = recvmmsg(d->io.fd, sh->rmsg, (unsigned)n, MSG_DONTWAIT | MSG_TRUNC, NULL);
 	if (r < 0) {

@@ -16,8 +16,8 @@
 
 #define DG_QUEUE_MAX (1u << 20) /* bytes queued for sending per socket, with DG_COST each */
 #define DG_COST      128u       /* what an entry costs beside its payload */
-#define DG_EARLY     256        /* queued messages that don't wait for the end of the turn */
-#define DG_FREE_MAX  4096       /* queue entries that are kept for the next turn */
+#define DG_EARLY     256        /* queued messages that don't wait for the end of the iteration */
+#define DG_FREE_MAX  4096       /* queue entries that are kept for the next iteration */
 /* a UNIX receiver that reads nothing for that long loses datagrams */
 #define DG_STALL_MS  1000
 #define DG_GSO_SEGS  64          /* UDP_MAX_SEGMENTS of older kernels */
@@ -513,7 +513,7 @@ void dg_send_queue(struct l7mp_dgram *d)
 		l7mp_flush_request(d->loop, &d->flush);
 }
 
-/* ---- at the end of the turn ---- */
+/* ---- at the end of the iteration ---- */
 
 void dg_report(struct l7mp_dgram *d)
 {

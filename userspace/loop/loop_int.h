@@ -62,7 +62,7 @@ struct l7mp_loop {
 	struct l7mp_slice slices; /* sentinel */
 	uint64_t slice_until;     /* clock in µs; 0: no slice is running */
 	uint64_t slice_us;        /* time for slices in this iteration */
-	unsigned slice_tasks;     /* posted by the slices of this turn */
+	unsigned slice_tasks;     /* posted by the slices of this iteration */
 	struct l7mp_slice_stats slice_stats;
 	struct l7mp_turn turn;
 	struct l7mp_turn_stats turn_stats;

@@ -109,7 +109,7 @@ static void reject(struct l7mp_source *src, struct l7mp_accept *a, int status, c
 }
 
 /*
- * Sessions that begin in one turn of the loop are matched one after the other. Together they have
+ * Sessions that begin in one loop iteration are matched one after the other. Together they have
  * EFFORT_BURST, refilled at a rate of a quarter of the CPU time; but each session gets at least the
  * effort that reasonable patterns need, however much others have used.
  */

@@ -320,7 +320,7 @@ static bool make_room(struct l7mp_source *src, struct session_usage *usage, uint
  * The kernel allocates the lowest free descriptor, so a descriptor above a bound means that all
  * below it are in use. Listeners whose sources may be forged have a lower bound than others, and
  * those a lower one than the operator; so none uses up the next one's share, however many sessions
- * begin in one turn of the loop.
+ * begin in one loop iteration.
  */
 static bool has_descriptors(struct l7mp_source *src, bool reserve)
 {
@@ -341,8 +341,8 @@ static bool has_descriptors(struct l7mp_source *src, bool reserve)
 	if (fd >= 0 && (uint64_t)fd < bound)
 		return true;
 	/*
-	 * Evicted sessions close their descriptors at the end of this turn: evict enough for the
-	 * sessions that may begin in the next one, and one for each that is admitted meanwhile.
+	 * Evicted sessions close their descriptors at the end of this iteration: evict enough for
+	 * the sessions that may begin in the next one, and one for each that is admitted meanwhile.
 	 */
 	if (!may_evict_now(src))
 		return false;
@@ -355,7 +355,7 @@ static bool has_descriptors(struct l7mp_source *src, bool reserve)
 }
 
 /*
- * Checks the memory limit. Evicted sessions free their memory within this turn of the loop; as with
+ * Checks the memory limit. Evicted sessions free their memory within this loop iteration; as with
  * descriptors, listeners whose sources may be forged have a lower bound.
  */
 static bool has_memory(struct l7mp_source *src, bool reserve)

@@ -141,7 +141,10 @@ void l7mp_sessions_stay(struct l7mp_sessions *m, bool all)
 {
 	struct l7mp_session *s, *next;
 
-	/* Data emitted while freezing may end sessions, but none is freed before the next turn. */
+	/*
+	 * Data emitted while freezing may end sessions, but none is freed before the next
+	 * iteration.
+	 */
 	HASH_ITER (hh, m->by_name, s, next)
 		if (all || can_go(s))
 			receive_alone(s);

@@ -217,7 +217,7 @@ struct l7mp_sessions {
 	struct l7mp_session *tracked;  /* ended but still listed; oldest first */
 	struct l7mp_session *requests; /* queue: sessions that request the fast path */
 	struct l7mp_timer offload_timer;
-	size_t drained;    /* datagrams read from sockets for requests in this turn */
+	size_t drained;    /* datagrams read from sockets for requests in this iteration */
 	unsigned starting; /* sessions in SESSION_OFFLOAD_STARTING */
 	struct session_peer *peers;
 	struct session_counter *counters;

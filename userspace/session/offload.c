@@ -4,7 +4,7 @@
  * request to the offload engine, or has a flow in the kernel (the fast path), or was refused by the
  * engine with a reason, which is kept.
  *
- * The request is made in the turn of the loop after a packet was relayed. Both directions are added
+ * The request is made in the loop iteration after a packet was relayed. Both directions are added
  * together, and removed before one of their streams is closed. The engine decides when a flow
  * starts. Before that it requests that the sockets are drained, so that packets of the flow do not
  * overtake data that is still queued there.
@@ -22,9 +22,9 @@
 
 #include "internal.h"
 
-/* Requests per turn, so that a large number of refused sessions does not block the loop. */
+/* Requests per iteration, so that a large number of refused sessions does not block the loop. */
 #define REQUESTS_PER_TURN 256
-/* The maximum number of datagrams that these requests read from sockets in that turn. */
+/* The maximum number of datagrams that these requests read from sockets in that iteration. */
 #define DRAINED_PER_TURN 4096
 /*
  * The maximum number of flows that may be starting at a time: each takes two entries of the
@@ -144,8 +144,8 @@ static bool suspension_is_over(struct l7mp_session *s)
 	if (now < s->suspended_until_ms)
 		return false;
 	/*
-	 * A filter's rejection is known only after the turn in which the packet was sent: so one
-	 * must have been sent in an earlier turn.
+	 * A filter's rejection is known only after the iteration in which the packet was sent: so
+	 * one must have been sent in an earlier iteration.
 	 */
 	return s->offload_reason != L7MP_REASON_FILTERED ||
 	       (before > s->refused_ms && before < now);
@@ -597,7 +597,7 @@ void l7mp_session_fast(const struct l7mp_session *s, struct l7mp_session_count o
 
 /*
  * Whether a flow is equivalent to the present stages, as the transformers may have changed. Returns
- * NONE or a reason. The sockets are not checked: they open in the next turn.
+ * NONE or a reason. The sockets are not checked: they open in the next iteration.
  */
 static enum l7mp_reason flow_fits(struct l7mp_session *s, enum l7mp_flow_kind kind)
 {

@@ -473,7 +473,7 @@ void l7mp_stage_connect(struct session_stage *st)
 	st->state = st->retries || st->was_up ? L7MP_STAGE_RETRYING : L7MP_STAGE_INIT;
 	st->attempt_ms = l7mp_loop_now(session_loop(s));
 	rc = l7mp_stage_start(st, &err);
-	/* A restored stream opens by itself in the next turn. */
+	/* A restored stream opens by itself in the next iteration. */
 	if (!rc && !s->restore)
 		rc = l7mp_timer_start(session_loop(s), &st->timer, s->lookup.route->timeout_ms);
 	if (!rc)

@@ -22,9 +22,9 @@
 /* ---- sinks ---- */
 
 /*
- * Files to which Loggers append text, shared by path. Records are written at the end of the loop's
- * turn, without waiting for a slow reader: up to 1 MiB that a pipe or terminal does not accept is
- * queued; further records are dropped with a warning. Regular files are written by one thread
+ * Files to which Loggers append text, shared by path. Records are written at the end of the loop
+ * iteration, without waiting for a slow reader: up to 1 MiB that a pipe or terminal does not accept
+ * is queued; further records are dropped with a warning. Regular files are written by one thread
  * (filewriter.h), with a queue of at most 16 MiB for all of them.
  */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Common code of transformers: a stream without a descriptor, which opens in the next turn of the
- * loop and passes an end on. Private to transform/. Thread: loop only.
+ * Common code of transformers: a stream without a descriptor, which opens in the next loop
+ * iteration and passes an end on. Private to transform/. Thread: loop only.
  */
 #pragma once
 

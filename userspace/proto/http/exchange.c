@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Exchanges: a request and its answer, the source stream of a session. The session's writes are
- * collected until the end of the loop's turn, so that a short answer is sent with its head in one
- * system call, and with its Content-Length.
+ * collected until the end of the loop iteration, so that a short answer is sent with its head in
+ * one system call, and with its Content-Length.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -333,8 +333,8 @@ static void on_flush(struct l7mp_flush *flush, void *arg)
 }
 
 /*
- * Makes a frame of buf, which it takes, to be written with others at the end of this turn of the
- * loop. Returns 0 or a negative errno.
+ * Makes a frame of buf, which it takes, to be written with others at the end of this loop
+ * iteration. Returns 0 or a negative errno.
  */
 static int send_frame(struct ws_conn *c, enum l7mp_ws_opcode opcode, struct l7mp_buf *buf)
 {
