@@ -124,7 +124,7 @@ struct l7mp_draft {
 	struct l7mp_draft *owner;   /* the draft in which it is inline */
 	enum l7mp_slot slot;        /* the slot of owner that it is in */
 	struct l7mp_draft_refs refs[L7MP_KIND_SLOTS];
-	UT_hash_handle hh; /* by name; see build.c */
+	UT_hash_handle hh; /* by name; see change/names.c */
 };
 
 struct l7mp_build {
