@@ -168,67 +168,71 @@ static int request_timeout(struct ctl *c)
 	return CTL_OK;
 }
 
+/* Takes an option whose value is kept as text. Returns false when `opt` is another one. */
+static bool take_text(struct ctl *c, int opt)
+{
+	const struct {
+		int opt;
+		const char **out;
+	} texts[] = {
+	        {'a', &c->api},
+	        {'t', &c->token},
+	        {'f', &c->file},
+	        {OPT_MODE, &c->mode},
+	        {OPT_IMAGE, &c->image},
+	        {OPT_KUBECONFIG, &c->kubeconfig},
+	        {OPT_CONTEXT, &c->context},
+	        {OPT_NAMESPACE, &c->kube_ns},
+	};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(texts); i++) {
+		if (texts[i].opt != opt)
+			continue;
+		*texts[i].out = optarg;
+		return true;
+	}
+	return false;
+}
+
 /* Returns CTL_OK to continue, -1 when help or version was printed, or the exit status. */
+static int take_option(struct ctl *c, int opt)
+{
+	switch (opt) {
+	case 'o':
+		return set_output(c, optarg);
+	case 'r':
+		c->recursive = true;
+		return CTL_OK;
+	case 'i':
+		return set_seconds("--interval", optarg, 0.05, 86400, &c->interval);
+	case 'n':
+		return set_limit(c, optarg);
+	case OPT_TIMEOUT:
+		return set_seconds("--timeout", optarg, 0, 86400, &c->timeout_given);
+	case OPT_WAIT:
+		c->wait = true;
+		return CTL_OK;
+	case 'V':
+		puts("l7mpctl " L7MP_VERSION);
+		return -1;
+	case 'h':
+		fputs(help, stdout);
+		return -1;
+	default: /* getopt(3) has printed the error */
+		fputs("Try 'l7mpctl --help'.\n", stderr);
+		return CTL_USAGE;
+	}
+}
+
+/* Returns as take_option does. */
 static int parse_options(struct ctl *c, int argc, char **argv)
 {
 	int rc = CTL_OK;
 	int opt;
 
-	while (!rc && (opt = getopt_long(argc, argv, "a:t:f:o:rn:i:Vh", options, NULL)) != -1) {
-		switch (opt) {
-		case 'a':
-			c->api = optarg;
-			break;
-		case 't':
-			c->token = optarg;
-			break;
-		case 'f':
-			c->file = optarg;
-			break;
-		case 'o':
-			rc = set_output(c, optarg);
-			break;
-		case 'r':
-			c->recursive = true;
-			break;
-		case 'i':
-			rc = set_seconds("--interval", optarg, 0.05, 86400, &c->interval);
-			break;
-		case 'n':
-			rc = set_limit(c, optarg);
-			break;
-		case OPT_TIMEOUT:
-			rc = set_seconds("--timeout", optarg, 0, 86400, &c->timeout_given);
-			break;
-		case OPT_WAIT:
-			c->wait = true;
-			break;
-		case OPT_MODE:
-			c->mode = optarg;
-			break;
-		case OPT_IMAGE:
-			c->image = optarg;
-			break;
-		case OPT_KUBECONFIG:
-			c->kubeconfig = optarg;
-			break;
-		case OPT_CONTEXT:
-			c->context = optarg;
-			break;
-		case OPT_NAMESPACE:
-			c->kube_ns = optarg;
-			break;
-		case 'V':
-			puts("l7mpctl " L7MP_VERSION);
-			return -1;
-		case 'h':
-			fputs(help, stdout);
-			return -1;
-		default:
-			fputs("Try 'l7mpctl --help'.\n", stderr);
-			return CTL_USAGE;
-		}
-	}
+	while (!rc && (opt = getopt_long(argc, argv, "a:t:f:o:rn:i:Vh", options, NULL)) != -1)
+		if (!take_text(c, opt))
+			rc = take_option(c, opt);
 	if (!rc && c->timeout_given >= 0 && (optind == argc || strcmp(argv[optind], "drain") != 0))
 		rc = request_timeout(c);
 	return rc;

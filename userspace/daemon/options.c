@@ -137,81 +137,97 @@ static int check_arguments(struct l7mp_options *o, int n, char **args)
 	return 0;
 }
 
+/* Takes an option whose value is kept as text. Returns false when `opt` is another one. */
+static bool take_text(struct l7mp_options *o, int opt)
+{
+	const struct {
+		int opt;
+		const char **out;
+	} texts[] = {
+	        {'c', &o->config},      {'l', &o->log_level},        {'o', &o->offload},
+	        {'i', &o->offload_ifs}, {OPT_API, &o->oneliner.api},
+	};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		if (texts[i].opt != opt)
+			continue;
+		*texts[i].out = optarg;
+		return true;
+	}
+	return false;
+}
+
+/* Returns L7MP_OPTIONS_RUN to continue. */
+static enum l7mp_options_result take_option(struct l7mp_options *o, int opt)
+{
+	int rc = 0;
+
+	switch (opt) {
+	case 's':
+		o->strict = true;
+		break;
+	case 't':
+		o->check_only = true;
+		break;
+	case 'u':
+		o->oneliner.only_forth = true;
+		break;
+	case 'U':
+		o->oneliner.only_back = true;
+		break;
+	case 'T':
+		rc = parse_seconds(optarg, &o->oneliner.idle_timeout);
+		break;
+	case OPT_VIA:
+		rc = add_to_chain(o->via, &o->oneliner.n_via, optarg);
+		break;
+	case OPT_BACK:
+		rc = add_to_chain(o->back, &o->oneliner.n_back, optarg);
+		break;
+	case OPT_DOCTOR:
+		o->doctor = true;
+		break;
+	case 'V':
+		puts("l7mp-proxy " L7MP_VERSION);
+		return L7MP_OPTIONS_DONE;
+	case 'h':
+		fputs(usage, stdout);
+		return L7MP_OPTIONS_DONE;
+	default: /* getopt(3) has printed the error */
+		fprintf(stderr, "l7mp-proxy: see l7mp-proxy -h\n");
+		return L7MP_OPTIONS_ERROR;
+	}
+	return rc ? L7MP_OPTIONS_ERROR : L7MP_OPTIONS_RUN;
+}
+
+static const struct option long_options[] = {
+        {"config", required_argument, NULL, 'c'},
+        {"log-level", required_argument, NULL, 'l'},
+        {"strict", no_argument, NULL, 's'},
+        {"offload", required_argument, NULL, 'o'},
+        {"offload-ifs", required_argument, NULL, 'i'},
+        {"check", no_argument, NULL, 't'},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {"via", required_argument, NULL, OPT_VIA},
+        {"back", required_argument, NULL, OPT_BACK},
+        {"api", required_argument, NULL, OPT_API},
+        {"doctor", no_argument, NULL, OPT_DOCTOR},
+        {NULL, 0, NULL, 0},
+};
+
 enum l7mp_options_result l7mp_options_parse(int argc, char **argv, struct l7mp_options *out)
 {
-	static const struct option longs[] = {
-	        {"config", required_argument, NULL, 'c'},
-	        {"log-level", required_argument, NULL, 'l'},
-	        {"strict", no_argument, NULL, 's'},
-	        {"offload", required_argument, NULL, 'o'},
-	        {"offload-ifs", required_argument, NULL, 'i'},
-	        {"check", no_argument, NULL, 't'},
-	        {"version", no_argument, NULL, 'V'},
-	        {"help", no_argument, NULL, 'h'},
-	        {"via", required_argument, NULL, OPT_VIA},
-	        {"back", required_argument, NULL, OPT_BACK},
-	        {"api", required_argument, NULL, OPT_API},
-	        {"doctor", no_argument, NULL, OPT_DOCTOR},
-	        {NULL, 0, NULL, 0},
-	};
-	int c;
+	static const char shorts[] = "c:l:so:i:tuUT:Vh";
+	enum l7mp_options_result result;
+	int opt;
 
 	memset(out, 0, sizeof(*out));
 	out->argv = argv;
-	while ((c = getopt_long(argc, argv, "c:l:so:i:tuUT:Vh", longs, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			out->config = optarg;
-			break;
-		case 'l':
-			out->log_level = optarg;
-			break;
-		case 's':
-			out->strict = true;
-			break;
-		case 'o':
-			out->offload = optarg;
-			break;
-		case 'i':
-			out->offload_ifs = optarg;
-			break;
-		case 't':
-			out->check_only = true;
-			break;
-		case 'u':
-			out->oneliner.only_forth = true;
-			break;
-		case 'U':
-			out->oneliner.only_back = true;
-			break;
-		case 'T':
-			if (parse_seconds(optarg, &out->oneliner.idle_timeout))
-				return L7MP_OPTIONS_ERROR;
-			break;
-		case OPT_VIA:
-			if (add_to_chain(out->via, &out->oneliner.n_via, optarg))
-				return L7MP_OPTIONS_ERROR;
-			break;
-		case OPT_BACK:
-			if (add_to_chain(out->back, &out->oneliner.n_back, optarg))
-				return L7MP_OPTIONS_ERROR;
-			break;
-		case OPT_API:
-			out->oneliner.api = optarg;
-			break;
-		case OPT_DOCTOR:
-			out->doctor = true;
-			break;
-		case 'V':
-			puts("l7mp-proxy " L7MP_VERSION);
-			return L7MP_OPTIONS_DONE;
-		case 'h':
-			fputs(usage, stdout);
-			return L7MP_OPTIONS_DONE;
-		default: /* getopt(3) has printed the error */
-			fprintf(stderr, "l7mp-proxy: see l7mp-proxy -h\n");
-			return L7MP_OPTIONS_ERROR;
-		}
+	while ((opt = getopt_long(argc, argv, shorts, long_options, NULL)) != -1) {
+		result = take_text(out, opt) ? L7MP_OPTIONS_RUN : take_option(out, opt);
+		if (result != L7MP_OPTIONS_RUN)
+			return result;
 	}
 	if (check_arguments(out, argc - optind, argv + optind))
 		return L7MP_OPTIONS_ERROR;
