@@ -7,7 +7,6 @@ import pathlib
 import signal
 import socket
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -18,7 +17,7 @@ import test_offload_adopt as adopt  # noqa: E402
 # Names of L7MP_FAULT in the code, with the pass; "tcp" are stages of a pair (off_tcp_stage_name).
 FRESH = ["pin:1", "pin:8", "pin:16", "serve", "attached:1", "attached:2", "served:1", "served:2", "recorded", "put:1", "put:2",
          "begin", "begun", "watch", "hold", "relay", "trans", "fast",
-         "stop", "deleted:1", "deleted:2", "uninstalled", "stopping", "detached:1", "detached:2", "unpin:1", "unpin:10"]
+         "stop", "fill", "deleted:1", "deleted:2", "uninstalled", "stopping", "detached:1", "detached:2", "unpin:1", "unpin:10"]
 ADOPTING = ["pin-new:1", "pin-new:4", "adopt", "adopt-found", "attached:1", "served:2", "adopt-one", "adopt-frames", "adopt-cleared",
             "adopt-renewed", "pin-renamed:1", "pin-renamed:3"]
 CLEANING = ["clean", "cleaned", "unpin:3"]
@@ -58,7 +57,6 @@ class Crash(adopt.Base):
                 s.recv(100)
                 s.sendall(b"back")
                 c.recv(100)
-                time.sleep(0.1)  # without a pause one message is always unacknowledged, and the pair is never idle
                 return any(x["offload"]["state"] == "fast" for x in p.api.get("/sessions")[1] if x["name"].startswith("TCP:"))
             while p.alive() and not fast():
                 pass

@@ -4,7 +4,6 @@
 """TCP sessions in the kernel as their peers see them on the wire: windows, time stamps, acknowledgements, resets."""
 import copy
 import pathlib
-import shutil
 import socket
 import sys
 import time
@@ -13,31 +12,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 import l7test  # noqa: E402
 import tcpcheck  # noqa: E402
 import tcpflow  # noqa: E402
-from tcpsplice import Base  # noqa: E402
+import tcpwire  # noqa: E402
 
 RATE = 8 << 20  # bytes per second and sender, so that the capture keeps up
 
 
-class Wire(Base):
-    def setUp(self):
-        super().setUp()
-        if not shutil.which("tcpdump"):
-            self.skipTest("no tcpdump")
-
-    def capture(self, peer):
-        own = {socket.inet_pton(socket.AF_INET, peer.own4), socket.inet_pton(socket.AF_INET6, peer.own6)}
-        c = tcpcheck.Capture(peer, own)
-        self.addCleanup(c.close)
-        return c
-
-    def checked(self, capture):
-        segments, lost = capture.stop()
-        self.assertEqual(lost, 0, "the capture is not whole")
-        self.assertGreater(len(segments), 1000)
-        faults = tcpcheck.check(segments)
-        self.assertEqual(len(faults), 0, faults and tcpcheck.around(segments, faults))
-        return segments
-
+class Wire(tcpwire.Base):
     def check(self, v6):
         before = self.bad_checksums()
         captures = [self.capture(self.a), self.capture(self.b)]
@@ -108,22 +88,6 @@ class Wire(Base):
             self.assertEqual(lost, 0, "the capture is not whole")
             resets = [f for f in tcpcheck.check(segments) if f.startswith("reset")]
             self.assertEqual(len(resets), 0, resets and tcpcheck.around(segments, resets))
-
-    def patient(self, peer):
-        """The peer's TCP sends nothing again because an answer is late, which it may be on a busy machine."""
-        peer.run("sysctl -qw net.ipv4.tcp_early_retrans=0")  # no tail loss probes
-        peer.run(f"ip route change {peer.gateway4.rsplit('.', 1)[0]}.0/24 dev eth0 src {peer.own4} rto_min 60s")
-
-    def never_busy(self, p):
-        """The session moves into the kernel. A switch that is given up shows as tcp-busy, for 10 s; no reader is slow here."""
-        reasons = set()
-
-        def fast():
-            s = self.session(p)
-            reasons.update(d["reason"] for d in s["offload"]["directions"])
-            return s["offload"]["state"] == "fast"
-        self.wait(fast, p)
-        self.assertNotIn("tcp-busy", reasons)
 
     def test_half_closed(self):
         """half closed before the switch, and at any moment of it: nothing is lost, or sent again, or stands still"""

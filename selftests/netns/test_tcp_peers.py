@@ -237,7 +237,7 @@ Subsystem sftp internal-sftp
 
     @unittest.skipUnless(postgres_bin() and shutil.which("pgbench") and shutil.which("psql"), "not installed: postgresql")
     def test_pgbench(self):
-        """PostgreSQL: pgbench with eight clients over sessions in the kernel; the accounts balance afterwards"""
+        """PostgreSQL: pgbench with eight clients moves into the kernel at the first try, though no client pauses; the accounts balance afterwards"""
         where, owner = postgres_bin(), pwd.getpwnam("postgres")
         base = self.folder / "pg"
         base.mkdir()
@@ -250,15 +250,19 @@ Subsystem sftp internal-sftp
             self.serve(self.b, 9001, *user, where / "postgres", "-D", base / "db", "-p", 9001, "-h", "10.9.2.2", "-k", base, "-F", cwd=base)
             at = ("-h", "10.9.1.1", "-p", 9000, "-U", "bench")
             self.ended(self.client("pgbench", *at, "-i", "-q", "-s", 1, "postgres"))
-            c = self.client("pgbench", *at, "-n", "-c", 8, "-j", 2, "-T", 4, "-P", 1, "postgres")
+            c = self.client("pgbench", *at, "-n", "-c", 8, "-j", 2, "-T", 4, "-P", 1, "-b", "select-only@50", "-b", "tpcb-like", "postgres")
+
+            reasons = set()
 
             def sessions():
                 """Those in the kernel, by name."""
-                return {s["name"]: s["stats"] for s in p.api.get("/sessions")[1]
-                        if s["name"].startswith("TCP:") and s["offload"]["state"] == "fast"}
+                found = [s for s in p.api.get("/sessions")[1] if s["name"].startswith("TCP:")]
+                reasons.update(d["reason"] for s in found for d in s["offload"]["directions"])
+                return {s["name"]: s["stats"] for s in found if s["offload"]["state"] == "fast"}
             first = self.wait(lambda: len(sessions()) == 8 and sessions(), p)
             time.sleep(1.5)
             now = sessions()
+            self.assertNotIn("tcp-busy", reasons)
             self.assertEqual(set(now), set(first))
             for name, stats in now.items():
                 for way in WAYS:
@@ -271,7 +275,7 @@ Subsystem sftp internal-sftp
                                           "from pgbench_tellers), (select sum(bbalance) from pgbench_branches), (select sum(delta) from "
                                           "pgbench_history), (select count(*) from pgbench_history)", "postgres")).strip().split("|")
             self.assertEqual(len(set(sums[:4])), 1, sums)
-            self.assertEqual(int(sums[4]), done)
+            self.assertTrue(0 < int(sums[4]) < done)
             self.assertGreater(done, 20)
 
     def test_websocket(self):

@@ -13,6 +13,14 @@
 #define SWITCHING_MAX 64 /* pairs that stop their senders at the same time */
 /* After rcv_nxt's last advance: segments that a program passed up have reached the socket then. */
 #define SETTLED_MS 2
+/*
+ * RELAY: after so long, and a round trip of both connections, TRANS begins without waiting until
+ * everything is acknowledged, if the peers never had more than a LIGHT-th of the other one's
+ * window in flight: a peer that sends little needs no closed window to stay within the other
+ * peer's when the programs begin to translate.
+ */
+#define LIGHT_AFTER_MS 20
+#define LIGHT          4
 
 static uint64_t now(const struct off_tcp_pair *p)
 {
@@ -201,6 +209,7 @@ void off_tcp_give_up(struct off_tcp_pair *p, enum l7mp_reason why)
 }
 
 static bool arm(struct off_tcp_pair *p);
+static void trans_step(struct off_tcp_pair *p);
 
 /* Have both peers sent a FIN, or was a connection reset? User space then closes them. */
 static bool is_closing(const struct off_tcp_pair *p)
@@ -217,7 +226,8 @@ static bool is_closing(const struct off_tcp_pair *p)
 	return both;
 }
 
-static void relay_step(struct off_tcp_pair *p)
+/* Relays in both directions. True: both connections are idle. */
+static bool relay(struct off_tcp_pair *p)
 {
 	bool rest = true;
 
@@ -228,16 +238,54 @@ static void relay_step(struct off_tcp_pair *p)
 		(void)off_tcp_relay_some(&e->relay, e->fd, p->end[!i].fd, &all);
 		rest = rest && all;
 	}
-	for (int i = 0; i < 2; i++)
-		rest = rest && !off_tcp_unacked(p->end[i].fd);
+	for (int i = 0; i < 2; i++) {
+		int unacked = off_tcp_unacked(p->end[i].fd);
+
+		rest = rest && !unacked;
+		if (unacked > 0 && (uint32_t)unacked > p->end[i].in_flight)
+			p->end[i].in_flight = (uint32_t)unacked;
+	}
+	return rest;
+}
+
+/*
+ * Peers that answer each other without a pause are never idle: some message is always
+ * unacknowledged. May TRANS begin nevertheless? Its numbers only need everything that was written
+ * to have been sent. What is unacknowledged stays in the sockets, which retransmit it and see its
+ * acknowledgements in TRANS. A FIN must be acknowledged, as it is taken for that in the map.
+ */
+static bool is_light(const struct off_tcp_pair *p)
+{
+	uint32_t rtt_us = 0;
+
+	for (int i = 0; i < 2; i++) {
+		const struct off_tcp_end *e = &p->end[i];
+		struct off_tcp_window w;
+
+		rtt_us += e->conn.traits.min_rtt_us;
+		if (off_tcp_unsent(e->fd) || (e->shut && off_tcp_unacked(e->fd)) ||
+		    off_tcp_window(e->fd, false, &w) || e->in_flight > w.snd_wnd / LIGHT)
+			return false;
+	}
+	return age(p) >= LIGHT_AFTER_MS + rtt_us / 1000;
+}
+
+static void relay_step(struct off_tcp_pair *p)
+{
+	bool rest = relay(p);
+
 	if (is_closing(p))
 		off_tcp_give_up(p, L7MP_REASON_TCP_CLOSING);
 	else if (p->wanted_back)
 		off_tcp_give_up(p, (enum l7mp_reason)p->why);
-	else if (rest && !arm(p))
+	else if (!rest && !(age(p) >= LIGHT_AFTER_MS && is_light(p))) {
+		if (age(p) > REST_MS)
+			off_tcp_give_up(p, L7MP_REASON_TCP_BUSY);
+	} else if (arm(p)) {
+		trans_step(p); /* relays what has arrived meanwhile */
+	} else {
 		off_tcp_give_up(p, L7MP_REASON_KERNEL);
-	else if (!rest && age(p) > REST_MS)
-		off_tcp_give_up(p, L7MP_REASON_TCP_BUSY);
+	}
 }
 
 /* ---- TRANS ---- */
@@ -285,16 +333,30 @@ static void set_clock(struct off_tcp_end *e)
 	off_tcp_repair(e->fd, false);
 }
 
-/* Both sockets are idle: enters TRANS. */
+/* Reads the numbers of an end. In w->snd_wnd: the peer's window beyond what was sent to it. */
+static bool read_end(struct off_tcp_end *e, uint32_t *write_seq, struct off_tcp_window *w)
+{
+	uint32_t unacked;
+	int n;
+
+	if (off_tcp_rcv_nxt(e->fd, &e->rcv_nxt) || off_tcp_write_seq(e->fd, write_seq))
+		return false;
+	n = off_tcp_unacked(e->fd); /* before the window, which never ends earlier than before */
+	if (n < 0 || off_tcp_window(e->fd, false, w))
+		return false;
+	unacked = (uint32_t)n;
+	w->snd_wnd = w->snd_wnd > unacked ? w->snd_wnd - unacked : 0;
+	return true;
+}
+
+/* Both sockets have sent everything: enters TRANS. */
 static bool arm(struct off_tcp_pair *p)
 {
 	struct off_tcp_window w[2];
 	uint32_t write_seq[2];
 
 	for (int i = 0; i < 2; i++)
-		if (off_tcp_rcv_nxt(p->end[i].fd, &p->end[i].rcv_nxt) ||
-		    off_tcp_write_seq(p->end[i].fd, &write_seq[i]) ||
-		    off_tcp_window(p->end[i].fd, false, &w[i]))
+		if (!read_end(&p->end[i], &write_seq[i], &w[i]))
 			return false;
 	for (int i = 0; i < 2; i++) {
 		/*
@@ -419,17 +481,22 @@ uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
 /*
  * Announces to each peer the other peer's receive window, which applies from now on. Before FAST:
  * in TRANS the programs use time stamps of the sockets' clocks, like these segments; in FAST they
- * are ahead of them.
+ * are ahead of them. With the highest numbers that were translated in TRANS, as the peer ignores
+ * the window of an older segment.
  */
 static void announce_windows(struct off_tcp_pair *p, const struct off_tcp_window w[2])
 {
 	for (int i = 0; i < 2; i++) {
+		const volatile struct l7mp_tcp_direction *in = &p->map->dir[i],
+		                                         *out = &p->map->dir[!i];
+		uint32_t ack = out->ack_max;
+		bool translated = off_tcp_before(p->end[i].rcv_nxt, ack);
 		const struct off_tcp_segment s = {
-		        .seq = p->map->dir[i].own_ack,
-		        .ack = p->end[i].rcv_nxt,
-		        .win = w[!i].snd_wnd,
+		        .seq = off_tcp_later(in->own_ack, out->seq_max + out->seq_delta),
+		        .ack = translated ? ack : p->end[i].rcv_nxt,
+		        .win = translated ? out->win : w[!i].snd_wnd,
 		        .tsval = off_tcp_clock_now(&p->end[i].ticks),
-		        .tsecr = p->map->dir[i].ts_in,
+		        .tsecr = in->ts_in,
 		};
 
 		/* No CAP_NET_RAW: the other end's answer to a probe has its window. */

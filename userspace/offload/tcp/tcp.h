@@ -79,7 +79,7 @@ enum off_tcp_stage {
 	OFF_TCP_NUMBERS, /* until the sequence numbers can be read */
 	OFF_TCP_WATCH,   /* until the programs have seen packets of both directions */
 	OFF_TCP_HOLD,    /* until the owner lends its descriptors */
-	OFF_TCP_RELAY,   /* until everything is relayed and acknowledged */
+	OFF_TCP_RELAY,   /* until everything is relayed, and acknowledged or little */
 	OFF_TCP_TRANS,   /* the programs translate, and user space still relays */
 	OFF_TCP_FAST,    /* the programs translate, the sockets are idle */
 	OFF_TCP_BARRIER, /* STOP is set: until programs that read the old phase have ended */
@@ -110,7 +110,8 @@ struct off_tcp_end {
 	struct off_tcp_clock ticks; /* the socket's clock; known from TRANS on and once restored */
 	uint32_t own_ack0;          /* write_seq when `written0` was read */
 	uint64_t written0;
-	uint32_t segs_in; /* when WATCH began */
+	uint32_t segs_in;   /* when WATCH began */
+	uint32_t in_flight; /* RELAY: most bytes that its peer had not acknowledged at a time */
 	bool have_ack0;
 	bool fin;   /* the peer's FIN, at rcv_nxt - 1, was received and relayed */
 	bool shut;  /* the socket has sent a FIN, at its write_seq - 1 */
