@@ -231,7 +231,7 @@ struct l7mp_shared_session *l7mp_shared_session_admit(struct l7mp_shared_listene
 bool l7mp_shared_session_emit(struct l7mp_shared_listener *l, struct l7mp_shared_session *p,
                               struct l7mp_accept *a, struct l7mp_buf *buf);
 /*
- * A session goes on from an earlier process under this name: the number at the end of it, the
+ * A session of a previous process was restored under this name: the number at the end of it, the
  * session's id then, is not given again.
  */
 void l7mp_shared_session_named(struct l7mp_shared_table *table, const char *name);
