@@ -463,7 +463,8 @@ void l7mp_session_begin(struct l7mp_session *s, struct l7mp_stream *source)
 	s->stages[0].state = L7MP_STAGE_CONNECTED;
 	s->stages[0].attempt_ms = s->start_ms;
 	l7mp_stage_attach(&s->stages[0], source);
-	l7mp_session_event(s, "INIT", -1, 0, s->restore ? "restored from a previous process" : NULL);
+	l7mp_session_event(s, "INIT", -1, 0,
+	                   s->restore ? "restored from a previous process" : NULL);
 	l7mp_session_arm_idle(s);
 	for (unsigned i = 1; i < s->n && !s->ending; i++)
 		l7mp_stage_connect(&s->stages[i]);
