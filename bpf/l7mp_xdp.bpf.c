@@ -112,7 +112,8 @@ static __always_inline int forward(struct xdp_md *ctx, const struct l7mp_packet 
 	if (p->ip_len > l7mp_mtu(&rw))
 		return L7MP_VERDICT_PASS_MTU;
 	/*
-	 * Stores the redirect target without changing the packet; fails when the device has gone.
+	 * Stores the redirect target without changing the packet; fails when the device was
+	 * deleted.
 	 */
 	if (bpf_redirect_map(&devices, l7mp_ifindex(&rw), 0) != XDP_REDIRECT)
 		return L7MP_VERDICT_PASS_DEVICE;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Draining: the proxy takes no new sessions, while those that run go on until they end or a
+ * Draining: the proxy accepts no new sessions, while existing ones continue until they end or a
  * deadline passes.
  *
- * Listeners on connections are closed, so that a balancer's connections are refused; connections
- * that they had accepted go on, and HTTP answers on them say `Connection: close`. Listeners on
- * datagrams keep their sockets, on which sessions run: what new peers send is dropped and counted.
- * A listener with a rule that leads to a cluster of the operator stays open, but answers other
- * requests with 503. The admin server is not concerned.
+ * Listeners for connections are closed, so that a balancer's connections are refused; accepted
+ * connections continue, and HTTP responses on them have `Connection: close`. Listeners for
+ * datagrams keep their sockets, which sessions use: datagrams of new peers are dropped and counted.
+ * A listener with a rule that leads to an administrative cluster stays open, but answers other
+ * requests with 503. The admin server is not affected.
  *
  * Thread: loop only.
  */

@@ -265,11 +265,11 @@ struct l7mp_offload {
 	/* Optional. Updates the stored data of the owner. */
 	void (*note)(void *ctx, struct l7mp_flow *flow, const struct l7mp_flow_owner *owner);
 	/*
-	 * Optional. Assigns a flow of an earlier process to an owner. Returns 0: it is active;
+	 * Optional. Assigns a flow of a previous process to an owner. Returns 0: it is active;
 	 * L7MP_REASON_PENDING: `begun` follows; else a reason: the owner has to remove it.
-	 * fd: TCP: both descriptors, which are given away as by `lend`, and 0 is returned; else
+	 * fd: TCP: both descriptors, which are passed as by `lend`, and 0 is returned; else
 	 * they are -1. rtp: the owner's statistics of both directions, borrowed until the flow is
-	 * removed, NULL: none. What the kernel has counted so far replaces what is in them.
+	 * removed, NULL: none. The kernel's counts so far replace their content.
 	 * ends: AF_PACKET: both ends as for `add`, borrowed for the call: their sockets get the
 	 * flow's filter; else NULL.
 	 */

@@ -104,15 +104,15 @@ struct kube_call {
 	const char *accept;        /* as this one and the method; NULL: application/json */
 	const cJSON *body;         /* NULL: none */
 	uint64_t timeout_ms;       /* 0: 30 s */
-	/* As in struct kube_http_call; `done` also tells our own errors, with status 0. */
+	/* As in struct kube_http_call; `done` also reports local errors, with status 0. */
 	int (*data)(void *arg, const char *bytes, size_t n);
 	void (*done)(void *arg, const struct kube_http_answer *answer);
 	void *arg;
 };
 /*
- * Starts a request with our credentials, which are read (or asked for by the exec plugin) first
- * when they are old. After a 401 they are read again and the request is sent once more. Returns 0,
- * or a negative errno: then nothing is called.
+ * Starts a request with our credentials, which are read (or requested from the exec plugin) first
+ * if they are old. After a 401 they are read again and the request is sent once more. Returns 0, or
+ * a negative errno: then no callback follows.
  */
 int kube_request_start(struct kube_client *client, const struct kube_call *call,
                        struct kube_request **out);
@@ -223,7 +223,7 @@ void kube_lease_free(struct kube_lease **lease);
  */
 void kube_lease_release(struct kube_lease *lease, void (*done)(void *arg), void *arg);
 bool kube_lease_held(const struct kube_lease *lease);
-/* Who holds it, as far as we know; "": nobody. */
+/* The holder's identity as last seen; "": none. */
 const char *kube_lease_holder(const struct kube_lease *lease);
 
 /* ---- events ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The listening socket of a server that is a library's (civetweb), which neither tells it nor is
- * woken when it shall end. Thread: any.
+ * Access to the listening socket of a library's server (civetweb), which neither exposes the socket
+ * nor wakes its thread when the server is stopped. Thread: any.
  */
 #pragma once
 
@@ -15,9 +15,9 @@ struct l7mp_listening_wake {
 	int socket, connection;
 };
 /*
- * Ends the wait of the server's thread, which is in poll(2) for `fd` (of l7mp_listening_find; -1:
- * nothing is done), so that it looks whether it shall end. From then on fd is an eventfd that is
- * readable, and accept(2) fails there: call this only right before the server is told to end. When
+ * Wakes the server's thread, which is in poll(2) for `fd` (of l7mp_listening_find; -1: no-op), so
+ * that it checks whether the server is being stopped. From then on fd is an eventfd that is
+ * readable, and accept(2) fails there: call this only right before stopping the server. If
  * another process has the socket, too, that one may accept a connection that is closed then. Best
  * effort: a failure is logged. Sets *wake, for l7mp_listening_woken, which is called when the
  * thread has ended.

@@ -37,7 +37,7 @@ int l7mp_loop_new_manual(struct l7mp_loop **out);
 void l7mp_loop_advance(struct l7mp_loop *loop, uint64_t ms);
 /*
  * Runs one iteration, which does not wait for I/O. A manual loop runs the timers, tasks and flush
- * hooks that are due, and its clock stands still.
+ * hooks that are due; its clock does not advance.
  */
 void l7mp_loop_turn(struct l7mp_loop *loop);
 

@@ -106,7 +106,7 @@ struct l7mp_cluster {
 /* A rule that a config owner has put into a list that is not its own (key rule_inserts). */
 struct l7mp_rule_insert {
 	unsigned config_owner;
-	uint32_t position; /* as asked for: in front of this rule of the list itself, from 0 */
+	uint32_t position; /* as requested: before this rule of the list itself, from 0 */
 	size_t at;         /* its index in the list's `rules` */
 };
 
@@ -273,11 +273,11 @@ struct l7mp_lookup {
 };
 #define L7MP_APPLY_DEPTH 32 /* rule lists that may be applied inside of each other */
 /*
- * First match in the rule list; its rewrites are done on `metadata`, `apply`
- * goes on in another list (a list in which nothing matches returns to the rule
- * after the one that applied it). 0; -ENOENT nothing matches; -ELOOP too deep;
- * -ESRCH a rule list or route that does not exist (err says which); -E2BIG matching takes more
- * effort than one session may cause (predicate.h). Any thread while nobody changes the model.
+ * Finds the first matching rule of the list and applies its rewrites to `metadata`. `apply`
+ * continues in another list; if nothing matches there, matching returns to the rule after the one
+ * that applied it. 0; -ENOENT nothing matches; -ELOOP too deep; -ESRCH a rule list or route does
+ * not exist (err says which); -E2BIG matching takes more effort than one session may cause
+ * (predicate.h). Any thread while the model is not being changed.
  */
 int l7mp_rules_lookup(const struct l7mp_model *m, const char *rulelist, cJSON *metadata,
                       struct l7mp_effort *effort, struct l7mp_lookup *out, struct l7mp_error *err);

@@ -55,11 +55,10 @@ int l7mp_offload_reconfigure(struct l7mp_offload_engine *engine, const struct l7
 struct l7mp_session_record;
 /*
  * After the first l7mp_offload_reconfigure, when the listeners are bound and before the loop runs:
- * gives the flows that an earlier process of the instance has left in the kernel to `take`, each
- * with what is known of its session. `take` returns 0 when the session has the flow (its record's
- * `flow` is then NULL), or a negative errno with err: then the flow is removed, and the reason is
- * in the log and in GET /offload. Until this was called they stay in the kernel, whatever becomes
- * of this process.
+ * passes each flow that a previous process of the instance left in the kernel to `take`, with its
+ * session record. `take` returns 0 when the session has taken the flow (the record's `flow` is then
+ * NULL), or a negative errno with err: then the flow is removed, and the reason is shown in the log
+ * and in GET /offload. Before this call the flows stay in the kernel even if this process ends.
  */
 void l7mp_offload_adopt(struct l7mp_offload_engine *engine,
                         int (*take)(void *arg, struct l7mp_session_record *r,
@@ -68,7 +67,7 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *engine,
 
 /*
  * An upgrade: flows stay in the kernel while another process takes over (daemon/upgrade.h). In the
- * process that gives:
+ * old process:
  *
  * l7mp_offload_lock returns the descriptor of the instance's lock, borrowed, when a process with
  * this instance's name and this ABI (L7MP_ABI_VERSION) can have the flows; else -1.
@@ -81,20 +80,21 @@ int l7mp_offload_lock(const struct l7mp_offload_engine *engine, const char *inst
  */
 void l7mp_offload_rest(struct l7mp_offload_engine *engine, bool on);
 /*
- * The other process has them: instead of l7mp_offload_stop. Each flow gets the event `withdrawn`,
- * with its counters, and stays in the kernel, with programs, maps, and the lock.
+ * Instead of l7mp_offload_stop, after the new process has taken over the flows. Each flow gets the
+ * event `withdrawn`, with its counters; flows, programs, maps and the lock are left as they are.
  */
 void l7mp_offload_leave(struct l7mp_offload_engine *engine);
 /*
- * In the process that takes over, instead of the first l7mp_offload_reconfigure: gets everything
- * ready for the flows of the process that holds `lock` (taken, also on failure), and changes
- * nothing of it. Returns 0, or a negative errno after a line in the log: then the engine is idle,
- * and l7mp_offload_reconfigure can be called when the other process has stopped its own.
+ * In the new process, instead of the first l7mp_offload_reconfigure: prepares for adopting the
+ * flows of the process that holds `lock` (taken, also on failure), without changing anything that
+ * it uses. Returns 0, or a negative errno, which is logged: then the engine is idle, and
+ * l7mp_offload_reconfigure can be called when the old process has stopped its engine.
  */
 int l7mp_offload_inherit(struct l7mp_offload_engine *engine, const struct l7mp_admin *admin,
                          int lock);
 /*
- * When it can't go back: attaches. l7mp_offload_adopt follows. No-op without l7mp_offload_inherit.
+ * After the commit of the upgrade: attaches the programs. l7mp_offload_adopt follows. No-op without
+ * l7mp_offload_inherit.
  */
 void l7mp_offload_continue(struct l7mp_offload_engine *engine);
 

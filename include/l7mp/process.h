@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Child processes: argv, no shell, no descriptor but the asked-for pipes, no capability (also for
+ * Child processes: argv, no shell, no descriptor but the requested pipes, no capability (also for
  * root), a process group of its own, default signals, and SIGKILL when this process dies. Exits
  * are seen through a pidfd (pidfd_open(2)), so there is no SIGCHLD handler and no zombie; a
  * program that can't be executed is reported at once.

@@ -31,13 +31,13 @@ enum l7mp_proto_flags {
 	L7MP_PROTO_REQUESTS = 1 << 4, /* a listener whose sessions are HTTP requests */
 	/* A cluster that serves the operator: a tenth of each limit is kept for its sessions. */
 	L7MP_PROTO_OPERATOR = 1 << 5,
-	/* A cluster whose connections can go on from an earlier process (session.h). */
+	/* A cluster whose connections of a previous process can be restored (session.h). */
 	L7MP_PROTO_RESTORES = 1 << 6,
 	/* A stateless transformer: another process can create it again at a hand-over. */
 	L7MP_PROTO_STATELESS = 1 << 7,
 	/*
-	 * A cluster whose sessions can go on after a crash, from what a flow in the kernel
-	 * describes, but can't be passed from one process to another.
+	 * A cluster whose sessions can be restored after a crash, from their flows in the kernel,
+	 * but can't be handed over from one process to another.
 	 */
 	L7MP_PROTO_ADOPTS = 1 << 8,
 };

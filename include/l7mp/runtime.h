@@ -29,8 +29,7 @@ int l7mp_runtime_apply(struct l7mp_runtime *rt, struct l7mp_change *change, stru
 
 /*
  * A job on the model: something that reads it whole, or changes it. The long part runs in a
- * thread, where nobody changes the model meanwhile, and what remains for the loop is done in
- * slices.
+ * thread, and the model is not changed meanwhile; the rest runs on the loop in slices.
  *
  * Changes are made one after the other, in the order of their submission. Jobs that only read have
  * a queue and a thread of their own: they run beside a change that is being worked out, or that
@@ -109,7 +108,7 @@ void l7mp_runtime_hand(struct l7mp_runtime *rt, enum l7mp_hand step);
 int l7mp_runtime_each_socket(struct l7mp_runtime *rt,
                              int (*cb)(void *arg, const char *listener, int fd), void *arg);
 /*
- * For shutdown: stops accepting on all listeners; sessions go on. A change that is committed is
+ * For shutdown: stops accepting on all listeners; sessions continue. A change that is committed is
  * carried out to its end. Waiting jobs fail with -ESHUTDOWN, and so does one that is being built,
  * as soon as `build` returns.
  */

@@ -94,9 +94,9 @@ int l7mp_stream_io_lend(struct l7mp_stream_io *s, bool *ended, bool *shut);
  */
 void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool shut);
 /*
- * Stops all reading and writing (on), or goes on (off). What waits in a pipe of the kernel goes
- * back to the queue, and splicing ends. Returns 0; -ENOTCONN, -EBUSY: not in this state, and it
- * goes on.
+ * Stops all reading and writing (on), or resumes (off). Data in a kernel pipe is moved back to the
+ * queue, and splicing ends. Returns 0; -ENOTCONN, -EBUSY: not possible in this state, and the
+ * stream continues.
  */
 int l7mp_stream_io_freeze(struct l7mp_stream_io *s, bool on);
 struct l7mp_stream_io_state {
@@ -109,8 +109,8 @@ void l7mp_stream_io_state(const struct l7mp_stream_io *s, struct l7mp_stream_io_
 /* Sets the state of a stream that was just opened. Takes the queue. */
 void l7mp_stream_io_set_state(struct l7mp_stream_io *s, const struct l7mp_stream_io_state *state);
 /*
- * A frozen stream is another process's from now on: closes the descriptor, of which the peer learns
- * nothing. `closed` follows.
+ * Another process has taken over the frozen stream: closes the descriptor without effect on the
+ * peer. `closed` follows.
  */
 void l7mp_stream_io_release(struct l7mp_stream_io *s);
 /* Returns the number of bytes queued for writing. */

@@ -844,7 +844,7 @@ static int before_admin(void *arg, const struct l7mp_admin *next, struct l7mp_er
 	return l7mp_api_server_prepare(app->admin_server, &next->server, err);
 }
 
-/* A session that an earlier process has left in the kernel. */
+/* A session that a previous process has left in the kernel. */
 static int adopt(void *arg, struct l7mp_session_record *r, struct l7mp_error *err)
 {
 	struct l7mp_app *app = arg;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An upgrade without loss. The old process starts the program's file anew, with the same arguments,
- * as a child that inherits one end of a socket pair. Over that it gives its sockets away (wire.h):
+ * An upgrade without loss. The old process starts the program's file again, with the same
+ * arguments, as a child that inherits one end of a socket pair, and hands over its sockets
+ * (wire.h):
  *
  *   new                                    old
  *   reads its configuration
@@ -10,23 +11,22 @@
  *   binds what is new; loads its
  *   programs for the maps of the old
  *   BOUND                            -->
- *                                          takes TCP connections out of the kernel; takes nothing
- *                                          from listeners any more; for each session: freezes it,
- *                                          with its flow
+ *                                          un-splices TCP connections; stops receiving on its
+ *                                          listeners; for each session: freezes it, with its flow
  *                                    <--   SESSION, BYTES ..., MAKE; or STAYS
- *   makes it, but does nothing with it; or REFUSED
+ *   creates it, but does not run it; or REFUSED
  *                                    <--   COMMIT
  *   RUNNING                          -->
- *   takes the flows over, and goes         closes what it gave, leaves the fast path as it is,
- *   on with all of them                    drains
+ *   adopts the flows, and runs all         closes what it has handed over, leaves the fast path
+ *   sessions                               as it is, drains
  *                                    <--   GIVEN
  *
- * When the flows can't stay (another instance, another ABI, programs that the kernel refuses), the
- * old one removes them before GIVEN, and the new one attaches its own fast path afterwards.
+ * If the flows can't be kept (another instance, another ABI, programs that the kernel refuses), the
+ * old process removes them before GIVEN, and the new one starts its own fast path afterwards.
  *
- * Until RUNNING has been received, a failure or a step that takes too long makes the old process go
- * on, after it has killed the new one, as if nothing had happened: it has only stopped reading, and
- * the new one has not read. When the old process dies, the new one goes on with what it has.
+ * Until RUNNING has been received, after a failure or a step that takes too long the old process
+ * kills the new one and resumes: it has only stopped reading, and the new one has not read. If the
+ * old process dies, the new one continues with what it has received.
  *
  * Thread: loop only.
  */
@@ -97,15 +97,18 @@ int takeover_sockets(struct takeover *t, const char *instance, struct l7mp_hande
 /* The lock of that instance, the caller's from now on; -1: the flows can't stay in the kernel. */
 int takeover_lock(struct takeover *t);
 /*
- * After all is bound: receives the sessions, up to the commit. `flows`: they may stay in the
- * kernel. Returns 0; a negative errno: the old process goes on, and this one has to end without
- * touching anything.
+ * After all is bound: receives the sessions, up to the commit. `flows`: flows may stay in the
+ * kernel. Returns 0; a negative errno: the old process resumes, and this one must end without
+ * changing anything.
  */
 int takeover_sessions(struct takeover *t, bool flows, struct l7mp_runtime *runtime,
                       struct l7mp_loop *loop);
-/* Whether the old process has died, and left the kernel's flows as after a crash. */
+/* Has the old process died, so that its flows were left in the kernel as after a crash? */
 bool takeover_orphaned(const struct takeover *t);
-/* After the listeners are active: sessions go on. Calls `given` when the old process has let go. */
+/*
+ * After the listeners are active: runs the sessions. Calls `given` when the old process has closed
+ * what it handed over.
+ */
 void takeover_run(struct takeover *t, struct l7mp_loop *loop, void (*given)(void *arg), void *arg);
 /* Adds to what GET /upgrade shows. */
 void takeover_to_json(const struct takeover *t, cJSON *json);

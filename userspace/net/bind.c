@@ -89,7 +89,7 @@ static int try_bind(const struct l7mp_bind_addr *w, const struct plan *p)
 	if (fd < 0)
 		return -errno;
 	/*
-	 * On TCP it allows binding a port while connections of an earlier process are in
+	 * On TCP it allows binding a port while connections of a previous process are in
 	 * TIME_WAIT. On UDP it would allow two sockets on one port, of which one gets all
 	 * datagrams. For port 0 it is set afterwards, because with it the kernel looks for a free
 	 * port in one half of the range first, and each search takes milliseconds when that is

@@ -21,8 +21,7 @@
 /* ---- binding ---- */
 
 /*
- * Returns whether a socket bound to `bound` serves what `want` asks for; never when want's port is
- * 0.
+ * Returns true if a socket bound to `bound` satisfies `want`; never if want's port is 0.
  */
 bool l7mp_bind_addr_same(const struct l7mp_bind_addr *want, const struct l7mp_bind_addr *bound);
 /*
@@ -133,7 +132,7 @@ int l7mp_byte_stream_connect_tls(struct l7mp_env *env, const char *host, uint16_
 int l7mp_byte_stream_accept_tls(struct l7mp_env *env, struct l7mp_tls *tls,
                                 const struct l7mp_addr *peer, struct l7mp_stream **out);
 /*
- * Creates a stream from a connection (TCP, UNIX) of an earlier process, with the socket and queue
+ * Creates a stream from a connection (TCP, UNIX) of a previous process, with the socket and queue
  * of `end`, which are taken. `connected`: emits `open`, like a connected stream. Returns 0 or a
  * negative errno.
  */

@@ -18,12 +18,11 @@ struct op_unit {
 	char *text;       /* as JSON; NULL: it could not be made, and is in no document */
 	size_t len;
 	uint64_t hash;
-	struct op_node
-	        *node; /* whose status tells of it; NULL: made for a reference to a Service */
-	int tag;       /* which listener of a Gateway */
-	struct op_unit **deps; /* that go wherever it goes */
+	struct op_node *node;  /* in whose status it is shown; NULL: made for a Service reference */
+	int tag;               /* which listener of a Gateway */
+	struct op_unit **deps; /* units that every document with this one needs */
 	size_t n_deps, cap_deps;
-	/* What no other unit of a proxy may have: "udp 53 ADDRESS", "cluster NAME". */
+	/* Claims that no two units of a proxy may share: "udp 53 ADDRESS", "cluster NAME". */
 	char **claims;
 	size_t n_claims, cap_claims;
 	char *rulelist; /* of rules: inserted there */
@@ -46,7 +45,7 @@ struct op_placed {
 	bool refused;    /* by the proxy; else by another object */
 };
 
-/* An object of which a status tells. */
+/* An object that has a status. */
 struct op_node {
 	enum op_kind kind;
 	char *ns, *name, *uid, *created;
@@ -68,7 +67,7 @@ struct op_node {
 	UT_hash_handle hh; /* by obj */
 };
 
-/* What a proxy has been told: the objects, and a hash of each with all that belongs to it. */
+/* What was sent to a proxy: the objects, and for each a hash of it and its dependencies. */
 struct op_manifest {
 	atomic_uint
 	        refs; /* the store's, and those of results, which the renderer's thread may free */
@@ -146,7 +145,7 @@ int op_grow(void *array, size_t n, size_t *cap, size_t size);
 struct op_node *op_node_of(const struct op_render *x, const struct op_obj *obj);
 /* The proxy that a pod is; NULL: none. */
 struct op_entry *op_proxy_of(const struct op_render *x, const struct op_obj *pod);
-/* Finds or makes a unit; *made tells which. NULL: out of memory (x->oom). */
+/* Finds or creates a unit; *made: it was created. NULL: out of memory (x->oom). */
 struct op_unit *op_unit_get(struct op_render *x, enum op_section section, const char *name,
                             bool *made);
 void op_unit_depend(struct op_render *x, struct op_unit *u, struct op_unit *on);

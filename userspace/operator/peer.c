@@ -364,8 +364,8 @@ static unsigned proxy_port(const struct op_settings *s, const cJSON *pod)
 }
 
 /*
- * Whether another pod has the address and a proxy on the port, too, and is not older: a pod's
- * address is given to another one before the first has gone from the API server.
+ * Does another pod that is not older have the same address, too, and a proxy on the port? An
+ * address may be assigned to a new pod before the API server has deleted the old one.
  */
 static bool taken(const struct peer *x, const cJSON *pods)
 {

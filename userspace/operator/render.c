@@ -448,7 +448,7 @@ static int unit_by_key(const void *a, const void *b)
 	                                : strcmp(p->name, q->name);
 }
 
-/* Times of the API server are of one form, and compare as texts. Units of nobody come first. */
+/* The API server's times have one format and compare as strings. Units without owner come first. */
 static int unit_by_age(const void *a, const void *b)
 {
 	const struct op_unit *p = *(const struct op_unit *const *)a;

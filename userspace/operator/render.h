@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From the objects of a cluster to the documents of its proxies: a store of what the objects say,
- * and a function that makes one document for each proxy of it.
+ * From the objects of a cluster to the documents of its proxies: a store of the objects, and a
+ * function that renders one document for each proxy from it.
  *
- * The store keeps of an object only what the function reads, so that 10,000 pods cost a few MB, and
- * tells whether a change has changed any of that. The function has no input but the store and the
- * settings: no I/O, no clock. Its result does not depend on the order in which objects came.
+ * The store keeps only the parts of an object that the function reads, so that 10,000 pods cost a
+ * few MB, and reports whether a change concerns any of them. The function has no input but the
+ * store and the settings: no I/O, no clock. Its result does not depend on the order of events.
  *
  * How the reconciler (run.c) uses it:
  *  1. op_store_put and op_store_delete for each event of a watch; op_store_relist_begin before, and
  *     op_store_relist_end after all pages of a LIST.
- *  2. When one of them said "changed", some 20 ms later: op_render. It takes tens of milliseconds
- *     in large clusters: it runs in a thread beside the loop (renderer.c), between op_store_hold
+ *  2. When one of them has returned "changed", some 20 ms later: op_render. It takes tens of
+ *     milliseconds in large clusters, so it runs in a thread (renderer.c), between op_store_hold
  *     and op_store_release.
- *  3. For each op_proxy whose `hash` is not op_store_applied_hash: ask for its boot id, POST
+ *  3. For each op_proxy whose `hash` is not op_store_applied_hash: query its boot id, POST
  *     /api/v1/config?owner=OWNER with `document->text`; then op_store_applied or op_store_failed.
  *     When it refuses one object of many: op_blame, op_store_refuse, go to 2.
  *  4. op_statuses; PATCH what it returns, nothing else.
@@ -154,7 +154,7 @@ struct op_proxy {
 	uint16_t port;         /* of the admin server */
 	/*
 	 * Changes when the proxy's container was restarted: "uid/containerID". The proxy's own boot
-	 * id has to be asked for, too, before a POST: an address may belong to another pod by now.
+	 * id must be queried, too, before a POST: an address may belong to another pod by now.
 	 */
 	const char *boot;
 	uint64_t hash; /* of the document */

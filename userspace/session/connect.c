@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Connecting a stage to its cluster: the choice of an endpoint, and the endpoint of a connection
- * that is restored from an earlier process.
+ * that is restored from a previous process.
  */
 #include <errno.h>
 #include <string.h>

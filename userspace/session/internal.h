@@ -104,7 +104,7 @@ struct session_usage {
 	struct l7mp_session *unproven[2]; /* oldest first: never answered; answered */
 };
 
-/* The state of restoring a session of an earlier process. */
+/* The state of restoring a session of a previous process. */
 struct session_restore {
 	struct l7mp_session_record *record;
 	int rc; /* negative errno: the destination can't be restored, and err says why */
@@ -311,7 +311,7 @@ void l7mp_session_arm_idle(struct l7mp_session *s);
 void l7mp_session_resume(struct l7mp_session *s);
 /* The session was handed over: waits for the streams' `closed`, then frees it. */
 void l7mp_session_given(struct l7mp_session *s);
-/* The descriptors are back, or the connections are gone: executes postponed actions. */
+/* The descriptors were given back, or the connections are closed: executes postponed actions. */
 void l7mp_session_unlent(struct l7mp_session *s);
 
 /* ---- events.c ---- */

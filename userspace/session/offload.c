@@ -541,7 +541,7 @@ void l7mp_session_sync(struct l7mp_session *s)
 	l7mp_session_offload_sync(s, false);
 }
 
-/* The flow for which the session had stopped reading is gone. */
+/* The flow for which the session had stopped reading was removed. */
 static void end_hold(struct l7mp_session *s)
 {
 	if (!s->held)

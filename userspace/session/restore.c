@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Restoring sessions of an earlier process: after a crash from records in the kernel's maps, at an
+ * Restoring sessions of a previous process: after a crash from records in the kernel's maps, at an
  * upgrade from the data sent by that process. The listener's protocol creates the source's stream,
  * the cluster's protocol the destination's; transformers are created again.
  */

@@ -64,7 +64,7 @@ static int readable(const char *path, const char *key, struct l7mp_error *err)
 	return rc ? wrong(err, rc, key, "can't read '%s': %s", path, strerror(-rc)) : 0;
 }
 
-/* Fails: there is nobody to enter a passphrase. */
+/* Fails: a daemon can't prompt for a passphrase. */
 static int no_passphrase(char *buf, int size, int rwflag, void *arg)
 {
 	(void)buf;

@@ -148,7 +148,7 @@ struct http_exchange {
 	bool bodyless;    /* HEAD, 204, 304 */
 	bool chunked;
 	bool complete; /* the response was written, or aborted */
-	bool full;     /* the session was told to stop writing */
+	bool full;     /* write has returned L7MP_STREAM_FULL */
 	bool over;     /* the task emits `closed` */
 };
 

@@ -333,7 +333,7 @@ static void source_op_flow(struct l7mp_stream *base, struct l7mp_flow_end *out)
 	out->json_up = out->kind == L7MP_FLOW_SOCKET && s->js.transport->lossy;
 }
 
-/* At an upgrade, over UDP: the client's datagrams go on to this process. */
+/* At an upgrade, over UDP: this process keeps receiving the client's datagrams. */
 static int source_op_stay(struct l7mp_stream *base)
 {
 	const struct jsock_source *s = (const struct jsock_source *)base;

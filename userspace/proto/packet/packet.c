@@ -758,7 +758,7 @@ static int packet_listen(const struct l7mp_listen *params, struct l7mp_proto_lis
 	                          open_socket, start_singleton, out, err);
 }
 
-/* ---- sessions of an earlier process ---- */
+/* ---- sessions of a previous process ---- */
 
 static void key_of_frame(const struct l7mp_flow_frame *f, struct pkt_key *out)
 {
@@ -833,7 +833,7 @@ static int packet_restore(struct l7mp_proto_listener *base, const char *name,
 	return 0;
 }
 
-/* An endpoint of a session that goes on: is it the interface that the flow leaves by? */
+/* Restoring a session: is this endpoint the egress interface of its flow? */
 static bool is_meant(const struct l7mp_connect *p)
 {
 	return p->restore->frame && p->address && if_nametoindex(p->address) == p->restore->ifindex;

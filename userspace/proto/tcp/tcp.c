@@ -78,7 +78,7 @@ static int connect_tls(const struct l7mp_connect *p, const cJSON *tls, uint16_t 
 	return rc;
 }
 
-/* Restores a connection of an earlier process, if its peer is this endpoint. */
+/* Restores a connection of a previous process, if its peer is this endpoint. */
 static int restore(const struct l7mp_connect *p, uint16_t port, const cJSON *tls,
                    struct l7mp_stream **out, struct l7mp_error *err)
 {

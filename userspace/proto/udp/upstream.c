@@ -512,7 +512,7 @@ static int connect_again(int fd, const struct l7mp_addr *remote)
 }
 
 /*
- * Continues with the socket of an earlier process, or one with the same addresses. A learnt peer is
+ * Continues with the socket of a previous process, or one with the same addresses. A learnt peer is
  * kept; its local address is known only then, see struct udp_latching.
  */
 static int start_restored(struct udp_upstream *u, const struct l7mp_connect *p)

@@ -121,7 +121,7 @@ struct ws_conn {
 	bool paused;         /* by the owner */
 	bool flowing;        /* reading is enabled in libwebsockets */
 	bool holding;        /* inside a call: delay events */
-	bool full;           /* the owner was told to stop writing */
+	bool full;           /* write has returned L7MP_STREAM_FULL */
 	bool drain_due;      /* `drain` is due */
 	bool shut;           /* the owner has finished writing */
 	bool close_sent;     /* a Close frame was queued, or will be sent by libwebsockets */
