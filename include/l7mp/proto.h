@@ -129,6 +129,12 @@ struct l7mp_listen_events {
 	 */
 	enum l7mp_origin (*origin)(void *arg, int fd, const struct l7mp_addr *remote,
 	                           const struct l7mp_addr *local);
+	/*
+	 * Optional, for connections on which sessions begin later, for each request or after a
+	 * handshake: may the connection with the descriptor `fd` stay? If not, it would use the
+	 * reserve of the operator: the caller closes it and calls `exhausted`.
+	 */
+	bool (*room)(void *arg, int fd);
 	/* Optional: descriptors ran out (err: negative errno); the listener backs off by itself. */
 	void (*exhausted)(void *arg, int err);
 };

@@ -267,6 +267,38 @@ class Limits(Case):
         self.later(lambda: not self.sessions("TCP:"))
         self.assertGreater(self.metric("l7mp_refusals_total", 'limit="descriptors"'), 0)
 
+    def crowd(self, port):
+        """Connections without a session: nothing is sent on them."""
+        for _ in range(100):
+            s = socket.socket()
+            self.addCleanup(s.close)
+            s.settimeout(5)
+            s.connect(("127.0.0.1", port))
+
+    def operator_served(self, proxy):
+        """A descriptor is left for the operator, on the data plane's loop and on the admin server."""
+        for port in (1234, 1235):
+            for _ in range(3):
+                self.assertEqual(l7test.Api(port).call("GET", "/admin", timeout=30)[0], 200)
+        self.assertLess(proxy.fds(), 120)
+        self.assertGreater(self.metric("l7mp_refusals_total", 'limit="descriptors"'), 0)
+
+    def server(self, *listeners):
+        """A proxy with 120 descriptors, the REST API, and the admin server."""
+        admin = {"offload": "disable", "server": {"enabled": True, "address": "127.0.0.1", "port": 1235, "threads": 2}}
+        self.proxy = l7test.Proxy({"admin": admin, "listeners": [l7test.controller(), *listeners]},
+                                  wrapper=("prlimit", "--nofile=120:120"))
+        self.api = self.proxy.api
+        return self.proxy
+
+    def test_descriptors_without_sessions(self):
+        """limits: connections without a request or a handshake leave descriptors for the operator"""
+        proxy = self.server(listener("h", "HTTP", 9001, inline("Echo")), listener("w", "WebSocket", 9002, inline("Echo")),
+                            listener("j", "JSONSocket", None, inline("Echo"), transport={"protocol": "TCP", "port": 9003}))
+        for port in (9001, 9002, 9003):
+            self.crowd(port)
+            self.operator_served(proxy)
+
     @staticmethod
     def cpu(proxy):
         with open(f"/proc/{proxy.pid}/stat") as f:

@@ -101,12 +101,23 @@ static void tune(const struct l7mp_stream_listener *l, int fd)
 		l7mp_tcp_user_timeout(fd, l->user_timeout_ms);
 }
 
+static void on_exhausted(void *arg, int err)
+{
+	struct l7mp_stream_listener *l = arg;
+
+	if (l->base.events->exhausted)
+		l->base.events->exhausted(l->base.arg, err);
+	if (l->ops->exhausted)
+		l->ops->exhausted(l);
+}
+
 static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 {
 	struct l7mp_stream_listener *l = arg;
 	const struct l7mp_listen_events *ev = l->base.events;
 	struct l7mp_stream *stream;
 	struct l7mp_peer peer;
+	bool later;
 	int rc;
 
 	if (!l->active || (l->ops->admit && ev->admit && ev->admit(l->base.arg, remote))) {
@@ -117,6 +128,13 @@ static void on_accepted(void *arg, int fd, const struct l7mp_addr *remote)
 		tune(l, fd);
 	fill_peer(l, fd, remote, &peer);
 	find_origin(l, fd, &peer);
+	/* Otherwise `admit` has checked it. */
+	later = !l->ops->admit || !ev->admit;
+	if (later && ev->room && !ev->room(l->base.arg, fd)) {
+		close(fd);
+		on_exhausted(l, -EMFILE);
+		return;
+	}
 	if (l->gate) {
 		l7mp_tls_gate_accept(l->gate, fd, remote, peer.origin);
 		return;
@@ -158,16 +176,6 @@ static void on_tls(void *arg, struct l7mp_tls *tls, const struct l7mp_addr *remo
 	}
 	l7mp_peer_clear(&peer);
 	refused(l, rc);
-}
-
-static void on_exhausted(void *arg, int err)
-{
-	struct l7mp_stream_listener *l = arg;
-
-	if (l->base.events->exhausted)
-		l->base.events->exhausted(l->base.arg, err);
-	if (l->ops->exhausted)
-		l->ops->exhausted(l);
 }
 
 static const struct l7mp_acceptor_ops acceptor_ops = {

@@ -350,5 +350,6 @@ const struct l7mp_listen_events l7mp_source_events = {
         .admit = l7mp_admission_admit,
         .accept = on_accept,
         .origin = on_origin,
+        .room = l7mp_admission_room,
         .exhausted = on_exhausted,
 };

@@ -453,6 +453,20 @@ int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr)
 	return rc;
 }
 
+/*
+ * Without this check, connections that send nothing could take all descriptors: they have no
+ * session yet that would be refused.
+ */
+bool l7mp_admission_room(void *arg, int fd)
+{
+	struct l7mp_source *src = arg;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || (uint64_t)fd < unreserved(limit.rlim_cur))
+		return true;
+	return has_descriptors(src, l7mp_admission_serves_operator(src));
+}
+
 int l7mp_admission_check_restored(struct l7mp_source *src, const struct l7mp_addr *peer)
 {
 	struct l7mp_sessions *m = src->m;

@@ -414,6 +414,8 @@ void l7mp_source_put(struct l7mp_source **source);
 
 /* The `admit` of struct l7mp_listen_events; arg: the source. May evict another session. */
 int l7mp_admission_admit(void *arg, const struct l7mp_addr *addr);
+/* The `room` of struct l7mp_listen_events; arg: the source. May evict sessions. */
+bool l7mp_admission_room(void *arg, int fd);
 /*
  * Checks the limits again when the route is known: a request to other clusters must not use the
  * operator's reserve. Returns 0, or -EBUSY, which is counted.

@@ -395,14 +395,6 @@ static void source_new(struct jsock_listener *l, struct l7mp_accept *a)
 
 /* ---- the transport's listener ---- */
 
-/* Session limits apply when a header was received; the number of handshakes has its own limit. */
-static int on_admit(void *arg, const struct l7mp_addr *peer)
-{
-	(void)arg;
-	(void)peer;
-	return 0;
-}
-
 static void on_accept(void *arg, struct l7mp_accept *a)
 {
 	struct jsock_listener *l = arg;
@@ -422,6 +414,14 @@ static enum l7mp_origin on_origin(void *arg, int fd, const struct l7mp_addr *rem
 	return ev->origin ? ev->origin(l->base.arg, fd, remote, local) : L7MP_ORIGIN_UNKNOWN;
 }
 
+static bool on_room(void *arg, int fd)
+{
+	const struct jsock_listener *l = arg;
+	const struct l7mp_listen_events *ev = l->base.events;
+
+	return !ev->room || ev->room(l->base.arg, fd);
+}
+
 static void on_exhausted(void *arg, int err)
 {
 	struct jsock_listener *l = arg;
@@ -430,10 +430,14 @@ static void on_exhausted(void *arg, int err)
 		l->base.events->exhausted(l->base.arg, err);
 }
 
+/*
+ * Without `admit`: session limits apply when a header was received; the number of handshakes has
+ * its own limit.
+ */
 static const struct l7mp_listen_events inner_events = {
-        .admit = on_admit,
         .accept = on_accept,
         .origin = on_origin,
+        .room = on_room,
         .exhausted = on_exhausted,
 };
 
