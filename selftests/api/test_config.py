@@ -364,7 +364,7 @@ class Put(Base):
         other.close()
 
     def test_listener_moves(self):
-        """PUT with another port: the old one is closed, its sessions go on"""
+        """PUT with another port: the old one is closed, its sessions continue"""
         s = self.connect()
         self.assertEqual(self.api.put("/listeners/tcp", {"listener": echo_listener("tcp", 15030)}), OK)
         self.assertTrue(self.echoes(s))

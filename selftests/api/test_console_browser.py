@@ -499,7 +499,7 @@ class Token(Base):
         self.assertIsNone(self.b.js("sessionStorage.getItem('l7mp-token')"))
 
     def test_changed(self):
-        """console: when the token is changed in the proxy, the page asks for it again, and does not go on trying"""
+        """console: when the token is changed in the proxy, the page asks for it again, and does not continue trying"""
         self.start(token=True)
         self.open()
         self.wait_for_login()

@@ -249,7 +249,7 @@ class Control(unittest.TestCase):
         self.assertEqual(l7test.Api().post("/routes", {"route": {"name": f"extra{i}-{n}", "destination": "c"}}, timeout=WAIT)[0], 200)
 
     def test_delete_with_sessions(self):
-        """a listener with 3,000 sessions is deleted: when the answer comes they all end, others go on"""
+        """a listener with 3,000 sessions is deleted: when the answer comes they all end, others continue"""
         self.start()
         self.sinks(0, 3000)
         self.assertEqual(self.api.delete("/listeners/sink?recursive=true", timeout=WAIT)[0], 200)

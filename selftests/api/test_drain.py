@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: timeout=300
-"""Draining: who is refused and who goes on, its deadline, its end, SIGTERM with drain_timeout, and taking it back."""
+"""Draining: who is refused and who continues, its deadline, its end, SIGTERM with drain_timeout, and taking it back."""
 import http.client
 import os
 import re
@@ -84,7 +84,7 @@ class Base(traffic.Case):
 
 class Drain(Base):
     def test_protocols(self):
-        """UDP, TCP, HTTP and WebSocket: sessions go on, new ones are refused, HTTP connections end; DELETE undoes it"""
+        """UDP, TCP, HTTP and WebSocket: sessions continue, new ones are refused, HTTP connections end; DELETE undoes it"""
         self.begin()
         udp, tcp, ws = self.udp(), self.tcp(), wsraw.connect(WS)
         self.addCleanup(ws.close)
@@ -145,7 +145,7 @@ class Drain(Base):
         self.assertEqual(self.metric("l7mp_refusals_total", 'limit="draining"'), 1)
 
     def test_deadline(self):
-        """after the time what is left is ended, the reason is told, and the proxy goes on"""
+        """after the time what is left is ended, the reason is told, and the proxy continues"""
         self.begin()
         tcp = self.tcp()
         self.assertTrue(talk(tcp))
@@ -159,7 +159,7 @@ class Drain(Base):
         self.assertIn("time for draining is over", str(self.ended("TCP")["events"]))
 
     def test_thousand(self):
-        """1,000 sessions: all go on until the deadline, and the log has the events in their order"""
+        """1,000 sessions: all continue until the deadline, and the log has the events in their order"""
         self.begin()
         peers = [self.udp() for _ in range(1000)]
 

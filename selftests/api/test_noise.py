@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: timeout=180
-"""What hostile or broken peers send: the proxy goes on, others are served, no sanitizer finds anything."""
+"""What hostile or broken peers send: the proxy continues, others are served, no sanitizer finds anything."""
 import os
 import random
 import re

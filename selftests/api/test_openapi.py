@@ -163,7 +163,7 @@ class Answers(unittest.TestCase):
                     self.check(path, method, target, 200)
 
     def test_not_there(self):
-        """404 of each route with a name, and of what a page is to go on after"""
+        """404 of each route with a name, and of what a page is to continue after"""
         self.start()
         self.load()
         for path, method in self.operations:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=600
-"""systemctl restart: the service manager keeps the sockets of listeners and sessions, and the next process goes on with them."""
+"""systemctl restart: the service manager keeps the sockets of listeners and sessions, and the next process continues with them."""
 import hashlib
 import json
 import os
@@ -59,7 +59,7 @@ class Restart(traffic.Case):
         return s
 
     def test_traffic(self):
-        """restarts in a row under traffic: no datagram and no byte is lost, no connection is refused; names and counters go on"""
+        """restarts in a row under traffic: no datagram and no byte is lost, no connection is refused; names and counters continue"""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         server = up.UnixEcho(os.path.join(folder.name, "up"))
@@ -170,7 +170,7 @@ class Restart(traffic.Case):
         service.stop()
 
     def test_full(self):
-        """what does not fit into the store ends, with a message; the rest goes on"""
+        """what does not fit into the store ends, with a message; the rest continues"""
         service = self.begin(most=12)  # 7 listeners, the file: four more
         clients = [self.client() for _ in range(10)]
         for s in clients:
@@ -185,7 +185,7 @@ class Restart(traffic.Case):
         service.stop()
 
     def edited(self, edit):
-        """A restart between which the file of sessions was changed: how many go on, and the log."""
+        """A restart between which the file of sessions was changed: how many continue, and the log."""
         service = self.begin()
         udp, tcp = self.client(), self.connect()
         self.ping(udp)
@@ -204,7 +204,7 @@ class Restart(traffic.Case):
         return n, log
 
     def test_file(self):
-        """a file of another version, cut, or damaged: the listeners go on, sessions end, and the log says why"""
+        """a file of another version, cut, or damaged: the listeners continue, sessions end, and the log says why"""
         def another(_, file, data):
             os.pwrite(file, data.replace(b'"records":1', b'"records":9'), 0)
 
@@ -219,7 +219,7 @@ class Restart(traffic.Case):
                 self.assertIn(expected, log)
 
     def test_lost_socket(self):
-        """a socket that the manager has not kept: its session ends, others go on"""
+        """a socket that the manager has not kept: its session ends, others continue"""
         def lose(service, *_):
             (fd,) = [fd for fd in service.kept if os.readlink(f"/proc/self/fd/{fd}").startswith("socket") and
                      self.is_to(fd, TCP_UP)]

@@ -406,7 +406,7 @@ class Upgrade(Base):
         chain.stop()
 
     def test_bad_config(self):
-        """a file that is wrong by now: one clear message, and the old process goes on"""
+        """a file that is wrong by now: one clear message, and the old process continues"""
         chain = self.begin()
         s = self.udp_client()
         self.ping(s)
@@ -461,7 +461,7 @@ class Upgrade(Base):
         chain.stop()
 
     def test_changed_config(self):
-        """what the new configuration does not have ends, with the reason; the rest goes on"""
+        """what the new configuration does not have ends, with the reason; the rest continues"""
         chain = self.begin()
         s, t = self.udp_client(), traffic.connect(TCP)
         self.addCleanup(t.close)
@@ -766,18 +766,18 @@ class Faults(Base):
             self.finish(chain, load, tcp)
 
     def test_killed(self):
-        """the new process is killed at each step before it runs: the old one goes on, as if nothing had been"""
+        """the new process is killed at each step before it runs: the old one continues, as if nothing had been"""
         for step in ("start", "hello", "listeners", "bound", "session", "commit"):
             self.goes_on(step, "kill")
 
     def test_hangs(self):
-        """it stands still at each of them: after a time the old one goes on"""
+        """it stands still at each of them: after a time the old one continues"""
         for step in ("start", "hello", "listeners", "bound", "session", "commit"):
             if l7test.FULL or step in ("bound", "commit"):
                 self.goes_on(step, "hang", "1500")
 
     def test_orphan(self):
-        """the old process dies at a step: the new one goes on with the listeners, and with the sessions that it has"""
+        """the old process dies at a step: the new one continues with the listeners, and with the sessions that it has"""
         for step, sessions in (("hello", 0), ("listeners", 0), ("bound", 0), ("commit", 2)):
             with self.subTest(step=step):
                 chain = self.begin(env={"L7MP_FAULT": f"upgrade-{step}:orphan"})

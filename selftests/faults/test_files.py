@@ -73,7 +73,7 @@ class Files(unittest.TestCase):
                 self.assertEqual(l7test.run_proxy("-c", config)[0], 1, (key, path))
 
     def test_full_fifo(self):
-        """FIFOs whose readers read nothing, as access log, log and Logger: sessions go on, what is lost is told"""
+        """FIFOs whose readers read nothing, as access log, log and Logger: sessions continue, what is lost is told"""
         fifos = {}
         for name in ("access", "log", "logger"):
             os.mkfifo(self.path(name))
@@ -113,7 +113,7 @@ class Files(unittest.TestCase):
             except BlockingIOError:
                 pass
             return got >= 300000
-        # What it had gathered still comes when the reader goes on.
+        # What it had gathered still comes when the reader continues.
         self.assertTrue(l7test.wait_for(read))
 
     def test_rotation(self):

@@ -83,7 +83,7 @@ class Peers(Faults):
         self.assertIn(seen[0], (ConnectionResetError, BrokenPipeError))
 
     def test_mute(self):
-        """peers: an upstream that accepts and never answers: idle_timeout ends the session, others go on"""
+        """peers: an upstream that accepts and never answers: idle_timeout ends the session, others continue"""
         TcpServer(9001, lambda conn, _: time.sleep(20))
         self.start(listener("l", "TCP", 9000, cluster("TCP", 9001), options={"track": 60, "idle_timeout": 1}))
         with connect(9000) as s:
@@ -244,7 +244,7 @@ class Peers(Faults):
             self.api.delete("/sessions/" + s["name"])
 
     def test_dgram_client_vanishes(self):
-        """peers: a UNIX datagram client whose socket is gone: answers to it are dropped and counted, others go on"""
+        """peers: a UNIX datagram client whose socket is gone: answers to it are dropped and counted, others continue"""
         self.start(listener("l", "UNIX/dgram", None, inline("Echo"), filename=self.path("l"), options={"idle_timeout": 2}))
         a, b = self.unix("a", socket.SOCK_DGRAM), self.unix("b", socket.SOCK_DGRAM)
         for _ in range(50):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""A disk that is frozen under the log, the access log and Loggers' files: traffic and the API go on.
+"""A disk that is frozen under the log, the access log and Loggers' files: traffic and the API continue.
 
 slow_disk.c is preloaded: it makes write(2) to the test's folder wait."""
 import json

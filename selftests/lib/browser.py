@@ -133,7 +133,7 @@ class Browser:
         self.wait(lambda: text in self.text(selector), lambda: f"{text!r} in: {self.text(selector)[:1500]!r}")
 
     def click(self, selector, text=None):
-        """Clicks, as a mouse does, on the middle of what is there, whose text is `text`."""
+        """Clicks with the mouse on the middle of the element whose text is `text`."""
         find = (f"[...document.querySelectorAll({json.dumps(selector)})].find(e => e.getClientRects().length" +
                 (f" && e.textContent.trim() === {json.dumps(text)})" if text else ")"))
         self.until(f"!!{find}")

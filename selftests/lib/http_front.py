@@ -104,7 +104,7 @@ class Front:
         return l7test.wait_for(up, 30)
 
     def entry(self):
-        """The next line of the log: None for what was not forwarded."""
+        """The next line of the log; None if the request was not forwarded."""
         text = self.log.recv(1 << 20).decode("latin-1")
         if self.program == "nginx":
             d = json.loads(text.split("nginx: ", 1)[1])

@@ -115,7 +115,7 @@ def answers_of(command, cases):
 
 
 def heads_of(command, cases):
-    """The readings of a program: one for each case, None for what it refuses."""
+    """A program's results: one for each case, None if it rejects the case."""
     return [reading(text) for text in answers_of(command, cases)]
 
 

@@ -20,7 +20,7 @@ CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\Z")
 
 
 class Malformed(Exception):
-    """The server sent what is no HTTP."""
+    """The server sent something that is not HTTP."""
 
 
 class Client:
@@ -429,7 +429,7 @@ def play(case, address, upstream, pieces=None):
 
 
 def judge(case, statuses, end, seen):
-    """None, or what is wrong."""
+    """None, or a description of the error."""
     for o in case.outcomes:
         if len(o.statuses) == len(statuses) and all(s in want for s, want in zip(statuses, o.statuses)) \
                 and o.end == end and same_seen(o.seen, seen):

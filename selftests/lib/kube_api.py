@@ -412,7 +412,7 @@ class KubeApi:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self):
-        """As when the process is gone: connections end, the objects stay in etcd."""
+        """Simulates the end of the process: connections are closed, objects stay in etcd."""
         if self.stopping:
             return
         self.stopping = True

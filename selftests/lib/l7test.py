@@ -195,7 +195,7 @@ class Proxy:
         cls.running &= before
 
     def notified(self, seconds=60):
-        """What the daemon told its supervisor next, as a dict; {} when nothing came in time."""
+        """The daemon's next notification to its supervisor, as a dict; {} if there was none in time."""
         end = time.monotonic() + seconds * SLOW
         while time.monotonic() < end:
             self.notify.settimeout(0.05)

@@ -83,7 +83,7 @@ class Service:
             os.close(self.kept.pop())
 
     def terminate(self):
-        """The process ends; what it gave is kept. Its exit status is 0."""
+        """The process ends with exit status 0; the descriptors that it has stored are kept."""
         self.proxy.process.send_signal(signal.SIGTERM)
         try:
             status = self.proxy.process.wait(60 * l7test.SLOW)

@@ -382,7 +382,7 @@ def wrap(row):
 
 
 def special_packet(cell, api, client):
-    """What these transformers make of a frame is no frame: dropped and counted, the proxy goes on."""
+    """What these transformers make of a frame is no frame: dropped and counted, the proxy continues."""
     client.send(peers.frame(100, bytes(100)))
     assert l7test.wait_for(lambda: session_of(api, cell), 5)
     client.close()

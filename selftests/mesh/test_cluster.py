@@ -175,7 +175,7 @@ class Mesh(unittest.TestCase):
         self.assertEqual({c["type"]: c["status"] for c in parents[0]["conditions"]}, {"Accepted": "True", "ResolvedRefs": "True"})
 
     def test_operator_killed(self):
-        """the leader is killed: sessions go on, the other one takes over and does what was asked for meanwhile"""
+        """the leader is killed: sessions continue, the other one takes over and does what was asked for meanwhile"""
         self.apply(*echo("stay"), service("stay-gateway", 5080, "stay"))
         self.programmed("virtualservices", "stay-gateway")
         self.assertIsNotNone(self.ask(5080), self.why())
@@ -188,7 +188,7 @@ class Mesh(unittest.TestCase):
         self.assertIsNotNone(self.ask(5081), self.why())
 
     def test_api_server_gone(self):
-        """the API server is away for a while: traffic goes on; afterwards what was changed is done"""
+        """the API server is away for a while: traffic continues; afterwards what was changed is done"""
         self.apply(*echo("away"), service("away-gateway", 5090, "away"))
         self.programmed("virtualservices", "away-gateway")
         self.assertIsNotNone(self.ask(5090), self.why())

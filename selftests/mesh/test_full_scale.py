@@ -186,7 +186,7 @@ class Scale(OnServer):
         say(f"20 kills within {n} changes, 20/s: as rendered")
 
     def test_two(self):
-        """two operators: one leads; it is killed under changes, the other goes on; one state, one writer at a time"""
+        """two operators: one leads; it is killed under changes, the other continues; one state, one writer at a time"""
         proxies = self.proxies(4)
         pair = [self.operator(listen=9090), self.operator(listen=9091)]
         for o in pair:
@@ -241,7 +241,7 @@ class Scale(OnServer):
             for i in range(10):
                 self.session().delete("Target", f"t{i}")
                 self.session().create(target(f"new{i}", {"slot": str(i % 2)}, f"{NET}.8.2"))
-            self.cluster.stop("kube-apiserver", kill=True)  # with its cache of what watches may go on from
+            self.cluster.stop("kube-apiserver", kill=True)  # with its cache of what watches may continue from
             self.compact()
             self.cluster.start_apiserver()
             self.cluster.wait_apiserver()

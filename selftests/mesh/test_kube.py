@@ -133,7 +133,7 @@ class Watches(Base):
             super().tearDown()
 
     def test_cut(self):
-        """watches that are cut go on where they ended, without another list"""
+        """watches that are cut continue where they ended, without another list"""
         for i in range(5):
             self.assertTrue(wait_for(lambda: self.api.watching("Target") == 1))
             self.api.script("Target", ("cut", None))
@@ -159,7 +159,7 @@ class Watches(Base):
         self.assertTrue(wait_for(lambda: "d19" in self.proxy.names()))
 
     def test_nonsense(self):
-        """lines that are no events are left out, and the watch goes on"""
+        """lines that are no events are left out, and the watch continues"""
         self.api.script("Target", ("raw", b"this is not JSON\n"), ("raw", b"\n{}\n[1]\n"), ("raw", b'{"type":"WHAT","object":{}}\n'),
                         ("raw", b'{"type":"ADDED","object":{"metadata":{}}}\n'), ("raw", b'{"type":"ADDED"}\n'))
         self.assertTrue(wait_for(lambda: (self.o.metric("bad_objects_total", kind="Target") or 0) >= 5))
@@ -189,7 +189,7 @@ class Watches(Base):
         self.has()
 
     def test_bookmarks(self):
-        """a watch goes on from the last bookmark: what was compacted before does not matter"""
+        """a watch continues from the last bookmark: what was compacted before does not matter"""
         self.api.bookmark_seconds = 0.1
         self.api.script("Target", ("cut", None))
         self.assertTrue(wait_for(lambda: (self.o.metric("watch_bookmarks_total", kind="Target") or 0) >= 2))
@@ -205,7 +205,7 @@ class Watches(Base):
         self.assertEqual(self.o.metric("relists_total", kind="Target"), 0)
 
     def test_ends(self):
-        """watches that end by their time-out go on"""
+        """watches that end by their time-out continue"""
         self.api.watch_seconds = 0.2
         self.api.script("Target", ("cut", None))
         for i in range(8):

@@ -183,7 +183,7 @@ class Trust(OnServer):
         self.nothing_secret("".join(pages), "this instance leads", "begins (listener operator", "l7mp_operator_proxies{", "reason: Accepted")
 
     def test_operator(self):
-        """an operator whose certificate is of another CA is refused and says so; with the right one in the same file it goes on"""
+        """an operator whose certificate is of another CA is refused and says so; with the right one in the same file it continues"""
         p = self.tls_proxy("good", f"{NET}.1.1", {})
         self.add_pod(*pod("good", f"{NET}.1.1", {"case": "good"}))
         self.session().create(service("good", 15000, {"case": "good"}))

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=900
-"""A daemon that starts takes over what its predecessor left in the kernel when it was killed: flows forward on, sessions come
+"""A daemon that starts takes over what the previous daemon left in the kernel when it was killed: flows forward on, sessions come
 back under their names on the same sockets, and what can't be taken over goes, with a reason."""
 import json
 import os
@@ -203,7 +203,7 @@ class Base(l7net.Gateway):
 
 class Nothing(Base):
     def test_is_lost(self):
-        """kill -9 and start, again and again, under traffic both ways: 0 datagrams lost, names, start and counters go on"""
+        """kill -9 and start, again and again, under traffic both ways: 0 datagrams lost, names, start and counters continue"""
         traffic = Traffic(self.a, self.b, SESSIONS, 1500)
         self.addCleanup(traffic.close)
         p = self.start()
@@ -381,7 +381,7 @@ class Refused(Base):
         self.check_gone("only one of its directions", state)
 
     def test_flow_is_not_wanted(self):
-        """offload: never in the route by now, or the interface is not served: the session goes on in user space"""
+        """offload: never in the route by now, or the interface is not served: the session continues in user space"""
         for kw in ({"route": {"offload": "never"}}, {"admin": {"offload_ifs": "legA"}}, {"route": {"ingress": ["echo"]}}):
             with self.subTest(**kw):
                 client, server, peer, was = self.killed()

@@ -90,7 +90,7 @@ class Ingress(l7net.Gateway):
         self.assertEqual(sock.recv(65536), mark)
 
     def test_other_leg_and_tags(self):
-        """a peer's addresses on the wrong leg, or with a tag, go up, where the stack drops them; the flow goes on"""
+        """a peer's addresses on the wrong leg, or with a tag, go up, where the stack drops them; the flow continues"""
         for name in ("all", "legA", "legB"):
             pathlib.Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("1")
         client, server = self.a.udp(5000), self.b.udp(9001)

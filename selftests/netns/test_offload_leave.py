@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=900
-"""Programs are taken away under sessions: the loop goes on until the last one has left the kernel, and nothing is lost.
+"""Programs are taken away under sessions: the loop continues until the last one has left the kernel, and nothing is lost.
 
 What has to happen while an interface is leaving is decided by the order of events in the daemon: the server's host drops the
 session's segments, so that it can't leave; requests and datagrams that are answered after an interface was seen leaving, and
@@ -99,7 +99,7 @@ class Leaving(Base):
         self.assertEqual(status, 200, answer)
 
     def leave(self, p, end, change, names, back=BOTH):
-        """Makes the change while the session can't leave the kernel: these interfaces are leaving, and everything goes on."""
+        """Makes the change while the session can't leave the kernel: these interfaces are leaving, and everything continues."""
         def there():
             return self.leaving(p) == names and all(l7net.filters(n) for n in names)
         for i in range(TRIES):
@@ -153,7 +153,7 @@ class Leaving(Base):
             self.over(p, end)
 
     def test_too_long(self):
-        """a session that can't leave does not keep the interface: it goes on in user space when its peer is back"""
+        """a session that can't leave does not keep the interface: it continues in user space when its peer is back"""
         with self.proxy() as p:
             end = self.running(p)
             self.leave(p, end, ONE, ["legB"])
@@ -182,7 +182,7 @@ class Leaving(Base):
             self.over(p, end)
 
     def test_deleted(self):
-        """deleted while it leaves: the session goes on by the one that comes in its place"""
+        """deleted while it leaves: the session continues by the one that comes in its place"""
         with self.proxy() as p:
             end = self.running(p)
             self.leave(p, end, ONE, ["legB"])
@@ -221,7 +221,7 @@ class Leaving(Base):
             self.over(p, end)
 
     def test_disable(self):
-        """switched off: `stopping` until the session has left, then nothing is left; switched on again meanwhile: it goes on"""
+        """switched off: `stopping` until the session has left, then nothing is left; switched on again meanwhile: it continues"""
         on = {"offload": "init"}
         with self.proxy() as p:
             end = self.running(p)
@@ -281,7 +281,7 @@ class Leaving(Base):
         self.assertFalse(self.pins.exists())
 
     def test_upgrade(self):
-        """an upgrade while it leaves: the old process takes its program away, the new one attaches its own, and the session goes on"""
+        """an upgrade while it leaves: the old process takes its program away, the new one attaches its own, and the session continues"""
         directory = tempfile.TemporaryDirectory(prefix="l7mp-")
         self.addCleanup(directory.cleanup)
         self.log = directory.name + "/access.log"

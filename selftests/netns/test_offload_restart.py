@@ -37,7 +37,7 @@ class Restart(tcp.Streams):
         return got
 
     def test_again_and_again(self):
-        """under traffic both ways: each datagram and each byte arrives once, no reset, names and counters go on; nothing is left"""
+        """under traffic both ways: each datagram and each byte arrives once, no reset, names and counters continue; nothing is left"""
         cfg = self.config()
         cfg["admin"]["server"] = {"enabled": True, "address": "127.0.0.1", "port": ADMIN}
         resets = [tcp.Resets(self.a), tcp.Resets(self.b)]

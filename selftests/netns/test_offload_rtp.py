@@ -298,7 +298,7 @@ class Handed(Base):
         self.assertEqual(self.stats()["egress"]["packets"], 0)
 
     def test_killed(self):
-        """kill -9: what passes while there is no daemon is counted, and the next one goes on with it"""
+        """kill -9: what passes while there is no daemon is counted, and the next one continues with it"""
         self.in_kernel()
         for _ in range(2):
             self.restart()
@@ -312,7 +312,7 @@ class Handed(Base):
         self.expect("slow")
 
     def test_switched(self):
-        """an upgrade without options.rtp leaves the flow without statistics; with it they begin anew"""
+        """an upgrade without options.rtp leaves the flow without statistics; with it they restart"""
         self.in_kernel()
         self.again(rtp=False)
         self.assertNotIn("failed", self.chain.upgrade())

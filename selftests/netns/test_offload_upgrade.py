@@ -217,7 +217,7 @@ class Faults(Base):
                 self.failed(step, how, limit)
 
     def test_old_one_dies(self):
-        """the new process goes on with the flow, whether it had got the session or not"""
+        """the new process continues with the flow, whether it had got the session or not"""
         for step in ("hello", "bound", "commit", "running") if l7test.FULL else ("commit",):
             with self.subTest(step=step):
                 chain, client, server, peer = self.one(env={"L7MP_FAULT": f"upgrade-{step}:orphan"})

@@ -43,7 +43,7 @@ class Adopt(Packet):
 
 class Conversations(Adopt):
     def test_nothing_is_lost(self):
-        """kill -9 and start, again and again, under traffic both ways: no frame lost, none twice, names and counters go on"""
+        """kill -9 and start, again and again, under traffic both ways: no frame lost, none twice, names and counters continue"""
         traffic = adopt.Traffic(self.a, self.b, SESSIONS, 1000, gate=(HOST_B, 9001), hosts=(HOST_A, HOST_B))
         self.addCleanup(traffic.close)
         parts = (listener("legA", packet_cluster("legB")),)
@@ -149,7 +149,7 @@ class Kinds(Raw):
         self.check((listener("legA", packet_cluster("legB")),), (there, there), (back, back))
 
     def test_other_rewrite(self):
-        """the cluster rewrites otherwise by now: the session goes on, and its frames get the new addresses"""
+        """the cluster rewrites otherwise by now: the session continues, and its frames get the new addresses"""
         new = bytes.fromhex("020000000098")
         parts = (listener("legA", packet_cluster("legB"), mode="singleton"),)
         there, back = frame(PEER_A, PEER_B, b"there" * 9), frame(PEER_B, PEER_A, b"back" * 9)

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=1800
-"""TCP sessions in the kernel whose daemon was killed: their bytes go on, no peer is reset, and the next daemon has them back under
-their names, with counters that go on, and ends them in order; what it must not have is reset at both ends."""
+"""TCP sessions in the kernel whose daemon was killed: their bytes continue, no peer is reset, and the next daemon has them back under
+their names, with counters that continue, and ends them in order; what it must not have is reset at both ends."""
 import json
 import pathlib
 import re
@@ -161,7 +161,7 @@ class Streams(Base):
             before = self.tcp_sessions(p)
             self.kill(p)
             at = [e.receiver.received for pair in ends for e in pair]
-            # Nobody is there, and all go on.
+            # Nobody is there, and all continue.
             self.assertTrue(l7test.wait_for(lambda: all(e.receiver.received > n + (RATE >> 3) for e, n in zip(
                 [e for pair in ends for e in pair], at)), l7net.WAIT), "streams stand still while there is no daemon")
             p = self.start(**kw)
@@ -233,7 +233,7 @@ class Session(Base):
 
     @unittest.skipUnless(l7test.FULL, "make test-full: takes many seconds")
     def test_half_closed(self):
-        """one direction has ended, before or while there was no daemon: the other one goes on, then the session ends"""
+        """one direction has ended, before or while there was no daemon: the other one continues, then the session ends"""
         for when in ("before", "meanwhile"):
             with self.subTest(when=when):
                 p = self.start()
@@ -356,7 +356,7 @@ class Session(Base):
 
     @unittest.skipUnless(l7test.FULL, "make test-full: takes many seconds")
     def test_not_wanted_in_the_kernel(self):
-        """offload: never by now, TCP is not to be offloaded, or an interface is not served: it goes on in user space"""
+        """offload: never by now, TCP is not to be offloaded, or an interface is not served: it continues in user space"""
         for kw in ({"tcp_route": {"offload": "never"}}, {"tcp_admin": {"enabled": False}}, {"admin": {"offload_ifs": "legA"}}):
             with self.subTest(**kw):
                 resets = [Resets(self.a), Resets(self.b)]

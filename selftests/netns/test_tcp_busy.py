@@ -113,7 +113,7 @@ class Busy(tcpwire.Base):
             self.assertEqual(now["stats"][way]["slow"], before["stats"][way]["slow"])
 
     def again(self, p, t):
-        """Out of the kernel and in again, while they go on talking."""
+        """Out of the kernel and in again, while they continue talking."""
         for i in range(ROUNDS):
             before, at = p.api.get("/offload")[1]["flows"]["withdrawn"], t.answered
             self.toggle(i)

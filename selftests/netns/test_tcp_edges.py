@@ -121,7 +121,7 @@ class Windows(Edges):
         return sent[0]
 
     def test_closed_for_long(self):
-        """a receiver that does not read for seconds, either of them: probes pass, nothing is stored here, all goes on"""
+        """a receiver that does not read for seconds, either of them: probes pass, nothing is stored here, all continues"""
         for reader in (1, 0):
             with self.subTest(reader=reader), self.proxy() as p:
                 end = self.bulk(rate=None)
@@ -274,7 +274,7 @@ class Around(Edges):
         self.assertEqual(re.findall(r"invalid counter packets (\d+)", rules), ["0"], rules)
 
     def test_conntrack_liberal(self):
-        """the gateway drops what its connection tracking calls invalid: with nf_conntrack_tcp_be_liberal all goes on"""
+        """the gateway drops what its connection tracking calls invalid: with nf_conntrack_tcp_be_liberal all continues"""
         self.conntrack(())
         self.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", 1)
         with self.proxy() as p:

@@ -22,7 +22,7 @@ class Ends(Proof):
     """FIN and RST of either end in each phase."""
 
     def finish_first(self, p, first, last, before=0):
-        """`first` has sent `before` bytes of stream 9 and its FIN; `last` goes on, then finishes, too."""
+        """`first` has sent `before` bytes of stream 9 and its FIN; `last` continues, then finishes, too."""
         receiver = tcpflow.Receiver(last, 9)
         sender, answer = tcpflow.Sender(last, 5, 1 << 18), tcpflow.Receiver(first, 5)
         self.join(receiver, sender, answer)

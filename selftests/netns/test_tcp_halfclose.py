@@ -89,7 +89,7 @@ class HalfClose(Base):
             self.nothing_left(p)
 
     def test_half_close_after(self):
-        """the client finishes in the kernel, either end may go on"""
+        """the client finishes in the kernel, either end may continue"""
         with self.proxy() as p:
             c, s = self.fast_pair(p)
             c.shutdown(socket.SHUT_WR)
@@ -101,7 +101,7 @@ class HalfClose(Base):
             self.nothing_left(p)
 
     def test_half_closed_and_back(self):
-        """half closed in the kernel, then it comes back and goes on in user space"""
+        """half closed in the kernel, then it comes back and continues in user space"""
         with self.proxy() as p:
             c, s = self.fast_pair(p)
             c.shutdown(socket.SHUT_WR)

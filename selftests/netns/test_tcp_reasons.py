@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 # l7mp-test: long timeout=600 parts=2
-"""Why a TCP session is not in the kernel: each reason by a condition that brings it about, and the session goes on in
+"""Why a TCP session is not in the kernel: each reason by a condition that brings it about, and the session continues in
 user space."""
 import ctypes
 import os
@@ -238,7 +238,7 @@ class Reasons(Proof):
 
     @shows("no-route")
     def test_no_route(self):
-        """no-route: it is lost under the session, which goes on when there is one again"""
+        """no-route: it is lost under the session, which continues when there is one again"""
         with self.proxy(tcp=LATER) as p:
             end = self.bulk()
             self.wait_reason(p, "tcp-young")

@@ -35,7 +35,7 @@ class Back(Base):
         self.nothing_left(p)
 
     def test_route(self):
-        """the route is lost for a while: the session waits, goes on, and is spliced again"""
+        """the route is lost for a while: the session waits, continues, and is spliced again"""
         for v6 in (False, True):
             with self.subTest(v6=v6), self.proxy(v6=v6) as p:
                 end = self.running(p, v6)
@@ -49,7 +49,7 @@ class Back(Base):
                 self.over(p, end)
 
     def test_other_interface(self):
-        """the route points to an interface that is not served: it goes on in user space"""
+        """the route points to an interface that is not served: it continues in user space"""
         self.second_leg()
         with self.proxy() as p:
             end = self.running(p)
@@ -59,7 +59,7 @@ class Back(Base):
             self.over(p, end)
 
     def test_mtu(self):
-        """the MTU of the egress falls: user space goes on with smaller segments"""
+        """the MTU of the egress falls: user space continues with smaller segments"""
         with self.proxy() as p:
             end = self.running(p)
             self.b.run("ip link set eth0 mtu 1300")

@@ -113,7 +113,7 @@ class Ends(Case):
         self.assertFalse(l7test.SANITIZER.search(proxy.stderr()), proxy.stderr())
 
     def test_descriptors_everywhere(self):
-        """ends: descriptors run out under HTTP, WebSocket and UNIX listeners: they go on afterwards"""
+        """ends: descriptors run out under HTTP, WebSocket and UNIX listeners: they continue afterwards"""
         TcpServer(9001, echo)
         with tempfile.TemporaryDirectory() as d:
             path = os.path.join(d, "u.sock")
@@ -182,7 +182,7 @@ class Ends(Case):
         self.assertEqual(asyncio.run(asyncio.wait_for(go(), 20)), 1009)
 
     def test_replace_listener(self):
-        """ends: PUT of a listener under traffic: its port never closes, old sessions go on, new ones follow the new rules"""
+        """ends: PUT of a listener under traffic: its port never closes, old sessions continue, new ones follow the new rules"""
         TcpServer(9001, lambda conn, _: (conn.sendall(b"1"), echo(conn)))
         TcpServer(9002, lambda conn, _: (conn.sendall(b"2"), echo(conn)))
         self.start(listener("l", "TCP", 9000, cluster("TCP", 9001)), listener("u", "UDP", 9003, inline("Echo")))

@@ -96,7 +96,7 @@ class Http(Case):
             s.connect_ex(("127.0.0.1", 9001))
             waiting.append(s)
         self.start(listener("l", "HTTP", 9000, cluster("TCP", 9001), retry=retry("never", 0, 500)))
-        # The kernel would go on trying for two minutes, and then it is a failed connect: 502.
+        # The kernel would continue trying for two minutes, and then it is a failed connect: 502.
         status, body, _ = request(9000, "POST", "/", b"x")
         self.assertEqual(status, 504, body)
         full.close()

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Limits: each refuses, counts, and lets the rest go on."""
+"""Limits: each refuses, counts, and lets the rest continue."""
 import shutil
 import socket
 import subprocess
@@ -70,7 +70,7 @@ class Limits(Case):
 
     def attacked(self, attack, upstream, host="127.0.0.9"):
         """While `attack` runs and after it: API, metrics, a TCP and a UDP listener serve a new client on `host`, and
-        a session that was there before goes on."""
+        a session that was there before continues."""
         self.metric("")  # makes the listener
         with udp_socket(host=host) as old:
             for n in range(2):
@@ -126,7 +126,7 @@ class Limits(Case):
         self.assertGreater(self.metric("l7mp_evictions_total", 'limit="max_sessions_per_source"'), 500)
 
     def test_forged_descriptors(self):
-        """limits: forged datagrams whose sessions take all descriptors: the rest goes on"""
+        """limits: forged datagrams whose sessions take all descriptors: the rest continues"""
         UdpEcho(9003)
         self.start(listener("forged", "UDP", 9000, cluster("UDP", 9003)), listener("t", "TCP", 9001, inline("Echo")),
                    listener("u", "UDP", 9002, inline("Echo")), wrapper=("prlimit", "--nofile=2000:2000"))
@@ -234,7 +234,7 @@ class Limits(Case):
         self.assertLess(peak.grown(), 10 * 1024)
 
     def test_descriptors(self):
-        """limits: descriptors run out: the listener backs off, counts, and goes on when there are some again"""
+        """limits: descriptors run out: the listener backs off, counts, and continues when there are some again"""
         TcpServer(9001, echo)
         UdpEcho(9002)
         proxy = self.start(listener("t", "TCP", 9000, cluster("TCP", 9001)),

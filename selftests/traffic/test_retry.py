@@ -192,7 +192,7 @@ class Retry(Case):
             self.assertEqual(self.session("TCP:")["destination"]["endpoint"]["spec"]["address"], "127.0.0.2")
 
     def test_deleted_endpoint(self):
-        """retry: a recursively deleted endpoint moves its session, the client stays; without recursive it goes on"""
+        """retry: a recursively deleted endpoint moves its session, the client stays; without recursive it continues"""
         for address in ("127.0.0.2", "127.0.0.3"):
             TcpServer(9001, lambda conn, _, a=address: (conn.sendall(a.encode()), echo(conn)), address)
         target = cluster("TCP", 9001, name="two")

@@ -145,7 +145,7 @@ class Splice(Case):
             self.assertEqual(self.metric("session_byte_counter_total", f'clusterName="{name}"'), SIZE)
 
     def test_half_close(self):
-        """splice: the end comes after what is in the pipe, and the other direction goes on, spliced, too"""
+        """splice: the end comes after what is in the pipe, and the other direction continues, spliced, too"""
         data, got, stop = data_of(SIZE, 3), [], threading.Event()
 
         def serve(conn, _):

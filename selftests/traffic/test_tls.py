@@ -264,7 +264,7 @@ class Listener(Base):
 
 class Reload(Base):
     def test_sighup(self):
-        """tls: SIGHUP reads the certificate again; sessions go on; a broken file changes nothing"""
+        """tls: SIGHUP reads the certificate again; sessions continue; a broken file changes nothing"""
         self.certs.copy("server", "live")
         with Proxy({"listeners": [controller(),
                                   tcp_tls(7001, self.certs.pair("live"), {"spec": {"protocol": "Echo"}})]}) as proxy:

@@ -152,7 +152,7 @@ class Server(Case):
             s.sendto(b"y", ("127.0.0.1", 9000))
             self.assertEqual(s.recv(10), b"y")
             self.assertEqual(self.api.delete("/listeners/l")[0], 200)
-            s.sendto(b"z", ("127.0.0.1", 9000))  # the session goes on
+            s.sendto(b"z", ("127.0.0.1", 9000))  # the session continues
             self.assertEqual(s.recv(10), b"z")
             with udp_socket() as t:
                 t.sendto(b"new", ("127.0.0.1", 9000))

@@ -201,7 +201,7 @@ class Conformance(unittest.TestCase):
             self.assertEqual(b.recv()[2::2], (TEXT, b"behind the pings"))
 
     def test_many_pings(self):
-        """conformance: of many pings at once some are answered, in order, and messages go on"""
+        """conformance: of many pings at once some are answered, in order, and messages continue"""
         for peer in (self.echo(), *self.pair()):
             self.assertTrue(self.burst(peer))
 

@@ -16,7 +16,7 @@ N = 1000
 
 class Reload(Case):
     def test_thousand(self):
-        """wss: SIGHUP reads a new certificate for new connections, while 1,000 that are there go on"""
+        """wss: SIGHUP reads a new certificate for new connections, while 1,000 that are there continue"""
         folder = tempfile.TemporaryDirectory(prefix="l7mp-test-")
         self.addCleanup(folder.cleanup)
         certs = Certs(folder.name)
