@@ -220,6 +220,21 @@ class Leaving(Base):
             self.assertGreaterEqual(p.api.get("/offload")[1]["flows"]["added"], before["flows"]["added"] + 2)
             self.over(p, end)
 
+    def test_removed_by_others(self):
+        """others remove a program: the session goes on in user space, and comes back when the interface is configured again"""
+        with self.proxy() as p:
+            end = self.running(p)
+            for leg, other in (("legB", "legA"), ("legA", "legB")):
+                l7net.sh("tc", "qdisc", "del", "dev", leg, "clsact")
+                self.wait(lambda: self.reason(p) == "hook-lost", p)
+                self.more(p, end)
+                self.assertEqual((self.leaving(p), self.interfaces(p)[leg]["hook"]), ([], "none"))
+                self.assertIn("hook-lost", self.interfaces(p)[leg]["reason"])
+                self.admin(p, {"offload_ifs": other})
+                self.admin(p, BOTH)
+                self.wait_fast(p)
+            self.over(p, end)
+
     def test_disable(self):
         """switched off: `stopping` until the session has left, then nothing is left; switched on again meanwhile: it continues"""
         on = {"offload": "init"}
