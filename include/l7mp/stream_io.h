@@ -30,7 +30,7 @@ struct l7mp_stream_io_ops {
 
 /*
  * Make a stream of a connected socket. Take fd, also on failure. `ops` and `arg` are borrowed.
- * Return 0 or a negative errno.
+ * Return 0 or a negative errno. TCP sockets get TCP_NODELAY, here and wherever a stream gets one.
  */
 int l7mp_stream_io_open_tcp(struct l7mp_loop *loop, int fd, const struct l7mp_stream_io_ops *ops,
                             void *arg, struct l7mp_stream_io **out);

@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -693,7 +695,8 @@ static void lent(void **state)
 {
 	struct rig r;
 	bool ended = true, shut = true;
-	int fd;
+	socklen_t len = sizeof(int);
+	int fd, off = 0;
 	(void)state;
 
 	rig_init(&r, TCP, TCP, 8);
@@ -706,7 +709,11 @@ static void lent(void **state)
 	r.client.goal += 5 * MB;
 	UNTIL(&r, r.b.blocked);
 	assert_int_equal(r.server.in, 5 * MB);
+	/* As one that was made again by the fast path. */
+	assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &off, sizeof(off)), 0);
 	l7mp_stream_io_give_back(r.b.s, fd, false, false);
+	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &off, &len), 0);
+	assert_true(off);
 	r.client.shut_at_goal = true;
 	UNTIL(&r, r.server.eof);
 	check(&r);

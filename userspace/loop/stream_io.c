@@ -988,6 +988,8 @@ void l7mp_stream_io_give_back(struct l7mp_stream_io *s, int fd, bool ended, bool
 		l7mp_task_post(s->loop, &s->task);
 	if (fd < 0)
 		return;
+	/* It may be another socket than was lent. */
+	no_delay(fd);
 	if (s->shut && !sio_pending(s))
 		sio_do_shutdown(s);
 	sio_watch(s);

@@ -96,7 +96,6 @@ void l7mp_tcp_tune(int fd)
 	int on = 1, idle = 60, interval = 10, count = 5;
 
 	/* Errors are ignored: the options are not essential. */
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	/*
 	 * Urgent data is a part of the stream (RFC 6093): without this its last byte would be
 	 * omitted.

@@ -96,9 +96,10 @@ bool l7mp_accept_emit(const struct l7mp_proto_listener *l, struct l7mp_accept *a
 /* Reads the local address with getsockname(2), IPv4-mapped normalised. */
 int l7mp_fd_local(int fd, struct l7mp_addr *out);
 /*
- * Sets the options of every TCP connection: TCP_NODELAY, keepalive (the first probe after a minute,
- * connection closed 50 s later), SO_OOBINLINE, and TCP_USER_TIMEOUT: the connection is closed when
- * the peer has not acknowledged data for L7MP_TCP_USER_TIMEOUT_MS (tcp(7)).
+ * Sets the options of every TCP connection but TCP_NODELAY, which stream_io.h sets: keepalive (the
+ * first probe after a minute, connection closed 50 s later), SO_OOBINLINE, and TCP_USER_TIMEOUT:
+ * the connection is closed when the peer has not acknowledged data for L7MP_TCP_USER_TIMEOUT_MS
+ * (tcp(7)).
  */
 #define L7MP_TCP_USER_TIMEOUT_MS 30000
 void l7mp_tcp_tune(int fd);
