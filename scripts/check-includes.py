@@ -32,7 +32,7 @@ PROGRAMS = ["kube", "ctl", "operator"]  # after the layers, in the graph
 HEADERS = {
     "base": "log filewriter error fault buf addr hash json jsonframe metrics relaymark stats text util",
     "loop": "loop slice work mailbox dgram stream_io resolve process listening",
-    "model": "model change schema protodesc predicate",
+    "model": "model change health schema protodesc predicate",
     "session": "stream proto flow abi_rtp session runtime drain handover",
     "net": "tls handed",
     "proto": "protos",

@@ -21,6 +21,7 @@
 #include "l7mp/addr.h"
 #include "l7mp/error.h"
 #include "l7mp/hash.h"
+#include "l7mp/health.h"
 #include "l7mp/json.h"
 #include "l7mp/log.h"
 #include "l7mp/predicate.h"
@@ -85,6 +86,8 @@ struct l7mp_endpoint {
 	const char *address; /* in spec; NULL when it has none */
 	double weight;       /* 0: drains, no new sessions */
 	bool drop;           /* sessions that it would get are refused */
+	/* Set when it is added to a change; shared with other versions with the same address. */
+	struct l7mp_health *health;
 };
 
 enum l7mp_lb_policy { L7MP_LB_TRIVIAL, L7MP_LB_HASH, L7MP_LB_ROUND_ROBIN, L7MP_LB_RANDOM };
@@ -100,7 +103,8 @@ struct l7mp_cluster {
 	enum l7mp_lb_policy lb_policy;
 	char *lb_key; /* JSON pointer into the session's metadata, or NULL */
 	struct l7mp_lb *lb;
-	cJSON *options; /* as given; may be NULL */
+	cJSON *options;             /* as given; may be NULL */
+	struct l7mp_health *health; /* of a virtual cluster, as an endpoint's; else NULL */
 };
 
 /* A rule that a config owner has put into a list that is not its own (key rule_inserts). */
@@ -259,8 +263,8 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *admin);
 
 /* ---- schema tables (schema.h) of the objects ---- */
 extern const struct l7mp_schema l7mp_schema_admin, l7mp_schema_listener, l7mp_schema_cluster,
-        l7mp_schema_endpoint, l7mp_schema_rulelist, l7mp_schema_rule, l7mp_schema_route,
-        l7mp_schema_config;
+        l7mp_schema_endpoint, l7mp_schema_health, l7mp_schema_rulelist, l7mp_schema_rule,
+        l7mp_schema_route, l7mp_schema_config;
 const struct l7mp_schema *l7mp_schema_of_kind(enum l7mp_obj_kind kind);
 
 /* ---- rules ---- */

@@ -48,6 +48,11 @@ struct l7mp_stream_events {
 	 * send).
 	 */
 	void (*path_changed)(void *owner);
+	/*
+	 * Optional: the peer, or a router, has answered a datagram with an error (ICMP); err:
+	 * negative errno. The stream goes on, since the peer may come back.
+	 */
+	void (*unreachable)(void *owner, int err);
 	/* Adds an event to the session's event list (TLS details, a refused datagram). */
 	void (*notice)(void *owner, const char *event, const char *message);
 	/*

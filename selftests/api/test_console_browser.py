@@ -336,6 +336,51 @@ class Forms(Base):
         errors = self.b.troubles()  # the browser itself reports each answer of 400 and more
         self.assertTrue(all("the server responded with a status of 4" in e for e in errors), errors)
 
+    def test_health(self):
+        """console: what sessions have found out about endpoints; a weight that is being typed stays when it changes"""
+        self.start({"name": "failing", "spec": {"protocol": "TCP", "port": 15005, "address": "127.0.0.1"}, "rules": [
+            {"action": {"route": {"destination": {"name": "broken", "spec": {"protocol": "TCP", "port": 15006}, "endpoints": [
+                {"name": "dead", "spec": {"address": "127.0.0.1"}}, {"name": "spare", "spec": {"address": "127.0.0.2"}, "weight": 0}]}}}}]},
+            {"name": "spawns", "spec": {"protocol": "TCP", "port": 15007, "address": "127.0.0.1"}, "rules": [
+                {"action": {"route": {"destination": {"name": "program", "spec": {"protocol": "STDIO-fork", "command": ["/no/such"]}}}}}]})
+        self.open("#/clusters")
+        self.b.until_text("dead")
+
+        def row(name):
+            return self.b.js(f"[...document.querySelectorAll('.grid tbody tr')].find(r => r.cells[0].textContent === '{name}').innerText")
+        self.assertIn("not used yet", row("dead"))
+        self.assertIn("no new sessions", row("spare"))
+        self.assertIn("takes sessions", row("relay-b"))
+        typed = "[...document.querySelectorAll('.weight input')].find(i => i.ariaLabel === 'Weight of dead')"
+        self.b.js(f"{typed}.focus(), {typed}.value = '42'")
+        for port in (15005, 15005, 15007):
+            with socket.socket() as s:
+                s.settimeout(30)
+                try:
+                    s.connect(("127.0.0.1", port))  # may see the reset at once
+                    s.recv(1)
+                except ConnectionResetError:
+                    pass
+        self.assertTrue(l7test.wait_for(lambda: self.api.get("/endpoints/dead")[1]["health"]["failed"] == 2))
+        self.b.until_text("refused")
+        text = row("dead")
+        self.assertIn("fails", text)
+        self.assertRegex(text, r"(?s)\b0\s+2\s+2\s+0\s")
+        self.assertRegex(text, r"\d\d:\d\d:\d\d\.\d{3} .*refused")
+        self.b.until("[...document.querySelectorAll('article')].some(a => a.querySelector('h2').textContent === 'program' && a.querySelector('.fault'))")
+        self.assertEqual(self.b.js(f"{typed}.value"), "42")
+        self.b.until("document.activeElement.ariaLabel === 'Weight of dead'")
+        self.shots("health")
+        with socket.create_connection(("127.0.0.1", TCP), 30) as s:
+            s.sendall(b"x")
+            self.b.until("[...document.querySelectorAll('article')].some(a => a.querySelector('h2').textContent === 'echoes' && a.innerText.includes('1 session now'))")
+        self.b.click("button[aria-label='Change endpoint dead']")
+        self.dialog()
+        self.assertNotIn("health", self.b.js("document.querySelector('dialog textarea').value"))
+        self.b.key("Escape")
+        self.no_dialog()
+        self.fine()
+
     def test_weight_level_drain(self):
         """console: the weight of an endpoint, the log level, draining and its end; errors stand at the field"""
         self.start()

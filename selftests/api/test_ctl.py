@@ -64,7 +64,8 @@ class Ctl(unittest.TestCase):
             table = ctl(plural, "list")
             self.assertTrue(table.startswith("NAME"))
             self.assertIn(name, table)
-            self.assertEqual(ctl(plural), table)
+            # The counters of the cluster that answers have changed.
+            self.assertEqual(re.sub(r" +\d+", "", ctl(plural)), re.sub(r" +\d+", "", table))
             self.assertIn(name, [o["name"] for o in json.loads(ctl(plural, "list", "-o", "json"))])
             self.assertIn(name, [o["name"] for o in yaml.safe_load(ctl(plural, "list", "-o", "yaml"))])
             self.assertEqual(json.loads(ctl(plural, "get", name, "-o", "json")), yaml.safe_load(ctl(plural, "get", name, "-o", "yaml")))

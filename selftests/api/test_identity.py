@@ -97,7 +97,7 @@ class Identity(unittest.TestCase):
                     status, shown = self.api.get(path + query)
                     self.assertEqual(status, 200)
                     self.assertEqual(self.api.put(path, shown), (200, OK))
-                    self.assertEqual(self.api.get(path + query)[1], shown)
+                    self.assertEqual(l7test.without_health(self.api.get(path + query)[1]), l7test.without_health(shown))
         self.assertEqual(self.config(), before)
         self.assertEqual(self.api.last_headers["etag"], version, "a change was made although nothing differs")
 

@@ -269,7 +269,8 @@ class Endpoints(Base):
         self.assertRegex(got[1]["name"], r"^c-EndPoint-\d+$")
         self.assertEqual(self.api.get("/clusters/c")[1]["endpoints"], 2)
         self.assertEqual(self.api.get("/clusters/c?recursive=true")[1]["endpoints"], got)
-        self.assertEqual(self.api.get("/endpoints/e")[1], {"name": "e", "spec": {"address": "127.0.0.1"}, "weight": 2})
+        self.assertEqual(self.api.get("/endpoints/e")[1], {"name": "e", "spec": {"address": "127.0.0.1"}, "weight": 2,
+                                                           "health": {"sessions": 0, "connects": 0, "failed": 0, "lost": 0}})
         self.assertEqual(self.api.put("/endpoints/e", {"endpoint": {"spec": {"address": "127.0.0.9"}}}), OK)
         self.assertEqual(self.api.get("/endpoints/e")[1]["spec"]["address"], "127.0.0.9")
         self.assertEqual(self.api.get("/clusters/c/endpoints")[1][0]["name"], "e")

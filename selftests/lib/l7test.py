@@ -91,6 +91,15 @@ def free_port(kind=socket.SOCK_STREAM):
         return s.getsockname()[1]
 
 
+def without_health(doc):
+    """A document of the API without what sessions change in clusters and endpoints."""
+    if isinstance(doc, list):
+        return [without_health(x) for x in doc]
+    if isinstance(doc, dict):
+        return {k: without_health(v) for k, v in doc.items() if k != "health"}
+    return doc
+
+
 class Api:
     """The REST API. Each call: (status, decoded body or text)."""
 

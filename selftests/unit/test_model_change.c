@@ -440,6 +440,100 @@ static void test_endpoints(void **state)
 	l7mp_model_free(&m);
 }
 
+static struct l7mp_health_state health_of(const struct l7mp_model *m, const char *name)
+{
+	const struct l7mp_endpoint *e = l7mp_model_find(m, E, name);
+	struct l7mp_health_state h;
+
+	l7mp_health_read(e->health, &h);
+	return h;
+}
+
+/* A new version of an endpoint keeps its health as long as it has the same address. */
+static void test_health(void **state)
+{
+	struct l7mp_model *m = mx_model();
+	struct l7mp_endpoint *e;
+	struct l7mp_health *old;
+	char *config;
+
+	(void)state;
+	assert_int_equal(mx_add(m, C,
+	                        "{'name':'c','spec':{'protocol':'UDP','port':1},'endpoints':["
+	                        "{'name':'a','spec':{'address':'::1'}},"
+	                        "{'name':'b','spec':{'address':'::2'}}]}"),
+	                 0);
+	e = l7mp_object_ref(l7mp_model_find(m, E, "a"));
+	for (int i = 0; i < 3; i++)
+		l7mp_health_begins(e->health);
+	l7mp_health_failed(e->health, "x");
+	l7mp_health_connected(e->health, true);
+	assert_int_equal(health_of(m, "a").connects, 3);
+	assert_int_equal(health_of(m, "b").connects, 0);
+	/* Another weight, drop, load balancer or sibling. */
+	assert_int_equal(mx_replace(m, E, "a", "{'spec':{'address':'::1'},'weight':0}"), 0);
+	assert_int_equal(mx_replace(m, E, "a", "{'spec':{'address':'::1','weight':5}}"), 0);
+	assert_int_equal(mx_delete(m, E, "b", false), 0);
+	assert_int_equal(mx_replace(m, C, "c",
+	                            "{'name':'c','spec':{'protocol':'UDP','port':1},'endpoints':["
+	                            "{'name':'a','spec':{'address':'::1'},'drop':true}],"
+	                            "'loadbalancer':{'policy':'Random'}}"),
+	                 0);
+	config = mx_dump(m);
+	assert_null(strstr(config, "health"));
+	assert_true(mx_config(m, config) >= 0);
+	free(config);
+	assert_ptr_not_equal(l7mp_model_find(m, E, "a"), e);
+	assert_int_equal(health_of(m, "a").connects, 3);
+	/* A connection of the old version is still counted. */
+	assert_int_equal(health_of(m, "a").sessions, 1);
+	l7mp_health_left(e->health, NULL);
+	assert_int_equal(health_of(m, "a").sessions, 0);
+	/* Another address, also by the cluster's spec, or another endpoint of the same name. */
+	assert_int_equal(mx_replace(m, C, "c",
+	                            "{'name':'c','spec':{'protocol':'UDP','port':2},'endpoints':["
+	                            "{'name':'a','spec':{'address':'::1'},'drop':true}]}"),
+	                 0);
+	assert_int_equal(health_of(m, "a").connects, 0);
+	old = ((struct l7mp_endpoint *)l7mp_model_find(m, E, "a"))->health;
+	l7mp_health_begins(old);
+	assert_int_equal(mx_replace(m, E, "a", "{'spec':{'address':'::3'}}"), 0);
+	assert_int_equal(health_of(m, "a").connects, 0);
+	l7mp_health_begins(((struct l7mp_endpoint *)l7mp_model_find(m, E, "a"))->health);
+	assert_int_equal(mx_delete(m, E, "a", false), 0);
+	assert_int_equal(mx_apply(m, MX_ADD_ENDPOINT, E, "c", 0,
+	                          "{'name':'a','spec':{'address':'::3'}}", NULL, NULL),
+	                 0);
+	assert_int_equal(health_of(m, "a").connects, 0);
+	l7mp_object_unref(e);
+	l7mp_model_free(&m);
+}
+
+static void test_health_text(void **state)
+{
+	struct l7mp_health_state h;
+	struct l7mp_health *health;
+	char text[4 * L7MP_HEALTH_ERROR];
+
+	(void)state;
+	assert_int_equal(l7mp_health_new(&health), 0);
+	/* The text is cut between characters, and is UTF-8. */
+	for (int off = 0; off < 3; off++) {
+		memset(text, 'x', sizeof(text));
+		for (size_t i = (size_t)off; i + 3 < sizeof(text); i += 3)
+			memcpy(text + i, "\xe2\x82\xac", 3);
+		text[sizeof(text) - 1] = '\0';
+		l7mp_health_failed(health, text);
+		l7mp_health_read(health, &h);
+		assert_in_range(strlen(h.error), L7MP_HEALTH_ERROR - 4, L7MP_HEALTH_ERROR - 1);
+		assert_int_equal((strlen(h.error) - (size_t)off) % 3, 0);
+	}
+	l7mp_health_failed(health, "a\xff");
+	l7mp_health_read(health, &h);
+	assert_string_equal(h.error, "a\xef\xbf\xbd");
+	l7mp_health_unref(health);
+}
+
 static void test_rules_of_a_list(void **state)
 {
 	struct l7mp_model *m = mx_model();
@@ -636,6 +730,8 @@ int main(void)
 	        cmocka_unit_test(test_replace_refuses),
 	        cmocka_unit_test(test_inline_object_moves_to_another_owner),
 	        cmocka_unit_test(test_endpoints),
+	        cmocka_unit_test(test_health),
+	        cmocka_unit_test(test_health_text),
 	        cmocka_unit_test(test_rules_of_a_list),
 	        cmocka_unit_test(test_admin_at_run_time),
 	        cmocka_unit_test(test_cost_does_not_grow_with_the_model),

@@ -363,6 +363,113 @@ static void test_all_endpoints(void **state)
 	assert_string_equal(fake_connected(&f->world, "c", 5)->address, "one");
 }
 
+static struct l7mp_health_state health_of(const struct sfix *f, const char *endpoint)
+{
+	const struct l7mp_endpoint *e = l7mp_model_find(f->model, L7MP_OBJ_ENDPOINT, endpoint);
+	struct l7mp_health_state h;
+
+	l7mp_health_read(e->health, &h);
+	return h;
+}
+
+static void assert_health(const struct sfix *f, const char *endpoint, unsigned sessions,
+                          unsigned connects, unsigned failed, unsigned lost)
+{
+	struct l7mp_health_state h = health_of(f, endpoint);
+
+	assert_int_equal(h.sessions, sessions);
+	assert_int_equal(h.connects, connects);
+	assert_int_equal(h.failed, failed);
+	assert_int_equal(h.lost, lost);
+}
+
+/* Each attempt counts once: refused at once or later, timed out, closed before it is connected. */
+static void test_health(void **state)
+{
+	struct sfix *f = *state;
+	struct fake_stream *up;
+
+	sfix_simple(f, "FakeStream", "FakeStream", ALWAYS);
+	f->world.refuse = 1;
+	fake_accept(&f->world, "l", "s1", NULL);
+	assert_health(f, "e1", 0, 1, 0, 0);
+	l7mp_loop_turn(f->loop);
+	assert_health(f, "e1", 0, 1, 1, 0);
+	assert_non_null(strstr(health_of(f, "e1").error, "refused"));
+	assert_int_equal(health_of(f, "e1").success_ms, 0);
+	assert_int_not_equal(health_of(f, "e1").failure_ms, 0);
+	assert_health(f, "e2", 0, 0, 0, 0);
+	f->world.hold_open = true;
+	sfix_advance(f, 1000);
+	assert_health(f, "e2", 0, 1, 0, 0);
+	sfix_advance(f, 1000);
+	assert_health(f, "e2", 0, 1, 1, 0);
+	assert_string_equal(health_of(f, "e2").error, "not connected within 1000 ms");
+	assert_health(f, "e1", 0, 2, 1, 0);
+	fake_open(fake_connected(&f->world, "c", 2));
+	assert_health(f, "e1", 1, 2, 1, 0);
+	assert_int_not_equal(health_of(f, "e1").success_ms, 0);
+	/* Lost by an error, then in order, each time tried again with the other endpoint. */
+	fake_closed(fake_connected(&f->world, "c", 2), -ECONNRESET);
+	assert_health(f, "e1", 0, 2, 1, 1);
+	sfix_advance(f, 1000);
+	assert_health(f, "e2", 0, 2, 1, 0);
+	fake_open(fake_connected(&f->world, "c", 3));
+	fake_closed(fake_connected(&f->world, "c", 3), 0);
+	assert_health(f, "e2", 0, 2, 1, 0);
+	sfix_advance(f, 1000);
+	/* Closed in order before it was connected. */
+	fake_closed(fake_connected(&f->world, "c", 4), 0);
+	assert_health(f, "e1", 0, 3, 2, 1);
+	/* An attempt that the end of the session stops has neither failed nor succeeded. */
+	sfix_advance(f, 1000);
+	assert_health(f, "e2", 0, 3, 1, 0);
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	sfix_advance(f, 0);
+	assert_null(sfix_session(f, "s1"));
+	assert_health(f, "e2", 0, 3, 1, 0);
+	/* connect() of the protocol fails. */
+	f->world.connect_rc = -EMFILE;
+	fake_accept(&f->world, "l", "s2", NULL);
+	assert_health(f, "e1", 0, 4, 3, 1);
+	f->world.connect_rc = 0;
+	f->world.hold_open = false;
+	sfix_advance(f, 1000);
+	assert_health(f, "e2", 1, 4, 1, 0);
+	/* The client leaves: the endpoint has not lost anything. */
+	up = fake_connected(&f->world, "c", 6);
+	l7mp_session_end(sfix_session(f, "s2"), "x");
+	sfix_advance(f, 0);
+	assert_true(up->gone);
+	assert_health(f, "e2", 0, 4, 1, 0);
+}
+
+/* Of a replaced or deleted endpoint, and of clusters without endpoints. */
+static void test_health_objects(void **state)
+{
+	struct sfix *f = *state;
+	struct l7mp_health_state h;
+	struct l7mp_cluster *echo;
+
+	sfix_simple(f, "FakeDgram", "FakeDgram", ",'ingress':['echo']" ALWAYS);
+	echo = l7mp_model_find(f->model, L7MP_OBJ_CLUSTER, "echo");
+	fake_accept(&f->world, "l", "s1", NULL);
+	l7mp_loop_turn(f->loop);
+	assert_health(f, "e1", 1, 1, 0, 0);
+	l7mp_health_read(echo->health, &h);
+	assert_int_equal(h.sessions, 1);
+	assert_int_equal(h.connects, 1);
+	sfix_end_using(f, l7mp_model_find(f->model, L7MP_OBJ_ENDPOINT, "e1"));
+	sfix_advance(f, 0);
+	assert_health(f, "e1", 0, 1, 0, 0);
+	assert_health(f, "e2", 1, 1, 0, 0);
+	l7mp_session_end(sfix_session(f, "s1"), "x");
+	sfix_advance(f, 0);
+	assert_health(f, "e2", 0, 1, 0, 0);
+	l7mp_health_read(echo->health, &h);
+	assert_int_equal(h.sessions, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,6 +486,8 @@ int main(void)
 	        T(test_deleted_endpoint),
 	        T(test_deleted_endpoint_never),
 	        T(test_all_endpoints),
+	        T(test_health),
+	        T(test_health_objects),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,6 +21,7 @@ enum metrics_part {
 	METRICS_PROCESS,
 	METRICS_LISTENERS, /* one per step */
 	METRICS_CLUSTERS,
+	METRICS_ENDPOINTS, /* some endpoints of one metric per step */
 	METRICS_SESSIONS,
 	METRICS_PROTOCOLS, /* one per step */
 	METRICS_OVER,
@@ -32,6 +33,7 @@ struct metrics {
 	enum metrics_part part;
 	bool begun; /* the part was begun */
 	size_t i;
+	size_t metric, endpoint;      /* of METRICS_ENDPOINTS: the present ones */
 	struct l7mp_object **objects; /* listeners and clusters; references held */
 	size_t n_listeners, n_objects;
 	struct l7mp_session_cursor cursor;
@@ -91,6 +93,68 @@ static bool object_step(struct metrics *m, struct l7mp_str *out)
 		                              {"protocol", protocol},
 		                              {NULL, NULL}},
 		        count);
+	return true;
+}
+
+/* ---- endpoints: only those that were tried, as most of a large configuration may never be ---- */
+
+#define ENDPOINTS_STEP 64
+
+static const struct {
+	const char *name, *type, *help;
+} endpoint_metrics[] = {
+        {"l7mp_endpoint_sessions", "gauge", "Stages of sessions that are connected to an endpoint"},
+        {"l7mp_endpoint_connects_total", "counter", "Attempts to connect to an endpoint"},
+        {"l7mp_endpoint_failures_total", "counter", "Attempts that failed"},
+        {"l7mp_endpoint_lost_total", "counter", "Connections to an endpoint that an error ended"},
+        {"l7mp_endpoint_last_success_timestamp_seconds", "gauge",
+         "When an attempt succeeded last; 0: never"},
+};
+
+static void endpoint_sample(const struct metrics *m, const char *cluster, const char *endpoint,
+                            struct l7mp_health *health, struct l7mp_str *out)
+{
+	struct l7mp_health_state h;
+
+	l7mp_health_read(health, &h);
+	if (!h.connects && !h.sessions)
+		return;
+	l7mp_metrics_sample(
+	        out, endpoint_metrics[m->metric].name,
+	        (struct l7mp_label[]){{"cluster", cluster}, {"endpoint", endpoint}, {NULL, NULL}},
+	        (const uint64_t[]){h.sessions, h.connects, h.failed, h.lost,
+	                           h.success_ms / 1000}[m->metric]);
+}
+
+/* Writes a metric of some endpoints of one cluster. Returns false at the end of the last metric. */
+static bool endpoint_step(struct metrics *m, struct l7mp_str *out)
+{
+	const struct l7mp_cluster *c;
+
+	if (!m->begun) {
+		l7mp_metrics_head(out, endpoint_metrics[m->metric].name,
+		                  endpoint_metrics[m->metric].type,
+		                  endpoint_metrics[m->metric].help);
+		m->begun = true;
+		m->i = m->n_listeners;
+		m->endpoint = 0;
+	}
+	if (m->i == m->n_objects) {
+		m->begun = false;
+		return ++m->metric < L7MP_ARRAY_SIZE(endpoint_metrics);
+	}
+	c = (const struct l7mp_cluster *)m->objects[m->i];
+	if (c->health)
+		endpoint_sample(m, c->obj.name, c->obj.name, c->health, out);
+	for (int n = 0; n < ENDPOINTS_STEP && m->endpoint < c->n_endpoints; n++) {
+		const struct l7mp_endpoint *e = c->endpoints[m->endpoint++];
+
+		endpoint_sample(m, c->obj.name, e->obj.name, e->health, out);
+	}
+	if (m->endpoint >= c->n_endpoints) {
+		m->endpoint = 0;
+		m->i++;
+	}
 	return true;
 }
 
@@ -358,6 +422,9 @@ static int metrics_step(struct api_stream *st, struct l7mp_str *out)
 	case METRICS_LISTENERS:
 	case METRICS_CLUSTERS:
 		more = object_step(m, out);
+		break;
+	case METRICS_ENDPOINTS:
+		more = endpoint_step(m, out);
 		break;
 	case METRICS_SESSIONS:
 		sessions(api, out);

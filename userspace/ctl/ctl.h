@@ -112,7 +112,7 @@ int ctl_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Prints a tree in the format of -o; YAML instead of a table. Returns CTL_OK or CTL_FAILED. */
 int ctl_print_tree(const struct ctl *c, const cJSON *node);
 
-#define CTL_COLUMNS 8
+#define CTL_COLUMNS 9
 struct ctl_table {
 	const char *heads[CTL_COLUMNS + 1]; /* ends with NULL */
 	char **cells;                       /* rows one after the other, each heap */

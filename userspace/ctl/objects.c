@@ -64,6 +64,30 @@ static void listener_row(struct ctl_table *t, const cJSON *o)
 	cell_names(t, l7mp_json_member(o, "rules"));
 }
 
+/* Adds a cell for each counter; an older proxy has none. */
+static void cell_health(struct ctl_table *t, const cJSON *health)
+{
+	static const char *const keys[] = {"sessions", "connects", "failed", "lost"};
+
+	for (size_t i = 0; i < L7MP_ARRAY_SIZE(keys); i++) {
+		if (l7mp_json_member(health, keys[i]))
+			ctl_cell_num(t, l7mp_json_num(health, keys[i], 0));
+		else
+			ctl_cell_str(t, NULL);
+	}
+}
+
+/* Adds time and text of the last error. */
+static void cell_last_error(struct ctl_table *t, const cJSON *health)
+{
+	const char *time = l7mp_json_str(health, "last_failure", NULL);
+	char *text =
+	        time ? l7mp_asprintf("%s %s", time, l7mp_json_str(health, "last_error", "")) : NULL;
+
+	ctl_cell_str(t, text);
+	free(text);
+}
+
 static void cluster_row(struct ctl_table *t, const cJSON *o)
 {
 	const cJSON *spec = l7mp_json_member(o, "spec");
@@ -77,6 +101,7 @@ static void cluster_row(struct ctl_table *t, const cJSON *o)
 	else
 		ctl_cell_num(t, cJSON_GetArraySize(endpoints));
 	ctl_cell_str(t, l7mp_json_str(l7mp_json_member(o, "loadbalancer"), "policy", NULL));
+	cell_health(t, l7mp_json_member(o, "health"));
 }
 
 static void rulelist_row(struct ctl_table *t, const cJSON *o)
@@ -121,11 +146,12 @@ static void route_row(struct ctl_table *t, const cJSON *o)
 
 static const struct ctl_collection listener_kind = {
         "listeners", "listener", listener_row, {"NAME", "PROTOCOL", "WHERE", "RULES"}};
-static const struct ctl_collection cluster_kind = {
-        "clusters",
-        "cluster",
-        cluster_row,
-        {"NAME", "PROTOCOL", "WHERE", "ENDPOINTS", "LOADBALANCER"}};
+static const struct ctl_collection cluster_kind = {"clusters",
+                                                   "cluster",
+                                                   cluster_row,
+                                                   {"NAME", "PROTOCOL", "WHERE", "ENDPOINTS",
+                                                    "LOADBALANCER", "SESSIONS", "CONNECTS",
+                                                    "FAILED", "LOST"}};
 static const struct ctl_collection rulelist_kind = {
         "rulelists", "rulelist", rulelist_row, {"NAME", "RULES"}};
 static const struct ctl_collection rule_kind = {
@@ -276,10 +302,16 @@ static void endpoint_row(struct ctl_table *t, const cJSON *o)
 	ctl_cell_str(t, l7mp_json_str(o, "cluster", NULL));
 	ctl_cell_str(t, l7mp_json_str(spec, "address", NULL));
 	ctl_cell_num(t, l7mp_json_num(o, "weight", 1));
+	cell_health(t, l7mp_json_member(o, "health"));
+	cell_last_error(t, l7mp_json_member(o, "health"));
 }
 
-static const struct ctl_collection endpoint_kind = {
-        "endpoints", "endpoint", endpoint_row, {"NAME", "CLUSTER", "ADDRESS", "WEIGHT"}};
+static const struct ctl_collection endpoint_kind = {"endpoints",
+                                                    "endpoint",
+                                                    endpoint_row,
+                                                    {"NAME", "CLUSTER", "ADDRESS", "WEIGHT",
+                                                     "SESSIONS", "CONNECTS", "FAILED", "LOST",
+                                                     "LAST-ERROR"}};
 
 /*
  * Returns the endpoints of `clusters` in one list, each with its cluster's name. New tree; NULL:

@@ -6,6 +6,9 @@
 
 #include "ctl.h"
 
+/* Columns of the table of flows. */
+#define FLOW_COLUMNS 8
+
 static int offload_command(struct ctl *c, int argc, char **argv)
 {
 	cJSON *o = NULL;
@@ -31,7 +34,7 @@ static size_t choose_columns(const cJSON *first, const char **heads)
 	size_t n = 0;
 
 	cJSON_ArrayForEach (v, first) {
-		if (!cJSON_IsObject(v) && !cJSON_IsArray(v) && n < CTL_COLUMNS)
+		if (!cJSON_IsObject(v) && !cJSON_IsArray(v) && n < FLOW_COLUMNS)
 			heads[n++] = v->string;
 	}
 	return n;

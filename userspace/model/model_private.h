@@ -82,6 +82,12 @@ uint64_t l7mp_object_digest(const struct l7mp_object *o);
 /* The same for an inserted rule. */
 uint64_t l7mp_insert_digest(const struct l7mp_rulelist *l, const struct l7mp_rule_insert *in);
 bool l7mp_object_owned_by(const struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
+/*
+ * Gives an endpoint or a virtual cluster that is not in the model yet its health, unless it has
+ * one: that of `old` (may be NULL), the version that it replaces, when both connect to the same
+ * address, else a new one. Returns 0 or -ENOMEM.
+ */
+int l7mp_object_give_health(struct l7mp_object *o, const struct l7mp_object *old);
 /* 0 or -ENOMEM. */
 int l7mp_object_set_owner(struct l7mp_object *o, enum l7mp_obj_kind kind, const char *name);
 /*

@@ -102,6 +102,8 @@ static int connect_stage(struct session_stage *st, struct l7mp_restore_end *rest
 	struct l7mp_stream *stream = NULL;
 	int rc;
 
+	if (!restore)
+		l7mp_stage_health_begins(st);
 	if (!proto || !proto->connect)
 		return l7mp_error_set(err, -ENOTSUP, L7MP_ERR_UPSTREAM, "protocol %s can't connect",
 		                      st->object->proto->name);

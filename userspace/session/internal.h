@@ -60,11 +60,20 @@ struct session_stage {
 	uint32_t retries;
 	struct l7mp_watched *watched; /* record of the observer for the stream; NULL: none */
 	uint16_t index;
-	uint8_t state; /* enum l7mp_stage_state */
+	uint8_t state;  /* enum l7mp_stage_state */
+	uint8_t health; /* enum session_health */
 	bool paused : 1;
 	bool move : 1;    /* connect to another endpoint, once the lent descriptors are back */
 	bool refused : 1; /* by its endpoint's weight (drop): no retry */
 	bool was_up : 1;  /* connected at least once since the set-up: losing it is a disconnect */
+};
+
+/* What a stage has told the health of its endpoint. */
+enum session_health {
+	SESSION_HEALTH_NONE,
+	SESSION_HEALTH_TRIES,     /* an attempt has begun */
+	SESSION_HEALTH_CONNECTED, /* it is counted as connected */
+	SESSION_HEALTH_LOST,      /* ... and as lost, though the stage goes on */
 };
 
 enum session_offload {
@@ -343,6 +352,13 @@ void l7mp_stage_connect(struct session_stage *st);
  * when the source's data has been delivered.
  */
 void l7mp_stage_lost(struct session_stage *st, const struct l7mp_error *err);
+/* An attempt to connect to the stage's endpoint or virtual cluster begins: counts it. */
+void l7mp_stage_health_begins(struct session_stage *st);
+/*
+ * The attempt or the connection is over, by an error (`why`), or NULL: it is not the endpoint's
+ * fault. Idempotent.
+ */
+void l7mp_stage_health_over(struct session_stage *st, const char *why);
 /* The endpoint was deleted: connects to another one at once, if the route has retries. */
 void l7mp_stage_move(struct session_stage *st);
 

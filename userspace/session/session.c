@@ -263,8 +263,10 @@ static void destroyed(struct l7mp_session *s)
 	struct l7mp_sessions *m = s->m;
 
 	s->end_wall = l7mp_wallclock_ms();
-	for (unsigned i = 0; i < s->n; i++)
+	for (unsigned i = 0; i < s->n; i++) {
 		s->stages[i].state = L7MP_STAGE_END;
+		l7mp_stage_health_over(&s->stages[i], NULL);
+	}
 	set_state(s, L7MP_SESSION_DESTROYED);
 	l7mp_admission_remove(s);
 	m->env->stats->sessions_ended++;

@@ -209,6 +209,31 @@ static bool may_retry(const struct session_stage *st, bool lost)
 	return !is_over(st, lost);
 }
 
+/* Of the endpoint, or the virtual cluster, of the last attempt; NULL: there was none. */
+static struct l7mp_health *health_of(const struct session_stage *st)
+{
+	if (st->endpoint)
+		return st->endpoint->health;
+	return st->object ? st->object->health : NULL;
+}
+
+void l7mp_stage_health_begins(struct session_stage *st)
+{
+	l7mp_health_begins(health_of(st));
+	st->health = SESSION_HEALTH_TRIES;
+}
+
+void l7mp_stage_health_over(struct session_stage *st, const char *why)
+{
+	if (st->health == SESSION_HEALTH_LOST)
+		l7mp_health_left(health_of(st), NULL);
+	else if (st->health == SESSION_HEALTH_CONNECTED)
+		l7mp_health_left(health_of(st), why);
+	else if (st->health == SESSION_HEALTH_TRIES && why)
+		l7mp_health_failed(health_of(st), why);
+	st->health = SESSION_HEALTH_NONE;
+}
+
 static void avoid_clear(struct session_stage *st)
 {
 	if (st->avoid)
@@ -261,7 +286,12 @@ static void cluster_lost(struct session_stage *st, const struct l7mp_error *err)
 
 	if (st->s->ending)
 		return;
-	lost = disconnect(st, err->code != L7MP_OK);
+	lost = stage_connected(st);
+	if (lost && err->code == L7MP_OK)
+		l7mp_stage_health_over(st, NULL);
+	else
+		l7mp_stage_health_over(st, err->message[0] ? err->message : "closed");
+	(void)disconnect(st, err->code != L7MP_OK);
 	/*
 	 * An endpoint's refusal is not a failure: a retry would send its share to other endpoints.
 	 */
@@ -286,6 +316,7 @@ void l7mp_stage_move(struct session_stage *st)
 		return;
 	}
 	l7mp_error_set(&err, 0, L7MP_OK, "the endpoint was deleted");
+	l7mp_stage_health_over(st, NULL);
 	lost = disconnect(st, false);
 	if (is_over(st, lost)) {
 		give_up(st, &err);
@@ -347,6 +378,8 @@ static void on_open(void *owner)
 	l7mp_timer_stop(session_loop(st->s), &st->timer);
 	st->state = L7MP_STAGE_CONNECTED;
 	st->retries = 0;
+	l7mp_health_connected(health_of(st), st->health == SESSION_HEALTH_TRIES);
+	st->health = SESSION_HEALTH_CONNECTED;
 	if (st->watched)
 		st->s->m->watch->open(st->s->m->watch_arg, st->watched);
 	l7mp_session_check_ready(st->s);
@@ -390,10 +423,23 @@ static void on_end(void *owner, int code)
 	l7mp_pipe_end(s, st->index, code);
 }
 
+/* Counts once for a connection. */
+static void on_unreachable(void *owner, int err)
+{
+	struct session_stage *st = owner;
+
+	if (st->health != SESSION_HEALTH_CONNECTED)
+		return;
+	st->health = SESSION_HEALTH_LOST;
+	l7mp_health_unreachable(health_of(st), l7mp_errno_text(err));
+}
+
 static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
 {
 	struct session_stage *st = owner;
 
+	if (err == -ECONNREFUSED || err == -EHOSTUNREACH || err == -ENETUNREACH)
+		on_unreachable(st, err);
 	l7mp_session_drop(st->s, l7mp_drop_from_errno(err), packets, bytes);
 	if (err == -EPERM)
 		l7mp_session_offload_filtered(st->s);
@@ -449,6 +495,7 @@ static const struct l7mp_stream_events stage_events = {
         .end = on_end,
         .lost = on_lost,
         .path_changed = on_path_changed,
+        .unreachable = on_unreachable,
         .notice = on_notice,
         .moved = on_moved,
         .closed = on_closed,

@@ -105,6 +105,12 @@ function time(text) {
 		String(at.getMilliseconds()).padStart(3, "0");
 }
 
+// With the date, unless it is today's.
+function dayTime(text) {
+	const at = new Date(text);
+	return at.toDateString() === new Date().toDateString() ? time(text) : String(text);
+}
+
 // A value of JSON in a line.
 function brief(value) {
 	if (value === null || value === undefined)
@@ -146,8 +152,20 @@ function keyed(container, items, key, render) {
 		node.remove();
 }
 
-// A new element for an old one: what was open is open, what had the focus has it.
+// A new element for an old one: what was open is open, what was typed and is wrong stands there, what had the focus has it.
 function takeOver(before, after) {
+	for (const input of before.querySelectorAll("input[data-focus]")) {
+		const again = [...after.querySelectorAll("input[data-focus]")].find(n => n.getAttribute("data-focus") === input.getAttribute("data-focus"));
+		const error = input.form && input.form.querySelector(".error");
+		if (!again || input.value === input.defaultValue)
+			continue;
+		again.value = input.value;
+		if (!error || error.hidden)
+			continue;
+		again.setAttribute("aria-invalid", "true");
+		setText(again.form.querySelector(".error"), error.textContent);
+		again.form.querySelector(".error").hidden = false;
+	}
 	const was = [...before.querySelectorAll("details")], now = [...after.querySelectorAll("details")];
 	was.forEach((d, i) => {
 		if (now[i])

@@ -21,12 +21,17 @@ function addDialog(kind, path = "/" + KINDS[kind].many) {
 	jsonDialog(`Add: ${kind}`, pretty({[kind]: KINDS[kind].example}), text => change("POST", path, text), {action: "Add"});
 }
 
+// What sessions have found out is not for changing.
+function withoutHealth({health, ...object}) {
+	return object;
+}
+
 // The object as it is now, to be put back.
 async function editDialog(kind, name) {
 	try {
 		const path = `/${KINDS[kind].many}/${enc(name)}`;
 		const now = await get(path);
-		jsonDialog(`Change ${kind} ${name}`, pretty({[kind]: now}), text => change("PUT", path, text));
+		jsonDialog(`Change ${kind} ${name}`, pretty({[kind]: withoutHealth(now)}), text => change("PUT", path, text));
 	} catch (e) {
 		problem(e);
 	}
@@ -159,29 +164,46 @@ function weightForm(cluster, endpoint) {
 	return form;
 }
 
-function healthText(endpoint) {
-	const health = endpoint.health === undefined ? endpoint.status : endpoint.health;
-	if (endpoint.drop)
-		return tag("drop", "warn");
-	if (health !== undefined)
-		return tag(typeof health === "object" && health ? health.state || brief(health) : String(health), /^(up|healthy|ok|ready)/i.test(brief(health)) ? "good" : "warn");
-	return endpoint.weight === 0 ? tag("no new sessions", "warn") : tag("takes sessions", "good");
+// Whether the last that was heard of it is an error.
+function fails(health = {}) {
+	return health.last_failure !== undefined && !(health.last_success > health.last_failure);
 }
+
+function stateTags(endpoint) {
+	const health = endpoint.health || {};
+	const tags = [endpoint.drop ? tag("drop", "warn") : endpoint.weight === 0 ? tag("no new sessions", "warn") : tag("takes sessions", fails(health) ? "" : "good")];
+	if (fails(health))
+		tags.push(" ", tag("fails", "bad"));
+	else if (!health.connects)
+		tags.push(" ", tag("not used yet"));
+	return el("span", {}, tags);
+}
+
+function lastError(health = {}) {
+	return health.last_error === undefined ? "" : el("span", {class: "fault"}, `${dayTime(health.last_failure)} ${health.last_error}`);
+}
+
+const HEALTH_COLUMNS = [["sessions", "sessions"], ["connects", "connects"], ["failed", "failed"], ["lost", "lost"]]
+	.map(([key, title]) => ({title, number: true, value: e => e.health ? number(e.health[key]) : "–"}));
 
 function clusterCard(c, requests) {
 	const virtual = (c.endpoints || []).length === 1 && c.endpoints[0].name === c.name;
 	const endpoints = table(`Endpoints of ${c.name}`, [
 		{title: "endpoint", value: e => el("code", {}, e.name)},
 		{title: "address", value: e => el("code", {}, addressText({port: (c.spec || {}).port, ...e.spec}))},
-		{title: "state", value: healthText},
+		{title: "state", value: stateTags},
+		...HEALTH_COLUMNS,
+		{title: "last error", value: e => lastError(e.health)},
 		{title: "weight", number: true, value: e => mayChange() ? weightForm(c, e) : number(e.weight)},
 		{title: "", value: e => mayChange() ? objectButtons("endpoint", e.name) : ""},
 	], e => e.name);
 	endpoints.show(virtual ? [] : c.endpoints || []);
-	const lb = c.loadbalancer || {};
+	const lb = c.loadbalancer || {}, health = c.health || {};
 	return el("article", {class: "card"},
 		el("div", {class: "head"}, el("h2", {}, c.name), tag(brief((c.spec || {}).protocol)),
-			el("span", {class: "muted"}, [lb.policy, lb.key].filter(Boolean).join(" by "), ", ", count(requests, "connect") + " so far"),
+			el("span", {class: "muted"}, [lb.policy, lb.key].filter(Boolean).join(" by "), ", ", count(health.connects === undefined ? requests : health.connects, "connect") + " so far"),
+			health.sessions !== undefined && el("span", {class: "muted"}, count(health.sessions, "session") + " now"),
+			virtual && fails(health) && [tag("fails", "bad"), lastError(health)],
 			objectButtons("cluster", c.name, !virtual && changeButton("Add endpoint…", () => addDialog("endpoint", `/clusters/${enc(c.name)}/endpoints`),
 				{"data-focus": "add endpoint " + c.name, "aria-label": `Add an endpoint to ${c.name}`}))),
 		virtual || !(c.endpoints || []).length ? empty(virtual ? "It has no endpoints: it is a part of the proxy." : "It has no endpoints.") : endpoints.node,

@@ -289,6 +289,8 @@ static const struct l7mp_field cluster_fields[] = {
          .doc = "Their number, or the endpoints"},
         OBJ_R("loadbalancer", NULL, "`policy` and `key`"),
         OBJ_R("options", NULL, "As they were given"),
+        OBJ("health", &l7mp_schema_health,
+            "Sums over the endpoints; in `/config` only with `recursive`"),
         END,
 };
 const struct l7mp_schema l7mp_rest_cluster = {
@@ -299,6 +301,8 @@ static const struct l7mp_field endpoint_fields[] = {
         OBJ("spec", NULL, "As it was given"),
         {.key = "weight", .type = L7MP_T_NUMBER, .doc = "Its share"},
         {.key = "drop", .type = L7MP_T_BOOL, .doc = "Its share is refused; only when it is"},
+        OBJ("health", &l7mp_schema_health,
+            "What sessions have found out; in `/config` only with `recursive`"),
         END,
 };
 const struct l7mp_schema l7mp_rest_endpoint = {

@@ -157,7 +157,7 @@ int l7mp_change_stage(struct l7mp_change *c, enum l7mp_obj_kind kind, const char
 
 	if (!s && where)
 		s = staged_new(c, kind, name, len);
-	if (!s || !where) {
+	if (!s || !where || (o && l7mp_object_give_health(o, s->item.old_object))) {
 		free(where);
 		return l7mp_change_oom(err);
 	}

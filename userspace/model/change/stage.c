@@ -149,7 +149,8 @@ static int put_inserts(const struct builder *b, struct l7mp_draft *d, const stru
 	return l7mp_inserts_set((struct l7mp_rulelist *)d->object, list, keep, 0, NULL, 0);
 }
 
-static int stage_endpoint(struct builder *b, struct l7mp_draft *d, const char *cluster,
+/* `moved`: the cluster's spec has changed, so that the endpoint is another one in any case. */
+static int stage_endpoint(struct builder *b, struct l7mp_draft *d, const char *cluster, bool moved,
                           struct l7mp_endpoint **out, struct l7mp_error *err)
 {
 	struct l7mp_object *there = l7mp_change_find(b->c, L7MP_OBJ_ENDPOINT, d->name);
@@ -157,23 +158,26 @@ static int stage_endpoint(struct builder *b, struct l7mp_draft *d, const char *c
 
 	if (there && !l7mp_build_may_replace(b, there))
 		return taken(b, err, there, d->path);
-	if (there && !strcmp(((struct l7mp_endpoint *)there)->cluster, cluster) &&
+	if (there && !moved && !strcmp(((struct l7mp_endpoint *)there)->cluster, cluster) &&
 	    l7mp_object_same(d->object, there)) {
 		*out = l7mp_object_ref(there);
 		return 0;
 	}
 	e->obj.name = strdup(d->name);
 	e->cluster = strdup(cluster);
-	if (!e->obj.name || !e->cluster)
+	if (!e->obj.name || !e->cluster || (moved && l7mp_health_new(&e->health)))
 		return l7mp_change_oom(err);
 	put_config_owner(b, d, NULL);
 	*out = l7mp_object_ref(e);
 	return l7mp_change_stage(b->c, L7MP_OBJ_ENDPOINT, d->name, &e->obj, false, d->path, err);
 }
 
-static int put_endpoints(struct builder *b, struct l7mp_draft *d, struct l7mp_error *err)
+static int put_endpoints(struct builder *b, struct l7mp_draft *d, const struct l7mp_object *there,
+                         struct l7mp_error *err)
 {
 	struct l7mp_cluster *c = (struct l7mp_cluster *)d->object;
+	const struct l7mp_cluster *old = (const struct l7mp_cluster *)there;
+	bool moved = old && (c->proto != old->proto || !l7mp_json_equal(c->spec, old->spec));
 	struct l7mp_draft_refs *refs = l7mp_draft_slot(d, L7MP_SLOT_ENDPOINTS);
 	int rc = 0;
 
@@ -183,7 +187,7 @@ static int put_endpoints(struct builder *b, struct l7mp_draft *d, struct l7mp_er
 	for (size_t i = 0; !rc && i < refs->n; i++) {
 		struct l7mp_draft *e = refs->v[i].draft;
 
-		rc = stage_endpoint(b, e, d->name, &c->endpoints[i], err);
+		rc = stage_endpoint(b, e, d->name, moved, &c->endpoints[i], err);
 		c->n_endpoints += c->endpoints[i] != NULL;
 	}
 	return rc;
@@ -251,7 +255,7 @@ static int stage_one(struct builder *b, struct l7mp_draft *d, struct l7mp_error 
 	if (!d->object->name || put_refs(d) || put_owner(b, d, there) || put_inserts(b, d, there))
 		return l7mp_change_oom(err);
 	put_config_owner(b, d, there);
-	rc = d->kind == L7MP_OBJ_CLUSTER ? put_endpoints(b, d, err) : 0;
+	rc = d->kind == L7MP_OBJ_CLUSTER ? put_endpoints(b, d, there, err) : 0;
 	if (!rc && there && unchanged(d, there))
 		return 0;
 	if (!rc)

@@ -68,6 +68,7 @@ void *l7mp_object_ref(void *object)
 static void cluster_free(struct l7mp_cluster *c)
 {
 	l7mp_lb_free(&c->lb);
+	l7mp_health_unref(c->health);
 	for (size_t i = 0; i < c->n_endpoints; i++)
 		l7mp_object_unref(c->endpoints[i]);
 	free(c->endpoints);
@@ -104,6 +105,7 @@ static void object_free(struct l7mp_object *o)
 	case L7MP_OBJ_ENDPOINT:
 		cJSON_Delete(((struct l7mp_endpoint *)o)->spec);
 		free(((struct l7mp_endpoint *)o)->cluster);
+		l7mp_health_unref(((struct l7mp_endpoint *)o)->health);
 		break;
 	case L7MP_OBJ_RULELIST:
 		free(((struct l7mp_rulelist *)o)->rules);
@@ -169,6 +171,53 @@ char **l7mp_names_pack(const char *const *names, size_t n)
 		text += len;
 	}
 	return v;
+}
+
+/* ---- health ---- */
+
+/* Whether two endpoints connect to the same address. The weight may be in the spec, too. */
+static bool same_address(const struct l7mp_endpoint *a, const struct l7mp_endpoint *b)
+{
+	cJSON *x = cJSON_Duplicate(a->spec, true), *y = cJSON_Duplicate(b->spec, true);
+	bool same;
+
+	cJSON_DeleteItemFromObjectCaseSensitive(x, "weight");
+	cJSON_DeleteItemFromObjectCaseSensitive(y, "weight");
+	same = x && y && !strcmp(a->cluster, b->cluster) && l7mp_json_equal(x, y);
+	cJSON_Delete(x);
+	cJSON_Delete(y);
+	return same;
+}
+
+/* Returns the health that the new version of an object shares with the old one; NULL: none. */
+static struct l7mp_health *shared_health(const struct l7mp_object *o, const struct l7mp_object *old)
+{
+	const struct l7mp_cluster *c = (const struct l7mp_cluster *)o;
+	const struct l7mp_cluster *old_c = (const struct l7mp_cluster *)old;
+	const struct l7mp_endpoint *e = (const struct l7mp_endpoint *)o;
+	const struct l7mp_endpoint *old_e = (const struct l7mp_endpoint *)old;
+
+	if (!old)
+		return NULL;
+	if (o->kind == L7MP_OBJ_ENDPOINT)
+		return same_address(e, old_e) ? old_e->health : NULL;
+	return c->proto == old_c->proto && l7mp_json_equal(c->spec, old_c->spec) ? old_c->health
+	                                                                         : NULL;
+}
+
+int l7mp_object_give_health(struct l7mp_object *o, const struct l7mp_object *old)
+{
+	struct l7mp_cluster *c = (struct l7mp_cluster *)o;
+	struct l7mp_health **health = NULL;
+
+	if (o->kind == L7MP_OBJ_ENDPOINT)
+		health = &((struct l7mp_endpoint *)o)->health;
+	else if (o->kind == L7MP_OBJ_CLUSTER && (c->proto->flags & L7MP_PROTO_VIRTUAL))
+		health = &c->health;
+	if (!health || *health)
+		return 0;
+	*health = l7mp_health_ref(shared_health(o, old));
+	return *health ? 0 : l7mp_health_new(health);
 }
 
 /* ---- references ---- */

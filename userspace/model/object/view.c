@@ -143,6 +143,47 @@ static void view_listener(struct view *v, cJSON *out, const struct l7mp_listener
 	put_copy(v, out, "options", l->options);
 }
 
+/* Adds what sessions have found out; left out of configs, because it changes by itself. */
+static void put_health(struct view *v, cJSON *out, const struct l7mp_health_state *h)
+{
+	cJSON *node = cJSON_CreateObject();
+	char time[L7MP_ISO8601_LEN];
+
+	put_num(v, node, "sessions", (double)h->sessions);
+	put_num(v, node, "connects", (double)h->connects);
+	put_num(v, node, "failed", (double)h->failed);
+	put_num(v, node, "lost", (double)h->lost);
+	if (h->success_ms)
+		put_str(v, node, "last_success", l7mp_iso8601(h->success_ms, time));
+	if (h->failure_ms) {
+		put_str(v, node, "last_failure", l7mp_iso8601(h->failure_ms, time));
+		put_str(v, node, "last_error", h->error);
+	}
+	put(v, out, "health", node);
+}
+
+/* The sums over the endpoints, and the last times and error of any of them. */
+static void put_cluster_health(struct view *v, cJSON *out, const struct l7mp_cluster *c)
+{
+	struct l7mp_health_state sum, one;
+
+	l7mp_health_read(c->health, &sum);
+	for (size_t i = 0; i < c->n_endpoints; i++) {
+		l7mp_health_read(c->endpoints[i]->health, &one);
+		sum.sessions += one.sessions;
+		sum.connects += one.connects;
+		sum.failed += one.failed;
+		sum.lost += one.lost;
+		if (one.success_ms > sum.success_ms)
+			sum.success_ms = one.success_ms;
+		if (one.failure_ms <= sum.failure_ms)
+			continue;
+		sum.failure_ms = one.failure_ms;
+		memcpy(sum.error, one.error, sizeof(sum.error));
+	}
+	put_health(v, out, &sum);
+}
+
 static cJSON *virtual_endpoint(struct view *v, const struct l7mp_cluster *c)
 {
 	cJSON *node = cJSON_CreateObject();
@@ -150,6 +191,7 @@ static cJSON *virtual_endpoint(struct view *v, const struct l7mp_cluster *c)
 	put_str(v, node, "name", c->obj.name);
 	put(v, node, "spec", cJSON_CreateObject());
 	put_num(v, node, "weight", 1);
+	put_cluster_health(v, node, c);
 	return node;
 }
 
@@ -174,6 +216,8 @@ static void view_cluster(struct view *v, cJSON *out, const struct l7mp_cluster *
 		put_str(v, lb, "key", c->lb_key);
 	put(v, out, "loadbalancer", lb);
 	put_copy(v, out, "options", c->options);
+	if (!v->config)
+		put_cluster_health(v, out, c);
 }
 
 static void view_rule(struct view *v, cJSON *out, const struct l7mp_rule *r)
@@ -251,6 +295,20 @@ static void view_inserts(struct view *v, cJSON *out, const struct l7mp_rulelist 
 	put(v, out, "inserts", array);
 }
 
+static void view_endpoint(struct view *v, cJSON *out, const struct l7mp_endpoint *e)
+{
+	struct l7mp_health_state health;
+
+	put_copy(v, out, "spec", e->spec);
+	put_num(v, out, "weight", e->weight);
+	if (e->drop)
+		put(v, out, "drop", cJSON_CreateTrue());
+	if (v->config)
+		return;
+	l7mp_health_read(e->health, &health);
+	put_health(v, out, &health);
+}
+
 static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 {
 	cJSON *out = cJSON_CreateObject();
@@ -266,10 +324,7 @@ static cJSON *view_object(struct view *v, const struct l7mp_object *o)
 		view_cluster(v, out, (const struct l7mp_cluster *)o);
 		break;
 	case L7MP_OBJ_ENDPOINT:
-		put_copy(v, out, "spec", ((const struct l7mp_endpoint *)o)->spec);
-		put_num(v, out, "weight", ((const struct l7mp_endpoint *)o)->weight);
-		if (((const struct l7mp_endpoint *)o)->drop)
-			put(v, out, "drop", cJSON_CreateTrue());
+		view_endpoint(v, out, (const struct l7mp_endpoint *)o);
 		break;
 	case L7MP_OBJ_RULELIST:
 		put(v, out, "rules", view_rules(v, (const struct l7mp_rulelist *)o));

@@ -106,6 +106,63 @@ const struct l7mp_schema l7mp_schema_listener = {
         .fields = listener_fields,
 };
 
+/* ---- health, of endpoints and clusters ---- */
+
+static const struct l7mp_field health_fields[] = {
+        {
+                .key = "sessions",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 9007199254740991.0,
+                .doc = "Stages of sessions that are connected now",
+        },
+        {
+                .key = "connects",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 9007199254740991.0,
+                .doc = "Attempts to connect, retries included. Without `failed` those that "
+                       "succeeded, are in progress, or were given up when the session ended",
+        },
+        {
+                .key = "failed",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 9007199254740991.0,
+                .doc = "Attempts that failed, also by `retry.timeout`",
+        },
+        {
+                .key = "lost",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 9007199254740991.0,
+                .doc = "Connections that an error ended later, such as a reset; of UDP those that "
+                       "got an ICMP error, after which the session goes on",
+        },
+        {
+                .key = "last_success",
+                .type = L7MP_T_STRING,
+                .doc = "When an attempt succeeded last (ISO 8601, UTC)",
+        },
+        {
+                .key = "last_failure",
+                .type = L7MP_T_STRING,
+                .doc = "When an attempt failed or a connection was lost last",
+        },
+        {
+                .key = "last_error",
+                .type = L7MP_T_STRING,
+                .doc = "The error of that",
+        },
+        {.key = NULL},
+};
+const struct l7mp_schema l7mp_schema_health = {
+        .name = "health",
+        .doc = "What sessions have found out by connecting, since the endpoint was added or its "
+               "address changed; times and error are missing as long as there is none",
+        .fields = health_fields,
+};
+
 /* ---- endpoint ---- */
 
 static const struct l7mp_field endpoint_fields[] = {
@@ -132,6 +189,13 @@ static const struct l7mp_field endpoint_fields[] = {
                 .type = L7MP_T_BOOL,
                 .def = "false",
                 .doc = "`true`: the sessions that it would get are refused",
+        },
+        {
+                .key = "health",
+                .type = L7MP_T_OBJECT,
+                .flags = L7MP_F_READONLY,
+                .sub = &l7mp_schema_health,
+                .doc = "What sessions have found out about the endpoint",
         },
         {.key = NULL},
 };
@@ -202,6 +266,13 @@ static const struct l7mp_field cluster_fields[] = {
                 .type = L7MP_T_MAP,
                 .item = &any_value,
                 .doc = "Free for the user; kept and shown, not used",
+        },
+        {
+                .key = "health",
+                .type = L7MP_T_OBJECT,
+                .flags = L7MP_F_READONLY,
+                .sub = &l7mp_schema_health,
+                .doc = "The sums over the present endpoints, and the last times and error of any",
         },
         OBJECT_OWNER,
         {.key = NULL},

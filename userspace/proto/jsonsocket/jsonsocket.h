@@ -136,6 +136,7 @@ void jsock_on_drain(void *owner);
 void jsock_on_lost(void *owner, int err, uint64_t packets, uint64_t bytes);
 void jsock_on_notice(void *owner, const char *event, const char *message);
 void jsock_on_path_changed(void *owner);
+void jsock_on_unreachable(void *owner, int err);
 
 /* ---- upstream.c, listener.c: the operations of proto.h ---- */
 

@@ -299,6 +299,7 @@ static const struct l7mp_stream_events source_transport_events = {
         .end = source_on_end,
         .lost = jsock_on_lost,
         .path_changed = jsock_on_path_changed,
+        .unreachable = jsock_on_unreachable,
         .notice = jsock_on_notice,
         .closed = source_on_closed,
 };

@@ -109,6 +109,14 @@ void jsock_on_notice(void *owner, const char *event, const char *message)
 		s->base.events->notice(s->base.owner, event, message);
 }
 
+void jsock_on_unreachable(void *owner, int err)
+{
+	struct jsock_stream *s = owner;
+
+	if (has_owner(s) && s->base.events->unreachable)
+		s->base.events->unreachable(s->base.owner, err);
+}
+
 void jsock_on_path_changed(void *owner)
 {
 	struct jsock_stream *s = owner;

@@ -199,6 +199,7 @@ static const struct l7mp_stream_events upstream_transport_events = {
         .end = upstream_on_end,
         .lost = jsock_on_lost,
         .path_changed = jsock_on_path_changed,
+        .unreachable = jsock_on_unreachable,
         .notice = jsock_on_notice,
         .closed = upstream_on_closed,
 };

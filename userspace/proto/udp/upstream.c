@@ -159,6 +159,8 @@ static void on_error(void *arg, int err)
 	/* ICMP "fragmentation needed" or "packet too big": the route's MTU has decreased. */
 	if (err == -EMSGSIZE)
 		path_changed(u);
+	else if (u->base.events->unreachable)
+		u->base.events->unreachable(u->base.owner, err);
 	l7mp_stats_drop(u->env->stats, l7mp_drop_from_errno(err), 1, 0);
 	if (!u->base.events->notice ||
 	    !l7mp_log_allowed(&u->notice_limit, l7mp_loop_now(u->env->loop), 10000, 1, &suppressed))
