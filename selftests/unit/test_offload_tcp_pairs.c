@@ -260,6 +260,78 @@ static void test_data(void **state)
 	teardown(&r);
 }
 
+/* The peer acknowledges what it receives by its answer, or after 40 ms. */
+static void acknowledge_late(const struct rig *r, int i)
+{
+	int quick = 0;
+
+	assert_int_equal(setsockopt(r->peer[i], IPPROTO_TCP, TCP_QUICKACK, &quick, sizeof(quick)),
+	                 0);
+}
+
+/* A peer that has received something answers with one character more. */
+static bool answer(const struct rig *r)
+{
+	for (int i = 0; i < 2; i++) {
+		char buf[64];
+		ssize_t n = can_read(r->peer[i]) ? recv(r->peer[i], buf, sizeof(buf), 0) : 0;
+
+		assert_true(n >= 0 && n < (ssize_t)sizeof(buf));
+		if (!n)
+			continue;
+		acknowledge_late(r, i);
+		assert_int_equal(send(r->peer[i], "0123456789", (size_t)(n % 10) + 1, MSG_NOSIGNAL),
+		                 n % 10 + 1);
+	}
+	return r->p->stage == OFF_TCP_TRANS;
+}
+
+/*
+ * Peers that answer at once: the connections are never idle. Without a program TRANS ends when they
+ * stop, as what they send reaches the sockets.
+ */
+static void test_no_pause(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	for (int i = 0; i < 2; i++)
+		acknowledge_late(&r, i);
+	send_text(r.peer[0], "begin");
+	until(&r, OFF_TCP_RELAY);
+	LOOP_UNTIL(r.loop, !r.p || answer(&r), LONG_MS);
+	assert_non_null(r.p);
+	/* What was in flight goes on: to the end of TRANS, as nobody answers. */
+	until(&r, OFF_TCP_FAST);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(off_tcp_unacked(r.p->end[i].fd), 0);
+	assert_true(can_read(r.peer[0]) || can_read(r.peer[1]));
+	end(&r);
+	teardown(&r);
+}
+
+/* Both FINs have passed the program, but a peer lacks what its socket has sent: not the end yet. */
+static void test_over_in_trans(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	setup(&r);
+	begin(&r);
+	until(&r, OFF_TCP_TRANS);
+	acknowledge_late(&r, 1);
+	send_text(r.peer[0], "straggler");
+	note(&r, 0, L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED);
+	note(&r, 1, L7MP_TCP_FIN | L7MP_TCP_FIN_ACKED);
+	until(&r, OFF_TCP_FAST);
+	assert_int_equal(off_tcp_unacked(r.p->end[1].fd), 0);
+	expect(&r, 1, "straggler");
+	end(&r);
+	teardown(&r);
+}
+
 /* Back in user space, the sockets are ordinary ones: they relay as the owner tells them. */
 static void returned(struct rig *r, enum l7mp_reason why)
 {
@@ -798,6 +870,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_data),
+	        cmocka_unit_test(test_no_pause),
+	        cmocka_unit_test(test_over_in_trans),
 	        cmocka_unit_test(test_data_in_fast),
 	        cmocka_unit_test(test_carried_in_fast),
 	        cmocka_unit_test(test_hole),

@@ -461,7 +461,11 @@ static void trans_step(struct off_tcp_pair *p)
 	bool rest = trans_end(p, 0);
 
 	rest = trans_end(p, 1) && rest;
-	if (is_over(p) || (rest && off_tcp_since(p->t, p->moved_ms) >= SETTLED_MS))
+	/*
+	 * In TRANS a FIN may count as acknowledged because the far socket has acknowledged it
+	 * (ack_floor), but not yet its peer: only the sockets know that.
+	 */
+	if (rest && (is_over(p) || off_tcp_since(p->t, p->moved_ms) >= SETTLED_MS))
 		off_tcp_fast(p);
 	else if (has_failed(p))
 		off_tcp_pair_kill(p);
