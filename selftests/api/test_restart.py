@@ -125,11 +125,7 @@ class Restart(traffic.Case):
         service = self.begin()
         self.tcp_up.close()
         data = random.Random(1).randbytes(32 << 20)
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            server.bind(("127.0.0.1", TCP_UP))
-            server.listen()
+        with traffic.narrow_server(TCP_UP) as server:
             a = self.connect()
             b, _ = server.accept()
             writer = threading.Thread(target=lambda: (a.sendall(data), a.shutdown(socket.SHUT_WR)), daemon=True)

@@ -376,11 +376,7 @@ class Upgrade(Base):
         chain = self.begin()
         self.tcp_up.close()
         data = random.Random(1).randbytes(32 << 20)
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            server.bind(("127.0.0.1", TCP_UP))
-            server.listen()
+        with traffic.narrow_server(TCP_UP) as server:
             a = traffic.connect(TCP)
             a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             b, _ = server.accept()

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_link.h>
+#include <linux/if_tun.h>
 #include <linux/pkt_cls.h>
 #include <net/if.h>
 #include <sched.h>
@@ -341,6 +342,49 @@ void rig_verdicts(const struct rig *r, uint64_t out[L7MP_VERDICT_COUNT])
 {
 	for (uint32_t i = 0; i < L7MP_VERDICT_COUNT; i++)
 		out[i] = verdict(r, i) - r->verdict_base[i];
+}
+
+const char *rig_verdict_name(int verdict)
+{
+#define VERDICT_NAME(id, text, doc) text,
+	static const char *const names[] = {L7MP_VERDICTS(VERDICT_NAME)};
+
+	return names[verdict];
+}
+
+bool rig_check_verdict(const struct rig *r, int want)
+{
+	uint64_t got[L7MP_VERDICT_COUNT];
+	bool ok = true;
+
+	rig_verdicts(r, got);
+	for (int i = 0; i < L7MP_VERDICT_COUNT; i++) {
+		if (got[i] == (i == want))
+			continue;
+		tap_note("verdict %s: %llu times", rig_verdict_name(i), (unsigned long long)got[i]);
+		ok = false;
+	}
+	return ok;
+}
+
+uint32_t rig_tap(const char *what, unsigned mtu, int *fd)
+{
+	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	char command[200];
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "l7far");
+	*fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (*fd < 0 || ioctl(*fd, TUNSETIFF, &ifr)) {
+		tap_skip("no /dev/net/tun here", "%s", what);
+		exit(tap_done());
+	}
+	snprintf(command, sizeof(command),
+	         "echo 1 >/proc/sys/net/ipv6/conf/l7far/disable_ipv6 && "
+	         "ip link set l7far up mtu %u",
+	         mtu);
+	if (system(command))
+		tap_bail("can't bring l7far up");
+	return if_nametoindex("l7far");
 }
 
 int rig_test_run(struct rig_run *run)

@@ -63,6 +63,16 @@ struct l7mp_flow_counter rig_slot(const struct rig *r, uint32_t slot);
 void rig_verdicts_start(struct rig *r);
 void rig_verdicts(const struct rig *r, uint64_t out[L7MP_VERDICT_COUNT]);
 
+/* The verdict's name in the API. */
+const char *rig_verdict_name(int verdict);
+/* Whether just this verdict was given, once, since rig_verdicts_start; notes the others. */
+bool rig_check_verdict(const struct rig *r, int want);
+/*
+ * Makes the TAP device l7far, whose frames the test reads from *fd (not blocking). Returns its
+ * ifindex. Without /dev/net/tun `what` is skipped and the process ends.
+ */
+uint32_t rig_tap(const char *what, unsigned mtu, int *fd);
+
 struct rig_run {
 	int prog;
 	const uint8_t *in;

@@ -2,14 +2,11 @@
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/if_tun.h>
 #include <linux/pkt_cls.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,29 +14,11 @@
 
 #define STAMP_MS 60000 /* that a segment of a device has to reach the program */
 
-#define VERDICT_NAME(id, text, doc) text,
-static const char *const names[] = {L7MP_VERDICTS(VERDICT_NAME)};
 static bool seen[L7MP_VERDICT_COUNT];
 
 static struct rig *rig;
 static int tap;
 static uint32_t tap_ifindex;
-
-static void open_tap(void)
-{
-	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "l7far");
-	tap = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	if (tap < 0 || ioctl(tap, TUNSETIFF, &ifr)) {
-		tap_skip("no /dev/net/tun here", "TCP segments");
-		exit(tap_done());
-	}
-	if (system("echo 1 >/proc/sys/net/ipv6/conf/l7far/disable_ipv6 && "
-	           "ip link set l7far up mtu 3000"))
-		tap_bail("can't bring l7far up");
-	tap_ifindex = if_nametoindex("l7far");
-}
 
 static uint64_t now_ns(void)
 {
@@ -264,21 +243,6 @@ static bool check_pair(const struct trial *t, const struct tcp_answer *a, bool s
 	return ok;
 }
 
-static bool check_verdict(int want)
-{
-	uint64_t got[L7MP_VERDICT_COUNT];
-	bool ok = true;
-
-	rig_verdicts(rig, got);
-	for (int i = 0; i < L7MP_VERDICT_COUNT; i++) {
-		if (got[i] == (i == want))
-			continue;
-		tap_note("verdict %s: %llu times", names[i], (unsigned long long)got[i]);
-		ok = false;
-	}
-	return ok;
-}
-
 static bool check_counter(const struct trial *t, const struct l7mp_flow_key *key, bool sent)
 {
 	struct l7mp_flow_counter c;
@@ -381,7 +345,7 @@ static bool judge(const struct trial *t, const struct rig_run *run, int verdict,
 		tap_note("action %d", run->action);
 		ok = false;
 	}
-	ok &= check_verdict((int)a.verdict);
+	ok &= rig_check_verdict(rig, (int)a.verdict);
 	ok &= trial_noted(t, &a, key);
 	ok &= check_frames(run, &a, left, n);
 	return ok;
@@ -426,7 +390,7 @@ void trial_init_rig(struct rig *r)
 void trial_init(struct rig *r)
 {
 	trial_init_rig(r);
-	open_tap();
+	tap_ifindex = rig_tap("TCP segments", 3000, &tap);
 }
 
 bool trial_seen(enum l7mp_verdict v)
@@ -436,5 +400,5 @@ bool trial_seen(enum l7mp_verdict v)
 
 const char *trial_verdict(int v)
 {
-	return names[v];
+	return rig_verdict_name(v);
 }

@@ -14,9 +14,6 @@
 static const char *const hook_names[] = {"xdp", "tc"};
 static bool seen[RIG_HOOKS][L7MP_VERDICT_COUNT];
 
-#define VERDICT_NAME(id, text, doc) text,
-static const char *const names[] = {L7MP_VERDICTS(VERDICT_NAME)};
-
 static void base_packet(const struct rig *r, int family, struct packet *p, struct packet *to)
 {
 	static const uint8_t a4[] = {10, 1, 2, 3}, b4[] = {10, 9, 8, 7}, c4[] = {192, 168, 255, 1},
@@ -90,21 +87,6 @@ static int wanted_action(enum rig_hook hook, int verdict)
 		return hook == RIG_XDP ? XDP_DROP : TC_ACT_SHOT;
 	/* tc: the filters behind ours see what is passed up. */
 	return hook == RIG_XDP ? XDP_PASS : TC_ACT_UNSPEC;
-}
-
-static bool check_verdict(const struct rig *r, int want)
-{
-	uint64_t got[L7MP_VERDICT_COUNT];
-	bool ok = true;
-
-	rig_verdicts(r, got);
-	for (int i = 0; i < L7MP_VERDICT_COUNT; i++) {
-		if (got[i] == (i == want))
-			continue;
-		tap_note("verdict %s: %llu times", names[i], (unsigned long long)got[i]);
-		ok = false;
-	}
-	return ok;
 }
 
 /* All were reflected but one. */
@@ -205,7 +187,7 @@ static int run_case(const struct tcase *t, const uint8_t *frame, size_t len, int
 		tap_note("action %d", run.action);
 		ok = false;
 	}
-	ok &= check_verdict(t->rig, want);
+	ok &= rig_check_verdict(t->rig, want);
 	ok &= check_counter(t, want);
 	ok &= check_handover(t, want);
 	ok &= check_frame(t, &run, want);
@@ -255,7 +237,7 @@ static void one(struct rig *r, const struct tcase_def *def, enum rig_hook hook, 
 		         family, def->name);
 	else
 		tap_result(ok, "%s, IPv%d: %s: %s", hook_names[hook], family, def->name,
-		           names[want]);
+		           rig_verdict_name(want));
 	rig_del(r, &key);
 }
 
@@ -347,7 +329,8 @@ static void all_verdicts_seen(void)
 	/* Those behind it: test_tcp.c. */
 	for (int v = 0; v <= L7MP_VERDICT_PASS_TCP; v++)
 		tap_result(seen[RIG_XDP][v] || seen[RIG_TC][v], "verdict %s was triggered (%s%s)",
-		           names[v], seen[RIG_XDP][v] ? "xdp " : "", seen[RIG_TC][v] ? "tc" : "");
+		           rig_verdict_name(v), seen[RIG_XDP][v] ? "xdp " : "",
+		           seen[RIG_TC][v] ? "tc" : "");
 }
 
 int main(void)

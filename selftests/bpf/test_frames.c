@@ -7,25 +7,15 @@
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/if.h>
-#include <linux/if_tun.h>
 #include <linux/pkt_cls.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "frame_model.h"
 #include "rig.h"
-
-extern unsigned if_nametoindex(const char *name); /* <net/if.h> clashes with <linux/if.h> */
-
-#define NAME(id, text, doc) text,
-static const char *const names[] = {L7MP_VERDICTS(NAME)};
-#undef NAME
 
 enum path { PATH_XDP, PATH_TC, PATH_TAP, PATHS };
 static const char *const path_names[] = {"XDP", "tc", "socket filter and tc"};
@@ -41,18 +31,7 @@ static bool seen[L7MP_VERDICT_COUNT];
 
 static void open_far(void)
 {
-	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "l7far");
-	far_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	if (far_fd < 0 || ioctl(far_fd, TUNSETIFF, &ifr)) {
-		tap_skip("no /dev/net/tun here", "frames");
-		exit(tap_done());
-	}
-	if (system("echo 1 >/proc/sys/net/ipv6/conf/l7far/disable_ipv6 && "
-	           "ip link set l7far up mtu 9000"))
-		tap_bail("can't bring l7far up");
-	far = if_nametoindex("l7far");
+	far = rig_tap("frames", 9000, &far_fd);
 	if (bpf_map_update_elem(rig.devices, &far, &far, BPF_ANY))
 		tap_bail("devices: %s", strerror(errno));
 }
@@ -275,7 +254,8 @@ static bool check_verdict(int verdict)
 	rig_verdicts(&rig, got);
 	if (got[verdict] == 1)
 		return true;
-	tap_note("verdict %s: %llu times", names[verdict], (unsigned long long)got[verdict]);
+	tap_note("verdict %s: %llu times", rig_verdict_name(verdict),
+	         (unsigned long long)got[verdict]);
 	return false;
 }
 

@@ -157,6 +157,23 @@ def xdp(dev):
     return json.loads(ip(f"-j link show dev {dev}"))[0].get("xdp")
 
 
+class Capture:
+    """What tcpdump sees on the device eth0 of a peer, in the file `path`. Stopped at the test's end."""
+
+    def __init__(self, test, peer, path, *args):
+        self.path = path
+        self.process = peer.popen("tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-B", "8192", "-w", path, *args,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        test.addCleanup(self.stop)
+        self.process.stderr.readline()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait()
+        self.process.stderr.close()
+
+
 class Gateway(unittest.TestCase):
     """A gateway with two legs, each with a peer behind it, and an instance of the fast path of its own for each test."""
 
@@ -173,3 +190,12 @@ class Gateway(unittest.TestCase):
         self.b = Peer("legB", "10.9.2.1", "10.9.2.2", "fd09:2::1", "fd09:2::2")
         self.addCleanup(self.a.close)
         self.addCleanup(self.b.close)
+
+    def ping(self, client, server, to=("10.9.1.1", 9000), payload=b"ping"):
+        """There and back once over UDP; what the server saw as its peer."""
+        client.sendto(payload, to)
+        data, peer = server.recvfrom(65536)
+        self.assertEqual(data, payload)
+        server.sendto(payload[::-1], peer)
+        self.assertEqual(client.recv(65536), payload[::-1])
+        return peer

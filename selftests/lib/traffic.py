@@ -251,6 +251,28 @@ def connect(port, host="127.0.0.1", timeout=60):
     return s
 
 
+def flood(sock, limit, seconds=2):
+    """Sends for this time, or up to the limit, as far as the other side takes it: how many bytes it took."""
+    sock.setblocking(False)
+    sent, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end and sent < limit:
+        try:
+            sent += sock.send(bytes(65536))
+        except BlockingIOError:
+            time.sleep(0.01)
+    return sent
+
+
+def narrow_server(port):
+    """A listening socket whose connections have a small receive buffer."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    server.bind(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
 def refused(port):
     """The proxy takes the connection and closes it at once, in order or by a reset."""
     try:

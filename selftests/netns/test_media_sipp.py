@@ -110,21 +110,11 @@ def played():
     return rtp(AUDIO, port, f"udp.dstport=={port}")
 
 
-class Capture:
+class Capture(l7net.Capture):
     """All UDP of a phone; read by tshark."""
 
     def __init__(self, test, phone, path):
-        self.path = path
-        self.process = phone.popen("tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-B", "8192", "-w", path, "udp",
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        test.addCleanup(self.stop)
-        self.process.stderr.readline()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait()
-        self.process.stderr.close()
+        super().__init__(test, phone, path, "udp")
 
     def rtp(self, sent):
         return rtp(self.path, MEDIA, f"ip.{'src' if sent else 'dst'}=={PHONE}")

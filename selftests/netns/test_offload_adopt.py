@@ -168,14 +168,6 @@ class Base(l7net.Gateway):
         self.assertTrue(got, f"not offloaded: {json.dumps(self.sessions(p))[:2000]} {p.stderr()}")
         return got
 
-    def ping(self, client, server, payload=b"ping", to=GATE):
-        client.sendto(payload, to)
-        data, peer = server.recvfrom(65536)
-        self.assertEqual(data, payload)
-        server.sendto(payload[::-1], peer)
-        self.assertEqual(client.recv(65536), payload[::-1])
-        return peer
-
     def adopted(self, p):
         return p.api.get("/offload")[1]["adopted"]
 
@@ -245,7 +237,7 @@ class Session(Base):
             self.assertEqual(self.ping(client, server), peer)
             # What the program has a doubt about arrives in user space, at the same sockets.
             client.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER: fragments
-            self.assertEqual(self.ping(client, server, b"f" * 3000), peer)
+            self.assertEqual(self.ping(client, server, payload=b"f" * 3000), peer)
             after = self.sessions(q)[was["name"]]["stats"]
             for way in ("ingress", "egress"):
                 self.assertEqual(after[way]["slow"]["packets"], was["stats"][way]["slow"]["packets"] + 1, way)

@@ -64,15 +64,6 @@ class Base(l7net.Gateway):
         self.assertIsNotNone(l7test.wait_for(lambda: p.api.get("/offload")[1]["state"] == "active" or None, l7net.WAIT),
                              p.api.get("/offload"))
 
-    def ping(self, client, server, to=("10.9.1.1", 9000), payload=b"ping", expect=None):
-        """There and back once; what the server saw as its peer."""
-        client.sendto(payload, to)
-        data, peer = server.recvfrom(65536)
-        self.assertEqual(data, payload)
-        server.sendto(payload[::-1], peer)
-        self.assertEqual(client.recv(65536), payload[::-1])
-        return peer
-
     def verdicts(self, p):
         return p.api.get("/offload")[1]["verdicts"]
 

@@ -61,14 +61,6 @@ class Ingress(l7net.Gateway):
             return None
         self.assertIsNotNone(l7test.wait_for(fast, l7net.WAIT), p.stderr())
 
-    def ping(self, client, server, to, payload=b"ping"):
-        client.sendto(payload, to)
-        data, peer = server.recvfrom(65536)
-        self.assertEqual(data, payload)
-        server.sendto(payload[::-1], peer)
-        self.assertEqual(client.recv(65536), payload[::-1])
-        return peer
-
     def seen(self, p, verdict):
         return p.api.get("/offload")[1]["verdicts"][verdict]
 

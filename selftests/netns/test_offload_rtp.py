@@ -31,23 +31,13 @@ def rtp(seq, timestamp, ssrc=SSRC, payload_type=0, payload=b"x" * 160):
     return struct.pack("!BBHII", 0x80, payload_type, seq & 0xffff, timestamp & 0xffffffff, ssrc) + payload
 
 
-class Capture:
+class Capture(l7net.Capture):
     """What a peer sends (XDP takes a packet before a capture on the gateway would see it); tshark reads it as RTP."""
 
     def __init__(self, test, peer, port):
         self.port = port
         self.dir = tempfile.TemporaryDirectory(prefix="l7mp-rtp-")
-        self.path = os.path.join(self.dir.name, "pcap")
-        self.process = peer.popen("tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-B", "8192", "-Q", "out", "-w", self.path,
-                                  "udp", "dst", "port", str(port), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        test.addCleanup(self.stop)
-        self.process.stderr.readline()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait()
-        self.process.stderr.close()
+        super().__init__(test, peer, os.path.join(self.dir.name, "pcap"), "-Q", "out", "udp", "dst", "port", str(port))
 
     def tshark(self, *args):
         return subprocess.run(["tshark", "-n", "-r", self.path, "-d", f"udp.port=={self.port},rtp", *args], stdout=subprocess.PIPE,
