@@ -12,6 +12,17 @@
  * /sys/fs/bpf/l7mp/<instance>/ holds it in the map `abi`, and a daemon that is to use what is
  * pinned there (admin.offload: no_init) refuses another version.
  *
+ * All versions since 5 share the following, by which a daemon lets the flows of another version go
+ * on until they end (offload/drain.c), so it must not change:
+ *  - the names of the pinned programs and of the maps that are named below;
+ *  - `abi` is an array, and its entry begins with the version as __u32;
+ *  - flows4 and flows6 are hashes with the keys l7mp_flow4_key and l7mp_flow_key, one entry for
+ *    each direction; frames is a hash, and what is deleted from it is left to the stack;
+ *  - `verdicts` is a per-CPU array of __u64; the first three entries count packets that a flow has
+ *    handled;
+ *  - `attached` has values of struct l7mp_abi_attached, or of another size;
+ *  - the tc programs return TC_ACT_UNSPEC, and the XDP program XDP_PASS, for a packet without flow.
+ *
  * Version 5 has flows4 and flows6 in the place of one map `flows`, and counters by the action's
  * slot instead of the key, and tcp_pairs (abi_tcp.h). Version 6 has frames and frame_ifs
  * (AF_PACKET), and rtp (abi_rtp.h).

@@ -180,6 +180,12 @@ struct l7mp_offload_tcp {
 	uint32_t after_ms;    /* of the session's life */
 };
 
+/* How long flows of another ABI go on (offload/drain.c). */
+struct l7mp_offload_drain {
+	uint32_t idle;     /* s without a packet of any of them */
+	uint32_t deadline; /* s in all; 0: not at all */
+};
+
 /* Where the admin server listens (api/admin_server.c). */
 struct l7mp_admin_server {
 	bool enabled;
@@ -200,6 +206,7 @@ struct l7mp_admin {
 	size_t n_offload_ifs;
 	enum l7mp_offload_mode offload_mode;
 	struct l7mp_offload_tcp offload_tcp;
+	struct l7mp_offload_drain offload_drain;
 	char *instance;
 	char *api_token_file; /* NULL: none */
 	struct l7mp_admin_server server;

@@ -99,6 +99,13 @@ int l7mp_offload_inherit(struct l7mp_offload_engine *engine, const struct l7mp_a
 void l7mp_offload_continue(struct l7mp_offload_engine *engine);
 
 /*
+ * Whether the kernel takes a packet from `remote` to `local` for one of a flow that a process of
+ * another ABI version has left, and that goes on until it ends (docs/fastpath.md). Both have ports.
+ */
+bool l7mp_offload_is_drained(struct l7mp_offload_engine *engine, uint8_t l4,
+                             const struct l7mp_addr *local, const struct l7mp_addr *remote);
+
+/*
  * Removes the flows (with the event `withdrawn`), and, unless the start mode is `no_init`, also the
  * attached programs, the pins, the changed sysctls and the lock of the instance. No handle stays on
  * the loop. Idempotent; the engine may be reconfigured afterwards.

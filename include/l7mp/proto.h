@@ -38,6 +38,12 @@ struct l7mp_env {
 	 * possible.
 	 */
 	void (*quit)(struct l7mp_env *env, int status);
+	/*
+	 * Whether packets from `remote` to `local` don't reach the socket with these addresses: the
+	 * kernel relays them for an earlier process. NULL: never.
+	 */
+	bool (*is_taken)(struct l7mp_env *env, uint8_t l4, const struct l7mp_addr *local,
+	                 const struct l7mp_addr *remote);
 };
 /*
  * The memory that counts for limits.max_memory: sessions and connections by their average size,

@@ -690,6 +690,15 @@ static void on_quit(struct l7mp_task *task, void *arg)
 	stop(arg);
 }
 
+/* env.is_taken */
+static bool is_taken(struct l7mp_env *env, uint8_t l4, const struct l7mp_addr *local,
+                     const struct l7mp_addr *remote)
+{
+	struct l7mp_app *app = l7mp_container_of(env, struct l7mp_app, env);
+
+	return app->offload && l7mp_offload_is_drained(app->offload, l4, local, remote);
+}
+
 /* env.quit */
 static void quit(struct l7mp_env *env, int status)
 {
@@ -736,6 +745,7 @@ static int make_layers(struct l7mp_app *app)
 		return rc;
 	l7mp_task_init(&app->quit_task, on_quit, app);
 	app->env.quit = quit;
+	app->env.is_taken = is_taken;
 	app->env.loop = app->loop;
 	app->env.stats = &app->stats;
 	app->env.limits = &l7mp_model_admin(app->model)->limits;

@@ -619,6 +619,7 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 {
 	struct off_adoption *a = &e->adoption;
 
+	off_drains_go(e);
 	if (!a->under_way)
 		return;
 	while (a->flows) {

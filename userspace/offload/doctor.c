@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Checks whether this host supports the fast path, and gives advice. Changes nothing. */
 #include <bpf/libbpf.h>
+#include <dirent.h>
 #include <errno.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
@@ -114,6 +115,53 @@ static void check_load(struct report *r)
 	rc = off_maps_load(&m, 1024, why, sizeof(why));
 	check(r, "programs", !rc, true, why, "see the lines above, then the log at level verbose");
 	off_maps_close(&m);
+}
+
+/* ---- flows of other ABI versions ---- */
+
+static void add_draining(struct l7mp_str *found, const char *instance, const char *name)
+{
+	struct off_maps m;
+	char dir[600];
+
+	snprintf(dir, sizeof(dir), OFF_PINS "/%s/%s", instance, name);
+	off_maps_open_old(&m, dir);
+	l7mp_str_addf(found, "%s%s: %llu flow entries of ABI %u", found->len ? ", " : "", dir,
+	              (unsigned long long)off_maps_n_flows(&m), off_maps_version(&m));
+	off_maps_close(&m);
+}
+
+static void find_draining(struct l7mp_str *found, const char *instance)
+{
+	char dir[300];
+	const struct dirent *de;
+	DIR *d;
+
+	snprintf(dir, sizeof(dir), OFF_PINS "/%s", instance);
+	d = opendir(dir);
+	while (d && (de = readdir(d)))
+		if (off_pins_are_draining(de->d_name))
+			add_draining(found, instance, de->d_name);
+	if (d)
+		closedir(d);
+}
+
+static void check_draining(struct report *r)
+{
+	struct l7mp_str found = {0};
+	const struct dirent *de;
+	DIR *d = opendir(OFF_PINS);
+
+	while (d && (de = readdir(d)))
+		if (de->d_name[0] != '.')
+			find_draining(&found, de->d_name);
+	if (d)
+		closedir(d);
+	check(r, "draining", !found.len, false,
+	      found.len ? found.s : "no flows of other versions of the proxy",
+	      "they go on until they end, or admin.offload_drain.deadline, as long as a proxy "
+	      "of the instance runs: GET /offload, `draining`");
+	l7mp_str_free(&found);
 }
 
 /* ---- interfaces ---- */
@@ -246,6 +294,7 @@ cJSON *l7mp_offload_doctor(const struct l7mp_admin *admin)
 		check_files(&r);
 		check_caps(&r);
 		check_load(&r);
+		check_draining(&r);
 		list_links(&w);
 		list_missing(&w);
 	}

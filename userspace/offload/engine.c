@@ -188,6 +188,7 @@ int l7mp_offload_new(const struct l7mp_offload_params *params, struct l7mp_offlo
 	compose(e);
 	l7mp_timer_init(&e->work, off_changes_work, e);
 	l7mp_timer_init(&e->retry, on_retry, e);
+	l7mp_timer_init(&e->drains.timer, off_drains_tick, e);
 	snprintf(e->why, sizeof(e->why), "not configured yet");
 	*out = e;
 	return 0;
@@ -205,6 +206,7 @@ static void release(struct l7mp_offload_engine *e)
 
 	off_adopt_leave(e);
 	off_load_cancel(e);
+	off_drains_close(e);
 	off_counter_poll_stop(&e->table);
 	off_slots_stop(&e->table);
 	off_handover_stop(&e->table);
@@ -233,7 +235,8 @@ static void release(struct l7mp_offload_engine *e)
 
 static void disown(struct l7mp_offload_engine *e);
 
-void l7mp_offload_stop(struct l7mp_offload_engine *e)
+/* `drains`: what is being drained goes on, as this process starts the engine again. */
+static void stop(struct l7mp_offload_engine *e, bool drains)
 {
 	bool starting = e->state == OFF_STARTING;
 	struct off_link *l, *next;
@@ -244,6 +247,9 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	/* The start failed during adoption: leave everything attached. */
 	if (e->adoption.under_way)
 		disown(e);
+	/* Only the next process would end them; it does after a failed start and with no_init. */
+	if (!drains && e->drains.started && e->set.start != L7MP_OFFLOAD_NO_INIT)
+		off_drains_end_all(e, "the proxy stops using the fast path");
 	/* Before detaching, so that all packets are counted until their flow is removed. */
 	off_flows_withdraw_all(e, L7MP_REASON_DISABLED);
 	L7MP_FAULT("stopping");
@@ -256,6 +262,11 @@ void l7mp_offload_stop(struct l7mp_offload_engine *e)
 	release(e);
 	if (starting) /* sessions have been refused with PENDING */
 		retry_sessions(e);
+}
+
+void l7mp_offload_stop(struct l7mp_offload_engine *e)
+{
+	stop(e, false);
 }
 
 void l7mp_offload_free(struct l7mp_offload_engine **pp)
@@ -433,6 +444,8 @@ static int serve(struct l7mp_offload_engine *e)
 	missing_interfaces(e);
 	off_attach_update_all(&e->hooks);
 	off_retry_soon(e);
+	if (e->drains.started)
+		off_drains_go(e);
 	return 0;
 }
 
@@ -451,8 +464,10 @@ static int begin(struct l7mp_offload_engine *e, bool wait)
 		rc = prepare(e);
 	if (rc)
 		return rc;
+	off_drains_open(e);
 	if (e->set.start == L7MP_OFFLOAD_NO_INIT)
 		return take_over(e, wait);
+	off_drains_arrange(e, wait);
 	rc = wait ? take_over_flows(e) : 1;
 	if (rc <= 0)
 		return rc;
@@ -469,6 +484,8 @@ static int begin(struct l7mp_offload_engine *e, bool wait)
 static void give_up(struct l7mp_offload_engine *e)
 {
 	set_state(e, OFF_UNAVAILABLE);
+	if (e->set.start != L7MP_OFFLOAD_NO_INIT)
+		off_drains_end_all(e, "the fast path is not available");
 	release(e); /* clears the pins only if we hold the lock */
 }
 
@@ -577,7 +594,10 @@ static void disown(struct l7mp_offload_engine *e)
 static int start_with(struct l7mp_offload_engine *e, struct off_settings *wanted,
                       struct l7mp_error *err)
 {
-	l7mp_offload_stop(e);
+	bool drains = wanted->start != L7MP_OFFLOAD_DISABLE && wanted->n_ifs && e->set.instance &&
+	              !strcmp(e->set.instance, wanted->instance);
+
+	stop(e, drains);
 	use_settings(e, wanted);
 	return start(e, err);
 }
@@ -731,6 +751,7 @@ void l7mp_offload_continue(struct l7mp_offload_engine *e)
 		return;
 	if (e->set.start != L7MP_OFFLOAD_NO_INIT)
 		rc = off_maps_pin_new(&e->table.maps, e->pins.dir, e->why, sizeof(e->why));
+	off_drains_open(e);
 	if (!rc)
 		rc = serve(e);
 	if (!rc)

@@ -8,6 +8,7 @@
  *   splices   TCP flows                        frames    AF_PACKET flows
  *   adopt     flows of a previous daemon       doctor    checks of the host
  *   leave     withdrawing flows before programs are detached
+ *   drain     flows of another ABI version
  *
  * Thread: loop only.
  */
@@ -62,6 +63,23 @@ struct off_adoption {
 	struct off_removal removals[OFF_ADOPT_SHOWN]; /* a ring, indexed by n_removed */
 };
 
+/* What was left by processes of other ABI versions, and has ended (drain.c). */
+#define OFF_DRAINED_SHOWN 8
+struct off_drained {
+	uint32_t abi;
+	uint64_t flows;
+	int64_t forwarded; /* -1: not known */
+	uint64_t began_ms, ended_ms;
+	char why[200];
+};
+struct off_drains {
+	struct l7mp_timer timer;
+	bool started;      /* the program's start has succeeded */
+	int *held, n_held; /* sockets that keep local ports of TCP from being chosen */
+	uint64_t n_ended;
+	struct off_drained ended[OFF_DRAINED_SHOWN]; /* a ring, by n_ended */
+};
+
 struct l7mp_offload_engine {
 	struct l7mp_loop *loop;
 	struct l7mp_stats *stats;
@@ -85,6 +103,7 @@ struct l7mp_offload_engine {
 
 	struct l7mp_flow *flows;
 	struct off_adoption adoption;
+	struct off_drains drains;  /* the list itself is in hooks */
 	struct l7mp_flow *leaving; /* deleted from the maps, `withdrawn` not called yet */
 	struct off_batch batch[OFF_FAMILIES];
 	struct l7mp_timer work;
@@ -167,6 +186,26 @@ int off_adopt_own(void *ctx, struct l7mp_flow *flow, uint64_t cookie, const int 
 void off_adopt_leave(struct l7mp_offload_engine *e);
 /* For GET /offload. A new tree, or NULL. */
 cJSON *off_adopt_json(const struct l7mp_offload_engine *e);
+
+/* ---- drain.c ---- */
+
+/* Finds what is being drained already. After the lock was got. */
+void off_drains_open(struct l7mp_offload_engine *e);
+/*
+ * Before anything else is done with the pins: sets those of another version aside if flows are
+ * there. `back`: and those of our own version, which another one had set aside, are put back.
+ */
+void off_drains_arrange(struct l7mp_offload_engine *e, bool back);
+/* The programs are attached and the listeners are bound: looks after them from now on. */
+void off_drains_go(struct l7mp_offload_engine *e);
+/* Removes them all: programs, maps, pins. */
+void off_drains_end_all(struct l7mp_offload_engine *e, const char *why);
+/* Forgets them; they stay in the kernel. */
+void off_drains_close(struct l7mp_offload_engine *e);
+void off_drains_tick(struct l7mp_timer *t, void *arg);
+/* New trees, or NULL: those that go on; those that have ended. */
+cJSON *off_drains_json(const struct l7mp_offload_engine *e);
+cJSON *off_drained_json(const struct l7mp_offload_engine *e);
 
 /* ---- changes.c ---- */
 

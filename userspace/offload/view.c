@@ -231,6 +231,8 @@ cJSON *l7mp_offload_to_json(struct l7mp_offload_engine *e)
 	rc |= l7mp_json_add(o, "flows", flow_stats_json(e));
 	rc |= l7mp_json_add(o, "verdicts", verdicts_json(e));
 	rc |= l7mp_json_add(o, "adopted", off_adopt_json(e));
+	rc |= l7mp_json_add(o, "draining", off_drains_json(e));
+	rc |= l7mp_json_add(o, "drained", off_drained_json(e));
 	if (!rc)
 		return o;
 	cJSON_Delete(o);

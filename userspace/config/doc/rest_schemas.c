@@ -353,6 +353,36 @@ static const struct l7mp_schema adopted_schema = {
         .doc = "What an earlier process of the instance had left in the kernel",
         .fields = adopted_fields};
 
+static const struct l7mp_field draining_fields[] = {
+        INT_R("abi", "Version of these maps and programs"),
+        STR_R("path", "Directory of the pins"),
+        INT_R("entries", "Entries of flows4 and flows6, two per session, when this process began"),
+        INT("packets", "How many packets they have forwarded; null: not known"),
+        STR_R("began", "When they were set aside"),
+        INT_R("idle", "Seconds since the last packet: admin.offload_drain.idle"),
+        INT_R("left", "Seconds until the deadline: admin.offload_drain.deadline"),
+        END,
+};
+static const struct l7mp_schema draining_schema = {
+        .name = "offload-draining",
+        .doc = "Flows of another ABI version, which go on until they end",
+        .fields = draining_fields};
+static const struct l7mp_field draining_item = {.type = L7MP_T_OBJECT, .sub = &draining_schema};
+static const struct l7mp_field drained_fields[] = {
+        INT_R("abi", "Version of the maps and programs"),
+        INT_R("entries", "Entries of flows4 and flows6, two per session, that there were"),
+        INT("packets", "How many packets they have forwarded; null: not known"),
+        STR_R("began", "When they were set aside"),
+        STR_R("ended", "When they were removed"),
+        STR_R("reason", "Why they were removed"),
+        END,
+};
+static const struct l7mp_schema drained_schema = {
+        .name = "offload-drained",
+        .doc = "Flows of another ABI version that were removed",
+        .fields = drained_fields};
+static const struct l7mp_field drained_item = {.type = L7MP_T_OBJECT, .sub = &drained_schema};
+
 static const struct l7mp_field offload_fields[] = {
         STR_R("state", "Whether the fast path is there"),
         STR("reason", "Why not"),
@@ -366,6 +396,8 @@ static const struct l7mp_field offload_fields[] = {
         ANY("flows", "Counters of the flow table"),
         ANY("reasons", "What the reasons mean"),
         OBJ("adopted", &adopted_schema, "What was taken over from an earlier process"),
+        ARR("draining", &draining_item, "What goes on of another ABI version"),
+        ARR("drained", &drained_item, "The last 8 of these that were removed"),
         END,
 };
 const struct l7mp_schema l7mp_rest_offload = {

@@ -158,6 +158,12 @@ static void merge_offload_tcp(struct l7mp_offload_tcp *t, const cJSON *doc)
 	t->after_ms = (uint32_t)l7mp_json_num(doc, "after_ms", t->after_ms);
 }
 
+static void merge_offload_drain(struct l7mp_offload_drain *d, const cJSON *doc)
+{
+	d->idle = (uint32_t)l7mp_json_num(doc, "idle", d->idle);
+	d->deadline = (uint32_t)l7mp_json_num(doc, "deadline", d->deadline);
+}
+
 int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7mp_admin *out)
 {
 	const cJSON *limits = l7mp_json_member(doc, "limits");
@@ -171,6 +177,7 @@ int l7mp_admin_merge(const struct l7mp_admin *base, const cJSON *doc, struct l7m
 	out->offload_mode = (enum l7mp_offload_mode)merge_enum(doc, "offload_mode", mode_names,
 	                                                       (int)out->offload_mode);
 	merge_offload_tcp(&out->offload_tcp, l7mp_json_member(doc, "offload_tcp"));
+	merge_offload_drain(&out->offload_drain, l7mp_json_member(doc, "offload_drain"));
 	merge_server(&out->server, l7mp_json_member(doc, "server"));
 	out->read_without_token =
 	        l7mp_json_bool(doc, "read_without_token", out->read_without_token);
@@ -290,6 +297,12 @@ static bool same_offload_tcp(const struct l7mp_offload_tcp *a, const struct l7mp
 	       a->after_ms == b->after_ms;
 }
 
+static bool same_offload_drain(const struct l7mp_offload_drain *a,
+                               const struct l7mp_offload_drain *b)
+{
+	return a->idle == b->idle && a->deadline == b->deadline;
+}
+
 bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 {
 	return !l7mp_admin_fixed_key(a, b) && a->log_level == b->log_level &&
@@ -298,6 +311,7 @@ bool l7mp_admin_equal(const struct l7mp_admin *a, const struct l7mp_admin *b)
 	       a->drain_timeout == b->drain_timeout && a->metrics_sessions == b->metrics_sessions &&
 	       a->offload == b->offload && a->offload_mode == b->offload_mode && same_ifs(a, b) &&
 	       same_offload_tcp(&a->offload_tcp, &b->offload_tcp) &&
+	       same_offload_drain(&a->offload_drain, &b->offload_drain) &&
 	       same_limits(&a->limits, &b->limits);
 }
 
@@ -349,6 +363,15 @@ static int add_offload_tcp(cJSON *out, const struct l7mp_offload_tcp *t)
 	return l7mp_json_add(out, "offload_tcp", json);
 }
 
+static int add_offload_drain(cJSON *out, const struct l7mp_offload_drain *d)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	l7mp_json_add_num(json, "idle", d->idle);
+	l7mp_json_add_num(json, "deadline", d->deadline);
+	return l7mp_json_add(out, "offload_drain", json);
+}
+
 static int add_metrics(cJSON *out, const struct l7mp_admin *a)
 {
 	cJSON *json = cJSON_CreateObject();
@@ -373,7 +396,8 @@ cJSON *l7mp_admin_to_json(const struct l7mp_admin *a)
 	    l7mp_json_add_str(out, "offload", start_names[a->offload]) |
 	    l7mp_json_add(out, "offload_ifs", ifs) |
 	    l7mp_json_add_str(out, "offload_mode", mode_names[a->offload_mode]) |
-	    add_offload_tcp(out, &a->offload_tcp) | add_text(out, "instance", a->instance) |
+	    add_offload_tcp(out, &a->offload_tcp) | add_offload_drain(out, &a->offload_drain) |
+	    add_text(out, "instance", a->instance) |
 	    add_text(out, "api_token_file", a->api_token_file) | add_server(out, &a->server) |
 	    l7mp_json_add_bool(out, "read_without_token", a->read_without_token) |
 	    l7mp_json_add_bool(out, "console", a->console) |

@@ -182,6 +182,34 @@ static const struct l7mp_schema offload_tcp = {
         .fields = offload_tcp_fields,
 };
 
+static const struct l7mp_field offload_drain_fields[] = {
+        {
+                .key = "idle",
+                .type = L7MP_T_INT,
+                .min = 1,
+                .max = 86400,
+                .def = "60",
+                .doc = "Seconds in which the kernel has forwarded no packet of these flows: they "
+                       "are "
+                       "taken to have ended",
+        },
+        {
+                .key = "deadline",
+                .type = L7MP_T_INT,
+                .min = 0,
+                .max = 86400,
+                .def = "300",
+                .doc = "Seconds after which they are removed in any case; 0: at once",
+        },
+        {.key = NULL},
+};
+static const struct l7mp_schema offload_drain = {
+        .name = "offload_drain",
+        .doc = "How long the flows go on that a proxy with another ABI of programs and maps has "
+               "left in the kernel: docs/fastpath.md",
+        .fields = offload_drain_fields,
+};
+
 static const char *const offload_starts[] = {"init", "no_init", "disable", NULL};
 static const char *const offload_modes[] = {"auto", "native", "generic", "tc", NULL};
 
@@ -257,6 +285,12 @@ static const struct l7mp_field admin_fields[] = {
                 .type = L7MP_T_OBJECT,
                 .sub = &offload_tcp,
                 .doc = "Which TCP sessions the fast path takes",
+        },
+        {
+                .key = "offload_drain",
+                .type = L7MP_T_OBJECT,
+                .sub = &offload_drain,
+                .doc = "Flows that another version of the proxy has left in the kernel",
         },
         {
                 .key = "instance",

@@ -169,12 +169,32 @@ static bool read_record(const struct off_maps *m, const struct off_link *l,
 	       !strcmp(rec->name, l->name);
 }
 
+/* The record of another version of us, whose flows go on, of what it has made; but not `m`'s. */
+static bool drained_record(const struct off_hooks *h, const struct off_maps *m,
+                           const struct off_link *l, struct l7mp_abi_attached *rec)
+{
+	for (const struct off_drain *d = h->drains; d; d = d->next)
+		if (&d->maps != m && read_record(&d->maps, l, rec))
+			return true;
+	return false;
+}
+
+/* Whether the sysctls have to stay for flows other than those of `m`. */
+static bool sysctls_needed(const struct off_hooks *h, const struct off_maps *m,
+                           const struct off_link *l)
+{
+	struct l7mp_abi_attached rec;
+
+	return drained_record(h, m, l, &rec) && rec.flags & L7MP_ATTACHED_SYSCTLS;
+}
+
 /* Takes over a previous daemon's clsact and sysctls, so that detaching undoes them. */
 static void inherit(struct off_hooks *h, struct off_link *l)
 {
 	struct l7mp_abi_attached rec;
 
-	if (h->maps->old[0].tc < 0 || !read_record(h->maps, l, &rec))
+	if ((h->maps->old[0].tc < 0 || !read_record(h->maps, l, &rec)) &&
+	    !drained_record(h, NULL, l, &rec))
 		return;
 	l->made_clsact = rec.flags & L7MP_ATTACHED_CLSACT;
 	if (l->type != OFF_ARP_LOOPBACK || !(rec.flags & L7MP_ATTACHED_SYSCTLS))
@@ -231,7 +251,7 @@ void off_detach(struct off_hooks *h, struct off_link *l)
 	if (l->ours) {
 		off_xdp_detach(h, l);
 		off_tc_detach(h, l);
-		if (l->type == OFF_ARP_LOOPBACK)
+		if (l->type == OFF_ARP_LOOPBACK && !sysctls_needed(h, NULL, l))
 			off_sysctls_restore(&h->sysctls, OFF_SYSCTL_DIR);
 		(void)bpf_map_delete_elem(h->maps->attached, &l->ifindex);
 		l7mp_log_info(OFF_MODULE, "%s is not served any more", l->name);
@@ -407,7 +427,8 @@ static void clean_record(struct off_hooks *h, const struct off_maps *old, uint32
 		return;
 	if (rec.flags & L7MP_ATTACHED_CLSACT)
 		off_tc_drop_clsact(&h->path->nl, ifindex);
-	if (rec.flags & L7MP_ATTACHED_SYSCTLS) {
+	if (rec.flags & L7MP_ATTACHED_SYSCTLS && l->hook == OFF_HOOK_NONE &&
+	    !sysctls_needed(h, old, l)) {
 		struct off_sysctls s;
 
 		off_sysctls_init(&s);
@@ -472,7 +493,36 @@ void off_attach_clean(struct off_hooks *h, const struct off_maps *old)
 		if (found)
 			l7mp_log_notice(OFF_MODULE, "%s: took away what a predecessor left",
 			                l->name);
+		L7MP_FAULT("cleaned-link");
 		if (old->attached >= 0)
 			clean_record(h, old, l->ifindex);
 	}
+}
+
+/* XDP in front of the tc program, which stays. */
+static void promote(struct off_hooks *h, struct off_link *l)
+{
+	struct off_choice c;
+	char refusal[160] = "";
+
+	off_choose(l, h->set->mode, &c);
+	if (!l->ours || l->leaving || l->hook != OFF_HOOK_TC || c.hook == OFF_HOOK_TC ||
+	    off_xdp_attach(h, l, c.hook, refusal, sizeof(refusal)))
+		return;
+	l->hook = c.hook;
+	snprintf(l->why, sizeof(l->why), "%s", c.why);
+	l7mp_log_notice(OFF_MODULE, "%s is served by %s: %s", l->name, off_hook_name(l->hook),
+	                l->why);
+	off_nexthops_dirty_all(h->path);
+	h->served(h->arg);
+}
+
+void off_attach_promote(struct off_hooks *h)
+{
+	struct off_link *l, *next;
+
+	if (!h->active)
+		return;
+	HASH_ITER (hh, h->path->links, l, next)
+		promote(h, l);
 }

@@ -35,6 +35,24 @@ int off_sysctls_set(struct off_sysctls *s, const char *dir);
 /* Restores the values that off_sysctls_set changed, except those another program changed since. */
 void off_sysctls_restore(struct off_sysctls *s, const char *dir);
 
+/* ---- programs of another ABI version ---- */
+
+/*
+ * They stay attached, in front of ours, until their flows have ended (drain.c): a packet without a
+ * flow in their maps is passed on to ours.
+ */
+struct off_drain {
+	struct off_drain *next;
+	char dir[288];        /* of the pins */
+	uint32_t abi;         /* 0: not known, as not all pins are there */
+	struct off_maps maps; /* what is pinned; only what all versions share may be used */
+	bool going;           /* this process has begun to look after it */
+	uint64_t flows;       /* entries of flows4 and flows6, when that began */
+	int64_t forwarded;    /* packets, in all; -1: not known */
+	uint64_t active_ms;   /* loop time when that had last changed; 0: not looked yet */
+	uint64_t began_ms;    /* wall clock, when the pins were set aside */
+};
+
 /* ---- the context ---- */
 
 struct off_hooks {
@@ -50,6 +68,7 @@ struct off_hooks {
 	/* An interface was attached: refused flows may be possible now. */
 	void (*served)(void *arg);
 	void *arg;
+	struct off_drain *drains; /* owned by the engine */
 
 	bool active; /* while false, off_attach_update and off_attach_check do nothing */
 	struct off_sysctls sysctls;
@@ -91,8 +110,15 @@ bool off_attach_wanted(const struct off_settings *s, const struct off_link *l);
 /*
  * offload: init. Detaches the programs that a previous daemon of the same instance left attached,
  * and undoes its changes of qdiscs and sysctls. `old` holds that daemon's programs and maps.
+ * What an interface that we serve needs, or flows of another version, stays.
  */
 void off_attach_clean(struct off_hooks *h, const struct off_maps *old);
+
+/*
+ * Programs of another version were taken away: the interfaces that got tc because of them get XDP
+ * in front of it.
+ */
+void off_attach_promote(struct off_hooks *h);
 
 /*
  * After off_attach_update_all has replaced a previous daemon's programs by ours: detaches the rest
@@ -140,5 +166,8 @@ unsigned off_tc_remove(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_
  */
 int off_tc_find(struct off_nl *nl, uint32_t ifindex, uint32_t id, uint32_t id_l3,
                 unsigned *n_before);
+/* How many ingress filters run one of m's programs, of all its generations; *last: preference. */
+unsigned off_tc_count(struct off_nl *nl, uint32_t ifindex, const struct off_maps *m,
+                      uint32_t *last);
 /* Removes the clsact qdisc if it has no filters. */
 void off_tc_drop_clsact(struct off_nl *nl, uint32_t ifindex);

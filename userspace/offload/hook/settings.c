@@ -22,6 +22,7 @@ int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin)
 	out->start = admin->offload;
 	out->mode = admin->offload_mode;
 	out->tcp = admin->offload_tcp;
+	out->drain = admin->offload_drain;
 	out->max_flows = admin->limits.max_flows ? admin->limits.max_flows : L7MP_FLOWS_DEFAULT;
 	out->instance = strdup(l7mp_admin_instance(admin));
 	out->ifs = calloc(admin->n_offload_ifs + 1, sizeof(*out->ifs));

@@ -17,6 +17,7 @@ struct off_settings {
 	char *instance;
 	uint32_t max_flows;
 	struct l7mp_offload_tcp tcp;
+	struct l7mp_offload_drain drain;
 };
 /* Copies the settings; the caller frees the copy with off_settings_clear. 0 or -ENOMEM. */
 int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);

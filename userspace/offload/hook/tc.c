@@ -150,6 +150,37 @@ static bool replace_old(struct off_hooks *h, struct off_link *l)
 	return true;
 }
 
+unsigned off_tc_count(struct off_nl *nl, uint32_t ifindex, const struct off_maps *m, uint32_t *last)
+{
+	struct filters f = {.n = 0};
+	unsigned found = 0;
+
+	if (list_filters(nl, ifindex, INGRESS, &f))
+		return 0;
+	for (unsigned i = 0; i < f.n; i++) {
+		uint32_t id = f.v[i].id;
+
+		if (!id || (id != m->id_tc && id != m->id_tc_l3 && !is_old(m, id)))
+			continue;
+		found++;
+		if (f.v[i].priority > *last)
+			*last = f.v[i].priority;
+	}
+	return found;
+}
+
+/* Ours come behind those of other versions of us, whose flows go on. Returns how many there are. */
+static unsigned behind_drained(struct off_hooks *h, const struct off_link *l, uint32_t *preference)
+{
+	uint32_t last = PREFERENCE - 1;
+	unsigned n = 0;
+
+	for (const struct off_drain *d = h->drains; d; d = d->next)
+		n += off_tc_count(&h->path->nl, l->ifindex, &d->maps, &last);
+	*preference = last + 1;
+	return n;
+}
+
 bool off_tc_has_clsact(uint32_t ifindex)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
@@ -163,11 +194,13 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)l->ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts);
-	unsigned n_before = 0;
+	unsigned n_before = 0, n_drained;
+	uint32_t first;
 	int rc;
 
 	if (replace_old(h, l))
 		return 0;
+	n_drained = behind_drained(h, l, &first);
 	rc = bpf_tc_hook_create(&hook);
 	if (rc && rc != -EEXIST) {
 		snprintf(why, size, "tc: can't make a clsact qdisc: %s", strerror(-rc));
@@ -176,7 +209,7 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 	l->made_clsact |= !rc;
 	opts.prog_fd = off_link_l3(l) ? h->maps->prog_tc_l3 : h->maps->prog_tc;
 	for (uint32_t i = 0; i < PREFERENCES; i++) {
-		opts.priority = PREFERENCE + i;
+		opts.priority = first + i;
 		opts.handle = 0;
 		opts.prog_id = 0;
 		rc = bpf_tc_attach(&hook, &opts);
@@ -195,11 +228,11 @@ int off_tc_attach(struct off_hooks *h, struct off_link *l, char *why, size_t siz
 	l->priority = opts.priority;
 	if (off_tc_find(&h->path->nl, l->ifindex, h->maps->id_tc, h->maps->id_tc_l3, &n_before) >
 	            0 &&
-	    n_before)
+	    n_before > n_drained)
 		l7mp_log_warn(OFF_MODULE,
 		              "%s: %u tc filters run before ours (preference %u); what they take "
 		              "is not forwarded by the kernel",
-		              l->name, n_before, l->priority);
+		              l->name, n_before - n_drained, l->priority);
 	return 0;
 }
 

@@ -38,9 +38,47 @@ static uint32_t attached_id(uint32_t ifindex)
 	return q.prog_id;
 }
 
-static void explain(int rc, const struct off_link *l, enum off_hook hook, char *why, size_t size)
+/*
+ * Whether the program there is libxdp's dispatcher. libxdp would say so, too, but keeps a
+ * descriptor of a program that is none (1.3.1): that one then stays in the kernel after its end.
+ * False without CAP_SYS_ADMIN.
+ */
+static bool has_dispatcher(uint32_t ifindex)
 {
-	if (rc == -EBUSY || rc == -EEXIST)
+	struct bpf_prog_info info = {0};
+	__u32 len = sizeof(info);
+	uint32_t id = attached_id(ifindex);
+	int fd = id ? bpf_prog_get_fd_by_id(id) : -1;
+	bool found;
+
+	if (fd < 0)
+		return false;
+	found = !bpf_obj_get_info_by_fd(fd, &info, &len) && !strcmp(info.name, "xdp_dispatcher");
+	close(fd);
+	return found;
+}
+
+/* The version whose program is attached there, alone, until its flows have ended; 0: none. */
+static uint32_t drained_version(const struct off_hooks *h, const struct off_link *l)
+{
+	for (const struct off_drain *d = h->drains; d; d = d->next)
+		if (off_xdp_find_id(l->ifindex, d->maps.id_xdp) ||
+		    off_xdp_find_id(l->ifindex, d->maps.old[1].id_xdp))
+			return d->abi;
+	return 0;
+}
+
+static void explain(const struct off_hooks *h, int rc, const struct off_link *l, enum off_hook hook,
+                    char *why, size_t size)
+{
+	uint32_t abi = drained_version(h, l);
+
+	if ((rc == -EBUSY || rc == -EEXIST) && abi)
+		snprintf(why, size,
+		         "the XDP program of ABI %u is attached until its flows have ended, and "
+		         "there is no dispatcher for two",
+		         abi);
+	else if (rc == -EBUSY || rc == -EEXIST)
 		snprintf(why, size,
 		         "another XDP program (id %u) is attached, and this kernel has no "
 		         "dispatcher for two",
@@ -95,7 +133,7 @@ static int attach_dispatched(struct off_hooks *h, struct off_link *l, enum off_h
 
 static bool may_dispatch(struct off_hooks *h, struct off_link *l, enum off_hook hook, int *rc)
 {
-	if (h->dispatcher == 0)
+	if (h->dispatcher == 0 || (attached_id(l->ifindex) && !has_dispatcher(l->ifindex)))
 		return false;
 	*rc = attach_dispatched(h, l, hook);
 	if (!*rc) {
@@ -182,11 +220,14 @@ static bool uses_map(int prog_fd, int map_fd)
 /* Finds our extension in the interface's dispatcher; `remove`: detaches it as well. */
 static enum off_hook find_dispatched(uint32_t ifindex, const struct off_maps *m, bool remove)
 {
-	struct xdp_multiprog *mp = xdp_multiprog__get_from_ifindex((int)ifindex);
 	enum off_hook found = OFF_HOOK_NONE;
 	struct xdp_program *p = NULL;
+	struct xdp_multiprog *mp;
 	enum xdp_attach_mode mode;
 
+	if (!has_dispatcher(ifindex))
+		return found;
+	mp = xdp_multiprog__get_from_ifindex((int)ifindex);
 	if (!mp || libxdp_get_error(mp))
 		return found;
 	mode = xdp_multiprog__attach_mode(mp);
@@ -205,7 +246,7 @@ enum off_hook off_xdp_find(uint32_t ifindex, const struct off_maps *m)
 {
 	enum off_hook hook = off_xdp_find_id(ifindex, m->id_xdp);
 
-	if (hook == OFF_HOOK_NONE && attached_id(ifindex))
+	if (hook == OFF_HOOK_NONE)
 		hook = find_dispatched(ifindex, m, false);
 	return hook;
 }
@@ -217,7 +258,7 @@ bool off_xdp_remove(uint32_t ifindex, const struct off_maps *m)
 	int rc;
 
 	if (hook == OFF_HOOK_NONE)
-		return attached_id(ifindex) && find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
+		return find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
 	rc = bpf_xdp_detach((int)ifindex, flags_of(hook), &old);
 	if (rc)
 		l7mp_log_warn(OFF_MODULE, "XDP: can't detach from interface %u: %s", ifindex,
@@ -256,8 +297,7 @@ bool off_xdp_remove_old(uint32_t ifindex, const struct off_maps *m)
 			found |= !bpf_xdp_detach((int)ifindex, flags_of(hook), &old);
 	}
 	/* In a dispatcher it is recognised by its maps, which both daemons share. */
-	if (m->old[0].xdp >= 0 && attached_id(ifindex) &&
-	    off_xdp_find_id(ifindex, m->id_xdp) == OFF_HOOK_NONE)
+	if (m->old[0].xdp >= 0 && off_xdp_find_id(ifindex, m->id_xdp) == OFF_HOOK_NONE)
 		found |= find_dispatched(ifindex, m, true) != OFF_HOOK_NONE;
 	return found;
 }
@@ -275,6 +315,6 @@ int off_xdp_attach(struct off_hooks *h, struct off_link *l, enum off_hook hook, 
 	rc = bpf_xdp_attach((int)l->ifindex, h->maps->prog_xdp,
 	                    flags_of(hook) | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
 	if (rc)
-		explain(rc, l, hook, why, size);
+		explain(h, rc, l, hook, why, size);
 	return rc;
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -413,6 +414,106 @@ void off_maps_open_old(struct off_maps *m, const char *dir)
 		m->attached = -1;
 	}
 	read_ids(m);
+}
+
+/* ---- maps of another ABI version ---- */
+
+/* Larger keys and values than any version has had. */
+#define ANY_KEY   256
+#define ANY_VALUE 4096
+
+static bool look(int fd, struct bpf_map_info *info)
+{
+	__u32 len = sizeof(*info);
+
+	memset(info, 0, sizeof(*info));
+	return fd >= 0 && !bpf_obj_get_info_by_fd(fd, info, &len) && info->key_size <= ANY_KEY &&
+	       info->value_size <= ANY_VALUE;
+}
+
+uint32_t off_maps_version(const struct off_maps *m)
+{
+	__u32 value[ANY_VALUE / sizeof(__u32)] = {0}, zero = 0;
+	struct bpf_map_info info;
+
+	if (!look(m->abi, &info) || info.type != BPF_MAP_TYPE_ARRAY ||
+	    info.value_size < sizeof(value[0]) || bpf_map_lookup_elem(m->abi, &zero, value))
+		return 0;
+	return value[0];
+}
+
+void off_maps_each_key(int fd, void (*fn)(void *arg, const void *key, uint32_t size), void *arg)
+{
+	uint64_t key[ANY_KEY / sizeof(uint64_t)], before[ANY_KEY / sizeof(uint64_t)], *at = NULL;
+	struct bpf_map_info info;
+
+	if (!look(fd, &info))
+		return;
+	while (!bpf_map_get_next_key(fd, at, key)) {
+		fn(arg, key, info.key_size);
+		memcpy(before, key, sizeof(before));
+		at = before;
+	}
+}
+
+uint64_t off_maps_empty(int fd)
+{
+	uint64_t key[ANY_KEY / sizeof(uint64_t)], n = 0;
+	struct bpf_map_info info;
+
+	if (!look(fd, &info))
+		return 0;
+	while (!bpf_map_get_next_key(fd, NULL, key) && !bpf_map_delete_elem(fd, key))
+		n++;
+	return n;
+}
+
+bool off_maps_has_key(int fd, const void *key, uint32_t size)
+{
+	uint64_t value[ANY_VALUE / sizeof(uint64_t)];
+	struct bpf_map_info info;
+
+	return look(fd, &info) && info.key_size == size && !bpf_map_lookup_elem(fd, key, value);
+}
+
+static void count_key(void *arg, const void *key, uint32_t size)
+{
+	uint64_t *n = arg;
+
+	(void)key;
+	(void)size;
+	++*n;
+}
+
+uint64_t off_maps_n_flows(const struct off_maps *m)
+{
+	uint64_t n = 0;
+
+	off_maps_each_key(m->flows4, count_key, &n);
+	off_maps_each_key(m->flows6, count_key, &n);
+	return n;
+}
+
+int64_t off_maps_forwarded(const struct off_maps *m)
+{
+	int n_cpus = libbpf_num_possible_cpus();
+	struct bpf_map_info info;
+	uint64_t sum = 0, *v;
+
+	if (n_cpus < 1 || !look(m->verdicts, &info) || info.type != BPF_MAP_TYPE_PERCPU_ARRAY ||
+	    info.value_size != sizeof(*v))
+		return -1;
+	v = calloc((size_t)n_cpus, sizeof(*v));
+	if (!v)
+		return -1;
+	for (uint32_t i = L7MP_VERDICT_FORWARDED; i <= L7MP_VERDICT_COUNTED; i++) {
+		if (bpf_map_lookup_elem(m->verdicts, &i, v))
+			continue;
+		for (int cpu = 0; cpu < n_cpus; cpu++)
+			sum += v[cpu];
+	}
+	free(v);
+	return (int64_t)sum;
 }
 
 /* ---- our own programs for a previous daemon's maps ---- */

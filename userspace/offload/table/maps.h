@@ -75,8 +75,28 @@ void off_maps_use_newer(struct off_maps *m, const char *dir, bool for_good);
 int off_maps_pin_new(struct off_maps *m, const char *dir, char *why, size_t size);
 /* The old programs are not attached anywhere any more: closes them and replaces their pins. */
 void off_maps_renewed(struct off_maps *m, const char *dir);
-/* Removes all pins in dir; keeps the directory. */
+/*
+ * What all versions of the ABI share (abi.h): the version that the pinned maps say they are of, 0:
+ * they don't; the number of entries of flows4 and flows6; how many packets the programs have
+ * forwarded, or -1.
+ */
+uint32_t off_maps_version(const struct off_maps *m);
+uint64_t off_maps_n_flows(const struct off_maps *m);
+int64_t off_maps_forwarded(const struct off_maps *m);
+/* Calls fn(arg, key, size) for each key of a map; fn must not change the map. */
+void off_maps_each_key(int fd, void (*fn)(void *arg, const void *key, uint32_t size), void *arg);
+/* Deletes all entries of a hash map, and returns how many there were. */
+uint64_t off_maps_empty(int fd);
+/* Whether the map has this key of so many bytes. */
+bool off_maps_has_key(int fd, const void *key, uint32_t size);
+/* Removes every pin in dir, that of the map `abi` at last; the directory stays. */
 void off_pins_clear(const char *dir);
+/* Moves every pin of a directory to another one, in the same order. 0 or negative errno. */
+int off_pins_move(const char *from, const char *to);
+/* The pins of other ABI versions are in directories of this name and a number in the instance's. */
+#define OFF_DRAINING "draining"
+int off_pins_add_dir(const char *dir, char *out, size_t size); /* makes the next one */
+bool off_pins_are_draining(const char *name);                  /* Is it such a name? */
 /* Opens an XDP skeleton that uses our maps, without loading it. NULL: errno is set. */
 struct l7mp_xdp *off_maps_xdp_object(const struct off_maps *m);
 

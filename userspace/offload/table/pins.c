@@ -132,21 +132,91 @@ void off_pins_unlock(struct off_pins *p)
 	p->lock = -1;
 }
 
-static void unlink_one(DIR *d, const char *name)
+/* ---- what is pinned ---- */
+
+static bool is_dir(DIR *d, const char *name)
 {
-	(void)unlinkat(dirfd(d), name, 0);
+	struct stat st;
+
+	return fstatat(dirfd(d), name, &st, AT_SYMLINK_NOFOLLOW) || S_ISDIR(st.st_mode);
+}
+
+static int unpin(DIR *from, DIR *to, const char *name)
+{
+	int rc;
+
+	(void)to;
+	rc = unlinkat(dirfd(from), name, 0) ? -errno : 0;
 	L7MP_FAULT("unpin");
+	return rc;
+}
+
+static int move(DIR *from, DIR *to, const char *name)
+{
+	int rc = renameat(dirfd(from), name, dirfd(to), name) ? -errno : 0;
+
+	L7MP_FAULT("pin-moved");
+	return rc;
+}
+
+/*
+ * Each pin of a directory; that of the map `abi` is the last one: as long as it is there, what is
+ * to be done with the others is known.
+ */
+static int each_pin(DIR *from, DIR *to, int (*fn)(DIR *from, DIR *to, const char *name))
+{
+	const struct dirent *de;
+	bool has_abi = false;
+	int rc = 0;
+
+	rewinddir(from);
+	while ((de = readdir(from))) {
+		if (!strcmp(de->d_name, L7MP_MAP_ABI))
+			has_abi = true;
+		else if (de->d_name[0] != '.' && !is_dir(from, de->d_name) &&
+		         fn(from, to, de->d_name))
+			rc = -EIO;
+	}
+	if (!rc && has_abi)
+		rc = fn(from, to, L7MP_MAP_ABI);
+	return rc;
 }
 
 void off_pins_clear(const char *dir)
 {
 	DIR *d = opendir(dir);
-	const struct dirent *de;
 
 	if (!d)
 		return;
-	while ((de = readdir(d)))
-		if (de->d_name[0] != '.')
-			unlink_one(d, de->d_name);
+	(void)each_pin(d, NULL, unpin);
 	closedir(d);
+}
+
+int off_pins_move(const char *from, const char *to)
+{
+	DIR *f = opendir(from), *t = f ? opendir(to) : NULL;
+	int rc = t ? each_pin(f, t, move) : -errno;
+
+	if (t)
+		closedir(t);
+	if (f)
+		closedir(f);
+	return rc;
+}
+
+int off_pins_add_dir(const char *dir, char *out, size_t size)
+{
+	for (int i = 1; i < 100; i++) {
+		snprintf(out, size, "%s/" OFF_DRAINING "%d", dir, i);
+		if (!mkdir(out, 0700))
+			return 0;
+		if (errno != EEXIST)
+			return -errno;
+	}
+	return -EEXIST;
+}
+
+bool off_pins_are_draining(const char *name)
+{
+	return !strncmp(name, OFF_DRAINING, strlen(OFF_DRAINING));
 }

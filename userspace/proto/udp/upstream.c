@@ -459,6 +459,33 @@ static int local_for(const struct udp_upstream *u, const cJSON *bind, int family
 	return rc;
 }
 
+#define OTHER_PORTS 8 /* that are tried instead of one that is taken */
+
+static bool is_taken(const struct udp_upstream *u, int fd, const struct l7mp_addr *remote)
+{
+	struct l7mp_addr local;
+
+	return u->env->is_taken && !l7mp_fd_local(fd, &local) &&
+	       u->env->is_taken(u->env, IPPROTO_UDP, &local, remote);
+}
+
+/* Like open_fd. If the kernel chooses a port that it relays for an earlier process: another one. */
+static int open_free(const struct udp_upstream *u, const struct l7mp_addr *remote,
+                     const struct l7mp_addr *local, struct l7mp_socket_options *opt)
+{
+	int taken[OTHER_PORTS], n = 0;
+	int fd = open_fd(remote, local, u->latching, opt);
+
+	while (fd >= 0 && n < OTHER_PORTS && !u->latching && !l7mp_addr_port(local) &&
+	       is_taken(u, fd, remote)) {
+		taken[n++] = fd; /* stays open, so that it is not chosen again */
+		fd = open_fd(remote, local, false, opt);
+	}
+	while (n)
+		close(taken[--n]);
+	return fd;
+}
+
 int udp_upstream_connect_to(struct udp_upstream *u, const struct l7mp_addr *remote,
                             const cJSON *bind)
 {
@@ -471,7 +498,7 @@ int udp_upstream_connect_to(struct udp_upstream *u, const struct l7mp_addr *remo
 	if (u->dgram && l7mp_addr_port(&local))
 		l7mp_dgram_close(&u->dgram);
 	requested = local;
-	fd = open_fd(remote, &local, u->latching, &u->options);
+	fd = open_free(u, remote, &local, &u->options);
 	if (fd == -EADDRINUSE && take_over(u, &requested))
 		fd = open_fd(remote, &local, u->latching, &u->options);
 	return fd < 0 ? fd : use_socket(u, fd, remote, &requested);
