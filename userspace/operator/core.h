@@ -64,6 +64,7 @@ struct op_node {
 	cJSON *owners; /* for updateOwners; NULL: none */
 	struct op_placed *placed;
 	size_t n_placed, cap_placed;
+	uint64_t sum;      /* of all of it that a status is made from */
 	UT_hash_handle hh; /* by obj */
 };
 
@@ -108,6 +109,7 @@ struct op_group {
 struct op_entry {
 	struct op_proxy pub; /* first: op_blame and op_store_applied get it */
 	struct op_group *group;
+	uint64_t sum;             /* of its pod, and of the process there */
 	const struct op_obj *pod; /* while rendering */
 	struct op_unit **roots;
 	size_t n_roots, cap_roots;

@@ -118,16 +118,24 @@ cJSON *op_peers_tree(struct op_peers *p);
 /* ---- writer.c: statuses ---- */
 
 struct op_writer;
-/* `again` requests a call of op_writer_submit, soon. */
-int op_writer_new(struct kube_client *client, void (*again)(void *arg), void *arg,
-                  struct op_writer **out);
+int op_writer_new(struct kube_client *client, struct op_writer **out);
 void op_writer_free(struct op_writer **w);
 /*
- * Writes new status and owner writes; events go to `events`. Pending writes that are missing in
- * `writes` are cancelled. Takes nothing.
+ * A pass over all objects, in slices: begin, then op_writer_set or op_writer_keep for each object,
+ * then op_writer_end until it returns true.
  */
-void op_writer_submit(struct op_writer *w, const struct op_writes *writes,
-                      struct kube_events *events);
+void op_writer_begin(struct op_writer *w);
+/*
+ * What is to be written for an object: replaces what was before, so that writes that wait and are
+ * missing now are cancelled. Events go to `events`. Takes the bodies. Returns 0, or -ENOMEM: some
+ * are missing.
+ */
+int op_writer_set(struct op_writer *w, const struct op_object *o, struct op_writes *writes,
+                  struct kube_events *events);
+/* What is to be written for an object is what it was before. */
+void op_writer_keep(struct op_writer *w, const struct op_object *o);
+/* Drops one object that the pass has not seen. Returns true when there is none left. */
+bool op_writer_end(struct op_writer *w);
 /* Stops all writing, and forgets what was written. */
 void op_writer_stop(struct op_writer *w);
 struct op_writer_stats {

@@ -28,6 +28,17 @@ int op_grow(void *array, size_t n, size_t *cap, size_t size)
 	return 0;
 }
 
+/* Adds to a sum. A NULL text differs from an empty one. */
+static uint64_t add_text(uint64_t sum, const char *text)
+{
+	return text ? l7mp_hash_stable(text, strlen(text), sum) : sum + 1;
+}
+
+static uint64_t add_number(uint64_t sum, uint64_t n)
+{
+	return l7mp_hash_stable(&n, sizeof(n), sum);
+}
+
 /* Too long a name keeps its beginning and gets a hash of all of it. */
 static char *shorten(char *name)
 {
@@ -362,7 +373,10 @@ static int fill_proxy(struct op_entry *e, const struct op_obj *o)
 	p->node = strdup(o->pod->node);
 	p->port = o->pod->port;
 	p->boot = l7mp_asprintf("%s/%s", o->uid, o->pod->container_id ? o->pod->container_id : "");
-	return p->ns && p->name && p->uid && p->address && p->node && p->boot ? 0 : -ENOMEM;
+	if (!p->ns || !p->name || !p->uid || !p->address || !p->node || !p->boot)
+		return -ENOMEM;
+	e->sum = add_text(add_text(add_text(0, p->ns), p->name), p->boot);
+	return 0;
 }
 
 static int add_proxies(struct op_render *x)
@@ -986,6 +1000,32 @@ static int make_proxies(struct op_render *x)
 	return rc;
 }
 
+/* What statuses say of nodes (status.c): op_status_of compares the sums. */
+static int sum_nodes(struct op_result *r)
+{
+	for (size_t i = 0; i < r->n_nodes; i++) {
+		struct op_node *n = r->nodes[i];
+		uint64_t sum = add_text(add_text(n->digest, n->reason), n->message);
+		char *status = n->status ? cJSON_PrintUnformatted(n->status) : NULL;
+
+		if (n->status && !status)
+			return -ENOMEM;
+		sum = add_text(sum, status);
+		cJSON_free(status);
+		sum = add_number(sum, (n->unit ? 1 : 0) | (n->unit && n->unit->len ? 2 : 0) |
+		                              (n->served ? 4 : 0));
+		for (size_t k = 0; k < n->n_placed; k++) {
+			const struct op_placed *at = &n->placed[k];
+			const struct op_entry *e = &r->proxies[at->proxy];
+
+			sum = add_number(add_number(sum, e->sum), (uint64_t)at->tag);
+			sum = add_number(add_text(sum, at->why), at->refused);
+		}
+		n->sum = sum;
+	}
+	return 0;
+}
+
 /* What is only good while rendering. */
 static void forget_store(struct op_result *r)
 {
@@ -1090,6 +1130,7 @@ int op_render(const struct op_store *s, struct op_result *before, struct op_resu
 	rc = rc ? rc : make_proxies(&x);
 	if (!rc && x.oom)
 		rc = -ENOMEM;
+	rc = rc ? rc : sum_nodes(x.r);
 	forget_store(x.r);
 	if (rc)
 		op_result_free(&x.r);

@@ -16,7 +16,7 @@
  *  3. For each op_proxy whose `hash` is not op_store_applied_hash: query its boot id, POST
  *     /api/v1/config?owner=OWNER with `document->text`; then op_store_applied or op_store_failed.
  *     When it refuses one object of many: op_blame, op_store_refuse, go to 2.
- *  4. op_statuses; PATCH what it returns, nothing else.
+ *  4. op_status_of for each object, in slices; PATCH what it returns, nothing else.
  *
  * Thread: any, one at a time; op_render and op_statuses only read the store. While the store is
  * held one thread may be in op_render and another one in anything else.
@@ -259,3 +259,17 @@ struct op_writes {
 int op_statuses(const struct op_store *s, const struct op_result *r, const char *now,
                 struct op_writes *out);
 void op_writes_free(struct op_writes *w);
+
+/*
+ * The same for one object, which is number `i` of op_status_count, and only when something has
+ * changed. Returns 0; 1 when the status is made from the same as at the last call for this object,
+ * so that what was returned then is still right; -ENOENT when the object is gone or has changed
+ * since the result was made, so that nothing is to be written; or -ENOMEM. `out` is empty unless 0
+ * is returned. Stores in the store what the status was made from. *object gets the object, borrowed
+ * from the result.
+ */
+int op_status_of(struct op_store *s, const struct op_result *r, size_t i, const char *now,
+                 struct op_object *object, struct op_writes *out);
+size_t op_status_count(const struct op_result *r);
+/* Makes op_status_of return what has to be written once more: the caller has lost it. */
+void op_status_forget(struct op_store *s);

@@ -75,6 +75,7 @@ struct op_obj {
 	struct op_service *service;
 	struct op_slice *slice;
 	uint64_t digest; /* of all that rendering reads */
+	uint64_t told;   /* op_status_of: a sum of what the status was made from; 0: not yet */
 	size_t bytes;
 	bool fresh;   /* put since the list began */
 	bool deleted; /* deleted while the store is held: in its list `deleted` */
@@ -119,6 +120,7 @@ struct op_store {
 	uint64_t version[OP_KINDS];
 	struct op_refusal *refusals;
 	struct op_known *known;
+	uint64_t told_epoch; /* raised by op_status_forget */
 	size_t bytes;
 	/* While op_render reads `objects`, `labels` and `shown`: what comes meanwhile. */
 	bool held;

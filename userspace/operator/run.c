@@ -12,6 +12,7 @@
 
 #include "l7mp/hash.h"
 #include "l7mp/log.h"
+#include "l7mp/slice.h"
 #include "metrics.h"
 #include "operator.h"
 
@@ -36,6 +37,17 @@ struct left_out {
 	enum op_kind kind;
 	char *key; /* "kind ns/name" */
 	char *ns, *name, *uid, *reason, *note;
+	bool told;     /* the writer has its status */
+	uint64_t pass; /* the last one that has seen it */
+};
+
+/* Statuses are computed in a pass over all objects, in slices. */
+struct pass {
+	struct op_rendered *rendered; /* of which the objects are; NULL: there is no pass */
+	size_t next;                  /* of its objects, the next one */
+	uint64_t number;
+	bool again; /* something has changed meanwhile */
+	bool failed;
 };
 
 struct op_operator {
@@ -53,6 +65,8 @@ struct op_operator {
 	struct op_renderer *renderer;
 	struct op_rendered *rendered;
 	struct l7mp_timer render_timer, status_timer;
+	struct pass pass;
+	struct l7mp_slice slice; /* of the pass */
 	uint64_t since_ms; /* time of the first change that is not rendered yet */
 	uint64_t held_ms;  /* time of the first put or delete since rendering began */
 	/* Of the rendering in progress: its start, and its first change. */
@@ -148,44 +162,69 @@ static cJSON *left_out_body(const struct left_out *l, const char *now)
 	return NULL;
 }
 
-/* Not for kinds of the Gateway API, whose conditions are elsewhere; they only get an event. */
-static int left_out_writes(struct op_operator *op, const char *now, struct op_writes *out)
+/* Fills in what is to be written for a rejected object. */
+static int left_out_write(const struct left_out *l, const char *now, struct op_write *w)
 {
-	size_t n = HASH_COUNT(op->left_out);
-	struct op_write *w = n ? realloc(out->w, (out->n + n) * sizeof(*w)) : out->w;
+	const struct op_kind_info *info = &op_kinds[l->kind];
 
-	if (n && !w)
-		return -ENOMEM;
-	out->w = w;
-	for (const struct left_out *l = op->left_out; l; l = l->hh.next) {
-		const struct op_kind_info *info = &op_kinds[l->kind];
+	*w = (struct op_write){
+	        .write = OP_WRITE_STATUS,
+	        .group = strdup(info->group),
+	        .version = strdup(info->version),
+	        .plural = strdup(info->plural),
+	        .kind = strdup(info->kind),
+	        .ns = strdup(l->ns),
+	        .name = strdup(l->name),
+	        .uid = strdup(l->uid),
+	        .body = left_out_body(l, now),
+	};
+	return w->group && w->version && w->plural && w->kind && w->ns && w->name && w->uid &&
+	                       w->body
+	               ? 0
+	               : -ENOMEM;
+}
 
-		if (strcmp(info->group, "l7mp.io") != 0)
+/* Not for kinds of the Gateway API, whose conditions are elsewhere; they only get an event. */
+static int left_out_set(struct op_operator *op, struct left_out *l, const char *now)
+{
+	const struct op_object object = {l->kind, l->ns, l->name, 0};
+	struct op_writes writes = {.w = calloc(1, sizeof(*writes.w)), .n = 1};
+	int rc = -ENOMEM;
+
+	if (!writes.w)
+		return rc;
+	if (!left_out_write(l, now, writes.w))
+		rc = op_writer_set(op->writer, &object, &writes, op->events);
+	op_writes_free(&writes);
+	l->told = !rc;
+	return rc;
+}
+
+/* Of the rejected objects, in slices. Returns whether all are done, or -ENOMEM. */
+static int left_out_statuses(struct op_operator *op, const char *now)
+{
+	for (struct left_out *l = op->left_out; l; l = l->hh.next) {
+		const struct op_object object = {l->kind, l->ns, l->name, 0};
+
+		if (l->pass == op->pass.number || strcmp(op_kinds[l->kind].group, "l7mp.io") != 0)
 			continue;
-		w = &out->w[out->n++];
-		*w = (struct op_write){
-		        .write = OP_WRITE_STATUS,
-		        .group = strdup(info->group),
-		        .version = strdup(info->version),
-		        .plural = strdup(info->plural),
-		        .kind = strdup(info->kind),
-		        .ns = strdup(l->ns),
-		        .name = strdup(l->name),
-		        .uid = strdup(l->uid),
-		        .body = left_out_body(l, now),
-		};
-		if (!w->group || !w->version || !w->plural || !w->kind || !w->ns || !w->name ||
-		    !w->uid || !w->body)
+		l->pass = op->pass.number;
+		if (l->told)
+			op_writer_keep(op->writer, &object);
+		else if (left_out_set(op, l, now))
 			return -ENOMEM;
+		if (l7mp_slice_over(op->loop))
+			return false;
 	}
-	return 0;
+	return true;
 }
 
 /* ---- rendering ---- */
 
 static void want_statuses(struct op_operator *op, uint64_t ms)
 {
-	if (op->leads && !l7mp_timer_armed(&op->status_timer))
+	op->pass.again = true;
+	if (op->leads && !op->pass.rendered && !l7mp_timer_armed(&op->status_timer))
 		(void)l7mp_timer_start(op->loop, &op->status_timer, ms); /* reserved */
 }
 
@@ -255,30 +294,76 @@ static void on_rendered(void *arg, struct op_rendered *r, bool changed)
 	want_statuses(op, STATUS_MS);
 }
 
+/* ---- statuses ---- */
+
+static void end_pass(struct op_operator *op)
+{
+	l7mp_slice_cancel(op->loop, &op->slice);
+	op_rendered_unref(op->pass.rendered);
+	op->pass.rendered = NULL;
+}
+
 static void on_statuses(struct l7mp_timer *timer, void *arg)
 {
 	struct op_operator *op = arg;
-	struct op_writes writes = {0};
-	char now[KUBE_TIME_LEN];
 
 	(void)timer;
 	if (!op->leads || !op->rendered)
 		return;
-	kube_time(now);
-	snprintf(now + 19, sizeof(now) - 19, "Z"); /* without fraction, as in metav1.Time */
-	if (op_statuses(op->store, op->rendered->result, now, &writes) ||
-	    left_out_writes(op, now, &writes)) {
-		op_writes_free(&writes);
-		want_statuses(op, 1000);
-		return;
-	}
-	op_writer_submit(op->writer, &writes, op->events);
+	op->pass.rendered = op_rendered_ref(op->rendered);
+	op->pass.next = 0;
+	op->pass.number++;
+	op->pass.again = false;
+	op->pass.failed = false;
+	op_writer_begin(op->writer);
+	l7mp_slice_post(op->loop, &op->slice);
+}
+
+static void next_status(struct op_operator *op, const char *now)
+{
+	struct op_object object;
+	struct op_writes writes;
+	int rc = op_status_of(op->store, op->pass.rendered->result, op->pass.next++, now, &object,
+	                      &writes);
+
+	if (rc == 1)
+		op_writer_keep(op->writer, &object);
+	else if (!rc)
+		rc = op_writer_set(op->writer, &object, &writes, op->events);
+	if (rc == -ENOMEM)
+		op->pass.failed = true;
 	op_writes_free(&writes);
 }
 
-static void writer_again(void *arg)
+/* A slice of a pass: some objects, then those left out, then what the writer may forget. */
+static void on_slice(struct l7mp_slice *slice, void *arg)
 {
-	want_statuses(arg, STATUS_MS);
+	struct op_operator *op = arg;
+	size_t n = op_status_count(op->pass.rendered->result);
+	char now[KUBE_TIME_LEN];
+	bool all = false, swept = false;
+	int rc;
+
+	kube_time(now);
+	snprintf(now + 19, sizeof(now) - 19, "Z"); /* without fraction, as in metav1.Time */
+	while (op->pass.next < n && !l7mp_slice_over(op->loop))
+		next_status(op, now);
+	if (op->pass.next == n && !l7mp_slice_over(op->loop)) {
+		rc = left_out_statuses(op, now);
+		op->pass.failed = op->pass.failed || rc < 0;
+		all = rc;
+	}
+	while (all && !swept && !l7mp_slice_over(op->loop))
+		swept = op_writer_end(op->writer);
+	if (!swept) {
+		l7mp_slice_post(op->loop, slice);
+		return;
+	}
+	end_pass(op);
+	if (op->pass.failed)
+		op_status_forget(op->store);
+	if (op->pass.failed || op->pass.again)
+		want_statuses(op, op->pass.failed ? 1000 : STATUS_MS);
 }
 
 static void peers_changed(void *arg, bool render)
@@ -431,7 +516,11 @@ static void lead(struct op_operator *op, bool leads)
 	op->metrics.leads = leads;
 	if (!leads) {
 		l7mp_timer_stop(op->loop, &op->status_timer);
+		end_pass(op);
 		op_writer_stop(op->writer);
+		op_status_forget(op->store);
+		for (struct left_out *l = op->left_out; l; l = l->hh.next)
+			l->told = false;
 	}
 	op_peers_lead(op->peers, leads);
 	if (leads)
@@ -627,7 +716,7 @@ static int start(struct op_operator *op, const struct l7mp_registry *registry,
 	if (!rc)
 		rc = op_peers_new(op->client, op->store, o, &events, op, &op->peers);
 	if (!rc)
-		rc = op_writer_new(op->client, writer_again, op, &op->writer);
+		rc = op_writer_new(op->client, &op->writer);
 	if (!rc)
 		rc = l7mp_timer_reserve(op->loop, &op->render_timer);
 	if (!rc)
@@ -647,6 +736,7 @@ static int start(struct op_operator *op, const struct l7mp_registry *registry,
 static void stop(struct op_operator *op)
 {
 	op_serve_free(&op->serve);
+	end_pass(op);
 	op_renderer_stop(op->renderer);
 	kube_lease_free(&op->lease);
 	for (size_t i = 0; i < op->n_caches; i++)
@@ -682,6 +772,7 @@ int op_run(const struct l7mp_registry *registry, const struct op_run_options *op
 	}
 	l7mp_timer_init(&op.render_timer, on_render, &op);
 	l7mp_timer_init(&op.status_timer, on_statuses, &op);
+	l7mp_slice_init(&op.slice, on_slice, &op);
 	rc = start(&op, registry, &err);
 	if (rc)
 		fprintf(stderr, "l7mp-operator: %s\n", err.message);

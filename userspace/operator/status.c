@@ -517,6 +517,24 @@ static int route_status(struct statuses *x, const struct op_node *n, const struc
 
 /* ---- all ---- */
 
+/* The object, as it was rendered; NULL: it is gone or has changed. */
+static struct op_obj *object_of(const struct op_store *s, const struct op_node *n)
+{
+	struct op_obj *o = op_find(s, n->kind, n->ns, n->name);
+
+	return o && o->digest == n->digest ? o : NULL;
+}
+
+static int add_writes(struct statuses *x, const struct op_node *n, const struct op_obj *o)
+{
+	if (strcmp(op_kinds[n->kind].group, "l7mp.io") == 0)
+		return mesh_status(x, n, o);
+	if (!n->status)
+		return 0;
+	return n->kind == OP_UDPROUTE || n->kind == OP_TCPROUTE ? route_status(x, n, o)
+	                                                        : gateway_status(x, n, o);
+}
+
 int op_statuses(const struct op_store *s, const struct op_result *r, const char *now,
                 struct op_writes *out)
 {
@@ -525,19 +543,79 @@ int op_statuses(const struct op_store *s, const struct op_result *r, const char 
 
 	*out = (struct op_writes){0};
 	for (size_t i = 0; i < r->n_nodes && !rc; i++) {
-		const struct op_node *n = r->nodes[i];
-		const struct op_obj *o = op_find(s, n->kind, n->ns, n->name);
+		const struct op_obj *o = object_of(s, r->nodes[i]);
 
-		if (!o || o->digest != n->digest)
-			continue;
-		if (strcmp(op_kinds[n->kind].group, "l7mp.io") == 0)
-			rc = mesh_status(&x, n, o);
-		else if (n->kind == OP_UDPROUTE || n->kind == OP_TCPROUTE)
-			rc = n->status ? route_status(&x, n, o) : 0;
-		else
-			rc = n->status ? gateway_status(&x, n, o) : 0;
+		rc = o ? add_writes(&x, r->nodes[i], o) : 0;
 	}
 	if (rc)
 		op_writes_free(out);
 	return rc;
+}
+
+/* ---- only what has changed ---- */
+
+/* What a proxy has said of an object, as far as `count` tells it apart. */
+static uint64_t said(const struct op_known *k, uint64_t id, uint64_t want)
+{
+	if (!k)
+		return 0;
+	if (op_manifest_get(k->manifest, id) == want)
+		return 1;
+	return k->error ? l7mp_hash_stable(k->error, strlen(k->error), 0) : 0;
+}
+
+/*
+ * Of all that the status is made from, except for the object's present status: op_store_put, which
+ * alone changes that, clears `told`.
+ */
+static uint64_t sum_of(const struct op_store *s, const struct op_result *r, const struct op_node *n)
+{
+	uint64_t part[2] = {n->sum, s->told_epoch};
+	uint64_t sum = l7mp_hash_stable(part, sizeof(part), 0);
+
+	for (size_t i = 0; i < n->n_placed; i++) {
+		const struct op_placed *at = &n->placed[i];
+		const struct op_entry *e = &r->proxies[at->proxy];
+
+		if (at->why)
+			continue;
+		part[0] = sum;
+		part[1] = said(op_known(s, &e->pub), n->id,
+		               op_manifest_get(e->group->paper->manifest, n->id));
+		sum = l7mp_hash_stable(part, sizeof(part), 0);
+	}
+	return sum ? sum : 1;
+}
+
+int op_status_of(struct op_store *s, const struct op_result *r, size_t i, const char *now,
+                 struct op_object *object, struct op_writes *out)
+{
+	struct statuses x = {.s = s, .r = r, .now = now, .out = out};
+	const struct op_node *n = r->nodes[i];
+	struct op_obj *o = object_of(s, n);
+	uint64_t sum;
+	int rc;
+
+	*out = (struct op_writes){0};
+	*object = (struct op_object){n->kind, n->ns, n->name, 0};
+	if (!o)
+		return -ENOENT;
+	sum = sum_of(s, r, n);
+	if (o->told == sum)
+		return 1;
+	rc = add_writes(&x, n, o);
+	if (rc)
+		op_writes_free(out);
+	o->told = rc ? 0 : sum;
+	return rc;
+}
+
+size_t op_status_count(const struct op_result *r)
+{
+	return r->n_nodes;
+}
+
+void op_status_forget(struct op_store *s)
+{
+	s->told_epoch++;
 }

@@ -777,6 +777,8 @@ static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 		cJSON *status = was->status;
 		char *version = was->version;
 
+		if (!*o->version || strcmp(version, o->version) != 0)
+			was->told = 0;
 		was->status = o->status;
 		was->version = o->version;
 		was->fresh = true;

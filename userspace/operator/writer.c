@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writes statuses to the API server. op_statuses returns a write each time until a watch shows that
- * it was made; the writer remembers what it has sent, so that each write is sent only once. A
- * status has the resourceVersion of the object that it was computed from: if the object has changed
- * meanwhile (409), the watch reports the change and a new status follows.
+ * Writes statuses to the API server. The writer keeps, of each object, what is to be written and
+ * what it has sent, so that each write is sent only once. A status has the resourceVersion of the
+ * object that it was computed from: if the object has changed meanwhile (409), the watch reports
+ * the change and a new status follows.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,50 +18,106 @@
 #define BACKOFF_MIN   200
 #define BACKOFF_MAX   30000
 
+/* A write. */
 struct entry {
-	UT_hash_handle hh;
-	struct entry *prev, *next; /* in the queue */
-	struct op_writer *writer;
-	char *key; /* "group/version/plural/ns/name what" */
+	struct entry *prev, *next;             /* in the queue */
+	struct entry *prev_sister, *next_sister; /* those of the object */
+	struct item *item;
+	enum op_write_kind write;
 	char *path;
-	cJSON *body;     /* to be sent */
+	char *uid;
+	cJSON *body;     /* what is to be written; NULL: of an event */
 	uint64_t digest; /* of body */
-	uint64_t sent;   /* digest of the body sent last, if the answer was success or 409 */
-	bool wanted, queued, stale;
+	uint64_t sending; /* digest of the body that the request has */
+	uint64_t sent;    /* digest of the body sent last, if the answer was success or 409 */
+	bool wanted, queued;
 	struct kube_request *request;
 	struct kube_backoff backoff;
 	uint64_t not_before_ms; /* loop time */
+	struct l7mp_timer timer; /* the end of the back-off */
+};
+
+/* An object, which may have been left out, with all its writes. */
+struct item {
+	UT_hash_handle hh;
+	struct item *prev, *next; /* by the pass that has seen it last */
+	struct op_writer *writer;
+	char *key; /* "kind ns/name" */
+	uint64_t pass;
+	struct entry *entries;
 };
 
 struct op_writer {
 	struct kube_client *client;
 	struct l7mp_loop *loop;
-	void (*again)(void *arg);
-	void *arg;
-	struct entry *table, *queue;
-	struct l7mp_timer timer;
+	struct item *table, *order;
+	struct entry *queue;
+	uint64_t pass;
 	struct op_writer_stats stats;
 	struct l7mp_log_limit log;
 };
 
 static void send_next(struct op_writer *w);
 
+static void dequeue(struct entry *e)
+{
+	struct op_writer *w = e->item->writer;
+
+	if (!e->queued)
+		return;
+	DL_DELETE(w->queue, e);
+	e->queued = false;
+	w->stats.waiting--;
+}
+
+static void enqueue(struct entry *e)
+{
+	struct op_writer *w = e->item->writer;
+
+	if (e->queued)
+		return;
+	e->queued = true;
+	DL_APPEND(w->queue, e);
+	w->stats.waiting++;
+}
+
+static void item_free(struct item *t)
+{
+	struct op_writer *w = t->writer;
+
+	HASH_DEL(w->table, t);
+	DL_DELETE(w->order, t);
+	free(t->key);
+	free(t);
+}
+
 static void entry_free(struct entry *e)
 {
-	struct op_writer *w = e->writer;
+	struct op_writer *w = e->item->writer;
 
 	if (e->request)
 		w->stats.in_flight--;
 	kube_request_cancel(&e->request);
-	if (e->queued) {
-		DL_DELETE(w->queue, e);
-		w->stats.waiting--;
-	}
-	HASH_DEL(w->table, e);
-	free(e->key);
+	dequeue(e);
+	l7mp_timer_give_back(w->loop, &e->timer);
+	DL_DELETE2(e->item->entries, e, prev_sister, next_sister);
 	free(e->path);
+	free(e->uid);
 	cJSON_Delete(e->body);
 	free(e);
+}
+
+/* Drops the writes that aren't wanted, and the item when there are none left. */
+static void item_tidy(struct item *t)
+{
+	struct entry *e, *tmp;
+
+	/* Don't abort a request in progress: it might or might not have taken effect. */
+	DL_FOREACH_SAFE2(t->entries, e, tmp, next_sister)
+		if (!e->wanted && !e->request)
+			entry_free(e);
+	if (!t->entries)
+		item_free(t);
 }
 
 /* ---- sent writes ---- */
@@ -94,12 +150,23 @@ static uint64_t digest_of(const cJSON *body)
 	return digest;
 }
 
+/* Sends what is to be written, unless that is what was sent last, or it is to wait. */
+static void consider(struct entry *e)
+{
+	if (!e->wanted || !e->body || e->digest == e->sent)
+		dequeue(e);
+	else if (!e->request && l7mp_loop_now(e->item->writer->loop) >= e->not_before_ms)
+		enqueue(e);
+}
+
 static void on_timer(struct l7mp_timer *timer, void *arg)
 {
-	struct op_writer *w = arg;
+	struct entry *e = arg;
+	struct op_writer *w = e->item->writer;
 
 	(void)timer;
-	w->again(w->arg);
+	consider(e);
+	send_next(w);
 }
 
 static void try_again(struct op_writer *w, struct entry *e)
@@ -107,14 +174,14 @@ static void try_again(struct op_writer *w, struct entry *e)
 	uint64_t ms = kube_backoff_next(&e->backoff);
 
 	e->not_before_ms = l7mp_loop_now(w->loop) + ms;
-	if (!l7mp_timer_armed(&w->timer) || w->timer.due > e->not_before_ms)
-		(void)l7mp_timer_start(w->loop, &w->timer, ms);
+	(void)l7mp_timer_start(w->loop, &e->timer, ms); /* reserved */
 }
 
 static void on_written(void *arg, const struct kube_http_answer *a)
 {
 	struct entry *e = arg;
-	struct op_writer *w = e->writer;
+	struct item *t = e->item;
+	struct op_writer *w = t->writer;
 	bool ok = !a->error && a->status >= 200 && a->status <= 299;
 	bool gone = !a->error && a->status == 404, late = !a->error && a->status == 409;
 	char text[256];
@@ -129,18 +196,16 @@ static void on_written(void *arg, const struct kube_http_answer *a)
 	else
 		w->stats.failed++;
 	if (ok || late || gone) {
-		e->sent = e->digest;
+		e->sent = e->sending;
 		kube_backoff_reset(&e->backoff);
+		consider(e);
 	} else {
 		try_again(w, e);
 	}
 	if (!ok && !late && !gone &&
 	    l7mp_log_allowed(&w->log, l7mp_loop_now(w->loop), 30000, 3, &suppressed))
 		l7mp_log_warn("status", "%s: %s", e->path, kube_answer_text(a, text, sizeof(text)));
-	if (e->stale)
-		w->again(w->arg);
-	if (!e->wanted)
-		entry_free(e);
+	item_tidy(t);
 	send_next(w);
 }
 
@@ -158,10 +223,8 @@ static void send_next(struct op_writer *w)
 		        .arg = e,
 		};
 
-		DL_DELETE(w->queue, e);
-		e->queued = false;
-		e->stale = false;
-		w->stats.waiting--;
+		dequeue(e);
+		e->sending = e->digest;
 		if (kube_request_start(w->client, &call, &e->request))
 			try_again(w, e);
 		else
@@ -171,77 +234,92 @@ static void send_next(struct op_writer *w)
 
 /* ---- requested writes ---- */
 
-static struct entry *entry_get(struct op_writer *w, const struct op_write *o)
+static struct item *item_find(const struct op_writer *w, const char *key)
+{
+	struct item *t;
+
+	HASH_FIND_STR(w->table, key, t);
+	return t;
+}
+
+/* The pass has seen it. */
+static void item_seen(struct item *t)
+{
+	struct op_writer *w = t->writer;
+
+	t->pass = w->pass;
+	DL_DELETE(w->order, t);
+	DL_APPEND(w->order, t);
+}
+
+static struct item *item_new(struct op_writer *w, const char *key)
+{
+	struct item *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	t->writer = w;
+	t->key = strdup(key);
+	if (t->key)
+		HASH_ADD_KEYPTR(hh, w->table, t->key, strlen(t->key), t);
+	if (!t->key || !t->hh.tbl) {
+		free(t->key);
+		free(t);
+		return NULL;
+	}
+	DL_APPEND(w->order, t);
+	t->pass = w->pass;
+	return t;
+}
+
+static struct entry *entry_new(struct item *t, const struct op_write *o, struct l7mp_str *path)
+{
+	struct entry *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return NULL;
+	e->item = t;
+	e->write = o->write;
+	e->path = l7mp_str_take(path);
+	e->uid = strdup(o->uid);
+	e->backoff = (struct kube_backoff){.min_ms = BACKOFF_MIN, .max_ms = BACKOFF_MAX};
+	l7mp_timer_init(&e->timer, on_timer, e);
+	if (!e->path || !e->uid || l7mp_timer_reserve(t->writer->loop, &e->timer)) {
+		free(e->path);
+		free(e->uid);
+		free(e);
+		return NULL;
+	}
+	DL_APPEND2(t->entries, e, prev_sister, next_sister);
+	return e;
+}
+
+/* Finds or makes the entry of a write. NULL: out of memory. */
+static struct entry *entry_get(struct item *t, const struct op_write *o)
 {
 	const struct kube_resource res = {o->group, o->version, o->plural};
 	struct l7mp_str path = {0};
-	struct entry *e = NULL;
-	char *key;
+	struct entry *e;
 
 	kube_path(&path, &res, o->ns, o->name, "status");
-	key = path.oom ? NULL
-	               : l7mp_asprintf("%s %d%s", path.s, o->write,
-	                               /* each child of an owner is a separate write */
-	                               o->write == OP_WRITE_OWNER ? o->uid : "");
-	if (key)
-		HASH_FIND_STR(w->table, key, e);
-	if (e || !key) {
-		free(key);
-		l7mp_str_free(&path);
-		return e;
-	}
-	e = calloc(1, sizeof(*e));
-	if (!e) {
-		free(key);
+	if (path.oom) {
 		l7mp_str_free(&path);
 		return NULL;
 	}
-	e->writer = w;
-	e->key = key;
-	e->path = l7mp_str_take(&path);
-	e->backoff = (struct kube_backoff){.min_ms = BACKOFF_MIN, .max_ms = BACKOFF_MAX};
-	HASH_ADD_KEYPTR(hh, w->table, e->key, strlen(e->key), e);
-	if (e->path && e->hh.tbl)
-		return e;
-	free(e->key);
-	free(e->path);
-	free(e);
-	return NULL;
-}
-
-static void submit(struct op_writer *w, const struct op_write *o)
-{
-	struct entry *e = entry_get(w, o);
-	uint64_t digest = digest_of(o->body);
-	cJSON *body;
-
+	/* An object of the same name may be another one by now. */
+	DL_FOREACH2(t->entries, e, next_sister)
+		if (e->write == o->write && !strcmp(e->path, path.s) && !strcmp(e->uid, o->uid))
+			break;
 	if (!e)
-		return;
-	e->wanted = true;
-	if (e->request) { /* send again after the answer */
-		e->stale = e->stale || digest != e->digest;
-		return;
-	}
-	if (digest == e->sent || l7mp_loop_now(w->loop) < e->not_before_ms)
-		return;
-	body = cJSON_Duplicate(o->body, true);
-	if (!body)
-		return;
-	cJSON_Delete(e->body);
-	e->body = body;
-	e->digest = digest;
-	if (!e->queued) {
-		e->queued = true;
-		DL_APPEND(w->queue, e);
-		w->stats.waiting++;
-	}
+		e = entry_new(t, o, &path);
+	l7mp_str_free(&path);
+	return e;
 }
 
-/* op_statuses also repeats events: emit only those that are new or have changed. */
-static void emit(struct op_writer *w, const struct op_write *o, struct kube_events *events)
+/* op_status_of also repeats events: emit only those that are new or have changed. */
+static void emit(struct entry *e, const struct op_write *o, uint64_t digest,
+                 struct kube_events *events)
 {
-	struct entry *e = entry_get(w, o);
-	uint64_t digest = digest_of(o->body);
 	char version[300];
 	const struct kube_event event = {
 	        .api_version = version,
@@ -254,9 +332,6 @@ static void emit(struct op_writer *w, const struct op_write *o, struct kube_even
 	        .note = l7mp_json_str(o->body, "note", ""),
 	};
 
-	if (!e)
-		return;
-	e->wanted = true;
 	if (e->sent == digest)
 		return;
 	e->sent = digest;
@@ -264,52 +339,114 @@ static void emit(struct op_writer *w, const struct op_write *o, struct kube_even
 	kube_events_emit(events, &event);
 }
 
-void op_writer_submit(struct op_writer *w, const struct op_writes *writes,
-                      struct kube_events *events)
+static int submit(struct item *t, struct op_write *o, struct kube_events *events)
 {
-	struct entry *e, *tmp;
+	struct entry *e = entry_get(t, o);
+	uint64_t digest = digest_of(o->body);
 
-	for (e = w->table; e; e = e->hh.next)
+	if (!e || !digest)
+		return -ENOMEM;
+	e->wanted = true;
+	if (o->write == OP_WRITE_EVENT) {
+		emit(e, o, digest, events);
+		return 0;
+	}
+	cJSON_Delete(e->body);
+	e->body = o->body;
+	o->body = NULL;
+	e->digest = digest;
+	consider(e);
+	return 0;
+}
+
+#define KEY_MAX 400
+
+static void make_key(char key[KEY_MAX], const struct op_object *o)
+{
+	snprintf(key, KEY_MAX, "%d %s/%s", o->kind, o->ns, o->name);
+}
+
+void op_writer_begin(struct op_writer *w)
+{
+	w->pass++;
+}
+
+void op_writer_keep(struct op_writer *w, const struct op_object *o)
+{
+	char key[KEY_MAX];
+	struct item *t;
+
+	make_key(key, o);
+	t = item_find(w, key);
+	if (t)
+		item_seen(t);
+}
+
+int op_writer_set(struct op_writer *w, const struct op_object *o, struct op_writes *writes,
+                  struct kube_events *events)
+{
+	char key[KEY_MAX];
+	struct item *t;
+	struct entry *e;
+	int rc = 0;
+
+	make_key(key, o);
+	t = item_find(w, key);
+	if (!t && !writes->n)
+		return 0;
+	if (t)
+		item_seen(t);
+	else
+		t = item_new(w, key);
+	if (!t)
+		return -ENOMEM;
+	DL_FOREACH2(t->entries, e, next_sister)
 		e->wanted = false;
-	for (size_t i = 0; i < writes->n; i++) {
-		if (writes->w[i].write == OP_WRITE_EVENT)
-			emit(w, &writes->w[i], events);
-		else
-			submit(w, &writes->w[i]);
-	}
-	HASH_ITER (hh, w->table, e, tmp) {
-		/* Don't abort a request in progress: it might or might not have taken effect. */
-		if (!e->wanted && !e->request)
-			entry_free(e);
-	}
+	for (size_t i = 0; i < writes->n && !rc; i++)
+		rc = submit(t, &writes->w[i], events);
+	DL_FOREACH2(t->entries, e, next_sister)
+		consider(e);
+	item_tidy(t);
 	send_next(w);
+	return rc;
+}
+
+bool op_writer_end(struct op_writer *w)
+{
+	struct item *t = w->order;
+	struct entry *e;
+
+	if (!t || t->pass == w->pass)
+		return true;
+	DL_FOREACH2(t->entries, e, next_sister) {
+		e->wanted = false;
+		consider(e);
+	}
+	item_seen(t); /* a request in progress may keep it */
+	item_tidy(t);
+	return false;
 }
 
 void op_writer_stop(struct op_writer *w)
 {
-	while (w->table)
-		entry_free(w->table);
-	l7mp_timer_stop(w->loop, &w->timer);
+	while (w->table) {
+		struct item *t = w->table;
+
+		while (t->entries)
+			entry_free(t->entries);
+		item_free(t);
+	}
 }
 
-int op_writer_new(struct kube_client *client, void (*again)(void *arg), void *arg,
-                  struct op_writer **out)
+int op_writer_new(struct kube_client *client, struct op_writer **out)
 {
 	struct op_writer *w = calloc(1, sizeof(*w));
 
-	*out = NULL;
+	*out = w;
 	if (!w)
 		return -ENOMEM;
 	w->client = client;
 	w->loop = kube_client_loop(client);
-	w->again = again;
-	w->arg = arg;
-	l7mp_timer_init(&w->timer, on_timer, w);
-	if (l7mp_timer_reserve(w->loop, &w->timer)) {
-		free(w);
-		return -ENOMEM;
-	}
-	*out = w;
 	return 0;
 }
 
@@ -321,7 +458,6 @@ void op_writer_free(struct op_writer **pp)
 		return;
 	*pp = NULL;
 	op_writer_stop(w);
-	l7mp_timer_give_back(w->loop, &w->timer);
 	free(w);
 }
 
