@@ -274,8 +274,10 @@ class Objects(Base):
 class Hashes(Base):
     def test_hash(self):
         """the hash follows the objects, not their order, their history or other owners"""
-        first = self.post("a", OWN)["hash"]
+        answer = self.post("a", OWN)
+        first = answer["hash"]
         self.assertEqual(first, self.owner("a")["hash"])
+        self.assertEqual(answer["generation"], self.api.get("/status")[1]["generation"])
         self.assertEqual(self.owner("a")["objects"], len([o for k in ("listeners", "clusters", "rulelists", "rules", "routes", "endpoints")
                                                          for o in self.api.get("/config?owner=a")[1][k]]))
         static = self.owner("")["hash"]

@@ -248,6 +248,27 @@ class Restarts(Base):
         self.assertEqual(second.status(), before)
         self.assertEqual(second.names(), [])
 
+    def test_asked_once(self):
+        """a proxy is asked who it is before its first document, not before the next ones, unless others change its configuration"""
+        self.start_api()
+        p = self.proxy(ADDRESS)
+        self.api.apply(pod("p1", ADDRESS, GW))
+        self.api.apply(target("a", GW))
+        o = self.operator().ready()
+        self.has(p, "a")
+
+        def requests():
+            return o.metric("proxy_checks_total"), o.metric("proxy_posts_total")
+        self.assertTrue(wait_for(lambda: requests() == (1, 1)), requests())
+        self.api.apply(target("b", GW))
+        self.has(p, "a", "b")
+        self.assertTrue(wait_for(lambda: requests() == (1, 2)), requests())
+        self.assertEqual(p.api.post("/config?owner=another", {"config": {"listeners": [], "clusters": [
+            {"name": "other", "spec": {"protocol": "UDP", "port": 7}, "endpoints": []}], "rules": [], "routes": []}})[0], 200)
+        self.api.apply(target("c", GW))
+        self.has(p, "a", "b", "c")
+        self.assertTrue(wait_for(lambda: requests() == (2, 4)), requests())
+
     def test_nothing_before_all_lists(self):
         """an operator that was restarted does not treat objects as deleted before it has listed them"""
         self.start_api()

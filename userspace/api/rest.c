@@ -656,6 +656,7 @@ void api_add_hash(const struct api_request *rq, struct api_response *rs)
 	number = l7mp_model_find_owner(m, rq->owner);
 	print_hash(number < 0 ? 0 : l7mp_model_owner(m, (unsigned)number).hash, hash);
 	l7mp_json_add_str(rs->json, "hash", hash);
+	(void)l7mp_json_add_num(rs->json, "generation", (double)l7mp_model_generation(m));
 }
 
 static void get_admin(struct api_request *rq, struct api_response *rs)

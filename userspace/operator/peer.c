@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The proxies. Pod addresses are reused, so a proxy is identified by its boot id (GET /status)
- * before each POST. A boot id that is new is accepted only if the API server, queried at that
+ * before the first POST, and whenever its configuration may have changed since the last one. A boot
+ * id that is new is accepted only if the API server, queried at that
  * moment, confirms that the pod still has the address, and that no younger pod with a proxy has it.
  * The POST carries the boot id and the generation of the configuration (If-Match), so that another
  * process that has taken over the address meanwhile refuses it.
@@ -43,6 +44,7 @@ struct peer {
 	char hash[20];        /* of the operator's objects there, as returned when the document was
 	                    * accepted */
 	double generation;    /* of its configuration */
+	bool fresh; /* generation is that after our last document: no need to ask for it */
 	unsigned races;
 	uint64_t sent_since_ms; /* since_ms of the document being sent */
 	uint64_t since_ms;      /* time of the first change that it does not have yet; 0: it has all
@@ -177,6 +179,7 @@ static void fail(struct peer *x, enum op_peer_state state, const char *text)
 	uint32_t suppressed;
 
 	x->state = state;
+	x->fresh = false;
 	set_error(x, text);
 	x->races = 0;
 	if (l7mp_log_allowed(&ps->log, l7mp_loop_now(ps->loop), 10000, 10, &suppressed))
@@ -270,7 +273,8 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 		fail(x, OP_PEER_FAILED, a->error);
 		return;
 	}
-	if (a->status == 412 && ++x->races < RACES_MAX) { /* changed since the query */
+	x->fresh = false;
+	if (a->status == 412 && ++x->races < RACES_MAX) { /* changed since, or another process */
 		check(x);
 		return;
 	}
@@ -280,6 +284,8 @@ static void on_posted(void *arg, const struct kube_http_answer *a)
 	}
 	answer = l7mp_json_parse(a->body, a->len, NULL, NULL, 0);
 	snprintf(x->hash, sizeof(x->hash), "%s", l7mp_json_str(answer, "hash", ""));
+	x->generation = l7mp_json_num(answer, "generation", 0);
+	x->fresh = x->generation > 0;
 	cJSON_Delete(answer);
 	again = op_store_applied(ps->store, x->sp) > 0;
 	if (x->sent_since_ms)
@@ -514,17 +520,28 @@ static void on_status(void *arg, const struct kube_http_answer *a)
 
 static void check(struct peer *x)
 {
-	struct l7mp_error err = {0};
 	int rc;
 
 	x->peers->stats.checks++;
-	if (!read_files(x->peers, false, &err)) {
-		fail(x, OP_PEER_FAILED, err.message);
-		return;
-	}
 	rc = request(x, "GET", "/api/v1/status", NULL, REQUEST_MS, on_status);
 	if (rc)
 		fail(x, OP_PEER_FAILED, l7mp_errno_text(rc));
+}
+
+/*
+ * Sends the document, after a question for the process and its generation unless the answer is
+ * known; a process that has another one refuses the document (412).
+ */
+static void begin(struct peer *x)
+{
+	struct l7mp_error err = {0};
+
+	if (!read_files(x->peers, false, &err))
+		fail(x, OP_PEER_FAILED, err.message);
+	else if (x->fresh && !has_it(x))
+		post(x);
+	else
+		check(x);
 }
 
 /* Starts requests to waiting proxies, up to the limit. */
@@ -539,7 +556,7 @@ static void next(struct op_peers *ps)
 		x->busy = true;
 		x->retry_now = false;
 		ps->stats.in_flight++;
-		check(x);
+		begin(x);
 	}
 }
 
@@ -620,8 +637,10 @@ static void want(struct peer *x, struct op_rendered *r, const struct op_proxy *p
 	x->seen = true;
 	if ((restarted || moved) && x->busy)
 		stop(x); /* its answer is obsolete */
-	if (restarted || moved)
+	if (restarted || moved) {
 		kube_backoff_reset(&x->backoff);
+		x->fresh = false;
+	}
 	if (!x->since_ms && other && !has_it(x))
 		x->since_ms = since_ms;
 	if (has_it(x) && !restarted && !moved)
@@ -668,6 +687,7 @@ void op_peers_lead(struct op_peers *ps, bool leads)
 	ps->leads = leads;
 	for (x = ps->table; x; x = x->hh.next) {
 		stop(x);
+		x->fresh = false;
 		kube_backoff_reset(&x->backoff);
 		if (!leads)
 			x->state = OP_PEER_PENDING;

@@ -71,6 +71,7 @@ struct op_operator {
 	uint64_t held_ms;  /* time of the first put or delete since rendering began */
 	/* Of the rendering in progress: its start, and its first change. */
 	uint64_t began_ns, made_since_ms;
+	uint64_t rendered_ms; /* what the last one took */
 	bool leads, stopping;
 	struct left_out *left_out;
 	struct op_metrics metrics;
@@ -228,6 +229,18 @@ static void want_statuses(struct op_operator *op, uint64_t ms)
 		(void)l7mp_timer_start(op->loop, &op->status_timer, ms); /* reserved */
 }
 
+/*
+ * Until RENDER_MS after the first change: what it has waited for the rendering before counts. But
+ * not at once after that one, so that a change each millisecond does not keep a processor busy.
+ */
+static uint64_t render_delay(const struct op_operator *op)
+{
+	uint64_t waited = l7mp_loop_now(op->loop) - op->since_ms;
+	uint64_t least = op->rendered_ms / 2 < RENDER_MS ? op->rendered_ms / 2 : RENDER_MS;
+
+	return waited + least < RENDER_MS ? RENDER_MS - waited : least;
+}
+
 static void want_render(struct op_operator *op)
 {
 	if (!op->since_ms)
@@ -237,7 +250,7 @@ static void want_render(struct op_operator *op)
 	 * in progress, whose end starts the next one.
 	 */
 	if (synced(op) && !op_renderer_busy(op->renderer) && !l7mp_timer_armed(&op->render_timer))
-		(void)l7mp_timer_start(op->loop, &op->render_timer, RENDER_MS);
+		(void)l7mp_timer_start(op->loop, &op->render_timer, render_delay(op));
 }
 
 /* Notes the time of a change during rendering, which is applied to the store afterwards. */
@@ -287,7 +300,8 @@ static void on_rendered(void *arg, struct op_rendered *r, bool changed)
 	op_rendered_unref(op->rendered);
 	op->rendered = r;
 	op->metrics.renders++;
-	op_histogram_add(&op->metrics.render, (uv_hrtime() - op->began_ns) / 1000000);
+	op->rendered_ms = (uv_hrtime() - op->began_ns) / 1000000;
+	op_histogram_add(&op->metrics.render, op->rendered_ms);
 	op_peers_set(op->peers, r, since ? since : now);
 	if (op->since_ms)
 		want_render(op);

@@ -61,6 +61,7 @@ static const struct l7mp_field status_fields[] = {
         INT_R("status", "200"),
         STR_R("message", "OK"),
         STR("hash", "Of `POST /config?owner=`: as `GET /status` has it for the owner now"),
+        INT("generation", "Of `POST /config?owner=`: as `GET /status` has it now"),
         END,
 };
 const struct l7mp_schema l7mp_rest_status = {
