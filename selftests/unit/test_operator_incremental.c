@@ -16,7 +16,7 @@
 
 #include "l7mp/registry_all.h"
 #include "l7mp/util.h"
-#include "operator/render.h"
+#include "operator/core.h"
 
 #define NOW "2026-01-01T00:00:00Z"
 
@@ -485,9 +485,8 @@ static void write_status(struct op_store *s, const struct op_write *w, const cha
 	snprintf(number, sizeof(number), "%u", version++);
 	cJSON_DeleteItemFromObject(cJSON_GetObjectItem(tree, "metadata"), "resourceVersion");
 	cJSON_AddStringToObject(cJSON_GetObjectItem(tree, "metadata"), "resourceVersion", number);
-	cJSON_AddItemToObject(
-	        tree, "status",
-	        cJSON_Duplicate(cJSON_GetObjectItem(w->body, "status"), true));
+	cJSON_AddItemToObject(tree, "status",
+	                      cJSON_Duplicate(cJSON_GetObjectItem(w->body, "status"), true));
 	assert_int_equal(op_store_put(s, kind, tree, NULL, &err), 0);
 	cJSON_Delete(tree);
 	free(copy);
@@ -761,12 +760,177 @@ static void test_only_what_changed(void **state)
 	op_store_free(&s);
 }
 
+static void put_proxy(struct op_store *s, int uid)
+{
+	char text[400];
+
+	snprintf(text, sizeof(text),
+	         "{'metadata': {'namespace': 'a', 'name': 'p', 'uid': 'u%d', 'labels': "
+	         "{'gateway.networking.k8s.io/gateway-name': 'g'}}, 'status': {'podIP': "
+	         "'10.0.0.1', 'phase': 'Running', 'containerStatuses': [{'name': 'l7mp', 'ready': "
+	         "true, 'containerID': 'c'}]}}",
+	         uid);
+	put(s, OP_POD, text);
+}
+
+/* The unit of a name's end: was it taken over from the result before? */
+static bool reused(const struct op_result *r, const char *end)
+{
+	for (const struct op_unit *u = r->units; u; u = u->hh.next) {
+		size_t n = strlen(u->name), k = strlen(end);
+
+		if (n >= k && !strcmp(u->name + n - k, end))
+			return u->reused;
+	}
+	fail_msg("no unit %s", end);
+	return false;
+}
+
+static void put_gateway(struct op_store *s, int port)
+{
+	char text[500];
+
+	snprintf(text, sizeof(text),
+	         "{'metadata': {'namespace': 'a', 'name': 'g', 'generation': %d}, 'spec': "
+	         "{'gatewayClassName': 'class0', 'listeners': [{'name': 'one', 'protocol': 'UDP', "
+	         "'port': %d}, {'name': 'two', 'protocol': 'UDP', 'port': 54}]}}",
+	         port, port);
+	put(s, OP_GATEWAY, text);
+}
+
+static void put_slice(struct op_store *s, int address)
+{
+	char text[400];
+
+	snprintf(text, sizeof(text),
+	         "{'metadata': {'namespace': 'a', 'name': 'sl', 'labels': "
+	         "{'kubernetes.io/service-name': 's'}}, 'ports': [{'name': 'dns', 'port': 53, "
+	         "'protocol': 'UDP'}], 'endpoints': [{'addresses': ['10.1.0.%d']}]}",
+	         address);
+	put(s, OP_SLICE, text);
+}
+
+static void render_again(struct op_store *s, struct op_result **r)
+{
+	struct op_result *next = NULL;
+
+	assert_int_equal(op_render(s, *r, &next), 0);
+	op_result_free(r);
+	*r = next;
+}
+
+/* A route to another namespace; any_namespace is of l7mp.io's kinds only. */
+static void check_grant(struct op_store *s, struct op_result **r)
+{
+	put(s, OP_SERVICE,
+	    "{'metadata': {'namespace': 'b', 'name': 's'}, 'spec': {'ports': [{'name': 'dns', "
+	    "'port': 53, 'protocol': 'UDP'}]}}");
+	put(s, OP_UDPROUTE,
+	    "{'metadata': {'namespace': 'a', 'name': 'to-b'}, 'spec': {'parentRefs': [{'name': "
+	    "'g'}], 'rules': [{'backendRefs': [{'name': 's', 'namespace': 'b', 'port': 53}]}]}}");
+	render_again(s, r);
+	render_again(s, r);
+	assert_true(reused(*r, "/to-b"));
+	put(s, OP_GRANT,
+	    "{'metadata': {'namespace': 'b', 'name': 'gt'}, 'spec': {'from': [{'group': "
+	    "'gateway.networking.k8s.io', 'kind': 'UDPRoute', 'namespace': 'a'}], 'to': "
+	    "[{'group': '', 'kind': 'Service'}]}}");
+	render_again(s, r);
+	assert_true(!reused(*r, "/to-b") && reused(*r, "/route"));
+}
+
+static void gateway_units(bool any_namespace)
+{
+	struct op_settings settings = op_settings_default;
+	struct op_result *r = NULL;
+	struct op_store *s = NULL;
+
+	settings.any_namespace = any_namespace;
+	assert_int_equal(op_store_new(&l7mp_all_registry, &settings, &s), 0);
+	put_proxy(s, 0);
+	put(s, OP_GATEWAYCLASS,
+	    "{'metadata': {'name': 'class0'}, 'spec': {'controllerName': "
+	    "'l7mp.io/gateway-controller'}}");
+	put_gateway(s, 53);
+	put(s, OP_SERVICE,
+	    "{'metadata': {'namespace': 'a', 'name': 's'}, 'spec': {'ports': [{'name': 'dns', "
+	    "'port': 53, 'protocol': 'UDP'}]}}");
+	put_slice(s, 1);
+	put(s, OP_UDPROUTE,
+	    "{'metadata': {'namespace': 'a', 'name': 'route'}, 'spec': {'parentRefs': [{'name': "
+	    "'g'}], 'rules': [{'backendRefs': [{'name': 's', 'port': 53}]}]}}");
+	render_again(s, &r);
+	assert_non_null(strstr(op_result_proxy(r, 0)->document->text, "10.1.0.1"));
+	/* Something else. */
+	put(s, OP_TARGET, "{'metadata': {'namespace': 'a', 'name': 't'}, 'spec': {}}");
+	render_again(s, &r);
+	assert_true(reused(r, "/route") && reused(r, "/one") && reused(r, "/two"));
+	put_slice(s, 2);
+	render_again(s, &r);
+	assert_true(!reused(r, "/route") && reused(r, "/one") && reused(r, "/two"));
+	assert_non_null(strstr(op_result_proxy(r, 0)->document->text, "10.1.0.2"));
+	put_gateway(s, 55);
+	render_again(s, &r);
+	assert_true(reused(r, "/route") && !reused(r, "/one") && reused(r, "/two"));
+	check_grant(s, &r);
+	put(s, OP_SERVICE,
+	    "{'metadata': {'namespace': 'a', 'name': 's'}, 'spec': {'ports': [{'name': 'dns', "
+	    "'port': 54, 'protocol': 'UDP'}]}}");
+	render_again(s, &r);
+	assert_true(!reused(r, "/route") && reused(r, "/to-b"));
+	assert_null(strstr(op_result_proxy(r, 0)->document->text, "10.1.0.2"));
+	assert_true(op_store_delete(s, OP_UDPROUTE, "a", "route"));
+	render_again(s, &r);
+	assert_true(!reused(r, "/one") && !reused(r, "/two")); /* they go to `to-b` */
+	op_result_free(&r);
+	op_store_free(&s);
+	forget_texts();
+}
+
+static void test_gateway_units(void **state)
+{
+	(void)state;
+	gateway_units(false);
+	gateway_units(true);
+}
+
+/* What proxies say after their pods have gone is not kept. */
+static void test_pods_come_and_go(void **state)
+{
+	struct op_settings settings = op_settings_default;
+	struct op_result *r = NULL;
+	struct op_store *s = NULL;
+
+	(void)state;
+	assert_int_equal(op_store_new(&l7mp_all_registry, &settings, &s), 0);
+	for (int i = 0; i < 200; i++) {
+		const struct op_proxy *p;
+
+		put_proxy(s, i);
+		render_again(s, &r);
+		p = op_result_proxy(r, 0);
+		if (i % 2) /* the name is given to another pod, or it is deleted */
+			put_proxy(s, i + 1000);
+		else
+			assert_true(op_store_delete(s, OP_POD, "a", "p"));
+		assert_int_equal(op_store_applied(s, p), 0);
+		assert_int_equal(op_store_failed(s, p, "no route to host"), 0);
+		assert_int_equal(HASH_COUNT(s->known), 0);
+	}
+	render_again(s, &r);
+	assert_int_equal(op_store_applied(s, op_result_proxy(r, 0)), 0);
+	assert_int_equal(HASH_COUNT(s->known), 1);
+	op_result_free(&r);
+	op_store_free(&s);
+	forget_texts();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_same_as_from_nothing),
-	        cmocka_unit_test(test_small_documents),
-	        cmocka_unit_test(test_only_what_changed),
+	        cmocka_unit_test(test_same_as_from_nothing), cmocka_unit_test(test_small_documents),
+	        cmocka_unit_test(test_only_what_changed),    cmocka_unit_test(test_gateway_units),
+	        cmocka_unit_test(test_pods_come_and_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,6 +58,9 @@ struct op_node {
 	char *message;      /* why not; or what to say beside "accepted" */
 	bool resolved;      /* unit is final */
 	bool optional;      /* needs no proxy: a Route, or a Target that is only referred to */
+	/* Of a UDPRoute or TCPRoute: why ResolvedRefs is False; NULL: it is True. */
+	const char *unresolved;
+	char *unresolved_text;
 	/* Gateway API kinds: the status, without what proxies and clocks say. */
 	cJSON *status;
 	bool served;   /* there are proxies for it */

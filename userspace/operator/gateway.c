@@ -385,19 +385,20 @@ static void free_share(struct share *s)
 struct route {
 	struct op_node *node;
 	const char *protocol; /* "UDP", "TCP" */
-	const char *reason;   /* ResolvedRefs is False; NULL: True */
-	char message[300];
 	struct op_unit *unit;
 };
 
-/* Keeps the first reason. */
-static void unresolved(struct route *r, const char *reason, const char *what, const char *ns,
-                       const char *name)
+/* Keeps the first reason. Returns 0 or -ENOMEM. */
+static int unresolved(struct route *r, const char *reason, const char *what, const char *ns,
+                      const char *name)
 {
-	if (r->reason)
-		return;
-	r->reason = reason;
-	snprintf(r->message, sizeof(r->message), "backendRef %.63s/%.150s: %s", ns, name, what);
+	struct op_node *n = r->node;
+
+	if (n->unresolved)
+		return 0;
+	n->unresolved = reason;
+	n->unresolved_text = l7mp_asprintf("backendRef %.63s/%.150s: %s", ns, name, what);
+	return n->unresolved_text ? 0 : -ENOMEM;
 }
 
 static const struct op_port *port_of(const struct op_service *s, double port, const char *protocol)
@@ -410,8 +411,7 @@ static const struct op_port *port_of(const struct op_service *s, double port, co
 }
 
 /* Resolves a backendRef; the share of one without target is dropped. */
-static int read_backend(const struct op_render *x, struct route *r, const cJSON *ref,
-                        struct share *out)
+static int read_backend(struct op_render *x, struct route *r, const cJSON *ref, struct share *out)
 {
 	const char *ns = l7mp_json_str(ref, "namespace", r->node->ns), *name = text(ref, "name");
 	double port = l7mp_json_num(ref, "port", 0), weight = l7mp_json_num(ref, "weight", 1);
@@ -420,23 +420,20 @@ static int read_backend(const struct op_render *x, struct route *r, const cJSON 
 
 	out->weight = weight >= 0 && weight <= 1000000 ? weight : 0;
 	out->drop = true;
-	if (!is(ref, "group", "", "") || !is(ref, "kind", "Service", "Service")) {
-		unresolved(r, "InvalidKind", "expected a Service", ns, name);
-		return 0;
-	}
-	if (!op_granted(x->s, r->node->kind, r->node->ns, "", "Service", ns, name)) {
-		unresolved(r, "RefNotPermitted", "no ReferenceGrant allows it", ns, name);
-		return 0;
-	}
+	if (!is(ref, "group", "", "") || !is(ref, "kind", "Service", "Service"))
+		return unresolved(r, "InvalidKind", "expected a Service", ns, name);
+	op_memo_grant(x, r->node->kind, r->node->ns, OP_SERVICE, ns, name);
+	if (!op_granted(x->s, r->node->kind, r->node->ns, "", "Service", ns, name))
+		return unresolved(r, "RefNotPermitted", "no ReferenceGrant allows it", ns, name);
+	op_memo_object(x, OP_SERVICE, ns, name);
 	service = op_find(x->s, OP_SERVICE, ns, name);
 	found = service ? port_of(service->service, port, r->protocol) : NULL;
-	if (!found) {
-		unresolved(r, "BackendNotFound",
-		           service ? "the Service has no such port of the protocol"
-		                   : "there is no such Service",
-		           ns, name);
-		return 0;
-	}
+	if (!found)
+		return unresolved(r, "BackendNotFound",
+		                  service ? "the Service has no such port of the protocol"
+		                          : "there is no such Service",
+		                  ns, name);
+	op_memo_backends(x, service);
 	if (op_service_endpoints(x->s, service, found, &out->backends))
 		return -ENOMEM;
 	for (size_t i = 0; i < out->backends.n; i++)
@@ -475,7 +472,7 @@ static int add_share(cJSON *list, const char *cluster, const struct share *s, in
 	return -ENOMEM;
 }
 
-static int add_backends(const struct op_render *x, struct route *r, cJSON *list, unsigned *port)
+static int add_backends(struct op_render *x, struct route *r, cJSON *list, unsigned *port)
 {
 	const cJSON *rules = l7mp_json_member(r->node->obj->spec, "rules"), *ref;
 	const cJSON *first = cJSON_IsArray(rules) ? rules->child : NULL;
@@ -499,25 +496,14 @@ static int add_backends(const struct op_render *x, struct route *r, cJSON *list,
 	return 0;
 }
 
-/* Makes the cluster of a route. */
-static void build_route(struct op_render *x, struct route *r)
+/* Makes the cluster of a route. NULL: oom. */
+static cJSON *route_cluster(struct op_render *x, struct route *r)
 {
-	char *name =
-	        op_name(GROUP, op_kinds[r->node->kind].plural, r->node->ns, r->node->name, NULL);
-	struct op_translate t = {.x = x, .node = r->node};
 	cJSON *c = cJSON_CreateObject(), *spec = cJSON_CreateObject(), *list = cJSON_CreateArray();
 	cJSON *lb = cJSON_CreateObject();
 	unsigned port = 0;
-	bool made;
-	int rc = -ENOMEM;
+	int rc = list ? add_backends(x, r, list, &port) : -ENOMEM;
 
-	r->unit = name ? op_unit_get(x, OP_CLUSTERS, name, &made) : NULL;
-	free(name);
-	if (r->unit && list) {
-		r->unit->node = r->node;
-		t.unit = r->unit;
-		rc = add_backends(x, r, list, &port);
-	}
 	rc = rc ? rc : l7mp_json_add_str(c, "name", r->unit->name);
 	rc = rc ? rc : l7mp_json_add_str(spec, "protocol", r->protocol);
 	/* Each endpoint has its own port; the cluster needs one, too. */
@@ -528,19 +514,45 @@ static void build_route(struct op_render *x, struct route *r)
 		cJSON_Delete(list);
 		cJSON_Delete(lb);
 		cJSON_Delete(c);
-		x->oom = true;
-		return;
+		return NULL;
 	}
 	if (l7mp_json_add(c, "spec", spec) | l7mp_json_add(c, "endpoints", list) |
 	    l7mp_json_add(c, "loadbalancer", lb)) {
 		cJSON_Delete(c);
+		return NULL;
+	}
+	return c;
+}
+
+static void build_route(struct op_render *x, struct route *r)
+{
+	char *name =
+	        op_name(GROUP, op_kinds[r->node->kind].plural, r->node->ns, r->node->name, NULL);
+	struct op_translate t = {.x = x, .node = r->node};
+	struct op_memo *outer;
+	bool made;
+	cJSON *c;
+
+	r->unit = name ? op_unit_get(x, OP_CLUSTERS, name, &made) : NULL;
+	free(name);
+	if (!r->unit) {
 		x->oom = true;
 		return;
 	}
-	if (op_translate_check(&t, &l7mp_schema_cluster, c, "spec"))
+	r->unit->node = r->node;
+	if (op_unit_reuse(x, r->unit))
+		return;
+	t.unit = r->unit;
+	outer = op_unit_begin(x, r->unit);
+	op_memo_object(x, r->node->kind, r->node->ns, r->node->name);
+	c = route_cluster(x, r);
+	if (!c)
+		x->oom = true;
+	else if (op_translate_check(&t, &l7mp_schema_cluster, c, "spec"))
 		op_unit_text(x, r->unit, c);
 	else
 		cJSON_Delete(c);
+	op_unit_end(x, r->unit, outer);
 }
 
 /* ---- attaching routes ---- */
@@ -631,8 +643,9 @@ static int add_parent(struct op_render *x, cJSON *parents, const cJSON *ref, con
 	        : op_condition(list, "Accepted", !refused, refused ? refused : "Accepted",
 	                       why_not_attached(refused), generation);
 	rc = rc ? rc
-	        : op_condition(list, "ResolvedRefs", !r->reason,
-	                       r->reason ? r->reason : "ResolvedRefs", r->message, generation);
+	        : op_condition(list, "ResolvedRefs", !r->node->unresolved,
+	                       r->node->unresolved ? r->node->unresolved : "ResolvedRefs",
+	                       r->node->unresolved ? r->node->unresolved_text : "", generation);
 	if (!rc && cJSON_AddItemToArray(parents, p))
 		return 0;
 	cJSON_Delete(p);
@@ -698,12 +711,31 @@ static cJSON *listener_tree(const struct listener *l, const char *name)
 	return tree;
 }
 
+/* The unit is made from the listener's part of this text, and nothing in the store. */
+static void build_listener(struct op_render *x, const struct listener *l, struct op_unit *u)
+{
+	char *from = l7mp_asprintf("%d %s %u %s", l->tag, protocol_names[l->protocol], l->port,
+	                           l->cluster ? l->cluster->name : "");
+	const char *was = u->was ? u->was->memo.from : NULL;
+	struct op_memo *outer;
+
+	if (from && was && strcmp(from, was) == 0 && op_unit_reuse(x, u)) {
+		free(from);
+		return;
+	}
+	outer = op_unit_begin(x, u);
+	u->memo.from = from;
+	x->oom = x->oom || !from;
+	op_unit_claim(x, u, "%s %u ", l->protocol == P_UDP ? "udp" : "tcp", l->port);
+	op_unit_text(x, u, listener_tree(l, u->name));
+	op_unit_end(x, u, outer);
+}
+
 static struct op_unit *listener_unit(struct op_render *x, const struct listener *l)
 {
 	char *name =
 	        op_name(GROUP, op_kinds[l->node->kind].plural, l->node->ns, l->node->name, l->name);
 	struct op_unit *u;
-	cJSON *tree;
 	bool made;
 
 	u = name ? op_unit_get(x, OP_LISTENERS, name, &made) : NULL;
@@ -718,9 +750,7 @@ static struct op_unit *listener_unit(struct op_render *x, const struct listener 
 	u->tag = l->tag;
 	if (l->cluster)
 		op_unit_depend(x, u, l->cluster);
-	op_unit_claim(x, u, "%s %u ", l->protocol == P_UDP ? "udp" : "tcp", l->port);
-	tree = listener_tree(l, u->name);
-	op_unit_text(x, u, tree);
+	build_listener(x, l, u);
 	return u;
 }
 

@@ -21,6 +21,7 @@ void op_memo_clear(struct op_memo *m)
 		free(m->links[i].name);
 		free(m->links[i].protocol);
 	}
+	free(m->from);
 	free(m->queries);
 	free(m->links);
 	free(m->places);
@@ -106,7 +107,10 @@ void op_memo_grant(struct op_render *x, enum op_kind from, const char *from_ns, 
 {
 	struct op_query *q;
 
-	if (x->s->settings.any_namespace || strcmp(from_ns, ns) == 0)
+	/* Not asked of l7mp.io's kinds then. */
+	if (x->s->settings.any_namespace && strcmp(op_kinds[from].group, "l7mp.io") == 0)
+		return;
+	if (strcmp(from_ns, ns) == 0)
 		return;
 	q = add_query(x, OP_QUERY_GRANT, kind, ns, name);
 	if (!q)

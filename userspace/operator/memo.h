@@ -42,6 +42,7 @@ struct op_memo {
 	size_t n_queries, cap_queries;
 	struct op_link *links;
 	size_t n_links, cap_links;
+	char *from; /* what else it was made from: of listeners of the Gateway API; else NULL */
 	uint32_t *places; /* the proxies that have the unit by its own selector, by index */
 	size_t n_places, cap_places;
 	bool placed; /* places is set */

@@ -194,6 +194,8 @@ static void fail(struct peer *x, enum op_peer_state state, const char *text)
 static void succeed(struct peer *x)
 {
 	struct op_peers *ps = x->peers;
+	/* What the proxy of a pod that is gone by now says is not kept. */
+	bool same = x->sp && x->sp->hash == x->p->hash;
 
 	x->state = has_it(x) ? OP_PEER_PROGRAMMED : OP_PEER_PENDING;
 	set_error(x, NULL);
@@ -201,7 +203,7 @@ static void succeed(struct peer *x)
 	x->sent_since_ms = 0;
 	kube_backoff_reset(&x->backoff);
 	settle(x);
-	if (!has_it(x)) {
+	if (!has_it(x) && !same) {
 		enqueue(x); /* another document is wanted meanwhile */
 		return;
 	}

@@ -241,9 +241,17 @@ bool op_unit_reuse(struct op_render *x, struct op_unit *u)
 			return false;
 		}
 	}
+	if (n && n->unresolved_text && u->section == OP_CLUSTERS) {
+		u->node->unresolved_text = strdup(n->unresolved_text);
+		if (!u->node->unresolved_text) {
+			x->oom = true;
+			return false;
+		}
+	}
 	if (n) {
 		u->node->reason = n->reason;
 		u->node->optional = n->optional;
+		u->node->unresolved = n->unresolved;
 	}
 	u->memo = was->memo;
 	was->memo = (struct op_memo){0};
@@ -292,6 +300,7 @@ static void free_node(struct op_node *n)
 	free(n->uid);
 	free(n->created);
 	free(n->message);
+	free(n->unresolved_text);
 	free(n->placed);
 	cJSON_Delete(n->status);
 	cJSON_Delete(n->owners);

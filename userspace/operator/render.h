@@ -194,6 +194,10 @@ struct op_object *op_proxy_objects(const struct op_proxy *p, size_t *n);
 /* ---- what the proxies say ---- */
 
 /*
+ * What the proxies say is kept until their pods go: of a pod that is not in the store nothing is.
+ */
+
+/*
  * The proxy has confirmed its document. Returns 0 or -ENOMEM; 1 when op_render is to be called
  * again, because what the proxy refused may be possible now: an object that moved to another name
  * wants the port that the one before it still had.

@@ -67,8 +67,8 @@ struct op_operator {
 	struct l7mp_timer render_timer, status_timer;
 	struct pass pass;
 	struct l7mp_slice slice; /* of the pass */
-	uint64_t since_ms; /* time of the first change that is not rendered yet */
-	uint64_t held_ms;  /* time of the first put or delete since rendering began */
+	uint64_t since_ms;       /* time of the first change that is not rendered yet */
+	uint64_t held_ms;        /* time of the first put or delete since rendering began */
 	/* Of the rendering in progress: its start, and its first change. */
 	uint64_t began_ns, made_since_ms;
 	uint64_t rendered_ms; /* what the last one took */

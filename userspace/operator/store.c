@@ -720,10 +720,22 @@ static void replace_object(struct op_store *s, struct op_obj *o)
 	free_obj(o);
 }
 
+/* What a pod's proxy has said and refused goes with the pod. */
+static void forget_pod(struct op_store *s, const char *uid)
+{
+	size_t n = strlen(uid);
+	struct op_refusal *r, *next;
+
+	op_store_forget(s, uid);
+	HASH_ITER (hh, s->refusals, r, next)
+		if (strncmp(r->key, uid, n) == 0 && r->key[n] == ' ')
+			drop_refusal(&s->refusals, r);
+}
+
 static void remove_object(struct op_store *s, struct op_obj *o)
 {
 	if (o->kind == OP_POD)
-		op_store_forget(s, o->uid);
+		forget_pod(s, o->uid);
 	replace_object(s, o);
 }
 
@@ -750,9 +762,6 @@ void op_store_free(struct op_store **sp)
 		HASH_ITER (hh, s->later[k], o, next)
 			drop_later(s, o);
 	}
-	/* Proxies whose pods were deleted before they answered. */
-	while (s->known)
-		op_store_forget(s, s->known->uid);
 	drop_refusals(&s->refusals);
 	drop_refusals(&s->shown);
 	free(s);
@@ -796,7 +805,7 @@ static int take_object(struct op_store *s, struct op_obj *o, bool *changed)
 		goto oom;
 	}
 	if (was && kind == OP_POD && strcmp(was->uid, o->uid) != 0)
-		op_store_forget(s, was->uid); /* a new pod with the old one's name */
+		forget_pod(s, was->uid); /* a new pod with the old one's name */
 	if (was)
 		replace_object(s, was);
 	s->version[kind]++;
@@ -966,6 +975,14 @@ void op_store_forget(struct op_store *s, const char *uid)
 	free(k);
 }
 
+/* Whether its pod is still there: what a proxy says later is not kept, as nothing would drop it. */
+static bool pod_is_there(const struct op_store *s, const struct op_proxy *p)
+{
+	const struct op_obj *pod = op_find(s, OP_POD, p->ns, p->name);
+
+	return pod && strcmp(pod->uid, p->uid) == 0;
+}
+
 /* Returns the state of the proxy in its present boot; creates it if there is none. */
 static struct op_known *get_known(struct op_store *s, const struct op_proxy *p)
 {
@@ -1012,8 +1029,11 @@ static int lift_refusals(struct op_store *s, const struct op_proxy *p)
 
 int op_store_applied(struct op_store *s, const struct op_proxy *p)
 {
-	struct op_known *k = get_known(s, p);
+	struct op_known *k;
 
+	if (!pod_is_there(s, p))
+		return 0;
+	k = get_known(s, p);
 	if (!k)
 		return -ENOMEM;
 	free(k->error);
@@ -1027,9 +1047,13 @@ int op_store_applied(struct op_store *s, const struct op_proxy *p)
 
 int op_store_failed(struct op_store *s, const struct op_proxy *p, const char *error)
 {
-	struct op_known *k = get_known(s, p);
-	char *copy = l7mp_asprintf("%.500s", error);
+	struct op_known *k;
+	char *copy;
 
+	if (!pod_is_there(s, p))
+		return 0;
+	k = get_known(s, p);
+	copy = l7mp_asprintf("%.500s", error);
 	if (!k || !copy) {
 		free(copy);
 		return -ENOMEM;
@@ -1067,7 +1091,7 @@ int op_store_refuse(struct op_store *s, const struct op_proxy *p, const struct o
 	struct op_obj *o = op_find(s, object->kind, object->ns, object->name);
 	struct op_refusal *r = NULL, *was = NULL;
 
-	if (!o)
+	if (!o || !pod_is_there(s, p))
 		return 0;
 	r = calloc(1, sizeof(*r));
 	if (!r)

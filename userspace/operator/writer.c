@@ -20,20 +20,20 @@
 
 /* A write. */
 struct entry {
-	struct entry *prev, *next;             /* in the queue */
+	struct entry *prev, *next;               /* in the queue */
 	struct entry *prev_sister, *next_sister; /* those of the object */
 	struct item *item;
 	enum op_write_kind write;
 	char *path;
 	char *uid;
-	cJSON *body;     /* what is to be written; NULL: of an event */
-	uint64_t digest; /* of body */
+	cJSON *body;      /* what is to be written; NULL: of an event */
+	uint64_t digest;  /* of body */
 	uint64_t sending; /* digest of the body that the request has */
 	uint64_t sent;    /* digest of the body sent last, if the answer was success or 409 */
 	bool wanted, queued;
 	struct kube_request *request;
 	struct kube_backoff backoff;
-	uint64_t not_before_ms; /* loop time */
+	uint64_t not_before_ms;  /* loop time */
 	struct l7mp_timer timer; /* the end of the back-off */
 };
 
@@ -114,8 +114,8 @@ static void item_tidy(struct item *t)
 
 	/* Don't abort a request in progress: it might or might not have taken effect. */
 	DL_FOREACH_SAFE2(t->entries, e, tmp, next_sister)
-		if (!e->wanted && !e->request)
-			entry_free(e);
+	if (!e->wanted && !e->request)
+		entry_free(e);
 	if (!t->entries)
 		item_free(t);
 }
@@ -308,8 +308,8 @@ static struct entry *entry_get(struct item *t, const struct op_write *o)
 	}
 	/* An object of the same name may be another one by now. */
 	DL_FOREACH2(t->entries, e, next_sister)
-		if (e->write == o->write && !strcmp(e->path, path.s) && !strcmp(e->uid, o->uid))
-			break;
+	if (e->write == o->write && !strcmp(e->path, path.s) && !strcmp(e->uid, o->uid))
+		break;
 	if (!e)
 		e = entry_new(t, o, &path);
 	l7mp_str_free(&path);
@@ -401,11 +401,11 @@ int op_writer_set(struct op_writer *w, const struct op_object *o, struct op_writ
 	if (!t)
 		return -ENOMEM;
 	DL_FOREACH2(t->entries, e, next_sister)
-		e->wanted = false;
+	e->wanted = false;
 	for (size_t i = 0; i < writes->n && !rc; i++)
 		rc = submit(t, &writes->w[i], events);
 	DL_FOREACH2(t->entries, e, next_sister)
-		consider(e);
+	consider(e);
 	item_tidy(t);
 	send_next(w);
 	return rc;
@@ -418,7 +418,8 @@ bool op_writer_end(struct op_writer *w)
 
 	if (!t || t->pass == w->pass)
 		return true;
-	DL_FOREACH2(t->entries, e, next_sister) {
+	DL_FOREACH2(t->entries, e, next_sister)
+	{
 		e->wanted = false;
 		consider(e);
 	}
