@@ -188,6 +188,26 @@ class Health(unittest.TestCase):
         self.assertTrue(l7test.wait_for(lambda: not [x for x in self.api.get("/sessions")[1] if x["source"]["listener"] == "in"]))
         self.assertEqual(self.health(), ZERO)
 
+    def test_access_log(self):
+        """the access log has the endpoint's address with its port, or else the cluster's"""
+        log = os.path.join(self.tmp.name, "access.log")
+        self.proxy.stop()
+        self.proxy = l7test.Proxy({"admin": {"server": {"port": ADMIN}, "access_log_path": log}, "listeners": [l7test.controller()]}, "-o", "disable")
+        for spec, endpoint, want in (
+                ({"protocol": "TCP", "port": DEAD}, {"address": "127.0.0.1"}, f"127.0.0.1:{DEAD}"),
+                ({"protocol": "TCP", "port": 1}, {"address": "::1", "port": DEAD}, f"[::1]:{DEAD}"),
+                ({"protocol": "JSONSocket", "transport": {"protocol": "TCP", "port": DEAD}}, {"address": "localhost"}, f"localhost:{DEAD}"),
+                ({"protocol": "UNIX/stream"}, {"address": self.tmp.name + "/none"}, self.tmp.name + "/none")):
+            self.assertEqual(self.api.put("/clusters/c", {"cluster": {"spec": spec, "endpoints": [{"name": "e", "spec": endpoint}]}})[0], 200)
+            self.route("c")
+            self.connect()
+
+            def found():
+                with open(log, encoding="utf-8") as f:
+                    records = [json.loads(line) for line in f if line.endswith("\n")]
+                return [r["destination"]["address"] for r in records if r["source"]["listener"] == "in"][-1:]
+            self.assertTrue(l7test.wait_for(lambda w=want: found() == [w]), (found(), want))
+
     def metrics(self):
         conn = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=60)
         conn.request("GET", "/metrics")

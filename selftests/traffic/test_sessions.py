@@ -80,7 +80,7 @@ class Sessions(Case):
         self.assertEqual(self.counts(record, None), want)
         self.assertEqual(record["name"], one["name"])
         self.assertEqual(record["source"], {"listener": "l", "address": f"127.0.0.1:{port}"})
-        self.assertEqual(record["destination"]["address"], "127.0.0.1")
+        self.assertEqual(record["destination"]["address"], "127.0.0.1:9001")
         self.assertGreater(record["duration"], 0)
         self.assertTrue(record["reason"])
         for direction in ("ingress", "egress"):
