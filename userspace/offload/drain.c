@@ -418,7 +418,7 @@ static int add_packets(cJSON *o, int64_t n)
 static cJSON *drain_json(const struct l7mp_offload_engine *e, const struct off_drain *d)
 {
 	uint64_t age = age_ms(d) / 1000, deadline = e->set.drain.deadline;
-	uint64_t idle = d->active_ms ? l7mp_loop_now(e->loop) - d->active_ms : 0;
+	uint64_t idle = d->active_ms ? (l7mp_loop_now(e->loop) - d->active_ms) / 1000 : 0;
 	cJSON *o = cJSON_CreateObject();
 	int rc = l7mp_json_add_num(o, "abi", d->abi);
 
@@ -426,7 +426,7 @@ static cJSON *drain_json(const struct l7mp_offload_engine *e, const struct off_d
 	rc |= l7mp_json_add_num(o, "entries", (double)d->flows);
 	rc |= add_packets(o, d->forwarded);
 	rc |= add_time(o, "began", d->began_ms);
-	rc |= l7mp_json_add_num(o, "idle", (double)(idle / 1000));
+	rc |= l7mp_json_add_num(o, "idle", (double)idle);
 	rc |= l7mp_json_add_num(o, "left", age < deadline ? (double)(deadline - age) : 0);
 	if (!rc)
 		return o;
