@@ -72,6 +72,19 @@ class Scale(OnServer):
         return {float(le) if le != "+Inf" else math.inf: int(n) for le, n in
                 re.findall(rf'^l7mp_operator_{name}_bucket{{le="([^"]+)"}} (\d+)$', o.page("/metrics")[1], re.M)}
 
+    def first_answers(self, o, n, proxies, what):
+        """Creates n objects, one at a time, at one proxy after the other; prints how long each took to its first answer."""
+        before, times = self.histogram(o, "apply_seconds"), []
+        for i in range(n):
+            began = time.monotonic()
+            self.session().create(service(f"new{i}", 30000 + i, {"slot": str(i % proxies)}))
+            self.answer(30000 + i, f"{NET}.1.{i % proxies + 1}")
+            times.append((time.monotonic() - began) * 1000)
+            time.sleep(0.05)
+        after = self.histogram(o, "apply_seconds")
+        say(f"object created -> first answer, {what}, {n} times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms, "
+            f"at most {max(times):.0f} ms; apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after))
+
     # ---- the same final state ----
 
     def wanted(self):
@@ -331,18 +344,7 @@ class Scale(OnServer):
         self.each(lambda i: self.session().create(service(f"s{i}", 20000 + i, {"slot": str(i % 50)})), range(500))
         wait_until(lambda: o.metric("proxies", state="programmed") == 50, 240)
         self.answer(20499, f"{NET}.1.50")
-        before = self.histogram(o, "apply_seconds")
-        took = []
-        for i in range(200):
-            began = time.monotonic()
-            self.session().create(service(f"new{i}", 30000 + i, {"slot": str(i % 50)}))
-            self.answer(30000 + i, f"{NET}.1.{i % 50 + 1}")
-            took.append((time.monotonic() - began) * 1000)
-            time.sleep(0.05)
-        say(f"object created -> first answer, 1,000 objects, 50 proxies, 200 times: median {quantile(took, .5):.0f} ms, p99 {quantile(took, .99):.0f} ms, "
-            f"at most {max(took):.0f} ms")
-        after = self.histogram(o, "apply_seconds")
-        say("apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after))
+        self.first_answers(o, 200, 50, "1,000 objects, 50 proxies")
         lost, took = self.calls(200, 20)
         self.assertEqual(lost, 0)
         say(f"200 calls at 20/s, 4 objects each: 0 lost, median {quantile(took, .5):.0f} ms, p99 {quantile(took, .99):.0f} ms, at most {max(took):.0f} ms")
@@ -507,21 +509,12 @@ class Scale(OnServer):
         time.sleep(20)
         idle = (self.cpu(o.process.pid) - used) / 20
         self.assertEqual((o.metric("renders_total"), o.metric("status_writes_total")), (renders, writes))
-        before, times = self.histogram(o, "apply_seconds"), []
-        for i in range(100):
-            began = time.monotonic()
-            self.session().create(service(f"new{i}", 30000 + i, {"slot": str(i % 10)}))
-            self.answer(30000 + i, f"{NET}.1.{i % 10 + 1}")
-            times.append((time.monotonic() - began) * 1000)
-            time.sleep(0.05)
-        after = self.histogram(o, "apply_seconds")
+        self.first_answers(o, 100, 10, "10,000 objects")
         rss = self.memory(o)
         self.assertLess(rss, 300)
         say(f"10,000 objects at 10 proxies: all applied {first:.1f} s after the start, all statuses after {statuses:.0f} s; {rss:.0f} MB at most, "
             f"{idle * 100:.1f} % of a processor idle")
-        say(f"object created -> first answer with 10,000 objects, 100 times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms; "
-            "apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after) +
-            f"; making the documents {o.metric('render_seconds_sum') / o.metric('renders_total') * 1000:.0f} ms on average, "
+        say(f"making the documents {o.metric('render_seconds_sum') / o.metric('renders_total') * 1000:.0f} ms on average, "
             f"the longest loop iteration {o.metric('loop_stall_max_microseconds') / 1000:.0f} ms")
         # What is too large for the operator is left out, and the others do not notice.
         huge = target("huge", {"slot": "0"}, "")
@@ -632,16 +625,7 @@ class Scale(OnServer):
         self.assertLess(self.memory(o), 100)
         say(f"0 documents made or sent, {o.metric('proxy_checks_total') - checks:.0f} of the proxies' regular checks")
         # Now what matters: one object at a time.
-        before, times = self.histogram(o, "apply_seconds"), []
-        for i in range(100):
-            began = time.monotonic()
-            self.session().create(service(f"new{i}", 30000 + i, {"slot": "0"}))
-            self.answer(30000 + i, f"{NET}.1.1")
-            times.append((time.monotonic() - began) * 1000)
-            time.sleep(0.05)
-        after = self.histogram(o, "apply_seconds")
-        say(f"object created -> first answer with 10,002 pods, 100 times: median {quantile(times, .5):.0f} ms, p99 {quantile(times, .99):.0f} ms; "
-            "apply latency (cumulative): " + ", ".join(f"<={k} s: {after[k] - before[k]}" for k in after))
+        self.first_answers(o, 100, 1, "10,002 pods")
         say(f"the longest iteration of the operator's loop: {stall / 1000:.1f} ms (the first lists included)")
 
 

@@ -183,8 +183,8 @@ class Restarts(Base):
         self.api.apply(target("b", GW))
         self.has(p, "a", "b")
 
-    def test_address_of_another(self):
-        """an address that another pod has by now: nothing is written there until the API server says whose it is"""
+    def pod_of_two(self):
+        """A pod with a proxy, its Target, and one for the pod that is to get its address: (the proxy, the operator)."""
         self.start_api()
         first = self.proxy(ADDRESS)
         self.api.apply(pod("p1", ADDRESS, {"app": "one"}))
@@ -192,15 +192,26 @@ class Restarts(Base):
         self.api.apply(target("of-two", {"app": "two"}))
         o = self.operator().ready()
         self.has(first, "of-one")
+        return first, o
+
+    def give_address(self, first, delete=False):
+        """Stops its proxy, and gives the address to another pod, whose proxy is returned; the first pod may stay."""
+        first.stop()
+        second = self.proxy(ADDRESS)
+        if delete:
+            self.api.delete("Pod", "p1")
+        self.api.apply(pod("p2", ADDRESS, {"app": "two"}))
+        self.api.apply(target("of-one", {"app": "one"}, port=16001))  # makes it write
+        return second
+
+    def test_address_of_another(self):
+        """an address that another pod has by now: nothing is written there until the API server says whose it is"""
+        first, o = self.pod_of_two()
         # The pod is gone and its address another's; the operator's watch has not said so yet.
         hidden = self.api.fault(r"GET /api/v1/pods\?", times=-1, status=500)
         self.api.script("Pod", ("cut", None))
         self.assertTrue(wait_for(lambda: hidden.hits >= 1))
-        first.stop()
-        second = self.proxy(ADDRESS)
-        self.api.delete("Pod", "p1")
-        self.api.apply(pod("p2", ADDRESS, {"app": "two"}))
-        self.api.apply(target("of-one", {"app": "one"}, port=16001))  # makes it write
+        second = self.give_address(first, delete=True)
         self.assertTrue(wait_for(lambda: o.metric("proxies", state="foreign") == 1), o.stderr()[-2000:])
         self.assertEqual(second.names(), [])
         self.assertNotIn("l7mp-operator", [o["name"] for o in second.status()["owners"]])
@@ -210,17 +221,8 @@ class Restarts(Base):
 
     def test_address_of_two(self):
         """an address that two pods have, as the first has not gone from the API server: its document is not written to the other's proxy"""
-        self.start_api()
-        first = self.proxy(ADDRESS)
-        self.api.apply(pod("p1", ADDRESS, {"app": "one"}))
-        self.api.apply(target("of-one", {"app": "one"}))
-        self.api.apply(target("of-two", {"app": "two"}))
-        o = self.operator().ready()
-        self.has(first, "of-one")
-        first.stop()
-        second = self.proxy(ADDRESS)
-        self.api.apply(pod("p2", ADDRESS, {"app": "two"}))
-        self.api.apply(target("of-one", {"app": "one"}, port=16001))  # makes it write
+        first, o = self.pod_of_two()
+        second = self.give_address(first)
         self.assertTrue(wait_for(lambda: o.metric("proxies", state="foreign") >= 1), o.stderr()[-2000:])
         self.assertTrue(wait_for(lambda: "default/p1 at 127.0.1.1: the address belongs to another pod" in o.stderr()), o.stderr()[-2000:])
         self.assertIn(second.names(), ([], ["of-two"]))
