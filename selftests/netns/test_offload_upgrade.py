@@ -104,7 +104,7 @@ class Session(Base):
         self.assertEqual(self.adopted(chain)["sessions"], 1)
         self.assertEqual(self.ping(client, server), peer)
         client.setsockopt(0, 10, 0)  # IP_MTU_DISCOVER: fragments
-        self.assertEqual(self.ping(client, server, b"f" * 3000), peer)
+        self.assertEqual(self.ping(client, server, payload=b"f" * 3000), peer)
         now = self.sessions(chain)[was["name"]]["stats"]
         for way in ("ingress", "egress"):
             self.assertEqual(now[way]["fast"]["packets"], was["stats"][way]["fast"]["packets"] + 1, way)
