@@ -483,6 +483,20 @@ uint32_t off_tcp_tsval(const struct off_tcp_pair *p, int i)
 }
 
 /*
+ * Has end i's peer received a window of the other peer in TRANS, with room for segments left? It
+ * then learns the rest from the answer to what it sends next. A segment of our own might cross one
+ * that a program stamps with the next millisecond, and be discarded as too old.
+ */
+static bool has_room(const struct off_tcp_pair *p, int i)
+{
+	const volatile struct l7mp_tcp_direction *in = &p->map->dir[i], *out = &p->map->dir[!i];
+	int32_t room = (int32_t)(out->edge - in->seq_max);
+
+	return off_tcp_before(p->end[i].rcv_nxt, out->ack_max) &&
+	       room >= 4 * (int32_t)p->end[i].conn.traits.advmss;
+}
+
+/*
  * Announces to each peer the other peer's receive window, which applies from now on. Before FAST:
  * in TRANS the programs use time stamps of the sockets' clocks, like these segments; in FAST they
  * are ahead of them. With the highest numbers that were translated in TRANS, as the peer ignores
@@ -504,7 +518,7 @@ static void announce_windows(struct off_tcp_pair *p, const struct off_tcp_window
 		};
 
 		/* No CAP_NET_RAW: the other end's answer to a probe has its window. */
-		if (off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
+		if (!has_room(p, i) && off_tcp_segment_send(&p->t->raw, &p->end[i].conn, &s))
 			off_tcp_probe(p, !i);
 	}
 }
