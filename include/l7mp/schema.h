@@ -60,7 +60,8 @@ enum l7mp_schema_pattern {
 	L7MP_P_IFNAME,   /* 1..15 bytes, no '/' or white space */
 };
 
-#define L7MP_NAME_MAX 255 /* bytes in the name of an object */
+#define L7MP_NAME_MAX  255                /* bytes in the name of an object */
+#define L7MP_EXACT_MAX 9007199254740991.0 /* 2^53 - 1: integers up to it are exact in a double */
 
 struct l7mp_schema;
 

@@ -247,7 +247,9 @@ static void describe_number(const struct l7mp_field *f, char *buf, size_t size)
 {
 	const char *what = f->type == L7MP_T_INT ? "an integer" : "a number";
 
-	if (ranged(f))
+	if (ranged(f) && f->max == L7MP_EXACT_MAX)
+		snprintf(buf, size, "%s, at least %.15g", what, f->min);
+	else if (ranged(f))
 		snprintf(buf, size, "%s in %.15g..%.15g", what, f->min, f->max);
 	else
 		snprintf(buf, size, "%s", what);

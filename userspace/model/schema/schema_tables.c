@@ -113,14 +113,14 @@ static const struct l7mp_field health_fields[] = {
                 .key = "sessions",
                 .type = L7MP_T_INT,
                 .min = 0,
-                .max = 9007199254740991.0,
+                .max = L7MP_EXACT_MAX,
                 .doc = "Stages of sessions that are connected now",
         },
         {
                 .key = "connects",
                 .type = L7MP_T_INT,
                 .min = 0,
-                .max = 9007199254740991.0,
+                .max = L7MP_EXACT_MAX,
                 .doc = "Attempts to connect, retries included. Without `failed` those that "
                        "succeeded, are in progress, or were given up when the session ended",
         },
@@ -128,14 +128,14 @@ static const struct l7mp_field health_fields[] = {
                 .key = "failed",
                 .type = L7MP_T_INT,
                 .min = 0,
-                .max = 9007199254740991.0,
+                .max = L7MP_EXACT_MAX,
                 .doc = "Attempts that failed, also by `retry.timeout`",
         },
         {
                 .key = "lost",
                 .type = L7MP_T_INT,
                 .min = 0,
-                .max = 9007199254740991.0,
+                .max = L7MP_EXACT_MAX,
                 .doc = "Connections that an error ended later, such as a reset; of UDP those that "
                        "got an ICMP error, after which the session goes on",
         },
