@@ -16,10 +16,14 @@
 #include "l7mp/loop.h"
 
 struct l7mp_resolve;
+/* Of an answer with more addresses of a family, the first ones are used. */
+#define L7MP_RESOLVE_PER_FAMILY 16
 /*
- * The result of a lookup: either n >= 1 addresses in the order of RFC 6724, with the port set and
- * IPv4-mapped ones normalised; or n = 0 and a negative errno: -ENOENT (no such name), -EAGAIN (no
- * server answered). The array is borrowed for the call.
+ * The result of a lookup: either 1 <= n <= 2 * L7MP_RESOLVE_PER_FAMILY different addresses, with
+ * the port set and IPv4-mapped ones normalised, in the order of RFC 6724 without its rule 9: first
+ * those that there is a route to, IPv6 before IPv4, otherwise in the order of the server; or n = 0
+ * and a negative errno: -ENOENT (no such name), -EAGAIN (no server answered). The array is borrowed
+ * for the call.
  */
 typedef void (*l7mp_resolve_cb)(void *arg, int err, const struct l7mp_addr *addrs, size_t n);
 /*

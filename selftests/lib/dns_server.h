@@ -9,6 +9,8 @@
  *   fail        SERVFAIL
  *   both        `ip4` and 2001:db8::7
  *   dual        `ip4` and ::1
+ *   crowd       127.1.0.1, 127.1.0.2 and so on, 2001:db8::1 and so on, over TCP: DNS_CROWD and
+ *               DNS_CROWD6 of them, which is about what a message has room for
  *   all others  `ip4`
  */
 #pragma once
@@ -19,8 +21,11 @@
 
 #include "l7mp/loop.h"
 
+#define DNS_CROWD  3900
+#define DNS_CROWD6 2300
+
 struct dns_server {
-	int fd;
+	int fd, listener; /* UDP and TCP, of the same port */
 	pthread_t thread;
 	char csv[64];       /* its address */
 	atomic_int queries; /* all that came in */

@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -22,7 +24,7 @@
 
 struct answer {
 	int n, err;
-	struct l7mp_addr addr[16];
+	struct l7mp_addr addr[2 * L7MP_RESOLVE_PER_FAMILY];
 	size_t count;
 };
 
@@ -366,6 +368,163 @@ static void many_names(void **state)
 	dns_server_stop(&s);
 }
 
+/* ---- answers with many addresses ---- */
+
+static atomic_int sockets;
+
+/* In the place of the C library's, for c-ares too: counts. */
+int socket(int domain, int type, int protocol)
+{
+	sockets++;
+	return (int)syscall(SYS_socket, domain, type, protocol);
+}
+
+/* Whether the answer has, from `at` on, the first addresses of a family in the server's order. */
+static bool crowd_at(const struct answer *a, size_t at, int family)
+{
+	for (int i = 0; i < L7MP_RESOLVE_PER_FAMILY; i++) {
+		char want[64], text[L7MP_ADDR_STRLEN];
+
+		if (family == AF_INET)
+			snprintf(want, sizeof(want), "127.1.0.%d:53", i + 1);
+		else
+			snprintf(want, sizeof(want), "[2001:db8::%x]:53", (unsigned)i + 1);
+		if (strcmp(l7mp_addr_str(&a->addr[at + (size_t)i], text), want) != 0)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Thousands of addresses: the first ones of each family are kept, in their order, and sockets are
+ * opened for these only.
+ */
+static void crowd(void **state)
+{
+	const size_t most = L7MP_RESOLVE_PER_FAMILY;
+	struct dns_server s;
+	struct l7mp_loop *loop;
+	struct answer a;
+	int before;
+	(void)state;
+
+	assert_int_equal(l7mp_loop_new(&loop), 0);
+	dns_server_start(&s, loop);
+	before = sockets;
+	ask(loop, "crowd.test", AF_INET, &a);
+	assert_int_equal(a.count, most);
+	assert_true(crowd_at(&a, 0, AF_INET));
+	ask(loop, "crowd.test", AF_INET6, &a);
+	assert_int_equal(a.count, most);
+	assert_true(crowd_at(&a, 0, AF_INET6));
+	ask(loop, "crowd.test", AF_UNSPEC, &a);
+	assert_int_equal(a.count, 2 * most);
+	/* IPv6 is first if there is a route to it. */
+	assert_true((crowd_at(&a, 0, AF_INET6) && crowd_at(&a, most, AF_INET)) ||
+	            (crowd_at(&a, 0, AF_INET) && crowd_at(&a, most, AF_INET6)));
+	assert_true(sockets > before);
+	assert_true(sockets < before + 200);
+	assert_int_equal(l7mp_loop_free(&loop), 0);
+	dns_server_stop(&s);
+}
+
+/* ---- the order of addresses ---- */
+
+/* Orders "address<source" words; "-": no source. Writes the addresses. */
+static const char *ordered(const char *words, char out[static 512])
+{
+	struct l7mp_dest d[16];
+	char copy[512], text[L7MP_ADDR_STRLEN], *save = NULL;
+	size_t n = 0;
+
+	snprintf(copy, sizeof(copy), "%s", words);
+	for (char *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save), n++) {
+		char *source = strchr(w, '<');
+
+		*source++ = '\0';
+		memset(&d[n], 0, sizeof(d[n]));
+		assert_int_equal(l7mp_addr_parse(&d[n].addr, w, 0), 0);
+		if (strcmp(source, "-") != 0)
+			assert_int_equal(l7mp_addr_parse(&d[n].source, source, 0), 0);
+	}
+	l7mp_dests_order(d, n);
+	out[0] = '\0';
+	for (size_t i = 0; i < n; i++) {
+		if (i)
+			strcat(out, " ");
+		strcat(out, l7mp_addr_ip(&d[i].addr, text));
+	}
+	return out;
+}
+
+static void order(void **state)
+{
+	static const struct {
+		const char *in, *out;
+	} cases[] = {
+	        /* IPv6 before IPv4, both in the order of the server. */
+	        {"192.0.2.9<192.0.2.1 2001:db8::9<2001:db8::1 192.0.2.3<192.0.2.1 "
+	         "2001:db8::3<2001:db8::1",
+	         "2001:db8::9 2001:db8::3 192.0.2.9 192.0.2.3"},
+	        /* No common prefix makes an address a better one. */
+	        {"2001:db8:f::1<2001:db8:1::1 2001:db8:1::2<2001:db8:1::1",
+	         "2001:db8:f::1 2001:db8:1::2"},
+	        /* Those without a route are last, in the same order among themselves. */
+	        {"192.0.2.9<- 2001:db8::9<- 192.0.2.3<192.0.2.1",
+	         "192.0.2.3 2001:db8::9 192.0.2.9"},
+	        {"2001:db8::9<- 192.0.2.9<192.0.2.1 192.0.2.3<192.0.2.1",
+	         "192.0.2.9 192.0.2.3 2001:db8::9"},
+	        /* Of section 10.2 of RFC 6724. */
+	        {"2001:db8:1::1<2001:db8:1::2 198.51.100.121<198.51.100.117",
+	         "2001:db8:1::1 198.51.100.121"},
+	        {"2001:db8:1::1<fe80::1 198.51.100.121<198.51.100.117",
+	         "198.51.100.121 2001:db8:1::1"},
+	        {"198.51.100.121<169.254.13.78 2001:db8:1::1<2001:db8:1::2",
+	         "2001:db8:1::1 198.51.100.121"},
+	        {"2001:db8:1::1<2001:db8:1::2 fe80::1<fe80::2", "fe80::1 2001:db8:1::1"},
+	        {"2002:c633:6401::1<2002:c633:6401::d5e3:7953:13eb:22e8 "
+	         "2001:db8:1::1<2001:db8:1::2",
+	         "2001:db8:1::1 2002:c633:6401::1"},
+	        {"2001:db8:1::1<2002:c633:6401::2 2002:c633:6401::1<2002:c633:6401::2",
+	         "2002:c633:6401::1 2001:db8:1::1"},
+	        /* A unique local source does not go well with a global destination. */
+	        {"2001:db8::9<fd00::1 192.0.2.9<192.0.2.1", "192.0.2.9 2001:db8::9"},
+	        {"192.0.2.9<192.0.2.1 fd00::9<fd00::1", "192.0.2.9 fd00::9"},
+	        /* Loopback; Teredo, site-local and 6bone. */
+	        {"127.0.0.1<127.0.0.1 ::1<::1", "::1 127.0.0.1"},
+	        {"3ffe::9<3ffe::1 2001::9<2001::1 2001:db8::9<2001:db8::1",
+	         "2001:db8::9 2001::9 3ffe::9"},
+	        {"3ffe::9<3ffe::1 fec0::9<fec0::1", "fec0::9 3ffe::9"},
+	        {"192.0.2.9<192.0.2.1", "192.0.2.9"},
+	};
+	char out[512];
+	(void)state;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_string_equal(ordered(cases[i].in, out), cases[i].out);
+}
+
+/* The kernel's sources: each is that of its own destination. */
+static void sources(void **state)
+{
+	struct l7mp_dest d[4];
+	static const char *const to[] = {"127.0.0.5", "255.255.255.255", "127.0.0.6", "fe80::1"};
+	char text[L7MP_ADDR_STRLEN];
+	(void)state;
+
+	memset(d, 0xa5, sizeof(d));
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(l7mp_addr_parse(&d[i].addr, to[i], 0), 0);
+	l7mp_dests_find_sources(d, 4);
+	assert_string_equal(l7mp_addr_ip(&d[0].source, text), "127.0.0.1");
+	assert_int_equal(d[1].source.len, 0); /* broadcast: EACCES */
+	assert_string_equal(l7mp_addr_ip(&d[2].source, text), "127.0.0.1");
+	assert_int_equal(d[3].source.len, 0); /* link-local without an interface: EINVAL */
+	l7mp_dests_order(d, 4);
+	assert_string_equal(l7mp_addr_ip(&d[0].addr, text), to[0]);
+	assert_string_equal(l7mp_addr_ip(&d[1].addr, text), to[2]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest all[] = {
@@ -378,6 +537,9 @@ int main(void)
 	        cmocka_unit_test(given_up),
 	        cmocka_unit_test(callbacks_that_act),
 	        cmocka_unit_test(many_names),
+	        cmocka_unit_test(crowd),
+	        cmocka_unit_test(order),
+	        cmocka_unit_test(sources),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

@@ -4,6 +4,7 @@
 
 #include <sys/epoll.h>
 
+#include "l7mp/addr.h"
 #include "l7mp/loop.h"
 #include "l7mp/slice.h"
 #include "l7mp/util.h"
@@ -160,6 +161,26 @@ ssize_t l7mp_kpipe_drain(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, int fd
 int l7mp_kpipe_read(struct l7mp_loop *loop, struct l7mp_kpipe *pipe, void *out, size_t len);
 /* All pipes must have been returned. A NULL pointer is ignored. */
 void l7mp_kpipes_free(struct l7mp_kpipes **kpipes);
+
+/* ---- addr_order.c: the order in which the addresses of a name are tried ---- */
+
+struct l7mp_dest {
+	struct l7mp_addr addr; /* IPv4 or IPv6 */
+	struct l7mp_addr
+	        source; /* what a socket to it is bound to; len 0: there is no route to it */
+};
+
+/*
+ * Sets the source of each destination as the kernel selects it: by connect(2) of a UDP socket,
+ * which sends nothing. Takes some microseconds per destination, so `n` must be small.
+ */
+void l7mp_dests_find_sources(struct l7mp_dest *dests, size_t n);
+/*
+ * Sorts destinations whose sources are set: those without a source last, then matching scope,
+ * matching label, precedence and scope (RFC 6724, rules 1, 2, 5, 6 and 8). Equal ones keep their
+ * order. Takes time in n squared, so `n` must be small.
+ */
+void l7mp_dests_order(struct l7mp_dest *dests, size_t n);
 
 /* ---- resolve.c ---- */
 

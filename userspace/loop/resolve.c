@@ -10,6 +10,10 @@
  * Queries are sent at once and independently of each other, so that a server that does not answer
  * delays only the names that it is queried for. Answers are cached for their TTL, "no such name"
  * for the TTL of the zone's SOA record (RFC 2308, section 5), and failures for a second.
+ *
+ * An answer over TCP can have thousands of addresses. c-ares would open and connect a socket for
+ * each of them to sort them, some 200 ms during which the loop stands still. So c-ares does not
+ * sort, the first addresses of each family are kept, and only those are sorted (addr_order.c).
  */
 #include "l7mp/resolve.h"
 
@@ -27,7 +31,7 @@
 #include "l7mp/hash.h"
 #include "loop_int.h"
 
-#define MAX_ADDRS   16
+#define MAX_ADDRS   (2 * L7MP_RESOLVE_PER_FAMILY)
 #define MAX_NAME    255 /* RFC 1035, section 2.3.4 */
 #define MAX_ENTRIES 4096
 /*
@@ -79,7 +83,7 @@ struct lookup {
 	int err;               /* negative errno; 0: addrs */
 	bool delivering;
 	size_t n;
-	struct l7mp_addr addrs[MAX_ADDRS]; /* without a port */
+	struct l7mp_addr *addrs; /* n, without a port */
 	struct key key;
 };
 
@@ -128,6 +132,7 @@ static void lookup_free(struct lookup *l)
 		r->n_answered--;
 	}
 	l7mp_task_cancel(r->loop, &l->task);
+	free(l->addrs);
 	free(l);
 }
 
@@ -162,9 +167,10 @@ static void deliver_cb(struct l7mp_task *task, void *arg)
 		l7mp_resolve_cb cb = r->cb;
 		void *cb_arg = r->arg;
 
-		memcpy(addrs, l->addrs, l->n * sizeof(addrs[0]));
-		for (size_t i = 0; i < l->n; i++)
+		for (size_t i = 0; i < l->n; i++) {
+			addrs[i] = l->addrs[i];
 			l7mp_addr_set_port(&addrs[i], r->port);
+		}
 		DL_DELETE(l->waiters, r);
 		remove_waiter(r);
 		cb(cb_arg, l->err, l->n ? addrs : NULL, l->n);
@@ -390,20 +396,47 @@ static int from_ares(int status)
 	}
 }
 
-/* Adds addresses without duplicates: a name may have one both as IPv4 and IPv4-mapped. */
-static void lookup_add(struct lookup *l, const struct ares_addrinfo_node *node)
+/* The addresses of an answer that are kept. */
+struct kept {
+	size_t n, of[2]; /* all; of IPv4 and of IPv6 */
+	struct l7mp_dest dests[MAX_ADDRS];
+};
+
+/* Adds an address without duplicates: a name may have one both as IPv4 and IPv4-mapped. */
+static void kept_add(struct kept *k, const struct ares_addrinfo_node *node)
 {
-	struct l7mp_addr *addr = &l->addrs[l->n];
+	struct l7mp_addr addr;
+	size_t *of;
 
 	if (node->ai_family != AF_INET && node->ai_family != AF_INET6)
 		return;
-	if (l7mp_addr_from_sockaddr(addr, node->ai_addr, node->ai_addrlen))
+	if (l7mp_addr_from_sockaddr(&addr, node->ai_addr, node->ai_addrlen))
 		return;
-	l7mp_addr_set_port(addr, 0);
-	for (size_t i = 0; i < l->n; i++)
-		if (l7mp_addr_equal(&l->addrs[i], addr))
+	of = &k->of[l7mp_addr_family(&addr) == AF_INET6];
+	if (*of == L7MP_RESOLVE_PER_FAMILY)
+		return;
+	l7mp_addr_set_port(&addr, 0);
+	for (size_t i = 0; i < k->n; i++)
+		if (l7mp_addr_equal(&k->dests[i].addr, &addr))
 			return;
-	l->n++;
+	k->dests[k->n++].addr = addr;
+	++*of;
+}
+
+/* Stores the addresses in the order in which they are to be tried. Returns 0 or -ENOMEM. */
+static int lookup_take(struct lookup *l, struct kept *k)
+{
+	l->addrs = malloc(k->n * sizeof(l->addrs[0]));
+	if (!l->addrs)
+		return -ENOMEM;
+	if (k->n > 1) {
+		l7mp_dests_find_sources(k->dests, k->n);
+		l7mp_dests_order(k->dests, k->n);
+	}
+	for (size_t i = 0; i < k->n; i++)
+		l->addrs[i] = k->dests[i].addr;
+	l->n = k->n;
+	return 0;
 }
 
 /* Skips a name in a message (RFC 1035, section 4.1.4). NULL: malformed. */
@@ -484,20 +517,24 @@ static void addrinfo_cb(void *arg, int status, int timeouts, struct ares_addrinf
 {
 	struct lookup *l = arg;
 	uint64_t ttl = TTL_MAX;
+	struct kept k;
 
 	(void)timeouts;
 	if (status == ARES_EDESTRUCTION)
 		return;
-	for (const struct ares_addrinfo_node *node = ai ? ai->nodes : NULL;
-	     node && l->n < MAX_ADDRS; node = node->ai_next) {
-		lookup_add(l, node);
+	k.n = k.of[0] = k.of[1] = 0;
+	for (const struct ares_addrinfo_node *node = ai ? ai->nodes : NULL; node;
+	     node = node->ai_next) {
+		kept_add(&k, node);
 		if (node->ai_ttl >= 0 && (uint64_t)node->ai_ttl < ttl)
 			ttl = (uint64_t)node->ai_ttl;
 	}
 	if (ai)
 		ares_freeaddrinfo(ai);
-	if (l->n) {
-		lookup_answered(l, 0, clamp(ttl, TTL_MIN, TTL_MAX));
+	if (k.n) {
+		int rc = lookup_take(l, &k);
+
+		lookup_answered(l, rc, rc ? TTL_MIN : clamp(ttl, TTL_MIN, TTL_MAX));
 		return;
 	}
 	l->err = status == ARES_SUCCESS ? -ENOENT : from_ares(status);
@@ -531,7 +568,8 @@ static int key_set(struct key *k, const char *host, int family)
 /* Returns the lookup for a key: a cached one, one in progress, or a new one. NULL: no memory. */
 static struct lookup *lookup_get(struct l7mp_resolver *r, const struct key *key)
 {
-	struct ares_addrinfo_hints hints = {.ai_family = key->family, .ai_socktype = SOCK_STREAM};
+	struct ares_addrinfo_hints hints = {
+	        .ai_flags = ARES_AI_NOSORT, .ai_family = key->family, .ai_socktype = SOCK_STREAM};
 	struct channel *c;
 	struct lookup *l;
 
@@ -680,6 +718,7 @@ void l7mp_resolver_free(struct l7mp_resolver **rp)
 		l->channel = NULL;
 		HASH_DEL(r->table, l);
 		l7mp_task_cancel(r->loop, &l->task);
+		free(l->addrs);
 		free(l);
 	}
 	free(r->servers);
