@@ -32,7 +32,8 @@ class Traffic:
         self.server = b.udp(9001, hosts[1], rcvbuf=64 << 20)
         self.sent = [[0] * n, [0] * n]
         self.got = [[0] * n, [0] * n]
-        self.twice = 0
+        self.again = 0      # arrived a second time
+        self.overtaken = 0  # arrived after a later one
         self.peers = [None] * n
         self.moved = 0
         self.over, self.quiet = threading.Event(), threading.Event()
@@ -49,6 +50,7 @@ class Traffic:
 
     def receive(self):
         seen = [[-1] * self.n, [-1] * self.n]
+        missing = set()
         while not self.over.is_set():
             for fd, _ in self.poll.poll(0.1):
                 s = self.server if fd == self.server.fileno() else self.clients[self.by_fd[fd]]
@@ -63,9 +65,20 @@ class Traffic:
                     if way == 0:
                         self.moved += self.peers[i] not in (None, peer)
                         self.peers[i] = peer
-                    self.twice += number <= seen[way][i]
-                    seen[way][i] = number
+                    if number > seen[way][i]:
+                        missing.update((way, i, n) for n in range(seen[way][i] + 1, number))
+                        seen[way][i] = number
+                    elif (way, i, number) in missing:
+                        missing.remove((way, i, number))
+                        self.overtaken += 1
+                    else:
+                        self.again += 1
                     self.got[way][i] += 1
+
+    @property
+    def twice(self):
+        """Of flows that stay in the kernel none may come again, nor be overtaken."""
+        return self.again + self.overtaken
 
     def send_one(self, i, both=True):
         self.clients[i].sendto(struct.pack("!III", 0, i, self.sent[0][i]), self.gate)

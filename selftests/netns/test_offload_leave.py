@@ -369,7 +369,10 @@ class Leaving(Base):
                 self.more(p, end)
                 self.admin(p, BOTH)
                 self.wait(lambda: fast() == UDP_SESSIONS, p)
-            self.assertEqual((udp.pause(), udp.moved, udp.twice), ((0, 0), 0, 0))
+            self.assertEqual((udp.pause(), udp.moved, udp.again), ((0, 0), 0, 0))
+            # docs/fastpath.md, the hand-over: on a busy machine a datagram may be overtaken when its flow moves into the kernel.
+            flows = p.api.get("/offload")[1]["flows"]
+            self.assertLessEqual(udp.overtaken, flows["handover_late"] + flows["handover_forced"])
             self.assertGreater(min(min(w) for w in udp.got), 0)
             udp.close()
             for e in end:

@@ -36,6 +36,12 @@ class Restart(tcp.Streams):
         self.assertTrue(got, [s["offload"] for s in self.tcp_sessions(p).values() if s["offload"]["state"] != "fast"])
         return got
 
+    @staticmethod
+    def late(p):
+        """How many datagrams may have been overtaken when their flows moved into the kernel on a busy machine: docs/fastpath.md, the hand-over."""
+        flows = p.api.get("/offload")[1]["flows"]
+        return flows["handover_late"] + flows["handover_forced"]
+
     def test_again_and_again(self):
         """under traffic both ways: each datagram and each byte arrives once, no reset, names and counters continue; nothing is left"""
         cfg = self.config()
@@ -53,7 +59,9 @@ class Restart(tcp.Streams):
         self.all_fast(service.proxy, TCP_SESSIONS)
         udp.run()
         was = {**self.sessions(service.proxy), **self.tcp_sessions(service.proxy)}
+        late = 0
         for _ in range(RESTARTS):
+            late += self.late(service.proxy)
             service.restart()
             self.assertIn(f"the service manager keeps {UDP_SESSIONS + TCP_SESSIONS} sessions; 0 others end", service.log)
             now = {**self.wait_fast(service.proxy, UDP_SESSIONS), **self.back(service.proxy, TCP_SESSIONS)}
@@ -64,7 +72,8 @@ class Restart(tcp.Streams):
                     for what in ("packets", "bytes"):
                         self.assertGreaterEqual(s["stats"][way][what], was[name]["stats"][way][what], name)
             was = now
-        self.assertEqual((udp.pause(), udp.moved, udp.twice), ((0, 0), 0, 0), service.proxy.stderr())
+        self.assertEqual((udp.pause(), udp.moved, udp.again), ((0, 0), 0, 0), service.proxy.stderr())
+        self.assertLessEqual(udp.overtaken, late + self.late(service.proxy))
         for way, index in (("ingress", 0), ("egress", 1)):
             counted = sum(s["stats"][way]["packets"] for s in self.sessions(service.proxy).values())
             self.assertEqual(counted, sum(udp.sent[index]), way)

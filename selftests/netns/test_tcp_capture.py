@@ -113,7 +113,7 @@ class Wire(tcpwire.Base):
                 self.wait(lambda: self.session(p) is None, p)
             self.nothing_left(p)
         for c in captures:
-            again = tcpcheck.retransmitted(self.checked(c))
+            again = tcpcheck.retransmitted(self.checked(c, least=200))
             self.assertEqual(len(again), 0, "\n".join(str(s) for s in again[:20]))
 
     def test_wire_ipv6(self):

@@ -216,7 +216,8 @@ static void avoid_remove(struct l7mp_lb_avoid *a, unsigned i)
 {
 	l7mp_object_unref(a->endpoints[i]);
 	a->n--;
-	memmove(&a->endpoints[i], &a->endpoints[i + 1], (a->n - i) * sizeof(a->endpoints[0]));
+	memmove(&a->endpoints[i], &a->endpoints[i + 1],
+	        (a->n - i) * sizeof(struct l7mp_endpoint *));
 }
 
 static unsigned avoid_find(const struct l7mp_lb_avoid *a, const char *name)
