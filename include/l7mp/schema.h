@@ -57,7 +57,7 @@ enum l7mp_schema_pattern {
 	L7MP_P_PATH,     /* a file path, not empty */
 	L7MP_P_MAC,      /* aa:bb:cc:dd:ee:ff */
 	L7MP_P_URLPATH,  /* begins with '/' */
-	L7MP_P_IFNAME,   /* 1..15 bytes, no '/' or white space */
+	L7MP_P_IFNAME,   /* 1..15 bytes, no white space or /:[]{}"' */
 };
 
 #define L7MP_NAME_MAX  255                /* bytes in the name of an object */

@@ -162,6 +162,15 @@ class Ctl(unittest.TestCase):
         self.assertEqual((admin["log_level"], admin["limits"]["max_sessions"]), ("error", 77))
         ctl("admin", "set", "-f", self.file("a.json", {"log_level": "warn"}))
         self.assertIn("422", ctl("admin", "set", "log_level=loud", status=1))
+        for value in ("[va, vb]", '["va","vb"]', "va,vb"):
+            ctl("admin", "set", "offload=disable", f"offload_ifs={value}")
+            self.assertEqual(json.loads(ctl("admin", "-o", "json"))["offload_ifs"], ["va", "vb"], value)
+            ctl("admin", "set", "offload_ifs=[]")
+        ctl("admin", "set", "limits={max_sessions: 78}")
+        self.assertEqual(json.loads(ctl("admin", "-o", "json"))["limits"]["max_sessions"], 78)
+        self.assertIn("offload_ifs=[va", ctl("admin", "set", "offload_ifs=[va, vb", status=1))
+        for value in ("va],vb", "'va'", "[a/b]", "sixteen-bytes-xx"):
+            self.assertIn("422", ctl("admin", "set", f"offload_ifs={value}", status=1), value)
         self.assertIn("state", ctl("offload"))
         self.assertIn("no flows", ctl("flows"))
         version = (l7test.ROOT / "VERSION").read_text().strip()

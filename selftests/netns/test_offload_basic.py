@@ -211,6 +211,27 @@ class Gateway(Base):
             self.nothing_left()
             self.ping(client, server)
 
+    def test_missing_interface(self):
+        """an interface that does not exist is warned about once when it is named, at the start and at run time, and served when it appears"""
+        def warned(name):
+            return p.stderr().count(f"there is no interface {name}; it will be served when it appears")
+
+        with self.proxy(ifs="legA,nope0") as p:
+            self.assertTrue(l7test.wait_for(lambda: warned("nope0") == 1), p.stderr())
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": ["legA", "nope0", "nope1"]}})[0], 200)
+            self.assertTrue(l7test.wait_for(lambda: warned("nope1") == 1), p.stderr())
+            self.assertEqual(p.api.post("/admin", {"admin": {"offload_ifs": ["legA", "legB", "nope1"]}})[0], 200)
+            self.assertEqual((warned("nope0"), warned("nope1"), warned("leg")), (1, 1, 0), p.stderr())
+            status, answer = p.api.post("/admin", {"admin": {"offload_ifs": "[va, vb]"}})
+            self.assertEqual(status, 422, answer)
+            self.assertIn("offload_ifs", answer["message"])
+            self.assertEqual(p.api.get("/admin")[1]["offload_ifs"], ["legA", "legB", "nope1"])
+            l7net.ip("link add nope1 type veth peer name nope2")
+            l7net.ip("link set nope1 up")
+            self.addCleanup(l7net.ip, "link del nope1")
+            self.assertTrue(l7test.wait_for(lambda: any(
+                i["name"] == "nope1" and i["hook"] != "none" for i in p.api.get("/offload")[1]["interfaces"])), p.stderr())
+
     def test_enabled_at_run_time(self):
         """switched on while sessions run: loaded beside them, then they become fast; switched off again meanwhile, nothing is left"""
         client, server = self.a.udp(5000), self.b.udp(9001)

@@ -410,8 +410,8 @@ static void test_messages(void **state)
 	expect_error(&l7mp_schema_listener, "[]", "", "expected a listener object, got []");
 	expect_error(&l7mp_schema_endpoint, "3", "", "expected an endpoint object, got 3");
 	expect_error(&l7mp_schema_admin, "{\"offload_ifs\":\"eth0,\"}", "offload_ifs",
-	             "expected interface names of 1..15 bytes with commas between, or all, got "
-	             "\"eth0,\"");
+	             "expected interface names of 1..15 bytes without brackets and quotes, with "
+	             "commas between, or all, got \"eth0,\"");
 	expect_error(&l7mp_schema_admin, "{\"instance\":\"../x\"}", "instance",
 	             "expected a name without / that does not begin with a dot, got \"../x\"");
 }
@@ -631,6 +631,14 @@ static void test_patterns(void **state)
 	        {L7MP_P_URLPATH, "/a b", false},
 	        {L7MP_P_IFNAME, "eth0.100", true},
 	        {L7MP_P_IFNAME, "a/b", false},
+	        {L7MP_P_IFNAME, "eth0-v_1@2#", true},
+	        {L7MP_P_IFNAME, "[va", false},
+	        {L7MP_P_IFNAME, "vb]", false},
+	        {L7MP_P_IFNAME, "{va}", false},
+	        {L7MP_P_IFNAME, "\"va\"", false},
+	        {L7MP_P_IFNAME, "'va'", false},
+	        {L7MP_P_IFNAME, "eth0:1", false},
+	        {L7MP_P_IFNAME, "a b", false},
 	        {L7MP_P_IFNAME, "sixteen-bytes-xx", false},
 	        {L7MP_P_NAME, "a/b:c", true},
 	        {L7MP_P_NAME, "a\tb", false},

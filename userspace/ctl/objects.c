@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "ctl.h"
+#include "l7mp/config.h"
 
 /* Returns the address of a spec: "10.0.0.1:80", "*:80", "/run/x.sock", "eth0". */
 static char *where(const cJSON *spec)
@@ -523,23 +524,50 @@ static int config_command(struct ctl *c, int argc, char **argv)
 	return ctl_usage("config: expected dump | load FILE | check FILE");
 }
 
-/* Adds "limits.max_body=9" as {"limits": {"max_body": 9}}; a value that is not JSON is a string. */
+/*
+ * Returns the value of KEY=VALUE, or NULL after a message. A list or an object is in YAML's flow
+ * style, which JSON belongs to; other text that is not JSON is a string.
+ */
+static cJSON *set_value(const char *arg, const char *text)
+{
+	struct l7mp_document *doc = NULL;
+	struct l7mp_error err = {0};
+	char message[80];
+	cJSON *value;
+	int line;
+
+	value = l7mp_json_parse(text, strlen(text), &line, message, sizeof(message));
+	if (value)
+		return value;
+	if (*text != '[' && *text != '{') {
+		value = cJSON_CreateString(text);
+		if (!value)
+			ctl_error("out of memory");
+		return value;
+	}
+	if (!l7mp_document_parse(L7MP_SYNTAX_YAML, text, strlen(text), &doc, &err))
+		value = cJSON_Duplicate(l7mp_document_root(doc), true);
+	if (!value)
+		ctl_error("admin set: '%s': %s", arg, *err.message ? err.message : "out of memory");
+	l7mp_document_free(&doc);
+	return value;
+}
+
+/* Adds "limits.max_body=9" as {"limits": {"max_body": 9}}. */
 static int set_key(cJSON *admin, const char *arg)
 {
 	const char *eq = strchr(arg, '=');
-	char message[80];
 	char *pointer;
 	cJSON *value;
-	int line, rc;
+	int rc;
 
 	if (!eq || eq == arg)
 		return ctl_usage("admin set: expected KEY=VALUE, got '%s'", arg);
-	pointer = l7mp_asprintf("/%.*s", (int)(eq - arg), arg);
-	value = l7mp_json_parse(eq + 1, strlen(eq + 1), &line, message, sizeof(message));
+	value = set_value(arg, eq + 1);
 	if (!value)
-		value = cJSON_CreateString(eq + 1);
-	if (!pointer || !value) {
-		free(pointer);
+		return CTL_FAILED;
+	pointer = l7mp_asprintf("/%.*s", (int)(eq - arg), arg);
+	if (!pointer) {
 		cJSON_Delete(value);
 		ctl_error("out of memory");
 		return CTL_FAILED;

@@ -394,11 +394,14 @@ static int prepare(struct l7mp_offload_engine *e)
 	return rc;
 }
 
-static void missing_interfaces(const struct l7mp_offload_engine *e)
+/* Warns about interfaces that don't exist, except those that `known` (NULL: none) names too. */
+static void missing_interfaces(const struct l7mp_offload_engine *e,
+                               const struct off_settings *known)
 {
 	for (size_t i = 0; i < e->set.n_ifs; i++) {
 		const struct off_link *l, *next;
-		bool found = !strcmp(e->set.ifs[i], "all");
+		bool found = !strcmp(e->set.ifs[i], "all") ||
+		             (known && off_settings_names(known, e->set.ifs[i]));
 
 		HASH_ITER (hh, e->path.links, l, next)
 			found = found || !strcmp(e->set.ifs[i], l->name);
@@ -441,7 +444,7 @@ static int serve(struct l7mp_offload_engine *e)
 	L7MP_FAULT("serve");
 	set_state(e, OFF_ACTIVE);
 	e->why[0] = 0;
-	missing_interfaces(e);
+	missing_interfaces(e, NULL);
 	off_attach_update_all(&e->hooks);
 	off_retry_soon(e);
 	if (e->drains.started)
@@ -555,8 +558,13 @@ static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 /* Takes ownership of *wanted. */
 static void use_settings(struct l7mp_offload_engine *e, struct off_settings *wanted)
 {
-	off_settings_clear(&e->set);
+	struct off_settings before = e->set;
+
 	e->set = *wanted;
+	/* In other states serve() warns. */
+	if (e->state == OFF_ACTIVE)
+		missing_interfaces(e, &before);
+	off_settings_clear(&before);
 	e->ops.tcp_after_bytes = wanted->tcp.after_bytes;
 	e->ops.tcp_after_ms = wanted->tcp.after_ms;
 	if (e->state == OFF_ACTIVE && !wanted->tcp.enabled)

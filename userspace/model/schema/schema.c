@@ -161,7 +161,7 @@ bool l7mp_schema_pattern_ok(enum l7mp_schema_pattern p, const char *s)
 	case L7MP_P_URLPATH:
 		return *s == '/' && no_control(s);
 	case L7MP_P_IFNAME:
-		return *s && strlen(s) <= 15 && !s[strcspn(s, blanks)] && !strchr(s, '/');
+		return *s && strlen(s) <= 15 && !s[strcspn(s, blanks)] && !strpbrk(s, "/:[]{}\"'");
 	}
 	return false;
 }
@@ -188,7 +188,8 @@ const char *l7mp_schema_pattern_text(enum l7mp_schema_pattern p)
 	case L7MP_P_URLPATH:
 		return "a URL path that begins with /";
 	case L7MP_P_IFNAME:
-		return "an interface name of 1..15 bytes";
+		return "an interface name of 1..15 bytes without blanks, slashes, colons, "
+		       "brackets, braces and quotes";
 	}
 	return NULL;
 }
@@ -203,7 +204,7 @@ const char *l7mp_schema_pattern_regex(enum l7mp_schema_pattern p)
 	case L7MP_P_URLPATH:
 		return "^/\\S*$";
 	case L7MP_P_IFNAME:
-		return "^[^\\s/]{1,15}$";
+		return "^[^\\s/:\\[\\]{}\"']{1,15}$";
 	case L7MP_P_POINTER:
 		return "^([^~]|~[01])*$";
 	case L7MP_P_PATH:

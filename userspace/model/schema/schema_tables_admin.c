@@ -405,7 +405,8 @@ static void check_admin(const cJSON *admin, const char *path, struct l7mp_issues
 
 	if (cJSON_IsString(ifs) && !ifs_list_ok(ifs->valuestring))
 		add_issue(issues, ifs, path, "offload_ifs",
-		          "interface names of 1..15 bytes with commas between, or all");
+		          "interface names of 1..15 bytes without brackets and quotes, with commas "
+		          "between, or all");
 	/* Debian builds civetweb without IPv6. */
 	if (cJSON_IsString(address) && strchr(address->valuestring, ':'))
 		add_issue(issues, address, path, "server.address", "an IPv4 address");
