@@ -18,10 +18,10 @@ def after(a, b):
 class Segment:
     """One TCP segment; `out`: sent by the host that captures; `time`: seconds."""
 
-    def __init__(self, number, ends, out, seq, ack, flags, win, length, tsval=None, shift=None):
+    def __init__(self, number, ends, out, seq, ack, flags, win, length, tsval=None, shift=None, sack=()):
         self.number, self.ends, self.out, self.time = number, ends, out, None
         self.seq, self.ack, self.flags, self.win = seq, ack, flags, win
-        self.length, self.tsval, self.shift = length, tsval, shift
+        self.length, self.tsval, self.shift, self.sack = length, tsval, shift, sack
 
     @property
     def end(self):
@@ -29,12 +29,14 @@ class Segment:
 
     def __str__(self):
         return (f"frame {self.number} {self.time or 0:.6f} {'from' if self.out else 'to'} the host: seq {self.seq} length {self.length} "
-                f"ack {self.ack} flags {self.flags:#x} window {self.win} tsval {self.tsval}")
+                f"ack {self.ack} flags {self.flags:#x} window {self.win} tsval {self.tsval}"
+                + "".join(f" sack {a}..{b}" for a, b in self.sack))
 
 
 def options(data):
-    """TSval and window shift, each or None."""
+    """TSval and window shift, each or None; SACK blocks."""
     tsval = shift = None
+    sack = []
     i = 0
     while i < len(data) and data[i]:
         if data[i] == 1:
@@ -46,8 +48,10 @@ def options(data):
             tsval = struct.unpack_from(">I", data, i + 2)[0]
         elif data[i] == 3:
             shift = data[i + 2]
+        elif data[i] == 5:
+            sack = list(struct.iter_unpack(">II", data[i + 2:i + data[i + 1]]))
         i += data[i + 1]
-    return tsval, shift
+    return tsval, shift, sack
 
 
 def parse(number, frame, own):

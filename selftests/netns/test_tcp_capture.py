@@ -91,6 +91,7 @@ class Wire(tcpwire.Base):
 
     def test_half_closed(self):
         """half closed before the switch, and at any moment of it: nothing is lost, or sent again, or stands still"""
+        self.one_processor()
         self.patient(self.a)
         self.patient(self.b)
         captures = [self.capture(self.a), self.capture(self.b)]
@@ -113,8 +114,9 @@ class Wire(tcpwire.Base):
                 self.wait(lambda: self.session(p) is None, p)
             self.nothing_left(p)
         for c in captures:
-            again = tcpcheck.retransmitted(self.checked(c, least=200))
-            self.assertEqual(len(again), 0, "\n".join(str(s) for s in again[:20]))
+            segments = self.checked(c, least=200)
+            again = tcpcheck.retransmitted(segments)
+            self.assertEqual(len(again), 0, again and tcpcheck.around(segments, [f"frame {s.number} is sent again" for s in again]))
 
     def test_wire_ipv6(self):
         """the same over IPv6"""
