@@ -28,9 +28,11 @@ int l7mp_drain_new(struct l7mp_env *env, struct l7mp_runtime *runtime,
 void l7mp_drain_free(struct l7mp_drain **d);
 /*
  * Starts to drain; when it drains already, restarts the time limit. After timeout_ms (0: never) the
- * sessions that are left are ended, gracefully. `by` says who wants it: "api" or a signal; static.
+ * sessions that are left are ended, gracefully. `by` says who wants it: "api", "upgrade" or a
+ * signal; static. `successor`: the process that serves new sessions instead (an upgrade), for the
+ * log; 0: none does.
  */
-void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by);
+void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by, int successor);
 /*
  * While it drains: calls `done` once, on the loop, when no session is left or when the time is
  * over; the sessions are then left to l7mp_sessions_shutdown. Draining can't be cancelled any more.

@@ -134,6 +134,9 @@ class Drain(Base):
             self.api.delete(f"/sessions/{s['name']}")
         self.later(lambda: self.state()["state"] == "drained")
         self.later(lambda: "drained after" in self.proxy.stderr())
+        elapsed = self.state()["elapsed"]
+        time.sleep(0.2)
+        self.assertEqual(self.state()["elapsed"], elapsed)
 
         self.assertEqual(self.api.delete("/drain")[0], 200)
         self.assertEqual((self.state()["state"], self.probe("/readyz")), ("serving", 200))

@@ -279,6 +279,8 @@ class Upgrade(Base):
             self.assertEqual((sent - got, wrong), (0, 0), f"of {sent} datagrams")
         for t in tcp:
             self.assertGreater(t.end(), 100000)
+        self.assertRegex(chain.proxy.stderr(), r"upgrade: this process takes no new sessions, as the new process \(pid \d+\) does")
+        self.assertNotIn("new sessions are refused", chain.proxy.stderr())
         stood = re.findall(r"(\d+) sessions went to it in (\d+) ms", chain.proxy.stderr())
         print("# sessions, ms that they stood still:", *[f"{a}: {b}" for a, b in stood])
         # Each session ends once in the log, wherever it ended.

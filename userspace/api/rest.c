@@ -811,7 +811,7 @@ static void begin_drain(struct api_request *rq, struct api_response *rs)
 
 	if (rq->body_len && !read_timeout(rq, rs, &seconds))
 		return;
-	l7mp_drain_begin(drain, (uint64_t)(seconds * 1000), "api");
+	l7mp_drain_begin(drain, (uint64_t)(seconds * 1000), "api", 0);
 	get_drain(rq, rs);
 }
 

@@ -489,7 +489,7 @@ static bool drain(struct l7mp_app *app)
 	snprintf(text, sizeof(text), "STOPPING=1\nEXTEND_TIMEOUT_USEC=%llu\nSTATUS=Draining",
 	         (unsigned long long)(seconds * 1000000 + STOP_US));
 	l7mp_notify_send(&app->notify, text);
-	l7mp_drain_begin(app->drain, seconds * 1000, "SIGTERM");
+	l7mp_drain_begin(app->drain, seconds * 1000, "SIGTERM", 0);
 	l7mp_drain_then(app->drain, stop_now, app);
 	return true;
 }
@@ -532,7 +532,8 @@ static void upgrade_given(void *arg, pid_t pid, size_t left)
 	l7mp_api_server_give(app->admin_server);
 	l7mp_offload_stop(app->offload);
 	app->draining = true;
-	l7mp_drain_begin(app->drain, (seconds ? seconds : UPGRADE_DRAIN_S) * 1000, "upgrade");
+	l7mp_drain_begin(app->drain, (seconds ? seconds : UPGRADE_DRAIN_S) * 1000, "upgrade",
+	                 (int)pid);
 	l7mp_drain_then(app->drain, stop_now, app);
 }
 

@@ -612,6 +612,19 @@ static void clear_records(struct l7mp_offload_engine *e)
 	}
 }
 
+static void log_adopted(uint64_t adopted, uint64_t removed)
+{
+	char rest[48] = "";
+
+	if (removed)
+		snprintf(rest, sizeof(rest), ", %llu flow%s not", (unsigned long long)removed,
+		         removed == 1 ? " is" : "s are");
+	l7mp_log_notice(OFF_MODULE,
+	                "%llu session%s in the kernel %s taken over from an earlier process%s",
+	                (unsigned long long)adopted, adopted == 1 ? "" : "s",
+	                adopted == 1 ? "is" : "are", rest);
+}
+
 void l7mp_offload_adopt(struct l7mp_offload_engine *e,
                         int (*take)(void *arg, struct l7mp_session_record *r,
                                     struct l7mp_error *err),
@@ -642,10 +655,7 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 		L7MP_FAULT("adopt-renewed");
 		off_maps_renewed(&e->table.maps, e->pins.dir);
 	}
-	l7mp_log_notice(OFF_MODULE,
-	                "%llu sessions in the kernel are taken over from an earlier process, "
-	                "%llu flows are not",
-	                (unsigned long long)a->n_adopted, (unsigned long long)a->n_removed);
+	log_adopted(a->n_adopted, a->n_removed);
 }
 
 void off_adopt_leave(struct l7mp_offload_engine *e)

@@ -28,6 +28,7 @@ struct l7mp_drain {
 	uint64_t timeout_ms;
 	uint64_t at_start, ended; /* sessions at the beginning; sessions ended at the deadline */
 	uint64_t refused;         /* sessions refused before it began */
+	uint64_t drained_ms;      /* loop time of its end, while `drained` */
 	bool drained;             /* its end has been logged */
 	bool stopped;
 	void (*done)(void *arg);
@@ -110,9 +111,11 @@ static void look(struct l7mp_timer *timer, void *arg)
 	struct l7mp_drain *d = arg;
 	bool drained = !left(d);
 
-	if (drained && !d->drained)
+	if (drained && !d->drained) {
+		d->drained_ms = now(d);
 		l7mp_log_notice(MODULE, "drained after %.1f s: no session is left",
-		                (double)(now(d) - d->began_ms) / 1000);
+		                (double)(d->drained_ms - d->began_ms) / 1000);
+	}
 	d->drained = drained;
 	if (drained && d->done) {
 		finish(d);
@@ -163,9 +166,23 @@ void l7mp_drain_free(struct l7mp_drain **pp)
 	*pp = NULL;
 }
 
-void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by)
+static void log_begin(const struct l7mp_drain *d, int successor)
 {
-	size_t open, paused;
+	size_t open, paused = l7mp_runtime_paused(d->runtime, &open);
+
+	if (successor)
+		l7mp_log_notice(MODULE,
+		                "%s: this process takes no new sessions, as the new process (pid "
+		                "%d) does",
+		                d->by, successor);
+	else
+		l7mp_log_notice(MODULE,
+		                "%s: new sessions are refused, %zu of %zu listeners are closed",
+		                d->by, paused, paused + open);
+}
+
+void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by, int successor)
+{
 
 	if (!d->by) {
 		/* Accept pending connections before sessions are refused. */
@@ -183,9 +200,7 @@ void l7mp_drain_begin(struct l7mp_drain *d, uint64_t timeout_ms, const char *by)
 	d->sessions->drain_over = false;
 	l7mp_slice_cancel(d->env->loop, &d->slice);
 	l7mp_cursor_close(&d->cursor);
-	paused = l7mp_runtime_paused(d->runtime, &open);
-	l7mp_log_notice(MODULE, "%s: new sessions are refused, %zu of %zu listeners are closed", by,
-	                paused, paused + open);
+	log_begin(d, successor);
 	report(d);
 	d->stopped = false;
 	(void)l7mp_timer_start(d->env->loop, &d->timer, LOOK_MS);
@@ -224,8 +239,10 @@ bool l7mp_drain_active(const struct l7mp_drain *d)
 
 static void add_progress(const struct l7mp_drain *d, cJSON *json)
 {
+	uint64_t end = d->drained && !left(d) ? d->drained_ms : now(d);
+
 	l7mp_json_add_str(json, "by", d->by);
-	l7mp_json_add_num(json, "elapsed", (double)(now(d) - d->began_ms) / 1000);
+	l7mp_json_add_num(json, "elapsed", (double)(end - d->began_ms) / 1000);
 	l7mp_json_add_num(json, "timeout", (double)d->timeout_ms / 1000);
 	if (d->deadline_ms)
 		l7mp_json_add_num(json, "remaining", (double)(d->deadline_ms - now(d)) / 1000);

@@ -88,8 +88,14 @@ int l7mp_change_check(struct l7mp_change *c, struct l7mp_error *err)
 int l7mp_change_exists(struct l7mp_error *err, enum l7mp_obj_kind kind, const char *name,
                        const char *path)
 {
-	l7mp_error_set(err, -EEXIST, L7MP_ERR_EXISTS, "%s \"%s\" exists already",
-	               l7mp_obj_kind_name(kind), name);
+	const char *word = l7mp_obj_kind_name(kind);
+
+	/* The path is printed in front, and may be the kind itself. */
+	if (!strcmp(path, word))
+		l7mp_error_set(err, -EEXIST, L7MP_ERR_EXISTS, "\"%s\" exists already", name);
+	else
+		l7mp_error_set(err, -EEXIST, L7MP_ERR_EXISTS, "%s \"%s\" exists already", word,
+		               name);
 	if (err)
 		snprintf(err->path, sizeof(err->path), "%s", path);
 	return -EEXIST;
