@@ -194,6 +194,9 @@ class Ctl(unittest.TestCase):
         token = self.file("token", "\n  s3cret \n")
         with l7test.Proxy({"admin": {"api_token_file": token}, "listeners": [l7test.controller(1235)]}, port=1235):
             self.assertIn("401", ctl("-a", "http://127.0.0.1:1235", "clusters", status=1))
+            self.assertIn("http://127.0.0.1:1235 needs a token: give one with --token FILE", ctl("-a", "http://127.0.0.1:1235", "clusters", status=1))
+            wrong = self.file("wrong", "wr0ng")
+            self.assertIn(f"http://127.0.0.1:1235 refused the token in {wrong}\n", ctl("-a", "http://127.0.0.1:1235", "-t", wrong, "clusters", status=1))
             self.assertIn("l7mp-controller", ctl("-a", "http://127.0.0.1:1235/", "-t", token, "clusters"))
             self.assertIn("l7mp-controller", ctl("clusters", env={"L7MP_API": "http://localhost:1235", "L7MP_TOKEN_FILE": token}))
             self.assertIn("/nonexistent", ctl("-t", "/nonexistent", "clusters", status=1))

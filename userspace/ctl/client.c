@@ -31,6 +31,7 @@ struct ctl_client {
 	CURL *curl;
 	char *base; /* first part of URLs, without a slash at the end */
 	bool found; /* it was discovered, not given by the user */
+	bool sent_token;
 	bool retry; /* the last answer had Retry-After */
 	/* why the default token is not sent; NULL: it is, or there is none */
 	const char *no_token;
@@ -150,6 +151,7 @@ static int add_token(struct ctl *c, struct ctl_client *cl)
 	if (!longer)
 		return CTL_FAILED;
 	cl->headers = longer;
+	cl->sent_token = true;
 	return CTL_OK;
 }
 
@@ -339,16 +341,39 @@ static void set_method(CURL *curl, const char *method, const char *body)
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
 }
 
-/* If the user did not give the address, explains where the request was sent. */
-static void explain_where(const struct ctl *c)
+/* The HTTP status of the last answer; 0: there was none. */
+static long last_status(const struct ctl *c)
+{
+	long status = 0;
+
+	curl_easy_getinfo(c->client->curl, CURLINFO_RESPONSE_CODE, &status);
+	return status;
+}
+
+/*
+ * Without an answer, and if the user did not give the address: explains where the API was looked
+ * for. Of a token: why none was sent, or which one `where` refused.
+ */
+static void explain_where(const struct ctl *c, const char *where)
 {
 	const struct ctl_client *cl = c->client;
 
-	if (cl->found)
+	if (cl->found && !last_status(c))
 		fprintf(stderr, "  the API was looked for at " ADMIN_SERVER " and then at " EXAMPLE
 		                "; --api URL or L7MP_API says where it is\n");
 	if (cl->no_token)
 		fprintf(stderr, "  " DEFAULT_TOKEN " %s\n", cl->no_token);
+	if (last_status(c) != 401)
+		return;
+	fputs("  ", stderr);
+	ctl_print_safe(stderr, where);
+	if (cl->sent_token) {
+		fputs(" refused the token in ", stderr);
+		ctl_print_safe(stderr, c->token ? c->token : DEFAULT_TOKEN);
+		fputc('\n', stderr);
+	} else {
+		fputs(" needs a token: give one with --token FILE\n", stderr);
+	}
 }
 
 static void wait_a_second(void)
@@ -356,14 +381,6 @@ static void wait_a_second(void)
 	const struct timespec second = {.tv_sec = 1};
 
 	nanosleep(&second, NULL);
-}
-
-static long last_status(const struct ctl *c)
-{
-	long status = 0;
-
-	curl_easy_getinfo(c->client->curl, CURLINFO_RESPONSE_CODE, &status);
-	return status;
 }
 
 /* Sends the request, again while the answer is "busy". */
@@ -415,7 +432,8 @@ static int request(struct ctl *c, const char *method, const char *path, const cJ
 	if (!url || (body && !text)) {
 		ctl_error("out of memory");
 	} else {
-		const char *where = c->api && !strncmp(c->api, "unix:", 5) ? c->api : url;
+		bool unix_api = c->api && !strncmp(c->api, "unix:", 5);
+		const char *where = unix_api ? c->api : url;
 		CURL *curl = c->client->curl;
 		CURLcode code;
 
@@ -428,7 +446,7 @@ static int request(struct ctl *c, const char *method, const char *path, const cJ
 		else
 			rc = finish(c, where, lines, list, out);
 		if (code || last_status(c) == 401 || last_status(c) == 403)
-			explain_where(c);
+			explain_where(c, unix_api ? c->api : c->client->base);
 		answer_clear(c->client);
 	}
 	free(url);
