@@ -656,6 +656,7 @@ void l7mp_offload_adopt(struct l7mp_offload_engine *e,
 		off_maps_renewed(&e->table.maps, e->pins.dir);
 	}
 	log_adopted(a->n_adopted, a->n_removed);
+	off_left_end(e);
 }
 
 void off_adopt_leave(struct l7mp_offload_engine *e)

@@ -307,3 +307,15 @@ cJSON *l7mp_offload_doctor(const struct l7mp_admin *admin)
 	cJSON_Delete(o);
 	return NULL;
 }
+
+bool off_may_detach(void)
+{
+	cap_t mine = cap_get_proc();
+	cap_flag_value_t has = CAP_CLEAR;
+	bool may =
+	        mine && !cap_get_flag(mine, CAP_NET_ADMIN, CAP_EFFECTIVE, &has) && has == CAP_SET;
+
+	if (mine)
+		(void)cap_free(mine);
+	return may;
+}

@@ -528,19 +528,124 @@ static void clear_flows(struct l7mp_offload_engine *e)
 		l7mp_log_notice(OFF_MODULE, "removed %u flows that no session owns", n);
 }
 
+/* ---- what is left, while the fast path is off ---- */
+
+static void explain_off(struct l7mp_offload_engine *e)
+{
+	set_state(e, OFF_DISABLED);
+	snprintf(e->why, sizeof(e->why), "%s",
+	         e->set.start == L7MP_OFFLOAD_DISABLE
+	                 ? "switched off by admin.offload"
+	                 : "no interface is named in admin.offload_ifs");
+}
+
+static void warn_left(const char *dir, const char *why)
+{
+	l7mp_log_warn(OFF_MODULE,
+	              "the fast path is off, but what an earlier process has left in the kernel "
+	              "stays, with its pins in %s: %s",
+	              dir, why);
+}
+
+void off_left_end(struct l7mp_offload_engine *e)
+{
+	int n = e->left_pins, rest;
+
+	if (!n)
+		return;
+	e->left_pins = 0;
+	off_splices_force(e, NULL);
+	stop(e, false);
+	explain_off(e);
+	rest = off_pins_count(e->pins.dir);
+	if (rest) {
+		warn_left(e->pins.dir, "pins can't be removed");
+		return;
+	}
+	l7mp_log_notice(OFF_MODULE,
+	                "the fast path is off: removed what an earlier process left in the kernel, "
+	                "%d pins in %s; %llu sessions go on in user space, %llu flows are removed",
+	                n, e->pins.dir, (unsigned long long)e->adoption.n_adopted,
+	                (unsigned long long)e->adoption.n_removed);
+}
+
+/* Takes the sessions over, so that l7mp_offload_adopt restores them, or removes all at once. */
+static int begin_left(struct l7mp_offload_engine *e)
+{
+	int rc = prepare(e);
+
+	if (rc)
+		return rc;
+	off_drains_open(e);
+	off_drains_end_all(e, "the fast path is off");
+	rc = take_over_flows(e);
+	if (!rc)
+		return 0;
+	if (rc < 0)
+		l7mp_log_warn(OFF_MODULE, "the flows of an earlier process can't be taken over: %s",
+		              e->why);
+	e->adoption.under_way = false;
+	clean_old(e);
+	release(e);
+	off_left_end(e);
+	return 0;
+}
+
+/*
+ * The fast path is off: removes what a process of this instance that was killed has left. Not of
+ * one that runs, as it holds the lock.
+ */
+static void start_left(struct l7mp_offload_engine *e)
+{
+	char dir[sizeof(e->pins.dir)], why[sizeof(e->why)];
+	int n, rc;
+
+	off_pins_dir(e->set.instance, dir, sizeof(dir));
+	n = off_pins_count(dir);
+	if (!n)
+		return;
+	if (n < 0) {
+		warn_left(dir, strerror(-n));
+		return;
+	}
+	rc = off_pins_lock(&e->pins, e->set.instance, why, sizeof(why));
+	if (rc == -EBUSY)
+		return;
+	if (rc) {
+		warn_left(dir, why);
+		return;
+	}
+	/* Programs that can't be detached must keep their pins: the next process finds them so. */
+	if (off_pins_check(dir) || !off_may_detach()) {
+		warn_left(dir, "removing it needs CAP_BPF and CAP_NET_ADMIN");
+		off_pins_unlock(&e->pins);
+		return;
+	}
+	off_log_libraries();
+	off_settings_no_ifs(&e->set);
+	e->left_pins = n;
+	rc = begin_left(e);
+	if (!rc)
+		return;
+	e->left_pins = 0;
+	warn_left(dir, e->why);
+	e->adoption.under_way = true; /* keep the pins */
+	release(e);
+}
+
 static int start(struct l7mp_offload_engine *e, struct l7mp_error *err)
 {
+	bool off = e->set.start == L7MP_OFFLOAD_DISABLE || !e->set.n_ifs;
 	bool wait = !e->configured; /* the loop doesn't run yet, so blocking delays no session */
 	int rc;
 
 	e->configured = true;
 	set_state(e, OFF_DISABLED);
-	if (e->set.start == L7MP_OFFLOAD_DISABLE) {
-		snprintf(e->why, sizeof(e->why), "switched off by admin.offload");
-		return 0;
-	}
-	if (!e->set.n_ifs) {
-		snprintf(e->why, sizeof(e->why), "no interface is named in admin.offload_ifs");
+	if (off) {
+		if (wait && e->set.start != L7MP_OFFLOAD_NO_INIT)
+			start_left(e);
+		if (!off_has_maps(e))
+			explain_off(e);
 		return 0;
 	}
 	off_log_libraries();

@@ -88,7 +88,8 @@ struct l7mp_offload_engine {
 	struct off_settings set;
 	struct off_settings next; /* STOPPING: applied afterwards */
 	enum off_state state;
-	char why[300];         /* reason of the state */
+	char why[300]; /* reason of the state */
+	int left_pins; /* the fast path is off, and what is left is taken over to end it; else 0 */
 	bool configured;       /* the initial configuration has been applied */
 	struct off_load *load; /* in progress; NULL: none */
 	struct off_pins pins;
@@ -138,6 +139,13 @@ static inline bool off_has_maps(const struct l7mp_offload_engine *e)
 }
 /* STOPPING has completed or timed out: stops, and applies the settings `next`. */
 void off_stopped(struct l7mp_offload_engine *e);
+/*
+ * Ends l7mp_offload_adopt: when the fast path is off, the sessions are in user space by now, and
+ * all that an earlier process left is removed.
+ */
+void off_left_end(struct l7mp_offload_engine *e);
+/* doctor.c: does this process have CAP_NET_ADMIN, which detaching programs needs? */
+bool off_may_detach(void);
 
 /* ---- leave.c ---- */
 

@@ -7,10 +7,17 @@
 #include "l7mp/abi.h"
 #include "settings.h"
 
-void off_settings_clear(struct off_settings *s)
+void off_settings_no_ifs(struct off_settings *s)
 {
 	for (size_t i = 0; i < s->n_ifs; i++)
 		free(s->ifs[i]);
+	s->n_ifs = 0;
+	s->all = false;
+}
+
+void off_settings_clear(struct off_settings *s)
+{
+	off_settings_no_ifs(s);
 	free(s->ifs);
 	free(s->instance);
 	memset(s, 0, sizeof(*s));

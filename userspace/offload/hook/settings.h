@@ -22,5 +22,6 @@ struct off_settings {
 /* Copies the settings; the caller frees the copy with off_settings_clear. 0 or -ENOMEM. */
 int off_settings_copy(struct off_settings *out, const struct l7mp_admin *admin);
 void off_settings_clear(struct off_settings *s);
+void off_settings_no_ifs(struct off_settings *s); /* no interface is wanted any more */
 /* Is the interface listed by its name in offload_ifs? "all" doesn't count. */
 bool off_settings_names(const struct off_settings *s, const char *ifname);

@@ -91,6 +91,15 @@ uint64_t off_maps_empty(int fd);
 bool off_maps_has_key(int fd, const void *key, uint32_t size);
 /* Removes every pin in dir, that of the map `abi` at last; the directory stays. */
 void off_pins_clear(const char *dir);
+/*
+ * How many pins there are in an instance's directory and those below it, which count as well. 0: it
+ * doesn't exist, or can't be seen. Negative errno: it exists, but can't be read.
+ */
+int off_pins_count(const char *dir);
+/* Writes the path of an instance's directory to dir. */
+void off_pins_dir(const char *instance, char *dir, size_t size);
+/* -EPERM: this process may not open the pins. 0: it may, or there is nothing to tell by. */
+int off_pins_check(const char *dir);
 /* Moves every pin of a directory to another one, in the same order. 0 or negative errno. */
 int off_pins_move(const char *from, const char *to);
 /* The pins of other ABI versions are in directories of this name and a number in the instance's. */

@@ -88,7 +88,7 @@ int off_pins_lock(struct off_pins *p, const char *instance, char *why, size_t si
 
 	if (rc)
 		return rc;
-	snprintf(p->dir, sizeof(p->dir), OFF_PINS "/%s", instance);
+	off_pins_dir(instance, p->dir, sizeof(p->dir));
 	for (int i = 0; i < 3; i++) {
 		rc = make_dir(OFF_PINS, 0755, why, size);
 		if (!rc)
@@ -113,7 +113,7 @@ int off_pins_take(struct off_pins *p, const char *instance, int lock)
 {
 	struct stat mine, now;
 
-	snprintf(p->dir, sizeof(p->dir), OFF_PINS "/%s", instance);
+	off_pins_dir(instance, p->dir, sizeof(p->dir));
 	if (fstat(lock, &mine) || stat(p->dir, &now) || mine.st_ino != now.st_ino ||
 	    mine.st_dev != now.st_dev || fcntl(lock, F_SETFD, FD_CLOEXEC))
 		return -ESTALE;
@@ -190,6 +190,54 @@ void off_pins_clear(const char *dir)
 		return;
 	(void)each_pin(d, NULL, unpin);
 	closedir(d);
+}
+
+static int count_pins(const char *dir, bool below)
+{
+	DIR *d = opendir(dir);
+	const struct dirent *de;
+	char path[512];
+	int n = 0, m;
+
+	if (!d)
+		return -errno;
+	while ((de = readdir(d))) {
+		if (de->d_name[0] == '.')
+			continue;
+		n++;
+		if (!below || !is_dir(d, de->d_name))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", dir, de->d_name);
+		m = count_pins(path, false);
+		n += m > 0 ? m : 0;
+	}
+	closedir(d);
+	return n;
+}
+
+int off_pins_count(const char *dir)
+{
+	struct stat st;
+
+	return stat(dir, &st) ? 0 : count_pins(dir, true);
+}
+
+void off_pins_dir(const char *instance, char *dir, size_t size)
+{
+	snprintf(dir, size, OFF_PINS "/%s", instance);
+}
+
+int off_pins_check(const char *dir)
+{
+	char path[512];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/" L7MP_MAP_ABI, dir);
+	fd = bpf_obj_get(path);
+	if (fd < 0)
+		return errno == EPERM || errno == EACCES ? -EPERM : 0;
+	close(fd);
+	return 0;
 }
 
 int off_pins_move(const char *from, const char *to)
