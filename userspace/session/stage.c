@@ -423,15 +423,37 @@ static void on_end(void *owner, int code)
 	l7mp_pipe_end(s, st->index, code);
 }
 
+/* Writes "PROTOCOL ADDRESS:PORT" of the stage's endpoint, as far as it has them; truncates. */
+static void target_text(const struct session_stage *st, char *text, size_t size)
+{
+	const struct l7mp_cluster *c = st->object;
+	const char *address = st->endpoint ? st->endpoint->address : NULL;
+	bool v6 = address && strchr(address, ':') && address[0] != '/' && address[0] != '@';
+	double port = c ? l7mp_json_num(c->spec, "port", 0) : 0;
+	char number[16] = "";
+
+	if (c && !port)
+		port = l7mp_json_num(l7mp_json_member(c->spec, "transport"), "port", 0);
+	if (st->endpoint)
+		port = l7mp_json_num(st->endpoint->spec, "port", port);
+	if (port > 0)
+		snprintf(number, sizeof(number), ":%u", (unsigned)port);
+	snprintf(text, size, "%s%s%s%.150s%s%s", c ? c->proto->name : "", address ? " " : "",
+	         v6 ? "[" : "", address ? address : "", v6 ? "]" : "", address ? number : "");
+}
+
 /* Counts once for a connection. */
 static void on_unreachable(void *owner, int err)
 {
 	struct session_stage *st = owner;
+	char target[200], text[L7MP_HEALTH_ERROR];
 
 	if (st->health != SESSION_HEALTH_CONNECTED)
 		return;
 	st->health = SESSION_HEALTH_LOST;
-	l7mp_health_unreachable(health_of(st), l7mp_errno_text(err));
+	target_text(st, target, sizeof(target));
+	snprintf(text, sizeof(text), "%s: %s", target, l7mp_errno_text(err));
+	l7mp_health_unreachable(health_of(st), text);
 }
 
 static void on_lost(void *owner, int err, uint64_t packets, uint64_t bytes)
@@ -562,6 +584,7 @@ static void stage_timer(struct l7mp_timer *timer, void *arg)
 {
 	struct session_stage *st = arg;
 	struct l7mp_error err;
+	char target[200];
 
 	(void)timer;
 	if (st->s->ending)
@@ -574,7 +597,8 @@ static void stage_timer(struct l7mp_timer *timer, void *arg)
 		l7mp_stage_connect(st);
 		return;
 	}
-	l7mp_error_set(&err, -ETIMEDOUT, L7MP_ERR_TIMEOUT, "not connected within %u ms",
+	target_text(st, target, sizeof(target));
+	l7mp_error_set(&err, -ETIMEDOUT, L7MP_ERR_TIMEOUT, "%s: not connected within %u ms", target,
 	               route_of(st)->timeout_ms);
 	l7mp_stage_lost(st, &err);
 }
