@@ -88,6 +88,7 @@ const char *l7mp_json_brief(const cJSON *node, char *buf, size_t size);
  * first. l7mp_json_add takes `item`, also on failure. A NULL string becomes null.
  */
 int l7mp_json_add(cJSON *object, const char *key, cJSON *item);
+int l7mp_json_append(cJSON *array, cJSON *item); /* the same for an element of an array */
 int l7mp_json_add_str(cJSON *object, const char *key, const char *value);
 int l7mp_json_add_num(cJSON *object, const char *key, double value);
 int l7mp_json_add_bool(cJSON *object, const char *key, bool value);

@@ -450,22 +450,13 @@ static cJSON *ended_json(const struct off_drained *x)
 	return NULL;
 }
 
-/* Takes the item. */
-static int append(cJSON *array, cJSON *item)
-{
-	if (array && item && cJSON_AddItemToArray(array, item))
-		return 0;
-	cJSON_Delete(item);
-	return -ENOMEM;
-}
-
 cJSON *off_drains_json(const struct l7mp_offload_engine *e)
 {
 	cJSON *array = cJSON_CreateArray();
 	int rc = 0;
 
 	for (const struct off_drain *d = e->hooks.drains; d; d = d->next)
-		rc |= append(array, drain_json(e, d));
+		rc |= l7mp_json_append(array, drain_json(e, d));
 	if (!rc)
 		return array;
 	cJSON_Delete(array);
@@ -480,7 +471,7 @@ cJSON *off_drained_json(const struct l7mp_offload_engine *e)
 	int rc = 0;
 
 	for (; i < s->n_ended; i++)
-		rc |= append(array, ended_json(&s->ended[i % OFF_DRAINED_SHOWN]));
+		rc |= l7mp_json_append(array, ended_json(&s->ended[i % OFF_DRAINED_SHOWN]));
 	if (!rc)
 		return array;
 	cJSON_Delete(array);

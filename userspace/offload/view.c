@@ -52,15 +52,6 @@ static cJSON *link_json(const struct l7mp_offload_engine *e, const struct off_li
 	return NULL;
 }
 
-/* Appends the item to the array, or frees it. */
-static int append(cJSON *array, cJSON *item)
-{
-	if (array && item && cJSON_AddItemToArray(array, item))
-		return 0;
-	cJSON_Delete(item);
-	return -1;
-}
-
 static cJSON *links_json(const struct l7mp_offload_engine *e)
 {
 	cJSON *array = cJSON_CreateArray();
@@ -69,7 +60,7 @@ static cJSON *links_json(const struct l7mp_offload_engine *e)
 
 	HASH_ITER (hh, e->path.links, l, next)
 		if (l->hook != OFF_HOOK_NONE || off_attach_wanted(&e->set, l))
-			rc |= append(array, link_json(e, l));
+			rc |= l7mp_json_append(array, link_json(e, l));
 	if (!rc)
 		return array;
 	cJSON_Delete(array);
@@ -132,7 +123,8 @@ static cJSON *maps_json(const struct l7mp_offload_engine *e)
 	if (!off_has_maps(e))
 		return array;
 	for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
-		rc |= append(array, map_json(e, maps[i].name, maps[i].entries, maps[i].capacity));
+		rc |= l7mp_json_append(
+		        array, map_json(e, maps[i].name, maps[i].entries, maps[i].capacity));
 	if (!rc)
 		return array;
 	cJSON_Delete(array);
@@ -428,7 +420,7 @@ static cJSON *frames_key_json(const struct l7mp_frame_key *k)
 	rc |= l7mp_json_add_num(o, "type", k->type);
 	for (int i = 0; i < 2 && k->family != L7MP_FAMILY_ANY; i++)
 		if (k->vlan[i] != L7MP_NO_VLAN)
-			rc |= append(vlans, cJSON_CreateNumber(k->vlan[i]));
+			rc |= l7mp_json_append(vlans, cJSON_CreateNumber(k->vlan[i]));
 	rc |= l7mp_json_add(o, "vlans", vlans);
 	if (k->family == L7MP_FAMILY_MAC) {
 		rc |= add_mac(o, "src", k->saddr.bytes);
@@ -519,9 +511,9 @@ cJSON *l7mp_offload_flow_to_json(struct l7mp_offload_engine *e, struct l7mp_flow
 
 	for (int i = 0; i < flow->n_dirs && !flow->out; i++) {
 		off_counter_read(&e->table, &flow->dir[i]);
-		rc |= append(array, flow->verb == L7MP_VERB_FRAME
-		                            ? frames_json(e, &flow->dir[i])
-		                            : direction_json(e, &flow->dir[i]));
+		rc |= l7mp_json_append(array, flow->verb == L7MP_VERB_FRAME
+		                                      ? frames_json(e, &flow->dir[i])
+		                                      : direction_json(e, &flow->dir[i]));
 	}
 	if (!rc)
 		return array;

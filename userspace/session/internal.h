@@ -347,6 +347,12 @@ void l7mp_stage_attach(struct session_stage *st, struct l7mp_stream *stream);
 /* Makes one attempt to connect; a failure is passed to l7mp_stage_lost. */
 void l7mp_stage_connect(struct session_stage *st);
 /*
+ * Writes "10.0.0.1:80", "[::1]:80" or "/run/x.sock": the address of the stage's endpoint, which has
+ * one, with the port that it or its cluster has. Truncates.
+ */
+#define SESSION_ADDRESS_MAX 300
+void session_endpoint_address(const struct session_stage *st, char *text, size_t size);
+/*
  * The stage was disconnected or could not be connected; err->code L7MP_OK: an orderly end. Detaches
  * its stream. Retries, or ends the session; after an orderly end of the source the session ends
  * when the source's data has been delivered.

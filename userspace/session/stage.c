@@ -423,23 +423,30 @@ static void on_end(void *owner, int code)
 	l7mp_pipe_end(s, st->index, code);
 }
 
-/* Writes "PROTOCOL ADDRESS:PORT" of the stage's endpoint, as far as it has them; truncates. */
+void session_endpoint_address(const struct session_stage *st, char *text, size_t size)
+{
+	const cJSON *spec = st->object ? st->object->spec : NULL;
+	const char *address = st->endpoint->address;
+	double port = l7mp_json_num(spec, "port", -1);
+
+	if (port < 0) /* JSONSocket */
+		port = l7mp_json_num(l7mp_json_member(spec, "transport"), "port", -1);
+	port = l7mp_json_num(st->endpoint->spec, "port", port);
+	if (port < 0)
+		snprintf(text, size, "%s", address);
+	else
+		snprintf(text, size, strchr(address, ':') ? "[%s]:%.0f" : "%s:%.0f", address, port);
+}
+
+/* Writes the stage's protocol and its endpoint's address, as far as it has them; truncates. */
 static void target_text(const struct session_stage *st, char *text, size_t size)
 {
-	const struct l7mp_cluster *c = st->object;
-	const char *address = st->endpoint ? st->endpoint->address : NULL;
-	bool v6 = address && strchr(address, ':') && address[0] != '/' && address[0] != '@';
-	double port = c ? l7mp_json_num(c->spec, "port", 0) : 0;
-	char number[16] = "";
+	const char *protocol = st->object ? st->object->proto->name : "";
+	char address[SESSION_ADDRESS_MAX] = "";
 
-	if (c && !port)
-		port = l7mp_json_num(l7mp_json_member(c->spec, "transport"), "port", 0);
-	if (st->endpoint)
-		port = l7mp_json_num(st->endpoint->spec, "port", port);
-	if (port > 0)
-		snprintf(number, sizeof(number), ":%u", (unsigned)port);
-	snprintf(text, size, "%s%s%s%.150s%s%s", c ? c->proto->name : "", address ? " " : "",
-	         v6 ? "[" : "", address ? address : "", v6 ? "]" : "", address ? number : "");
+	if (st->endpoint && st->endpoint->address)
+		session_endpoint_address(st, address, sizeof(address));
+	snprintf(text, size, "%s%s%s", protocol, *address ? " " : "", address);
 }
 
 /* Counts once for a connection. */

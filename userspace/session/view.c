@@ -400,24 +400,6 @@ static cJSON *source_record(const struct l7mp_session *s)
 	return checked(json, rc);
 }
 
-/*
- * Returns "10.0.0.1:80", "[::1]:80" or "/run/x.sock": the endpoint's address with the port that it
- * or its cluster has. Heap; NULL: no memory.
- */
-static char *endpoint_address(const struct session_stage *st)
-{
-	const cJSON *spec = st->object ? st->object->spec : NULL;
-	const char *address = st->endpoint->address;
-	double port = l7mp_json_num(spec, "port", -1);
-
-	if (port < 0) /* JSONSocket */
-		port = l7mp_json_num(l7mp_json_member(spec, "transport"), "port", -1);
-	port = l7mp_json_num(st->endpoint->spec, "port", port);
-	if (port < 0)
-		return strdup(address);
-	return l7mp_asprintf(strchr(address, ':') ? "[%s]:%.0f" : "%s:%.0f", address, port);
-}
-
 static cJSON *destination_record(const struct l7mp_session *s)
 {
 	const struct session_stage *st = &s->stages[s->dest];
@@ -427,10 +409,10 @@ static cJSON *destination_record(const struct l7mp_session *s)
 	if (st->endpoint) {
 		rc |= l7mp_json_add_str(json, "endpoint", st->endpoint->obj.name);
 		if (st->endpoint->address) {
-			char *address = endpoint_address(st);
+			char address[SESSION_ADDRESS_MAX];
 
-			rc |= address ? l7mp_json_add_str(json, "address", address) : -1;
-			free(address);
+			session_endpoint_address(st, address, sizeof(address));
+			rc |= l7mp_json_add_str(json, "address", address);
 		}
 	}
 	return checked(json, rc);

@@ -191,6 +191,14 @@ int l7mp_json_add(cJSON *object, const char *key, cJSON *item)
 	return -ENOMEM;
 }
 
+int l7mp_json_append(cJSON *array, cJSON *item)
+{
+	if (item && array && cJSON_AddItemToArray(array, item))
+		return 0;
+	cJSON_Delete(item);
+	return -ENOMEM;
+}
+
 int l7mp_json_add_str(cJSON *object, const char *key, const char *value)
 {
 	return l7mp_json_add(object, key, value ? cJSON_CreateString(value) : cJSON_CreateNull());
